@@ -1,0 +1,38 @@
+# make demo, make test: each sets up all it needs in .venv on a fresh clone.
+PYTHON ?= python3
+BIN := .venv/bin
+# torch and torchvision must match, and timm imports torchvision.
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+DEMO := runs/demo
+
+.PHONY: help install demo test check table clean
+
+help:
+	@echo "make demo    install, train on the drawn catalogue, evaluate, print a table, write a report with pictures"
+	@echo "make test    install, run the tests"
+	@echo "make check   ruff and mypy"
+	@echo "make clean   remove .venv and the demo's run"
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: install
+	rm -rf $(DEMO)
+	$(BIN)/modiste train experiment=demo hydra.run.dir=$(DEMO)
+	$(BIN)/modiste evaluate run=$(DEMO)
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv $(DEMO)

@@ -1,0 +1,26 @@
+"""The one exception for a user's mistake, and the "did you mean" that goes with it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ModisteError(Exception):
+    """A mistake of the user's: one clear sentence and the remedy. The command line prints it without a traceback."""
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """A sentence that names the closest option, or lists the options when none is close.
+
+    >>> did_you_mean("siglop", ["clip", "siglip"])
+    "Did you mean 'siglip'?"
+    >>> did_you_mean("xyz", ["clip", "siglip"])
+    'Choose from: clip, siglip.'
+    """
+    options = sorted(options)
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    shown = ", ".join(options[:20]) + (", …" if len(options) > 20 else "")
+    return f"Choose from: {shown}." if options else "There is nothing to choose from."

@@ -1,0 +1,93 @@
+"""The run directory: where a run keeps what describes it, and how it is found again."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from modiste.errors import ModisteError, did_you_mean
+
+CONFIG = "config.yaml"
+
+
+def cache_dir() -> Path:
+    """Where scans and embeddings are kept between runs: ``MODISTE_CACHE``, or ``~/.cache/modiste``."""
+    return Path(os.environ.get("MODISTE_CACHE") or Path.home() / ".cache" / "modiste")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes ``value`` whole or not at all, even when the process is killed meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f"{path.suffix}.{os.getpid()}.tmp")
+    unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+class RunDir:
+    """A run directory and the places in it.
+
+    ``config.yaml`` (resolved), ``overrides.yaml``, ``checkpoints/``, ``metrics.csv``, ``results/``, ``figures/``,
+    ``report.html``, ``environment.json``, ``cost.json`` and ``logger.json`` (ids of the logger's run).
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def find(cls, path: str | Path) -> RunDir:
+        """The existing run directory ``path``. Raises ModisteError when it is none."""
+        run = cls(Path(path).expanduser())
+        if run.is_run:
+            return run
+        if run.path.exists():
+            raise ModisteError(f"{path} is not a run directory: it has no {CONFIG}.")
+        siblings = [p.name for p in run.path.parent.glob("*") if cls(p).is_run] if run.path.parent.is_dir() else []
+        hint = did_you_mean(run.path.name, siblings) if siblings else "Runs are written under runs/."
+        raise ModisteError(f"There is no run directory {path}. {hint}")
+
+    @property
+    def is_run(self) -> bool:
+        return (self.path / CONFIG).is_file()
+
+    @property
+    def config(self) -> Path:
+        return self.path / CONFIG
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    def checkpoint(self, kind: str = "best") -> Path:
+        """``best`` by the monitor (or ``last`` if there is none yet), or the newest state, ``last``, to resume from.
+
+        Raises:
+            ModisteError: The run has no checkpoint.
+        """
+        found = sorted(self.checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        if not found:
+            raise ModisteError(
+                f"{self.path} has no checkpoint: the run was stopped before it saved one; train it anew."
+            )
+        best = self.checkpoints / "best.ckpt"
+        if kind == "best" and best.is_file():
+            return best
+        return max((p for p in found if p != best), key=lambda path: path.stat().st_mtime_ns, default=best)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes ``<name>.json`` into the directory."""
+        write_json(self.path / f"{name}.json", value)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """``<name>.json`` of the directory, or an empty dictionary when there is none."""
+        path = self.path / f"{name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
