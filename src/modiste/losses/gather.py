@@ -1,0 +1,78 @@
+"""What a loss says to the other processes. No other module of `modiste.losses` uses `torch.distributed`.
+
+Every function is a collective: all processes must call it, in the same order. In one process each of them is the
+identity.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from modiste.errors import ModisteError
+
+
+def world_size() -> int:
+    """Number of processes that train together; 1 without `torch.distributed`.
+
+    >>> world_size()
+    1
+    """
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Index of this process, 0 without `torch.distributed`."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def check_equal_batches(size: int, device: torch.device) -> None:
+    """Refuse local batches of different sizes, which the collectives below would corrupt or wait for forever.
+
+    Raises:
+        ModisteError: on every process, when the processes hold different numbers of pairs.
+    """
+    if world_size() == 1:
+        return
+    largest, smallest = all_reduce_max(torch.tensor([size, -size], device=device)).tolist()
+    if largest != -smallest:
+        raise ModisteError(
+            f"The processes hold between {-smallest} and {largest} pairs, but the loss needs equal local batches: "
+            "drop the last incomplete batch (drop_last) or choose a batch size that divides the data."
+        )
+
+
+def all_gather(tensor: Tensor) -> Tensor:
+    """Concatenate the processes' tensors (n, ...) to (world_size · n, ...), in order of rank, without a gradient."""
+    if world_size() == 1:
+        return tensor
+    gathered = tensor.new_empty((world_size() * tensor.shape[0], *tensor.shape[1:]))
+    dist.all_gather_into_tensor(gathered, tensor.contiguous())
+    return gathered
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum over the processes, in place."""
+    if world_size() > 1:
+        dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
+    return tensor
+
+
+def all_reduce_max(tensor: Tensor) -> Tensor:
+    """Element-wise maximum over the processes, in place."""
+    if world_size() > 1:
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor
+
+
+def reduce_scatter_sum(tensor: Tensor) -> Tensor:
+    """Sum (world_size · n, ...) over the processes and return this process's slab (n, ...); overwrites it."""
+    if world_size() == 1:
+        return tensor
+    size = tensor.shape[0] // world_size()
+    if tensor.device.type == "cpu" or dist.get_backend() == "gloo":  # gloo has no reduce-scatter in some versions
+        return all_reduce_sum(tensor)[rank() * size : (rank() + 1) * size].clone()
+    slab = tensor.new_empty((size, *tensor.shape[1:]))
+    dist.reduce_scatter_tensor(slab, tensor)
+    return slab

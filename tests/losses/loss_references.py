@@ -1,0 +1,43 @@
+"""Slow, obvious full-matrix losses in the textbook's words, and batches to hold the tiled losses against."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def clip_reference(image: Tensor, text: Tensor, scale: Tensor, product_id: Tensor | None) -> Tensor:
+    """Cross-entropy against the uniform distribution over the pairs of one product, both ways, averaged."""
+    logits = scale * image @ text.T
+    ids = torch.arange(len(image)) if product_id is None else product_id
+    same = (ids[:, None] == ids[None, :]).to(logits.dtype)
+    target = same / same.sum(1, keepdim=True)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def siglip_reference(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, product_id: Tensor | None) -> Tensor:
+    """SigLIP eq. 1 with every pair of one product labelled +1."""
+    ids = torch.arange(len(image)) if product_id is None else product_id
+    label = torch.where(ids[:, None] == ids[None, :], 1.0, -1.0)
+    return -F.logsigmoid(label * (scale * image @ text.T + bias)).sum() / len(image)
+
+
+def unit_pairs(n: int, dim: int = 8, seed: int = 0, noise: float = 0.3) -> tuple[Tensor, Tensor]:
+    """Correlated unit-norm image and text embeddings (n, dim), float64."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(n, dim, generator=generator, dtype=torch.float64)
+    text = image + noise * torch.randn(n, dim, generator=generator, dtype=torch.float64)
+    return F.normalize(image, dim=1), F.normalize(text, dim=1)
+
+
+def product_ids(n: int, products: int, seed: int = 0) -> Tensor:
+    """Ids (n,) of ``products`` products, arbitrary large integers, in no order."""
+    return torch.randint(products, (n,), generator=torch.Generator().manual_seed(seed)) * 1_000_003 - 7
+
+
+def value_and_gradients(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
+    """``function``'s value and its gradient with respect to each input."""
+    inputs = tuple(tensor.detach().clone().requires_grad_() for tensor in inputs)
+    value = function(*inputs)
+    return [value.detach(), *torch.autograd.grad(value, inputs)]

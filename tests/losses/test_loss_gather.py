@@ -1,0 +1,118 @@
+"""Two gloo processes: values and DDP-averaged gradients are those of one process with the whole batch."""
+
+from datetime import timedelta
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import multiprocessing, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from modiste.errors import ModisteError
+from modiste.losses import gather
+from modiste.losses.clip import ClipLoss
+from modiste.losses.siglip import SigLipLoss
+
+WORLD, LOCAL = 2, 11
+LOSSES = {"clip": ClipLoss, "siglip": SigLipLoss}
+# Products with pairs on one process, on both, and single ones.
+IDS = {"multi": torch.tensor([0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 0, 0, 10, 11, 2, 12, 13, 14, 15, 16]), "single": None}
+
+
+class Towers(nn.Module):
+    """Two linear towers and a loss: all that trains."""
+
+    def __init__(self, loss: str):
+        super().__init__()
+        torch.manual_seed(0)
+        self.image, self.text = nn.Linear(6, 5), nn.Linear(6, 5)
+        # The tile divides neither the process's rows (11) nor all columns (22).
+        self.loss = LOSSES[loss](init_scale=20.0, tile=4)
+        self.double()
+
+    def forward(self, image, text, product_id):
+        return self.loss(F.normalize(self.image(image), dim=1), F.normalize(self.text(text), dim=1), product_id)
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, WORLD * LOCAL, 6, generator=generator, dtype=torch.float64)
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name.removeprefix("module."): parameter.grad for name, parameter in model.named_parameters()}
+
+
+def work(rank: int, folder: str) -> None:
+    """One process: everything is written to a file and judged by the tests."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
+    )
+    slab = slice(rank * LOCAL, (rank + 1) * LOCAL)
+    image, text = inputs()[:, slab]
+    seen = {}
+    for loss in LOSSES:
+        for positives, ids in IDS.items():
+            own_ids = None if ids is None else ids[slab]
+            model = DistributedDataParallel(Towers(loss))
+            value = model(image, text, own_ids)
+            value.backward()
+            with torch.no_grad():
+                quiet = model(image, text, own_ids)
+            seen[loss, positives] = value.detach(), quiet, gradients(model)
+        # Without DDP, twice through a retained graph: the collectives match up again.
+        model = Towers(loss)
+        value = model(image, text, None)
+        value.backward(retain_graph=True)
+        value.backward()
+        for parameter in model.parameters():
+            gather.all_reduce_sum(parameter.grad.div_(2 * WORLD))
+        seen[loss, "twice"] = value.detach(), value.detach(), gradients(model)
+        try:
+            Towers(loss)(image[: LOCAL - rank], text[: LOCAL - rank], None)
+        except ModisteError as error:
+            seen[loss, "unequal"] = str(error)
+    seen["slab"] = gather.reduce_scatter_sum(torch.arange(8.0) * (rank + 1))
+    torch.save(seen, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """What each process saw."""
+    if not dist.is_available() or not dist.is_gloo_available():
+        pytest.skip("this build of torch has no gloo")
+    folder = tmp_path_factory.mktemp("gloo")
+    multiprocessing.spawn(work, args=(str(folder),), nprocs=WORLD)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("positives", ["multi", "single", "twice"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_value_and_averaged_gradients_are_the_full_batch_s(processes, loss, positives):
+    """For both towers, the scale and the bias; on every process, with and without gradients."""
+    model = Towers(loss)
+    value = model(*inputs(), IDS.get(positives))
+    value.backward()
+    expected = gradients(model)
+    assert expected["loss.logit_scale"].abs() > 1e-3
+    for process in processes:
+        theirs, quiet, averaged = process[loss, positives]
+        torch.testing.assert_close(theirs, value.detach())
+        torch.testing.assert_close(quiet, value.detach())
+        torch.testing.assert_close(averaged, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_unequal_batches_are_refused_everywhere(processes, loss):
+    for process in processes:
+        assert "between 10 and 11 pairs" in process[loss, "unequal"]
+
+
+def test_reduce_scatter_returns_each_process_its_slab(processes):
+    total = 3 * torch.arange(8.0)
+    assert torch.equal(processes[0]["slab"], total[:4])
+    assert torch.equal(processes[1]["slab"], total[4:])
