@@ -1,0 +1,151 @@
+"""Percentile bootstrap intervals: queries resampled, seeded, vectorised in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from modiste.errors import ModisteError
+
+Floats = npt.NDArray[np.float64]
+
+CONFIDENCE = 0.95
+CHUNK = 2**22
+"""Numbers that a chunk of resamples holds at most."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric's value and its bootstrap interval.
+
+    Attributes:
+        value: On the queries as they are.
+        low: Lower end of the 95 % percentile interval.
+        high: Upper end.
+        n: Number of queries.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def describe_bootstrap(resamples: int, seed: int) -> dict[str, str | int | float]:
+    """Plain facts for results."""
+    return {
+        "method": "percentile",
+        "unit": "query",
+        "confidence": CONFIDENCE,
+        "resamples": resamples,
+        "seed": seed,
+    }
+
+
+def bootstrap(
+    values: Mapping[str, Floats], medians: Collection[str] = (), resamples: int = 1000, seed: int = 0
+) -> dict[str, Interval]:
+    """Intervals of means (or medians) of per-query values; all metrics share the resamples (Efron & Tibshirani 1993).
+
+    Args:
+        values: Metric name to (n,) values, the same queries in every metric.
+        medians: The metrics whose statistic is the median.
+        resamples: Number of resamples of n queries with replacement.
+        seed: Of the resamples.
+
+    Raises:
+        ModisteError: There is no query, or no resample.
+
+    >>> bootstrap({"mrr": np.array([1.0, 0.5, 0.25])}, seed=0)["mrr"]
+    Interval(value=0.5833333333333334, low=0.25, high=1.0, n=3)
+    """
+    n = len(next(iter(values.values())))
+    _check(n, resamples)
+    means = [name for name in values if name not in medians]
+    table = np.stack([values[name] for name in means], axis=1) if means else np.empty((n, 0))
+    # Counts follow the values' order, so that a resample's median is read off their cumulative sum.
+    orders = {name: np.argsort(values[name], kind="stable") for name in medians if name in values}
+    mean_draws: list[Floats] = []
+    median_draws: dict[str, list[Floats]] = {name: [] for name in orders}
+    for counts in _resamples(n, resamples, np.random.default_rng(seed)):
+        mean_draws.append(counts @ table / n)
+        for name, order in orders.items():
+            median_draws[name].append(_medians(values[name][order], counts[:, order]))
+    draws = dict(zip(means, np.concatenate(mean_draws).T, strict=True))
+    draws |= {name: np.concatenate(parts) for name, parts in median_draws.items()}
+    statistic = {name: float(np.median(v) if name in medians else np.mean(v)) for name, v in values.items()}
+    return {name: _interval(statistic[name], draws[name], n) for name in values}
+
+
+def bootstrap_confusion(
+    confusion: npt.NDArray[np.int64],
+    metrics: Callable[[Floats, Floats, Floats], Mapping[str, Floats]],
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Intervals of metrics that are no means over queries, such as F1.
+
+    Resampling n (target, prediction) pairs with replacement is drawing the confusion matrix from a multinomial
+    with n trials and the matrix's own frequencies; only its non-zero cells take part.
+
+    Args:
+        confusion: (C, C) counts, rows are targets.
+        metrics: As `modiste.metrics.classification.classification_metrics`: counts per class (..., C) of right
+            predictions, support and predictions to named values (...).
+        resamples: Number of resamples.
+        seed: Of the resamples.
+
+    Raises:
+        ModisteError: The matrix is empty, or there is no resample.
+
+    >>> from modiste.metrics.classification import classification_metrics
+    >>> bootstrap_confusion(np.array([[8, 2], [1, 9]]), classification_metrics)["accuracy"].value
+    0.85
+    """
+    n, size = int(confusion.sum()), len(confusion)
+    _check(n, resamples)
+    targets, predictions = np.nonzero(confusion)
+    cells = confusion[targets, predictions]
+    by_target, by_prediction = np.eye(size)[targets], np.eye(size)[predictions]
+    by_right = by_target * (targets == predictions)[:, None]
+
+    def evaluate(counts: Floats) -> Mapping[str, Floats]:
+        return metrics(counts @ by_right, counts @ by_target, counts @ by_prediction)
+
+    generator = np.random.default_rng(seed)
+    step = max(1, CHUNK // max(len(cells), size))
+    sizes = [min(step, resamples - start) for start in range(0, resamples, step)]
+    chunks = [evaluate(generator.multinomial(n, cells / n, size=b).astype(np.float64)) for b in sizes]
+    value = evaluate(cells.astype(np.float64))
+    return {name: _interval(float(v), np.concatenate([c[name] for c in chunks]), n) for name, v in value.items()}
+
+
+def _check(n: int, resamples: int) -> None:
+    if n < 1 or resamples < 1:
+        raise ModisteError(f"A bootstrap needs at least one query and one resample, not {n} and {resamples}.")
+
+
+def _resamples(n: int, resamples: int, generator: np.random.Generator) -> Iterator[Floats]:
+    """How often each of n queries occurs in each resample: chunks (b, n)."""
+    step = max(1, CHUNK // n)
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        draws = generator.integers(0, n, size=(size, n)) + np.arange(size)[:, None] * n
+        yield np.bincount(draws.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+
+
+def _medians(ordered: Floats, counts: Floats) -> Floats:
+    """Medians of resamples given by counts (b, n) of the ascending values (n,)."""
+    n = len(ordered)
+    cumulative = np.cumsum(counts, axis=1)
+    lower = ordered[(cumulative > (n - 1) // 2).argmax(axis=1)]
+    upper = ordered[(cumulative > n // 2).argmax(axis=1)]
+    return (lower + upper) / 2
+
+
+def _interval(value: float, draws: Floats, n: int) -> Interval:
+    low, high = np.percentile(draws, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    return Interval(value, float(low), float(high), n)

@@ -1,0 +1,319 @@
+"""Exact ranks of every relevant item, counted slab by slab, and the metrics that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from modiste.errors import ModisteError, did_you_mean
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+TIE_RULE = "equal scores (float32) are ordered by gallery index, lower first"
+EMPTY_RULE = "queries without a relevant item are counted and left out"
+MAP_DENOMINATORS = {
+    "relevant": "the number of relevant items (pytrec_eval map_cut)",
+    "min_relevant_k": "min(number of relevant items, k)",
+}
+SLAB_BYTES = 64 * 2**20
+SLAB_ROWS = 256
+"""Queries in a slab at most: beyond, a product is no faster and its scores leave the processor's cache."""
+SORT_FROM = 64
+"""From this number of relevant items on, sorting a query's row is cheaper than counting once for each of them."""
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """Which gallery items are relevant to each query, as compressed rows (CSR).
+
+    Attributes:
+        starts: (Q + 1,); the relevant items of query q are ``items[starts[q]:starts[q + 1]]``.
+        items: (P,) gallery positions, ascending within a query.
+
+    >>> Relevance.from_ids(["shirt", "shoe", "hat"], ["shoe", "shirt", "shirt"]).counts
+    array([2, 1, 0])
+    """
+
+    starts: Ints
+    items: Ints
+
+    @classmethod
+    def from_ids(cls, query_ids: npt.ArrayLike, gallery_ids: npt.ArrayLike) -> Relevance:
+        """Items whose id equals the query's; ids are integers or strings, (Q,) and (G,)."""
+        queries, gallery = np.asarray(query_ids), np.asarray(gallery_ids)
+        order = np.argsort(gallery, kind="stable")
+        first = np.searchsorted(gallery, queries, "left", sorter=order)
+        counts = np.searchsorted(gallery, queries, "right", sorter=order) - first
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return cls(starts, order[np.repeat(first - starts[:-1], counts) + np.arange(starts[-1])].astype(np.int64))
+
+    @classmethod
+    def from_pairs(cls, queries: npt.ArrayLike, items: npt.ArrayLike, n_queries: int) -> Relevance:
+        """Explicit (query, item) pairs in any order, both (P,) positions; a repeated pair counts once.
+
+        >>> Relevance.from_pairs([1, 0, 1], [5, 2, 3], n_queries=2).items
+        array([2, 3, 5])
+        """
+        pairs = np.unique(np.stack([np.asarray(queries), np.asarray(items)], axis=1).astype(np.int64), axis=0)
+        starts = np.searchsorted(pairs[:, 0], np.arange(n_queries + 1)).astype(np.int64)
+        return cls(starts, np.ascontiguousarray(pairs[:, 1]))
+
+    @property
+    def counts(self) -> Ints:
+        """Number of relevant items of each query, (Q,)."""
+        return np.diff(self.starts)
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self.starts) - 1
+
+
+@torch.no_grad()
+def relevant_ranks(
+    queries: Tensor, gallery: Tensor, relevance: Relevance, slab_bytes: int = SLAB_BYTES, sort_from: int = SORT_FROM
+) -> Ints:
+    """Rank of every relevant item in the whole gallery, exact, 1 = best.
+
+    The rank of item p is 1 + #{g: s_g > s_p} + #{g < p: s_g = s_p}, with s the dot products in float32. The scores
+    of a slab of queries with the whole gallery are held at a time, and s_p is read from the slab itself: a separate
+    dot product rounds differently and moves ranks.
+
+    Args:
+        queries: (Q, D).
+        gallery: (G, D), on the same device.
+        relevance: Of the Q queries.
+        slab_bytes: Memory of a slab; at least one query's row is held.
+        sort_from: Queries with that many relevant items are ranked by a stable sort of their row.
+
+    Returns:
+        (P,) int64, in the order of ``relevance.items``.
+
+    Raises:
+        ModisteError: An embedding is not finite, there is nothing to rank, or the shapes do not fit.
+
+    >>> relevant_ranks(torch.eye(2), torch.tensor([[0.5, 1.0], [1.0, 0.0]]), Relevance.from_ids([0, 1], [0, 1]))
+    array([2, 2])
+    """
+    _check(queries, gallery, relevance)
+    queries, gallery = queries.float(), gallery.float()
+    counts = relevance.counts
+    # Longest rows first: those with more than j relevant items are then a prefix of their slab, for every j.
+    order = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
+    # A score takes four bytes and its comparison one.
+    size = min(max(1, slab_bytes // (5 * len(gallery))), SLAB_ROWS)
+    ranks = np.empty(len(relevance.items), dtype=np.int64)
+    buffer = queries.new_empty(min(size, len(order)), len(gallery))
+    for begin in range(0, len(order), size):
+        rows = order[begin : begin + size]
+        scores = torch.mm(queries[torch.from_numpy(rows).to(queries.device)], gallery.T, out=buffer[: len(rows)])
+        n_sorted = int((counts[rows] >= sort_from).sum())
+        for row, row_scores in zip(rows[:n_sorted], scores, strict=False):
+            span = slice(relevance.starts[row], relevance.starts[row + 1])
+            ranks[span] = _ranks_by_sorting(row_scores, relevance.items[span])
+        _count_ranks(scores[n_sorted:], rows[n_sorted:], relevance, ranks)
+    return ranks
+
+
+def _check(queries: Tensor, gallery: Tensor, relevance: Relevance) -> None:
+    for name, x in (("query", queries), ("gallery", gallery)):
+        if x.ndim != 2 or not len(x):
+            raise ModisteError(f"The {name} embeddings have shape {tuple(x.shape)}; ranking needs (N, D) with N > 0.")
+        bad = int((~torch.isfinite(x).all(dim=1)).sum())
+        if bad:
+            raise ModisteError(
+                f"{bad} of {len(x)} {name} embeddings are not finite; the model has diverged or its input is bad."
+            )
+    if queries.shape[1] != gallery.shape[1] or len(queries) != len(relevance):
+        raise ModisteError(
+            f"Queries {tuple(queries.shape)}, gallery {tuple(gallery.shape)} and the relevance of "
+            f"{len(relevance)} queries do not fit together; embed both with one model, in the order of their ids."
+        )
+
+
+def _ranks_by_sorting(scores: Tensor, items: Ints) -> Ints:
+    order = torch.sort(scores, descending=True, stable=True).indices
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(1, len(order) + 1, device=order.device)
+    return ranks.cpu().numpy()[items]
+
+
+def _count_ranks(scores: Tensor, rows: Ints, relevance: Relevance, ranks: Ints) -> None:
+    """Write the ranks of ``rows`` (most relevant items first) into ``ranks``, one relevant item of each at a time."""
+    counts = relevance.counts[rows]
+    for j in range(int(counts[0]) if len(rows) else 0):
+        n = int((counts > j).sum())
+        slots = relevance.starts[rows[:n]] + j
+        items = torch.from_numpy(relevance.items[slots]).to(scores.device)[:, None]
+        ranks[slots] = _ranks_by_counting(scores[:n], items).cpu().numpy()
+
+
+def _ranks_by_counting(scores: Tensor, items: Tensor) -> Tensor:
+    """Ranks (n,) of one item (n, 1) of each row of scores (n, G)."""
+    own = scores.gather(1, items)
+    higher = _count(scores > own)
+    tied = torch.nonzero(_count(scores == own) > 1).squeeze(1)
+    if len(tied):
+        before = torch.arange(scores.shape[1], device=scores.device) < items[tied]
+        higher[tied] += _count((scores[tied] == own[tied]) & before)
+    return higher + 1
+
+
+def _count(mask: Tensor) -> Tensor:
+    # Summing bytes into int32 is vectorised; summing booleans is several times slower.
+    return mask.view(torch.uint8).sum(dim=1, dtype=torch.int32).long()
+
+
+def check_options(ks: Iterable[int], map_denominator: str) -> None:
+    """Raise ModisteError for a cut-off that is no whole number from 1 on, or an unknown denominator."""
+    if map_denominator not in MAP_DENOMINATORS:
+        raise ModisteError(
+            f"Unknown MAP denominator '{map_denominator}'. {did_you_mean(map_denominator, MAP_DENOMINATORS)}"
+        )
+    ks = list(ks)
+    if not all(isinstance(k, int) and k >= 1 for k in ks):
+        raise ModisteError(f"Cut-offs are whole numbers from 1 on, not {ks}.")
+
+
+def metric_definitions(ks: Iterable[int], map_denominator: str = "relevant") -> dict[str, str]:
+    """What every metric of `query_metrics` means, in words."""
+    definitions: dict[str, str] = {}
+    for k in ks:
+        definitions |= {
+            f"hit_rate@{k}": f"1 if any relevant item is in the top {k} (HITS@k; the recall@k of CLIP papers)",
+            f"recall@{k}": f"|relevant in top {k}| / |relevant|",
+            f"precision@{k}": f"|relevant in top {k}| / {k}",
+            f"map@{k}": f"sum of the precisions at the relevant items in the top {k} / "
+            f"{MAP_DENOMINATORS[map_denominator]}",
+            f"ndcg@{k}": f"DCG of the top {k} (gain 1, discount log2(rank + 1)) / DCG of the ideal order",
+        }
+    return definitions | {
+        "mrr": "1 / rank of the first relevant item, whole gallery",
+        "mrr@10": "1 / rank of the first relevant item, 0 beyond rank 10",
+        "map": "sum of the precisions at all relevant items / number of relevant items, whole gallery",
+        "median_rank": "rank of the first relevant item (1 = best); aggregated by the median, the others by the mean",
+    }
+
+
+def query_metrics(
+    ranks: Ints, relevance: Relevance, ks: Sequence[int] = (1, 5, 10), map_denominator: str = "relevant"
+) -> dict[str, Floats]:
+    """Every metric of `metric_definitions` for each query that has a relevant item.
+
+    Args:
+        ranks: (P,) from `relevant_ranks`.
+        relevance: Of the same queries.
+        ks: Cut-offs.
+        map_denominator: Of MAP@k: a key of `MAP_DENOMINATORS`.
+
+    Returns:
+        Metric name to (number of queries with a relevant item,) values, in the order of the queries.
+
+    Raises:
+        ModisteError: No query has a relevant item, a cut-off is below 1, or the denominator is unknown.
+
+    >>> relevance = Relevance.from_pairs([0, 0], [3, 7], n_queries=1)
+    >>> metrics = query_metrics(np.array([1, 4]), relevance, ks=[2])
+    >>> metrics["recall@2"], metrics["map@2"], metrics["map"], metrics["median_rank"]
+    (array([0.5]), array([0.5]), array([0.75]), array([1.]))
+    """
+    check_options(ks, map_denominator)
+    n_relevant = relevance.counts[relevance.counts > 0]
+    if not len(n_relevant):
+        raise ModisteError("No query has a relevant item in the gallery; check that both use the same ids.")
+    query = np.repeat(np.arange(len(n_relevant)), n_relevant)
+    rank = ranks[np.lexsort([ranks, query])].astype(np.float64)
+    nth = np.arange(len(rank)) - np.repeat(np.cumsum(n_relevant) - n_relevant, n_relevant) + 1.0
+    best = rank[nth == 1]
+
+    def total(values: Floats) -> Floats:
+        return np.bincount(query, weights=values, minlength=len(n_relevant)).astype(np.float64)
+
+    metrics: dict[str, Floats] = {}
+    for k in ks:
+        found = rank <= k
+        hits = total(found.astype(np.float64))
+        denominator = n_relevant if map_denominator == "relevant" else np.minimum(n_relevant, k)
+        ideal = np.cumsum(1 / np.log2(np.arange(k) + 2))[np.minimum(n_relevant, k) - 1]
+        metrics |= {
+            f"hit_rate@{k}": (best <= k).astype(np.float64),
+            f"recall@{k}": hits / n_relevant,
+            f"precision@{k}": hits / k,
+            f"map@{k}": total(found * nth / rank) / denominator,
+            f"ndcg@{k}": total(found / np.log2(rank + 1)) / ideal,
+        }
+    return metrics | {
+        "mrr": 1 / best,
+        "mrr@10": np.where(best <= 10, 1 / best, 0.0),
+        "map": total(nth / rank) / n_relevant,
+        "median_rank": best,
+    }
+
+
+def summarise(metrics: dict[str, Floats]) -> dict[str, float]:
+    """Means over the queries; the median for ``median_rank``.
+
+    >>> summarise({"mrr": np.array([1.0, 0.5]), "median_rank": np.array([1.0, 2.0])})
+    {'mrr': 0.75, 'median_rank': 1.5}
+    """
+    return {name: float(np.median(v) if name == "median_rank" else np.mean(v)) for name, v in metrics.items()}
+
+
+class RankingMetrics(Metric):
+    """The ranking metrics of queries against a gallery that arrive in batches, on any number of processes.
+
+    Queries and gallery are sharded in any way; every process holds its part and `compute` ranks against the union.
+    Nothing is de-duplicated: a row that a padding sampler repeats is counted twice. Under torch.distributed every
+    process calls `update` at least once, with (0, D) embeddings where it has none.
+
+    Args:
+        ks: Cut-offs.
+        map_denominator: As in `query_metrics`.
+
+    >>> metric = RankingMetrics(ks=[1])
+    >>> metric.update(torch.eye(3), torch.eye(3), torch.tensor([4, 5, 6]), torch.tensor([4, 6, 5]))
+    >>> round(metric.compute()["hit_rate@1"].item(), 4)
+    0.3333
+    """
+
+    full_state_update = False
+    higher_is_better = None
+    queries: list[Tensor]
+    gallery: list[Tensor]
+    query_ids: list[Tensor]
+    gallery_ids: list[Tensor]
+
+    def __init__(self, ks: Sequence[int] = (1, 5, 10), map_denominator: str = "relevant", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_options(ks, map_denominator)
+        self.ks, self.map_denominator = list(ks), map_denominator
+        for name in ("queries", "gallery", "query_ids", "gallery_ids"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, queries: Tensor, gallery: Tensor, query_ids: Tensor, gallery_ids: Tensor) -> None:
+        """Add queries (B, D) and gallery items (C, D) with their int64 ids (B,) and (C,); equal ids are relevant."""
+        if len(queries) != len(query_ids) or len(gallery) != len(gallery_ids):
+            raise ModisteError(
+                f"{len(queries)} queries with {len(query_ids)} ids and {len(gallery)} gallery items with "
+                f"{len(gallery_ids)} ids: give one id an embedding."
+            )
+        self.queries.append(queries.detach())
+        self.gallery.append(gallery.detach())
+        self.query_ids.append(query_ids)
+        self.gallery_ids.append(gallery_ids)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Metric name to a scalar float32; the queries without a relevant item are left out."""
+        query_ids, gallery_ids = (dim_zero_cat(ids).cpu().numpy() for ids in (self.query_ids, self.gallery_ids))
+        relevance = Relevance.from_ids(query_ids, gallery_ids)
+        ranks = relevant_ranks(dim_zero_cat(self.queries), dim_zero_cat(self.gallery), relevance)
+        values = summarise(query_metrics(ranks, relevance, self.ks, self.map_denominator))
+        return {name: torch.tensor(value, device=self.device) for name, value in values.items()}

@@ -1,0 +1,47 @@
+"""Two processes, each with its shard, give what one process gives with everything."""
+
+import datetime
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from modiste.metrics.classification import ClassificationMetrics
+from modiste.metrics.ranking import RankingMetrics
+
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    queries, gallery = torch.randn(11, 6, generator=generator), torch.randn(30, 6, generator=generator)
+    return queries, gallery, torch.arange(11), torch.arange(30) % 13
+
+
+def compute(own=slice(None), held=slice(None)):
+    """Both metrics, of a part of the queries and a part of the gallery."""
+    queries, gallery, query_ids, gallery_ids = data()
+    ranking = RankingMetrics(ks=[1, 5])
+    ranking.update(queries[own], gallery[held], query_ids[own], gallery_ids[held])
+    classes = ClassificationMetrics(13)
+    classes.update((queries @ gallery.T).argmax(1)[own] % 13, query_ids[own])
+    return {name: float(value) for metric in (ranking, classes) for name, value in metric.compute().items()}
+
+
+def work(rank, store, folder):
+    torch.set_num_threads(1)
+    limit = datetime.timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=limit)
+    # 6 and 5 queries, 7 and 23 gallery items
+    held = slice(7) if rank == 0 else slice(7, None)
+    torch.save(compute(slice(rank, None, 2), held), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs torch.distributed with gloo")
+def test_two_processes_equal_one(tmp_path):
+    """Queries and gallery sharded unevenly: every process computes the metrics of the union."""
+    mp.spawn(work, args=(str(tmp_path / "store"), str(tmp_path)), nprocs=2)
+    expected = compute()
+    assert 0 < expected["mrr"] < 1
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == pytest.approx(expected, abs=1e-6)
