@@ -1,0 +1,73 @@
+"""Captions: templates over a catalogue's columns."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from modiste.data.catalogue import Catalogue
+from modiste.errors import ModisteError
+
+FIELD = re.compile(r"{(\w+)}")
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Templates such as ``"{text}"`` or ``"a {baseColour} {articleType} for {gender}"``.
+
+    Attributes:
+        templates: Training samples one a time and product, seeded; evaluation always takes the first.
+        weights: Sampling weights of the templates; equal when empty.
+
+    A template that names an empty column of a row is passed over for that row, unless it is the only one left.
+
+    Raises:
+        ModisteError: There is no template, or not one weight a template.
+    """
+
+    templates: Sequence[str] = field(default_factory=lambda: ["{text}"])
+    weights: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        if not self.templates:
+            raise ModisteError("data.captions.templates is empty: give at least one template, for instance '{text}'.")
+        if self.weights and len(self.weights) != len(self.templates):
+            raise ModisteError(
+                f"data.captions has {len(self.templates)} templates but {len(self.weights)} weights: give one each."
+            )
+
+    def bind(self, catalogue: Catalogue) -> BoundCaptions:
+        """The captions of a catalogue's rows. Raises ModisteError for an unknown column."""
+        names = {name for template in self.templates for name in FIELD.findall(template)}
+        return BoundCaptions(self, {name: catalogue.column(name) for name in sorted(names)})
+
+
+@dataclass(frozen=True)
+class BoundCaptions:
+    """`Captions` of one catalogue."""
+
+    captions: Captions
+    columns: dict[str, list[str]]
+
+    def first(self, row: int) -> str:
+        """The caption that evaluation uses."""
+        return self._render(self.captions.templates[0], row)
+
+    def sample(self, row: int, generator: random.Random) -> str:
+        """A caption drawn with ``generator``."""
+        weights = self.captions.weights or [1.0] * len(self.captions.templates)
+        usable = [
+            (template, weight)
+            for template, weight in zip(self.captions.templates, weights, strict=True)
+            if all(self.columns[name][row] for name in FIELD.findall(template))
+        ]
+        if not usable:
+            return self.first(row)
+        templates, weights = zip(*usable, strict=True)
+        return self._render(generator.choices(templates, weights)[0], row)
+
+    def _render(self, template: str, row: int) -> str:
+        filled = FIELD.sub(lambda match: self.columns[match[1]][row], template)
+        return " ".join(filled.split())

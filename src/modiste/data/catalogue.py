@@ -1,0 +1,344 @@
+"""The catalogue: one schema for every data set. A table of products, a row an image, and where the images are."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from PIL import __version__ as pillow_version
+
+from modiste.config import instantiate
+from modiste.data.sources import ImageSource, ImageTooLargeError
+from modiste.errors import ModisteError, did_you_mean
+from modiste.rundir import cache_dir
+
+log = logging.getLogger(__name__)
+
+REQUIRED = ("product_id", "image", "text")
+SCHEMA = ("row", "product_id", "image", "text", "split", "pixels")
+GROUNDING = ("mask", "boxes")
+SCAN_VERSION = "1"
+
+# Why a row is left out.
+MISSING_IMAGE = "missing image"
+UNREADABLE_IMAGE = "unreadable image"
+UNREACHABLE_IMAGE = "unreachable image"
+LARGE_IMAGE = "image too large"
+EMPTY_CAPTION = "empty caption"
+DUPLICATE_ROW = "duplicate row"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a data set is, under which licence, how to cite it and where to get it.
+
+    Attributes:
+        name: The word that selects it (``data=<name>``).
+        expected: Counts that the publisher states, such as ``{"rows": 44446}``.
+        download: What to get from where, for the message when it is absent.
+    """
+
+    name: str
+    title: str = ""
+    licence: str = ""
+    citation: str = ""
+    homepage: str = ""
+    expected: Mapping[str, int] = field(default_factory=dict)
+    download: str = ""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the rows that were read: ``bad`` maps a reason to the product ids that were left out for it."""
+
+    rows: int
+    kept: int
+    bad: Mapping[str, list[str]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """One line.
+
+        >>> print(LoadReport(3, 2, {"missing image": ["17"]}))
+        2 of 3 rows kept; left out: 1 missing image (17)
+        """
+        reasons = [
+            f"{len(ids):,} {reason} ({', '.join(ids[:5])}{', …' if len(ids) > 5 else ''})"
+            for reason, ids in self.bad.items()
+        ]
+        return f"{self.kept:,} of {self.rows:,} rows kept" + (f"; left out: {'; '.join(reasons)}" if reasons else "")
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """A table of products, one row an image.
+
+    Attributes:
+        table: ``row`` (int64: position in the full catalogue, kept by `select`), ``product_id``, ``image`` (the
+            reference that ``images`` reads), ``text``, ``split`` ("" = undecided), ``pixels`` (SHA-1 of the decoded RGB
+            pixels and their size), attribute columns (text, "" = missing), and optionally ``mask`` and ``boxes``.
+        images: Reads an image by its reference.
+        report: Rows read, kept, and left out.
+
+    >>> from modiste.data.sources import ArrayImages
+    >>> images = ArrayImages(np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4))
+    >>> columns = {"product_id": ["a", "b"], "image": ["0", "1"], "text": ["shirt", "shoe"], "colour": ["red", ""]}
+    >>> catalogue = Catalogue.build(Card("tiny"), columns, images)
+    >>> len(catalogue), catalogue.attributes, catalogue.select(rows=[1]).column("row")
+    (2, ['colour'], [1])
+    """
+
+    card: Card
+    table: pa.Table
+    images: ImageSource
+    report: LoadReport
+
+    @classmethod
+    def build(
+        cls,
+        card: Card,
+        columns: Mapping[str, Sequence[Any]],
+        images: ImageSource,
+        max_bad: int | float | None = None,
+    ) -> Catalogue:
+        """Check every row and decode every image once; leave bad rows out and count them.
+
+        The scan of the images is cached (`modiste.rundir.cache_dir`) under the identity of the source.
+
+        Args:
+            columns: ``product_id``, ``image``, ``text``, optionally ``split``, ``mask``, ``boxes``; any other column
+                is an attribute. With a ``pixels`` column (generated images whose content is known) nothing is decoded.
+            max_bad: How many rows (a whole number) or which part of them (a fraction) may be bad; None: any.
+
+        Raises:
+            ModisteError: A column is missing or of another length, no row is usable, or more are bad than allowed.
+        """
+        texts = _as_text(columns)
+        reasons = _row_problems(texts)
+        if "pixels" not in texts:
+            texts["pixels"] = _scan_into(reasons, texts["image"], images, card.name)
+        keep = np.array([reason is None for reason in reasons], dtype=bool)
+        bad: dict[str, list[str]] = {}
+        for product, reason in zip(texts["product_id"], reasons, strict=True):
+            if reason is not None:
+                bad.setdefault(reason, []).append(product)
+        report = LoadReport(rows=len(keep), kept=int(keep.sum()), bad=bad)
+        _judge(card, report, max_bad)
+        table = pa.table({name: pa.array(values, pa.string()) for name, values in texts.items()}).filter(keep)
+        table = table.add_column(0, "row", pa.array(np.arange(len(table), dtype=np.int64)))
+        order = [*SCHEMA, *(name for name in table.column_names if name not in SCHEMA)]
+        return cls(card, table.select(order).combine_chunks(), images, report)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def attributes(self) -> list[str]:
+        """Names of the attribute columns."""
+        return [name for name in self.table.column_names if name not in (*SCHEMA, *GROUNDING)]
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Rows of each split, the largest first."""
+        return dict(Counter(self.column("split")).most_common())
+
+    def column(self, name: str) -> list[Any]:
+        """The values of a column. Raises ModisteError for an unknown one."""
+        if name not in self.table.column_names:
+            raise ModisteError(
+                f"Data set '{self.card.name}' has no column '{name}'. {did_you_mean(name, self.table.column_names)}"
+            )
+        return self.table.column(name).to_pylist()
+
+    def select(self, split: str | None = None, rows: Sequence[int] | np.ndarray | None = None) -> Catalogue:
+        """The rows of ``split``, or those of a boolean mask or of indices into this catalogue (order kept).
+
+        Raises:
+            ModisteError: No row is in ``split``.
+        """
+        table = self.table
+        if rows is not None:
+            index = np.asarray(rows)
+            table = table.filter(index) if index.dtype == bool else table.take(index.astype(np.int64))
+        if split is not None:
+            mask = np.array([value == split for value in table.column("split").to_pylist()], dtype=bool)
+            if not mask.any():
+                raise ModisteError(
+                    f"Data set '{self.card.name}' has no rows in split '{split}'. "
+                    f"{did_you_mean(split, [name for name in self.splits if name])}"
+                )
+            table = table.filter(mask)
+        return replace(self, table=table)
+
+    def read_image(self, i: int) -> Image.Image:
+        """The RGB image of the i-th row of this catalogue."""
+        return self.images.read(self.table.column("image")[i].as_py())
+
+    def replace_column(self, name: str, values: Sequence[Any]) -> Catalogue:
+        """A copy with the text column ``name`` replaced, or added."""
+        array = pa.array(values, pa.string())
+        names = self.table.column_names
+        if name in names:
+            return replace(self, table=self.table.set_column(names.index(name), name, array))
+        return replace(self, table=self.table.append_column(name, array))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over pixels, texts and product ids, in order."""
+        digest = hashlib.sha256()
+        for name in ("pixels", "text", "product_id"):
+            values = self.column(name)
+            digest.update("".join(f"{len(value)}:{value}" for value in values).encode())
+        return digest.hexdigest()
+
+
+def load(data_cfg: Any) -> Catalogue:
+    """The catalogue of a ``data`` node of the configuration, split as the node says."""
+    return instantiate(data_cfg.split)(instantiate(data_cfg.catalogue)())
+
+
+def hash_pixels(image: Image.Image) -> str:
+    """SHA-1 of the decoded pixels and their size: equal for images that look exactly alike, whatever their encoding.
+
+    >>> hash_pixels(Image.new("RGB", (2, 8))) == hash_pixels(Image.new("RGB", (8, 2)))
+    False
+    """
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    return hashlib.sha1(f"{image.width}x{image.height}:".encode() + image.tobytes(), usedforsecurity=False).hexdigest()
+
+
+def as_text(value: Any) -> str:
+    """A cell as text: "" for nothing, whole numbers without a point.
+
+    >>> as_text(2012.0), as_text(None), as_text(float("nan")), as_text("NA")
+    ('2012', '', '', 'NA')
+    """
+    if isinstance(value, str):
+        return value.strip()
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _as_text(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
+    for name in REQUIRED:
+        if name not in columns:
+            raise ModisteError(f"The table has no column '{name}'. {did_you_mean(name, columns)}")
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ModisteError(f"The columns have different lengths: {lengths}.")
+    texts = {name: [as_text(value) for value in values] for name, values in columns.items() if name != "row"}
+    texts.setdefault("split", [""] * lengths["text"])
+    return texts
+
+
+def _row_problems(texts: Mapping[str, list[str]]) -> list[str | None]:
+    """What is wrong with each row before its image is looked at; None: nothing."""
+    reasons: list[str | None] = []
+    seen: set[tuple[str, str]] = set()
+    for product, image, text in zip(texts["product_id"], texts["image"], texts["text"], strict=True):
+        if (product, image) in seen:
+            reasons.append(DUPLICATE_ROW)
+        elif not image:
+            reasons.append(MISSING_IMAGE)
+        else:
+            reasons.append(None if text else EMPTY_CAPTION)
+        seen.add((product, image))
+    return reasons
+
+
+def _scan_into(reasons: list[str | None], refs: list[str], images: ImageSource, name: str) -> list[str]:
+    """The pixel hash of every row ("" for a bad one); rows whose image is bad get their reason."""
+    scanned = scan(sorted({ref for ref, reason in zip(refs, reasons, strict=True) if reason is None}), images, name)
+    pixels = []
+    for i, ref in enumerate(refs):
+        digest, problem = scanned.get(ref, ("", None))
+        if reasons[i] is None:
+            reasons[i] = problem
+        pixels.append(digest)
+    return pixels
+
+
+def _judge(card: Card, report: LoadReport, max_bad: int | float | None) -> None:
+    if not report.kept:
+        raise ModisteError(f"Data set '{card.name}' has no usable row: {report}.")
+    if not report.bad:
+        return
+    limit = max_bad * report.rows if isinstance(max_bad, float) else max_bad
+    if limit is not None and report.rows - report.kept > limit:
+        raise ModisteError(
+            f"Data set '{card.name}' has more bad rows than max_bad={max_bad} allows: {report}. "
+            "Repair them, or raise max_bad."
+        )
+    log.warning("%s: %s", card.name, report)
+
+
+def scan(refs: list[str], images: ImageSource, name: str = "images") -> dict[str, tuple[str, str | None]]:
+    """Decode every image once: reference → (pixel hash, None) or ("", reason). Cached where the source allows."""
+    path = _scan_file(refs, images)
+    if path is not None and path.is_file():
+        columns = pq.read_table(path).to_pydict()
+        return dict(zip(columns["ref"], zip(columns["pixels"], columns["problem"], strict=True), strict=True))
+    chunks = [refs[start : start + 256] for start in range(0, len(refs), 256)]
+    found: dict[str, tuple[str, str | None]] = {}
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        results = pool.map(lambda chunk: [_look(images, ref) for ref in chunk], chunks)
+        for chunk, result in zip(chunks, _progress(results, len(chunks), len(refs), name), strict=True):
+            found.update(zip(chunk, result, strict=True))
+    if path is not None and all(problem != UNREACHABLE_IMAGE for _, problem in found.values()):
+        _save_scan(path, found)
+    return found
+
+
+def _look(images: ImageSource, ref: str) -> tuple[str, str | None]:
+    try:
+        return hash_pixels(images.read(ref)), None
+    except FileNotFoundError:
+        return "", MISSING_IMAGE
+    except ImageTooLargeError:
+        return "", LARGE_IMAGE
+    except (OSError, ValueError) as error:
+        # Pillow's own errors have no errno; one from the system (permission, network) may be gone the next time.
+        return "", UNREACHABLE_IMAGE if getattr(error, "errno", None) else UNREADABLE_IMAGE
+
+
+def _progress(results: Iterator[Any], total: int, images: int, name: str) -> Any:
+    if images <= 5000:
+        return results
+    from rich.console import Console
+    from rich.progress import track
+
+    description = f"{name}: reading {images:,} images once"
+    return track(results, description, total, console=Console(stderr=True), transient=True)
+
+
+def _scan_file(refs: list[str], images: ImageSource) -> Path | None:
+    identity = getattr(images, "identity", None)
+    if identity is None:
+        return None
+    parts = [SCAN_VERSION, pillow_version, type(images).__qualname__, identity(refs), *refs]
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return cache_dir() / "scans" / f"{key[:32]}.parquet"
+
+
+def _save_scan(path: Path, found: Mapping[str, tuple[str, str | None]]) -> None:
+    pixels, problems = zip(*found.values(), strict=True) if found else ((), ())
+    columns = {"ref": list(found), "pixels": list(pixels), "problem": list(problems)}
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(columns, pa.schema([(name, pa.string()) for name in columns])), temporary)
+        temporary.replace(path)
+    except OSError as error:  # a cache that cannot be written costs time, not the run
+        log.warning("The scan could not be cached in %s: %s", path.parent, error)

@@ -1,0 +1,109 @@
+"""KAGL: Kaggle's *Fashion Product Images*, as its zip, its folder, or the parquet files of the hub's Marqo/KAGL."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from modiste.data.catalogue import Card, Catalogue
+from modiste.data.sources import FolderImages, ImageSource, ZipImages
+from modiste.data.table import Columns, from_dataset, read_parquet
+from modiste.errors import ModisteError
+
+CARD = Card(
+    name="kagl",
+    title="Fashion Product Images (Small)",
+    licence="MIT (as stated on Kaggle; the photographs are Myntra's)",
+    citation="P. Aggarwal, Fashion Product Images Dataset, Kaggle, 2019",
+    homepage="https://www.kaggle.com/datasets/paramaggarwal/fashion-product-images-small",
+    expected={"rows": 44446, "images": 44441},
+    download="Download 'Fashion Product Images (Small)' by paramaggarwal from Kaggle (one zip file).",
+)
+ATTRIBUTES = ("gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "year", "usage")
+HEADER = ("id", *ATTRIBUTES, "productDisplayName")
+HUB_COLUMNS = {
+    "product_id": "item_ID",
+    "image": "image",
+    "text": "text",
+    "gender": "gender",
+    "masterCategory": "category1",
+    "subCategory": "category2",
+    "articleType": "category3",
+    "baseColour": "baseColour",
+    "season": "season",
+    "year": "year",
+    "usage": "usage",
+}
+
+
+@dataclass(frozen=True)
+class Kagl:
+    """Reads KAGL: text = productDisplayName, product_id = id, attributes under Kaggle's names; "NA" is a value.
+
+    Attributes:
+        path: The zip file as downloaded, the folder it unpacks to, or a folder with the hub's ``data/*.parquet``.
+        max_bad: See `Catalogue.build`.
+
+    Raises:
+        ModisteError: There is nothing of the kind at ``path``.
+    """
+
+    path: str
+    max_bad: int | float | None = None
+
+    def __call__(self) -> Catalogue:
+        path = Path(self.path)
+        if path.is_file():
+            return self._build(*_from_zip(path))
+        if (path / "styles.csv").is_file():
+            columns = read_styles((path / "styles.csv").read_bytes(), str(path / "styles.csv"))
+            return self._build(columns, FolderImages(path / "images"))
+        files = sorted(path.glob("data/*.parquet")) or sorted(path.glob("*.parquet"))
+        if files:
+            dataset = read_parquet(files)
+            return self._build(*from_dataset(dataset, HUB_COLUMNS, attributes=[], name=CARD.name))
+        what = "holds neither styles.csv nor parquet files" if path.is_dir() else "does not exist"
+        raise ModisteError(f"{path} {what}. {CARD.download} Then set data.catalogue.path to it.")
+
+    def _build(self, columns: Columns, images: ImageSource) -> Catalogue:
+        return Catalogue.build(CARD, columns, images, self.max_bad)
+
+
+def _from_zip(path: Path) -> tuple[Columns, ImageSource]:
+    try:
+        images = ZipImages(path)
+        names = [name for name in images.archive.namelist() if name == "styles.csv" or name.endswith("/styles.csv")]
+        if not names:
+            raise ModisteError(f"{path} holds no styles.csv. {CARD.download}")
+        # Kaggle's zip repeats the whole data set in an inner folder.
+        name = min(names, key=len)
+        columns = read_styles(images.archive.read(name), f"{path}:{name}")
+    except zipfile.BadZipFile as error:
+        raise ModisteError(f"{path} is not a whole zip file ({error}): download it again. {CARD.download}") from None
+    images.prefix = name.removesuffix("styles.csv") + "images/"
+    return columns, images
+
+
+def read_styles(data: bytes, name: str = "styles.csv") -> Columns:
+    """The columns of a catalogue from the bytes of ``styles.csv``.
+
+    Its titles hold commas that are not quoted (and quotation marks that are titles' own): what follows the ninth comma
+    is the title.
+
+    >>> header = "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"
+    >>> line = "7,Men,Apparel,Topwear,Shirts,NA,Fall,2011,Casual,Blue, checked shirt"
+    >>> columns = read_styles(f"{header}\\n{line}\\n".encode())
+    >>> columns["text"], columns["image"], columns["baseColour"]
+    (['Blue, checked shirt'], ['7.jpg'], ['NA'])
+    """
+    lines = [line.rstrip("\r") for line in data.decode("utf-8-sig", errors="replace").split("\n")]
+    header = tuple(lines[0].split(","))
+    if header != HEADER:
+        raise ModisteError(f"{name} begins with '{lines[0][:100]}', not with '{','.join(HEADER)}'. {CARD.download}")
+    rows = [line.split(",", len(HEADER) - 1) for line in lines[1:] if line]
+    # A line cut short has no title, and is reported as such.
+    cells = [row + [""] * (len(HEADER) - len(row)) for row in rows]
+    columns: Columns = {column: [row[i] for row in cells] for i, column in enumerate(HEADER)}
+    ids = columns.pop("id")
+    return {"product_id": ids, "image": [f"{i}.jpg" for i in ids], "text": columns.pop("productDisplayName"), **columns}

@@ -1,0 +1,208 @@
+"""Where a catalogue's images come from: a folder, a zip file, an array or a `datasets` table."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import threading
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 64_000_000
+"""An image that declares more pixels than this is refused before it is decoded."""
+MAX_BYTES = 256 * 2**20
+"""A file or archive member larger than this is refused before it is read."""
+# No format that runs another program (EPS) or that can point at other files.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+
+
+class ImageSource(Protocol):
+    """Reads one image by its reference. Picklable, and safe across forks and threads.
+
+    A source may also have ``identity(refs: list[str]) -> str``: what tells whether the images behind these references
+    may have changed. A scan of a source without it is not cached.
+    """
+
+    def read(self, ref: str) -> Image.Image:
+        """The RGB image behind ``ref``. Raises OSError or ValueError where it is missing, corrupt or too large."""
+        ...
+
+
+class ImageTooLargeError(ValueError):
+    """The image declares more pixels, or the file holds more bytes, than a source decodes."""
+
+
+def decode(data: bytes) -> Image.Image:
+    """An encoded image as RGB: upright (EXIF), transparent parts white, its size checked before it is decoded.
+
+    Raises:
+        ImageTooLargeError: It declares more than `MAX_PIXELS` pixels.
+        OSError, ValueError: It is no image of a known format, truncated, or otherwise corrupt.
+
+    >>> buffer = io.BytesIO()
+    >>> Image.new("RGBA", (4, 2), (0, 0, 0, 0)).save(buffer, "PNG")
+    >>> decode(buffer.getvalue()).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    Image.init()
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageTooLargeError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
+        return _as_rgb(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLargeError(str(error)) from error
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # a corrupt file makes the decoders raise nearly anything
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # 16-bit grey: Pillow would clip, not scale
+        values = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray((values / max(values.max(), 255) * 255).clip(0, 255).astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _stamp(path: Path) -> str:
+    stat = path.stat()
+    return f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+
+
+class FolderImages:
+    """Images in files below ``root``; a reference is the file's path relative to it."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+
+    def path(self, ref: str) -> Path:
+        """Where ``ref`` is. Raises ValueError for a reference that leads out of the folder."""
+        path = Path(os.path.normpath(self.root / ref))
+        if not path.is_relative_to(os.path.normpath(self.root)):
+            raise ValueError(f"{ref} lies outside {self.root}")
+        return path
+
+    def read(self, ref: str) -> Image.Image:
+        path = self.path(ref)
+        if path.stat().st_size > MAX_BYTES:
+            raise ImageTooLargeError(f"{path} is larger than {MAX_BYTES:,} bytes")
+        return decode(path.read_bytes())
+
+    def identity(self, refs: list[str]) -> str:
+        digest = hashlib.sha256(str(self.root.resolve()).encode())
+        for ref in refs:
+            try:
+                stat = self.path(ref).stat()
+                digest.update(f"{ref}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+            except (OSError, ValueError):
+                digest.update(f"{ref}|missing\n".encode())
+        return digest.hexdigest()
+
+
+class ZipImages:
+    """Images in a zip file, read member by member; a reference is the member's name after ``prefix``."""
+
+    def __init__(self, path: str | Path, prefix: str = ""):
+        self.path = Path(path)
+        self.prefix = prefix
+        self._lock = threading.Lock()
+        self._opened: tuple[int, zipfile.ZipFile] | None = None
+
+    @property
+    def archive(self) -> zipfile.ZipFile:
+        """The open archive. Each process opens its own: processes that share a file handle share its position."""
+        with self._lock:
+            if self._opened is None or self._opened[0] != os.getpid():
+                self._opened = (os.getpid(), zipfile.ZipFile(self.path))
+            return self._opened[1]
+
+    def read(self, ref: str) -> Image.Image:
+        try:
+            member = self.archive.getinfo(self.prefix + ref)
+        except KeyError:
+            raise FileNotFoundError(f"{self.prefix + ref} is not in {self.path}") from None
+        if member.file_size > MAX_BYTES:
+            raise ImageTooLargeError(f"{member.filename} is larger than {MAX_BYTES:,} bytes")
+        try:
+            return decode(self.archive.read(member))
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:  # damaged, encrypted, unknown method
+            raise ValueError(str(error)) from error
+
+    def identity(self, refs: list[str]) -> str:
+        return f"{_stamp(self.path)}|{self.prefix}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "prefix": self.prefix}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+class ArrayImages:
+    """Images in a uint8 array (N, H, W) or (N, H, W, 3); a reference is the index as text.
+
+    >>> ArrayImages(np.zeros((2, 28, 28), np.uint8)).read("1").size
+    (28, 28)
+    """
+
+    def __init__(self, array: np.ndarray):
+        if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] != 3):
+            raise ValueError(f"images must be uint8 (N, H, W) or (N, H, W, 3), not {array.dtype} {array.shape}")
+        self.array = array
+
+    def read(self, ref: str) -> Image.Image:
+        return Image.fromarray(self.array[_index(ref, len(self.array))]).convert("RGB")
+
+    def identity(self, refs: list[str]) -> str:
+        return hashlib.sha256(np.ascontiguousarray(self.array).data).hexdigest()
+
+
+class ArrowImages:
+    """Images in a column of a `datasets.Dataset`, as encoded bytes or as paths; a reference is the row as text."""
+
+    def __init__(self, dataset: Any, column: str):
+        import datasets
+
+        if isinstance(dataset.features[column], datasets.Image):
+            # Decoded here, where the size is bounded, rather than by `datasets`.
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+        self.dataset = dataset.select_columns([column])
+        self.column = column
+
+    def read(self, ref: str) -> Image.Image:
+        value = self.dataset[_index(ref, len(self.dataset))][self.column]
+        data, path = (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (value, None)
+        if isinstance(data, str):
+            data, path = None, data
+        if data is None and path:
+            file = Path(path)
+            return FolderImages(file.parent).read(file.name)
+        if data is None:
+            raise FileNotFoundError(f"row {ref} has no image")
+        if len(data) > MAX_BYTES:
+            raise ImageTooLargeError(f"row {ref} is larger than {MAX_BYTES:,} bytes")
+        return decode(bytes(data))
+
+    def identity(self, refs: list[str]) -> str:
+        files = sorted(_stamp(Path(entry["filename"])) for entry in self.dataset.cache_files)
+        return "|".join([self.dataset._fingerprint, self.column, *files])
+
+
+def _index(ref: str, length: int) -> int:
+    index = int(ref)
+    if not 0 <= index < length:
+        raise FileNotFoundError(f"there is no image {ref} among {length}")
+    return index

@@ -1,0 +1,262 @@
+"""Splits: which rows are train, val, test, held out or excluded. No product and no image is ever on two sides."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modiste.data.catalogue import Catalogue, as_text
+from modiste.errors import ModisteError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+EXCLUDED = "excluded"
+HoldOut = Mapping[str, Mapping[str, Sequence[str]]]
+Splitter = Callable[[Catalogue], Catalogue]
+
+
+@dataclass(frozen=True)
+class RandomSplit:
+    """Whole groups (`groups`) to splits at random, by a hash of the group: adding products moves no others.
+
+    Attributes:
+        fractions: Split → part of the groups; they add up to 1.
+        seed: Another seed, another split.
+        hold_out: Split → {column: values}: a group with a row that has one of the values in every one of the columns
+            goes there whole, and nowhere else (FashionCLIP's HOUT-C and HOUT-B). The first entry that fits, wins.
+
+    Raises:
+        ModisteError: The fractions do not add up to 1, or `hold_out` names an unknown column or value.
+    """
+
+    fractions: Mapping[str, float]
+    seed: int = 0
+    hold_out: HoldOut = field(default_factory=dict)
+
+    def __call__(self, catalogue: Catalogue) -> Catalogue:
+        _check_fractions(self.fractions)
+        group = groups(catalogue)
+        split = _assign(group, self.fractions, self.seed)
+        split.update(_held_out(catalogue, group, self.hold_out))
+        return catalogue.replace_column("split", [split[name] for name in group])
+
+
+@dataclass(frozen=True)
+class GivenSplit:
+    """The data set's own splits, with what they leak excluded.
+
+    A train or val row whose group (`groups`) also has a row in another split (train: in val too) becomes "excluded",
+    as do rows without a split. Splits other than train and val may share products: galleries hold their queries'.
+
+    Attributes:
+        val_fraction: Part of the groups of train that becomes val, for data sets without one.
+        hold_out: As in `RandomSplit`.
+
+    Raises:
+        ModisteError: The data set has no splits of its own, or `hold_out` names an unknown column or value.
+    """
+
+    val_fraction: float = 0.0
+    seed: int = 0
+    hold_out: HoldOut = field(default_factory=dict)
+
+    def __call__(self, catalogue: Catalogue) -> Catalogue:
+        given = catalogue.column("split")
+        if not any(given):
+            raise ModisteError(
+                f"Data set '{catalogue.card.name}' has no splits of its own: use data/split=random, or name its split "
+                "column in data.catalogue.columns."
+            )
+        group = groups(catalogue)
+        held_out = _held_out(catalogue, group, self.hold_out)
+        present: dict[str, set[str]] = {}
+        for name, split in zip(group, given, strict=True):
+            present.setdefault(name, set()).add(split)
+        validation = _validation(group, self.val_fraction, self.seed)
+        split = [
+            held_out.get(name) or _without_leak(own, present[name], validation[name])
+            for name, own in zip(group, given, strict=True)
+        ]
+        return catalogue.replace_column("split", split)
+
+
+def _without_leak(own: str, present: set[str], validation: str) -> str:
+    if own not in ("", "train", "val"):
+        return own
+    allowed = {"train": {"", "train"}, "val": {"", "train", "val"}}.get(own, set())
+    if not present <= allowed:
+        return EXCLUDED
+    return validation if own == "train" else own
+
+
+@dataclass(frozen=True)
+class MarqoSplit:
+    """KAGL without leaks into the Marqo protocol: a model trained on its train split is an in-domain model.
+
+    test: every product that is relevant to one of the published queries. excluded: every other product that shares a
+    title or an identical image with one of them. The rest is train and val, by group (`groups`).
+
+    Attributes:
+        queries: ``ground_truth_text-image.json`` of Marqo's benchmark: ``{query: {product_id: relevance}}``.
+        val_fraction: Part of the remaining groups that becomes val.
+        hold_out: As in `RandomSplit`, of what is neither test nor excluded.
+
+    Raises:
+        ModisteError: The file is missing or of another form, or its ids are not those of the data set.
+    """
+
+    queries: str
+    val_fraction: float = 0.05
+    seed: int = 0
+    hold_out: HoldOut = field(default_factory=dict)
+
+    def __call__(self, catalogue: Catalogue) -> Catalogue:
+        products = catalogue.column("product_id")
+        test = _relevant_products(self.queries) & set(products)
+        if not test:
+            raise ModisteError(
+                f"No product of data set '{catalogue.card.name}' is in {self.queries}: use the relevance file that "
+                "belongs to the data set, or another split (data/split=random)."
+            )
+        excluded = _sharing(catalogue, test)
+        group = groups(catalogue)
+        rest = _validation(group, self.val_fraction, self.seed)
+        rest.update(_held_out(catalogue, group, self.hold_out))
+        split = [
+            "test" if product in test else EXCLUDED if product in excluded else rest[name]
+            for product, name in zip(products, group, strict=True)
+        ]
+        return catalogue.replace_column("split", split)
+
+
+def _relevant_products(path: str) -> set[str]:
+    file = Path(path)
+    if not file.is_file():
+        raise ModisteError(
+            f"There is no {file}: download ground_truth_text-image.json of KAGL from Marqo's marqo-FashionCLIP "
+            "repository, and point data.split.queries to it."
+        )
+    try:
+        published = json.loads(file.read_text(encoding="utf-8"))
+        return {str(product) for relevant in published.values() for product in relevant}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ModisteError(f"{file} is not a JSON object {{query: {{product_id: relevance}}}}: {error}") from None
+
+
+def _sharing(catalogue: Catalogue, test: set[str]) -> set[str]:
+    """Products that share a title or identical pixels with one of ``test``."""
+    shared: set[str] = set()
+    products = catalogue.column("product_id")
+    for name in ("text", "pixels"):
+        values = catalogue.column(name)
+        tested = {value for value, product in zip(values, products, strict=True) if product in test}
+        shared.update(product for value, product in zip(values, products, strict=True) if value in tested)
+    return shared - test
+
+
+def groups(catalogue: Catalogue) -> list[str]:
+    """The group of every row, named by its smallest product id.
+
+    Rows are in one group if a chain of shared products or identical pixels joins them.
+    """
+    products = catalogue.column("product_id")
+    parent: dict[str, str] = {product: product for product in products}
+    first: dict[str, str] = {}
+    for product, pixels in zip(products, catalogue.column("pixels"), strict=True):
+        a, b = _root(parent, product), _root(parent, first.setdefault(pixels, product))
+        parent[max(a, b)] = min(a, b)
+    return [_root(parent, product) for product in products]
+
+
+def _root(parent: dict[str, str], name: str) -> str:
+    while parent[name] != name:
+        parent[name] = parent[parent[name]]
+        name = parent[name]
+    return name
+
+
+def leaks(catalogue: Catalogue, between: Iterable[str] | None = None) -> dict[str, int]:
+    """How many products, images (by pixels) and titles are in more than one split.
+
+    Args:
+        between: The splits that are compared; by default all but "excluded" and undecided rows.
+
+    >>> from modiste.data.sources import ArrayImages
+    >>> import numpy as np
+    >>> from modiste.data.catalogue import Card
+    >>> columns = {"product_id": ["a", "b"], "image": ["0", "1"], "text": ["hat", "hat"], "split": ["train", "test"]}
+    >>> images = ArrayImages(np.arange(32, dtype=np.uint8).reshape(2, 4, 4))
+    >>> leaks(Catalogue.build(Card("tiny"), columns, images))
+    {'products': 0, 'pixels': 0, 'titles': 1}
+    """
+    splits = catalogue.column("split")
+    compared = set(splits) - {"", EXCLUDED} if between is None else set(between)
+    counts = {}
+    for name, column in {"products": "product_id", "pixels": "pixels", "titles": "text"}.items():
+        sides: dict[str, set[str]] = {}
+        for value, split in zip(catalogue.column(column), splits, strict=True):
+            if split in compared:
+                sides.setdefault(value, set()).add(split)
+        counts[name] = sum(len(side) > 1 for side in sides.values())
+    return counts
+
+
+def _check_fractions(fractions: Mapping[str, float]) -> None:
+    if any(part < 0 for part in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-6:
+        shown = ", ".join(f"{name} {part}" for name, part in fractions.items())
+        raise ModisteError(f"The fractions of data.split must be positive and add up to 1, not: {shown}.")
+
+
+def _assign(group: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
+    """A split for every group, by a number in [0, 1) that depends on the seed and the group's name alone."""
+    names = [name for name, part in fractions.items() if part > 0]
+    split = {}
+    for key in set(group):
+        digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+        u = int.from_bytes(digest[:7], "big") / 2**56
+        split[key] = names[-1]
+        for name in names:
+            u -= fractions[name]
+            if u < 0:
+                split[key] = name
+                break
+    return split
+
+
+def _validation(group: Iterable[str], val_fraction: float, seed: int) -> dict[str, str]:
+    if not 0 <= val_fraction < 1:
+        raise ModisteError(f"data.split.val_fraction={val_fraction} must be at least 0 and less than 1.")
+    return _assign(group, {"val": val_fraction, "train": 1 - val_fraction}, seed)
+
+
+def _held_out(catalogue: Catalogue, group: Sequence[str], hold_out: HoldOut) -> dict[str, str]:
+    """Group → the hold-out that it goes to."""
+    held: dict[str, str] = {}
+    for name, conditions in (hold_out or {}).items():
+        if name in ("train", "val", "test", EXCLUDED) or not conditions:
+            raise ModisteError(f"data.split.hold_out.{name} must have a name of its own and name columns and values.")
+        matches = [True] * len(group)
+        for column, values in conditions.items():
+            wanted = _wanted(catalogue, name, column, values)
+            matches = [m and value in wanted for m, value in zip(matches, catalogue.column(column), strict=True)]
+        if not any(matches):
+            raise ModisteError(f"data.split.hold_out.{name} fits no product: no row has all of its values.")
+        for key, match in zip(group, matches, strict=True):
+            if match:
+                held.setdefault(key, name)
+    return held
+
+
+def _wanted(catalogue: Catalogue, name: str, column: str, values: Sequence[str] | str) -> set[str]:
+    present = set(catalogue.column(column))
+    listed = [values] if isinstance(values, (str, int, float)) else values
+    wanted = {as_text(value) for value in listed}
+    for value in wanted - present:
+        raise ModisteError(
+            f"data.split.hold_out.{name}: column '{column}' has no value '{value}'. {did_you_mean(value, present)}"
+        )
+    return wanted

@@ -1,0 +1,35 @@
+"""Small pictures, and small catalogues whose every pixel hash, product and text is chosen by the test."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from modiste.data.catalogue import Card, Catalogue
+from modiste.data.sources import ArrayImages
+
+
+def picture(number: int, size: tuple[int, int] = (6, 8)) -> Image.Image:
+    """A picture of random pixels that ``number`` decides."""
+    width, height = size
+    return Image.fromarray(np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def make_catalogue(products, pixels, texts=None, splits=None, **attributes) -> Catalogue:
+    """A catalogue whose rows look alike exactly where their entry in ``pixels`` is equal."""
+    count = len(products)
+    columns = {
+        "product_id": list(map(str, products)),
+        "image": [str(i) for i in range(count)],
+        "text": texts or [f"title {i}" for i in range(count)],
+        "split": splits or [""] * count,
+        "pixels": [f"{p:040x}" for p in pixels],
+        **attributes,
+    }
+    return Catalogue.build(Card("tiny"), columns, ArrayImages(np.zeros((count, 4, 4), np.uint8)))
