@@ -1,0 +1,118 @@
+"""Image encoders of timm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modiste.errors import ModisteError, did_you_mean
+from modiste.preprocess import Preprocess
+
+
+class TimmEncoder(nn.Module):
+    """Any ``timm`` model without its classifier.
+
+    Args:
+        name: Name of the model in timm, or ``hf-hub:`` / ``local-dir:`` and a location.
+        pretrained: Load the weights that timm names for it (from the model hub).
+        size: Side of the input in pixels.
+        resize: See `Preprocess.resize`; null keeps what the weights were made with.
+        interpolation: See `Preprocess.interpolation`; null keeps what the weights were made with.
+        crop_pct: See `Preprocess.crop_pct`; null keeps what the weights were made with.
+        mean: Mean of the pixels; null keeps what the weights were made with.
+        std: Standard deviation of the pixels; null keeps what the weights were made with.
+        autocast: False keeps this tower out of mixed precision: on a CPU, depthwise convolutions train more slowly in
+            bf16.
+        options: Further arguments of ``timm.create_model``, such as ``drop_path_rate``.
+
+    Attributes:
+        dim: Number of output features.
+        preprocess: The transform of its input.
+
+    Raises:
+        ModisteError: timm has no such model, or its weights cannot be had.
+
+    >>> TimmEncoder("test_vit", size=160)(torch.zeros(2, 3, 160, 160)).shape
+    torch.Size([2, 64])
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool = False,
+        size: int = 224,
+        resize: str | None = None,
+        interpolation: str | None = None,
+        crop_pct: float | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        autocast: bool = True,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        trunk = create_trunk(name, pretrained, size, dict(options or {}))
+        self.autocast = autocast
+        # Convolutions on a CPU are half as fast again in this layout.
+        self.trunk: Any = trunk.to(memory_format=torch.channels_last)
+        self.dim: int = trunk.num_features if not hasattr(trunk, "head_hidden_size") else trunk.head_hidden_size
+        made_for = trunk.pretrained_cfg
+        crop_mode = {"center": "shortest", "squash": "squash", "border": "pad"}
+        resize = resize or crop_mode.get(made_for.get("crop_mode", "center"), "shortest")
+        if crop_pct is None:
+            crop_pct = made_for.get("crop_pct", 1.0) if resize == "shortest" else 1.0
+        self.preprocess = Preprocess(
+            size=size,
+            mean=tuple(mean or made_for.get("mean", (0.5,) * 3)),
+            std=tuple(std or made_for.get("std", (0.5,) * 3)),
+            interpolation=interpolation or made_for.get("interpolation", "bicubic"),
+            resize=resize,
+            crop_pct=crop_pct,
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, H, W) to features (B, dim)."""
+        with torch.autocast(
+            pixels.device.type, enabled=self.autocast and torch.is_autocast_enabled(pixels.device.type)
+        ):
+            return self.trunk(pixels.contiguous(memory_format=torch.channels_last))
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, H, W) to a grid of features (B, h, w, dim): the head applied to every position."""
+        features = self.trunk.forward_features(pixels)
+        if features.ndim == 3:
+            tokens = self.trunk.fc_norm(features[:, self.trunk.num_prefix_tokens :])
+            return tokens.unflatten(1, self.trunk.patch_embed.grid_size)
+        last = getattr(self.trunk, "output_fmt", "NCHW") == "NHWC"
+        grid = features if last else features.movedim(1, -1)
+        positions = grid.flatten(0, 2)
+        positions = positions[:, None, None, :] if last else positions[:, :, None, None]
+        return self.trunk.forward_head(positions, pre_logits=True).view(*grid.shape[:3], self.dim)
+
+    def layer_groups(self) -> list[list[nn.Module | nn.Parameter]]:
+        """timm's own layer groups, input first."""
+        from timm.models import group_parameters
+
+        names = group_parameters(self.trunk, self.trunk.group_matcher(coarse=False))
+        parameters = dict(self.trunk.named_parameters())
+        return [[parameters[name] for name in names[layer]] for layer in sorted(names)]
+
+
+def create_trunk(name: str, pretrained: bool, size: int, options: dict[str, Any]) -> Any:
+    """``timm.create_model`` without classifier, its errors turned into one sentence."""
+    import timm
+
+    if ":" not in name and not timm.is_model(name.split(".")[0]):
+        raise ModisteError(f"timm has no model '{name}'. {did_you_mean(name, timm.list_models())}")
+    try:
+        try:  # only models with fixed positions take the size
+            return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=size, **options)
+        except TypeError:
+            return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except (OSError, RuntimeError) as error:
+        raise ModisteError(
+            f"timm could not make '{name}' (pretrained={pretrained}): {error}. "
+            "Without a network use image.pretrained=false, or image=lite, whose weights a package holds."
+        ) from error

@@ -1,0 +1,60 @@
+"""The layers of somebody else's tower, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from modiste.errors import ModisteError
+
+Group = list[nn.Module | nn.Parameter]
+
+
+def block_groups(tower: nn.Module, head: nn.Module | None) -> list[Group]:
+    """Layer groups of a transformer: what is registered before its blocks, each block, what comes after, and ``head``.
+
+    Raises:
+        ModisteError: ``tower`` has no list of blocks.
+
+    >>> tower = nn.Sequential(nn.Linear(2, 2), nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), nn.LayerNorm(2))
+    >>> [len(group) for group in block_groups(tower, nn.Linear(2, 3))]
+    [1, 1, 1, 2]
+    """
+    lists = {name: module for name, module in tower.named_modules() if isinstance(module, nn.ModuleList)}
+    if not lists:
+        raise ModisteError(f"{type(tower).__name__} has no list of blocks: this family is not supported.")
+    path = max(lists, key=lambda name: len(lists[name]))
+    before: Group = []
+    after: Group = []
+    node = tower
+    for step in path.split("."):
+        before += node.parameters(recurse=False)
+        names = [name for name, _ in node.named_children()]
+        before += [node.get_submodule(name) for name in names[: names.index(step)]]
+        after[:0] = [node.get_submodule(name) for name in names[names.index(step) + 1 :]]
+        node = node.get_submodule(step)
+    last = after if head is None else [*after, head]
+    return with_weights([before, *([block] for block in lists[path]), last])
+
+
+def with_weights(groups: Sequence[Sequence[nn.Module | nn.Parameter | None]]) -> list[Group]:
+    """The groups without what has no parameters.
+
+    >>> with_weights([[nn.Identity(), None], [nn.Linear(1, 1), nn.Identity()]])
+    [[Linear(in_features=1, out_features=1, bias=True)]]
+    """
+    kept = [[item for item in group if item is not None and any(True for _ in _parameters(item))] for group in groups]
+    return [group for group in kept if group]
+
+
+def freeze_all_but(model: nn.Module, groups: Sequence[Group]) -> None:
+    """Freezes what is in none of ``groups``: distributed training wants a gradient for every parameter that trains."""
+    kept = {id(parameter) for group in groups for item in group for parameter in _parameters(item)}
+    for parameter in model.parameters():
+        if id(parameter) not in kept:
+            parameter.requires_grad_(False)
+
+
+def _parameters(item: nn.Module | nn.Parameter) -> Iterator[nn.Parameter]:
+    return iter([item]) if isinstance(item, nn.Parameter) else item.parameters()

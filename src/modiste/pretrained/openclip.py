@@ -1,0 +1,277 @@
+"""Published dual encoders through open_clip: its tags, hub repositories, directories and checkpoint files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modiste.errors import ModisteError, did_you_mean
+from modiste.model import DualEncoder, Tokens
+from modiste.preprocess import Preprocess
+from modiste.pretrained.layers import Group, block_groups, freeze_all_but, with_weights
+from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
+
+DIRECTORY_PREFIX = "local-dir:"
+# Keys under which training code puts the weights; OpenFashionCLIP uses "CLIP".
+WRAPPERS = ("state_dict", "CLIP", "model")
+
+
+class OpenClipDualEncoder(DualEncoder):
+    """Any model of open_clip (Ilharco et al. 2021, doi:10.5281/zenodo.5143773), as it preprocesses and tokenizes.
+
+    Logit scale and bias belong to the loss and are frozen here. Weights load in float32 from safetensors or a
+    ``weights_only`` pickle.
+
+    Args:
+        source: ``hf-hub:owner/name``; a directory with ``open_clip_config.json`` (``local-dir:`` may stand before it);
+            or an architecture of open_clip (``ViT-B-32``).
+        pretrained: With an architecture, what to fill it with: a tag of open_clip (``laion2b_s34b_b79k``), a checkpoint
+            file, or ``random`` for an untrained model. A directory and a hub repository carry their weights.
+
+    Raises:
+        ModisteError: The source, tag or file does not exist, cannot be reached, or does not fit the architecture.
+
+    >>> OpenClipDualEncoder("./marqo-fashionSigLIP")
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: There is no file or directory './marqo-fashionSigLIP': correct the path.
+    """
+
+    def __init__(self, source: str, pretrained: str | None = None) -> None:
+        super().__init__()
+        self.source = source
+        self.pretrained = pretrained
+        name = _name(source)
+        if ":" in name and pretrained:
+            raise ModisteError(f"'{source}' carries its weights: leave model.pretrained out.")
+        self.model, tokenizer = _from_repository(source, name) if ":" in name else _from_architecture(name, pretrained)
+        self.preprocess = preprocess_of(self.model.visual.preprocess_cfg)
+        self.tokenizer = OpenClipTokenizer(tokenizer)
+        self.initial_scale = math.exp(self.model.logit_scale.item())
+        self.initial_bias = None if self.model.logit_bias is None else self.model.logit_bias.item()
+        freeze_all_but(self.model, self.layer_groups("image") + self.layer_groups("text"))
+        self.eval()
+        with torch.no_grad():
+            self.embed_dim = self.text_features(self.tokenizer(["a"])).shape[-1]
+
+    def layer_groups(self, tower: str) -> list[Group]:
+        """Embeddings or stem, each block or stage, then final norm, pooling and projection."""
+        return with_weights(_image_groups(self.model.visual) if tower == "image" else _text_groups(self.model))
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        return self.model.encode_image(pixels)
+
+    def text_features(self, tokens: Tokens) -> Tensor:
+        return self.model.encode_text(tokens["input_ids"])
+
+    def encode_patches(self, pixels: Tensor) -> Tensor:
+        """Unit-norm patch embeddings (B, h, w, D): the last layer's patch tokens through final norm and projection.
+
+        With attention pooling (SigLIP) the pooling head is applied to every patch alone, which is the image's embedding
+        if all of the head's attention were on that patch.
+
+        Raises:
+            ModisteError: The image tower is not a vision transformer, or its pooling mixes patches (CoCa).
+        """
+        if pixels.dtype == torch.uint8:
+            pixels = self.preprocess.normalise(pixels)
+        project = _patch_projection(self.model.visual)
+        output = self.model.visual.forward_intermediates(
+            pixels, indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NCHW"
+        )
+        patches = output["image_intermediates"][-1].permute(0, 2, 3, 1)
+        return F.normalize(project(patches.flatten(0, 2)).unflatten(0, patches.shape[:3]).float(), dim=-1)
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "source": self.source, "pretrained": self.pretrained}
+
+
+class OpenClipTokenizer:
+    """open_clip's tokenizer of a model as captions → ``{"input_ids": (B, context length) int64}``; picklable."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        return {"input_ids": self.tokenizer(list(texts))}
+
+
+def preprocess_of(config: dict[str, Any]) -> Preprocess:
+    """The `Preprocess` of open_clip's ``preprocess_cfg``.
+
+    Raises:
+        ModisteError: The input is not square.
+
+    >>> preprocess_of({"size": (224, 224), "mean": (0.5,) * 3, "std": (0.5,) * 3, "resize_mode": "squash"}).resize
+    'squash'
+    """
+    size = config["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise ModisteError(f"The model takes images of {height}×{width}: only square inputs are supported.")
+    return Preprocess(
+        size=height,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        # "random" is a training augmentation; open_clip evaluates such models with bicubic
+        interpolation="bilinear" if config.get("interpolation") == "bilinear" else "bicubic",
+        resize="pad" if config.get("resize_mode") == "longest" else config.get("resize_mode") or "shortest",
+        fill=(config.get("fill_color", 0),) * 3,
+    )
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Weights of a checkpoint file, without the wrappers of training code.
+
+    Raises:
+        ModisteError: The file holds something other than tensors in plain containers.
+    """
+    from safetensors.torch import load_file
+
+    with explained(str(path), "Give a safetensors file, or one that torch.save wrote."):
+        safe = path.suffix == ".safetensors"
+        state: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    while wrapper := next(
+        (key for key in WRAPPERS if isinstance(state, dict) and isinstance(state.get(key), dict)), None
+    ):
+        state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModisteError(f"'{path}' holds no state dict, bare or under one of the keys {', '.join(WRAPPERS)}.")
+    wrapped = all(key.startswith("module.") for key in state)
+    return {key.removeprefix("module.") if wrapped else key: value for key, value in state.items()}
+
+
+def _name(source: str) -> str:
+    """open_clip's name for ``source``; only directories and hub repositories keep a colon."""
+    try:
+        from open_clip import list_models
+    except ImportError:
+        raise ModisteError("open_clip is not installed: pip install 'modiste[open-clip]'.") from None
+    if source.startswith(HUB_PREFIX):
+        return source
+    # Architectures before paths, so that "ViT-B/32" and a folder called ViT-B-32 do not surprise.
+    if (architecture := source.replace("/", "-")) in list_models():
+        return architecture
+    path = local_path(source.removeprefix(DIRECTORY_PREFIX))
+    if path is None:
+        raise ModisteError(
+            f"'{source}' is not an architecture of open_clip. {did_you_mean(architecture, list_models())} "
+            f"A hub repository is written '{HUB_PREFIX}owner/name'."
+        )
+    if not (path / "open_clip_config.json").is_file():
+        hint = " It is a transformers checkpoint: use model=pretrained." if (path / "config.json").is_file() else ""
+        raise ModisteError(
+            f"'{source}' has no open_clip_config.json.{hint} A bare checkpoint file goes to model.pretrained, "
+            "with its architecture as model.source."
+        )
+    return f"{DIRECTORY_PREFIX}{path}"
+
+
+def _from_repository(source: str, name: str) -> tuple[Any, Any]:
+    import open_clip
+
+    hub = name.startswith(HUB_PREFIX)
+    remedy = (
+        hub_remedy(name.removeprefix(HUB_PREFIX)) if hub else "The directory needs weights and tokenizer files too."
+    )
+    with explained(source, remedy):
+        # Without require_pretrained open_clip goes on with random weights and a log line.
+        return open_clip.create_model(name, require_pretrained=True), open_clip.get_tokenizer(name)
+
+
+def _from_architecture(name: str, pretrained: str | None) -> tuple[Any, Any]:
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained is None:
+        raise ModisteError(
+            f"model.pretrained is missing for {name}: give a tag ({', '.join(tags[:5]) or 'this one has none'}), "
+            "a checkpoint file, or 'random'."
+        )
+    remedy = (
+        "If the hub is out of reach, download the model's repository (weights and tokenizer) on a machine with network "
+        "and give its directory as model.source."
+    )
+    with explained(name, remedy):
+        if pretrained in tags:
+            model = open_clip.create_model(name, pretrained, require_pretrained=True)
+        else:
+            path = None if pretrained == "random" else _checkpoint_file(name, pretrained, tags)
+            model = open_clip.create_model(name, pretrained_text=False)
+            if path:
+                _fill(model, path)
+        return model, open_clip.get_tokenizer(name)
+
+
+def _checkpoint_file(name: str, pretrained: str, tags: Sequence[str]) -> Path:
+    path = local_path(pretrained)
+    if path is None or not path.is_file():
+        raise ModisteError(f"'{pretrained}' is neither a file nor a tag of {name}. {did_you_mean(pretrained, tags)}")
+    return path
+
+
+def _fill(model: nn.Module, path: Path) -> None:
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    state = read_checkpoint(path)
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    own = model.state_dict()
+    wrong = sorted(key for key in own.keys() & state.keys() if own[key].numel() != state[key].numel())
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if wrong or missing or extra:
+        some = ", ".join((wrong + missing + extra)[:3])
+        raise ModisteError(
+            f"'{path}' does not fit the architecture ({len(wrong)} weights of another size, {len(missing)} missing, "
+            f"{len(extra)} unknown: {some}, …): correct model.source."
+        )
+    model.load_state_dict({key: value.reshape(own[key].shape) for key, value in state.items()})
+
+
+def _image_groups(visual: Any) -> list[list[Any]]:
+    if hasattr(visual, "trunk"):
+        return [*_timm_groups(visual.trunk), [visual.head]]
+    if hasattr(visual, "layer4"):
+        stem = [visual.conv1, visual.bn1, visual.conv2, visual.bn2, visual.conv3, visual.bn3]
+        return [stem, [visual.layer1], [visual.layer2], [visual.layer3], [visual.layer4], [visual.attnpool]]
+    stem = [visual.conv1, visual.class_embedding, visual.positional_embedding, visual.ln_pre]
+    pool = [visual.attn_pool, getattr(visual, "attn_pool_contrastive", None)]
+    return [stem, *([block] for block in visual.transformer.resblocks), [*pool, visual.ln_post, visual.proj]]
+
+
+def _timm_groups(trunk: Any) -> list[list[Any]]:
+    from timm.models import group_parameters
+
+    if not hasattr(trunk, "group_matcher"):
+        return [[trunk]]
+    groups = group_parameters(trunk, trunk.group_matcher())
+    return [[trunk.get_parameter(name) for name in names] for _, names in sorted(groups.items())]
+
+
+def _text_groups(model: Any) -> list[list[Any]]:
+    text = getattr(model, "text", model)  # open_clip's CLIP keeps the text tower's parts in the model itself
+    if not hasattr(text, "token_embedding"):
+        return [list(group) for group in block_groups(text.transformer, text.proj)]
+    stem = [text.token_embedding, text.positional_embedding, getattr(text, "cls_emb", None)]
+    return [stem, *([block] for block in text.transformer.resblocks), [text.ln_final, text.text_projection]]
+
+
+def _patch_projection(visual: Any) -> Callable[[Tensor], Tensor]:
+    """Normalised patch tokens (N, C) to features (N, D)."""
+    from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
+
+    trunk = getattr(visual, "trunk", None)
+    if isinstance(trunk, TimmVisionTransformer) and getattr(trunk.attn_pool, "pos_embed", None) is None:
+        alone = [] if trunk.attn_pool is None else [nn.Unflatten(1, (1, -1)), trunk.attn_pool]
+        return nn.Sequential(*alone, trunk.fc_norm, trunk.head_drop, trunk.head, visual.head)
+    if trunk is None and hasattr(visual, "transformer") and visual.attn_pool is None:
+        return lambda tokens: tokens @ visual.proj
+    raise ModisteError(
+        f"The image tower {type(trunk or visual).__name__} has no patch embeddings in the shared space: "
+        "use a plain vision transformer, or SigLIP."
+    )

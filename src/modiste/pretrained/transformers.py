@@ -1,0 +1,219 @@
+"""Published dual encoders through transformers: CLIP, SigLIP, SigLIP 2 and others, from the hub or a directory."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modiste.errors import ModisteError
+from modiste.model import DualEncoder, Tokens
+from modiste.preprocess import INTERPOLATIONS, Preprocess
+from modiste.pretrained.layers import Group, block_groups, freeze_all_but
+from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
+
+
+class TransformersDualEncoder(DualEncoder):
+    """Any model of transformers that has ``get_image_features`` and ``get_text_features``.
+
+    CLIP (Radford et al. 2021, arXiv:2103.00020), SigLIP (Zhai et al. 2023, arXiv:2303.15343), the fixed-resolution
+    checkpoints of SigLIP 2 (Tschannen et al. 2025, arXiv:2502.14786), and others of `AutoModel`. Preprocessing and
+    tokenizer are the checkpoint's own. Weights load in float32 from safetensors, or from a ``weights_only`` pickle;
+    code that comes with a checkpoint never runs. Logit scale and bias belong to the loss and are frozen here.
+
+    Args:
+        source: Hub id, or a directory in the layout of ``save_pretrained``.
+        revision: Branch, tag or commit of the hub repository; a directory has none and ignores it.
+
+    Raises:
+        ModisteError: The source does not exist, cannot be reached, is not a dual encoder, lacks weights, or has
+            preprocessing that `Preprocess` does not reproduce.
+
+    >>> TransformersDualEncoder("./fashion-clip")
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: There is no file or directory './fashion-clip': correct the path.
+    """
+
+    def __init__(self, source: str, revision: str | None = None) -> None:
+        super().__init__()
+        path = local_path(source)
+        self.source = source
+        self.revision = None if path else revision
+        if path and not (path / "config.json").is_file():
+            raise ModisteError(f"'{source}' has no config.json: give the directory of a transformers checkpoint.")
+        name = str(path) if path else source.removeprefix(HUB_PREFIX)
+        if not path and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+            raise ModisteError(f"'{source}' is neither a directory nor a hub id (owner/name).")
+        remedy = (
+            "The directory must hold config.json, the weights, preprocessor_config.json and the tokenizer's files."
+            if path
+            else hub_remedy(name, revision)
+        )
+        with explained(source, remedy):
+            self.model, processor, tokenizer = _load(name, self.revision)
+        self.preprocess = preprocess_of(processor)
+        self.tokenizer = _tokenizer_of(self.model.config, tokenizer)
+        self.initial_scale, self.initial_bias = _scale_and_bias(self.model)
+        freeze_all_but(self.model, self.layer_groups("image") + self.layer_groups("text"))
+        with torch.no_grad():
+            self.embed_dim = self.text_features(self.tokenizer(["a"])).shape[-1]
+
+    def layer_groups(self, tower: str) -> list[Group]:
+        """Embeddings, each block, then final norm, pooling head and projection."""
+        if tower == "image":
+            return block_groups(self._tower("vision_model"), self._visual_projection)
+        return block_groups(self._tower("text_model"), getattr(self.model, "text_projection", None))
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        return self.model.get_image_features(pixel_values=pixels).pooler_output
+
+    def text_features(self, tokens: Tokens) -> Tensor:
+        return self.model.get_text_features(**tokens).pooler_output
+
+    def encode_patches(self, pixels: Tensor) -> Tensor:
+        """Unit-norm patch embeddings (B, h, w, D).
+
+        CLIP: the last layer's patch tokens through the final norm and the projection. SigLIP: the pooling head is
+        applied to every patch alone, which is the image's embedding if all of the head's attention were on that patch.
+
+        Raises:
+            ModisteError: The image tower is neither a CLIP nor a SigLIP vision transformer.
+        """
+        if pixels.dtype == torch.uint8:
+            pixels = self.preprocess.normalise(pixels)
+        tower = self._tower("vision_model")
+        hidden = tower(pixel_values=pixels).last_hidden_state
+        if self._visual_projection is not None and hasattr(tower, "post_layernorm"):
+            patches = self._visual_projection(tower.post_layernorm(hidden[:, 1:]))
+        elif self.model.config.model_type.startswith("siglip"):  # normalised already, no class token
+            patches = tower.head(hidden.flatten(0, 1).unsqueeze(1)).unflatten(0, hidden.shape[:2])
+        else:
+            raise ModisteError(f"{type(self.model).__name__} has no patch embeddings here: use CLIP or SigLIP.")
+        height = pixels.shape[-2] // tower.config.patch_size
+        return F.normalize(patches.float().unflatten(1, (height, -1)), dim=-1)
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "source": self.source, "revision": self.revision}
+
+    @property
+    def _visual_projection(self) -> Any:  # BLIP has another name for it
+        return getattr(self.model, "visual_projection", None) or getattr(self.model, "vision_projection", None)
+
+    def _tower(self, name: str) -> Any:
+        tower = getattr(self.model, name, None)
+        if not isinstance(tower, nn.Module):
+            raise ModisteError(f"{type(self.model).__name__} has no {name}: this family is not supported.")
+        return tower
+
+
+class CheckpointTokenizer:
+    """A tokenizer of transformers with the padding and length of its model; picklable.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        max_length: Longest sequence; longer ones are truncated.
+        fixed: Pad to ``max_length`` and return no attention mask, as SigLIP was trained; otherwise pad to the longest
+            caption of the batch, which a causal text tower that pools at the end-of-text token cannot see.
+        lower: Lower-case the captions first: SigLIP's training rule, which the Gemma tokenizer of SigLIP 2 leaves out.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int, fixed: bool = False, lower: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.fixed = fixed
+        self.lower = lower
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """Captions to ``input_ids`` (and ``attention_mask``), each int64 (B, L)."""
+        tokens = self.tokenizer(
+            [text.lower() for text in texts] if self.lower else list(texts),
+            padding="max_length" if self.fixed else "longest",
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        return {"input_ids": tokens["input_ids"]} if self.fixed else dict(tokens)
+
+
+def preprocess_of(processor: Any) -> Preprocess:
+    """The `Preprocess` that gives the pixels of an image processor of transformers (its PIL backend).
+
+    Raises:
+        ModisteError: The processor does something that `Preprocess` does not do, found by trying both on an image.
+    """
+    size, crop = dict(processor.size or {}), dict(getattr(processor, "crop_size", None) or {})
+    crop = crop if getattr(processor, "do_center_crop", False) else size
+    side, short = crop.get("height") or size.get("shortest_edge"), size.get("shortest_edge")
+    interpolation = Image.Resampling(processor.resample).name.lower()
+    if not isinstance(side, int) or interpolation not in INTERPOLATIONS:
+        raise ModisteError(
+            f"{type(processor).__name__} with size {size} is not supported: a fixed square size is needed."
+        )
+    preprocess = Preprocess(
+        size=side,
+        mean=tuple(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0),
+        std=tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
+        interpolation=interpolation,
+        resize="shortest" if short else "squash",
+        crop_pct=_crop_pct(side, short) if short else 1.0,
+        crop="floor",
+    )
+    _check_pixels(preprocess, processor)
+    return preprocess
+
+
+def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
+    # Without this, loading a pickled checkpoint from the hub asks a bot there to convert it.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    common = {"revision": revision or "main", "trust_remote_code": False}
+    model, report = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **common)
+    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+        raise ModisteError(f"'{name}' is a {type(model).__name__}, not a dual encoder of images and texts.")
+    # transformers would go on with random weights, as with open_clip repositories that carry a stub config.json.
+    if report["missing_keys"]:
+        some = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ModisteError(
+            f"'{name}' lacks {len(report['missing_keys'])} weights of {type(model).__name__} ({some}, …): "
+            f"if it is an open_clip checkpoint, use model=open_clip."
+        )
+    processor = AutoImageProcessor.from_pretrained(name, backend="pil", **common)
+    return model, processor, AutoTokenizer.from_pretrained(name, **common)
+
+
+def _tokenizer_of(config: Any, tokenizer: Any) -> CheckpointTokenizer:
+    # A tokenizer without a stated limit has an astronomic one; the position embeddings are the true limit.
+    length = min(tokenizer.model_max_length, config.text_config.max_position_embeddings)
+    siglip = config.model_type.startswith("siglip")
+    return CheckpointTokenizer(tokenizer, length, fixed=siglip, lower=siglip)
+
+
+def _scale_and_bias(model: nn.Module) -> tuple[float | None, float | None]:
+    scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
+    return None if scale is None else math.exp(scale.item()), None if bias is None else bias.item()
+
+
+def _crop_pct(side: int, short: int) -> float:
+    # int(side / crop_pct) must give back the short side, which rounding can miss by one.
+    fraction = side / short
+    return fraction if int(side / fraction) == short else math.nextafter(fraction, 0)
+
+
+def _check_pixels(preprocess: Preprocess, processor: Any) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (61, 37, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize((74, 122), Image.Resampling.BILINEAR)
+    wanted = torch.as_tensor(np.asarray(processor(images=[image], return_tensors="np")["pixel_values"]))
+    ours = preprocess.normalise(preprocess(image).unsqueeze(0))
+    if wanted.shape != ours.shape or not torch.allclose(ours, wanted.float(), atol=1e-4):
+        raise ModisteError(
+            f"The preprocessing of {type(processor).__name__} is not supported: it is not resize, crop, normalise."
+        )

@@ -1,0 +1,35 @@
+"""A tokenizer without a vocabulary file: words hashed into buckets."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+
+import torch
+
+from modiste.model import Tokens
+
+WORD = re.compile(r"\w+|[^\w\s]")
+
+
+class HashTokenizer:
+    """Lower-cased words and punctuation marks, each hashed to one of ``buckets - 1`` ids; id 0 is padding.
+
+    The "hashing trick" of Weinberger et al. 2009: nothing to download, nothing to fit, the same on every machine.
+
+    >>> HashTokenizer()(["Red dress", "a red dress."])["attention_mask"].tolist()
+    [[1, 1, 0, 0], [1, 1, 1, 1]]
+    """
+
+    def __init__(self, buckets: int = 8192, max_length: int = 32) -> None:
+        self.buckets, self.max_length = buckets, max_length
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        rows = [[self._id(word) for word in WORD.findall(text.lower())[: self.max_length]] for text in texts]
+        length = max(1, max(map(len, rows)))
+        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+        return {"input_ids": ids, "attention_mask": (ids > 0).long()}
+
+    def _id(self, word: str) -> int:
+        return 1 + zlib.crc32(word.encode()) % (self.buckets - 1)
