@@ -1,0 +1,219 @@
+"""Embeddings of a catalogue: computed once for a (model, data, preprocessing) and kept, or read from files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modiste.data.catalogue import Catalogue
+from modiste.errors import ModisteError
+from modiste.machine import usable_cores
+from modiste.model import DualEncoder
+from modiste.rundir import cache_dir
+
+Item = TypeVar("Item")
+Progress = Callable[[Iterable[Item], int, str], Iterable[Item]]
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """sha256 of the names, shapes, types and bytes of every weight and buffer, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def silent(items: Iterable[Item], total: int, title: str) -> Iterable[Item]:
+    """No progress bar."""
+    return items
+
+
+def progress_bar(items: Iterable[Item], total: int, title: str) -> Iterable[Item]:
+    """A rich progress bar over ``items``."""
+    from rich.progress import track
+
+    return track(items, description=title, total=total)
+
+
+class ModelEmbedder:
+    """Embeds images and texts with a model; what it made before for the same weights and pixels comes from a cache.
+
+    Args:
+        model: The dual encoder; it is put into evaluation mode.
+        batch_size: Images or texts at a time.
+        precision: ``fp32``, or ``bf16`` for autocast on processors that are faster so.
+        cache: Folder of the cache; null keeps nothing.
+        progress: `progress_bar` or `silent`.
+    """
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        batch_size: int = 128,
+        precision: str = "fp32",
+        cache: Path | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        if precision not in ("fp32", "bf16"):
+            raise ModisteError(f"precision={precision} is not known: choose fp32 or bf16.")
+        self.model = model.eval()
+        self.batch_size, self.precision, self.cache, self.progress = batch_size, precision, cache, progress
+        self.fingerprint = fingerprint(model)
+
+    def images(self, catalogue: Catalogue) -> Tensor:
+        """Unit-norm embeddings (N, D), float32 on the CPU, of the catalogue's images, row by row."""
+        facts = {"preprocess": self.model.preprocess.describe(), "pixels": catalogue.column("pixels")}
+        return self._cached("images", facts, lambda: self._embed_images(catalogue))
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit-norm embeddings (M, D), float32 on the CPU."""
+        return self._cached("texts", {"texts": list(texts)}, lambda: self._embed_texts(list(texts)))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _cached(self, kind: str, facts: dict, compute: Callable[[], Tensor]) -> Tensor:
+        if self.cache is None:
+            return compute()
+        described = {"kind": kind, "model": self.fingerprint, "precision": self.precision, **facts}
+        key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
+        path = self.cache / f"{key}.npy"
+        if path.is_file():
+            return torch.from_numpy(np.load(path))
+        embeddings = compute()
+        self.cache.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        with unfinished.open("wb") as file:
+            np.save(file, embeddings.numpy())
+        unfinished.replace(path)
+        return embeddings
+
+    def _embed_images(self, catalogue: Catalogue) -> Tensor:
+        starts = range(0, len(catalogue), self.batch_size)
+
+        def load(index: int) -> Tensor:
+            return self.model.preprocess(catalogue.read_image(index))
+
+        def batches() -> Iterable[Tensor]:
+            with ThreadPoolExecutor(usable_cores()) as pool:
+                ahead = None
+                for start in starts:  # decode the next batch while the model works on this one
+                    indices = range(start, min(start + self.batch_size, len(catalogue)))
+                    coming = [pool.submit(load, index) for index in indices]
+                    if ahead is not None:
+                        yield torch.stack([future.result() for future in ahead])
+                    ahead = coming
+                if ahead is not None:
+                    yield torch.stack([future.result() for future in ahead])
+
+        bar = self.progress(batches(), len(starts), f"Embedding {len(catalogue)} images")
+        return self._stack(self._run(self.model.encode_image, pixels.to(self.device)) for pixels in bar)
+
+    def _embed_texts(self, texts: list[str]) -> Tensor:
+        # Texts of like length share a batch, so that little of it is padding; the order is put back.
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        starts = range(0, len(texts), self.batch_size)
+        parts = []
+        for start in self.progress(starts, len(starts), f"Embedding {len(texts)} texts"):
+            chosen = [texts[index] for index in order[start : start + self.batch_size]]
+            tokens = {name: tensor.to(self.device) for name, tensor in self.model.tokenizer(chosen).items()}
+            parts.append(self._run(self.model.encode_text, tokens))
+        return self._stack(parts)[torch.tensor(order).argsort()] if texts else self._stack([])
+
+    @torch.inference_mode()
+    def _run(self, encode: Callable, inputs: object) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return encode(inputs).float().cpu()
+
+    def _stack(self, parts: Iterable[Tensor]) -> Tensor:
+        # clone: tensors of inference mode cannot be used with autograd later
+        return torch.cat([torch.empty(0, self.model.embed_dim), *parts]).clone()
+
+
+class MatrixEmbedder:
+    """Embeddings that exist already: one row of ``images`` and of ``texts`` for every row of the catalogue.
+
+    Args:
+        catalogue: The whole catalogue that the rows belong to.
+        images: Matrix (N, D).
+        texts: Matrix (N, D) of the catalogue's texts, or of ``captions``.
+        captions: The texts that the rows of ``texts`` stand for; null takes the catalogue's text column.
+        encode: Embeds a text that is not among them; null makes such a text an error.
+
+    Raises:
+        ModisteError: The shapes do not fit the catalogue, or a value is not finite.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        images: Tensor,
+        texts: Tensor,
+        captions: Sequence[str] | None = None,
+        encode: Callable[[Sequence[str]], Tensor] | None = None,
+    ) -> None:
+        captions = catalogue.column("text") if captions is None else captions
+        for name, matrix, rows in (("image", images, len(catalogue)), ("text", texts, len(captions))):
+            if matrix.ndim != 2 or len(matrix) != rows:
+                raise ModisteError(
+                    f"The {name} embeddings have shape {tuple(matrix.shape)}, but there are {rows} rows to embed."
+                )
+            if not torch.isfinite(matrix).all():
+                raise ModisteError(f"The {name} embeddings hold values that are not finite: make them anew.")
+        if images.shape[1] != texts.shape[1]:
+            raise ModisteError(f"Image and text embeddings differ in size: {images.shape[1]} and {texts.shape[1]}.")
+        self.matrix = F.normalize(images.float(), dim=-1)
+        self.position = {row: position for position, row in enumerate(catalogue.column("row"))}
+        normalised = F.normalize(texts.float(), dim=-1)
+        self.known = dict(zip(captions, normalised, strict=True))
+        self.encode = encode
+        digest = hashlib.sha256(self.matrix.numpy().tobytes())
+        digest.update(normalised.numpy().tobytes())
+        self.fingerprint = digest.hexdigest()
+
+    def images(self, catalogue: Catalogue) -> Tensor:
+        """The rows (N, D) of ``catalogue``, a part of the one it was made for."""
+        return self.matrix[torch.tensor([self.position[row] for row in catalogue.column("row")], dtype=torch.long)]
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings (M, D) of texts. Raises ModisteError for a text that is not known and cannot be encoded."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        if new and self.encode is None:
+            raise ModisteError(
+                f"There is no embedding of the text '{new[0]}' ({len(new)} such): embeddings from files serve "
+                "retrieval between the catalogue's own images and texts; other tasks need a model."
+            )
+        if new and self.encode is not None:
+            self.known |= dict(zip(new, self.encode(new), strict=True))
+        return torch.stack([self.known[text] for text in texts])
+
+
+def read_matrix(path: Path) -> Tensor:
+    """A matrix from a ``.npy`` file or a ``.pt`` tensor. Raises ModisteError when it is missing or neither."""
+    if not path.is_file():
+        raise ModisteError(f"There is no embedding file {path}: give the path of a .npy or .pt file.")
+    try:
+        if path.suffix == ".npy":
+            return torch.from_numpy(np.load(path, allow_pickle=False)).float()
+        return torch.load(path, map_location="cpu", weights_only=True).float()
+    except Exception as error:  # numpy and torch raise many kinds for a file that is not what it should be
+        raise ModisteError(
+            f"{path} does not hold a matrix: save a numpy array (.npy) or a torch tensor (.pt)."
+        ) from error
+
+
+def default_cache() -> Path:
+    """Where embeddings are kept between runs."""
+    return cache_dir() / "embeddings"

@@ -1,0 +1,183 @@
+"""The retrieval benchmark of Marqo (github.com/marqo-ai/marqo-FashionCLIP, 2024), exactly.
+
+Published queries with published relevance; the document of text-to-image is the normalised image, that of the
+attribute tasks normalise(0.9 · image + 0.1 · text), as the benchmark's own ``config.json`` says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modiste.errors import ModisteError
+from modiste.metrics.ranking import Floats
+from modiste.tasks.result import Embedder, Result
+from modiste.tasks.retrieval import Documents, Judgements, Ranking, judged_relevance, read_judgements, text_search
+
+if TYPE_CHECKING:
+    from modiste.data.catalogue import Catalogue
+
+KS = (1, 10)
+SPLIT = "test"
+PRIMARY = {"text-to-image": "avg_recall"}
+"""The benchmark ranks text-to-image by AvgRecall and every other task by AvgP."""
+
+
+@dataclass(frozen=True)
+class MarqoTask:
+    """One task of a ``config.json``: its name, its relevance file and the weights of a document's columns."""
+
+    name: str
+    file: str
+    weights: dict[str, float]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> MarqoTask:
+        """From an entry of ``tasks``.
+
+        >>> MarqoTask.from_config({"name": "text-to-image", "query_col": ["text"], "doc_col": ["image"]})
+        MarqoTask(name='text-to-image', file='ground_truth_text-image.json', weights={'image': 1.0})
+        """
+        columns = config["doc_col"]
+        weights = config.get("doc_weights", [1.0] * len(columns))
+        file = f"ground_truth_{'+'.join(config['query_col'])}-{'+'.join(columns)}.json"
+        return cls(config["name"], file, dict(zip(columns, weights, strict=True)))
+
+
+class Marqo:
+    """All tasks of one data set of the benchmark.
+
+    The gallery is every product that occurs in any of the relevance files (44,434 for KAGL), whatever its split:
+    the protocol is the published one. Metrics are those of pytrec_eval: true recall, MAP@k over the number of relevant
+    items, MRR cut at 10. A model trained on products of the gallery is an in-domain model: ``relevant_in_train``
+    among the counts says how many of a task's relevant products are in the catalogue's train split.
+
+    Args:
+        path: Folder with ``config.json`` and the ``ground_truth_*.json`` of the data set.
+        query_prefix: Put before every query.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap and the examples.
+        examples: Number of example queries kept of each task.
+    """
+
+    name = "marqo"
+
+    def __init__(
+        self, path: str, query_prefix: str = "", resamples: int = 1000, seed: int = 0, examples: int = 12
+    ) -> None:
+        self.path, self.query_prefix = Path(path), query_prefix
+        self.ranking = Ranking(KS, "relevant", resamples, seed, examples, select=marqo_metrics)
+
+    def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str = SPLIT) -> Result:
+        """Evaluate on the published queries.
+
+        Raises:
+            ModisteError: A file is missing, the catalogue lacks products of the benchmark or has one twice, or another
+                split than ``test`` is asked for.
+        """
+        if split != SPLIT:
+            raise ModisteError(f"Marqo's queries are a test set; evaluate with split={SPLIT}, not split={split}.")
+        tasks = read_tasks(self.path)
+        judgements = read_all(self.path, tasks)
+        gallery = select_gallery(catalogue, judgements)
+        documents = Documents(embedder, gallery)
+        product_ids = gallery.column("product_id")
+        searches = [
+            text_search(
+                task.name,
+                list(queries),
+                self.query_prefix,
+                documents,
+                task.weights,
+                judged_relevance(queries, product_ids, task.file),
+            )
+            for task, queries in zip(tasks, judgements, strict=True)
+        ]
+        scored = self.ranking.run(searches)
+        in_train = np.asarray(gallery.column("split")) == "train"
+        scored["counts"] |= {f"{s.name}/relevant_in_train": int(in_train[s.relevance.items].sum()) for s in searches}
+        primary = f"{tasks[0].name}/{PRIMARY.get(tasks[0].name, 'avg_precision')}"
+        return Result(self.name, catalogue.card.name, split, protocol=self.describe(tasks), primary=primary, **scored)
+
+    def describe(self, tasks: Sequence[MarqoTask]) -> dict[str, Any]:
+        """The protocol as plain values."""
+        scoring = self.ranking.describe()
+        kept = marqo_metrics(dict.fromkeys(scoring["metrics"], np.zeros(0)))
+        averages = {"avg_recall": "mean of recall@1 and recall@10", "avg_precision": "mean of precision@1 and @10"}
+        return scoring | {
+            "source": "github.com/marqo-ai/marqo-FashionCLIP, 2024",
+            "query_prefix": self.query_prefix,
+            "gallery": "every product of the relevance files, whatever its split",
+            "documents": {task.name: task.weights for task in tasks},
+            "relevance": {task.name: task.file for task in tasks},
+            "metrics": {name: (scoring["metrics"] | averages)[name] for name in kept},
+        }
+
+
+def marqo_metrics(metrics: dict[str, Floats]) -> dict[str, Floats]:
+    """The metrics that the benchmark reports, with its averages over the two cut-offs."""
+    kept = ("recall@", "precision@", "map@", "ndcg@", "mrr@10")
+    averages = {
+        "avg_recall": (metrics["recall@1"] + metrics["recall@10"]) / 2,
+        "avg_precision": (metrics["precision@1"] + metrics["precision@10"]) / 2,
+    }
+    return {name: values for name, values in metrics.items() if name.startswith(kept)} | averages
+
+
+def read_tasks(path: Path) -> list[MarqoTask]:
+    """The tasks that ``config.json`` in ``path`` declares.
+
+    Raises:
+        ModisteError: The file is missing, unreadable or of another form.
+    """
+    file = path / "config.json"
+    try:
+        return [MarqoTask.from_config(config) for config in json.loads(file.read_text(encoding="utf-8"))["tasks"]]
+    except FileNotFoundError:
+        raise ModisteError(
+            f"There is no {file}; give the folder of one data set of Marqo's benchmark (config.json and "
+            f"ground_truth_*.json)."
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModisteError(f"{file} is not a configuration of Marqo's benchmark: {error!r}.") from None
+
+
+def read_all(path: Path, tasks: Sequence[MarqoTask]) -> list[Judgements]:
+    """The relevance of every task.
+
+    Raises:
+        ModisteError: Files are missing.
+    """
+    missing = [task.file for task in tasks if not (path / task.file).is_file()]
+    if missing:
+        raise ModisteError(f"{len(missing)} of {len(tasks)} relevance files are not in {path}: {', '.join(missing)}.")
+    return [read_judgements(path / task.file) for task in tasks]
+
+
+def select_gallery(catalogue: Catalogue, judgements: Sequence[Judgements]) -> Catalogue:
+    """The rows of the products that occur in any of the relevance files, in the catalogue's order.
+
+    Raises:
+        ModisteError: A product is not in the catalogue, or has several rows.
+    """
+    wanted = {item for queries in judgements for items in queries.values() for item in items}
+    product_ids = catalogue.column("product_id")
+    rows = [row for row, product in enumerate(product_ids) if product in wanted]
+    found = {product_ids[row] for row in rows}
+    missing = sorted(wanted - found)
+    if missing:
+        shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        raise ModisteError(
+            f"{len(missing)} of the benchmark's {len(wanted)} products are not in {catalogue.card.name} ({shown}); "
+            f"the protocol needs the full catalogue."
+        )
+    if len(rows) != len(found):
+        raise ModisteError(
+            f"{len(rows)} rows of {catalogue.card.name} belong to {len(found)} products; the protocol needs one each."
+        )
+    return catalogue.select(rows=rows)

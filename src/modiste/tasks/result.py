@@ -1,0 +1,90 @@
+"""What a task receives, and what it returns: metrics with intervals, and all that a reader needs to know about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from modiste.errors import ModisteError
+from modiste.metrics.intervals import Interval
+
+if TYPE_CHECKING:
+    from modiste.data.catalogue import Catalogue
+
+
+class Embedder(Protocol):
+    """Embeds columns of a catalogue: a model, or a matrix from a file."""
+
+    fingerprint: str
+
+    def images(self, catalogue: Catalogue) -> Tensor:
+        """Unit-norm embeddings (N, D), float32 on the CPU, of the catalogue's images, row by row."""
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit-norm embeddings (M, D), float32 on the CPU."""
+
+
+@dataclass
+class Result:
+    """The outcome of one task on one split of one data set.
+
+    Attributes:
+        task: The task's name.
+        data: The data set's name.
+        split: The evaluated split.
+        metrics: Metric name (``t2i/recall@1``) to its value with a 95 % bootstrap interval.
+        protocol: Plain values: prompts, definitions of the metrics, tie rule, seed, bootstrap settings …
+        counts: Numbers of queries, gallery items, classes …
+        primary: The metric to show when there is room for one.
+        per_query: Metric name to one value for each query that it is computed over; stored beside the JSON, not in it.
+        tables: Name to ``{"columns": [...], "rows": [[...]]}``.
+        confusion: Attribute to ``{"labels": [...], "matrix": [[...]]}``; rows are targets, columns predictions.
+        examples: Queries with their first results: ``kind`` (``t2i``: a text searches products, ``i2t``: an image
+            searches texts), ``search`` (the metrics' prefix), ``query`` (the text, or the image's row in the full
+            catalogue), ``rank`` of the first relevant item, ``results``.
+
+    >>> result = Result("retrieval", "kagl", "test", {"t2i/mrr": Interval(0.5, 0.4, 0.6, 10)}, primary="t2i/mrr")
+    >>> Result.from_json(result.to_json()) == result
+    True
+    """
+
+    task: str
+    data: str
+    split: str
+    metrics: dict[str, Interval]
+    protocol: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    primary: str = ""
+    per_query: dict[str, npt.NDArray[Any]] = field(default_factory=dict, compare=False)
+    tables: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    confusion: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.primary not in self.metrics:
+            raise ModisteError(f"The primary metric '{self.primary}' of task '{self.task}' is not among its metrics.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dump`: every field but ``per_query``."""
+        plain = {name: value for name, value in vars(self).items() if name != "per_query"}
+        return plain | {"metrics": {name: asdict(interval) for name, interval in self.metrics.items()}}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], per_query: Mapping[str, npt.NDArray[Any]] | None = None) -> Result:
+        """The result of `to_json`, or of a result file, whose other keys (model, environment …) are left alone.
+
+        Raises:
+            ModisteError: A field is missing.
+        """
+        fields = [name for name in cls.__dataclass_fields__ if name != "per_query"]
+        missing = [name for name in fields if name not in content]
+        if missing:
+            raise ModisteError(f"This is not a result file: it has no {', '.join(missing)}.")
+        values = {name: content[name] for name in fields}
+        values["metrics"] = {name: Interval(**interval) for name, interval in content["metrics"].items()}
+        return cls(**values, per_query={name: np.asarray(v) for name, v in (per_query or {}).items()})

@@ -1,0 +1,341 @@
+"""Retrieval: ranked searches over a gallery, all of them through one core.
+
+Text→image and image→text over the rows of a split (the protocol of CLIP, arXiv 2103.00020, and of FashionCLIP, Chia
+et al. 2022), attribute→product, and published queries with published relevance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modiste.data.captions import Captions
+from modiste.errors import ModisteError, did_you_mean
+from modiste.metrics import ranking
+from modiste.metrics.intervals import Interval, bootstrap, describe_bootstrap
+from modiste.metrics.ranking import Floats, Relevance
+from modiste.tasks.result import Embedder, Result
+
+if TYPE_CHECKING:
+    from modiste.data.catalogue import Catalogue
+
+DIRECTIONS = ("t2i", "i2t")
+GALLERIES = ("split", "all")
+SHOWN = 5
+"""Results that an example shows; a query whose first relevant item is among them is a hit."""
+
+Judgements = dict[str, list[str]]
+
+
+class Documents:
+    """The gallery: catalogue rows as vectors, each column embedded once.
+
+    Args:
+        embedder: Gives the embeddings.
+        catalogue: Its rows are the gallery, in this order.
+        template: Of the text of a row (`modiste.data.captions.Captions`).
+    """
+
+    def __init__(self, embedder: Embedder, catalogue: Catalogue, template: str = "{text}") -> None:
+        self.embedder, self.catalogue = embedder, catalogue
+        captions = Captions([template]).bind(catalogue)
+        self.texts = [captions.first(row) for row in range(len(catalogue))]
+        self.rows = np.asarray(catalogue.column("row"), dtype=np.int64)
+        self._columns: dict[str, Tensor] = {}
+
+    def column(self, name: str) -> Tensor:
+        """Embeddings (G, D) of the images (``image``), the rows' texts (``text``) or another column."""
+        if name not in self._columns:
+            self._columns[name] = self._embed(name)
+        return self._columns[name]
+
+    def _embed(self, name: str) -> Tensor:
+        if name == "image":
+            return self.embedder.images(self.catalogue)
+        return self.embedder.texts(self.texts if name == "text" else self.catalogue.column(name))
+
+    def vectors(self, weights: Mapping[str, float]) -> Tensor:
+        """normalise(Σ weight · column), (G, D)."""
+        total = torch.stack([weight * self.column(name) for name, weight in weights.items()]).sum(dim=0)
+        return F.normalize(total, dim=-1)
+
+
+@dataclass(frozen=True)
+class Search:
+    """Queries against a gallery, with their relevance.
+
+    Attributes:
+        name: Prefix of the metrics.
+        kind: ``t2i`` (texts search products) or ``i2t`` (images search texts).
+        labels: What each query is called in examples: its text, or its row in the full catalogue.
+        queries: (Q, D).
+        documents: The gallery.
+        weights: Of the columns in a document's vector.
+        relevance: Of the Q queries.
+    """
+
+    name: str
+    kind: str
+    labels: Sequence[str | int]
+    queries: Tensor
+    documents: Documents
+    weights: dict[str, float]
+    relevance: Relevance
+
+
+def text_search(
+    name: str, texts: Sequence[str], prefix: str, documents: Documents, weights: dict[str, float], relevance: Relevance
+) -> Search:
+    """Texts, each behind ``prefix``, search the documents."""
+    queries = documents.embedder.texts([prefix + text for text in texts])
+    return Search(name, "t2i", list(texts), queries, documents, weights, relevance)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How searches are scored, whatever their queries and galleries.
+
+    Attributes:
+        ks: Cut-offs.
+        map_denominator: As in `modiste.metrics.ranking.query_metrics`.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap and of the choice of examples.
+        examples: Number of example queries of each search, hits and misses.
+        select: Per-query metrics to the ones that are reported; all of them by default.
+    """
+
+    ks: Sequence[int] = (1, 5, 10)
+    map_denominator: str = "relevant"
+    resamples: int = 1000
+    seed: int = 0
+    examples: int = 12
+    select: Callable[[dict[str, Floats]], dict[str, Floats]] | None = None
+
+    def __post_init__(self) -> None:
+        ranking.check_options(self.ks, self.map_denominator)
+
+    def describe(self) -> dict[str, Any]:
+        """The part of a result's protocol that the scoring decides."""
+        return {
+            "metrics": ranking.metric_definitions(self.ks, self.map_denominator),
+            "map_denominator": self.map_denominator,
+            "ties": ranking.TIE_RULE,
+            "queries_without_relevant_items": ranking.EMPTY_RULE,
+            "bootstrap": describe_bootstrap(self.resamples, self.seed),
+            "seed": self.seed,
+        }
+
+    def run(self, searches: Sequence[Search]) -> dict[str, Any]:
+        """The fields ``metrics``, ``per_query``, ``counts`` and ``examples`` of a `Result`."""
+        metrics: dict[str, Interval] = {}
+        per_query: dict[str, Floats] = {}
+        counts: dict[str, int] = {}
+        examples: list[dict[str, Any]] = []
+        for search in searches:
+            relevance, gallery = search.relevance, search.documents.vectors(search.weights)
+            ranks = ranking.relevant_ranks(search.queries, gallery, relevance)
+            every = ranking.query_metrics(ranks, relevance, self.ks, self.map_denominator)
+            values = self.select(every) if self.select else every
+            intervals = bootstrap(values, ["median_rank"], self.resamples, self.seed)
+            metrics |= {f"{search.name}/{name}": interval for name, interval in intervals.items()}
+            per_query |= {f"{search.name}/{name}": value for name, value in values.items()}
+            counts |= {
+                f"{search.name}/queries": len(every["median_rank"]),
+                f"{search.name}/queries_without_relevant": int((relevance.counts == 0).sum()),
+                f"{search.name}/gallery": len(gallery),
+                f"{search.name}/relevant": len(relevance.items),
+            }
+            examples += self._examples(search, gallery, every["median_rank"])
+        return {"metrics": metrics, "per_query": per_query, "counts": counts, "examples": examples}
+
+    def _examples(self, search: Search, gallery: Tensor, best: Floats) -> list[dict[str, Any]]:
+        """A seeded mix: half hits and half misses where there are enough of both."""
+        answerable = np.flatnonzero(search.relevance.counts)
+        shuffled = np.random.default_rng(self.seed).permutation(len(best))
+        hits, misses = shuffled[best[shuffled] <= SHOWN], shuffled[best[shuffled] > SHOWN]
+        n_hits = min(len(hits), max(self.examples // 2, self.examples - len(misses)))
+        chosen = np.concatenate([hits[:n_hits], misses[: self.examples - n_hits]])
+        return [_example(search, gallery, int(answerable[i]), int(best[i])) for i in chosen]
+
+
+def _example(search: Search, gallery: Tensor, query: int, rank: int) -> dict[str, Any]:
+    scores = search.queries[query] @ gallery.T
+    first = torch.sort(scores, descending=True, stable=True).indices[:SHOWN].tolist()
+    relevant = set(search.relevance.items[search.relevance.starts[query] : search.relevance.starts[query + 1]].tolist())
+    rows, texts = search.documents.rows, search.documents.texts
+    results = [
+        {"row": int(rows[i]), "text": texts[i], "score": float(scores[i]), "relevant": i in relevant} for i in first
+    ]
+    return {"kind": search.kind, "search": search.name, "query": search.labels[query], "rank": rank, "results": results}
+
+
+def read_judgements(path: str | Path) -> Judgements:
+    """Published queries, query text to the ids of its relevant items, from JSON ``{query: {item id: 1}}``.
+
+    An item judged 0 is not relevant.
+
+    Raises:
+        ModisteError: The file is missing or is not of this form.
+    """
+    form = f"The relevance file {path} must be JSON of the form {{query: {{item id: 1 or 0}}}}"
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModisteError(f"There is no relevance file {path}; check its path.") from None
+    except ValueError as error:
+        raise ModisteError(f"{form}: {error}.") from None
+    if not isinstance(content, dict) or not all(isinstance(items, dict) for items in content.values()):
+        raise ModisteError(f"{form}.")
+    graded = [grade for items in content.values() for grade in items.values() if grade not in (0, 1)]
+    if graded:
+        raise ModisteError(f"{form}, not with relevance {graded[0]!r}.")
+    return {query: [item for item, grade in items.items() if grade] for query, items in content.items()}
+
+
+def judged_relevance(judgements: Judgements, product_ids: Sequence[str], source: str) -> Relevance:
+    """Published relevance on gallery items with these product ids (all images of a product are relevant).
+
+    Raises:
+        ModisteError: A relevant id is not in the gallery.
+    """
+    wanted = {item for items in judgements.values() for item in items}
+    missing = sorted(wanted - set(product_ids))
+    if missing:
+        shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        raise ModisteError(
+            f"{len(missing)} of the {len(wanted)} products that {source} calls relevant are not in the gallery "
+            f"({shown}); use the catalogue, and the part of it, that the relevance was published for."
+        )
+    positions: dict[str, list[int]] = {}
+    for position, product in enumerate(product_ids):
+        positions.setdefault(product, []).append(position)
+    pairs = [
+        (query, position)
+        for query, items in enumerate(judgements.values())
+        for item in items
+        for position in positions[item]
+    ]
+    return Relevance.from_pairs([query for query, _ in pairs], [item for _, item in pairs], len(judgements))
+
+
+class Retrieval:
+    """Searches among the products of a split.
+
+    Args:
+        directions: Of ``t2i`` (each row's text searches the images) and ``i2t`` (each row's image searches the texts).
+            Relevant are the rows of the same product: several are possible.
+        ks: Cut-offs.
+        gallery: ``split`` (the rows of the evaluated split) or ``all`` (the whole catalogue); queries are always of
+            the split.
+        attributes: Attribute columns whose values are queries (attribute→product): relevant are the rows with the
+            value. The metrics' prefix is ``<attribute>-to-product``.
+        published: Name (the metrics' prefix) to a JSON file ``{query text: {product id: 1}}``.
+        documents: Weights of ``image`` and text columns in the vector of a product, for attributes and published
+            queries: normalise(Σ weight · embedding).
+        template: Of the text of a row, as query and as document, over the catalogue's columns.
+        prefix: Put before every text query.
+        map_denominator: Of MAP@k: ``relevant`` or ``min_relevant_k``.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap and the examples.
+        examples: Number of example queries kept of each search.
+
+    Raises:
+        ModisteError: An option is unknown, or nothing is asked for.
+    """
+
+    name = "retrieval"
+
+    def __init__(
+        self,
+        directions: Sequence[str] = DIRECTIONS,
+        ks: Sequence[int] = (1, 5, 10),
+        gallery: str = "split",
+        attributes: Sequence[str] = (),
+        published: Mapping[str, str] | None = None,
+        documents: Mapping[str, float] | None = None,
+        template: str = "{text}",
+        prefix: str = "",
+        map_denominator: str = "relevant",
+        resamples: int = 1000,
+        seed: int = 0,
+        examples: int = 12,
+    ) -> None:
+        _one_of("gallery", gallery, GALLERIES)
+        for direction in directions:
+            _one_of("direction", direction, DIRECTIONS)
+        self.directions, self.attributes = list(directions), list(attributes)
+        self.published = {str(name): str(path) for name, path in (published or {}).items()}
+        if not (self.directions or self.attributes or self.published):
+            raise ModisteError(
+                "The retrieval task has nothing to do: give directions, attributes or published queries."
+            )
+        self.gallery, self.template, self.prefix = gallery, template, prefix
+        self.documents = {str(k): float(v) for k, v in (documents or {"image": 0.9, "text": 0.1}).items()}
+        self.ranking = Ranking(list(ks), map_denominator, resamples, seed, examples)
+
+    def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
+        """Evaluate on ``split`` of the full ``catalogue``.
+
+        Raises:
+            ModisteError: The split is empty, a column or file is missing, or an embedding is not finite.
+        """
+        queries = catalogue.select(split=split)
+        own = Documents(embedder, queries, self.template)
+        documents = own if self.gallery == "split" else Documents(embedder, catalogue, self.template)
+        searches = [self._direction(direction, own, documents) for direction in self.directions]
+        searches += [self._attribute(attribute, own, documents) for attribute in self.attributes]
+        searches += [self._published(name, path, documents) for name, path in self.published.items()]
+        return Result(
+            task=self.name,
+            data=catalogue.card.name,
+            split=split,
+            protocol=self.describe(),
+            primary=f"{searches[0].name}/mrr",
+            **self.ranking.run(searches),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The protocol as plain values."""
+        return {
+            "directions": self.directions,
+            "attributes": self.attributes,
+            "published": self.published,
+            "gallery": self.gallery,
+            "documents": self.documents,
+            "template": self.template,
+            "prefix": self.prefix,
+            "relevance": "rows of the same product_id; of the same value for attributes; as published otherwise",
+            **self.ranking.describe(),
+        }
+
+    def _direction(self, direction: str, own: Documents, documents: Documents) -> Search:
+        relevance = Relevance.from_ids(own.catalogue.column("product_id"), documents.catalogue.column("product_id"))
+        if direction == "i2t":
+            return Search("i2t", "i2t", own.rows.tolist(), own.column("image"), documents, {"text": 1.0}, relevance)
+        if self.prefix:
+            return text_search("t2i", own.texts, self.prefix, documents, {"image": 1.0}, relevance)
+        # Without a prefix the queries are the texts that the other direction searches: embedded once.
+        return Search("t2i", "t2i", own.texts, own.column("text"), documents, {"image": 1.0}, relevance)
+
+    def _attribute(self, attribute: str, own: Documents, documents: Documents) -> Search:
+        values = sorted(set(own.catalogue.column(attribute)) - {""})
+        relevance = Relevance.from_ids(values, documents.catalogue.column(attribute))
+        return text_search(f"{attribute}-to-product", values, self.prefix, documents, self.documents, relevance)
+
+    def _published(self, name: str, path: str, documents: Documents) -> Search:
+        judgements = read_judgements(path)
+        relevance = judged_relevance(judgements, documents.catalogue.column("product_id"), path)
+        return text_search(name, list(judgements), self.prefix, documents, self.documents, relevance)
+
+
+def _one_of(what: str, word: str, options: Sequence[str]) -> None:
+    if word not in options:
+        raise ModisteError(f"Unknown {what} '{word}'. {did_you_mean(word, options)}")

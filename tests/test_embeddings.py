@@ -1,0 +1,102 @@
+"""Embeddings come from the cache exactly when weights, pixels and preprocessing are the same."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from modiste.data.synthetic import Synthetic
+from modiste.embeddings import MatrixEmbedder, ModelEmbedder, fingerprint, read_matrix
+from modiste.errors import ModisteError
+from test_model import two_tower
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    return Synthetic(products=12, views=1, size=32)()
+
+
+def embed(model, catalogue, cache, **options):
+    embedder = ModelEmbedder(model, cache=cache, **{"batch_size": 5} | options)
+    return embedder.images(catalogue), embedder.texts(catalogue.column("text"))
+
+
+def test_rows_keep_their_order_and_batches_do_not_matter(catalogue):
+    model = two_tower()
+    images, texts = embed(model, catalogue, None)
+    with torch.no_grad():
+        for row in range(len(catalogue)):
+            pixels = model.preprocess(catalogue.read_image(row))[None]
+            torch.testing.assert_close(images[row], model.encode_image(pixels)[0], rtol=1e-4, atol=1e-5)
+            tokens = model.tokenizer([catalogue.column("text")[row]])
+            torch.testing.assert_close(texts[row], model.encode_text(tokens)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_second_time_nothing_is_computed(catalogue, tmp_path, monkeypatch):
+    model = two_tower()
+    first = embed(model, catalogue, tmp_path)
+    monkeypatch.setattr(type(model), "image_features", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(type(model), "text_features", lambda *_: pytest.fail("computed again"))
+    second = embed(model, catalogue, tmp_path)
+    assert all(map(torch.equal, first, second))
+
+
+def test_a_stale_entry_is_never_used(catalogue, tmp_path):
+    model = two_tower()
+    before, _ = embed(model, catalogue, tmp_path)
+    files = len(list(tmp_path.iterdir()))
+    with torch.no_grad():
+        next(model.image.parameters()).add_(0.1)
+    weights, _ = embed(model, catalogue, tmp_path)
+    assert not torch.allclose(weights, before)
+    model.preprocess = replace(model.preprocess, resize="squash", interpolation="nearest")
+    preprocessing, _ = embed(model, catalogue, tmp_path)
+    assert not torch.equal(preprocessing, weights) or len(list(tmp_path.iterdir())) > files + 2
+    other = Synthetic(products=12, views=1, size=32, seed=1)()
+    assert not torch.allclose(embed(model, other, tmp_path)[0], preprocessing)
+    backwards = catalogue.select(rows=list(range(len(catalogue)))[::-1])
+    torch.testing.assert_close(embed(model, backwards, tmp_path)[0], preprocessing.flip(0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_fingerprint_sees_every_weight_and_buffer():
+    model = two_tower("test_efficientnet")
+    seen = {fingerprint(model)}
+    for name, tensor in model.state_dict().items():
+        before = tensor.clone()
+        tensor.add_(1)
+        assert fingerprint(model) not in seen, name
+        tensor.copy_(before)
+    assert fingerprint(model) in seen
+
+
+def matrices(catalogue):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(len(catalogue), 4, generator=generator), torch.randn(len(catalogue), 4, generator=generator)
+
+
+def test_matrix_embedder_gives_the_rows_of_a_part(catalogue):
+    images, texts = matrices(catalogue)
+    embedder = MatrixEmbedder(catalogue, images, texts)
+    part = catalogue.select(rows=[7, 2])
+    torch.testing.assert_close(embedder.images(part), torch.nn.functional.normalize(images[[7, 2]], dim=-1))
+    with pytest.raises(ModisteError, match="no embedding of the text 'unheard of'"):
+        embedder.texts(["unheard of"])
+
+
+def test_matrices_that_do_not_fit_are_one_sentence(catalogue, tmp_path):
+    images, texts = matrices(catalogue)
+    for wrong, message in (
+        ((images[:5], texts), "there are 12 rows"),
+        ((images, texts[:, :3]), "differ in size"),
+        ((images * float("nan"), texts), "not finite"),
+    ):
+        with pytest.raises(ModisteError, match=message):
+            MatrixEmbedder(catalogue, *wrong)
+    with pytest.raises(ModisteError, match="no embedding file"):
+        read_matrix(tmp_path / "none.npy")
+    (tmp_path / "bad.npy").write_text("no matrix")
+    with pytest.raises(ModisteError, match="does not hold a matrix"):
+        read_matrix(tmp_path / "bad.npy")
+    np.save(tmp_path / "good.npy", images.numpy())
+    assert torch.equal(read_matrix(tmp_path / "good.npy"), images)
