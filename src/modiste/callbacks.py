@@ -1,0 +1,184 @@
+"""Lightning callbacks: progress, cost, interruption, sample retrievals."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from types import FrameType
+from typing import Any, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+
+from modiste.data.module import Batch
+from modiste.machine import peak_memory_mb
+from modiste.rundir import RunDir
+
+
+def fast_dev_run(trainer: Trainer) -> bool:
+    """Whether this is ``debug=step``, which saves and logs nothing."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+class Interrupted(BaseException):
+    """Training stopped on request, its state saved."""
+
+
+class Interruptible(Callback):
+    """Ctrl-C or SIGTERM: finish the step in hand, save it, stop. A second Ctrl-C stops at once."""
+
+    def __init__(self, run_dir: str) -> None:
+        self.checkpoint = RunDir(run_dir).checkpoints / "recent.ckpt"
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {
+                number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)
+            }
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if self.requested:
+            if not fast_dev_run(trainer):
+                trainer.save_checkpoint(self.checkpoint)
+            raise Interrupted(f"step {trainer.global_step}")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+class Throughput(Callback):
+    """Logs ``train/pairs_per_second`` over the last ``window`` steps of an epoch."""
+
+    def __init__(self, window: int = 20) -> None:
+        self._times: deque[tuple[float, int]] = deque(maxlen=window + 1)
+        self._pairs = 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._times.clear()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self._pairs += len(batch["row"]) * trainer.world_size
+        self._times.append((time.perf_counter(), self._pairs))
+        (since, before), (now, pairs) = self._times[0], self._times[-1]
+        if now > since:
+            pl_module.log("train/pairs_per_second", (pairs - before) / (now - since), prog_bar=True)
+
+
+class Cost(Callback):
+    """Writes ``cost.json``: wall seconds, pairs and steps of training, and peak memory, summed over continuations."""
+
+    def __init__(self, run_dir: str) -> None:
+        self.run = RunDir(run_dir)
+        self.seconds, self.pairs = 0.0, 0
+        self._started = time.perf_counter()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.pairs += len(batch["row"]) * trainer.world_size
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self._total(), "pairs": self.pairs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds, self.pairs = state_dict["seconds"], state_dict["pairs"]
+
+    def _total(self) -> float:
+        return self.seconds + time.perf_counter() - self._started
+
+    def _write(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero and not fast_dev_run(trainer):
+            facts = {"seconds": round(self._total(), 1), "pairs": self.pairs, "steps": trainer.global_step}
+            self.run.write_json("cost", facts | {"peak_memory_mb": round(peak_memory_mb(), 1)})
+
+
+class LineProgress(ProgressBar):
+    """A plain line now and then, for logs that are no terminal."""
+
+    def __init__(self, seconds: float = 15.0) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.enabled = True
+        self._last = 0.0
+
+    def disable(self) -> None:
+        self.enabled = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if time.monotonic() - self._last >= self.seconds:
+            self._last = time.monotonic()
+            self._print(trainer, pl_module, f"batch {batch_idx + 1}/{self.total_train_batches}")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._print(trainer, pl_module, "validated")
+
+    def _print(self, trainer: Trainer, pl_module: LightningModule, where: str) -> None:
+        if not self.enabled:
+            return
+        metrics = self.get_metrics(trainer, pl_module)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, float))
+        print(f"epoch {trainer.current_epoch}  {where}  step {trainer.global_step}  {shown}", flush=True)
+
+
+def progress() -> ProgressBar:
+    """A rich progress bar on a terminal, plain lines elsewhere."""
+    return RichProgressBar() if sys.stdout.isatty() else LineProgress()
+
+
+class SampleRetrievals(Callback):
+    """Sends a table of sample retrievals, hits and misses, to wandb after each validation, if wandb logs."""
+
+    def __init__(self, count: int = 8, thumbnails: int = 5) -> None:
+        self.count, self.thumbnails = count, thumbnails
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        from lightning.pytorch.loggers import WandbLogger
+
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+                for name, result in cast(Any, pl_module).results.items():
+                    self._send(logger, trainer, name, result)
+
+    def _send(self, logger: Any, trainer: Trainer, name: str, result: Any) -> None:
+        import wandb
+
+        examples = [example for example in result.examples if example["kind"] == "t2i"][: self.count]
+        if not examples:
+            return
+        full = trainer.datamodule.catalogue  # type: ignore[attr-defined]
+        position = {row: index for index, row in enumerate(full.column("row"))}
+        rows = []
+        for example in examples:
+            shown = example["results"][: self.thumbnails]
+            images = [wandb.Image(full.read_image(position[hit["row"]])) for hit in shown]
+            rows.append([example["query"], example["rank"], *images, *[None] * (self.thumbnails - len(images))])
+        columns = ["query", "rank", *(f"top {i + 1}" for i in range(self.thumbnails))]
+        logger.log_table(f"val/{name}/samples", columns=columns, data=rows)

@@ -1,0 +1,175 @@
+"""Train a dual encoder: modiste train data=kagl image=lite text=minilm"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+
+from modiste.config import instantiate, validate
+from modiste.rundir import RunDir
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.loggers import Logger
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Trains; returns the best value of the monitor, for sweeps."""
+    validate(cfg)
+    import torch
+    from lightning.pytorch import seed_everything
+
+    from modiste.callbacks import Interrupted, fast_dev_run
+    from modiste.data.catalogue import load as load_catalogue
+    from modiste.loading import build_data, build_model, load_weights
+    from modiste.module import ContrastiveModule
+
+    start = starting_point(cfg)
+    quieten()
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    torch.set_float32_matmul_precision("high")
+    catalogue = load_catalogue(cfg.data)
+    log.info("%s: %s", catalogue.card.name, catalogue.report)
+    model = build_model(cfg)
+    data = build_data(cfg.data, catalogue, model)
+    loss = instantiate(cfg.loss)
+    loss.initialise(model.initial_scale, model.initial_bias, data.batch_size)
+    if cfg.init and start is not None:
+        load_weights(model, start)
+    module = ContrastiveModule(
+        model,
+        loss,
+        instantiate(cfg.optim),
+        {name: instantiate(node) for name, node in cfg.task.items()},
+        cfg.seed,
+        OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
+    )
+    module.train()  # transformers hands out its models in evaluation mode, and Lightning leaves the mode as it is
+    run_dir = RunDir(cfg.run_dir)
+    loggers = build_loggers(cfg, run_dir)
+    trainer = build_trainer(cfg, run_dir, loggers)
+    if trainer.is_global_zero:
+        describe(cfg, run_dir, {} if fast_dev_run(trainer) else loggers)
+    try:
+        trainer.fit(module, data, ckpt_path=str(start) if cfg.resume or cfg["continue"] else None, weights_only=True)
+    except Interrupted as stop:
+        raise SystemExit(farewell(run_dir, str(stop))) from None
+    finally:
+        finish_loggers()
+    if fast_dev_run(trainer) or not trainer.is_global_zero:
+        return None
+    return conclude(run_dir, trainer)
+
+
+def quieten() -> None:
+    """Leaves out what Lightning and its friends say of themselves; warnings stay, but for those that do not apply."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        "Found .* module.s. in eval mode",  # frozen parts are meant to be
+        "`isinstance.treespec, LeafSpec.` is deprecated",
+        "The '.*_dataloader' does not have many workers",
+        "Checkpoint directory .* exists and is not empty",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def starting_point(cfg: DictConfig) -> Path | None:
+    """The checkpoint to start from, or None from scratch.
+
+    Raises:
+        ModisteError: The run has no checkpoint.
+    """
+    given = [(name, cfg[name]) for name in ("init", "resume", "continue") if cfg[name]]
+    if not given:
+        return None
+    name, source = given[0]
+    if name == "init" and Path(source).suffix == ".ckpt":
+        return Path(source)
+    return RunDir.find(source).checkpoint("best" if name == "init" else "last")
+
+
+def build_loggers(cfg: DictConfig, run_dir: RunDir) -> dict[str, Logger]:
+    """The CSV log, and the loggers of the configuration; ``continue`` goes on with their former runs."""
+    from lightning.pytorch.loggers import CSVLogger
+
+    earlier = run_dir.read_json("logger") if cfg["continue"] else {}
+    chosen = {
+        name: instantiate(node, **({"run_id": earlier[name]} if name in earlier else {}))
+        for name, node in cfg.logger.items()
+    }
+    return {"csv": CSVLogger(str(run_dir.path), name="csv"), **chosen}
+
+
+def build_trainer(cfg: DictConfig, run_dir: RunDir, loggers: dict[str, Logger]) -> Trainer:
+    """Lightning's trainer with the callbacks of the configuration."""
+    callbacks = [instantiate(node) for node in cfg.callbacks.values() if node is not None]
+    return instantiate(
+        cfg.trainer, logger=list(loggers.values()), callbacks=callbacks, default_root_dir=str(run_dir.path)
+    )
+
+
+def describe(cfg: DictConfig, run_dir: RunDir, loggers: dict[str, Logger]) -> None:
+    """Writes what the run is: configuration, overrides, environment, ids of the loggers' runs."""
+    from modiste.machine import environment
+
+    run_dir.path.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, run_dir.config, resolve=True)
+    OmegaConf.save(OmegaConf.create(overrides()), run_dir.path / "overrides.yaml")
+    run_dir.write_json("environment", environment() | {"command": command()})
+    ids = {}
+    for name, logger in loggers.items():
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+        if isinstance(logger.version, str) and logger.version and name != "csv":
+            ids[name] = logger.version
+    run_dir.write_json("logger", ids)
+
+
+def overrides() -> list[str]:
+    """The overrides that the command line gave, without those that only say where to start and write."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return []
+    return [
+        o for o in HydraConfig.get().overrides.task if o.split("=")[0] not in ("init", "resume", "continue", "run_dir")
+    ]
+
+
+def command() -> str:
+    """The command line as one would type it."""
+    import shlex
+
+    return shlex.join(["modiste", *sys.argv[1:]])
+
+
+def farewell(run_dir: RunDir, where: str) -> int:
+    """Says how to go on with an interrupted run; returns the exit code of an interruption."""
+    print(
+        f"\nInterrupted at {where}; nothing is lost. Continue with: modiste train continue={run_dir.path}",
+        file=sys.stderr,
+    )
+    return 130
+
+
+def finish_loggers() -> None:
+    """Ends wandb's run, so that the next job of a multirun gets its own."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(quiet=True)
+
+
+def conclude(run_dir: RunDir, trainer: Trainer) -> float | None:
+    """Writes the report; returns the best value of the monitor."""
+    from modiste.report import write_report
+
+    report = write_report(run_dir.path)
+    print(f"\nRun directory: {run_dir.path}\nReport: {report}\nEvaluate it: modiste evaluate run={run_dir.path}")
+    best = getattr(trainer.checkpoint_callback, "best_model_score", None)
+    return None if best is None else float(best)

@@ -1,0 +1,116 @@
+"""Models from run directories and hubs, in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from modiste.config import instantiate
+from modiste.data.captions import Captions
+from modiste.data.catalogue import Catalogue
+from modiste.errors import ModisteError
+from modiste.model import DualEncoder, Tokenizer
+from modiste.preprocess import Preprocess
+from modiste.rundir import RunDir
+from modiste.tuning import TOWERS, Tuning
+
+if TYPE_CHECKING:
+    from modiste.data.module import FashionDataModule
+
+WEIGHTS = "state_dict"
+PREFIX = "model."
+
+
+class Loaded(NamedTuple):
+    """A model in evaluation mode, its image transform and its tokenizer."""
+
+    model: DualEncoder
+    transform: Preprocess
+    tokenizer: Tokenizer
+
+
+def build_model(cfg: DictConfig) -> DualEncoder:
+    """The model of a configuration's ``model`` node, its trainable part chosen by its ``tune`` node."""
+    model: DualEncoder = instantiate(cfg.model)
+    for tower in TOWERS:
+        Tuning(**cfg.tune[tower]).apply(model, tower)
+    return model
+
+
+def build_data(cfg: DictConfig, catalogue: Catalogue, model: DualEncoder) -> FashionDataModule:
+    """The LightningDataModule of a configuration's ``data`` node."""
+    from modiste.data.module import FashionDataModule
+
+    options = {name: cfg[name] for name in ("batch_size", "eval_batch_size", "num_workers", "limit", "seed")}
+    return FashionDataModule(
+        catalogue,
+        model.preprocess,
+        model.tokenizer,
+        captions=Captions(**OmegaConf.to_container(cfg.captions, resolve=True)),  # type: ignore[arg-type]
+        augment=[instantiate(node) for node in cfg.augment],
+        **options,
+    )
+
+
+def read_checkpoint(path: Path) -> dict:
+    """A checkpoint's contents; tensors and plain containers only.
+
+    Raises:
+        ModisteError: The file is missing, damaged, or holds more than tensors and plain containers.
+    """
+    if not path.is_file():
+        raise ModisteError(f"There is no checkpoint {path}: give a run directory or a .ckpt file.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged or a refused file
+        raise ModisteError(
+            f"The checkpoint {path} is refused: it is damaged or holds more than weights. "
+            "Use one that modiste train wrote."
+        ) from error
+    if not isinstance(checkpoint, dict) or WEIGHTS not in checkpoint:
+        raise ModisteError(f"The checkpoint {path} has no '{WEIGHTS}': use one that modiste train wrote.")
+    return checkpoint
+
+
+def load_weights(model: DualEncoder, path: Path) -> None:
+    """The weights of a checkpoint into ``model``.
+
+    Raises:
+        ModisteError: Names or shapes differ, or see `read_checkpoint`.
+    """
+    state = read_checkpoint(path)[WEIGHTS]
+    weights = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:300]
+        raise ModisteError(
+            f"The weights of {path} do not fit this model: start from a run with the same image, text and model. "
+            f"{detail}"
+        ) from error
+
+
+def load(source: str | Path, checkpoint: str = "best") -> Loaded:
+    """A model with its transform and tokenizer.
+
+    Args:
+        source: A run directory; else a hub id or local directory of a model of transformers.
+        checkpoint: ``best`` or ``last`` of a run directory.
+
+    Raises:
+        ModisteError: There is neither, or its configuration or weights are refused.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir() and RunDir(path).is_run:
+        run = RunDir(path)
+        model = build_model(DictConfig(OmegaConf.load(run.config)))
+        load_weights(model, run.checkpoint(checkpoint))
+    else:
+        from modiste.pretrained.hf import TransformersDualEncoder
+
+        model = TransformersDualEncoder(str(source))
+    model.eval()
+    return Loaded(model, model.preprocess, model.tokenizer)

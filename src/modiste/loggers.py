@@ -1,0 +1,54 @@
+"""Loggers that need more than their own constructor."""
+
+from __future__ import annotations
+
+import logging
+import netrc
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modiste.errors import ModisteError
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import WandbLogger
+
+log = logging.getLogger(__name__)
+
+
+def wandb_logger(save_dir: str, offline: bool | None = None, run_id: str | None = None, **options: Any) -> WandbLogger:
+    """A `WandbLogger` that needs no account: without a key it logs offline, for ``wandb sync`` later.
+
+    Args:
+        save_dir: Where it writes.
+        offline: True or False; null is True when there is no key.
+        run_id: Continue this run. wandb cannot continue an offline run: then a new one begins in the same group.
+        options: Of ``WandbLogger`` (project, name, group, tags …).
+
+    Raises:
+        ModisteError: wandb is not installed.
+    """
+    try:
+        import wandb  # noqa: F401
+        from lightning.pytorch.loggers import WandbLogger
+    except ImportError:
+        raise ModisteError("logger=wandb needs wandb: pip install 'modiste[wandb]', or leave it out.") from None
+    offline = not has_key() if offline is None else offline
+    if run_id and offline:
+        log.warning("wandb cannot continue an offline run (%s): a new one begins in the same group.", run_id)
+        options["group"] = options.get("group") or run_id
+        run_id = None
+    resume: dict[str, Any] = {"id": run_id, "resume": "must"} if run_id else {}
+    return WandbLogger(save_dir=save_dir, offline=offline, **resume, **options)
+
+
+def has_key() -> bool:
+    """Whether wandb could log in: WANDB_API_KEY, or an entry of its host in ~/.netrc."""
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+        return False
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return any("wandb" in host for host in netrc.netrc(Path.home() / ".netrc").hosts)
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,30 @@
+"""What every test shares: a cache of its own, two threads, and the real data sets where MODISTE_DATA has them."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Read by torch when a test imports it.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+def pytest_configure(config):
+    """Scans and embeddings never go to the user's cache, not even those of a doctest."""
+    config.modiste_cache = tempfile.mkdtemp(prefix="modiste-cache-")
+    os.environ["MODISTE_CACHE"] = config.modiste_cache
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(config.modiste_cache, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+    """The folder of the real data sets."""
+    folder = os.environ.get("MODISTE_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("MODISTE_DATA is not set to the folder of the real data sets")
+    return Path(folder)

@@ -1,0 +1,471 @@
+"""The command line: what it answers at once, what it says of mistakes, and how a job is started."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import modiste.commands
+from modiste import __version__, cli, config
+from modiste.cli import completions, main
+
+HEAVY = ("torch", "lightning", "transformers", "datasets", "timm", "matplotlib", "pandas", "sklearn")
+SEW = '''"""`modiste sew cloth=linen`: sew a suit."""
+import json, os, sys
+from omegaconf import OmegaConf
+from modiste.errors import ModisteError
+
+def run(cfg):
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    with open(cfg.log, "a") as log:
+        print(json.dumps({"cfg": plain, "argv": sys.argv[1:], "out": cfg.out}), file=log)
+    if cfg.seed == 7:
+        raise ModisteError("seven is unlucky")
+    if cfg.seed == 8:
+        raise RuntimeError("the needle broke")
+    if cfg.seed == 9:
+        raise KeyboardInterrupt
+    if cfg.seed == 10:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+    if cfg.seed == 11:
+        sys.exit(3)
+    return 1.0
+'''
+FILES = {
+    "commands/__init__.py": "",
+    "commands/sew.py": SEW,
+    "commands/measure.py": '"""Compare suits."""\nimport json\n\ndef run(cfg): print(json.dumps(list(cfg.paths)))\n',
+    "conf/sew.yaml": """\
+# Sew a suit
+# modiste sew -m cloth=linen,wool
+defaults:
+  - cloth: wool     # what it is made of
+  - extras: [lace]  # what is on it
+  - recipe: null
+  - _self_
+
+seed: 0             # decides the pattern
+title: x
+out: ${hydra:runtime.output_dir}
+log: log.jsonl
+init: null
+resume: null
+continue: null
+
+hydra:
+  run: {dir: "suits/${now:%H-%M-%S-%f}"}
+  sweep: {dir: suits, subdir: "${hydra.job.num}"}
+  job_logging: {root: {handlers: []}}
+  hydra_logging: {root: {handlers: []}}
+""",
+    "conf/measure.yaml": "# Compare suits\npaths: []\nunit: cm\nhydra: {run: {dir: .}, output_subdir: null}\n",
+    "conf/cloth/wool.yaml": "# Warm\nweight: 3\nyarn: {ply: 2}\n",
+    "conf/cloth/linen.yaml": "# Cool\nweight: 2\n",
+    "conf/cloth/due.yaml": "# Not chosen yet\nweight: ???\n",
+    "conf/cloth/_base.yaml": "# Private\nweight: 1\n",
+    "conf/cloth/dye/red.yaml": "# Red\nname: red\n",
+    "conf/extras/lace.yaml": "lace: {price: 1}\n",
+    "conf/extras/buttons.yaml": "buttons: {price: 2}\n",
+    "conf/recipe/summer.yaml": "# @package _global_\n# Summer\ndefaults: [{override /cloth: linen}]\nseed: 5\n",
+}
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """A tailor's shop with the commands sew and measure, and a working directory."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(cli, "COMMANDS", tmp_path / "commands")
+    monkeypatch.setattr(config, "config_dir", lambda: tmp_path / "conf")
+    monkeypatch.setattr(modiste.commands, "__path__", [str(tmp_path / "commands")])
+    monkeypatch.chdir(tmp_path)
+    for name in ("HYDRA_FULL_ERROR", "MODISTE_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    yield tmp_path
+    for name in ("sew", "measure"):
+        sys.modules.pop(f"modiste.commands.{name}", None)
+
+
+def jobs(shop):
+    """What the jobs of sew were given, in order."""
+    log = shop / "log.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+# ------------------------------------------------------------------------------------------------- answered at once
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["--completion", "bash"], 0),
+        (["train", "--help"], 0),
+        (["trian"], 2),
+        (["train", "lss=clip"], 2),
+        (["train", "loss=siglop"], 2),
+        (["train", "--cfg", "job"], 0),
+        (["-sc", "query=bash"], 0),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_answers_at_once_without_a_heavy_import(argv, code, tmp_path):
+    script = (
+        "import sys, time; from modiste.cli import main; code = main(sys.argv[1:]); "
+        f"heavy = [name for name in {HEAVY} if name in sys.modules]; "
+        "print('REPORT', code, heavy, time.process_time() < 1.5)"
+    )
+    environment = {**os.environ, "COMP_LINE": "modiste train loss.", "PYTHONPATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *argv], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"REPORT {code} [] True"
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_command_has_a_config_of_its_name_and_a_line_of_help():
+    assert set(cli.commands()) <= {file.stem for file in config.config_dir().glob("*.yaml")}
+    assert all(len(line) > 10 and "modiste " not in line for line in cli.commands().values())
+
+
+def test_help_lists_the_commands_and_no_arguments_at_all_is_a_mistake(shop, capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^  measure  Compare suits$", out, re.M)
+    assert re.search(r"^  sew      Sew a suit$", out, re.M)
+    assert main([]) == 2
+    assert capsys.readouterr().out == out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"modiste {__version__}\n"
+
+
+def test_help_of_a_command_lists_groups_options_keys_and_examples(shop, capsys):
+    assert main(["sew", "--help"]) == 0
+    out = capsys.readouterr().out
+    for line in (
+        r"cloth=  what it is made of",
+        r"    linen  Cool",
+        r"  \* wool   Warm",
+        r"cloth/dye=",
+        r"    red  Red",
+        r"  \* lace",
+        r"    summer  Summer",
+        r"    seed=0 +decides the pattern",
+        r"  modiste sew cloth=linen",
+        r"  modiste sew -m cloth=linen,wool",
+    ):
+        assert re.search(rf"^{line}$", out, re.M), line
+    assert "_base" not in out
+    assert out.index("extras=") < out.index("recipe=")
+
+
+def test_help_shows_the_users_own_options(shop, capsys):
+    (shop / "mine/cloth").mkdir(parents=True)
+    (shop / "mine/cloth/silk.yaml").write_text("# Mine\nweight: 1\n")
+    assert main(["sew", "--help", "--config-dir", "mine"]) == 0
+    assert re.search(r"^    silk   Mine$", capsys.readouterr().out, re.M)
+
+
+# ---------------------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("swe", ["'swe'", "Did you mean 'sew'?"]),
+        ("sew clth=wool", ["Did you mean 'cloth'?"]),
+        ("sew cloth=linnen", ["Did you mean 'linen'?"]),
+        ("sew +cloth/dye=read", ["Did you mean 'red'?"]),
+        ("sew cloth.wieght=1", ["Did you mean 'cloth.weight'?"]),
+        ("sew --mutirun", ["Did you mean '--multirun'?"]),
+        ("sew cloth", ["'cloth' is not an override"]),
+        ("sew seed=1,2", ["add -m"]),
+        ("sew title=(", ["quote it"]),
+        ("sew title=${nowhere}", ["no 'nowhere'"]),
+        ("sew cloth=due", ["'cloth.weight' has no value"]),
+        ("sew --config-dir nope", ["no folder 'nope'"]),
+        ("sew -cp nope", ["no folder 'nope'"]),
+        ("sew -m resume=a,b", ["one run directory"]),
+        ("sew -cn swe", ["Did you mean 'sew'?"]),
+        ("sew -m seed=1,2 cloth=wool,lnen", ["Did you mean 'linen'?"]),
+        ("sew -m seed=1,2 recipe=summer,sumer", ["Did you mean 'summer'?"]),
+        ("sew -m cloth.wieght=1,2", ["Did you mean 'cloth.weight'?"]),
+        ("sew +recipe=summer", ["recipe", "without the +"]),
+        ("sew cloth/dye=red", ["+cloth/dye="]),
+        ("sew -m --cfg job", ["exclude each other"]),
+        ("sew --resolve", ["--cfg"]),
+        ("sew resume=nope", ["nope"]),
+        ("sew continue=conf", ["conf is not a run directory"]),
+        ("measure units=cm", ["Did you mean 'unit'?"]),
+        ("--completion fish", ["'fish'"]),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(shop, capsys, line, parts):
+    assert main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"Error: .*\n", err), err
+    assert all(part in err for part in parts), err
+    assert jobs(shop) == []
+    assert not (shop / "suits").exists()
+
+
+def test_a_missing_value_does_not_keep_the_config_from_being_shown(shop, capsys):
+    assert main(["sew", "cloth=due", "--cfg", "job"]) == 0
+    assert "weight: ???" in capsys.readouterr().out
+
+
+def test_a_users_mistake_inside_a_command_is_one_line_and_exit_code_1(shop, capsys):
+    assert main(["sew", "seed=7"]) == 1
+    assert capsys.readouterr().err == "Error: seven is unlucky\n"
+
+
+@pytest.mark.parametrize("variable", ["MODISTE_DEBUG", "HYDRA_FULL_ERROR"])
+def test_debugging_shows_the_traceback_of_a_users_mistake(shop, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(config.ModisteError, match="unlucky"):
+        main(["sew", "seed=7"])
+    with pytest.raises(config.ModisteError, match="linen"):
+        main(["sew", "cloth=linnen"])
+
+
+def test_other_exceptions_keep_their_traceback_and_the_environment_is_as_it_was(shop):
+    before = sys.argv
+    with pytest.raises(RuntimeError, match="needle"):
+        main(["sew", "seed=8"])
+    assert "HYDRA_FULL_ERROR" not in os.environ
+    assert sys.argv is before
+
+
+def test_an_interrupt_is_quiet_also_when_lightning_made_an_exit_of_it(shop, capsys):
+    assert main(["sew", "seed=9"]) == 130
+    assert main(["sew", "seed=10"]) == 130
+    assert capsys.readouterr().err == ""
+    with pytest.raises(SystemExit) as stop:
+        main(["sew", "seed=11"])
+    assert stop.value.code == 3
+
+
+# -------------------------------------------------------------------------------------------------------------- jobs
+
+
+def test_a_job_runs_in_its_own_directory(shop):
+    assert main(["sew", "cloth=linen", "seed=3"]) == 0
+    (job,) = jobs(shop)
+    assert job["cfg"]["cloth"] == {"weight": 2}
+    assert job["cfg"]["seed"] == 3
+    assert (Path(job["out"]) / ".hydra/overrides.yaml").is_file()
+
+
+def test_flags_and_overrides_in_any_order_and_a_sweep_over_groups_globs_and_values(shop):
+    assert main(["sew", "seed=1,2", "-m", "cloth=glob(*n*)", "recipe=summer"]) == 0
+    assert [(job["cfg"]["seed"], job["cfg"]["cloth"]["weight"]) for job in jobs(shop)] == [(1, 2), (2, 2)]
+
+
+def test_a_failed_job_of_a_sweep_is_named(shop, capsys):
+    assert main(["sew", "-m", "seed=6,7"]) == 1
+    err = capsys.readouterr().err
+    assert "seed=7" in err
+    assert err.endswith("Error: seven is unlucky\n")
+
+
+def test_a_job_can_be_started_again_from_its_own_arguments(shop):
+    """Lightning starts the other processes of a multi-device run with sys.argv and hydra.run.dir."""
+    mine = shop / "mine/cloth"
+    mine.mkdir(parents=True)
+    (mine / "silk.yaml").write_text("weight: 1\n")
+    arguments = ["-m", "seed=1,2", "cloth=silk", "title='a, (b'", "--config-dir", "mine", "hydra.job.name=tailor"]
+    assert main(["sew", *arguments]) == 0
+    swept = jobs(shop)
+    assert len(swept) == 2
+    for job in swept:
+        assert main([*job["argv"], f'hydra.run.dir="{job["out"]}"', "hydra.output_subdir=null"]) == 0
+    assert [(job["cfg"], job["out"]) for job in jobs(shop)[2:]] == [(job["cfg"], job["out"]) for job in swept]
+
+
+def test_the_users_own_groups(shop):
+    (shop / "mine/cloth").mkdir(parents=True)
+    (shop / "mine/cloth/silk.yaml").write_text("weight: 1\n")
+    assert main(["sew", "cloth=silk", "--config-dir=mine"]) == 0
+    assert jobs(shop)[0]["cfg"]["cloth"] == {"weight": 1}
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["--cfg", "job", "-p", "cloth"], "weight: 3"),
+        (["--cfg", "hydra"], "name: sew"),
+        (["--cfg", "job", "--resolve", "out=x"], "out: x"),
+        (["--info", "defaults"], "cloth/wool"),
+        (["--hydra-help"], "Hydra"),
+    ],
+)
+def test_hydras_own_flags(shop, capsys, argv, part):
+    try:
+        code = main(["sew", *argv])
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 0
+    assert part in capsys.readouterr().out
+    assert jobs(shop) == []
+
+
+# --------------------------------------------------------------------------------------------------------- arguments
+
+
+def test_positional_arguments_are_paths_for_a_command_that_takes_paths(shop, capsys):
+    names = ["plain", "a b, (c)=${d}", 'it\'s "odd"\\', "seed=3,lr=0.1"]
+    for name in names:
+        (shop / name).mkdir()
+    assert main(["measure", *names, "absent/run", "unit=inch"]) == 0
+    assert json.loads(capsys.readouterr().out) == [*names, "absent/run"]
+
+
+def test_starting_points_can_be_swept(shop):
+    assert main(["sew", "-m", "init=one,two"]) == 0
+    assert [job["cfg"]["init"] for job in jobs(shop)] == ["one", "two"]
+
+
+def test_another_root_and_another_folder_of_configs(shop):
+    (shop / "other/cloth").mkdir(parents=True)
+    (shop / "other/mend.yaml").write_text("seed: 2\nlog: log.jsonl\nout: x\nhydra: {run: {dir: out}}\n")
+    assert main(["sew", "-cp", "other", "-cn", "mend"]) == 0
+    assert jobs(shop)[0]["cfg"] == {"seed": 2, "log": "log.jsonl", "out": "x"}
+
+
+def test_positional_arguments_elsewhere_are_a_mistake(shop, capsys):
+    assert main(["sew", "plain"]) == 2
+    assert "write key=value" in capsys.readouterr().err
+
+
+def started(path, overrides):
+    """A run directory that was started with ``overrides``."""
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text("seed: 1\n")
+    (path / "overrides.yaml").write_text(yaml.safe_dump(overrides))
+    return path
+
+
+@pytest.mark.parametrize("name", ["suits/one", "suits/a (b), [c]={d} 'e' \"f\""])
+def test_resume_begins_with_the_runs_own_overrides_and_continue_also_in_its_directory(shop, name):
+    run = started(shop / name, ["cloth=linen", "seed=3", "init=old", "cloth.weight=9"])
+    assert main(["sew", f"resume={name}", "seed=4"]) == 0
+    assert main(["sew", f"continue={name}"]) == 0
+    resumed, continued = jobs(shop)
+    assert resumed["cfg"]["cloth"] == {"weight": 9}
+    assert resumed["cfg"]["seed"] == 4
+    assert resumed["cfg"]["init"] is None
+    assert resumed["cfg"]["resume"] == name
+    assert Path(resumed["out"]) != run
+    assert continued["cfg"]["seed"] == 3
+    assert Path(continued["out"]) == run
+
+
+def test_a_group_that_is_replaced_takes_its_earlier_keys_with_it(shop):
+    started(shop / "one", ["cloth=wool", "cloth.yarn.ply=5", "title=t", "cloth/dye=red"])
+    assert main(["sew", "resume=one", "cloth=linen"]) == 0
+    assert jobs(shop)[0]["cfg"]["cloth"] == {"weight": 2}
+    assert jobs(shop)[0]["cfg"]["title"] == "t"
+
+
+def test_a_run_that_cannot_be_continued_is_one_sentence(shop, capsys):
+    started(shop / "one", [])
+    (shop / "one/overrides.yaml").write_text("seed: 1\n")
+    assert main(["sew", "continue=one"]) == 2
+    assert "does not say how it was started" in capsys.readouterr().err
+    (shop / "one/overrides.yaml").write_text("- seed=1\n")
+    assert main(["sew", "-m", "continue=one"]) == 2
+    assert "leave out -m" in capsys.readouterr().err
+
+
+def test_a_path_that_is_there_is_quoted_and_the_name_of_a_run_always(shop):
+    odd = "here (it) is, {x}"
+    (shop / odd).mkdir()
+    assert main(["sew", f"title={odd}", "init=not (there"]) == 0
+    assert jobs(shop)[0]["cfg"]["title"] == odd
+    assert jobs(shop)[0]["cfg"]["init"] == "not (there"
+
+
+# -------------------------------------------------------------------------------------------------------- completion
+
+
+@pytest.mark.parametrize(
+    ("line", "replies"),
+    [
+        ("modiste ", ["measure", "sew", "--help", "--version", "--completion"]),
+        ("modiste s", ["sew"]),
+        ("modiste sew cl", ["cloth.", "cloth/dye=", "cloth="]),
+        ("modiste sew cloth=", ["cloth=due", "cloth=linen", "cloth=wool"]),
+        ("modiste sew +cloth=w", ["+cloth=wool"]),
+        ("modiste sew cloth/dye=", ["cloth/dye=red"]),
+        ("modiste sew cloth.", ["cloth.weight=", "cloth.yarn."]),
+        ("modiste sew cloth=linen cloth.", ["cloth.weight="]),
+        ("modiste sew cloth.yarn.p", ["cloth.yarn.ply="]),
+        ("modiste sew extras=[lace,b", ["extras=[lace,buttons"]),
+        ("modiste sew -m cloth=linen,w", ["cloth=linen,wool"]),
+        ("modiste sew --mu", ["--multirun"]),
+        ("modiste sew resume=", []),
+        ("modiste swe x", []),
+        ("modiste sew cloth=broken x", []),
+    ],
+)
+def test_completion(shop, line, replies):
+    assert sorted(completions(line)) == sorted(replies)
+
+
+def bash(script, tmp_path, **environment):
+    """The lines that a bash with `modiste` on its path prints."""
+    program = tmp_path / "bin/modiste"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\nimport sys\nfrom modiste.cli import main\nsys.exit(main())\n")
+    program.chmod(0o755)
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PATH": path, **environment},
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("install", ["modiste --completion bash", "modiste train --shell-completion install=bash"])
+def test_completion_in_bash_with_and_without_the_equals_sign_as_a_break(tmp_path, install):
+    script = f"""
+        eval "$({install})"
+        complete -p modiste
+        for breaks in ' =:' ' '; do
+            COMP_WORDBREAKS=$breaks COMP_LINE='modiste train loss=' COMP_POINT=19
+            _modiste modiste; echo "${{COMPREPLY[@]}}"
+        done
+        COMP_LINE='modiste train los seed=1' COMP_POINT=17; _modiste modiste; echo "${{COMPREPLY[@]}}"
+    """
+    registered, after_break, whole, in_the_middle = bash(script, tmp_path)
+    assert registered.endswith("-F _modiste modiste")
+    options = config.list_groups([config.config_dir()])["loss"]
+    assert after_break.split() == list(options)
+    assert whole.split() == [f"loss={option}" for option in options]
+    assert in_the_middle.split() == ["loss.", "loss="]
+
+
+def test_completion_is_uninstalled(tmp_path):
+    script = """
+        eval "$(modiste --completion bash)"; eval "$(modiste -sc uninstall=bash)"
+        complete -p modiste 2>/dev/null; type -t _modiste; echo gone
+    """
+    assert bash(script, tmp_path) == ["gone"]

@@ -1,0 +1,196 @@
+"""From `modiste train` to `modiste table`, as a user runs them, on one small run."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from modiste.embeddings import fingerprint
+from training import TINY, modiste
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    finished = modiste("train", *TINY, "trainer.max_epochs=8", "name=small", "hydra.run.dir=run", cwd=folder)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def evaluated(run, folder):
+    finished = modiste("evaluate", f"run={run}", "task=[retrieval,zeroshot]", cwd=folder)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished
+
+
+def result(run, task, split="test"):
+    return json.loads((run / "results" / f"synthetic.{split}.{task}.json").read_text())
+
+
+def test_a_run_directory_describes_itself(run):
+    for name in ("config.yaml", "overrides.yaml", "environment.json", "cost.json", "report.html", "figures/curves.png"):
+        assert (run / name).is_file(), name
+    assert "data=synthetic" in yaml.safe_load((run / "overrides.yaml").read_text())
+    cost = json.loads((run / "cost.json").read_text())
+    epoch = cost["pairs"] / 8
+    assert epoch % 16 == 0
+    assert cost["steps"] == cost["pairs"] / 16
+    assert cost["seconds"] > 0
+
+
+def test_a_checkpoint_holds_the_configuration_and_loads_with_weights_only(run):
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["config"]["name"] == "small"
+
+
+def test_training_learns(run):
+    import csv
+
+    (metrics,) = run.glob("csv/version_*/metrics.csv")
+    values = [
+        float(row["val/retrieval/t2i/mrr"]) for row in csv.DictReader(metrics.open()) if row["val/retrieval/t2i/mrr"]
+    ]
+    assert len(values) == 8
+    assert max(values) > 2 * values[0]
+
+
+def test_load_gives_model_transform_and_tokenizer(run):
+    import modiste as package
+
+    model, transform, tokenizer = package.load(str(run))
+    assert not model.training
+    assert transform is model.preprocess
+    embedding = model.encode_text(tokenizer(["a red dress"]))
+    assert embedding.shape == (1, 32)
+    torch.testing.assert_close(embedding.norm(), torch.tensor(1.0))
+    saved = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(saved[f"model.{name}"], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_results_say_what_they_are_results_of(run, evaluated):
+    import modiste as package
+
+    retrieval = result(run, "retrieval")
+    assert retrieval["model"]["fingerprint"] == fingerprint(package.load(str(run)).model)
+    assert retrieval["model"]["name"] == "small"
+    assert retrieval["model"]["in_domain"] is True
+    assert retrieval["counts"]
+    assert retrieval["environment"]["packages"]["torch"]
+    for metric in retrieval["metrics"].values():
+        assert metric["low"] <= metric["value"] <= metric["high"]
+    assert "category/weighted_f1" in result(run, "zeroshot")["metrics"]
+    assert "t2i/mrr" in evaluated.stdout
+    assert (run / "report.html").read_text().count("<img") >= 3
+
+
+def test_an_existing_result_is_kept_until_something_changes(run, evaluated, folder):
+    before = result(run, "retrieval")
+    again = modiste("evaluate", f"run={run}", "task=[retrieval]", cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert result(run, "retrieval") == before
+    other = modiste("evaluate", f"run={run}", "task=[retrieval]", "task.retrieval.ks=[1,3]", cwd=folder)
+    assert other.returncode == 0, other.stderr
+    assert "t2i/recall@3" in result(run, "retrieval")["metrics"]
+    back = modiste("evaluate", f"run={run}", "task=[retrieval]", cwd=folder)
+    assert back.returncode == 0, back.stderr
+    assert result(run, "retrieval")["metrics"] == before["metrics"]
+
+
+def test_embeddings_on_disk_give_the_same_numbers_as_the_model(run, evaluated, folder):
+    import modiste as package
+    from modiste.config import compose
+    from modiste.data.catalogue import load as load_catalogue
+    from modiste.embeddings import ModelEmbedder
+
+    tiny_data = [word for word in TINY if word.startswith("data")]
+    catalogue = load_catalogue(compose("evaluate", tiny_data).data)
+    embedder = ModelEmbedder(package.load(str(run)).model)
+    np.save(folder / "images.npy", embedder.images(catalogue).numpy())
+    np.save(folder / "texts.npy", embedder.texts(catalogue.column("text")).numpy())
+    files = ["embeddings.image=images.npy", "embeddings.text=texts.npy"]
+    finished = modiste("evaluate", *files, *tiny_data, "task=[retrieval]", "hydra.run.dir=matrices", cwd=folder)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    ours, models = result(folder / "matrices", "retrieval")["metrics"], result(run, "retrieval")["metrics"]
+    assert {name: m["value"] for name, m in ours.items()} == pytest.approx(
+        {name: m["value"] for name, m in models.items()}
+    )
+
+
+def test_table_shows_the_run(run, evaluated, folder):
+    table = modiste("table", str(run), cwd=folder)
+    assert table.returncode == 0, table.stderr
+    assert "small" in table.stdout
+    assert "|" in table.stdout
+
+
+def test_init_takes_weights_only(run, folder):
+    started = modiste(
+        "train", *TINY, f"init={run}", "optim.lr=1e-12", "trainer.max_epochs=1", "hydra.run.dir=from", cwd=folder
+    )
+    assert started.returncode == 0, started.stdout + started.stderr
+    first = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    second = torch.load(folder / "from" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert second["global_step"] < first["global_step"]
+    for name, parameter in first["state_dict"].items():
+        if name.startswith("model.text."):
+            torch.testing.assert_close(second["state_dict"][name], parameter)
+
+
+def test_weights_of_another_model_are_refused_in_one_sentence(run, folder):
+    refused = modiste("train", *TINY, "model.embed_dim=16", f"init={run}", cwd=folder)
+    assert refused.returncode == 1
+    assert "do not fit this model" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_damaged_checkpoint_is_refused_in_one_sentence(run, folder):
+    broken = folder / "broken"
+    shutil.copytree(run, broken)
+    for path in (broken / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:1000])
+    refused = modiste("evaluate", f"run={broken}", cwd=folder)
+    assert refused.returncode == 1
+    assert "is refused" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_code_target_in_a_runs_config_is_refused(run, folder):
+    hostile = folder / "hostile"
+    shutil.copytree(run, hostile)
+    text = (hostile / "config.yaml").read_text().replace("modiste.model.TwoTower", "os.system")
+    (hostile / "config.yaml").write_text(text)
+    refused = modiste("evaluate", f"run={hostile}", cwd=folder)
+    assert refused.returncode != 0
+    assert "os.system" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_wandb_logs_offline_without_an_account(folder):
+    pytest.importorskip("wandb")
+    finished = modiste(
+        "train", *TINY, "logger=wandb", "trainer.max_epochs=1", "hydra.run.dir=wandb_run", cwd=folder, WANDB_API_KEY=""
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    run_id = json.loads((folder / "wandb_run" / "logger.json").read_text())["wandb"]
+    (offline,) = (folder / "wandb_run" / "wandb").glob(f"offline-run-*-{run_id}")
+    log = (offline / f"run-{run_id}.wandb").read_bytes()
+    for word in (b"val/loss", b"train/loss", b"val/retrieval/samples"):
+        assert word in log, word
+    assert list(offline.glob("files/media/images/**/*.png"))
+
+
+def test_tensorboard_by_one_word(folder):
+    pytest.importorskip("tensorboard")
+    finished = modiste("train", *TINY, "logger=tensorboard", "trainer.max_epochs=1", "hydra.run.dir=tb", cwd=folder)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert list((folder / "tb").rglob("events.out.tfevents.*"))
