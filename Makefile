@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 DEMO := runs/demo
 
-.PHONY: help install demo test check table clean
+.PHONY: help install demo test check clean
 
 help:
 	@echo "make demo    install, train on the drawn catalogue, evaluate, print a table, write a report with pictures"

@@ -9,6 +9,7 @@ import torch
 from modiste.data.synthetic import Synthetic
 from modiste.embeddings import MatrixEmbedder, ModelEmbedder, fingerprint, read_matrix
 from modiste.errors import ModisteError
+from modiste.texts.words import HashTokenizer
 from test_model import two_tower
 
 
@@ -57,6 +58,16 @@ def test_a_stale_entry_is_never_used(catalogue, tmp_path):
     assert not torch.allclose(embed(model, other, tmp_path)[0], preprocessing)
     backwards = catalogue.select(rows=list(range(len(catalogue)))[::-1])
     torch.testing.assert_close(embed(model, backwards, tmp_path)[0], preprocessing.flip(0), rtol=1e-4, atol=1e-5)
+
+
+def test_another_tokenizer_or_pooling_is_another_entry(catalogue, tmp_path):
+    model = two_tower()
+    before = embed(model, catalogue, tmp_path)[1]
+    model.tokenizer = HashTokenizer(buckets=512, max_length=2)
+    shorter = embed(model, catalogue, tmp_path)[1]
+    assert not torch.allclose(shorter, before)
+    model.text.pooling = "cls"
+    assert not torch.allclose(embed(model, catalogue, tmp_path)[1], shorter)
 
 
 def test_a_fingerprint_sees_every_weight_and_buffer():

@@ -1,5 +1,6 @@
 """Killed in mid-epoch and continued, a run ends with the weights of one that was never stopped, bit for bit."""
 
+import csv
 import signal
 import time
 
@@ -13,7 +14,6 @@ from training import TINY, modiste
 NOISY = [
     *TINY,
     "callbacks=[default,ema]",
-    "callbacks.ema.update_starting_at_step=3",
     "callbacks.recent.every_n_train_steps=3",
     "text.config.hidden_dropout_prob=0.2",
     "data.augment=[{_target_: torchvision.transforms.v2.RandomHorizontalFlip}]",
@@ -47,6 +47,14 @@ def whole(tmp_path_factory):
     finished = train(folder, "run")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return folder / "run"
+
+
+def test_the_average_moves_and_is_what_is_validated(whole):
+    (metrics,) = whole.glob("csv/version_*/metrics.csv")
+    losses = [float(row["val/loss"]) for row in csv.DictReader(metrics.open()) if row["val/loss"]]
+    assert losses[0] > losses[1] > losses[2]
+    saved = checkpoint(whole)
+    assert any(not torch.equal(saved["state_dict"][n], saved["current_model_state"][n]) for n in saved["state_dict"])
 
 
 def stop_at_second_save(run, process, number):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from modiste.embeddings import fingerprint
 from training import TINY, modiste
 
+ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 
 
@@ -106,6 +108,19 @@ def test_an_existing_result_is_kept_until_something_changes(run, evaluated, fold
     assert result(run, "retrieval")["metrics"] == before["metrics"]
 
 
+def test_other_labels_are_other_results(run, evaluated):
+    from modiste.commands.evaluate import file_digest, strings
+    from modiste.data.synthetic import Synthetic
+
+    catalogue = Synthetic(products=20, views=1, size=32)()
+    relabelled = catalogue.replace_column("colour", ["red"] * len(catalogue))
+    resplit = catalogue.replace_column("split", ["test"] * len(catalogue))
+    assert len({c.fingerprint() for c in (catalogue, relabelled, resplit)}) == 3
+    assert list(strings({"a": ["x", {"b": "y"}], "c": 1})) == ["x", "y"]
+    assert file_digest(run / "config.yaml") != file_digest(run / "overrides.yaml") != ""
+    assert file_digest(run / "results") != file_digest(run) == ""
+
+
 def test_embeddings_on_disk_give_the_same_numbers_as_the_model(run, evaluated, folder):
     import modiste as package
     from modiste.config import compose
@@ -124,6 +139,18 @@ def test_embeddings_on_disk_give_the_same_numbers_as_the_model(run, evaluated, f
     assert {name: m["value"] for name, m in ours.items()} == pytest.approx(
         {name: m["value"] for name, m in models.items()}
     )
+
+
+def test_the_notebook_runs_on_a_run_directory(run, monkeypatch, capsys):
+    notebook = json.loads((ROOT / "notebooks" / "search.ipynb").read_text())
+    monkeypatch.setenv("MODISTE_RUN", str(run))
+    names = {}
+    for cell in notebook["cells"]:
+        assert not cell.get("outputs")
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert names["sheet"].size == (640, 128)
+    assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 def test_table_shows_the_run(run, evaluated, folder):
@@ -164,6 +191,61 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(run, folder):
     assert "Traceback" not in refused.stderr
 
 
+def test_resuming_with_another_model_or_optimizer_is_one_sentence(run, folder):
+    for change, message in (("model.embed_dim=16", "do not fit this model"), ("tune.text.train=frozen", "start with init")):
+        refused = modiste("train", f"resume={run}", change, "hydra.run.dir=refused", cwd=folder)
+        assert refused.returncode == 1
+        assert message in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("mode", ["limit", "overfit", "profile"])
+def test_debug_modes(mode, folder):
+    debug = [word for word in TINY if not word.startswith(("trainer.", "data.batch"))]
+    short = ["trainer.max_epochs=2"] if mode == "overfit" else []
+    run = modiste("train", *debug, "data.batch_size=32", f"debug={mode}", *short, f"hydra.run.dir={mode}", cwd=folder)
+    assert run.returncode == 0, run.stdout + run.stderr
+    if mode == "profile":
+        (profile,) = (folder / mode).glob("*profile*.txt")
+        assert "run_training_batch" in profile.read_text()
+
+
+def test_bf16_and_early_stopping(folder):
+    run = modiste(
+        *("train", *TINY, "trainer.precision=bf16-mixed", "optim.lr=1e-12", "trainer.max_epochs=6"),
+        *("callbacks.early_stopping.patience=1", "hydra.run.dir=still"),
+        cwd=folder,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    config = yaml.safe_load((folder / "still" / "config.yaml").read_text())
+    cost = json.loads((folder / "still" / "cost.json").read_text())
+    assert cost["pairs"] / config["data"]["batch_size"] == cost["steps"]
+    (metrics,) = (folder / "still").glob("csv/version_*/metrics.csv")
+    assert 2 <= sum(line.split(",")[0] != "" for line in metrics.read_text().splitlines()[1:]) < 6 * 8
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "task=[zeroshot]"], "no task measures"),
+        (["train", "task=[retrieval,marqo]"], "test set"),
+        (["train", "task.retrieval.gallery=all"], "validation split only"),
+        (["train", "image=timm", "image.pretrained=false", "image.size=100"], "multiple of its patches of 16"),
+        (["train", "trainer=gpu"], "refuses its settings"),
+        (["evaluate"], "Give run=DIR"),
+        (["evaluate", "embeddings.image=a.npy"], "needs both"),
+    ],
+    ids=" ".join,
+)
+def test_contradictions_are_one_sentence(words, message, folder):
+    if "gpu" in words[-1] and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    refused = modiste(*words, "data.catalogue.products=60", cwd=folder)
+    assert refused.returncode in (1, 2), refused.stdout + refused.stderr
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_a_code_target_in_a_runs_config_is_refused(run, folder):
     hostile = folder / "hostile"
     shutil.copytree(run, hostile)
@@ -187,6 +269,13 @@ def test_wandb_logs_offline_without_an_account(folder):
     for word in (b"val/loss", b"train/loss", b"val/retrieval/samples"):
         assert word in log, word
     assert list(offline.glob("files/media/images/**/*.png"))
+
+
+def test_wandb_says_that_an_offline_run_cannot_be_continued(folder):
+    again = modiste("train", "continue=wandb_run", "trainer.max_epochs=2", cwd=folder, WANDB_API_KEY="")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "cannot continue an offline run" in again.stdout + again.stderr
+    assert len(list((folder / "wandb_run" / "wandb").glob("offline-run-*"))) == 2
 
 
 def test_tensorboard_by_one_word(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 import threading
@@ -11,7 +12,8 @@ from types import FrameType
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import EMAWeightAveraging, ProgressBar, RichProgressBar
+from torch import Tensor
 
 from modiste.data.module import Batch
 from modiste.machine import peak_memory_mb
@@ -33,9 +35,11 @@ class Interruptible(Callback):
     def __init__(self, run_dir: str) -> None:
         self.checkpoint = RunDir(run_dir).checkpoints / "recent.ckpt"
         self.requested = False
+        self._step = 0
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
             self._previous = {
                 number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)
@@ -44,7 +48,11 @@ class Interruptible(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if self.requested:
+        stepped, self._step = trainer.global_step > self._step, trainer.global_step
+        if not stepped:  # between the batches of an accumulated step: their gradient is in no checkpoint
+            return
+        # All processes stop at the same step, whichever of them was asked to.
+        if trainer.strategy.reduce_boolean_decision(self.requested, all=False):
             if not fast_dev_run(trainer):
                 trainer.save_checkpoint(self.checkpoint)
             raise Interrupted(f"step {trainer.global_step}")
@@ -58,6 +66,34 @@ class Interruptible(Callback):
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+
+
+class EMA(EMAWeightAveraging):
+    """An exponential moving average of the weights, which is validated, saved and used at the end.
+
+    The decay grows with the updates, min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage, so
+    that a short run is not left with its first weights.
+
+    Args:
+        decay: Its upper limit.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        super().__init__(decay=decay)
+        self._kwargs["avg_fn"] = functools.partial(warmed_up_average, decay)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing yet: the module's own hook comes after the callbacks' and still needs the average."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, pl_module)
+
+
+def warmed_up_average(decay: float, average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+    """The next value of a moving average after ``updates`` updates."""
+    n = float(updates)
+    rate = min(decay, (1 + n) / (10 + n))
+    return average * rate + current * (1 - rate)
 
 
 class Throughput(Callback):

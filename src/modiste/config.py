@@ -22,6 +22,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from modiste.errors import ModisteError, did_you_mean
+from modiste.rundir import RunDir
 
 # Hydra 1.3 asks for a version_base, 1.4 deprecates it.
 VERSION_BASE: dict[str, str] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
@@ -29,7 +30,17 @@ VERSION_BASE: dict[str, str] = {"version_base": "1.3"} if hydra.__version__.star
 # Packages and classes that a `_target_` may name; MODISTE_ALLOW adds the user's own. lightning.pytorch is not allowed
 # as a whole: its `cli` module builds any class by name.
 ALLOWED = (
-    "modiste",
+    "modiste.callbacks",
+    "modiste.data",
+    "modiste.images",
+    "modiste.loggers",
+    "modiste.losses",
+    "modiste.metrics",
+    "modiste.model",
+    "modiste.optim",
+    "modiste.pretrained",
+    "modiste.tasks",
+    "modiste.texts",
     "torch.nn",
     "torch.optim",
     "torchvision.transforms",
@@ -43,10 +54,16 @@ ALLOWED = (
     "lightning.pytorch.strategies",
     "lightning.pytorch.trainer",
 )
-# These run commands, or compose and build whatever they are given.
-NEVER = ("modiste.cli", "modiste.commands", "modiste.config")
 SPECIAL = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 STARTS = ("init", "resume", "continue")
+
+
+def run_or(run: str | None, other: str) -> str:
+    """``run`` when it is a run directory, else ``other``; in YAML ``${run_or:${run},other}``."""
+    return run if run and RunDir(Path(run).expanduser()).is_run else other
+
+
+OmegaConf.register_new_resolver("run_or", run_or, replace=True)
 
 
 # --------------------------------------------------------------------------------------------------------------- conf/
@@ -281,7 +298,9 @@ def locate(target: str) -> Any:
             raise _refused(target)
     if not callable(found):
         raise ModisteError(f"'{target}' is not a class or a function.")
-    if not _is_allowed(str(getattr(found, "__module__", None))):
+    # A method could be called on an object that the config makes up.
+    is_method = not isinstance(found, type) and "." in getattr(found, "__qualname__", "")
+    if is_method or not _is_allowed(str(getattr(found, "__module__", None))):
         raise _refused(target)
     return found
 
@@ -304,7 +323,7 @@ def _allowed_prefixes() -> tuple[str, ...]:
 
 
 def _is_allowed(name: str) -> bool:
-    return _lies_in(name, _allowed_prefixes()) and not _lies_in(name, NEVER)
+    return _lies_in(name, _allowed_prefixes())
 
 
 def _lies_in(name: str, prefixes: Sequence[str]) -> bool:
@@ -320,7 +339,9 @@ def _check_name(target: str) -> None:
         raise ModisteError(f"'{target}' is not the dotted name of a class or a function.")
     if not _is_allowed(target):
         module = target.rpartition(".")[0] or target
-        raise _refused(target, "" if _lies_in(target, NEVER) else f" If you trust it, set MODISTE_ALLOW={module}.")
+        raise _refused(
+            target, "" if _lies_in(target, ("modiste",)) else f" If you trust it, set MODISTE_ALLOW={module}."
+        )
 
 
 def _refused(target: str, remedy: str = "") -> ModisteError:
@@ -513,12 +534,29 @@ def _contradictions(cfg: DictConfig) -> list[str]:
     batch_size = _value(cfg, "data.batch_size")
     if "loss" in cfg and isinstance(batch_size, int) and batch_size < 2:
         problems.append(f"'data.batch_size' is {batch_size}: a contrastive loss needs at least 2 pairs in a batch.")
+    monitor, tasks = _value(cfg, "monitor.metric"), list(_value(cfg, "task") or {})
+    if isinstance(monitor, str) and monitor != "val/loss" and monitor.split("/")[:2] not in [["val", t] for t in tasks]:
+        problems.append(
+            f"'monitor.metric' is {monitor}, which no task measures: give val/loss, or val/<task>/<metric> of one of "
+            f"{', '.join(tasks) or 'no tasks'}."
+        )
+    if "run" in cfg and "embeddings" in cfg:
+        problems += _what_to_evaluate(cfg)
     for path, *_ in _walk(cfg):
         if path.rpartition(".")[2] in ("size", "image_size"):
             size = _value(cfg, path)
             if isinstance(size, (int, float)) and size <= 0:
                 problems.append(f"'{path}' is {size}: an image has at least one pixel.")
     return problems
+
+
+def _what_to_evaluate(cfg: DictConfig) -> list[str]:
+    matrices = [name for name in ("image", "text") if _value(cfg, f"embeddings.{name}")]
+    if len(matrices) == 1:
+        return ["Evaluation from disk needs both embeddings.image=FILE and embeddings.text=FILE."]
+    if matrices and _value(cfg, "run"):
+        return ["run= and embeddings= exclude each other: one model is evaluated at a time."]
+    return []
 
 
 def _value(cfg: DictConfig, path: str) -> Any:

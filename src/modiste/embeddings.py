@@ -26,8 +26,11 @@ Progress = Callable[[Iterable[Item], int, str], Iterable[Item]]
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """sha256 of the names, shapes, types and bytes of every weight and buffer, in hexadecimal."""
-    digest = hashlib.sha256()
+    """sha256 of the architecture, and of the names, shapes, types and bytes of every weight and buffer.
+
+    The architecture is the model's ``repr``: weights alone do not tell QuickGELU from GELU, or mean pooling from CLS.
+    """
+    digest = hashlib.sha256(repr(model).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -78,7 +81,15 @@ class ModelEmbedder:
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Unit-norm embeddings (M, D), float32 on the CPU."""
-        return self._cached("texts", {"texts": list(texts)}, lambda: self._embed_texts(list(texts)))
+        return self._cached("texts", {"tokens": self._tokens(texts)}, lambda: self._embed_texts(list(texts)))
+
+    def _tokens(self, texts: Sequence[str]) -> str:
+        """sha256 of what the tokenizer makes of ``texts``: another vocabulary or length is another key."""
+        digest = hashlib.sha256()
+        for start in range(0, len(texts), self.batch_size):
+            for name, tensor in sorted(self.model.tokenizer(texts[start : start + self.batch_size]).items()):
+                digest.update(f"{name} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def device(self) -> torch.device:

@@ -15,7 +15,7 @@ from modiste.errors import ModisteError
 from modiste.model import DualEncoder, Tokenizer
 from modiste.preprocess import Preprocess
 from modiste.rundir import RunDir
-from modiste.tuning import TOWERS, Tuning
+from modiste.tuning import TOWERS, Tuning, freeze_rest
 
 if TYPE_CHECKING:
     from modiste.data.module import FashionDataModule
@@ -37,6 +37,7 @@ def build_model(cfg: DictConfig) -> DualEncoder:
     model: DualEncoder = instantiate(cfg.model)
     for tower in TOWERS:
         Tuning(**cfg.tune[tower]).apply(model, tower)
+    freeze_rest(model)
     return model
 
 
@@ -76,13 +77,17 @@ def read_checkpoint(path: Path) -> dict:
 
 
 def load_weights(model: DualEncoder, path: Path) -> None:
-    """The weights of a checkpoint into ``model``.
+    """The weights of a checkpoint into ``model``, and the temperature it was trained to as `initial_scale`.
 
     Raises:
         ModisteError: Names or shapes differ, or see `read_checkpoint`.
     """
     state = read_checkpoint(path)[WEIGHTS]
     weights = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
+    if "loss.logit_scale" in state:
+        model.initial_scale = float(state["loss.logit_scale"].exp())
+    if "loss.logit_bias" in state:
+        model.initial_bias = float(state["loss.logit_bias"])
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -109,7 +114,7 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
         model = build_model(DictConfig(OmegaConf.load(run.config)))
         load_weights(model, run.checkpoint(checkpoint))
     else:
-        from modiste.pretrained.hf import TransformersDualEncoder
+        from modiste.pretrained.transformers import TransformersDualEncoder
 
         model = TransformersDualEncoder(str(source))
     model.eval()

@@ -10,10 +10,12 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from modiste.data.catalogue import Catalogue
 from modiste.data.module import Batch, FashionDataModule, mix
 from modiste.embeddings import MatrixEmbedder
+from modiste.errors import ModisteError
 from modiste.model import DualEncoder
 from modiste.optim import Optim
 from modiste.tuning import rest_frozen
@@ -42,7 +44,7 @@ class ValidationEmbeddings(Metric):
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
         """Image embeddings (N, D), text embeddings (N, D) and their rows (N,), by row."""
-        images, texts, rows = (torch.cat(list(state)) for state in (self.images, self.texts, self.rows))
+        images, texts, rows = (dim_zero_cat(state) for state in (self.images, self.texts, self.rows))
         order = rows.argsort(stable=True)
         rows = rows[order]
         first = torch.ones_like(rows, dtype=torch.bool)
@@ -58,7 +60,7 @@ class ContrastiveModule(LightningModule):
         loss: A contrastive loss (`modiste.losses`).
         optim: Optimizer and schedule; null for evaluation only.
         tasks: Evaluation tasks by name; validation runs each and logs ``val/<task>/<metric>``.
-        seed: Dropout of a step depends on (seed, step, process) only, so that a resumed run repeats it.
+        seed: Dropout of a batch depends on (seed, epoch, batch, process) only, so that a resumed run repeats it.
         config: The resolved configuration as plain containers; kept in the checkpoint.
     """
 
@@ -72,7 +74,7 @@ class ContrastiveModule(LightningModule):
         config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters({"config": dict(config or {})})
+        self.save_hyperparameters({"config": dict(config or {})}, logger=False)  # the command logs it
         self.model, self.optim, self.seed = model, optim, seed
         self.loss: Any = loss
         self.tasks = dict(tasks or {})
@@ -86,7 +88,7 @@ class ContrastiveModule(LightningModule):
         return self
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        torch.manual_seed(mix(self.seed, self.global_step, self.global_rank))
+        torch.manual_seed(mix(self.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, text = self.model(batch["pixels"], batch["tokens"])
@@ -136,7 +138,11 @@ class ContrastiveModule(LightningModule):
         batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
         epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else math.inf
         total = math.ceil(batches / trainer.accumulate_grad_batches) * epochs
-        return int(min(total, trainer.max_steps) if trainer.max_steps >= 0 else total)
+        if trainer.max_steps >= 0:
+            total = min(total, trainer.max_steps)
+        if math.isinf(total):
+            raise ModisteError("The schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
+        return int(total)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -151,12 +157,14 @@ class ContrastiveModule(LightningModule):
         self.log(name, float(value), prog_bar=name == "val/loss", rank_zero_only=False)
 
     def _loss(self, images: Tensor, texts: Tensor, products: Tensor, batch_size: int) -> float:
-        """Mean of the loss over batches of the training size, each process taking its share of a batch."""
+        """Mean of the loss over shuffled batches of the training size, each process taking its share of a batch."""
         rank, world = self.global_rank, self.trainer.world_size
-        size = min(batch_size, len(images) // world * world)
+        size = max(min(batch_size, len(images)) // world, 1) * world
+        # Always the same shuffle: the views of a product stand together in a catalogue.
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
         losses = []
-        for start in range(0, len(images) - size + 1, max(size, 1)):
-            mine = slice(start + rank, start + size, world)
+        for start in range(0, len(images) - size + 1, size):
+            mine = order[start + rank : start + size : world]
             losses.append(float(self.loss(images[mine], texts[mine], products[mine])))
         return sum(losses) / max(len(losses), 1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def write_json(path: Path, value: Any) -> None:
 class RunDir:
     """A run directory and the places in it.
 
-    ``config.yaml`` (resolved), ``overrides.yaml``, ``checkpoints/``, ``metrics.csv``, ``results/``, ``figures/``,
+    ``config.yaml`` (resolved), ``overrides.yaml``, ``checkpoints/``, ``csv/``, ``results/``, ``figures/``,
     ``report.html``, ``environment.json``, ``cost.json`` and ``logger.json`` (ids of the logger's run).
     """
 
@@ -73,15 +74,17 @@ class RunDir:
         Raises:
             ModisteError: The run has no checkpoint.
         """
-        found = sorted(self.checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        # A kill in the middle of writing may leave a file without its end; the one before it is whole.
+        whole = (path for path in self.checkpoints.glob("*.ckpt") if zipfile.is_zipfile(path))
+        found = sorted(whole, key=lambda path: path.stat().st_mtime_ns)
         if not found:
             raise ModisteError(
-                f"{self.path} has no checkpoint: the run was stopped before it saved one; train it anew."
+                f"{self.path} has no whole checkpoint: the run was stopped before it saved one; train it anew."
             )
         best = self.checkpoints / "best.ckpt"
-        if kind == "best" and best.is_file():
+        if kind == "best" and best in found:
             return best
-        return max((p for p in found if p != best), key=lambda path: path.stat().st_mtime_ns, default=best)
+        return ([path for path in found if path != best] or found)[-1]
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes ``<name>.json`` into the directory."""

@@ -104,6 +104,14 @@ def require_grad(groups: Sequence[Sequence[nn.Module | nn.Parameter]], value: bo
         parameter.requires_grad_(value)
 
 
+def freeze_rest(model: DualEncoder) -> None:
+    """Freezes what is in no layer group, such as a pooler that is not used: DDP waits for gradients of all else."""
+    grouped = {id(parameter) for tower in TOWERS for parameter in parameters(model.layer_groups(tower))}
+    for parameter in model.parameters():
+        if id(parameter) not in grouped:
+            parameter.requires_grad_(False)
+
+
 def rest_frozen(module: nn.Module) -> None:
     """Puts frozen parts in evaluation mode: no dropout, and batch normalisation with its stored statistics."""
     for child in module.children():

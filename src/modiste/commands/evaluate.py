@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+# Adapters of the user's own data: two data sets of theirs share a name.
+GENERIC = ("modiste.data.table.Table", "modiste.data.hub.Hub")
+
+
 def run(cfg: DictConfig) -> None:
     """Runs every task whose result does not exist yet, prints a table and writes the report."""
     run_dir = RunDir.find(cfg.run) if cfg.run else None
@@ -35,9 +40,9 @@ def run(cfg: DictConfig) -> None:
 
     tasks = {name: instantiate(node) for name, node in cfg.task.items()}
     catalogue = load_catalogue(cfg.data)
-    log.info("%s: %s", catalogue.card.name, catalogue.report)
     embedder, facts = build_embedder(cfg, run_dir, catalogue)
-    target = run_dir or RunDir(cfg.run_dir)
+    # Several models may be evaluated under one name, such as model=pretrained.
+    target = run_dir or RunDir(Path(cfg.run_dir) / facts["fingerprint"][:8])
     paths = []
     for name, task in tasks.items():
         identity = describe(cfg, name, facts, catalogue)
@@ -54,12 +59,21 @@ def run(cfg: DictConfig) -> None:
 
 
 def take_over(cfg: DictConfig, trained: Any) -> None:
-    """The model of a run, and its data set with its split where the command line names no other."""
+    """The model of a run, and its data set with its split where the command line names no other.
+
+    Raises:
+        ModisteError: The command line also names a model, or a split but no data set.
+    """
     given = command_overrides()
+    named = {override.lstrip("+~").partition("=")[0] for override in given}
+    if "model" in named:
+        raise ModisteError("run= and model= exclude each other: one model is evaluated at a time.")
+    if "data/split" in named and "data" not in named:
+        raise ModisteError("data/split= beside run= needs data=, too: for instance data=kagl data/split=marqo.")
     with open_dict(cfg):
         cfg.model, cfg.tune = trained.model, trained.tune
-        if not any(override.startswith(("data=", "data/")) for override in given):
-            changes = [override.removeprefix("data.") for override in given if override.startswith("data.")]
+        if "data" not in named:
+            changes = [o.lstrip("+").removeprefix("data.") for o in given if o.lstrip("+").startswith("data.")]
             cfg.data = OmegaConf.merge(trained.data, OmegaConf.from_dotlist(changes))
             cfg.name = cfg.data.name
 
@@ -73,20 +87,10 @@ def command_overrides() -> list[str]:
 
 def build_embedder(cfg: DictConfig, run_dir: RunDir | None, catalogue: Catalogue) -> tuple[Any, dict[str, Any]]:
     """What makes the embeddings, and the facts about it that results record."""
-    from modiste.embeddings import MatrixEmbedder, ModelEmbedder, default_cache, progress_bar, read_matrix
+    from modiste.embeddings import ModelEmbedder, default_cache, progress_bar
 
-    files = cfg.embeddings
-    if files.image or files.text:
-        if not (files.image and files.text):
-            raise ModisteError("Evaluation from disk needs both embeddings.image=FILE and embeddings.text=FILE.")
-        matrices = [read_matrix(Path(path).expanduser()) for path in (files.image, files.text)]
-        matrix_embedder = MatrixEmbedder(catalogue, matrices[0], matrices[1])
-        facts = {
-            "name": Path(files.image).stem,
-            "source": str(files.image),
-            "describe": {"embed_dim": matrices[0].shape[1]},
-        }
-        return matrix_embedder, facts | {"fingerprint": matrix_embedder.fingerprint}
+    if cfg.embeddings.image:
+        return matrices(cfg, catalogue)
     model, facts = build_model(cfg, run_dir)
     cache = default_cache() if cfg.cache else None
     embedder = ModelEmbedder(model.to(device(cfg.device)), cfg.batch_size, cfg.precision, cache, progress_bar)
@@ -94,8 +98,22 @@ def build_embedder(cfg: DictConfig, run_dir: RunDir | None, catalogue: Catalogue
     return embedder, facts
 
 
+def matrices(cfg: DictConfig, catalogue: Catalogue) -> tuple[Any, dict[str, Any]]:
+    """Embeddings from files: one row a catalogue row, the texts as the first caption template says them."""
+    from modiste.data.captions import Captions
+    from modiste.embeddings import MatrixEmbedder, read_matrix
+
+    images, texts = (read_matrix(Path(path).expanduser()) for path in (cfg.embeddings.image, cfg.embeddings.text))
+    captions = Captions(list(cfg.data.captions.templates)).bind(catalogue)
+    embedder = MatrixEmbedder(catalogue, images, texts, [captions.first(row) for row in range(len(catalogue))])
+    facts = {"name": Path(cfg.embeddings.image).stem, "source": cfg.embeddings.image}
+    return embedder, facts | {"describe": {"embed_dim": images.shape[1]}, "fingerprint": embedder.fingerprint}
+
+
 def build_model(cfg: DictConfig, run_dir: RunDir | None) -> tuple[Any, dict[str, Any]]:
     """The model of the run, or the one that ``model=`` names."""
+    import torch
+
     from modiste import loading
 
     if run_dir is not None:
@@ -104,10 +122,22 @@ def build_model(cfg: DictConfig, run_dir: RunDir | None) -> tuple[Any, dict[str,
         return model, {
             "name": trained.name,
             "source": str(run_dir.path),
-            "in_domain": trained.data.name == cfg.data.name,
+            "in_domain": same_data(trained.data, cfg.data),
         }
+    if not any(override.startswith("model=") for override in command_overrides()):
+        raise ModisteError(
+            "What is to be evaluated? Give run=DIR, model=NAME, or embeddings.image=FILE and embeddings.text=FILE."
+        )
+    torch.manual_seed(cfg.seed)  # model=two_tower is random: chance level
     model = loading.build_model(cfg)
     return model, {"name": model_choice(), "source": cfg.model.get("source", model_choice())}
+
+
+def same_data(trained: Any, evaluated: Any) -> bool:
+    """Whether two data nodes are the same data set."""
+    if trained.name != evaluated.name:
+        return False
+    return evaluated.catalogue["_target_"] not in GENERIC or trained.catalogue == evaluated.catalogue
 
 
 def model_choice() -> str:
@@ -130,13 +160,29 @@ def device(name: str) -> str:
 
 def describe(cfg: DictConfig, task: str, facts: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:
     """What a result is a result of: equal descriptions give equal numbers."""
-    split = hashlib.sha256("\n".join(catalogue.column("split")).encode()).hexdigest()
+    config = OmegaConf.to_container(cfg.task[task], resolve=True)
     return {
         "model": facts,
-        "data_fingerprint": f"{catalogue.fingerprint()}-{split[:16]}",
-        "config": OmegaConf.to_container(cfg.task[task], resolve=True),
+        "data_fingerprint": catalogue.fingerprint(),
+        "config": config,
+        "files": {path: digest for path in strings(config) if (digest := file_digest(Path(path)))},
         "seed": cfg.seed,
     }
+
+
+def strings(value: Any) -> Iterator[str]:
+    """All strings in plain containers."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from strings(item)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, or of the JSON files of a folder; empty where there is neither."""
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path] if path.is_file() else []
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
 
 
 def same_result(path: Path, identity: dict[str, Any]) -> bool:

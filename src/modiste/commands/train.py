@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from modiste.config import instantiate, validate
+from modiste.errors import ModisteError
 from modiste.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -36,36 +39,49 @@ def run(cfg: DictConfig) -> float | None:
     seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
     catalogue = load_catalogue(cfg.data)
-    log.info("%s: %s", catalogue.card.name, catalogue.report)
     model = build_model(cfg)
+    if start is not None:  # when resuming, too: a file that does not fit is refused here, in one sentence
+        load_weights(model, start)
     data = build_data(cfg.data, catalogue, model)
     loss = instantiate(cfg.loss)
     loss.initialise(model.initial_scale, model.initial_bias, data.batch_size)
-    if cfg.init and start is not None:
-        load_weights(model, start)
-    module = ContrastiveModule(
-        model,
-        loss,
-        instantiate(cfg.optim),
-        {name: instantiate(node) for name, node in cfg.task.items()},
-        cfg.seed,
-        OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
-    )
+    tasks = {name: instantiate(node) for name, node in cfg.task.items()}
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    module = ContrastiveModule(model, loss, instantiate(cfg.optim), tasks, cfg.seed, plain)
     module.train()  # transformers hands out its models in evaluation mode, and Lightning leaves the mode as it is
     run_dir = RunDir(cfg.run_dir)
     loggers = build_loggers(cfg, run_dir)
-    trainer = build_trainer(cfg, run_dir, loggers)
-    if trainer.is_global_zero:
-        describe(cfg, run_dir, {} if fast_dev_run(trainer) else loggers)
-    try:
-        trainer.fit(module, data, ckpt_path=str(start) if cfg.resume or cfg["continue"] else None, weights_only=True)
-    except Interrupted as stop:
-        raise SystemExit(farewell(run_dir, str(stop))) from None
-    finally:
-        finish_loggers()
+    with explained():
+        trainer = build_trainer(cfg, run_dir, loggers)
+        if trainer.is_global_zero and not fast_dev_run(trainer):
+            describe(plain, run_dir, loggers)
+        try:
+            trainer.fit(module, data, ckpt_path=start if cfg.resume or cfg["continue"] else None, weights_only=True)
+        except Interrupted as stop:
+            raise SystemExit(farewell(run_dir, str(stop))) from None
+        finally:
+            finish_loggers()
     if fast_dev_run(trainer) or not trainer.is_global_zero:
         return None
     return conclude(run_dir, trainer)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turns what Lightning and torch say of a user's mistake into one sentence."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise ModisteError(f"The trainer refuses its settings: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        if "parameter group" not in str(error):
+            raise
+        raise ModisteError(
+            "The checkpoint's optimizer does not fit: resume and continue need the optim and tune of the run they go "
+            "on with. To change them, start with init=RUN."
+        ) from error
 
 
 def quieten() -> None:
@@ -115,17 +131,17 @@ def build_trainer(cfg: DictConfig, run_dir: RunDir, loggers: dict[str, Logger]) 
     )
 
 
-def describe(cfg: DictConfig, run_dir: RunDir, loggers: dict[str, Logger]) -> None:
+def describe(config: dict[str, Any], run_dir: RunDir, loggers: dict[str, Logger]) -> None:
     """Writes what the run is: configuration, overrides, environment, ids of the loggers' runs."""
     from modiste.machine import environment
 
     run_dir.path.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, run_dir.config, resolve=True)
+    OmegaConf.save(OmegaConf.create(config), run_dir.config)
     OmegaConf.save(OmegaConf.create(overrides()), run_dir.path / "overrides.yaml")
     run_dir.write_json("environment", environment() | {"command": command()})
     ids = {}
     for name, logger in loggers.items():
-        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+        logger.log_hyperparams(config)
         if isinstance(logger.version, str) and logger.version and name != "csv":
             ids[name] = logger.version
     run_dir.write_json("logger", ids)
@@ -169,7 +185,9 @@ def conclude(run_dir: RunDir, trainer: Trainer) -> float | None:
     """Writes the report; returns the best value of the monitor."""
     from modiste.report import write_report
 
-    report = write_report(run_dir.path)
-    print(f"\nRun directory: {run_dir.path}\nReport: {report}\nEvaluate it: modiste evaluate run={run_dir.path}")
+    print(f"\nRun directory: {run_dir.path}")
+    if any(run_dir.path.glob("csv/version_*/metrics.csv")):  # a few steps may be too few to log
+        print(f"Report: {write_report(run_dir.path)}")
+    print(f"Evaluate it: modiste evaluate run={run_dir.path}")
     best = getattr(trainer.checkpoint_callback, "best_model_score", None)
     return None if best is None else float(best)

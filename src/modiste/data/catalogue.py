@@ -193,11 +193,11 @@ class Catalogue:
         return replace(self, table=self.table.append_column(name, array))
 
     def fingerprint(self) -> str:
-        """SHA-256 over pixels, texts and product ids, in order."""
+        """SHA-256 over every column but ``row`` and ``image``: ``pixels`` stands for the images' content."""
         digest = hashlib.sha256()
-        for name in ("pixels", "text", "product_id"):
+        for name in sorted(set(self.table.column_names) - {"row", "image"}):
             values = self.column(name)
-            digest.update("".join(f"{len(value)}:{value}" for value in values).encode())
+            digest.update(f"{name}:".encode() + "".join(f"{len(value)}:{value}" for value in values).encode())
         return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -123,7 +124,7 @@ class Pairs(Dataset):
             image = self.catalogue.read_image(index)
             if self.augment is not None:
                 image = self.augment(image.convert("RGB"))
-            pixels = self.preprocess(image, ready=True)
+            pixels = self.preprocess(image, ready=self.augment is not None)
         return self._item(index, self.captions.sample(index, random.Random(seed)), pixels)
 
     def _item(self, index: int, text: str, pixels: Tensor) -> Batch:
@@ -145,6 +146,11 @@ class Collate:
             "row": torch.tensor([item["row"] for item in items]),
             "texts": texts,
         }
+
+
+def leave_interrupts_to_the_trainer(worker: int) -> None:
+    """A terminal sends Ctrl-C to the workers too; the step in hand still needs them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class FashionDataModule(LightningDataModule):
@@ -239,6 +245,7 @@ class FashionDataModule(LightningDataModule):
     def _workers(self) -> dict[str, Any]:
         return {
             "num_workers": self.num_workers,
+            "worker_init_fn": leave_interrupts_to_the_trainer,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,6 +92,29 @@ class TimmEncoder(nn.Module):
         positions = positions[:, None, None, :] if last else positions[:, :, None, None]
         return self.trunk.forward_head(positions, pre_logits=True).view(*grid.shape[:3], self.dim)
 
+    def extra_repr(self) -> str:
+        return f"autocast={self.autocast}"
+
+    @staticmethod
+    def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
+        """Name and size before anything is built or downloaded.
+
+        Raises:
+            ModisteError: timm has no such model, or the image is smaller than one of its patches.
+        """
+        import timm
+
+        name, size = str(node.get("name", "tf_efficientnet_lite0")), node.get("size", 224)
+        if ":" in name:
+            return
+        check_name(name)
+        patch = re.search(r"_patch(\d+)", name)
+        if patch and size % int(patch[1]):
+            raise ModisteError(f"size={size} does not fit {name}: take a multiple of its patches of {patch[1]} pixels.")
+        made_for = timm.get_pretrained_cfg(name)
+        if made_for and made_for.fixed_input_size and "vit" not in name and size != made_for.input_size[-1]:
+            raise ModisteError(f"size={size} does not fit {name}: it takes {made_for.input_size[-1]} pixels only.")
+
     def layer_groups(self) -> list[list[nn.Module | nn.Parameter]]:
         """timm's own layer groups, input first."""
         from timm.models import group_parameters
@@ -100,18 +124,28 @@ class TimmEncoder(nn.Module):
         return [[parameters[name] for name in names[layer]] for layer in sorted(names)]
 
 
+def check_name(name: str) -> None:
+    """Raises ModisteError when timm has no model of this name."""
+    import timm
+
+    if not timm.is_model(name.split(".")[0]):
+        raise ModisteError(f"timm has no model '{name}'. {did_you_mean(name, timm.list_models())}")
+
+
 def create_trunk(name: str, pretrained: bool, size: int, options: dict[str, Any]) -> Any:
     """``timm.create_model`` without classifier, its errors turned into one sentence."""
     import timm
 
-    if ":" not in name and not timm.is_model(name.split(".")[0]):
-        raise ModisteError(f"timm has no model '{name}'. {did_you_mean(name, timm.list_models())}")
+    if ":" not in name:
+        check_name(name)
     try:
         try:  # only models with fixed positions take the size
             return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=size, **options)
-        except TypeError:
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
             return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise ModisteError(
             f"timm could not make '{name}' (pretrained={pretrained}): {error}. "
             "Without a network use image.pretrained=false, or image=lite, whose weights a package holds."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -172,6 +173,22 @@ def _name(source: str) -> str:
     return f"{DIRECTORY_PREFIX}{path}"
 
 
+def refuse_remote_code(name: str) -> None:
+    """Raises ModisteError for a repository whose configuration would have its tokenizer run code of its own."""
+    from open_clip.factory import _get_hf_config
+
+    if name.startswith(HUB_PREFIX):
+        settings = _get_hf_config(name.removeprefix(HUB_PREFIX))
+    else:
+        settings = json.loads((Path(name.removeprefix(DIRECTORY_PREFIX)) / "open_clip_config.json").read_text("utf-8"))
+    options = settings.get("model_cfg", settings).get("text_cfg", {}).get("tokenizer_kwargs") or {}
+    if options.get("trust_remote_code"):
+        raise ModisteError(
+            f"{name} asks to run code of its own (tokenizer_kwargs.trust_remote_code), which is refused: "
+            "remove that line from a local copy of its open_clip_config.json if its tokenizer works without."
+        )
+
+
 def _from_repository(source: str, name: str) -> tuple[Any, Any]:
     import open_clip
 
@@ -180,6 +197,7 @@ def _from_repository(source: str, name: str) -> tuple[Any, Any]:
         hub_remedy(name.removeprefix(HUB_PREFIX)) if hub else "The directory needs weights and tokenizer files too."
     )
     with explained(source, remedy):
+        refuse_remote_code(name)
         # Without require_pretrained open_clip goes on with random weights and a log line.
         return open_clip.create_model(name, require_pretrained=True), open_clip.get_tokenizer(name)
 

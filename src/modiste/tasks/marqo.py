@@ -73,6 +73,12 @@ class Marqo:
         self.path, self.query_prefix = Path(path), query_prefix
         self.ranking = Ranking(KS, "relevant", resamples, seed, examples, select=marqo_metrics)
 
+    @staticmethod
+    def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
+        """Raises ModisteError for a training: its validation may not look at a test set."""
+        if "trainer" in cfg:
+            raise ModisteError("Marqo's queries are a test set: evaluate the run with task=[marqo] when it is trained.")
+
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str = SPLIT) -> Result:
         """Evaluate on the published queries.
 

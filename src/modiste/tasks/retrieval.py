@@ -281,6 +281,15 @@ class Retrieval:
         self.documents = {str(k): float(v) for k, v in (documents or {"image": 0.9, "text": 0.1}).items()}
         self.ranking = Ranking(list(ks), map_denominator, resamples, seed, examples)
 
+    @staticmethod
+    def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
+        """Raises ModisteError for what a training's validation cannot see: anything beyond its validation split."""
+        if "trainer" in cfg and (node.get("gallery", "split") != "split" or node.get("published")):
+            raise ModisteError(
+                "Validation in training sees the validation split only: leave gallery=split and published empty, "
+                "and evaluate the run with them when it is trained."
+            )
+
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
         """Evaluate on ``split`` of the full ``catalogue``.
 

@@ -76,12 +76,17 @@ class HfTextEncoder(nn.Module):
         mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
 
+    def extra_repr(self) -> str:
+        return f"pooling={self.pooling}"
+
     def layer_groups(self) -> list[list[nn.Module | nn.Parameter]]:
         """Embeddings, then one group a layer."""
         children = dict(self.trunk.named_children())
         stack = children.get("encoder", children.get("transformer", self.trunk))
         layers = next((m for name, m in stack.named_children() if isinstance(m, nn.ModuleList)), nn.ModuleList())
-        embeddings: list[nn.Module | nn.Parameter] = [m for name, m in children.items() if m is not stack]
+        embeddings: list[nn.Module | nn.Parameter] = [
+            module for name, module in children.items() if module is not stack and name != "pooler"
+        ]
         groups: list[list[nn.Module | nn.Parameter]] = [embeddings]
         return groups + [[layer] for layer in layers]
 
@@ -99,11 +104,13 @@ def load_pretrained(source: str, max_length: int, pretrained: bool) -> tuple[nn.
             f"text.source={source} is not a directory: correct the path, or give a hub id such as org/name."
         )
     try:
-        tokenizer = HfTokenizer(AutoTokenizer.from_pretrained(source), max_length)
+        tokenizer = HfTokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=False), max_length)
         if pretrained:
-            trunk = AutoModel.from_pretrained(source, use_safetensors=True, **without_pooler(source))
+            trunk = AutoModel.from_pretrained(
+                source, use_safetensors=True, trust_remote_code=False, **without_pooler(source)
+            )
         else:
-            trunk = AutoModel.from_config(AutoConfig.from_pretrained(source))
+            trunk = AutoModel.from_config(AutoConfig.from_pretrained(source, trust_remote_code=False))
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ModisteError(
@@ -117,7 +124,8 @@ def without_pooler(source: str) -> dict[str, bool]:
     """BERT's pooler is not used here; leaving it out spares its parameters."""
     from transformers import AutoConfig
 
-    return {"add_pooling_layer": False} if AutoConfig.from_pretrained(source).model_type in ("bert", "roberta") else {}
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    return {"add_pooling_layer": False} if config.model_type in ("bert", "roberta") else {}
 
 
 def random_trunk(config: Mapping[str, Any]) -> nn.Module:
