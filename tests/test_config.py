@@ -37,7 +37,9 @@ def test_every_option_composes_and_validates_against_its_root(root, overrides):
     except ModisteError as error:
         if "is not installed" in str(error):
             pytest.skip(str(error))
-        raise
+        # The one option that a root refuses on purpose: validation may not look at a test set.
+        if (root, overrides) != ("train", ["task=[marqo]"]) or "test set" not in str(error):
+            raise
 
 
 @pytest.mark.parametrize("root", ROOTS)
@@ -248,6 +250,9 @@ def allowed(monkeypatch):
         "modiste.loading.instantiate",
         "modiste.rundir.json.dumps",
         "modiste.rundir.write_json.__globals__",
+        "modiste.rundir.RunDir",
+        "modiste.data.catalogue.Catalogue.build",
+        "modiste.losses.clip.ClipLoss.forward",
         "modiste.rundir.Path.unlink",
         "torch.nn.modules.module.torch.load",
         "modiste.rundir.cache_dir.__class__",

@@ -192,7 +192,10 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(run, folder):
 
 
 def test_resuming_with_another_model_or_optimizer_is_one_sentence(run, folder):
-    for change, message in (("model.embed_dim=16", "do not fit this model"), ("tune.text.train=frozen", "start with init")):
+    for change, message in (
+        ("model.embed_dim=16", "do not fit this model"),
+        ("tune.text.train=frozen", "start with init"),
+    ):
         refused = modiste("train", f"resume={run}", change, "hydra.run.dir=refused", cwd=folder)
         assert refused.returncode == 1
         assert message in refused.stderr
@@ -227,7 +230,7 @@ def test_bf16_and_early_stopping(folder):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "task=[zeroshot]"], "no task measures"),
+        (["train", "task=[zeroshot]", "monitor.metric=val/retrieval/t2i/mrr"], "no task measures"),
         (["train", "task=[retrieval,marqo]"], "test set"),
         (["train", "task.retrieval.gallery=all"], "validation split only"),
         (["train", "image=timm", "image.pretrained=false", "image.size=100"], "multiple of its patches of 16"),

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, ProgressBar, RichProgressBar
 from torch import Tensor
 
 from modiste.data.module import Batch
@@ -29,8 +29,11 @@ class Interrupted(BaseException):
     """Training stopped on request, its state saved."""
 
 
-class Interruptible(Callback):
-    """Ctrl-C or SIGTERM: finish the step in hand, save it, stop. A second Ctrl-C stops at once."""
+class Interruptible(Checkpoint):
+    """Ctrl-C or SIGTERM: finish the step in hand, save it, stop. A second Ctrl-C stops at once.
+
+    A `Checkpoint`, because Lightning calls these last: the other callbacks' part of the step is then done.
+    """
 
     def __init__(self, run_dir: str) -> None:
         self.checkpoint = RunDir(run_dir).checkpoints / "recent.ckpt"

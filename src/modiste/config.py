@@ -339,9 +339,15 @@ def _check_name(target: str) -> None:
         raise ModisteError(f"'{target}' is not the dotted name of a class or a function.")
     if not _is_allowed(target):
         module = target.rpartition(".")[0] or target
-        raise _refused(
-            target, "" if _lies_in(target, ("modiste",)) else f" If you trust it, set MODISTE_ALLOW={module}."
-        )
+        raise _refused(target, _remedy(target, module))
+
+
+def _remedy(target: str, module: str) -> str:
+    if not _lies_in(target, ("modiste",)):
+        return f" If you trust it, set MODISTE_ALLOW={module}."
+    parts = [name.split(".")[1] for name in ALLOWED if name.startswith("modiste.")]
+    part = f"{target}.".split(".")[1]
+    return "" if part in parts else f" {did_you_mean(part, parts)}"
 
 
 def _refused(target: str, remedy: str = "") -> ModisteError:

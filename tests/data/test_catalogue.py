@@ -390,9 +390,9 @@ def test_replace_column_leaves_the_original_alone():
     assert changed.table.schema.field("brand").type == pa.string()
 
 
-def test_fingerprint_depends_on_pixels_texts_and_products_and_their_order_only():
+def test_fingerprint_depends_on_every_column_and_the_order():
     base = make_catalogue("ab", [1, 2], ["x", "y"])
-    same = make_catalogue("ab", [1, 2], ["x", "y"], splits=["train", "test"], colour=["red", "red"])
+    same = make_catalogue("ab", [1, 2], ["x", "y"])
     others = [
         make_catalogue("ab", [1, 3], ["x", "y"]),
         make_catalogue("ab", [1, 2], ["x", "z"]),
@@ -400,6 +400,9 @@ def test_fingerprint_depends_on_pixels_texts_and_products_and_their_order_only()
         make_catalogue("ba", [2, 1], ["y", "x"]),
         make_catalogue(["a1", "b"], [1, 2], ["x", "y"]),
         make_catalogue(["a", "1b"], [1, 2], ["x", "y"]),
+        make_catalogue("ab", [1, 2], ["x", "y"], splits=["train", "test"]),
+        make_catalogue("ab", [1, 2], ["x", "y"], colour=["red", "red"]),
+        make_catalogue("ab", [1, 2], ["x", "y"], colour=["red", "blue"]),
     ]
     assert same.fingerprint() == base.fingerprint()
     assert len({base.fingerprint(), *(other.fingerprint() for other in others)}) == 1 + len(others)

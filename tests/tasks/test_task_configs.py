@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 CONF = Path(__file__).parents[2] / "conf" / "task"
-NAMES = ["marqo", "retrieval", "zeroshot"]
+NAMES = sorted(file.stem for file in CONF.glob("*.yaml"))
 
 
 def build(*names):
@@ -17,7 +17,7 @@ def build(*names):
         "captions": {"templates": ["{text}!"]},
     }
     nodes = OmegaConf.merge(*(OmegaConf.load(CONF / f"{name}.yaml") for name in names))
-    cfg = OmegaConf.create({"data_dir": "data", "data": data, "task": nodes})
+    cfg = OmegaConf.create({"data_dir": "data", "seed": 0, "data": data, "task": nodes})
     return {name: instantiate(node) for name, node in cfg.task.items()}
 
 
