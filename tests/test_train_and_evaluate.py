@@ -1,5 +1,6 @@
 """From `modiste train` to `modiste table`, as a user runs them, on one small run."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from training import TINY, modiste
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
+ALL = ["callbacks.early_stopping=null"]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(folder):
-    finished = modiste("train", *TINY, "trainer.max_epochs=8", "name=small", "hydra.run.dir=run", cwd=folder)
+    finished = modiste("train", *TINY, "trainer.max_epochs=8", *ALL, "name=small", "hydra.run.dir=run", cwd=folder)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return folder / "run"
 
@@ -56,14 +58,9 @@ def test_a_checkpoint_holds_the_configuration_and_loads_with_weights_only(run):
 
 
 def test_training_learns(run):
-    import csv
-
     (metrics,) = run.glob("csv/version_*/metrics.csv")
-    values = [
-        float(row["val/retrieval/t2i/mrr"]) for row in csv.DictReader(metrics.open()) if row["val/retrieval/t2i/mrr"]
-    ]
-    assert len(values) == 8
-    assert max(values) > 2 * values[0]
+    losses = [float(row["train/loss"]) for row in csv.DictReader(metrics.open()) if row["train/loss"]]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
 def test_load_gives_model_transform_and_tokenizer(run):
@@ -118,7 +115,7 @@ def test_other_labels_are_other_results(run, evaluated):
     assert len({c.fingerprint() for c in (catalogue, relabelled, resplit)}) == 3
     assert list(strings({"a": ["x", {"b": "y"}], "c": 1})) == ["x", "y"]
     assert file_digest(run / "config.yaml") != file_digest(run / "overrides.yaml") != ""
-    assert file_digest(run / "results") != file_digest(run) == ""
+    assert file_digest(run / "results") != file_digest(run / "checkpoints") == ""
 
 
 def test_embeddings_on_disk_give_the_same_numbers_as_the_model(run, evaluated, folder):
@@ -135,7 +132,10 @@ def test_embeddings_on_disk_give_the_same_numbers_as_the_model(run, evaluated, f
     files = ["embeddings.image=images.npy", "embeddings.text=texts.npy"]
     finished = modiste("evaluate", *files, *tiny_data, "task=[retrieval]", "hydra.run.dir=matrices", cwd=folder)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    ours, models = result(folder / "matrices", "retrieval")["metrics"], result(run, "retrieval")["metrics"]
+    ours, models = (
+        result(next((folder / "matrices").iterdir()), "retrieval")["metrics"],
+        result(run, "retrieval")["metrics"],
+    )
     assert {name: m["value"] for name, m in ours.items()} == pytest.approx(
         {name: m["value"] for name, m in models.items()}
     )
@@ -180,14 +180,18 @@ def test_weights_of_another_model_are_refused_in_one_sentence(run, folder):
     assert "Traceback" not in refused.stderr
 
 
-def test_a_damaged_checkpoint_is_refused_in_one_sentence(run, folder):
-    broken = folder / "broken"
+@pytest.mark.parametrize("damage", ["cut off", "more than weights"])
+def test_a_damaged_or_suspicious_checkpoint_is_refused_in_one_sentence(damage, run, folder):
+    broken = folder / damage.replace(" ", "_")
     shutil.copytree(run, broken)
     for path in (broken / "checkpoints").iterdir():
-        path.write_bytes(path.read_bytes()[:1000])
+        if damage == "cut off":
+            path.write_bytes(path.read_bytes()[:1000])
+        else:
+            torch.save({"state_dict": {}, "more": shutil.rmtree}, path)
     refused = modiste("evaluate", f"run={broken}", cwd=folder)
     assert refused.returncode == 1
-    assert "is refused" in refused.stderr
+    assert ("no whole checkpoint" if damage == "cut off" else "is refused") in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
@@ -271,7 +275,10 @@ def test_wandb_logs_offline_without_an_account(folder):
     log = (offline / f"run-{run_id}.wandb").read_bytes()
     for word in (b"val/loss", b"train/loss", b"val/retrieval/samples"):
         assert word in log, word
-    assert list(offline.glob("files/media/images/**/*.png"))
+    (table,) = (json.loads(file.read_text()) for file in offline.glob("files/media/table/val/retrieval/*.json"))
+    assert table["columns"][:3] == ["query", "rank", "top 1"]
+    assert len(table["data"]) >= 4
+    assert all(row[2]["_type"] == "image-file" for row in table["data"])
 
 
 def test_wandb_says_that_an_offline_run_cannot_be_continued(folder):

@@ -178,7 +178,7 @@ def finish_loggers() -> None:
     """Ends wandb's run, so that the next job of a multirun gets its own."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
-        wandb.finish(quiet=True)
+        wandb.finish()
 
 
 def conclude(run_dir: RunDir, trainer: Trainer) -> float | None:
