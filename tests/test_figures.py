@@ -198,13 +198,13 @@ def test_captions_stand_in_the_boxes_of_image_queries(tmp_path):
 
 
 def test_text_never_leaves_its_column():
-    font = figures._font(13)
+    font = figures.typeface(13)
     for text in ("word " * 40, "x" * 200, "", "Ärmel “weiß” – naïve"):
-        lines = figures._wrap(text, font, 100, 3)
+        lines = figures.wrap(text, font, 100, 3)
         assert len(lines) <= 3
         assert all(font.getlength(line) <= 100 for line in lines)
-    assert figures._wrap("word " * 40, font, 100, 3)[-1].endswith("…")
-    assert figures._wrap("two words", font, 100, 3) == ["two words"]
+    assert figures.wrap("word " * 40, font, 100, 3)[-1].endswith("…")
+    assert figures.wrap("two words", font, 100, 3) == ["two words"]
 
 
 def test_no_examples_no_gallery(tmp_path):

@@ -347,7 +347,8 @@ def _remedy(target: str, module: str) -> str:
         return f" If you trust it, set MODISTE_ALLOW={module}."
     parts = [name.split(".")[1] for name in ALLOWED if name.startswith("modiste.")]
     part = f"{target}.".split(".")[1]
-    return "" if part in parts else f" {did_you_mean(part, parts)}"
+    close = difflib.get_close_matches(part, parts, n=1)
+    return f" Did you mean '{close[0]}'?" if close and part not in parts else ""
 
 
 def _refused(target: str, remedy: str = "") -> ModisteError:

@@ -426,15 +426,16 @@ def _write(
     draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, size: int, colour: str, width: int, lines: int
 ) -> int:
     """Text wrapped to ``width`` pixels, cut with … after ``lines``; returns the y below it."""
-    font = _font(size)
+    font = typeface(size)
     left, top = corner
-    for line in _wrap(text, font, width, lines):
+    for line in wrap(text, font, width, lines):
         draw.text((left, top), line, font=font, fill=colour)
         top += round(size * 1.3)
     return top
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int) -> list[str]:
+def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int) -> list[str]:
+    """``text`` in at most ``lines`` lines of ``width`` pixels."""
     wrapped = [""]
     for word in text.split():
         longer = f"{wrapped[-1]} {word}".strip()
@@ -453,7 +454,7 @@ def _fit(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     return line
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def typeface(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib, so that pictures look the same on every machine."""
     from matplotlib import get_data_path
 

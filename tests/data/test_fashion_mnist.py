@@ -130,12 +130,12 @@ def test_a_failed_download_is_one_sentence(tmp_path, monkeypatch):
         FashionMnist(str(tmp_path), download=True)()
 
 
-def test_the_real_files(real_data):
+def test_the_real_files(data_dir):
     from omegaconf import OmegaConf
 
     from modiste.config import config_dir
 
-    path = real_data / "fashion-mnist"
+    path = data_dir / "fashion-mnist"
     if not path.is_dir():
         pytest.skip("fashion-mnist is not in MODISTE_DATA")
     catalogue = FashionMnist(str(path))()

@@ -308,8 +308,8 @@ def test_real_random_split_is_free_of_leaks(real_kagl):
     assert abs(split.splits["test"] / len(split) - 0.1) < 0.01
 
 
-def test_real_marqo_split_is_free_of_leaks(real_kagl, real_data):
-    path = real_data / "marqo-kagl" / "ground_truth_text-image.json"
+def test_real_marqo_split_is_free_of_leaks(real_kagl, data_dir):
+    path = data_dir / "marqo-kagl" / "ground_truth_text-image.json"
     if not path.is_file():
         pytest.skip("marqo-kagl is not in MODISTE_DATA")
     split = MarqoSplit(str(path), val_fraction=0.05)(real_kagl)

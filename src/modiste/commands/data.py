@@ -15,6 +15,7 @@ from rich.table import Table
 
 from modiste.data.catalogue import Catalogue, load
 from modiste.data.splits import EXCLUDED, leaks
+from modiste.figures import typeface, wrap
 from modiste.rundir import write_json
 
 PER_SPLIT = 16
@@ -145,7 +146,7 @@ def draw_sheet(catalogue: Catalogue, path: Path, seed: int = 0) -> None:
     draw = ImageDraw.Draw(sheet)
     for block, split in enumerate(splits):
         part = catalogue.select(split=split)
-        draw.text((MARGIN, block * height + 6), f"{split or 'undecided'}: {len(part):,} rows", "black", _font(16))
+        draw.text((MARGIN, block * height + 6), f"{split or 'undecided'}: {len(part):,} rows", "black", typeface(16))
         rows = sorted(random.Random(f"{seed}:{split}").sample(range(len(part)), min(PER_SPLIT, len(part))))
         texts = part.column("text")
         for place, row in enumerate(rows):
@@ -164,31 +165,5 @@ def _draw_product(sheet: Any, draw: Any, corner: tuple[int, int], image: Any, te
     image = image.resize([max(1, round(length * scale)) for length in image.size])
     x, y = corner
     sheet.paste(image, (x + (side - image.width) // 2, y + (side - image.height) // 2))
-    draw.multiline_text((x, y + side + 3), _wrap(text, side), "#333333", _font(11), spacing=2)
-
-
-def _wrap(text: str, width: int, lines: int = 3) -> str:
-    """``text`` in at most ``lines`` lines of ``width`` pixels."""
-    font = _font(11)
-    wrapped = [""]
-    for word in text.split():
-        longer = f"{wrapped[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not wrapped[-1]:
-            wrapped[-1] = longer
-        else:
-            wrapped.append(word)
-    if len(wrapped) > lines:
-        wrapped = [*wrapped[: lines - 1], wrapped[lines - 1] + " …"]
-    for i, line in enumerate(wrapped):
-        while font.getlength(wrapped[i]) > width:
-            line = line[:-1]
-            wrapped[i] = line + "…"
-    return "\n".join(wrapped)
-
-
-def _font(size: int) -> Any:
-    """DejaVu, which comes with matplotlib and knows more scripts than Pillow's own."""
-    import matplotlib
-    from PIL import ImageFont
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+    small = typeface(11)
+    draw.multiline_text((x, y + side + 3), "\n".join(wrap(text, small, side, lines=3)), "#333333", small, spacing=2)
