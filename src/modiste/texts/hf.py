@@ -105,12 +105,13 @@ def load_pretrained(source: str, max_length: int, pretrained: bool) -> tuple[nn.
         )
     try:
         tokenizer = HfTokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=False), max_length)
+        settings = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if pretrained:
             trunk = AutoModel.from_pretrained(
-                source, use_safetensors=True, trust_remote_code=False, **without_pooler(source)
+                source, use_safetensors=True, trust_remote_code=False, **without_pooler(settings.model_type)
             )
         else:
-            trunk = AutoModel.from_config(AutoConfig.from_pretrained(source, trust_remote_code=False))
+            trunk = AutoModel.from_config(settings, **without_pooler(settings.model_type))
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ModisteError(
@@ -120,12 +121,9 @@ def load_pretrained(source: str, max_length: int, pretrained: bool) -> tuple[nn.
     return trunk, tokenizer
 
 
-def without_pooler(source: str) -> dict[str, bool]:
+def without_pooler(model_type: str) -> dict[str, bool]:
     """BERT's pooler is not used here; leaving it out spares its parameters."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    return {"add_pooling_layer": False} if config.model_type in ("bert", "roberta") else {}
+    return {"add_pooling_layer": False} if model_type in ("bert", "roberta") else {}
 
 
 def random_trunk(config: Mapping[str, Any]) -> nn.Module:
@@ -137,8 +135,7 @@ def random_trunk(config: Mapping[str, Any]) -> nn.Module:
     if model_type is None:
         raise ModisteError("text.config needs a model_type, for instance bert.")
     settings = AutoConfig.for_model(model_type, **options)
-    pooler = {"add_pooling_layer": False} if model_type in ("bert", "roberta") else {}
-    return AutoModel.from_config(settings, **pooler)
+    return AutoModel.from_config(settings, **without_pooler(model_type))
 
 
 def minilm(pretrained: bool = True, max_length: int = 64) -> HfTextEncoder:
