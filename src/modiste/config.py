@@ -11,6 +11,7 @@ import pkgutil
 import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -125,10 +126,23 @@ def compose(
 
     folders = [root or config_dir(), *config_dirs]
     try:
-        with initialize_config_dir(config_dir=str(folders[0].resolve()), **VERSION_BASE):
+        with _set_aside(), initialize_config_dir(config_dir=str(folders[0].resolve()), **VERSION_BASE):
             return hydra.compose(config_name, _with_searchpath(overrides, config_dirs))
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise ModisteError(_explain(error, config_name, overrides, folders)) from error
+
+
+@contextmanager
+def _set_aside() -> Iterator[None]:
+    """Within a job of Hydra's another config may be composed only when the job's own Hydra is out of the way."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def _with_searchpath(overrides: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:

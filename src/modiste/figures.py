@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from modiste.errors import ModisteError
-from modiste.tables import SUMMARY, ordered, split_name
+from modiste.tables import ordered, split_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,6 +42,8 @@ STYLE: dict[Any, Any] = {
 MOST_CLASSES = 30
 CONFUSED_CLASSES = 25
 LINES_PER_PANEL = 7
+MAIN = ("recall@1", "recall@10", "mrr", "accuracy", "weighted_f1")
+"""The metrics that a panel of curves prefers."""
 
 Series = tuple[np.ndarray, np.ndarray]
 
@@ -160,9 +162,8 @@ def _lines(axes: Axes, series: Mapping[str, Series]) -> None:
 
 def _spread(series: Mapping[str, Series]) -> dict[str, Series]:
     """At most `LINES_PER_PANEL`: the metrics of the summaries if there are any, evenly over the reading order."""
-    main = {metric for metrics in SUMMARY.values() for metric in metrics}
     names = ordered(series)
-    names = [name for name in names if split_name(name)[1] in main] or names
+    names = [name for name in names if split_name(name)[1] in MAIN] or names
     step = max(1, math.ceil(len(names) / LINES_PER_PANEL))
     return {name: series[name] for name in names[::step]}
 

@@ -75,6 +75,7 @@ class _Run:
     environment: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    suites: list[dict[str, Any]] = field(default_factory=list)
 
 
 def write_report(run_dir: Path, catalogue: figures.Pictures | Mapping[str, figures.Pictures] | None = None) -> Path:
@@ -82,8 +83,8 @@ def write_report(run_dir: Path, catalogue: figures.Pictures | Mapping[str, figur
 
     Args:
         run_dir: A run directory; whatever it lacks is left out of the page.
-        catalogue: The full catalogue that the retrieval examples refer to, or ``{data name: catalogue}`` for a run that
-            was evaluated on several. For other data, galleries that were drawn before are used again.
+        catalogue: The full catalogue that the retrieval examples refer to, or ``{result's file stem: catalogue}`` for
+            a run that was evaluated on several. For others, galleries that were drawn before are used again.
 
     Raises:
         ModisteError: there is no such directory, nothing to report, or a malformed file in it.
@@ -97,8 +98,11 @@ def write_report(run_dir: Path, catalogue: figures.Pictures | Mapping[str, figur
         sections.append(("training", "Training", _picture(curves, "training curves")))
     published = tables.read_published()
     for stem, result in run.results.items():
-        title = f"{result['task']} on {result['data']} ({result['split']})"
+        variant = f", {result['variant']}" if result.get("variant") else ""
+        title = f"{result['task']} on {result['data']} ({result['split']}{variant})"
         sections.append((stem.replace(".", "-"), title, _result(run, stem, result, published)))
+    if run.suites:
+        sections.append(("suites", "What was not run", _missing(run.suites)))
     if run.data:
         sections.append(("data", "Data", _data(run.data)))
     sections.append(("config", "Configuration and environment", _config(run)))
@@ -113,10 +117,11 @@ def _read(path: Path, catalogue: figures.Pictures | Mapping[str, figures.Picture
     results = {file.stem: tables.read_result(file) for file in sorted((path / "results").glob("*.json"))}
     catalogues = catalogue if isinstance(catalogue, Mapping) else {}
     if catalogue is not None and not isinstance(catalogue, Mapping):
-        catalogues = {catalogue.card.name: catalogue}
+        catalogues = {stem: catalogue for stem, result in results.items() if result["data"] == catalogue.card.name}
     config_text = (path / "config.yaml").read_text(encoding="utf-8") if (path / "config.yaml").is_file() else ""
     facts = {name: _json(path / f"{name}.json") for name in ("environment", "cost", "data")}
-    return _Run(path, results, catalogues, config_text, _yaml(config_text, path), **facts)
+    suites = [_json(file) for file in sorted(path.glob("suite.*.json"))]
+    return _Run(path, results, catalogues, config_text, _yaml(config_text, path), **facts, suites=suites)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -231,7 +236,7 @@ def _duration(seconds: float) -> str:
 def _tiles(run: _Run) -> str:
     tiles = []
     for result in run.results.values():
-        name = result.get("primary") or next(iter(tables.summary_metrics(result["task"], result["metrics"])), "")
+        name = result.get("primary") or next(iter(tables.summary_metrics(result, result["metrics"])), "")
         cell = tables.cell_of(result["metrics"].get(name))
         if cell is None:
             continue
@@ -260,6 +265,7 @@ def _result(run: _Run, stem: str, result: dict[str, Any], published: Sequence[Ma
             _metrics(result["metrics"]),
             _picture(plot, "metrics with 95 % intervals") if plot else "",
             _galleries(run, stem, result),
+            _pictures(run, result),
             _classes(run, stem, result.get("tables") or {}, result.get("confusion") or {}),
             _details("Counts", _grid(["", ""], [list(i) for i in result["counts"].items()]))
             if result.get("counts")
@@ -323,6 +329,14 @@ def _galleries(run: _Run, stem: str, result: Mapping[str, Any]) -> str:
     return _fold(shown)
 
 
+def _pictures(run: _Run, result: Mapping[str, Any]) -> str:
+    """The pictures that the task made, such as heat-map sheets."""
+    found = {title: run.path / file for title, file in (result.get("pictures") or {}).items()}
+    return "".join(
+        f"<h3>{escape(title)}</h3>{_picture(file, title)}" for title, file in found.items() if file.is_file()
+    )
+
+
 def _fold(shown: Mapping[str, str]) -> str:
     """The first few as they are, the others behind their titles."""
     return "".join(html if i < OPEN else _details(title, html) for i, (title, html) in enumerate(shown.items()))
@@ -339,7 +353,7 @@ def _gallery(run: _Run, stem: str, data: str, search: str, examples: Sequence[Ma
     digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]
     prefix = f"{stem}.{_file_name(search)}.{word}-"
     path = run.path / "figures" / f"{prefix}{digest}.png"
-    catalogue = run.catalogues.get(data)
+    catalogue = run.catalogues.get(stem)
     if catalogue is not None:
         for old in path.parent.glob(f"{glob.escape(prefix)}*.png"):
             old.unlink()
@@ -419,6 +433,20 @@ def _members(value: Any) -> str:
         return "(" + ", ".join(f"{name} {_plain(number)}" for name, number in value) + ")"
     shown = ", ".join(str(member) for member in value[:12])
     return f"{len(value):,}: {shown}{', …' if len(value) > 12 else ''}" if value else "0"
+
+
+def _missing(suites: Sequence[Mapping[str, Any]]) -> str:
+    """What the suites name and could not run, with the reason."""
+    rows = [
+        [suite["suite"], outcome["entry"], outcome["task"], outcome["why"]]
+        for suite in suites
+        for outcome in suite["outcomes"]
+        if outcome["status"] == "missing"
+    ]
+    names = ", ".join(str(suite["suite"]) for suite in suites)
+    if not rows:
+        return f"<p>Everything that {escape(names)} names was run.</p>"
+    return _grid(["suite", "entry", "task", "why"], rows, words=True)
 
 
 def _config(run: _Run) -> str:

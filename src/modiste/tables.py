@@ -22,12 +22,6 @@ DAGGER = "†"
 DAGGER_NOTE = f"{DAGGER} in-domain: trained on this data set's own training part, so not a zero-shot number."
 PACKAGED = Path(__file__).parent / "reference" / "published.csv"
 
-# The metrics of a task's summary, for every part that has them ("text-to-image/avg_recall": part and metric).
-SUMMARY = {
-    "marqo": ("avg_recall", "avg_precision"),
-    "retrieval": ("recall@1", "recall@10", "mrr"),
-    "zeroshot": ("accuracy", "weighted_f1"),
-}
 SIZES = ("queries", "gallery", "classes")
 PART_ORDER = (
     *("t2i", "i2t", "text-to-image", "category-to-product", "sub-category-to-product", "fine-category-to-product"),
@@ -328,10 +322,10 @@ def ordered(names: Iterable[str]) -> list[str]:
     return sorted(names, key=key)
 
 
-def summary_metrics(task: str, names: Iterable[str], primary: str = "") -> list[str]:
-    """The metrics that a summary of ``task`` shows, among ``names``; its primary one where the task declares none."""
-    names = ordered(names)
-    chosen = [name for name in names if split_name(name)[1] in SUMMARY.get(task, ())]
+def summary_metrics(result: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """The metrics that a summary of ``result`` shows, among ``names``; its primary one where it declares none."""
+    names, primary = ordered(names), result.get("primary", "")
+    chosen = [name for name in names if split_name(name)[1] in (result.get("summary") or ())]
     return chosen or [name for name in names if name == primary] or names[:1]
 
 
@@ -404,8 +398,7 @@ def _group_blocks(
     parts = _parts(names)
     columns = {part: [name for name in names if split_name(name)[0] == part] for part in parts}
     if len(parts) > 1 or len(names) > COLUMNS_PER_TABLE:
-        primary = first.get("primary", "")
-        columns = {"summary": summary_metrics(first["task"], names, primary), **columns}
+        columns = {"summary": summary_metrics(first, names), **columns}
     blocks = []
     for part, shown in columns.items():
         covered = _parts(shown)

@@ -1,19 +1,21 @@
-"""Evaluate a run, a published model or embeddings on disk: modiste evaluate run=DIR 'task=[retrieval,zeroshot]'"""
+"""Evaluate a run, a published model or embeddings on disk: modiste evaluate run=DIR suite=here"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from modiste.config import instantiate, validate
+from modiste.config import compose, instantiate, quote, validate
 from modiste.errors import ModisteError
 from modiste.rundir import RunDir, write_json
 
@@ -30,41 +32,233 @@ GENERIC = ("modiste.data.table.Table", "modiste.data.hub.Hub")
 
 def run(cfg: DictConfig) -> None:
     """Runs every task whose result does not exist yet, prints a table and writes the report."""
+    given = command_overrides()
     run_dir = RunDir.find(cfg.run) if cfg.run else None
-    if run_dir is not None:
-        take_over(cfg, OmegaConf.load(run_dir.config))
-    validate(cfg)
-    from modiste.data.catalogue import load as load_catalogue
-    from modiste.report import write_report
-    from modiste.tables import print_results
+    evaluation = Evaluation(cfg, run_dir)
+    if cfg.get("suite") is None:
+        for name in evaluation.tasks(Entry("", given, cfg)):
+            evaluation.run_task(name)
+    else:
+        run_suite(evaluation, cfg, given)
+    evaluation.conclude()
 
-    tasks = {name: instantiate(node) for name, node in cfg.task.items()}
-    catalogue = load_catalogue(cfg.data)
-    embedder, facts = build_embedder(cfg, run_dir, catalogue)
-    # Several models may be evaluated under one name, such as model=pretrained.
-    target = run_dir or RunDir(Path(cfg.run_dir) / facts["fingerprint"][:8])
-    paths = []
-    for name, task in tasks.items():
-        identity = describe(cfg, name, facts, catalogue)
-        path = target.results / f"{cfg.data.name}.{cfg.split}.{name}.json"
-        if cfg.overwrite or not same_result(path, identity):
-            started = time.perf_counter()
-            result = task(embedder, catalogue, cfg.split)
-            write_result(path, result, identity | {"seconds": round(time.perf_counter() - started, 2)})
-        else:
+
+@dataclass(frozen=True)
+class Entry:
+    """One data set of a suite, or a single evaluation.
+
+    Attributes:
+        name: Its key in the suite.
+        overrides: What recreates it on the command line.
+        cfg: What they compose.
+    """
+
+    name: str
+    overrides: list[str]
+    cfg: DictConfig
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task: ``computed``, ``kept`` (its result existed) or ``missing``, and why."""
+
+    entry: str
+    task: str
+    status: str
+    why: str = ""
+
+
+class Evaluation:
+    """Tasks of one model, which is built once, over one or many data sets.
+
+    Args:
+        cfg: The configuration of the command: model, precision, cache …
+        run_dir: The run whose model it is, if it is one's.
+    """
+
+    def __init__(self, cfg: DictConfig, run_dir: RunDir | None) -> None:
+        self.cfg, self.run_dir = cfg, run_dir
+        self.trained: Any = OmegaConf.load(run_dir.config) if run_dir else None
+        self.paths: list[Path] = []
+        self.catalogues: dict[str, Catalogue] = {}
+        self._model: tuple[Any, dict[str, Any]] | None = None
+        if cfg.deterministic:
+            import torch
+
+            torch.use_deterministic_algorithms(True)
+
+    def tasks(self, entry: Entry) -> list[str]:
+        """Loads the data of ``entry``; the names of its tasks, for `run_task`.
+
+        Raises:
+            ModisteError: The configuration is wrong, or the data are not there.
+        """
+        from modiste.data.catalogue import load as load_catalogue
+
+        if self.trained is not None:
+            take_over(entry.cfg, self.trained, entry.overrides)
+        validate(entry.cfg)
+        self.entry = entry
+        self.objects = {name: instantiate(node) for name, node in entry.cfg.task.items()}
+        self.catalogue = load_catalogue(entry.cfg.data)
+        self.embedder, self.facts = self._embedder()
+        # Several models may be evaluated under one name, such as model=pretrained.
+        self.target = self.run_dir or RunDir(Path(self.cfg.run_dir) / self.facts["fingerprint"][:8])
+        return list(self.objects)
+
+    def run_task(self, name: str) -> str:
+        """Runs the task ``name`` of the entry unless its result exists; returns ``computed`` or ``kept``."""
+        cfg = self.entry.cfg
+        identity = describe(cfg, name, self.facts, self.catalogue)
+        words = [cfg.data.name, cfg.split, name, *([cfg.variant] if cfg.variant else [])]
+        path = self.target.results / f"{'.'.join(words)}.json"
+        kept = not cfg.overwrite and same_result(path, identity)
+        if kept:
             log.info("%s exists for the same model, data and protocol: kept (overwrite=true computes it again)", path)
-        paths.append(path)
-    print_results(paths)
-    print(f"\nResults: {target.results}\nReport: {write_report(target.path, catalogue)}")
+        else:
+            started = time.perf_counter()
+            result = self.objects[name](self.embedder, self.catalogue, cfg.split)
+            facts = {"overrides": recreating(self.entry.overrides, name), "variant": cfg.variant}
+            write_result(path, result, identity | facts | {"seconds": round(time.perf_counter() - started, 2)})
+        self.paths.append(path)
+        self.catalogues[path.stem] = self.catalogue
+        return "kept" if kept else "computed"
+
+    def conclude(self) -> None:
+        """Prints the summaries and writes the report.
+
+        Raises:
+            ModisteError: There is no result at all.
+        """
+        from modiste.report import write_report
+        from modiste.tables import print_results
+
+        if not self.paths:
+            raise ModisteError("Nothing could be evaluated, for the reasons above.")
+        print_results(self.paths)
+        print(f"\nResults: {self.target.results}\nReport: {write_report(self.target.path, self.catalogues)}")
+
+    def _embedder(self) -> tuple[Any, dict[str, Any]]:
+        """What makes the embeddings, and the facts about it that results record."""
+        from modiste.embeddings import ModelEmbedder, default_cache, progress_bar
+
+        cfg = self.entry.cfg
+        if cfg.embeddings.image:
+            return matrices(cfg, self.catalogue)
+        if self._model is None:
+            model, facts = build_model(cfg, self.run_dir)
+            cache = default_cache() if cfg.cache else None
+            embedder = ModelEmbedder(model.to(device(cfg.device)), cfg.batch_size, cfg.precision, cache, progress_bar)
+            described = model.describe() | {"precision": cfg.precision}
+            self._model = embedder, facts | {"fingerprint": embedder.fingerprint, "describe": described}
+        embedder, facts = self._model
+        if self.trained is not None:
+            facts = facts | {"in_domain": same_data(self.trained.data, cfg.data)}
+        return embedder, facts
 
 
-def take_over(cfg: DictConfig, trained: Any) -> None:
-    """The model of a run, and its data set with its split where the command line names no other.
+def run_suite(evaluation: Evaluation, cfg: DictConfig, given: list[str]) -> None:
+    """Every entry of a suite: what can run runs, what exists is kept, what is missing is named with the reason."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    entries = suite_entries(cfg, given)
+    total = sum(len(entry.cfg.task) for entry in entries)
+    outcomes: list[Outcome] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task(cfg.suite.name, total=total)
+        for entry in entries:
+            for outcome in run_entry(evaluation, entry):
+                progress.update(bar, advance=1, description=f"{cfg.suite.name}: {entry.name}")
+                outcomes.append(outcome)
+                log.info("%d/%d %s · %s: %s", len(outcomes), total, outcome.entry, outcome.task, outcome.status)
+    record(evaluation, cfg.suite.name, outcomes)
+
+
+def run_entry(evaluation: Evaluation, entry: Entry) -> Iterator[Outcome]:
+    """The outcomes of an entry's tasks, one by one."""
+    try:
+        evaluation.tasks(entry)
+    except ModisteError as error:
+        for task in entry.cfg.task:
+            yield Outcome(entry.name, str(task), "missing", str(error))
+        return
+    for task in evaluation.objects:
+        try:
+            yield Outcome(entry.name, task, evaluation.run_task(task))
+        except ModisteError as error:
+            yield Outcome(entry.name, task, "missing", str(error))
+
+
+def suite_entries(cfg: DictConfig, given: list[str]) -> list[Entry]:
+    """The entries of ``cfg.suite``: the command line's overrides, then the entry's own.
 
     Raises:
-        ModisteError: The command line also names a model, or a split but no data set.
+        ModisteError: The command line also names embeddings, data or tasks, or an entry cannot be composed.
     """
-    given = command_overrides()
+    if cfg.embeddings.image:
+        raise ModisteError("suite= needs a model (run= or model=): embeddings on disk belong to one data set.")
+    own = [o for o in given if o.partition("=")[0].lstrip("+~") not in ("suite", "variant")]
+    for override in own:
+        group = override.partition("=")[0].lstrip("+~").partition(".")[0].partition("/")[0]
+        if group in ("data", "task", "split"):
+            raise ModisteError(f"suite={cfg.suite.name} says itself on what it evaluates: leave out {override}.")
+    entries = []
+    for name, overrides in cfg.suite.entries.items():
+        words = [*own, *(f"{key}={quote_value(value)}" for key, value in overrides.items())]
+        entries.append(Entry(str(name), words, compose("evaluate", words, config_dirs())))
+    return entries
+
+
+def quote_value(value: Any) -> str:
+    """A value of a suite's YAML in the grammar of the command line.
+
+    >>> quote_value(["marqo", "zeroshot"]), quote_value("kagl"), quote_value(None), quote_value({"a": 1})
+    ('["marqo","zeroshot"]', '"kagl"', 'null', '{a:1}')
+    """
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value)
+    if isinstance(value, str):
+        return quote(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(quote_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{quote_value(v)}' for key, v in value.items())}}}"
+    return json.dumps(value)
+
+
+def recreating(overrides: Sequence[str], task: str) -> list[str]:
+    """The overrides that give the result of ``task`` alone.
+
+    >>> recreating(["run=runs/a", "task=[marqo,probe]", "task.probe.seed=1", "task.marqo.seed=2"], "marqo")
+    ['run=runs/a', 'task.marqo.seed=2', 'task=[marqo]']
+    """
+
+    def applies(override: str) -> bool:
+        key = override.partition("=")[0].lstrip("+~")
+        other = key.startswith("task.") and key.split(".")[1] != task
+        return not other and key not in ("task", "overwrite", "cache")
+
+    return [*filter(applies, overrides), f"task=[{task}]"]
+
+
+def record(evaluation: Evaluation, suite: str, outcomes: Sequence[Outcome]) -> None:
+    """Names what is missing, and writes ``suite.<name>.json`` for the report."""
+    counts = {s: sum(o.status == s for o in outcomes) for s in ("computed", "kept", "missing")}
+    print(f"\nSuite {suite}: " + ", ".join(f"{number} {status}" for status, number in counts.items()))
+    for outcome in (o for o in outcomes if o.status == "missing"):
+        print(f"- missing: {outcome.entry} · {outcome.task}: {outcome.why}")
+    if evaluation.paths:
+        evaluation.target.write_json(f"suite.{suite}", {"suite": suite, "outcomes": [vars(o) for o in outcomes]})
+
+
+def take_over(cfg: DictConfig, trained: Any, given: Sequence[str]) -> None:
+    """The model of a run, and its data set with its split where ``given`` (overrides) names no other.
+
+    Raises:
+        ModisteError: They also name a model, or a split but no data set.
+    """
     named = {override.lstrip("+~").partition("=")[0] for override in given}
     if "model" in named:
         raise ModisteError("run= and model= exclude each other: one model is evaluated at a time.")
@@ -85,17 +279,12 @@ def command_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
-def build_embedder(cfg: DictConfig, run_dir: RunDir | None, catalogue: Catalogue) -> tuple[Any, dict[str, Any]]:
-    """What makes the embeddings, and the facts about it that results record."""
-    from modiste.embeddings import ModelEmbedder, default_cache, progress_bar
+def config_dirs() -> list[Path]:
+    """The folder that ``--config-dir`` gave."""
+    from hydra.core.hydra_config import HydraConfig
 
-    if cfg.embeddings.image:
-        return matrices(cfg, catalogue)
-    model, facts = build_model(cfg, run_dir)
-    cache = default_cache() if cfg.cache else None
-    embedder = ModelEmbedder(model.to(device(cfg.device)), cfg.batch_size, cfg.precision, cache, progress_bar)
-    facts |= {"fingerprint": embedder.fingerprint, "describe": model.describe() | {"precision": cfg.precision}}
-    return embedder, facts
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    return [Path(source.path) for source in sources if source.provider == "command-line"]
 
 
 def matrices(cfg: DictConfig, catalogue: Catalogue) -> tuple[Any, dict[str, Any]]:
@@ -119,11 +308,7 @@ def build_model(cfg: DictConfig, run_dir: RunDir | None) -> tuple[Any, dict[str,
     if run_dir is not None:
         model = loading.load(run_dir.path, cfg.checkpoint).model
         trained: Any = OmegaConf.load(run_dir.config)
-        return model, {
-            "name": trained.name,
-            "source": str(run_dir.path),
-            "in_domain": same_data(trained.data, cfg.data),
-        }
+        return model, {"name": trained.name, "source": str(run_dir.path)}
     if not any(override.startswith("model=") for override in command_overrides()):
         raise ModisteError(
             "What is to be evaluated? Give run=DIR, model=NAME, or embeddings.image=FILE and embeddings.text=FILE."
@@ -204,5 +389,19 @@ def write_result(path: Path, result: Result, identity: dict[str, Any]) -> None:
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     content = {"schema": 1, **result.to_json(), **identity, "created": created, "command": command()}
     path.parent.mkdir(parents=True, exist_ok=True)
+    content["pictures"] = write_pictures(path, result)
     np.savez_compressed(path.with_suffix(".npz"), **result.per_query)  # type: ignore[arg-type]
     write_json(path, content | {"environment": environment()})
+
+
+def write_pictures(path: Path, result: Result) -> dict[str, str]:
+    """The result's pictures as PNG files; title to the file, relative to the run directory."""
+    folder = path.parent.parent / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for title, picture in result.pictures.items():
+        slug = re.sub(r"[^\w-]+", "_", title)
+        file = folder / f"{path.stem}.{slug}.png"
+        picture.save(file)
+        files[title] = file.relative_to(path.parent.parent).as_posix()
+    return files

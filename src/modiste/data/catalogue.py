@@ -19,7 +19,7 @@ from PIL import Image
 from PIL import __version__ as pillow_version
 
 from modiste.config import instantiate
-from modiste.data.sources import ImageSource, ImageTooLargeError
+from modiste.data.sources import WHOLE, ImageSource, ImageTooLargeError, MaskSource
 from modiste.errors import ModisteError, did_you_mean
 from modiste.rundir import cache_dir
 
@@ -110,6 +110,7 @@ class Catalogue:
         columns: Mapping[str, Sequence[Any]],
         images: ImageSource,
         max_bad: int | float | None = None,
+        problems: Sequence[str | None] | None = None,
     ) -> Catalogue:
         """Check every row and decode every image once; leave bad rows out and count them.
 
@@ -119,12 +120,15 @@ class Catalogue:
             columns: ``product_id``, ``image``, ``text``, optionally ``split``, ``mask``, ``boxes``; any other column
                 is an attribute. With a ``pixels`` column (generated images whose content is known) nothing is decoded.
             max_bad: How many rows (a whole number) or which part of them (a fraction) may be bad; None: any.
+            problems: What the adapter itself found to be wrong with each row, such as an unreadable mask.
 
         Raises:
             ModisteError: A column is missing or of another length, no row is usable, or more are bad than allowed.
         """
         texts = _as_text(columns)
         reasons = _row_problems(texts)
+        if problems is not None:
+            reasons = [own or found for own, found in zip(problems, reasons, strict=True)]
         if "pixels" not in texts:
             texts["pixels"] = _scan_into(reasons, texts["image"], images, card.name)
         keep = np.array([reason is None for reason in reasons], dtype=bool)
@@ -183,6 +187,22 @@ class Catalogue:
     def read_image(self, i: int) -> Image.Image:
         """The RGB image of the i-th row of this catalogue."""
         return self.images.read(self.table.column("image")[i].as_py())
+
+    def parts(self, i: int) -> list[str]:
+        """The parts that the i-th image has a mask of. Raises ModisteError where the data set has no masks."""
+        return self._masks().parts(self.table.column("mask")[i].as_py())
+
+    def read_mask(self, i: int, part: str = WHOLE) -> Image.Image:
+        """Where ``part`` is on the i-th image: mode L, of the image's size, 255 inside and 0 outside.
+
+        ``whole`` is everything that is not background. Raises ModisteError where there are no masks, or no such part.
+        """
+        return self._masks().read_mask(self.table.column("mask")[i].as_py(), part)
+
+    def _masks(self) -> MaskSource:
+        if "mask" not in self.table.column_names or not isinstance(self.images, MaskSource):
+            raise ModisteError(f"Data set '{self.card.name}' has no masks: grounding needs ccp, synthetic or the like.")
+        return self.images
 
     def replace_column(self, name: str, values: Sequence[Any]) -> Catalogue:
         """A copy with the text column ``name`` replaced, or added."""

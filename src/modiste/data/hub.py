@@ -47,6 +47,10 @@ class Hub:
             raise ModisteError(f"There is no folder {folder}: set data.catalogue.path to one, or to owner/name.")
         return Catalogue.build(self._card(folder), *self._read(folder), self.max_bad)
 
+    def load(self) -> Any:
+        """What is at ``path`` as `datasets` has it: a `DatasetDict`, or a `Dataset` without splits."""
+        return self._load(Path(self.path).expanduser())
+
     def _read(self, folder: Path) -> tuple[Columns, ImageSource]:
         tables = sorted(file for name in METADATA for file in folder.rglob(name)) if folder.is_dir() else []
         if tables:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.sources import FolderImages, ImageSource, ZipImages
-from modiste.data.table import Columns, from_dataset, read_parquet
-from modiste.errors import ModisteError
+from modiste.data.table import Columns, find_parquet, from_dataset, read_parquet
+from modiste.errors import ModisteError, did_you_mean
 
 CARD = Card(
     name="kagl",
@@ -38,19 +41,81 @@ HUB_COLUMNS = {
 
 
 @dataclass(frozen=True)
+class Subset:
+    """The kind of subset that FashionCLIP was evaluated on: 9,990 products of 62 categories.
+
+    Which products these were has not been published, so this is not the paper's KAGL but one of its size: the most
+    frequent values of a column (equally frequent ones by name), and of their products those whose hash is the lowest.
+
+    Attributes:
+        products: How many.
+        classes: How many values.
+        column: Whose values.
+        seed: Another seed, other products.
+    """
+
+    products: int
+    classes: int
+    column: str = "articleType"
+    seed: int = 0
+
+    @classmethod
+    def parse(cls, given: Mapping[str, object]) -> Subset:
+        """From the config. Raises ModisteError for a key that is missing or unknown."""
+        names = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in names:
+                raise ModisteError(f"data.catalogue.subset has no '{name}'. {did_you_mean(name, names)}")
+        try:
+            return cls(**given)  # type: ignore[arg-type]
+        except TypeError:
+            raise ModisteError(
+                "data.catalogue.subset needs products and classes, for instance {products: 9990, classes: 62}."
+            ) from None
+
+    def __call__(self, catalogue: Catalogue) -> Catalogue:
+        """The subset of ``catalogue``, as a data set of its own, ``kagl_<products>``.
+
+        Raises:
+            ModisteError: The column has fewer classes, or the classes fewer products.
+        """
+        values, ids = catalogue.column(self.column), catalogue.column("product_id")
+        counts = Counter(value for value in values if value)
+        frequent = sorted(counts, key=lambda value: (-counts[value], value))[: self.classes]
+        wanted = set(frequent)
+        usable = sorted({i for i, value in zip(ids, values, strict=True) if value in wanted}, key=self._hash)
+        if len(frequent) < self.classes or len(usable) < self.products:
+            raise ModisteError(
+                f"data.catalogue.subset asks for {self.products:,} products of {self.classes} values of "
+                f"{self.column}; there are {len(usable):,} of {len(frequent)}. Ask for fewer."
+            )
+        keep = set(usable[: self.products])
+        table = catalogue.select(rows=[row for row, i in enumerate(ids) if i in keep]).table
+        columns = {name: table.column(name).to_pylist() for name in table.column_names}
+        card = replace(catalogue.card, name=f"{catalogue.card.name}_{self.products}", expected={})
+        # Its pixels are known: no image is read again.
+        return Catalogue.build(card, columns, catalogue.images)
+
+    def _hash(self, product: str) -> bytes:
+        return hashlib.sha256(f"{self.seed}:{product}".encode()).digest()
+
+
+@dataclass(frozen=True)
 class Kagl:
     """Reads KAGL: text = productDisplayName, product_id = id, attributes under Kaggle's names; "NA" is a value.
 
     Attributes:
         path: The zip file as downloaded, the folder it unpacks to, or a folder with the hub's ``data/*.parquet``.
         max_bad: See `Catalogue.build`.
+        subset: None for all products, or the attributes of `Subset`.
 
     Raises:
-        ModisteError: There is nothing of the kind at ``path``.
+        ModisteError: There is nothing of the kind at ``path``, or not enough for the subset.
     """
 
     path: str
     max_bad: int | float | None = None
+    subset: Mapping[str, object] | None = None
 
     def __call__(self) -> Catalogue:
         path = Path(self.path)
@@ -59,7 +124,7 @@ class Kagl:
         if (path / "styles.csv").is_file():
             columns = read_styles((path / "styles.csv").read_bytes(), str(path / "styles.csv"))
             return self._build(columns, FolderImages(path / "images"))
-        files = sorted(path.glob("data/*.parquet")) or sorted(path.glob("*.parquet"))
+        files = find_parquet(path, CARD)
         if files:
             dataset = read_parquet(files)
             return self._build(*from_dataset(dataset, HUB_COLUMNS, attributes=[], name=CARD.name))
@@ -67,7 +132,9 @@ class Kagl:
         raise ModisteError(f"{path} {what}. {CARD.download} Then set data.catalogue.path to it.")
 
     def _build(self, columns: Columns, images: ImageSource) -> Catalogue:
-        return Catalogue.build(CARD, columns, images, self.max_bad)
+        subset = Subset.parse(self.subset) if self.subset else None
+        catalogue = Catalogue.build(CARD, columns, images, self.max_bad)
+        return subset(catalogue) if subset else catalogue
 
 
 def _from_zip(path: Path) -> tuple[Columns, ImageSource]:

@@ -7,9 +7,10 @@ import io
 import os
 import threading
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,6 +23,10 @@ MAX_BYTES = 256 * 2**20
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 
+WHOLE = "whole"
+"""The part of an image that is everything but background."""
+
+
 class ImageSource(Protocol):
     """Reads one image by its reference. Picklable, and safe across forks and threads.
 
@@ -31,6 +36,19 @@ class ImageSource(Protocol):
 
     def read(self, ref: str) -> Image.Image:
         """The RGB image behind ``ref``. Raises OSError or ValueError where it is missing, corrupt or too large."""
+        ...
+
+
+@runtime_checkable
+class MaskSource(ImageSource, Protocol):
+    """An image source that also knows where the parts of its images are; its references are the column ``mask``."""
+
+    def parts(self, ref: str) -> list[str]:
+        """The parts that the image has a mask of, `WHOLE` not among them."""
+        ...
+
+    def read_mask(self, ref: str, part: str = WHOLE) -> Image.Image:
+        """Mode L, of the image's size, 255 where ``part`` is. Raises ModisteError when the image has no such part."""
         ...
 
 
@@ -96,10 +114,14 @@ class FolderImages:
         return path
 
     def read(self, ref: str) -> Image.Image:
+        return decode(self.read_bytes(ref))
+
+    def read_bytes(self, ref: str) -> bytes:
+        """The content of a file. Raises OSError or ValueError as `read`."""
         path = self.path(ref)
         if path.stat().st_size > MAX_BYTES:
             raise ImageTooLargeError(f"{path} is larger than {MAX_BYTES:,} bytes")
-        return decode(path.read_bytes())
+        return path.read_bytes()
 
     def identity(self, refs: list[str]) -> str:
         digest = hashlib.sha256(str(self.root.resolve()).encode())
@@ -130,6 +152,10 @@ class ZipImages:
             return self._opened[1]
 
     def read(self, ref: str) -> Image.Image:
+        return decode(self.read_bytes(ref))
+
+    def read_bytes(self, ref: str) -> bytes:
+        """The content of a member. Raises OSError or ValueError as `read`."""
         try:
             member = self.archive.getinfo(self.prefix + ref)
         except KeyError:
@@ -137,8 +163,9 @@ class ZipImages:
         if member.file_size > MAX_BYTES:
             raise ImageTooLargeError(f"{member.filename} is larger than {MAX_BYTES:,} bytes")
         try:
-            return decode(self.archive.read(member))
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:  # damaged, encrypted, unknown method
+            return self.archive.read(member)
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
+            # damaged, encrypted, unknown method
             raise ValueError(str(error)) from error
 
     def identity(self, refs: list[str]) -> str:

@@ -9,10 +9,13 @@ import csv
 import gzip
 import io
 import json
+import logging
+import re
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +27,14 @@ from modiste.data.sources import ArrowImages, FolderImages, ImageSource, ZipImag
 from modiste.errors import ModisteError, did_you_mean
 from modiste.rundir import cache_dir
 
+log = logging.getLogger(__name__)
+
 Columns = dict[str, list[Any]]
 SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 SUFFIXES = (*DELIMITERS, ".parquet", ".jsonl", ".ndjson")
+SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.parquet")
+"""How the hub names one of several files, for instance ``data-00003-of-00009.parquet``."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +120,23 @@ def _text(path: Path) -> io.TextIOWrapper:
 
 
 def _delimited(path: Path, delimiter: str) -> Columns:
-    csv.field_size_limit(sys.maxsize)
     with _text(path) as file:
-        rows = csv.reader(file, delimiter=delimiter)
-        header = next(rows, [])
-        cells = [row for row in rows if row]
+        return read_delimited(file, delimiter)
+
+
+def read_delimited(lines: Iterable[str], delimiter: str = ",") -> Columns:
+    """The columns of an opened text table with a header; cells that a row lacks are "".
+
+    Raises:
+        ValueError: A row has more cells than the header.
+
+    >>> read_delimited(["a,b\\n", '1,"x, y"\\n', "2\\n"])
+    {'a': ['1', '2'], 'b': ['x, y', '']}
+    """
+    csv.field_size_limit(sys.maxsize)
+    rows = csv.reader(lines, delimiter=delimiter)
+    header = next(rows, [])
+    cells = [row for row in rows if row]
     width = len(header)
     for number, row in enumerate(cells, start=2):
         if len(row) > width:
@@ -198,13 +217,67 @@ def _joined(value: Any) -> Any:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
 
 
-def read_parquet(files: Sequence[Path]) -> Any:
-    """Parquet files that hold images, as one memory-mapped `datasets.Dataset`."""
+def find_parquet(folder: Path, card: Card, pattern: str = "*") -> list[Path]:
+    """The Parquet files of a data set in ``folder``: ``data/*.parquet`` or ``*.parquet``; none where there are none.
+
+    Raises:
+        ModisteError: Some of the files that the others' names count (`SHARD`) are missing.
+    """
+    files = sorted(folder.glob(f"data/{pattern}.parquet")) or sorted(folder.glob(f"{pattern}.parquet"))
+    check_shards(files, card)
+    return files
+
+
+def check_shards(files: Iterable[Path], card: Card) -> None:
+    """Raises ModisteError when files are missing of those that the names of ``files`` count (`SHARD`)."""
+    present = set(files)
+    for file in sorted(present):
+        match = SHARD.fullmatch(file.name)
+        if match is None:
+            continue
+        count = int(match["count"])
+        names = [f"{match['stem']}-{i:05d}-of-{count:05d}.parquet" for i in range(count)]
+        missing = [name for name in names if file.with_name(name) not in present]
+        if missing:
+            shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+            raise ModisteError(
+                f"The download of data set '{card.name}' is not complete: {len(missing)} of {count} files are missing "
+                f"in {file.parent} ({shown}). Run the download again, it gets what is missing. {card.download}"
+            )
+
+
+def check_count(card: Card, what: str, found: int) -> None:
+    """Log a warning when ``found`` is not what the publisher states (``card.expected[what]``)."""
+    stated = card.expected.get(what, found)
+    if found != stated:
+        log.warning(
+            "%s: %s %s found, the publisher states %s: the download is of another version or not complete. "
+            "Numbers are not comparable with published ones until it is. %s",
+            card.name,
+            f"{found:,}",
+            what,
+            f"{stated:,}",
+            card.download,
+        )
+
+
+def read_parquet(files: Sequence[Path], columns: Sequence[str] | None = None) -> Any:
+    """Parquet files that hold images, as one memory-mapped `datasets.Dataset`; ``columns`` of them, or all.
+
+    Raises:
+        ModisteError: A file is damaged (or only a pointer to one), or their schemas differ.
+    """
     import datasets
 
+    for file in files:
+        _reading(file, partial(pq.read_schema, file))
     try:
         return datasets.load_dataset(
-            "parquet", data_files=[str(file) for file in files], split="train", cache_dir=str(cache_dir() / "datasets")
+            "parquet",
+            data_files=[str(file) for file in files],
+            columns=None if columns is None else list(columns),
+            split="train",
+            cache_dir=str(cache_dir() / "datasets"),
         )
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, pa.ArrowException) as error:
         raise ModisteError(f"{files[0].parent} cannot be read as Parquet files of one schema: {error}.") from error

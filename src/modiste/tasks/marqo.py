@@ -108,7 +108,15 @@ class Marqo:
         in_train = np.asarray(gallery.column("split")) == "train"
         scored["counts"] |= {f"{s.name}/relevant_in_train": int(in_train[s.relevance.items].sum()) for s in searches}
         primary = f"{tasks[0].name}/{PRIMARY.get(tasks[0].name, 'avg_precision')}"
-        return Result(self.name, catalogue.card.name, split, protocol=self.describe(tasks), primary=primary, **scored)
+        return Result(
+            self.name,
+            catalogue.card.name,
+            split,
+            protocol=self.describe(tasks),
+            primary=primary,
+            summary=["avg_recall", "avg_precision"],
+            **scored,
+        )
 
     def describe(self, tasks: Sequence[MarqoTask]) -> dict[str, Any]:
         """The protocol as plain values."""

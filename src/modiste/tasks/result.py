@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from torch import Tensor
 
 from modiste.errors import ModisteError
@@ -15,6 +16,10 @@ from modiste.metrics.intervals import Interval
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
+
+
+BESIDE = ("per_query", "pictures")
+"""Fields that are stored beside the JSON."""
 
 
 class Embedder(Protocol):
@@ -45,8 +50,11 @@ class Result:
         tables: Name to ``{"columns": [...], "rows": [[...]]}``.
         confusion: Attribute to ``{"labels": [...], "matrix": [[...]]}``; rows are targets, columns predictions.
         examples: Queries with their first results: ``kind`` (``t2i``: a text searches products, ``i2t``: an image
-            searches texts), ``search`` (the metrics' prefix), ``query`` (the text, or the image's row in the full
-            catalogue), ``rank`` of the first relevant item, ``results``.
+            searches texts, ``i2i``: an image searches products), ``search`` (the metrics' prefix), ``query`` (the text,
+            or the image's row in the full catalogue), ``rank`` of the first relevant item, ``results``.
+        summary: The metrics, without their part (``weighted_f1``), that a summary shows of every part; empty: only
+            ``primary``.
+        pictures: Title to a picture; each becomes a PNG beside the report, not a part of the JSON.
 
     >>> result = Result("retrieval", "kagl", "test", {"t2i/mrr": Interval(0.5, 0.4, 0.6, 10)}, primary="t2i/mrr")
     >>> Result.from_json(result.to_json()) == result
@@ -64,14 +72,16 @@ class Result:
     tables: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     confusion: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
+    summary: list[str] = field(default_factory=list)
+    pictures: dict[str, Image.Image] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if self.primary not in self.metrics:
             raise ModisteError(f"The primary metric '{self.primary}' of task '{self.task}' is not among its metrics.")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dump`: every field but ``per_query``."""
-        plain = {name: value for name, value in vars(self).items() if name != "per_query"}
+        """Plain values for `json.dump`: every field but ``per_query`` and ``pictures``, which are files beside it."""
+        plain = {name: value for name, value in vars(self).items() if name not in BESIDE}
         return plain | {"metrics": {name: asdict(interval) for name, interval in self.metrics.items()}}
 
     @classmethod
@@ -81,10 +91,10 @@ class Result:
         Raises:
             ModisteError: A field is missing.
         """
-        fields = [name for name in cls.__dataclass_fields__ if name != "per_query"]
-        missing = [name for name in fields if name not in content]
+        fields = {name: f for name, f in cls.__dataclass_fields__.items() if name not in BESIDE}
+        missing = [name for name, f in fields.items() if f.default is f.default_factory is MISSING and name not in content]
         if missing:
             raise ModisteError(f"This is not a result file: it has no {', '.join(missing)}.")
-        values = {name: content[name] for name in fields}
+        values = {name: content[name] for name in fields if name in content}
         values["metrics"] = {name: Interval(**interval) for name, interval in content["metrics"].items()}
         return cls(**values, per_query={name: np.asarray(v) for name, v in (per_query or {}).items()})

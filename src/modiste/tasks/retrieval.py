@@ -308,6 +308,7 @@ class Retrieval:
             split=split,
             protocol=self.describe(),
             primary=f"{searches[0].name}/mrr",
+            summary=["recall@1", "recall@10", "mrr"],
             **self.ranking.run(searches),
         )
 

@@ -90,6 +90,7 @@ class ZeroShot:
             split=split,
             protocol=self.describe(attributes) | {"skipped": skipped},
             primary=f"{attributes[0]}/weighted_f1",
+            summary=["accuracy", "weighted_f1"],
             **result,
         )
 

@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from modiste.data.catalogue import Card, Catalogue
+from modiste.data.sources import WHOLE
 from modiste.data.synthetic.drawing import OCCLUDER, VERSION, Plate, picture, plate
 from modiste.data.synthetic.grammar import caption, parse
 from modiste.data.synthetic.wardrobe import ATTRIBUTES, product
 from modiste.errors import ModisteError, did_you_mean
 
-WHOLE = "whole"
 CARD = Card(
     name="synthetic",
     title="Modiste's drawn garments",

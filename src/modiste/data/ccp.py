@@ -1,0 +1,227 @@
+"""CCP: *Clothing Co-Parsing*, 1,004 street photos with a label for every pixel, as its repository or a zip of it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from modiste.data.catalogue import Card, Catalogue
+from modiste.data.masks import NO_ANNOTATION, OTHER_SIZE, UNREADABLE_MASK, as_image, no_such_part, part_of, wearing
+from modiste.data.sources import MAX_PIXELS, WHOLE, FolderImages, ZipImages
+from modiste.errors import ModisteError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+CARD = Card(
+    name="ccp",
+    title="Clothing Co-Parsing",
+    licence="Apache-2.0 (as its repository states; the photographs are their photographers')",
+    citation="W. Yang, P. Luo and L. Lin, Clothing Co-Parsing by Joint Image Segmentation and Labeling, CVPR 2014",
+    homepage="https://github.com/bearpaw/clothing-co-parsing",
+    expected={"photos with pixel labels": 1004},
+    download="Clone github.com/bearpaw/clothing-co-parsing, or download it as a zip file.",
+)
+LABELS = "label_list.mat"
+ANNOTATIONS = "annotations/pixel-level/"
+BACKGROUND = "null"
+
+Files = FolderImages | ZipImages
+
+
+class CcpImages:
+    """Photos and their masks; a reference is a file's path in the repository.
+
+    Args:
+        files: Where the files are.
+        parts: Part → the numbers of its labels.
+        labels: Number of labels.
+    """
+
+    def __init__(self, files: Files, parts: Mapping[str, Sequence[int]], labels: int) -> None:
+        self.files, self.numbers, self.labels = files, {name: list(numbers) for name, numbers in parts.items()}, labels
+
+    def read(self, ref: str) -> Image.Image:
+        """The RGB photo."""
+        return self.files.read(ref)
+
+    def parts(self, ref: str) -> list[str]:
+        """The parts that the photo of the annotation ``ref`` shows, in the order of the table of parts."""
+        return self.present(self.pixel_labels(ref))
+
+    def read_mask(self, ref: str, part: str = WHOLE) -> Image.Image:
+        """Where the part is, or the ``whole`` person with hair and skin: mode L, 255 inside and 0 outside.
+
+        Raises:
+            ModisteError: The photo shows no such part.
+        """
+        pixels = self.pixel_labels(ref)
+        if part == WHOLE:
+            return as_image(pixels != 0)
+        present = self.present(pixels)
+        if part not in present:
+            raise no_such_part(ref, part, [WHOLE, *present])
+        return as_image(np.isin(pixels, self.numbers[part]))
+
+    def identity(self, refs: list[str]) -> str:
+        """See `modiste.data.sources.ImageSource`."""
+        return self.files.identity(refs)
+
+    def pixel_labels(self, ref: str) -> npt.NDArray[np.uint8]:
+        """(h, w) the number of each pixel's label. Raises OSError or ValueError where it is missing or damaged."""
+        return read_pixel_labels(self.files.read_bytes(ref), self.labels)
+
+    def present(self, pixels: npt.NDArray[np.uint8]) -> list[str]:
+        """The parts that are somewhere among ``pixels``."""
+        counts = np.bincount(pixels.ravel(order="K"), minlength=self.labels)  # MATLAB stores columns
+        return [name for name, numbers in self.numbers.items() if counts[numbers].any()]
+
+
+@dataclass(frozen=True)
+class Ccp:
+    """Reads CCP: one row a photo that has pixel labels (the repository's 1,094 others have none, and are left alone).
+
+    In one of the 1,004, 0536, every pixel is background: it is left out as "no annotation".
+
+    text = what the person wears, of the parts that are seen; attribute ``parts`` = these, joined by ", "; ``mask`` =
+    the annotation that `CcpImages` reads.
+
+    Attributes:
+        path: A checkout of the repository, or a zip file of it.
+        parts: Part → the labels that it joins.
+        ignore: Labels that are no part. All but "null" belong to the ``whole``.
+        max_bad: See `Catalogue.build`.
+
+    Raises:
+        ModisteError: There is nothing of the kind at ``path``, or a label is in no part or in two.
+    """
+
+    path: str
+    parts: Mapping[str, Sequence[str]]
+    ignore: Sequence[str] = (BACKGROUND,)
+    max_bad: int | float | None = None
+
+    def __call__(self) -> Catalogue:
+        files, annotations = _open(Path(self.path))
+        labels = read_label_list(files.read_bytes(LABELS), self.path)
+        images = CcpImages(files, self._numbers(labels), len(labels))
+        photos = [f"photos/{PurePosixPath(name).stem}.jpg" for name in annotations]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            looks = list(pool.map(lambda pair: _look(images, *pair), zip(photos, annotations, strict=True)))
+        columns = {
+            "product_id": [PurePosixPath(name).stem for name in annotations],
+            "image": photos,
+            "text": [wearing(parts) for parts, _ in looks],
+            "mask": annotations,
+            "parts": [", ".join(parts) for parts, _ in looks],
+        }
+        return Catalogue.build(CARD, columns, images, self.max_bad, [problem for _, problem in looks])
+
+    def _numbers(self, labels: Sequence[str]) -> dict[str, list[int]]:
+        """Part → the numbers of its labels."""
+        found = part_of({**self.parts, "ignore": self.ignore}, labels)
+        missing = [label for label in labels if label not in found]
+        if missing:
+            raise ModisteError(
+                f"data.catalogue.parts has no part for the label '{missing[0]}' ({len(missing)} such): add it to one, "
+                "or to data.catalogue.ignore."
+            )
+        return {part: [labels.index(name) for name in names] for part, names in self.parts.items()}
+
+
+def _open(path: Path) -> tuple[Files, list[str]]:
+    """The files, and the annotations among them."""
+    files, names = _open_zip(path) if path.is_file() else _open_folder(path)
+    annotations = sorted(name for name in names if name.startswith(ANNOTATIONS) and name.endswith(".mat"))
+    if not annotations:
+        raise ModisteError(f"{path} holds no {ANNOTATIONS}*.mat: it is not whole. {CARD.download}")
+    expected = CARD.expected["photos with pixel labels"]
+    if len(annotations) < expected:
+        log.warning("%s holds %d of %d pixel labels: it is not whole. %s", path, len(annotations), expected, CARD.download)
+    return files, annotations
+
+
+def _open_folder(path: Path) -> tuple[Files, list[str]]:
+    if not (path / LABELS).is_file():
+        what = f"holds no {LABELS}" if path.is_dir() else "does not exist"
+        raise ModisteError(f"{path} {what}. {CARD.download} Then set data.catalogue.path to it.")
+    return FolderImages(path), [ANNOTATIONS + file.name for file in (path / ANNOTATIONS).glob("*.mat")]
+
+
+def _open_zip(path: Path) -> tuple[Files, list[str]]:
+    files = ZipImages(path)
+    try:
+        members = files.archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise ModisteError(f"{path} is not a whole zip file ({error}): download it again. {CARD.download}") from None
+    found = [name for name in members if name == LABELS or name.endswith(f"/{LABELS}")]
+    if not found:
+        raise ModisteError(f"{path} holds no {LABELS}. {CARD.download}")
+    # A zip of the repository has everything in a folder.
+    files.prefix = min(found, key=len).removesuffix(LABELS)
+    return files, [name.removeprefix(files.prefix) for name in members if name.startswith(files.prefix)]
+
+
+def _look(images: CcpImages, photo: str, annotation: str) -> tuple[list[str], str | None]:
+    """The parts on a photo, and what is wrong with its annotation."""
+    try:
+        pixels = images.pixel_labels(annotation)
+    except (OSError, ValueError):
+        return [], UNREADABLE_MASK
+    parts = images.present(pixels)
+    if not parts:
+        return [], NO_ANNOTATION
+    try:
+        size = Image.open(io.BytesIO(images.files.read_bytes(photo)), formats=["JPEG", "MPO"]).size
+    except (OSError, ValueError):
+        return parts, None  # the scan of the photos says what is wrong
+    return parts, None if size == pixels.shape[::-1] else OTHER_SIZE
+
+
+def read_label_list(data: bytes, name: str) -> list[str]:
+    """The labels by their numbers, from the bytes of ``label_list.mat``. Raises ModisteError if it holds no such list."""
+    from scipy.io import loadmat
+
+    try:
+        cells = loadmat(io.BytesIO(data), variable_names=["label_list"])["label_list"].ravel()
+        labels = [str(np.asarray(cell).ravel()[0]) for cell in cells]
+    except Exception as error:  # a damaged file makes the reader raise nearly anything
+        raise ModisteError(f"{LABELS} of {name} cannot be read ({error}). {CARD.download}") from error
+    if not labels or labels[0] != BACKGROUND:
+        raise ModisteError(f"{LABELS} of {name} does not begin with '{BACKGROUND}'. {CARD.download}")
+    return labels
+
+
+def read_pixel_labels(data: bytes, labels: int) -> npt.NDArray[np.uint8]:
+    """(h, w) numbers below ``labels``, from the bytes of a MATLAB file with the matrix ``groundtruth``.
+
+    The size is checked before the matrix is unpacked.
+
+    Raises:
+        ValueError: The file is damaged, or holds no such matrix.
+    """
+    from scipy.io import loadmat, whosmat
+
+    try:
+        shapes = {name: shape for name, shape, _ in whosmat(io.BytesIO(data))}
+        shape = shapes.get("groundtruth", ())
+        if len(shape) != 2 or not 0 < prod(shape) <= MAX_PIXELS:
+            raise ValueError(f"no matrix 'groundtruth' of a fitting size among {shapes}")
+        pixels = loadmat(io.BytesIO(data), variable_names=["groundtruth"])["groundtruth"]
+        if pixels.dtype.kind not in "ui" or not 0 <= pixels.min() <= pixels.max() < labels:
+            raise ValueError(f"'groundtruth' holds what is no number below {labels}")
+        return pixels.astype(np.uint8, copy=False)
+    except ValueError:
+        raise
+    except Exception as error:  # a damaged file makes the reader raise nearly anything
+        raise ValueError(f"{type(error).__name__}: {error}") from error

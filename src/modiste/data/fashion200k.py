@@ -1,0 +1,60 @@
+"""Fashion200k: about 200,000 product images from Lyst with machine-read captions, women's clothing in five categories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from modiste.data.catalogue import Card, Catalogue
+from modiste.data.download import cut_short, note_partial, read_lines, require
+from modiste.data.sources import FolderImages
+
+CARD = Card(
+    name="fashion200k",
+    title="Fashion200k",
+    licence="none stated; research use, the photographs are their shops'",
+    citation="X. Han, Z. Wu, P. X. Huang, X. Zhang, M. Zhu, Y. Li, Y. Zhao, L. S. Davis, Automatic Spatially-aware "
+    "Fashion Concept Discovery, ICCV 2017",
+    homepage="https://github.com/xthan/fashion-200k",
+    expected={"images": 201824},  # different paths in the ten label files
+    download="Download labels and women.tar.gz from the drive that github.com/xthan/fashion-200k names, and unpack both "
+    "into one folder: labels/*_detect_all.txt, women/….",
+)
+CATEGORIES = ("dress", "jacket", "pants", "skirt", "top")
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Fashion200k:
+    """Reads the label files (``path <tab> detection score <tab> caption``) and the crops below ``women``.
+
+    product_id = the image's folder; ``category`` and ``subcategory`` are the folders above it; splits train and test
+    as given.
+
+    Attributes:
+        path: Folder with ``labels`` and ``women``.
+        max_bad: See `Catalogue.build`.
+
+    Raises:
+        ModisteError: A file is absent or cut short.
+    """
+
+    path: str
+    max_bad: int | float | None = None
+
+    def __call__(self) -> Catalogue:
+        root = Path(self.path)
+        files = {f"labels/{word}_{split}_detect_all.txt": split for split in SPLITS for word in CATEGORIES}
+        require(CARD, root, ["women", *files])
+        columns: dict[str, list[str]] = {
+            name: [] for name in ("image", "text", "split", "category", "subcategory", "product_id")
+        }
+        for file, split in files.items():
+            for line in read_lines(root / file):
+                cells, parts = line.split("\t", 2), line.split("\t")[0].split("/")
+                if len(cells) != 3 or len(parts) != 5:
+                    raise cut_short(CARD, root / file, f"no path, score and caption: {line[:100]}")
+                row = (cells[0], cells[2], split, *parts[1:4])
+                for column, value in zip(columns.values(), row, strict=True):
+                    column.append(value)
+        return note_partial(Catalogue.build(CARD, columns, FolderImages(root), self.max_bad))

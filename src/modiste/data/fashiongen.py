@@ -1,0 +1,157 @@
+"""FashionGen: studio photographs of four or so poses a product with stylists' descriptions, in two HDF5 files."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from modiste.data.catalogue import Card, Catalogue
+from modiste.data.download import chosen, cut_short, note_partial, require
+from modiste.data.sources import _stamp
+from modiste.errors import ModisteError
+
+# The paper's 293,008 images are 260,480 + 32,528; MVLT prints 35,528 for the second. Copies of the training file with
+# 260,490 rows are about.
+SIZES = {"train": 260480, "test": 32528}
+CARD = Card(
+    name="fashiongen",
+    title="Fashion-Gen",
+    licence="research only, by agreement with SSENSE and Element AI",
+    citation="N. Rostamzadeh, S. Hosseini, T. Boquet, W. Stokowiec, Y. Zhang, C. Jauvin, C. Pal, Fashion-Gen: The "
+    "Generative Fashion Dataset and Challenge, arXiv:1806.08317, 2018",
+    homepage="https://arxiv.org/abs/1806.08317",
+    expected=SIZES,
+    download="Ask its authors for fashiongen_256_256_train.h5 and fashiongen_256_256_validation.h5 and put both into "
+    "one folder.",
+)
+# The official validation file is what papers call the test set.
+FILES = {"train": "fashiongen_256_256_train.h5", "test": "fashiongen_256_256_validation.h5"}
+REQUIRED = ("input_image", "input_productID", "input_description", "input_category", "input_subcategory")
+OPTIONAL = (
+    *("input_name", "input_brand", "input_gender", "input_composition", "input_department", "input_season"),
+    "input_pose",
+)
+CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class FashionGen:
+    """Reads the HDF5 files: text = input_description, the other texts are attributes without their ``input_``.
+
+    product_id = input_productID: all poses of a product are one product. Images are read from the files one by one.
+
+    Attributes:
+        path: Folder of the files.
+        splits: Which to read: ``train``, and ``test``, which is the official validation file.
+        max_bad: See `Catalogue.build`.
+
+    Raises:
+        ModisteError: h5py is not installed, or a file is absent, damaged, or without a data set that is needed.
+    """
+
+    path: str
+    splits: Sequence[str] = ("train", "test")
+    max_bad: int | float | None = None
+
+    def __call__(self) -> Catalogue:
+        _h5py()
+        root = Path(self.path)
+        splits = chosen("splits", self.splits, list(FILES))
+        required = [FILES[split] for split in splits]
+        require(CARD, root, required, remedy="Or read what is there: data.catalogue.splits=[test] (or [train]).")
+        parts = {split: read_texts(root / FILES[split]) for split in splits}
+        # An attribute that only one of the files has would be empty in the other.
+        names = [name for name in (*REQUIRED[1:], *OPTIONAL) if all(name in part for part in parts.values())]
+        columns = {name: [value for part in parts.values() for value in part[name]] for name in names}
+        columns = {_word(name): values for name, values in columns.items()}
+        columns["split"] = [split for split, part in parts.items() for _ in part["input_productID"]]
+        columns["image"] = [f"{split}/{i}" for split, part in parts.items() for i in range(len(part["input_productID"]))]
+        images = Hdf5Images({split: root / FILES[split] for split in splits})
+        card = replace(CARD, expected={split: SIZES[split] for split in splits})
+        return note_partial(Catalogue.build(card, columns, images, self.max_bad))
+
+
+def _word(name: str) -> str:
+    return {"input_productID": "product_id", "input_description": "text"}.get(name, name.removeprefix("input_"))
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise ModisteError("Fashion-Gen is in HDF5 files: pip install 'modiste[hdf5]' to read them.") from None
+    return h5py
+
+
+def read_texts(path: Path) -> dict[str, list[str]]:
+    """The data sets of ``path`` that hold a text or a number a row, decoded (latin-1), by name.
+
+    Raises:
+        ModisteError: The file is damaged, lacks a data set, or its data sets have different lengths.
+    """
+    try:
+        with _h5py().File(path, "r") as file:
+            for name in REQUIRED:
+                if name not in file:
+                    raise cut_short(CARD, path, f"it has no data set {name}")
+            lengths = {name: len(file[name]) for name in (*REQUIRED, *OPTIONAL) if name in file}
+            if len(set(lengths.values())) > 1:
+                raise cut_short(CARD, path, f"its data sets have different lengths, {lengths}")
+            return {name: _decoded(file[name]) for name in lengths if name != "input_image"}
+    except OSError as error:
+        raise cut_short(CARD, path, str(error)) from None
+
+
+def _decoded(dataset: Any) -> list[str]:
+    """The values of a data set (N, 1) or (N,), a chunk in memory at a time."""
+    chunks = (np.asarray(dataset[start : start + CHUNK]).ravel() for start in range(0, len(dataset), CHUNK))
+    return [
+        value.decode("latin-1") if isinstance(value, bytes) else str(value) for chunk in chunks for value in chunk.tolist()
+    ]
+
+
+class Hdf5Images:
+    """Images in the data set ``input_image`` (N, H, W, 3) uint8 of HDF5 files; a reference is ``<file's key>/<row>``."""
+
+    def __init__(self, paths: Mapping[str, Path]):
+        self.paths = dict(paths)
+        self._lock = threading.Lock()
+        self._opened: tuple[int, dict[str, Any]] | None = None
+
+    def _dataset(self, key: str) -> Any:
+        """The images of a file. Each process opens its own: processes that share a file handle share its position."""
+        with self._lock:
+            if self._opened is None or self._opened[0] != os.getpid():
+                self._opened = (os.getpid(), {})
+            opened = self._opened[1]
+            if key not in opened:
+                opened[key] = _h5py().File(self.paths[key], "r")["input_image"]
+            return opened[key]
+
+    def read(self, ref: str) -> Image.Image:
+        key, _, row = ref.partition("/")
+        if key not in self.paths:
+            raise FileNotFoundError(f"there is no file for {ref}")
+        dataset = self._dataset(key)
+        if not 0 <= int(row) < len(dataset):
+            raise FileNotFoundError(f"{self.paths[key]} has no row {row}")
+        pixels = np.asarray(dataset[int(row)])
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(f"images must be uint8 (H, W, 3), not {pixels.dtype} {pixels.shape}")
+        return Image.fromarray(pixels)
+
+    def identity(self, refs: list[str]) -> str:
+        return "|".join(f"{key}={_stamp(path)}" for key, path in self.paths.items())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"paths": self.paths}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]

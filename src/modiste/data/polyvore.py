@@ -1,0 +1,95 @@
+"""Polyvore Outfits: 251,008 items of 68,306 outfits, with titles and categories (task ``compatibility``)."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modiste.data.catalogue import Card, Catalogue, as_text
+from modiste.data.download import chosen, cut_short, note_partial, read_json, require
+from modiste.data.sources import FolderImages
+
+CARD = Card(
+    name="polyvore",
+    title="Polyvore Outfits",
+    licence="none stated; research use, the pictures are Polyvore's and their shops'",
+    citation="M. I. Vasileva, B. A. Plummer, K. Dusad, S. Rajpal, R. Kumar, D. Forsyth, Learning Type-Aware Embeddings "
+    "for Fashion Compatibility, ECCV 2018",
+    homepage="https://github.com/mvasil/fashion-compatibility",
+    expected={"rows": 251008, "images": 251008},
+    download="Download polyvore_outfits.zip from the link of github.com/mvasil/fashion-compatibility and unpack it: "
+    "images/, disjoint/, nondisjoint/, polyvore_item_metadata.json, categories.csv.",
+)
+KINDS = ("nondisjoint", "disjoint")
+# An item of several splits is the first's.
+OUTFITS = {"test": "test.json", "val": "valid.json", "train": "train.json"}
+
+
+@dataclass(frozen=True)
+class Polyvore:
+    """Reads the items: a row an item, text = title, url_name or description, the first that is not empty.
+
+    An item without any has its category as text. ``category`` is the name that categories.csv gives to ``category_id``;
+    ``semantic_category`` is one of eleven groups. An item is test if any test outfit has it, otherwise val, otherwise
+    train; without an outfit in this kind of split it is undecided, and there all the same: outfits are looked up in the
+    whole catalogue.
+
+    Attributes:
+        path: Folder that polyvore_outfits.zip unpacks to.
+        split_kind: ``nondisjoint`` (of the published numbers) or ``disjoint``.
+        max_bad: See `Catalogue.build`.
+
+    Raises:
+        ModisteError: A file is absent or cut short.
+    """
+
+    path: str
+    split_kind: str = "nondisjoint"
+    max_bad: int | float | None = None
+
+    def __call__(self) -> Catalogue:
+        root = Path(self.path)
+        (kind,) = chosen("split_kind", [self.split_kind], KINDS)
+        outfits = {split: f"{kind}/{file}" for split, file in OUTFITS.items()}
+        require(CARD, root, ["images", "polyvore_item_metadata.json", "categories.csv", *outfits.values()])
+        items = read_json(CARD, root / "polyvore_item_metadata.json", dict)
+        names = _categories(root / "categories.csv")
+        split: dict[str, str] = {}
+        for name, file in outfits.items():
+            for item in _members(root / file):
+                split.setdefault(item, name)
+        # An item that the metadata lack is left out for its empty caption, and counted.
+        ids = list(dict.fromkeys([*items, *split]))
+        records = [items.get(item, {}) for item in ids]
+        categories = [names.get(as_text(record.get("category_id")), "") for record in records]
+        groups = [as_text(record.get("semantic_category")) for record in records]
+        columns = {
+            "product_id": ids,
+            "image": [f"{item}.jpg" for item in ids],
+            "text": [_text(r) or c or g for r, c, g in zip(records, categories, groups, strict=True)],
+            "split": [split.get(item, "") for item in ids],
+            "category": categories,
+            "category_id": [as_text(record.get("category_id")) for record in records],
+            "semantic_category": groups,
+        }
+        return note_partial(Catalogue.build(CARD, columns, FolderImages(root / "images"), self.max_bad))
+
+
+def _text(record: dict[str, Any]) -> str:
+    found = (as_text(record.get(name)) for name in ("title", "url_name", "description"))
+    return next((" ".join(text.split()) for text in found if text), "")
+
+
+def _categories(path: Path) -> dict[str, str]:
+    """Category id → name, from lines ``id,name,group`` without a header."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return {row[0].strip(): row[1].strip() for row in csv.reader(file) if len(row) >= 2}
+
+
+def _members(path: Path) -> list[str]:
+    try:
+        return [as_text(item["item_id"]) for outfit in read_json(CARD, path, list) for item in outfit["items"]]
+    except (KeyError, TypeError) as error:
+        raise cut_short(CARD, path, f"it is no list of outfits with items, {error!r}") from None
