@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from modiste.errors import ModisteError
 from modiste.tables import ordered, split_name
@@ -326,8 +326,9 @@ def retrieval_gallery(examples: Sequence[Mapping[str, Any]], catalogue: Pictures
     place, where it decides the miss. An unreadable image is an empty box.
 
     Args:
-        examples: As in a result file: ``kind``, ``query`` (text, or the row of an image), ``rank`` of the first
-            relevant result, ``results`` (``row``, ``text``, ``score``, ``relevant``).
+        examples: As in a result file: ``kind``, ``query`` (text, or the row of an image; with ``text`` where it is
+            an image and a text), ``rank`` of the first relevant result, ``results`` (``row``, ``text``, ``score``,
+            ``relevant``).
         catalogue: The catalogue that the rows refer to; a row that it does not hold is an empty box too.
         path: The PNG to write.
 
@@ -371,7 +372,7 @@ def _draw_query(picture: Image.Image, example: Mapping[str, Any], read: _Reader,
     words = f"{'✓' if hit else '✗'} {f'true rank {rank:,}' if rank else 'no relevant product'}"
     below = _write(draw, (left, below), words, 13, RELEVANT if hit else MISSED, QUERY_WIDTH - GAP, 1)
     if isinstance(query, int):
-        _write(draw, (left, below), read.text(query), 11, FAINT, QUERY_WIDTH - 2 * GAP, 3)
+        _write(draw, (left, below), example.get("text") or read.text(query), 11, FAINT, QUERY_WIDTH - 2 * GAP, 3)
 
 
 def _draw_result(
@@ -460,3 +461,66 @@ def typeface(size: int) -> ImageFont.FreeTypeFont:
     from matplotlib import get_data_path
 
     return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+# --- heat-maps ---------------------------------------------------------------------------------------------------
+
+HEAT_CELL = (150, 190)  # width, height that images are fitted into
+HEAT_COLOURS = "inferno"
+OUTLINE = ("#000000", "#56B4E9")  # a dark seam and the line, to be seen on any ground
+
+
+def heat_sheet(rows: Sequence[Mapping[str, Any]]) -> Image.Image:
+    """A row a phrase: the image with the outline of the mask, and the heat-map of each method laid over it.
+
+    Args:
+        rows: ``title``; ``image``; ``mask`` (h, w), True inside; ``maps``, method → (h, w) in [0, 1]; ``words``,
+            method → what stands below its map. The same methods in each row; maps and masks of any resolution.
+
+    Raises:
+        ModisteError: no rows.
+    """
+    if not rows:
+        raise ModisteError("There are no heat-maps to draw.")
+    methods = list(rows[0]["maps"])
+    head, title, words = 24, 24, 20
+    width, height = HEAT_CELL[0] + GAP, title + HEAT_CELL[1] + words + GAP
+    sheet = Image.new("RGB", (GAP + width * (1 + len(methods)), head + height * len(rows)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for column, name in enumerate(["mask", *methods]):
+        _write(draw, (GAP + column * width, 6), name, 13, FAINT, HEAT_CELL[0], 1)
+    for i, row in enumerate(rows):
+        top = head + i * height
+        _write(draw, (GAP, top), f"“{row['title']}”", 14, INK, sheet.width - 2 * GAP, 1)
+        image = row["image"].convert("RGB")
+        scale = min(HEAT_CELL[0] / image.width, HEAT_CELL[1] / image.height)
+        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+        sheet.paste(_outlined(image, row["mask"]), (GAP, top + title))
+        for column, name in enumerate(methods, 1):
+            sheet.paste(_outlined(_heated(image, row["maps"][name]), row["mask"]), (GAP + column * width, top + title))
+            corner = GAP + column * width, top + title + image.height + 3
+            _write(draw, corner, row["words"][name], 11, FAINT, HEAT_CELL[0], 1)
+    return sheet
+
+
+def _heated(image: Image.Image, heat: np.ndarray) -> Image.Image:
+    """A grey copy of the image with the heat laid over it."""
+    from matplotlib import colormaps
+
+    fitted = Image.fromarray(np.asarray(heat, np.float32)).resize(image.size, Image.Resampling.BILINEAR)
+    colours = colormaps[HEAT_COLOURS](np.asarray(fitted))[..., :3] * 255
+    grey = np.asarray(image.convert("L"), np.float64)[..., None]
+    return Image.fromarray((0.35 * grey + 0.65 * colours).astype(np.uint8))
+
+
+def _outlined(image: Image.Image, mask: np.ndarray) -> Image.Image:
+    """A copy with the border of the mask."""
+    fitted = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST))
+    padded = np.pad(fitted, 2)
+    shifts = [np.roll(padded, (dy, dx), (0, 1))[2:-2, 2:-2] for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    inner, outer = np.min(shifts, axis=0).astype(bool), np.max(shifts, axis=0).astype(bool)
+    inside = fitted.astype(bool)
+    drawn = np.array(image)
+    for ring, colour in zip((outer & ~inside, inside & ~inner), OUTLINE, strict=True):
+        drawn[ring] = ImageColor.getrgb(colour)
+    return Image.fromarray(drawn)

@@ -1,12 +1,15 @@
+import hashlib
 import io
+import json
 import zipfile
 
 import pytest
 from tiny_data import encoded, picture
 
 from modiste.data.catalogue import hash_pixels
-from modiste.data.kagl import HEADER, HUB_COLUMNS, Kagl
+from modiste.data.kagl import HEADER, HUB_COLUMNS, Kagl, Subset
 from modiste.data.sources import decode
+from modiste.data.splits import MarqoSplit
 from modiste.errors import ModisteError
 
 # id, the eight attributes, title: as the real file has them.
@@ -162,3 +165,74 @@ def test_the_real_file_has_its_published_counts(real_kagl):
     row = real_kagl.column("product_id").index("44065")
     assert real_kagl.column("text")[row] == "Boss Men Perfume, After Shave Balm and Shower Gel Set"
     assert real_kagl.read_image(row).size == (60, 80)
+
+
+# ------------------------------------------------------------------------------------------------- the paper's kind of
+
+TYPES = ["Shirts"] * 8 + ["Tops"] * 6 + ["Jeans"] * 6 + ["Belts"] * 3 + [""] * 4
+
+
+def typed_zip(path):
+    rows = [f"{100 + i},Men,Apparel,Topwear,{kind},Blue,Fall,2011,Casual,title {i}" for i, kind in enumerate(TYPES)]
+    pictures = {str(100 + i): encoded(picture(i, (6, 8)), "JPEG") for i in range(len(TYPES)) if i != 1}
+    return write_zip(path, rows, pictures)
+
+
+def test_a_subset_is_a_hashed_sample_of_the_most_frequent_classes(tmp_path):
+    path = typed_zip(tmp_path / "kagl.zip")
+    whole = Kagl(path)()
+    subset = Kagl(path, subset={"products": 12, "classes": 3})()
+    assert subset.card.name == "kagl_12"
+    kinds = zip(whole.column("product_id"), whole.column("articleType"), strict=True)
+    usable = [product for product, kind in kinds if kind in ("Shirts", "Tops", "Jeans")]
+    assert len(usable) == 19  # one shirt has no picture
+    lowest = sorted(usable, key=lambda i: hashlib.sha256(f"0:{i}".encode()).hexdigest())[:12]
+    assert subset.column("product_id") == [i for i in whole.column("product_id") if i in lowest]
+    assert subset.column("row") == list(range(12))
+    assert [subset.read_image(i).size for i in range(12)] == [(6, 8)] * 12
+    at = whole.column("product_id").index(subset.column("product_id")[5])
+    assert subset.column("pixels")[5] == whole.column("pixels")[at]
+    other = Kagl(path, subset={"products": 12, "classes": 3, "seed": 1})()
+    assert other.column("product_id") != subset.column("product_id")
+
+
+def test_equally_frequent_classes_are_taken_by_name(tmp_path):
+    subset = Kagl(typed_zip(tmp_path / "kagl.zip"), subset={"products": 13, "classes": 2})()
+    assert set(subset.column("articleType")) == {"Jeans", "Shirts"}
+
+
+def test_a_larger_subset_holds_the_smaller(tmp_path):
+    path = typed_zip(tmp_path / "kagl.zip")
+    small, large = (Kagl(path, subset={"products": n, "classes": 3})().column("product_id") for n in (6, 12))
+    assert set(small) < set(large)
+
+
+def test_a_subset_that_cannot_be_is_an_error(tmp_path):
+    path = typed_zip(tmp_path / "kagl.zip")
+    with pytest.raises(ModisteError, match=r"asks for 30 products of 3 values of articleType; there are 19 of 3"):
+        Kagl(path, subset={"products": 30, "classes": 3})()
+    with pytest.raises(ModisteError, match=r"there are 22 of 4"):
+        Kagl(path, subset={"products": 5, "classes": 9})()
+    with pytest.raises(ModisteError, match="Did you mean 'products'"):
+        Kagl(path, subset={"product": 5, "classes": 9})()
+    with pytest.raises(ModisteError, match="needs products and classes"):
+        Kagl(path, subset={"products": 5})()
+    with pytest.raises(ModisteError, match=r"no column 'articletype'\. Did you mean 'articleType'"):
+        Kagl(path, subset={"products": 5, "classes": 2, "column": "articletype"})()
+
+
+def test_the_marqo_split_of_a_subset_is_that_of_the_whole(tmp_path):
+    """The same products are test; none that shares a title or an image with one is train or val."""
+    path = typed_zip(tmp_path / "kagl.zip")
+    queries = tmp_path / "queries.json"
+    queries.write_text(json.dumps({"q": {str(100 + i): 1 for i in range(0, 27, 2)}}))
+    split = MarqoSplit(str(queries))
+    whole, subset = split(Kagl(path)()), split(Kagl(path, subset={"products": 12, "classes": 3})())
+    of = dict(zip(whole.column("product_id"), whole.column("split"), strict=True))
+    assert [of[i] == "test" for i in subset.column("product_id")] == [s == "test" for s in subset.column("split")]
+
+
+def test_the_real_subset_has_the_papers_size(real_kagl):
+    subset = Subset(9990, 62)(real_kagl)
+    assert len(subset) == len(set(subset.column("product_id"))) == 9990
+    assert len(set(subset.column("articleType"))) == 62

@@ -47,11 +47,11 @@ def embedder():
     return FakeEmbedder(torch.randn(N, 24, generator=torch.Generator().manual_seed(0)))
 
 
-def reference(judged, prefix=""):
+def reference(judged, prefix="", gallery=50):
     """As the benchmark does it: the ten most similar documents of each query, scored by pytrec_eval; MRR by hand."""
     fake, cat = embedder(), catalogue()
     image = dict(zip(cat.column("product_id"), fake.images(cat), strict=True))
-    ids = [p for p in image if int(p) < 50]
+    ids = [p for p in image if int(p) < gallery]
     found = {}
     for name, queries in judged.items():
         documents = torch.stack([image[p] for p in ids])
@@ -85,6 +85,39 @@ def test_the_protocol_equals_an_implementation_with_pytrec_eval(tmp_path, prefix
     assert result.primary == "text-to-image/avg_recall"
     assert result.counts["text-to-image/gallery"] == result.counts["color-to-product/gallery"] == 50
     assert result.counts["text-to-image/queries"] == 14
+
+
+def test_the_whole_catalogue_is_the_gallery_of_the_hubs_sets(tmp_path):
+    """gallery=all: ten of the 60 products are relevant to nothing, and stand in the way."""
+    judged = benchmark(tmp_path)
+    result = Marqo(str(tmp_path), gallery="all")(embedder(), catalogue(), "test")
+    assert {k: v.value for k, v in result.metrics.items()} == pytest.approx(reference(judged, gallery=N), abs=1e-6)
+    assert result.counts["text-to-image/gallery"] == result.counts["color-to-product/gallery"] == N
+    assert result.protocol["gallery"].startswith("every row of the catalogue")
+    assert reference(judged, gallery=N) != pytest.approx(reference(judged), abs=1e-6)
+    with pytest.raises(ModisteError, match="61 rows of tiny belong to 60 products"):
+        Marqo(str(tmp_path), gallery="all")(embedder(), catalogue().select(rows=[*range(N), 0]), "test")
+    with pytest.raises(ModisteError, match=r"Unknown gallery 'al'\. Did you mean 'all'"):
+        Marqo(str(tmp_path), gallery="al")
+
+
+def test_a_set_without_text_is_searched_by_its_images_alone(tmp_path):
+    """iMaterialist's tasks: category-to-image; no document's text is embedded."""
+    judged = {f"garment {c}": {str(p): 1 for p in range(c, 60, 7)} for c in range(7)}
+    tasks = [{"name": "category-to-image", "query_col": ["category"], "doc_col": ["image"]}]
+    (tmp_path / "config.json").write_text(json.dumps({"name": "iMaterialist", "tasks": tasks}))
+    (tmp_path / "ground_truth_category-image.json").write_text(json.dumps(judged))
+    fake = embedder()
+    result = Marqo(str(tmp_path))(fake, catalogue(), "test")
+    assert fake.asked == [list(judged)]
+    assert result.primary == "category-to-image/avg_precision"
+    images, ids = fake.images(catalogue()), catalogue().column("product_id")
+    hits = [
+        [ids[i] in judged[query] for i in torch.argsort(images @ fake.vector(query), descending=True)[:10].tolist()]
+        for query in judged
+    ]
+    assert result.metrics["category-to-image/precision@10"].value == pytest.approx(np.mean(hits))
+    assert result.metrics["category-to-image/precision@1"].value == pytest.approx(np.mean([row[0] for row in hits]))
 
 
 def test_what_was_trained_on_is_counted(tmp_path):

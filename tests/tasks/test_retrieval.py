@@ -10,7 +10,7 @@ from task_fakes import FakeCatalogue, FakeEmbedder
 from torch.nn import functional as F
 
 from modiste.errors import ModisteError
-from modiste.tasks.retrieval import Documents, Retrieval, judged_relevance, read_judgements
+from modiste.tasks.retrieval import Documents, Retrieval, Sample, judged_relevance, read_judgements
 
 N_PRODUCTS, DIM = 30, 32
 
@@ -224,3 +224,160 @@ def test_a_real_catalogue_works(tmp_path):
     real = data.Catalogue.build(data.Card("fake"), columns, sources.FolderImages(tmp_path))
     ours, theirs = (Retrieval(attributes=["colour"])(chance(), c, "test") for c in (real, catalogue()))
     assert ours == theirs
+
+
+# ------------------------------------------------------------------------------------------------------ gallery=sample
+
+SAMPLE = {"queries": 15, "negatives": 6, "within": "type", "seeds": 3}
+
+
+def lookalikes(views=3):
+    """40 products in the split, 20 bags, 15 hats, 5 ties, with three images each, and some without a type."""
+    product = np.arange(45 * views) // views
+    kinds = ["bag"] * 20 + ["hat"] * 15 + ["tie"] * 5 + [""] * 5
+    return FakeCatalogue(
+        {
+            "product_id": [f"p{p}" for p in product],
+            "text": [f"garment {p}" for p in product],
+            "split": ["test"] * len(product),
+            "type": [kinds[p] for p in product],
+        }
+    )
+
+
+def whole_numbers(rows, dim=4):
+    """Embeddings of few different values before they are normalised by a power of two: many exactly equal scores."""
+    generator = np.random.default_rng(0)
+    signs = torch.from_numpy(generator.choice([-1.0, 1.0], (rows, dim))).float()
+    texts = {f"garment {p}": torch.from_numpy(generator.choice([-1.0, 1.0], dim)).float() for p in range(rows)}
+    return FakeEmbedder(signs, texts)
+
+
+def plain_sample_ranks(embedder, cat, rows, candidates, direction):
+    """Rank of each query's own row among its candidates, by a loop over candidates; ties by the lower row."""
+    images, texts = embedder.images(cat).double(), embedder.texts(cat.column("text")).double()
+    queries, gallery = (texts, images) if direction == "t2i" else (images, texts)
+    ranks = []
+    for row, others in zip(rows.tolist(), candidates.tolist(), strict=True):
+        own, rank = float(queries[row] @ gallery[row]), 1
+        for other in others:
+            score = float(queries[row] @ gallery[other])
+            rank += score > own or (score == own and other < row)
+        ranks.append(rank)
+    return ranks
+
+
+@pytest.mark.parametrize("embed", ["random", "tied"])
+def test_sampled_ranks_are_those_of_a_plain_loop(embed):
+    cat = lookalikes()
+    vectors = torch.randn(len(cat), 8, generator=torch.Generator().manual_seed(0))
+    embedder = whole_numbers(len(cat)) if embed == "tied" else FakeEmbedder(vectors)
+    task = Retrieval(gallery="sample", sample=SAMPLE, ks=[1, 5])
+    result = task(embedder, cat, "test")
+    rows, candidates, short = task.sample.draw(cat.column("product_id"), cat.column("type"), 0)
+    for direction in ("t2i", "i2t"):
+        ranks = np.array(plain_sample_ranks(embedder, cat, rows, candidates, direction))
+        assert result.per_query[f"{direction}/median_rank"].tolist() == ranks.tolist()
+        assert values(result)[f"{direction}/hit_rate@5"] == pytest.approx(np.mean(ranks <= 5))
+        assert values(result)[f"{direction}/mrr"] == pytest.approx(np.mean(1 / ranks))
+        assert result.metrics[f"{direction}/mrr"].n == 45
+    if embed == "tied":
+        assert len(set(ranks.tolist())) > 3
+    assert result.counts["t2i/queries"] == 45
+    assert result.counts["t2i/gallery"] == 7
+    assert result.counts["i2t/relevant"] == 45
+    assert result.counts["i2t/short"] == short == 30
+
+
+def test_a_sample_is_the_own_row_and_rows_of_other_products_with_the_same_value():
+    cat = lookalikes()
+    products, kinds = cat.column("product_id"), cat.column("type")
+    rows, candidates, short = Sample(**SAMPLE).draw(products, kinds, seed=7)
+    assert short == sum(kind in ("tie", "") for kind in kinds)
+    for row, among in zip(rows.tolist(), candidates.tolist(), strict=True):
+        assert among == sorted(among)
+        assert row in among
+        assert {kinds[other] for other in among} == {kinds[row]}
+        assert len({products[other] for other in among}) == 7
+    for start in (0, 15, 30):
+        assert len(set(rows[start : start + 15].tolist())) == 15
+    assert len({tuple(rows[start : start + 15].tolist()) for start in (0, 15, 30)}) == 3
+    again = Sample(**SAMPLE).draw(products, kinds, seed=7)
+    assert (again[0].tolist(), again[1].tolist()) == (rows.tolist(), candidates.tolist())
+    assert Sample(**SAMPLE).draw(products, kinds, seed=8)[0].tolist() != rows.tolist()
+
+
+def test_negatives_and_their_views_are_drawn_evenly():
+    """Every other product of the group, and every view of it, is drawn equally often."""
+    cat = lookalikes()
+    sample = Sample(queries=1000, negatives=6, within="type", seeds=100)
+    rows, candidates, _ = sample.draw(cat.column("product_id"), cat.column("type"), seed=0)
+    drawn = np.bincount(candidates[rows == 0].ravel(), minlength=60)
+    assert drawn[0] == 100
+    assert drawn[1:3].tolist() == [0, 0]  # other views of the own product
+    every = np.bincount(candidates.ravel(), minlength=60)[:60]
+    assert every.std() / every.mean() < 0.1
+
+
+def test_chance_of_a_sample_is_one_in_its_candidates():
+    n = 1000
+    columns = {"product_id": [str(i) for i in range(n)], "text": [f"t{i}" for i in range(n)], "split": ["test"] * n}
+    embedder = FakeEmbedder(torch.randn(n, 64, generator=torch.Generator().manual_seed(0)))
+    task = Retrieval(gallery="sample", sample=SAMPLE | {"queries": n}, ks=[1])
+    result = task(embedder, FakeCatalogue(columns | {"type": ["bag"] * n}), "test")
+    for direction in ("t2i", "i2t"):
+        assert values(result)[f"{direction}/hit_rate@1"] == pytest.approx(1 / 7, abs=0.03)
+        assert values(result)[f"{direction}/median_rank"] == 4
+
+
+def test_fewer_rows_than_queries_are_all_drawn():
+    result = Retrieval(gallery="sample", sample=SAMPLE | {"queries": 500})(whole_numbers(135), lookalikes(), "test")
+    assert result.counts["t2i/queries"] == 3 * 105
+
+
+def test_a_sample_and_a_full_gallery_are_never_in_one_table():
+    from modiste.tables import build_blocks
+
+    cat, results = lookalikes(), []
+    for gallery in ("split", "sample"):
+        result = Retrieval(gallery=gallery, sample=SAMPLE)(whole_numbers(135), cat, "test")
+        results.append(json.loads(json.dumps(result.to_json())) | {"schema": 1, "model": {"name": gallery}})
+    for block in build_blocks(results):
+        assert len({row.model for row in block.rows}) == 1
+    assert len(build_blocks(results)) == 2 * len(build_blocks(results[:1]))
+
+
+def test_the_sample_is_in_the_protocol_only_where_it_is_used():
+    assert Retrieval(sample=SAMPLE).describe().get("sample") is None
+    protocol = Retrieval(gallery="sample", sample=SAMPLE).describe()
+    json.dumps(protocol)
+    assert protocol["sample"]["negatives"] == 6
+    assert {"candidates", "short", "average", "within", "seeds", "queries"} <= set(protocol["sample"])
+
+
+def test_examples_of_a_sample_show_its_candidates_alone():
+    cat = lookalikes()
+    task = Retrieval(gallery="sample", sample=SAMPLE | {"negatives": 3})
+    result = task(whole_numbers(135), cat, "test")
+    for example in result.examples:
+        shown = [r["row"] for r in example["results"]]
+        assert len(shown) == 4
+        assert len({cat.column("product_id")[row] for row in shown}) == 4
+        assert [r["relevant"] for r in example["results"]].index(True) + 1 == example["rank"]
+
+
+def test_mistakes_in_a_sample_have_a_remedy():
+    with pytest.raises(ModisteError, match="Did you mean 'negatives'"):
+        Retrieval(gallery="sample", sample={"negative": 3})
+    with pytest.raises(ModisteError, match=r"sample\.seeds is a whole number"):
+        Retrieval(gallery="sample", sample={"seeds": 0})
+    with pytest.raises(ModisteError, match="leave attributes and published empty"):
+        Retrieval(gallery="sample", attributes=["colour"])
+    with pytest.raises(ModisteError, match=r"has 101 products to draw from.*coarser"):
+        Retrieval(gallery="sample", sample={"within": "type"})(whole_numbers(135), lookalikes(), "test")
+
+
+def test_training_may_validate_on_a_sample_but_not_beyond_its_split():
+    Retrieval.validate_config({"gallery": "sample"}, {"trainer": {}})
+    with pytest.raises(ModisteError, match="validation split only"):
+        Retrieval.validate_config({"gallery": "all"}, {"trainer": {}})

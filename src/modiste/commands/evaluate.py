@@ -365,8 +365,9 @@ def strings(value: Any) -> Iterator[str]:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file, or of the JSON files of a folder; empty where there is neither."""
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path] if path.is_file() else []
+    """sha256 of a file, or of the JSON and text files below a folder; empty where there is neither."""
+    found = path.rglob("*") if path.is_dir() else [path]
+    files = sorted(file for file in found if file.is_file() and (file == path or file.suffix in (".json", ".txt")))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from modiste.data.catalogue import Card, Catalogue
+from modiste.data.download import cut_short, note_partial, require
 from modiste.data.masks import NO_ANNOTATION, OTHER_SIZE, UNREADABLE_MASK, as_image, no_such_part, part_of, wearing
 from modiste.data.sources import MAX_PIXELS, WHOLE, FolderImages, ZipImages
-from modiste.errors import ModisteError, did_you_mean
-
-log = logging.getLogger(__name__)
+from modiste.errors import ModisteError
 
 CARD = Card(
     name="ccp",
@@ -29,10 +27,11 @@ CARD = Card(
     licence="Apache-2.0 (as its repository states; the photographs are their photographers')",
     citation="W. Yang, P. Luo and L. Lin, Clothing Co-Parsing by Joint Image Segmentation and Labeling, CVPR 2014",
     homepage="https://github.com/bearpaw/clothing-co-parsing",
-    expected={"photos with pixel labels": 1004},
+    expected={"rows": 1004},  # photos with pixel labels
     download="Clone github.com/bearpaw/clothing-co-parsing, or download it as a zip file.",
 )
 LABELS = "label_list.mat"
+PHOTOS = "photos/"
 ANNOTATIONS = "annotations/pixel-level/"
 BACKGROUND = "null"
 
@@ -115,7 +114,7 @@ class Ccp:
         files, annotations = _open(Path(self.path))
         labels = read_label_list(files.read_bytes(LABELS), self.path)
         images = CcpImages(files, self._numbers(labels), len(labels))
-        photos = [f"photos/{PurePosixPath(name).stem}.jpg" for name in annotations]
+        photos = [f"{PHOTOS}{PurePosixPath(name).stem}.jpg" for name in annotations]
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             looks = list(pool.map(lambda pair: _look(images, *pair), zip(photos, annotations, strict=True)))
         columns = {
@@ -125,7 +124,8 @@ class Ccp:
             "mask": annotations,
             "parts": [", ".join(parts) for parts, _ in looks],
         }
-        return Catalogue.build(CARD, columns, images, self.max_bad, [problem for _, problem in looks])
+        problems = [problem for _, problem in looks]
+        return note_partial(Catalogue.build(CARD, columns, images, self.max_bad, problems))
 
     def _numbers(self, labels: Sequence[str]) -> dict[str, list[int]]:
         """Part → the numbers of its labels."""
@@ -144,18 +144,13 @@ def _open(path: Path) -> tuple[Files, list[str]]:
     files, names = _open_zip(path) if path.is_file() else _open_folder(path)
     annotations = sorted(name for name in names if name.startswith(ANNOTATIONS) and name.endswith(".mat"))
     if not annotations:
-        raise ModisteError(f"{path} holds no {ANNOTATIONS}*.mat: it is not whole. {CARD.download}")
-    expected = CARD.expected["photos with pixel labels"]
-    if len(annotations) < expected:
-        log.warning("%s holds %d of %d pixel labels: it is not whole. %s", path, len(annotations), expected, CARD.download)
+        raise cut_short(CARD, path, f"it holds no {ANNOTATIONS}*.mat")
     return files, annotations
 
 
 def _open_folder(path: Path) -> tuple[Files, list[str]]:
-    if not (path / LABELS).is_file():
-        what = f"holds no {LABELS}" if path.is_dir() else "does not exist"
-        raise ModisteError(f"{path} {what}. {CARD.download} Then set data.catalogue.path to it.")
-    return FolderImages(path), [ANNOTATIONS + file.name for file in (path / ANNOTATIONS).glob("*.mat")]
+    require(CARD, path, [LABELS, PHOTOS, ANNOTATIONS])
+    return FolderImages(path), [ANNOTATIONS + file.name for file in (path / ANNOTATIONS).iterdir()]
 
 
 def _open_zip(path: Path) -> tuple[Files, list[str]]:
@@ -163,7 +158,7 @@ def _open_zip(path: Path) -> tuple[Files, list[str]]:
     try:
         members = files.archive.namelist()
     except zipfile.BadZipFile as error:
-        raise ModisteError(f"{path} is not a whole zip file ({error}): download it again. {CARD.download}") from None
+        raise cut_short(CARD, path, str(error)) from None
     found = [name for name in members if name == LABELS or name.endswith(f"/{LABELS}")]
     if not found:
         raise ModisteError(f"{path} holds no {LABELS}. {CARD.download}")
@@ -189,7 +184,7 @@ def _look(images: CcpImages, photo: str, annotation: str) -> tuple[list[str], st
 
 
 def read_label_list(data: bytes, name: str) -> list[str]:
-    """The labels by their numbers, from the bytes of ``label_list.mat``. Raises ModisteError if it holds no such list."""
+    """The labels by their numbers, from the bytes of ``label_list.mat``. Raises ModisteError if it is damaged."""
     from scipy.io import loadmat
 
     try:

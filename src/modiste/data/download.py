@@ -1,4 +1,4 @@
-"""What adapters of downloaded data sets share: the files that must be there, reading them, and noticing what is absent."""
+"""What adapters of downloaded data sets share: which files must be there, reading them, noticing what is absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fashion200k: about 200,000 product images from Lyst with machine-read captions, women's clothing in five categories."""
+"""Fashion200k: about 200,000 product images from Lyst with their captions, women's clothing in five categories."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CARD = Card(
     "Fashion Concept Discovery, ICCV 2017",
     homepage="https://github.com/xthan/fashion-200k",
     expected={"images": 201824},  # different paths in the ten label files
-    download="Download labels and women.tar.gz from the drive that github.com/xthan/fashion-200k names, and unpack both "
-    "into one folder: labels/*_detect_all.txt, women/….",
+    download="Download labels and women.tar.gz from the drive that github.com/xthan/fashion-200k names, and unpack "
+    "both into one folder: labels/*_detect_all.txt, women/….",
 )
 CATEGORIES = ("dress", "jacket", "pants", "skirt", "top")
 SPLITS = ("train", "test")

@@ -20,8 +20,8 @@ CARD = Card(
     "Retrieving Images by Natural Language Feedback, CVPR 2021",
     homepage="https://github.com/XiaoxiaoGuo/fashion-iq",
     expected={"rows": 15536},  # of the validation lists: dress 3,817, shirt 6,346, toptee 5,373
-    download="Put captions and image_splits of github.com/XiaoxiaoGuo/fashion-iq, and the images of its asin2url lists, "
-    "into one folder: image_splits/split.dress.val.json, …, images/<ASIN>.jpg.",
+    download="Put captions and image_splits of github.com/XiaoxiaoGuo/fashion-iq, and the images of its asin2url "
+    "lists, into one folder: image_splits/split.dress.val.json, …, images/<ASIN>.jpg.",
 )
 CATEGORIES = {"dress": "dress", "shirt": "shirt", "toptee": "top"}
 SPLITS = ("val", "train", "test")

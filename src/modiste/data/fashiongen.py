@@ -72,7 +72,9 @@ class FashionGen:
         columns = {name: [value for part in parts.values() for value in part[name]] for name in names}
         columns = {_word(name): values for name, values in columns.items()}
         columns["split"] = [split for split, part in parts.items() for _ in part["input_productID"]]
-        columns["image"] = [f"{split}/{i}" for split, part in parts.items() for i in range(len(part["input_productID"]))]
+        columns["image"] = [
+            f"{split}/{i}" for split, part in parts.items() for i in range(len(part["input_productID"]))
+        ]
         images = Hdf5Images({split: root / FILES[split] for split in splits})
         card = replace(CARD, expected={split: SIZES[split] for split in splits})
         return note_partial(Catalogue.build(card, columns, images, self.max_bad))
@@ -113,12 +115,14 @@ def _decoded(dataset: Any) -> list[str]:
     """The values of a data set (N, 1) or (N,), a chunk in memory at a time."""
     chunks = (np.asarray(dataset[start : start + CHUNK]).ravel() for start in range(0, len(dataset), CHUNK))
     return [
-        value.decode("latin-1") if isinstance(value, bytes) else str(value) for chunk in chunks for value in chunk.tolist()
+        value.decode("latin-1") if isinstance(value, bytes) else str(value)
+        for chunk in chunks
+        for value in chunk.tolist()
     ]
 
 
 class Hdf5Images:
-    """Images in the data set ``input_image`` (N, H, W, 3) uint8 of HDF5 files; a reference is ``<file's key>/<row>``."""
+    """Images in the data set ``input_image`` (N, H, W, 3) of HDF5 files; a reference is ``<file's key>/<row>``."""
 
     def __init__(self, paths: Mapping[str, Path]):
         self.paths = dict(paths)

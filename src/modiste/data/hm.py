@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modiste.data.catalogue import Card, Catalogue
+from modiste.data.download import cut_short, note_partial, require
 from modiste.data.sources import FolderImages, ImageSource, ZipImages
-from modiste.data.table import Columns, check_count, map_columns, read_delimited, read_table
+from modiste.data.table import Columns, map_columns, read_delimited, read_table
 from modiste.errors import ModisteError
 
 CARD = Card(
@@ -62,10 +63,7 @@ class HM:
     def __call__(self) -> Catalogue:
         path = Path(self.path).expanduser()
         raw, images = _from_zip(path) if path.is_file() else _from_folder(path)
-        check_count(CARD, "rows", len(next(iter(raw.values()), [])))
-        catalogue = Catalogue.build(CARD, articles(raw), images, self.max_bad)
-        check_count(CARD, "images", catalogue.report.kept)
-        return catalogue
+        return note_partial(Catalogue.build(CARD, articles(raw), images, self.max_bad))
 
 
 def articles(raw: Columns) -> Columns:
@@ -97,10 +95,7 @@ def articles(raw: Columns) -> Columns:
 
 
 def _from_folder(path: Path) -> tuple[Columns, ImageSource]:
-    missing = [name for name in (TABLE, "images") if not (path / name).exists()]
-    if missing:
-        what = f"holds no {' and no '.join(missing)}" if path.is_dir() else "does not exist"
-        raise ModisteError(f"{path} {what}. {CARD.download} Then set data.catalogue.path to it.")
+    require(CARD, path, (TABLE, "images"))
     return read_table(path / TABLE), FolderImages(path / "images")
 
 
@@ -118,6 +113,6 @@ def _from_zip(path: Path) -> tuple[Columns, ImageSource]:
         with images.archive.open(table) as file:
             return read_delimited(io.TextIOWrapper(file, encoding="utf-8-sig", newline="")), images
     except zipfile.BadZipFile as error:
-        raise ModisteError(f"{path} is not a whole zip file ({error}): download it again. {CARD.download}") from None
+        raise cut_short(CARD, path, str(error)) from None
     except (ValueError, csv.Error) as error:
         raise ModisteError(f"{path}:{TABLE} cannot be read as what its name says: {error}.") from error

@@ -10,7 +10,7 @@ from typing import Any
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.sources import FolderImages, ImageSource
 from modiste.data.table import SPLIT_NAMES, Columns, from_dataset, map_columns, read_table
-from modiste.errors import ModisteError
+from modiste.errors import ModisteError, did_you_mean
 from modiste.rundir import cache_dir
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -47,9 +47,12 @@ class Hub:
             raise ModisteError(f"There is no folder {folder}: set data.catalogue.path to one, or to owner/name.")
         return Catalogue.build(self._card(folder), *self._read(folder), self.max_bad)
 
-    def load(self) -> Any:
-        """What is at ``path`` as `datasets` has it: a `DatasetDict`, or a `Dataset` without splits."""
-        return self._load(Path(self.path).expanduser())
+    def load(self, split: str) -> Any:
+        """One split as a `datasets.Dataset`. Raises ModisteError where there is none of that name."""
+        loaded = self._load(Path(self.path).expanduser())
+        if split not in loaded:
+            raise ModisteError(f"Data set '{self.path}' has no split '{split}'. {did_you_mean(split, loaded)}")
+        return loaded[split]
 
     def _read(self, folder: Path) -> tuple[Columns, ImageSource]:
         tables = sorted(file for name in METADATA for file in folder.rglob(name)) if folder.is_dir() else []

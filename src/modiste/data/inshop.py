@@ -1,4 +1,4 @@
-"""DeepFashion In-shop Clothes Retrieval: 52,712 images of 7,982 items, with the official query and gallery partition."""
+"""DeepFashion In-shop Clothes Retrieval: 52,712 images of 7,982 items, with the official query and gallery."""
 
 from __future__ import annotations
 

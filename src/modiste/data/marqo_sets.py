@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from modiste.data.catalogue import Card, Catalogue, as_text
+from modiste.data.download import note_partial
 from modiste.data.hub import Hub
-from modiste.data.table import Columns, check_count, find_parquet, from_dataset, read_parquet
+from modiste.data.table import Columns, find_parquet, from_dataset, read_parquet
 from modiste.errors import ModisteError
 
 log = logging.getLogger(__name__)
@@ -72,8 +73,7 @@ class MarqoSet:
         )
 
     def __call__(self) -> Catalogue:
-        card, dataset = self.card, self._read()
-        check_count(card, "rows", len(dataset))
+        dataset = self._read()
         others = [name for name in dataset.column_names if name not in (ID, IMAGE, TEXT)]
         sources = dict.fromkeys([*self.attributes, *others])
         # `describe` gives the text below; the mapping needs some column for it.
@@ -83,18 +83,18 @@ class MarqoSet:
         mapped, images = from_dataset(dataset, columns, attributes=[], name=self.name)
         mapped["text"] = self._texts(mapped, [attribute(name) for name in sources])
         mapped["split"] = ["test"] * len(dataset)
-        return Catalogue.build(card, mapped, images, self.max_bad)
+        return note_partial(Catalogue.build(self.card, mapped, images, self.max_bad))
 
     def _read(self) -> Any:
         folder = Path(self.path).expanduser()
         if self.path == self.hub and not folder.is_dir():
-            return Hub(self.hub, revision=self.revision).load()[SPLIT]
+            return Hub(self.hub, revision=self.revision).load(SPLIT)
         files = find_parquet(folder, self.card)
         if not files:
             what = "holds no parquet files (data/*.parquet)" if folder.is_dir() else "does not exist"
             raise ModisteError(
-                f"{folder} {what}. {self.card.download} Then set data.catalogue.path to FOLDER; or set it to {self.hub}, "
-                "to load the set from the hub."
+                f"{folder} {what}. {self.card.download} Then set data.catalogue.path to FOLDER; or set it to "
+                f"{self.hub}, to load the set from the hub."
             )
         return read_parquet(files)
 

@@ -19,8 +19,8 @@ CARD = Card(
     "Generation, ACM Transactions on Graphics 41(4):162, 2022",
     homepage="https://github.com/yumingj/DeepFashion-MultiModal",
     expected={"rows": 44096},
-    download="Download image, labels and textual descriptions from github.com/yumingj/DeepFashion-MultiModal and unpack "
-    "them into one folder: images/*.jpg, labels/shape, labels/texture, captions.json.",
+    download="Download image, labels and textual descriptions from github.com/yumingj/DeepFashion-MultiModal and "
+    "unpack them into one folder: images/*.jpg, labels/shape, labels/texture, captions.json.",
 )
 SHAPE = {  # attribute → its classes, in the order of the columns of shape_anno_all.txt; NA: the part is not visible
     "sleeve_length": ("sleeveless", "short-sleeve", "medium-sleeve", "long-sleeve", "not long-sleeve", "NA"),

@@ -9,13 +9,11 @@ import csv
 import gzip
 import io
 import json
-import logging
 import re
 import sys
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,6 @@ from modiste.data.catalogue import GROUNDING, REQUIRED, SCHEMA, Card, Catalogue
 from modiste.data.sources import ArrowImages, FolderImages, ImageSource, ZipImages
 from modiste.errors import ModisteError, did_you_mean
 from modiste.rundir import cache_dir
-
-log = logging.getLogger(__name__)
 
 Columns = dict[str, list[Any]]
 SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
@@ -86,7 +82,7 @@ def _image_files(path: Path) -> ImageSource:
 
 
 def _holds_images(path: Path, column: str | None) -> bool:
-    schema = _reading(path, lambda: pq.read_schema(path))
+    schema = read_schema(path)
     return column in schema.names and not pa.types.is_string(schema.field(column).type)
 
 
@@ -217,6 +213,11 @@ def _joined(value: Any) -> Any:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
 
 
+def read_schema(file: Path) -> pa.Schema:
+    """The schema of a Parquet file. Raises ModisteError where it is damaged, or only a pointer to one (Git LFS)."""
+    return _reading(file, lambda: pq.read_schema(file))
+
+
 def find_parquet(folder: Path, card: Card, pattern: str = "*") -> list[Path]:
     """The Parquet files of a data set in ``folder``: ``data/*.parquet`` or ``*.parquet``; none where there are none.
 
@@ -246,31 +247,16 @@ def check_shards(files: Iterable[Path], card: Card) -> None:
             )
 
 
-def check_count(card: Card, what: str, found: int) -> None:
-    """Log a warning when ``found`` is not what the publisher states (``card.expected[what]``)."""
-    stated = card.expected.get(what, found)
-    if found != stated:
-        log.warning(
-            "%s: %s %s found, the publisher states %s: the download is of another version or not complete. "
-            "Numbers are not comparable with published ones until it is. %s",
-            card.name,
-            f"{found:,}",
-            what,
-            f"{stated:,}",
-            card.download,
-        )
-
-
 def read_parquet(files: Sequence[Path], columns: Sequence[str] | None = None) -> Any:
     """Parquet files that hold images, as one memory-mapped `datasets.Dataset`; ``columns`` of them, or all.
 
     Raises:
-        ModisteError: A file is damaged (or only a pointer to one), or their schemas differ.
+        ModisteError: A file is damaged (see `read_schema`), or their schemas differ.
     """
     import datasets
 
     for file in files:
-        _reading(file, partial(pq.read_schema, file))
+        read_schema(file)
     try:
         return datasets.load_dataset(
             "parquet",

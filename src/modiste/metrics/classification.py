@@ -59,6 +59,30 @@ def classification_metrics(right: Floats, support: Floats, predicted: Floats) ->
     }
 
 
+def auc(scores: Floats, labels: npt.NDArray[np.bool_], counts: Floats | None = None) -> Floats:
+    """Area under the ROC curve: how likely a positive outscores a negative, equal scores counting half. Exact.
+
+    Args:
+        scores: (n,).
+        labels: (n,), True for positives.
+        counts: (b, n) how often each score counts in each of b samples; one sample with each of them once by default.
+
+    Returns:
+        (b,); 0.5 for a sample that is all positive or all negative.
+
+    >>> auc(np.array([0.9, 0.2, 0.2]), np.array([True, True, False]))
+    array([0.75])
+    """
+    counts = np.ones((1, len(scores))) if counts is None else counts
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    positive = np.add.reduceat(counts[:, order] * labels[order], starts, axis=1)
+    negative = np.add.reduceat(counts[:, order] * ~labels[order], starts, axis=1)
+    outscored = np.cumsum(negative, axis=1) - negative / 2
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    return np.divide((positive * outscored).sum(axis=1), pairs, out=np.full(len(counts), 0.5), where=pairs > 0)
+
+
 def confusion_matrix(targets: npt.ArrayLike, predictions: npt.ArrayLike, n_classes: int) -> npt.NDArray[np.int64]:
     """(C, C) counts; rows are targets, columns predictions, both (N,) class indices.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,58 @@ def bootstrap(
     draws |= {name: np.concatenate(parts) for name, parts in median_draws.items()}
     statistic = {name: float(np.median(v) if name in medians else np.mean(v)) for name, v in values.items()}
     return {name: _interval(statistic[name], draws[name], n) for name in values}
+
+
+def bootstrap_groups(
+    groups: Sequence[Mapping[str, Floats]], resamples: int = 1000, seed: int = 0
+) -> dict[str, Interval]:
+    """Intervals of the mean over groups of the groups' means; queries are resampled within their group.
+
+    Args:
+        groups: Metric name to (n,) values, the same metrics in every group.
+        resamples: Number of resamples.
+        seed: Of the resamples.
+
+    Raises:
+        ModisteError: A group has no query, or there is no resample.
+
+    >>> bootstrap_groups([{"hit_rate@1": np.ones(9)}, {"hit_rate@1": np.zeros(1)}])["hit_rate@1"]
+    Interval(value=0.5, low=0.5, high=0.5, n=10)
+    """
+    generator = np.random.default_rng(seed)
+    names = list(groups[0])
+    total, values, n = np.zeros((resamples, len(names))), np.zeros(len(names)), 0
+    for group in groups:
+        table = np.stack([group[name] for name in names], axis=1)
+        _check(len(table), resamples)
+        sums = [counts @ table for counts in _resamples(len(table), resamples, generator)]
+        total += np.concatenate(sums) / len(table)
+        values += table.mean(axis=0)
+        n += len(table)
+    pairs = zip(names, values / len(groups), total.T / len(groups), strict=True)
+    return {name: _interval(float(value), draws, n) for name, value, draws in pairs}
+
+
+def bootstrap_statistic(
+    statistic: Callable[[Floats], Floats], n: int, resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """The interval of any statistic of n queries.
+
+    Args:
+        statistic: How often each query is drawn, (b, n), to the statistic of each of b resamples, (b,).
+        n: Number of queries.
+        resamples: Number of resamples of n queries with replacement.
+        seed: Of the resamples.
+
+    Raises:
+        ModisteError: There is no query, or no resample.
+
+    >>> bootstrap_statistic(lambda counts: counts @ np.array([0.0, 1.0]) / 2, n=2).value
+    0.5
+    """
+    _check(n, resamples)
+    draws = [statistic(counts) for counts in _resamples(n, resamples, np.random.default_rng(seed))]
+    return _interval(float(statistic(np.ones((1, n)))[0]), np.concatenate(draws), n)
 
 
 def bootstrap_confusion(

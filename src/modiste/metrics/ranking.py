@@ -20,9 +20,14 @@ Floats = npt.NDArray[np.float64]
 
 TIE_RULE = "equal scores (float32) are ordered by gallery index, lower first"
 EMPTY_RULE = "queries without a relevant item are counted and left out"
+MISS_RULE = "queries without a relevant item are misses: 0 in every metric, and a median_rank behind the whole gallery"
 MAP_DENOMINATORS = {
     "relevant": "the number of relevant items (pytrec_eval map_cut)",
     "min_relevant_k": "min(number of relevant items, k)",
+}
+IDEALS = {
+    "relevant": "the ideal order",
+    "full": "k relevant items, however many there are",
 }
 SLAB_BYTES = 64 * 2**20
 SLAB_ROWS = 256
@@ -71,6 +76,21 @@ class Relevance:
     def counts(self) -> Ints:
         """Number of relevant items of each query, (Q,)."""
         return np.diff(self.starts)
+
+    @property
+    def queries(self) -> Ints:
+        """The query of each of ``items``, (P,)."""
+        return np.repeat(np.arange(len(self)), self.counts)
+
+    def without(self, own: Ints) -> Relevance:
+        """Without one gallery position of each query, (Q,): -1 takes nothing away.
+
+        >>> Relevance.from_ids(["shirt", "hat"], ["shirt", "shirt", "hat"]).without(np.array([0, -1])).items
+        array([1, 2])
+        """
+        keep = self.items != own[self.queries]
+        counts = np.bincount(self.queries[keep], minlength=len(self))
+        return Relevance(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), self.items[keep])
 
     def __len__(self) -> int:
         """Number of queries."""
@@ -123,6 +143,78 @@ def relevant_ranks(
     return ranks
 
 
+def other_ranks(queries: Tensor, gallery: Tensor, relevance: Relevance, own: Ints) -> Ints:
+    """`relevant_ranks` in the gallery without one item of each query: itself, where queries are gallery items.
+
+    Exact: the item is ranked with the relevant ones, from the same scores, and those behind it move up by one. Other
+    items that look the same stay.
+
+    Args:
+        queries: As in `relevant_ranks`.
+        gallery: As in `relevant_ranks`.
+        relevance: Of the Q queries, with none of ``own`` in it.
+        own: (Q,) gallery position of each query's own item; -1: the gallery does not hold it.
+
+    Returns:
+        (P,) int64, in the order of ``relevance.items``.
+
+    >>> views = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    >>> other_ranks(views, views, Relevance.from_pairs([0, 2], [2, 0], n_queries=3), np.arange(3))
+    array([2, 2])
+    """
+    asked = np.flatnonzero((own >= 0) & (relevance.counts > 0))
+    if not len(asked):
+        return relevant_ranks(queries, gallery, relevance)
+    query = np.concatenate([relevance.queries, asked])
+    item = np.concatenate([relevance.items, own[asked]])
+    order = np.lexsort([item, query])
+    query, item = query[order], item[order]
+    starts = np.searchsorted(query, np.arange(len(relevance) + 1)).astype(np.int64)
+    ranks = relevant_ranks(queries, gallery, Relevance(starts, item))
+    is_own = item == own[query]
+    own_rank = np.full(len(relevance), np.iinfo(np.int64).max)
+    own_rank[query[is_own]] = ranks[is_own]
+    return (ranks - (own_rank[query] < ranks))[~is_own]
+
+
+@torch.no_grad()
+def candidate_ranks(
+    queries: Tensor, gallery: Tensor, candidates: Ints, relevance: Relevance, slab_bytes: int = SLAB_BYTES
+) -> Ints:
+    """Rank of every relevant item among the query's own candidates, exact and tied as in `relevant_ranks`.
+
+    Args:
+        queries: (Q, D).
+        gallery: (G, D), on the same device.
+        candidates: (Q, C) gallery positions, ascending within a query; every relevant item is one of them.
+        relevance: Of the Q queries.
+        slab_bytes: Memory of the candidates' embeddings that are held at a time; at least one query's.
+
+    Returns:
+        (P,) int64, in the order of ``relevance.items``.
+
+    Raises:
+        ModisteError: As `relevant_ranks`.
+
+    >>> gallery = torch.tensor([[0.5], [1.0], [0.7]])
+    >>> candidate_ranks(torch.ones(1, 1), gallery, np.array([[0, 1]]), Relevance.from_pairs([0], [0], 1))
+    array([2])
+    """
+    _check(queries, gallery, relevance)
+    queries, gallery = queries.float(), gallery.float()
+    query = relevance.queries
+    size = max(1, slab_bytes // (4 * candidates.shape[1] * gallery.shape[1]))
+    ranks = np.empty(len(query), dtype=np.int64)
+    for begin in range(0, len(query), size):
+        part = slice(begin, begin + size)
+        own = candidates[query[part]]
+        place = torch.from_numpy((own == relevance.items[part, None]).argmax(axis=1)).to(gallery.device)
+        rows = torch.from_numpy(query[part]).to(queries.device)
+        scores = torch.bmm(gallery[torch.from_numpy(own).to(gallery.device)], queries[rows][:, :, None])[:, :, 0]
+        ranks[part] = _ranks_by_counting(scores, place[:, None]).cpu().numpy()
+    return ranks
+
+
 def _check(queries: Tensor, gallery: Tensor, relevance: Relevance) -> None:
     for name, x in (("query", queries), ("gallery", gallery)):
         if x.ndim != 2 or not len(x):
@@ -172,18 +264,20 @@ def _count(mask: Tensor) -> Tensor:
     return mask.view(torch.uint8).sum(dim=1, dtype=torch.int32).long()
 
 
-def check_options(ks: Iterable[int], map_denominator: str) -> None:
-    """Raise ModisteError for a cut-off that is no whole number from 1 on, or an unknown denominator."""
+def check_options(ks: Iterable[int], map_denominator: str, ideal: str = "relevant") -> None:
+    """Raise ModisteError for a cut-off that is no whole number from 1 on, or an unknown denominator or ideal."""
     if map_denominator not in MAP_DENOMINATORS:
         raise ModisteError(
             f"Unknown MAP denominator '{map_denominator}'. {did_you_mean(map_denominator, MAP_DENOMINATORS)}"
         )
+    if ideal not in IDEALS:
+        raise ModisteError(f"Unknown ideal of nDCG '{ideal}'. {did_you_mean(ideal, IDEALS)}")
     ks = list(ks)
     if not all(isinstance(k, int) and k >= 1 for k in ks):
         raise ModisteError(f"Cut-offs are whole numbers from 1 on, not {ks}.")
 
 
-def metric_definitions(ks: Iterable[int], map_denominator: str = "relevant") -> dict[str, str]:
+def metric_definitions(ks: Iterable[int], map_denominator: str = "relevant", ideal: str = "relevant") -> dict[str, str]:
     """What every metric of `query_metrics` means, in words."""
     definitions: dict[str, str] = {}
     for k in ks:
@@ -193,7 +287,7 @@ def metric_definitions(ks: Iterable[int], map_denominator: str = "relevant") -> 
             f"precision@{k}": f"|relevant in top {k}| / {k}",
             f"map@{k}": f"sum of the precisions at the relevant items in the top {k} / "
             f"{MAP_DENOMINATORS[map_denominator]}",
-            f"ndcg@{k}": f"DCG of the top {k} (gain 1, discount log2(rank + 1)) / DCG of the ideal order",
+            f"ndcg@{k}": f"DCG of the top {k} (gain 1, discount log2(rank + 1)) / DCG of {IDEALS[ideal]}",
         }
     return definitions | {
         "mrr": "1 / rank of the first relevant item, whole gallery",
@@ -204,7 +298,11 @@ def metric_definitions(ks: Iterable[int], map_denominator: str = "relevant") -> 
 
 
 def query_metrics(
-    ranks: Ints, relevance: Relevance, ks: Sequence[int] = (1, 5, 10), map_denominator: str = "relevant"
+    ranks: Ints,
+    relevance: Relevance,
+    ks: Sequence[int] = (1, 5, 10),
+    map_denominator: str = "relevant",
+    ideal: str = "relevant",
 ) -> dict[str, Floats]:
     """Every metric of `metric_definitions` for each query that has a relevant item.
 
@@ -213,19 +311,20 @@ def query_metrics(
         relevance: Of the same queries.
         ks: Cut-offs.
         map_denominator: Of MAP@k: a key of `MAP_DENOMINATORS`.
+        ideal: What the DCG is divided by: a key of `IDEALS`.
 
     Returns:
         Metric name to (number of queries with a relevant item,) values, in the order of the queries.
 
     Raises:
-        ModisteError: No query has a relevant item, a cut-off is below 1, or the denominator is unknown.
+        ModisteError: No query has a relevant item, a cut-off is below 1, or the denominator or ideal is unknown.
 
     >>> relevance = Relevance.from_pairs([0, 0], [3, 7], n_queries=1)
     >>> metrics = query_metrics(np.array([1, 4]), relevance, ks=[2])
     >>> metrics["recall@2"], metrics["map@2"], metrics["map"], metrics["median_rank"]
     (array([0.5]), array([0.5]), array([0.75]), array([1.]))
     """
-    check_options(ks, map_denominator)
+    check_options(ks, map_denominator, ideal)
     n_relevant = relevance.counts[relevance.counts > 0]
     if not len(n_relevant):
         raise ModisteError("No query has a relevant item in the gallery; check that both use the same ids.")
@@ -242,13 +341,14 @@ def query_metrics(
         found = rank <= k
         hits = total(found.astype(np.float64))
         denominator = n_relevant if map_denominator == "relevant" else np.minimum(n_relevant, k)
-        ideal = np.cumsum(1 / np.log2(np.arange(k) + 2))[np.minimum(n_relevant, k) - 1]
+        best_gains = np.cumsum(1 / np.log2(np.arange(k) + 2))
         metrics |= {
             f"hit_rate@{k}": (best <= k).astype(np.float64),
             f"recall@{k}": hits / n_relevant,
             f"precision@{k}": hits / k,
             f"map@{k}": total(found * nth / rank) / denominator,
-            f"ndcg@{k}": total(found / np.log2(rank + 1)) / ideal,
+            f"ndcg@{k}": total(found / np.log2(rank + 1))
+            / (best_gains[-1] if ideal == "full" else best_gains[np.minimum(n_relevant, k) - 1]),
         }
     return metrics | {
         "mrr": 1 / best,
@@ -256,6 +356,16 @@ def query_metrics(
         "map": total(nth / rank) / n_relevant,
         "median_rank": best,
     }
+
+
+def with_misses(metrics: dict[str, Floats], relevance: Relevance, n_gallery: int) -> dict[str, Floats]:
+    """`query_metrics` for all Q queries: those without a relevant item get 0, and ``median_rank`` n_gallery + 1."""
+    answerable = relevance.counts > 0
+    filled = {}
+    for name, values in metrics.items():
+        filled[name] = np.full(len(relevance), n_gallery + 1.0 if name == "median_rank" else 0.0)
+        filled[name][answerable] = values
+    return filled
 
 
 def summarise(metrics: dict[str, Floats]) -> dict[str, float]:

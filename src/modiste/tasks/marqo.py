@@ -1,7 +1,8 @@
-"""The retrieval benchmark of Marqo (github.com/marqo-ai/marqo-FashionCLIP, 2024), exactly.
+"""The retrieval benchmark of Marqo (github.com/marqo-ai/marqo-FashionCLIP, 2024), exactly, on any of its data sets.
 
 Published queries with published relevance; the document of text-to-image is the normalised image, that of the
-attribute tasks normalise(0.9 · image + 0.1 · text), as the benchmark's own ``config.json`` says.
+attribute tasks normalise(0.9 · image + 0.1 · text), and iMaterialist's, which has no text, the image: as each data
+set's own ``config.json`` says.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modiste.errors import ModisteError
+from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics.ranking import Floats
 from modiste.tasks.result import Embedder, Result
 from modiste.tasks.retrieval import Documents, Judgements, Ranking, judged_relevance, read_judgements, text_search
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 KS = (1, 10)
 SPLIT = "test"
+GALLERIES = {
+    "judged": "every product of the relevance files, whatever its split",
+    "all": "every row of the catalogue, whatever its split",
+}
 PRIMARY = {"text-to-image": "avg_recall"}
 """The benchmark ranks text-to-image by AvgRecall and every other task by AvgP."""
 
@@ -52,25 +57,38 @@ class MarqoTask:
 class Marqo:
     """All tasks of one data set of the benchmark.
 
-    The gallery is every product that occurs in any of the relevance files (44,434 for KAGL), whatever its split:
-    the protocol is the published one. Metrics are those of pytrec_eval: true recall, MAP@k over the number of relevant
-    items, MRR cut at 10. A model trained on products of the gallery is an in-domain model: ``relevant_in_train``
-    among the counts says how many of a task's relevant products are in the catalogue's train split.
+    The published gallery is every row of the data set, whatever its split: ``all`` of a catalogue that is the hub's;
+    of Kaggle's KAGL, which has a few products more, those that the relevance files name (``judged``: 44,434). Metrics
+    are those of pytrec_eval: true recall, MAP@k over the number of relevant items, MRR cut at 10. A model trained on
+    products of the gallery is an in-domain model: ``relevant_in_train`` among the counts says how many of a task's
+    relevant products are in the catalogue's train split.
 
     Args:
         path: Folder with ``config.json`` and the ``ground_truth_*.json`` of the data set.
+        gallery: ``judged`` or ``all`` (`GALLERIES`).
         query_prefix: Put before every query.
         resamples: Of the bootstrap.
         seed: Of the bootstrap and the examples.
         examples: Number of example queries kept of each task.
+
+    Raises:
+        ModisteError: The gallery is of another kind.
     """
 
     name = "marqo"
 
     def __init__(
-        self, path: str, query_prefix: str = "", resamples: int = 1000, seed: int = 0, examples: int = 12
+        self,
+        path: str,
+        query_prefix: str = "",
+        resamples: int = 1000,
+        seed: int = 0,
+        examples: int = 12,
+        gallery: str = "judged",
     ) -> None:
-        self.path, self.query_prefix = Path(path), query_prefix
+        if gallery not in GALLERIES:
+            raise ModisteError(f"Unknown gallery '{gallery}'. {did_you_mean(gallery, GALLERIES)}")
+        self.path, self.query_prefix, self.gallery = Path(path), query_prefix, gallery
         self.ranking = Ranking(KS, "relevant", resamples, seed, examples, select=marqo_metrics)
 
     @staticmethod
@@ -90,7 +108,7 @@ class Marqo:
             raise ModisteError(f"Marqo's queries are a test set; evaluate with split={SPLIT}, not split={split}.")
         tasks = read_tasks(self.path)
         judgements = read_all(self.path, tasks)
-        gallery = select_gallery(catalogue, judgements)
+        gallery = select_gallery(catalogue, judgements, self.gallery)
         documents = Documents(embedder, gallery)
         product_ids = gallery.column("product_id")
         searches = [
@@ -126,7 +144,7 @@ class Marqo:
         return scoring | {
             "source": "github.com/marqo-ai/marqo-FashionCLIP, 2024",
             "query_prefix": self.query_prefix,
-            "gallery": "every product of the relevance files, whatever its split",
+            "gallery": GALLERIES[self.gallery],
             "documents": {task.name: task.weights for task in tasks},
             "relevance": {task.name: task.file for task in tasks},
             "metrics": {name: (scoring["metrics"] | averages)[name] for name in kept},
@@ -154,8 +172,8 @@ def read_tasks(path: Path) -> list[MarqoTask]:
         return [MarqoTask.from_config(config) for config in json.loads(file.read_text(encoding="utf-8"))["tasks"]]
     except FileNotFoundError:
         raise ModisteError(
-            f"There is no {file}; give the folder of one data set of Marqo's benchmark (config.json and "
-            f"ground_truth_*.json)."
+            f"There is no {file}; give the folder of one data set of Marqo's benchmark: of github.com/marqo-ai/"
+            f"marqo-FashionCLIP, configs/NAME.json as config.json, and the files of data/NAME/gt_query_doc."
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise ModisteError(f"{file} is not a configuration of Marqo's benchmark: {error!r}.") from None
@@ -173,25 +191,25 @@ def read_all(path: Path, tasks: Sequence[MarqoTask]) -> list[Judgements]:
     return [read_judgements(path / task.file) for task in tasks]
 
 
-def select_gallery(catalogue: Catalogue, judgements: Sequence[Judgements]) -> Catalogue:
-    """The rows of the products that occur in any of the relevance files, in the catalogue's order.
+def select_gallery(catalogue: Catalogue, judgements: Sequence[Judgements], gallery: str = "judged") -> Catalogue:
+    """All rows, or those of the products that occur in any of the relevance files, in the catalogue's order.
 
     Raises:
         ModisteError: A product is not in the catalogue, or has several rows.
     """
     wanted = {item for queries in judgements for items in queries.values() for item in items}
     product_ids = catalogue.column("product_id")
-    rows = [row for row, product in enumerate(product_ids) if product in wanted]
-    found = {product_ids[row] for row in rows}
-    missing = sorted(wanted - found)
+    missing = sorted(wanted - set(product_ids))
     if missing:
         shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         raise ModisteError(
             f"{len(missing)} of the benchmark's {len(wanted)} products are not in {catalogue.card.name} ({shown}); "
             f"the protocol needs the full catalogue."
         )
-    if len(rows) != len(found):
+    rows = [row for row, product in enumerate(product_ids) if gallery == "all" or product in wanted]
+    products = len({product_ids[row] for row in rows})
+    if len(rows) != products:
         raise ModisteError(
-            f"{len(rows)} rows of {catalogue.card.name} belong to {len(found)} products; the protocol needs one each."
+            f"{len(rows)} rows of {catalogue.card.name} belong to {products} products; the protocol needs one each."
         )
     return catalogue.select(rows=rows)

@@ -7,8 +7,9 @@ et al. 2022), attribute→product, and published queries with published relevanc
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +22,14 @@ from modiste.data.captions import Captions
 from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics import ranking
 from modiste.metrics.intervals import Interval, bootstrap, describe_bootstrap
-from modiste.metrics.ranking import Floats, Relevance
+from modiste.metrics.ranking import Floats, Ints, Relevance
 from modiste.tasks.result import Embedder, Result
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
 
 DIRECTIONS = ("t2i", "i2t")
-GALLERIES = ("split", "all")
+GALLERIES = ("split", "all", "sample")
 SHOWN = 5
 """Results that an example shows; a query whose first relevant item is among them is a hit."""
 
@@ -57,6 +58,14 @@ class Documents:
             self._columns[name] = self._embed(name)
         return self._columns[name]
 
+    def select(self, positions: Ints) -> Documents:
+        """A part of the gallery; what is embedded already is not embedded again."""
+        part = copy(self)
+        part.catalogue, part.rows = self.catalogue.select(rows=positions), self.rows[positions]
+        part.texts = [self.texts[i] for i in positions]
+        part._columns = {name: vectors[torch.from_numpy(positions)] for name, vectors in self._columns.items()}
+        return part
+
     def _embed(self, name: str) -> Tensor:
         if name == "image":
             return self.embedder.images(self.catalogue)
@@ -74,12 +83,14 @@ class Search:
 
     Attributes:
         name: Prefix of the metrics.
-        kind: ``t2i`` (texts search products) or ``i2t`` (images search texts).
+        kind: ``t2i`` (texts search products), ``i2t`` (images search texts) or ``i2i`` (images search products).
         labels: What each query is called in examples: its text, or its row in the full catalogue.
         queries: (Q, D).
         documents: The gallery.
         weights: Of the columns in a document's vector.
         relevance: Of the Q queries.
+        own: Gallery position of each query's own item, which its gallery is without, (Q,); -1: it has none.
+        candidates: Gallery positions that each query is ranked among, (Q, C), ascending; None: the whole gallery.
     """
 
     name: str
@@ -89,6 +100,22 @@ class Search:
     documents: Documents
     weights: dict[str, float]
     relevance: Relevance
+    own: Ints | None = None
+    candidates: Ints | None = None
+
+    def ranks(self, gallery: Tensor) -> Ints:
+        """Ranks of the relevant items, in the order of ``relevance.items``."""
+        if self.candidates is not None:
+            return ranking.candidate_ranks(self.queries, gallery, self.candidates, self.relevance)
+        own = np.full(len(self.relevance), -1) if self.own is None else self.own
+        return ranking.other_ranks(self.queries, gallery, self.relevance, own)
+
+    @property
+    def size(self) -> int:
+        """Items that a query is ranked among."""
+        if self.candidates is not None:
+            return self.candidates.shape[1]
+        return len(self.documents.rows) - bool(self.own is not None and (self.own >= 0).all())
 
 
 def text_search(
@@ -110,6 +137,8 @@ class Ranking:
         seed: Of the bootstrap and of the choice of examples.
         examples: Number of example queries of each search, hits and misses.
         select: Per-query metrics to the ones that are reported; all of them by default.
+        ideal: As in `modiste.metrics.ranking.query_metrics`.
+        misses: Whether a query without a relevant item counts as a miss, rather than being left out.
     """
 
     ks: Sequence[int] = (1, 5, 10)
@@ -118,22 +147,24 @@ class Ranking:
     seed: int = 0
     examples: int = 12
     select: Callable[[dict[str, Floats]], dict[str, Floats]] | None = None
+    ideal: str = "relevant"
+    misses: bool = False
 
     def __post_init__(self) -> None:
-        ranking.check_options(self.ks, self.map_denominator)
+        ranking.check_options(self.ks, self.map_denominator, self.ideal)
 
     def describe(self) -> dict[str, Any]:
         """The part of a result's protocol that the scoring decides."""
         return {
-            "metrics": ranking.metric_definitions(self.ks, self.map_denominator),
+            "metrics": ranking.metric_definitions(self.ks, self.map_denominator, self.ideal),
             "map_denominator": self.map_denominator,
             "ties": ranking.TIE_RULE,
-            "queries_without_relevant_items": ranking.EMPTY_RULE,
+            "queries_without_relevant_items": ranking.MISS_RULE if self.misses else ranking.EMPTY_RULE,
             "bootstrap": describe_bootstrap(self.resamples, self.seed),
             "seed": self.seed,
         }
 
-    def run(self, searches: Sequence[Search]) -> dict[str, Any]:
+    def run(self, searches: Iterable[Search]) -> dict[str, Any]:
         """The fields ``metrics``, ``per_query``, ``counts`` and ``examples`` of a `Result`."""
         metrics: dict[str, Interval] = {}
         per_query: dict[str, Floats] = {}
@@ -141,16 +172,17 @@ class Ranking:
         examples: list[dict[str, Any]] = []
         for search in searches:
             relevance, gallery = search.relevance, search.documents.vectors(search.weights)
-            ranks = ranking.relevant_ranks(search.queries, gallery, relevance)
-            every = ranking.query_metrics(ranks, relevance, self.ks, self.map_denominator)
-            values = self.select(every) if self.select else every
+            ranks = search.ranks(gallery)
+            every = ranking.query_metrics(ranks, relevance, self.ks, self.map_denominator, self.ideal)
+            values = ranking.with_misses(every, relevance, len(gallery)) if self.misses else every
+            values = self.select(values) if self.select else values
             intervals = bootstrap(values, ["median_rank"], self.resamples, self.seed)
             metrics |= {f"{search.name}/{name}": interval for name, interval in intervals.items()}
             per_query |= {f"{search.name}/{name}": value for name, value in values.items()}
             counts |= {
-                f"{search.name}/queries": len(every["median_rank"]),
+                f"{search.name}/queries": len(next(iter(values.values()))),
                 f"{search.name}/queries_without_relevant": int((relevance.counts == 0).sum()),
-                f"{search.name}/gallery": len(gallery),
+                f"{search.name}/gallery": search.size,
                 f"{search.name}/relevant": len(relevance.items),
             }
             examples += self._examples(search, gallery, every["median_rank"])
@@ -168,7 +200,12 @@ class Ranking:
 
 def _example(search: Search, gallery: Tensor, query: int, rank: int) -> dict[str, Any]:
     scores = search.queries[query] @ gallery.T
-    first = torch.sort(scores, descending=True, stable=True).indices[:SHOWN].tolist()
+    if search.candidates is not None:
+        others = np.setdiff1d(np.arange(len(gallery)), search.candidates[query])
+        scores[torch.from_numpy(others)] = -torch.inf
+    if search.own is not None and search.own[query] >= 0:
+        scores[search.own[query]] = -torch.inf
+    first = torch.sort(scores, descending=True, stable=True).indices[: min(SHOWN, search.size)].tolist()
     relevant = set(search.relevance.items[search.relevance.starts[query] : search.relevance.starts[query + 1]].tolist())
     rows, texts = search.documents.rows, search.documents.texts
     results = [
@@ -226,6 +263,91 @@ def judged_relevance(judgements: Judgements, product_ids: Sequence[str], source:
     return Relevance.from_pairs([query for query, _ in pairs], [item for _, item in pairs], len(judgements))
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Small galleries of look-alikes: FashionGen's *sample-100* (FashionBERT, 2005.09801; Kaleido-BERT, 2103.16110).
+
+    Numbers of it are not comparable with those of a full gallery.
+
+    Attributes:
+        queries: Rows drawn a seed, without replacement; all that can be drawn where there are fewer.
+        negatives: Other products beside the query's own row.
+        within: Column whose value the negatives share with the query.
+        seeds: Draws of queries and negatives.
+    """
+
+    queries: int = 1000
+    negatives: int = 100
+    within: str = "subcategory"
+    seeds: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("queries", "negatives", "seeds"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ModisteError(f"retrieval.sample.{name} is a whole number from 1 on, not {value!r}.")
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> Sample:
+        """From the config. Raises ModisteError for a key that does not exist."""
+        names = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in names:
+                raise ModisteError(f"retrieval.sample has no '{name}'. {did_you_mean(name, names)}")
+        return cls(**given)
+
+    def describe(self) -> dict[str, Any]:
+        """The part of a result's protocol that sampling decides."""
+        return asdict(self) | {
+            "candidates": f"the query's own row, and one row each of {self.negatives} other products with the same "
+            f"{self.within}, drawn without replacement; the same draws for both directions and every model",
+            "short": f"a row whose {self.within} is empty or has fewer than {self.negatives} other products is no "
+            "query; such rows are counted",
+            "average": "the per-query values of all seeds, which have equally many queries, are put together",
+        }
+
+    def draw(self, products: Sequence[str], values: Sequence[str], seed: int) -> tuple[Ints, Ints, int]:
+        """Queries (Q,), their candidates (Q, 1 + negatives), ascending, and how many rows can be no query.
+
+        Args:
+            products: Product id of every row.
+            values: Of the column ``within``.
+            seed: With the number of the draw, it decides the draw.
+
+        Raises:
+            ModisteError: No row can be a query.
+
+        >>> rows, candidates, short = Sample(queries=9, negatives=2, seeds=1).draw("aabcd", "xxxxy", seed=0)
+        >>> sorted(rows.tolist()), candidates.shape, short
+        ([0, 1, 2, 3], (4, 3), 1)
+        """
+        groups: dict[str, dict[str, list[int]]] = {}
+        for row, (product, value) in enumerate(zip(products, values, strict=True)):
+            groups.setdefault(value, {}).setdefault(product, []).append(row)
+        large = {value: group for value, group in groups.items() if value and len(group) > self.negatives}
+        usable = [row for row, value in enumerate(values) if value in large]
+        if not usable:
+            raise ModisteError(
+                f"No value of {self.within} has {self.negatives + 1} products to draw from: lower "
+                "retrieval.sample.negatives, or name a coarser column in retrieval.sample.within."
+            )
+        place = {(value, name): i for value, group in large.items() for i, name in enumerate(group)}
+        sizes = {value: np.array([len(rows) for rows in group.values()]) for value, group in large.items()}
+        flat = {value: np.concatenate([*group.values()]) for value, group in large.items()}
+        starts = {value: np.cumsum(size) - size for value, size in sizes.items()}
+        queries, candidates = [], []
+        for number in range(self.seeds):
+            generator = np.random.default_rng([seed, number])
+            for row in generator.choice(usable, min(self.queries, len(usable)), replace=False):
+                value = values[row]
+                drawn = generator.choice(len(sizes[value]) - 1, self.negatives, replace=False)
+                drawn += drawn >= place[value, products[row]]  # of all but the query's own product
+                others = flat[value][starts[value][drawn] + generator.integers(sizes[value][drawn])]
+                queries.append(row)
+                candidates.append(np.sort(np.append(others, row)))
+        return np.array(queries, np.int64), np.array(candidates, np.int64), len(values) - len(usable)
+
+
 class Retrieval:
     """Searches among the products of a split.
 
@@ -233,8 +355,9 @@ class Retrieval:
         directions: Of ``t2i`` (each row's text searches the images) and ``i2t`` (each row's image searches the texts).
             Relevant are the rows of the same product: several are possible.
         ks: Cut-offs.
-        gallery: ``split`` (the rows of the evaluated split) or ``all`` (the whole catalogue); queries are always of
-            the split.
+        gallery: ``split`` (the rows of the evaluated split), ``all`` (the whole catalogue) or ``sample`` (`Sample`, for
+            the directions alone); queries are always of the split.
+        sample: The attributes of `Sample`, for gallery=sample.
         attributes: Attribute columns whose values are queries (attribute→product): relevant are the rows with the
             value. The metrics' prefix is ``<attribute>-to-product``.
         published: Name (the metrics' prefix) to a JSON file ``{query text: {product id: 1}}``.
@@ -258,6 +381,7 @@ class Retrieval:
         directions: Sequence[str] = DIRECTIONS,
         ks: Sequence[int] = (1, 5, 10),
         gallery: str = "split",
+        sample: Mapping[str, Any] | None = None,
         attributes: Sequence[str] = (),
         published: Mapping[str, str] | None = None,
         documents: Mapping[str, float] | None = None,
@@ -277,17 +401,23 @@ class Retrieval:
             raise ModisteError(
                 "The retrieval task has nothing to do: give directions, attributes or published queries."
             )
+        if gallery == "sample" and (self.attributes or self.published):
+            raise ModisteError(
+                "retrieval.gallery=sample is for the directions t2i and i2t: leave attributes and published empty, or "
+                "use gallery=split."
+            )
         self.gallery, self.template, self.prefix = gallery, template, prefix
+        self.sample = Sample.parse(sample or {})
         self.documents = {str(k): float(v) for k, v in (documents or {"image": 0.9, "text": 0.1}).items()}
         self.ranking = Ranking(list(ks), map_denominator, resamples, seed, examples)
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
         """Raises ModisteError for what a training's validation cannot see: anything beyond its validation split."""
-        if "trainer" in cfg and (node.get("gallery", "split") != "split" or node.get("published")):
+        if "trainer" in cfg and (node.get("gallery") == "all" or node.get("published")):
             raise ModisteError(
-                "Validation in training sees the validation split only: leave gallery=split and published empty, "
-                "and evaluate the run with them when it is trained."
+                "Validation in training sees the validation split only: leave gallery=split (or sample) and published "
+                "empty, and evaluate the run with them when it is trained."
             )
 
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
@@ -298,10 +428,17 @@ class Retrieval:
         """
         queries = catalogue.select(split=split)
         own = Documents(embedder, queries, self.template)
-        documents = own if self.gallery == "split" else Documents(embedder, catalogue, self.template)
+        documents = Documents(embedder, catalogue, self.template) if self.gallery == "all" else own
         searches = [self._direction(direction, own, documents) for direction in self.directions]
         searches += [self._attribute(attribute, own, documents) for attribute in self.attributes]
         searches += [self._published(name, path, documents) for name, path in self.published.items()]
+        counts: dict[str, int] = {}
+        if self.gallery == "sample":
+            ids, values = queries.column("product_id"), queries.column(self.sample.within)
+            rows, candidates, short = self.sample.draw(ids, values, self.ranking.seed)
+            searches = [_sampled(search, rows, candidates) for search in searches]
+            counts = {f"{search.name}/short": short for search in searches}
+        found = self.ranking.run(searches)
         return Result(
             task=self.name,
             data=catalogue.card.name,
@@ -309,7 +446,7 @@ class Retrieval:
             protocol=self.describe(),
             primary=f"{searches[0].name}/mrr",
             summary=["recall@1", "recall@10", "mrr"],
-            **self.ranking.run(searches),
+            **found | {"counts": found["counts"] | counts},
         )
 
     def describe(self) -> dict[str, Any]:
@@ -319,10 +456,13 @@ class Retrieval:
             "attributes": self.attributes,
             "published": self.published,
             "gallery": self.gallery,
+            **({"sample": self.sample.describe()} if self.gallery == "sample" else {}),
             "documents": self.documents,
             "template": self.template,
             "prefix": self.prefix,
-            "relevance": "rows of the same product_id; of the same value for attributes; as published otherwise",
+            "relevance": "the query's own row"
+            if self.gallery == "sample"
+            else "rows of the same product_id; of the same value for attributes; as published otherwise",
             **self.ranking.describe(),
         }
 
@@ -344,6 +484,17 @@ class Retrieval:
         judgements = read_judgements(path)
         relevance = judged_relevance(judgements, documents.catalogue.column("product_id"), path)
         return text_search(name, list(judgements), self.prefix, documents, self.documents, relevance)
+
+
+def _sampled(search: Search, rows: Ints, candidates: Ints) -> Search:
+    """The search of the drawn rows, each relevant to itself and ranked among its candidates."""
+    return replace(
+        search,
+        labels=[search.labels[row] for row in rows],
+        queries=search.queries[torch.from_numpy(rows)],
+        relevance=Relevance(np.arange(len(rows) + 1), rows),
+        candidates=candidates,
+    )
 
 
 def _one_of(what: str, word: str, options: Sequence[str]) -> None:

@@ -1,0 +1,377 @@
+"""Photos with instance masks: COCO's JSON (Fashionpedia, ModaNet), or Kaggle's table of run lengths (iMaterialist)."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from modiste.data.catalogue import Card, Catalogue
+from modiste.data.download import cut_short, note_partial, require
+from modiste.data.masks import (
+    NO_ANNOTATION,
+    UNREADABLE_MASK,
+    Mask,
+    Shape,
+    as_image,
+    fit,
+    no_such_part,
+    part_of,
+    wearing,
+)
+from modiste.data.sources import WHOLE, FolderImages, ImageSource, ZipImages
+from modiste.errors import ModisteError
+
+Shapes = Sequence[tuple[str, Shape]]
+ELSEWHERE = "Images that are elsewhere: set data.catalogue.images to the folder or zip file."
+ONE_SPLIT = "Without a split: data.catalogue.annotations.SPLIT=null."
+
+
+@dataclass
+class Photo:
+    """What is known of an image.
+
+    Attributes:
+        ref: ``<split>/<file name>``.
+        size: Width and height that the annotations are of.
+        parts: Part → whether it is worn (and not a detail of what is).
+        shapes: (part, where it is) of each instance.
+        boxes: ``{"part": …, "box": [x, y, width, height]}`` of each instance that has one.
+        attributes: Names, without repetition.
+        problem: Why the row cannot be used.
+    """
+
+    ref: str
+    size: tuple[int, int]
+    parts: dict[str, bool] = field(default_factory=dict)
+    shapes: list[tuple[str, Shape]] = field(default_factory=list)
+    boxes: list[dict[str, Any]] = field(default_factory=list)
+    attributes: dict[str, None] = field(default_factory=dict)
+    problem: str | None = None
+
+    @property
+    def split(self) -> str:
+        return self.ref.partition("/")[0]
+
+    def text(self) -> str:
+        """What is worn; where only details are annotated, those."""
+        return wearing([part for part, worn in self.parts.items() if worn] or list(self.parts))
+
+
+class MaskedImages:
+    """Images and the masks of their instances; a reference is ``<split>/<file name>``.
+
+    Args:
+        sources: Split → where its images are.
+        shapes: Reference → (part, where it is) of each instance.
+        sizes: Reference → width and height that the shapes are of.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, ImageSource],
+        shapes: Mapping[str, Shapes],
+        sizes: Mapping[str, tuple[int, int]],
+    ) -> None:
+        self.sources, self.shapes, self.sizes = dict(sources), dict(shapes), dict(sizes)
+
+    def read(self, ref: str) -> Image.Image:
+        """The RGB image."""
+        split, _, name = ref.partition("/")
+        return self.sources[split].read(name)
+
+    def parts(self, ref: str) -> list[str]:
+        """The parts that have a mask on the image."""
+        return list(dict.fromkeys(part for part, _ in self.shapes[ref]))
+
+    def read_mask(self, ref: str, part: str = WHOLE) -> Image.Image:
+        """Where all instances of ``part``, or of any part (``whole``), are: mode L, 255 inside and 0 outside.
+
+        Raises:
+            ModisteError: The image has no such part, or is of other proportions than its annotation.
+        """
+        shapes = [shape for name, shape in self.shapes[ref] if part in (name, WHOLE)]
+        if not shapes:
+            raise no_such_part(ref, part, [WHOLE, *self.parts(ref)])
+        width, height = self.sizes[ref]
+        mask: Mask = np.zeros((height, width), dtype=bool)
+        for shape in shapes:
+            mask |= shape.fill(height, width)
+        return fit(as_image(mask), self.read(ref).size, ref)
+
+    def identity(self, refs: list[str]) -> str:
+        """See `modiste.data.sources.ImageSource`."""
+        names: dict[str, list[str]] = {}
+        for split, _, name in (ref.partition("/") for ref in refs):
+            names.setdefault(split, []).append(name)
+        return "|".join(f"{split}:{self.sources[split].identity(found)}" for split, found in names.items())  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the numbers of categories and attributes stand for.
+
+    Attributes:
+        parts: Category → part, and whether it is worn.
+        attributes: Attribute → name.
+    """
+
+    parts: Mapping[int, tuple[str, bool]]
+    attributes: Mapping[int, str]
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any], parts: Mapping[str, Sequence[str]], unworn: Collection[str]) -> Names:
+        """From the ``categories`` and ``attributes`` of a file. Raises ModisteError for an unknown label."""
+        categories = content["categories"]
+        joined = part_of(parts, [category["name"] for category in categories])
+        found = {
+            category["id"]: (
+                joined.get(category["name"]) or plain(category["name"]),
+                category.get("supercategory") not in unworn,
+            )
+            for category in categories
+        }
+        return cls(found, {entry["id"]: plain(entry["name"]) for entry in content.get("attributes", [])})
+
+    def add(self, photo: Photo, category: int, attributes: Sequence[int]) -> str:
+        """Note a category and attributes of an instance on ``photo``; return the part."""
+        part, worn = self.parts[category]
+        photo.parts.setdefault(part, worn)
+        photo.attributes |= dict.fromkeys(self.attributes[attribute] for attribute in attributes)
+        return part
+
+
+def plain(name: str) -> str:
+    """A name that can stand in a list: its own commas become "or".
+
+    >>> plain("top, t-shirt, sweatshirt")
+    'top or t-shirt or sweatshirt'
+    """
+    return re.sub(r"\s*,\s*", " or ", name.strip())
+
+
+@dataclass(frozen=True)
+class Coco:
+    """Reads instance annotations in COCO's JSON format, with Fashionpedia's ``attribute_ids`` where there are any.
+
+    One row an image: text = what is worn, of the annotated parts; attributes ``categories`` (the parts) and
+    ``attributes``, joined by ", "; ``boxes`` = JSON ``[{"part", "box": [x, y, width, height]}]`` in pixels of the
+    annotated size. A part's mask is the union of its instances, ``whole`` the union of all.
+
+    Attributes:
+        path: The folder that the other paths are relative to.
+        annotations: Split → JSON file; null leaves the split out.
+        images: Split → folder or zip file of its images.
+        card: Fields of `Card`; ``expected`` counts the images of each split.
+        parts: Part → the categories that it joins; a category that is in none is a part under its own name.
+        unworn: Supercategories of details (a zipper), which the text does not say to be worn.
+        max_bad: See `Catalogue.build`.
+
+    Raises:
+        ModisteError: A file is missing or damaged, or a category is unknown or in two parts.
+    """
+
+    path: str
+    annotations: Mapping[str, str | None]
+    images: Mapping[str, str]
+    card: Mapping[str, Any]
+    parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unworn: Sequence[str] = ()
+    max_bad: int | float | None = None
+
+    def __call__(self) -> Catalogue:
+        root, card = Path(self.path), Card(**self.card)
+        files = {split: file for split, file in self.annotations.items() if file}
+        absent = [split for split in files if split not in self.images]
+        if absent or not files:
+            where = f"images.{absent[0]}" if absent else "annotations"
+            raise ModisteError(f"data.catalogue.{where} says no file or folder: add it.")
+        folders = {split: self.images[split] for split in files}
+        require(card, root, [*files.values(), *folders.values()], f"{ELSEWHERE} {ONE_SPLIT}")
+        photos = {split: self._photos(root / file, split, card) for split, file in files.items()}
+        sources = {split: _images(root / folders[split], photos[split], card) for split in files}
+        published = {name: n for name, n in card.expected.items() if name in files or name not in self.annotations}
+        everything = [photo for part in photos.values() for photo in part]
+        return build(replace(card, expected=published), everything, sources, self.max_bad)
+
+    def _photos(self, file: Path, split: str, card: Card) -> list[Photo]:
+        content = _read_json(file, card)
+        _check_keys(content, ("images", "annotations", "categories"), file)
+        names = Names.read(content, self.parts, self.unworn)
+        photos = {
+            image["id"]: Photo(f"{split}/{image['file_name']}", (int(image["width"]), int(image["height"])))
+            for image in content["images"]
+        }
+        try:
+            for annotation in content["annotations"]:
+                _add_instance(photos[annotation["image_id"]], annotation, names)
+        except KeyError as error:
+            problem = f"an annotation is of an image, category or attribute that it does not list: {error}"
+            raise cut_short(card, file, problem) from None
+        return list(photos.values())
+
+
+def _add_instance(photo: Photo, annotation: Mapping[str, Any], names: Names) -> None:
+    part = names.add(photo, annotation["category_id"], annotation.get("attribute_ids") or [])
+    shape = annotation.get("segmentation")
+    if isinstance(shape, str):
+        photo.problem = shape
+    elif shape is not None:
+        photo.shapes.append((part, shape))
+    if annotation.get("bbox"):
+        photo.boxes.append({"part": part, "box": annotation["bbox"]})
+
+
+def _read_json(file: Path, card: Card) -> Any:
+    """The content of a file, in which every segmentation is a `Shape` already; None: no mask; a text: what is wrong.
+
+    They are packed while the file is read: lists of numbers take ten times the memory.
+    """
+    try:
+        return json.loads(file.read_bytes(), object_hook=_pack)
+    except ValueError as error:
+        raise cut_short(card, file, str(error)) from None
+
+
+def _pack(record: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(record.get("counts"), list):
+        record["counts"] = np.asarray(record["counts"])
+    if record.get("segmentation") is not None:
+        try:
+            record["segmentation"] = Shape.from_coco(record["segmentation"])
+        except (ValueError, TypeError, OverflowError):
+            record["segmentation"] = UNREADABLE_MASK
+    return record
+
+
+@dataclass(frozen=True)
+class RunLengths:
+    """Reads the data of iMaterialist (Fashion), 2019 at FGVC6 and 2020 at FGVC7: a row of the table is an instance.
+
+    The table has ``ImageId, EncodedPixels, Height, Width, ClassId``; attributes are numbers after the class
+    (``ClassId`` = 6_100_200, 2019) or in ``AttributesIds`` (115,136, 2020). Rows, columns and masks of the catalogue
+    are those of `Coco`, without boxes.
+
+    Attributes:
+        path: The folder of the competition's files.
+        table: The table's name.
+        labels: Name of the JSON file with ``categories`` and ``attributes``.
+        images: Folder or zip file of the images.
+        card: Fields of `Card`.
+        parts: As in `Coco`.
+        unworn: As in `Coco`.
+        max_bad: See `Catalogue.build`.
+
+    Raises:
+        ModisteError: A file is missing or damaged, or a category is unknown or in two parts.
+    """
+
+    path: str
+    card: Mapping[str, Any]
+    table: str = "train.csv"
+    labels: str = "label_descriptions.json"
+    images: str = "train"
+    parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unworn: Sequence[str] = ()
+    max_bad: int | float | None = None
+
+    def __call__(self) -> Catalogue:
+        root, card = Path(self.path), Card(**self.card)
+        require(card, root, [self.table, self.labels, self.images], ELSEWHERE)
+        labels = _read_json(root / self.labels, card)
+        _check_keys(labels, ("categories",), root / self.labels)
+        photos = _read_runs(root / self.table, Names.read(labels, self.parts, self.unworn), card)
+        return build(card, photos, {"train": _images(root / self.images, photos, card)}, self.max_bad)
+
+
+def _read_runs(file: Path, names: Names, card: Card) -> list[Photo]:
+    photos: dict[str, Photo] = {}
+    csv.field_size_limit(sys.maxsize)
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        rows = csv.DictReader(lines)
+        missing = {"ImageId", "EncodedPixels", "Height", "Width", "ClassId"} - set(rows.fieldnames or [])
+        if missing:
+            raise ModisteError(f"{file} has no column {min(missing)}: it is not the table of iMaterialist (Fashion).")
+        try:
+            for row in rows:
+                _add_run(photos, row, names)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            problem = f"line {rows.line_num} has no size, or a class or attribute that the labels do not list: {error}"
+            raise cut_short(card, file, problem) from None
+    return list(photos.values())
+
+
+def _add_run(photos: dict[str, Photo], row: Mapping[str, str], names: Names) -> None:
+    name = row["ImageId"]
+    if name not in photos:
+        file = name if PurePosixPath(name).suffix else f"{name}.jpg"
+        photos[name] = Photo(f"train/{file}", (int(float(row["Width"])), int(float(row["Height"]))))
+    photo = photos[name]
+    category, *attributes = (int(number) for number in row["ClassId"].split("_"))
+    attributes += [int(number) for number in (row.get("AttributesIds") or "").split(",") if number]
+    part = names.add(photo, category, attributes)
+    width, height = photo.size
+    try:
+        photo.shapes.append((part, Shape.from_kaggle(row["EncodedPixels"] or "", height, width)))
+    except (ValueError, OverflowError):
+        photo.problem = UNREADABLE_MASK
+
+
+def build(
+    card: Card, photos: Sequence[Photo], sources: Mapping[str, ImageSource], max_bad: int | float | None
+) -> Catalogue:
+    """The catalogue of ``photos``, see `Coco`; says so when there are fewer than the publisher states."""
+    refs = [photo.ref for photo in photos]
+    columns: dict[str, list[str]] = {
+        "product_id": [PurePosixPath(ref).stem for ref in refs],
+        "image": refs,
+        "text": [photo.text() for photo in photos],
+        "split": [photo.split for photo in photos],
+        "mask": refs,
+        "categories": [", ".join(photo.parts) for photo in photos],
+    }
+    if any(photo.attributes for photo in photos):
+        columns["attributes"] = [", ".join(photo.attributes) for photo in photos]
+    if any(photo.boxes for photo in photos):
+        columns["boxes"] = [json.dumps(photo.boxes) for photo in photos]
+    images = MaskedImages(
+        sources, {photo.ref: photo.shapes for photo in photos}, {photo.ref: photo.size for photo in photos}
+    )
+    problems = [photo.problem or (None if photo.parts else NO_ANNOTATION) for photo in photos]
+    return note_partial(Catalogue.build(card, columns, images, max_bad, problems))
+
+
+def _images(path: Path, photos: Sequence[Photo], card: Card) -> ImageSource:
+    """The folder of images, or the zip file, in which they may be in a folder."""
+    if path.is_dir():
+        return FolderImages(path)
+    source = ZipImages(path)
+    try:
+        members = source.archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise cut_short(card, path, str(error)) from None
+    names = {PurePosixPath(photo.ref).name: photo.ref.partition("/")[2] for photo in photos}
+    for member in members:
+        name = names.get(PurePosixPath(member).name)
+        if name and member.endswith(name):
+            source.prefix = member.removesuffix(name)
+            break
+    return source
+
+
+def _check_keys(content: Any, keys: Sequence[str], file: Path) -> None:
+    for key in keys:
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise ModisteError(
+                f"{file} has no list of {key}: it is not an annotation file in COCO's format, or one without labels; "
+                "leave it out."
+            )

@@ -1,0 +1,214 @@
+"""Where things are on an image: run lengths and polygons as COCO and Kaggle write them, and words for what is worn."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from modiste.errors import ModisteError, did_you_mean
+
+Mask = npt.NDArray[np.bool_]
+UNREADABLE_MASK = "unreadable mask"
+OTHER_SIZE = "mask of another size than the image"
+NO_ANNOTATION = "no annotation"
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """Where one thing is: polygons, or the lengths of runs.
+
+    Attributes:
+        polygons: Each (2n,) float32, x and y in turn, in pixels from the upper left corner of the image.
+        counts: (k,) int64 lengths of runs of pixels that are in turn outside and inside, down the columns, from the
+            left column to the right.
+    """
+
+    polygons: tuple[npt.NDArray[np.float32], ...] = ()
+    counts: npt.NDArray[np.int64] | None = None
+
+    @classmethod
+    def from_coco(cls, segmentation: Any) -> Shape | None:
+        """COCO's ``segmentation``: polygons, or ``{"size": [h, w], "counts": …}`` as a list or a compressed string.
+
+        Polygons of fewer than three points have no area and are left out; None: nothing is left.
+
+        Raises:
+            ValueError: It is neither.
+        """
+        if isinstance(segmentation, Mapping) and {"counts", "size"} <= set(segmentation):
+            counts = segmentation["counts"]
+            counts = decode_counts(counts) if isinstance(counts, str) else np.asarray(counts, dtype=np.int64)
+            _check_counts(counts, *segmentation["size"])
+            return cls(counts=counts)
+        if not isinstance(segmentation, list):
+            raise ValueError(f"a segmentation is polygons or run lengths, not {type(segmentation).__name__}")
+        polygons = [np.asarray(polygon, dtype=np.float32) for polygon in segmentation]
+        if any(polygon.ndim != 1 or len(polygon) % 2 for polygon in polygons):
+            raise ValueError("a polygon is a list of x and y in turn")
+        if not all(np.isfinite(polygon).all() for polygon in polygons):
+            raise ValueError("a polygon's points must be finite")
+        polygons = [polygon for polygon in polygons if len(polygon) >= 6]
+        return cls(polygons=tuple(polygons)) if polygons else None
+
+    @classmethod
+    def from_kaggle(cls, text: str, height: int, width: int) -> Shape:
+        """Kaggle's ``EncodedPixels``: starts (from 1, down the columns) and lengths of runs in turn.
+
+        Raises:
+            ValueError: It is something else, or does not fit the image.
+
+        >>> Shape.from_kaggle("3 2", 2, 3).fill(2, 3).astype(int)
+        array([[0, 1, 0],
+               [0, 1, 0]])
+        """
+        numbers = np.array(text.split(), dtype=np.int64)
+        if not len(numbers) or len(numbers) % 2:
+            raise ValueError("run lengths are pairs of a start and a length")
+        starts, lengths = numbers[::2] - 1, numbers[1::2]
+        ends = starts + lengths
+        gaps = starts - np.concatenate([[0], ends[:-1]])
+        counts = np.append(np.stack([gaps, lengths], axis=1).ravel(), height * width - ends[-1])
+        _check_counts(counts, height, width)
+        return cls(counts=counts)
+
+    def fill(self, height: int, width: int) -> Mask:
+        """(height, width) True inside. Raises ValueError when the runs are of an image of another size."""
+        return (
+            fill_polygons(self.polygons, height, width)
+            if self.counts is None
+            else fill_runs(self.counts, height, width)
+        )
+
+
+def decode_counts(text: str) -> npt.NDArray[np.int64]:
+    """The lengths of runs in COCO's compressed string.
+
+    Each number is written in characters of six bits from 48 on, the lowest first: five bits of the number (two's
+    complement) and one that says whether more follow; from the fourth number on it is the difference to the number
+    two before (``rleFrString`` of cocoapi's maskApi.c).
+
+    Raises:
+        ValueError: A character is not of the alphabet, or the last number is cut off.
+
+    >>> decode_counts("52203").tolist()
+    [5, 2, 2, 2, 5]
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        code = ord(character) - 48
+        if not 0 <= code < 64:
+            raise ValueError(f"{character!r} is not in COCO's run lengths")
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            if code & 16:
+                value -= 1 << shift
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("the run lengths are cut off")
+    return np.array(counts, dtype=np.int64)
+
+
+def _check_counts(counts: npt.NDArray[np.int64], height: int, width: int) -> None:
+    if counts.ndim != 1 or (counts < 0).any() or counts.sum() != height * width:
+        raise ValueError(f"run lengths of {counts.sum()} pixels are not those of an image of {width}×{height}")
+
+
+def fill_runs(counts: npt.NDArray[np.int64], height: int, width: int) -> Mask:
+    """(height, width) True in every second run, down the columns. Raises ValueError when the image has another size.
+
+    >>> fill_runs(np.array([1, 2, 1]), 2, 2).astype(int)
+    array([[0, 1],
+           [1, 0]])
+    """
+    _check_counts(counts, height, width)
+    inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    return inside.reshape(width, height).T
+
+
+def fill_polygons(polygons: Iterable[npt.NDArray[np.float32]], height: int, width: int) -> Mask:
+    """(height, width) True inside any of the polygons (Pillow's outline rule; COCO's differs at the border)."""
+    image = Image.new("L", (width, height))
+    draw = ImageDraw.Draw(image)
+    for polygon in polygons:
+        # Pillow's points are centres of pixels, COCO's are corners.
+        draw.polygon((polygon - 0.5).tolist(), fill=1)
+    return np.asarray(image).astype(bool)
+
+
+def as_image(mask: Mask) -> Image.Image:
+    """Mode L: 255 inside, 0 outside."""
+    return Image.fromarray(mask.astype(np.uint8) * 255)
+
+
+def fit(mask: Image.Image, size: tuple[int, int], ref: str) -> Image.Image:
+    """``mask`` in ``size``: that of an image of the same proportions, for instance of a smaller copy.
+
+    Raises:
+        ModisteError: The proportions differ by more than a pixel.
+    """
+    if mask.size == size:
+        return mask
+    if abs(mask.height * size[0] / mask.width - size[1]) > 1 and abs(mask.width * size[1] / mask.height - size[0]) > 1:
+        raise ModisteError(
+            f"Image '{ref}' is {size[0]}×{size[1]}, but its annotation is of {mask.width}×{mask.height} pixels: the "
+            "images are cropped, or of another data set; get those that the annotations were made for."
+        )
+    return mask.resize(size, Image.Resampling.NEAREST)
+
+
+def no_such_part(ref: str, part: str, known: Collection[str]) -> ModisteError:
+    """The error of a `MaskSource` whose image has no such part."""
+    return ModisteError(f"Image '{ref}' has no part '{part}'. {did_you_mean(part, known)}")
+
+
+def part_of(parts: Mapping[str, Sequence[str]], labels: Collection[str]) -> dict[str, str]:
+    """Label → the part that it belongs to.
+
+    Args:
+        parts: Part → its labels.
+        labels: Those that exist.
+
+    Raises:
+        ModisteError: A label does not exist, or is in two parts.
+
+    >>> part_of({"shoes": ["pumps", "boots"]}, ["boots", "pumps", "hat"])
+    {'pumps': 'shoes', 'boots': 'shoes'}
+    """
+    found: dict[str, str] = {}
+    for part, names in parts.items():
+        for name in names:
+            if name not in labels:
+                raise ModisteError(f"Part '{part}' names the label '{name}'. {did_you_mean(str(name), labels)}")
+            if name in found:
+                raise ModisteError(f"The label '{name}' is in two parts, '{found[name]}' and '{part}': leave one.")
+            found[name] = part
+    return found
+
+
+def wearing(parts: Sequence[str]) -> str:
+    """What someone wears, as a text; "" for nothing. Plurals and words such as "underwear" have no article.
+
+    >>> wearing(["dress", "shoes", "umbrella"])
+    'a person wearing a dress, shoes and an umbrella'
+    >>> wearing(["underwear"]), wearing([])
+    ('a person wearing underwear', '')
+    """
+    if not parts:
+        return ""
+    *first, last = [_with_article(part) for part in parts]
+    return f"a person wearing {', '.join(first)}{' and ' if first else ''}{last}"
+
+
+def _with_article(noun: str) -> str:
+    plural = noun.endswith("s") and not noun.endswith("ss")
+    if plural or noun.endswith(("wear", "jewellery")):
+        return noun
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
