@@ -115,13 +115,13 @@ def test_a_polygon_of_whole_pixels_is_these_pixels():
     ids=str,
 )
 def test_what_is_no_segmentation_is_a_value_error(segmentation):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         Shape.from_coco(segmentation)
 
 
 @pytest.mark.parametrize("text", ["", "1", "1 2 3", "a b", "0 2", "1 20", "5 2 1 2", "3 -1"])
 def test_what_is_no_run_is_a_value_error(text):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         Shape.from_kaggle(text, 4, 4)
 
 
@@ -146,15 +146,18 @@ def test_a_mask_fits_a_smaller_copy_of_its_image_and_no_other():
 
 def test_what_is_worn_has_its_articles():
     assert wearing(["vest"]) == "a person wearing a vest"
-    assert wearing(["umbrella", "jeans", "headwear", "dress"]) == "a person wearing an umbrella, jeans, headwear and a dress"  # noqa: E501
+    assert wearing(["umbrella", "jeans", "headwear"]) == "a person wearing an umbrella, jeans and headwear"
 
 
-# ------------------------------------------------------------------------------------------------- Fashionpedia, ModaNet
+# ------------------------------------------------------------------------------------------------ Fashionpedia, ModaNet
 
 CATEGORIES = [
     {"id": 0, "name": "shirt, blouse", "supercategory": "upperbody", "level": 2},
     {"id": 10, "name": "dress", "supercategory": "wholebody", "level": 2},
     {"id": 23, "name": "shoe", "supercategory": "legs and feet", "level": 2},
+    {"id": 17, "name": "glove", "supercategory": "arms and hands", "level": 2},
+    {"id": 20, "name": "leg warmer", "supercategory": "legs and feet", "level": 2},
+    {"id": 22, "name": "sock", "supercategory": "legs and feet", "level": 2},
     {"id": 31, "name": "sleeve", "supercategory": "garment parts", "level": 2},
 ]
 ATTRIBUTES = [
@@ -208,9 +211,8 @@ def write_fashionpedia(root, train=TRAIN, test=TEST, zipped=False):
     root.mkdir(exist_ok=True)
     for split, year, content in (("train", "train2020", train), ("test", "val2020", test)):
         (root / f"instances_attributes_{year}.json").write_text(json.dumps(content))
-        files = {
-            image["file_name"]: encoded(picture(ord(image["file_name"][0]), SIZE), "JPEG") for image in content["images"]
-        }
+        names = [image["file_name"] for image in content["images"]]
+        files = {name: encoded(picture(ord(name[0]), SIZE), "JPEG") for name in names}
         if zipped:
             with zipfile.ZipFile(root / f"{split}.zip", "w") as archive:
                 archive.writestr(f"{split}/", "")
@@ -365,7 +367,8 @@ def test_modanet_is_read_by_its_declaration(tmp_path):
     assert np.asarray(catalogue.read_mask(0, "shoes"))[15, [5, 13, 17]].tolist() == [255, 255, 0]
 
 
-MODANET = "bag belt boots footwear outer dress sunglasses pants top shorts skirt headwear".split() + ["scarf & tie"]
+MODANET = ["bag", "belt", "boots", "footwear", "outer", "dress", "sunglasses", "pants", "top", "shorts", "skirt"]
+MODANET += ["headwear", "scarf & tie"]
 
 
 # --------------------------------------------------------------------------------------------------------- iMaterialist
@@ -434,7 +437,8 @@ def test_the_tables_of_parts_name_categories_that_the_data_sets_have():
     joined = {name: OmegaConf.to_container(compose("evaluate", [f"data={name}"]).data.catalogue.parts) for name in SETS}
     assert {name for names in joined["modanet"].values() for name in names} <= set(MODANET)
     for name in ("fashionpedia", "imaterialist"):
-        assert {label for labels in joined[name].values() for label in labels} == {"glove", "shoe", "sock", "leg warmer"}
+        assert sorted(label for labels in joined[name].values() for label in labels) == PAIRS
 
 
+PAIRS = ["glove", "leg warmer", "shoe", "sock"]
 SETS = ("fashionpedia", "modanet", "imaterialist")
