@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from modiste.preprocess import Preprocess
 
@@ -60,6 +61,14 @@ class DualEncoder(nn.Module):
         """Unit-norm patch embeddings (B, h, w, D) in the shared space, where the tower has them."""
         raise NotImplementedError(f"{type(self).__name__} has no patch embeddings")
 
+    def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
+        """From now on the image tower goes on with ``keep(features)`` in the place of its last spatial features.
+
+        Of a convolutional network its last feature map (B, C, h, w); of a transformer the normalised tokens (B, N, C)
+        that enter the attention of the last block, patches last, row by row.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no feature hook")
+
     def forward(self, pixels: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Image and text embeddings, each (B, D), unit norm."""
         return self.encode_image(pixels), self.encode_text(tokens)
@@ -101,3 +110,9 @@ class TwoTower(DualEncoder):
             pixels = self.preprocess.normalise(pixels)
         patches: Any = self.image.patches
         return F.normalize(self.image_projection(patches(pixels)).float(), dim=-1)
+
+    def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
+        if not hasattr(self.image, "feature_hook"):
+            raise NotImplementedError(f"{type(self.image).__name__} has no feature hook")
+        hook: Any = self.image.feature_hook
+        return hook(keep)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.preprocess import Preprocess
@@ -92,6 +93,10 @@ class TimmEncoder(nn.Module):
         positions = positions[:, None, None, :] if last else positions[:, :, None, None]
         return self.trunk.forward_head(positions, pre_logits=True).view(*grid.shape[:3], self.dim)
 
+    def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
+        """See `modiste.model.DualEncoder.feature_hook`."""
+        return hook_trunk(self.trunk, keep)
+
     def extra_repr(self) -> str:
         return f"autocast={self.autocast}"
 
@@ -122,6 +127,23 @@ class TimmEncoder(nn.Module):
         names = group_parameters(self.trunk, self.trunk.group_matcher(coarse=False))
         parameters = dict(self.trunk.named_parameters())
         return [[parameters[name] for name in names[layer]] for layer in sorted(names)]
+
+
+def hook_trunk(trunk: Any, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    """`modiste.model.DualEncoder.feature_hook` of a timm model: its last block's first norm, or what is pooled."""
+    blocks = getattr(trunk, "blocks", None)
+    norm = getattr(blocks[-1], "norm1", None) if blocks else None
+    if norm is not None:
+        return norm.register_forward_hook(lambda module, inputs, output: keep(output))
+    pool = getattr(trunk, "global_pool", None)
+    channels_last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
+
+    def before_pooling(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        features, *others = inputs
+        kept = keep(features.movedim(-1, 1)).movedim(1, -1) if channels_last else keep(features)
+        return kept, *others
+
+    return (pool if isinstance(pool, nn.Module) else trunk.head).register_forward_pre_hook(before_pooling)
 
 
 def check_name(name: str) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from modiste.errors import ModisteError, did_you_mean
+from modiste.images.timm import hook_trunk
 from modiste.model import DualEncoder, Tokens
 from modiste.preprocess import Preprocess
 from modiste.pretrained.layers import Group, block_groups, freeze_all_but, with_weights
@@ -87,6 +89,13 @@ class OpenClipDualEncoder(DualEncoder):
         )
         patches = output["image_intermediates"][-1].permute(0, 2, 3, 1)
         return F.normalize(project(patches.flatten(0, 2)).unflatten(0, patches.shape[:3]).float(), dim=-1)
+
+    def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
+        visual: Any = self.model.visual
+        if hasattr(visual, "trunk"):
+            return hook_trunk(visual.trunk, keep)
+        layer = visual.layer4 if hasattr(visual, "layer4") else visual.transformer.resblocks[-1].ln_1
+        return layer.register_forward_hook(lambda module, inputs, output: keep(output))
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "source": self.source, "pretrained": self.pretrained}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from modiste.errors import ModisteError
 from modiste.model import DualEncoder, Tokens
@@ -99,6 +100,15 @@ class TransformersDualEncoder(DualEncoder):
             raise ModisteError(f"{type(self.model).__name__} has no patch embeddings here: use CLIP or SigLIP.")
         height = pixels.shape[-2] // tower.config.patch_size
         return F.normalize(patches.float().unflatten(1, (height, -1)), dim=-1)
+
+    def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
+        """See `DualEncoder.feature_hook`. Raises ModisteError for towers whose blocks have no ``layer_norm1``."""
+        norm = getattr(self.layer_groups("image")[-2][0], "layer_norm1", None)
+        if norm is None:
+            raise ModisteError(
+                f"The last block of {type(self.model).__name__} is of an unknown kind: use CLIP or SigLIP."
+            )
+        return norm.register_forward_hook(lambda module, inputs, output: keep(output))
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "source": self.source, "revision": self.revision}

@@ -1,0 +1,246 @@
+"""Heat-maps of phrases on an image, by three methods that can be exchanged, in the frame of the image.
+
+Every method sees the whole image: it is padded to a square on grey, as in FashionCLIP's demo, and scaled to the side of
+the model's input with the model's interpolation; the centre crop of the model's own preprocessing is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from modiste.errors import ModisteError
+from modiste.model import DualEncoder
+
+GREY = 128
+PAPER_SIZE = 224
+"""The side of the image, in pixels, that the step of the bands is a length on."""
+FLAT = 1e-6
+"""A map in [0, 1] that varies by less within the image is the same everywhere: the rest is rounding."""
+
+
+class HeatMap(Protocol):
+    """A method; interchangeable in ``task.grounding.methods``."""
+
+    def __call__(self, model: DualEncoder, pixels: Tensor, texts: Tensor) -> Tensor:
+        """Maps (K, h, w) of any resolution that cover the model's input.
+
+        Args:
+            model: In evaluation mode.
+            pixels: uint8 (3, S, S), on the model's device.
+            texts: Unit-norm vectors (K, D) of phrases, on the model's device.
+
+        Raises:
+            ModisteError: The model does not have what the method needs.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """The method as plain values."""
+
+
+class Occlusion:
+    """What is left of the similarity when only a band of the image is seen (FashionCLIP's ``attention_map.py``).
+
+    The borders of the bands are the multiples of ``step`` on an image of 224 pixels, and its end, scaled to the model's
+    input and rounded to whole pixels; a band lies between any two of them, across or down, and everything outside it is
+    grey. The score of a pixel is the mean over the bands k of max(0, s_k · m_k − s), with s_k the cosine of text and
+    band, m_k 1 inside the band and 0 outside, and s the cosine of the text and the whole image; then ``rounds`` times
+    the mean is subtracted and what is negative set to 0.
+
+    FashionCLIP's code leaves out the horizontal bands that begin at the upper border, and stops at the last multiple
+    before the end, so that no band shows the last 14 rows and columns; here all borders count.
+
+    Args:
+        step: Distance of the borders, in pixels of an image of 224.
+        rounds: How often the mean is subtracted.
+        batch_size: Images in one forward pass.
+
+    Raises:
+        ModisteError: The step is not between 1 and 224.
+
+    >>> Occlusion(step=112).borders(96)
+    [0, 48, 96]
+    """
+
+    def __init__(self, step: int = 15, rounds: int = 5, batch_size: int = 32) -> None:
+        if not 1 <= step <= PAPER_SIZE:
+            raise ModisteError(f"The step of the bands must be 1 to {PAPER_SIZE} pixels, not {step}.")
+        self.step, self.rounds, self.batch_size = step, rounds, batch_size
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "method": "occlusion",
+            "step": self.step,
+            "step_of": f"an image of {PAPER_SIZE} pixels, scaled to the model's input, rounded to whole pixels",
+            "bands": "between any two multiples of the step, the end of the image included; across and down",
+            "outside": [GREY] * 3,
+            "score": "mean over bands of clip(cosine of band · mask - cosine of image, 0)",
+            "rounds": self.rounds,
+        }
+
+    def borders(self, size: int) -> list[int]:
+        """Where bands begin and end on an input of ``size`` pixels."""
+        marks = [*range(0, PAPER_SIZE, self.step), PAPER_SIZE]
+        return sorted({round(mark * size / PAPER_SIZE) for mark in marks})
+
+    def bands(self, size: int) -> Tensor:
+        """(M, size) True inside each band along one side."""
+        borders = self.borders(size)
+        position = torch.arange(size)
+        pairs = [(first, last) for i, first in enumerate(borders) for last in borders[i + 1 :]]
+        return torch.stack([(position >= first) & (position < last) for first, last in pairs])
+
+    @torch.inference_mode()
+    def __call__(self, model: DualEncoder, pixels: Tensor, texts: Tensor) -> Tensor:
+        bands = self.bands(pixels.shape[-1]).to(pixels.device)
+        grey = torch.tensor(GREY, dtype=torch.uint8, device=pixels.device)
+        across = torch.where(bands[:, None, :, None], pixels, grey)
+        down = torch.where(bands[:, None, None, :], pixels, grey)
+        embeddings = self._embed(model, torch.cat([pixels[None], across, down]))
+        return self._score((texts @ embeddings.T).cpu().double(), bands.cpu().double())
+
+    def _embed(self, model: DualEncoder, images: Tensor) -> Tensor:
+        """Unit-norm embeddings (B, D); equal images, such as bands of the padding, are embedded once."""
+        found: dict[bytes, int] = {}
+        keys = [hashlib.sha1(image.tobytes(), usedforsecurity=False).digest() for image in images.cpu().numpy()]
+        index = [found.setdefault(key, len(found)) for key in keys]
+        first = torch.tensor([keys.index(key) for key in found], device=images.device)
+        parts = [model.encode_image(images[part]) for part in first.split(self.batch_size)]
+        return torch.cat(parts)[torch.tensor(index, device=images.device)]
+
+    def _score(self, cosines: Tensor, bands: Tensor) -> Tensor:
+        """Maps (K, S, S) of cosines (K, 1 + 2M) with the image, the bands across and those down, and bands (M, S).
+
+        A band is the same all along its length: what it adds to a pixel depends on the row alone, or the column alone.
+        """
+        whole, parts = cosines[:, :1], cosines[:, 1:]
+        inside, outside = (parts - whole).clamp(min=0), (-whole).clamp(min=0)
+        across, down = (part @ bands + outside * (1 - bands).sum(dim=0) for part in inside.split(len(bands), dim=1))
+        score = (across[:, :, None] + down[:, None, :]) / parts.shape[1]
+        for _ in range(self.rounds):
+            score = (score - score.mean(dim=(1, 2), keepdim=True)).clamp(min=0)
+        return score.float()
+
+
+class PatchText:
+    """The cosine of each patch's embedding with the text (`DualEncoder.encode_patches`)."""
+
+    def describe(self) -> dict[str, Any]:
+        return {"method": "patch-text", "score": "cosine of the patch's embedding in the shared space and the text"}
+
+    @torch.inference_mode()
+    def __call__(self, model: DualEncoder, pixels: Tensor, texts: Tensor) -> Tensor:
+        patches = model.encode_patches(pixels[None])[0]
+        return torch.einsum("hwd,kd->khw", patches, texts)
+
+
+class GradCam:
+    """Grad-CAM (Selvaraju et al., ICCV 2017, equations 1 and 2) of the cosine of image and text.
+
+    At `DualEncoder.feature_hook`: the last feature map of a convolutional network; of a vision transformer the patch
+    tokens that enter the attention of its last block, since those behind it are no longer seen by a class token.
+    """
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "method": "Grad-CAM",
+            "score": "relu of the sum over channels of activation · mean gradient of the cosine",
+            "layer": "last feature map, or the normalised patch tokens that enter the last block",
+        }
+
+    def __call__(self, model: DualEncoder, pixels: Tensor, texts: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+
+        def keep(features: Tensor) -> Tensor:
+            kept.append(features.detach().requires_grad_())  # what comes before needs no gradient
+            return kept[-1]
+
+        # Copies, since tensors of inference mode, in which a caller may be, never take part in a gradient.
+        with torch.inference_mode(False), torch.enable_grad():
+            hook = model.feature_hook(keep)
+            try:
+                embedding = model.encode_image(pixels.clone()[None])[0]
+            finally:
+                hook.remove()
+            cosines = texts.clone() @ embedding
+            gradients = [torch.autograd.grad(cosine, kept, retain_graph=True)[0] for cosine in cosines]
+        weights = torch.cat([as_map(gradient) for gradient in gradients]).mean(dim=(2, 3))
+        return torch.einsum("kc,chw->khw", weights, as_map(kept[0].detach())[0]).relu()
+
+
+def as_map(features: Tensor) -> Tensor:
+    """A feature map (B, C, h, w) as it is; of tokens (B, N, C) the largest square grid at the end, as float32.
+
+    The input is square, and the tokens before its patches (class, registers) are fewer than make the next square.
+
+    >>> as_map(torch.zeros(1, 1 + 49, 8)).shape
+    torch.Size([1, 8, 7, 7])
+    """
+    if features.ndim == 4:
+        return features.float()
+    side = math.isqrt(features.shape[1])
+    return features[:, -(side**2) :].float().mT.unflatten(2, (side, side))
+
+
+def pad_to_square(image: Image.Image) -> Image.Image:
+    """The image in the middle of a grey square.
+
+    >>> pad_to_square(Image.new("RGB", (2, 3))).getpixel((2, 0))
+    (128, 128, 128)
+    """
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), (GREY,) * 3)
+    square.paste(image.convert("RGB"), _corner(image.size))
+    return square
+
+
+def input_pixels(model: DualEncoder, image: Image.Image) -> Tensor:
+    """uint8 (3, S, S): the padded square in the size of the model's input, uncropped."""
+    return replace(model.preprocess, resize="squash", crop_pct=1.0)(pad_to_square(image))
+
+
+def on_image(maps: Tensor, image_size: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """Maps over the padded square, at the pixels of the image itself, in [0, 1].
+
+    Each is sampled bilinearly at the centres of the image's pixels and scaled from its minimum to its maximum there.
+
+    Args:
+        maps: (K, h, w), over the square.
+        image_size: Width and height of the image.
+        shape: Height and width of the result, any resolution of the image.
+
+    Returns:
+        float32 (K, *shape); a map that is the same everywhere is 0.
+
+    >>> on_image(torch.tensor([[[0.0, 2.0], [0.0, 2.0]]]), (2, 2), (2, 2))
+    tensor([[[0., 1.],
+             [0., 1.]]])
+    """
+    side = max(image_size)
+    axes = [  # of the square: -1 at its beginning, 1 at its end
+        (corner + (torch.arange(n) + 0.5) * length / n) / side * 2 - 1
+        for corner, length, n in zip(_corner(image_size), image_size, reversed(shape), strict=True)
+    ]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="xy"), dim=-1)
+    square = _scaled(maps.float().cpu())
+    sampled = F.grid_sample(square[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]
+    return _scaled(sampled, FLAT)
+
+
+def _corner(size: tuple[int, int]) -> tuple[int, int]:
+    """Left and top of an image of this width and height in its square."""
+    return (max(size) - size[0]) // 2, (max(size) - size[1]) // 2
+
+
+def _scaled(maps: Tensor, flat: float = 0.0) -> Tensor:
+    """Each map from its minimum to its maximum; 0 where they differ by no more than ``flat``."""
+    low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
+    spread = high - low
+    return torch.where(spread > flat, (maps - low) / spread.clamp(min=torch.finfo(maps.dtype).tiny), 0.0)
