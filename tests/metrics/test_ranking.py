@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import pytrec_eval
 import torch
 from torch.nn import functional as F
 from torchmetrics import retrieval as torchmetrics_retrieval
+from trec_reference import assert_equal_to_trec, trec_values
 
 from modiste.errors import ModisteError
 from modiste.metrics import ranking
@@ -89,21 +89,6 @@ def test_relevance_by_pairs_is_sorted_and_counts_a_pair_once():
     assert relevance.counts.tolist() == [1, 0, 2, 0]
 
 
-def pytrec_values(scores, relevance):
-    """pytrec_eval breaks ties by document name, last first: names that descend with the index give our rule."""
-    n = scores.shape[1]
-    names = [f"{n - g:06d}" for g in range(n)]
-    run = {str(q): dict(zip(names, row, strict=True)) for q, row in enumerate(scores.tolist())}
-    judged = {
-        str(q): {names[g]: 1 for g in relevance.items[relevance.starts[q] : relevance.starts[q + 1]]}
-        for q in range(len(relevance))
-    }
-    cuts = ",".join(map(str, KS))
-    measures = {f"{m}.{cuts}" for m in ("map_cut", "recall", "P", "ndcg_cut", "success")} | {"map", "recip_rank"}
-    evaluated = pytrec_eval.RelevanceEvaluator({q: j for q, j in judged.items() if j}, measures).evaluate(run)
-    return [evaluated[str(q)] for q in range(len(relevance)) if judged[str(q)]]
-
-
 @pytest.mark.parametrize(
     "embed", [integers, lambda *s, seed=0: torch.from_numpy(np.random.default_rng(seed).normal(size=s))]
 )
@@ -113,17 +98,7 @@ def test_metrics_equal_pytrec_eval(embed):
     relevance = Relevance.from_ids(np.arange(30), np.arange(60) ** 2 % 31)
     assert 0 in relevance.counts
     ours = query_metrics(relevant_ranks(queries, gallery, relevance), relevance, KS)
-    theirs = pytrec_values(queries @ gallery.T, relevance)
-    assert {len(v) for v in ours.values()} == {len(theirs)}
-    names = {"map": "map", "mrr": "recip_rank"}
-    for k in KS:
-        names |= {f"map@{k}": f"map_cut_{k}", f"recall@{k}": f"recall_{k}", f"precision@{k}": f"P_{k}"}
-        names |= {f"ndcg@{k}": f"ndcg_cut_{k}", f"hit_rate@{k}": f"success_{k}"}
-    for name, theirs_name in names.items():
-        np.testing.assert_allclose(ours[name], [row[theirs_name] for row in theirs], atol=1e-6, err_msg=name)
-    reciprocal = np.array([row["recip_rank"] for row in theirs])
-    np.testing.assert_allclose(ours["mrr@10"], np.where(reciprocal >= 0.1, reciprocal, 0), atol=1e-6)
-    np.testing.assert_allclose(ours["median_rank"], 1 / reciprocal, rtol=1e-6)
+    assert_equal_to_trec(ours, trec_values(queries @ gallery.T, relevance, KS), KS)
 
 
 @pytest.mark.parametrize(

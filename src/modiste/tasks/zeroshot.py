@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 DEFAULT = "default"
 PROMPTS = {DEFAULT: ["a photo of a {}", "a photo of a {}, a fashion product"]}
 MAX_CLASSES = 1000
+
+
+def named_attributes(attributes: Sequence[str] | None, prompts: Iterable[str], rows: Catalogue) -> list[str]:
+    """``attributes``, or those that ``prompts`` names, or all. Raises ModisteError for an unknown one."""
+    named = list(attributes or [name for name in prompts if name != DEFAULT] or rows.attributes)
+    for name in named:
+        if name not in rows.attributes:
+            raise ModisteError(f"{rows.card.name} has no attribute '{name}'. {did_you_mean(name, rows.attributes)}")
+    return named
 
 
 class ZeroShot:
@@ -113,10 +122,7 @@ class ZeroShot:
 
     def _attributes(self, rows: Catalogue) -> tuple[list[str], list[str]]:
         """The attributes to classify, and those that are skipped."""
-        named = self.attributes or [name for name in self.prompts if name != DEFAULT] or list(rows.attributes)
-        for name in named:
-            if name not in rows.attributes:
-                raise ModisteError(f"{rows.card.name} has no attribute '{name}'. {did_you_mean(name, rows.attributes)}")
+        named = named_attributes(self.attributes, self.prompts, rows)
         unfit = [name for name in named if not 0 < len(set(self._labels(name, rows)) - {None}) <= MAX_CLASSES]
         if self.attributes and unfit:
             raise ModisteError(
@@ -155,7 +161,11 @@ class ZeroShot:
                 f"{attribute}/ignored": len(labels) - len(kept),
                 f"{attribute}/classes": len(classes),
             },
-            "per_query": {f"{attribute}/accuracy": (predictions == targets).astype(np.float64)},
+            "per_query": {
+                f"{attribute}/accuracy": (predictions == targets).astype(np.float64),
+                f"{attribute}/target": targets,  # of these two a comparison of models resamples F1
+                f"{attribute}/prediction": predictions,
+            },
             "tables": {attribute: per_class_table(confusion, classes)},
             "confusion": {attribute: {"labels": classes, "matrix": confusion.tolist()}},
         }
