@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -13,9 +14,13 @@ from rich.console import Console
 from modiste import tables
 from modiste.commands import table as command
 from modiste.errors import ModisteError
+from modiste.metrics.comparison import holm, mcnemar
+from modiste.tables.published import FASHION_IQ, LOOKBENCH, MARQO
+from modiste.tasks.composed import PROTOCOL
+from stored_results import store, values
 
 CONF = Path(__file__).parents[1] / "conf" / "table.yaml"
-MARQO = {
+KAGL = {
     "text-to-image/recall@1": (0.141, 2000),
     "text-to-image/recall@10": (0.437, 2000),
     "text-to-image/avg_recall": (0.289, 2000),
@@ -24,18 +29,20 @@ MARQO = {
     "category-to-product/mrr@10": (0.612, 7),
 }
 
+SUMMARY = ["avg_recall", "avg_precision"]
 
-def sizes(metrics=MARQO, gallery=44434):
+
+def sizes(metrics=KAGL, gallery=44434):
     counts = {f"{m.split('/')[0]}/queries": n for m, (_, n) in metrics.items()}
     return counts | {f"{m.split('/')[0]}/gallery": gallery for m in metrics}
 
 
-def result(metrics=MARQO, task="marqo", data="kagl", name="mine", fingerprint="f" * 16, counts=None, **extra):
+def result(metrics=KAGL, task="marqo", data="kagl", name="mine", fingerprint="f" * 16, counts=None, **extra):
     cells = {m: {"value": v, "low": v - 0.01, "high": v + 0.01, "n": n} for m, (v, n) in metrics.items()}
     model = {"name": name, "fingerprint": fingerprint}
     counts = sizes(metrics) if counts is None else counts
     fixed = {"schema": 1, "task": task, "data": data, "split": "test", "model": model, "metrics": cells}
-    return fixed | {"primary": next(iter(metrics)), "protocol": {}, "counts": counts} | extra
+    return fixed | {"primary": next(iter(metrics)), "summary": SUMMARY, "protocol": {}, "counts": counts} | extra
 
 
 def write(run_dir, content, name="kagl.test.marqo"):
@@ -57,12 +64,60 @@ def published():
 # --- the reference file
 
 
+def test_the_reference_file_is_whole(published):
+    raw = tables.published.PACKAGED.read_bytes()
+    assert len(published) == 2090
+    assert b"\r" not in raw
+
+
 def test_every_published_number_of_a_named_benchmark_is_mapped(published):
     for naming in tables.NAMINGS:
-        lines = [line for line in published if line["dataset"] == naming.dataset]
-        assert lines
-        assert {line["metric"] for line in lines} <= set(naming.metrics)
-        assert {naming.part(line["task"]) for line in lines} == set(naming.queries)
+        lines = [line for line in published if line["dataset"] in naming.datasets]
+        assert {line["dataset"] for line in lines} == set(naming.datasets)
+        names = {naming.name(line) for line in lines}
+        assert None not in names
+        if naming.queries:
+            assert {name.rpartition("/")[0] for name in names} <= set(naming.queries)
+
+
+def test_only_averages_and_unpublished_subsets_have_no_naming(published):
+    named = {dataset for naming in tables.NAMINGS for dataset in naming.datasets}
+    rest = {line["dataset"] for line in published} - named
+    assert rest == {"Average Results", "kagl (paper subset)", "deep (paper subset)"}
+
+
+@pytest.mark.parametrize("data", MARQO)
+def test_marqos_published_rows_stand_beside_a_result_of_every_set(published, data):
+    _, gallery, queries = MARQO[data]
+    metrics = {f"{part}/precision@1": (0.5, n) for part, n in queries.items()}
+    blocks = tables.build_blocks([result(metrics, data=data, counts=sizes(metrics, gallery))], published)
+    for part, n in queries.items():
+        if part != "text-to-image":
+            rows = [row for row in block(blocks, part).rows if "LEADERBOARD" in row.source]
+            assert len(rows) == 6, part
+            for row in rows:  # P@1 of n queries is a number of n-ths
+                value = row.cells[f"{part}/precision@1"].value
+                assert abs(value * n - round(value * n)) <= 0.0006 * n
+
+
+def test_lookbench_and_fashion_iq_sizes_agree_with_the_tasks_own(published):
+    assert {name: (p["queries"], p["original"], p["val"]) for name, p in PROTOCOL.items()} == FASHION_IQ
+    metrics = {"overall/fine/hit_rate@1": (0.6, 2345), "overall/fine/ndcg@5": (0.4, 2345)}
+    content = result(metrics, task="similar", data="lookbench", counts={"overall/fine/queries": 2345})
+    rows = {row.model: row for row in tables.build_blocks([content], published)[0].rows}
+    assert rows["GR-Pro"].cells["overall/fine/ndcg@5"].text == "0.4981"
+    assert sum(n for n, _ in LOOKBENCH.values()) == 2345
+
+
+@pytest.mark.parametrize(("gallery", "model"), [("original", "SPN (SPRC) [BLIP-2]"), ("val", "TG-CIR [CLIP-B]")])
+def test_fashion_iqs_boards_are_never_mixed(published, gallery, model):
+    content = result({"mean/mean": (0.3, 6016)}, task="composed", data="fashion_iq", counts={"mean/queries": 6016})
+    content["protocol"] = {"gallery": gallery}
+    (only,) = tables.build_blocks([content], published)
+    models = [row.model for row in only.rows]
+    assert model in models
+    assert ("FAME-ViL [CLIP-B]" in models) is (gallery == "original")
+    assert ("CompoDiff (with SynthTriplets18M) [CLIP-L] #2" in models) is (gallery == "original")
 
 
 def test_published_averages_agree_with_their_parts(published):
@@ -77,7 +132,7 @@ def test_published_averages_agree_with_their_parts(published):
             parts = ("Recall@1", "Recall@10") if metric == "AvgRecall" else ("P@1", "P@10")
             assert value == pytest.approx(sum(values[(*where, part)] for part in parts) / 2, abs=0.0011)
             checked += 1
-    assert checked == 60
+    assert checked == 6 * 27  # six models, three averages and 24 tasks
 
 
 @pytest.mark.parametrize(
@@ -137,7 +192,7 @@ def test_published_rows_need_the_published_gallery(published, gallery, shown, sa
 
 
 def test_a_part_with_other_queries_gets_no_published_rows(published):
-    metrics = MARQO | {"text-to-image/recall@1": (0.2, 100), "text-to-image/recall@10": (0.2, 100)}
+    metrics = KAGL | {"text-to-image/recall@1": (0.2, 100), "text-to-image/recall@10": (0.2, 100)}
     blocks = tables.build_blocks([result(metrics | {"text-to-image/avg_recall": (0.2, 100)})], published)
     assert not any(row.source for row in block(blocks, "text-to-image").rows)
     assert "2,000 queries, here there are 100" in " ".join(block(blocks, "text-to-image").notes)
@@ -156,7 +211,7 @@ def test_a_result_of_some_parts_shares_the_blocks_of_those_parts():
     part = result({"category-to-product/avg_precision": (0.3, 7)}, name="part")
     blocks = tables.build_blocks([result(), part])
     assert [row.model for row in block(blocks, "category-to-product").rows] == ["mine", "part"]
-    assert "| part | — | 0.300 [0.290, 0.310] | measured |" in tables.to_markdown(blocks[:1])
+    assert "| part | — | 0.300 [0.290, 0.310] | measured |" in tables.format_table([result(), part])
 
 
 def test_counts_that_only_inform_do_not_part_results():
@@ -197,13 +252,126 @@ def test_an_in_domain_model_carries_a_dagger_and_a_footnote(where):
     assert r"$\dagger$" in tables.format_table([content], style="latex")
 
 
+def test_a_variant_of_the_settings_is_a_table_of_its_own():
+    blocks = tables.build_blocks([result(), result(variant="photo", name="other")])
+    assert [b.title for b in tables.summaries(blocks)] == [
+        "kagl · marqo · test · summary",
+        "kagl · marqo · test · photo · summary",
+    ]
+
+
+def test_what_a_row_shares_with_its_training_images_is_a_footnote():
+    shared = {"train": "kagl", "identical": 3, "near": 5, "title": 8, "product": None, "images": 2774}
+    blocks = tables.build_blocks([result(overlap=shared), result(name="clean", overlap=None)])
+    note = "[a] Of the 2,774 evaluated images, the training images (kagl) hold 3 identical, 5 near-identical, 8 with"
+    text = tables.format_table([result(overlap=shared), result(name="clean")])
+    assert [blocks[0].label(row) for row in blocks[0].rows] == ["mine [a]", "clean"]
+    assert f"\n{note}" in text
+    assert "| mine [a] |" in text
+    assert "is not known: gone" in tables.format_table([result(overlap={"unknown": "gone"})])
+
+
+# --- marks
+
+
+def three(tmp_path, n=400):
+    """Three models of rising quality; the second is hardly worse than the third."""
+    per_query = {name: values(n, p, i) for i, (name, p) in enumerate({"low": 0.2, "near": 0.55, "top": 0.6}.items())}
+    for i, (name, right) in enumerate(per_query.items()):
+        store(tmp_path / name, {"t2i/hit_rate@1": right}, name=name, task="retrieval", fingerprint=str(i) * 16)
+    return per_query, [tmp_path / name for name in per_query]
+
+
+def test_the_best_value_is_marked_and_what_differs_from_it_by_holm(tmp_path):
+    per_query, paths = three(tmp_path)
+    (only,) = tables.build_blocks(tables.load_results(paths))
+    p = [mcnemar(per_query["top"], per_query[name]) for name in ("low", "near")]
+    assert {row: value for (row, _), value in only.marks.p.items()} == pytest.approx(
+        dict(zip(("low", "near"), holm(p), strict=True))
+    )
+    assert {row: sign for (row, _), sign in only.marks.signs.items()} == {"low": "↓", "near": "≈", "top": "best"}
+    text = tables.format_table(tables.load_results(paths))
+    assert re.search(r"\| top \| \*\*0\.\d+ \[.*\]\*\* \| measured", text)
+    assert re.search(r"\| low \| 0\.\d+ \[.*\] ↓ \| measured", text)
+    assert "McNemar's exact test (values of 0 and 1), with Holm's correction for the 2 tests of this table" in text
+    latex = tables.format_table(tables.load_results(paths), style="latex")
+    assert r"$\downarrow$" in latex
+    assert r"\textbf{0." in latex
+    lines = list(csv.DictReader(io.StringIO(tables.format_table(tables.load_results(paths), style="csv"))))
+    assert [line["best"] for line in lines] == ["False", "False", "True"]
+    assert [float(line["p_holm"]) for line in lines[:2]] == pytest.approx(holm(p))
+
+
+def test_holm_counts_all_tests_of_a_table(tmp_path):
+    """The same comparison in a table of more columns has a larger adjusted p."""
+    n, metrics = 300, ("hit_rate@1", "hit_rate@5", "hit_rate@10")
+    for i, name in enumerate(("a", "b")):
+        per_query = {f"t2i/{metric}": values(n, 0.5 + 0.12 * i, (i, k)) for k, metric in enumerate(metrics)}
+        store(tmp_path / name, per_query, name=name, task="retrieval", fingerprint=str(i) * 16)
+    (only,) = tables.build_blocks(tables.load_results([tmp_path / "a", tmp_path / "b"]))
+    raw = [mcnemar(values(n, 0.5, (0, k)), values(n, 0.62, (1, k))) for k in range(3)]
+    assert list(only.marks.p.values()) == pytest.approx(holm(raw))
+
+
+def test_nothing_is_marked_without_values_per_query_or_of_one_model(tmp_path):
+    _, paths = three(tmp_path)
+    assert not tables.build_blocks(tables.load_results(paths[:1]))[0].marks.signs
+    for path in paths[:2]:
+        next(path.rglob("*.npz")).unlink()
+    (only,) = tables.build_blocks(tables.load_results(paths))
+    assert not only.marks.signs
+    assert "**" not in tables.format_table(tables.load_results(paths))
+
+
+def test_results_of_other_data_or_settings_are_not_tested_and_the_footnote_says_why(tmp_path):
+    right = {"t2i/hit_rate@1": values(50, 0.5, 0)}
+    store(tmp_path / "a", right, name="a", config={"prefix": ""})
+    store(tmp_path / "b", {"t2i/hit_rate@1": values(50, 0.9, 1)}, name="b", config={"prefix": "a photo of "})
+    text = tables.format_table(tables.load_results([tmp_path / "a", tmp_path / "b"]))
+    assert "Not tested: b (A) against a (B), because task.marqo.prefix is 'a photo of ' in A and '' in B." in text
+    assert "↓" not in text
+
+
+def test_values_per_query_of_another_evaluation_are_not_used(tmp_path):
+    _, paths = three(tmp_path)
+    stale = next(paths[0].rglob("*.npz"))
+    np.savez_compressed(stale, **{"t2i/hit_rate@1": values(400, 0.9, 9)})
+    (only,) = tables.build_blocks(tables.load_results(paths))
+    assert {row for row, _ in only.marks.signs} == {"near", "top"}
+
+
+def test_a_rank_is_better_when_it_is_lower(tmp_path):
+    for i, name in enumerate(("slow", "fast")):
+        ranks = np.arange(1, 102) + 30.0 * (1 - i)
+        path = store(tmp_path / name, {"t2i/median_rank": ranks}, name=name, fingerprint=str(i) * 16)
+        assert json.loads(path.read_text())["metrics"]["t2i/median_rank"]["value"] == np.median(ranks)
+    (only,) = tables.build_blocks(tables.load_results([tmp_path / "slow", tmp_path / "fast"]))
+    assert only.marks.signs == {("slow", "t2i/median_rank"): "↓", ("fast", "t2i/median_rank"): "best"}
+
+
+def test_of_copies_the_one_with_its_values_per_query_is_taken(tmp_path):
+    right = {"t2i/hit_rate@1": values(20, 0.5, 0)}
+    bare, whole = store(tmp_path / "bare", right, beside=False), store(tmp_path / "whole", right)
+    for order in ([bare, whole], [whole, bare]):
+        (only,) = tables.load_results(order)
+        assert only.path == whole
+        assert tables.per_query(only)["t2i/hit_rate@1"].tolist() == right["t2i/hit_rate@1"].tolist()
+
+
+def test_damaged_values_per_query_are_named(tmp_path):
+    _, paths = three(tmp_path)
+    next(paths[0].rglob("*.npz")).write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(ModisteError, match="cannot be read"):
+        tables.build_blocks(tables.load_results(paths))
+
+
 # --- text
 
 
 def test_every_number_in_the_table_is_a_result_or_published(published):
     text = tables.format_table([result()], published)
     values = {line["value"] for line in published}
-    values |= {f"{v + d:.3f}" for v, _ in MARQO.values() for d in (-0.01, 0, 0.01)}
+    values |= {f"{v + d:.3f}" for v, _ in KAGL.values() for d in (-0.01, 0, 0.01)}
     cells = [c for line in text.splitlines() if line.startswith("|") for c in line.split("|")[2:-2]]
     numbers = [number for cell in cells for number in re.findall(r"(?<![@\w])\d+\.?\d*", cell)]
     assert len(numbers) > 50
@@ -221,7 +389,7 @@ def test_a_metric_without_a_value_is_a_dash(value):
     content = result()
     content["metrics"]["text-to-image/recall@1"]["value"] = value
     assert "nan" not in tables.format_table([content]).lower()
-    assert tables.build_blocks([content])[0].rows[0].cells.keys() == MARQO.keys() - {"text-to-image/recall@1"}
+    assert tables.build_blocks([content])[0].rows[0].cells.keys() == KAGL.keys() - {"text-to-image/recall@1"}
 
 
 def test_markdown_rows_are_as_wide_as_their_heading():

@@ -46,12 +46,13 @@ def processor() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Processor, cores, accelerators, system and package versions, as plain values."""
+    """Processor, cores, threads, accelerators, system and package versions, as plain values."""
     import torch
 
     return {
         "processor": processor(),
         "cores": usable_cores(),
+        "threads": torch.get_num_threads(),  # other numbers of them round otherwise
         "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -256,7 +256,8 @@ def _result(run: _Run, stem: str, result: dict[str, Any], published: Sequence[Ma
     seconds = [f"took {_duration(result['seconds'])}"] if isinstance(result.get("seconds"), (int, float)) else []
     dagger = [tables.DAGGER_NOTE] if tables.in_domain(result) else []
     first = ", ".join([*([block.size] if block.size else []), *seconds])
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in [first, *dagger, *block.notes] if note)
+    every = [first, *dagger, tables.overlap_note(result), *block.notes]
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in every if note)
     plot = figures.interval_plot(result["metrics"], run.path / "figures" / f"{stem}.metrics.png")
     return "".join(
         [

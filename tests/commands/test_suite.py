@@ -77,11 +77,20 @@ def test_a_result_says_how_to_make_it_again(run, folder):
     assert json.loads(new.read_text())["metrics"] == old["metrics"]
 
 
-@pytest.mark.parametrize("word", ["data=kagl", "task=[zeroshot]", "split=val", "task.retrieval.ks=[1]"])
+@pytest.mark.parametrize(
+    "word", ["data=kagl", "task=[zeroshot]", "split=val", "data.batch_size=1", "task.compatibility.kind=disjoint"]
+)
 def test_what_a_suite_decides_itself_is_refused(word):
     cfg = compose("evaluate", ["suite=here", "model=clip_b32"])
     with pytest.raises(ModisteError, match="leave out"):
         suite_entries(cfg, ["suite=here", "model=clip_b32", word])
+
+
+def test_a_setting_of_a_task_goes_to_the_entries_that_have_it():
+    given = ["suite=openfashionclip_2023", "model=clip_b32", "task.zeroshot.seed=7"]
+    entries = {entry.name: entry.cfg.task for entry in suite_entries(compose("evaluate", given[:2]), given)}
+    assert entries["fashion_mnist"].zeroshot.seed == 7
+    assert "zeroshot" not in entries["kagl"]
 
 
 def test_a_suite_that_can_run_nothing_fails(folder):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MEANING = {
     "identical": "equal pixels, whatever the file's encoding",
-    "near": "hashes at most {hamming} of 64 bits apart and 8×8 cells at most {colour} of 255 levels; identical included",
+    "near": "hashes at most {hamming} of 64 bits apart, 8×8 cells at most {colour} of 255 levels; identical included",
     "embedding": "cosine of the model's image embeddings at least {cosine}; identical included",
     "title": "equal titles, case, punctuation and spaces aside",
     "product": "equal product ids",
@@ -120,8 +120,8 @@ def by_embedding(
     model, facts = build_model(cfg, run_dir)
     cache = default_cache() if cfg.cache else None
     embedder = ModelEmbedder(model.to(device(cfg.device)), cfg.batch_size, cfg.precision, cache, progress_bar)
-    vectors = [embedder.images(side).numpy() for side in (train, test)]
-    return match_vectors(*vectors, cfg.cosine), facts | {"fingerprint": embedder.fingerprint}
+    match = match_vectors(embedder.images(train).numpy(), embedder.images(test).numpy(), cfg.cosine)
+    return match, facts | {"fingerprint": embedder.fingerprint}
 
 
 # ----------------------------------------------------------------------------------------------------------- reporting

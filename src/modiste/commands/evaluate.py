@@ -101,6 +101,7 @@ class Evaluation:
         self.entry = entry
         self.objects = {name: instantiate(node) for name, node in entry.cfg.task.items()}
         self.catalogue = load_catalogue(entry.cfg.data)
+        self._shared: dict[str, Any] | None = None
         self.embedder, self.facts = self._embedder()
         # Several models may be evaluated under one name, such as model=pretrained.
         self.target = self.run_dir or RunDir(Path(self.cfg.run_dir) / self.facts["fingerprint"][:8])
@@ -118,7 +119,11 @@ class Evaluation:
         else:
             started = time.perf_counter()
             result = self.objects[name](self.embedder, self.catalogue, cfg.split)
-            facts = {"overrides": recreating(self.entry.overrides, name), "variant": cfg.variant}
+            facts = {
+                "overrides": recreating(self.entry.overrides, name),
+                "variant": cfg.variant,
+                "overlap": self._overlap(),
+            }
             write_result(path, result, identity | facts | {"seconds": round(time.perf_counter() - started, 2)})
         self.paths.append(path)
         self.catalogues[path.stem] = self.catalogue
@@ -137,6 +142,17 @@ class Evaluation:
             raise ModisteError("Nothing could be evaluated, for the reasons above.")
         print_results(self.paths)
         print(f"\nResults: {self.target.results}\nReport: {write_report(self.target.path, self.catalogues)}")
+
+    def _overlap(self) -> dict[str, Any]:
+        """What the evaluated images share with the run's training data; empty: nothing, or no run."""
+        from modiste.data.overlap import overlap_of_run
+
+        cfg = self.entry.cfg
+        if self._shared is None:
+            asked = self.trained is not None and cfg.overlap
+            found = overlap_of_run(self.trained, self.catalogue, cfg.split, cfg.data) if asked else None
+            self._shared = {"train": self.trained.data.name, **found} if found else {}
+        return self._shared
 
     def _embedder(self) -> tuple[Any, dict[str, Any]]:
         """What makes the embeddings, and the facts about it that results record."""
@@ -199,16 +215,31 @@ def suite_entries(cfg: DictConfig, given: list[str]) -> list[Entry]:
     """
     if cfg.embeddings.image:
         raise ModisteError("suite= needs a model (run= or model=): embeddings on disk belong to one data set.")
-    own = [o for o in given if o.partition("=")[0].lstrip("+~") not in ("suite", "variant")]
-    for override in own:
-        group = override.partition("=")[0].lstrip("+~").partition(".")[0].partition("/")[0]
-        if group in ("data", "task", "split"):
+    own = [o for o in given if key_of(o) not in ("suite", "variant")]
+    settings = [o for o in own if key_of(o).startswith("task.")]  # of the entries that have the task
+    shared = [o for o in own if o not in settings]
+    for override in shared:
+        if key_of(override).partition(".")[0].partition("/")[0] in ("data", "task", "split"):
             raise ModisteError(f"suite={cfg.suite.name} says itself on what it evaluates: leave out {override}.")
+    tasks = {task for entry in cfg.suite.entries.values() for task in entry.task}
+    for override in settings:
+        if key_of(override).split(".")[1] not in tasks:
+            raise ModisteError(f"suite={cfg.suite.name} has no task that {override} could set: leave it out.")
     entries = []
     for name, overrides in cfg.suite.entries.items():
-        words = [*own, *(f"{key}={quote_value(value)}" for key, value in overrides.items())]
+        words = [*shared, *(f"{key}={quote_value(value)}" for key, value in overrides.items())]
+        words += [o for o in settings if key_of(o).split(".")[1] in overrides.task]
         entries.append(Entry(str(name), words, compose("evaluate", words, config_dirs())))
     return entries
+
+
+def key_of(override: str) -> str:
+    """What an override sets.
+
+    >>> key_of("+data.catalogue.path=x=y")
+    'data.catalogue.path'
+    """
+    return override.partition("=")[0].lstrip("+~")
 
 
 def quote_value(value: Any) -> str:
@@ -236,7 +267,7 @@ def recreating(overrides: Sequence[str], task: str) -> list[str]:
     """
 
     def applies(override: str) -> bool:
-        key = override.partition("=")[0].lstrip("+~")
+        key = key_of(override)
         other = key.startswith("task.") and key.split(".")[1] != task
         return not other and key not in ("task", "overwrite", "cache")
 
@@ -259,7 +290,7 @@ def take_over(cfg: DictConfig, trained: Any, given: Sequence[str]) -> None:
     Raises:
         ModisteError: They also name a model, or a split but no data set.
     """
-    named = {override.lstrip("+~").partition("=")[0] for override in given}
+    named = {key_of(override) for override in given}
     if "model" in named:
         raise ModisteError("run= and model= exclude each other: one model is evaluated at a time.")
     if "data/split" in named and "data" not in named:
@@ -350,7 +381,7 @@ def describe(cfg: DictConfig, task: str, facts: dict[str, Any], catalogue: Catal
         "model": facts,
         "data_fingerprint": catalogue.fingerprint(),
         "config": config,
-        "files": {path: digest for path in strings(config) if (digest := file_digest(Path(path)))},
+        "files": {word: digest for word in strings(config) if is_path(word) and (digest := file_digest(Path(word)))},
         "seed": cfg.seed,
     }
 
@@ -362,6 +393,15 @@ def strings(value: Any) -> Iterator[str]:
     elif isinstance(value, (list, dict)):
         for item in value.values() if isinstance(value, dict) else value:
             yield from strings(item)
+
+
+def is_path(word: str) -> bool:
+    """Whether a string of a config looks like a file or a folder: "val" is a word, whatever lies in this folder.
+
+    >>> [word for word in ("", "val", "a photo", "data/marqo-kagl", "queries.json") if is_path(word)]
+    ['data/marqo-kagl', 'queries.json']
+    """
+    return "/" in word or bool(Path(word).suffix)
 
 
 def file_digest(path: Path) -> str:

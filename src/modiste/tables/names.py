@@ -1,0 +1,86 @@
+"""Names of metrics: their part and their metric, the order in which they are read, which way is better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+PART_ORDER = (
+    *("t2i", "i2t", "text-to-image", "category-to-product", "sub-category-to-product", "fine-category-to-product"),
+    *("color-to-product", "season-to-product", "usage-to-product"),
+)
+METRIC_ORDER = (
+    *("avg_recall", "avg_precision", "recall", "hit_rate", "precision", "mrr", "map", "ndcg", "median_rank"),
+    *("accuracy", "weighted_f1", "macro_f1", "mean_per_class_recall"),
+)
+
+
+def number(value: Any) -> float | None:
+    """``value`` as a finite float; None where it is none.
+
+    >>> number("0.5"), number("nan"), number(None)
+    (0.5, None, None)
+    """
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """The part and the metric of a metric's name.
+
+    >>> split_name("text-to-image/recall@1"), split_name("auc")
+    (('text-to-image', 'recall@1'), ('', 'auc'))
+    """
+    part, _, metric = name.rpartition("/")
+    return part, metric
+
+
+def parts_of(names: Iterable[str]) -> list[str]:
+    """The parts of metrics' names, each once, in their order."""
+    return list(dict.fromkeys(split_name(name)[0] for name in names))
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Metric names in reading order: by part, by family of metric, by k; unknown ones last, as they come.
+
+    >>> ordered(["i2t/mrr", "t2i/recall@10", "t2i/recall@5", "t2i/avg_recall"])
+    ['t2i/avg_recall', 't2i/recall@5', 't2i/recall@10', 'i2t/mrr']
+    """
+
+    def place(word: str, order: Sequence[str]) -> int:
+        return order.index(word) if word in order else len(order)
+
+    names = list(dict.fromkeys(names))
+    seen = parts_of(names)
+
+    def key(name: str) -> tuple[float, ...]:
+        part, metric = split_name(name)
+        family, _, k = metric.partition("@")
+        return place(part, PART_ORDER), seen.index(part), place(family, METRIC_ORDER), number(k) or math.inf
+
+    return sorted(names, key=key)
+
+
+def summary_metrics(result: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """The metrics that a summary of ``result`` shows, among ``names``; its primary one where it declares none."""
+    names, primary = ordered(names), result.get("primary", "")
+    chosen = [name for name in names if split_name(name)[1] in (result.get("summary") or ())]
+    return chosen or [name for name in names if name == primary] or names[:1]
+
+
+def is_rank(name: str) -> bool:
+    """Whether the metric is a rank: counted from 1, and better when lower. All others are better when higher."""
+    return "rank" in split_name(name)[1]
+
+
+def best(name: str, values: Iterable[float]) -> float:
+    """The best of a metric's values.
+
+    >>> best("t2i/mrr", [0.2, 0.3]), best("t2i/median_rank", [12, 7])
+    (0.3, 7)
+    """
+    return min(values) if is_rank(name) else max(values)

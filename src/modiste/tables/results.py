@@ -1,0 +1,183 @@
+"""Result files: found, read, checked, and what they say about themselves."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modiste.errors import ModisteError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+SCHEMA = 1
+SIZES = ("queries", "gallery", "classes")
+
+
+class StoredResult(dict[str, Any]):
+    """The content of a result file, and where it lies."""
+
+    def __init__(self, content: Mapping[str, Any], path: Path) -> None:
+        super().__init__(content)
+        self.path = path
+
+    @property
+    def beside(self) -> Path:
+        """The file of the values per query, which may be absent."""
+        return self.path.with_suffix(".npz")
+
+
+def find_results(path: str | Path) -> list[Path]:
+    """The result files of a run directory, an experiment folder, or a file itself.
+
+    Raises:
+        ModisteError: there is no such path, or no result file under it.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ModisteError(f"There is no run directory or result file '{path}'. Give the folder that a run wrote.")
+    found = sorted(f for f in path.rglob("*.json") if "results" in f.relative_to(path.parent).parts[:-1])
+    if not found:
+        raise ModisteError(f"'{path}' has no results/*.json. Run `modiste evaluate run={path}` first.")
+    return found
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """One result file, checked.
+
+    Raises:
+        ModisteError: it is not a readable result file; the message says what is wrong with it.
+    """
+    return _read(path)
+
+
+def _read(path: Path) -> StoredResult:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModisteError(
+            f"'{path}' is not a readable JSON file ({error}). Evaluate again to write it anew."
+        ) from None
+    problem = _problem(result)
+    if problem:
+        raise ModisteError(f"'{path}' is not a Modiste result: {problem}. Evaluate again to write it anew.")
+    return StoredResult(result, path)
+
+
+def load_results(paths: str | Path | Iterable[str | Path]) -> list[StoredResult]:
+    """Every result under ``paths``; a file that is reached twice, or copied, counts once.
+
+    Raises:
+        ModisteError: no paths, a path without results, or a malformed result.
+    """
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    if not paths:
+        raise ModisteError("A table needs run directories: `modiste table runs/a runs/b`.")
+    results: dict[str, StoredResult] = {}
+    for file in (file for path in paths for file in find_results(path)):
+        result = _read(file)
+        same = [*coordinates(result), result.get("counts"), result["model"], result["metrics"]]
+        key = json.dumps(same, sort_keys=True)
+        # Of copies, the one with its values per query.
+        if key not in results or (result.beside.is_file() and not results[key].beside.is_file()):
+            results[key] = result
+    return list(results.values())
+
+
+def per_query(result: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float64]]:
+    """Name to values per query, as they lie beside a result file; empty where they do not.
+
+    Raises:
+        ModisteError: The file is damaged.
+    """
+    import numpy as np
+
+    if not isinstance(result, StoredResult) or not result.beside.is_file():
+        return {}
+    try:
+        with np.load(result.beside) as values:
+            return {name: values[name].astype(np.float64) for name in values.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ModisteError(
+            f"The values per query in '{result.beside}' cannot be read ({error}). Evaluate again to write them anew."
+        ) from None
+
+
+def coordinates(result: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """What two results must share to stand in one table: data, split, task, and variant of its settings."""
+    return result["data"], result["split"], result["task"], result.get("variant") or ""
+
+
+def title_of(result: Mapping[str, Any]) -> str:
+    """``data · task · split``, and the variant where there is one."""
+    data, split, task, variant = coordinates(result)
+    return " · ".join(word for word in (data, task, split, variant) if word)
+
+
+def sizes(result: Mapping[str, Any], part: str) -> dict[str, int]:
+    """The counts that decide whether numbers of a part may be compared, without those that only inform.
+
+    >>> sizes({"counts": {"t2i/queries": 9, "t2i/gallery": 5, "t2i/relevant": 7}}, "t2i")
+    {'queries': 9, 'gallery': 5}
+    """
+    counts = result.get("counts") or {}
+    found = {word: counts.get(f"{part}/{word}", counts.get(word)) for word in SIZES}
+    return {word: number for word, number in found.items() if number is not None}
+
+
+def fingerprint(result: Mapping[str, Any]) -> str:
+    """Of the model's weights."""
+    return str(result["model"].get("fingerprint") or "")
+
+
+def in_domain(result: Mapping[str, Any]) -> bool:
+    """Whether the result's protocol or model says that the model was trained on this data."""
+    model = result["model"]
+    places = (result.get("protocol"), model, model.get("describe"))
+    return any(place.get("in_domain") is True for place in places if isinstance(place, Mapping))
+
+
+def overlap_note(result: Mapping[str, Any]) -> str:
+    """What the evaluated images share with the model's training images; empty where nothing is recorded.
+
+    >>> overlap_note({"overlap": {"train": "kagl", "identical": 2, "near": 5, "title": 7, "product": 0, "images": 90}})
+    'Of the 90 evaluated images, the training images (kagl) hold 2 identical, 5 near-identical, 7 with the same title.'
+    """
+    found = result.get("overlap")
+    if not isinstance(found, Mapping):
+        return ""
+    if "unknown" in found:
+        return f"What it shares with the training images is not known: {found['unknown']}"
+    words = {"identical": "identical", "near": "near-identical", "title": "with the same title"}
+    words["product"] = "of the same product"
+    shared = [f"{found[key]:,} {word}" for key, word in words.items() if found.get(key)]
+    train = f" ({found['train']})" if found.get("train") else ""
+    images = f"Of the {found['images']:,} evaluated images" if found.get("images") else "Of the evaluated images"
+    return f"{images}, the training images{train} hold {', '.join(shared)}." if shared else ""
+
+
+def _problem(result: Any) -> str:
+    """What keeps ``result`` from being a result; empty when nothing does."""
+    if not isinstance(result, dict):
+        return "it is not an object"
+    for key, kind in {"task": str, "data": str, "split": str, "model": dict, "metrics": dict}.items():
+        if not isinstance(result.get(key), kind):
+            return f"'{key}' is missing or not a {kind.__name__}"
+    if result.get("schema") != SCHEMA:
+        return f"its schema is {result.get('schema')!r} and this version reads {SCHEMA}"
+    if not isinstance(result["model"].get("name"), str):
+        return "'model' has no name"
+    if not result["metrics"]:
+        return "it has no metrics"
+    for name, interval in result["metrics"].items():
+        if not isinstance(interval, dict) or "value" not in interval:
+            return f"the metric '{name}' has no value"
+        if any(not isinstance(interval.get(k), (int, float, type(None))) for k in ("value", "low", "high")):
+            return f"the metric '{name}' holds something that is not a number"
+    return ""
