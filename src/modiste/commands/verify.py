@@ -197,9 +197,8 @@ def compare(path: Path, again: Path, tolerance: float) -> Verdict:
         found = list(differences(old[key], new[key], key))
         if found:
             return Verdict(path, word, [_tell(*difference) for difference in found[:SHOWN]])
-    keys = [key for key in NUMBERS if key in before]
-    if any("unknown" in (side["overlap"] or {}) for side in (old, new)):  # the training data may be gone
-        keys.remove("overlap")
+    gone = any("unknown" in (side["overlap"] or {}) for side in (old, new))  # the training data
+    keys = [key for key in NUMBERS if key in before and not (gone and key == "overlap")]
     found = [item for key in keys for item in differences(old[key], new[key], key)]
     beside = path.with_suffix(".npz").is_file()
     if beside:

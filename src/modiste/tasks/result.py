@@ -93,7 +93,8 @@ class Result:
             ModisteError: A field is missing.
         """
         fields = {name: f for name, f in cls.__dataclass_fields__.items() if name not in BESIDE}
-        missing = [name for name, f in fields.items() if f.default is f.default_factory is MISSING and name not in content]
+        required = [name for name, f in fields.items() if f.default is f.default_factory is MISSING]
+        missing = [name for name in required if name not in content]
         if missing:
             raise ModisteError(f"This is not a result file: it has no {', '.join(missing)}.")
         values = {name: content[name] for name in fields if name in content}
