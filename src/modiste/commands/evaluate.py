@@ -224,7 +224,7 @@ def suite_entries(cfg: DictConfig, given: list[str]) -> list[Entry]:
     tasks = {task for entry in cfg.suite.entries.values() for task in entry.task}
     for override in settings:
         if key_of(override).split(".")[1] not in tasks:
-            raise ModisteError(f"suite={cfg.suite.name} has no task that {override} could set: leave it out.")
+            raise ModisteError(f"suite={cfg.suite.name} has no task to set: leave out {override}.")
     entries = []
     for name, overrides in cfg.suite.entries.items():
         words = [*shared, *(f"{key}={quote_value(value)}" for key, value in overrides.items())]
