@@ -137,7 +137,10 @@ def test_another_data_set_by_its_name(shop, tmp_path, monkeypatch):
 def test_small_pictures_and_class_names_are_pointed_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MODISTE_CACHE", str(tmp_path / "cache"))
     pictures = [drawing(number).resize((28, 28)) for number in range(24)]
-    audit(*write_table(tmp_path / "small", pictures, ["train", "test"] * 12, ["shirt", "shirt"] * 12), "output=out")
+    audit(
+        *write_table(tmp_path / "small", pictures, ["train", "test"] * 12, ["shirt", "shirt"] * 12),
+        f"output={tmp_path}/out",
+    )
     out = " ".join(capsys.readouterr().out.split())
     assert "small (28 pixels)" in out
     assert "titles are 1 different" in out
