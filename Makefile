@@ -5,11 +5,12 @@ BIN := .venv/bin
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 DEMO := runs/demo
 
-.PHONY: help install demo test check clean
+.PHONY: help install demo test bench check clean
 
 help:
 	@echo "make demo    install, train on the drawn catalogue, evaluate, print a table, write a report with pictures"
 	@echo "make test    install, run the tests"
+	@echo "make bench   install the peers, run the benchmarks, write their table (about half an hour, nothing else running)"
 	@echo "make check   ruff and mypy"
 	@echo "make clean   remove .venv and the demo's run"
 
@@ -26,8 +27,13 @@ demo: install
 	$(BIN)/modiste train experiment=demo hydra.run.dir=$(DEMO)
 	$(BIN)/modiste evaluate run=$(DEMO)
 
+# One process a core, of one thread each: two processes of two threads would wait for each other.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+bench: install
+	$(BIN)/pip install --quiet --editable '.[bench]'
+	$(BIN)/python benchmarks/run.py
 
 check: install
 	$(BIN)/ruff check .

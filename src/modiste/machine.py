@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import sys
@@ -24,6 +25,20 @@ PACKAGES = (
 def usable_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_pages() -> bool:
+    """Makes glibc keep freed memory for the next allocation; returns whether it agreed (other C libraries do not).
+
+    By default glibc gives every large tensor back to the system, and each new one costs a page fault per 4 KiB, which
+    the kernel clears: half the time of a convolutional network's training step on a CPU.
+    """
+    m_trim_threshold, m_mmap_threshold = -1, -3  # numbers of malloc.h
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(m_mmap_threshold, 2**30) and mallopt(m_trim_threshold, 2**31 - 1))
 
 
 def peak_memory_mb() -> float:

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from modiste.commands.evaluate import quote_value, suite_entries
+from modiste.commands.evaluate import quote_value, same_data, suite_entries
 from modiste.config import compose, config_dir, list_groups
 from modiste.errors import ModisteError
 from training import modiste
@@ -117,3 +117,17 @@ def test_every_entry_of_every_suite_is_a_command_line(suite):
 def test_a_value_of_a_suite_arrives_as_it_is(value):
     cfg = compose("evaluate", ["model=clip_b32", f"+own={quote_value(value)}"])
     assert cfg.own == value
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated", "same"),
+    [
+        ("kagl", "kagl", True),
+        ("kagl", "marqo_kagl", True),  # the same photos, in another download
+        ("marqo_inshop", "inshop", True),
+        ("kagl", "fashion_mnist", False),
+    ],
+)
+def test_a_model_is_in_domain_on_the_photos_it_was_trained_on(trained, evaluated, same):
+    nodes = [compose("evaluate", [f"data={name}"]).data for name in (trained, evaluated)]
+    assert same_data(*nodes) is same

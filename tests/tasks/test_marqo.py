@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -190,9 +189,7 @@ def test_the_published_kagl_files():
         def texts(self, texts):
             return F.normalize(torch.randn(len(texts), 32, generator=generator), dim=1)
 
-    start = time.perf_counter()
     result = Marqo(str(PUBLISHED))(RandomEmbedder(), FakeCatalogue(columns, "kagl"), "test")
-    assert time.perf_counter() - start < 15
     queries = {
         "text-to-image": 2000,
         "category-to-product": 7,

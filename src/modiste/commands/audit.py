@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from modiste.commands.evaluate import build_model, command_overrides, config_dirs, device, take_over
 from modiste.config import compose, quote, validate
 from modiste.data.catalogue import Catalogue, load
-from modiste.data.overlap import Match, match_vectors, measure, normalised, same_products
+from modiste.data.overlap import Match, match_vectors, measure, same_products
+from modiste.data.splits import normalised
 from modiste.errors import ModisteError
 from modiste.figures import typeface, wrap
 from modiste.rundir import RunDir, write_json

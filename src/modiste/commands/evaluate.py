@@ -350,8 +350,8 @@ def build_model(cfg: DictConfig, run_dir: RunDir | None) -> tuple[Any, dict[str,
 
 
 def same_data(trained: Any, evaluated: Any) -> bool:
-    """Whether two data nodes are the same data set."""
-    if trained.name != evaluated.name:
+    """Whether two data nodes are the same data set, or hold the photos of one (``origin``)."""
+    if trained.get("origin", trained.name) != evaluated.get("origin", evaluated.name):
         return False
     return evaluated.catalogue["_target_"] not in GENERIC or trained.catalogue == evaluated.catalogue
 

@@ -32,10 +32,12 @@ def run(cfg: DictConfig) -> float | None:
     from modiste.callbacks import Interrupted, fast_dev_run
     from modiste.data.catalogue import load as load_catalogue
     from modiste.loading import build_data, build_model, load_weights
+    from modiste.machine import keep_pages
     from modiste.module import ContrastiveModule
 
     start = starting_point(cfg)
     quieten()
+    keep_pages()
     seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
     catalogue = load_catalogue(cfg.data)

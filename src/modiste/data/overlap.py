@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from PIL import Image
 from PIL import __version__ as pillow_version
 
 from modiste.data.catalogue import Catalogue, load
+from modiste.data.splits import normalised
 from modiste.errors import ModisteError
 from modiste.machine import usable_cores
 from modiste.rundir import RunDir, cache_dir
@@ -209,15 +209,6 @@ def _keep_best(best: npt.NDArray[Any], found: Ints, rows: Ints, keys: npt.NDArra
 
 
 # -------------------------------------------------------------------------------------------------------------- overlap
-
-
-def normalised(title: str) -> str:
-    """A title without case, punctuation and repeated spaces.
-
-    >>> normalised("  Puma  Men's T-Shirt!") == normalised("PUMA men s t shirt")
-    True
-    """
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", title).casefold().replace("_", " ")))
 
 
 def same_products(train: Catalogue, test: Catalogue) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +100,8 @@ class MarqoSplit:
     """KAGL without leaks into the Marqo protocol: a model trained on its train split is an in-domain model.
 
     test: every product that is relevant to one of the published queries. excluded: every other product that shares a
-    title or an identical image with one of them. The rest is train and val, by group (`groups`).
+    title, but for case and punctuation, or an identical image with one of them. The rest is train and val, by group
+    (`groups`).
 
     Attributes:
         queries: ``ground_truth_text-image.json`` of Marqo's benchmark: ``{query: {product_id: relevance}}``.
@@ -148,14 +151,22 @@ def _relevant_products(path: str) -> set[str]:
 
 
 def _sharing(catalogue: Catalogue, test: set[str]) -> set[str]:
-    """Products that share a title or identical pixels with one of ``test``."""
+    """Products that share a title (`normalised`) or identical pixels with one of ``test``."""
     shared: set[str] = set()
     products = catalogue.column("product_id")
-    for name in ("text", "pixels"):
-        values = catalogue.column(name)
+    for values in (list(map(normalised, catalogue.column("text"))), catalogue.column("pixels")):
         tested = {value for value, product in zip(values, products, strict=True) if product in test}
         shared.update(product for value, product in zip(values, products, strict=True) if value in tested)
     return shared - test
+
+
+def normalised(title: str) -> str:
+    """A title without case, punctuation and repeated spaces.
+
+    >>> normalised("  Puma  Men's T-Shirt!") == normalised("PUMA men s t shirt")
+    True
+    """
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", title).casefold().replace("_", " ")))
 
 
 def groups(catalogue: Catalogue) -> list[str]:

@@ -1,0 +1,124 @@
+"""What every benchmark shares: ours and its peer interleaved in one run, peak memory of a subprocess, one JSON a topic.
+
+A script of this directory has two functions, and ends with ``harness.main(__file__, rows, cases)``:
+
+- ``rows(quick)`` measures and yields a `Row` for every quantity (``quick``: small sizes, to see that it runs);
+- ``cases`` names what is measured for memory: name → function (**sizes) that prepares and returns the work to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from modiste.machine import environment
+
+RESULTS = Path(__file__).parent / "results"
+Work = Callable[[], Any]
+Case = Callable[..., Work]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured ratio.
+
+    Attributes:
+        number: Its line in the table of targets.
+        what: What is done, with sizes and units.
+        peer: Package (and function) it is compared with.
+        quantity: ``time``, ``memory``, ``rate`` or ``bytes``.
+        ours: Our median, in ``unit``.
+        theirs: The peer's median.
+        unit: Of both.
+        ratio: How many times better ours is: the median of the rounds' ratios.
+        must: The ratio that has to hold, or None.
+        aim: The ratio aimed at, or None.
+        note: Exactness that goes with it, or why an aim is missed.
+    """
+
+    number: int
+    what: str
+    peer: str
+    quantity: str
+    ours: float
+    theirs: float
+    unit: str
+    ratio: float
+    must: float | None = None
+    aim: float | None = None
+    note: str = ""
+
+
+def interleave(ours: Work, theirs: Work, rounds: int = 5, warm_up: int = 1) -> tuple[float, float, float]:
+    """Median seconds of ours, of theirs, and the median over rounds of theirs / ours.
+
+    The two take turns, so that whatever else the machine does meets both; who goes first alternates.
+    """
+    for _ in range(warm_up):
+        ours(), theirs()
+    times: dict[Work, list[float]] = {ours: [], theirs: []}
+    for index in range(rounds):
+        for work in (ours, theirs) if index % 2 == 0 else (theirs, ours):
+            times[work].append(seconds(work))
+    ratios = [b / a for a, b in zip(times[ours], times[theirs], strict=True)]
+    return statistics.median(times[ours]), statistics.median(times[theirs]), statistics.median(ratios)
+
+
+def seconds(work: Work) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def peak_mib(script: str, case: str, rounds: int = 3, **sizes: Any) -> float:
+    """Median over fresh processes of the memory (MiB) that a case needs beyond what its preparation holds."""
+    command = [sys.executable, script, "--memory", case, json.dumps(sizes)]
+    peaks = []
+    for _ in range(rounds):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{case} {sizes}: {done.stderr[-2000:]}")
+        peaks.append(float(done.stdout.splitlines()[-1]))
+    return statistics.median(peaks)
+
+
+def main(script: str, rows: Callable[[bool], Iterator[Row]], cases: Mapping[str, Case] | None = None) -> None:
+    """The command line of a benchmark script: measures, prints and writes ``results/<topic>.json``."""
+    parser = argparse.ArgumentParser(description=f"Benchmark of {Path(script).stem}")
+    parser.add_argument("--quick", action="store_true", help="small sizes, writes nothing: only to see that it runs")
+    parser.add_argument("--memory", nargs=2, metavar=("CASE", "SIZES"), help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.memory:
+        case, sizes = chosen.memory
+        print(_peak((cases or {})[case](**json.loads(sizes))))
+        return
+    measured = []
+    for row in rows(chosen.quick):
+        print(f"{row.number:>3} {row.what} | {row.quantity}: {row.ratio:.2f}× better than {row.peer}"
+              f" ({row.ours:.4g} against {row.theirs:.4g} {row.unit}) {row.note}", flush=True)  # fmt: skip
+        measured.append(asdict(row))
+    if not chosen.quick:
+        RESULTS.mkdir(exist_ok=True)
+        content = {"environment": environment(), "rows": measured}
+        (RESULTS / f"{Path(script).stem}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _peak(work: Work) -> float:
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    work()
+    return _memory("VmHWM") - before
+
+
+def _memory(name: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 1024

@@ -1,0 +1,72 @@
+"""Runs the benchmarks and writes their table into benchmarks/README.md: python benchmarks/run.py [topic …] [--table]"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+TOPICS = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("harness", "run"))
+BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+
+
+def table() -> str:
+    """Every measured row as Markdown, by its number in the list of targets, and the machine."""
+    rows, machines = [], set()
+    for path in sorted((HERE / "results").glob("*.json")):
+        file = json.loads(path.read_text())
+        rows += [row | {"topic": path.stem} for row in file["rows"]]
+        facts = file["environment"]
+        machines.add(f"{facts['processor']}, {facts['cores']} cores, torch {facts['packages']['torch']}")
+    lines = [
+        "| # | what | peer | quantity | ours | peer's | ratio | must | aim | holds | by |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        *(line(row) for row in sorted(rows, key=lambda row: row["number"])),
+    ]
+    return "\n".join([*lines, "", f"Measured on: {'; '.join(sorted(machines))}."])
+
+
+def line(row: dict) -> str:
+    """One row of the table."""
+    must, aim = (f"{row[name]:g}×" if row[name] else "–" for name in ("must", "aim"))
+    what = "; ".join(filter(None, (row["what"], row["note"])))
+    ours, theirs = (f"{row[name]:.4g} {row['unit']}" for name in ("ours", "theirs"))
+    cells = (row["number"], what, row["peer"], row["quantity"], ours, theirs, f"**{row['ratio']:.3g}×**", must, aim)
+    return f"| {' | '.join(map(str, cells))} | {holds(row)} | `{row['topic']}.py` |"
+
+
+def holds(row: dict) -> str:
+    """Which of the two targets the ratio reaches."""
+    if row["must"] is None:
+        return "–"
+    if row["ratio"] < row["must"]:
+        return "**no**"
+    return "aim" if row["aim"] and row["ratio"] >= row["aim"] else "must"
+
+
+def write_table() -> None:
+    """Puts the table between its marks in the README."""
+    readme = HERE / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
+    readme.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}")
+
+
+def main() -> int:
+    """Runs each topic in a process of its own; a topic that fails does not stop the others."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("topics", nargs="*", choices=[*TOPICS, []], help=f"of {', '.join(TOPICS)}; none: all")
+    parser.add_argument("--table", action="store_true", help="only write the table of what was measured")
+    chosen = parser.parse_args()
+    topics = [] if chosen.table else chosen.topics or TOPICS
+    failed = [topic for topic in topics if subprocess.run([sys.executable, str(HERE / f"{topic}.py")]).returncode]
+    write_table()
+    if failed:
+        print(f"Failed: {', '.join(failed)}", file=sys.stderr)
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
