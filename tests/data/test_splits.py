@@ -230,25 +230,23 @@ def queries(tmp_path):
     return write
 
 
-def test_marqo_split_by_hand(queries):
+@pytest.mark.parametrize(("titles", "last"), [("exact", "train"), ("normalised", "excluded")])
+def test_marqo_split_by_hand(queries, titles, last):
     catalogue = make_catalogue(
         ["1", "2", "3", "4", "5", "5", "6", "7"],
         [10, 20, 10, 40, 50, 20, 50, 70],
         ["red hat", "blue hat", "cap", "red hat", "shoe", "boot", "sock", "Blue Hat!"],
     )
-    split = MarqoSplit(queries({"red": {"1": 1}, "blue": {"2": 1, "absent": 1}}), val_fraction=0.0)(catalogue)
+    relevant = queries({"red": {"1": 1}, "blue": {"2": 1, "absent": 1}})
+    split = MarqoSplit(relevant, val_fraction=0.0, titles=titles)(catalogue)
     # 3 has the picture of 1, 4 its title; 5 has, on its second row, the picture of 2; 6 shares with 5 only; 7 has the
     # title of 2 in other letters.
-    assert split.column("split") == [
-        "test",
-        "test",
-        "excluded",
-        "excluded",
-        "excluded",
-        "excluded",
-        "train",
-        "excluded",
-    ]
+    assert split.column("split") == ["test", "test", *["excluded"] * 4, "train", last]
+
+
+def test_a_marqo_split_refuses_another_word_for_titles(queries):
+    with pytest.raises(ModisteError, match="Did you mean 'normalised'"):
+        MarqoSplit(queries({}), titles="normalized")(make_catalogue(["1"], [10], ["hat"]))
 
 
 @pytest.mark.parametrize("seed", range(15))
