@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from modiste.errors import ModisteError, did_you_mean
+from modiste.images.depthwise import fast_depthwise
 from modiste.preprocess import Preprocess
 
 
@@ -59,6 +60,7 @@ class TimmEncoder(nn.Module):
         self.autocast = autocast
         # Convolutions on a CPU are half as fast again in this layout.
         self.trunk: Any = trunk.to(memory_format=torch.channels_last)
+        fast_depthwise(self.trunk)
         self.dim: int = trunk.num_features if not hasattr(trunk, "head_hidden_size") else trunk.head_hidden_size
         made_for = trunk.pretrained_cfg
         crop_mode = {"center": "shortest", "squash": "squash", "border": "pad"}
