@@ -16,6 +16,7 @@ from modiste.data.catalogue import Catalogue
 from modiste.data.module import Batch, FashionDataModule, mix
 from modiste.embeddings import MatrixEmbedder
 from modiste.errors import ModisteError
+from modiste.gradcache import GradCache
 from modiste.model import DualEncoder
 from modiste.optim import Optim
 from modiste.tuning import rest_frozen
@@ -62,6 +63,7 @@ class ContrastiveModule(LightningModule):
         tasks: Evaluation tasks by name; validation runs each and logs ``val/<task>/<metric>``.
         seed: Dropout of a batch depends on (seed, epoch, batch, process) only, so that a resumed run repeats it.
         config: The resolved configuration as plain containers; kept in the checkpoint.
+        grad_cache: How training embeds a batch; null: all of it at once.
     """
 
     def __init__(
@@ -72,12 +74,14 @@ class ContrastiveModule(LightningModule):
         tasks: Mapping[str, Task] | None = None,
         seed: int = 0,
         config: Mapping[str, Any] | None = None,
+        grad_cache: GradCache | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters({"config": dict(config or {})}, logger=False)  # the command logs it
         self.model, self.optim, self.seed = model, optim, seed
         self.loss: Any = loss
         self.tasks = dict(tasks or {})
+        self.grad_cache = grad_cache or GradCache()
         self.validation = ValidationEmbeddings()
         self.results: dict[str, Any] = {}
 
@@ -91,7 +95,7 @@ class ContrastiveModule(LightningModule):
         torch.manual_seed(mix(self.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        image, text = self.model(batch["pixels"], batch["tokens"])
+        image, text = self.grad_cache(self.model, batch["pixels"], batch["tokens"])
         loss = self.loss(image, text, batch["product"])
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
         self.log("train/temperature", 1 / self.loss.scale.detach(), prog_bar=True, batch_size=len(image))

@@ -31,11 +31,13 @@ def run(cfg: DictConfig) -> float | None:
 
     from modiste.callbacks import Interrupted, fast_dev_run
     from modiste.data.catalogue import load as load_catalogue
+    from modiste.gradcache import GradCache
     from modiste.loading import build_data, build_model, load_weights
     from modiste.machine import keep_pages
     from modiste.module import ContrastiveModule
 
     start = starting_point(cfg)
+    grad_cache = GradCache(**cfg.grad_cache)
     quieten()
     keep_pages()
     seed_everything(cfg.seed, workers=True, verbose=False)
@@ -49,7 +51,7 @@ def run(cfg: DictConfig) -> float | None:
     loss.initialise(model.initial_scale, model.initial_bias, data.batch_size)
     tasks = {name: instantiate(node) for name, node in cfg.task.items()}
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    module = ContrastiveModule(model, loss, instantiate(cfg.optim), tasks, cfg.seed, plain)
+    module = ContrastiveModule(model, loss, instantiate(cfg.optim), tasks, cfg.seed, plain, grad_cache)
     module.train()  # transformers hands out its models in evaluation mode, and Lightning leaves the mode as it is
     run_dir = RunDir(cfg.run_dir)
     loggers = build_loggers(cfg, run_dir)

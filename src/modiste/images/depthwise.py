@@ -1,7 +1,7 @@
 """Depthwise convolutions that train fast on a CPU.
 
-oneDNN has no fast kernel for the weight gradient of a depthwise convolution in the channels-last layout: it takes most of
-a training step of a mobile network. `DepthwiseConv2d` gives the same gradient as a sum over the taps of the kernel.
+oneDNN has no fast kernel for the weight gradient of a depthwise convolution in the channels-last layout: it takes most
+of a training step of a mobile network. `DepthwiseConv2d` gives the same gradient as a sum over the kernel's taps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise ``nn.Conv2d`` of stride 1; values and gradients are the same, on a CPU the backward pass is faster."""
+    """A depthwise ``nn.Conv2d`` of stride 1; values and gradients are the same, the backward pass on CPUs is faster."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         trains = torch.is_grad_enabled() and weight.requires_grad

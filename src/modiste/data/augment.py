@@ -1,0 +1,79 @@
+"""Domain randomisation of catalogue photos: transforms of a PIL image for ``data.augment``, beside torchvision's."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image, ImageChops, ImageFilter, ImageOps
+
+from modiste.errors import ModisteError
+
+
+class Thumbnail:
+    """With probability ``p``, the image as a small grey thumbnail, made the way Fashion-MNIST was made.
+
+    Xiao et al., *Fashion-MNIST*, arXiv:1708.07747, section 2: trim edges near the corner's colour (5 % of the maximum
+    intensity), scale the longest edge to 28 by skipping rows and columns, sharpen (Gaussian of radius 1), extend to a
+    centred square, grey. The last step, negation, is left out: the data set is shown on white. No image of
+    Fashion-MNIST is used; this is its recipe, for photos of any catalogue.
+
+    Args:
+        p: Probability.
+        size: Side of the thumbnail in pixels; the encoder's transform enlarges it.
+        invert: Probability that a thumbnail is negated: dark garments become bright ones, the ground stays white.
+
+    Raises:
+        ModisteError: A probability outside [0, 1], or ``size`` < 1.
+
+    >>> photo = Image.new("RGB", (60, 80), "white")
+    >>> photo.paste("navy", (20, 10, 40, 70))
+    >>> small = Thumbnail(p=1.0)(photo)
+    >>> small.size, small.getpixel((0, 0)), small.getpixel((14, 14))
+    ((28, 28), (255, 255, 255), (15, 15, 15))
+    """
+
+    def __init__(self, p: float = 0.5, size: int = 28, invert: float = 0.0) -> None:
+        for name, value in (("p", p), ("invert", invert)):
+            if not 0 <= value <= 1:
+                raise ModisteError(f"Thumbnail.{name}={value:g} is a probability: give a number from 0 to 1.")
+        if size < 1:
+            raise ModisteError(f"Thumbnail.size={size} must be at least 1.")
+        self.p, self.size, self.invert = p, size, invert
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        # Both numbers are drawn always, from torch's generator, which the data loader seeds for every item.
+        taken, negated = torch.rand(2).tolist()
+        if taken >= self.p:
+            return image
+        grey = trim(image.convert("RGB")).convert("L")
+        ratio = self.size / max(grey.size)
+        width, height = (max(1, round(side * ratio)) for side in grey.size)
+        grey = grey.resize((width, height), Image.Resampling.NEAREST)
+        grey = grey.filter(ImageFilter.UnsharpMask(radius=1, percent=100, threshold=0))
+        if negated < self.invert:
+            grey = negate_garment(grey)
+        canvas = Image.new("L", (self.size, self.size), 255)
+        canvas.paste(grey, ((self.size - width) // 2, (self.size - height) // 2))
+        return canvas.convert("RGB")
+
+
+def trim(image: Image.Image, tolerance: float = 0.05) -> Image.Image:
+    """The image without margins that differ from its corner by at most ``tolerance`` of full intensity a channel.
+
+    >>> photo = Image.new("RGB", (60, 80), (250, 250, 250))
+    >>> photo.paste("navy", (20, 10, 40, 70))
+    >>> trim(photo).size, trim(Image.new("RGB", (8, 8))).size
+    ((20, 60), (8, 8))
+    """
+    ground = Image.new("RGB", image.size, image.getpixel((0, 0)))
+    difference = np.asarray(ImageChops.difference(image, ground)).max(axis=2) > 255 * tolerance
+    if not difference.any():
+        return image
+    rows, columns = np.flatnonzero(difference.any(axis=1)), np.flatnonzero(difference.any(axis=0))
+    return image.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
+
+
+def negate_garment(grey: Image.Image, ground: int = 242) -> Image.Image:
+    """The negative of a grey image; what is brighter than ``ground`` counts as background and stays."""
+    background = grey.point(lambda value: 255 if value > ground else 0)
+    return Image.composite(grey, ImageOps.invert(grey), background)

@@ -1,0 +1,97 @@
+"""Gradient caching: the exact step of a large batch in the memory of a small one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from modiste.errors import ModisteError
+from modiste.model import DualEncoder, Tokens
+from modiste.tuning import parameters
+
+
+class GradCache:
+    """Embeds a batch micro-batch by micro-batch; each is embedded once more in the backward pass.
+
+    Gao et al., *Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup* (GradCache), arXiv:2101.06983.
+    The first pass keeps no activations, the loss sees the embeddings of the whole batch, and the backward pass takes
+    the micro-batches one after the other, with the random numbers and the autocast of the first pass. Parameter and
+    temperature gradients are those of the plain step, in one backward pass: processes of DDP exchange them once. The
+    second pass is that of ``torch.utils.checkpoint``.
+
+    Batch normalisation in training mode takes its statistics over a micro-batch, as with a batch of that size; running
+    statistics take each micro-batch in once. A tower that does not train is embedded once, without a graph.
+
+    Args:
+        micro_batch: Pairs at a time in each process; null: the whole batch, a plain step.
+        keep: How many micro-batches keep their activations and need no second pass, as many as fit in memory.
+
+    Raises:
+        ModisteError: ``micro_batch`` < 1 or ``keep`` < 0.
+
+    >>> GradCache(micro_batch=0)
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: grad_cache.micro_batch=0 must be at least 1: null turns gradient caching off.
+    """
+
+    def __init__(self, micro_batch: int | None = None, keep: int = 0) -> None:
+        if micro_batch is not None and micro_batch < 1:
+            raise ModisteError(
+                f"grad_cache.micro_batch={micro_batch} must be at least 1: null turns gradient caching off."
+            )
+        if keep < 0:
+            raise ModisteError(f"grad_cache.keep={keep} counts micro-batches: give 0 or more.")
+        self.micro_batch, self.keep = micro_batch, keep
+
+    def __call__(self, model: DualEncoder, pixels: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Image and text embeddings, each (B, D), of pixels (B, 3, H, W) and tokens, each (B, L)."""
+        size = self.micro_batch
+        if size is None or size >= len(pixels):
+            return model(pixels, tokens)
+        texts = ({name: tensor[start : start + size] for name, tensor in tokens.items()}
+                 for start in range(0, len(pixels), size))  # fmt: skip
+        return (
+            self._embed(model, "image", model.encode_image, iter(pixels.split(size)), len(pixels)),
+            self._embed(model, "text", model.encode_text, texts, len(pixels)),
+        )
+
+    def _embed(
+        self, model: DualEncoder, tower: str, encode: Callable[[Any], Tensor], parts: Iterator[Any], length: int
+    ) -> Tensor:
+        assert self.micro_batch is not None
+        if not any(parameter.requires_grad for parameter in parameters(model.layer_groups(tower))):
+            with torch.no_grad():
+                return torch.cat([encode(part) for part in parts])
+        cached = -(-length // self.micro_batch) - self.keep
+
+        def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+            return nullcontext(), without_running_statistics(model)
+
+        return torch.cat([
+            checkpoint(encode, part, use_reentrant=False, context_fn=contexts) if index < cached else encode(part)
+            for index, part in enumerate(parts)
+        ])  # fmt: skip
+
+
+@contextmanager
+def without_running_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch normalisation in training mode normalises as usual, but leaves its running statistics alone."""
+    layers = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.training and layer.track_running_stats
+    ]
+    before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
+    for layer in layers:
+        # Not track_running_stats=False, with which fewer tensors are saved: the second pass must save as many.
+        layer.momentum, layer.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for layer, (momentum, counted) in zip(layers, before, strict=True):
+            layer.momentum, layer.num_batches_tracked = momentum, counted
