@@ -53,6 +53,33 @@ def test_padding_does_not_change_a_text():
     torch.testing.assert_close(together, alone)
 
 
+def test_length_buckets_of_training_do_not_change_features_or_gradients():
+    torch.manual_seed(0)
+    text = small_text().double()
+    for module in text.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    texts = ["word " * (1 + 7 * index % 11) + str(index) for index in range(21)]
+    tokens = text.tokenizer(texts)
+    weights = torch.randn(21, text.dim, dtype=torch.float64)
+    found = []
+    for train in (False, True):
+        text.train(train).zero_grad()
+        lengths = []
+        hook = text.trunk.register_forward_pre_hook(
+            lambda module, args, kwargs, seen=lengths: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+        )
+        features = text(tokens)
+        hook.remove()
+        (features * weights).sum().backward()
+        found.append((features.detach(), [parameter.grad.clone() for parameter in text.parameters()]))
+    assert len(lengths) == 4
+    assert lengths == sorted(lengths)
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-10, atol=1e-12)
+    for ours, theirs in zip(found[1][1], found[0][1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["test_vit", "resnet10t", "test_efficientnet", "convnext_atto"])
 def test_every_parameter_is_in_one_layer_group(name):
     model = two_tower(name)

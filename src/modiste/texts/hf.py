@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from modiste.errors import ModisteError
 from modiste.model import Tokenizer, Tokens
 
 POOLINGS = ("mean", "cls")
+# A training batch is cut into so many parts of texts of like length.
+LENGTH_BUCKETS = 4
 
 
 class HfTokenizer:
@@ -69,7 +72,22 @@ class HfTextEncoder(nn.Module):
         self.dim: int = self.trunk.config.hidden_size
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Tokens, each (B, L), to features (B, dim)."""
+        """Tokens, each (B, L), to features (B, dim).
+
+        In training, texts of like length go through the trunk together, so that little of it is padding; elsewhere
+        whoever makes the batches sees to that.
+        """
+        lengths = tokens["attention_mask"].sum(1)
+        if not (self.training and torch.is_grad_enabled()) or len(lengths) < 2 * LENGTH_BUCKETS:
+            return self._features(tokens)
+        order = lengths.argsort()
+        parts = [
+            self._features({name: tensor[rows, : int(lengths[rows[-1]])] for name, tensor in tokens.items()})
+            for rows in order.chunk(LENGTH_BUCKETS)
+        ]
+        return torch.cat(parts)[order.argsort()]
+
+    def _features(self, tokens: Tokens) -> Tensor:
         hidden = self.trunk(**tokens).last_hidden_state
         if self.pooling == "cls":
             return hidden[:, 0]
