@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from modiste.config import instantiate
+from modiste.data.batches import Batches
 from modiste.data.captions import Captions
 from modiste.data.catalogue import Catalogue
 from modiste.errors import ModisteError
@@ -52,6 +53,7 @@ def build_data(cfg: DictConfig, catalogue: Catalogue, model: DualEncoder) -> Fas
         model.tokenizer,
         captions=Captions(**OmegaConf.to_container(cfg.captions, resolve=True)),  # type: ignore[arg-type]
         augment=[instantiate(node) for node in cfg.augment],
+        batches=Batches(**cfg.batches),
         **options,
     )
 

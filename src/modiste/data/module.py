@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from modiste.data.batches import Batches, Order
 from modiste.data.captions import BoundCaptions, Captions
 from modiste.data.catalogue import Catalogue
 from modiste.errors import ModisteError
@@ -33,7 +34,7 @@ def mix(*numbers: int) -> int:
 
 
 class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index): a permutation that depends on (seed, epoch) only, cut into global batches.
+    """Batches of (epoch, index): an order that depends on (seed, epoch) only, cut into global batches.
 
     Each process takes every ``world``-th item of a global batch, so the global batches do not depend on how many
     processes there are. It can start in mid-epoch. The last, smaller batch is left out: the contrastive loss depends on
@@ -43,7 +44,9 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     [[1, 2], [3, 0]]
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, order: Order | None = None
+    ) -> None:
         if batch_size % world:
             raise ModisteError(
                 f"data.batch_size={batch_size} is the global batch: make it a multiple of {world} devices."
@@ -53,6 +56,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
                 f"data.batch_size={batch_size} is larger than the {length} training pairs: lower it, or add data."
             )
         self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
+        self.order = order or Order(length)
         self.epoch = 0
         self.start = 0
         self.sampler = self  # Lightning tells a batch sampler's sampler the epoch, not the batch sampler
@@ -71,7 +75,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
-        order = torch.randperm(self.length, generator=generator).tolist()
+        order = self.order(generator, self.batch_size)
         epoch, start, self.start = self.epoch, self.start, 0
         for batch in range(start, len(self)):
             indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
@@ -167,6 +171,7 @@ class FashionDataModule(LightningDataModule):
         limit: Train on so many rows only, drawn by the seed; null takes all.
         augment: torchvision transforms of a PIL image, training only, in order.
         seed: Decides order, captions and augmentation, together with the epoch.
+        batches: Which pairs share a batch.
     """
 
     def __init__(
@@ -181,10 +186,11 @@ class FashionDataModule(LightningDataModule):
         limit: int | None = None,
         augment: Sequence[Callable[[Any], Any]] = (),
         seed: int = 0,
+        batches: Batches | None = None,
     ) -> None:
         super().__init__()
         self.catalogue, self.preprocess, self.tokenizer = catalogue, preprocess, tokenizer
-        self.captions = captions or Captions()
+        self.captions, self.batches = captions or Captions(), batches or Batches()
         self.batch_size, self.eval_batch_size, self.limit, self.seed = batch_size, eval_batch_size, limit, seed
         self.num_workers = max(usable_cores() - 1, 0) if num_workers is None else num_workers
         self.augment = list(augment)
@@ -218,7 +224,9 @@ class FashionDataModule(LightningDataModule):
         rank, world = self._process()
         loader = ResumableLoader(
             pairs,
-            batch_sampler=EpochBatchSampler(len(pairs), self.batch_size, self.seed, rank, world),
+            batch_sampler=EpochBatchSampler(
+                len(pairs), self.batch_size, self.seed, rank, world, self.batches.bind(pairs.catalogue)
+            ),
             collate_fn=Collate(self.tokenizer),
             **self._workers(),
         )

@@ -1,0 +1,103 @@
+"""Which pairs share a batch, and so which are each other's negatives."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modiste.data.catalogue import Catalogue
+from modiste.errors import ModisteError
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The order of an epoch; cut into batches, it decides what stands together.
+
+    Attributes:
+        alike: A column; ``run`` pairs of one value of it stand together in a batch, hard negatives for each other.
+            Null: pairs are drawn at random.
+        run: See ``alike``.
+        one_per_product: No product twice in a batch, as far as there are products enough.
+
+    Raises:
+        ModisteError: ``run`` < 1.
+    """
+
+    alike: str | None = None
+    run: int = 16
+    one_per_product: bool = False
+
+    def __post_init__(self) -> None:
+        if self.run < 1:
+            raise ModisteError(f"data.batches.run={self.run} must be at least 1.")
+
+    def bind(self, catalogue: Catalogue) -> Order:
+        """The orders of a catalogue's rows. Raises ModisteError for an unknown column."""
+        alike = catalogue.column(self.alike) if self.alike is not None else None
+        return Order(len(catalogue), alike, self.run, catalogue.column("product_id") if self.one_per_product else None)
+
+
+@dataclass(frozen=True)
+class Order:
+    """`Batches` of one catalogue.
+
+    Attributes:
+        length: Number of rows.
+        alike: Value of each row, or None.
+        run: Length of a run of one value.
+        products: Product of each row, where none may come twice in a batch.
+    """
+
+    length: int
+    alike: Sequence[str] | None = None
+    run: int = 16
+    products: Sequence[str] | None = None
+
+    def __call__(self, generator: torch.Generator, batch_size: int) -> list[int]:
+        """Every row once, in the order of an epoch.
+
+        >>> order = Order(6, alike=["shoe", "bag", "shoe", "bag", "shoe", "bag"], run=3)
+        >>> order(torch.Generator().manual_seed(0), 6)
+        [5, 3, 1, 2, 0, 4]
+        """
+        order = torch.randperm(self.length, generator=generator)
+        if self.alike is not None:
+            order = _runs(order, self.alike, self.run, generator)
+        rows = order.tolist()
+        return rows if self.products is None else _apart(rows, self.products, batch_size)
+
+
+def _runs(order: Tensor, values: Sequence[str], run: int, generator: torch.Generator) -> Tensor:
+    """``order`` with the rows of one value in runs, and the runs shuffled."""
+    by_value: dict[str, list[int]] = {}
+    for row in order.tolist():
+        by_value.setdefault(values[row], []).append(row)
+    runs = [rows[start : start + run] for rows in by_value.values() for start in range(0, len(rows), run)]
+    chosen = torch.randperm(len(runs), generator=generator).tolist()
+    return torch.tensor([row for index in chosen for row in runs[index]], dtype=torch.long)
+
+
+def _apart(rows: Sequence[int], products: Sequence[str], batch_size: int) -> list[int]:
+    """``rows``, a row whose product is in the batch already put off to the next one that has room for it."""
+    result: list[int] = []
+    coming, waiting = deque(rows), deque[int]()
+    while coming or waiting:
+        batch: dict[str, int] = {}
+        passed_over: list[int] = []
+        for queue in (waiting, coming):
+            while queue and len(batch) < batch_size:
+                row = queue.popleft()
+                if products[row] in batch:
+                    passed_over.append(row)
+                else:
+                    batch[products[row]] = row
+        result += batch.values()
+        waiting.extend(passed_over)
+        if not coming and len(batch) < batch_size:  # what is left cannot be kept apart
+            result += waiting
+            waiting.clear()
+    return result

@@ -1,0 +1,73 @@
+"""What shares a batch: runs of one value, products apart, every row once, alike for every process and resume."""
+
+import collections
+import itertools
+
+import pytest
+import torch
+
+from modiste.data.batches import Batches, Order
+from modiste.data.module import EpochBatchSampler
+from modiste.errors import ModisteError
+
+TYPES = ["shoe"] * 40 + ["bag"] * 25 + ["belt"] * 7
+PRODUCTS = [str(index // 3) for index in range(72)]
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    "order", [Order(72), Order(72, TYPES, 8), Order(72, None, 8, PRODUCTS), Order(72, TYPES, 8, PRODUCTS)]
+)
+def test_an_epoch_holds_every_row_once_and_the_seed_decides_it(order):
+    rows = order(generator(), 12)
+    assert sorted(rows) == list(range(72))
+    assert order(generator(), 12) == rows
+    assert order(generator(1), 12) != rows
+
+
+def test_pairs_of_one_value_come_in_runs():
+    rows = Order(72, TYPES, 8)(generator(), 12)
+    batches = [rows[start : start + 8] for start in range(0, 72, 8)]
+    random = Order(72)(generator(), 12)
+    purity = [
+        sum(max(collections.Counter(TYPES[row] for row in batch).values()) for batch in cut)
+        for cut in (batches, [random[start : start + 8] for start in range(0, 72, 8)])
+    ]
+    assert purity[0] > purity[1]
+    changes = sum(TYPES[a] != TYPES[b] for a, b in itertools.pairwise(rows))
+    assert changes <= 5 + 4 + 1 - 1, "more changes than there are runs"
+
+
+def test_no_product_comes_twice_in_a_batch():
+    order = Order(72, TYPES, 8, PRODUCTS)
+    rows = order(generator(), 12)
+    for start in range(0, 60, 12):  # for the last batch there need not be products enough
+        batch = [PRODUCTS[row] for row in rows[start : start + 12]]
+        assert len(set(batch)) == len(batch)
+    mixed = Order(72)(generator(), 12)
+    twice = [len({PRODUCTS[row] for row in mixed[start : start + 12]}) < 12 for start in range(0, 72, 12)]
+    assert any(twice), "the random order keeps them apart, too: the comparison says nothing"
+
+
+def test_products_that_cannot_be_kept_apart_are_not_lost():
+    assert sorted(Order(6, None, 1, ["a"] * 5 + ["b"])(generator(), 4)) == list(range(6))
+
+
+def test_processes_share_the_batches_and_a_resumed_epoch_goes_on():
+    order = Order(72, TYPES, 8, PRODUCTS)
+    whole = list(EpochBatchSampler(72, 12, seed=3, order=order))
+    parts = [list(EpochBatchSampler(72, 12, 3, rank, 2, order)) for rank in range(2)]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert first == batch[::2]
+        assert second == batch[1::2]
+    resumed = EpochBatchSampler(72, 12, seed=3, order=order)
+    resumed.resume(0, 4)
+    assert list(resumed) == whole[4:]
+
+
+def test_a_senseless_run_is_one_sentence():
+    with pytest.raises(ModisteError, match=r"data\.batches\.run=0"):
+        Batches(run=0)
