@@ -46,7 +46,9 @@ def build_data(cfg: DictConfig, catalogue: Catalogue, model: DualEncoder) -> Fas
     """The LightningDataModule of a configuration's ``data`` node."""
     from modiste.data.module import FashionDataModule
 
-    options = {name: cfg[name] for name in ("batch_size", "eval_batch_size", "num_workers", "limit", "seed")}
+    options = {
+        name: cfg[name] for name in ("batch_size", "eval_batch_size", "num_workers", "limit", "seed", "positives")
+    }
     return FashionDataModule(
         catalogue,
         model.preprocess,

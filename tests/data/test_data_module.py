@@ -109,6 +109,31 @@ def test_limit_draws_a_fixed_subset(catalogue):
     assert set(rows[0]) < set(data(catalogue).pairs("train").rows)
 
 
+def test_a_caption_takes_the_word_of_a_value_and_training_its_synonyms(catalogue):
+    values = sorted(set(catalogue.column("category")))
+    words, synonyms = {values[0]: "first thing"}, {values[0]: ["one", "two"]}
+    captions = Captions(["a {category}"], words={"category": words}, synonyms={"category": synonyms}).bind(catalogue)
+    named = catalogue.column("category").index(values[0])
+    other = catalogue.column("category").index(values[1])
+    assert captions.first(named) == "a first thing"
+    drawn = {captions.sample(named, random.Random(seed)) for seed in range(40)}
+    assert drawn == {"a first thing", "a one", "a two"}
+    assert captions.sample(other, random.Random(0)) == f"a {values[1]}"
+    with pytest.raises(ModisteError, match="no template has"):
+        Captions(["{text}"], synonyms={"category": synonyms}).bind(catalogue)
+
+
+def test_pairs_with_one_caption_can_be_each_others_positives(catalogue):
+    settings = {"captions": Captions(["{category}"]), "batch_size": 16}
+    batch = batches(data(catalogue, positives="caption", **settings).train_dataloader())[0]
+    pairs = list(zip(batch["texts"], batch["product"].tolist(), strict=True))
+    assert {(a == b, i == j) for a, i in pairs for b, j in pairs} == {(True, True), (False, False)}
+    batch = batches(data(catalogue, **settings).train_dataloader())[0]
+    assert len(set(batch["product"].tolist())) == 16 > len(set(batch["texts"]))
+    with pytest.raises(ModisteError, match="Did you mean 'caption'"):
+        data(catalogue, positives="captoin")
+
+
 def test_templates_are_sampled_by_weight_and_skip_empty_columns(catalogue):
     filled = catalogue.replace_column("brand", ["" if row % 2 else "Acme" for row in range(len(catalogue))])
     bound = Captions(["{text}", "by {brand}"], weights=[1, 3]).bind(filled)

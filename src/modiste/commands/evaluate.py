@@ -324,7 +324,8 @@ def matrices(cfg: DictConfig, catalogue: Catalogue) -> tuple[Any, dict[str, Any]
     from modiste.embeddings import MatrixEmbedder, read_matrix
 
     images, texts = (read_matrix(Path(path).expanduser()) for path in (cfg.embeddings.image, cfg.embeddings.text))
-    captions = Captions(list(cfg.data.captions.templates)).bind(catalogue)
+    words = OmegaConf.to_container(cfg.data.captions.get("words") or OmegaConf.create({}), resolve=True)
+    captions = Captions(list(cfg.data.captions.templates), words=words).bind(catalogue)  # type: ignore[arg-type]
     embedder = MatrixEmbedder(catalogue, images, texts, [captions.first(row) for row in range(len(catalogue))])
     facts = {"name": Path(cfg.embeddings.image).stem, "source": cfg.embeddings.image}
     return embedder, facts | {"describe": {"embed_dim": images.shape[1]}, "fingerprint": embedder.fingerprint}

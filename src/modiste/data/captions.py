@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from modiste.data.catalogue import Catalogue
-from modiste.errors import ModisteError
+from modiste.errors import ModisteError, did_you_mean
 
 FIELD = re.compile(r"{(\w+)}")
 
@@ -20,6 +20,8 @@ class Captions:
     Attributes:
         templates: Training samples one a time and product, seeded; evaluation always takes the first.
         weights: Sampling weights of the templates; equal when empty.
+        words: Column → value → the word that stands for it in a caption, as a data set's ``classes``.
+        synonyms: Column → value → other words; training draws one of all, evaluation takes the first.
 
     A template that names an empty column of a row is passed over for that row, unless it is the only one left.
 
@@ -29,6 +31,8 @@ class Captions:
 
     templates: Sequence[str] = field(default_factory=lambda: ["{text}"])
     weights: Sequence[float] = ()
+    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    synonyms: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.templates:
@@ -41,6 +45,11 @@ class Captions:
     def bind(self, catalogue: Catalogue) -> BoundCaptions:
         """The captions of a catalogue's rows. Raises ModisteError for an unknown column."""
         names = {name for template in self.templates for name in FIELD.findall(template)}
+        for name in self.synonyms:
+            if name not in names:
+                raise ModisteError(
+                    f"data.captions.synonyms names '{name}', which no template has. {did_you_mean(name, names)}"
+                )
         return BoundCaptions(self, {name: catalogue.column(name) for name in sorted(names)})
 
 
@@ -53,7 +62,7 @@ class BoundCaptions:
 
     def first(self, row: int) -> str:
         """The caption that evaluation uses."""
-        return self._render(self.captions.templates[0], row)
+        return self._render(self.captions.templates[0], row, lambda words: words[0])
 
     def sample(self, row: int, generator: random.Random) -> str:
         """A caption drawn with ``generator``."""
@@ -66,8 +75,15 @@ class BoundCaptions:
         if not usable:
             return self.first(row)
         templates, weights = zip(*usable, strict=True)
-        return self._render(generator.choices(templates, weights)[0], row)
+        return self._render(generator.choices(templates, weights)[0], row, generator.choice)
 
-    def _render(self, template: str, row: int) -> str:
-        filled = FIELD.sub(lambda match: self.columns[match[1]][row], template)
-        return " ".join(filled.split())
+    def _render(self, template: str, row: int, choose: Callable[[Sequence[str]], str]) -> str:
+        def fill(match: re.Match[str]) -> str:
+            words = self._words(match[1], self.columns[match[1]][row])
+            return words[0] if len(words) == 1 else choose(words)
+
+        return " ".join(FIELD.sub(fill, template).split())
+
+    def _words(self, column: str, value: str) -> list[str]:
+        word = self.captions.words.get(column, {}).get(value, value)
+        return [word, *self.captions.synonyms.get(column, {}).get(value, ())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import signal
 import zlib
@@ -16,12 +17,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from modiste.data.batches import Batches, Order
 from modiste.data.captions import BoundCaptions, Captions
 from modiste.data.catalogue import Catalogue
-from modiste.errors import ModisteError
+from modiste.errors import ModisteError, did_you_mean
 from modiste.machine import usable_cores
 from modiste.model import Tokenizer
 from modiste.preprocess import Preprocess
 
 Batch = dict[str, Any]
+POSITIVES = ("product", "caption")
 
 
 def mix(*numbers: int) -> int:
@@ -135,18 +137,34 @@ class Pairs(Dataset):
         return {"pixels": pixels, "text": text, "product": self.product[index], "row": self.rows[index]}
 
 
-class Collate:
-    """Items to a batch: pixels (B, 3, S, S) uint8, tokens, product (B,), row (B,), texts."""
+def caption_id(text: str) -> int:
+    """A number of 63 bits for a caption, the same in every process.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
+    >>> caption_id("a red dress") == caption_id("a red dress") != caption_id("a blue dress")
+    True
+    """
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+class Collate:
+    """Items to a batch: pixels (B, 3, S, S) uint8, tokens, product (B,), row (B,), texts.
+
+    Args:
+        tokenizer: Texts to tokens.
+        positives: ``product``, or ``caption``: then pairs with one caption are what the loss takes for one product.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, positives: str = "product") -> None:
+        self.tokenizer, self.positives = tokenizer, positives
 
     def __call__(self, items: Sequence[Batch]) -> Batch:
         texts = [item["text"] for item in items]
+        by_caption = self.positives == "caption"
+        products = [caption_id(item["text"]) if by_caption else item["product"] for item in items]
         return {
             "pixels": torch.stack([item["pixels"] for item in items]),
             "tokens": self.tokenizer(texts),
-            "product": torch.tensor([item["product"] for item in items]),
+            "product": torch.tensor(products),
             "row": torch.tensor([item["row"] for item in items]),
             "texts": texts,
         }
@@ -172,6 +190,11 @@ class FashionDataModule(LightningDataModule):
         augment: torchvision transforms of a PIL image, training only, in order.
         seed: Decides order, captions and augmentation, together with the epoch.
         batches: Which pairs share a batch.
+        positives: Which pairs of a training batch are positives of each other: those of one ``product``, or those with
+            one ``caption``, where captions name types and colours that many products share.
+
+    Raises:
+        ModisteError: ``positives`` is another word.
     """
 
     def __init__(
@@ -187,8 +210,12 @@ class FashionDataModule(LightningDataModule):
         augment: Sequence[Callable[[Any], Any]] = (),
         seed: int = 0,
         batches: Batches | None = None,
+        positives: str = "product",
     ) -> None:
         super().__init__()
+        if positives not in POSITIVES:
+            raise ModisteError(f"data.positives={positives} is not known. {did_you_mean(positives, POSITIVES)}")
+        self.positives = positives
         self.catalogue, self.preprocess, self.tokenizer = catalogue, preprocess, tokenizer
         self.captions, self.batches = captions or Captions(), batches or Batches()
         self.batch_size, self.eval_batch_size, self.limit, self.seed = batch_size, eval_batch_size, limit, seed
@@ -227,7 +254,7 @@ class FashionDataModule(LightningDataModule):
             batch_sampler=EpochBatchSampler(
                 len(pairs), self.batch_size, self.seed, rank, world, self.batches.bind(pairs.catalogue)
             ),
-            collate_fn=Collate(self.tokenizer),
+            collate_fn=Collate(self.tokenizer, self.positives),
             **self._workers(),
         )
         loader.position = self._position
