@@ -15,11 +15,12 @@ from modiste.data.catalogue import Catalogue
 from modiste.errors import ModisteError
 from modiste.model import DualEncoder, Tokenizer
 from modiste.preprocess import Preprocess
-from modiste.rundir import RunDir
+from modiste.rundir import RunDir, cache_dir
 from modiste.tuning import TOWERS, Tuning, freeze_rest
 
 if TYPE_CHECKING:
     from modiste.data.module import FashionDataModule
+    from modiste.features import FeatureCache
 
 WEIGHTS = "state_dict"
 PREFIX = "model."
@@ -58,6 +59,15 @@ def build_data(cfg: DictConfig, catalogue: Catalogue, model: DualEncoder) -> Fas
         batches=Batches(**cfg.batches),
         **options,
     )
+
+
+def build_cache(cfg: DictConfig, model: DualEncoder) -> FeatureCache:
+    """The feature cache of a configuration's ``features`` node."""
+    from modiste.embeddings import progress_bar
+    from modiste.features import FeatureCache
+
+    folder = cache_dir() / "features"
+    return FeatureCache(model, folder, cfg.features.dtype, cfg.features.views, progress=progress_bar)
 
 
 def read_checkpoint(path: Path) -> dict:

@@ -48,13 +48,16 @@ class DualEncoder(nn.Module):
         raise NotImplementedError
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Unit-norm embeddings (B, D) of pixels (B, 3, H, W): uint8 from `preprocess`, or float, already normalised."""
+        """Unit-norm embeddings (B, D) of pixels (B, 3, H, W): uint8 from `preprocess`, or float, already normalised.
+
+        `TwoTower` also takes features (B, dim) of its image trunk.
+        """
         if pixels.dtype == torch.uint8:
             pixels = self.preprocess.normalise(pixels)
         return F.normalize(self.image_features(pixels).float(), dim=-1)
 
     def encode_text(self, tokens: Tokens) -> Tensor:
-        """Unit-norm embeddings (B, D) of tokens from `tokenizer`."""
+        """Unit-norm embeddings (B, D) of tokens from `tokenizer`; `TwoTower` also takes ``features`` of its trunk."""
         return F.normalize(self.text_features(tokens).float(), dim=-1)
 
     def encode_patches(self, pixels: Tensor) -> Tensor:
@@ -100,10 +103,10 @@ class TwoTower(DualEncoder):
         return [*encoder.layer_groups(), [projection]]
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        return self.image_projection(self.image(pixels))
+        return self.image_projection(self.image(pixels) if pixels.ndim == 4 else pixels)
 
     def text_features(self, tokens: Tokens) -> Tensor:
-        return self.text_projection(self.text(tokens))
+        return self.text_projection(tokens["features"] if "features" in tokens else self.text(tokens))
 
     def encode_patches(self, pixels: Tensor) -> Tensor:
         if pixels.dtype == torch.uint8:

@@ -32,7 +32,7 @@ def run(cfg: DictConfig) -> float | None:
     from modiste.callbacks import Interrupted, fast_dev_run
     from modiste.data.catalogue import load as load_catalogue
     from modiste.gradcache import GradCache
-    from modiste.loading import build_data, build_model, load_weights
+    from modiste.loading import build_cache, build_data, build_model, load_weights
     from modiste.machine import keep_pages
     from modiste.module import ContrastiveModule
 
@@ -47,6 +47,8 @@ def run(cfg: DictConfig) -> float | None:
     if start is not None:  # when resuming, too: a file that does not fit is refused here, in one sentence
         load_weights(model, start)
     data = build_data(cfg.data, catalogue, model)
+    if cfg.features.cache:
+        data.use(build_cache(cfg, model))
     loss = instantiate(cfg.loss)
     loss.initialise(model.initial_scale, model.initial_bias, data.batch_size)
     tasks = {name: instantiate(node) for name, node in cfg.task.items()}

@@ -40,6 +40,9 @@ class Thumbnail:
             raise ModisteError(f"Thumbnail.size={size} must be at least 1.")
         self.p, self.size, self.invert = p, size, invert
 
+    def __repr__(self) -> str:
+        return f"Thumbnail(p={self.p}, size={self.size}, invert={self.invert})"
+
     def __call__(self, image: Image.Image) -> Image.Image:
         # Both numbers are drawn always, from torch's generator, which the data loader seeds for every item.
         taken, negated = torch.rand(2).tolist()

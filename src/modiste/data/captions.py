@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -67,15 +68,26 @@ class BoundCaptions:
     def sample(self, row: int, generator: random.Random) -> str:
         """A caption drawn with ``generator``."""
         weights = self.captions.weights or [1.0] * len(self.captions.templates)
-        usable = [
-            (template, weight)
-            for template, weight in zip(self.captions.templates, weights, strict=True)
-            if all(self.columns[name][row] for name in FIELD.findall(template))
-        ]
+        usable = self._usable(row)
         if not usable:
             return self.first(row)
-        templates, weights = zip(*usable, strict=True)
-        return self._render(generator.choices(templates, weights)[0], row, generator.choice)
+        chosen = generator.choices(usable, [weights[index] for index in usable])[0]
+        return self._render(self.captions.templates[chosen], row, generator.choice)
+
+    def all(self, row: int) -> set[str]:
+        """Every caption that `sample` may draw for a row."""
+        captions = set()
+        for template in [self.captions.templates[index] for index in self._usable(row) or [0]]:
+            choices = [self._words(name, self.columns[name][row]) for name in FIELD.findall(template)]
+            for words in itertools.product(*choices):
+                following = (word for word, among in zip(words, choices, strict=True) if len(among) > 1)
+                captions.add(self._render(template, row, lambda _: next(following)))  # noqa: B023
+        return captions
+
+    def _usable(self, row: int) -> list[int]:
+        """The templates of which no column is empty in this row."""
+        templates = enumerate(self.captions.templates)
+        return [index for index, text in templates if all(self.columns[name][row] for name in FIELD.findall(text))]
 
     def _render(self, template: str, row: int, choose: Callable[[Sequence[str]], str]) -> str:
         def fill(match: re.Match[str]) -> str:

@@ -6,8 +6,8 @@ import hashlib
 import random
 import signal
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -100,7 +100,13 @@ class ResumableLoader(DataLoader):
 
 
 class Pairs(Dataset):
-    """Image-text pairs of a catalogue; item (epoch, index) is a pure function of the seed and its key."""
+    """Image-text pairs of a catalogue; item (epoch, index) is a pure function of the seed and its key.
+
+    Attributes:
+        features: Key to the cached features (dim,) that stand for an item's pixels, or None.
+    """
+
+    features: Callable[[tuple[int, int] | int], Tensor] | None = None
 
     def __init__(
         self,
@@ -120,21 +126,29 @@ class Pairs(Dataset):
         return len(self.catalogue)
 
     def __getitem__(self, key: tuple[int, int] | int) -> Batch:
+        index = key[1] if isinstance(key, tuple) else key
+        pixels = self._pixels(key) if self.features is None else self.features(key)
+        return {"pixels": pixels, "text": self.caption(key), "product": self.product[index], "row": self.rows[index]}
+
+    def caption(self, key: tuple[int, int] | int) -> str:
+        """The caption of an item: the first, or in training one drawn."""
         if not isinstance(key, tuple):
-            return self._item(key, self.captions.first(key), self.preprocess(self.catalogue.read_image(key)))
+            return self.captions.first(key)
+        return self.captions.sample(key[1], random.Random(mix(self.seed, *key)))
+
+    def _pixels(self, key: tuple[int, int] | int) -> Tensor:
+        if not isinstance(key, tuple):
+            return self.preprocess(self.catalogue.read_image(key))
         epoch, index = key
-        seed = mix(self.seed, epoch, index)
         # torchvision's transforms draw from the global generator.
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed asks after accelerators, 0.4 ms an item
+            torch.default_generator.manual_seed(
+                mix(self.seed, epoch, index)
+            )  # torch.manual_seed asks after accelerators, 0.4 ms an item
             image = self.catalogue.read_image(index)
             if self.augment is not None:
                 image = self.augment(image.convert("RGB"))
-            pixels = self.preprocess(image, ready=self.augment is not None)
-        return self._item(index, self.captions.sample(index, random.Random(seed)), pixels)
-
-    def _item(self, index: int, text: str, pixels: Tensor) -> Batch:
-        return {"pixels": pixels, "text": text, "product": self.product[index], "row": self.rows[index]}
+            return self.preprocess(image, ready=self.augment is not None)
 
 
 def caption_id(text: str) -> int:
@@ -173,6 +187,16 @@ class Collate:
 def leave_interrupts_to_the_trainer(worker: int) -> None:
     """A terminal sends Ctrl-C to the workers too; the step in hand still needs them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class Cache(Protocol):
+    """`modiste.features.FeatureCache`, as the data module sees it."""
+
+    def images(self, pairs: Pairs) -> Callable[[tuple[int, int] | int], Tensor] | None:
+        """What stands for the pixels of a split's items."""
+
+    def texts(self, texts: Iterable[str]) -> Tokenizer | None:
+        """What stands for the tokenizer of these texts."""
 
 
 class FashionDataModule(LightningDataModule):
@@ -221,6 +245,8 @@ class FashionDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.limit, self.seed = batch_size, eval_batch_size, limit, seed
         self.num_workers = max(usable_cores() - 1, 0) if num_workers is None else num_workers
         self.augment = list(augment)
+        self.cache: Cache | None = None
+        self._text_features: Tokenizer | None = None
         self.products = {product: i for i, product in enumerate(dict.fromkeys(catalogue.column("product_id")))}
 
     def pairs(self, split: str, train: bool = False) -> Pairs:
@@ -246,22 +272,37 @@ class FashionDataModule(LightningDataModule):
         """Global batches in an epoch."""
         return len(self.pairs("train", train=True)) // self.batch_size
 
+    def use(self, cache: Cache) -> None:
+        """From now on batches hold features of frozen trunks in the place of pixels and tokens, computed here."""
+        self.cache = cache
+        train, val = self.pairs("train", train=True), self.pairs("val")
+        texts = {text for index in range(len(train)) for text in train.captions.all(index)}
+        self._text_features = cache.texts(texts | {val.captions.first(index) for index in range(len(val))})
+        for pairs in (train, val):
+            cache.images(pairs)
+
+    def _loaded(self, split: str, train: bool = False) -> Pairs:
+        pairs = self.pairs(split, train)
+        if self.cache is not None:
+            pairs.features = self.cache.images(pairs)
+        return pairs
+
     def train_dataloader(self) -> ResumableLoader:
-        pairs = self.pairs("train", train=True)
+        pairs = self._loaded("train", train=True)
         rank, world = self._process()
         loader = ResumableLoader(
             pairs,
             batch_sampler=EpochBatchSampler(
                 len(pairs), self.batch_size, self.seed, rank, world, self.batches.bind(pairs.catalogue)
             ),
-            collate_fn=Collate(self.tokenizer, self.positives),
+            collate_fn=Collate(self._text_features or self.tokenizer, self.positives),
             **self._workers(),
         )
         loader.position = self._position
         return loader
 
     def val_dataloader(self) -> DataLoader:
-        pairs = self.pairs("val")
+        pairs = self._loaded("val")
         rank, world = self._process()
         # Every process gets as many items; the repeated ones are dropped again by row when the metrics are computed.
         padded = -(-len(pairs) // world) * world
@@ -270,7 +311,7 @@ class FashionDataModule(LightningDataModule):
             pairs,
             sampler=mine,
             batch_size=self.eval_batch_size,
-            collate_fn=Collate(self.tokenizer),
+            collate_fn=Collate(self._text_features or self.tokenizer),
             **self._workers(),
         )
 
