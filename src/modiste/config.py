@@ -54,6 +54,8 @@ ALLOWED = (
     "lightning.pytorch.profilers",
     "lightning.pytorch.strategies",
     "lightning.pytorch.trainer",
+    "optuna.pruners",
+    "optuna.samplers",
 )
 SPECIAL = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 STARTS = ("init", "resume", "continue")

@@ -138,7 +138,7 @@ def training_curves(metrics: Mapping[str, Series], path: Path) -> Path | None:
     if not shown:
         return None
     width = min(2, len(shown))
-    with _figure(5.2 * width, 2.8 * math.ceil(len(shown) / width), path) as figure:
+    with new_figure(5.2 * width, 2.8 * math.ceil(len(shown) / width), path) as figure:
         for i, (title, names) in enumerate(shown.items(), 1):
             axes = figure.add_subplot(math.ceil(len(shown) / width), width, i)
             _lines(axes, {name: metrics[name] for name in names})
@@ -197,7 +197,7 @@ def interval_plot(metrics: Mapping[str, Mapping[str, Any]], path: Path, title: s
     labels = ordered(split_name(name)[1] for name in shown)
     width = min(4, len(parts))
     height = math.ceil(len(parts) / width)
-    with _figure(1.4 + 2.5 * width, height * (0.7 + 0.24 * len(labels)) + 0.3, path) as figure:
+    with new_figure(1.4 + 2.5 * width, height * (0.7 + 0.24 * len(labels)) + 0.3, path) as figure:
         grid = figure.subplots(height, width, sharex=True, sharey=True, squeeze=False).flatten()
         for i, (axes, (part, names)) in enumerate(zip(grid, parts.items(), strict=False)):
             _whiskers(axes, {split_name(name)[1]: shown[name] for name in names}, labels, PALETTE[i % 6])
@@ -282,7 +282,7 @@ def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[float]], p
     parts, counts = parts[np.ix_(kept, kept)], counts[np.ix_(kept, kept)]
     names = [textwrap.shorten(str(labels[i]), 24, placeholder="…") for i in kept]
     side = 2.2 + 0.3 * len(kept)
-    with _figure(side + 0.8, side, path) as figure:
+    with new_figure(side + 0.8, side, path) as figure:
         axes = figure.add_subplot()
         image = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(kept)), names, rotation=60, ha="right", rotation_mode="anchor")
@@ -300,7 +300,7 @@ def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[float]], p
 
 
 @contextmanager
-def _figure(width: float, height: float, path: Path) -> Iterator[Figure]:
+def new_figure(width: float, height: float, path: Path) -> Iterator[Figure]:
     """A figure (inches) that is written to ``path`` when the block ends; no pyplot, so no global state."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,35 @@ from modiste.errors import ModisteError
 from modiste.rundir import RunDir
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import Callback, Trainer
     from lightning.pytorch.loggers import Logger
+
+    from modiste.data.catalogue import Catalogue
 
 log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig) -> float | None:
-    """Trains; returns the best value of the monitor, for sweeps."""
+    """Trains and writes the report; returns the best value of the monitor, for multiruns."""
+    from modiste.callbacks import fast_dev_run
+
+    trainer = train(cfg, overrides())
+    if fast_dev_run(trainer) or not trainer.is_global_zero:
+        return None
+    return conclude(RunDir(cfg.run_dir), trainer)
+
+
+def train(
+    cfg: DictConfig, given: list[str], catalogue: Catalogue | None = None, more_callbacks: Sequence[Callback] = ()
+) -> Trainer:
+    """Trains a configuration; the report is not written.
+
+    Args:
+        cfg: The composed ``train`` config.
+        given: The overrides that it was composed with, for the run directory.
+        catalogue: That of ``cfg.data``, where it is loaded already.
+        more_callbacks: Beside those of the configuration.
+    """
     validate(cfg)
     import torch
     from lightning.pytorch import seed_everything
@@ -42,7 +63,7 @@ def run(cfg: DictConfig) -> float | None:
     keep_pages()
     seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
-    catalogue = load_catalogue(cfg.data)
+    catalogue = load_catalogue(cfg.data) if catalogue is None else catalogue
     model = build_model(cfg)
     if start is not None:  # when resuming, too: a file that does not fit is refused here, in one sentence
         load_weights(model, start)
@@ -58,18 +79,16 @@ def run(cfg: DictConfig) -> float | None:
     run_dir = RunDir(cfg.run_dir)
     loggers = build_loggers(cfg, run_dir)
     with explained():
-        trainer = build_trainer(cfg, run_dir, loggers)
+        trainer = build_trainer(cfg, run_dir, loggers, more_callbacks)
         if trainer.is_global_zero and not fast_dev_run(trainer):
-            describe(plain, run_dir, loggers)
+            describe(plain, given, run_dir, loggers)
         try:
             trainer.fit(module, data, ckpt_path=start if cfg.resume or cfg["continue"] else None, weights_only=True)
         except Interrupted as stop:
             raise SystemExit(farewell(run_dir, str(stop))) from None
         finally:
             finish_loggers()
-    if fast_dev_run(trainer) or not trainer.is_global_zero:
-        return None
-    return conclude(run_dir, trainer)
+    return trainer
 
 
 @contextmanager
@@ -129,21 +148,23 @@ def build_loggers(cfg: DictConfig, run_dir: RunDir) -> dict[str, Logger]:
     return {"csv": CSVLogger(str(run_dir.path), name="csv"), **chosen}
 
 
-def build_trainer(cfg: DictConfig, run_dir: RunDir, loggers: dict[str, Logger]) -> Trainer:
+def build_trainer(
+    cfg: DictConfig, run_dir: RunDir, loggers: dict[str, Logger], more_callbacks: Sequence[Callback] = ()
+) -> Trainer:
     """Lightning's trainer with the callbacks of the configuration."""
-    callbacks = [instantiate(node) for node in cfg.callbacks.values() if node is not None]
+    callbacks = [instantiate(node) for node in cfg.callbacks.values() if node is not None] + list(more_callbacks)
     return instantiate(
         cfg.trainer, logger=list(loggers.values()), callbacks=callbacks, default_root_dir=str(run_dir.path)
     )
 
 
-def describe(config: dict[str, Any], run_dir: RunDir, loggers: dict[str, Logger]) -> None:
+def describe(config: dict[str, Any], given: list[str], run_dir: RunDir, loggers: dict[str, Logger]) -> None:
     """Writes what the run is: configuration, overrides, environment, ids of the loggers' runs."""
     from modiste.machine import environment
 
     run_dir.path.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(config), run_dir.config)
-    OmegaConf.save(OmegaConf.create(overrides()), run_dir.path / "overrides.yaml")
+    OmegaConf.save(OmegaConf.create(given), run_dir.path / "overrides.yaml")
     run_dir.write_json("environment", environment() | {"command": command()})
     ids = {}
     for name, logger in loggers.items():

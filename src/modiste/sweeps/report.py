@@ -1,0 +1,27 @@
+"""What a trial in this process says to its study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class EpochReporter(Callback):
+    """Passes every validation's metrics on, and stops a training that the pruner finds hopeless."""
+
+    def __init__(self, watch: Callable[[Mapping[str, float]], bool]) -> None:
+        self.watch = watch
+        self.pruned = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
+        if not trainer.sanity_checking and self.watch(metrics):
+            self.pruned = trainer.should_stop = True
+
+    def check(self) -> None:
+        """Raises Optuna's TrialPruned after a training that was stopped."""
+        import optuna
+
+        if self.pruned:
+            raise optuna.TrialPruned

@@ -1,0 +1,69 @@
+"""A search space: override of `modiste train` → the values it may take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from modiste.errors import ModisteError, did_you_mean
+
+RANGE = ("low", "high", "log", "step")
+
+
+class Space:
+    """Distributions by override.
+
+    Args:
+        space: Override → ``{choices: [a, b]}``, or ``{low: 1e-4, high: 1e-2, log: true}``, whole numbers where ``low``
+            and ``high`` are; optionally ``step``.
+
+    Raises:
+        ModisteError: The space is empty, or an entry is of neither form.
+
+    >>> Space({"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "loss": {"choices": ["clip", "siglip"]}}).first()
+    {'optim.lr': 0.0001, 'loss': 'clip'}
+    """
+
+    def __init__(self, space: Mapping[str, Mapping[str, Any]]) -> None:
+        if not space:
+            raise ModisteError(
+                "sweep.space is empty: choose a sweep (sweep=heads), or add values, for instance "
+                "'+sweep.space.optim\\\\.lr={low: 1e-4, high: 1e-2, log: true}'."
+            )
+        for key, entry in space.items():
+            _check(key, entry)
+        self.space = space
+
+    def first(self) -> dict[str, Any]:
+        """One value of each, to see that they compose."""
+        return {key: entry["choices"][0] if "choices" in entry else entry["low"] for key, entry in self.space.items()}
+
+    def all_choices(self) -> list[dict[str, Any]]:
+        """`first`, and then every other choice once."""
+        first = self.first()
+        return [first] + [
+            first | {key: choice} for key, entry in self.space.items() for choice in entry.get("choices", [])[1:]
+        ]
+
+    def suggest(self, trial: Any) -> dict[str, Any]:
+        """The values of an Optuna trial."""
+        return {key: self._suggest(trial, key, entry) for key, entry in self.space.items()}
+
+    def _suggest(self, trial: Any, key: str, entry: Mapping[str, Any]) -> Any:
+        if "choices" in entry:
+            return trial.suggest_categorical(key, list(entry["choices"]))
+        low, high, options = entry["low"], entry["high"], {k: entry[k] for k in ("log", "step") if k in entry}
+        suggest = trial.suggest_int if isinstance(low, int) and isinstance(high, int) else trial.suggest_float
+        return suggest(key, low, high, **options)
+
+
+def _check(key: str, entry: Mapping[str, Any]) -> None:
+    known = ("choices",) if "choices" in entry else RANGE
+    for word in entry:
+        if word not in known:
+            raise ModisteError(f"sweep.space.{key} has no '{word}'. {did_you_mean(word, ('choices', *RANGE))}")
+    if "choices" in entry:
+        if not entry["choices"]:
+            raise ModisteError(f"sweep.space.{key}.choices is empty: give at least one value.")
+    elif not {"low", "high"} <= set(entry) or not entry["low"] <= entry["high"]:
+        raise ModisteError(f"sweep.space.{key} needs choices, or low and high with low ≤ high.")

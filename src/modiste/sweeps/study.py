@@ -1,0 +1,149 @@
+"""The study of a sweep: Optuna's, kept in a file of the sweep's directory, so that a killed sweep goes on."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modiste.errors import ModisteError, did_you_mean
+
+STORAGES = ("journal", "sqlite")
+NAME = "sweep"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric of validation, and which way is better: ``min`` or ``max``."""
+
+    metric: str
+    mode: str
+
+    @property
+    def direction(self) -> str:
+        """Optuna's word."""
+        return f"{self.mode}imize"
+
+    def best(self, history: Sequence[Mapping[str, float]]) -> float:
+        """The best value over the epochs.
+
+        Raises:
+            ModisteError: No epoch has the metric.
+
+        >>> Objective("val/loss", "min").best([{"val/loss": 2.0}, {"val/loss": 1.5}])
+        1.5
+        """
+        values = [epoch[self.metric] for epoch in history if self.metric in epoch]
+        if not values:
+            known = sorted({name for epoch in history for name in epoch})
+            raise ModisteError(f"Validation logs no '{self.metric}'. {did_you_mean(self.metric, known)}")
+        return min(values) if self.mode == "min" else max(values)
+
+
+def open_study(folder: Path, storage: str, objectives: Sequence[Objective], sampler: Any, pruner: Any) -> Any:
+    """The study in ``folder``, new or as it was left; trials that a kill cut off are put back in the queue.
+
+    Raises:
+        ModisteError: Optuna is not installed, or the storage is unknown.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise ModisteError("modiste sweep needs optuna: pip install 'modiste[sweep]'.") from None
+    if storage not in STORAGES:
+        raise ModisteError(f"sweep.storage={storage} is not known. {did_you_mean(storage, STORAGES)}")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept: Any = f"sqlite:///{folder / 'study.db'}"
+    if storage == "journal":
+        from optuna.storages.journal import JournalFileBackend
+
+        backend = JournalFileBackend(str(folder / "study.journal"))
+        kept = optuna.storages.JournalStorage(backend)
+    directions: Any = [objective.direction for objective in objectives]
+    study = optuna.create_study(
+        study_name=NAME, storage=kept, sampler=sampler, pruner=pruner, load_if_exists=True,
+        directions=directions,
+    )  # fmt: skip
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        study.enqueue_trial(trial.params, user_attrs={"repeats": trial.number})
+    return study
+
+
+def run_trials(study: Any, count: int, objective: Callable[[Any], Sequence[float]]) -> None:
+    """Runs trials until the study has ``count`` of them, not counting those that were cut off.
+
+    A trial that fails is recorded with its sentence, and the next one starts.
+    """
+    import optuna
+
+    def attempt(trial: Any) -> Any:
+        try:
+            values = list(objective(trial))
+        except optuna.TrialPruned:
+            raise
+        except KeyboardInterrupt:  # Optuna would count the trial as failed; so it stays open, and is repeated
+            raise SystemExit(130) from None
+        except Exception as error:
+            trial.set_user_attr("error", " ".join(str(error).split())[:300] or type(error).__name__)
+            raise
+        return values if len(values) > 1 else values[0]
+
+    remaining = count - sum(trial.number not in cut_off(study) for trial in finished(study))
+    if remaining > 0:
+        study.optimize(attempt, n_trials=remaining, catch=(Exception,))
+
+
+def finished(study: Any) -> list[Any]:
+    """The trials that ended in any way, by number."""
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+
+
+def cut_off(study: Any) -> dict[int, int]:
+    """Trials that a kill cut off, each with the trial that repeats it."""
+    return {
+        trial.user_attrs["repeats"]: trial.number
+        for trial in study.get_trials(deepcopy=False)
+        if "repeats" in trial.user_attrs
+    }
+
+
+def rows(study: Any, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
+    """One flat row a trial: number, state, values with their deviation over seeds, parameters, error."""
+    cut = {number: f"cut off, repeated as trial {again}" for number, again in cut_off(study).items()}
+    return [
+        {
+            "trial": trial.number,
+            "state": trial.state.name.lower(),
+            **{o.metric: value for o, value in zip(objectives, trial.values or [None] * len(objectives), strict=True)},
+            **{f"{name} s.d.": value for name, value in trial.user_attrs.get("deviations", {}).items()},
+            **trial.params,
+            "error": cut.get(trial.number, trial.user_attrs.get("error", "")),
+        }
+        for trial in finished(study)
+    ]
+
+
+def best_first(table: Sequence[dict[str, Any]], objectives: Sequence[Objective]) -> list[dict[str, Any]]:
+    """Complete trials, the best of the first objective first, then the others by number.
+
+    >>> table = [{"trial": 0, "state": "complete", "loss": 2.0}, {"trial": 1, "state": "complete", "loss": 1.0}]
+    >>> [row["trial"] for row in best_first(table, [Objective("loss", "min")])]
+    [1, 0]
+    """
+    first = objectives[0]
+    sign = 1 if first.mode == "min" else -1
+    complete = [row for row in table if row["state"] == "complete"]
+    return sorted(complete, key=lambda row: sign * row[first.metric]) + [row for row in table if row not in complete]
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (0 of a single value).
+
+    >>> mean_and_deviation([1.0, 3.0])
+    (2.0, 1.4142135623730951)
+    """
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0

@@ -1,0 +1,212 @@
+"""A sweep resumes after a kill, records what fails, and finds the same in one process as in a process a trial."""
+
+import csv
+import json
+import time
+
+import numpy as np
+import optuna
+import pytest
+from PIL import Image
+
+from modiste.commands.sweep import Watch, as_overrides, conclude
+from modiste.errors import ModisteError
+from modiste.sweeps.pictures import importance
+from modiste.sweeps.space import Space
+from modiste.sweeps.study import Objective, finished, open_study, rows, run_trials
+from training import TINY, modiste
+
+LOSS = Objective("loss", "min")
+SPACE = Space(
+    {"lr": {"low": 1e-4, "high": 1.0, "log": True}, "kind": {"choices": ["a", "b"]}, "n": {"low": 1, "high": 4}}
+)
+
+
+def study(folder, objectives=(LOSS,), storage="journal", pruner=None):
+    sampler = optuna.samplers.TPESampler(seed=0)
+    return open_study(folder, storage, objectives, sampler, pruner or optuna.pruners.NopPruner())
+
+
+def valley(trial):
+    values = SPACE.suggest(trial)
+    return [abs(np.log10(values["lr"]) + 2) + (values["kind"] == "b")]
+
+
+@pytest.mark.parametrize("storage", ["journal", "sqlite"])
+def test_a_killed_study_repeats_the_trial_that_was_cut_off_and_ends_with_as_many_as_asked(tmp_path, storage):
+    first = study(tmp_path, storage=storage)
+    run_trials(first, 2, valley)
+    cut = first.ask()
+    values = SPACE.suggest(cut)  # and now the process is killed
+    again = study(tmp_path, storage=storage)
+    run_trials(again, 5, valley)
+    states = [trial.state.name for trial in finished(again)]
+    assert states == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert finished(again)[3].params == values
+    assert "cut off" in rows(again, [LOSS])[2]["error"]
+    run_trials(study(tmp_path, storage=storage), 5, valley)
+    assert len(finished(again)) == 6
+
+
+def test_an_interrupt_leaves_the_trial_to_be_repeated(tmp_path):
+    def interrupt(trial):
+        SPACE.suggest(trial)
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        run_trials(study(tmp_path), 3, interrupt)
+    assert stop.value.code == 130
+    again = study(tmp_path)
+    run_trials(again, 3, valley)
+    assert [trial.state.name for trial in finished(again)] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+
+
+def test_a_failing_trial_is_recorded_and_the_next_one_starts(tmp_path, capsys):
+    def sometimes(trial):
+        if trial.number == 1:
+            SPACE.suggest(trial)
+            raise ModisteError("data.batch_size=9 is too large: lower it.")
+        return valley(trial)
+
+    found = study(tmp_path)
+    run_trials(found, 6, sometimes)
+    table = rows(found, [LOSS])
+    assert [row["state"] for row in table].count("complete") == 5
+    assert table[1]["error"] == "data.batch_size=9 is too large: lower it."
+    conclude(found, [LOSS], list(SPACE.space), tmp_path)
+    printed = capsys.readouterr().out
+    assert "too large" in printed
+    with (tmp_path / "trials.csv").open() as file:
+        assert [row["trial"] for row in csv.DictReader(file)] == list("012345")
+    ordered = json.loads((tmp_path / "sweep.json").read_text())["trials"]
+    losses = [row["loss"] for row in ordered if row["state"] == "complete"]
+    assert losses == sorted(losses)
+    assert ordered[-1]["trial"] == 1
+    for name in ("importance", "parallel"):
+        picture = np.asarray(Image.open(tmp_path / "figures" / f"{name}.png").convert("L"))
+        assert picture.std() > 5, f"{name} is blank"
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "too large" in page
+
+
+def test_a_sweep_without_a_complete_trial_is_one_sentence(tmp_path):
+    def never(trial):
+        raise ModisteError("no such file.")
+
+    found = study(tmp_path)
+    run_trials(found, 2, never)
+    with pytest.raises(ModisteError, match="no such file"):
+        conclude(found, [LOSS], list(SPACE.space), tmp_path)
+
+
+def test_the_parameter_that_decides_is_the_most_important(tmp_path):
+    found = study(tmp_path)
+    run_trials(found, 30, lambda trial: [10 * (SPACE.suggest(trial)["kind"] == "b") + 0.01 * trial.params["n"]])
+    shares = importance(found, [LOSS])
+    assert next(iter(shares)) == "kind"
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_a_hopeless_trial_is_pruned_by_the_epochs_it_reports(tmp_path):
+    found = study(tmp_path, pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0))
+
+    def epochs(trial):
+        watch = Watch(trial, [LOSS], report=True)
+        for epoch in range(3):
+            if watch({"loss": float(trial.number + epoch)}):
+                raise optuna.TrialPruned
+        return [LOSS.best(watch.history)]
+
+    run_trials(found, 4, epochs)
+    assert [row["state"] for row in rows(found, [LOSS])] == ["complete", "complete", "pruned", "pruned"]
+
+
+def test_several_objectives_have_a_column_each(tmp_path):
+    objectives = [LOSS, Objective("recall", "max")]
+    found = study(tmp_path, objectives)
+    run_trials(found, 3, lambda trial: [*valley(trial), 0.5])
+    assert all(row["recall"] == 0.5 for row in rows(found, objectives))
+    assert found.directions == [optuna.study.StudyDirection.MINIMIZE, optuna.study.StudyDirection.MAXIMIZE]
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({}, "sweep.space is empty"),
+        ({"lr": {"low": 1, "hihg": 2}}, "Did you mean 'high'"),
+        ({"lr": {"choices": []}}, "at least one value"),
+        ({"lr": {"low": 2, "high": 1}}, "low ≤ high"),
+        ({"lr": {"low": 2}}, "low and high"),
+    ],
+)
+def test_a_space_that_is_none_is_one_sentence(space, message):
+    with pytest.raises(ModisteError, match=message):
+        Space(space)
+
+
+def test_values_are_written_in_hydras_grammar():
+    assert as_overrides({"a": None, "b": True, "c": 0, "d": 1}) == ["a=null", "b=true", "c=0", "d=1"]
+
+
+def test_an_unknown_metric_is_one_sentence():
+    with pytest.raises(ModisteError, match="Did you mean 'val/loss'"):
+        Objective("val/los", "min").best([{"val/loss": 1.0}])
+
+
+FROZEN = [*TINY, "trainer.max_epochs=1", "tune.image.train=last_n", "tune.image.layers=1"]
+FROZEN += ["tune.text.train=last_n", "tune.text.layers=1", "features.cache=true"]
+GRID = """
+defaults: [_base]
+trials: 3
+objectives: [{metric: val/retrieval/t2i/mrr, mode: max}]
+space: {data.batch_size: {choices: [16, 100000, 32]}}
+sampler: {_target_: optuna.samplers.GridSampler, search_space: {data.batch_size: [16, 100000, 32]}, seed: 0}
+"""
+
+
+@pytest.mark.slow
+def test_trials_in_one_process_and_in_their_own_find_the_same(tmp_path):
+    (tmp_path / "mine" / "sweep").mkdir(parents=True)
+    (tmp_path / "mine" / "sweep" / "grid.yaml").write_text(GRID)
+    tables = []
+    for name in ("shared", "own"):
+        done = modiste(
+            "sweep", "--config-dir=mine", *FROZEN, "sweep=grid", f"sweep.processes={name}", f"hydra.run.dir={name}",
+            cwd=tmp_path, MODISTE_CACHE=str(tmp_path / "cache"),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        tables.append(json.loads((tmp_path / name / "sweep.json").read_text())["trials"])
+    metric = "val/retrieval/t2i/mrr"
+    for shared, own in zip(*tables, strict=True):
+        assert (shared["trial"], shared["state"]) == (own["trial"], own["state"])
+        assert shared[metric] == (own[metric] and pytest.approx(own[metric], rel=1e-5))
+        assert ("larger than" in own["error"]) == ("larger than" in shared["error"]) == (shared[metric] is None)
+    assert [row["state"] for row in tables[0]] == ["complete", "complete", "fail"]
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_with_continue(tmp_path):
+    many = [*FROZEN, "sweep=heads", "sweep.trials=3", "hydra.run.dir=search"]
+    process = modiste("sweep", *many, cwd=tmp_path, background=True, MODISTE_CACHE=str(tmp_path / "cache"))
+    last = tmp_path / "search" / "trial_001"
+    for _ in range(2400):
+        if last.exists() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert last.exists(), "the sweep ended before it could be killed"
+    done = modiste("sweep", "continue=search", cwd=tmp_path, MODISTE_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = json.loads((tmp_path / "search" / "sweep.json").read_text())["trials"]
+    assert [row["state"] for row in table].count("complete") == 3
+    assert sorted(row["trial"] for row in table) == [0, 1, 2, 3]
+
+
+def test_a_wrong_override_of_the_space_is_one_sentence_before_the_first_trial(tmp_path):
+    done = modiste("sweep", *TINY, "~sweep.space", "+sweep.space={optim.lrr: {low: 1, high: 2}}", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "Did you mean" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("trial_*"))
