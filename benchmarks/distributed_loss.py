@@ -1,0 +1,92 @@
+"""Row 15: the contrastive loss over two processes, against open_clip's local loss with gathered gradients."""
+
+from __future__ import annotations
+
+import os
+import socket
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from harness import Row
+from torch.nn import functional as F
+
+D = 512
+WORLD = 2
+
+
+def loopback_bytes() -> int:
+    """Bytes that the loopback interface has received since the start: gloo's processes of one machine talk over it."""
+    line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
+    return int(line.split(":")[1].split()[0])
+
+
+def process(rank: int, port: int, pairs: int, rounds: int, out: Any) -> None:
+    """One of the two processes: takes turns between the losses, on one thread."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(WORLD)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    from open_clip.loss import ClipLoss as PeerLoss
+
+    from modiste.losses.clip import ClipLoss
+    from modiste.machine import keep_pages
+
+    keep_pages()
+    generator = torch.Generator().manual_seed(rank)
+    image = torch.randn(pairs, D, generator=generator)
+    text = F.normalize(image + 4 * torch.randn(pairs, D, generator=generator), dim=-1).requires_grad_()
+    image = F.normalize(image, dim=-1).requires_grad_()
+    product = torch.arange(pairs) + rank * pairs
+    loss = ClipLoss(init_scale=14.0)
+    peer = PeerLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=WORLD)
+    scale = torch.tensor(14.0, requires_grad=True)
+    works = {"ours": lambda: loss(image, text, product), "peer": lambda: peer(image, text, scale)}
+    times: dict[str, list[float]] = {name: [] for name in works}
+    moved, gradients = {}, {}
+    for index in range(rounds + 1):
+        for name in works if index % 2 else reversed(works):
+            image.grad = text.grad = None
+            dist.barrier()
+            before, start = loopback_bytes(), time.perf_counter()
+            works[name]().backward()
+            dist.barrier()
+            if index:  # the first round warms up
+                times[name].append(time.perf_counter() - start)
+            moved[name] = loopback_bytes() - before
+            gradients[name] = torch.cat([image.grad, text.grad]).clone()  # type: ignore[list-item]
+    error = float((gradients["ours"] - gradients["peer"]).norm() / gradients["peer"].norm())
+    if rank == 0:
+        out.put((times, moved, error))
+    dist.destroy_process_group()
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """Time and bytes of a forward and a backward pass."""
+    pairs, rounds = (256, 1) if quick else (4096, 5)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    out = mp.get_context("spawn").SimpleQueue()
+    context = mp.spawn(process, (port, pairs, rounds, out), nprocs=WORLD, join=False)
+    times, moved, error = out.get()
+    while not context.join():
+        pass
+    assert error < 1e-4, f"the gradients differ by {error}"
+    what = f"clip loss, two gloo processes of one thread, {pairs:,} pairs each, D = {D}"
+    peer = "open_clip ClipLoss(local_loss=True, gather_with_grad=True)"
+    ratio = statistics.median(b / a for a, b in zip(times["ours"], times["peer"], strict=True))
+    seconds = [statistics.median(times[name]) for name in ("ours", "peer")]
+    yield Row(15, what, peer, "time", *seconds, "s", ratio, 1.2, 1.5, f"gradients differ by {error:.0e}")
+    mib = [moved[name] / 2**20 for name in ("ours", "peer")]
+    note = "all that the loopback interface carried, both ways"
+    yield Row(15, what, peer, "bytes", *mib, "MiB", mib[1] / mib[0], 2, 2, note)
+
+
+if __name__ == "__main__":
+    harness.main(__file__, rows)
