@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modiste.data.catalogue import Catalogue
+from modiste.data.decode import Decoder
 from modiste.errors import ModisteError
 from modiste.machine import usable_cores
 from modiste.model import DualEncoder
+from modiste.progress import Progress, silent
 from modiste.rundir import cache_dir
-
-Item = TypeVar("Item")
-Progress = Callable[[Iterable[Item], int, str], Iterable[Item]]
 
 
 def fingerprint(model: torch.nn.Module) -> str:
@@ -37,18 +35,6 @@ def fingerprint(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def silent(items: Iterable[Item], total: int, title: str) -> Iterable[Item]:
-    """No progress bar."""
-    return items
-
-
-def progress_bar(items: Iterable[Item], total: int, title: str) -> Iterable[Item]:
-    """A rich progress bar over ``items``."""
-    from rich.progress import track
-
-    return track(items, description=title, total=total)
-
-
 class ModelEmbedder:
     """Embeds images and texts with a model; what it made before for the same weights and pixels comes from a cache.
 
@@ -58,6 +44,7 @@ class ModelEmbedder:
         precision: ``fp32``, or ``bf16`` for autocast on processors that are faster so.
         cache: Folder of the cache; null keeps nothing.
         progress: `progress_bar` or `silent`.
+        decode: See `modiste.data.decode.Decoder`.
     """
 
     def __init__(
@@ -67,16 +54,19 @@ class ModelEmbedder:
         precision: str = "fp32",
         cache: Path | None = None,
         progress: Progress = silent,
+        decode: str = "pil",
     ) -> None:
         if precision not in ("fp32", "bf16"):
             raise ModisteError(f"precision={precision} is not known: choose fp32 or bf16.")
         self.model = model.eval()
         self.batch_size, self.precision, self.cache, self.progress = batch_size, precision, cache, progress
-        self.fingerprint = fingerprint(model)
+        self.fingerprint, self.decode = fingerprint(model), decode
 
     def images(self, catalogue: Catalogue) -> Tensor:
         """Unit-norm embeddings (N, D), float32 on the CPU, of the catalogue's images, row by row."""
         facts = {"preprocess": self.model.preprocess.describe(), "pixels": catalogue.column("pixels")}
+        if self.decode != "pil":
+            facts["decode"] = self.decode
         return self._cached("images", facts, lambda: self._embed_images(catalogue))
 
     def texts(self, texts: Sequence[str]) -> Tensor:
@@ -113,9 +103,10 @@ class ModelEmbedder:
 
     def _embed_images(self, catalogue: Catalogue) -> Tensor:
         starts = range(0, len(catalogue), self.batch_size)
+        decoder = Decoder(self.decode)
 
         def load(index: int) -> Tensor:
-            return self.model.preprocess(catalogue.read_image(index))
+            return decoder.pixels(catalogue, index, self.model.preprocess)
 
         def batches() -> Iterable[Tensor]:
             with ThreadPoolExecutor(usable_cores()) as pool:

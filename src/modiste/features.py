@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from modiste.data.module import Pairs
-from modiste.embeddings import Progress, fingerprint, silent
+from modiste.embeddings import fingerprint
 from modiste.errors import ModisteError, did_you_mean
 from modiste.model import DualEncoder, Tokens, TwoTower
+from modiste.progress import Progress, silent
 from modiste.tuning import TOWERS, parameters
 
 DTYPES = ("float32", "float16")
@@ -61,7 +62,7 @@ class FeatureCache:
         dtype: ``float32``, or ``float16`` for half the disk and about three digits.
         views: Augmented views of each training image; epoch e takes view e modulo ``views``.
         batch_size: Images or texts at a time.
-        progress: `modiste.embeddings.progress_bar` or `silent`.
+        progress: `modiste.progress.progress_bar` or `silent`.
 
     Raises:
         ModisteError: Neither trunk is frozen, the model has no trunks of this kind, or a setting is out of range.

@@ -48,7 +48,8 @@ def build_data(cfg: DictConfig, catalogue: Catalogue, model: DualEncoder) -> Fas
     from modiste.data.module import FashionDataModule
 
     options = {
-        name: cfg[name] for name in ("batch_size", "eval_batch_size", "num_workers", "limit", "seed", "positives")
+        name: cfg[name]
+        for name in ("batch_size", "eval_batch_size", "num_workers", "limit", "seed", "positives", "decode")
     }
     return FashionDataModule(
         catalogue,
@@ -63,8 +64,8 @@ def build_data(cfg: DictConfig, catalogue: Catalogue, model: DualEncoder) -> Fas
 
 def build_cache(cfg: DictConfig, model: DualEncoder) -> FeatureCache:
     """The feature cache of a configuration's ``features`` node."""
-    from modiste.embeddings import progress_bar
     from modiste.features import FeatureCache
+    from modiste.progress import progress_bar
 
     folder = cache_dir() / "features"
     return FeatureCache(model, folder, cfg.features.dtype, cfg.features.views, progress=progress_bar)

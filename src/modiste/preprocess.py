@@ -68,6 +68,45 @@ class Preprocess:
             image = getattr(self, f"_{self.resize}")(image)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
+    def from_array(self, array: np.ndarray) -> Tensor:
+        """As for an image, from an RGB array (H, W, 3) uint8; resized by torchvision (`Decoder`)."""
+        from torchvision.transforms.v2 import functional
+
+        modes = {"nearest": "nearest", "bilinear": "bilinear", "bicubic": "bicubic"}
+        if self.interpolation not in modes:
+            return self(Image.fromarray(array))
+        pixels = torch.from_numpy(array).permute(2, 0, 1)
+        width, height = self.resized(array.shape[1], array.shape[0])
+        mode = functional.InterpolationMode(modes[self.interpolation])
+        pixels = functional.resize(
+            pixels, [height, width], interpolation=mode, antialias=self.interpolation != "nearest"
+        )
+        if self.resize == "shortest":
+            left, top = self._margin(width), self._margin(height)
+            pixels = pixels[:, top : top + self.size, left : left + self.size]
+        elif self.resize == "pad":
+            canvas = torch.tensor(self.fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, self.size, self.size)
+            left, top = (self.size - width) // 2, (self.size - height) // 2
+            canvas[:, top : top + height, left : left + width] = pixels
+            pixels = canvas
+        return pixels.contiguous()
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height to which an image of this size is resized, before it is cropped or padded.
+
+        >>> [Preprocess(size=32, resize=how).resized(60, 80) for how in RESIZES]
+        [(32, 42), (32, 32), (24, 32)]
+        """
+        if self.resize == "squash":
+            return self.size, self.size
+        if self.resize == "pad":
+            ratio = max(width, height) / self.size
+            return max(1, round(width / ratio)), max(1, round(height / ratio))
+        target = int(self.size / self.crop_pct)
+        if width <= height:
+            return target, int(target * height / width)
+        return int(target * width / height), target
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 pixels (B, 3, H, W) to float32 with the encoder's mean and standard deviation."""
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
@@ -79,14 +118,8 @@ class Preprocess:
         return {name: list(v) if isinstance(v, (tuple, list)) else v for name, v in sorted(vars(self).items())}
 
     def _shortest(self, image: Image.Image) -> Image.Image:
-        target = int(self.size / self.crop_pct)
-        width, height = image.size
-        if width <= height:
-            width, height = target, int(target * height / width)
-        else:
-            width, height = int(target * width / height), target
-        image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
-        left, top = self._margin(width), self._margin(height)
+        image = self._resized(image)
+        left, top = (self._margin(side) for side in image.size)
         return image.crop((left, top, left + self.size, top + self.size))
 
     def _margin(self, side: int) -> int:
@@ -94,12 +127,13 @@ class Preprocess:
         return extra // 2 if self.crop == "floor" else round(extra / 2)
 
     def _squash(self, image: Image.Image) -> Image.Image:
-        return image.resize((self.size, self.size), INTERPOLATIONS[self.interpolation])
+        return self._resized(image)
 
     def _pad(self, image: Image.Image) -> Image.Image:
-        ratio = max(image.size) / self.size
-        width, height = (max(1, round(side / ratio)) for side in image.size)
         canvas = Image.new("RGB", (self.size, self.size), tuple(self.fill))
-        resized = image.resize((width, height), INTERPOLATIONS[self.interpolation])
-        canvas.paste(resized, ((self.size - width) // 2, (self.size - height) // 2))
+        resized = self._resized(image)
+        canvas.paste(resized, ((self.size - resized.width) // 2, (self.size - resized.height) // 2))
         return canvas
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        return image.resize(self.resized(*image.size), INTERPOLATIONS[self.interpolation])

@@ -116,7 +116,8 @@ def by_embedding(
     cfg: DictConfig, run_dir: RunDir | None, train: Catalogue, test: Catalogue
 ) -> tuple[Match, dict[str, Any]]:
     """Pairs by the cosine of their image embeddings, and the facts about the model."""
-    from modiste.embeddings import ModelEmbedder, default_cache, progress_bar
+    from modiste.embeddings import ModelEmbedder, default_cache
+    from modiste.progress import progress_bar
 
     model, facts = build_model(cfg, run_dir)
     cache = default_cache() if cfg.cache else None

@@ -156,7 +156,8 @@ class Evaluation:
 
     def _embedder(self) -> tuple[Any, dict[str, Any]]:
         """What makes the embeddings, and the facts about it that results record."""
-        from modiste.embeddings import ModelEmbedder, default_cache, progress_bar
+        from modiste.embeddings import ModelEmbedder, default_cache
+        from modiste.progress import progress_bar
 
         cfg = self.entry.cfg
         if cfg.embeddings.image:
@@ -164,7 +165,9 @@ class Evaluation:
         if self._model is None:
             model, facts = build_model(cfg, self.run_dir)
             cache = default_cache() if cfg.cache else None
-            embedder = ModelEmbedder(model.to(device(cfg.device)), cfg.batch_size, cfg.precision, cache, progress_bar)
+            embedder = ModelEmbedder(
+                model.to(device(cfg.device)), cfg.batch_size, cfg.precision, cache, progress_bar, decode(cfg)
+            )
             described = model.describe() | {"precision": cfg.precision}
             self._model = embedder, facts | {"fingerprint": embedder.fingerprint, "describe": described}
         embedder, facts = self._model
@@ -362,6 +365,11 @@ def model_choice() -> str:
     from hydra.core.hydra_config import HydraConfig
 
     return str(HydraConfig.get().runtime.choices["model"]) if HydraConfig.initialized() else "model"
+
+
+def decode(cfg: DictConfig) -> str:
+    """How the data's images are decoded; runs of before there was a choice do not say."""
+    return cfg.data.get("decode", "pil")
 
 
 def device(name: str) -> str:

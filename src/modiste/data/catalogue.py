@@ -186,7 +186,11 @@ class Catalogue:
 
     def read_image(self, i: int) -> Image.Image:
         """The RGB image of the i-th row of this catalogue."""
-        return self.images.read(self.table.column("image")[i].as_py())
+        return self.images.read(self.reference(i))
+
+    def reference(self, i: int) -> str:
+        """By what `images` reads the i-th row's image."""
+        return self.table.column("image")[i].as_py()
 
     def parts(self, i: int) -> list[str]:
         """The parts that the i-th image has a mask of. Raises ModisteError where the data set has no masks."""
@@ -222,8 +226,24 @@ class Catalogue:
 
 
 def load(data_cfg: Any) -> Catalogue:
-    """The catalogue of a ``data`` node of the configuration, split as the node says."""
-    return instantiate(data_cfg.split)(instantiate(data_cfg.catalogue)())
+    """The catalogue of a ``data`` node of the configuration, split as the node says.
+
+    Raises:
+        ModisteError: The prepared pixels are those of another data set.
+    """
+    prepared = data_cfg.get("prepared")  # runs of before there were prepared pixels do not say
+    if not prepared:
+        return instantiate(data_cfg.split)(instantiate(data_cfg.catalogue)())
+    from modiste.data.prepared import Prepared
+
+    catalogue = Prepared(prepared)()
+    wanted = data_cfg["name"]
+    if catalogue.card.name != wanted:
+        raise ModisteError(
+            f"{prepared} holds pixels of '{catalogue.card.name}', not of '{wanted}': "
+            f"set data={catalogue.card.name}, or another data.prepared."
+        )
+    return instantiate(data_cfg.split)(catalogue)
 
 
 def hash_pixels(image: Image.Image) -> str:

@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from modiste.data.batches import Batches, Order
 from modiste.data.captions import BoundCaptions, Captions
 from modiste.data.catalogue import Catalogue
+from modiste.data.decode import Decoder
+from modiste.data.sources import PixelSource
 from modiste.errors import ModisteError, did_you_mean
 from modiste.machine import usable_cores
 from modiste.model import Tokenizer
@@ -116,9 +118,10 @@ class Pairs(Dataset):
         products: Mapping[str, int],
         seed: int = 0,
         augment: Callable[[Any], Any] | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
         self.catalogue, self.captions, self.preprocess = catalogue, captions, preprocess
-        self.seed, self.augment = seed, augment
+        self.seed, self.augment, self.decoder = seed, augment, decoder or Decoder()
         self.product = [products[product] for product in catalogue.column("product_id")]
         self.rows = catalogue.column("row")
 
@@ -137,18 +140,16 @@ class Pairs(Dataset):
         return self.captions.sample(key[1], random.Random(mix(self.seed, *key)))
 
     def _pixels(self, key: tuple[int, int] | int) -> Tensor:
-        if not isinstance(key, tuple):
-            return self.preprocess(self.catalogue.read_image(key))
+        if not isinstance(key, tuple) or self.augment is None:
+            return self.decoder.pixels(self.catalogue, key[1] if isinstance(key, tuple) else key, self.preprocess)
         epoch, index = key
         # torchvision's transforms draw from the global generator.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(
                 mix(self.seed, epoch, index)
             )  # torch.manual_seed asks after accelerators, 0.4 ms an item
-            image = self.catalogue.read_image(index)
-            if self.augment is not None:
-                image = self.augment(image.convert("RGB"))
-            return self.preprocess(image, ready=self.augment is not None)
+            image = self.decoder.image(self.catalogue, index, self.preprocess)
+            return self.preprocess(self.augment(image.convert("RGB")), ready=True)
 
 
 def caption_id(text: str) -> int:
@@ -216,9 +217,10 @@ class FashionDataModule(LightningDataModule):
         batches: Which pairs share a batch.
         positives: Which pairs of a training batch are positives of each other: those of one ``product``, or those with
             one ``caption``, where captions name types and colours that many products share.
+        decode: See `modiste.data.decode.Decoder`.
 
     Raises:
-        ModisteError: ``positives`` is another word.
+        ModisteError: ``positives`` is another word; the catalogue's pixels were prepared for another image transform.
     """
 
     def __init__(
@@ -235,8 +237,12 @@ class FashionDataModule(LightningDataModule):
         seed: int = 0,
         batches: Batches | None = None,
         positives: str = "product",
+        decode: str = "pil",
     ) -> None:
         super().__init__()
+        self.decoder = Decoder(decode)
+        if isinstance(catalogue.images, PixelSource):
+            catalogue.images.check(preprocess)
         if positives not in POSITIVES:
             raise ModisteError(f"data.positives={positives} is not known. {did_you_mean(positives, POSITIVES)}")
         self.positives = positives
@@ -259,7 +265,8 @@ class FashionDataModule(LightningDataModule):
                 from torchvision.transforms import v2
 
                 augment = v2.Compose(self.augment)
-        return Pairs(part, self.captions.bind(part), self.preprocess, self.products, self.seed, augment)
+        captions = self.captions.bind(part)
+        return Pairs(part, captions, self.preprocess, self.products, self.seed, augment, self.decoder)
 
     def _limited(self, part: Catalogue) -> Catalogue:
         if self.limit is None or self.limit >= len(part):

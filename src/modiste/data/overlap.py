@@ -128,7 +128,7 @@ def _write_cache(path: Path, known: dict[str, bytes]) -> None:
 def _bar(items: Iterable[Any], total: int, title: str) -> Iterable[Any]:
     if total < LONG:
         return items
-    from modiste.embeddings import progress_bar
+    from modiste.progress import progress_bar
 
     return progress_bar(items, total, title)
 

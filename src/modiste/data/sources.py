@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image, ImageOps
+from torch import Tensor
 
 MAX_PIXELS = 64_000_000
 """An image that declares more pixels than this is refused before it is decoded."""
@@ -36,6 +37,28 @@ class ImageSource(Protocol):
 
     def read(self, ref: str) -> Image.Image:
         """The RGB image behind ``ref``. Raises OSError or ValueError where it is missing, corrupt or too large."""
+        ...
+
+
+@runtime_checkable
+class EncodedSource(ImageSource, Protocol):
+    """An image source whose images are files, which another decoder may read."""
+
+    def read_bytes(self, ref: str) -> bytes:
+        """The encoded image. Raises OSError or ValueError as `read`."""
+        ...
+
+
+@runtime_checkable
+class PixelSource(ImageSource, Protocol):
+    """An image source that holds the pixels of one image transform, and no others."""
+
+    def prepared_pixels(self, ref: str, preprocess: Any) -> Tensor:
+        """Pixels (3, size, size), uint8. Raises ModisteError as `check`."""
+        ...
+
+    def check(self, preprocess: Any) -> None:
+        """Raises ModisteError when the pixels were made by another transform than ``preprocess``."""
         ...
 
 
@@ -210,18 +233,22 @@ class ArrowImages:
         self.column = column
 
     def read(self, ref: str) -> Image.Image:
+        return decode(self.read_bytes(ref))
+
+    def read_bytes(self, ref: str) -> bytes:
+        """The encoded image of a row. Raises OSError or ValueError as `read`."""
         value = self.dataset[_index(ref, len(self.dataset))][self.column]
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (value, None)
         if isinstance(data, str):
             data, path = None, data
         if data is None and path:
             file = Path(path)
-            return FolderImages(file.parent).read(file.name)
+            return FolderImages(file.parent).read_bytes(file.name)
         if data is None:
             raise FileNotFoundError(f"row {ref} has no image")
         if len(data) > MAX_BYTES:
             raise ImageTooLargeError(f"row {ref} is larger than {MAX_BYTES:,} bytes")
-        return decode(bytes(data))
+        return bytes(data)
 
     def identity(self, refs: list[str]) -> str:
         files = sorted(_stamp(Path(entry["filename"])) for entry in self.dataset.cache_files)

@@ -67,12 +67,14 @@ def all_reduce_max(tensor: Tensor) -> Tensor:
 
 
 def reduce_scatter_sum(tensor: Tensor) -> Tensor:
-    """Sum (world_size · n, ...) over the processes and return this process's slab (n, ...); overwrites it."""
+    """Sum (world_size · n, ...) over the processes and return this process's slab (n, ...)."""
     if world_size() == 1:
         return tensor
     size = tensor.shape[0] // world_size()
-    if tensor.device.type == "cpu" or dist.get_backend() == "gloo":  # gloo has no reduce-scatter in some versions
-        return all_reduce_sum(tensor)[rank() * size : (rank() + 1) * size].clone()
+    if dist.get_backend() == "gloo":  # whose reduce-scatter, where it has one, moves all to everyone
+        slabs = torch.empty_like(tensor)
+        dist.all_to_all_single(slabs, tensor.contiguous())
+        return slabs.view(world_size(), size, *tensor.shape[1:]).sum(0)
     slab = tensor.new_empty((size, *tensor.shape[1:]))
     dist.reduce_scatter_tensor(slab, tensor)
     return slab
