@@ -60,6 +60,28 @@ def test_a_stale_entry_is_never_used(catalogue, tmp_path):
     torch.testing.assert_close(embed(model, backwards, tmp_path)[0], preprocessing.flip(0), rtol=1e-4, atol=1e-5)
 
 
+def test_texts_are_one_entry_however_they_are_batched_and_padded(catalogue, tmp_path, monkeypatch):
+    model = two_tower()
+    texts = ["one", "two words", "a third one that is much longer than those", *catalogue.column("text")]
+    first = ModelEmbedder(model, batch_size=3, cache=tmp_path).texts(texts)
+    monkeypatch.setattr(type(model), "text_features", lambda *_: pytest.fail("computed again"))
+    assert torch.equal(ModelEmbedder(model, batch_size=100, cache=tmp_path).texts(texts), first)
+
+
+@pytest.mark.slow
+def test_another_backend_gives_the_same_embeddings_and_entries_of_its_own(catalogue, tmp_path):
+    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    model = two_tower("test_efficientnet")
+    torchs = embed(model, catalogue, tmp_path)
+    entries = set(tmp_path.iterdir())
+    others = embed(model, catalogue, tmp_path, backend="openvino")
+    assert set(tmp_path.iterdir()) > entries
+    for ours, theirs in zip(others, torchs, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ModisteError, match="Did you mean 'openvino'"):
+        ModelEmbedder(model, backend="openvin")
+
+
 def test_another_tokenizer_or_pooling_is_another_entry(catalogue, tmp_path):
     model = two_tower()
     before = embed(model, catalogue, tmp_path)[1]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modiste import backends
 from modiste.data.catalogue import Catalogue
 from modiste.data.decode import Decoder
 from modiste.errors import ModisteError
@@ -21,6 +24,9 @@ from modiste.machine import usable_cores
 from modiste.model import DualEncoder
 from modiste.progress import Progress, silent
 from modiste.rundir import cache_dir
+
+log = logging.getLogger(__name__)
+MIN_COSINE = {"image": 0.995, "text": 0.999}
 
 
 def fingerprint(model: torch.nn.Module) -> str:
@@ -45,6 +51,8 @@ class ModelEmbedder:
         cache: Folder of the cache; null keeps nothing.
         progress: `progress_bar` or `silent`.
         decode: See `modiste.data.decode.Decoder`.
+        backend: What runs the towers, a key of `modiste.backends.BACKENDS`, or ``auto``.
+        min_cosine: ``{"image": …, "text": …}``, to torch's embeddings, of a backend other than torch.
     """
 
     def __init__(
@@ -55,12 +63,17 @@ class ModelEmbedder:
         cache: Path | None = None,
         progress: Progress = silent,
         decode: str = "pil",
+        backend: str = "torch",
+        min_cosine: Mapping[str, float] = MIN_COSINE,
     ) -> None:
+        backends.check_name(backend)
         if precision not in ("fp32", "bf16"):
             raise ModisteError(f"precision={precision} is not known: choose fp32 or bf16.")
         self.model = model.eval()
         self.batch_size, self.precision, self.cache, self.progress = batch_size, precision, cache, progress
         self.fingerprint, self.decode = fingerprint(model), decode
+        self.backend, self.min_cosine = backend, min_cosine
+        self.taken: dict[str, tuple[str, Callable]] = {}
 
     def images(self, catalogue: Catalogue) -> Tensor:
         """Unit-norm embeddings (N, D), float32 on the CPU, of the catalogue's images, row by row."""
@@ -74,11 +87,15 @@ class ModelEmbedder:
         return self._cached("texts", {"tokens": self._tokens(texts)}, lambda: self._embed_texts(list(texts)))
 
     def _tokens(self, texts: Sequence[str]) -> str:
-        """sha256 of what the tokenizer makes of ``texts``: another vocabulary or length is another key."""
+        """sha256 of what the tokenizer makes of each text, without padding: another vocabulary is another key."""
         digest = hashlib.sha256()
         for start in range(0, len(texts), self.batch_size):
-            for name, tensor in sorted(self.model.tokenizer(texts[start : start + self.batch_size]).items()):
-                digest.update(f"{name} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+            tokens = self.model.tokenizer(texts[start : start + self.batch_size])
+            lengths = tokens["attention_mask"].sum(1).tolist() if "attention_mask" in tokens else None
+            for row in range(len(texts[start : start + self.batch_size])):
+                for name, tensor in sorted(tokens.items()):
+                    own = tensor[row] if lengths is None else tensor[row, : lengths[row]]
+                    digest.update(f"{name} {tuple(own.shape)}".encode() + own.numpy().tobytes())
         return digest.hexdigest()
 
     @property
@@ -89,6 +106,8 @@ class ModelEmbedder:
         if self.cache is None:
             return compute()
         described = {"kind": kind, "model": self.fingerprint, "precision": self.precision, **facts}
+        if self.backend != "torch":
+            described["backend"] = self.backend
         key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
         path = self.cache / f"{key}.npy"
         if path.is_file():
@@ -121,7 +140,7 @@ class ModelEmbedder:
                     yield torch.stack([future.result() for future in ahead])
 
         bar = self.progress(batches(), len(starts), f"Embedding {len(catalogue)} images")
-        return self._stack(self._run(self.model.encode_image, pixels.to(self.device)) for pixels in bar)
+        return self._stack(self._run("image", pixels.to(self.device)) for pixels in bar)
 
     def _embed_texts(self, texts: list[str]) -> Tensor:
         # Texts of like length share a batch, so that little of it is padding; the order is put back.
@@ -131,17 +150,36 @@ class ModelEmbedder:
         for start in self.progress(starts, len(starts), f"Embedding {len(texts)} texts"):
             chosen = [texts[index] for index in order[start : start + self.batch_size]]
             tokens = {name: tensor.to(self.device) for name, tensor in self.model.tokenizer(chosen).items()}
-            parts.append(self._run(self.model.encode_text, tokens))
+            parts.append(self._run("text", tokens))
         return self._stack(parts)[torch.tensor(order).argsort()] if texts else self._stack([])
 
     @torch.inference_mode()
-    def _run(self, encode: Callable, inputs: object) -> Tensor:
+    def _run(self, tower: str, inputs: Any) -> Tensor:
+        if self.backend != "torch":
+            return self._encoder(tower, inputs)(inputs)
+        encode: Any = self.model.encode_image if tower == "image" else self.model.encode_text
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return encode(inputs).float().cpu()
+
+    def _encoder(self, tower: str, inputs: Any) -> Callable[[Any], Tensor]:
+        """The backend of a tower, chosen on the first batch of the job."""
+        if tower not in self.taken:
+            with torch.inference_mode(False):
+                example = backends.Tower(self.model, tower, _head(inputs))
+                self.taken[tower] = backends.choose(example, self.backend, self.min_cosine[tower])
+            log.info("The %s tower runs on %s.", tower, self.taken[tower][0])
+        return self.taken[tower][1]
 
     def _stack(self, parts: Iterable[Tensor]) -> Tensor:
         # clone: tensors of inference mode cannot be used with autograd later
         return torch.cat([torch.empty(0, self.model.embed_dim), *parts]).clone()
+
+
+def _head(inputs: Any, count: int = 32) -> Any:
+    """The first few of a batch, as tensors of their own."""
+    if isinstance(inputs, Tensor):
+        return inputs[:count].clone()
+    return {name: tensor[:count].clone() for name, tensor in inputs.items()}
 
 
 class MatrixEmbedder:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from modiste.config import compose, instantiate, quote, validate
 from modiste.errors import ModisteError
+from modiste.machine import keep_pages
 from modiste.rundir import RunDir, write_json
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Evaluation:
         self.paths: list[Path] = []
         self.catalogues: dict[str, Catalogue] = {}
         self._model: tuple[Any, dict[str, Any]] | None = None
+        keep_pages()
         if cfg.deterministic:
             import torch
 
@@ -166,9 +168,12 @@ class Evaluation:
             model, facts = build_model(cfg, self.run_dir)
             cache = default_cache() if cfg.cache else None
             embedder = ModelEmbedder(
-                model.to(device(cfg.device)), cfg.batch_size, cfg.precision, cache, progress_bar, decode(cfg)
-            )
+                model.to(device(cfg.device)), cfg.batch_size, cfg.precision, cache, progress_bar, decode(cfg),
+                cfg.backend, cfg.min_cosine,
+            )  # fmt: skip
             described = model.describe() | {"precision": cfg.precision}
+            unusual = {"backend": cfg.backend, "decode": decode(cfg)}
+            described |= {name: word for name, word in unusual.items() if word not in ("torch", "pil")}
             self._model = embedder, facts | {"fingerprint": embedder.fingerprint, "describe": described}
         embedder, facts = self._model
         if self.trained is not None:
