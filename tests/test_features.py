@@ -97,7 +97,7 @@ def test_a_file_serves_another_run_only_where_all_that_decides_it_is_the_same(ca
         built = model()
         built.image.trunk.blocks[0].mlp.fc1.bias.data += weights
         built.image.register_forward_hook(lambda *_: passes.append(1))
-        settings = {"seed": options.pop("seed", 0)}
+        settings = {"seed": options.pop("seed", 0), "decode": options.pop("decode", "pil")}
         datamodule(catalogue, built, augment, **settings).use(FeatureCache(built, tmp_path, **options))
         return set(tmp_path.iterdir())
 
@@ -111,6 +111,7 @@ def test_a_file_serves_another_run_only_where_all_that_decides_it_is_the_same(ca
         {"augment": ()},
         {"weights": 1e-3},
         {"seed": 1},
+        {"decode": "exact"},
         {"dtype": "float16"},
         {"views": 2},
     ):

@@ -9,7 +9,7 @@ from modiste.errors import ModisteError
 from modiste.images.lite import LiteEncoder, package_weights
 from modiste.images.timm import TimmEncoder
 from modiste.model import TwoTower
-from modiste.texts.hf import HfTextEncoder, minilm
+from modiste.texts.hf import HfTextEncoder, HfTokenizer, minilm
 from modiste.texts.words import HashTokenizer
 from modiste.tuning import Tuning, parameters, rest_frozen
 
@@ -78,6 +78,22 @@ def test_length_buckets_of_training_do_not_change_features_or_gradients():
     torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-10, atol=1e-12)
     for ours, theirs in zip(found[1][1], found[0][1], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_captions_without_a_token_train_too():
+    text = small_text().train()
+    features = text(text.tokenizer([""] * 8))
+    features.sum().backward()
+    assert torch.isfinite(features).all()
+
+
+def test_a_tokenizer_that_pads_at_the_left_is_turned_round():
+    class Tokenizer:
+        padding_side = "left"
+
+    tokenizer = Tokenizer()
+    HfTokenizer(tokenizer, 8)
+    assert tokenizer.padding_side == "right"
 
 
 @pytest.mark.parametrize("name", ["test_vit", "resnet10t", "test_efficientnet", "convnext_atto"])

@@ -1,7 +1,7 @@
 """What runs a tower when it embeds: torch, its compiler, ONNX Runtime or OpenVINO; and the choice between them.
 
-A backend is a pair of functions. All take what `DualEncoder.encode_image` and `encode_text` take, and give embeddings
-(B, D) in float32; how far they are from torch's is measured, on the inputs of the job, before one is used.
+A backend makes a function of a tower. All take what `DualEncoder.encode_image` and `encode_text` take, and give
+embeddings (B, D) in float32; how far they are from torch's is measured, on the inputs of the job, before one is used.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def choose(tower: Tower, name: str, min_cosine: float) -> tuple[str, Encode]:
 
     Args:
         tower: With an example of the job's inputs, on which speed and cosine are measured.
-        name: A key of `BACKENDS`, or ``auto``.
+        name: A key of `BACKENDS`, or ``auto``, which leaves out ``compile``: compiling takes longer than most jobs.
         min_cosine: Smallest cosine to torch's float32 embeddings that any example may have.
 
     Returns:
@@ -170,7 +170,7 @@ def choose(tower: Tower, name: str, min_cosine: float) -> tuple[str, Encode]:
     """
     if name == "torch":
         return name, tower.encode
-    candidates = list(BACKENDS) if name == "auto" else [name]
+    candidates = [known for known in BACKENDS if known != "compile"] if name == "auto" else [name]
     measured: dict[str, tuple[float, Encode]] = {}
     for candidate in candidates:
         try:

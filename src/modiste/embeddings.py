@@ -78,8 +78,7 @@ class ModelEmbedder:
     def images(self, catalogue: Catalogue) -> Tensor:
         """Unit-norm embeddings (N, D), float32 on the CPU, of the catalogue's images, row by row."""
         facts = {"preprocess": self.model.preprocess.describe(), "pixels": catalogue.column("pixels")}
-        if self.decode != "pil":
-            facts["decode"] = self.decode
+        facts |= Decoder(self.decode).identity(catalogue)
         return self._cached("images", facts, lambda: self._embed_images(catalogue))
 
     def texts(self, texts: Sequence[str]) -> Tensor:

@@ -100,6 +100,7 @@ class FeatureCache:
 
     def _view(self, pairs: Pairs, view: int) -> np.ndarray:
         facts = [fingerprint(self.model.image), str(self.model.preprocess.describe())]
+        facts += [str(pairs.decoder.identity(pairs.catalogue))]
         if pairs.augment is not None:
             facts += [repr(pairs.augment), f"seed {pairs.seed}, view {view}"]
         shape = (len(pairs), self.model.image.dim)

@@ -24,8 +24,9 @@ class GradCache:
     temperature gradients are those of the plain step, in one backward pass: processes of DDP exchange them once. The
     second pass is that of ``torch.utils.checkpoint``.
 
-    Batch normalisation in training mode takes its statistics over a micro-batch, as with a batch of that size; running
-    statistics take each micro-batch in once. A tower that does not train is embedded once, without a graph.
+    Dropout draws anew for every micro-batch, and batch normalisation in training mode takes its statistics over a
+    micro-batch, as with a batch of that size; running statistics take each micro-batch in once. A tower that does not
+    train is embedded once, without a graph.
 
     Args:
         micro_batch: Pairs at a time in each process; null: the whole batch, a plain step.

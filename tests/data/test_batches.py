@@ -44,7 +44,7 @@ def test_pairs_of_one_value_come_in_runs():
 def test_no_product_comes_twice_in_a_batch():
     order = Order(72, TYPES, 8, PRODUCTS)
     rows = order(generator(), 12)
-    for start in range(0, 60, 12):  # for the last batch there need not be products enough
+    for start in range(0, 60, 12):  # the last batch takes what is left
         batch = [PRODUCTS[row] for row in rows[start : start + 12]]
         assert len(set(batch)) == len(batch)
     mixed = Order(72)(generator(), 12)

@@ -10,9 +10,11 @@ from modiste.data.module import FashionDataModule
 from modiste.data.prepared import Prepared, write
 from modiste.data.splits import RandomSplit
 from modiste.data.synthetic import Synthetic
+from modiste.embeddings import ModelEmbedder
 from modiste.errors import ModisteError
 from modiste.preprocess import Preprocess
 from modiste.texts.words import HashTokenizer
+from test_model import two_tower
 from training import TINY, modiste
 
 PAD = Preprocess(size=24, resize="pad")
@@ -83,6 +85,17 @@ def test_pixels_of_another_transform_or_data_set_are_refused(catalogue, tmp_path
     node = {"name": "kagl", "prepared": str(tmp_path), "split": None, "catalogue": None}
     with pytest.raises(ModisteError, match="pixels of 'synthetic', not of 'kagl'"):
         load(node)
+
+
+def test_embeddings_of_other_pixels_have_a_cache_entry_of_their_own(catalogue, tmp_path):
+    model = two_tower()
+    write(catalogue, model.preprocess, tmp_path / "ready")
+    ready = Prepared(str(tmp_path / "ready"))()
+    embedder = ModelEmbedder(model, cache=tmp_path / "cache")
+    first = embedder.images(catalogue)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    torch.testing.assert_close(embedder.images(ready), first)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_a_directory_that_holds_none_is_one_sentence(tmp_path):

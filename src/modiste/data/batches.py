@@ -18,10 +18,11 @@ class Batches:
     """The order of an epoch; cut into batches, it decides what stands together.
 
     Attributes:
-        alike: A column; ``run`` pairs of one value of it stand together in a batch, hard negatives for each other.
-            Null: pairs are drawn at random.
+        alike: A column; ``run`` pairs of one value of it come one after the other, hard negatives for each other (a run
+            may go on in the next batch). Null: pairs are drawn at random.
         run: See ``alike``.
-        one_per_product: No product twice in a batch, as far as there are products enough.
+        one_per_product: No product twice in a batch. The last batches of an epoch, for which few products are left, may
+            hold one twice: no row is left out.
 
     Raises:
         ModisteError: ``run`` < 1.

@@ -27,7 +27,7 @@ class Captions:
     A template that names an empty column of a row is passed over for that row, unless it is the only one left.
 
     Raises:
-        ModisteError: There is no template, or not one weight a template.
+        ModisteError: There is no template, not one weight a template, or a synonym that is no list.
     """
 
     templates: Sequence[str] = field(default_factory=lambda: ["{text}"])
@@ -46,11 +46,14 @@ class Captions:
     def bind(self, catalogue: Catalogue) -> BoundCaptions:
         """The captions of a catalogue's rows. Raises ModisteError for an unknown column."""
         names = {name for template in self.templates for name in FIELD.findall(template)}
-        for name in self.synonyms:
+        for name, values in self.synonyms.items():
             if name not in names:
                 raise ModisteError(
                     f"data.captions.synonyms names '{name}', which no template has. {did_you_mean(name, names)}"
                 )
+            for value, words in values.items():
+                if isinstance(words, str):
+                    raise ModisteError(f"data.captions.synonyms.{name}.{value} is one word: give a list, [{words}].")
         return BoundCaptions(self, {name: catalogue.column(name) for name in sorted(names)})
 
 

@@ -238,7 +238,7 @@ def load(data_cfg: Any) -> Catalogue:
 
     catalogue = Prepared(prepared)()
     wanted = data_cfg["name"]
-    if catalogue.card.name != wanted:
+    if catalogue.card.name != wanted and not catalogue.card.name.startswith(f"{wanted}_"):  # or a subset of it
         raise ModisteError(
             f"{prepared} holds pixels of '{catalogue.card.name}', not of '{wanted}': "
             f"set data={catalogue.card.name}, or another data.prepared."

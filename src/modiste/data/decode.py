@@ -58,6 +58,16 @@ class Decoder:
         array = self._array(data, preprocess)
         return preprocess(decode(data)) if array is None else preprocess.from_array(array)
 
+    def identity(self, catalogue: Catalogue) -> dict[str, Any]:
+        """What, beside the originals and the image transform, decides the pixels: a part of cache keys.
+
+        Empty for files decoded by Pillow.
+        """
+        images = catalogue.images
+        if isinstance(images, PixelSource):
+            return {"prepared": images.identity([])}
+        return {} if self.mode == "pil" else {"decode": self.mode}
+
     def image(self, catalogue: Catalogue, i: int, preprocess: Preprocess) -> Image.Image:
         """The i-th row's RGB picture to augment before ``preprocess``; in mode ``scaled`` it may be smaller."""
         images, reference = catalogue.images, catalogue.reference(i)

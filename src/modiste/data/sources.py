@@ -61,6 +61,10 @@ class PixelSource(ImageSource, Protocol):
         """Raises ModisteError when the pixels were made by another transform than ``preprocess``."""
         ...
 
+    def identity(self, refs: list[str]) -> str:
+        """What tells whether the pixels may have changed."""
+        ...
+
 
 @runtime_checkable
 class MaskSource(ImageSource, Protocol):

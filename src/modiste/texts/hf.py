@@ -22,6 +22,7 @@ class HfTokenizer:
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
+        tokenizer.padding_side = "right"  # `HfTextEncoder` cuts padding off at the right
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         encoded = self.tokenizer(
@@ -82,7 +83,7 @@ class HfTextEncoder(nn.Module):
             return self._features(tokens)
         order = lengths.argsort()
         parts = [
-            self._features({name: tensor[rows, : int(lengths[rows[-1]])] for name, tensor in tokens.items()})
+            self._features({name: t[rows, : max(1, int(lengths[rows[-1]]))] for name, t in tokens.items()})
             for rows in order.chunk(LENGTH_BUCKETS)
         ]
         return torch.cat(parts)[order.argsort()]

@@ -1,0 +1,209 @@
+"""Rows 8 to 10: embedding images, texts and a catalogue, against eager float32 and the `fashion-clip` package."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+import numpy as np
+import torch
+from harness import Row
+from PIL import Image
+
+from modiste.backends import Tower, choose, smallest_cosine
+from modiste.embeddings import ModelEmbedder
+from modiste.machine import keep_pages
+
+WORDS = ["black", "white", "cotton", "slim", "casual", "shirt", "dress", "watch", "leather", "printed", "men", "bag"]
+
+
+def captions(count: int) -> list[str]:
+    """So many titles of three to fifteen words."""
+    generator = np.random.default_rng(0)
+    return [" ".join(generator.choice(WORDS, generator.integers(3, 16))) for _ in range(count)]
+
+
+def two_tower(image: Any) -> Any:
+    """An image encoder beside MiniLM."""
+    from modiste.model import TwoTower
+    from modiste.texts.hf import minilm
+
+    return TwoTower(image, minilm(max_length=77), embed_dim=384).eval()
+
+
+def eager(tower: Tower) -> Any:
+    """The tower in the layout of other packages, in float32."""
+    trunk = tower.model.image.trunk.to(memory_format=torch.contiguous_format)
+    model = tower.model
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            features = trunk(model.preprocess.normalise(pixels))
+            return torch.nn.functional.normalize(model.image_projection(features), dim=-1)
+
+    return encode
+
+
+def images(quick: bool) -> Iterator[Row]:
+    """Row 8: batches of 32 at 224 px."""
+    from modiste.images.lite import LiteEncoder
+    from modiste.images.timm import TimmEncoder
+
+    size = 64 if quick else 224
+    towers = (
+        ("EfficientNet-Lite0", lambda: LiteEncoder(size=size), (4, 14), 0.995),
+        ("ViT-B/32", lambda: TimmEncoder("vit_base_patch32_224", size=size), (3, 5), 0.9999),
+    )
+    for name, make, targets, wanted in towers:
+        torch.manual_seed(0)
+        pixels = torch.randint(0, 256, (32, 3, size, size), dtype=torch.uint8)
+        tower = Tower(two_tower(make()), "image", pixels)
+        taken, encode = choose(tower, "auto", wanted)
+        cosine = smallest_cosine(tower, encode)
+        peer = eager(Tower(two_tower(make()), "image", pixels))
+        a, b, ratio = harness.interleave(lambda: encode(pixels), lambda: peer(pixels), 1 if quick else 7)  # noqa: B023
+        note = f"backend=auto took {taken}, cosine {cosine:.6f}; {floor()}"
+        yield Row(8, f"embed images, {name}, {size} px", "eager fp32, batch 32", "rate", 32 / a, 32 / b, "images/s",
+                  ratio, *targets, note)  # fmt: skip
+
+
+def floor() -> str:
+    """What this processor can do in a matrix product."""
+    a = torch.randn(2048, 2048)
+    torch.mm(a, a)
+    seconds = min(harness.seconds(lambda: torch.mm(a, a)) for _ in range(5))
+    units = Path("/proc/cpuinfo").read_text()
+    bf16 = "with" if "amx_bf16" in units or "avx512_bf16" in units else "without"
+    return f"a processor {bf16} bf16 units, {2 * 2048**3 / seconds / 1e9:.0f} GFLOP/s in fp32"
+
+
+def texts(quick: bool) -> Iterator[Row]:
+    """Row 9: MiniLM, texts by length, against padding all to 77."""
+    from modiste.images.timm import TimmEncoder
+
+    count = 64 if quick else 512
+    model, titles = two_tower(TimmEncoder("test_vit", size=160)), captions(count)
+    embedder = ModelEmbedder(model, batch_size=64, backend="auto")
+    tokenizer = model.tokenizer.tokenizer
+
+    def padded() -> torch.Tensor:
+        parts = []
+        for start in range(0, count, 64):
+            tokens = tokenizer(
+                titles[start : start + 64], padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+            )
+            with torch.inference_mode():
+                parts.append(model.encode_text({name: tokens[name] for name in ("input_ids", "attention_mask")}))
+        return torch.cat(parts)
+
+    cosine = float((embedder.texts(titles) * padded()).sum(1).min())
+    assert cosine > 0.999, cosine
+    a, b, ratio = harness.interleave(lambda: embedder.texts(titles), padded, 1 if quick else 3)
+    note = f"backend=auto took {embedder.taken['text'][0]}, cosine {cosine:.6f}; texts of like length share a batch"
+    yield Row(9, f"embed {count} titles, MiniLM", "padded to 77, eager fp32", "rate", count / a, count / b, "texts/s",
+              ratio, 4, 14, note)  # fmt: skip
+
+
+def products(quick: bool) -> Iterator[Row]:
+    """Row 10: files and titles to embeddings."""
+    from transformers import CLIPConfig, CLIPModel
+
+    from modiste.data.catalogue import Card, Catalogue
+    from modiste.data.sources import FolderImages
+
+    count = 8 if quick else 192
+    with tempfile.TemporaryDirectory() as folder:
+        names = photos(Path(folder), count)
+        titles = captions(count)
+        source = save_clip(Path(folder) / "clip", CLIPModel(CLIPConfig()))
+        columns = {"product_id": names, "image": names, "text": titles, "pixels": names}
+        catalogue = Catalogue.build(Card("photos"), columns, FolderImages(folder))
+        peer = fashion_clip(source)
+
+        def theirs() -> tuple[np.ndarray, np.ndarray]:
+            paths = [str(Path(folder) / name) for name in names]
+            return peer.encode_images(paths, batch_size=32), peer.encode_text(titles, batch_size=32)
+
+        from modiste.pretrained.transformers import TransformersDualEncoder
+
+        embedder = ModelEmbedder(TransformersDualEncoder(source), batch_size=32, decode="exact", backend="auto")
+
+        def ours() -> tuple[torch.Tensor, torch.Tensor]:
+            return embedder.images(catalogue), embedder.texts(titles)
+
+        pairs = zip(ours(), theirs(), strict=True)
+        cosine = min(float(torch.nn.functional.cosine_similarity(a, torch.tensor(b)).min()) for a, b in pairs)
+        a, b, ratio = harness.interleave(ours, theirs, 1 if quick else 2, warm_up=0)
+    taken = {kind: name for kind, (name, _) in embedder.taken.items()}
+    note = (
+        f"backend=auto took {taken}, cosine {cosine:.5f}; {floor()}. Of the package its encode_images and encode_text; "
+        "the model is given to it, as it loads from a hub only, and its outputs are unwrapped for transformers 5"
+    )
+    what = f"embed a catalogue of {count} products (600×800 JPEGs, titles) with CLIP ViT-B/32"
+    yield Row(10, what, "fashion-clip", "rate", count / a, count / b, "products/s", ratio, 3, 6, note)
+
+
+def photos(folder: Path, count: int) -> list[str]:
+    """JPEGs of 600×800 with soft textures."""
+    generator = np.random.default_rng(0)
+    names = [f"{index:04}.jpg" for index in range(count)]
+    for name in names:
+        coarse = Image.fromarray(generator.integers(0, 256, (40, 30, 3), dtype=np.uint8))
+        coarse.resize((600, 800), Image.Resampling.BICUBIC).save(folder / name, quality=87)
+    return names
+
+
+def save_clip(folder: Path, model: Any) -> str:
+    """A CLIP model with random weights, its image processor and a tokenizer of single letters, in the hub's layout."""
+    import json
+
+    from transformers import CLIPImageProcessor, CLIPTokenizer
+
+    model.eval().save_pretrained(folder)
+    CLIPImageProcessor().save_pretrained(folder)
+    letters = [chr(code) for code in range(97, 123)]
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({piece: index for index, piece in enumerate(pieces)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77).save_pretrained(folder)
+    return str(folder)
+
+
+def fashion_clip(source: str) -> Any:
+    """The package's FashionCLIP object around a local model."""
+    from fashion_clip.fashion_clip import FashionCLIP
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    model = CLIPModel.from_pretrained(source).eval()
+
+    class Unwrapped:
+        """Its features as tensors, as transformers 4 gave them."""
+
+        def get_image_features(self, **inputs: Any) -> torch.Tensor:
+            return model.get_image_features(**inputs).pooler_output
+
+        def get_text_features(self, **inputs: Any) -> torch.Tensor:
+            return model.get_text_features(**inputs).pooler_output
+
+    peer = FashionCLIP.__new__(FashionCLIP)
+    peer.device, peer.model = "cpu", Unwrapped()
+    tokenizer = CLIPTokenizer.from_pretrained(source)
+    peer.preprocess = CLIPProcessor(CLIPImageProcessor.from_pretrained(source), tokenizer)
+    return peer
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """Images, texts, products."""
+    keep_pages()
+    start = time.perf_counter()
+    for part in (images, texts, products):
+        yield from part(quick)
+        print(f"    {part.__name__} after {time.perf_counter() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    harness.main(__file__, rows)
