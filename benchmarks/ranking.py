@@ -26,16 +26,15 @@ def embeddings(pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def ours(pairs: int) -> Work:
     """R@1, 5, 10, MRR, MAP and nDCG, and the rest that one pass gives, in both directions."""
-    from modiste.metrics.ranking import Relevance, query_metrics, relevant_ranks, summarise
+    from modiste.metrics.ranking import Relevance, both_ranks, query_metrics, summarise
 
     image, text = embeddings(pairs)
     relevance = Relevance.from_ids(np.arange(pairs), np.arange(pairs))
+    back = relevance.transposed(pairs)
 
     def work() -> list[dict[str, float]]:
-        return [
-            summarise(query_metrics(relevant_ranks(*sides, relevance), relevance))
-            for sides in ((text, image), (image, text))
-        ]
+        forth_ranks, back_ranks = both_ranks(text, image, relevance)
+        return [summarise(query_metrics(forth_ranks, relevance)), summarise(query_metrics(back_ranks, back))]
 
     return work
 
@@ -99,15 +98,18 @@ def ranx_evaluate(pairs: int) -> Work:
     return work
 
 
-def products(pairs: int) -> Work:
-    """The two matrix products alone, slab by slab into one buffer."""
+def product(pairs: int) -> Work:
+    """The one matrix product alone, tile by tile into one buffer."""
+    from modiste.metrics.ranking import TILE
+
     image, text = embeddings(pairs)
-    buffer = torch.empty(256, pairs)
+    buffer = torch.empty(TILE * TILE)
 
     def work() -> None:
-        for queries, gallery in ((text, image), (image, text)):
-            for part in queries.split(256):
-                torch.mm(part, gallery.T, out=buffer[: len(part)])
+        for queries in text.split(TILE):
+            for gallery in image.split(TILE):
+                out = buffer[: len(queries) * len(gallery)].view(len(queries), len(gallery))
+                torch.mm(queries, gallery.T, out=out)
 
     return work
 
@@ -127,7 +129,7 @@ def check(pairs: int) -> None:
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Against torchmetrics; then against open_clip, pytrec_eval, ranx, and the products alone."""
+    """Against torchmetrics; then against open_clip, pytrec_eval, ranx, and the product alone."""
     check(300)
     large, middle, small = (400, 400, 200) if quick else (10_000, 4_000, 1_000)
     equal = "values equal at N = 300"
@@ -139,8 +141,8 @@ def rows(quick: bool) -> Iterator[Row]:
     yield _memory(12, large, open_clip_metrics, clip, (None, None), "no target")
     yield _time(12, small, pytrec, "pytrec_eval", 3, (2, 3.8), half)
     yield _time(12, small, ranx_evaluate, "ranx", 3, (2, 3.8), half)
-    floor = "the floor: how near to the two matrix products alone"
-    yield _time(12, large, products, "the matrix products alone", 3, (None, 1 / 1.2), floor)
+    floor = "the floor: how near to the product of the embeddings, which both directions share, with nothing counted"
+    yield _time(12, large, product, "the matrix product alone", 5, (None, 1 / 1.2), floor)
 
 
 def _what(pairs: int) -> str:

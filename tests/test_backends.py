@@ -1,5 +1,7 @@
 """Every backend gives torch's embeddings, for any batch size and text length, or is refused or passed over."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -55,36 +57,136 @@ def test_embeddings_are_torchs_for_other_sizes_than_the_examples(name, image):
         torch.testing.assert_close(encode(tokens), built.encode_text(tokens), rtol=1e-3, atol=1e-4)
 
 
-def test_auto_takes_the_fastest_that_is_near_enough(monkeypatch):
-    built = model()
-    tower = Tower(built, "image", pixels(2))
-    speeds = {"torch": 1.0, "far": 100.0, "broken": 50.0, "good": 10.0}
+def counted(made, name, make):
+    """A backend that notes that it was made."""
+
+    def factory(tower, bf16):
+        made.append(name + ("-bf16" if bf16 else ""))
+        return make(tower)
+
+    return factory
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+    """Backends of known speed; what they were made for."""
+    made = []
 
     def broken(tower):
         raise RuntimeError("cannot export")
 
-    fakes = {
+    makers = {
         "torch": lambda tower: tower.encode,
         "far": lambda tower: lambda inputs: -tower.encode(inputs),
+        "nan": lambda tower: lambda inputs: tower.encode(inputs) * float("nan"),
         "broken": broken,
         "good": lambda tower: lambda inputs: tower.encode(inputs) * 1.0,
+        "slow": lambda tower: lambda inputs: tower.encode(inputs) * 1.0,
     }
-    made = {}
-    for name, make in fakes.items():
-        monkeypatch.setitem(made, name, make)
-    monkeypatch.setattr(backends, "BACKENDS", made)
-    names = iter(["torch", "good"])
-    monkeypatch.setattr(backends, "rate", lambda tower, encode: speeds[next(names)])
-    assert choose(tower, "auto", 0.99)[0] == "good"
-    with pytest.raises(ModisteError, match="too far from torch: cosine -1"):
+    speeds = iter([1.0, 10.0, 0.5, 20.0, 30.0, 0.1])
+    monkeypatch.setattr(backends, "BACKENDS", {name: counted(made, name, make) for name, make in makers.items()})
+    monkeypatch.setattr(backends, "has_bf16", lambda: False)
+    monkeypatch.setattr(backends, "rate", lambda tower, encode: next(speeds))
+    return made
+
+
+def test_auto_takes_the_fastest_that_is_near_enough_and_says_why_not_the_others(fakes, caplog):
+    tower = Tower(model(), "image", pixels(3))
+    with caplog.at_level("INFO", "modiste.backends"):
+        assert choose(tower, "auto", 0.99)[0] == "good"
+    for words in (
+        "far: passed over: backend=far is too far from torch: cosine -1",
+        "nan: passed over",
+        "cannot export",
+    ):
+        assert words in caplog.text
+
+
+def test_a_backend_that_is_named_is_refused_for_what_auto_passes_over(fakes):
+    tower = Tower(model(), "image", pixels(3))
+    with pytest.raises(ModisteError, match=r"too far from torch: cosine -1.*min_cosine.image=0.99. Use backend=torch"):
         choose(tower, "far", 0.99)
+    with pytest.raises(ModisteError, match="too far from torch: cosine nan"):
+        choose(tower, "nan", 0.99)
     with pytest.raises(ModisteError, match=r"cannot run the image tower: cannot export Use backend=torch"):
         choose(tower, "broken", 0.99)
+
+
+def test_bf16_is_tried_only_where_the_processor_computes_in_it(fakes, monkeypatch):
+    tower = Tower(model(), "image", pixels(3))
+    monkeypatch.setattr(backends, "has_bf16", lambda: True)
+    assert choose(tower, "auto", 0.99)[0] == "good-bf16"  # the fifth that is timed
+    assert "torch-bf16" in fakes
+    assert "-bf16" not in "".join(fakes[: fakes.index("torch-bf16")])
+
+
+def test_the_check_sees_another_size_than_the_examples(monkeypatch):
+    """A program that is right for the traced batch only is refused."""
+
+    def traced(tower, bf16):
+        count = len(tower.example)
+        return lambda inputs: tower.encode(inputs) * (1 if len(inputs) == count else -1)
+
+    monkeypatch.setitem(backends.BACKENDS, "compile", traced)
+    with pytest.raises(ModisteError, match="too far from torch"):
+        choose(Tower(model(), "image", pixels(4)), "compile", 0.99)
+
+
+@pytest.mark.parametrize("image", ["test_efficientnet", "test_vit"])
+def test_channels_last_gives_torchs_embeddings_and_leaves_the_model_alone(image):
+    built = model(image)
+    strides = [p.stride() for p in built.parameters()]
+    _, encode = choose(Tower(built, "image", pixels(3)), "channels_last", min_cosine=0.9999)
+    count = backends.CHUNK + 3
+    torch.testing.assert_close(encode(pixels(count)), built.encode_image(pixels(count)), rtol=1e-3, atol=1e-4)
+    assert [p.stride() for p in built.parameters()] == strides
+
+
+def test_autocast_of_bf16_is_near_float32_but_not_equal():
+    built = model()
+    _, encode = choose(Tower(built, "image", pixels(3)), "torch-bf16", min_cosine=0.99)
+    ours, torchs = encode(pixels(5)), built.encode_image(pixels(5))
+    assert ours.dtype == torch.float32
+    assert not torch.equal(ours, torchs)
+    torch.testing.assert_close(ours, torchs, rtol=0.1, atol=0.05)
+
+
+def test_padding_on_either_side_is_cut_and_nothing_else():
+    mask = torch.tensor([[0, 0, 1, 1, 0], [0, 1, 1, 0, 0]])
+    ids = torch.arange(10).view(2, 5)
+    cut = backends.without_padding({"input_ids": ids, "attention_mask": mask})
+    assert cut["input_ids"].tolist() == [[1, 2, 3], [6, 7, 8]]
+    assert backends.without_padding({"input_ids": ids})["input_ids"].shape == (2, 5)
+    assert backends.without_padding({"input_ids": ids, "attention_mask": mask * 0})["input_ids"].shape == (2, 1)
 
 
 def test_a_backend_that_is_unknown_or_not_installed_is_one_sentence(monkeypatch):
     with pytest.raises(ModisteError, match="Did you mean 'openvino'"):
         check_name("openvin")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModisteError, match=r"pip install 'modiste\[onnx\]'"):
+    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(ModisteError, match=r"needs onnxscript: pip install 'modiste\[onnx\]'"):
         check_name("onnxruntime")
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    with pytest.raises(ModisteError, match=r"pip install 'modiste\[openvino\]'"):
+        check_name("openvino")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_tower_is_converted_once_for_the_same_weights_and_normalisation(name, tmp_path, monkeypatch):
+    pytest.importorskip(name)
+    built = model()
+
+    def tower(fingerprint="a"):
+        return Tower(built, "image", pixels(3), tmp_path, fingerprint)
+
+    before = choose(tower(), name, 0.9999)[1](pixels(4))
+    assert len(list(tmp_path.iterdir())) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.onnx, "export", lambda *_, **__: pytest.fail("converted again"))
+        patch.setattr(torch.jit, "trace", lambda *_, **__: pytest.fail("converted again"))
+        torch.testing.assert_close(choose(tower(), name, 0.9999)[1](pixels(4)), before, rtol=1e-5, atol=1e-6)
+    assert tower("b").kept(name) != tower().kept(name)
+    built.preprocess = replace(built.preprocess, mean=(0.1, 0.2, 0.3))
+    choose(tower(), name, 0.9999)  # the kept program would be too far
+    assert len(list(tmp_path.iterdir())) == 2

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from modiste import backends
 from modiste.data.synthetic import Synthetic
 from modiste.embeddings import MatrixEmbedder, ModelEmbedder, fingerprint, read_matrix
 from modiste.errors import ModisteError
@@ -66,6 +67,118 @@ def test_texts_are_one_entry_however_they_are_batched_and_padded(catalogue, tmp_
     first = ModelEmbedder(model, batch_size=3, cache=tmp_path).texts(texts)
     monkeypatch.setattr(type(model), "text_features", lambda *_: pytest.fail("computed again"))
     assert torch.equal(ModelEmbedder(model, batch_size=100, cache=tmp_path).texts(texts), first)
+
+
+def test_texts_by_length_equal_padded_ones_and_repeats_are_embedded_once(monkeypatch):
+    model = two_tower()
+    texts = ["one", "two words", "a third one that is much longer than those", "one", "", "two words", "x y z"]
+    seen = []
+    inner = model.encode_text
+    monkeypatch.setattr(model, "encode_text", lambda tokens: seen.append(tokens) or inner(tokens))
+    got = ModelEmbedder(model, batch_size=2).texts(texts)
+    assert sum(len(tokens["input_ids"]) for tokens in seen) == len(set(texts))
+    widths = [tokens["input_ids"].shape[1] for tokens in seen]
+    assert widths == sorted(widths)
+    assert widths[0] < widths[-1]
+    with torch.no_grad():
+        padded = inner(model.tokenizer(texts))  # all to the longest
+    torch.testing.assert_close(got, padded, rtol=1e-4, atol=1e-5)
+    assert torch.equal(got[0], got[3])
+    assert torch.equal(got[1], got[5])
+
+
+def test_images_that_look_alike_are_embedded_once(catalogue, monkeypatch):
+    model = two_tower()
+    rows = [3, 1, 3, 3, 0, 1]
+    alone = ModelEmbedder(model).images(catalogue)
+    seen = []
+    inner = model.encode_image
+    monkeypatch.setattr(model, "encode_image", lambda pixels: seen.append(len(pixels)) or inner(pixels))
+    got = ModelEmbedder(model, batch_size=2).images(catalogue.select(rows=rows))
+    assert sum(seen) == 3
+    torch.testing.assert_close(got, alone[rows], rtol=1e-4, atol=1e-5)
+
+
+class LeftPadded:
+    """The words of another tokenizer, padded on the left."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __call__(self, texts):
+        return {name: tensor.flip(1) for name, tensor in self.inner(texts).items()}
+
+
+def test_texts_that_differ_where_a_left_padded_one_has_words_are_two_entries(tmp_path):
+    model = two_tower()
+    model.tokenizer = LeftPadded(model.tokenizer)
+    longest = "one that is much longer than those"
+    embedder = ModelEmbedder(model, cache=tmp_path)
+    first, second = embedder.texts(["red shoe", longest]), embedder.texts(["blue coat", longest])
+    assert not torch.allclose(first[0], second[0])
+
+
+def test_nothing_and_one_thing_can_be_embedded_by_any_backend(catalogue):
+    model = two_tower()
+    for backend in ("torch", "channels_last"):
+        embedder = ModelEmbedder(model, backend=backend)
+        assert embedder.texts([]).shape == (0, 16)
+        assert embedder.texts(["one"]).shape == (1, 16)
+        assert embedder.images(catalogue.select(rows=[2])).shape == (1, 16)
+
+
+@pytest.fixture
+def two_backends(monkeypatch):
+    """Torch, and a backend that is faster and near enough for most models; the names that were measured."""
+    measured = []
+
+    def rate(tower, encode):
+        measured.append(tower.kind)
+        return float(len(measured))
+
+    def twin(tower, bf16):
+        return lambda inputs: tower.encode(inputs) * 1.0
+
+    monkeypatch.setattr(backends, "BACKENDS", {"torch": backends.eager, "twin": twin})
+    monkeypatch.setattr(backends, "has_bf16", lambda: False)
+    monkeypatch.setattr(backends, "rate", rate)
+    return measured
+
+
+def test_auto_is_measured_once_a_model_and_its_entries_are_those_of_what_it_took(
+    catalogue, tmp_path, two_backends, monkeypatch
+):
+    model = two_tower()
+    first = ModelEmbedder(model, cache=tmp_path, backend="auto")
+    images = first.images(catalogue)
+    assert first.used == {"image": "twin"}
+    assert two_backends == ["image", "image"]
+    other = ModelEmbedder(model, cache=tmp_path, backend="auto")
+    other.images(catalogue.select(rows=[0, 1, 2]))  # of new data; nothing is measured
+    assert other.used == {"image": "twin"}
+    assert len(two_backends) == 2
+    monkeypatch.setattr(type(model), "image_features", lambda *_: pytest.fail("computed again"))
+    for name in ("auto", "twin"):
+        assert torch.equal(ModelEmbedder(model, cache=tmp_path, backend=name).images(catalogue), images)
+
+
+def test_what_auto_took_is_given_up_when_it_is_too_far_on_other_data(catalogue, tmp_path, two_backends, monkeypatch):
+    model = two_tower()
+    ModelEmbedder(model, cache=tmp_path, backend="auto").images(catalogue)
+    monkeypatch.setitem(backends.BACKENDS, "twin", lambda tower, bf16: lambda inputs: -tower.encode(inputs))
+    embedder = ModelEmbedder(model, cache=tmp_path, backend="auto")
+    embedder.images(catalogue.select(rows=[0, 1, 2]))
+    assert embedder.used == {"image": "torch"}
+
+
+def test_a_named_backend_that_is_too_far_makes_no_entry(catalogue, tmp_path, two_backends, monkeypatch):
+    monkeypatch.setitem(backends.BACKENDS, "twin", lambda tower, bf16: lambda inputs: -tower.encode(inputs))
+    embedder = ModelEmbedder(two_tower(), cache=tmp_path, backend="twin")
+    with pytest.raises(ModisteError, match=r"too far from torch: cosine -1.*min_cosine.text=0.999"):
+        embedder.texts(["one", "two words"])
+    assert not list(tmp_path.rglob("*.npy"))
+    with pytest.raises(ModisteError, match="auto chooses the precision itself"):
+        ModelEmbedder(two_tower(), backend="auto", precision="bf16")
 
 
 @pytest.mark.slow

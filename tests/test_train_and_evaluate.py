@@ -105,6 +105,19 @@ def test_an_existing_result_is_kept_until_something_changes(run, evaluated, fold
     assert result(run, "retrieval")["metrics"] == before["metrics"]
 
 
+def test_a_result_says_which_backend_made_its_embeddings_but_for_torch(run, evaluated, folder):
+    plain = result(run, "retrieval")
+    assert "backends" not in plain
+    assert "backend" not in plain["model"]["describe"]
+    words = ("task=[retrieval]", "backend=channels_last", "variant=other")
+    finished = modiste("evaluate", f"run={run}", *words, cwd=folder)
+    assert finished.returncode == 0, finished.stderr
+    other = json.loads((run / "results" / "synthetic.test.retrieval.other.json").read_text())
+    assert other["model"]["describe"]["backend"] == "channels_last"
+    assert other["backends"] == {"image": "channels_last", "text": "channels_last"}
+    assert other["metrics"]["t2i/mrr"]["value"] == pytest.approx(plain["metrics"]["t2i/mrr"]["value"], abs=1e-3)
+
+
 def test_other_labels_are_other_results(run, evaluated):
     from modiste.commands.evaluate import file_digest, strings
     from modiste.data.synthetic import Synthetic

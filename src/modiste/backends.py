@@ -1,28 +1,41 @@
 """What runs a tower when it embeds: torch, its compiler, ONNX Runtime or OpenVINO; and the choice between them.
 
-A backend makes a function of a tower. All take what `DualEncoder.encode_image` and `encode_text` take, and give
-embeddings (B, D) in float32; how far they are from torch's is measured, on the inputs of the job, before one is used.
+A backend is a function of a `Tower` that gives a function of inputs. All take what `DualEncoder.encode_image` and
+`encode_text` take, and give embeddings (B, D) in float32; how far they are from torch's is measured, on the inputs of
+the job, before one is used. What was converted once is kept on disk.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 import logging
+import os
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modiste.errors import ModisteError, did_you_mean
+from modiste.machine import has_bf16, installed
 from modiste.model import DualEncoder
 
 log = logging.getLogger(__name__)
 
-EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
+# Backends that need packages: the extra that brings them, and their names.
+EXTRAS = {"onnxruntime": ("onnx", ("onnxruntime", "onnx", "onnxscript")), "openvino": ("openvino", ("openvino",))}
 PROBE_SECONDS = 2.0
+# Activations of so many images stay in the processor's cache.
+CHUNK = 32
+BF16 = "-bf16"
 Encode = Callable[[Any], Tensor]
 
 
@@ -33,12 +46,17 @@ class Tower:
     Attributes:
         model: The dual encoder, in evaluation mode.
         kind: ``image`` or ``text``.
-        example: Inputs as the job has them: pixels (B, 3, S, S) uint8, or tokens.
+        example: Inputs as the job has them: pixels (B, 3, S, S) uint8, or tokens; at least two, texts of several
+            lengths, as exporters take a dimension of 1 and a mask without zeros for constants.
+        cache: Folder of converted towers; null converts anew.
+        fingerprint: Of the model's weights, where there is a cache.
     """
 
     model: DualEncoder
     kind: str
     example: Any
+    cache: Path | None = None
+    fingerprint: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -59,6 +77,31 @@ class Tower:
         """The tower as a module of positional tensors."""
         return _Positional(self)
 
+    def part(self) -> Any:
+        """The last of the example without what is padding in all of them: another batch size, and length of text."""
+        count = max(1, len(self.tensors(self.example)[0]) // 3)
+        if self.kind == "image":
+            return self.example[-count:].clone()
+        return without_padding({name: tensor[-count:] for name, tensor in self.example.items()})
+
+    def kept(self, backend: str) -> Path | None:
+        """Where the tower is kept as ``backend`` has it: all that a conversion writes into it is in the name."""
+        if self.cache is None:
+            return None
+        shape = list(self.example.shape[1:]) if self.kind == "image" else self.names
+        versions = {name: installed(name) for name in ("torch", "transformers", "timm", "onnxscript", "openvino")}
+        facts = [self.fingerprint, self.model.preprocess.describe(), self.kind, shape, backend, versions]
+        return self.cache / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def without_padding(tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tokens (each (B, L)) without the columns that no text uses; without an attention mask, as they are."""
+    if "attention_mask" not in tokens:
+        return {name: tensor.clone() for name, tensor in tokens.items()}
+    used = tokens["attention_mask"].any(0)
+    used[0] |= not used.any()  # texts without a word
+    return {name: tensor[:, used] for name, tensor in tokens.items()}
+
 
 class _Positional(nn.Module):
     def __init__(self, tower: Tower) -> None:
@@ -71,34 +114,55 @@ class _Positional(nn.Module):
         return self.model.encode_text(dict(zip(self.names, tensors, strict=True)))
 
 
-def compiled(tower: Tower) -> Encode:
-    """torch.compile's; the first batches take a while."""
-    encode = torch.compile(tower.model.encode_image if tower.kind == "image" else tower.model.encode_text)
+def eager(tower: Tower, bf16: bool) -> Encode:
+    """Torch's own, as it is."""
+    return _autocast(tower, tower.encode, bf16)
+
+
+def channels_last(tower: Tower, bf16: bool) -> Encode:
+    """Torch's own with images in the layout that its CPU convolutions prefer, a few at a time; texts as they are."""
+    if tower.kind == "text":
+        return eager(tower, bf16)
+    model: Any = copy.deepcopy(tower.model).to(memory_format=torch.channels_last)
+
+    def run(inputs: Tensor) -> Tensor:
+        with torch.inference_mode():
+            chunks = inputs.split(CHUNK)
+            return torch.cat([model.encode_image(chunk.to(memory_format=torch.channels_last)) for chunk in chunks])
+
+    return _autocast(tower, run, bf16)
+
+
+def compiled(tower: Tower, bf16: bool) -> Encode:
+    """torch.compile's with the weights as constants; the first batches take a while."""
+    encode: Any = tower.model.encode_image if tower.kind == "image" else tower.model.encode_text
+    program = torch.compile(encode, options={"freezing": True})
 
     def run(inputs: Any) -> Tensor:
-        with torch.inference_mode():
+        with torch.no_grad():  # constants are folded only where no gradient can be asked for
+            return program(inputs)
+
+    return _autocast(tower, run, bf16)
+
+
+def _autocast(tower: Tower, encode: Encode, bf16: bool) -> Encode:
+    def run(inputs: Any) -> Tensor:
+        with torch.autocast(tower.tensors(inputs)[0].device.type, torch.bfloat16, enabled=bf16):
             return encode(inputs).float()
 
     return run
 
 
-def onnxruntime(tower: Tower) -> Encode:
+def onnxruntime(tower: Tower, bf16: bool) -> Encode:
     """ONNX Runtime's, from the tower exported with any batch size and text length."""
     import onnxruntime as ort
 
-    batch, length = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
-    dynamic = {0: batch} if tower.kind == "image" else {0: batch, 1: length}
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            tower.module(), tuple(tower.tensors(tower.example)), input_names=tower.names, dynamo=True, verbose=False,
-            dynamic_shapes=({"tensors": (dynamic,) * len(tower.names)}),
-        )  # fmt: skip
-    assert program is not None
+    if bf16:
+        raise ModisteError("backend=onnxruntime computes in float32 on a CPU: set precision=fp32.")
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = ort.InferenceSession(program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(_onnx(tower), options, providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_inputs()]
 
     def run(inputs: Any) -> Tensor:
@@ -108,19 +172,42 @@ def onnxruntime(tower: Tower) -> Encode:
     return run
 
 
-def openvino(tower: Tower) -> Encode:
-    """OpenVINO's, in float32, or in bfloat16 on a processor that computes in it."""
-    import openvino as ov
-
-    example = tuple(tower.tensors(tower.example))
+def _onnx(tower: Tower) -> bytes:
+    path = tower.kept("onnxruntime")
+    if path is not None and path.is_file():
+        return path.read_bytes()
+    for chatty in ("onnxscript", "onnx_ir"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    batch, length = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
+    dynamic = {0: batch} if tower.kind == "image" else {0: batch, 1: length}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(tower.module(), example, check_trace=False)
-        converted = ov.convert_model(traced, example_input=example)
+        program = torch.onnx.export(
+            tower.module(), tuple(tower.tensors(tower.example)), input_names=tower.names, dynamo=True, verbose=False,
+            dynamic_shapes=({"tensors": (dynamic,) * len(tower.names)}),
+        )  # fmt: skip
+    assert program is not None
+    content = program.model_proto.SerializeToString()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    return content
+
+
+def openvino(tower: Tower, bf16: bool) -> Encode:
+    """OpenVINO's."""
+    import openvino as ov
+
     core = ov.Core()
-    precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
-    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    program = core.compile_model(converted, "CPU", settings)
+    if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise ModisteError("backend=openvino has no bf16 on this processor: set precision=fp32.")
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    program = core.compile_model(_openvino(tower), "CPU", settings)
     order = [_position(port, tower.names, index) for index, port in enumerate(program.inputs)]
 
     def run(inputs: Any) -> Tensor:
@@ -130,14 +217,37 @@ def openvino(tower: Tower) -> Encode:
     return run
 
 
+def _openvino(tower: Tower) -> Any:
+    import openvino as ov
+
+    path = tower.kept("openvino")
+    if path is not None and path.is_dir():
+        return ov.Core().read_model(path / "tower.xml")
+    example = tuple(tower.tensors(tower.example))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(tower.module(), example, check_trace=False)
+        converted = ov.convert_model(traced, example_input=example)
+    if path is not None:
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        unfinished.mkdir(parents=True)
+        ov.save_model(converted, unfinished / "tower.xml", compress_to_fp16=False)
+        try:
+            unfinished.rename(path)
+        except OSError:  # another process was first
+            shutil.rmtree(unfinished)
+    return converted
+
+
 def _position(port: Any, names: Sequence[str], index: int) -> int:
     """Which of ``names`` a port of the converted program is; the tracer may have put a number behind the name."""
     known = {name.partition(".")[0] for name in port.get_names()}
     return next((i for i, name in enumerate(names) if name in known), index)
 
 
-BACKENDS: dict[str, Callable[[Tower], Encode]] = {
-    "torch": lambda tower: tower.encode,
+BACKENDS: dict[str, Callable[[Tower, bool], Encode]] = {
+    "torch": eager,
+    "channels_last": channels_last,
     "compile": compiled,
     "onnxruntime": onnxruntime,
     "openvino": openvino,
@@ -145,13 +255,19 @@ BACKENDS: dict[str, Callable[[Tower], Encode]] = {
 
 
 def check_name(name: str) -> None:
-    """Raises ModisteError for a backend that does not exist, or whose package is not installed."""
-    from importlib.util import find_spec
-
+    """Raises ModisteError for a backend that does not exist, or whose packages are not installed."""
     if name not in (*BACKENDS, "auto"):
         raise ModisteError(f"backend={name} is not known. {did_you_mean(name, (*BACKENDS, 'auto'))}")
-    if name in EXTRAS and find_spec(name) is None:
-        raise ModisteError(f"backend={name} needs {name}: pip install 'modiste[{EXTRAS[name]}]', or backend=torch.")
+    extra, packages = EXTRAS.get(name, ("", ()))
+    for package in packages:
+        if find_spec(package) is None:
+            raise ModisteError(f"backend={name} needs {package}: pip install 'modiste[{extra}]', or backend=torch.")
+
+
+def candidates(kind: str) -> list[str]:
+    """What ``auto`` tries beside torch in float32: the others, and all in bf16 where the processor has units for it."""
+    names = [name for name in BACKENDS if name != "compile" and not (kind == "text" and name == "channels_last")]
+    return [name for name in names if name != "torch"] + [f"{name}{BF16}" for name in names if has_bf16()]
 
 
 def choose(tower: Tower, name: str, min_cosine: float) -> tuple[str, Encode]:
@@ -159,7 +275,8 @@ def choose(tower: Tower, name: str, min_cosine: float) -> tuple[str, Encode]:
 
     Args:
         tower: With an example of the job's inputs, on which speed and cosine are measured.
-        name: A key of `BACKENDS`, or ``auto``, which leaves out ``compile``: compiling takes longer than most jobs.
+        name: A key of `BACKENDS`, with "-bf16" behind it for that precision; or ``auto``, which leaves out ``compile``:
+            compiling takes longer than most jobs.
         min_cosine: Smallest cosine to torch's float32 embeddings that any example may have.
 
     Returns:
@@ -168,39 +285,49 @@ def choose(tower: Tower, name: str, min_cosine: float) -> tuple[str, Encode]:
     Raises:
         ModisteError: A backend that was named falls below ``min_cosine`` or cannot run the tower.
     """
-    if name == "torch":
-        return name, tower.encode
-    candidates = [known for known in BACKENDS if known != "compile"] if name == "auto" else [name]
-    measured: dict[str, tuple[float, Encode]] = {}
-    for candidate in candidates:
+    if name != "auto":
+        return name, checked(tower, name, min_cosine)[0]
+    measured: dict[str, tuple[float, Encode]] = {"torch": (rate(tower, tower.encode), tower.encode)}
+    log.info("%s tower, torch: %.0f a second", tower.kind, measured["torch"][0])
+    for candidate in candidates(tower.kind):
         try:
-            check_name(candidate)
-            encode = BACKENDS[candidate](tower)
-            cosine = smallest_cosine(tower, encode)
-            if cosine < min_cosine:
-                raise ModisteError(
-                    f"backend={candidate} is too far from torch: cosine {cosine:.5f} < min_cosine={min_cosine:g}."
-                )
+            encode, cosine = checked(tower, candidate, min_cosine)
             measured[candidate] = rate(tower, encode), encode
             log.info("%s tower, %s: %.0f a second, cosine %.6f", tower.kind, candidate, measured[candidate][0], cosine)
-        except Exception as error:  # exporters raise many kinds for a tower they do not know
-            if name != "auto":
-                raise (
-                    error
-                    if isinstance(error, ModisteError)
-                    else ModisteError(
-                        f"backend={candidate} cannot run the {tower.kind} tower: {first_line(error)} Use backend=torch."
-                    )
-                ) from error
+        except ModisteError as error:
             log.info("%s tower, %s: passed over: %s", tower.kind, candidate, first_line(error))
     best = max(measured, key=lambda candidate: measured[candidate][0])
     return best, measured[best][1]
 
 
+def checked(tower: Tower, name: str, min_cosine: float) -> tuple[Encode, float]:
+    """A backend's function and its smallest cosine. Raises ModisteError as `choose`."""
+    backend = name.removesuffix(BF16)
+    check_name(backend)
+    try:
+        encode = BACKENDS[backend](tower, name.endswith(BF16))
+        cosine = smallest_cosine(tower, encode)
+    except ModisteError:
+        raise
+    except Exception as error:  # exporters raise many kinds for a tower they do not know
+        raise ModisteError(
+            f"backend={backend} cannot run the {tower.kind} tower: {first_line(error)} Use backend=torch."
+        ) from error
+    if not cosine >= min_cosine:  # NaN is not
+        raise ModisteError(
+            f"backend={name} is too far from torch: cosine {cosine:.5f} < min_cosine.{tower.kind}={min_cosine:g}. "
+            "Use backend=torch."
+        )
+    return encode, cosine
+
+
 def smallest_cosine(tower: Tower, encode: Encode) -> float:
-    """Of an encoder's embeddings of the examples to torch's."""
-    ours, torchs = encode(tower.example), tower.encode(tower.example)
-    return float(torch.nn.functional.cosine_similarity(ours, torchs).min())
+    """Of an encoder's embeddings of the example, and of a part of it, to torch's; NaN if one is not a number."""
+    cosines = [
+        torch.nn.functional.cosine_similarity(encode(inputs), tower.encode(inputs))
+        for inputs in (tower.example, tower.part())
+    ]
+    return float(torch.cat(cosines).min())
 
 
 def rate(tower: Tower, encode: Encode, seconds: float = PROBE_SECONDS) -> float:

@@ -20,13 +20,17 @@ from modiste import backends
 from modiste.data.catalogue import Catalogue
 from modiste.data.decode import Decoder
 from modiste.errors import ModisteError
-from modiste.machine import usable_cores
-from modiste.model import DualEncoder
+from modiste.machine import installed, processor, usable_cores
+from modiste.model import DualEncoder, Tokens
 from modiste.progress import Progress, silent
-from modiste.rundir import cache_dir
+from modiste.rundir import cache_dir, write_json
 
 log = logging.getLogger(__name__)
 MIN_COSINE = {"image": 0.995, "text": 0.999}
+# Texts that are tokenised and sorted by length at a time.
+GROUP = 65536
+# Inputs of a job on which a backend is checked and timed.
+EXAMPLES = 32
 
 
 def fingerprint(model: torch.nn.Module) -> str:
@@ -51,8 +55,15 @@ class ModelEmbedder:
         cache: Folder of the cache; null keeps nothing.
         progress: `progress_bar` or `silent`.
         decode: See `modiste.data.decode.Decoder`.
-        backend: What runs the towers, a key of `modiste.backends.BACKENDS`, or ``auto``.
+        backend: What runs the towers, a key of `modiste.backends.BACKENDS`, or ``auto``: the fastest, in the precision
+            that is fastest, of those that keep to ``min_cosine``.
         min_cosine: ``{"image": …, "text": …}``, to torch's embeddings, of a backend other than torch.
+
+    Attributes:
+        used: ``image`` and ``text`` to the backend that made the embeddings so far.
+
+    Raises:
+        ModisteError: The backend or precision is unknown, not installed, or they exclude each other.
     """
 
     def __init__(
@@ -69,48 +80,49 @@ class ModelEmbedder:
         backends.check_name(backend)
         if precision not in ("fp32", "bf16"):
             raise ModisteError(f"precision={precision} is not known: choose fp32 or bf16.")
+        if backend == "auto" and precision != "fp32":
+            raise ModisteError(f"backend=auto chooses the precision itself: leave precision={precision} out.")
         self.model = model.eval()
         self.batch_size, self.precision, self.cache, self.progress = batch_size, precision, cache, progress
         self.fingerprint, self.decode = fingerprint(model), decode
         self.backend, self.min_cosine = backend, min_cosine
-        self.taken: dict[str, tuple[str, Callable]] = {}
+        self.taken: dict[str, tuple[str, Callable[[Any], Tensor]]] = {}
+        self.used: dict[str, str] = {}
 
     def images(self, catalogue: Catalogue) -> Tensor:
         """Unit-norm embeddings (N, D), float32 on the CPU, of the catalogue's images, row by row."""
-        facts = {"preprocess": self.model.preprocess.describe(), "pixels": catalogue.column("pixels")}
+        pixels = catalogue.column("pixels")
+        facts = {"preprocess": self.model.preprocess.describe(), "pixels": pixels}
         facts |= Decoder(self.decode).identity(catalogue)
-        return self._cached("images", facts, lambda: self._embed_images(catalogue))
+        rows, place = _distinct(pixels)
+        part = catalogue.select(rows=rows) if len(rows) < len(pixels) else catalogue
+        return self._cached("image", facts, self._image_example(part), lambda: self._embed_images(part)[place])
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit-norm embeddings (M, D), float32 on the CPU."""
-        return self._cached("texts", {"tokens": self._tokens(texts)}, lambda: self._embed_texts(list(texts)))
-
-    def _tokens(self, texts: Sequence[str]) -> str:
-        """sha256 of what the tokenizer makes of each text, without padding: another vocabulary is another key."""
-        digest = hashlib.sha256()
-        for start in range(0, len(texts), self.batch_size):
-            tokens = self.model.tokenizer(texts[start : start + self.batch_size])
-            lengths = tokens["attention_mask"].sum(1).tolist() if "attention_mask" in tokens else None
-            for row in range(len(texts[start : start + self.batch_size])):
-                for name, tensor in sorted(tokens.items()):
-                    own = tensor[row] if lengths is None else tensor[row, : lengths[row]]
-                    digest.update(f"{name} {tuple(own.shape)}".encode() + own.numpy().tobytes())
-        return digest.hexdigest()
+        """Unit-norm embeddings (M, D), float32 on the CPU; a text that comes more than once is embedded once."""
+        rows, place = _distinct(texts)
+        distinct = [texts[row] for row in rows]
+        groups = [self.model.tokenizer(distinct[start : start + GROUP]) for start in range(0, len(distinct), GROUP)]
+        facts = {"tokens": _digest(groups)}
+        return self._cached("text", facts, lambda: _text_example(groups), lambda: self._embed_tokens(groups))[place]
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def _cached(self, kind: str, facts: dict, compute: Callable[[], Tensor]) -> Tensor:
+    def _cached(self, tower: str, facts: dict, example: Callable[[], Any], compute: Callable[[], Tensor]) -> Tensor:
         if self.cache is None:
+            self._take(tower, example)
+            self.used[tower] = self.taken[tower][0] if tower in self.taken else "torch"
             return compute()
-        described = {"kind": kind, "model": self.fingerprint, "precision": self.precision, **facts}
-        if self.backend != "torch":
-            described["backend"] = self.backend
-        key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
-        path = self.cache / f"{key}.npy"
+        described = {"kind": f"{tower}s", "model": self.fingerprint, "precision": self.precision, **facts}
+        self.used[tower] = self._expected(tower)
+        path = self._entry(described, self.used[tower])
         if path.is_file():
             return torch.from_numpy(np.load(path))
+        self._take(tower, example)
+        self.used[tower] = self._expected(tower)
+        path = self._entry(described, self.used[tower])
         embeddings = compute()
         self.cache.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
@@ -118,6 +130,19 @@ class ModelEmbedder:
             np.save(file, embeddings.numpy())
         unfinished.replace(path)
         return embeddings
+
+    def _entry(self, described: dict, backend: str) -> Path:
+        assert self.cache is not None
+        facts = described if backend == "torch" else described | {"backend": backend}
+        return self.cache / f"{hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()}.npy"
+
+    def _image_example(self, catalogue: Catalogue) -> Callable[[], Tensor]:
+        def example() -> Tensor:
+            decoder = Decoder(self.decode)
+            rows = [*range(min(EXAMPLES, len(catalogue)))] * (2 if len(catalogue) == 1 else 1)
+            return torch.stack([decoder.pixels(catalogue, row, self.model.preprocess) for row in rows])
+
+        return example
 
     def _embed_images(self, catalogue: Catalogue) -> Tensor:
         starts = range(0, len(catalogue), self.batch_size)
@@ -141,44 +166,133 @@ class ModelEmbedder:
         bar = self.progress(batches(), len(starts), f"Embedding {len(catalogue)} images")
         return self._stack(self._run("image", pixels.to(self.device)) for pixels in bar)
 
-    def _embed_texts(self, texts: list[str]) -> Tensor:
-        # Texts of like length share a batch, so that little of it is padding; the order is put back.
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        starts = range(0, len(texts), self.batch_size)
+    def _embed_tokens(self, groups: Sequence[Tokens]) -> Tensor:
+        """Texts of like length share a batch, so that little of it is padding; the order is put back."""
+        batches, places, offset = [], [], 0
+        for group in groups:
+            lengths = _lengths(group)
+            for rows in lengths.argsort(stable=True).split(self.batch_size):
+                batches.append((group, rows))
+                places.append(rows + offset)
+            offset += len(lengths)
         parts = []
-        for start in self.progress(starts, len(starts), f"Embedding {len(texts)} texts"):
-            chosen = [texts[index] for index in order[start : start + self.batch_size]]
-            tokens = {name: tensor.to(self.device) for name, tensor in self.model.tokenizer(chosen).items()}
-            parts.append(self._run("text", tokens))
-        return self._stack(parts)[torch.tensor(order).argsort()] if texts else self._stack([])
+        for group, rows in self.progress(batches, len(batches), f"Embedding {offset} texts"):
+            tokens = backends.without_padding({name: tensor[rows] for name, tensor in group.items()})
+            parts.append(self._run("text", _to(tokens, self.device)))
+        return self._stack(parts)[torch.cat(places).argsort()] if places else self._stack([])
 
     @torch.inference_mode()
     def _run(self, tower: str, inputs: Any) -> Tensor:
-        if self.backend != "torch":
-            return self._encoder(tower, inputs)(inputs)
+        if tower in self.taken:
+            return self.taken[tower][1](inputs).cpu()
         encode: Any = self.model.encode_image if tower == "image" else self.model.encode_text
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return encode(inputs).float().cpu()
 
-    def _encoder(self, tower: str, inputs: Any) -> Callable[[Any], Tensor]:
-        """The backend of a tower, chosen on the first batch of the job."""
-        if tower not in self.taken:
-            with torch.inference_mode(False):
-                example = backends.Tower(self.model, tower, _head(inputs))
-                self.taken[tower] = backends.choose(example, self.backend, self.min_cosine[tower])
-            log.info("The %s tower runs on %s.", tower, self.taken[tower][0])
-        return self.taken[tower][1]
+    def _expected(self, tower: str) -> str:
+        """The backend whose embeddings the cache may hold: what was taken, or named, or chosen the last time."""
+        if tower in self.taken:
+            return self.taken[tower][0]
+        if self.backend == "auto":
+            try:
+                return str(json.loads(self._choice(tower).read_text())["backend"])
+            except (OSError, ValueError, KeyError):
+                return "torch"
+        return self.backend + (backends.BF16 if self.precision == "bf16" and self.backend != "torch" else "")
+
+    def _choice(self, tower: str) -> Path:
+        """The file that says what ``backend=auto`` took for this tower on this machine."""
+        assert self.cache is not None
+        machine = [processor(), torch.get_num_threads(), str(self.device)]
+        facts = [self.fingerprint, tower, self.model.preprocess.describe(), self.min_cosine[tower], *machine]
+        facts += [installed(name) for name in ("torch", "onnxruntime", "openvino")]
+        return self.cache / "backends" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
+
+    def _take(self, tower: str, example: Callable[[], Any]) -> None:
+        """The backend of a tower, checked (and with ``auto`` chosen) on inputs of the job."""
+        if self.backend == "torch" or tower in self.taken:
+            return
+        inputs = _to(example(), self.device)
+        if not len(next(iter(_tensors(inputs)))):
+            return  # nothing to embed
+        folder = self.cache / "backends" if self.cache else None
+        built = backends.Tower(self.model, tower, inputs, folder, self.fingerprint)
+        if self.backend != "auto":
+            self.taken[tower] = backends.choose(built, self._expected(tower), self.min_cosine[tower])
+        else:
+            self.taken[tower] = self._chosen(built)
+        log.info("The %s tower runs on %s.", tower, self.taken[tower][0])
+
+    def _chosen(self, tower: backends.Tower) -> tuple[str, Callable[[Any], Tensor]]:
+        """What ``auto`` took the last time if it is near enough on these inputs, too, or else the fastest now."""
+        wanted = self.min_cosine[tower.kind]
+        file = self._choice(tower.kind) if self.cache else None
+        if file is not None and file.is_file():
+            try:
+                return backends.choose(tower, self._expected(tower.kind), wanted)
+            except ModisteError as error:
+                log.info("%s tower: %s Another is chosen.", tower.kind, error)
+        taken = backends.choose(tower, "auto", wanted)
+        if file is not None:
+            write_json(file, {"backend": taken[0]})
+        return taken
 
     def _stack(self, parts: Iterable[Tensor]) -> Tensor:
         # clone: tensors of inference mode cannot be used with autograd later
         return torch.cat([torch.empty(0, self.model.embed_dim), *parts]).clone()
 
 
-def _head(inputs: Any, count: int = 32) -> Any:
-    """The first few of a batch, as tensors of their own."""
+def _distinct(values: Sequence[str]) -> tuple[list[int], Any]:
+    """Where each distinct value comes first, and what makes the rows of all from theirs.
+
+    >>> _distinct(["a", "b", "a"])
+    ([0, 1], tensor([0, 1, 0]))
+    """
+    first: dict[str, int] = {}
+    place = [first.setdefault(value, len(first)) for value in values]
+    if len(first) == len(values):
+        return list(range(len(values))), slice(None)
+    rows = dict(zip(reversed(place), range(len(values) - 1, -1, -1), strict=True))
+    return [rows[index] for index in range(len(first))], torch.tensor(place)
+
+
+def _lengths(tokens: Tokens) -> Tensor:
+    """Number of real tokens (B,) of each text; without an attention mask, all that there are."""
+    if "attention_mask" in tokens:
+        return tokens["attention_mask"].sum(1)
+    any_of_them = next(iter(tokens.values()))
+    return torch.full((len(any_of_them),), any_of_them.shape[1])
+
+
+def _digest(groups: Iterable[Tokens]) -> str:
+    """sha256 of the tokens of each text, without padding: another vocabulary or maximum length is another key."""
+    digest = hashlib.sha256()
+    for tokens in groups:
+        mask = tokens["attention_mask"].bool() if "attention_mask" in tokens else None
+        for row in range(len(next(iter(tokens.values())))):
+            for name, tensor in sorted(tokens.items()):
+                own = tensor[row] if mask is None else tensor[row][mask[row]]  # padding may be on either side
+                digest.update(f"{name} {tuple(own.shape)}".encode() + own.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _text_example(groups: Sequence[Tokens]) -> Tokens:
+    """A few texts of all lengths, the longest among them; at least two."""
+    if not groups:
+        return {"input_ids": torch.empty(0, 0)}
+    order = _lengths(groups[0]).argsort(stable=True)
+    rows = order[torch.linspace(0, len(order) - 1, max(2, min(EXAMPLES, len(order)))).round().long()]
+    return backends.without_padding({name: tensor[rows] for name, tensor in groups[0].items()})
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    return [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
+
+
+def _to(inputs: Any, device: torch.device) -> Any:
     if isinstance(inputs, Tensor):
-        return inputs[:count].clone()
-    return {name: tensor[:count].clone() for name, tensor in inputs.items()}
+        return inputs.to(device)
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
 class MatrixEmbedder:

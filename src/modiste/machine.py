@@ -60,6 +60,16 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def has_bf16() -> bool:
+    """Whether the processor has units for bfloat16; where it has none, torch's is many times slower than float32."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            words = set(file.read().split())
+    except OSError:
+        return False
+    return bool(words & {"amx_bf16", "avx512_bf16", "bf16"})  # the last is Arm's word
+
+
 def environment() -> dict[str, Any]:
     """Processor, cores, threads, accelerators, system and package versions, as plain values."""
     import torch

@@ -19,6 +19,7 @@ from modiste.errors import ModisteError
 from modiste.gradcache import GradCache
 from modiste.model import DualEncoder
 from modiste.optim import Optim
+from modiste.sharding import shard
 from modiste.tuning import rest_frozen
 
 Task = Callable[[Any, Catalogue, str], Any]
@@ -84,6 +85,15 @@ class ContrastiveModule(LightningModule):
         self.grad_cache = grad_cache or GradCache()
         self.validation = ValidationEmbeddings()
         self.results: dict[str, Any] = {}
+        self.sharded = False
+
+    def configure_model(self) -> None:
+        """Spreads the weights over the processes where ``trainer=fsdp`` asks for it."""
+        from lightning.pytorch.strategies import ModelParallelStrategy
+
+        if isinstance(self.trainer.strategy, ModelParallelStrategy) and not self.sharded:
+            shard(self.model, self.loss, self.device.type)
+            self.sharded = True
 
     def train(self, mode: bool = True) -> ContrastiveModule:
         super().train(mode)

@@ -121,11 +121,13 @@ class Evaluation:
         else:
             started = time.perf_counter()
             result = self.objects[name](self.embedder, self.catalogue, cfg.split)
-            facts = {
+            facts: dict[str, Any] = {
                 "overrides": recreating(self.entry.overrides, name),
                 "variant": cfg.variant,
                 "overlap": self._overlap(),
             }
+            if cfg.backend != "torch":
+                facts["backends"] = dict(getattr(self.embedder, "used", {}))  # what auto took
             write_result(path, result, identity | facts | {"seconds": round(time.perf_counter() - started, 2)})
         self.paths.append(path)
         self.catalogues[path.stem] = self.catalogue

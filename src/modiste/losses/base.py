@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from modiste.errors import ModisteError
 from modiste.losses import gather
+from modiste.losses.products import check
 
 
 class ContrastiveLoss(nn.Module):
@@ -22,13 +23,24 @@ class ContrastiveLoss(nn.Module):
         init_scale: exp(logit scale) to start from, whatever the weights say; None leaves the choice to `initialise`.
         max_scale: Upper limit that `clamp` keeps.
         tile: Largest side of the tiles in which the logits are computed; memory grows with its square.
+        products: Of the tiles: ``float32``, or ``bfloat16`` (factors rounded, logits in float32; see
+            `modiste.losses.products`).
 
     Raises:
-        ModisteError: if ``tile`` < 1, ``max_scale`` < 1, or ``init_scale`` is outside [1, max_scale].
+        ModisteError: if ``tile`` < 1, ``max_scale`` < 1, or ``init_scale`` is outside [1, max_scale], or ``products``
+            is unknown.
     """
 
-    def __init__(self, default_scale: float, init_scale: float | None, max_scale: float, tile: int) -> None:
+    def __init__(
+        self,
+        default_scale: float,
+        init_scale: float | None,
+        max_scale: float,
+        tile: int,
+        products: str = "float32",
+    ) -> None:
         super().__init__()
+        check(products)
         if tile < 1:
             raise ModisteError(f"loss.tile must be at least 1, not {tile}.")
         if max_scale < 1:
@@ -38,7 +50,7 @@ class ContrastiveLoss(nn.Module):
             raise ModisteError(f"loss.init_scale={start:g} must lie between 1 and loss.max_scale={max_scale:g}.")
         self.init_scale = init_scale
         self.max_scale = max_scale
-        self.tile = tile
+        self.tile, self.products = tile, products
         self.logit_scale = nn.Parameter(torch.tensor(math.log(start)))
 
     @property

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from modiste.losses import gather
 from modiste.losses.base import ContrastiveLoss
+from modiste.losses.products import Products, choose
 from modiste.losses.tiles import Gradients, Tiles
 
 
@@ -28,6 +29,7 @@ class ClipLoss(ContrastiveLoss):
         init_scale: exp(logit scale) to start from; None: that of the pretrained weights, or else 1/0.07.
         max_scale: Upper limit of the scale.
         tile: Largest side of a tile of the logits.
+        products: ``float32``, or ``bfloat16`` with logits in float32 (`modiste.losses.products`).
 
     Four images that cannot be told apart cost log 4, whatever the temperature:
 
@@ -42,11 +44,14 @@ class ClipLoss(ContrastiveLoss):
     1.3863
     """
 
-    def __init__(self, init_scale: float | None = None, max_scale: float = 100.0, tile: int = 2048) -> None:
-        super().__init__(1 / 0.07, init_scale, max_scale, tile)
+    def __init__(
+        self, init_scale: float | None = None, max_scale: float = 100.0, tile: int = 2048, products: str = "float32"
+    ) -> None:
+        super().__init__(1 / 0.07, init_scale, max_scale, tile, products)
 
     def compute(self, image: Tensor, text: Tensor, product_id: Tensor) -> Tensor:
-        return _TiledInfoNCE.apply(image, text, self.scale.to(image.dtype), product_id, self.tile)
+        products = choose(self.products, image.device, image.dtype)
+        return _TiledInfoNCE.apply(image, text, self.scale.to(image.dtype), product_id, self.tile, products)
 
 
 class _LogSumExp:
@@ -77,8 +82,16 @@ class _TiledInfoNCE(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, product_id: Tensor, tile_size: int) -> Tensor:
-        tiles = Tiles(image, gather.all_gather(text), scale, gather.all_gather(product_id), tile_size)
+    def forward(
+        ctx: Any,
+        image: Tensor,
+        text: Tensor,
+        scale: Tensor,
+        product_id: Tensor,
+        tile_size: int,
+        products: Products,
+    ) -> Tensor:
+        tiles = Tiles(image, gather.all_gather(text), scale, gather.all_gather(product_id), tile_size, products)
         _, group, group_size = tiles.product_id.unique(return_inverse=True, return_counts=True)
         target = group_size.to(image.dtype).reciprocal_()[group]  # T_ij of text j, where it is positive
 
@@ -103,14 +116,14 @@ class _TiledInfoNCE(torch.autograd.Function):
         ctx.save_for_backward(
             image, tiles.text, scale, tiles.product_id, target, rows.maximum, rows.total, cols.maximum, cols.total
         )
-        ctx.tile_size = tile_size
+        ctx.tile_size, ctx.products = tile_size, products
         return (row_loss + col_loss) / (2 * len(target))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         image, text, scale, product_id, target, row_maximum, row_total, col_maximum, col_total = ctx.saved_tensors
-        tiles = Tiles(image, text, scale, product_id, ctx.tile_size)
+        tiles = Tiles(image, text, scale, product_id, ctx.tile_size, ctx.products)
         gradients = Gradients(tiles, ctx.needs_input_grad[:3])
         weight = grad * (gather.world_size() / (2 * len(text)))
         row_weight, col_weight, positive_weight = weight / row_total, weight / col_total, -2 * weight * target
@@ -121,4 +134,4 @@ class _TiledInfoNCE(torch.autograd.Function):
             # Before the product: taken off after it, a positive with P ≈ 1 would cost the digits of all others.
             by_row.view(-1).index_add_(0, tile.positive, positive_weight[tile.positive_cols])
             gradients.add(tile, by_row)
-        return *gradients.finish(), None, None
+        return *gradients.finish(), None, None, None

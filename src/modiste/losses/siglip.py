@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from modiste.losses import gather
 from modiste.losses.base import ContrastiveLoss
+from modiste.losses.products import Products, choose
 from modiste.losses.tiles import Gradients, Tiles
 
 
@@ -29,6 +30,7 @@ class SigLipLoss(ContrastiveLoss):
             with which the loss starts at the prior probability of a positive.
         max_scale: Upper limit of the scale; none by default, as in the paper (its published weights exceed 100).
         tile: Largest side of a tile of the logits.
+        products: ``float32``, or ``bfloat16`` with logits in float32 (`modiste.losses.products`).
 
     Two orthogonal pairs and their exact sum, -log σ(10) - log σ(0) for each image:
 
@@ -47,8 +49,9 @@ class SigLipLoss(ContrastiveLoss):
         init_bias: float | None = None,
         max_scale: float = math.inf,
         tile: int = 2048,
+        products: str = "float32",
     ) -> None:
-        super().__init__(10.0, init_scale, max_scale, tile)
+        super().__init__(10.0, init_scale, max_scale, tile, products)
         self.init_bias = init_bias
         self.logit_bias = nn.Parameter(torch.tensor(-10.0 if init_bias is None else init_bias))
 
@@ -67,7 +70,8 @@ class SigLipLoss(ContrastiveLoss):
 
     def compute(self, image: Tensor, text: Tensor, product_id: Tensor) -> Tensor:
         scale, bias = self.scale.to(image.dtype), self.logit_bias.to(image.dtype)
-        return _TiledSigmoid.apply(image, text, scale, bias, product_id, self.tile, torch.is_grad_enabled())
+        products = choose(self.products, image.device, image.dtype)
+        return _TiledSigmoid.apply(image, text, scale, bias, product_id, self.tile, products, torch.is_grad_enabled())
 
 
 class _TiledSigmoid(torch.autograd.Function):
@@ -86,9 +90,10 @@ class _TiledSigmoid(torch.autograd.Function):
         bias: Tensor,
         product_id: Tensor,
         tile_size: int,
+        products: Products,
         grad_enabled: bool,  # autograd reports needs_input_grad under no_grad too
     ) -> Tensor:
-        tiles = Tiles(image, gather.all_gather(text), scale, gather.all_gather(product_id), tile_size)
+        tiles = Tiles(image, gather.all_gather(text), scale, gather.all_gather(product_id), tile_size, products)
         *needs, needs_bias = (grad_enabled and needed for needed in ctx.needs_input_grad[:4])
         gradients = Gradients(tiles, (needs[0], needs[1], needs[2]))
         value, bias_grad, zero = torch.zeros_like(scale), torch.zeros_like(scale), torch.zeros_like(scale)
@@ -109,4 +114,4 @@ class _TiledSigmoid(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *(None if saved is None else saved * grad for saved in ctx.saved_tensors), None, None, None
+        return *(None if saved is None else saved * grad for saved in ctx.saved_tensors), None, None, None, None

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from modiste.losses import gather
+from modiste.losses.products import PLAIN, Products
 
 
 def spans(length: int, size: int) -> list[slice]:
@@ -82,6 +83,7 @@ class Tiles:
         scale: Inverse temperature, ().
         product_id: Product of every text (N,); a process's images have the ids of its own texts.
         size: Largest number t of rows and of columns of a tile.
+        products: How matrices are multiplied.
     """
 
     image: Tensor
@@ -89,6 +91,7 @@ class Tiles:
     scale: Tensor
     product_id: Tensor
     size: int
+    products: Products = PLAIN
 
     @property
     def own_id(self) -> Tensor:
@@ -108,7 +111,7 @@ class Tiles:
                 shape = (len(image), len(text))
                 logits = logits_buffer[: shape[0] * shape[1]].view(shape)
                 spare = spare_buffer[: shape[0] * shape[1]].view(shape)
-                torch.mm(image, text.T, out=logits)
+                self.products.mm(image, text.T, out=logits)
                 i, j = matching_pairs(own_id[rows], sorted_id, order)
                 positive = (i * shape[1] + j, i + rows.start, j + cols.start)
                 yield Tile(rows, cols, image, text, logits, spare, *positive)
@@ -134,9 +137,9 @@ class Gradients:
     def add(self, tile: Tile, gradient: Tensor) -> None:
         """Add the share of ``tile``, given dS (r, c) of it."""
         if self.image is not None:
-            self.image[tile.rows].addmm_(gradient, tile.text)
+            self.tiles.products.addmm(self.image[tile.rows], gradient, tile.text)
         if self.text is not None:
-            self.text[tile.cols].addmm_(gradient.T, tile.image)
+            self.tiles.products.addmm(self.text[tile.cols], gradient.T, tile.image)
 
     def finish(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Gradients of this process's image (n, D) and text (n, D), and this process's share of d(scale), ().

@@ -91,6 +91,7 @@ class Search:
         relevance: Of the Q queries.
         own: Gallery position of each query's own item, which its gallery is without, (Q,); -1: it has none.
         candidates: Gallery positions that each query is ranked among, (Q, C), ascending; None: the whole gallery.
+        known: The ranks, where another search has found them already.
     """
 
     name: str
@@ -102,9 +103,12 @@ class Search:
     relevance: Relevance
     own: Ints | None = None
     candidates: Ints | None = None
+    known: Ints | None = None
 
     def ranks(self, gallery: Tensor) -> Ints:
         """Ranks of the relevant items, in the order of ``relevance.items``."""
+        if self.known is not None:
+            return self.known
         if self.candidates is not None:
             return ranking.candidate_ranks(self.queries, gallery, self.candidates, self.relevance)
         own = np.full(len(self.relevance), -1) if self.own is None else self.own
@@ -430,6 +434,8 @@ class Retrieval:
         own = Documents(embedder, queries, self.template)
         documents = Documents(embedder, catalogue, self.template) if self.gallery == "all" else own
         searches = [self._direction(direction, own, documents) for direction in self.directions]
+        if self.gallery == "split" and not self.prefix and set(self.directions) == set(DIRECTIONS):
+            searches = _both_ways(searches)
         searches += [self._attribute(attribute, own, documents) for attribute in self.attributes]
         searches += [self._published(name, path, documents) for name, path in self.published.items()]
         counts: dict[str, int] = {}
@@ -484,6 +490,14 @@ class Retrieval:
         judgements = read_judgements(path)
         relevance = judged_relevance(judgements, documents.catalogue.column("product_id"), path)
         return text_search(name, list(judgements), self.prefix, documents, self.documents, relevance)
+
+
+def _both_ways(searches: Sequence[Search]) -> list[Search]:
+    """The two directions over the same rows, ranked from one product of their embeddings."""
+    first, second = searches
+    gallery = first.documents.vectors(first.weights)
+    ranks = ranking.both_ranks(first.queries, gallery, first.relevance)
+    return [replace(search, known=known) for search, known in zip((first, second), ranks, strict=True)]
 
 
 def _sampled(search: Search, rows: Ints, candidates: Ints) -> Search:

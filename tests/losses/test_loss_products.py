@@ -1,0 +1,98 @@
+"""Products of bfloat16 factors: their error against float64, and the way back to float32 without units for them."""
+
+import logging
+
+import pytest
+import torch
+from loss_references import clip_reference, siglip_reference, unit_pairs, value_and_gradients
+
+from modiste.errors import ModisteError
+from modiste.losses import products
+from modiste.losses.clip import ClipLoss
+from modiste.losses.siglip import SigLipLoss
+
+
+def rounded(a):
+    return a.bfloat16().float()
+
+
+# What a bfloat16 unit does, on any machine: factors are rounded, products of them are exact, sums are in float32.
+UNIT = products.Products(
+    lambda a, b, out: torch.mm(rounded(a), rounded(b), out=out),
+    lambda c, a, b: c.addmm_(rounded(a), rounded(b)),
+)
+
+
+@pytest.fixture
+def units(monkeypatch):
+    monkeypatch.setattr(products, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(products, "ON_CPU", UNIT)
+
+
+def errors(loss, reference, scale):
+    """Relative errors of the value and of the gradients of image and text."""
+    image, text = (features.float() for features in unit_pairs(300, dim=64, noise=1.5))
+    ours = value_and_gradients(lambda x, y: loss(x, y), image, text)
+    exact = value_and_gradients(lambda x, y: reference(x, y, torch.tensor(scale)), image.double(), text.double())
+    return [float((a - b).norm() / b.norm()) for a, b in zip(ours, exact, strict=True)]
+
+
+def siglip(image, text, scale):
+    return siglip_reference(image, text, scale, torch.tensor(-5.0), None)
+
+
+@pytest.mark.parametrize(("scale", "bound"), [(14.0, 6e-3), (100.0, 3e-2)])
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_the_error_is_that_of_rounded_factors_not_of_rounded_logits(units, kind, scale, bound):
+    if kind == "clip":
+        made = {name: ClipLoss(init_scale=scale, tile=64, products=name) for name in products.KINDS}
+        found = {
+            name: errors(loss, lambda x, y, s: clip_reference(x, y, s, None), scale) for name, loss in made.items()
+        }
+    else:
+        made = {name: SigLipLoss(init_scale=scale, init_bias=-5.0, tile=64, products=name) for name in products.KINDS}
+        found = {name: errors(loss, siglip, scale) for name, loss in made.items()}
+    assert max(found["bfloat16"]) <= bound
+    assert max(found["float32"]) < 1e-4 < max(found["bfloat16"])  # the option does something
+
+
+def test_logits_rounded_to_bfloat16_would_be_several_times_worse(units):
+    """Why the products have float32 results."""
+    scale = 100.0
+    logits = products.Products(lambda a, b, out: out.copy_(torch.mm(rounded(a), rounded(b)).bfloat16()), UNIT.addmm)
+    good = errors(ClipLoss(init_scale=scale, products="bfloat16"), lambda x, y, s: clip_reference(x, y, s, None), scale)
+    products.ON_CPU = logits  # `units` puts it back
+    bad = errors(ClipLoss(init_scale=scale, products="bfloat16"), lambda x, y, s: clip_reference(x, y, s, None), scale)
+    assert max(bad[1:]) > 2 * max(good[1:])
+
+
+@pytest.mark.parametrize("loss", [ClipLoss, SigLipLoss])
+def test_without_units_the_products_stay_in_float32_and_it_is_said_once(loss, monkeypatch, caplog):
+    monkeypatch.setattr(products, "has_bfloat16", lambda device: False)
+    products._warn.cache_clear()
+    image, text = (features.float() for features in unit_pairs(30))
+    with caplog.at_level(logging.WARNING):
+        found = [value_and_gradients(loss(products="bfloat16"), image, text) for _ in range(2)]
+    plain = value_and_gradients(loss(), image, text)
+    for values in found:
+        assert all(map(torch.equal, values, plain))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "no bfloat16 units" in caplog.text
+
+
+def test_float64_stays_float64(units):
+    image, text = unit_pairs(30)
+    values = [value_and_gradients(ClipLoss(products=kind).double(), image, text) for kind in products.KINDS]
+    assert all(map(torch.equal, *values))
+
+
+def test_the_precision_of_other_products_is_left_as_it_was():
+    before = torch.get_float32_matmul_precision()
+    a = torch.ones(4, 4)
+    products.ON_CPU.addmm(products.ON_CPU.mm(a, a, out=torch.empty(4, 4)), a, a)
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_another_kind_is_a_mistake():
+    with pytest.raises(ModisteError, match="Did you mean 'bfloat16'"):
+        ClipLoss(products="bfloat61")
