@@ -14,6 +14,19 @@ TYPES = ["shoe"] * 40 + ["bag"] * 25 + ["belt"] * 7
 PRODUCTS = [str(index // 3) for index in range(72)]
 
 
+class CatalogueOf:
+    """Columns, as `Batches.bind` asks for them."""
+
+    def __init__(self, columns):
+        self.columns = columns
+
+    def __len__(self):
+        return len(next(iter(self.columns.values())))
+
+    def column(self, name):
+        return self.columns[name]
+
+
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -71,3 +84,23 @@ def test_processes_share_the_batches_and_a_resumed_epoch_goes_on():
 def test_a_senseless_run_is_one_sentence():
     with pytest.raises(ModisteError, match=r"data\.batches\.run=0"):
         Batches(run=0)
+
+
+def test_balance_draws_the_values_as_often_as_their_power_says():
+    """Shares are n^(1 - power), normalised; the seed decides the epoch."""
+    counts = {"shoe": 800, "bag": 160, "belt": 40}
+    values = [name for name, count in counts.items() for _ in range(count)]
+    catalogue = CatalogueOf({"type": values, "product_id": [str(index) for index in range(1000)]})
+    for power in (0.0, 0.5, 1.0):
+        order = Batches(balance="type", power=power).bind(catalogue)
+        drawn = collections.Counter(values[row] for seed in range(30) for row in order(generator(seed), 10))
+        total = sum(count ** (1 - power) for count in counts.values())
+        for name, count in counts.items():
+            assert drawn[name] / 30_000 == pytest.approx(count ** (1 - power) / total, abs=0.015)
+        assert order(generator(), 10) == order(generator(), 10) != order(generator(1), 10)
+        assert len(order(generator(), 10)) == 1000
+
+
+def test_a_power_that_is_none_is_refused():
+    with pytest.raises(ModisteError, match="power=2 must lie between 0 and 1"):
+        Batches(power=2)

@@ -49,6 +49,27 @@ def test_perfect_embeddings_are_perfect():
     assert (result.task, result.primary) == ("zeroshot", "type/weighted_f1")
 
 
+def test_synonyms_are_averaged_into_the_vector_of_their_class():
+    """Two values with one word are one class; the words of both count."""
+    words = {"type": {"Dress": "garment", "Shirt": "garment"}}
+    synonyms = {"type": {"Dress": ["gown"], "Shirt": ["blouse", "top"]}}
+    task = ZeroShot(["type"], {"type": ["a {}", "the {}"]}, words, synonyms)
+    fake = embedder(noise=0.5)
+    result = task(fake, catalogue(), "test")
+    texts = [f"{the} {word}" for word in ("garment", "gown", "blouse", "top") for the in ("a", "the")]
+    garment = torch.stack([F.normalize(fake.vector(text), dim=0) for text in texts]).mean(0)
+    shoe = torch.stack([F.normalize(fake.vector(text), dim=0) for text in ("a Shoe", "the Shoe")]).mean(0)
+    cosines = fake.rows[:80] @ F.normalize(torch.stack([shoe, garment]), dim=-1).T  # in alphabetical order
+    expected = [["Shoe", "garment"][i] for i in cosines.argmax(1)]
+    targets = ["Shoe" if kind == "Shoe" else "garment" for kind in catalogue().column("type")[:80]]
+    assert result.confusion["type"]["labels"] == ["Shoe", "garment"]
+    assert values(result)["type/accuracy"] == pytest.approx(np.mean([a == b for a, b in zip(expected, targets)]))
+    assert result.protocol["synonyms"] == synonyms
+    assert "synonyms" not in ZeroShot(["type"], PLAIN)(fake, catalogue(), "test").protocol
+    with pytest.raises(ModisteError, match="give a list"):
+        ZeroShot(["type"], synonyms={"type": {"Dress": "gown"}})
+
+
 def test_random_embeddings_are_at_chance():
     """Words and images in independent directions: balanced accuracy 1/C, on average over draws of the words."""
     n, found = 300, []

@@ -33,9 +33,7 @@ class Thumbnail:
     """
 
     def __init__(self, p: float = 0.5, size: int = 28, invert: float = 0.0) -> None:
-        for name, value in (("p", p), ("invert", invert)):
-            if not 0 <= value <= 1:
-                raise ModisteError(f"Thumbnail.{name}={value:g} is a probability: give a number from 0 to 1.")
+        _check("Thumbnail", p=p, invert=invert)
         if size < 1:
             raise ModisteError(f"Thumbnail.size={size} must be at least 1.")
         self.p, self.size, self.invert = p, size, invert
@@ -58,6 +56,86 @@ class Thumbnail:
         canvas = Image.new("L", (self.size, self.size), 255)
         canvas.paste(grey, ((self.size - width) // 2, (self.size - height) // 2))
         return canvas.convert("RGB")
+
+
+class CropEnds:
+    """With probability ``p``, a random part of the image's top and bottom cut off: the wearer's head and legs.
+
+    Shoes and bags, which catalogues show between wide margins, stay whole.
+
+    Args:
+        p: Probability.
+        top: Most of the height that is cut at the top, as a part of it.
+        bottom: The same at the bottom.
+
+    Raises:
+        ModisteError: A number outside [0, 1], or nothing may be left.
+
+    >>> CropEnds(p=0.0)(Image.new("RGB", (60, 80))).size
+    (60, 80)
+    """
+
+    def __init__(self, p: float = 0.5, top: float = 0.25, bottom: float = 0.25) -> None:
+        _check("CropEnds", p=p, top=top, bottom=bottom)
+        if top + bottom >= 1:
+            raise ModisteError(f"CropEnds would cut all: top={top:g} and bottom={bottom:g} must sum to less than 1.")
+        self.p, self.top, self.bottom = p, top, bottom
+
+    def __repr__(self) -> str:
+        return f"CropEnds(p={self.p}, top={self.top}, bottom={self.bottom})"
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        taken, top, bottom = torch.rand(3).tolist()
+        if taken >= self.p:
+            return image
+        width, height = image.size
+        return image.crop((0, round(top * self.top * height), width, round(height * (1 - bottom * self.bottom))))
+
+
+class HideSkin:
+    """With probability ``p``, pixels of the colour of skin turned white: a worn garment as if it lay flat.
+
+    Chai and Ngan, *Face segmentation using skin-color map in videophone applications*, 1999: 77 ≤ Cb ≤ 127 and
+    133 ≤ Cr ≤ 173. Beige and brown goods have that colour too: an image of which more than ``most`` would go, of what
+    is not white, stays as it is.
+
+    Args:
+        p: Probability.
+        most: Largest part of the image's own pixels that may be skin.
+
+    Raises:
+        ModisteError: A number outside [0, 1].
+
+    >>> photo = Image.new("RGB", (10, 10), "navy")
+    >>> photo.paste((224, 172, 140), (0, 0, 10, 3))
+    >>> hidden = HideSkin(p=1.0)(photo)
+    >>> hidden.getpixel((0, 0)), hidden.getpixel((0, 9))
+    ((255, 255, 255), (0, 0, 128))
+    """
+
+    def __init__(self, p: float = 0.5, most: float = 0.5) -> None:
+        _check("HideSkin", p=p, most=most)
+        self.p, self.most = p, most
+
+    def __repr__(self) -> str:
+        return f"HideSkin(p={self.p}, most={self.most})"
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        if torch.rand(()).item() >= self.p:
+            return image
+        luma, blue, red = np.moveaxis(np.asarray(image.convert("YCbCr")), 2, 0)
+        skin = (blue >= 77) & (blue <= 127) & (red >= 133) & (red <= 173)
+        if skin.sum() > self.most * (luma < 240).sum():
+            return image
+        pixels = np.asarray(image.convert("RGB")).copy()
+        pixels[skin] = 255
+        return Image.fromarray(pixels)
+
+
+def _check(name: str, **parts: float) -> None:
+    for key, value in parts.items():
+        if not 0 <= value <= 1:
+            raise ModisteError(f"{name}.{key}={value:g}: give a number from 0 to 1.")
 
 
 def trim(image: Image.Image, tolerance: float = 0.05) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,23 +23,42 @@ class Batches:
         run: See ``alike``.
         one_per_product: No product twice in a batch. The last batches of an epoch, for which few products are left, may
             hold one twice: no row is left out.
+        balance: A column. An epoch then draws as many rows as there are, with replacement, a row of a value that n rows
+            have with a probability proportional to n^-power.
+        power: 0 leaves the values as frequent as they are, 1 makes all equally frequent.
 
     Raises:
-        ModisteError: ``run`` < 1.
+        ModisteError: ``run`` < 1, ``power`` outside [0, 1].
     """
 
     alike: str | None = None
     run: int = 16
     one_per_product: bool = False
+    balance: str | None = None
+    power: float = 0.5
 
     def __post_init__(self) -> None:
         if self.run < 1:
             raise ModisteError(f"data.batches.run={self.run} must be at least 1.")
+        if not 0 <= self.power <= 1:
+            raise ModisteError(f"data.batches.power={self.power:g} must lie between 0 and 1.")
 
     def bind(self, catalogue: Catalogue) -> Order:
         """The orders of a catalogue's rows. Raises ModisteError for an unknown column."""
         alike = catalogue.column(self.alike) if self.alike is not None else None
-        return Order(len(catalogue), alike, self.run, catalogue.column("product_id") if self.one_per_product else None)
+        products = catalogue.column("product_id") if self.one_per_product else None
+        weights = None if self.balance is None else inverse_frequencies(catalogue.column(self.balance), self.power)
+        return Order(len(catalogue), alike, self.run, products, weights)
+
+
+def inverse_frequencies(values: Sequence[str], power: float) -> Tensor:
+    """n^-power for each of the values (N,), n being how often it occurs; (N,).
+
+    >>> inverse_frequencies(["bag", "bag", "shoe"], 1.0).tolist()
+    [0.5, 0.5, 1.0]
+    """
+    counts = Counter(values)
+    return torch.tensor([counts[value] for value in values], dtype=torch.float64) ** -power
 
 
 @dataclass(frozen=True)
@@ -51,21 +70,26 @@ class Order:
         alike: Value of each row, or None.
         run: Length of a run of one value.
         products: Product of each row, where none may come twice in a batch.
+        weights: Of each row, where an epoch draws rows with replacement; None: it takes each once.
     """
 
     length: int
     alike: Sequence[str] | None = None
     run: int = 16
     products: Sequence[str] | None = None
+    weights: Tensor | None = None
 
     def __call__(self, generator: torch.Generator, batch_size: int) -> list[int]:
-        """Every row once, in the order of an epoch.
+        """The rows of an epoch in their order: each once, or as the weights draw them.
 
         >>> order = Order(6, alike=["shoe", "bag", "shoe", "bag", "shoe", "bag"], run=3)
         >>> order(torch.Generator().manual_seed(0), 6)
         [5, 3, 1, 2, 0, 4]
         """
-        order = torch.randperm(self.length, generator=generator)
+        if self.weights is None:
+            order = torch.randperm(self.length, generator=generator)
+        else:
+            order = torch.multinomial(self.weights, self.length, replacement=True, generator=generator)
         if self.alike is not None:
             order = _runs(order, self.alike, self.run, generator)
         rows = order.tolist()

@@ -226,14 +226,22 @@ class Catalogue:
 
 
 def load(data_cfg: Any) -> Catalogue:
-    """The catalogue of a ``data`` node of the configuration, split as the node says.
+    """The catalogue of a ``data`` node of the configuration, with its derived columns, split as the node says.
 
     Raises:
         ModisteError: The prepared pixels are those of another data set.
     """
+    from modiste.data.derive import derive
+
+    catalogue = _read(data_cfg)
+    rules = data_cfg.get("derive") or {}  # older runs have none
+    return instantiate(data_cfg.split)(derive(catalogue, rules))
+
+
+def _read(data_cfg: Any) -> Catalogue:
     prepared = data_cfg.get("prepared")  # runs of before there were prepared pixels do not say
     if not prepared:
-        return instantiate(data_cfg.split)(instantiate(data_cfg.catalogue)())
+        return instantiate(data_cfg.catalogue)()
     from modiste.data.prepared import Prepared
 
     catalogue = Prepared(prepared)()
@@ -243,7 +251,7 @@ def load(data_cfg: Any) -> Catalogue:
             f"{prepared} holds pixels of '{catalogue.card.name}', not of '{wanted}': "
             f"set data={catalogue.card.name}, or another data.prepared."
         )
-    return instantiate(data_cfg.split)(catalogue)
+    return catalogue
 
 
 def hash_pixels(image: Image.Image) -> str:

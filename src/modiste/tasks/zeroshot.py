@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -49,12 +51,14 @@ class ZeroShot:
         prompts: Attribute to templates with one ``{}`` each; ``default`` for the other attributes.
         classes: Attribute to {value: prompt word}, where the value itself is not a good word. Values with one word are
             one class.
+        synonyms: Attribute to {value: further words of its class}; the vector of a class is then the mean over all its
+            words and templates. Published figures use none.
         ignore_values: Values that are no class: rows with them are left out and counted.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
 
     Raises:
-        ModisteError: A template has no ``{}``, or several.
+        ModisteError: A template has no ``{}``, or several; a synonym is no list.
     """
 
     name = "zeroshot"
@@ -64,6 +68,7 @@ class ZeroShot:
         attributes: Sequence[str] | None = None,
         prompts: Mapping[str, Sequence[str]] | None = None,
         classes: Mapping[str, Mapping[str, str]] | None = None,
+        synonyms: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
         ignore_values: Sequence[str] = ("",),
         resamples: int = 1000,
         seed: int = 0,
@@ -74,8 +79,13 @@ class ZeroShot:
         self.classes = {
             str(name): {str(k): str(v) for k, v in (m or {}).items()} for name, m in (classes or {}).items()
         }
+        self.synonyms = {str(name): dict(m or {}) for name, m in (synonyms or {}).items()}
         self.ignore_values = list(ignore_values)
         self.resamples, self.seed = resamples, seed
+        for name, values in self.synonyms.items():
+            for value, words in values.items():
+                if isinstance(words, str):
+                    raise ModisteError(f"The synonyms of {name} '{value}' are one word: give a list, [{words}].")
         for name, templates in self.prompts.items():
             if not templates or any(template.count("{}") != 1 for template in templates):
                 raise ModisteError(f"Every prompt of '{name}' needs one {{}} for the class name, not {templates}.")
@@ -108,6 +118,7 @@ class ZeroShot:
         return {
             "prompts": {attribute: self._templates(attribute) for attribute in attributes},
             "classes": {attribute: self.classes.get(attribute, {}) for attribute in attributes},
+            **({"synonyms": synonyms} if (synonyms := self._synonyms(attributes)) else {}),
             "class_names": "the values that occur in the split",
             "class_vector": "normalised mean of the normalised embeddings of the prompts; cosine",
             "ignore_values": self.ignore_values,
@@ -119,6 +130,15 @@ class ZeroShot:
 
     def _templates(self, attribute: str) -> list[str]:
         return self.prompts.get(attribute, self.prompts[DEFAULT])
+
+    def _synonyms(self, attributes: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+        return {name: {k: list(v) for k, v in self.synonyms[name].items()} for name in attributes if name in self.synonyms}
+
+    def _words(self, attribute: str, label: str) -> list[str]:
+        """The label of a class, and the synonyms of its values."""
+        word = self.classes.get(attribute, {})
+        further = (words for value, words in self.synonyms.get(attribute, {}).items() if word.get(value, value) == label)
+        return [label, *(synonym for words in further for synonym in words)]
 
     def _attributes(self, rows: Catalogue) -> tuple[list[str], list[str]]:
         """The attributes to classify, and those that are skipped."""
@@ -147,7 +167,8 @@ class ZeroShot:
         classes = sorted({label for label in labels if label is not None})
         index = {label: i for i, label in enumerate(classes)}
         targets = np.array([index[label] for label in labels if label is not None])
-        vectors = self.class_vectors(embedder, classes, self._templates(attribute))
+        words = [self._words(attribute, label) for label in classes]
+        vectors = self.class_vectors(embedder, words, self._templates(attribute))
         cosines = images[kept] @ vectors.T
         if not bool(cosines.isfinite().all()):
             raise ModisteError("An embedding is not finite; the model has diverged or its input is bad.")
@@ -171,8 +192,11 @@ class ZeroShot:
         }
 
     @staticmethod
-    def class_vectors(embedder: Embedder, words: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Unit-norm vectors (C, D) of class names: the normalised mean over the templates."""
-        texts = [template.replace("{}", word) for word in words for template in templates]
-        embeddings = F.normalize(embedder.texts(texts), dim=-1).view(len(words), len(templates), -1)
-        return F.normalize(embeddings.mean(dim=1), dim=-1)
+    def class_vectors(embedder: Embedder, words: Sequence[str | Sequence[str]], templates: Sequence[str]) -> Tensor:
+        """Unit-norm vectors (C, D) of classes, each of one word or several: normalised mean over words and templates."""
+        named = [[word] if isinstance(word, str) else list(word) for word in words]
+        prompts = [[template.replace("{}", word) for word in among for template in templates] for among in named]
+        embeddings = F.normalize(embedder.texts(list(itertools.chain(*prompts))), dim=-1)
+        return torch.stack([
+            F.normalize(part.mean(dim=0), dim=-1) for part in embeddings.split([len(texts) for texts in prompts])
+        ])  # fmt: skip

@@ -1,0 +1,94 @@
+"""Columns that rules make of others: what a title says and no attribute does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from modiste.data.augment import trim
+from modiste.data.catalogue import Catalogue
+from modiste.errors import ModisteError
+
+VALUE, ASPECT = "value", "aspect"
+
+
+def derive(catalogue: Catalogue, columns: Mapping[str, Sequence[Mapping[str, Any]]]) -> Catalogue:
+    """``catalogue`` with a further column for every entry of ``columns``.
+
+    Args:
+        catalogue: Any.
+        columns: Name of the new column → rules, in order: a ``value``, and for some columns a regular expression that
+            has to be found in the row's cell, whatever the case. A row takes the value of the first rule of which all
+            expressions are found, and is empty if there is none.
+
+    Raises:
+        ModisteError: A rule has no value, names an unknown column, or an expression is malformed; the new column exists.
+
+    >>> from modiste.data.catalogue import Card
+    >>> titles = ["Brown Leather Boots", "Boot Polish", "White Sneaker"]
+    >>> columns = {"product_id": ["1", "2", "3"], "text": titles, "image": ["1", "2", "3"], "pixels": ["1", "2", "3"]}
+    >>> shop = Catalogue.build(Card("shop"), columns | {"type": ["Shoes", "Care", "Shoes"]}, None)
+    >>> rules = [{"value": "boot", "text": r"\\bboots?\\b", "type": "shoe"}, {"value": "shoe", "type": "shoe"}]
+    >>> derive(shop, {"kind": rules}).column("kind")
+    ['boot', '', 'shoe']
+    """
+    for name, rules in columns.items():
+        if name in catalogue.table.column_names:
+            raise ModisteError(f"data.derive.{name}: the data set has a column of this name; take another.")
+        catalogue = catalogue.replace_column(name, _values(catalogue, name, rules))
+    return catalogue
+
+
+def _values(catalogue: Catalogue, name: str, rules: Sequence[Mapping[str, Any]]) -> list[str]:
+    values = [""] * len(catalogue)
+    left = list(range(len(catalogue)))
+    for rule in rules:
+        if VALUE not in rule or len(rule) < 2:
+            raise ModisteError(f"data.derive.{name}: every rule needs a value and a column, not {dict(rule)}.")
+        held = set(_holding(catalogue, name, rule, left))
+        for row in held:
+            values[row] = rule[VALUE]
+        left = [row for row in left if row not in held]
+    return values
+
+
+def _holding(catalogue: Catalogue, name: str, rule: Mapping[str, Any], rows: list[int]) -> list[int]:
+    """Those of the rows of which all of a rule holds; pictures are read last, as few as possible."""
+    for column, expression in rule.items():
+        if column not in (VALUE, ASPECT):
+            test, cells = _compile(name, expression), catalogue.column(column)
+            rows = [row for row in rows if test.search(cells[row])]
+    if ASPECT in rule:
+        low, high = _bounds(name, rule[ASPECT])
+        rows = [row for row in rows if low <= aspect(catalogue.read_image(row)) <= high]
+    return rows
+
+
+def aspect(image: Image.Image) -> float:
+    """Height / width of a picture without its margins.
+
+    >>> photo = Image.new("RGB", (60, 80), "white")
+    >>> photo.paste("navy", (10, 10, 50, 30))
+    >>> aspect(photo)
+    0.5
+    """
+    width, height = trim(image.convert("RGB")).size
+    return height / width
+
+
+def _bounds(name: str, given: Any) -> tuple[float, float]:
+    try:
+        low, high = map(float, given)
+    except (TypeError, ValueError):
+        raise ModisteError(f"data.derive.{name}: aspect={given} must be two numbers, [low, high].") from None
+    return low, high
+
+
+def _compile(name: str, expression: str) -> re.Pattern[str]:
+    try:
+        return re.compile(expression, re.IGNORECASE)
+    except re.error as error:
+        raise ModisteError(f"data.derive.{name}: '{expression}' is no regular expression: {error}.") from None
