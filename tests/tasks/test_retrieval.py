@@ -57,6 +57,15 @@ def test_perfect_embeddings_are_perfect(gallery):
     assert (result.task, result.data, result.split, result.primary) == ("retrieval", "fake", "test", "t2i/mrr")
 
 
+def test_values_are_worded_as_the_captions_of_training_are():
+    embedder = oracle()
+    words = {"colour": {"red": "crimson"}, "season": {"Fall": "autumn"}}
+    result = Retrieval(template="{colour} {text}", words=words)(embedder, catalogue(), "test")
+    assert {"crimson garment 0", "blue garment 1"} <= {text for texts in embedder.asked for text in texts}
+    assert result.protocol["words"] == {"colour": {"red": "crimson"}}
+    assert "words" not in Retrieval(words=words)(embedder, catalogue(), "test").protocol
+
+
 def test_random_embeddings_are_at_chance():
     """One relevant image among 1,000 of independent directions: recall@k = k/1000."""
     n = 1000

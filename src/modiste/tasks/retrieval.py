@@ -34,6 +34,7 @@ SHOWN = 5
 """Results that an example shows; a query whose first relevant item is among them is a hit."""
 
 Judgements = dict[str, list[str]]
+Words = Mapping[str, Mapping[str, str]]
 
 
 class Documents:
@@ -43,11 +44,14 @@ class Documents:
         embedder: Gives the embeddings.
         catalogue: Its rows are the gallery, in this order.
         template: Of the text of a row (`modiste.data.captions.Captions`).
+        words: Of the values in it, as `modiste.data.captions.Captions` takes them.
     """
 
-    def __init__(self, embedder: Embedder, catalogue: Catalogue, template: str = "{text}") -> None:
+    def __init__(
+        self, embedder: Embedder, catalogue: Catalogue, template: str = "{text}", words: Words | None = None
+    ) -> None:
         self.embedder, self.catalogue = embedder, catalogue
-        captions = Captions([template]).bind(catalogue)
+        captions = Captions([template], words=words or {}).bind(catalogue)
         self.texts = [captions.first(row) for row in range(len(catalogue))]
         self.rows = np.asarray(catalogue.column("row"), dtype=np.int64)
         self._columns: dict[str, Tensor] = {}
@@ -368,6 +372,7 @@ class Retrieval:
         documents: Weights of ``image`` and text columns in the vector of a product, for attributes and published
             queries: normalise(Σ weight · embedding).
         template: Of the text of a row, as query and as document, over the catalogue's columns.
+        words: Column → value → its word in the template, as the captions of training have it.
         prefix: Put before every text query.
         map_denominator: Of MAP@k: ``relevant`` or ``min_relevant_k``.
         resamples: Of the bootstrap.
@@ -390,6 +395,7 @@ class Retrieval:
         published: Mapping[str, str] | None = None,
         documents: Mapping[str, float] | None = None,
         template: str = "{text}",
+        words: Words | None = None,
         prefix: str = "",
         map_denominator: str = "relevant",
         resamples: int = 1000,
@@ -411,6 +417,7 @@ class Retrieval:
                 "use gallery=split."
             )
         self.gallery, self.template, self.prefix = gallery, template, prefix
+        self.words = {column: dict(values) for column, values in (words or {}).items() if f"{{{column}}}" in template}
         self.sample = Sample.parse(sample or {})
         self.documents = {str(k): float(v) for k, v in (documents or {"image": 0.9, "text": 0.1}).items()}
         self.ranking = Ranking(list(ks), map_denominator, resamples, seed, examples)
@@ -431,8 +438,8 @@ class Retrieval:
             ModisteError: The split is empty, a column or file is missing, or an embedding is not finite.
         """
         queries = catalogue.select(split=split)
-        own = Documents(embedder, queries, self.template)
-        documents = Documents(embedder, catalogue, self.template) if self.gallery == "all" else own
+        own = Documents(embedder, queries, self.template, self.words)
+        documents = Documents(embedder, catalogue, self.template, self.words) if self.gallery == "all" else own
         searches = [self._direction(direction, own, documents) for direction in self.directions]
         if self.gallery == "split" and not self.prefix and set(self.directions) == set(DIRECTIONS):
             searches = _both_ways(searches)
@@ -465,6 +472,7 @@ class Retrieval:
             **({"sample": self.sample.describe()} if self.gallery == "sample" else {}),
             "documents": self.documents,
             "template": self.template,
+            **({"words": self.words} if self.words else {}),
             "prefix": self.prefix,
             "relevance": "the query's own row"
             if self.gallery == "sample"
