@@ -1,8 +1,9 @@
-"""Lightning callbacks: progress, cost, interruption, sample retrievals."""
+"""Lightning callbacks: progress, cost, interruption; sample retrievals and artifacts for wandb."""
 
 from __future__ import annotations
 
 import functools
+import json
 import signal
 import sys
 import threading
@@ -11,11 +12,14 @@ from collections import deque
 from types import FrameType
 from typing import Any, cast
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, ProgressBar, RichProgressBar
 from torch import Tensor
 
 from modiste.data.module import Batch
+from modiste.energy import Energy, EnergyMeter
+from modiste.errors import ModisteError
 from modiste.machine import peak_memory_mb
 from modiste.rundir import RunDir
 
@@ -119,15 +123,49 @@ class Throughput(Callback):
             pl_module.log("train/pairs_per_second", (pairs - before) / (now - since), prog_bar=True)
 
 
-class Cost(Callback):
-    """Writes ``cost.json``: wall seconds, pairs and steps of training, and peak memory, summed over continuations."""
+def short(number: float) -> float:
+    """Six significant digits.
 
-    def __init__(self, run_dir: str) -> None:
+    >>> short(0.000123456789)
+    0.000123457
+    """
+    return float(f"{number:.6g}")
+
+
+class Cost(Callback):
+    """Writes ``cost.json``: what the training cost, summed over continuations.
+
+    ``seconds`` of wall time, ``pairs`` seen and ``steps``; ``peak_memory_mb`` (MiB) of the first process, and
+    ``peak_gpu_memory_mb`` of its GPU; ``energy_kwh`` and ``co2e_kg`` of all machines where codecarbon is installed
+    (`modiste.energy`), and the ``country`` of the electricity; ``price`` and ``currency`` where a rate is given.
+
+    Args:
+        run_dir: Where it is written.
+        price_per_hour: Of one machine; null leaves the price out.
+        currency: Of the rate.
+        country: Whose electricity it is, ISO 3166-1 alpha-3; null: the world's average.
+
+    Raises:
+        ModisteError: The country is not known, or the rate is negative.
+    """
+
+    def __init__(
+        self, run_dir: str, price_per_hour: float | None = None, currency: str = "USD", country: str | None = None
+    ) -> None:
+        if price_per_hour is not None and price_per_hour < 0:
+            raise ModisteError(f"cost.price_per_hour={price_per_hour} is negative: give 0 or more, or null.")
         self.run = RunDir(run_dir)
-        self.seconds, self.pairs = 0.0, 0
+        self.price_per_hour, self.currency, self.country = price_per_hour, currency, country
+        self.seconds, self.pairs, self.peaks = 0.0, 0, {"peak_memory_mb": 0.0}
+        self.energy = Energy(0.0, 0.0)  # of the parts before this one
+        self.meter = EnergyMeter(country)
+        self._machines = 1
         self._started = time.perf_counter()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._machines = trainer.num_nodes
+        if trainer.local_rank == 0 and not fast_dev_run(trainer):
+            self.meter.start()
         self._started = time.perf_counter()
 
     def on_train_batch_end(
@@ -140,20 +178,52 @@ class Cost(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer)
+        self.meter.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, Interrupted):  # in all processes, so that they can be asked
+            self._write(trainer)
+        self.meter.stop()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self._total(), "pairs": self.pairs}
+        # A process cannot ask the others here: their machines count as this one.
+        energy = self.energy + self.meter.read() * self._machines
+        return {"seconds": self._total(), "pairs": self.pairs, "energy": [*vars(energy).values()], "peaks": self.peaks}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.pairs = state_dict["seconds"], state_dict["pairs"]
+        self.energy = Energy(*state_dict.get("energy", ()))
+        self.peaks |= state_dict.get("peaks", {})
 
     def _total(self) -> float:
         return self.seconds + time.perf_counter() - self._started
 
     def _write(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero and not fast_dev_run(trainer):
-            facts = {"seconds": round(self._total(), 1), "pairs": self.pairs, "steps": trainer.global_step}
-            self.run.write_json("cost", facts | {"peak_memory_mb": round(peak_memory_mb(), 1)})
+        if fast_dev_run(trainer) or trainer.sanity_checking:
+            return
+        energy = self._energy(trainer)
+        device = trainer.strategy.root_device
+        peaks = {"peak_memory_mb": peak_memory_mb()}
+        if device.type == "cuda":
+            peaks["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+        self.peaks = {name: max(self.peaks.get(name, 0.0), peak) for name, peak in peaks.items()}
+        facts: dict[str, Any] = {"seconds": round(self._total(), 1), "pairs": self.pairs, "steps": trainer.global_step}
+        facts |= {name: round(peak, 1) for name, peak in self.peaks.items()}
+        if energy.measured:
+            facts |= {"energy_kwh": short(energy.kwh), "co2e_kg": short(energy.co2e_kg)}
+            facts["country"] = self.country or "world"
+        if self.price_per_hour is not None:
+            price = self.price_per_hour * self._machines * self._total() / 3600
+            facts |= {"price": short(price), "currency": self.currency}
+        if trainer.is_global_zero:
+            self.run.write_json("cost", facts)
+
+    def _energy(self, trainer: Trainer) -> Energy:
+        """Of all machines, one process each of which measures, and of the parts before this one."""
+        own = self.meter.read() if trainer.local_rank == 0 else Energy(0.0, 0.0)
+        parts = torch.tensor([own.kwh, own.co2e_kg], device=trainer.strategy.root_device)
+        every = trainer.strategy.reduce(parts, reduce_op="sum")
+        return self.energy + Energy(*torch.as_tensor(every).tolist())
 
 
 class LineProgress(ProgressBar):
@@ -192,6 +262,13 @@ def progress() -> ProgressBar:
     return RichProgressBar() if sys.stdout.isatty() else LineProgress()
 
 
+def wandb_loggers(trainer: Trainer) -> list[Any]:
+    """Those of the trainer's loggers, in the process that logs."""
+    from lightning.pytorch.loggers import WandbLogger
+
+    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger) and trainer.is_global_zero]
+
+
 class SampleRetrievals(Callback):
     """Sends a table of sample retrievals, hits and misses, to wandb after each validation, if wandb logs."""
 
@@ -199,12 +276,9 @@ class SampleRetrievals(Callback):
         self.count, self.thumbnails = count, thumbnails
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        from lightning.pytorch.loggers import WandbLogger
-
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-                for name, result in cast(Any, pl_module).results.items():
-                    self._send(logger, trainer, name, result)
+        for logger in wandb_loggers(trainer):
+            for name, result in cast(Any, pl_module).results.items():
+                self._send(logger, trainer, name, result)
 
     def _send(self, logger: Any, trainer: Trainer, name: str, result: Any) -> None:
         import wandb
@@ -221,3 +295,52 @@ class SampleRetrievals(Callback):
             rows.append([example["query"], example["rank"], *images, *[None] * (self.thumbnails - len(images))])
         columns = ["query", "rank", *(f"top {i + 1}" for i in range(self.thumbnails))]
         logger.log_table(f"val/{name}/samples", columns=columns, data=rows)
+
+
+class Artifacts(Callback):
+    """Gives wandb, if it logs, two artifacts at the end of a training: ``results.json`` and the best weights.
+
+    ``results.json`` has the metrics of the last validation and the tasks' results with their intervals; what the
+    training cost is beside it and in the run's summary.
+
+    Args:
+        run_dir: Where the checkpoints and ``cost.json`` are.
+        upload: Send the weights themselves; otherwise a reference to the file, with its checksum.
+    """
+
+    def __init__(self, run_dir: str, upload: bool = False) -> None:
+        self.run, self.upload = RunDir(run_dir), upload
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in wandb_loggers(trainer):
+            metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
+            results = {name: result.to_json() for name, result in cast(Any, pl_module).results.items()}
+            self._send_results(logger.experiment, {"metrics": metrics, "results": results})
+            self._send_weights(logger.experiment, metrics)
+
+    def _send_results(self, run: Any, content: dict[str, Any]) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(f"results-{run.id}", type="results")
+        with artifact.new_file("results.json", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+        cost = self.run.read_json("cost")
+        if cost:
+            artifact.add_file(str(self.run.path / "cost.json"))
+            run.summary.update({f"cost/{name}": value for name, value in cost.items()})
+        run.log_artifact(artifact)
+
+    def _send_weights(self, run: Any, metrics: dict[str, float]) -> None:
+        import wandb
+
+        best = self.run.checkpoints / "best.ckpt"
+        if not best.is_file():  # no checkpoints were asked for
+            return
+        artifact = wandb.Artifact(
+            f"weights-{run.id}", type="model", metadata={"run_dir": str(self.run.path), **metrics}
+        )
+        if self.upload:
+            artifact.add_file(str(best))
+        else:
+            artifact.add_reference(best.resolve().as_uri(), name=best.name)
+        run.log_artifact(artifact, aliases=["best"])

@@ -59,6 +59,13 @@ ALLOWED = (
 )
 SPECIAL = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 STARTS = ("init", "resume", "continue")
+# Launchers of Hydra's plugins, and what to install.
+LAUNCHERS = {
+    "submitit_slurm": "'modiste[slurm]'",
+    "submitit_local": "'modiste[slurm]'",
+    "joblib": "hydra-joblib-launcher",
+    "ray": "ray hydra-ray-launcher",
+}
 
 
 def run_or(run: str | None, other: str) -> str:
@@ -221,6 +228,8 @@ def _explain_missing_config(
         return f"There is no config {config_name}.yaml. {did_you_mean(config_name, roots)}"
     group, _, option = missing.rpartition("/")
     options = [name for name in error.options or () if not name.startswith("_")]
+    if group == "hydra/launcher" and option in LAUNCHERS:
+        return f"The launcher {option} is not installed: pip install {LAUNCHERS[option]}."
     asked = any(o.lstrip("+").startswith(f"{group}=") for o in overrides)
     where = "" if asked else f" (named in {str(error).split(chr(39))[1]}.yaml)"
     return f"There is no option '{option}' in the group {group}{where}. {did_you_mean(option, options)}"

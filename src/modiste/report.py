@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from modiste import figures, tables
+from modiste.energy import NOT_INSTALLED
 from modiste.errors import ModisteError
 
 WORST = 15  # classes shown before the fold
@@ -101,6 +102,8 @@ def write_report(run_dir: Path, catalogue: figures.Pictures | Mapping[str, figur
         variant = f", {result['variant']}" if result.get("variant") else ""
         title = f"{result['task']} on {result['data']} ({result['split']}{variant})"
         sections.append((stem.replace(".", "-"), title, _result(run, stem, result, published)))
+    if run.cost:
+        sections.append(("cost", "Cost of training", _costs(run.cost)))
     if run.suites:
         sections.append(("suites", "What was not run", _missing(run.suites)))
     if run.data:
@@ -214,23 +217,20 @@ def _machine(environment: Mapping[str, Any]) -> str:
 
 
 def _cost(cost: Mapping[str, Any]) -> str:
-    seconds, pairs = cost.get("seconds"), cost.get("pairs")
-    words = [_duration(seconds)] if isinstance(seconds, (int, float)) else []
-    if isinstance(pairs, (int, float)):
-        words.append(f"{pairs:,.0f} pairs")
-        if isinstance(seconds, (int, float)) and seconds > 0:
-            words.append(f"{pairs / seconds:,.1f} pairs/s")
-    for name, value in cost.items():
-        if name not in ("seconds", "pairs") and isinstance(value, (str, int, float)):
-            unit = " MB" if name.endswith("_mb") else ""
-            words.append(f"{name.removesuffix('_mb').replace('_', ' ')} {_plain(value)}{unit}")
-    return ", ".join(words)
+    """In a line: the wall time without its name, a number without a unit with it."""
+    words = tables.cost_words(cost)
+    first = [words.pop("wall time")] if "wall time" in words else []
+    counts = [f"{words.pop(name)} {name}" for name in ("pairs", "pairs/s", "steps") if name in words]
+    return ", ".join([*first, *counts, *(f"{name} {word}" for name, word in words.items())])
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+def _costs(cost: Mapping[str, Any]) -> str:
+    """As a table, and what is to be known of it."""
+    notes = [tables.WORLD] if cost.get("country") == "world" else []
+    if "energy_kwh" not in cost:
+        notes = [NOT_INSTALLED]
+    rows = [list(item) for item in tables.cost_words(cost).items()]
+    return _grid(["", ""], rows) + "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
 
 
 def _tiles(run: _Run) -> str:
@@ -253,7 +253,7 @@ def _tiles(run: _Run) -> str:
 
 def _result(run: _Run, stem: str, result: dict[str, Any], published: Sequence[Mapping[str, str]]) -> str:
     block = tables.summaries(tables.build_blocks([result], published))[0]
-    seconds = [f"took {_duration(result['seconds'])}"] if isinstance(result.get("seconds"), (int, float)) else []
+    seconds = [f"took {tables.duration(result['seconds'])}"] if isinstance(result.get("seconds"), (int, float)) else []
     dagger = [tables.DAGGER_NOTE] if tables.in_domain(result) else []
     first = ", ".join([*([block.size] if block.size else []), *seconds])
     every = [first, *dagger, tables.overlap_note(result), *block.notes]

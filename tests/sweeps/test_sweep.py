@@ -1,8 +1,11 @@
 """A sweep resumes after a kill, records what fails, and finds the same in one process as in a process a trial."""
 
+import base64
 import csv
+import hashlib
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -13,8 +16,9 @@ from modiste.commands.sweep import Watch, as_overrides, conclude
 from modiste.errors import ModisteError
 from modiste.sweeps.pictures import importance
 from modiste.sweeps.space import Space
-from modiste.sweeps.study import Objective, finished, open_study, rows, run_trials
+from modiste.sweeps.study import Objective, finished, open_study, over_seeds, rows, run_trials
 from training import TINY, modiste
+from wandb_log import OfflineRun
 
 LOSS = Objective("loss", "min")
 SPACE = Space(
@@ -130,6 +134,33 @@ def test_several_objectives_have_a_column_each(tmp_path):
     assert found.directions == [optuna.study.StudyDirection.MINIMIZE, optuna.study.StudyDirection.MAXIMIZE]
 
 
+def test_mean_and_deviation_over_seeds_are_numpys():
+    generator = np.random.default_rng(0)
+    names = ["val/loss", "val/retrieval/t2i/mrr", "val/retrieval/t2i/recall@1"]
+    matrix = generator.normal(size=(5, 3)) * [3, 0.1, 1e-4] + [2, 0.5, 0.9]
+    found = {str(seed): dict(zip(names, map(float, row), strict=True)) for seed, row in enumerate(matrix)}
+    found["4"]["val/only_here"] = 1.0
+    table = over_seeds(found)
+    assert [row["metric"] for row in table] == names
+    np.testing.assert_allclose([row["mean"] for row in table], matrix.mean(0), rtol=1e-12)
+    np.testing.assert_allclose([row["s.d."] for row in table], matrix.std(0, ddof=1), rtol=1e-10)
+    assert [table[0][f"seed {seed}"] for seed in range(5)] == list(matrix[:, 0])
+
+
+def test_the_metrics_of_a_seed_are_those_of_its_best_epoch():
+    epochs = [{"loss": 3.0, "mrr": 0.1}, {"loss": 1.0, "mrr": 0.3}, {"loss": 2.0, "mrr": 0.9}, {"mrr": 1.0}]
+    assert LOSS.best_epoch(epochs) == {"loss": 1.0, "mrr": 0.3}
+    assert Objective("mrr", "max").best_epoch(epochs) == {"mrr": 1.0}
+
+
+def test_a_sweep_over_seeds_alone_needs_no_space(tmp_path):
+    found = study(tmp_path)
+    run_trials(found, 5, lambda trial: [float(trial.number), *Space({}, may_be_empty=True).suggest(trial)])
+    assert [row["loss"] for row in rows(found, [LOSS])] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert importance(found, [LOSS]) == {}
+    conclude(found, [LOSS], [], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("space", "message"),
     [
@@ -210,3 +241,78 @@ def test_a_wrong_override_of_the_space_is_one_sentence_before_the_first_trial(tm
     assert "Did you mean" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("trial_*"))
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """`modiste sweep sweep=seeds` with two seeds in one process, logged by wandb without an account."""
+    pytest.importorskip("wandb")
+    folder = tmp_path_factory.mktemp("seeds")
+    done = modiste(
+        "sweep", *FROZEN, "trainer.max_epochs=2", "sweep=seeds", "sweep.repeats=2", "seed=3", "logger=wandb",
+        "optim.lr=0.002", "hydra.run.dir=search", cwd=folder, WANDB_API_KEY="", MODISTE_CACHE=str(folder / "cache"),
+        WANDB_DATA_DIR=str(folder / "staging"), WANDB_CACHE_DIR=str(folder / "staging"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "search", done.stdout
+
+
+def best_validation(place):
+    """The row of the run's log with the smallest loss of validation."""
+    (log,) = place.glob("csv/version_*/metrics.csv")
+    with log.open(newline="") as file:
+        epochs = [row for row in csv.DictReader(file) if row["val/loss"]]
+    best = min(epochs, key=lambda row: float(row["val/loss"]))
+    return {name: float(value) for name, value in best.items() if name.startswith("val/") and value}
+
+
+@pytest.mark.slow
+def test_seeds_are_one_word_and_the_table_has_every_metric(seeds):
+    """Against numpy, from the logs that the runs themselves wrote."""
+    folder, printed = seeds
+    runs = [best_validation(folder / "trial_000" / f"seed_{seed}") for seed in (3, 4)]
+    with (folder / "seeds.csv").open(newline="") as file:
+        table = {row["metric"]: row for row in csv.DictReader(file)}
+    assert set(table) == set(runs[0])
+    assert len(table) > 10
+    for name, row in table.items():
+        values = np.array([run[name] for run in runs])
+        np.testing.assert_allclose(float(row["mean"]), values.mean(), rtol=1e-5)
+        np.testing.assert_allclose(float(row["s.d."]), values.std(ddof=1), rtol=1e-3, atol=1e-7)
+    assert runs[0]["val/loss"] != runs[1]["val/loss"]
+    assert "| val/retrieval/t2i/mrr |" in printed
+    assert "mean ± s.d." in (folder / "report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [3, 4])
+def test_wandb_has_everything_of_every_trial_offline(seeds, seed):
+    """Group, configuration, history, samples, results and weights, read back from what wandb wrote."""
+    place = seeds[0] / "trial_000" / f"seed_{seed}"
+    (folder,) = (place / "wandb").glob("offline-run-*")
+    run = OfflineRun(folder)
+    assert (run.group, run.name, run.job_type) == ("search", f"trial_000/seed_{seed}", "trial")
+    assert run.config["seed"] == seed
+    assert run.config["optim"]["lr"] == 0.002
+    assert {"model", "loss", "data", "optim", "trainer", "tune"} <= set(run.config)
+    losses = [step["val/loss"] for step in run.history if "val/loss" in step]
+    assert len(losses) == 2
+    assert min(losses) == pytest.approx(best_validation(place)["val/loss"], rel=1e-5)
+    assert sum("train/loss" in step for step in run.history) >= 10
+    samples = [step["val/retrieval/samples"] for step in run.history if "val/retrieval/samples" in step]
+    assert len(samples) == 2
+    table = json.loads((folder / "files" / samples[0]["path"]).read_text())
+    assert table["columns"][:3] == ["query", "rank", "top 1"]
+    assert len(table["data"]) >= 4
+    results, weights = run.artifacts[f"results-{run.id}"], run.artifacts[f"weights-{run.id}"]
+    assert (results.type, weights.type, list(weights.aliases)) == ("results", "model", ["best"])
+    files = {entry.path: entry for entry in results.manifest.contents}
+    assert set(files) == {"results.json", "cost.json"}
+    content = json.loads(Path(files["results.json"].local_path).read_text())
+    assert content["metrics"]["val/loss"] == pytest.approx(losses[-1], rel=1e-5)
+    assert content["results"]["retrieval"]["metrics"]["t2i/mrr"]["low"] <= content["metrics"]["val/retrieval/t2i/mrr"]
+    (best,) = weights.manifest.contents
+    file = place / "checkpoints" / "best.ckpt"
+    assert best.ref == file.resolve().as_uri()
+    assert best.digest == base64.b64encode(hashlib.md5(file.read_bytes()).digest()).decode()
+    assert run.summary["cost/pairs"] == json.loads((place / "cost.json").read_text())["pairs"]

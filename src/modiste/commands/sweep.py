@@ -2,7 +2,9 @@
 
 Trials are run directories of `modiste train`. They share one process where features.cache is true, and the catalogue
 and the features are then loaded once; otherwise each has a process of its own. A killed sweep goes on with
-continue=DIR. The space is in conf/sweep/*.yaml; everything that `modiste train` takes is given as there.
+continue=DIR. The space is in conf/sweep/*.yaml; everything that `modiste train` takes is given as there. Several seeds
+of one configuration, with mean ± s.d. of every metric: `modiste sweep sweep=seeds sweep.repeats=5`. With logger=wandb
+every trial is a run of one group, the sweep's directory.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def run(cfg: DictConfig) -> None:
     from modiste.sweeps.study import Objective, best_first, mean_and_deviation, open_study, rows, run_trials
 
     plain: Any = OmegaConf.to_container(cfg.sweep, resolve=True)
-    space = Space(plain["space"])
+    space = Space(plain["space"], may_be_empty=plain["repeats"] > 1)
     chosen = plain["objectives"] or [OmegaConf.to_container(cfg.monitor)]
     objectives = [Objective(**objective) for objective in chosen]
     base = base_overrides()
@@ -62,16 +64,19 @@ def run(cfg: DictConfig) -> None:
     def objective(trial: Any) -> list[float]:
         values = as_overrides(space.suggest(trial))
         found = []
+        seeds: dict[str, Any] = {}
         for repeat in range(plain["repeats"]):
             place = places(folder, trial.number, plain["repeats"], cfg.seed)[repeat]
-            seed = [f"seed={cfg.seed + repeat}"]
+            own = [f"seed={cfg.seed + repeat}", f"run_dir={quote(str(place))}", *wandb_overrides(cfg, folder, place)]
             watch = Watch(trial, objectives, report=repeat == 0)
-            train_one([*base, *values, *seed, f"run_dir={quote(str(place))}"], place, watch)
+            train_one([*base, *values, *own], place, watch)
             found.append([objective.best(watch.history) for objective in objectives])
+            seeds[str(cfg.seed + repeat)] = dict(objectives[0].best_epoch(watch.history))
         spread = [mean_and_deviation(column) for column in zip(*found, strict=True)]
         if plain["repeats"] > 1:
             names = [objective.metric for objective in objectives]
             trial.set_user_attr("deviations", dict(zip(names, (deviation for _, deviation in spread), strict=True)))
+            trial.set_user_attr("seeds", seeds)
         return [mean for mean, _ in spread]
 
     try:
@@ -91,6 +96,14 @@ def places(folder: Path, number: int, repeats: int, seed: int) -> list[Path]:
     """
     trial = folder / f"trial_{number:03}"
     return [trial / f"seed_{seed + repeat}" for repeat in range(repeats)] if repeats > 1 else [trial]
+
+
+def wandb_overrides(cfg: DictConfig, folder: Path, place: Path) -> list[str]:
+    """Where wandb logs, a trial is a run of the sweep's group, with its own name; a group that is given stays."""
+    if "wandb" not in cfg.logger:
+        return []
+    group, name = cfg.logger.wandb.group or folder.name, place.relative_to(folder).as_posix()
+    return [f"logger.wandb.group={quote(group)}", f"logger.wandb.name={quote(name)}", "logger.wandb.job_type=trial"]
 
 
 def interrupted(folder: Path) -> int:
@@ -207,25 +220,42 @@ def new_epochs(place: Path, watch: Watch) -> bool:
 
 
 def conclude(study: Any, objectives: Sequence[Objective], names: Sequence[str], folder: Path) -> None:
-    """Writes ``trials.csv``, ``sweep.json``, the pictures and the page, and prints the table, best first."""
+    """Writes ``trials.csv``, ``sweep.json``, the pictures and the page, and prints the table, best first.
+
+    Of several seeds a trial, ``seeds.csv`` has mean and s.d. of every metric; those of the best trial are printed, too.
+    """
     from modiste.sweeps.pictures import write_page
-    from modiste.sweeps.study import best_first, rows
+    from modiste.sweeps.study import best_first, finished, over_seeds, plus_minus, rows
 
     table = rows(study, objectives)
-    columns = list(dict.fromkeys(name for row in table for name in row))
-    with (folder / "trials.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(table)
+    columns = write_csv(folder / "trials.csv", table)
     ordered = best_first(table, objectives)
+    seeds = {trial.number: over_seeds(trial.user_attrs.get("seeds", {})) for trial in finished(study)}
+    if any(seeds.values()):
+        write_csv(
+            folder / "seeds.csv", [{"trial": row["trial"], **line} for row in ordered for line in seeds[row["trial"]]]
+        )
     content = {"objectives": [vars(objective) for objective in objectives], "trials": ordered}
     (folder / "sweep.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    page = write_page(study, objectives, names, folder, f"Sweep {folder.name}")
+    best = plus_minus(seeds[ordered[0]["trial"]]) if ordered else []
+    page = write_page(study, objectives, names, folder, f"Sweep {folder.name}", best)
     print(markdown(ordered, columns))
+    if best:
+        print(f"\nTrial {ordered[0]['trial']} over its seeds:\n\n{markdown(best, list(best[0]))}")
     print(f"\nSweep directory: {folder}\nReport: {page}")
     if not any(row["state"] == "complete" for row in table):
         first = table[0]["error"] if table else "there were none"
         raise ModisteError(f"No trial of the sweep is complete; the first says: {first}")
+
+
+def write_csv(path: Path, table: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Writes rows with all their columns; returns these."""
+    columns = list(dict.fromkeys(name for row in table for name in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(table)
+    return columns
 
 
 def markdown(table: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.papers.measure import Cells, Measured, measure
 from modiste.papers.spec import PUBLISHED, Column, Model, Paper, Table
 from modiste.tables.blocks import DAGGER, DAGGER_NOTE, EMPTY, digits_of, letter
+from modiste.tables.costs import cost_sheet
 from modiste.tables.pairs import BEST, Cache, Entry, Marks, mark
 from modiste.tables.published import as_printed
 from modiste.tables.results import fingerprint
@@ -87,6 +88,9 @@ class _Filled:
         yield Sheet(self.paper.title, [], notes=[self.paper.about] if self.paper.about else [], level=2)
         for table in self.paper.tables:
             yield self.sheet(table)
+        yield from cost_sheet(
+            (row, result) for (_, row, _), cell in self.cells.found.items() for result in cell.results
+        )
         commands = [f"{row.label}: `{row.command}`" for row in self.paper.rows if row.command]
         if commands:
             yield Sheet("Commands that measure the rows", [], commands=commands)

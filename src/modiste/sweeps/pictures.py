@@ -27,7 +27,7 @@ def importance(study: Any, objectives: Sequence[Objective]) -> dict[str, float]:
     import optuna
 
     complete = [trial for trial in finished(study) if trial.state == optuna.trial.TrialState.COMPLETE]
-    if len(complete) < 4 or len({trial.values[0] for trial in complete}) < 2:
+    if len(complete) < 4 or not complete[0].params or len({trial.values[0] for trial in complete}) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     target = (lambda trial: trial.values[0]) if len(objectives) > 1 else None
@@ -95,8 +95,15 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) and math.isfinite(value) else str(value)
 
 
-def write_page(study: Any, objectives: Sequence[Objective], names: Sequence[str], folder: Path, title: str) -> Path:
-    """``report.html`` and its pictures under ``figures/``."""
+def write_page(
+    study: Any,
+    objectives: Sequence[Objective],
+    names: Sequence[str],
+    folder: Path,
+    title: str,
+    seeds: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """``report.html`` and its pictures under ``figures/``; ``seeds`` are the rows of the best trial over its seeds."""
     table = rows(study, objectives)
     complete = [row for row in table if row["state"] == "complete"]
     pictures = []
@@ -107,10 +114,6 @@ def write_page(study: Any, objectives: Sequence[Objective], names: Sequence[str]
     if len(complete) > 1:
         path = folder / "figures" / "parallel.png"
         pictures.append(parallel_coordinates(table, names, objectives[0], path))
-    columns = list(dict.fromkeys(name for row in table for name in row))
-    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    cells = [[escape(_short(row.get(name, ""))) for name in columns] for row in best_first(table, objectives)]
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in cells)
     images = "".join(
         f'<figure><img alt="{path.stem}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
         "</figure>"
@@ -120,8 +123,19 @@ def write_page(study: Any, objectives: Sequence[Objective], names: Sequence[str]
     page.write_text(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{CSS}</style>'
         f"</head><body><h1>{escape(title)}</h1><p>{len(table)} trials, {len(complete)} complete.</p>{images}"
-        f'<div class="scroll"><table class="dense"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f"{_table(best_first(table, objectives))}{'<h2>The best over its seeds</h2>' if seeds else ''}{_table(seeds)}"
         "</body></html>\n",
         encoding="utf-8",
     )
     return page
+
+
+def _table(table: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with all their columns; nothing of no rows."""
+    if not table:
+        return ""
+    columns = list(dict.fromkeys(name for row in table for name in row))
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    cells = [[escape(_short(row.get(name, ""))) for name in columns] for row in table]
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in cells)
+    return f'<div class="scroll"><table class="dense"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

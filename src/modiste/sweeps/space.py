@@ -16,18 +16,20 @@ class Space:
     Args:
         space: Override → ``{choices: [a, b]}``, or ``{low: 1e-4, high: 1e-2, log: true}``, whole numbers where ``low``
             and ``high`` are; optionally ``step``.
+        may_be_empty: For a sweep over seeds alone.
 
     Raises:
-        ModisteError: The space is empty, or an entry is of neither form.
+        ModisteError: The space is empty and may not be, or an entry is of neither form.
 
     >>> Space({"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "loss": {"choices": ["clip", "siglip"]}}).first()
     {'optim.lr': 0.0001, 'loss': 'clip'}
     """
 
-    def __init__(self, space: Mapping[str, Mapping[str, Any]]) -> None:
-        if not space:
+    def __init__(self, space: Mapping[str, Mapping[str, Any]], may_be_empty: bool = False) -> None:
+        if not space and not may_be_empty:
             raise ModisteError(
-                "sweep.space is empty: choose a sweep (sweep=heads), or add values, for instance "
+                "sweep.space is empty: choose a sweep (sweep=heads; sweep=seeds for several seeds of one "
+                "configuration), or add values, for instance "
                 "'+sweep.space.optim\\\\.lr={low: 1e-4, high: 1e-2, log: true}'."
             )
         for key, entry in space.items():

@@ -27,19 +27,24 @@ class Objective:
         return f"{self.mode}imize"
 
     def best(self, history: Sequence[Mapping[str, float]]) -> float:
-        """The best value over the epochs.
-
-        Raises:
-            ModisteError: No epoch has the metric.
+        """The best value over the epochs; raises as `best_epoch`.
 
         >>> Objective("val/loss", "min").best([{"val/loss": 2.0}, {"val/loss": 1.5}])
         1.5
         """
-        values = [epoch[self.metric] for epoch in history if self.metric in epoch]
-        if not values:
+        return self.best_epoch(history)[self.metric]
+
+    def best_epoch(self, history: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+        """All metrics of the epoch with the best value, the first of several.
+
+        Raises:
+            ModisteError: No epoch has the metric.
+        """
+        epochs = [epoch for epoch in history if self.metric in epoch]
+        if not epochs:
             known = sorted({name for epoch in history for name in epoch})
             raise ModisteError(f"Validation logs no '{self.metric}'. {did_you_mean(self.metric, known)}")
-        return min(values) if self.mode == "min" else max(values)
+        return (min if self.mode == "min" else max)(epochs, key=lambda epoch: epoch[self.metric])
 
 
 def open_study(folder: Path, storage: str, objectives: Sequence[Objective], sampler: Any, pruner: Any) -> Any:
@@ -147,3 +152,34 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     (2.0, 1.4142135623730951)
     """
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def over_seeds(found: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """A row a metric: mean, sample standard deviation, and the value of each seed.
+
+    Args:
+        found: Seed → metric → value, of the epoch that was the seed's best by the first objective.
+
+    >>> over_seeds({"0": {"val/loss": 1.0}, "1": {"val/loss": 3.0}})
+    [{'metric': 'val/loss', 'mean': 2.0, 's.d.': 1.4142135623730951, 'seed 0': 1.0, 'seed 1': 3.0}]
+    """
+    names = [name for name in next(iter(found.values()), {}) if all(name in metrics for metrics in found.values())]
+    table = []
+    for name in names:
+        values = {f"seed {seed}": metrics[name] for seed, metrics in found.items()}
+        mean, deviation = mean_and_deviation(list(values.values()))
+        table.append({"metric": name, "mean": mean, "s.d.": deviation, **values})
+    return table
+
+
+def plus_minus(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `over_seeds` to be read.
+
+    >>> plus_minus([{"metric": "val/loss", "mean": 2.0, "s.d.": 1.41421, "seed 0": 1.0, "seed 1": 3.0}])
+    [{'metric': 'val/loss', 'mean ± s.d.': '2 ± 1.4', 'seed 0': 1.0, 'seed 1': 3.0}]
+    """
+    return [
+        {"metric": row["metric"], "mean ± s.d.": f"{row['mean']:.4g} ± {row['s.d.']:.2g}"}
+        | {name: value for name, value in row.items() if name.startswith("seed ")}
+        for row in table
+    ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.tables.blocks import COLUMNS_PER_TABLE, EMPTY, Block, Row, build_blocks, show, summaries
+from modiste.tables.costs import NUMBERS, cost_sheet, costs_by_model
 from modiste.tables.names import best, split_name
 from modiste.tables.pairs import BEST
 from modiste.tables.published import read_published
@@ -75,12 +76,15 @@ def signed(text: str, sign: str) -> Item:
     return Item(text, "bold") if sign == BEST else Item(f"{text} {sign}".rstrip())
 
 
+FIXED = ("data", "split", "task", "variant", "queries", "gallery", "model", "fingerprint", "origin", "source")
+HEAD = (*FIXED, "in_domain", "metric", "value", "low", "high", "n", "best", "p_holm")
+
+
 def to_csv(blocks: Sequence[Block]) -> str:
     """Long form, a line a number; what was not run has no line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    fixed = ("data", "split", "task", "variant", "queries", "gallery", "model", "fingerprint", "origin", "source")
-    writer.writerow([*fixed, "in_domain", "metric", "value", "low", "high", "n", "best", "p_holm"])
+    writer.writerow(HEAD)
     for block in (block for block in blocks if block.part != "summary"):
         sizes = [block.sizes.get(word) for word in ("queries", "gallery")]
         where = [block.data, block.split, block.task, block.variant, *sizes]
@@ -91,6 +95,17 @@ def to_csv(blocks: Sequence[Block]) -> str:
                 tested = [block.marks.signs.get(key) == BEST, block.marks.p.get(key)] if not row.source else [False, ""]
                 numbers = [cell.text or cell.value, cell.low, cell.high, cell.n]
                 writer.writerow([*where, *who, column, *numbers, *tested])
+    return text.getvalue()
+
+
+def cost_lines(named: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Lines of the CSV with what the trainings cost: the task is ``cost``, the metric a key of ``cost.json``."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, HEAD, lineterminator="\n")
+    for model, cost in costs_by_model(named).items():
+        for metric in (name for name in NUMBERS if name in cost):
+            row = {"task": "cost", "model": model, "origin": "measured", "metric": metric, "value": cost[metric]}
+            writer.writerow(row)
     return text.getvalue()
 
 
@@ -115,9 +130,10 @@ def format_table(
     """
     check_format(style)
     blocks = build_blocks(results, published)
+    named = [(result["model"]["name"], result) for result in results]
     if style == "csv":
-        return to_csv(blocks)
-    return (markdown if style == "markdown" else latex)([sheet_of(block) for block in blocks])
+        return to_csv(blocks) + cost_lines(named)
+    return (markdown if style == "markdown" else latex)([*map(sheet_of, blocks), *cost_sheet(named)])
 
 
 def rich_table(results: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, str]] = ()) -> Group:

@@ -1,0 +1,117 @@
+"""Energy and CO2e of a computation, by codecarbon, which is kept from asking anybody and from writing anything."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from modiste.errors import ModisteError, did_you_mean
+
+NOT_INSTALLED = "Energy and CO2e are not measured: pip install 'modiste[cost]'."
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Electricity in kWh and the greenhouse gases of making it in kg CO2e; nan where it was not measured.
+
+    >>> Energy(1.0, 0.5) + Energy(0.5, 0.25)
+    Energy(kwh=1.5, co2e_kg=0.75)
+    >>> (Energy(1.0, 0.5) + Energy()).measured  # a part of a sum is no sum
+    False
+    """
+
+    kwh: float = math.nan
+    co2e_kg: float = math.nan
+
+    def __add__(self, other: Energy) -> Energy:
+        return Energy(self.kwh + other.kwh, self.co2e_kg + other.co2e_kg)
+
+    def __mul__(self, factor: float) -> Energy:
+        return Energy(self.kwh * factor, self.co2e_kg * factor)
+
+    @property
+    def measured(self) -> bool:
+        """Whether both are known."""
+        return math.isfinite(self.kwh) and math.isfinite(self.co2e_kg)
+
+
+class EnergyMeter:
+    """Energy of this whole machine since `start`: processor, memory and accelerators (codecarbon's ``machine`` mode).
+
+    Where the processor has no readable counter (RAPL; most containers and virtual machines have none), codecarbon
+    estimates its power from its load and its thermal design power. What else runs on the machine is counted, too.
+
+    Args:
+        country: Whose electricity it is, ISO 3166-1 alpha-3 (FRA); null: the world's average.
+
+    Raises:
+        ModisteError: The country is not known.
+
+    >>> EnergyMeter().read().measured  # before start
+    False
+    """
+
+    def __init__(self, country: str | None = None) -> None:
+        self._tracker: Any = None
+        self._read = Energy()
+        try:
+            from codecarbon.input import DataSource
+        except ImportError:
+            self.installed = False
+            return
+        self.installed = True
+        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
+        if country is not None:
+            known = DataSource().get_global_energy_mix_data()
+            if country not in known:
+                raise ModisteError(
+                    f"cost.country={country} is not an ISO 3166-1 alpha-3 code. {did_you_mean(country, known)}"
+                )
+        self.country = country
+
+    def start(self) -> None:
+        """Begins at zero. The first time in a process the machine is looked at, which takes a second or two."""
+        if not self.installed:
+            log.info(NOT_INSTALLED)
+            return
+        from codecarbon import OfflineEmissionsTracker
+
+        self._tracker = OfflineEmissionsTracker(
+            country_iso_code=self.country,
+            output_methods=[],
+            output_handlers=[_handler(self)],
+            electricitymaps_api_token="",  # whatever the user's own settings say, nobody is asked
+            allow_multiple_runs=True,  # without the lock file, and the signal handlers that come with it
+            log_level="critical",
+        )
+        self._tracker.start()
+
+    def read(self) -> Energy:
+        """Since `start`; nan where there is no codecarbon, or it could not measure."""
+        if self._tracker is not None:
+            self._tracker.flush()
+        return self._read
+
+    def stop(self) -> None:
+        """Ends the measurement; `read` goes on saying what it was."""
+        if self._tracker is not None:
+            self._tracker.stop()
+            self._tracker = None
+
+    def take(self, kwh: float, co2e_kg: float) -> None:
+        """What codecarbon hands over."""
+        self._read = Energy(kwh, co2e_kg)
+
+
+def _handler(meter: EnergyMeter) -> Any:
+    """codecarbon gives its numbers to output handlers, and at `stop` only to others."""
+    from codecarbon.output_methods.base_output import BaseOutput
+
+    class Handler(BaseOutput):
+        def out(self, total: Any, delta: Any) -> None:
+            meter.take(total.energy_consumed, total.emissions)
+
+    return Handler()

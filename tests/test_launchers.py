@@ -1,0 +1,81 @@
+"""Multiruns on Slurm, on Ray and as processes of this machine: the launchers' configs, and one that really runs."""
+
+import importlib.util
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
+
+from modiste.cli import main
+from modiste.config import LAUNCHERS, VERSION_BASE, _explain_missing_config, config_dir
+from training import TINY, modiste
+
+PLUGINS = {
+    "slurm": ("hydra_plugins.hydra_submitit_launcher", "SlurmLauncher"),
+    "local": ("hydra_plugins.hydra_submitit_launcher", "LocalLauncher"),
+    "ray_cluster": ("hydra_plugins.hydra_ray_launcher", "RayLauncher"),
+}
+
+
+def needs(launcher):
+    plugin, name = PLUGINS[launcher]
+    try:
+        found = importlib.util.find_spec(plugin)
+    except ModuleNotFoundError:  # no hydra_plugins at all
+        found = None
+    if found is None:
+        pytest.skip(f"hydra/launcher={launcher} needs {plugin.partition('.')[2].replace('_', '-')}")
+    return name
+
+
+@pytest.mark.parametrize("launcher", sorted(file.stem for file in (config_dir() / "hydra" / "launcher").glob("*.yaml")))
+def test_every_launcher_composes_with_its_plugins_settings_and_is_built(launcher):
+    """A key that the plugin does not have is refused by its schema."""
+    name = needs(launcher)
+    own = [] if launcher == "ray_cluster" else ["hydra.launcher.nodes=2", "hydra.launcher.cpus_per_task=4"]
+    with initialize_config_dir(config_dir=str(config_dir()), **VERSION_BASE):
+        config = compose("train", [f"hydra/launcher={launcher}", "seed=1", *own], return_hydra_config=True)
+    node = config.hydra.launcher
+    assert node._target_.endswith(name)
+    if own:
+        assert (node.nodes, node.cpus_per_task, node.timeout_min) == (2, 4, 1440)
+    OmegaConf.set_readonly(config.hydra, False)
+    config.hydra.sweep.dir, config.hydra.job.name = "sweep", "train"
+    built = Plugins.instance()._instantiate(node)
+    assert isinstance(built, Launcher)
+    assert type(built).__name__ == name
+
+
+@pytest.mark.parametrize("plugin", LAUNCHERS)
+def test_a_plugin_that_is_not_installed_is_one_sentence(plugin):
+    missing = SimpleNamespace(missing_cfg_file=f"hydra/launcher/{plugin}", options=[])
+    text = _explain_missing_config(missing, "train", ["hydra/launcher=slurm"], [config_dir()])
+    assert text == f"The launcher {plugin} is not installed: pip install {LAUNCHERS[plugin]}."
+
+
+def test_help_and_completion_do_not_look_for_plugins(capsys):
+    assert main(["train", "--help"]) == 0
+    assert "submitit" not in capsys.readouterr().out
+    assert "submitit" not in sys.modules
+
+
+@pytest.mark.slow
+def test_a_multirun_runs_in_processes_of_submitit(tmp_path):
+    """The way that Slurm's jobs go, too: pickled, and unpickled in another process."""
+    needs("local")
+    done = modiste(
+        "train", "-m", *TINY, "debug=step", "hydra/launcher=local", "loss=clip,siglip", "hydra.sweep.dir=grid",
+        cwd=tmp_path, PYTHONPATH=os.pathsep.join(sys.path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list((tmp_path / "grid" / ".submitit").glob("*/*_result.pkl"))) == 2
+    for job, loss in enumerate(("clip", "siglip")):
+        config = OmegaConf.load(tmp_path / "grid" / str(job) / ".hydra" / "config.yaml")
+        assert config.loss._target_.startswith(f"modiste.losses.{loss}.")
+    text = "".join(file.read_text() for file in (tmp_path / "grid" / ".submitit").glob("*/*_log.out"))
+    assert "Job completed successfully" in text
