@@ -11,6 +11,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -175,6 +176,57 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     low = np.maximum(np.arange(len(values)) - half, 0)
     high = np.minimum(np.arange(len(values)) + half + 1, len(values))
     return (total[high] - total[low]) / (high - low)
+
+
+# --- weight interpolation ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric along the interpolation of two models: its values, and the ends of their intervals, one an alpha."""
+
+    label: str
+    values: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+def alpha_curves(
+    alphas: Sequence[float], chosen: float, domain: Curve, transfer: Curve | None, path: Path, ends: Sequence[str]
+) -> Path:
+    """The metric against alpha and, with a ``transfer`` curve, out of domain against in domain (WiSE-FT, figure 1).
+
+    Args:
+        alphas: Ascending, in [0, 1]; 0 is the first model.
+        chosen: The alpha that is marked.
+        domain: In domain.
+        transfer: Out of domain; null leaves the second picture out.
+        path: The PNG to write.
+        ends: Names of the two models.
+    """
+    curves = [domain] if transfer is None else [domain, transfer]
+    best = list(alphas).index(chosen)
+    with new_figure(5.6 * len(curves), 4.4, path) as figure:
+        axes = figure.subplots(1, len(curves), squeeze=False)[0]
+        for curve, color, marker in zip(curves, PALETTE, "os", strict=False):
+            axes[0].fill_between(alphas, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
+            axes[0].plot(alphas, curve.values, color=color, marker=marker, markersize=4, label=curve.label)
+        axes[0].axvline(chosen, color="black", linewidth=1, linestyle=":", label=f"chosen: alpha = {chosen:g}")
+        axes[0].set_xlabel(f"alpha (0: {ends[0]}, 1: {ends[1]})")
+        axes[0].set_title("Along the interpolation, with 95 % intervals")
+        if transfer is not None:
+            axes[1].plot(domain.values, transfer.values, color="#808080", linewidth=1.2, marker="o", markersize=4)
+            for at, text, marker in ((0, ends[0], "s"), (len(alphas) - 1, ends[1], "D"), (best, "chosen", "*")):
+                name = f"{text}: alpha = {alphas[at]:g}"
+                size, color = (15, PALETTE[1]) if marker == "*" else (7, PALETTE[0])
+                at_x, at_y = domain.values[at], transfer.values[at]
+                axes[1].plot(at_x, at_y, marker, color=color, markersize=size, label=name, zorder=2 + (marker != "*"))
+            axes[1].set_xlabel(domain.label)
+            axes[1].set_ylabel(transfer.label)
+            axes[1].set_title("Out of domain against in domain")
+        for panel in axes:
+            panel.legend(loc="best")
+    return path
 
 
 # --- metrics with intervals --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class RunDir:
     """A run directory and the places in it.
 
     ``config.yaml`` (resolved), ``overrides.yaml``, ``checkpoints/``, ``csv/``, ``results/``, ``figures/``,
-    ``report.html``, ``environment.json``, ``cost.json`` and ``logger.json`` (ids of the logger's run).
+    ``report.html``, ``environment.json``, ``cost.json``, ``start.json`` (what it began with) and ``logger.json`` (ids
+    of the logger's run).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -94,3 +96,12 @@ class RunDir:
         """``<name>.json`` of the directory, or an empty dictionary when there is none."""
         path = self.path / f"{name}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def origin(self, config: Mapping[str, Any]) -> dict[str, str | None]:
+        """``init`` and ``resume`` that the run began with: of ``start.json``, which a continuation does not touch.
+
+        Args:
+            config: The run's configuration, which says it where ``start.json`` is not there.
+        """
+        recorded = self.read_json("start") or config
+        return {name: recorded.get(name) for name in ("init", "resume")}

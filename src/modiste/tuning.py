@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -120,3 +121,25 @@ def rest_frozen(module: nn.Module) -> None:
             child.eval()
         else:
             rest_frozen(child)
+
+
+def fold_adapters(model: nn.Module) -> None:
+    """Adds the adapters of ``lora`` to the weights that they adapt, W + (α/r)·B·A, and takes them out of ``model``.
+
+    What the model computes stays the same (up to rounding), and it has the names and shapes of one without adapters.
+    """
+    if not any(".lora_" in name for name, _ in model.named_parameters()):
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, _without_adapter(module))
+
+
+def _without_adapter(layer: Any) -> nn.Module:
+    if hasattr(layer, "unload_and_optionally_merge_module"):  # attention, whose weights are no layer of their own
+        return layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+    layer.merge()
+    return layer.get_base_layer()

@@ -279,23 +279,25 @@ def overlap_of_run(
 
 
 def training_data(run_config: Any) -> Iterator[Any]:
-    """The ``data`` nodes that a run was trained on: its own, and those of the run that it started from.
+    """The ``data`` nodes that a run was trained on: its own, and those of the runs that it started from or merges.
 
     Raises:
-        ModisteError: The run that it started from is not there.
+        ModisteError: A run that it started from is not there.
     """
     seen: set[Path] = set()
-    while run_config is not None:
-        yield run_config.data
-        source = run_config.get("init") or run_config.get("resume")
-        if not source:
-            return
-        path = Path(source).expanduser()
-        run = RunDir.find(path.resolve().parent.parent if path.suffix == ".ckpt" else path)
-        if run.path.resolve() in seen:
-            return
-        seen.add(run.path.resolve())
-        run_config = OmegaConf.load(run.config)
+    waiting = [run_config]
+    while waiting:
+        config = waiting.pop(0)
+        merged = config.get("merge")
+        if not merged:  # it was not trained itself
+            yield config.data
+        sources = merged.runs if merged else [config.get("init") or config.get("resume")]
+        for source in filter(None, sources):
+            path = Path(source).expanduser()
+            run = RunDir.find(path.resolve().parent.parent if path.suffix == ".ckpt" else path)
+            if run.path.resolve() not in seen:
+                seen.add(run.path.resolve())
+                waiting.append(OmegaConf.load(run.config))
 
 
 def _source(node: Any) -> Any:

@@ -1,0 +1,101 @@
+"""Weights between two models of one architecture: linear interpolation, and whether it makes sense. Pure PyTorch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from modiste.errors import ModisteError
+
+REMEDY = "Only runs with the same model, image and text, or a model and what it was fine-tuned to, can be merged."
+
+
+def interpolate(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """(1 − alpha)·first + alpha·second, tensor by tensor: WiSE-FT (Wortsman et al. 2022, arXiv:2109.01903, eq. 1).
+
+    Every floating tensor is interpolated in float64 and rounded once to its own type, parameters and buffers alike: so
+    are the running means and variances of batch normalisation, which are then estimates, as no data is seen. Integer
+    and boolean tensors (counters, position ids) are copied from the nearer side, the second at alpha = 1/2. At alpha 0
+    and 1 the result is a copy of that side, bit for bit.
+
+    Args:
+        first: State dict of the one side, of the pretrained model in the paper.
+        second: State dict of the other side, of the fine-tuned model in the paper.
+        alpha: Share of ``second``, in [0, 1].
+
+    Returns:
+        A new state dict, in the order of ``first``.
+
+    Raises:
+        ModisteError: alpha is outside [0, 1], or names, shapes or types differ.
+
+    >>> import torch
+    >>> a, b = {"w": torch.tensor([0.0, 4.0])}, {"w": torch.tensor([1.0, 8.0])}
+    >>> interpolate(a, b, 0.25)["w"].tolist()
+    [0.25, 5.0]
+    """
+    check_alpha(alpha)
+    check_same(first, second)
+    if alpha in (0, 1):  # not by arithmetic, which turns -0.0 into 0.0
+        return {name: (second if alpha else first)[name].detach().clone() for name in first}
+    return {name: _between(tensor, second[name], alpha) for name, tensor in first.items()}
+
+
+def _between(first: Tensor, second: Tensor, alpha: float) -> Tensor:
+    if not first.is_floating_point():
+        return (first if alpha < 0.5 else second).detach().clone()
+    return ((1 - alpha) * first.detach().double() + alpha * second.detach().double()).to(first.dtype)
+
+
+def check_alpha(alpha: float) -> None:
+    """Raises ModisteError where ``alpha`` is outside [0, 1].
+
+    >>> check_alpha(1.5)
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: alpha=1.5 is outside [0, 1]: 0 is the first model, 1 the second.
+    """
+    if not 0 <= alpha <= 1:
+        raise ModisteError(f"alpha={alpha:g} is outside [0, 1]: 0 is the first model, 1 the second.")
+
+
+def check_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+    """Raises ModisteError where two state dicts differ in names, shapes or types; the first difference is named.
+
+    >>> import torch
+    >>> check_same({"w": torch.zeros(2)}, {"w": torch.zeros(3)})
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: The two models differ in architecture: 'w' is float32 (2,) in the first and float32 ...
+    """
+    for name in [*first, *(name for name in second if name not in first)]:
+        one, other = (_described(side.get(name)) for side in (first, second))
+        if one != other:
+            raise ModisteError(
+                f"The two models differ in architecture: '{name}' is {one} in the first and {other} in the second. "
+                f"{REMEDY}"
+            )
+
+
+def _described(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def check_architecture(first: nn.Module, second: nn.Module) -> None:
+    """Raises ModisteError where weights of ``first`` mean something else in ``second``.
+
+    Weights alone do not tell QuickGELU from GELU, so the modules' ``repr`` is compared, too; the rate of dropout, which
+    only training knows, may differ.
+
+    >>> check_architecture(nn.Sequential(nn.ReLU()), nn.Sequential(nn.GELU()))
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: The two models differ in architecture: '(0): ReLU()' in the first is '(0): GELU(...
+    """
+    check_same(first.state_dict(), second.state_dict())
+    lines = [re.sub(r"(Drop\w*\([a-z_]*=)[\d.e-]+", r"\1…", repr(model)).splitlines() for model in (first, second)]
+    for one, other in zip(*lines, strict=False):
+        if one != other:
+            raise ModisteError(
+                f"The two models differ in architecture: '{one.strip()}' in the first is '{other.strip()}' in the "
+                f"second. {REMEDY}"
+            )
