@@ -226,14 +226,25 @@ class Catalogue:
 
 
 def load(data_cfg: Any) -> Catalogue:
-    """The catalogue of a ``data`` node of the configuration, split as the node says.
+    """The catalogue of a ``data`` node of the configuration: split, held out and corrupted as the node says.
 
     Raises:
-        ModisteError: The prepared pixels are those of another data set.
+        ModisteError: The prepared pixels are those of another data set, or are to be corrupted.
     """
-    prepared = data_cfg.get("prepared")  # runs of before there were prepared pixels do not say
+    from modiste.data.corruptions import corrupt
+    from modiste.data.splits import HeldOut
+
+    catalogue = instantiate(data_cfg.split)(_whole(data_cfg))
+    # Runs of before there were these keys do not have them.
+    if data_cfg.get("held_out"):
+        catalogue = HeldOut.parse(instantiate(data_cfg.held_out))(catalogue)
+    return corrupt(catalogue, instantiate(data_cfg.corruptions)) if data_cfg.get("corruptions") else catalogue
+
+
+def _whole(data_cfg: Any) -> Catalogue:
+    prepared = data_cfg.get("prepared")
     if not prepared:
-        return instantiate(data_cfg.split)(instantiate(data_cfg.catalogue)())
+        return instantiate(data_cfg.catalogue)()
     from modiste.data.prepared import Prepared
 
     catalogue = Prepared(prepared)()
@@ -243,7 +254,7 @@ def load(data_cfg: Any) -> Catalogue:
             f"{prepared} holds pixels of '{catalogue.card.name}', not of '{wanted}': "
             f"set data={catalogue.card.name}, or another data.prepared."
         )
-    return instantiate(data_cfg.split)(catalogue)
+    return catalogue
 
 
 def hash_pixels(image: Image.Image) -> str:
