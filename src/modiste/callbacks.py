@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
+from dataclasses import asdict
 from types import FrameType
 from typing import Any, cast
 
@@ -17,11 +18,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, ProgressBar, RichProgressBar
 from torch import Tensor
 
+from modiste import selection
 from modiste.data.module import Batch
 from modiste.energy import Energy, EnergyMeter
 from modiste.errors import ModisteError
 from modiste.machine import peak_memory_mb
 from modiste.rundir import RunDir
+from modiste.selection import Validation
 
 
 def fast_dev_run(trainer: Trainer) -> bool:
@@ -255,6 +258,38 @@ class LineProgress(ProgressBar):
         metrics = self.get_metrics(trainer, pl_module)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, float))
         print(f"epoch {trainer.current_epoch}  {where}  step {trainer.global_step}  {shown}", flush=True)
+
+
+class Selection(Callback):
+    """Writes which validation each criterion would have chosen (`modiste.selection`), when training ends.
+
+    Criteria are the losses and the tasks' primary metrics on every set that is validated, and the monitor.
+    """
+
+    def __init__(self, run_dir: str, metric: str, mode: str) -> None:
+        self.run, self.monitor = RunDir(run_dir), {metric: mode}
+        self.validations: list[Validation] = []
+        self.criteria: dict[str, str] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        self.criteria = dict(cast(Any, pl_module).criteria) | self.monitor
+        known = {
+            name: float(trainer.callback_metrics[name]) for name in self.criteria if name in trainer.callback_metrics
+        }
+        self.validations.append(Validation(trainer.current_epoch, trainer.global_step, known))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and not fast_dev_run(trainer):
+            selection.write(self.run, self.validations, self.criteria)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": [asdict(validation) for validation in self.validations], "criteria": self.criteria}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validations = [Validation(**validation) for validation in state_dict["validations"]]
+        self.criteria = state_dict["criteria"]
 
 
 def progress() -> ProgressBar:

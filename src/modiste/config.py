@@ -66,6 +66,8 @@ LAUNCHERS = {
     "joblib": "hydra-joblib-launcher",
     "ray": "ray hydra-ray-launcher",
 }
+HELD_OUT = "held_out"
+"""The validation set that ``data.held_out`` makes."""
 
 
 def run_or(run: str | None, other: str) -> str:
@@ -567,10 +569,14 @@ def _contradictions(cfg: DictConfig) -> list[str]:
     if "loss" in cfg and isinstance(batch_size, int) and batch_size < 2:
         problems.append(f"'data.batch_size' is {batch_size}: a contrastive loss needs at least 2 pairs in a batch.")
     monitor, tasks = _value(cfg, "monitor.metric"), list(_value(cfg, "task") or {})
-    if isinstance(monitor, str) and monitor != "val/loss" and monitor.split("/")[:2] not in [["val", t] for t in tasks]:
+    sets = [*(_value(cfg, "transfer") or {}), *([HELD_OUT] if _value(cfg, "data.held_out") else [])]
+    problems += [f"'transfer.{name}' has the name of a task: give the set another." for name in sets if name in tasks]
+    measured = [["val", name] for name in (*tasks, *sets)]
+    if isinstance(monitor, str) and monitor != "val/loss" and monitor.split("/")[:2] not in measured:
         problems.append(
             f"'monitor.metric' is {monitor}, which no task measures: give val/loss, or val/<task>/<metric> of one of "
-            f"{', '.join(tasks) or 'no tasks'}."
+            f"{', '.join(tasks) or 'no tasks'}"
+            + (f", or val/<set>/loss or val/<set>/<task>/<metric> of one of {', '.join(sets)}." if sets else ".")
         )
     if "run" in cfg and "embeddings" in cfg:
         problems += _what_to_evaluate(cfg)

@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from modiste.data.catalogue import Catalogue
-from modiste.data.module import Batch, FashionDataModule, mix
+from modiste.data.module import Batch, FashionDataModule, ValidationSet, mix
 from modiste.embeddings import MatrixEmbedder
 from modiste.errors import ModisteError
 from modiste.gradcache import GradCache
@@ -61,7 +61,8 @@ class ContrastiveModule(LightningModule):
         model: The dual encoder, its trainable part already chosen (`modiste.tuning`).
         loss: A contrastive loss (`modiste.losses`).
         optim: Optimizer and schedule; null for evaluation only.
-        tasks: Evaluation tasks by name; validation runs each and logs ``val/<task>/<metric>``.
+        tasks: Evaluation tasks by name; validation runs each and logs ``val/<task>/<metric>``. On the data module's
+            further sets it logs ``val/<set>/loss`` and ``val/<set>/<task>/<metric>``.
         seed: Dropout of a batch depends on (seed, epoch, batch, process) only, so that a resumed run repeats it.
         config: The resolved configuration as plain containers; kept in the checkpoint.
         grad_cache: How training embeds a batch; null: all of it at once.
@@ -83,9 +84,13 @@ class ContrastiveModule(LightningModule):
         self.loss: Any = loss
         self.tasks = dict(tasks or {})
         self.grad_cache = grad_cache or GradCache()
-        self.validation = ValidationEmbeddings()
+        self.validation: Any = nn.ModuleList()  # `ValidationEmbeddings`, one a set
         self.results: dict[str, Any] = {}
+        self.criteria: dict[str, str] = {}
         self.sharded = False
+
+    def setup(self, stage: str) -> None:
+        self.validation = nn.ModuleList(ValidationEmbeddings() for _ in self._sets())
 
     def configure_model(self) -> None:
         """Spreads the weights over the processes where ``trainer=fsdp`` asks for it."""
@@ -113,27 +118,39 @@ class ContrastiveModule(LightningModule):
         self.log("train/lr", max(group["lr"] for group in groups), batch_size=len(image))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         image, text = self.model(batch["pixels"], batch["tokens"])
-        self.validation.update(image, text, batch["row"])
+        self.validation[dataloader_idx].update(image, text, batch["row"])
 
     def on_validation_epoch_end(self) -> None:
-        images, texts, rows = self.validation.compute()
-        self.validation.reset()
-        data = self._data
-        split = data.pairs("val")
+        for (prefix, measured), embeddings in zip(self._sets().items(), self.validation, strict=True):
+            self._measure(prefix, measured, *embeddings.compute())
+            embeddings.reset()
+
+    def _sets(self) -> dict[str, ValidationSet]:
+        """What validation measures, by the prefix of its metrics."""
+        further = {f"val/{name}": part for name, part in self._data.transfer.items()}
+        return {"val": ValidationSet(self._data, "val", self.tasks), **further}
+
+    def _measure(self, prefix: str, measured: ValidationSet, images: Tensor, texts: Tensor, rows: Tensor) -> None:
+        """Logs loss and metrics of a set; notes in `criteria` what one may select by, and whether min or max."""
+        split = measured.data.pairs(measured.split)
         chosen = rows.cpu().numpy()
         positions = {row: index for index, row in enumerate(split.rows)}
         part = [positions[row] for row in chosen.tolist()]
         products = torch.tensor([split.product[index] for index in part], device=self.device)
-        self._log("val/loss", self._loss(images, texts, products, data.batch_size))
+        self._log(f"{prefix}/loss", self._loss(images, texts, products, self._data.batch_size))
+        self.criteria[f"{prefix}/loss"] = "min"
         captions = [split.captions.first(index) for index in part]
         seen = split.catalogue.select(rows=part)
         embedder = MatrixEmbedder(seen, images.cpu(), texts.cpu(), captions, self._encode_texts)
-        for name, task in self.tasks.items():
-            result = self.results[name] = task(embedder, seen, "val")
+        for name, task in measured.tasks.items():
+            result = task(embedder, seen, measured.split)
+            if measured.data is self._data:  # their examples are rows of its catalogue
+                self.results[name] = result
             for metric, interval in result.metrics.items():
-                self._log(f"val/{name}/{metric}", interval.value)
+                self._log(f"{prefix}/{name}/{metric}", interval.value)
+            self.criteria[f"{prefix}/{name}/{result.primary}"] = "max"
 
     def configure_optimizers(self) -> Any:
         assert self.optim is not None

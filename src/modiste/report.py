@@ -97,6 +97,9 @@ def write_report(run_dir: Path, catalogue: figures.Pictures | Mapping[str, figur
     sections: list[tuple[str, str, str]] = []  # id, title, HTML
     if curves:
         sections.append(("training", "Training", _picture(curves, "training curves")))
+    if (run.path / "figures" / "selection.png").is_file():
+        title = "Which epoch each criterion chooses"
+        sections.append(("selection", title, _picture(run.path / "figures" / "selection.png", title)))
     published = tables.read_published()
     for stem, result in run.results.items():
         variant = f", {result['variant']}" if result.get("variant") else ""

@@ -2,12 +2,14 @@ import hashlib
 import io
 import json
 import zipfile
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 from tiny_data import encoded, picture
 
 from modiste.data.catalogue import hash_pixels
-from modiste.data.kagl import HEADER, HUB_COLUMNS, Kagl, Subset
+from modiste.data.kagl import HEADER, HUB_COLUMNS, Kagl, Subset, brands, read_styles
 from modiste.data.sources import decode
 from modiste.data.splits import MarqoSplit
 from modiste.errors import ModisteError
@@ -236,3 +238,26 @@ def test_the_real_subset_has_the_papers_size(real_kagl):
     subset = Subset(9990, 62)(real_kagl)
     assert len(subset) == len(set(subset.column("product_id"))) == 9990
     assert len(set(subset.column("articleType"))) == 62
+
+
+def test_brand_is_a_column_on_request_only_and_found_alike_in_every_layout(layout):
+    plain, branded = Kagl(str(layout))(), Kagl(str(layout), brand=True)()
+    assert "brand" not in plain.attributes
+    assert branded.column("brand") == brands(branded.column("text"))
+    assert plain.fingerprint() == replace(branded, table=branded.table.drop_columns(["brand"])).fingerprint()
+
+
+def test_most_real_titles_have_a_brand(data_dir):
+    path = data_dir / "fashion-product-images-small.zip"
+    if not path.is_file():
+        pytest.skip("KAGL is not in MODISTE_DATA")
+    with zipfile.ZipFile(path) as archive:
+        titles = read_styles(archive.read("styles.csv"))["text"]
+    found = brands(titles)
+    counts = Counter(found)
+    assert counts[""] / len(found) < 0.05
+    assert [counts[name] > 1500 for name in ("nike", "puma", "adidas")] == [True] * 3
+    assert {"united colors of benetton", "lino perros", "kids ville", "lakme"} < set(counts)
+    # No title without a brand begins with another's: a brand that is held out would be trained by it.
+    alone = [title.casefold().split() for title, brand in zip(titles, found, strict=True) if not brand]
+    assert not [words for words in alone if any(" ".join(words[:k]) in counts for k in range(1, len(words) + 1))]

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from tiny_data import make_catalogue
 
-from modiste.data.splits import GivenSplit, MarqoSplit, RandomSplit, groups, leaks
+from modiste.data.splits import HELD_OUT, GivenSplit, HeldOut, MarqoSplit, RandomSplit, groups, leaks
 from modiste.errors import ModisteError
 
 FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
@@ -155,6 +155,94 @@ def test_mistakes_in_a_hold_out_are_named(hold_out, message):
     catalogue = make_catalogue("ab", range(2), brand=["Nike", "Puma"], kind=["shirt", "shoe"])
     with pytest.raises(ModisteError, match=message):
         RandomSplit(FRACTIONS, hold_out=hold_out)(catalogue)
+
+
+# ------------------------------------------------------------------------------------------------------------ held out
+
+
+def two_sided(seed):
+    """A catalogue with products in common, split so that training, validation and test all have every brand."""
+    draw = random.Random(seed)
+    return make_catalogue(
+        [draw.randrange(120) for _ in range(150)],
+        [draw.randrange(400) for _ in range(150)],
+        brand=[draw.choice("ABCDEF") for _ in range(150)],
+        kind=[draw.choice(["shirt", "shoe", "hat"]) for _ in range(150)],
+    )
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(
+    ("entries", "is_held"),
+    [
+        ({"brand": ["A", "C"]}, lambda brand, kind: brand in "AC"),
+        ({"brand": ["A", "B"], "kind": "hat"}, lambda brand, kind: brand in "AB" and kind == "hat"),
+        ([{"brand": ["A"]}, {"kind": ["hat"]}], lambda brand, kind: brand == "A" or kind == "hat"),
+    ],
+    ids=["values", "all columns of an entry", "any entry"],
+)
+def test_what_is_held_out_is_never_trained_and_nothing_is_on_two_sides(seed, entries, is_held):
+    before = RandomSplit({"train": 0.5, "val": 0.25, "test": 0.25}, seed)(two_sided(seed))
+    after = HeldOut.parse(entries)(before)
+    assert_no_leak(after)
+    own, split = before.column("split"), after.column("split")
+    brands, kinds = after.column("brand"), after.column("kind")
+    for group in brute_force_groups(before):
+        held = any(is_held(brands[i], kinds[i]) for i in group)
+        for i in group:
+            assert split[i] == (HELD_OUT[own[i]] if held else own[i])
+    assert {"train", "val", "val_held_out", "test_held_out"} <= set(split)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_drawn_values_are_count_or_share_of_those_that_both_sides_have(seed):
+    before = make_catalogue(
+        range(400), range(400), splits=(["train"] * 3 + ["val"]) * 100, brand=[f"b{i // 4 % 20}" for i in range(400)]
+    )
+    rare = before.replace_column("brand", ["", "", "only trained", *before.column("brand")[3:]])
+
+    def held(entry):
+        after = HeldOut.parse(entry)(rare)
+        return {b for b, s in zip(after.column("brand"), after.column("split"), strict=True) if s == "val_held_out"}
+
+    draw = {"column": "brand", "count": 5, "seed": seed}
+    assert len(held(draw)) == 5
+    assert held(draw) == held({"column": "brand", "share": 0.25, "seed": seed}) < held({**draw, "count": 6})
+    assert held(draw) != held({**draw, "seed": seed + 1})
+    trained = HeldOut.parse({"column": "brand", "count": 19, "seed": seed})(rare)
+    assert len(set(trained.select(split="val").column("brand"))) == 1
+    assert {"", "only trained"} < set(trained.select(split="train").column("brand"))
+
+
+def test_splits_other_than_train_val_and_test_stay_as_they_are():
+    catalogue = make_catalogue(
+        "abcdefg",
+        range(7),
+        splits=["train", "train", "val", "test", "query", "hout_c", "excluded"],
+        brand=list("XYYYYYY"),
+    )
+    split = HeldOut.parse({"brand": "Y"})(catalogue).column("split")
+    assert split == ["train", "excluded", "val_held_out", "test_held_out", "query", "hout_c", "excluded"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"brnad": ["A"]}, "no column 'brnad'.*Did you mean 'brand'"),
+        ({"brand": ["Nkie"]}, "data.held_out: column 'brand' has no value 'Nkie'.*Did you mean 'Nike'"),
+        ({"brand": ["Nike", "Puma"]}, "nothing of 'tiny' to train on"),
+        ({"brand": ["Reebok"]}, "nothing of 'tiny' in its validation split"),
+        ({"column": "brand"}, "by count or by share"),
+        ({"column": "brand", "count": 1, "share": 0.5}, "by count or by share"),
+        ({"column": "brand", "count": 2}, "cannot draw 2 of the 2 values of brand"),
+        ({"column": "brand", "number": 1}, "no 'number'"),
+    ],
+)
+def test_mistakes_in_held_out_are_named(entry, message):
+    brands = ["Nike", "Puma", "Nike", "Puma", "Reebok"]
+    catalogue = make_catalogue("abcde", range(5), splits=["train", "train", "val", "val", "test"], brand=brands)
+    with pytest.raises(ModisteError, match=message):
+        HeldOut.parse(entry)(catalogue)
 
 
 # --------------------------------------------------------------------------------------------------------------- given

@@ -256,7 +256,7 @@ def quote_value(value: Any) -> str:
     """A value of a suite's YAML in the grammar of the command line.
 
     >>> quote_value(["marqo", "zeroshot"]), quote_value("kagl"), quote_value(None), quote_value({"a": 1})
-    ('["marqo","zeroshot"]', '"kagl"', 'null', '{a:1}')
+    ('["marqo","zeroshot"]', '"kagl"', 'null', '{a: 1}')
     """
     if OmegaConf.is_config(value):
         value = OmegaConf.to_container(value)
@@ -265,7 +265,7 @@ def quote_value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(quote_value, value))}]"
     if isinstance(value, dict):
-        return f"{{{','.join(f'{key}:{quote_value(v)}' for key, v in value.items())}}}"
+        return f"{{{','.join(f'{key}: {quote_value(v)}' for key, v in value.items())}}}"
     return json.dumps(value)
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from modiste.commands._transfer import add_sets, validation_sets
+from modiste.commands.evaluate import config_dirs
 from modiste.config import instantiate, validate
 from modiste.errors import ModisteError
 from modiste.rundir import RunDir
@@ -63,11 +65,13 @@ def train(
     keep_pages()
     seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
+    sets = validation_sets(cfg, config_dirs())
     catalogue = load_catalogue(cfg.data) if catalogue is None else catalogue
     model = build_model(cfg)
     if start is not None:  # when resuming, too: a file that does not fit is refused here, in one sentence
         load_weights(model, start)
     data = build_data(cfg.data, catalogue, model)
+    add_sets(data, cfg, sets, model)
     if cfg.features.cache:
         data.use(build_cache(cfg, model))
     loss = instantiate(cfg.loss)

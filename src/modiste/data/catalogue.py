@@ -226,20 +226,24 @@ class Catalogue:
 
 
 def load(data_cfg: Any) -> Catalogue:
-    """The catalogue of a ``data`` node of the configuration, with its derived columns, split as the node says.
+    """The catalogue of a ``data`` node of the configuration: split, held out and corrupted as the node says.
 
     Raises:
-        ModisteError: The prepared pixels are those of another data set.
+        ModisteError: The prepared pixels are those of another data set, or are to be corrupted.
     """
+    from modiste.data.corruptions import corrupt
     from modiste.data.derive import derive
+    from modiste.data.splits import HeldOut
 
-    catalogue = _read(data_cfg)
-    rules = data_cfg.get("derive") or {}  # older runs have none
-    return instantiate(data_cfg.split)(derive(catalogue, rules))
+    # Runs of before there were these keys do not have them.
+    catalogue = instantiate(data_cfg.split)(derive(_whole(data_cfg), data_cfg.get("derive") or {}))
+    if data_cfg.get("held_out"):
+        catalogue = HeldOut.parse(instantiate(data_cfg.held_out))(catalogue)
+    return corrupt(catalogue, instantiate(data_cfg.corruptions)) if data_cfg.get("corruptions") else catalogue
 
 
-def _read(data_cfg: Any) -> Catalogue:
-    prepared = data_cfg.get("prepared")  # runs of before there were prepared pixels do not say
+def _whole(data_cfg: Any) -> Catalogue:
+    prepared = data_cfg.get("prepared")
     if not prepared:
         return instantiate(data_cfg.catalogue)()
     from modiste.data.prepared import Prepared

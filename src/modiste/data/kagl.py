@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from modiste.data.catalogue import Card, Catalogue
+from modiste.data.catalogue import Card, Catalogue, as_text
 from modiste.data.sources import FolderImages, ImageSource, ZipImages
 from modiste.data.table import Columns, find_parquet, from_dataset, read_parquet
 from modiste.errors import ModisteError, did_you_mean
@@ -108,6 +109,7 @@ class Kagl:
         path: The zip file as downloaded, the folder it unpacks to, or a folder with the hub's ``data/*.parquet``.
         max_bad: See `Catalogue.build`.
         subset: None for all products, or the attributes of `Subset`.
+        brand: Adds the attribute ``brand`` (`brands`), which KAGL does not have; the catalogue is then another one.
 
     Raises:
         ModisteError: There is nothing of the kind at ``path``, or not enough for the subset.
@@ -116,6 +118,7 @@ class Kagl:
     path: str
     max_bad: int | float | None = None
     subset: Mapping[str, object] | None = None
+    brand: bool = False
 
     def __call__(self) -> Catalogue:
         path = Path(self.path)
@@ -133,8 +136,38 @@ class Kagl:
 
     def _build(self, columns: Columns, images: ImageSource) -> Catalogue:
         subset = Subset.parse(self.subset) if self.subset else None
-        catalogue = Catalogue.build(CARD, columns, images, self.max_bad)
+        own = {"brand": brands([as_text(title) for title in columns["text"]])} if self.brand else {}
+        catalogue = Catalogue.build(CARD, {**columns, **own}, images, self.max_bad)
         return subset(catalogue) if subset else catalogue
+
+
+GENDER = re.compile(r"(?:wo)?m[ae]ns?|boys?|girls?|kids?|infants?|lady|ladies|unisex")
+
+
+def brands(titles: Sequence[str]) -> list[str]:
+    """The brand of each title in lower case, by a rule; "" where it gives none.
+
+    Myntra writes "<brand> <gender> <product>": the brand is what stands before the first gender word that is not the
+    title's first word. A title without one has the longest brand of the other titles that it begins with.
+
+    >>> titles = ["Lino Perros Women's Red Bag", "Lino Perros Blue Bag", "Kids Ville Girls Top", "LINO PERROS Men Tie"]
+    >>> brands([*titles, "Red Bag"])
+    ['lino perros', 'lino perros', 'kids ville', 'lino perros', '']
+    """
+    words = [title.casefold().split() for title in titles]
+    named = [_before_gender(title) for title in words]
+    known = {brand for brand in named if brand}
+    return [brand or _longest_start(title, known) for brand, title in zip(named, words, strict=True)]
+
+
+def _before_gender(words: Sequence[str]) -> str:
+    places = (i for i, word in enumerate(words) if i and GENDER.fullmatch(word.replace("'", "").replace("’", "")))
+    return " ".join(words[: next(places, 0)])
+
+
+def _longest_start(words: Sequence[str], known: Collection[str]) -> str:
+    starts = (" ".join(words[:length]) for length in range(len(words), 0, -1))
+    return next((start for start in starts if start in known), "")
 
 
 def _from_zip(path: Path) -> tuple[Columns, ImageSource]:

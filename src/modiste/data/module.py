@@ -7,6 +7,7 @@ import random
 import signal
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -200,6 +201,15 @@ class Cache(Protocol):
         """What stands for the tokenizer of these texts."""
 
 
+@dataclass(frozen=True)
+class ValidationSet:
+    """What validation measures: ``tasks`` by name on the pairs of a split."""
+
+    data: FashionDataModule
+    split: str
+    tasks: Mapping[str, Any]
+
+
 class FashionDataModule(LightningDataModule):
     """Serves the ``train`` and ``val`` splits of a catalogue.
 
@@ -252,6 +262,7 @@ class FashionDataModule(LightningDataModule):
         self.num_workers = max(usable_cores() - 1, 0) if num_workers is None else num_workers
         self.augment = list(augment)
         self.cache: Cache | None = None
+        self.transfer: dict[str, ValidationSet] = {}  # validated beside ``val``, in this order
         self._text_features: Tokenizer | None = None
         self.products = {product: i for i, product in enumerate(dict.fromkeys(catalogue.column("product_id")))}
 
@@ -279,14 +290,18 @@ class FashionDataModule(LightningDataModule):
         """Global batches in an epoch."""
         return len(self.pairs("train", train=True)) // self.batch_size
 
-    def use(self, cache: Cache) -> None:
+    def use(self, cache: Cache, splits: Sequence[str] = ("train", "val")) -> None:
         """From now on batches hold features of frozen trunks in the place of pixels and tokens, computed here."""
         self.cache = cache
-        train, val = self.pairs("train", train=True), self.pairs("val")
-        texts = {text for index in range(len(train)) for text in train.captions.all(index)}
-        self._text_features = cache.texts(texts | {val.captions.first(index) for index in range(len(val))})
-        for pairs in (train, val):
+        texts: set[str] = set()
+        for split in splits:
+            pairs = self.pairs(split, train=split == "train")
+            for index in range(len(pairs)):
+                texts.update(pairs.captions.all(index) if split == "train" else [pairs.captions.first(index)])
             cache.images(pairs)
+        self._text_features = cache.texts(texts)
+        for part in self.transfer.values():
+            part.data.use(cache, [part.split])
 
     def _loaded(self, split: str, train: bool = False) -> Pairs:
         pairs = self.pairs(split, train)
@@ -308,8 +323,18 @@ class FashionDataModule(LightningDataModule):
         loader.position = self._position
         return loader
 
-    def val_dataloader(self) -> DataLoader:
-        pairs = self._loaded("val")
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """The loader of ``val``, or with `transfer` a list: its sets' loaders after that of ``val``."""
+        further = []
+        for part in self.transfer.values():
+            part.data.trainer = self.trainer
+            further.append(part.data.split_loader(part.split))
+        own = self.split_loader("val")
+        return [own, *further] if further else own
+
+    def split_loader(self, split: str) -> DataLoader:
+        """The pairs of a split in order, each process its share, without augmentation."""
+        pairs = self._loaded(split)
         rank, world = self._process()
         # Every process gets as many items; the repeated ones are dropped again by row when the metrics are computed.
         padded = -(-len(pairs) // world) * world

@@ -269,7 +269,7 @@ def overlap_of_run(
     test = catalogue.select(split=split)
     try:
         nodes = list(training_data(run_config))
-        same = [data is not None and _source(node) == _source(data) for node in nodes]
+        same = [data is not None and source(node) == source(data) for node in nodes]
         sides = [catalogue if known else load(node) for known, node in zip(same, nodes, strict=True)]
         measured = [measure(side.select(split="train"), test) for side in sides]
     except ModisteError as error:
@@ -300,7 +300,7 @@ def training_data(run_config: Any) -> Iterator[Any]:
                 waiting.append(OmegaConf.load(run.config))
 
 
-def _source(node: Any) -> Any:
+def source(node: Any) -> Any:
     """What decides the rows of a ``data`` node."""
     plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
-    return {name: plain.get(name) for name in ("catalogue", "split")}  # type: ignore[union-attr]
+    return {name: plain.get(name) for name in ("catalogue", "split", "held_out", "corruptions")}  # type: ignore[union-attr]

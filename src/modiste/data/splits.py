@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from modiste.data.catalogue import Catalogue, as_text
 from modiste.errors import ModisteError, did_you_mean
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 EXCLUDED = "excluded"
 HoldOut = Mapping[str, Mapping[str, Sequence[str]]]
 Splitter = Callable[[Catalogue], Catalogue]
+
+HELD_OUT = {"train": EXCLUDED, "val": "val_held_out", "test": "test_held_out"}
+"""Where a held-out row goes from its split; rows of all other splits stay."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,87 @@ class GivenSplit:
             for name, own in zip(group, given, strict=True)
         ]
         return catalogue.replace_column("split", split)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Leaves categories or brands out of training, and sets their validation and test products apart (`HELD_OUT`).
+
+    Unlike a split's ``hold_out``, which moves all of a category's products into one test split, this keeps a validation
+    set of what was never trained, ``val_held_out``, to select a checkpoint on, and ``test_held_out`` to report it on.
+    A group (`groups`) with a held-out row is held out whole.
+
+    Attributes:
+        entries: A product is held out when one of them fits. An entry is {column: values}, and all of its columns must
+            fit, as in ``hold_out``; or {column, count or share, seed}: values drawn from those that training and
+            validation have, ``count`` of them or that ``share`` (of the values, not of the products).
+
+    Raises:
+        ModisteError: A column, value or key is unknown, the draw cannot be made, or nothing is left to train on or to
+            validate on.
+
+    >>> from modiste.data.sources import ArrayImages
+    >>> import numpy as np
+    >>> from modiste.data.catalogue import Card
+    >>> columns = {"product_id": list("abcd"), "image": list("0123"), "text": list("abcd"),
+    ...            "split": ["train", "train", "val", "test"], "brand": ["A", "B", "B", "B"]}
+    >>> catalogue = Catalogue.build(Card("tiny"), columns, ArrayImages(np.arange(64, dtype=np.uint8).reshape(4, 4, 4)))
+    >>> HeldOut.parse({"brand": ["B"]})(catalogue).column("split")
+    ['train', 'excluded', 'val_held_out', 'test_held_out']
+    """
+
+    entries: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> HeldOut:
+        """From ``data.held_out``: an entry, or a list of them."""
+        return cls([given] if isinstance(given, Mapping) else list(given))
+
+    def __call__(self, catalogue: Catalogue) -> Catalogue:
+        group = groups(catalogue)
+        held: set[str] = set()
+        for entry in self.entries:
+            conditions = _drawn(catalogue, **_draw_keys(entry)) if "column" in entry else entry
+            fits = _fits(catalogue, "data.held_out", conditions)
+            held.update(name for name, fit in zip(group, fits, strict=True) if fit)
+        own = catalogue.column("split")
+        split = [HELD_OUT.get(s, s) if name in held else s for name, s in zip(group, own, strict=True)]
+        for needed, where in (("train", "to train on"), ("val_held_out", "in its validation split to hold out")):
+            if needed not in split:
+                raise ModisteError(
+                    f"data.held_out leaves nothing of '{catalogue.card.name}' {where}: name other values."
+                )
+        excluded = sum(before == "train" != after for before, after in zip(own, split, strict=True))
+        log.info("data.held_out: %d of %d training rows left out", excluded, own.count("train"))
+        return catalogue.replace_column("split", split)
+
+
+def _draw_keys(entry: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("column", "count", "share", "seed")
+    for name in entry:
+        if name not in names:
+            raise ModisteError(f"A draw of data.held_out has no '{name}'. {did_you_mean(str(name), names)}")
+    return dict(entry)
+
+
+def _drawn(
+    catalogue: Catalogue, column: str, count: int | None = None, share: float | None = None, seed: int = 0
+) -> dict[str, list[str]]:
+    """{column: values}: those with the lowest hash, so that a new value moves at most one other."""
+    if (count is None) == (share is None):
+        raise ModisteError(f"data.held_out draws values of {column} by count or by share: give one of them.")
+    sides: dict[str, set[str]] = {"train": set(), "val": set()}
+    for value, split in zip(catalogue.column(column), catalogue.column("split"), strict=True):
+        if value and split in sides:
+            sides[split].add(value)
+    values = sorted(sides["train"] & sides["val"], key=lambda v: hashlib.sha256(f"{seed}:{v}".encode()).digest())
+    number = max(1, round(share * len(values))) if share is not None else count
+    if not 0 < number < len(values):  # type: ignore[operator]
+        raise ModisteError(
+            f"data.held_out cannot draw {number} of the {len(values)} values of {column} that training and validation "
+            "have: at least one must be held out and one be left."
+        )
+    return {column: values[:number]}
 
 
 def _without_leak(own: str, present: set[str], validation: str) -> str:
@@ -258,24 +343,27 @@ def _held_out(catalogue: Catalogue, group: Sequence[str], hold_out: HoldOut) -> 
     for name, conditions in (hold_out or {}).items():
         if name in ("train", "val", "test", EXCLUDED) or not conditions:
             raise ModisteError(f"data.split.hold_out.{name} must have a name of its own and name columns and values.")
-        matches = [True] * len(group)
-        for column, values in conditions.items():
-            wanted = _wanted(catalogue, name, column, values)
-            matches = [m and value in wanted for m, value in zip(matches, catalogue.column(column), strict=True)]
-        if not any(matches):
-            raise ModisteError(f"data.split.hold_out.{name} fits no product: no row has all of its values.")
-        for key, match in zip(group, matches, strict=True):
-            if match:
+        for key, fits in zip(group, _fits(catalogue, f"data.split.hold_out.{name}", conditions), strict=True):
+            if fits:
                 held.setdefault(key, name)
     return held
 
 
-def _wanted(catalogue: Catalogue, name: str, column: str, values: Sequence[str] | str) -> set[str]:
+def _fits(catalogue: Catalogue, key: str, conditions: Mapping[str, Sequence[str]]) -> list[bool]:
+    """Whether each row has one of the values in every one of the columns; ``key`` is the config's, for messages."""
+    fits = [True] * len(catalogue)
+    for column, values in conditions.items():
+        wanted = _wanted(catalogue, key, column, values)
+        fits = [fit and value in wanted for fit, value in zip(fits, catalogue.column(column), strict=True)]
+    if not any(fits):
+        raise ModisteError(f"{key} fits no product: no row has all of its values.")
+    return fits
+
+
+def _wanted(catalogue: Catalogue, key: str, column: str, values: Sequence[str] | str) -> set[str]:
     present = set(catalogue.column(column))
     listed = [values] if isinstance(values, (str, int, float)) else values
     wanted = {as_text(value) for value in listed}
     for value in wanted - present:
-        raise ModisteError(
-            f"data.split.hold_out.{name}: column '{column}' has no value '{value}'. {did_you_mean(value, present)}"
-        )
+        raise ModisteError(f"{key}: column '{column}' has no value '{value}'. {did_you_mean(value, present)}")
     return wanted

@@ -1,0 +1,72 @@
+"""Corrupted images: a catalogue whose every picture is transformed, to measure a model on another kind of picture."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from modiste.data.catalogue import Catalogue
+from modiste.data.sources import ImageSource, PixelSource
+from modiste.errors import ModisteError
+
+_GENERATOR = threading.Lock()
+"""torchvision's transforms draw from the global generator, which the threads of an embedder share."""
+
+
+@dataclass(frozen=True)
+class CorruptedImages:
+    """An image source whose pictures are transformed; what a transform draws depends on the picture alone.
+
+    Attributes:
+        images: The source of the originals.
+        transforms: Of a PIL image, in order.
+        pixels: Reference → pixel hash of the original, from which the draws are seeded.
+    """
+
+    images: ImageSource
+    transforms: Sequence[Callable[[Any], Any]]
+    pixels: Mapping[str, str]
+
+    def read(self, ref: str) -> Image.Image:
+        """The transformed RGB image. Raises as the source of the originals does."""
+        image = self.images.read(ref)
+        with _GENERATOR, torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(zlib.crc32(self.pixels[ref].encode()))
+            for transform in self.transforms:
+                image = transform(image)
+        return image.convert("RGB")
+
+
+def corrupt(catalogue: Catalogue, transforms: Sequence[Callable[[Any], Any]]) -> Catalogue:
+    """The catalogue with every image transformed; products, texts and splits stay (as ImageNet-C, arXiv:1903.12261).
+
+    The column ``pixels`` then tells the original and the transforms apart from all others, so caches do not mix them.
+    Masks and boxes, which the transforms may move, are left out.
+
+    Args:
+        transforms: Of a PIL image, in order; their ``repr`` says what they do.
+
+    Raises:
+        ModisteError: The pixels were prepared: there are no images to transform.
+
+    >>> from modiste.data.augment import Thumbnail
+    >>> from modiste.data.synthetic import Synthetic
+    >>> drawn = Synthetic(products=2, views=1, size=64)()
+    >>> corrupt(drawn, [Thumbnail(p=1.0)]).read_image(0).size
+    (28, 28)
+    """
+    if isinstance(catalogue.images, PixelSource):
+        raise ModisteError("data.corruptions needs the images themselves: leave data.prepared out.")
+    pixels = catalogue.column("pixels")
+    images = CorruptedImages(catalogue.images, transforms, dict(zip(catalogue.column("image"), pixels, strict=True)))
+    described = repr(list(transforms))
+    renamed = [hashlib.sha1(f"{described}:{p}".encode(), usedforsecurity=False).hexdigest() for p in pixels]
+    columns = [name for name in catalogue.table.column_names if name not in ("mask", "boxes")]
+    return replace(catalogue, table=catalogue.table.select(columns), images=images).replace_column("pixels", renamed)
