@@ -30,7 +30,8 @@ class RunDir:
     """A run directory and the places in it.
 
     ``config.yaml`` (resolved), ``overrides.yaml``, ``checkpoints/``, ``csv/``, ``results/``, ``figures/``,
-    ``report.html``, ``environment.json``, ``cost.json`` and ``logger.json`` (ids of the logger's run).
+    ``report.html``, ``environment.json``, ``cost.json`` and ``logger.json`` (ids of the logger's run); ``start.ckpt``
+    where a term has the starting weights as its teacher.
     """
 
     def __init__(self, path: str | Path) -> None:
