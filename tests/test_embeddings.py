@@ -8,7 +8,7 @@ import torch
 
 from modiste import backends
 from modiste.data.synthetic import Synthetic
-from modiste.embeddings import MatrixEmbedder, ModelEmbedder, fingerprint, read_matrix
+from modiste.embeddings import MatrixEmbedder, ModelEmbedder, PrefixEmbedder, fingerprint, read_matrix
 from modiste.errors import ModisteError
 from modiste.texts.words import HashTokenizer
 from test_model import two_tower
@@ -246,3 +246,22 @@ def test_matrices_that_do_not_fit_are_one_sentence(catalogue, tmp_path):
         read_matrix(tmp_path / "bad.npy")
     np.save(tmp_path / "good.npy", images.numpy())
     assert torch.equal(read_matrix(tmp_path / "good.npy"), images)
+
+
+def test_prefixes_are_cut_and_normalised_and_share_one_entry_of_the_cache(catalogue, tmp_path, monkeypatch):
+    embedder = ModelEmbedder(two_tower(), batch_size=4, cache=tmp_path)
+    whole, texts = embedder.images(catalogue), embedder.texts(["a", "b c"])
+    entries = sorted(tmp_path.glob("*.npy"))
+    monkeypatch.setattr(embedder, "_embed_images", lambda *_: pytest.fail("embedded again"))
+    for dim in (1, 3):
+        prefix = PrefixEmbedder(embedder, dim)
+        expected = whole[:, :dim] / whole[:, :dim].norm(dim=1, keepdim=True)
+        torch.testing.assert_close(prefix.images(catalogue), expected)
+        torch.testing.assert_close(prefix.texts(["a", "b c"]), torch.nn.functional.normalize(texts[:, :dim], dim=1))
+    assert sorted(tmp_path.glob("*.npy")) == entries
+    with pytest.raises(ModisteError, match="looks into the model"):
+        _ = prefix.model
+    with pytest.raises(ModisteError, match="goes beyond"):
+        PrefixEmbedder(embedder, 10_000).images(catalogue)
+    with pytest.raises(ModisteError, match="at least 1"):
+        PrefixEmbedder(embedder, 0)

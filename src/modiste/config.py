@@ -41,6 +41,7 @@ ALLOWED = (
     "modiste.optim",
     "modiste.pretrained",
     "modiste.tasks",
+    "modiste.terms",
     "modiste.texts",
     "torch.nn",
     "torch.optim",

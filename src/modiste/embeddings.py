@@ -353,6 +353,53 @@ class MatrixEmbedder:
         return torch.stack([self.known[text] for text in texts])
 
 
+class PrefixEmbedder:
+    """The first ``dim`` numbers of another embedder's embeddings, normalised again, as loss=matryoshka trains them.
+
+    The whole embeddings are what is cached, so all prefixes share one pass of the towers.
+
+    Args:
+        embedder: A `ModelEmbedder` or `MatrixEmbedder`.
+        dim: Size d of the prefix.
+
+    Raises:
+        ModisteError: ``dim`` < 1; when embedding, it is larger than the embeddings; a task asks for the model.
+    """
+
+    def __init__(self, embedder: Any, dim: int) -> None:
+        if dim < 1:
+            raise ModisteError(f"dim={dim} must be at least 1: null takes the whole embeddings.")
+        self.embedder, self.dim = embedder, dim
+
+    def images(self, catalogue: Catalogue) -> Tensor:
+        """Unit-norm embeddings (N, d)."""
+        return self._cut(self.embedder.images(catalogue))
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit-norm embeddings (M, d)."""
+        return self._cut(self.embedder.texts(texts))
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the whole embeddings."""
+        return self.embedder.fingerprint
+
+    @property
+    def used(self) -> Mapping[str, str]:
+        """See `ModelEmbedder`."""
+        return getattr(self.embedder, "used", {})
+
+    @property
+    def model(self) -> DualEncoder:
+        """Not there: what looks into the model would not see the cut."""
+        raise ModisteError(f"dim={self.dim} cuts embeddings, but this task looks into the model itself: leave dim out.")
+
+    def _cut(self, embeddings: Tensor) -> Tensor:
+        if self.dim > embeddings.shape[1]:
+            raise ModisteError(f"dim={self.dim} goes beyond the {embeddings.shape[1]} numbers of an embedding.")
+        return F.normalize(embeddings[:, : self.dim], dim=1)
+
+
 def read_matrix(path: Path) -> Tensor:
     """A matrix from a ``.npy`` file or a ``.pt`` tensor. Raises ModisteError when it is missing or neither."""
     if not path.is_file():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,9 +23,11 @@ from modiste.tuning import TOWERS, Tuning, freeze_rest
 if TYPE_CHECKING:
     from modiste.data.module import FashionDataModule
     from modiste.features import FeatureCache
+    from modiste.terms.base import Term
 
 WEIGHTS = "state_dict"
 PREFIX = "model."
+STARTING_WEIGHTS = "start.ckpt"
 
 
 class Loaded(NamedTuple):
@@ -69,6 +73,56 @@ def build_cache(cfg: DictConfig, model: DualEncoder) -> FeatureCache:
 
     folder = cache_dir() / "features"
     return FeatureCache(model, folder, cfg.features.dtype, cfg.features.views, progress=progress_bar)
+
+
+def build_terms(cfg: DictConfig, model: DualEncoder, start: Path | None) -> dict[str, Term]:
+    """The terms of a configuration's ``term`` node, by name, each with its teacher; terms share one of the same name.
+
+    Args:
+        cfg: The ``train`` config.
+        model: The model that is going to be trained, its weights loaded.
+        start: The checkpoint that it was loaded from, if there is one.
+
+    Raises:
+        ModisteError: A teacher cannot be loaded, or a resumed run kept no starting weights.
+    """
+    from modiste.terms.teacher import OWN, START, Teacher
+
+    terms: dict[str, Term] = {name: instantiate(node) for name, node in (cfg.get("term") or {}).items()}
+    teachers: dict[str, Teacher | None] = {OWN: None}
+    for term in terms.values():
+        name = term.teacher
+        if name not in teachers:
+            teacher = starting_model(cfg, model, start) if name == START else load(name).model
+            teachers[name] = Teacher(teacher, name == START, cfg.grad_cache.micro_batch)
+        term.begin(model, teachers[name])
+    return terms
+
+
+def starting_model(cfg: DictConfig, model: DualEncoder, start: Path | None) -> DualEncoder:
+    """A copy of the model as it was before training: as it is now, or what the resumed run has kept."""
+    teacher = copy.deepcopy(model)
+    if cfg.resume or cfg["continue"]:
+        assert start is not None
+        kept = start.parent.with_name(STARTING_WEIGHTS)  # beside checkpoints/, whose newest file is what resumes
+        if not kept.is_file():
+            raise ModisteError(
+                f"{kept.parent} has no {STARTING_WEIGHTS}, the weights from before training, since the run had no "
+                "term with teacher=start: name a teacher, as in term.distill.teacher=RUN, or start with init=RUN."
+            )
+        teacher.initial_scale = None
+        load_weights(teacher, kept)
+    return teacher
+
+
+def keep_start(terms: Mapping[str, Term], run_dir: RunDir) -> None:
+    """Writes ``start.ckpt`` where a term has the starting weights as its teacher: resuming needs them."""
+    from modiste.terms.teacher import START, save_start
+
+    teachers = [term.model for term in terms.values() if term.teacher == START and term.model is not None]
+    path = run_dir.path / STARTING_WEIGHTS
+    if teachers and not path.is_file():
+        save_start(teachers[0].model, path)
 
 
 def read_checkpoint(path: Path) -> dict:

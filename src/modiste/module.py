@@ -20,6 +20,7 @@ from modiste.gradcache import GradCache
 from modiste.model import DualEncoder
 from modiste.optim import Optim
 from modiste.sharding import shard
+from modiste.terms.base import Term
 from modiste.tuning import rest_frozen
 
 Task = Callable[[Any, Catalogue, str], Any]
@@ -66,6 +67,7 @@ class ContrastiveModule(LightningModule):
         seed: Dropout of a batch depends on (seed, epoch, batch, process) only, so that a resumed run repeats it.
         config: The resolved configuration as plain containers; kept in the checkpoint.
         grad_cache: How training embeds a batch; null: all of it at once.
+        terms: What is added to the loss, by name; ``train/loss`` is without it, as ``val/loss`` is.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class ContrastiveModule(LightningModule):
         seed: int = 0,
         config: Mapping[str, Any] | None = None,
         grad_cache: GradCache | None = None,
+        terms: Mapping[str, Term] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters({"config": dict(config or {})}, logger=False)  # the command logs it
@@ -84,6 +87,7 @@ class ContrastiveModule(LightningModule):
         self.loss: Any = loss
         self.tasks = dict(tasks or {})
         self.grad_cache = grad_cache or GradCache()
+        self.terms = dict(terms or {})
         self.validation: Any = nn.ModuleList()  # `ValidationEmbeddings`, one a set
         self.results: dict[str, Any] = {}
         self.criteria: dict[str, str] = {}
@@ -116,6 +120,10 @@ class ContrastiveModule(LightningModule):
         self.log("train/temperature", 1 / self.loss.scale.detach(), prog_bar=True, batch_size=len(image))
         groups = self.trainer.optimizers[0].param_groups
         self.log("train/lr", max(group["lr"] for group in groups), batch_size=len(image))
+        for name, term in self.terms.items():
+            value = term(image, text, batch, self.loss.scale)
+            self.log(f"train/{name}", value, batch_size=len(image))
+            loss = loss + term.weight * value
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:

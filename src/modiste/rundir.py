@@ -32,7 +32,7 @@ class RunDir:
 
     ``config.yaml`` (resolved), ``overrides.yaml``, ``checkpoints/``, ``csv/``, ``results/``, ``figures/``,
     ``report.html``, ``environment.json``, ``cost.json``, ``start.json`` (what it began with) and ``logger.json`` (ids
-    of the logger's run).
+    of the logger's run); ``start.ckpt`` where a term has the starting weights as its teacher.
     """
 
     def __init__(self, path: str | Path) -> None:

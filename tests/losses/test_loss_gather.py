@@ -13,9 +13,20 @@ from modiste.errors import ModisteError
 from modiste.losses import gather
 from modiste.losses.clip import ClipLoss
 from modiste.losses.siglip import SigLipLoss
+from modiste.losses.soft import soft_infonce
 
 WORLD, LOCAL = 2, 11
-LOSSES = {"clip": ClipLoss, "siglip": SigLipLoss}
+
+
+class Soft(ClipLoss):
+    """Half-soft targets that each process knows for its own pairs."""
+
+    def compute(self, image, text, product_id):
+        left, right = (F.normalize(part.detach()[:, :3], dim=1) for part in (image, text))
+        return soft_infonce(image, text, self.scale, left, right, 5.0, product_id, 0.6, self.tile)
+
+
+LOSSES = {"clip": ClipLoss, "siglip": SigLipLoss, "soft": Soft}
 # Products with pairs on one process, on both, and single ones.
 IDS = {"multi": torch.tensor([0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 0, 0, 10, 11, 2, 12, 13, 14, 15, 16]), "single": None}
 

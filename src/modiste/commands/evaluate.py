@@ -104,7 +104,7 @@ class Evaluation:
         self.objects = {name: instantiate(node) for name, node in entry.cfg.task.items()}
         self.catalogue = load_catalogue(entry.cfg.data)
         self._shared: dict[str, Any] | None = None
-        self.embedder, self.facts = self._embedder()
+        self.embedder, self.facts = shortened(entry.cfg.dim, *self._embedder())
         # Several models may be evaluated under one name, such as model=pretrained.
         self.target = self.run_dir or RunDir(Path(self.cfg.run_dir) / self.facts["fingerprint"][:8])
         return list(self.objects)
@@ -113,7 +113,8 @@ class Evaluation:
         """Runs the task ``name`` of the entry unless its result exists; returns ``computed`` or ``kept``."""
         cfg = self.entry.cfg
         identity = describe(cfg, name, self.facts, self.catalogue)
-        words = [cfg.data.name, cfg.split, name, *([cfg.variant] if cfg.variant else [])]
+        variant = "_".join(word for word in (cfg.variant, f"dim{cfg.dim}" if cfg.dim else "") if word)
+        words = [cfg.data.name, cfg.split, name, *([variant] if variant else [])]
         path = self.target.results / f"{'.'.join(words)}.json"
         kept = not cfg.overwrite and same_result(path, identity)
         if kept:
@@ -123,7 +124,7 @@ class Evaluation:
             result = self.objects[name](self.embedder, self.catalogue, cfg.split)
             facts: dict[str, Any] = {
                 "overrides": recreating(self.entry.overrides, name),
-                "variant": cfg.variant,
+                "variant": variant,
                 "overlap": self._overlap(),
             }
             if cfg.backend != "torch":
@@ -339,6 +340,15 @@ def matrices(cfg: DictConfig, catalogue: Catalogue) -> tuple[Any, dict[str, Any]
     embedder = MatrixEmbedder(catalogue, images, texts, [captions.first(row) for row in range(len(catalogue))])
     facts = {"name": Path(cfg.embeddings.image).stem, "source": cfg.embeddings.image}
     return embedder, facts | {"describe": {"embed_dim": images.shape[1]}, "fingerprint": embedder.fingerprint}
+
+
+def shortened(dim: int | None, embedder: Any, facts: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The first ``dim`` numbers of the embeddings, and the facts with it; null: both as they are."""
+    from modiste.embeddings import PrefixEmbedder
+
+    if dim is None:
+        return embedder, facts
+    return PrefixEmbedder(embedder, dim), facts | {"describe": facts["describe"] | {"dim": dim}}
 
 
 def build_model(cfg: DictConfig, run_dir: RunDir | None) -> tuple[Any, dict[str, Any]]:

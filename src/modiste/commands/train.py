@@ -55,7 +55,7 @@ def train(
     from modiste.callbacks import Interrupted, fast_dev_run
     from modiste.data.catalogue import load as load_catalogue
     from modiste.gradcache import GradCache
-    from modiste.loading import build_cache, build_data, build_model, load_weights
+    from modiste.loading import build_cache, build_data, build_model, build_terms, keep_start, load_weights
     from modiste.machine import keep_pages
     from modiste.module import ContrastiveModule
 
@@ -76,9 +76,10 @@ def train(
         data.use(build_cache(cfg, model))
     loss = instantiate(cfg.loss)
     loss.initialise(model.initial_scale, model.initial_bias, data.batch_size)
+    terms = build_terms(cfg, model, start)
     tasks = {name: instantiate(node) for name, node in cfg.task.items()}
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    module = ContrastiveModule(model, loss, instantiate(cfg.optim), tasks, cfg.seed, plain, grad_cache)
+    module = ContrastiveModule(model, loss, instantiate(cfg.optim), tasks, cfg.seed, plain, grad_cache, terms)
     module.train()  # transformers hands out its models in evaluation mode, and Lightning leaves the mode as it is
     run_dir = RunDir(cfg.run_dir)
     loggers = build_loggers(cfg, run_dir)
@@ -86,6 +87,7 @@ def train(
         trainer = build_trainer(cfg, run_dir, loggers, more_callbacks)
         if trainer.is_global_zero and not fast_dev_run(trainer):
             describe(plain, given, run_dir, loggers)
+            keep_start(terms, run_dir)
         try:
             trainer.fit(module, data, ckpt_path=start if cfg.resume or cfg["continue"] else None, weights_only=True)
         except Interrupted as stop:

@@ -29,6 +29,8 @@ class TimmEncoder(nn.Module):
         std: Standard deviation of the pixels; null keeps what the weights were made with.
         autocast: False keeps this tower out of mixed precision: on a CPU, depthwise convolutions train more slowly in
             bf16.
+        patch_drop_rate: Part of a transformer's patches that training leaves out, drawn anew for every image (FLIP: Li
+            et al. 2022, arXiv:2212.00794); evaluation sees all. A last epoch with 0 closes the gap between the two.
         options: Further arguments of ``timm.create_model``, such as ``drop_path_rate``.
 
     Attributes:
@@ -36,7 +38,8 @@ class TimmEncoder(nn.Module):
         preprocess: The transform of its input.
 
     Raises:
-        ModisteError: timm has no such model, or its weights cannot be had.
+        ModisteError: timm has no such model, or its weights cannot be had; ``patch_drop_rate`` is outside [0, 1), or
+            given to a model that has no patches to leave out.
 
     >>> TimmEncoder("test_vit", size=160)(torch.zeros(2, 3, 160, 160)).shape
     torch.Size([2, 64])
@@ -53,10 +56,14 @@ class TimmEncoder(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         autocast: bool = True,
+        patch_drop_rate: float = 0.0,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        trunk = create_trunk(name, pretrained, size, dict(options or {}))
+        drop = {"patch_drop_rate": patch_drop_rate} if patch_drop_rate else {}
+        trunk = create_trunk(name, pretrained, size, {**(options or {}), **drop})
+        if patch_drop_rate and not hasattr(getattr(trunk, "patch_drop", None), "prob"):  # swallowed by a **kwargs
+            raise without_patches(name)
         self.autocast = autocast
         # Convolutions on a CPU are half as fast again in this layout.
         self.trunk: Any = trunk.to(memory_format=torch.channels_last)
@@ -112,6 +119,9 @@ class TimmEncoder(nn.Module):
         import timm
 
         name, size = str(node.get("name", "tf_efficientnet_lite0")), node.get("size", 224)
+        rate = node.get("patch_drop_rate", 0.0)
+        if not 0 <= rate < 1:
+            raise ModisteError(f"patch_drop_rate={rate:g} must lie in [0, 1).")
         if ":" in name:
             return
         check_name(name)
@@ -148,6 +158,14 @@ def hook_trunk(trunk: Any, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
     return (pool if isinstance(pool, nn.Module) else trunk.head).register_forward_pre_hook(before_pooling)
 
 
+def without_patches(name: str) -> ModisteError:
+    """The error of a ``patch_drop_rate`` for a model that cannot leave out patches."""
+    return ModisteError(
+        f"patch_drop_rate leaves out patches of a vision transformer, and timm's '{name}' cannot: set it to 0, or "
+        "take a ViT, for instance image.name=vit_small_patch16_224."
+    )
+
+
 def check_name(name: str) -> None:
     """Raises ModisteError when timm has no model of this name."""
     import timm
@@ -170,6 +188,8 @@ def create_trunk(name: str, pretrained: bool, size: int, options: dict[str, Any]
                 raise
             return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except (OSError, RuntimeError, TypeError, ValueError, AssertionError) as error:
+        if "patch_drop_rate" in str(error):
+            raise without_patches(name) from error
         raise ModisteError(
             f"timm could not make '{name}' (pretrained={pretrained}): {error}. "
             "Without a network use image.pretrained=false, or image=lite, whose weights a package holds."

@@ -1,0 +1,79 @@
+"""A contrastive loss on nested prefixes of the embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modiste.errors import ModisteError
+from modiste.losses.base import ContrastiveLoss
+
+
+class MatryoshkaLoss(nn.Module):
+    """Σ w_d · inner(normalise(image[:, :d]), normalise(text[:, :d])), for embeddings that may be cut to d numbers.
+
+    Kusupati et al., *Matryoshka Representation Learning*, arXiv:2205.13147, eq. 1. All prefixes share the inner loss's
+    temperature (and bias), which is this loss's own.
+
+    Args:
+        inner: A contrastive loss.
+        dims: Sizes of the prefixes; the whole embedding is trained only if its size is among them.
+        weights: Weight of each prefix; none: 1 each, as in the paper.
+
+    Raises:
+        ModisteError: There are no ``dims``, one is below 1 or comes twice, there is not one positive weight each; at the
+            first batch: one is larger than the embeddings.
+
+    A prefix counts like a model of its size:
+
+    >>> import torch
+    >>> from modiste.losses.clip import ClipLoss
+    >>> image, text = torch.tensor([[0.6, 0.8], [0.8, 0.6]]), torch.eye(2)
+    >>> whole, first = ClipLoss(), MatryoshkaLoss(ClipLoss(), dims=[2])
+    >>> bool(first(image, text) == whole(image, text))
+    True
+    """
+
+    def __init__(self, inner: ContrastiveLoss, dims: Sequence[int], weights: Sequence[float] = ()) -> None:
+        super().__init__()
+        if not dims or min(dims) < 1 or len(set(dims)) < len(dims):
+            raise ModisteError(f"loss.dims={list(dims)} must be different sizes of at least 1, for instance [64,256].")
+        if weights and (len(weights) != len(dims) or min(weights) <= 0):
+            raise ModisteError(f"loss.weights={list(weights)} must be one positive weight for each of {list(dims)}.")
+        self.inner, self.dims = inner, list(dims)
+        self.weights = list(weights) or [1.0] * len(dims)
+        for name, parameter in inner.named_parameters():  # checkpoints name the temperature as they do for any loss
+            self.register_parameter(name, parameter)
+
+    @property
+    def scale(self) -> Tensor:
+        """Inverse temperature of the inner loss, ()."""
+        return self.inner.scale
+
+    def initialise(self, scale: float | None, bias: float | None, global_batch: int) -> None:
+        """See `modiste.losses.base.ContrastiveLoss.initialise`."""
+        self.inner.initialise(scale, bias, global_batch)
+
+    def clamp(self) -> None:
+        """See `modiste.losses.base.ContrastiveLoss.clamp`."""
+        self.inner.clamp()
+
+    def forward(self, image: Tensor, text: Tensor, *more: Any) -> Tensor:
+        """Weighted sum over the prefixes, (); ``more`` goes to the inner loss, for instance the products (B,)."""
+        if max(self.dims) > image.shape[1]:
+            raise ModisteError(f"loss.dims={self.dims} go beyond the {image.shape[1]} numbers of an embedding.")
+        losses = [
+            weight * self.inner(F.normalize(image[:, :dim], dim=1), F.normalize(text[:, :dim], dim=1), *more)
+            for dim, weight in zip(self.dims, self.weights, strict=True)
+        ]
+        return sum(losses[1:], losses[0])
+
+    @staticmethod
+    def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
+        """Raises ModisteError where a prefix is longer than ``model.embed_dim`` says the embeddings are."""
+        size = cfg["model"].get("embed_dim") if "model" in cfg else None
+        if size is not None and node.get("dims") and max(node["dims"]) > size:
+            raise ModisteError(f"dims={list(node['dims'])} go beyond model.embed_dim={size}.")

@@ -1,0 +1,54 @@
+"""What is added to the contrastive loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from modiste.errors import ModisteError
+from modiste.model import DualEncoder
+from modiste.terms.teacher import Teacher
+
+
+class Term:
+    """Base of the terms: ``weight`` · value is added to the contrastive loss, value is logged as ``train/<term>``.
+
+    A subclass implements `__call__`. A term sees the embeddings of the whole batch of a process, whether gradient
+    caching made them or not, and has no parameters of its own.
+
+    Args:
+        weight: Of the term in the loss that is minimised.
+        teacher: ``start``: the model as it was before training. ``own``: the model itself, where a term allows it. Else
+            a run directory, hub id or local directory of a model.
+
+    Raises:
+        ModisteError: ``weight`` is negative.
+    """
+
+    model: Teacher | None = None
+
+    def __init__(self, weight: float, teacher: str) -> None:
+        if weight < 0:
+            raise ModisteError(f"weight={weight} of a term must be at least 0.")
+        self.weight, self.teacher = weight, teacher
+
+    def begin(self, student: DualEncoder, teacher: Teacher | None) -> None:
+        """Takes the teacher, before the first step. None: ``own``.
+
+        Raises:
+            ModisteError: The term cannot work with this pair of models.
+        """
+        self.model = teacher
+
+    def __call__(self, image: Tensor, text: Tensor, batch: Mapping[str, Any], scale: Tensor) -> Tensor:
+        """The term's value, ().
+
+        Args:
+            image: The student's unit-norm image embeddings (B, D).
+            text: The student's unit-norm text embeddings (B, D).
+            batch: The batch: pixels, tokens, product (B,), texts.
+            scale: The contrastive loss's inverse temperature, ().
+        """
+        raise NotImplementedError

@@ -1,0 +1,52 @@
+"""InfoNCE whose targets know that some texts of a batch say nearly the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from modiste.errors import ModisteError
+from modiste.losses.soft import soft_infonce
+from modiste.terms.base import Term
+
+
+class SoftLabels(Term):
+    """(1 - mix) · InfoNCE + mix · KL(P ‖ Q), P the softmax of ``scale`` · cosine between the batch's texts.
+
+    Gao et al., *SoftCLIP: Softer Cross-modal Alignment Makes CLIP Stronger*, arXiv:2303.17561, which softens targets by
+    similarities within a modality; here the texts', as they name what products share. Positives are those of the
+    contrastive loss, all pairs of one product. Up to a constant, ``loss=clip`` plus ``weight`` times this term is
+    (1 + weight) times InfoNCE with the targets
+
+        (1 - m) · (uniform over the product's pairs) + m · P,   m = mix · weight / (1 + weight).
+
+    Args:
+        weight: See `Term`.
+        teacher: Whose text embeddings: ``own`` (the student's, detached), ``start``, or a model; see `Term`.
+        mix: Part of P in the targets, in (0, 1].
+        scale: Inverse temperature of P: 1/0.05 lets a text with cosine 0.9 count e⁻² of the own one.
+        tile: Largest side of the tiles in which the similarities are computed.
+
+    Raises:
+        ModisteError: ``mix`` or ``scale`` is out of range.
+
+    >>> SoftLabels(mix=0.0)
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: term.soft_labels.mix=0 must lie in (0, 1]: leave the term out for hard labels.
+    """
+
+    def __init__(
+        self, weight: float = 1.0, teacher: str = "own", mix: float = 0.5, scale: float = 20.0, tile: int = 2048
+    ) -> None:
+        super().__init__(weight, teacher)
+        if not 0 < mix <= 1:
+            raise ModisteError(f"term.soft_labels.mix={mix:g} must lie in (0, 1]: leave the term out for hard labels.")
+        if scale <= 0:
+            raise ModisteError(f"term.soft_labels.scale={scale:g} is an inverse temperature: give a positive number.")
+        self.mix, self.scale, self.tile = mix, scale, tile
+
+    def __call__(self, image: Tensor, text: Tensor, batch: Mapping[str, Any], scale: Tensor) -> Tensor:
+        texts = text.detach() if self.model is None else self.model.texts(batch)
+        return soft_infonce(image, text, scale, texts, texts, self.scale, batch["product"], self.mix, self.tile)

@@ -1,0 +1,101 @@
+"""Frozen models whose embeddings of a batch a term compares with the student's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modiste.errors import ModisteError
+from modiste.model import DualEncoder, Tokens
+
+START = "start"
+OWN = "own"
+
+
+class Teacher:
+    """A frozen model in evaluation mode; each tower runs at most once a batch, without a graph, whoever asks.
+
+    It is no part of the module that trains: neither checkpoints nor the optimizer nor averages of weights hold it.
+
+    Args:
+        model: The model; it is frozen here.
+        same_inputs: It takes the student's pixels and tokens as they are (it is an earlier state of the student).
+            Otherwise it tokenises the texts itself, and pixels are resized to its own side.
+        micro_batch: Pairs at a time; null: all of a batch.
+
+    Attributes:
+        scale: exp(logit scale) that came with its weights, or None.
+    """
+
+    def __init__(self, model: DualEncoder, same_inputs: bool, micro_batch: int | None = None) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.same_inputs, self.micro_batch = same_inputs, micro_batch
+        self.scale = model.initial_scale
+        self._batch: Any = None
+        self._known: dict[str, Tensor] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
+        return self  # a moving average copies the module that trains, and what is frozen need not be there twice
+
+    def images(self, batch: Mapping[str, Any]) -> Tensor:
+        """Unit-norm embeddings (B, E) of a batch's images."""
+        return self._once("image", batch, lambda: self._run(self.model.encode_image, self._pixels(batch["pixels"])))
+
+    def texts(self, batch: Mapping[str, Any]) -> Tensor:
+        """Unit-norm embeddings (B, E) of a batch's texts."""
+        return self._once("text", batch, lambda: self._run(self.model.encode_text, self._tokens(batch)))
+
+    def _once(self, tower: str, batch: Mapping[str, Any], compute: Callable[[], Tensor]) -> Tensor:
+        if batch is not self._batch:
+            self._batch, self._known = batch, {}
+        if tower not in self._known:
+            self._known[tower] = compute()
+        return self._known[tower]
+
+    @torch.no_grad()
+    def _run(self, encode: Callable[[Any], Tensor], inputs: Any) -> Tensor:
+        tensors = inputs if isinstance(inputs, Mapping) else {"": inputs}
+        first = next(iter(tensors.values()))
+        self.model.to(first.device)
+        size = self.micro_batch or len(first)
+        parts = zip(*(tensor.split(size) for tensor in tensors.values()), strict=True)
+        if isinstance(inputs, Mapping):
+            return torch.cat([encode(dict(zip(tensors, part, strict=True))) for part in parts])
+        return torch.cat([encode(part[0]) for part in parts])
+
+    def _pixels(self, pixels: Tensor) -> Tensor:
+        if self.same_inputs:
+            return pixels
+        if pixels.ndim != 4:
+            raise ModisteError(
+                "A teacher other than the start needs pixels, not the student's cached features: features.cache=false."
+            )
+        side = self.model.preprocess.size
+        if pixels.shape[-2:] == (side, side):
+            return pixels
+        resized = F.interpolate(pixels.float(), (side, side), mode="bicubic", antialias=True)
+        return resized.round().clamp(0, 255).to(torch.uint8)
+
+    def _tokens(self, batch: Mapping[str, Any]) -> Tokens:
+        if self.same_inputs:
+            return batch["tokens"]
+        return {
+            name: tensor.to(batch["pixels"].device) for name, tensor in self.model.tokenizer(batch["texts"]).items()
+        }
+
+
+def save_start(model: DualEncoder, path: Path) -> None:
+    """Keeps a teacher's weights and temperature as a checkpoint, which ``resume`` and ``init=PATH`` can read."""
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    if model.initial_scale is not None:
+        state["loss.logit_scale"] = torch.tensor(model.initial_scale, dtype=torch.float64).log()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    torch.save({"state_dict": state}, unfinished)
+    unfinished.replace(path)
