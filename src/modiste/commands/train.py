@@ -67,10 +67,10 @@ def train(
     model = build_model(cfg)
     if start is not None:  # when resuming, too: a file that does not fit is refused here, in one sentence
         load_weights(model, start)
-    data = build_data(cfg.data, catalogue, model)
+    data, loss = build_data(cfg.data, catalogue, model), instantiate(cfg.loss)
+    data.check(loss)
     if cfg.features.cache:
         data.use(build_cache(cfg, model))
-    loss = instantiate(cfg.loss)
     loss.initialise(model.initial_scale, model.initial_bias, data.batch_size)
     tasks = {name: instantiate(node) for name, node in cfg.task.items()}
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
