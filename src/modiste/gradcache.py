@@ -50,15 +50,16 @@ class GradCache:
         self.micro_batch, self.keep = micro_batch, keep
 
     def __call__(self, model: DualEncoder, pixels: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Image and text embeddings, each (B, D), of pixels (B, 3, H, W) and tokens, each (B, L)."""
+        """Image and text embeddings, (B, D) and (U, D), of pixels (B, 3, H, W) and tokens, each (U, L)."""
         size = self.micro_batch
-        if size is None or size >= len(pixels):
+        number = len(next(iter(tokens.values())))
+        if size is None or size >= max(len(pixels), number):
             return model(pixels, tokens)
         texts = ({name: tensor[start : start + size] for name, tensor in tokens.items()}
-                 for start in range(0, len(pixels), size))  # fmt: skip
+                 for start in range(0, number, size))  # fmt: skip
         return (
             self._embed(model, "image", model.encode_image, iter(pixels.split(size)), len(pixels)),
-            self._embed(model, "text", model.encode_text, texts, len(pixels)),
+            self._embed(model, "text", model.encode_text, texts, number),
         )
 
     def _embed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +14,7 @@ from modiste.config import instantiate
 from modiste.data.batches import Batches
 from modiste.data.captions import Captions
 from modiste.data.catalogue import Catalogue
+from modiste.data.fields import Fields, PairWeights
 from modiste.errors import ModisteError
 from modiste.model import DualEncoder, Tokenizer
 from modiste.preprocess import Preprocess
@@ -51,6 +52,8 @@ def build_data(cfg: DictConfig, catalogue: Catalogue, model: DualEncoder) -> Fas
     """The LightningDataModule of a configuration's ``data`` node."""
     from modiste.data.module import FashionDataModule
 
+    captions = Captions(**OmegaConf.to_container(cfg.captions, resolve=True))  # type: ignore[arg-type]
+    fields: Any = OmegaConf.to_container(cfg.fields, resolve=True)
     options = {
         name: cfg[name]
         for name in ("batch_size", "eval_batch_size", "num_workers", "limit", "seed", "positives", "decode")
@@ -59,9 +62,11 @@ def build_data(cfg: DictConfig, catalogue: Catalogue, model: DualEncoder) -> Fas
         catalogue,
         model.preprocess,
         model.tokenizer,
-        captions=Captions(**OmegaConf.to_container(cfg.captions, resolve=True)),  # type: ignore[arg-type]
+        captions=captions,
         augment=[instantiate(node) for node in cfg.augment],
         batches=Batches(**cfg.batches),
+        fields=Fields(fields, captions) if fields else None,
+        weight=PairWeights(**cfg.weight),
         **options,
     )
 

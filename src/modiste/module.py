@@ -115,7 +115,8 @@ class ContrastiveModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, text = self.grad_cache(self.model, batch["pixels"], batch["tokens"])
-        loss = self.loss(image, text, batch["product"])
+        more = {name: batch[name] for name in ("fields", "weight") if name in batch}
+        loss = self.loss(image, text, batch["product"], **more)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
         self.log("train/temperature", 1 / self.loss.scale.detach(), prog_bar=True, batch_size=len(image))
         groups = self.trainer.optimizers[0].param_groups

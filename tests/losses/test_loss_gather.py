@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from modiste.errors import ModisteError
 from modiste.losses import gather
 from modiste.losses.clip import ClipLoss
+from modiste.losses.gcl import GclLoss
 from modiste.losses.siglip import SigLipLoss
 from modiste.losses.soft import soft_infonce
 
@@ -26,7 +27,7 @@ class Soft(ClipLoss):
         return soft_infonce(image, text, self.scale, left, right, 5.0, product_id, 0.6, self.tile)
 
 
-LOSSES = {"clip": ClipLoss, "siglip": SigLipLoss, "soft": Soft}
+LOSSES = {"clip": ClipLoss, "siglip": SigLipLoss, "soft": Soft, "gcl": GclLoss}
 # Products with pairs on one process, on both, and single ones.
 IDS = {"multi": torch.tensor([0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 0, 0, 10, 11, 2, 12, 13, 14, 15, 16]), "single": None}
 
@@ -44,6 +45,24 @@ class Towers(nn.Module):
 
     def forward(self, image, text, product_id):
         return self.loss(F.normalize(self.image(image), dim=1), F.normalize(self.text(text), dim=1), product_id)
+
+
+class FieldTowers(Towers):
+    """The same with two text fields a product, of which some lack, and weights of pairs."""
+
+    def forward(self, image, text, fields, weight, product_id):
+        embedded = F.normalize(self.image(image), dim=1), F.normalize(self.text(text), dim=1)
+        return self.loss(*embedded, product_id, fields, weight)
+
+
+def field_inputs(slab):
+    """Of the products in ``slab``: images, their distinct texts, fields, weights."""
+    generator = torch.Generator().manual_seed(2)
+    image, text = inputs()
+    index = torch.randint(-6, WORLD * LOCAL, (WORLD * LOCAL, 2), generator=generator).clamp_min(-1)[slab]
+    weight = torch.rand(WORLD * LOCAL, generator=generator, dtype=torch.float64)[slab]
+    distinct, place = index.unique(return_inverse=True)  # -1 comes first
+    return image[slab], text[distinct[1:]], {"index": place - 1, "weight": torch.tensor([1.0, 0.5])}, weight
 
 
 def inputs():
@@ -85,6 +104,11 @@ def work(rank: int, folder: str) -> None:
             Towers(loss)(image[: LOCAL - rank], text[: LOCAL - rank], None)
         except ModisteError as error:
             seen[loss, "unequal"] = str(error)
+    for positives, ids in IDS.items():
+        model = DistributedDataParallel(FieldTowers("gcl"))
+        value = model(*field_inputs(slab), None if ids is None else ids[slab])
+        value.backward()
+        seen["fields", positives] = value.detach(), gradients(model)
     seen["slab"] = gather.reduce_scatter_sum(torch.arange(8.0) * (rank + 1))
     torch.save(seen, f"{folder}/{rank}.pt")
     dist.barrier()
@@ -115,6 +139,21 @@ def test_value_and_averaged_gradients_are_the_full_batch_s(processes, loss, posi
         torch.testing.assert_close(theirs, value.detach())
         torch.testing.assert_close(quiet, value.detach())
         torch.testing.assert_close(averaged, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("positives", IDS)
+def test_fields_and_weights_too_are_the_full_batch_s(processes, positives):
+    """Each process embeds the distinct texts of its own products, in a number of its own."""
+    whole = field_inputs(slice(None))
+    assert -1 in whole[2]["index"]
+    assert len(field_inputs(slice(LOCAL))[1]) != len(field_inputs(slice(LOCAL, None))[1])
+    model = FieldTowers("gcl")
+    value = model(*whole, IDS[positives])
+    value.backward()
+    for process in processes:
+        theirs, averaged = process["fields", positives]
+        torch.testing.assert_close(theirs, value.detach())
+        torch.testing.assert_close(averaged, gradients(model), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -70,11 +70,11 @@ def train(
     model = build_model(cfg)
     if start is not None:  # when resuming, too: a file that does not fit is refused here, in one sentence
         load_weights(model, start)
-    data = build_data(cfg.data, catalogue, model)
+    data, loss = build_data(cfg.data, catalogue, model), instantiate(cfg.loss)
+    data.check(loss)
     add_sets(data, cfg, sets, model)
     if cfg.features.cache:
         data.use(build_cache(cfg, model))
-    loss = instantiate(cfg.loss)
     loss.initialise(model.initial_scale, model.initial_bias, data.batch_size)
     terms = build_terms(cfg, model, start)
     tasks = {name: instantiate(node) for name, node in cfg.task.items()}

@@ -87,6 +87,10 @@ class BoundCaptions:
                 captions.add(self._render(template, row, lambda _: next(following)))  # noqa: B023
         return captions
 
+    def complete(self, row: int) -> bool:
+        """Whether there is a template of which no column is empty in this row."""
+        return bool(self._usable(row))
+
     def _usable(self, row: int) -> list[int]:
         """The templates of which no column is empty in this row."""
         templates = enumerate(self.captions.templates)

@@ -19,6 +19,7 @@ from modiste.data.batches import Batches, Order
 from modiste.data.captions import BoundCaptions, Captions
 from modiste.data.catalogue import Catalogue
 from modiste.data.decode import Decoder
+from modiste.data.fields import BoundFields, Fields, PairWeights
 from modiste.data.sources import PixelSource
 from modiste.errors import ModisteError, did_you_mean
 from modiste.machine import usable_cores
@@ -107,9 +108,13 @@ class Pairs(Dataset):
 
     Attributes:
         features: Key to the cached features (dim,) that stand for an item's pixels, or None.
+        fields: The text fields of the catalogue, or None.
+        weights: The weight of each pair, or None.
     """
 
     features: Callable[[tuple[int, int] | int], Tensor] | None = None
+    fields: BoundFields | None = None
+    weights: Sequence[float] | None = None
 
     def __init__(
         self,
@@ -132,13 +137,23 @@ class Pairs(Dataset):
     def __getitem__(self, key: tuple[int, int] | int) -> Batch:
         index = key[1] if isinstance(key, tuple) else key
         pixels = self._pixels(key) if self.features is None else self.features(key)
-        return {"pixels": pixels, "text": self.caption(key), "product": self.product[index], "row": self.rows[index]}
+        item = {"pixels": pixels, "text": self.caption(key), "product": self.product[index], "row": self.rows[index]}
+        if self.fields is not None:
+            generator = random.Random(mix(self.seed, *key, 1) if isinstance(key, tuple) else 0)
+            item["fields"] = self.fields.sample(index, generator)
+        if self.weights is not None:
+            item["weight"] = self.weights[index]
+        return item
 
     def caption(self, key: tuple[int, int] | int) -> str:
         """The caption of an item: the first, or in training one drawn."""
         if not isinstance(key, tuple):
             return self.captions.first(key)
         return self.captions.sample(key[1], random.Random(mix(self.seed, *key)))
+
+    def texts(self, index: int) -> set[str]:
+        """Every text that training may embed for an item, and the one that stands where a batch has none."""
+        return self.captions.all(index) if self.fields is None else self.fields.all(index) | {""}
 
     def _pixels(self, key: tuple[int, int] | int) -> Tensor:
         if not isinstance(key, tuple) or self.augment is None:
@@ -165,24 +180,35 @@ def caption_id(text: str) -> int:
 class Collate:
     """Items to a batch: pixels (B, 3, S, S) uint8, tokens, product (B,), row (B,), texts.
 
+    With ``fields``, tokens are those of the batch's distinct field texts, and ``fields`` says where each product's are
+    (`BoundFields.collate`). Items with a weight give ``weight`` (B,).
+
     Args:
         tokenizer: Texts to tokens.
         positives: ``product``, or ``caption``: then pairs with one caption are what the loss takes for one product.
+        fields: What the items' text fields are, or None.
     """
 
-    def __init__(self, tokenizer: Tokenizer, positives: str = "product") -> None:
-        self.tokenizer, self.positives = tokenizer, positives
+    def __init__(self, tokenizer: Tokenizer, positives: str = "product", fields: BoundFields | None = None) -> None:
+        self.tokenizer, self.positives, self.fields = tokenizer, positives, fields
 
     def __call__(self, items: Sequence[Batch]) -> Batch:
         texts = [item["text"] for item in items]
         by_caption = self.positives == "caption"
         products = [caption_id(item["text"]) if by_caption else item["product"] for item in items]
+        more: Batch = {}
+        to_embed = texts
+        if self.fields is not None:
+            to_embed, more["fields"] = self.fields.collate([item["fields"] for item in items])
+        if "weight" in items[0]:
+            more["weight"] = torch.tensor([item["weight"] for item in items])
         return {
             "pixels": torch.stack([item["pixels"] for item in items]),
-            "tokens": self.tokenizer(texts),
+            "tokens": self.tokenizer(to_embed),
             "product": torch.tensor(products),
             "row": torch.tensor([item["row"] for item in items]),
             "texts": texts,
+            **more,
         }
 
 
@@ -228,6 +254,8 @@ class FashionDataModule(LightningDataModule):
         positives: Which pairs of a training batch are positives of each other: those of one ``product``, or those with
             one ``caption``, where captions name types and colours that many products share.
         decode: See `modiste.data.decode.Decoder`.
+        fields: Text fields that training embeds in the place of captions; validation keeps to captions.
+        weight: How much each pair counts in training.
 
     Raises:
         ModisteError: ``positives`` is another word; the catalogue's pixels were prepared for another image transform.
@@ -248,8 +276,11 @@ class FashionDataModule(LightningDataModule):
         batches: Batches | None = None,
         positives: str = "product",
         decode: str = "pil",
+        fields: Fields | None = None,
+        weight: PairWeights | None = None,
     ) -> None:
         super().__init__()
+        self.fields, self.weight = fields, weight or PairWeights()
         self.decoder = Decoder(decode)
         if isinstance(catalogue.images, PixelSource):
             catalogue.images.check(preprocess)
@@ -277,7 +308,11 @@ class FashionDataModule(LightningDataModule):
 
                 augment = v2.Compose(self.augment)
         captions = self.captions.bind(part)
-        return Pairs(part, captions, self.preprocess, self.products, self.seed, augment, self.decoder)
+        pairs = Pairs(part, captions, self.preprocess, self.products, self.seed, augment, self.decoder)
+        if train:
+            pairs.fields = self.fields.bind(part) if self.fields else None
+            pairs.weights = self.weight.bind(part)
+        return pairs
 
     def _limited(self, part: Catalogue) -> Catalogue:
         if self.limit is None or self.limit >= len(part):
@@ -290,6 +325,12 @@ class FashionDataModule(LightningDataModule):
         """Global batches in an epoch."""
         return len(self.pairs("train", train=True)) // self.batch_size
 
+    def check(self, loss: Any) -> None:
+        """Raises ModisteError where ``loss`` would not heed the fields or weights that batches carry."""
+        given = [name for name, there in (("fields", self.fields), ("weight.column", self.weight.column)) if there]
+        if given and not getattr(loss, "weighs_pairs", False):
+            raise ModisteError(f"data.{given[0]} is for loss=gcl, and {type(loss).__name__} would not heed it.")
+
     def use(self, cache: Cache, splits: Sequence[str] = ("train", "val")) -> None:
         """From now on batches hold features of frozen trunks in the place of pixels and tokens, computed here."""
         self.cache = cache
@@ -297,7 +338,7 @@ class FashionDataModule(LightningDataModule):
         for split in splits:
             pairs = self.pairs(split, train=split == "train")
             for index in range(len(pairs)):
-                texts.update(pairs.captions.all(index) if split == "train" else [pairs.captions.first(index)])
+                texts.update(pairs.texts(index) if split == "train" else [pairs.captions.first(index)])
             cache.images(pairs)
         self._text_features = cache.texts(texts)
         for part in self.transfer.values():
@@ -317,7 +358,7 @@ class FashionDataModule(LightningDataModule):
             batch_sampler=EpochBatchSampler(
                 len(pairs), self.batch_size, self.seed, rank, world, self.batches.bind(pairs.catalogue)
             ),
-            collate_fn=Collate(self._text_features or self.tokenizer, self.positives),
+            collate_fn=Collate(self._text_features or self.tokenizer, self.positives, pairs.fields),
             **self._workers(),
         )
         loader.position = self._position

@@ -97,6 +97,12 @@ class ContrastiveLoss(nn.Module):
         """
         if image.shape != text.shape or image.ndim != 2:
             raise ValueError(f"image {tuple(image.shape)} and text {tuple(text.shape)} must both be (B, D)")
+        image, text, product_id = self.prepare(image, text, product_id)
+        with torch.autocast(image.device.type, enabled=False):
+            return self.compute(image, text, product_id)
+
+    def prepare(self, image: Tensor, text: Tensor, product_id: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The input of `compute`: features in full precision, and the product of each image, checked. A collective."""
         if product_id is None:
             product_id = torch.arange(len(image), device=image.device) + gather.rank() * len(image)
         elif product_id.shape != image.shape[:1]:
@@ -104,8 +110,7 @@ class ContrastiveLoss(nn.Module):
         gather.check_equal_batches(len(image), image.device)
         # A logit near 100 in bfloat16 is rounded to 1/4, so features are brought to float32 before the product.
         dtype = torch.promote_types(torch.promote_types(image.dtype, text.dtype), torch.float32)
-        with torch.autocast(image.device.type, enabled=False):
-            return self.compute(image.to(dtype), text.to(dtype), product_id)
+        return image.to(dtype), text.to(dtype), product_id
 
     def compute(self, image: Tensor, text: Tensor, product_id: Tensor) -> Tensor:
         """Loss of checked input in one floating type, float32 or float64."""

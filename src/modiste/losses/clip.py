@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from modiste.losses import gather
 from modiste.losses.base import ContrastiveLoss
 from modiste.losses.products import Products, choose
-from modiste.losses.tiles import Gradients, Tiles
+from modiste.losses.tiles import Gradients, Tile, Tiles
 
 
 class ClipLoss(ContrastiveLoss):
@@ -50,8 +50,38 @@ class ClipLoss(ContrastiveLoss):
         super().__init__(1 / 0.07, init_scale, max_scale, tile, products)
 
     def compute(self, image: Tensor, text: Tensor, product_id: Tensor) -> Tensor:
-        products = choose(self.products, image.device, image.dtype)
-        return _TiledInfoNCE.apply(image, text, self.scale.to(image.dtype), product_id, self.tile, products)
+        return infonce(image, text, self.scale.to(image.dtype), product_id, self.tile, self.products)
+
+
+def infonce(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    product_id: Tensor,
+    tile: int,
+    products: str,
+    weight: Tensor | None = None,
+    present: Tensor | None = None,
+) -> Tensor:
+    """Symmetric InfoNCE of `ClipLoss`, (), with a weight a pair and pairs left out. A collective.
+
+    Args:
+        image: Image features (n, D) of this process.
+        text: Text features (n, D), row by row.
+        scale: Inverse temperature, ().
+        product_id: Product of each pair (n,), int64.
+        tile: Largest side of a tile of the logits.
+        products: Kind of matrix products (`modiste.losses.products`).
+        weight: Of each pair's two cross-entropies (n,), at least 0, in the mean over all pairs; None: all alike. A pair
+            of weight 0 is still a negative of the others.
+        present: Which pairs there are (n,), bool; None: all. The others are neither positives nor negatives.
+
+    Returns:
+        The weighted mean; 0 where no pair has a weight.
+    """
+    weight = torch.ones_like(image[:, 0]) if weight is None else weight.to(image.dtype)
+    kind = choose(products, image.device, image.dtype)
+    return _TiledInfoNCE.apply(image, text, scale, product_id, weight, present, tile, kind)
 
 
 class _LogSumExp:
@@ -73,12 +103,14 @@ class _LogSumExp:
 
 
 class _TiledInfoNCE(torch.autograd.Function):
-    """Loss and gradients of `ClipLoss`; arguments as those of `Tiles`, text and product_id of this process only.
+    """Loss and gradients of `infonce`; arguments as those of `Tiles`, all but scale of this process only.
 
     With S the logits, P and Q their row and column softmax, T the targets (the same for rows and columns, since both
-    have the same products), and N pairs:
-    loss = 1/2N Σ (log Σ_j exp S_ij - Σ_j T_ij S_ij) + the same over columns;  dS = (P + Q - 2T) / 2N.
-    One forward tile gives the statistics of its rows and of its columns; the backward pass forms it once more.
+    have the same products), w the weights and W their sum:
+    loss = 1/2W Σ w_i (log Σ_j exp S_ij - Σ_j T_ij S_ij) + the same over columns;
+    dS_ij = (w_i (P_ij - T_ij) + w_j (Q_ij - T_ij)) / 2W.
+    One forward tile gives the statistics of its rows and of its columns; the backward pass forms it once more. The
+    logits of a pair that is left out are so low that its softmax is exactly 0, and its weight is 0.
     """
 
     @staticmethod
@@ -88,16 +120,25 @@ class _TiledInfoNCE(torch.autograd.Function):
         text: Tensor,
         scale: Tensor,
         product_id: Tensor,
+        weight: Tensor,
+        present: Tensor | None,
         tile_size: int,
         products: Products,
     ) -> Tensor:
-        tiles = Tiles(image, gather.all_gather(text), scale, gather.all_gather(product_id), tile_size, products)
-        _, group, group_size = tiles.product_id.unique(return_inverse=True, return_counts=True)
-        target = group_size.to(image.dtype).reciprocal_()[group]  # T_ij of text j, where it is positive
+        _, group = gather.all_gather(product_id).unique(return_inverse=True)
+        weight, absent = gather.all_gather(weight), None
+        if present is not None:
+            absent = ~gather.all_gather(present)
+            weight = weight.masked_fill(absent, 0.0)
+            group = torch.where(absent, torch.arange(len(group), device=group.device) + len(group), group)
+            _, group = group.unique(return_inverse=True)
+        tiles = Tiles(image, gather.all_gather(text), scale, group, tile_size, products)
+        target = group.bincount().to(image.dtype).reciprocal_()[group]  # T_ij of text j, where it is positive
 
         rows, cols = _LogSumExp(len(image), image), _LogSumExp(len(tiles.text), image)
         row_positive, col_positive = torch.zeros_like(rows.total), torch.zeros_like(cols.total)
         for tile in tiles:
+            _leave_out(tile, absent, tiles)
             positive = tile.logits.view(-1)[tile.positive] * target[tile.positive_cols]
             row_positive.index_add_(0, tile.positive_rows, positive)
             col_positive.index_add_(0, tile.positive_cols, positive)
@@ -105,33 +146,46 @@ class _TiledInfoNCE(torch.autograd.Function):
             cols.add(tile.cols, tile.logits, 0, out=tile.logits)
 
         # Row statistics are complete; those of columns, and the sum over all rows, need the other processes.
-        row_loss = (rows.maximum - row_positive + rows.total.log()).sum()
+        row_loss = torch.dot(rows.maximum - row_positive + rows.total.log(), weight[tiles.own])
         own_maximum = cols.maximum.clone()
         gather.all_reduce_max(cols.maximum)
         cols.total *= (own_maximum - cols.maximum).exp_()
         shared = gather.all_reduce_sum(torch.cat([cols.total, col_positive, row_loss.view(1)]))
         cols.total, col_positive, row_loss = shared[: len(target)], shared[len(target) : -1], shared[-1]
-        col_loss = (cols.maximum - col_positive + cols.total.log()).sum()
+        col_loss = torch.dot(cols.maximum - col_positive + cols.total.log(), weight)
+        total = weight.sum()
+        weight = weight / (2 * torch.where(total > 0, total, 1.0))
 
         ctx.save_for_backward(
-            image, tiles.text, scale, tiles.product_id, target, rows.maximum, rows.total, cols.maximum, cols.total
+            image, tiles.text, scale, group, target, weight, absent, rows.maximum, rows.total, cols.maximum, cols.total
         )
         ctx.tile_size, ctx.products = tile_size, products
-        return (row_loss + col_loss) / (2 * len(target))
+        return (row_loss + col_loss) / (2 * torch.where(total > 0, total, 1.0))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        image, text, scale, product_id, target, row_maximum, row_total, col_maximum, col_total = ctx.saved_tensors
-        tiles = Tiles(image, text, scale, product_id, ctx.tile_size, ctx.products)
+        image, text, scale, group, target, weight, absent, *statistics = ctx.saved_tensors
+        row_maximum, row_total, col_maximum, col_total = statistics
+        tiles = Tiles(image, text, scale, group, ctx.tile_size, ctx.products)
         gradients = Gradients(tiles, ctx.needs_input_grad[:3])
-        weight = grad * (gather.world_size() / (2 * len(text)))
-        row_weight, col_weight, positive_weight = weight / row_total, weight / col_total, -2 * weight * target
+        weight = weight * (grad * gather.world_size())
+        own_weight = weight[tiles.own]
+        row_weight, col_weight = own_weight / row_total, weight / col_total
         for tile in tiles:
+            _leave_out(tile, absent, tiles)
             by_row = torch.sub(tile.logits, row_maximum[tile.rows, None], out=tile.spare).exp_()
             by_col = tile.logits.sub_(col_maximum[tile.cols]).exp_()
             by_row.mul_(row_weight[tile.rows, None]).addcmul_(by_col, col_weight[tile.cols])
             # Before the product: taken off after it, a positive with P ≈ 1 would cost the digits of all others.
-            by_row.view(-1).index_add_(0, tile.positive, positive_weight[tile.positive_cols])
+            both = (own_weight[tile.positive_rows] + weight[tile.positive_cols]) * target[tile.positive_cols]
+            by_row.view(-1).index_add_(0, tile.positive, both, alpha=-1)
             gradients.add(tile, by_row)
-        return *gradients.finish(), None, None, None
+        return *gradients.finish(), None, None, None, None, None
+
+
+def _leave_out(tile: Tile, absent: Tensor | None, tiles: Tiles) -> None:
+    """Logits of absent (N,) pairs become low and stay finite: the maximum of a row without any other is no NaN."""
+    if absent is not None:
+        low = torch.finfo(tile.logits.dtype).min / 4
+        tile.logits.masked_fill_(absent[tiles.own][tile.rows, None], low).masked_fill_(absent[tile.cols], low)

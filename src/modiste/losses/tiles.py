@@ -94,15 +94,15 @@ class Tiles:
     products: Products = PLAIN
 
     @property
-    def own_id(self) -> Tensor:
-        """Product of each of this process's images (n,)."""
+    def own(self) -> slice:
+        """Where this process's pairs stand among all."""
         start = gather.rank() * len(self.image)
-        return self.product_id[start : start + len(self.image)]
+        return slice(start, start + len(self.image))
 
     def __iter__(self) -> Iterator[Tile]:
         area = min(self.size, len(self.image)) * min(self.size, len(self.text))
         logits_buffer, spare_buffer = self.image.new_empty(area), self.image.new_empty(area)
-        own_id = self.own_id
+        own_id = self.product_id[self.own]
         columns = [(cols, *self.product_id[cols].sort()) for cols in spans(len(self.text), self.size)]
         for rows in spans(len(self.image), self.size):
             image = self.image[rows] * self.scale

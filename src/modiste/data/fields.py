@@ -1,0 +1,176 @@
+"""Text fields of a product and weights of pairs, as generalised contrastive learning (`modiste.losses.gcl`) reads them."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modiste.data.captions import FIELD, BoundCaptions, Captions
+from modiste.data.catalogue import Catalogue
+from modiste.errors import ModisteError, did_you_mean
+
+KEYS = ("template", "weight")
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Several texts a product, each a template over the catalogue's columns with a weight in the loss.
+
+    Attributes:
+        fields: Name → ``{template: "{baseColour}", weight: 1.0}``; the weight may be left out.
+        captions: Its ``words`` and ``synonyms`` word the values, as in captions.
+
+    A product has a field when no column of its template is empty; otherwise the field is left out of the loss for it.
+
+    Raises:
+        ModisteError: A field has no template, another key, or a weight that is not above 0.
+
+    >>> Fields({"colour": {"template": "{baseColour}", "wieght": 2}})
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: data.fields.colour has no 'wieght'. Did you mean 'weight'? Known: template, weight.
+    """
+
+    fields: Mapping[str, Mapping[str, Any]]
+    captions: Captions
+
+    def __init__(self, fields: Mapping[str, Mapping[str, Any]], captions: Captions | None = None) -> None:
+        object.__setattr__(self, "fields", fields)
+        object.__setattr__(self, "captions", captions or Captions())
+        for name, field in fields.items():
+            for key in field:
+                if key not in KEYS:
+                    raise ModisteError(f"data.fields.{name} has no '{key}'. {did_you_mean(key, KEYS)}")
+            if not FIELD.search(field.get("template") or ""):
+                raise ModisteError(
+                    f"data.fields.{name}.template names no column: give one, for instance '{{baseColour}}'."
+                )
+            if not 0 < field.get("weight", 1.0) < math.inf:
+                raise ModisteError(
+                    f"data.fields.{name}.weight={field['weight']} must be above 0: leave the field out instead."
+                )
+
+    def bind(self, catalogue: Catalogue) -> BoundFields:
+        """The fields of a catalogue's rows. Raises ModisteError for an unknown column."""
+        texts = [self._captions(field["template"]).bind(catalogue) for field in self.fields.values()]
+        return BoundFields(texts, [float(field.get("weight", 1.0)) for field in self.fields.values()])
+
+    def _captions(self, template: str) -> Captions:
+        named = set(FIELD.findall(template))
+        synonyms = {column: words for column, words in self.captions.synonyms.items() if column in named}
+        return replace(self.captions, templates=[template], weights=(), synonyms=synonyms)
+
+
+@dataclass(frozen=True)
+class BoundFields:
+    """`Fields` of one catalogue.
+
+    Attributes:
+        captions: The texts of each field.
+        weight: The weight of each.
+    """
+
+    captions: Sequence[BoundCaptions]
+    weight: Sequence[float]
+
+    def sample(self, row: int, generator: random.Random) -> list[str]:
+        """One text a field, synonyms drawn with ``generator``; empty where the row has none."""
+        return [field.sample(row, generator) if field.complete(row) else "" for field in self.captions]
+
+    def all(self, row: int) -> set[str]:
+        """Every text that `sample` may draw for a row."""
+        return {text for field in self.captions if field.complete(row) for text in field.all(row)}
+
+    def collate(self, texts: Sequence[Sequence[str]]) -> tuple[list[str], dict[str, Tensor]]:
+        """The distinct texts of a batch, so that each is embedded once, and where each product's fields are among them.
+
+        Args:
+            texts: Of B products, one a field.
+
+        Returns:
+            The texts, U ≥ 1, and ``index`` (B, F), -1 where there is none, with ``weight`` (F,).
+
+        >>> fields = BoundFields([], [1.0, 0.5])
+        >>> distinct, where = fields.collate([["red dress", "red"], ["red bag", "red"], ["bag", ""]])
+        >>> distinct, where["index"].tolist()
+        (['red dress', 'red', 'red bag', 'bag'], [[0, 1], [2, 1], [3, -1]])
+        """
+        place: dict[str, int] = {}
+        index = [[place.setdefault(text, len(place)) if text else -1 for text in product] for product in texts]
+        return list(place) or [""], {"index": torch.tensor(index), "weight": torch.tensor(self.weight)}
+
+
+# Rank (1 is best) and number of ranks to a weight.
+FUNCTIONS: dict[str, Callable[[float, float], float]] = {
+    "constant": lambda rank, ranks: 1.0,
+    "linear": lambda rank, ranks: max(ranks + 1 - rank, 0.0) / ranks,
+    "inverse": lambda rank, ranks: 1 / rank,
+    "inverse_sqrt": lambda rank, ranks: 1 / math.sqrt(rank),
+    "inverse_log": lambda rank, ranks: 1 / math.log2(1 + rank),
+}
+
+
+@dataclass(frozen=True)
+class PairWeights:
+    """How much each pair counts in the loss.
+
+    GCL (arXiv:2404.08535) calls the map from a ranking score to a weight the score-to-weight function; its Google
+    Shopping scores fall linearly from 100 with the position. Here the column holds the position, r = 1 for the best of
+    R, and the functions are: ``constant`` 1, ``linear`` (R + 1 - r)/R, which is that score over 100, ``inverse`` 1/r,
+    ``inverse_sqrt`` 1/√r, ``inverse_log`` 1/log₂(1 + r), nDCG's discount.
+
+    Attributes:
+        column: Of the catalogue; null: all pairs count alike.
+        function: Of the rank; null: the column holds the weights themselves.
+        ranks: R of ``linear``; lower places count 0.
+
+    Raises:
+        ModisteError: The function is unknown, or ``ranks`` < 1.
+    """
+
+    column: str | None = None
+    function: str | None = None
+    ranks: int = 100
+
+    def __post_init__(self) -> None:
+        if self.function is not None and self.function not in FUNCTIONS:
+            raise ModisteError(
+                f"data.weight.function={self.function} is not known. {did_you_mean(self.function, FUNCTIONS)}"
+            )
+        if self.ranks < 1:
+            raise ModisteError(f"data.weight.ranks={self.ranks} must be at least 1.")
+
+    def bind(self, catalogue: Catalogue) -> list[float] | None:
+        """The weight of each row, or None without a column.
+
+        Raises:
+            ModisteError: There is no such column, or a row has no number that will do: at least 0 for a weight, at
+                least 1 for a rank.
+        """
+        if self.column is None:
+            return None
+        values = catalogue.column(self.column)
+        numbers = [_number(value) for value in values]
+        least = 0.0 if self.function is None else 1.0
+        bad = [row for row, number in enumerate(numbers) if not least <= number < math.inf]
+        if bad:
+            kind = "weight, at least 0" if self.function is None else "rank, at least 1"
+            raise ModisteError(
+                f"data.weight.column={self.column}: {len(bad):,} rows have no {kind}, the first is product "
+                f"{catalogue.column('product_id')[bad[0]]} with '{values[bad[0]]}'. Fill the column in."
+            )
+        if self.function is None:
+            return numbers
+        return [FUNCTIONS[self.function](number, self.ranks) for number in numbers]
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan

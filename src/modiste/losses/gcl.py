@@ -1,0 +1,151 @@
+"""Generalised contrastive learning (GCL): several text fields a product, a weight a field and a pair."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modiste.errors import ModisteError
+from modiste.losses.base import ContrastiveLoss
+from modiste.losses.clip import infonce
+
+
+class GclLoss(ContrastiveLoss):
+    """Weighted InfoNCE between the images and each text field, and between the images and the fields' mean.
+
+    Zhu, Jung and Clark, *Generalized Contrastive Learning for Multi-Modal Retrieval and Ranking* (GCL),
+    arXiv:2404.08535: the ranking score of a pair, turned into a weight, multiplies its cross-entropy, and a product of
+    several fields is the weighted average of their embeddings. Its application to fashion is Marqo-FashionCLIP's and
+    Marqo-FashionSigLIP's, whose code is not published; their author says of it "L_total = L(description, image) +
+    L(materials, image) + …" over seven fields (marqo-ai/marqo-FashionCLIP, issue 5) and "all combinations of img and
+    text as well as the mean of the text vectors (i.e. fused)" (marqo-ai/marqo-ecommerce-embeddings, issue 7).
+
+    With L(x, y; w) the symmetric cross-entropy of `modiste.losses.clip.ClipLoss` in which pair i counts w_i, divided by
+    the sum of w, field weights a_f, and t̄ the normalised Σ_f a_f t_f over the fields that a product has:
+    loss = (Σ_f a_f L(image, t_f; w) + fused · L(image, t̄; w)) / (Σ_f a_f + fused).
+
+    A product without a field takes no part in that field's term, as a positive or as a negative. Products that share a
+    field's text need no care: identical columns give the same value and gradients, up to the pairs' weights, whether
+    they count as positives of each other or not.
+
+    One term costs what `ClipLoss` costs; memory is that of one term. Without fields the loss is `ClipLoss`, weighted.
+
+    Args:
+        init_scale: exp(logit scale) to start from; None: that of the pretrained weights, or else 1/0.07.
+        max_scale: Upper limit of the scale.
+        fused: Weight of the mean's term, beside ``data.fields.NAME.weight``; 0 leaves it out.
+        tile: Largest side of a tile of the logits.
+        products: ``float32``, or ``bfloat16`` with logits in float32 (`modiste.losses.products`).
+
+    Raises:
+        ModisteError: ``fused`` is negative, or see `ContrastiveLoss`.
+
+    Two products, the second without a colour. Its title is all of its mean, and the field of the colour has one pair
+    only, which costs nothing:
+
+    >>> loss = GclLoss(init_scale=1.0)
+    >>> image = torch.eye(2)
+    >>> title, colour = torch.tensor([0, 1]), torch.tensor([0, -1])
+    >>> fields = {"index": torch.stack([title, colour], dim=1), "weight": torch.tensor([1.0, 1.0])}
+    >>> round(loss(image, image, fields=fields).item(), 4), round(2 / 3 * loss(image, image).item(), 4)
+    (0.2088, 0.2088)
+    """
+
+    weighs_pairs = True  # takes `fields` and `weight`
+
+    def __init__(
+        self,
+        init_scale: float | None = None,
+        max_scale: float = 100.0,
+        fused: float = 1.0,
+        tile: int = 2048,
+        products: str = "float32",
+    ) -> None:
+        super().__init__(1 / 0.07, init_scale, max_scale, tile, products)
+        if fused < 0:
+            raise ModisteError(f"loss.fused={fused:g} is a weight: give 0 or more.")
+        self.fused = fused
+
+    def forward(
+        self,
+        image: Tensor,
+        text: Tensor,
+        product_id: Tensor | None = None,
+        fields: dict[str, Tensor] | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """Loss of a batch of products; over several processes as `ContrastiveLoss.forward`.
+
+        Args:
+            image: Unit-norm image embeddings (B, D).
+            text: Unit-norm embeddings (U, D) of the batch's distinct texts; without ``fields`` (B, D), one an image.
+            product_id: Product of each image (B,), int64; None: every image is a product of its own.
+            fields: ``index`` (B, F), int64: row in ``text`` of each field of each product, -1 where it has none; and
+                ``weight`` (F,), at least 0, of each field.
+            weight: Of each pair (B,), at least 0; None: all alike.
+
+        Returns:
+            Scalar, float32 (float64 for float64 input).
+
+        Raises:
+            ValueError: if the shapes do not match.
+            ModisteError: if the processes hold batches of different sizes.
+        """
+        if fields is None and weight is None:
+            return super().forward(image, text, product_id)
+        _check_shapes(image, text, fields, weight)
+        image, text, product_id = self.prepare(image, text, product_id)
+        with torch.autocast(image.device.type, enabled=False):
+            if fields is None:
+                return self._term(image, text, product_id, weight)
+            return self._all_terms(image, text, product_id, fields["index"], fields["weight"].to(image.dtype), weight)
+
+    def compute(self, image: Tensor, text: Tensor, product_id: Tensor) -> Tensor:
+        return self._term(image, text, product_id)
+
+    def _term(
+        self,
+        image: Tensor,
+        text: Tensor,
+        product_id: Tensor,
+        weight: Tensor | None = None,
+        present: Tensor | None = None,
+    ) -> Tensor:
+        scale = self.scale.to(image.dtype)
+        return infonce(image, text, scale, product_id, self.tile, self.products, weight, present)
+
+    def _all_terms(
+        self,
+        image: Tensor,
+        text: Tensor,
+        product_id: Tensor,
+        index: Tensor,
+        field_weight: Tensor,
+        weight: Tensor | None,
+    ) -> Tensor:
+        present = index >= 0
+        total, mean = image.new_zeros(()), torch.zeros_like(image)
+        # Field by field, so that (B, F, D) is never stored.
+        for field, row in enumerate(index.clamp_min(0).unbind(1)):
+            field_text = text[row]
+            total = total + field_weight[field] * self._term(image, field_text, product_id, weight, present[:, field])
+            mean = mean + (field_weight[field] * present[:, field])[:, None] * field_text
+        if self.fused:
+            known = present[:, field_weight > 0].any(1)
+            total = total + self.fused * self._term(image, F.normalize(mean, dim=1), product_id, weight, known)
+        return total / (field_weight.sum() + self.fused)
+
+
+def _check_shapes(image: Tensor, text: Tensor, fields: dict[str, Tensor] | None, weight: Tensor | None) -> None:
+    size = len(image)
+    if image.ndim != 2 or text.ndim != 2 or image.shape[1] != text.shape[1]:
+        raise ValueError(f"image {tuple(image.shape)} and text {tuple(text.shape)} must be (B, D) and (U, D)")
+    if fields is None and len(text) != size:
+        raise ValueError(f"text {tuple(text.shape)} must have a row for each of the {size} images, without fields")
+    if fields is not None and fields["index"].shape != (size, len(fields["weight"])):
+        raise ValueError(
+            f"index {tuple(fields['index'].shape)} must be ({size}, {len(fields['weight'])}): products by fields"
+        )
+    if weight is not None and weight.shape != (size,):
+        raise ValueError(f"weight {tuple(weight.shape)} must be ({size},), one a pair")
