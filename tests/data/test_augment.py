@@ -39,7 +39,8 @@ def test_ends_are_cut_within_their_limits_and_the_width_stays(worn):
 
 def test_skin_goes_and_the_garment_stays(worn):
     hidden = np.asarray(HideSkin(p=1.0)(worn))
-    assert (hidden[:20] == 255).all() and (hidden[60:] == 255).all()
+    assert (hidden[:20] == 255).all()
+    assert (hidden[60:] == 255).all()
     assert (hidden[20:60, 15:45] == np.array([0, 0, 128])).all()
 
 

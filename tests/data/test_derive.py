@@ -10,7 +10,10 @@ from modiste.errors import ModisteError
 
 @pytest.fixture
 def shop():
-    rows = {"text": ["Brown Boots", "Boot polish", "white sneaker", "belt"], "type": ["Shoes", "Care", "Shoes", "Belts"]}
+    rows = {
+        "text": ["Brown Boots", "Boot polish", "white sneaker", "belt"],
+        "type": ["Shoes", "Care", "Shoes", "Belts"],
+    }
     names = [str(row) for row in range(4)]
     return Catalogue.build(Card("shop"), {"product_id": names, "image": names, "pixels": names, **rows}, None)
 

@@ -63,7 +63,9 @@ def test_synonyms_are_averaged_into_the_vector_of_their_class():
     expected = [["Shoe", "garment"][i] for i in cosines.argmax(1)]
     targets = ["Shoe" if kind == "Shoe" else "garment" for kind in catalogue().column("type")[:80]]
     assert result.confusion["type"]["labels"] == ["Shoe", "garment"]
-    assert values(result)["type/accuracy"] == pytest.approx(np.mean([a == b for a, b in zip(expected, targets)]))
+    assert values(result)["type/accuracy"] == pytest.approx(
+        np.mean([a == b for a, b in zip(expected, targets, strict=True)])
+    )
     assert result.protocol["synonyms"] == synonyms
     assert "synonyms" not in ZeroShot(["type"], PLAIN)(fake, catalogue(), "test").protocol
     with pytest.raises(ModisteError, match="give a list"):

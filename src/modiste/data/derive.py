@@ -25,7 +25,7 @@ def derive(catalogue: Catalogue, columns: Mapping[str, Sequence[Mapping[str, Any
             expressions are found, and is empty if there is none.
 
     Raises:
-        ModisteError: A rule has no value, names an unknown column, or an expression is malformed; the new column exists.
+        ModisteError: A rule has no value, names an unknown column, or an expression is malformed; the column exists.
 
     >>> from modiste.data.catalogue import Card
     >>> titles = ["Brown Leather Boots", "Boot Polish", "White Sneaker"]

@@ -1,4 +1,4 @@
-"""Text fields of a product and weights of pairs, as generalised contrastive learning (`modiste.losses.gcl`) reads them."""
+"""Text fields of a product and weights of pairs, for generalised contrastive learning (`modiste.losses.gcl`)."""
 
 from __future__ import annotations
 

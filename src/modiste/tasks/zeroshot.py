@@ -132,12 +132,16 @@ class ZeroShot:
         return self.prompts.get(attribute, self.prompts[DEFAULT])
 
     def _synonyms(self, attributes: Sequence[str]) -> dict[str, dict[str, list[str]]]:
-        return {name: {k: list(v) for k, v in self.synonyms[name].items()} for name in attributes if name in self.synonyms}
+        return {
+            name: {k: list(v) for k, v in self.synonyms[name].items()} for name in attributes if name in self.synonyms
+        }
 
     def _words(self, attribute: str, label: str) -> list[str]:
         """The label of a class, and the synonyms of its values."""
         word = self.classes.get(attribute, {})
-        further = (words for value, words in self.synonyms.get(attribute, {}).items() if word.get(value, value) == label)
+        further = (
+            words for value, words in self.synonyms.get(attribute, {}).items() if word.get(value, value) == label
+        )
         return [label, *(synonym for words in further for synonym in words)]
 
     def _attributes(self, rows: Catalogue) -> tuple[list[str], list[str]]:
@@ -193,7 +197,7 @@ class ZeroShot:
 
     @staticmethod
     def class_vectors(embedder: Embedder, words: Sequence[str | Sequence[str]], templates: Sequence[str]) -> Tensor:
-        """Unit-norm vectors (C, D) of classes, each of one word or several: normalised mean over words and templates."""
+        """Unit-norm vectors (C, D) of classes, each of one word or several: normalised mean over all prompts."""
         named = [[word] if isinstance(word, str) else list(word) for word in words]
         prompts = [[template.replace("{}", word) for word in among for template in templates] for among in named]
         embeddings = F.normalize(embedder.texts(list(itertools.chain(*prompts))), dim=-1)
