@@ -144,7 +144,7 @@ def test_the_picture_shows_both_curves(here):
     [
         (["first=a"], ["needs two models", "second=RUN"]),
         (["first=c", "second=b"], ["no run directory c"]),
-        (["first=./aa", "second=b"], ["no run directory ./aa", "Did you mean 'a'?"]),
+        (["first=./aa", "second=b"], ["no run directory aa", "Did you mean 'a'?"]),
         (["first=a", "second=ab/alphas"], ["not a run directory"]),
         (["first=a", "second=narrow"], ["differ in architecture", "(32, ", "(16, ", "same model"]),
         (["first=a", "second=b", "alphas=[0,1.5]"], ["alpha=1.5 is outside [0, 1]"]),

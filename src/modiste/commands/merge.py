@@ -291,7 +291,8 @@ class Merge:
     def check_out(self) -> None:
         """Raises ModisteError where ``out`` is another run or merge."""
         known = self.out.read_json("sides")
-        if (self.out.is_run and not known) or (known and known != self.sides):
+        same = all(known.get(name, {}).get("fingerprint") == side["fingerprint"] for name, side in self.sides.items())
+        if not same and (known or self.out.is_run):
             raise ModisteError(f"{self.out.path} holds another run or merge: give another directory, out=DIR.")
 
     def measure(self, alphas: Sequence[float]) -> list[Row]:
