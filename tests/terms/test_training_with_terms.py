@@ -67,6 +67,11 @@ def test_a_term_that_comes_later_needs_a_named_teacher_and_takes_a_run(folder):
     train(folder, *TINY, "term=[distill]", f"term.distill.teacher={folder / 'plain'}", "debug=step")
 
 
+def test_the_start_teaches_on_cached_features_too(folder):
+    heads = [f"tune.{tower}.{key}" for tower in ("image", "text") for key in ("train=last_n", "layers=1")]
+    train(folder, *TINY, "features.cache=true", *heads, "term=[distill,soft_labels]", "debug=step")
+
+
 def test_two_processes_equal_one(folder):
     same = [
         *TERMS,
