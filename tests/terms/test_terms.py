@@ -4,14 +4,17 @@ import copy
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.nn import functional as F
 
 from modiste.config import compose, validate
 from modiste.errors import ModisteError
 from modiste.gradcache import GradCache
 from modiste.images.timm import TimmEncoder
+from modiste.loading import build_terms, keep_start
 from modiste.losses.clip import ClipLoss
 from modiste.model import TwoTower
+from modiste.rundir import RunDir
 from modiste.terms.distill import Distill
 from modiste.terms.soft_labels import SoftLabels
 from modiste.terms.teacher import Teacher
@@ -20,6 +23,7 @@ from modiste.texts.words import HashTokenizer
 
 BATCH = 12
 TEXTS = [f"item {index % 5} " + "word " * (index % 3) for index in range(BATCH)]
+GRAD_CACHE = {"micro_batch": None}
 PRODUCTS = torch.tensor([0, 1, 1, 2, 3, 4, 5, 5, 5, 6, 7, 8])
 
 
@@ -150,6 +154,30 @@ def test_a_teacher_runs_each_tower_once_a_batch_in_evaluation_mode_and_is_shared
     again = teacher.images(dict(batch))
     torch.testing.assert_close(again, first, rtol=0, atol=0)  # no dropout of units or patches
     assert copy.deepcopy(teacher) is teacher, "a moving average of the module needs no second one"
+
+
+def test_a_resumed_training_takes_the_teacher_that_its_run_kept(tmp_path):
+    node = {"_target_": "modiste.terms.distill.Distill"}
+    cfg = OmegaConf.create({"term": {"distill": node}, "resume": None, "continue": None, "grad_cache": GRAD_CACHE})
+    model, run = build(), RunDir(tmp_path)
+    model.initial_scale = 12.25
+    fresh = build_terms(cfg, model, None)
+    start = copy.deepcopy(model.state_dict())
+    keep_start(fresh, run)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    model.initial_scale = 3.0
+    keep_start(build_terms(cfg, model, None), run)  # a run goes on in its directory: what it kept stays
+    for key in ("resume", "continue"):
+        going_on = OmegaConf.merge(cfg, {key: str(tmp_path)})
+        teacher = build_terms(going_on, model, run.checkpoints / "last.ckpt")["distill"].model
+        assert teacher.scale == pytest.approx(12.25, rel=1e-15)
+        assert all(torch.equal(tensor, start[name]) for name, tensor in teacher.model.state_dict().items())
+        assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+    (tmp_path / "start.ckpt").unlink()
+    with pytest.raises(ModisteError, match="name a teacher"):
+        build_terms(going_on, model, run.checkpoints / "last.ckpt")
 
 
 def test_another_model_as_teacher_gets_its_own_pixels_and_tokens():

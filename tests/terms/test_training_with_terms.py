@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 # The schedule must not know how long the training is, so that a shorter one is the beginning of a longer one.
 TERMS = [*TINY, "image.name=test_vit", "text.config.hidden_dropout_prob=0", "optim.schedule=constant", "optim.warmup=0"]
 TERMS += ["term=[distill,soft_labels]", "term.distill.image_features=1.0", "term.soft_labels.teacher=start"]
-TERMS += ["callbacks=[default,ema]", "callbacks.early_stopping=null"]
+TERMS += ["callbacks.early_stopping=null"]
 
 
 def train(cwd, *words):
@@ -65,6 +65,11 @@ def test_a_term_that_comes_later_needs_a_named_teacher_and_takes_a_run(folder):
     assert "term.distill.teacher=" in refused.stderr
     assert "Traceback" not in refused.stderr
     train(folder, *TINY, "term=[distill]", f"term.distill.teacher={folder / 'plain'}", "debug=step")
+
+
+def test_the_start_teaches_on_cached_features_too(folder):
+    heads = [f"tune.{tower}.{key}" for tower in ("image", "text") for key in ("train=last_n", "layers=1")]
+    train(folder, *TINY, "features.cache=true", *heads, "term=[distill,soft_labels]", "debug=step")
 
 
 def test_two_processes_equal_one(folder):

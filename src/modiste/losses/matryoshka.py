@@ -24,8 +24,8 @@ class MatryoshkaLoss(nn.Module):
         weights: Weight of each prefix; none: 1 each, as in the paper.
 
     Raises:
-        ModisteError: There are no ``dims``, one is below 1 or comes twice, there is not one positive weight each; at the
-            first batch: one is larger than the embeddings.
+        ModisteError: There are no ``dims``, one is below 1 or comes twice, or not one positive weight each; in use:
+            one is larger than the embeddings.
 
     A prefix counts like a model of its size:
 
