@@ -127,12 +127,20 @@ def figure(validations: Sequence[Validation], choices: Sequence[Choice], path: P
             axes.plot([v.step for v in known], values, color="#888888", linewidth=1.2)
             for number, choice in enumerate(choices):
                 _mark(axes, choice, panel.criterion, number, PALETTE[number % len(PALETTE)])
-            axes.set_title(panel.criterion, fontsize=8.5)
+            axes.set_title(panel.criterion, fontsize=8.5 if len(panel.criterion) < 40 else 7)
             axes.margins(0.12)
             if i > len(choices) - width:
                 axes.set_xlabel("step")
         handles, labels = canvas.axes[0].get_legend_handles_labels()
-        canvas.legend(handles, labels, loc="outside lower left", title="chosen by", alignment="left")
+        canvas.legend(
+            handles,
+            labels,
+            loc="outside lower left",
+            title="chosen by",
+            alignment="left",
+            markerscale=0.6,
+            labelspacing=0.8,
+        )
     return path
 
 

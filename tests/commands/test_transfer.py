@@ -164,3 +164,18 @@ def test_cached_features_serve_the_further_sets_too(folder):
     with_cache, without = (logged(folder / f"cache_{cache}")[-1] for cache in ("true", "false"))
     for name in ("val/held_out/loss", "val/thumbnails/loss", "val/held_out/retrieval/t2i/mrr"):
         assert float(with_cache[name]) == pytest.approx(float(without[name]), abs=1e-4), name
+
+
+@pytest.mark.slow
+def test_two_processes_measure_the_sets_as_one_does(folder):
+    same = [*TINY, "image.name=test_vit", "trainer.max_epochs=1", "optim.lr=1e-12"]
+    for trainer in ("cpu", "ddp_cpu"):
+        finished = modiste(
+            "train", *same, HELD, THUMBNAILS, f"trainer={trainer}", f"hydra.run.dir={trainer}", cwd=folder
+        )
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+    one, two = (logged(folder / trainer)[-1] for trainer in ("cpu", "ddp_cpu"))
+    names = [name for name in one if name.startswith(("val/held_out/", "val/thumbnails/"))]
+    assert len(names) > 10
+    for name in names:
+        assert float(two[name]) == pytest.approx(float(one[name]), abs=1e-4), name
