@@ -64,7 +64,7 @@ LAUNCHERS = {
     "submitit_slurm": "'modiste[slurm]'",
     "submitit_local": "'modiste[slurm]'",
     "joblib": "hydra-joblib-launcher",
-    "ray": "ray hydra-ray-launcher",
+    "ray": "'modiste[ray]'",
 }
 
 
