@@ -110,6 +110,7 @@ def cost(tmp_path, kwh, **options):
 
 
 def written(callback, trainer):
+    callback.setup(trainer, None, "fit")
     callback.on_train_start(trainer, None)
     callback.on_train_end(trainer, None)
     return json.loads((callback.run.path / "cost.json").read_text())
@@ -137,7 +138,7 @@ def torch_round_trip(state, tmp_path):
 @pytest.mark.parametrize("parts", [(math.nan, 1.0), (1.0, math.nan)])
 def test_a_part_that_was_not_measured_leaves_the_sum_out(tmp_path, parts):
     first, second = (cost(tmp_path, kwh) for kwh in parts)
-    first.on_train_start(trainer(), None)
+    first.setup(trainer(), None, "fit")
     second.load_state_dict(first.state_dict())
     assert "energy_kwh" not in written(second, trainer())
 

@@ -97,6 +97,14 @@ def test_a_result_fills_its_cell_beside_the_published_number(tmp_path):
     assert "- Ours: `modiste evaluate model=ours`" in text
 
 
+def test_a_papers_tables_end_with_what_the_rows_cost_to_train(tmp_path):
+    paper(tmp_path)
+    run(tmp_path)
+    assert "Cost of training" not in lines(tmp_path, "markdown")
+    (tmp_path / "runs" / "ours" / "cost.json").write_text('{"seconds": 65, "pairs": 130, "energy_kwh": 0.25}')
+    assert "| Ours | 1 min 5 s | 130 | 2.0 | 0.25 kWh |" in lines(tmp_path, "markdown")
+
+
 def test_what_was_not_run_is_a_dash(tmp_path):
     paper(tmp_path)
     assert cell(tmp_path) == ("", [])

@@ -165,10 +165,12 @@ class Cost(Callback):
         self._machines = 1
         self._started = time.perf_counter()
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._machines = trainer.num_nodes
         if trainer.local_rank == 0 and not fast_dev_run(trainer):
             self.meter.start()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter()
 
     def on_train_batch_end(

@@ -65,7 +65,7 @@ LAUNCHERS = {
     "submitit_slurm": "'modiste[slurm]'",
     "submitit_local": "'modiste[slurm]'",
     "joblib": "hydra-joblib-launcher",
-    "ray": "ray hydra-ray-launcher",
+    "ray": "'modiste[ray]'",
 }
 HELD_OUT = "held_out"
 """The validation set that ``data.held_out`` makes."""

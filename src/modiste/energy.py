@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +74,7 @@ class EnergyMeter:
         self.country = country
 
     def start(self) -> None:
-        """Begins at zero. The first time in a process the machine is looked at, which takes a second or two."""
+        """Begins at zero, in the background: looking at the machine takes a second or two, once in a process."""
         if not self.installed:
             log.info(NOT_INSTALLED)
             return
@@ -87,17 +88,20 @@ class EnergyMeter:
             allow_multiple_runs=True,  # without the lock file, and the signal handlers that come with it
             log_level="critical",
         )
-        self._tracker.start()
+        self._starting = threading.Thread(target=self._tracker.start, daemon=True)
+        self._starting.start()
 
     def read(self) -> Energy:
         """Since `start`; nan where there is no codecarbon, or it could not measure."""
         if self._tracker is not None:
+            self._starting.join()
             self._tracker.flush()
         return self._read
 
     def stop(self) -> None:
         """Ends the measurement; `read` goes on saying what it was."""
         if self._tracker is not None:
+            self._starting.join()
             self._tracker.stop()
             self._tracker = None
 

@@ -229,9 +229,7 @@ def _cost(cost: Mapping[str, Any]) -> str:
 
 def _costs(cost: Mapping[str, Any]) -> str:
     """As a table, and what is to be known of it."""
-    notes = [tables.WORLD] if cost.get("country") == "world" else []
-    if "energy_kwh" not in cost:
-        notes = [NOT_INSTALLED]
+    notes = tables.cost_notes(cost) or [NOT_INSTALLED]
     rows = [list(item) for item in tables.cost_words(cost).items()]
     return _grid(["", ""], rows) + "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
 

@@ -13,7 +13,7 @@ from modiste.tables.blocks import (
     show,
     summaries,
 )
-from modiste.tables.costs import WORLD, cost_words, duration
+from modiste.tables.costs import cost_notes, cost_words, duration
 from modiste.tables.names import ordered, split_name, summary_metrics
 from modiste.tables.published import NAMINGS, Naming, read_published
 from modiste.tables.results import (
@@ -43,7 +43,6 @@ __all__ = [
     "EMPTY",
     "FORMATS",
     "NAMINGS",
-    "WORLD",
     "Block",
     "Cell",
     "Naming",
@@ -52,6 +51,7 @@ __all__ = [
     "cell_of",
     "chunks",
     "coordinates",
+    "cost_notes",
     "cost_words",
     "duration",
     "find_results",

@@ -14,7 +14,8 @@ from modiste.tables.sheets import Grid, Item, Sheet
 
 Cost = Mapping[str, Any]
 NUMBERS = ("seconds", "pairs", "steps", "peak_memory_mb", "peak_gpu_memory_mb", "energy_kwh", "co2e_kg", "price")
-CAPTION = "Training, all continuations together; energy and CO2e of all its machines, measured by codecarbon"
+CAPTION = "Training, all continuations together"
+MEASURED = "Energy and CO2e are of all its machines, by codecarbon: estimates where a processor has no counters."
 WORLD = "CO2e at the world's average of electricity."
 
 
@@ -77,8 +78,15 @@ def cost_sheet(results: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Sheet]:
     every = [label for found in words.values() for label in found]
     columns = [label for label in cost_words(dict.fromkeys(NUMBERS, 1)) if label in every]
     rows = [[Item(name), *(Item(found.get(label, EMPTY)) for label in columns)] for name, found in words.items()]
-    world = [WORLD] if any(cost.get("country") == "world" for cost in costs.values()) else []
-    return [Sheet("Cost of training", [Grid(["model", *columns], f"l{'r' * len(columns)}", rows)], CAPTION, world)]
+    notes = [note for cost in costs.values() for note in cost_notes(cost)]
+    grid = Grid(["model", *columns], f"l{'r' * len(columns)}", rows)
+    return [Sheet("Cost of training", [grid], CAPTION, list(dict.fromkeys(notes)))]
+
+
+def cost_notes(cost: Cost) -> list[str]:
+    """How the energy was measured, where it was."""
+    measured = [MEASURED] if "energy_kwh" in cost else []
+    return [*measured, *([WORLD] if cost.get("country") == "world" else [])]
 
 
 def costs_by_model(results: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
