@@ -213,14 +213,17 @@ def alpha_curves(
             axes[0].plot(alphas, curve.values, color=color, marker=marker, markersize=4, label=curve.label)
         axes[0].axvline(chosen, color="black", linewidth=1, linestyle=":", label=f"chosen: alpha = {chosen:g}")
         axes[0].set_xlabel(f"alpha (0: {ends[0]}, 1: {ends[1]})")
+        axes[0].set_xlim(-0.03, 1.03)
         axes[0].set_title("Along the interpolation, with 95 % intervals")
         if transfer is not None:
             axes[1].plot(domain.values, transfer.values, color="#808080", linewidth=1.2, marker="o", markersize=4)
-            for at, text, marker in ((0, ends[0], "s"), (len(alphas) - 1, ends[1], "D"), (best, "chosen", "*")):
-                name = f"{text}: alpha = {alphas[at]:g}"
-                size, color = (15, PALETTE[1]) if marker == "*" else (7, PALETTE[0])
-                at_x, at_y = domain.values[at], transfer.values[at]
-                axes[1].plot(at_x, at_y, marker, color=color, markersize=size, label=name, zorder=2 + (marker != "*"))
+            marked = [(0, 0, ends[0], "s"), (len(alphas) - 1, 1, ends[1], "D"), (best, chosen, "chosen", "*")]
+            for at, alpha, text, marker in (mark for mark in marked if alphas[mark[0]] == mark[1]):
+                size, color, layer = (15, PALETTE[1], 2) if marker == "*" else (7, PALETTE[0], 3)
+                axes[1].plot(
+                    domain.values[at], transfer.values[at], marker, color=color, markersize=size, zorder=layer,
+                    label=f"{text}: alpha = {alpha:g}",
+                )  # fmt: skip
             axes[1].set_xlabel(domain.label)
             axes[1].set_ylabel(transfer.label)
             axes[1].set_title("Out of domain against in domain")
