@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -33,32 +33,30 @@ class Fields:
 
     >>> Fields({"colour": {"template": "{baseColour}", "wieght": 2}})
     Traceback (most recent call last):
-    modiste.errors.ModisteError: data.fields.colour has no 'wieght'. Did you mean 'weight'? Known: template, weight.
+    modiste.errors.ModisteError: data.fields.colour has no 'wieght'. Did you mean 'weight'?
     """
 
     fields: Mapping[str, Mapping[str, Any]]
-    captions: Captions
+    captions: Captions = field(default_factory=Captions)
 
-    def __init__(self, fields: Mapping[str, Mapping[str, Any]], captions: Captions | None = None) -> None:
-        object.__setattr__(self, "fields", fields)
-        object.__setattr__(self, "captions", captions or Captions())
-        for name, field in fields.items():
-            for key in field:
+    def __post_init__(self) -> None:
+        for name, options in self.fields.items():
+            for key in options:
                 if key not in KEYS:
                     raise ModisteError(f"data.fields.{name} has no '{key}'. {did_you_mean(key, KEYS)}")
-            if not FIELD.search(field.get("template") or ""):
+            if not FIELD.search(options.get("template") or ""):
                 raise ModisteError(
                     f"data.fields.{name}.template names no column: give one, for instance '{{baseColour}}'."
                 )
-            if not 0 < field.get("weight", 1.0) < math.inf:
+            if not 0 < options.get("weight", 1.0) < math.inf:
                 raise ModisteError(
-                    f"data.fields.{name}.weight={field['weight']} must be above 0: leave the field out instead."
+                    f"data.fields.{name}.weight={options['weight']} must be above 0: leave the field out instead."
                 )
 
     def bind(self, catalogue: Catalogue) -> BoundFields:
         """The fields of a catalogue's rows. Raises ModisteError for an unknown column."""
-        texts = [self._captions(field["template"]).bind(catalogue) for field in self.fields.values()]
-        return BoundFields(texts, [float(field.get("weight", 1.0)) for field in self.fields.values()])
+        texts = [self._captions(options["template"]).bind(catalogue) for options in self.fields.values()]
+        return BoundFields(texts, [float(options.get("weight", 1.0)) for options in self.fields.values()])
 
     def _captions(self, template: str) -> Captions:
         named = set(FIELD.findall(template))
@@ -80,11 +78,11 @@ class BoundFields:
 
     def sample(self, row: int, generator: random.Random) -> list[str]:
         """One text a field, synonyms drawn with ``generator``; empty where the row has none."""
-        return [field.sample(row, generator) if field.complete(row) else "" for field in self.captions]
+        return [texts.sample(row, generator) if texts.complete(row) else "" for texts in self.captions]
 
     def all(self, row: int) -> set[str]:
         """Every text that `sample` may draw for a row."""
-        return {text for field in self.captions if field.complete(row) for text in field.all(row)}
+        return {text for texts in self.captions if texts.complete(row) for text in texts.all(row)}
 
     def collate(self, texts: Sequence[Sequence[str]]) -> tuple[list[str], dict[str, Tensor]]:
         """The distinct texts of a batch, so that each is embedded once, and where each product's fields are among them.

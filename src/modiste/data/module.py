@@ -355,14 +355,16 @@ class FashionDataModule(LightningDataModule):
         rank, world = self._process()
         loader = ResumableLoader(
             pairs,
-            batch_sampler=EpochBatchSampler(
-                len(pairs), self.batch_size, self.seed, rank, world, self.batches.bind(pairs.catalogue)
-            ),
+            batch_sampler=EpochBatchSampler(len(pairs), self.batch_size, self.seed, rank, world, self._order(pairs)),
             collate_fn=Collate(self._text_features or self.tokenizer, self.positives, pairs.fields),
             **self._workers(),
         )
         loader.position = self._position
         return loader
+
+    def _order(self, pairs: Pairs) -> Order:
+        captions = [pairs.captions.first(index) for index in range(len(pairs))] if self.batches.mined else []
+        return self.batches.bind(pairs.catalogue, captions, len(self.catalogue))
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """The loader of ``val``, or with `transfer` a list: its sets' loaders after that of ``val``."""

@@ -1,0 +1,109 @@
+"""Mined hard negatives: the nearest that the guard lets stand together, by brute force; every row once."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from modiste.data.batches import Batches, Mined, Order
+from modiste.data.mining import Miner, read
+from modiste.data.splits import RandomSplit
+from modiste.data.synthetic import Synthetic
+from modiste.errors import ModisteError
+
+N = 60
+
+
+def miner(guard=0.95, n=N, seed=0):
+    """Pairs in clusters, some of one product and some of one caption."""
+    generator = torch.Generator().manual_seed(seed)
+    centre = torch.randn(6, 12, generator=generator)[torch.randint(6, (n,), generator=generator)]
+    image, text = (F.normalize(centre + 0.6 * torch.randn(n, 12, generator=generator), dim=1) for _ in range(2))
+    return Miner(image, text, torch.arange(n) // 2, torch.arange(n) % 45, guard)
+
+
+def may_stand_together(m, i, j):
+    """The definition, word by word, in float64."""
+    image, text = m.image.double(), m.text.double()
+    if m.product[i] == m.product[j] or m.caption[i] == m.caption[j]:
+        return False
+    own = min(image[i] @ text[i], image[j] @ text[j])
+    return all(score <= m.guard * own for score in (image[i] @ text[j], image[j] @ text[i]))
+
+
+def hardness(m, i, j):
+    image, text = m.image.double(), m.text.double()
+    return float(max(image[i] @ text[j], image[j] @ text[i]))
+
+
+@pytest.mark.parametrize("guard", [0.5, 0.95, 10.0])
+def test_neighbours_are_the_hardest_that_may_stand_together(guard, monkeypatch):
+    monkeypatch.setattr("modiste.data.mining.BLOCK", 7)  # divides no 60
+    m = miner(guard)
+    found = m.neighbours(8)
+    refused = 0
+    for i in range(N):
+        allowed = [j for j in range(N) if j != i and may_stand_together(m, i, j)]
+        refused += N - 1 - len(allowed)
+        expected = sorted(allowed, key=lambda j: -hardness(m, i, j))[:8]
+        assert [j for j in found[i].tolist() if j >= 0] == expected
+    assert refused > N, "the guard refused nothing, the comparison says nothing"
+
+
+@pytest.mark.parametrize("run", [1, 4, 9])
+def test_runs_hold_every_row_once_and_no_two_that_may_not_stand_together(run):
+    m = miner()
+    runs = m.runs(torch.randperm(N).tolist(), m.neighbours(4 * run), run)
+    assert sorted(itertools.chain(*runs)) == list(range(N))
+    assert max(map(len, runs)) <= run
+    assert all(may_stand_together(m, i, j) for rows in runs for i, j in itertools.combinations(rows, 2))
+
+
+def test_neighbours_in_a_run_are_harder_than_a_random_order():
+    m = miner()
+    order = Order(N, run=6, mined=Mined(m, m.neighbours(24)))
+    rows = order(torch.Generator().manual_seed(0), 12)
+    assert sorted(rows) == list(range(N))
+    assert rows == order(torch.Generator().manual_seed(0), 12) != order(torch.Generator().manual_seed(1), 12)
+    random = Order(N)(torch.Generator().manual_seed(0), 12)
+    mined, drawn = (sum(hardness(m, i, j) for i, j in itertools.pairwise(given)) for given in (rows, random))
+    assert mined > drawn + 5
+
+
+def embedded(folder, catalogue, rows=None, name=None):
+    """What `modiste embed` leaves, as far as mining reads it."""
+    generator = np.random.default_rng(0)
+    for side in ("image", "text"):
+        matrix = generator.normal(size=(len(catalogue), 8)).astype(np.float32)
+        np.save(folder / f"{side}.npy", matrix / np.linalg.norm(matrix, axis=1, keepdims=True))
+    facts = {"data": name or catalogue.card.name, "rows": rows or len(catalogue)}
+    (folder / "manifest.json").write_text(json.dumps(facts))
+
+
+def test_embeddings_belong_to_the_rows_of_the_part(tmp_path):
+    whole = RandomSplit({"train": 0.5, "val": 0.3, "test": 0.2})(Synthetic(products=40, views=1, size=32)())
+    part = whole.select(split="train")
+    embedded(tmp_path, whole)
+    image, text = read(tmp_path, part, len(whole))
+    rows = part.column("row")
+    assert rows != list(range(len(part)))
+    assert np.array_equal(image.numpy(), np.load(tmp_path / "image.npy")[rows])
+    assert np.array_equal(text.numpy(), np.load(tmp_path / "text.npy")[rows])
+    order = Batches(mined=str(tmp_path), run=4, guard=5.0).bind(part, part.column("text"), len(whole))
+    assert sorted(order(torch.Generator(), 8)) == list(range(len(part)))
+    embedded(tmp_path, whole, rows=7)
+    with pytest.raises(ModisteError, match="has 7 rows of"):
+        read(tmp_path, part, len(whole))
+    with pytest.raises(ModisteError, match="modiste embed data="):
+        read(tmp_path / "nowhere", part, len(whole))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"guard": 0}, "guard=0"), ({"alike": "category", "mined": "x"}, "alike or mined")]
+)
+def test_senseless_settings_are_one_sentence(options, message):
+    with pytest.raises(ModisteError, match=message):
+        Batches(**options)
