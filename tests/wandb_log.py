@@ -49,15 +49,17 @@ class OfflineRun:
                 self.history.append(values(record.history.item))
             elif kind == "summary":
                 self.summary |= values(record.summary.update)
-            elif kind == "request" and record.request.WhichOneof("request_type") == "log_artifact":
-                self.keep(record.request.log_artifact.artifact)
             elif kind == "artifact":
-                self.keep(record.artifact)
-
-    def keep(self, artifact):
-        self.artifacts[artifact.name] = artifact
+                self.artifacts[record.artifact.name] = record.artifact
 
 
 def values(items):
-    """Key → value of repeated fields."""
-    return {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+    """Key → value of repeated fields; a nested key is a dictionary in a dictionary."""
+    found = {}
+    for item in items:
+        *parents, last = list(item.nested_key) or [item.key]
+        place = found
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = json.loads(item.value_json)
+    return found

@@ -304,8 +304,11 @@ def test_wandb_has_everything_of_every_trial_offline(seeds, seed):
     table = json.loads((folder / "files" / samples[0]["path"]).read_text())
     assert table["columns"][:3] == ["query", "rank", "top 1"]
     assert len(table["data"]) >= 4
+    gallery = [entry for kept in run.artifacts.values() if kept.type == "run_table" for entry in kept.manifest.contents]
+    assert sum(entry.path.endswith(".png") for entry in gallery) >= 4
     results, weights = run.artifacts[f"results-{run.id}"], run.artifacts[f"weights-{run.id}"]
-    assert (results.type, weights.type, list(weights.aliases)) == ("results", "model", ["best"])
+    assert (results.type, weights.type) == ("results", "model")
+    assert "best" in weights.aliases
     files = {entry.path: entry for entry in results.manifest.contents}
     assert set(files) == {"results.json", "cost.json"}
     content = json.loads(Path(files["results.json"].local_path).read_text())
