@@ -143,10 +143,9 @@ def starting_model(run_dir: RunDir) -> DualEncoder:
         )
     seed_everything(config.seed, workers=True, verbose=False)
     model = build_model(config)
-    if origin["init"]:
-        start = starting_point(OmegaConf.create(dict.fromkeys(STARTS) | origin))
-        assert start is not None
-        load_weights(model, start)
+    checkpoint = starting_point(OmegaConf.create(dict.fromkeys(STARTS) | origin))
+    if checkpoint is not None:
+        load_weights(model, checkpoint)
     return model
 
 
@@ -277,8 +276,8 @@ class Merge:
         self.domains: list[Domain] = []
         self.primary: dict[tuple[str, str], str] = {}  # of (domain, task), as the tasks say
         # Copies: the model of `base` holds all that is evaluated.
-        self.ends = (weights_of(first.model), weights_of(second.model))
-        self.loss_ends = (loss_state(first.model), loss_state(second.model))
+        self.ends = state_copy(first.model), state_copy(second.model)
+        self.loss_ends = loss_state(first.model), loss_state(second.model)
         self.sides = {
             name: {"source": side.source, "name": side.name, "fingerprint": fingerprint(side.model)}
             for name, side in (("first", first), ("second", second))
@@ -451,8 +450,8 @@ def choose(values: Sequence[tuple[float, float]], mode: str) -> float:
     return max(values, key=lambda pair: (-math.inf if math.isnan(pair[1]) else sign * pair[1], -pair[0]))[0]
 
 
-def weights_of(model: Any) -> dict[str, Any]:
-    """A copy of the weights and buffers."""
+def state_copy(model: DualEncoder) -> dict[str, Tensor]:
+    """The state dict, in memory of its own."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
