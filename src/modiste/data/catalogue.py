@@ -236,7 +236,8 @@ def load(data_cfg: Any) -> Catalogue:
     from modiste.data.splits import HeldOut
 
     # Runs of before there were these keys do not have them.
-    catalogue = instantiate(data_cfg.split)(derive(_whole(data_cfg), data_cfg.get("derive") or {}))
+    catalogue = derive(_whole(data_cfg), data_cfg.get("derive") or {})
+    catalogue = instantiate(data_cfg.split)(catalogue)
     if data_cfg.get("held_out"):
         catalogue = HeldOut.parse(instantiate(data_cfg.held_out))(catalogue)
     return corrupt(catalogue, instantiate(data_cfg.corruptions)) if data_cfg.get("corruptions") else catalogue
