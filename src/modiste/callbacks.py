@@ -140,7 +140,8 @@ class Cost(Callback):
 
     ``seconds`` of wall time, ``pairs`` seen and ``steps``; ``peak_memory_mb`` (MiB) of the first process, and
     ``peak_gpu_memory_mb`` of its GPU; ``energy_kwh`` and ``co2e_kg`` of all machines where codecarbon is installed
-    (`modiste.energy`), and the ``country`` of the electricity; ``price`` and ``currency`` where a rate is given.
+    (`modiste.energy`), from the end of the first step on, and the ``country`` of the electricity; ``price`` and
+    ``currency`` where a rate is given.
 
     Args:
         run_dir: Where it is written.
@@ -162,13 +163,11 @@ class Cost(Callback):
         self.seconds, self.pairs, self.peaks = 0.0, 0, {"peak_memory_mb": 0.0}
         self.energy = Energy(0.0, 0.0)  # of the parts before this one
         self.meter = EnergyMeter(country)
-        self._machines = 1
+        self._machines, self._metered = 1, False
         self._started = time.perf_counter()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._machines = trainer.num_nodes
-        if trainer.local_rank == 0 and not fast_dev_run(trainer):
-            self.meter.start()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter()
@@ -177,6 +176,10 @@ class Cost(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self.pairs += len(batch["row"]) * trainer.world_size
+        if not self._metered:  # not before the first step, which somebody may be waiting for
+            self._metered = True
+            if trainer.local_rank == 0 and not fast_dev_run(trainer):
+                self.meter.start()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer)

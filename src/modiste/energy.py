@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +73,7 @@ class EnergyMeter:
         self.country = country
 
     def start(self) -> None:
-        """Begins at zero, in the background: looking at the machine takes a second or two, once in a process."""
+        """Begins at zero. Looking at the machine takes a second or two, once in a process."""
         if not self.installed:
             log.info(NOT_INSTALLED)
             return
@@ -88,20 +87,17 @@ class EnergyMeter:
             allow_multiple_runs=True,  # without the lock file, and the signal handlers that come with it
             log_level="critical",
         )
-        self._starting = threading.Thread(target=self._tracker.start, daemon=True)
-        self._starting.start()
+        self._tracker.start()
 
     def read(self) -> Energy:
         """Since `start`; nan where there is no codecarbon, or it could not measure."""
         if self._tracker is not None:
-            self._starting.join()
             self._tracker.flush()
         return self._read
 
     def stop(self) -> None:
         """Ends the measurement; `read` goes on saying what it was."""
         if self._tracker is not None:
-            self._starting.join()
             self._tracker.stop()
             self._tracker = None
 
