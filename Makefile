@@ -5,11 +5,12 @@ BIN := .venv/bin
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 DEMO := runs/demo
 
-.PHONY: help install demo test bench check clean
+.PHONY: help install demo test test-all bench check clean
 
 help:
 	@echo "make demo    install, train on the drawn catalogue, evaluate, print a table, write a report with pictures"
-	@echo "make test    install, run the tests"
+	@echo "make test    install, run the tests but for the slow ones"
+	@echo "make test-all  the slow ones, too: whole trainings, sweeps and conversions, twice as long"
 	@echo "make bench   install the peers, run the benchmarks, write their table (about half an hour, nothing else running)"
 	@echo "make check   ruff and mypy"
 	@echo "make clean   remove .venv and the demo's run"
@@ -29,6 +30,9 @@ demo: install
 
 # One process a core, of one thread each: two processes of two threads would wait for each other.
 test: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+test-all: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 bench: install
