@@ -353,9 +353,14 @@ class FashionDataModule(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         pairs = self._loaded("train", train=True)
         rank, world = self._process()
+        sampler = EpochBatchSampler(len(pairs), self.batch_size, self.seed, rank, world, self._order(pairs))
+        if self.trainer is not None:
+            # Lightning makes the first iterator before it tells the epoch, and gives a run that had come to its end no
+            # state of the loader.
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         loader = ResumableLoader(
             pairs,
-            batch_sampler=EpochBatchSampler(len(pairs), self.batch_size, self.seed, rank, world, self._order(pairs)),
+            batch_sampler=sampler,
             collate_fn=Collate(self._text_features or self.tokenizer, self.positives, pairs.fields),
             **self._workers(),
         )
@@ -404,5 +409,7 @@ class FashionDataModule(LightningDataModule):
     def _position(self) -> dict[str, int]:
         assert self.trainer is not None
         loop: Any = self.trainer.fit_loop
-        # `ready` counts the batch in hand, which the step that is being saved has used.
-        return {"epoch": loop.epoch_progress.current.processed, "batch": loop.epoch_loop.batch_progress.current.ready}
+        # `ready` counts the batch in hand, which the step that is being saved has used, and the epoch that it is of,
+        # which `processed` counts as soon as it is over.
+        epoch = max(loop.epoch_progress.current.ready - 1, 0)
+        return {"epoch": epoch, "batch": loop.epoch_loop.batch_progress.current.ready}
