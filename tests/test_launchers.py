@@ -72,7 +72,7 @@ def test_a_multirun_really_runs(launcher, tmp_path):
     own = ["hydra.launcher.ray.remote.num_cpus=1"] if launcher == "ray_cluster" else []
     done = modiste(
         "train", "-m", *TINY, *own, "debug=step", f"hydra/launcher={launcher}", "loss=clip,siglip",
-        "hydra.sweep.dir=grid", cwd=tmp_path, PYTHONPATH=os.pathsep.join(sys.path),
+        "hydra.sweep.dir=grid", cwd=tmp_path, fork=False, PYTHONPATH=os.pathsep.join(sys.path),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     for job, loss in enumerate(("clip", "siglip")):
@@ -81,5 +81,5 @@ def test_a_multirun_really_runs(launcher, tmp_path):
     if launcher == "local":
         assert len(list((tmp_path / "grid" / ".submitit").glob("*/*_result.pkl"))) == 2
         logs = "".join(file.read_text() for file in (tmp_path / "grid" / ".submitit").glob("*/*_log.*"))
-        assert logs.count("Job completed successfully") == 2
+        assert logs.count("Job completed successfully") >= 2
         assert logs.count("val/loss") >= 2

@@ -31,13 +31,16 @@ TINY = [
 ]
 
 
-def modiste(*arguments, cwd, background=False, **environment):
-    """Runs `modiste` in a process of its own; returns what it printed, or the process itself."""
+def modiste(*arguments, cwd, background=False, fork=True, **environment):
+    """Runs `modiste` in a process of its own; returns what it printed, or the process itself.
+
+    ``fork=False``: by a Python of its own, where the command pickles things for others.
+    """
     command = [sys.executable, "-m", "modiste", *map(str, arguments)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     if background:
         return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if any(env.get(name) != os.environ.get(name) for name in env if not name.startswith(READ_LATE)):
+    if not fork or any(env.get(name) != os.environ.get(name) for name in env if not name.startswith(READ_LATE)):
         return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=TIMEOUT)
     return forked(command, cwd, env)
 
