@@ -134,7 +134,7 @@ def test_other_labels_are_other_results(run, evaluated):
 def test_embeddings_on_disk_give_the_same_numbers_as_the_model(run, evaluated, folder):
     import modiste as package
     from modiste.config import compose
-    from modiste.data.catalogue import load as load_catalogue
+    from modiste.data.configured import load as load_catalogue
     from modiste.embeddings import ModelEmbedder
 
     tiny_data = [word for word in TINY if word.startswith("data")]

@@ -15,7 +15,8 @@ from tiny_data import encoded, make_catalogue, picture
 
 from modiste.data import catalogue as catalogue_module
 from modiste.data import sources
-from modiste.data.catalogue import Card, Catalogue, hash_pixels, load
+from modiste.data.catalogue import Card, Catalogue, hash_pixels
+from modiste.data.configured import load
 from modiste.data.sources import ArrayImages, ArrowImages, FolderImages, ImageTooLargeError, ZipImages, decode
 from modiste.errors import ModisteError
 

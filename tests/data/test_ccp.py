@@ -13,8 +13,8 @@ from scipy.io import loadmat, savemat
 from tiny_data import encoded, picture
 
 from modiste.config import compose
-from modiste.data.catalogue import load
 from modiste.data.ccp import Ccp, read_pixel_labels
+from modiste.data.configured import load
 from modiste.data.sources import MaskSource
 from modiste.errors import ModisteError
 

@@ -15,7 +15,7 @@ from pycocotools import mask as reference
 from tiny_data import encoded, picture
 
 from modiste.config import compose, instantiate
-from modiste.data.catalogue import load
+from modiste.data.configured import load
 from modiste.data.masks import Shape, decode_counts, fill_polygons, fill_runs, fit, wearing
 from modiste.errors import ModisteError
 

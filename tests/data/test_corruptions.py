@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 from modiste.config import compose
 from modiste.data.augment import Thumbnail
-from modiste.data.catalogue import load
+from modiste.data.configured import load
 from modiste.data.corruptions import corrupt
 from modiste.data.prepared import PreparedImages
 from modiste.data.synthetic import Synthetic

@@ -8,7 +8,8 @@ import pytest
 from tiny_data import encoded, picture
 
 from modiste.config import compose
-from modiste.data.catalogue import hash_pixels, load
+from modiste.data.catalogue import hash_pixels
+from modiste.data.configured import load
 from modiste.data.hm import ATTRIBUTES, HM
 from modiste.data.sources import decode
 from modiste.errors import ModisteError

@@ -6,7 +6,8 @@ import pytest
 from tiny_data import encoded, picture
 
 from modiste.config import compose
-from modiste.data.catalogue import hash_pixels, load
+from modiste.data.catalogue import hash_pixels
+from modiste.data.configured import load
 from modiste.data.lookbench import PARTS, SUBSETS, LookBench
 from modiste.errors import ModisteError
 

@@ -8,7 +8,8 @@ import pytest
 from tiny_data import encoded, picture
 
 from modiste.config import compose, instantiate
-from modiste.data.catalogue import hash_pixels, load
+from modiste.data.catalogue import hash_pixels
+from modiste.data.configured import load
 from modiste.data.marqo_sets import MarqoSet
 from modiste.errors import ModisteError
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from modiste.data.catalogue import load
+from modiste.data.configured import load
 from modiste.data.module import FashionDataModule
 from modiste.data.prepared import Prepared, write
 from modiste.data.splits import RandomSplit

@@ -75,7 +75,7 @@ def add_sets(data: FashionDataModule, trained: DictConfig, sets: dict[str, DictC
 
 
 def _built(catalogue: Catalogue, trained: DictConfig, cfg: DictConfig, model: DualEncoder) -> ValidationSet:
-    from modiste.data.catalogue import load
+    from modiste.data.configured import load
     from modiste.data.module import ValidationSet
     from modiste.data.overlap import source
     from modiste.loading import build_data

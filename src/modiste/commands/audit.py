@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from modiste.commands.evaluate import build_model, command_overrides, config_dirs, device, take_over
+from modiste.commands._line import command_overrides, config_dirs
+from modiste.commands.evaluate import build_model, device, take_over
 from modiste.config import compose, quote, validate
-from modiste.data.catalogue import Catalogue, load
+from modiste.data.catalogue import Catalogue
+from modiste.data.configured import load
 from modiste.data.overlap import Match, match_vectors, measure, same_products
 from modiste.data.splits import normalised
 from modiste.errors import ModisteError
@@ -147,7 +149,7 @@ def notes(audit: Audit) -> list[str]:
 
 def describe(audit: Audit, most: int) -> dict[str, Any]:
     """Everything that the command reports, as plain values."""
-    from modiste.commands.train import command
+    from modiste.commands._line import command
 
     return {
         "schema": 1,

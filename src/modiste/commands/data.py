@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from modiste.data.catalogue import Catalogue, load
+from modiste.data.catalogue import Catalogue
+from modiste.data.configured import load
 from modiste.data.splits import EXCLUDED, leaks
 from modiste.figures import typeface, wrap
 from modiste.rundir import write_json

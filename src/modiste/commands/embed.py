@@ -21,7 +21,8 @@ def run(cfg: DictConfig) -> None:
     """
     if not cfg.out:
         raise ModisteError("modiste embed needs a directory: out=DIR.")
-    from modiste.commands.evaluate import build_model, command_overrides, device, take_over
+    from modiste.commands._line import command_overrides
+    from modiste.commands.evaluate import build_model, device, take_over
 
     run_dir = RunDir.find(cfg.run) if cfg.run else None
     if run_dir is not None:
@@ -29,7 +30,7 @@ def run(cfg: DictConfig) -> None:
         take_over(cfg, trained, command_overrides())
     validate(cfg)
     from modiste.data.captions import Captions
-    from modiste.data.catalogue import load
+    from modiste.data.configured import load
     from modiste.machine import usable_cores
     from modiste.progress import progress_bar
     from modiste.shards import Job, embed

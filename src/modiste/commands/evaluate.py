@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from modiste.commands._line import command, command_overrides, config_dirs
 from modiste.config import compose, instantiate, quote, validate
 from modiste.errors import ModisteError
 from modiste.machine import keep_pages
@@ -95,7 +96,7 @@ class Evaluation:
         Raises:
             ModisteError: The configuration is wrong, or the data are not there.
         """
-        from modiste.data.catalogue import load as load_catalogue
+        from modiste.data.configured import load as load_catalogue
 
         if self.trained is not None:
             take_over(entry.cfg, self.trained, entry.overrides)
@@ -314,21 +315,6 @@ def take_over(cfg: DictConfig, trained: Any, given: Sequence[str]) -> None:
             cfg.name = cfg.data.name
 
 
-def command_overrides() -> list[str]:
-    """The overrides of the command line."""
-    from hydra.core.hydra_config import HydraConfig
-
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-
-
-def config_dirs() -> list[Path]:
-    """The folder that ``--config-dir`` gave."""
-    from hydra.core.hydra_config import HydraConfig
-
-    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
-    return [Path(source.path) for source in sources if source.provider == "command-line"]
-
-
 def matrices(cfg: DictConfig, catalogue: Catalogue) -> tuple[Any, dict[str, Any]]:
     """Embeddings from files: one row a catalogue row, the texts as the first caption template says them."""
     from modiste.data.captions import Captions
@@ -450,7 +436,6 @@ def write_result(path: Path, result: Result, identity: dict[str, Any]) -> None:
     """One JSON of a (model, data, task), its values per query beside it."""
     import numpy as np
 
-    from modiste.commands.train import command
     from modiste.machine import environment
 
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")

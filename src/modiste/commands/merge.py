@@ -151,7 +151,8 @@ def starting_model(run_dir: RunDir) -> DualEncoder:
 
 def adopt(cfg: DictConfig, base: Side) -> None:
     """The model node of ``base`` and, where the command line names no data, its data."""
-    from modiste.commands.evaluate import command_overrides, take_over
+    from modiste.commands._line import command_overrides
+    from modiste.commands.evaluate import take_over
 
     if base.config is not None:
         take_over(cfg, base.config, command_overrides())
@@ -232,7 +233,7 @@ def domains(cfg: DictConfig) -> list[Domain]:
     if cfg.transfer:
         transfer = transfer_config(cfg)
         nodes.append(("transfer", transfer, transfer.split))
-    from modiste.data.catalogue import load
+    from modiste.data.configured import load
 
     return [
         Domain(key, node, split, load(node.data), {str(name): instantiate(task) for name, task in node.task.items()})
@@ -242,7 +243,8 @@ def domains(cfg: DictConfig) -> list[Domain]:
 
 def transfer_config(cfg: DictConfig) -> DictConfig:
     """What ``transfer`` composes: data, split, tasks; the command line's tasks where it names none itself."""
-    from modiste.commands.evaluate import command_overrides, config_dirs, key_of
+    from modiste.commands._line import command_overrides, config_dirs
+    from modiste.commands.evaluate import key_of
 
     words = [f"data={cfg.transfer}"] if isinstance(cfg.transfer, str) else [str(word) for word in cfg.transfer]
     own_tasks = any(key_of(word) == "task" for word in words)
@@ -426,7 +428,7 @@ class Merge:
 
     def summary(self, curve: list[Row], chosen: float, shown: str | None) -> dict[str, Any]:
         """The content of ``merge.json``."""
-        from modiste.commands.train import command
+        from modiste.commands._line import command
         from modiste.machine import environment
 
         places = {

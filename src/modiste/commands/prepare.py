@@ -18,7 +18,7 @@ def run(cfg: DictConfig) -> None:
     """
     if not cfg.out:
         raise ModisteError("modiste prepare needs a directory: out=DIR.")
-    from modiste.data.catalogue import load
+    from modiste.data.configured import load
     from modiste.data.decode import Decoder
     from modiste.data.prepared import write
     from modiste.preprocess import Preprocess

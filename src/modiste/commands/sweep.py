@@ -168,7 +168,7 @@ class SharedProcess:
 
     def __call__(self, overrides: list[str], place: Path, watch: Watch) -> None:
         from modiste.commands.train import train
-        from modiste.data.catalogue import load
+        from modiste.data.configured import load
         from modiste.sweeps.report import EpochReporter
 
         cfg = compose("train", overrides)

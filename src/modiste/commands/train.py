@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from modiste.commands._line import command, config_dirs
 from modiste.commands._transfer import add_sets, validation_sets
-from modiste.commands.evaluate import config_dirs
 from modiste.config import instantiate, validate
 from modiste.errors import ModisteError
 from modiste.rundir import RunDir
@@ -53,7 +53,7 @@ def train(
     from lightning.pytorch import seed_everything
 
     from modiste.callbacks import Interrupted, fast_dev_run
-    from modiste.data.catalogue import load as load_catalogue
+    from modiste.data.configured import load as load_catalogue
     from modiste.gradcache import GradCache
     from modiste.loading import build_cache, build_data, build_model, build_terms, keep_start, load_weights
     from modiste.machine import keep_pages
@@ -191,13 +191,6 @@ def overrides() -> list[str]:
     return [
         o for o in HydraConfig.get().overrides.task if o.split("=")[0] not in ("init", "resume", "continue", "run_dir")
     ]
-
-
-def command() -> str:
-    """The command line as one would type it."""
-    import shlex
-
-    return shlex.join(["modiste", *sys.argv[1:]])
 
 
 def farewell(run_dir: RunDir, where: str) -> int:

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from PIL import Image
 from PIL import __version__ as pillow_version
 
-from modiste.config import instantiate
 from modiste.data.sources import WHOLE, ImageSource, ImageTooLargeError, MaskSource
 from modiste.errors import ModisteError, did_you_mean
 from modiste.rundir import cache_dir
@@ -223,40 +222,6 @@ class Catalogue:
             values = self.column(name)
             digest.update(f"{name}:".encode() + "".join(f"{len(value)}:{value}" for value in values).encode())
         return digest.hexdigest()
-
-
-def load(data_cfg: Any) -> Catalogue:
-    """The catalogue of a ``data`` node of the configuration: split, held out and corrupted as the node says.
-
-    Raises:
-        ModisteError: The prepared pixels are those of another data set, or are to be corrupted.
-    """
-    from modiste.data.corruptions import corrupt
-    from modiste.data.derive import derive
-    from modiste.data.splits import HeldOut
-
-    # Runs of before there were these keys do not have them.
-    catalogue = derive(_whole(data_cfg), data_cfg.get("derive") or {})
-    catalogue = instantiate(data_cfg.split)(catalogue)
-    if data_cfg.get("held_out"):
-        catalogue = HeldOut.parse(instantiate(data_cfg.held_out))(catalogue)
-    return corrupt(catalogue, instantiate(data_cfg.corruptions)) if data_cfg.get("corruptions") else catalogue
-
-
-def _whole(data_cfg: Any) -> Catalogue:
-    prepared = data_cfg.get("prepared")
-    if not prepared:
-        return instantiate(data_cfg.catalogue)()
-    from modiste.data.prepared import Prepared
-
-    catalogue = Prepared(prepared)()
-    wanted = data_cfg["name"]
-    if catalogue.card.name != wanted and not catalogue.card.name.startswith(f"{wanted}_"):  # or a subset of it
-        raise ModisteError(
-            f"{prepared} holds pixels of '{catalogue.card.name}', not of '{wanted}': "
-            f"set data={catalogue.card.name}, or another data.prepared."
-        )
-    return catalogue
 
 
 def hash_pixels(image: Image.Image) -> str:

@@ -357,7 +357,8 @@ class FashionDataModule(LightningDataModule):
         if self.trainer is not None:
             # Lightning makes the first iterator before it tells the epoch, and gives a run that had come to its end no
             # state of the loader.
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+            loop: Any = self.trainer.fit_loop
+            sampler.set_epoch(loop.epoch_progress.current.processed)
         loader = ResumableLoader(
             pairs,
             batch_sampler=sampler,

@@ -24,7 +24,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from PIL import __version__ as pillow_version
 
-from modiste.data.catalogue import Catalogue, load
+from modiste.data.catalogue import Catalogue
+from modiste.data.configured import load
 from modiste.data.splits import normalised
 from modiste.errors import ModisteError
 from modiste.machine import usable_cores
