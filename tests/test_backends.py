@@ -102,6 +102,13 @@ def test_auto_takes_the_fastest_that_is_near_enough_and_says_why_not_the_others(
         assert words in caplog.text
 
 
+def test_a_backend_has_to_be_faster_by_more_than_the_noise_of_a_probe(fakes, monkeypatch):
+    for won, taken in ((1.09, "torch"), (1.11, "good")):
+        speeds = iter([1.0, won, *[0.1] * 9])
+        monkeypatch.setattr(backends, "rate", lambda tower, encode, speeds=speeds: next(speeds))
+        assert choose(Tower(model(), "image", pixels(3)), "auto", 0.99)[0] == taken
+
+
 def test_a_backend_that_is_named_is_refused_for_what_auto_passes_over(fakes):
     tower = Tower(model(), "image", pixels(3))
     with pytest.raises(ModisteError, match=r"too far from torch: cosine -1.*min_cosine.image=0.99. Use backend=torch"):

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 # Backends that need packages: the extra that brings them, and their names.
 EXTRAS = {"onnxruntime": ("onnx", ("onnxruntime", "onnx", "onnxscript")), "openvino": ("openvino", ("openvino",))}
 PROBE_SECONDS = 2.0
+# By how much a backend has to be faster than torch in a probe, whose noise is of this size.
+MARGIN = 0.1
 # Activations of so many images stay in the processor's cache.
 CHUNK = 32
 BF16 = "-bf16"
@@ -271,7 +273,7 @@ def candidates(kind: str) -> list[str]:
 
 
 def choose(tower: Tower, name: str, min_cosine: float) -> tuple[str, Encode]:
-    """The backend ``name``, or with ``auto`` the fastest of those that keep to ``min_cosine``.
+    """The backend ``name``, or with ``auto`` the fastest that keeps to ``min_cosine``; torch, if none is faster by `MARGIN`.
 
     Args:
         tower: With an example of the job's inputs, on which speed and cosine are measured.
@@ -297,6 +299,8 @@ def choose(tower: Tower, name: str, min_cosine: float) -> tuple[str, Encode]:
         except ModisteError as error:
             log.info("%s tower, %s: passed over: %s", tower.kind, candidate, first_line(error))
     best = max(measured, key=lambda candidate: measured[candidate][0])
+    if measured[best][0] < (1 + MARGIN) * measured["torch"][0]:
+        best = "torch"
     return best, measured[best][1]
 
 
