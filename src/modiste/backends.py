@@ -273,7 +273,7 @@ def candidates(kind: str) -> list[str]:
 
 
 def choose(tower: Tower, name: str, min_cosine: float) -> tuple[str, Encode]:
-    """The backend ``name``, or with ``auto`` the fastest that keeps to ``min_cosine``; torch, if none is faster by `MARGIN`.
+    """The backend ``name``, or with ``auto`` the fastest that keeps to ``min_cosine``; torch, if none wins by `MARGIN`.
 
     Args:
         tower: With an example of the job's inputs, on which speed and cosine are measured.
