@@ -84,7 +84,7 @@ def infonce(
     return _TiledInfoNCE.apply(image, text, scale, product_id, weight, present, tile, kind)
 
 
-class _LogSumExp:
+class LogSumExp:
     """Running log Σ exp of vectors that arrive in tiles, as a maximum and a sum relative to it.
 
     The two are kept apart because near 100 their total has lost the digits that the softmax needs.
@@ -100,6 +100,12 @@ class _LogSumExp:
         self.total[span] *= (self.maximum[span] - maximum).exp_()
         self.total[span] += torch.sub(logits, maximum.unsqueeze(dim), out=out).exp_().sum(dim)
         self.maximum[span] = maximum
+
+    def align(self) -> None:
+        """Make the maximum that of all processes; the sum of their ``total`` is then the whole's. A collective."""
+        own = self.maximum.clone()
+        gather.all_reduce_max(self.maximum)
+        self.total *= (own - self.maximum).exp_()
 
 
 class _TiledInfoNCE(torch.autograd.Function):
@@ -135,7 +141,7 @@ class _TiledInfoNCE(torch.autograd.Function):
         tiles = Tiles(image, gather.all_gather(text), scale, group, tile_size, products)
         target = group.bincount().to(image.dtype).reciprocal_()[group]  # T_ij of text j, where it is positive
 
-        rows, cols = _LogSumExp(len(image), image), _LogSumExp(len(tiles.text), image)
+        rows, cols = LogSumExp(len(image), image), LogSumExp(len(tiles.text), image)
         row_positive, col_positive = torch.zeros_like(rows.total), torch.zeros_like(cols.total)
         for tile in tiles:
             _leave_out(tile, absent, tiles)
@@ -147,9 +153,7 @@ class _TiledInfoNCE(torch.autograd.Function):
 
         # Row statistics are complete; those of columns, and the sum over all rows, need the other processes.
         row_loss = torch.dot(rows.maximum - row_positive + rows.total.log(), weight[tiles.own])
-        own_maximum = cols.maximum.clone()
-        gather.all_reduce_max(cols.maximum)
-        cols.total *= (own_maximum - cols.maximum).exp_()
+        cols.align()
         shared = gather.all_reduce_sum(torch.cat([cols.total, col_positive, row_loss.view(1)]))
         cols.total, col_positive, row_loss = shared[: len(target)], shared[len(target) : -1], shared[-1]
         col_loss = torch.dot(cols.maximum - col_positive + cols.total.log(), weight)

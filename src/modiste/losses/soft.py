@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from modiste.losses import gather
+from modiste.losses.clip import LogSumExp
 from modiste.losses.tiles import Gradients, Tile, Tiles
 
 
@@ -64,47 +65,32 @@ def soft_infonce(
 
 
 class _Softmax:
-    """Maximum of rows (n,) and columns (N,) of tiled logits, and the sums of exp relative to them.
-
-    The two are kept apart because near 100 their total has lost the digits that the softmax needs.
-    """
+    """Log-sum-exp of the rows (n,) and columns (N,) of tiled logits, and so their softmax. A collective."""
 
     def __init__(self, tiles: Tiles) -> None:
-        n, total = len(tiles.image), len(tiles.text)
-        self.row_max, self.row_sum = tiles.image.new_full((n,), -torch.inf), tiles.image.new_zeros(n)
-        self.col_max, self.col_sum = tiles.image.new_full((total,), -torch.inf), tiles.image.new_zeros(total)
+        self.rows, self.cols = LogSumExp(len(tiles.image), tiles.image), LogSumExp(len(tiles.text), tiles.image)
         for tile in tiles:
-            _take_in(self.row_max[tile.rows], self.row_sum[tile.rows], tile, 1)
-            _take_in(self.col_max[tile.cols], self.col_sum[tile.cols], tile, 0)
-        own = self.col_max.clone()
-        gather.all_reduce_max(self.col_max)
-        self.col_sum *= (own - self.col_max).exp_()
-        gather.all_reduce_sum(self.col_sum)
+            self.rows.add(tile.rows, tile.logits, 1, out=tile.spare)
+            self.cols.add(tile.cols, tile.logits, 0, out=tile.spare)
+        self.cols.align()
+        gather.all_reduce_sum(self.cols.total)
 
     def both(self, tile: Tile) -> Tensor:
         """Softmax over rows plus softmax over columns of a tile (r, c), in its scratch."""
-        by_row = torch.sub(tile.logits, self.row_max[tile.rows, None], out=tile.spare).exp_()
-        by_row.div_(self.row_sum[tile.rows, None])
-        by_col = (tile.logits - self.col_max[tile.cols]).exp_()
-        return by_row.addcdiv_(by_col, self.col_sum[tile.cols].expand_as(by_col))
+        by_row = torch.sub(tile.logits, self.rows.maximum[tile.rows, None], out=tile.spare).exp_()
+        by_row.div_(self.rows.total[tile.rows, None])
+        by_col = (tile.logits - self.cols.maximum[tile.cols]).exp_()
+        return by_row.addcdiv_(by_col, self.cols.total[tile.cols].expand_as(by_col))
 
     @property
     def row_log(self) -> Tensor:
         """log Σ exp of each of this process's rows (n,)."""
-        return self.row_max + self.row_sum.log()
+        return self.rows.maximum + self.rows.total.log()
 
     @property
     def col_log(self) -> Tensor:
         """log Σ exp of each column (N,)."""
-        return self.col_max + self.col_sum.log()
-
-
-def _take_in(maximum: Tensor, total: Tensor, tile: Tile, dim: int) -> None:
-    """One more tile for the entries ``maximum`` and ``total``, views that are changed in place."""
-    higher = torch.maximum(maximum, tile.logits.amax(dim))
-    total.mul_((maximum - higher).exp_())
-    total.add_(torch.sub(tile.logits, higher.unsqueeze(dim), out=tile.spare).exp_().sum(dim))
-    maximum.copy_(higher)
+        return self.cols.maximum + self.cols.total.log()
 
 
 class _TiledSoftInfoNCE(torch.autograd.Function):
