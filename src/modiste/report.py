@@ -19,6 +19,7 @@ from PIL import Image
 from modiste import figures, tables
 from modiste.energy import NOT_INSTALLED
 from modiste.errors import ModisteError
+from modiste.rundir import read_json
 
 WORST = 15  # classes shown before the fold
 GALLERY = 6  # hits and misses shown of a search
@@ -131,12 +132,7 @@ def _read(path: Path, catalogue: figures.Pictures | Mapping[str, figures.Picture
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModisteError(f"'{path}' is not readable JSON ({error}). Repair or delete the file.") from None
+    content = read_json(path)
     return content if isinstance(content, dict) else {path.stem: content}
 
 

@@ -27,6 +27,16 @@ def write_json(path: Path, value: Any) -> None:
     unfinished.replace(path)
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, or an empty dictionary when there is none. Raises ModisteError for a damaged one."""
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModisteError(f"'{path}' is not readable JSON ({error}). Repair or delete the file.") from None
+
+
 class RunDir:
     """A run directory and the places in it.
 
@@ -94,8 +104,7 @@ class RunDir:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """``<name>.json`` of the directory, or an empty dictionary when there is none."""
-        path = self.path / f"{name}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_json(self.path / f"{name}.json")
 
     def origin(self, config: Mapping[str, Any]) -> dict[str, str | None]:
         """``init`` and ``resume`` that the run began with: of ``start.json``, which a continuation does not touch.

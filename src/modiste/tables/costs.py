@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from modiste.errors import ModisteError
+from modiste.rundir import read_json
 from modiste.tables.blocks import EMPTY
 from modiste.tables.results import StoredResult
 from modiste.tables.sheets import Grid, Item, Sheet
@@ -26,12 +25,7 @@ def cost_of(result: Mapping[str, Any]) -> dict[str, Any]:
         ModisteError: ``cost.json`` is damaged.
     """
     path = result.path.parent.parent / "cost.json" if isinstance(result, StoredResult) else Path()
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModisteError(f"'{path}' is not readable JSON ({error}). Repair or delete the file.") from None
+    content = read_json(path)
     return content if isinstance(content, dict) else {}
 
 
