@@ -55,12 +55,11 @@ class GradCache:
         number = len(next(iter(tokens.values())))
         if size is None or size >= max(len(pixels), number):
             return model(pixels, tokens)
-        texts = ({name: tensor[start : start + size] for name, tensor in tokens.items()}
-                 for start in range(0, number, size))  # fmt: skip
-        return (
-            self._embed(model, "image", model.encode_image, iter(pixels.split(size)), len(pixels)),
-            self._embed(model, "text", model.encode_text, texts, number),
-        )
+        image = self._embed(model, "image", model.encode_image, iter(pixels.split(size)), len(pixels))
+        order = length_order(tokens)
+        texts = ({name: tensor[rows] for name, tensor in tokens.items()} for rows in order.split(size))
+        text = self._embed(model, "text", model.encode_text, texts, number)
+        return image, text[order.argsort()]
 
     def _embed(
         self, model: DualEncoder, tower: str, encode: Callable[[Any], Tensor], parts: Iterator[Any], length: int
@@ -78,6 +77,18 @@ class GradCache:
             checkpoint(encode, part, use_reentrant=False, context_fn=contexts) if index < cached else encode(part)
             for index, part in enumerate(parts)
         ])  # fmt: skip
+
+
+def length_order(tokens: Tokens) -> Tensor:
+    """Rows (U,) in which texts of like length share a micro-batch, so that little of it is padding.
+
+    >>> length_order({"attention_mask": torch.tensor([[1, 1], [1, 0], [1, 1]])}).tolist()
+    [1, 0, 2]
+    """
+    if "attention_mask" in tokens:
+        return tokens["attention_mask"].sum(1).argsort(stable=True)
+    first = next(iter(tokens.values()))
+    return torch.arange(len(first), device=first.device)
 
 
 @contextmanager

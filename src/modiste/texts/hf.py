@@ -13,8 +13,9 @@ from modiste.errors import ModisteError
 from modiste.model import Tokenizer, Tokens
 
 POOLINGS = ("mean", "cls")
-# A training batch is cut into so many parts of texts of like length.
+# A training batch is cut into so many parts of texts of like length, where that spares at least this share of the tokens.
 LENGTH_BUCKETS = 4
+WORTH_CUTTING = 0.15
 
 
 class HfTokenizer:
@@ -78,13 +79,12 @@ class HfTextEncoder(nn.Module):
         In training, texts of like length go through the trunk together, so that little of it is padding; elsewhere
         whoever makes the batches sees to that.
         """
-        lengths = tokens["attention_mask"].sum(1)
-        if not (self.training and torch.is_grad_enabled()) or len(lengths) < 2 * LENGTH_BUCKETS:
+        if not (self.training and torch.is_grad_enabled()):
             return self._features(tokens)
-        order = lengths.argsort()
+        lengths, order = tokens["attention_mask"].sum(1).sort()
         parts = [
-            self._features({name: t[rows, : max(1, int(lengths[rows[-1]]))] for name, t in tokens.items()})
-            for rows in order.chunk(LENGTH_BUCKETS)
+            self._features({name: t[rows, :longest] for name, t in tokens.items()})
+            for rows, longest in length_buckets(order, lengths.clamp(min=1).tolist())
         ]
         return torch.cat(parts)[order.argsort()]
 
@@ -108,6 +108,21 @@ class HfTextEncoder(nn.Module):
         ]
         groups: list[list[nn.Module | nn.Parameter]] = [embeddings]
         return groups + [[layer] for layer in layers]
+
+
+def length_buckets(order: Tensor, lengths: Sequence[int]) -> list[tuple[Tensor, int]]:
+    """Rows in ``order`` of their ``lengths``, ascending, cut into parts, each with its largest length.
+
+    >>> [(rows.tolist(), longest) for rows, longest in length_buckets(torch.tensor([2, 0, 1]), [5, 6, 6])]
+    [([2, 0, 1], 6)]
+    >>> [longest for _, longest in length_buckets(torch.arange(8), [1, 1, 2, 2, 3, 3, 9, 9])]
+    [1, 2, 3, 9]
+    """
+    size = -(-len(lengths) // LENGTH_BUCKETS)
+    ends = [min(start + size, len(lengths)) for start in range(0, len(lengths), size)]
+    parts = [(rows, lengths[end - 1]) for rows, end in zip(order.split(size), ends, strict=True)]
+    spared = 1 - sum(len(rows) * longest for rows, longest in parts) / (len(lengths) * lengths[-1])
+    return parts if spared > WORTH_CUTTING else [(order, lengths[-1])]
 
 
 def load_pretrained(source: str, max_length: int, pretrained: bool) -> tuple[nn.Module, Tokenizer]:
