@@ -50,9 +50,7 @@ FIELDS = (
     ' type: {template: "{articleType}", weight: 0.1}, gender: {template: "{gender}", weight: 0.1}}'
 )
 FLIP = "{_target_: torchvision.transforms.v2.RandomHorizontalFlip}"
-AFFINE = (
-    "{_target_: torchvision.transforms.v2.RandomAffine, degrees: 5, translate: [0.05, 0.05], scale: [0.9, 1.1], fill: 255}"
-)
+AFFINE = "{_target_: torchvision.transforms.v2.RandomAffine, degrees: 5, scale: [0.9, 1.1], fill: 255}"
 GREY = "{_target_: torchvision.transforms.v2.RandomGrayscale, p: 0.3}"
 THUMBNAIL = "{_target_: modiste.data.augment.Thumbnail, p: 0.5}"
 

@@ -1,0 +1,225 @@
+"""The whole record: python experiments/record/record.py; with --tables, only the tables of what is there.
+
+Trains and evaluates what has no result in ``results/`` yet, one after the other (several hours on two cores), then
+computes the oracles and the ablation, and writes the tables between the markers of this folder's README and of the
+project's. MODISTE_DATA says where the data sets are. What is interrupted goes on when it is started again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+RESULTS = HERE / "results"
+SEEDS = (0, 1, 2)
+LEFT_OUT = ("examples", "per_query", "overlap")  # large, and in the run directory
+
+
+@dataclass(frozen=True)
+class Study:
+    """A recipe trained with several seeds, and the one result of each that counts.
+
+    Attributes:
+        name: Of its runs: ``runs/<name>_<seed>``.
+        recipe: ``experiment=``.
+        evaluation: What `modiste evaluate run=` is told.
+        result: Name of the result, without ``.json``.
+    """
+
+    name: str
+    recipe: str
+    evaluation: tuple[str, ...]
+    result: str
+
+    def file(self, seed: int) -> Path:
+        """Where the record keeps the result of a seed."""
+        return RESULTS / f"{self.name}_{seed}.{self.result}.json"
+
+    def measure(self, seed: int) -> None:
+        """Trains (or goes on), evaluates, and keeps the result and what the training cost."""
+        run = Path(f"runs/{self.name}_{seed}")
+        if not (run / "cost.json").is_file():
+            anew = [f"experiment={self.recipe}", f"seed={seed}", f"hydra.run.dir={run}"]
+            modiste("train", *([f"continue={run}"] if (run / "checkpoints").is_dir() else anew))
+        modiste("evaluate", f"run={run}", *self.evaluation)
+        RESULTS.mkdir(exist_ok=True)
+        content = json.loads((run / "results" / f"{self.result}.json").read_text())
+        kept = {name: value for name, value in content.items() if name not in LEFT_OUT}
+        self.file(seed).write_text(json.dumps(kept, indent=1) + "\n")
+        shutil.copy(run / "cost.json", RESULTS / f"{self.name}_{seed}.cost.json")
+
+    def found(self) -> dict[int, dict[str, Any]]:
+        """Seed to result, of the seeds that were run."""
+        return {seed: json.loads(self.file(seed).read_text()) for seed in SEEDS if self.file(seed).is_file()}
+
+    def cost(self, seed: int) -> dict[str, Any]:
+        """What a training cost; empty where it is not known."""
+        path = RESULTS / f"{self.name}_{seed}.cost.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+
+TRANSFER = Study("transfer", "kagl_transfer", ("data=fashion_mnist", "task=[zeroshot]"), "fashion_mnist.test.zeroshot")
+ADAPTATION = Study("adapt", "kagl_adapt", ("data=kagl", "data/split=marqo", "task=[marqo]"), "kagl.test.marqo")
+
+
+def modiste(*arguments: str) -> None:
+    """Runs a command of the project, as a user does."""
+    print("modiste", *arguments, flush=True)
+    subprocess.run([str(Path(sys.executable).with_name("modiste")), *arguments], check=True)
+
+
+def figure(value: float) -> str:
+    """Three digits, without the leading zero.
+
+    >>> figure(0.68467), figure(-0.021), figure(1.0)
+    ('.685', '-.021', '1.000')
+    """
+    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.3f}")
+
+
+def interval(metric: dict[str, float]) -> str:
+    """A value with its 95 % interval."""
+    return f"{figure(metric['value'])} [{figure(metric['low'])}, {figure(metric['high'])}]"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, the first column to the left."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows])
+
+
+def by_seed(study: Study, metrics: dict[str, str]) -> list[list[str]]:
+    """A row a seed with intervals and the training's minutes, then mean ± s.d. over the seeds."""
+    found = study.found()
+    rows = []
+    for seed in SEEDS:
+        seconds = study.cost(seed).get("seconds")
+        cells = [interval(found[seed]["metrics"][name]) if seed in found else "—" for name in metrics.values()]
+        rows.append([f"`{study.recipe}`, seed {seed}", *cells, f"{seconds / 60:.0f} min" if seconds else "—"])
+    if len(found) > 1:
+        values = [[result["metrics"][name]["value"] for result in found.values()] for name in metrics.values()]
+        means = [f"**{figure(statistics.mean(v))}** ± {spread(v)}" for v in values]
+        rows.append([f"… mean ± s.d. of {len(found)} seeds", *means, ""])
+    return rows
+
+
+def transfer() -> str:
+    """Fashion-MNIST, zero-shot."""
+    published = ["CLIP B/32, FashionCLIP, LAION CLIP, FashionCLIP 2.0 (published)", ".66, .74, .78, .83", "", ""]
+    metrics = {"weighted F1": "category/weighted_f1", "accuracy": "category/accuracy"}
+    return table(["", *metrics, "training"], [published, *by_seed(TRANSFER, metrics)])
+
+
+def classes() -> str:
+    """F1 of each class of Fashion-MNIST, a column a seed."""
+    found = TRANSFER.found()
+    f1 = {seed: {row[0]: row[4] for row in result["tables"]["category"]["rows"]} for seed, result in found.items()}
+    names = next(iter(f1.values()))
+    return table(
+        ["F1", *(f"seed {seed}" for seed in f1)], [[name, *(figure(f1[s][name]) for s in f1)] for name in names]
+    )
+
+
+ADAPTED = {
+    "AvgRecall": "text-to-image/avg_recall",
+    "recall@1": "text-to-image/recall@1",
+    "recall@10": "text-to-image/recall@10",
+    "sub-category P@1": "sub-category-to-product/precision@1",
+}
+
+
+def adaptation() -> str:
+    """KAGL by Marqo's protocol, beside readers who know some attributes exactly."""
+    rows = []
+    for reader, recall in json.loads((HERE / "oracles.json").read_text())["expected"].items():
+        rows.append([f"a reader who knows {reader} exactly, nothing else",
+                     *(figure(recall[name]) for name in ("avg_recall", "recall@1", "recall@10")), "", ""])  # fmt: skip
+    published = "FashionCLIP 2.0, Marqo-FashionSigLIP (published, zero-shot)"
+    rows.append([published, ".263, .334", "", "", ".711 (best)", ""])
+    return table(["", *ADAPTED, "training"], [*rows, *by_seed(ADAPTATION, ADAPTED)])
+
+
+def ablation(name: str) -> str:
+    """One table of ``ablation.json``: mean ± s.d. over seeds, and the difference to the first variant."""
+    path = HERE / "ablation.json"
+    measured = json.loads(path.read_text()).get(name) if path.is_file() else None
+    if measured is None:
+        return "—"
+    rows = []
+    for variant, found in measured["variants"].items():
+        means = [f"{figure(m['mean'])} ± {figure(m['sd'])}" for m in (found["t2i/mrr"], found["t2i/recall@10"])]
+        change = found.get("difference")
+        shown = f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]" if change else "baseline"
+        rows.append([variant, *means, shown])
+    return table([name, "t2i MRR", "recall@10", "MRR, difference"], rows)
+
+
+def headline() -> str:
+    """What the project's README says of the record."""
+    transferred = "Fashion-MNIST, zero-shot, weighted F1 (trained on KAGL only)"
+    adapted = "KAGL text-to-image, AvgRecall (Marqo's protocol, in-domain †)"
+    rows = [
+        [transferred, *seeds_together(TRANSFER, "category/weighted_f1"), ".83"],
+        [adapted, *seeds_together(ADAPTATION, "text-to-image/avg_recall"), ".263"],
+    ]
+    return table(["", "recipe", "here", "seeds", "training", "FashionCLIP 2.0 (published)"], rows)
+
+
+def seeds_together(study: Study, metric: str) -> list[str]:
+    """Recipe, the metric over all seeds, their number and the training's minutes."""
+    found = [result["metrics"][metric] for result in study.found().values()]
+    if not found:
+        return [f"`{study.recipe}`", "—", "0", "—"]
+    minutes = statistics.median(study.cost(seed).get("seconds", 0) for seed in study.found()) / 60
+    values = [value["value"] for value in found]
+    shown = interval(found[0]) if len(found) == 1 else f"{figure(statistics.mean(values))} ± {spread(values)}"
+    return [f"`{study.recipe}`", shown, str(len(found)), f"{minutes:.0f} min"]
+
+
+def spread(values: list[float]) -> str:
+    """Standard deviation over seeds."""
+    return figure(statistics.stdev(values))
+
+
+def fill(path: Path, blocks: dict[str, str]) -> None:
+    """Writes blocks between ``<!-- name: begin -->`` and ``<!-- name: end -->``."""
+    text = path.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        if begin not in text or end not in text:
+            raise SystemExit(f"{path} has no '{begin}' and '{end}': put them where the table belongs.")
+        text = text[: text.index(begin) + len(begin)] + f"\n{block}\n" + text[text.index(end) :]
+    path.write_text(text, encoding="utf-8")
+
+
+def write_tables() -> None:
+    """All tables of both READMEs."""
+    names = ("loss", "captions", "batch", "ema", "depth", "augmentation")
+    blocks = {"transfer": transfer(), "classes": classes(), "adaptation": adaptation()}
+    fill(HERE / "README.md", blocks | {f"ablation {name}": ablation(name) for name in names})
+    fill(ROOT / "README.md", {"record": headline()})
+
+
+def main(arguments: list[str]) -> None:
+    """Everything that is missing, then the tables."""
+    if arguments != ["--tables"]:
+        for study in (TRANSFER, ADAPTATION):
+            for seed in SEEDS:
+                if not study.file(seed).is_file():
+                    study.measure(seed)
+        for script in ("oracles.py", "ablation.py"):
+            subprocess.run([sys.executable, str(HERE / script)], check=True)
+    write_tables()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
