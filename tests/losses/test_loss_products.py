@@ -16,10 +16,11 @@ def rounded(a):
     return a.bfloat16().float()
 
 
-# What a bfloat16 unit does, on any machine: factors are rounded, products of them are exact, sums are in float32.
+# What a bfloat16 unit does, on any machine: factors are rounded, products of them are exact, sums are in float32; and what
+# is added to a gradient is rounded once more.
 UNIT = products.Products(
     lambda a, b, out: torch.mm(rounded(a), rounded(b), out=out),
-    lambda c, a, b: c.addmm_(rounded(a), rounded(b)),
+    lambda c, a, b: c.add_(rounded(torch.mm(rounded(a), rounded(b)))),
 )
 
 
@@ -78,6 +79,16 @@ def test_without_units_the_products_stay_in_float32_and_it_is_said_once(loss, mo
         assert all(map(torch.equal, values, plain))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "no bfloat16 units" in caplog.text
+
+
+def test_the_share_of_a_gradient_is_added_in_float32():
+    generator = torch.Generator().manual_seed(0)
+    a, b, c = (torch.randn(shape, generator=generator) for shape in ((40, 64), (64, 16), (40, 16)))
+    expected = c + rounded(a).double() @ rounded(b).double()
+    assert products.ON_CPU.addmm(c, a, b) is c
+    torch.testing.assert_close(c.double(), expected, rtol=2**-8, atol=0.05)
+    large = torch.full((1, 1), 1000.0)  # in bfloat16 the sum would stay where it was
+    assert float(products.ON_CPU.addmm(large, torch.ones(1, 1), torch.ones(1, 1))) == 1001.0
 
 
 def test_float64_stays_float64(units):

@@ -169,9 +169,12 @@ def describe(config: dict[str, Any], given: list[str], run_dir: RunDir, loggers:
     from modiste.machine import environment
 
     run_dir.path.mkdir(parents=True, exist_ok=True)
-    if not config["continue"]:
-        run_dir.write_json("start", {name: config[name] for name in ("init", "resume")})
-    OmegaConf.save(OmegaConf.create(config), run_dir.config)
+    start = {name: config[name] for name in ("init", "resume")}
+    if config["continue"]:
+        start = run_dir.origin(config)  # what it began with is still training data of it
+    else:
+        run_dir.write_json("start", start)
+    OmegaConf.save(OmegaConf.create(config | start), run_dir.config)
     OmegaConf.save(OmegaConf.create(given), run_dir.path / "overrides.yaml")
     run_dir.write_json("environment", environment() | {"command": command()})
     ids = {}

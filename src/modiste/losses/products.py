@@ -22,7 +22,7 @@ Product = Callable[..., Tensor]
 class Products:
     """How two matrices are multiplied.
 
-    A float32 result is essential: a logit near 100 in bfloat16 would be rounded to 1/4.
+    A float32 result of ``mm`` is essential: a logit near 100 in bfloat16 would be rounded to 1/4.
 
     Attributes:
         mm: ``mm(a, b, out=c)``: c = a · b.
@@ -82,8 +82,8 @@ def _cpu_mm(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
 
 
 def _cpu_addmm(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    with _bfloat16_math():
-        return c.addmm_(a, b)
+    # Twice as fast as `_bfloat16_math`; a share of a gradient, unlike a logit, may be rounded as its factors are.
+    return c.add_(torch.mm(a.bfloat16(), b.bfloat16()))
 
 
 def _cuda_mm(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
