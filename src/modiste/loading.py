@@ -49,8 +49,10 @@ def build_model(cfg: DictConfig) -> DualEncoder:
     return model
 
 
-def build_data(cfg: DictConfig, catalogue: Catalogue, model: DualEncoder) -> FashionDataModule:
-    """The LightningDataModule of a configuration's ``data`` node."""
+def build_data(
+    cfg: DictConfig, catalogue: Catalogue, model: DualEncoder, stream: Stream | None = None
+) -> FashionDataModule:
+    """The LightningDataModule of a configuration's ``data`` node; what trains has its `build_stream`, too."""
     from modiste.data.module import FashionDataModule
 
     captions = Captions(**OmegaConf.to_container(cfg.captions, resolve=True))  # type: ignore[arg-type]
@@ -68,7 +70,7 @@ def build_data(cfg: DictConfig, catalogue: Catalogue, model: DualEncoder) -> Fas
         batches=Batches(**cfg.batches),
         fields=Fields(fields, captions) if fields else None,
         weight=PairWeights(**cfg.weight),
-        stream=build_stream(cfg),
+        stream=stream,
         **options,
     )
 

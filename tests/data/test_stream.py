@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import shutil
 import sys
 import tarfile
 from collections import Counter
@@ -352,21 +353,65 @@ def test_without_the_package_the_remedy_is_said(folder, monkeypatch):
         CHECK(str(folder / "0.tar")).check([])
 
 
-def test_train_on_shards_from_the_command_line(tmp_path):
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    """Drawn garments as shards, every eighth picture damaged; and the settings of a training on them."""
+    folder = tmp_path_factory.mktemp("ready")
     source = [setting for setting in TINY if setting.startswith("data.catalogue")]
-    done = modiste(
-        "prepare", "data=synthetic", *source, "format=webdataset", "shard_rows=64", "out=ready", cwd=tmp_path
-    )
+    words = ["data=synthetic", "data.batch_size=16", "format=webdataset", "shard_rows=32", "out=ready"]
+    done = modiste("prepare", *words, *source, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "data.stream.shards=ready/train-*.tar data.stream.batches=1" in done.stdout
+    assert "data.stream.shards=ready/train-*.tar data.stream.batches=" in done.stdout
+    for shard in (folder / "ready").glob("train-*.tar"):
+        with tarfile.open(shard) as tar:
+            pictures = [member.offset_data for member in tar if member.name.endswith("png")]
+        content = bytearray(shard.read_bytes())
+        for offset in pictures[::8]:
+            content[offset : offset + 40] = bytes(40)
+        shard.write_bytes(content)
     given = [setting for setting in TINY if not setting.startswith(("data=", "data.catalogue"))]
-    streamed = ["data=shards", "data/split=given", "data.catalogue.path=[ready/val-*.tar,ready/test-*.tar]"]
-    streamed += ["data.stream.shards=ready/train-*.tar", "data.stream.batches=4", "trainer.max_epochs=2"]
-    run = modiste("train", *given, *streamed, "hydra.run.dir=run", cwd=tmp_path)
+    held = ["data=shards", "data/split=given", "data.catalogue.path=[ready/val-*.tar,ready/test-*.tar]"]
+    return folder, [*given, *held, "data.stream.batches=8", "data.stream.buffer=20", "trainer.max_epochs=2"]
+
+
+@pytest.mark.slow
+def test_train_and_evaluate_from_the_command_line(ready):
+    folder, settings = ready
+    words = [*settings, "data.stream.shards=ready/train-*.tar", "hydra.run.dir=run"]
+    run = modiste("train", *words, cwd=folder)
     assert run.returncode == 0, run.stdout + run.stderr
-    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert saved["global_step"] == 8
-    assert saved["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["taken"] == [[64]]
-    (tmp_path / "ready" / "train-00001.tar").unlink()
-    missing = modiste("train", *given, *streamed, "data.stream.shards=ready/train-0000{0..1}.tar", cwd=tmp_path)
-    assert missing.returncode != 0
+    assert torch.load(folder / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 16
+    measured = modiste("evaluate", "run=run", "task=retrieval", cwd=folder)
+    assert measured.returncode == 0, measured.stdout + measured.stderr
+    (result,) = (folder / "run" / "results").glob("*.json")
+    assert "stream of shards" in json.loads(result.read_text())["overlap"]["unknown"]
+    missing = modiste("train", *settings, 'data.stream.shards="ready/train-{00000..00099}.tar"', cwd=folder)
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("Error: data.stream.shards: ")
+    assert "of 100 shards are not there (ready/train-000" in missing.stderr
+    assert len(missing.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
+def test_a_run_continued_in_mid_epoch_ends_with_the_same_weights(trainer, ready, tmp_path):
+    folder, settings = ready
+    words = [*settings, f"trainer={trainer}", "data.num_workers=2", "callbacks.recent.every_n_train_steps=13"]
+    words += ["data.stream.shards=ready/train-*.tar", f"hydra.run.dir={tmp_path / 'whole'}"]
+    run = modiste("train", *words, cwd=folder)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "unreadable image (train-0000" in run.stdout + run.stderr
+    stopped = torch.load(tmp_path / "whole" / "checkpoints" / "recent.ckpt", weights_only=True)
+    taken = stopped["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["taken"]
+    assert stopped["global_step"] == 13
+    assert sum(map(sum, taken)) > 5 * 16, "no damaged picture was met, the comparison says little"
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    for name in ("last", "best"):
+        (tmp_path / "part" / "checkpoints" / f"{name}.ckpt").unlink()
+    continued = modiste("train", f"continue={tmp_path / 'part'}", cwd=folder)
+    assert continued.returncode == 0, continued.stdout + continued.stderr
+    whole, part = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("whole", "part")
+    )
+    assert whole["global_step"] == part["global_step"] == 16
+    assert all(torch.equal(whole["state_dict"][name], part["state_dict"][name]) for name in whole["state_dict"])

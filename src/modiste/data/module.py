@@ -379,8 +379,8 @@ class FashionDataModule(LightningDataModule):
     @property
     def batches_per_epoch(self) -> int:
         """Global batches in an epoch."""
-        if self.stream is not None and self.stream.batches is not None:
-            return self.stream.batches
+        if self.stream is not None:
+            return self.stream.length
         return len(self.pairs("train", train=True)) // self.batch_size
 
     def check(self, loss: Any) -> None:

@@ -345,6 +345,14 @@ def write(catalogue: Catalogue, folder: Path, shard_rows: int = 4096, progress: 
 
     Raises:
         ModisteError: The directory holds other data.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from modiste.data.synthetic import Synthetic
+    >>> with TemporaryDirectory() as folder:
+    ...     write(Synthetic(products=3, views=1, size=16)(), Path(folder), shard_rows=2)
+    ...     len(Shards(f"{folder}/all-{{00000..00001}}.tar")())
+    2
+    3
     """
     from modiste.data.prepared import write_parts
 

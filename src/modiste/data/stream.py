@@ -66,6 +66,10 @@ class Stream:
 
     Raises:
         ModisteError: ``batches`` is not given, or one of the numbers is below 1.
+
+    >>> Stream("train-{000..099}.tar", batches=0)
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: data.stream.batches=0 must be at least 1.
     """
 
     shards: str | Sequence[str]
@@ -82,6 +86,12 @@ class Stream:
         for name in ("batches", "buffer"):
             if getattr(self, name) < 1:
                 raise ModisteError(f"data.stream.{name}={getattr(self, name)} must be at least 1.")
+
+    @property
+    def length(self) -> int:
+        """Batches in an epoch."""
+        assert self.batches is not None
+        return self.batches
 
     def check(self, named: Iterable[str]) -> None:
         """Looks at the first shard, before anything is trained.
@@ -430,8 +440,7 @@ def stream_loader(
     Raises:
         ModisteError: See `expand`; ``batch_size`` is no multiple of ``world``, or there are fewer shards than devices.
     """
-    assert stream.batches is not None
-    places = PlaceSampler(stream.batches, batch_size, seed, rank, world)
+    places = PlaceSampler(stream.length, batch_size, seed, rank, world)
     workers = shares_of_a_device(expand(stream.shards, KEY), world, options["num_workers"])
     pairs = StreamedPairs(stream, make, sorted(named), batch_size // world, seed, rank, world, workers)
     options = {**options, "num_workers": min(workers, options["num_workers"])}
