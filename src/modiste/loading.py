@@ -23,6 +23,7 @@ from modiste.tuning import TOWERS, Tuning, freeze_rest
 
 if TYPE_CHECKING:
     from modiste.data.module import FashionDataModule
+    from modiste.data.stream import Stream
     from modiste.features import FeatureCache
     from modiste.terms.base import Term
 
@@ -48,8 +49,10 @@ def build_model(cfg: DictConfig) -> DualEncoder:
     return model
 
 
-def build_data(cfg: DictConfig, catalogue: Catalogue, model: DualEncoder) -> FashionDataModule:
-    """The LightningDataModule of a configuration's ``data`` node."""
+def build_data(
+    cfg: DictConfig, catalogue: Catalogue, model: DualEncoder, stream: Stream | None = None
+) -> FashionDataModule:
+    """The LightningDataModule of a configuration's ``data`` node; what trains has its `build_stream`, too."""
     from modiste.data.module import FashionDataModule
 
     captions = Captions(**OmegaConf.to_container(cfg.captions, resolve=True))  # type: ignore[arg-type]
@@ -67,8 +70,27 @@ def build_data(cfg: DictConfig, catalogue: Catalogue, model: DualEncoder) -> Fas
         batches=Batches(**cfg.batches),
         fields=Fields(fields, captions) if fields else None,
         weight=PairWeights(**cfg.weight),
+        stream=stream,
         **options,
     )
+
+
+def build_stream(cfg: DictConfig) -> Stream | None:
+    """The shards that training reads, of a configuration's ``data`` node; None: it has none.
+
+    Raises:
+        ModisteError: They go with what needs the whole training set, or see `modiste.data.stream.Stream`.
+    """
+    from modiste.data.stream import Stream
+
+    # Runs of before there were streams do not have the node.
+    if not cfg.get("stream") or not cfg.stream.shards:
+        return None
+    for name in ("held_out", "corruptions"):
+        if cfg.get(name):
+            raise ModisteError(f"data.{name} is not for shards (data.stream): write them as training is to see them.")
+    options: Any = OmegaConf.to_container(cfg.stream, resolve=True)
+    return Stream(**options)
 
 
 def build_cache(cfg: DictConfig, model: DualEncoder) -> FeatureCache:

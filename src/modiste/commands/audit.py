@@ -18,7 +18,7 @@ from modiste.commands.evaluate import build_model, device, take_over
 from modiste.config import compose, quote, validate
 from modiste.data.catalogue import Catalogue
 from modiste.data.configured import load
-from modiste.data.overlap import Match, match_vectors, measure, same_products
+from modiste.data.overlap import Match, check_kept, match_vectors, measure, same_products
 from modiste.data.splits import normalised
 from modiste.errors import ModisteError
 from modiste.figures import typeface, wrap
@@ -107,6 +107,7 @@ def build(cfg: DictConfig) -> Audit:
 def training_side(cfg: DictConfig, trained: Any, evaluated: Catalogue) -> Catalogue:
     """The whole catalogue of the training side: a run's, another data set's, or the evaluated one itself."""
     if trained is not None:
+        check_kept(trained.data)
         return evaluated if trained.data == cfg.data else load(trained.data)
     if not cfg.other:
         return evaluated

@@ -4,32 +4,59 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from modiste.errors import ModisteError
+from modiste.errors import ModisteError, did_you_mean
+
+if TYPE_CHECKING:
+    from modiste.data.catalogue import Catalogue
+
+
+FORMATS = ("pixels", "webdataset")
 
 
 def run(cfg: DictConfig) -> None:
-    """Writes shards, table and manifest into ``cfg.out``; an interrupted run goes on with the same command.
+    """Writes shards and manifest into ``cfg.out``; an interrupted run goes on with the same command.
 
     Raises:
-        ModisteError: There is no ``out``, or it holds other data.
+        ModisteError: There is no ``out``, or it holds other data; the format is unknown.
     """
     if not cfg.out:
         raise ModisteError("modiste prepare needs a directory: out=DIR.")
+    if cfg.format not in FORMATS:
+        raise ModisteError(f"format={cfg.format} is not known. {did_you_mean(cfg.format, FORMATS)}")
     from modiste.data.configured import load
+
+    folder = Path(cfg.out)
+    write = write_pixels if cfg.format == "pixels" else write_webdataset
+    try:
+        made, use = write(cfg, load(cfg.data), folder)
+    except KeyboardInterrupt:
+        print("\nInterrupted; finished shards are kept. Go on with the same command.", file=sys.stderr)
+        raise SystemExit(130) from None
+    print(f"{made} shards written, the others were there: {folder}")
+    print(f"Train on it: modiste train data={cfg.data.name} {use}")
+
+
+def write_pixels(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[int, str]:
+    """Ready pixels; returns how many shards were made, and the overrides that use them."""
     from modiste.data.decode import Decoder
     from modiste.data.prepared import write
     from modiste.preprocess import Preprocess
     from modiste.progress import progress_bar
 
     preprocess = Preprocess(size=cfg.size, resize=cfg.resize, interpolation=cfg.interpolation, crop_pct=cfg.crop_pct)
-    folder = Path(cfg.out)
-    try:
-        made = write(load(cfg.data), preprocess, folder, cfg.shard_rows, Decoder(cfg.data.decode), progress_bar)
-    except KeyboardInterrupt:
-        print("\nInterrupted; finished shards are kept. Go on with the same command.", file=sys.stderr)
-        raise SystemExit(130) from None
-    print(f"{made} shards written, the others were there: {folder}")
-    print(f"Train on it: modiste train data={cfg.data.name} data.prepared={folder}")
+    made = write(catalogue, preprocess, folder, cfg.shard_rows, Decoder(cfg.data.decode), progress_bar)
+    return made, f"data.prepared={folder}"
+
+
+def write_webdataset(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[int, str]:
+    """Files and columns in tar shards; returns as `write_pixels`."""
+    from modiste.data.shards import write
+    from modiste.progress import progress_bar
+
+    made = write(catalogue, folder, cfg.shard_rows, progress_bar)
+    batches = max(catalogue.splits.get("train", 0) // cfg.data.batch_size, 1)
+    return made, f"data.stream.shards={folder}/train-*.tar data.stream.batches={batches}"

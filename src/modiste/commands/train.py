@@ -55,7 +55,15 @@ def train(
     from modiste.callbacks import Interrupted, fast_dev_run
     from modiste.data.configured import load as load_catalogue
     from modiste.gradcache import GradCache
-    from modiste.loading import build_cache, build_data, build_model, build_terms, keep_start, load_weights
+    from modiste.loading import (
+        build_cache,
+        build_data,
+        build_model,
+        build_stream,
+        build_terms,
+        keep_start,
+        load_weights,
+    )
     from modiste.machine import keep_pages
     from modiste.module import ContrastiveModule
 
@@ -70,7 +78,7 @@ def train(
     model = build_model(cfg)
     if start is not None:  # when resuming, too: a file that does not fit is refused here, in one sentence
         load_weights(model, start)
-    data, loss = build_data(cfg.data, catalogue, model), instantiate(cfg.loss)
+    data, loss = build_data(cfg.data, catalogue, model, build_stream(cfg.data)), instantiate(cfg.loss)
     data.check(loss)
     add_sets(data, cfg, sets, model)
     if cfg.features.cache:

@@ -43,9 +43,14 @@ class Captions:
                 f"data.captions has {len(self.templates)} templates but {len(self.weights)} weights: give one each."
             )
 
+    @property
+    def columns(self) -> set[str]:
+        """The columns that the templates name."""
+        return {name for template in self.templates for name in FIELD.findall(template)}
+
     def bind(self, catalogue: Catalogue) -> BoundCaptions:
         """The captions of a catalogue's rows. Raises ModisteError for an unknown column."""
-        names = {name for template in self.templates for name in FIELD.findall(template)}
+        names = self.columns
         for name, values in self.synonyms.items():
             if name not in names:
                 raise ModisteError(

@@ -137,10 +137,19 @@ class Catalogue:
                 bad.setdefault(reason, []).append(product)
         report = LoadReport(rows=len(keep), kept=int(keep.sum()), bad=bad)
         _judge(card, report, max_bad)
-        table = pa.table({name: pa.array(values, pa.string()) for name, values in texts.items()}).filter(keep)
-        table = table.add_column(0, "row", pa.array(np.arange(len(table), dtype=np.int64)))
-        order = [*SCHEMA, *(name for name in table.column_names if name not in SCHEMA)]
-        return cls(card, table.select(order).combine_chunks(), images, report)
+        return cls(card, _table(texts, keep), images, report)
+
+    @classmethod
+    def unchecked(cls, card: Card, columns: Mapping[str, Sequence[Any]], images: ImageSource) -> Catalogue:
+        """All rows as they are, no image decoded, for what is read once: a few samples of a stream.
+
+        Args:
+            columns: As in `build`; ``pixels`` stays empty.
+        """
+        texts = _as_text(columns)
+        count = len(texts["text"])
+        texts["pixels"] = [""] * count
+        return cls(card, _table(texts, np.ones(count, dtype=bool)), images, LoadReport(count, count))
 
     def __len__(self) -> int:
         return len(self.table)
@@ -261,6 +270,13 @@ def _as_text(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
     return texts
 
 
+def _table(texts: Mapping[str, list[str]], keep: np.ndarray) -> pa.Table:
+    table = pa.table({name: pa.array(values, pa.string()) for name, values in texts.items()}).filter(keep)
+    table = table.add_column(0, "row", pa.array(np.arange(len(table), dtype=np.int64)))
+    order = [*SCHEMA, *(name for name in table.column_names if name not in SCHEMA)]
+    return table.select(order).combine_chunks()
+
+
 def _row_problems(texts: Mapping[str, list[str]]) -> list[str | None]:
     """What is wrong with each row before its image is looked at; None: nothing."""
     reasons: list[str | None] = []
@@ -322,13 +338,22 @@ def scan(refs: list[str], images: ImageSource, name: str = "images") -> dict[str
 def _look(images: ImageSource, ref: str) -> tuple[str, str | None]:
     try:
         return hash_pixels(images.read(ref)), None
-    except FileNotFoundError:
-        return "", MISSING_IMAGE
-    except ImageTooLargeError:
-        return "", LARGE_IMAGE
     except (OSError, ValueError) as error:
-        # Pillow's own errors have no errno; one from the system (permission, network) may be gone the next time.
-        return "", UNREACHABLE_IMAGE if getattr(error, "errno", None) else UNREADABLE_IMAGE
+        return "", image_problem(error)
+
+
+def image_problem(error: OSError | ValueError) -> str:
+    """Why a row is left out whose image could not be read.
+
+    >>> image_problem(FileNotFoundError()), image_problem(OSError("image file is truncated"))
+    ('missing image', 'unreadable image')
+    """
+    if isinstance(error, FileNotFoundError):
+        return MISSING_IMAGE
+    if isinstance(error, ImageTooLargeError):
+        return LARGE_IMAGE
+    # Pillow's own errors have no errno; one from the system (permission, network) may be gone the next time.
+    return UNREACHABLE_IMAGE if getattr(error, "errno", None) else UNREADABLE_IMAGE
 
 
 def _progress(results: Iterator[Any], total: int, images: int, name: str) -> Any:

@@ -53,10 +53,20 @@ class Fields:
                     f"data.fields.{name}.weight={options['weight']} must be above 0: leave the field out instead."
                 )
 
+    @property
+    def columns(self) -> set[str]:
+        """The columns that the templates name."""
+        return {name for options in self.fields.values() for name in FIELD.findall(options["template"])}
+
+    @property
+    def weights(self) -> list[float]:
+        """The weight of each field."""
+        return [float(options.get("weight", 1.0)) for options in self.fields.values()]
+
     def bind(self, catalogue: Catalogue) -> BoundFields:
         """The fields of a catalogue's rows. Raises ModisteError for an unknown column."""
         texts = [self._captions(options["template"]).bind(catalogue) for options in self.fields.values()]
-        return BoundFields(texts, [float(options.get("weight", 1.0)) for options in self.fields.values()])
+        return BoundFields(texts, self.weights)
 
     def _captions(self, template: str) -> Captions:
         named = set(FIELD.findall(template))

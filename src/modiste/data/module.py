@@ -8,7 +8,8 @@ import signal
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -25,6 +26,9 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.machine import usable_cores
 from modiste.model import Tokenizer
 from modiste.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from modiste.data.stream import Stream
 
 Batch = dict[str, Any]
 POSITIVES = ("product", "caption")
@@ -168,13 +172,48 @@ class Pairs(Dataset):
             return self.preprocess(self.augment(image.convert("RGB")), ready=True)
 
 
-def caption_id(text: str) -> int:
-    """A number of 63 bits for a caption, the same in every process.
+def text_id(text: str) -> int:
+    """A number of 63 bits for a caption or a product's id, the same in every process.
 
-    >>> caption_id("a red dress") == caption_id("a red dress") != caption_id("a blue dress")
+    >>> text_id("a red dress") == text_id("a red dress") != text_id("a blue dress")
     True
     """
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def training_pairs(
+    catalogue: Catalogue,
+    captions: Captions,
+    preprocess: Preprocess,
+    products: Mapping[str, int] | None = None,
+    seed: int = 0,
+    augment: Callable[[Any], Any] | None = None,
+    decoder: Decoder | None = None,
+    fields: Fields | None = None,
+    weight: PairWeights | None = None,
+) -> Pairs:
+    """The pairs of a catalogue with all that training adds to them.
+
+    Args:
+        catalogue: What is trained on.
+        captions: Caption templates.
+        preprocess: The model's image transform.
+        products: Product id → its number; None: `text_id`, where the products are not known beforehand.
+        seed: See `Pairs`, as ``augment`` and ``decoder``.
+        augment: Of a PIL image.
+        decoder: How files are decoded.
+        fields: Text fields, or None.
+        weight: How much each pair counts.
+
+    Raises:
+        ModisteError: A template or the weight names an unknown column, or a weight is no number.
+    """
+    if products is None:
+        products = {product: text_id(product) for product in catalogue.column("product_id")}
+    pairs = Pairs(catalogue, captions.bind(catalogue), preprocess, products, seed, augment, decoder)
+    pairs.fields = fields.bind(catalogue) if fields else None
+    pairs.weights = weight.bind(catalogue) if weight else None
+    return pairs
 
 
 class Collate:
@@ -195,7 +234,7 @@ class Collate:
     def __call__(self, items: Sequence[Batch]) -> Batch:
         texts = [item["text"] for item in items]
         by_caption = self.positives == "caption"
-        products = [caption_id(item["text"]) if by_caption else item["product"] for item in items]
+        products = [text_id(item["text"]) if by_caption else item["product"] for item in items]
         more: Batch = {}
         to_embed = texts
         if self.fields is not None:
@@ -256,9 +295,11 @@ class FashionDataModule(LightningDataModule):
         decode: See `modiste.data.decode.Decoder`.
         fields: Text fields that training embeds in the place of captions; validation keeps to captions.
         weight: How much each pair counts in training.
+        stream: Shards that training reads in the place of the split ``train``.
 
     Raises:
-        ModisteError: ``positives`` is another word; the catalogue's pixels were prepared for another image transform.
+        ModisteError: ``positives`` is another word; the catalogue's pixels were prepared for another image transform; a
+            stream goes with neither ``limit`` nor ``batches``.
     """
 
     def __init__(
@@ -278,8 +319,15 @@ class FashionDataModule(LightningDataModule):
         decode: str = "pil",
         fields: Fields | None = None,
         weight: PairWeights | None = None,
+        stream: Stream | None = None,
     ) -> None:
         super().__init__()
+        if stream is not None and (limit is not None or (batches or Batches()) != Batches()):
+            raise ModisteError(
+                "data.stream reads shards as they come: leave data.limit and data.batches out; data.stream.batches and "
+                "data.stream.shards say how much is read."
+            )
+        self.stream = stream
         self.fields, self.weight = fields, weight or PairWeights()
         self.decoder = Decoder(decode)
         if isinstance(catalogue.images, PixelSource):
@@ -300,19 +348,27 @@ class FashionDataModule(LightningDataModule):
     def pairs(self, split: str, train: bool = False) -> Pairs:
         """The dataset of a split. Raises ModisteError when the split is empty."""
         part = self.catalogue.select(split=split)
-        augment = None
         if train:
-            part = self._limited(part)
-            if self.augment:
-                from torchvision.transforms import v2
+            return self._training_pairs(self.products)(self._limited(part))
+        return Pairs(part, self.captions.bind(part), self.preprocess, self.products, self.seed, None, self.decoder)
 
-                augment = v2.Compose(self.augment)
-        captions = self.captions.bind(part)
-        pairs = Pairs(part, captions, self.preprocess, self.products, self.seed, augment, self.decoder)
-        if train:
-            pairs.fields = self.fields.bind(part) if self.fields else None
-            pairs.weights = self.weight.bind(part)
-        return pairs
+    def _training_pairs(self, products: Mapping[str, int] | None) -> Callable[[Catalogue], Pairs]:
+        augment = None
+        if self.augment:
+            from torchvision.transforms import v2
+
+            augment = v2.Compose(self.augment)
+        return partial(
+            training_pairs,
+            captions=self.captions,
+            preprocess=self.preprocess,
+            products=products,
+            seed=self.seed,
+            augment=augment,
+            decoder=self.decoder,
+            fields=self.fields,
+            weight=self.weight,
+        )
 
     def _limited(self, part: Catalogue) -> Catalogue:
         if self.limit is None or self.limit >= len(part):
@@ -323,16 +379,32 @@ class FashionDataModule(LightningDataModule):
     @property
     def batches_per_epoch(self) -> int:
         """Global batches in an epoch."""
+        if self.stream is not None:
+            return self.stream.length
         return len(self.pairs("train", train=True)) // self.batch_size
 
     def check(self, loss: Any) -> None:
-        """Raises ModisteError where ``loss`` would not heed the fields or weights that batches carry."""
+        """Raises ModisteError where ``loss`` would not heed what batches carry, or a stream's shards do not fit."""
         given = [name for name, there in (("fields", self.fields), ("weight.column", self.weight.column)) if there]
         if given and not getattr(loss, "weighs_pairs", False):
             raise ModisteError(f"data.{given[0]} is for loss=gcl, and {type(loss).__name__} would not heed it.")
+        if self.stream is not None:
+            self.stream.check(self._columns)
+
+    @property
+    def _columns(self) -> set[str]:
+        """The columns that training reads."""
+        named = self.captions.columns | (self.fields.columns if self.fields else set())
+        return named | ({self.weight.column} if self.weight.column is not None else set())
 
     def use(self, cache: Cache, splits: Sequence[str] = ("train", "val")) -> None:
-        """From now on batches hold features of frozen trunks in the place of pixels and tokens, computed here."""
+        """From now on batches hold features of frozen trunks in the place of pixels and tokens, computed here.
+
+        Raises:
+            ModisteError: Training reads a stream, which is not known beforehand.
+        """
+        if self.stream is not None and "train" in splits:
+            raise ModisteError("features.cache=true needs all images beforehand, data.stream has none: leave one out.")
         self.cache = cache
         texts: set[str] = set()
         for split in splits:
@@ -351,22 +423,35 @@ class FashionDataModule(LightningDataModule):
         return pairs
 
     def train_dataloader(self) -> ResumableLoader:
-        pairs = self._loaded("train", train=True)
-        rank, world = self._process()
-        sampler = EpochBatchSampler(len(pairs), self.batch_size, self.seed, rank, world, self._order(pairs))
+        loader = self._catalogue_loader() if self.stream is None else self._stream_loader(self.stream)
         if self.trainer is not None:
+            assert isinstance(loader.batch_sampler, EpochBatchSampler)
             # Lightning makes the first iterator before it tells the epoch, and gives a run that had come to its end no
             # state of the loader.
             loop: Any = self.trainer.fit_loop
-            sampler.set_epoch(loop.epoch_progress.current.processed)
-        loader = ResumableLoader(
+            loader.batch_sampler.set_epoch(loop.epoch_progress.current.processed)
+        loader.position = self._position
+        return loader
+
+    def _catalogue_loader(self) -> ResumableLoader:
+        pairs = self._loaded("train", train=True)
+        rank, world = self._process()
+        return ResumableLoader(
             pairs,
-            batch_sampler=sampler,
+            batch_sampler=EpochBatchSampler(len(pairs), self.batch_size, self.seed, rank, world, self._order(pairs)),
             collate_fn=Collate(self._text_features or self.tokenizer, self.positives, pairs.fields),
             **self._workers(),
         )
-        loader.position = self._position
-        return loader
+
+    def _stream_loader(self, stream: Stream) -> ResumableLoader:
+        from modiste.data.stream import stream_loader
+
+        collate = Collate(self.tokenizer, self.positives, BoundFields([], self.fields.weights) if self.fields else None)
+        make = self._training_pairs(None)
+        rank, world = self._process()
+        return stream_loader(
+            stream, make, self._columns, collate, self.batch_size, self.seed, rank, world, self._workers()
+        )
 
     def _order(self, pairs: Pairs) -> Order:
         captions = [pairs.captions.first(index) for index in range(len(pairs))] if self.batches.mined else []

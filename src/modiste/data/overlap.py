@@ -283,7 +283,7 @@ def training_data(run_config: Any) -> Iterator[Any]:
     """The ``data`` nodes that a run was trained on: its own, and those of the runs that it started from or merges.
 
     Raises:
-        ModisteError: A run that it started from is not there.
+        ModisteError: A run that it started from is not there, or one was trained on a stream of shards.
     """
     seen: set[Path] = set()
     waiting = [run_config]
@@ -291,6 +291,7 @@ def training_data(run_config: Any) -> Iterator[Any]:
         config = waiting.pop(0)
         merged = config.get("merge")
         if not merged:  # it was not trained itself
+            check_kept(config.data)
             yield config.data
         sources = merged.runs if merged else [config.get("init") or config.get("resume")]
         for source in filter(None, sources):
@@ -299,6 +300,15 @@ def training_data(run_config: Any) -> Iterator[Any]:
             if run.path.resolve() not in seen:
                 seen.add(run.path.resolve())
                 waiting.append(OmegaConf.load(run.config))
+
+
+def check_kept(node: Any) -> None:
+    """Raises ModisteError for a ``data`` node whose training set is a stream, of which there is no catalogue."""
+    if node.get("stream") and node.stream.shards:
+        raise ModisteError(
+            "The run was trained on a stream of shards (data.stream), which is not read again to be compared: "
+            "modiste audit compares two data sets, one of them given as other=…"
+        )
 
 
 def source(node: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,6 +99,8 @@ class Prepared:
         manifest = read_manifest(folder)
         if manifest is None:
             raise ModisteError(f"{folder} holds no prepared data: make it with modiste prepare data=… out={folder}.")
+        if manifest["format"] != FORMAT:
+            raise ModisteError(f"{folder} holds no pixels but shards for data.stream: make it with format=pixels.")
         if not manifest["complete"]:
             raise ModisteError(f"{folder} is unfinished: go on with the same modiste prepare command.")
         for shard in manifest["shards"]:
@@ -139,48 +141,89 @@ def write(
         ModisteError: The directory holds other data, or pixels of another transform.
     """
     decoder = decoder or Decoder()
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest: dict[str, Any] = {
-        "format": FORMAT, "complete": False, "fingerprint": catalogue.fingerprint(), "shard_rows": shard_rows,
+    manifest = {
+        "format": FORMAT, "fingerprint": catalogue.fingerprint(), "shard_rows": shard_rows,
         "preprocess": geometry(preprocess), "decode": decoder.mode, "card": asdict(catalogue.card),
-        "report": asdict(catalogue.report), "shards": [],
+        "report": asdict(catalogue.report),
     }  # fmt: skip
+    starts = range(0, len(catalogue), shard_rows)
+    parts = {
+        f"pixels-{index:05}.npy": range(start, min(start + shard_rows, len(catalogue)))
+        for index, start in enumerate(starts)
+    }
+    return write_parts(
+        folder,
+        manifest,
+        parts,
+        lambda rows, path: _write_shard(catalogue, preprocess, decoder, rows, path),
+        lambda: pq.write_table(catalogue.table, folder / TABLE),
+        progress,
+    )
+
+
+def write_parts(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    parts: Mapping[str, Sequence[int]],
+    write_part: Callable[[Sequence[int], Path], int],
+    finish: Callable[[], Any],
+    progress: Progress = silent,
+) -> int:
+    """Writes those files of a directory that are not there or damaged, and its manifest.
+
+    Args:
+        folder: Where to.
+        manifest: What decides the files, and ``card`` and ``report``.
+        parts: File name → the rows in it.
+        write_part: Writes rows to a path, and returns how many they were.
+        finish: What is to be done before the directory counts as complete.
+        progress: `modiste.progress.progress_bar` or `silent`.
+
+    Returns:
+        The number of files that had to be made.
+
+    Raises:
+        ModisteError: The directory holds other data.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    known: dict[str, dict[str, Any]] = {}
     earlier = read_manifest(folder)
     if earlier is not None:
-        for name in ("format", "fingerprint", "shard_rows", "preprocess", "decode"):
-            if earlier[name] != json.loads(json.dumps(manifest[name])):
+        for name in manifest.keys() - {"card", "report"}:
+            if earlier.get(name) != json.loads(json.dumps(manifest[name])):
                 raise ModisteError(f"{folder} holds other prepared data ({name} differs): choose another out=…")
-        manifest["shards"] = [shard for shard in earlier["shards"] if is_whole(folder, shard, checksum=True)]
-    known = {shard["file"]: shard for shard in manifest["shards"]}
-    starts = range(0, len(catalogue), shard_rows)
-    names = [f"pixels-{index:05}.npy" for index in range(len(starts))]
+        known = {shard["file"]: shard for shard in earlier["shards"] if is_whole(folder, shard, checksum=True)}
     made = 0
-    for name, start in progress(zip(names, starts, strict=True), len(starts), f"Preparing {len(catalogue)} images"):
+    for name in progress(parts, len(parts), f"Preparing {sum(map(len, parts.values()))} images"):
         if name in known:
             continue
-        rows = range(start, min(start + shard_rows, len(catalogue)))
-        known[name] = _write_shard(catalogue, preprocess, decoder, rows, folder / name)
+        known[name] = _write_whole(write_part, parts[name], folder / name)
         made += 1
-        _write_manifest(folder, manifest | {"shards": [known[n] for n in names if n in known]})
-    pq.write_table(catalogue.table, folder / TABLE)
-    _write_manifest(folder, manifest | {"shards": [known[name] for name in names], "complete": True})
+        _write_manifest(folder, {**manifest, "complete": False, "shards": [known[n] for n in parts if n in known]})
+    finish()
+    _write_manifest(folder, {**manifest, "complete": True, "shards": [known[name] for name in parts]})
     return made
 
 
+def _write_whole(write_part: Callable[[Sequence[int], Path], int], rows: Sequence[int], path: Path) -> dict[str, Any]:
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    count = write_part(rows, unfinished)
+    digest = file_digest(unfinished)
+    unfinished.replace(path)
+    return {"file": path.name, "rows": count, "bytes": path.stat().st_size, "sha256": digest}
+
+
 def _write_shard(
-    catalogue: Catalogue, preprocess: Preprocess, decoder: Decoder, rows: Iterable[int], path: Path
-) -> dict[str, Any]:
+    catalogue: Catalogue, preprocess: Preprocess, decoder: Decoder, rows: Sequence[int], path: Path
+) -> int:
     def load(row: int) -> np.ndarray:
         return decoder.pixels(catalogue, row, preprocess).permute(1, 2, 0).numpy()
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         array = np.stack(list(pool.map(load, rows)))
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    with unfinished.open("wb") as file:
+    with path.open("wb") as file:
         np.save(file, array)
-    digest = file_digest(unfinished)
-    unfinished.replace(path)
-    return {"file": path.name, "rows": len(array), "bytes": path.stat().st_size, "sha256": digest}
+    return len(array)
 
 
 def is_whole(folder: Path, shard: Mapping[str, Any], checksum: bool) -> bool:

@@ -8,7 +8,7 @@ import os
 import threading
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -95,9 +95,8 @@ def decode(data: bytes) -> Image.Image:
     >>> decode(buffer.getvalue()).getpixel((0, 0))
     (255, 255, 255)
     """
-    Image.init()
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+        image = _opened(data)
         if image.width * image.height > MAX_PIXELS:
             raise ImageTooLargeError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
         return _as_rgb(image)
@@ -107,6 +106,16 @@ def decode(data: bytes) -> Image.Image:
         raise
     except Exception as error:  # a corrupt file makes the decoders raise nearly anything
         raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _opened(data: bytes) -> Image.Image:
+    Image.init()
+    return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+def image_format(data: bytes) -> str:
+    """Which of `FORMATS` an encoded image is in. Raises OSError where it is in none."""
+    return str(_opened(data).format)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -222,6 +231,25 @@ class ArrayImages:
 
     def identity(self, refs: list[str]) -> str:
         return hashlib.sha256(np.ascontiguousarray(self.array).data).hexdigest()
+
+
+class BytesImages:
+    """Encoded images in memory; a reference is the index as text, and what is no image is None."""
+
+    def __init__(self, images: Sequence[bytes | None]):
+        self.images = images
+
+    def read(self, ref: str) -> Image.Image:
+        return decode(self.read_bytes(ref))
+
+    def read_bytes(self, ref: str) -> bytes:
+        """The encoded image. Raises OSError or ValueError as `read`."""
+        data = self.images[_index(ref, len(self.images))]
+        if data is None:
+            raise FileNotFoundError(f"there is no image {ref}")
+        if len(data) > MAX_BYTES:
+            raise ImageTooLargeError(f"image {ref} is larger than {MAX_BYTES:,} bytes")
+        return data
 
 
 class ArrowImages:

@@ -98,7 +98,7 @@ def read_table(path: Path, delimiter: str | None = None) -> Columns:
     if suffix == ".parquet":
         return _reading(path, lambda: pq.read_table(path).to_pydict())
     if suffix in (".jsonl", ".ndjson"):
-        return _reading(path, lambda: _records([json.loads(line) for line in _text(path) if line.strip()]))
+        return _reading(path, lambda: from_records([json.loads(line) for line in _text(path) if line.strip()]))
     return _reading(path, lambda: _delimited(path, delimiter or DELIMITERS[suffix]))
 
 
@@ -142,7 +142,12 @@ def read_delimited(lines: Iterable[str], delimiter: str = ",") -> Columns:
     return {name: [row[i] if i < len(row) else "" for row in cells] for i, name in enumerate(header)}
 
 
-def _records(records: list[Any]) -> Columns:
+def from_records(records: Sequence[Any]) -> Columns:
+    """The columns of rows that are mappings; None where a row lacks one. Raises ValueError for a row that is none.
+
+    >>> from_records([{"a": 1}, {"b": 2}])
+    {'a': [1, None], 'b': [None, 2]}
+    """
     if not all(isinstance(record, dict) for record in records):
         raise ValueError("every line must be a JSON object")
     names = dict.fromkeys(name for record in records for name in record)
