@@ -214,7 +214,7 @@ def test_start_is_what_training_began_with_also_after_a_continuation(tmp_path):
     assert second.returncode == 0, second.stdout + second.stderr
     going = modiste("train", "continue=after", "trainer.max_epochs=2", cwd=tmp_path)
     assert going.returncode == 0, going.stdout + going.stderr
-    assert OmegaConf.load(tmp_path / "after" / "config.yaml").init == "run"  # its data are training data of "after", too
+    assert OmegaConf.load(tmp_path / "after" / "config.yaml").init == "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         state = starting_model(RunDir("after")).state_dict()

@@ -13,7 +13,7 @@ from modiste.errors import ModisteError
 from modiste.model import Tokenizer, Tokens
 
 POOLINGS = ("mean", "cls")
-# A training batch is cut into so many parts of texts of like length, where that spares at least this share of the tokens.
+# A training batch is cut into so many parts of texts of like length, where that spares such a share of its tokens.
 LENGTH_BUCKETS = 4
 WORTH_CUTTING = 0.15
 
