@@ -16,8 +16,8 @@ def rounded(a):
     return a.bfloat16().float()
 
 
-# What a bfloat16 unit does, on any machine: factors are rounded, products of them are exact, sums are in float32; what is
-# added to a gradient is rounded once more.
+# What a bfloat16 unit does, on any machine: factors are rounded, products of them are exact, sums are in float32.
+# What is added to a gradient is rounded once more.
 UNIT = products.Products(
     lambda a, b, out: torch.mm(rounded(a), rounded(b), out=out),
     lambda c, a, b: c.add_(rounded(torch.mm(rounded(a), rounded(b)))),
