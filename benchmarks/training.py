@@ -75,19 +75,21 @@ def small_towers() -> Any:
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "intermediate_size": 1024,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
     }
     text = HfTextEncoder(config=config, tokenizer=HashTokenizer(buckets=4096))
     return TwoTower(TimmEncoder("vit_tiny_patch16_224", size=96), text, embed_dim=256)
 
 
-def step(towers: str, pairs: int, micro_batch: int | None, keep: int = 0) -> Work:
+def step(towers: str, pairs: int, micro_batch: int | None) -> Work:
     """A forward and a backward pass of the towers and the loss."""
     from modiste.gradcache import GradCache
     from modiste.losses.clip import ClipLoss
 
     keep_pages()
     torch.manual_seed(0)
-    model, loss, cache = TOWERS[towers]().train(), ClipLoss(), GradCache(micro_batch, keep)
+    model, loss, cache = TOWERS[towers]().train(), ClipLoss(), GradCache(micro_batch)
     size = model.image.preprocess.size
     pixels = torch.randint(0, 256, (pairs, 3, size, size), dtype=torch.uint8)
     tokens = model.tokenizer(captions(pairs))

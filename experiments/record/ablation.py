@@ -2,8 +2,8 @@
 
 Every variant of a table is its baseline but for the overrides named here, with three seeds; what is measured is KAGL's
 validation split. The difference to the baseline is the mean over the seeds, its interval the paired bootstrap over
-queries of the values averaged over the seeds. Trainings share one process, one catalogue and the cached features;
-what `ablation.json` holds already is not trained again.
+queries of the values averaged over the seeds. Trainings share one process, one catalogue and the cached features; what
+was measured with the same overrides is not trained again.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from modiste.commands.train import train
 from modiste.config import compose
-from modiste.data.configured import load
+from modiste.data.catalogue import Catalogue
+from modiste.data.configured import identity, load
 from modiste.metrics.comparison import compare
 
 HERE = Path(__file__).parent
@@ -28,6 +28,10 @@ RESULTS = HERE / "ablation.json"
 SEEDS = (0, 1, 2)
 RUNS = Path("runs/ablation")
 METRIC = "t2i/mrr"
+METRICS = (METRIC, "t2i/recall@10")
+# Titles search in every table, whatever the captions of training.
+MEASURED = ["task=[retrieval]", 'task.retrieval.template="{text}"',
+            "monitor={metric: val/retrieval/t2i/mrr, mode: max}"]  # fmt: skip
 
 COMMON = [
     "image=lite", "text=minilm", "data=kagl", "data/split=marqo", "optim=finetune", "text.max_length=24",
@@ -36,12 +40,12 @@ COMMON = [
     "tune.text={train: last_n, layers: 1}", "data.batch_size=256", "callbacks.recent=null", "callbacks.cost=null",
     "callbacks.samples=null", "callbacks.early_stopping=null", "callbacks.progress=null",
 ]  # fmt: skip
-# Both trunks frozen, their features computed once: the projections learn from all 39,900 pairs.
+# Both trunks frozen, their features computed once: the projections learn from all training pairs.
 HEADS = [*COMMON, "image.size=80", "tune.image={train: last_n, layers: 1}", "optim.tower_lr.image=1.0",
          "trainer.max_epochs=8", "trainer.check_val_every_n_epoch=8"]  # fmt: skip
 # Images trained, at a size and number that this machine affords three times.
-TRAINED = [*COMMON, "image.size=48", "tune.image={train: last_n, layers: 12}", "data.limit=8000",
-           "trainer.max_epochs=4", "trainer.check_val_every_n_epoch=4"]  # fmt: skip
+TRAINED = [*COMMON, "image.size=48", "tune.image={train: last_n, layers: 12}", "data.limit=6000",
+           "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=3"]  # fmt: skip
 
 ATTRIBUTES = '["a photo of a {baseColour} {articleType}","{gender} {baseColour} {articleType} {season} {usage}"]'
 MIXTURE = '["{text}","a photo of a {baseColour} {articleType}","{gender} {baseColour} {articleType} {season} {usage}"]'
@@ -95,22 +99,27 @@ TABLES: dict[str, tuple[list[str], dict[str, list[str]]]] = {
     }),
 }  # fmt: skip
 
-catalogues: dict[str, Any] = {}
+catalogues: dict[str, Catalogue] = {}
 
 
 def measure(table: str, variant: str, overrides: list[str], seed: int) -> dict[str, np.ndarray]:
-    """Trains one variant with one seed; its values of `METRIC` and of recall@10, query by query."""
+    """Trains one variant with one seed, unless that was done; its values of `METRICS`, query by query."""
     place = RUNS / table / variant.replace(" ", "_").replace(",", "") / f"seed_{seed}"
+    given = [*overrides, f"seed={seed}", *MEASURED]
+    if (place / "given.json").is_file() and json.loads((place / "given.json").read_text()) == given:
+        return dict(np.load(place / "values.npz"))
     shutil.rmtree(place, ignore_errors=True)
-    given = [*overrides, f"seed={seed}", "task=[retrieval]", "monitor={metric: val/retrieval/t2i/mrr, mode: max}"]
     cfg = compose("train", [*given, f"run_dir={place}"])
-    key = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg.data, ["name", "catalogue", "split"]), resolve=True)
+    key = identity(cfg.data)
     if key not in catalogues:
         catalogues[key] = load(cfg.data)
     module: Any = train(cfg, given, catalogues[key]).lightning_module
     result = module.results["retrieval"]
+    values = {name: np.asarray(result.per_query[name], dtype=np.float64) for name in METRICS}
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
-    return {name: np.asarray(result.per_query[name], dtype=np.float64) for name in (METRIC, "t2i/recall@10")}
+    np.savez_compressed(place / "values.npz", **values)
+    (place / "given.json").write_text(json.dumps(given))
+    return values
 
 
 def summary(seeds: list[dict[str, np.ndarray]], baseline: list[dict[str, np.ndarray]]) -> dict[str, Any]:
@@ -126,12 +135,19 @@ def summary(seeds: list[dict[str, np.ndarray]], baseline: list[dict[str, np.ndar
     return found
 
 
+def stated(measured: dict[str, Any] | None) -> tuple[list[str], dict[str, list[str]]] | None:
+    """Baseline and variants that a table of ``ablation.json`` was measured with."""
+    if measured is None:
+        return None
+    return measured["baseline"], {name: found["overrides"] for name, found in measured["variants"].items()}
+
+
 def main(chosen: list[str]) -> None:
     """Measures the tables that are chosen, all of them by default, and writes ``ablation.json`` after each."""
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for table in chosen or TABLES:
         base, variants = TABLES[table]
-        if list(results.get(table, {}).get("variants", {})) == list(variants):
+        if stated(results.get(table)) == (base, variants):
             continue
         measured: dict[str, list[dict[str, np.ndarray]]] = {}
         for variant, overrides in variants.items():

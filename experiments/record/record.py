@@ -47,7 +47,7 @@ class Study:
     def measure(self, seed: int) -> None:
         """Trains (or goes on), evaluates, and keeps the result and what the training cost."""
         run = Path(f"runs/{self.name}_{seed}")
-        if not (run / "cost.json").is_file():
+        if not (run / "selection.json").is_file():  # written when training ends
             anew = [f"experiment={self.recipe}", f"seed={seed}", f"hydra.run.dir={run}"]
             modiste("train", *([f"continue={run}"] if (run / "checkpoints").is_dir() else anew))
         modiste("evaluate", f"run={run}", *self.evaluation)
@@ -179,10 +179,11 @@ def seeds_together(study: Study, metric: str) -> list[str]:
     found = [result["metrics"][metric] for result in study.found().values()]
     if not found:
         return [f"`{study.recipe}`", "—", "0", "—"]
-    minutes = statistics.median(study.cost(seed).get("seconds", 0) for seed in study.found()) / 60
+    seconds = [study.cost(seed)["seconds"] for seed in study.found() if study.cost(seed)]
+    minutes = f"{statistics.median(seconds) / 60:.0f} min" if seconds else "—"
     values = [value["value"] for value in found]
     shown = interval(found[0]) if len(found) == 1 else f"{figure(statistics.mean(values))} ± {spread(values)}"
-    return [f"`{study.recipe}`", shown, str(len(found)), f"{minutes:.0f} min"]
+    return [f"`{study.recipe}`", shown, str(len(found)), minutes]
 
 
 def spread(values: list[float]) -> str:
@@ -211,7 +212,9 @@ def write_tables() -> None:
 
 def main(arguments: list[str]) -> None:
     """Everything that is missing, then the tables."""
-    if arguments != ["--tables"]:
+    if arguments not in ([], ["--tables"]):
+        raise SystemExit(f"record.py takes --tables or nothing, not {' '.join(arguments)}.")
+    if not arguments:
         for study in (TRANSFER, ADAPTATION):
             for seed in SEEDS:
                 if not study.file(seed).is_file():

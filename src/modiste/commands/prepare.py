@@ -37,7 +37,7 @@ def run(cfg: DictConfig) -> None:
         print("\nInterrupted; finished shards are kept. Go on with the same command.", file=sys.stderr)
         raise SystemExit(130) from None
     print(f"{made} shards written, the others were there: {folder}")
-    print(f"Train on it: modiste train data={cfg.data.name} {use}")
+    print(f"Train on it: modiste train {use}")
 
 
 def write_pixels(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[int, str]:
@@ -49,7 +49,7 @@ def write_pixels(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[i
 
     preprocess = Preprocess(size=cfg.size, resize=cfg.resize, interpolation=cfg.interpolation, crop_pct=cfg.crop_pct)
     made = write(catalogue, preprocess, folder, cfg.shard_rows, Decoder(cfg.data.decode), progress_bar)
-    return made, f"data.prepared={folder}"
+    return made, f"data={cfg.data.name} data.prepared={folder}"
 
 
 def write_webdataset(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[int, str]:
@@ -59,4 +59,8 @@ def write_webdataset(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tup
 
     made = write(catalogue, folder, cfg.shard_rows, progress_bar)
     batches = max(catalogue.splits.get("train", 0) // cfg.data.batch_size, 1)
-    return made, f"data.stream.shards={folder}/train-*.tar data.stream.batches={batches}"
+    others = ",".join(f"{folder}/{split}-*.tar" for split in catalogue.splits if split != "train")
+    return made, (
+        f"data=shards data/split=given 'data.catalogue.path=[{others}]' 'data.stream.shards=\"{folder}/train-*.tar\"' "
+        f"data.stream.batches={batches}"
+    )

@@ -168,11 +168,11 @@ class SharedProcess:
 
     def __call__(self, overrides: list[str], place: Path, watch: Watch) -> None:
         from modiste.commands.train import train
-        from modiste.data.configured import load
+        from modiste.data.configured import identity, load
         from modiste.sweeps.report import EpochReporter
 
         cfg = compose("train", overrides)
-        key = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg.data, ["name", "catalogue", "split"]), resolve=True)
+        key = identity(cfg.data)
         if key not in self.catalogues:
             self.catalogues = {key: load(cfg.data)}  # one at a time: it may be large
         reporter = EpochReporter(watch)

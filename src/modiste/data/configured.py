@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from modiste.config import instantiate
 from modiste.data.catalogue import Catalogue
@@ -11,6 +14,9 @@ from modiste.data.derive import derive
 from modiste.data.prepared import Prepared
 from modiste.data.splits import HeldOut
 from modiste.errors import ModisteError
+
+# Of a data node, what `load` reads.
+PARTS = ("name", "catalogue", "split", "derive", "prepared", "held_out", "corruptions")
 
 
 def load(data_cfg: Any) -> Catalogue:
@@ -25,6 +31,18 @@ def load(data_cfg: Any) -> Catalogue:
     if data_cfg.get("held_out"):
         catalogue = HeldOut.parse(instantiate(data_cfg.held_out))(catalogue)
     return corrupt(catalogue, instantiate(data_cfg.corruptions)) if data_cfg.get("corruptions") else catalogue
+
+
+def identity(data_cfg: Any) -> str:
+    """What decides the catalogue that `load` returns: nodes of one identity have the same.
+
+    >>> from modiste.config import compose
+    >>> a, b, c = (compose("train", words).data for words in ([], ["data.batch_size=8"], ["data.split.seed=1"]))
+    >>> identity(a) == identity(b), identity(a) == identity(c)
+    (True, False)
+    """
+    plain: Any = OmegaConf.to_container(data_cfg, resolve=True)
+    return json.dumps({name: plain.get(name) for name in PARTS}, sort_keys=True)
 
 
 def _whole(data_cfg: Any) -> Catalogue:

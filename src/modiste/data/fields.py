@@ -164,8 +164,7 @@ class PairWeights:
             return None
         values = catalogue.column(self.column)
         numbers = [_number(value) for value in values]
-        least = 0.0 if self.function is None else 1.0
-        bad = [row for row, number in enumerate(numbers) if not least <= number < math.inf]
+        bad = [row for row, value in enumerate(values) if not self.fits(value)]
         if bad:
             kind = "weight, at least 0" if self.function is None else "rank, at least 1"
             raise ModisteError(
@@ -175,6 +174,14 @@ class PairWeights:
         if self.function is None:
             return numbers
         return [FUNCTIONS[self.function](number, self.ranks) for number in numbers]
+
+    def fits(self, value: Any) -> bool:
+        """Whether a cell of the column is a number that will do.
+
+        >>> PairWeights("rank", "inverse").fits("0"), PairWeights("weight").fits("0")
+        (False, True)
+        """
+        return (0.0 if self.function is None else 1.0) <= _number(value) < math.inf
 
 
 def _number(value: Any) -> float:

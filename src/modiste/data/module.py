@@ -450,7 +450,7 @@ class FashionDataModule(LightningDataModule):
         make = self._training_pairs(None)
         rank, world = self._process()
         return stream_loader(
-            stream, make, self._columns, collate, self.batch_size, self.seed, rank, world, self._workers()
+            stream, make, self._columns, collate, self.batch_size, self.seed, rank, world, self._workers(), self.weight
         )
 
     def _order(self, pairs: Pairs) -> Order:

@@ -189,7 +189,7 @@ def write_parts(
     known: dict[str, dict[str, Any]] = {}
     earlier = read_manifest(folder)
     if earlier is not None:
-        for name in manifest.keys() - {"card", "report"}:
+        for name in [name for name in manifest if name not in ("card", "report")]:
             if earlier.get(name) != json.loads(json.dumps(manifest[name])):
                 raise ModisteError(f"{folder} holds other prepared data ({name} differs): choose another out=…")
         known = {shard["file"]: shard for shard in earlier["shards"] if is_whole(folder, shard, checksum=True)}

@@ -75,6 +75,7 @@ def expand(shards: str | Sequence[str], key: str) -> list[str]:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         what = f"{len(missing)} of {len(urls)} shards are not there ({shown})" if missing else f"{patterns} names none"
         raise ModisteError(f"{key}: {what}: give the tar files that there are.")
+    urls = list(dict.fromkeys(urls))  # patterns may overlap
     if any(url.startswith("pipe:") for url in urls) and "pipe" not in os.environ.get("MODISTE_ALLOW", "").split(","):
         raise ModisteError(f"{key}: 'pipe:' runs a command. If you trust it, set MODISTE_ALLOW=pipe.")
     return urls
@@ -250,7 +251,8 @@ class Shards:
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A shard is not there, no file, compressed, or damaged; no sample has a column.
+        ModisteError: A shard is not there, no file, compressed, or damaged, or has the files of a key apart; no sample
+            has a column.
     """
 
     path: str | Sequence[str]
@@ -266,6 +268,11 @@ class Shards:
         for url in urls:
             for sample in _index(url):
                 ref, suffix = f"{names[url]}/{sample['__key__']}", image_suffix(sample)
+                if ref in rows:
+                    raise ModisteError(
+                        f"The shard {url} has the key {sample['__key__']} twice: the files of a key must stand "
+                        "together, as tar --sort=name puts them."
+                    )
                 if suffix is not None:
                     places[ref] = (url, *sample[suffix])
                 rows[ref], problem = _read_row({s: _read_part(url, *sample[s]) for s in (TEXT, COLUMNS) if s in sample})

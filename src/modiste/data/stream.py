@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count, islice
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from torch import distributed
 from torch.utils.data import Dataset
 
 from modiste.data.catalogue import EMPTY_CAPTION, Card, Catalogue, LoadReport, image_problem
+from modiste.data.fields import PairWeights
 from modiste.data.module import Batch, EpochBatchSampler, Pairs, ResumableLoader, mix
 from modiste.data.shards import (
     TEXT,
@@ -33,9 +34,11 @@ from modiste.errors import ModisteError
 log = logging.getLogger(__name__)
 
 KEY = "data.stream.shards"
-LOOKED_AT = 100
+LOOKED_AT = 1000
 """Samples of the first shard that say which columns there are."""
 DAMAGED_SHARD = "damage in a shard"
+OTHER_SPLIT = "of another split than train"
+NO_WEIGHT = "no weight"
 Place = tuple[int, int, int]
 """Epoch, number of the batch in it, and how many samples of the batch's share are passed over at first."""
 
@@ -56,7 +59,8 @@ class Stream:
     another order, in which samples of this one epoch may come twice or not at all, and a warning says so; other shards,
     another batch size or another buffer are not noticed.
 
-    What shards share with validation is not known: nothing reads them all beforehand.
+    Samples whose JSON names another ``split`` than ``train`` are left out. What else shards share with validation is
+    not known: nothing reads them all beforehand.
 
     Attributes:
         shards: Paths or URLs, see `modiste.data.shards.expand`.
@@ -167,13 +171,17 @@ class Share:
         self.damage: list[str] = []
         self._samples = self._read()
 
+    def close(self) -> None:
+        """Lets go of the shard that is open, and of the buffer."""
+        self._samples.close()
+
     def take(self, number: int) -> list[Sample]:
         """The next ``number`` samples. Raises ModisteError as `read_shard`, and where the shards hold none."""
         samples = list(islice(self._samples, number))
         self.taken += len(samples)
         return samples
 
-    def _read(self) -> Iterator[Sample]:
+    def _read(self) -> Generator[Sample, None, None]:
         from webdataset.filters import shuffle
 
         for turn in count():
@@ -220,6 +228,7 @@ class StreamedPairs(Dataset):
         rank: Number of this device.
         world: Number of devices.
         workers: Shares of a device.
+        weight: Of each pair; a sample without one is left out.
     """
 
     def __init__(
@@ -232,7 +241,9 @@ class StreamedPairs(Dataset):
         rank: int = 0,
         world: int = 1,
         workers: int = 1,
+        weight: PairWeights | None = None,
     ) -> None:
+        self.weight = weight or PairWeights()
         self.stream, self.make, self.named, self.size, self.seed = stream, make, list(named), size, seed
         self.rank, self.world, self.workers = rank, world, workers
         self.urls = expand(stream.shards, KEY)
@@ -266,6 +277,8 @@ class StreamedPairs(Dataset):
     def _open(self, epoch: int, number: int, skip: int) -> Share:
         """The share that a batch is of, ready to give it."""
         if self._share is None or self._next != (epoch, number):
+            if self._share is not None:
+                self._share.close()
             index = number % self.workers * self.world + self.rank
             urls = deal(self.urls, self.seed, epoch, index, self.world * self.workers)
             self._share = Share(urls, mix(self.seed, epoch, index), self.stream.buffer)
@@ -276,19 +289,42 @@ class StreamedPairs(Dataset):
     def _items(self, samples: Sequence[Sample], epoch: int, bad: dict[str, list[str]]) -> list[Batch]:
         """The items of those samples that are sound; the names of the others go to ``bad``."""
         catalogue = self.stream.catalogue(samples, self.names, self.named)
-        pairs = self.make(catalogue)
+        problems = [self._problem(catalogue, index, sample) for index, sample in enumerate(samples)]
+        sound = [index for index, problem in enumerate(problems) if problem is None]
+        pairs = self.make(catalogue.select(rows=sound)) if sound else None
         items = []
-        for index, (sample, text) in enumerate(zip(samples, catalogue.column("text"), strict=True)):
-            name = _name(sample, self.names)
+        for place, index in enumerate(sound):
+            key = (mix(epoch, zlib.crc32(_name(samples[index], self.names).encode())), place)
             try:
-                if text:
-                    items.append(pairs[(mix(epoch, zlib.crc32(name.encode())), index)])
-                    continue
-                problem = UNREADABLE_COLUMNS if _row(sample) is None else EMPTY_CAPTION
-            except (OSError, ValueError) as error:
-                problem = image_problem(error)
-            bad.setdefault(problem, []).append(name)
+                items.append(pairs[key])  # type: ignore[index]
+            except (OSError, ValueError):
+                problems[index] = _image_problem(catalogue, index)
+                if problems[index] is None:  # the image is sound: an augmentation's error
+                    raise
+        for sample, problem in zip(samples, problems, strict=True):
+            if problem is not None:
+                bad.setdefault(problem, []).append(_name(sample, self.names))
         return items
+
+    def _problem(self, catalogue: Catalogue, index: int, sample: Sample) -> str | None:
+        """Why the columns of a sample will not do, or None."""
+        if _row(sample) is None:
+            return UNREADABLE_COLUMNS
+        if not catalogue.column("text")[index]:
+            return EMPTY_CAPTION
+        if catalogue.column("split")[index] not in ("", "train"):
+            return OTHER_SPLIT
+        if self.weight.column is not None and not self.weight.fits(catalogue.column(self.weight.column)[index]):
+            return NO_WEIGHT
+        return None
+
+
+def _image_problem(catalogue: Catalogue, index: int) -> str | None:
+    try:
+        catalogue.read_image(index)
+    except (OSError, ValueError) as error:
+        return image_problem(error)
+    return None
 
 
 class CollateNoted:
@@ -423,6 +459,7 @@ def stream_loader(
     rank: int,
     world: int,
     options: Mapping[str, Any],
+    weight: PairWeights | None = None,
 ) -> StreamLoader:
     """The loader of a device's part of a stream.
 
@@ -436,13 +473,14 @@ def stream_loader(
         rank: Number of this device.
         world: Number of devices.
         options: Of `torch.utils.data.DataLoader`; ``num_workers`` becomes less where there are fewer shards.
+        weight: See `StreamedPairs`.
 
     Raises:
         ModisteError: See `expand`; ``batch_size`` is no multiple of ``world``, or there are fewer shards than devices.
     """
     places = PlaceSampler(stream.length, batch_size, seed, rank, world)
     workers = shares_of_a_device(expand(stream.shards, KEY), world, options["num_workers"])
-    pairs = StreamedPairs(stream, make, sorted(named), batch_size // world, seed, rank, world, workers)
+    pairs = StreamedPairs(stream, make, sorted(named), batch_size // world, seed, rank, world, workers, weight)
     options = {**options, "num_workers": min(workers, options["num_workers"])}
     return StreamLoader(pairs, batch_sampler=places, collate_fn=CollateNoted(collate), **options)  # type: ignore[arg-type]
 

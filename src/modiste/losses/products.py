@@ -1,4 +1,4 @@
-"""The matrix products of the losses: in float32, or of bfloat16 factors with float32 results where units for it are."""
+"""The matrix products of the losses: in float32, or of bfloat16 factors, with logits and sums in float32."""
 
 from __future__ import annotations
 

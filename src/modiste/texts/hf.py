@@ -13,9 +13,9 @@ from modiste.errors import ModisteError
 from modiste.model import Tokenizer, Tokens
 
 POOLINGS = ("mean", "cls")
-# A training batch is cut into so many parts of texts of like length, where that spares such a share of its tokens.
+# A training batch is cut into so many parts of texts of like length, where a part then has at least so many texts.
 LENGTH_BUCKETS = 4
-WORTH_CUTTING = 0.15
+SMALLEST_BUCKET = 32
 
 
 class HfTokenizer:
@@ -82,11 +82,13 @@ class HfTextEncoder(nn.Module):
         if not (self.training and torch.is_grad_enabled()):
             return self._features(tokens)
         lengths, order = tokens["attention_mask"].sum(1).sort()
-        parts = [
-            self._features({name: t[rows, :longest] for name, t in tokens.items()})
-            for rows, longest in length_buckets(order, lengths.clamp(min=1).tolist())
+        # By the number of texts alone: processes that share their weights have to run the trunk equally often.
+        parts = LENGTH_BUCKETS if len(order) >= LENGTH_BUCKETS * SMALLEST_BUCKET else 1
+        features = [
+            self._features({name: t[rows, : max(1, int(longest[-1]))] for name, t in tokens.items()})
+            for rows, longest in zip(order.chunk(parts), lengths.chunk(parts), strict=True)
         ]
-        return torch.cat(parts)[order.argsort()]
+        return torch.cat(features)[order.argsort()]
 
     def _features(self, tokens: Tokens) -> Tensor:
         hidden = self.trunk(**tokens).last_hidden_state
@@ -108,21 +110,6 @@ class HfTextEncoder(nn.Module):
         ]
         groups: list[list[nn.Module | nn.Parameter]] = [embeddings]
         return groups + [[layer] for layer in layers]
-
-
-def length_buckets(order: Tensor, lengths: Sequence[int]) -> list[tuple[Tensor, int]]:
-    """Rows in ``order`` of their ``lengths``, ascending, cut into parts, each with its largest length.
-
-    >>> [(rows.tolist(), longest) for rows, longest in length_buckets(torch.tensor([2, 0, 1]), [5, 6, 6])]
-    [([2, 0, 1], 6)]
-    >>> [longest for _, longest in length_buckets(torch.arange(8), [1, 1, 2, 2, 3, 3, 9, 9])]
-    [1, 2, 3, 9]
-    """
-    size = -(-len(lengths) // LENGTH_BUCKETS)
-    ends = [min(start + size, len(lengths)) for start in range(0, len(lengths), size)]
-    parts = [(rows, lengths[end - 1]) for rows, end in zip(order.split(size), ends, strict=True)]
-    spared = 1 - sum(len(rows) * longest for rows, longest in parts) / (len(lengths) * lengths[-1])
-    return parts if spared > WORTH_CUTTING else [(order, lengths[-1])]
 
 
 def load_pretrained(source: str, max_length: int, pretrained: bool) -> tuple[nn.Module, Tokenizer]:
