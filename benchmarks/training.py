@@ -106,7 +106,7 @@ def caching(quick: bool) -> Iterator[Row]:
     """Row 5: 16 micro-batches."""
     exact = "every gradient equals the plain step's (tests/test_gradcache.py)"
     normalised = f"{exact}, but for batch normalisation, whose statistics are a micro-batch's"
-    yield from caching_of("main", "EfficientNet-Lite0 at 64 px and MiniLM", 64 if quick else 2048, normalised)
+    yield from caching_of("main", "EfficientNet-Lite0 at 64 px and MiniLM", 64 if quick else 1536, normalised)
     yield from caching_of("small", "ViT-Tiny at 96 px and a 4-layer BERT", 64 if quick else 512, exact)
 
 

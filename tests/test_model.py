@@ -59,9 +59,9 @@ def test_length_buckets_of_training_do_not_change_features_or_gradients():
     for module in text.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    texts = ["word " * (1 + 7 * index % 11) + str(index) for index in range(130)]
+    texts = ["word " * (1 + 7 * index % 11) + str(index) for index in range(260)]
     tokens = text.tokenizer(texts)
-    weights = torch.randn(130, text.dim, dtype=torch.float64)
+    weights = torch.randn(260, text.dim, dtype=torch.float64)
     found = []
     for train in (False, True):
         text.train(train).zero_grad()

@@ -15,7 +15,7 @@ from modiste.model import Tokenizer, Tokens
 POOLINGS = ("mean", "cls")
 # A training batch is cut into so many parts of texts of like length, where a part then has at least so many texts.
 LENGTH_BUCKETS = 4
-SMALLEST_BUCKET = 32
+SMALLEST_BUCKET = 64
 
 
 class HfTokenizer:
