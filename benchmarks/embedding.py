@@ -115,7 +115,7 @@ def products(quick: bool) -> Iterator[Row]:
     from modiste.data.catalogue import Card, Catalogue
     from modiste.data.sources import FolderImages
 
-    count = 8 if quick else 192
+    count = 8 if quick else 512
     with tempfile.TemporaryDirectory() as folder:
         names = photos(Path(folder), count)
         titles = captions(count)
