@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from modiste.machine import environment
+from modiste.machine import environment, has_bf16
 
 RESULTS = Path(__file__).parent / "results"
 Work = Callable[[], Any]
@@ -108,7 +108,7 @@ def main(script: str, rows: Callable[[bool], Iterator[Row]], cases: Mapping[str,
         measured.append(asdict(row))
     if not chosen.quick:
         RESULTS.mkdir(exist_ok=True)
-        content = {"environment": environment(), "rows": measured}
+        content = {"environment": {**environment(), "bf16": has_bf16()}, "rows": measured}
         (RESULTS / f"{Path(script).stem}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 

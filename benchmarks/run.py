@@ -15,18 +15,22 @@ BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 def table() -> str:
     """Every measured row as Markdown, by its number in the list of targets, and the machine."""
-    rows, machines = [], set()
+    rows: list[dict] = []
+    machines: dict[str, list[str]] = {}
     for path in sorted((HERE / "results").glob("*.json")):
         file = json.loads(path.read_text())
         rows += [row | {"topic": path.stem} for row in file["rows"]]
         facts = file["environment"]
-        machines.add(f"{facts['processor']}, {facts['cores']} cores, torch {facts['packages']['torch']}")
+        units = "with" if facts.get("bf16") else "without"
+        machine = f"{facts['processor']}, {facts['cores']} cores, {units} bf16 units, torch {facts['packages']['torch']}"
+        machines.setdefault(machine, []).append(f"`{path.stem}.py`")
     lines = [
         "| # | what | peer | quantity | ours | peer's | ratio | must | aim | holds | by |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         *(line(row) for row in sorted(rows, key=lambda row: row["number"])),
     ]
-    return "\n".join([*lines, "", f"Measured on: {'; '.join(sorted(machines))}."])
+    measured = "; ".join(f"{', '.join(topics)} on {machine}" for machine, topics in sorted(machines.items()))
+    return "\n".join([*lines, "", f"Measured: {measured}."])
 
 
 def line(row: dict) -> str:
