@@ -22,7 +22,8 @@ def table() -> str:
         rows += [row | {"topic": path.stem} for row in file["rows"]]
         facts = file["environment"]
         units = "with" if facts.get("bf16") else "without"
-        machine = f"{facts['processor']}, {facts['cores']} cores, {units} bf16 units, torch {facts['packages']['torch']}"
+        torch = f"torch {facts['packages']['torch']}"
+        machine = f"{facts['processor']}, {facts['cores']} cores, {units} bf16 units, {torch}"
         machines.setdefault(machine, []).append(f"`{path.stem}.py`")
     lines = [
         "| # | what | peer | quantity | ours | peer's | ratio | must | aim | holds | by |",
