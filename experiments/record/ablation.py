@@ -49,10 +49,13 @@ TRAINED = [*COMMON, "image.size=48", "tune.image={train: last_n, layers: 12}", "
 
 ATTRIBUTES = '["a photo of a {baseColour} {articleType}","{gender} {baseColour} {articleType} {season} {usage}"]'
 MIXTURE = '["{text}","a photo of a {baseColour} {articleType}","{gender} {baseColour} {articleType} {season} {usage}"]'
-FIELDS = (
-    '{title: {template: "{text}"}, colour: {template: "{baseColour}", weight: 0.1},'
-    ' type: {template: "{articleType}", weight: 0.1}, gender: {template: "{gender}", weight: 0.1}}'
-)
+FIELDS = [
+    '+data.fields.title={template: "{text}"}',
+    *(
+        f'+data.fields.{name}={{template: "{{{name}}}", weight: 0.1}}'
+        for name in ("baseColour", "articleType", "gender")
+    ),
+]
 FLIP = "{_target_: torchvision.transforms.v2.RandomHorizontalFlip}"
 AFFINE = "{_target_: torchvision.transforms.v2.RandomAffine, degrees: 5, scale: [0.9, 1.1], fill: 255}"
 GREY = "{_target_: torchvision.transforms.v2.RandomGrayscale, p: 0.3}"
@@ -70,8 +73,7 @@ TABLES: dict[str, tuple[list[str], dict[str, list[str]]]] = {
         "clip": [],
         "siglip": ["loss=siglip"],
         "clip, positives by caption": ["data.positives=caption"],
-        "gcl, title and three attributes": ["loss=gcl", "loss.fused=0", f"data.fields={FIELDS}"],
-        "gcl, the same and their mean": ["loss=gcl", f"data.fields={FIELDS}"],
+        "gcl, title and three attributes": ["loss=gcl", "loss.fused=0", *FIELDS],
     }),
     "captions": (HEADS, {
         "titles": [],
