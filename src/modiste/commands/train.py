@@ -179,7 +179,8 @@ def describe(config: dict[str, Any], given: list[str], run_dir: RunDir, loggers:
     run_dir.path.mkdir(parents=True, exist_ok=True)
     start = {name: config[name] for name in ("init", "resume")}
     if config["continue"]:
-        start = run_dir.origin(OmegaConf.load(run_dir.config))  # what it began with is still training data of it
+        earlier: Any = OmegaConf.load(run_dir.config)
+        start = run_dir.origin(earlier)  # what it began with is still training data of it
     else:
         run_dir.write_json("start", start)
     OmegaConf.save(OmegaConf.create(config | start), run_dir.config)

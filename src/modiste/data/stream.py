@@ -39,6 +39,8 @@ LOOKED_AT = 1000
 DAMAGED_SHARD = "damage in a shard"
 OTHER_SPLIT = "of another split than train"
 NO_WEIGHT = "no weight"
+Row = dict[str, Any] | None
+"""The columns of a sample; None where they cannot be read."""
 Place = tuple[int, int, int]
 """Epoch, number of the batch in it, and how many samples of the batch's share are passed over at first."""
 
@@ -119,10 +121,11 @@ class Stream:
             rows, self.columns, sorted(named), f"data.stream.columns: {url} (its first {len(samples)} samples)"
         )
 
-    def catalogue(self, samples: Sequence[Sample], names: Mapping[str, str], named: Sequence[str]) -> Catalogue:
-        """A few samples as a catalogue, not checked; a column of ``named`` that none of them has is empty."""
-        rows = [_row(sample) or {} for sample in samples]
-        columns = to_catalogue(rows, [_name(sample, names) for sample in samples], self.columns)
+    def catalogue(
+        self, samples: Sequence[Sample], rows: Sequence[Row], names: Mapping[str, str], named: Sequence[str]
+    ) -> Catalogue:
+        """A few samples and their rows as a catalogue, not checked; a column of ``named`` that none has is empty."""
+        columns = to_catalogue([row or {} for row in rows], [_name(sample, names) for sample in samples], self.columns)
         for name in named:
             columns.setdefault(name, [""] * len(samples))
         suffixes = [image_suffix(sample) for sample in samples]
@@ -132,7 +135,7 @@ class Stream:
         )
 
 
-def _row(sample: Sample) -> dict[str, Any] | None:
+def _row(sample: Sample) -> Row:
     """The columns of a sample, or None where they cannot be read."""
     try:
         return read_columns(sample)
@@ -288,8 +291,9 @@ class StreamedPairs(Dataset):
 
     def _items(self, samples: Sequence[Sample], epoch: int, bad: dict[str, list[str]]) -> list[Batch]:
         """The items of those samples that are sound; the names of the others go to ``bad``."""
-        catalogue = self.stream.catalogue(samples, self.names, self.named)
-        problems = [self._problem(catalogue, index, sample) for index, sample in enumerate(samples)]
+        rows = [_row(sample) for sample in samples]
+        catalogue = self.stream.catalogue(samples, rows, self.names, self.named)
+        problems = [self._problem(catalogue, index, row) for index, row in enumerate(rows)]
         sound = [index for index, problem in enumerate(problems) if problem is None]
         pairs = self.make(catalogue.select(rows=sound)) if sound else None
         items = []
@@ -306,9 +310,9 @@ class StreamedPairs(Dataset):
                 bad.setdefault(problem, []).append(_name(sample, self.names))
         return items
 
-    def _problem(self, catalogue: Catalogue, index: int, sample: Sample) -> str | None:
+    def _problem(self, catalogue: Catalogue, index: int, row: Row) -> str | None:
         """Why the columns of a sample will not do, or None."""
-        if _row(sample) is None:
+        if row is None:
             return UNREADABLE_COLUMNS
         if not catalogue.column("text")[index]:
             return EMPTY_CAPTION
