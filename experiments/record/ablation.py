@@ -72,7 +72,10 @@ TABLES: dict[str, tuple[list[str], dict[str, list[str]]]] = {
     "loss": (HEADS, {
         "clip": [],
         "siglip": ["loss=siglip"],
+        # With clip the gradient is the same (see `modiste.losses.clip.ClipLoss`): one row shows it.
         "clip, positives by caption": ["data.positives=caption"],
+        "siglip, positives by caption": ["loss=siglip", "data.positives=caption"],
+        "clip, soft labels": ["term=soft_labels"],
         "gcl, title and three attributes": ["loss=gcl", "loss.fused=0", *FIELDS],
     }),
     "captions": (HEADS, {

@@ -111,7 +111,7 @@ class Ccp:
     max_bad: int | float | None = None
 
     def __call__(self) -> Catalogue:
-        files, annotations = _open(Path(self.path))
+        files, annotations = open_files(Path(self.path))
         labels = read_label_list(files.read_bytes(LABELS), self.path)
         images = CcpImages(files, self._numbers(labels), len(labels))
         photos = [f"{PHOTOS}{PurePosixPath(name).stem}.jpg" for name in annotations]
@@ -139,7 +139,7 @@ class Ccp:
         return {part: [labels.index(name) for name in names] for part, names in self.parts.items()}
 
 
-def _open(path: Path) -> tuple[Files, list[str]]:
+def open_files(path: Path) -> tuple[Files, list[str]]:
     """The files, and the annotations among them."""
     files, names = _open_zip(path) if path.is_file() else _open_folder(path)
     annotations = sorted(name for name in names if name.startswith(ANNOTATIONS) and name.endswith(".mat"))
