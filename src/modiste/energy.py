@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,7 @@ class EnergyMeter:
     """
 
     def __init__(self, country: str | None = None) -> None:
-        self._tracker: Any = None
+        self._tracker: Future[Any] | None = None
         self._read = Energy()
         try:
             from codecarbon.input import DataSource
@@ -73,13 +74,19 @@ class EnergyMeter:
         self.country = country
 
     def start(self) -> None:
-        """Begins at zero. Looking at the machine takes a second or two, once in a process."""
+        """Begins at zero. Looking at the machine takes a second or two, once in a process: it happens in a thread."""
         if not self.installed:
             log.info(NOT_INSTALLED)
             return
+        pool = ThreadPoolExecutor(1, "energy")
+        self._tracker = pool.submit(self._started)
+        pool.shutdown(wait=False)
+
+    def _started(self) -> Any:
+        """A tracker that measures."""
         from codecarbon import OfflineEmissionsTracker
 
-        self._tracker = OfflineEmissionsTracker(
+        tracker = OfflineEmissionsTracker(
             country_iso_code=self.country,
             output_methods=[],
             output_handlers=[_handler(self)],
@@ -87,18 +94,19 @@ class EnergyMeter:
             allow_multiple_runs=True,  # without the lock file, and the signal handlers that come with it
             log_level="critical",
         )
-        self._tracker.start()
+        tracker.start()
+        return tracker
 
     def read(self) -> Energy:
         """Since `start`; nan where there is no codecarbon, or it could not measure."""
         if self._tracker is not None:
-            self._tracker.flush()
+            self._tracker.result().flush()
         return self._read
 
     def stop(self) -> None:
         """Ends the measurement; `read` goes on saying what it was."""
         if self._tracker is not None:
-            self._tracker.stop()
+            self._tracker.result().stop()
             self._tracker = None
 
     def take(self, kwh: float, co2e_kg: float) -> None:
