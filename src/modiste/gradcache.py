@@ -69,14 +69,29 @@ class GradCache:
             with torch.no_grad():
                 return torch.cat([encode(part) for part in parts])
         cached = -(-length // self.micro_batch) - self.keep
+        again = checkpointed(model, encode)
+        return torch.cat([again(part) if index < cached else encode(part) for index, part in enumerate(parts)])
 
-        def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-            return nullcontext(), without_running_statistics(model)
 
-        return torch.cat([
-            checkpoint(encode, part, use_reentrant=False, context_fn=contexts) if index < cached else encode(part)
-            for index, part in enumerate(parts)
-        ])  # fmt: skip
+def checkpointed(model: DualEncoder, encode: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
+    """``encode`` without its activations, which the backward pass computes once more.
+
+    A process of its own runs the backward pass of each micro-batch as one of its own, which holds the least memory.
+    Where processes exchange gradients, they must see one backward pass, and torch has each saved tensor by itself.
+    """
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), without_running_statistics(model)
+
+    def by_itself(part: Any, _: Tensor) -> Tensor:
+        second = torch.is_grad_enabled()
+        with without_running_statistics(model) if second else nullcontext():
+            return encode(part)
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return lambda part: checkpoint(encode, part, use_reentrant=False, context_fn=contexts)
+    anchor = torch.zeros((), requires_grad=True)  # of the inputs, one has to need a gradient
+    return lambda part: checkpoint(by_itself, part, anchor, use_reentrant=True)
 
 
 def length_order(tokens: Tokens) -> Tensor:

@@ -82,5 +82,6 @@ def test_the_real_garments(data_dir):
     if not (data_dir / "clothing-co-parsing.zip").is_file():
         pytest.skip("clothing-co-parsing.zip is not in MODISTE_DATA")
     catalogue = load(compose("evaluate", ["data=ccp_garments", f"data_dir={data_dir}"]).data)
-    assert len(catalogue) == 2055 and catalogue.splits == {"val": 1037, "test": 1018}
+    assert len(catalogue) == 2055
+    assert catalogue.splits == {"val": 1037, "test": 1018}
     assert catalogue.read_image(0).mode == "RGB"

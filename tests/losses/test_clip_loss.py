@@ -56,6 +56,25 @@ def test_float32_keeps_the_digits_of_a_full_float32_matrix(noise, scale):
             assert error <= 3e-6 * expected.norm(), name
 
 
+@pytest.mark.parametrize("loss", [ClipLoss, SigLipLoss])
+def test_positives_by_caption_change_nothing_but_in_siglip(loss):
+    """Pairs of one text: their features, and so their logits, are equal, whichever of them a target lies on."""
+    image, distinct = unit_pairs(23)
+    ids, rows = torch.randint(7, (23,), generator=torch.Generator().manual_seed(0)), torch.arange(23)
+    texts = distinct[:7].clone().requires_grad_()
+    scale = torch.tensor(math.log(14.0), dtype=torch.float64)
+
+    def found(product_id):
+        x, s = image.clone().requires_grad_(), scale.clone().requires_grad_()
+        parameters = {"logit_scale": s} | ({"bias": torch.tensor(-10.0)} if loss is SigLipLoss else {})
+        value = torch.func.functional_call(loss().double(), parameters, (x, texts[ids], product_id))
+        return value, *torch.autograd.grad(value, (x, texts, s))
+
+    each, together = found(rows), found(ids)
+    same = all(torch.allclose(a, b, rtol=1e-10, atol=1e-14) for a, b in zip(each, together, strict=True))
+    assert same == (loss is ClipLoss)
+
+
 @pytest.mark.parametrize("ids", [None, torch.tensor([4, 4, 9, 4, 9])], ids=["none", "multi"])
 def test_gradcheck(ids):
     image, text = unit_pairs(5, dim=3)

@@ -79,7 +79,7 @@ class HfTextEncoder(nn.Module):
         In training, texts of like length go through the trunk together, so that little of it is padding; elsewhere
         whoever makes the batches sees to that.
         """
-        if not (self.training and torch.is_grad_enabled()):
+        if not self.training:
             return self._features(tokens)
         lengths, order = tokens["attention_mask"].sum(1).sort()
         # By the number of texts alone: processes that share their weights have to run the trunk equally often.
