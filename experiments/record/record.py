@@ -7,6 +7,7 @@ project's. MODISTE_DATA says where the data sets are. What is interrupted goes o
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -40,16 +41,18 @@ class Study:
     evaluation: tuple[str, ...]
     result: str
 
+    def run(self, seed: int) -> Path:
+        """The run directory of a seed."""
+        return Path(f"runs/{self.name}_{seed}")
+
     def file(self, seed: int) -> Path:
         """Where the record keeps the result of a seed."""
         return RESULTS / f"{self.name}_{seed}.{self.result}.json"
 
     def measure(self, seed: int) -> None:
         """Trains (or goes on), evaluates, and keeps the result and what the training cost."""
-        run = Path(f"runs/{self.name}_{seed}")
-        if not (run / "selection.json").is_file():  # written when training ends
-            anew = [f"experiment={self.recipe}", f"seed={seed}", f"hydra.run.dir={run}"]
-            modiste("train", *([f"continue={run}"] if (run / "checkpoints").is_dir() else anew))
+        run = self.run(seed)
+        train(run, f"experiment={self.recipe}", f"seed={seed}")
         modiste("evaluate", f"run={run}", *self.evaluation)
         RESULTS.mkdir(exist_ok=True)
         content = json.loads((run / "results" / f"{self.result}.json").read_text())
@@ -69,6 +72,40 @@ class Study:
 
 TRANSFER = Study("transfer", "kagl_transfer", ("data=fashion_mnist", "task=[zeroshot]"), "fashion_mnist.test.zeroshot")
 ADAPTATION = Study("adapt", "kagl_adapt", ("data=kagl", "data/split=marqo", "task=[marqo]"), "kagl.test.marqo")
+
+
+# Categories and brands that are never trained: which checkpoint each criterion chooses, and what it is worth on them.
+HELD_OUT = Study("select", "kagl_select", ("split=test_held_out", "task=[retrieval]"), "kagl.test_held_out.retrieval")
+SELECTION = RESULTS / "select_0.selection.json"
+# What the recipes are compared to: both trunks frozen, titles, all pairs (the first row of the ablation).
+BASELINE = Path("runs/baseline")
+PROBES = ("data=kagl", "data/split=marqo", "split=test", "task=[compositional,retrieval]")
+GAINS = {"`kagl_adapt`": ADAPTATION, "`kagl_transfer`": TRANSFER, "`kagl_select`": HELD_OUT}
+
+
+def train(run: Path, *overrides: str) -> None:
+    """Trains a run, goes on with one that was interrupted, and leaves one alone that is done."""
+    if not (run / "selection.json").is_file():  # written when training ends
+        anew = [*overrides, f"hydra.run.dir={run}"]
+        modiste("train", *([f"continue={run}"] if (run / "checkpoints").is_dir() else anew))
+
+
+def probe() -> None:
+    """Swap probes and retrieval of the baseline and of each recipe's first seed, and their paired comparison."""
+    from ablation import HEADS
+
+    train(BASELINE, *HEADS, "seed=0", "monitor={metric: val/retrieval/t2i/mrr, mode: max}")
+    for run in (BASELINE, *(study.run(0) for study in GAINS.values())):
+        modiste("evaluate", f"run={run}", *PROBES)
+    for study in GAINS.values():
+        for task in ("compositional", "retrieval"):
+            results = [f"{run}/results/kagl.test.{task}.json" for run in (study.run(0), BASELINE)]
+            modiste("compare", *results, "format=csv", f"output={gains_file(study, task)}")
+
+
+def gains_file(study: Study, task: str) -> Path:
+    """Where the comparison of a recipe to the baseline is kept."""
+    return RESULTS / f"{study.name}_0_to_baseline.{task}.csv"
 
 
 def modiste(*arguments: str) -> None:
@@ -148,6 +185,46 @@ def adaptation() -> str:
     return table(["", *ADAPTED, "training"], [*rows, *by_seed(ADAPTATION, ADAPTED)])
 
 
+def selection() -> str:
+    """Each criterion's epoch, and what that checkpoint is worth by every other one."""
+    if not SELECTION.is_file():
+        return "—"
+    found = json.loads(SELECTION.read_text())
+    criteria = [name for name in found["criteria"] if not name.endswith("loss") or name == "val/loss"]
+    rows = []
+    for choice in found["choices"]:
+        if choice["criterion"] in criteria:
+            values = [figure(choice["values"][name]) for name in criteria]
+            rows.append([f"`{choice['criterion']}`", str(choice["epoch"] + 1), *values])
+    return table(["chosen by", "epoch", *(f"`{name.removeprefix('val/')}`" for name in criteria)], rows)
+
+
+def gains() -> str:
+    """Metrics of the baseline, and each recipe's difference with the interval of the paired bootstrap."""
+    columns = {name: gain_cells(study) for name, study in GAINS.items()}
+    metrics = list(dict.fromkeys(metric for cells in columns.values() for metric in cells))
+    if not metrics:
+        return "—"
+    rows = []
+    for metric in metrics:
+        there = [cells[metric] for cells in columns.values() if metric in cells]
+        rows.append([metric, there[0][0], *(cells.get(metric, ("", "—"))[1] for cells in columns.values())])
+    return table(["KAGL, test split", "baseline", *columns], rows)
+
+
+def gain_cells(study: Study) -> dict[str, tuple[str, str]]:
+    """Metric → the baseline's value and the recipe's difference, of what was compared and tested."""
+    found = {}
+    for task in ("compositional", "retrieval"):
+        if gains_file(study, task).is_file():
+            with gains_file(study, task).open(newline="") as file:
+                for row in csv.DictReader(file):
+                    if row["low"] and row["metric"].endswith(("accuracy", "mrr", "recall@10")):
+                        limits = f"[{float(row['low']):+.3f}, {float(row['high']):+.3f}]"
+                        found[row["metric"]] = (figure(float(row["b"])), f"{float(row['difference']):+.3f} {limits}")
+    return found
+
+
 def ablation(name: str) -> str:
     """One table of ``ablation.json``: mean ± s.d. over seeds, and the difference to the first variant."""
     path = HERE / "ablation.json"
@@ -206,6 +283,7 @@ def write_tables() -> None:
     """All tables of both READMEs."""
     names = ("loss", "captions", "batch", "ema", "depth", "augmentation")
     blocks = {"transfer": transfer(), "classes": classes(), "adaptation": adaptation()}
+    blocks |= {"selection": selection(), "gains": gains()}
     fill(HERE / "README.md", blocks | {f"ablation {name}": ablation(name) for name in names})
     fill(ROOT / "README.md", {"record": headline()})
 
@@ -219,6 +297,11 @@ def main(arguments: list[str]) -> None:
             for seed in SEEDS:
                 if not study.file(seed).is_file():
                     study.measure(seed)
+        if not SELECTION.is_file():
+            HELD_OUT.measure(0)
+            shutil.copy(HELD_OUT.run(0) / "selection.json", SELECTION)
+        if not all(gains_file(study, "retrieval").is_file() for study in GAINS.values()):
+            probe()
         for script in ("oracles.py", "ablation.py"):
             subprocess.run([sys.executable, str(HERE / script)], check=True)
     write_tables()

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from modiste.errors import ModisteError
 from modiste.losses.base import ContrastiveLoss
 from modiste.losses.clip import ClipLoss
+from modiste.losses.products import Products
 from modiste.losses.siglip import SigLipLoss
 
 
@@ -26,12 +27,13 @@ def tiled(loss: ClipLoss, product_id=None, dtype=torch.float64):
 @pytest.mark.parametrize("products", [None, 23, 5, 1], ids=lambda p: f"{p}-products")
 @pytest.mark.parametrize("scale", [1 / 0.07, 100.0])
 @pytest.mark.parametrize("tile", [1, 7, 23, 64])
-def test_value_and_gradients_equal_the_full_matrix(tile, scale, products):
+@pytest.mark.parametrize("keep", [0, 1])
+def test_value_and_gradients_equal_the_full_matrix(tile, scale, products, keep):
     """Also where the last tile is short (23 = 3·7 + 2), one tile holds all, and all pairs are one product."""
     image, text = unit_pairs(23)
     ids = None if products is None else product_ids(23, products)
     logit_scale = torch.tensor(math.log(scale), dtype=torch.float64)
-    ours = value_and_gradients(tiled(ClipLoss(tile=tile).double(), ids), image, text, logit_scale)
+    ours = value_and_gradients(tiled(ClipLoss(tile=tile, keep=keep).double(), ids), image, text, logit_scale)
     reference = value_and_gradients(lambda x, y, s: clip_reference(x, y, s.exp(), ids), image, text, logit_scale)
     torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-12)
 
@@ -54,6 +56,47 @@ def test_float32_keeps_the_digits_of_a_full_float32_matrix(noise, scale):
         assert error <= 2 * (peer - expected).norm() + 1e-6 * expected.norm(), name
         if noise == 1.5:
             assert error <= 3e-6 * expected.norm(), name
+
+
+def test_logits_are_kept_where_all_of_them_fit_and_computed_again_elsewhere(monkeypatch):
+    image, text = unit_pairs(23, dim=8)
+    products = count_products(monkeypatch)
+    for keep, grad, expected in (
+        (23 * 23 * 8 / 2**20, True, 16),
+        (23 * 23 * 8 / 2**20 - 1e-6, True, 32),
+        (1, False, 16),
+    ):
+        products.clear()
+        with torch.set_grad_enabled(grad):
+            value = ClipLoss(tile=6, keep=keep).double()(image.clone().requires_grad_(), text)
+        if grad:
+            value.backward()
+        assert len(products) == expected, (keep, grad)
+
+
+def count_products(monkeypatch):
+    """A list that grows with every product of logits."""
+    found = []
+
+    def mm(a, b, out):
+        found.append(1)
+        return torch.mm(a, b, out=out)
+
+    monkeypatch.setattr("modiste.losses.clip.choose", lambda *_: Products(mm, torch.Tensor.addmm_))
+    return found
+
+
+def test_a_second_backward_pass_does_not_take_the_tiles_of_the_first_for_logits():
+    image, text = unit_pairs(23)
+    image.requires_grad_()
+    value = ClipLoss(tile=7).double()(image, text)
+    first, second = (torch.autograd.grad(value, image, retain_graph=True)[0] for _ in range(2))
+    torch.testing.assert_close(second, first, rtol=1e-12, atol=1e-15)
+
+
+def test_a_negative_room_for_logits_is_refused():
+    with pytest.raises(ModisteError, match=r"loss\.keep=-1 must be at least 0"):
+        ClipLoss(keep=-1)
 
 
 @pytest.mark.parametrize("loss", [ClipLoss, SigLipLoss])

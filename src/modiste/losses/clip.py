@@ -8,10 +8,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from modiste.errors import ModisteError
 from modiste.losses import gather
 from modiste.losses.base import ContrastiveLoss
 from modiste.losses.products import Products, choose
 from modiste.losses.tiles import Gradients, Tile, Tiles
+
+KEEP = 64.0
+"""MiB of logits that are kept: those of 4,096 pairs in float32."""
+
+
+def checked_keep(keep: float) -> float:
+    """``keep`` itself. Raises ModisteError where it is negative."""
+    if keep < 0:
+        raise ModisteError(f"loss.keep={keep:g} must be at least 0, MiB for logits.")
+    return float(keep)
 
 
 class ClipLoss(ContrastiveLoss):
@@ -22,18 +33,23 @@ class ClipLoss(ContrastiveLoss):
     images of its product (Khosla et al., *Supervised Contrastive Learning*, arXiv:2004.11362, eq. 2); with one pair a
     product this is CLIP's.
 
-    Pairs whose texts are one text (``data.positives=caption``) have the same loss and gradients as products of their own:
-    equal texts have equal logits, so that it does not matter on which of them a target lies. Only positives with other
-    words, or pictures of one product, make a difference here; of `SigLipLoss`, all do.
+    Pairs whose texts are one text (``data.positives=caption``) have the same loss and gradients as products of their
+    own: equal texts have equal logits, so that it does not matter on which of them a target lies. Only positives with
+    other words, or pictures of one product, make a difference here; of `SigLipLoss`, all do.
 
-    Forward and backward take 8·N²·D floating point operations and O(N·D + tile²) memory; with W processes, a W-th of
-    the operations each, and only text features travel.
+    Forward and backward take 8·N²·D floating point operations and O(N·D + tile²) memory; 6·N²·D where the logits fit
+    in ``keep``, so that the backward pass need not compute them again. With W processes, a W-th of the operations each,
+    and only text features travel.
 
     Args:
         init_scale: exp(logit scale) to start from; None: that of the pretrained weights, or else 1/0.07.
         max_scale: Upper limit of the scale.
         tile: Largest side of a tile of the logits.
         products: ``float32``, or ``bfloat16`` with logits in float32 (`modiste.losses.products`).
+        keep: MiB that all logits of a process may take to be kept until the backward pass.
+
+    Raises:
+        ModisteError: See `ContrastiveLoss`; ``keep`` is negative.
 
     Four images that cannot be told apart cost log 4, whatever the temperature:
 
@@ -49,12 +65,18 @@ class ClipLoss(ContrastiveLoss):
     """
 
     def __init__(
-        self, init_scale: float | None = None, max_scale: float = 100.0, tile: int = 2048, products: str = "float32"
+        self,
+        init_scale: float | None = None,
+        max_scale: float = 100.0,
+        tile: int = 2048,
+        products: str = "float32",
+        keep: float = KEEP,
     ) -> None:
         super().__init__(1 / 0.07, init_scale, max_scale, tile, products)
+        self.keep = checked_keep(keep)
 
     def compute(self, image: Tensor, text: Tensor, product_id: Tensor) -> Tensor:
-        return infonce(image, text, self.scale.to(image.dtype), product_id, self.tile, self.products)
+        return infonce(image, text, self.scale.to(image.dtype), product_id, self.tile, self.products, keep=self.keep)
 
 
 def infonce(
@@ -66,6 +88,7 @@ def infonce(
     products: str,
     weight: Tensor | None = None,
     present: Tensor | None = None,
+    keep: float = 0.0,
 ) -> Tensor:
     """Symmetric InfoNCE of `ClipLoss`, (), with a weight a pair and pairs left out. A collective.
 
@@ -79,13 +102,15 @@ def infonce(
         weight: Of each pair's two cross-entropies (n,), at least 0, in the mean over all pairs; None: all alike. A pair
             of weight 0 is still a negative of the others.
         present: Which pairs there are (n,), bool; None: all. The others are neither positives nor negatives.
+        keep: MiB for the logits, as in `ClipLoss`.
 
     Returns:
         The weighted mean; 0 where no pair has a weight.
     """
     weight = torch.ones_like(image[:, 0]) if weight is None else weight.to(image.dtype)
     kind = choose(products, image.device, image.dtype)
-    return _TiledInfoNCE.apply(image, text, scale, product_id, weight, present, tile, kind)
+    keep = keep if torch.is_grad_enabled() else 0.0
+    return _TiledInfoNCE.apply(image, text, scale, product_id, weight, present, tile, kind, keep)
 
 
 class LogSumExp:
@@ -119,8 +144,8 @@ class _TiledInfoNCE(torch.autograd.Function):
     have the same products), w the weights and W their sum:
     loss = 1/2W Σ w_i (log Σ_j exp S_ij - Σ_j T_ij S_ij) + the same over columns;
     dS_ij = (w_i (P_ij - T_ij) + w_j (Q_ij - T_ij)) / 2W.
-    One forward tile gives the statistics of its rows and of its columns; the backward pass forms it once more. The
-    logits of a pair that is left out are so low that its softmax is exactly 0, and its weight is 0.
+    One forward tile gives the statistics of its rows and of its columns; the backward pass forms it once more, unless
+    it was kept. The logits of a pair that is left out are so low that its softmax is exactly 0, and its weight is 0.
     """
 
     @staticmethod
@@ -134,6 +159,7 @@ class _TiledInfoNCE(torch.autograd.Function):
         present: Tensor | None,
         tile_size: int,
         products: Products,
+        keep: float,
     ) -> Tensor:
         _, group = gather.all_gather(product_id).unique(return_inverse=True)
         weight, absent = gather.all_gather(weight), None
@@ -142,7 +168,9 @@ class _TiledInfoNCE(torch.autograd.Function):
             weight = weight.masked_fill(absent, 0.0)
             group = torch.where(absent, torch.arange(len(group), device=group.device) + len(group), group)
             _, group = group.unique(return_inverse=True)
-        tiles = Tiles(image, gather.all_gather(text), scale, group, tile_size, products)
+        logits = len(image) * len(group)
+        kept = image.new_empty(logits) if logits * image.element_size() <= keep * 2**20 else None
+        tiles = Tiles(image, gather.all_gather(text), scale, group, tile_size, products, kept)
         target = group.bincount().to(image.dtype).reciprocal_()[group]  # T_ij of text j, where it is positive
 
         rows, cols = LogSumExp(len(image), image), LogSumExp(len(tiles.text), image)
@@ -153,7 +181,7 @@ class _TiledInfoNCE(torch.autograd.Function):
             row_positive.index_add_(0, tile.positive_rows, positive)
             col_positive.index_add_(0, tile.positive_cols, positive)
             rows.add(tile.rows, tile.logits, 1, out=tile.spare)
-            cols.add(tile.cols, tile.logits, 0, out=tile.logits)
+            cols.add(tile.cols, tile.logits, 0, out=tile.spare)
 
         # Row statistics are complete; those of columns, and the sum over all rows, need the other processes.
         row_loss = torch.dot(rows.maximum - row_positive + rows.total.log(), weight[tiles.own])
@@ -167,7 +195,7 @@ class _TiledInfoNCE(torch.autograd.Function):
         ctx.save_for_backward(
             image, tiles.text, scale, group, target, weight, absent, rows.maximum, rows.total, cols.maximum, cols.total
         )
-        ctx.tile_size, ctx.products = tile_size, products
+        ctx.tile_size, ctx.products, ctx.kept = tile_size, products, kept
         return (row_loss + col_loss) / (2 * torch.where(total > 0, total, 1.0))
 
     @staticmethod
@@ -175,7 +203,9 @@ class _TiledInfoNCE(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         image, text, scale, group, target, weight, absent, *statistics = ctx.saved_tensors
         row_maximum, row_total, col_maximum, col_total = statistics
-        tiles = Tiles(image, text, scale, group, ctx.tile_size, ctx.products)
+        # The tiles are overwritten: a second backward pass computes them again.
+        kept, ctx.kept = ctx.kept, None
+        tiles = Tiles(image, text, scale, group, ctx.tile_size, ctx.products, kept, filled=kept is not None)
         gradients = Gradients(tiles, ctx.needs_input_grad[:3])
         weight = weight * (grad * gather.world_size())
         own_weight = weight[tiles.own]
@@ -189,7 +219,7 @@ class _TiledInfoNCE(torch.autograd.Function):
             both = (own_weight[tile.positive_rows] + weight[tile.positive_cols]) * target[tile.positive_cols]
             by_row.view(-1).index_add_(0, tile.positive, both, alpha=-1)
             gradients.add(tile, by_row)
-        return *gradients.finish(), None, None, None, None, None
+        return *gradients.finish(), None, None, None, None, None, None
 
 
 def _leave_out(tile: Tile, absent: Tensor | None, tiles: Tiles) -> None:

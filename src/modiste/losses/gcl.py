@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from modiste.errors import ModisteError
 from modiste.losses.base import ContrastiveLoss
-from modiste.losses.clip import infonce
+from modiste.losses.clip import KEEP, checked_keep, infonce
 
 
 class GclLoss(ContrastiveLoss):
@@ -37,9 +37,10 @@ class GclLoss(ContrastiveLoss):
         fused: Weight of the mean's term, beside ``data.fields.NAME.weight``; 0 leaves it out.
         tile: Largest side of a tile of the logits.
         products: ``float32``, or ``bfloat16`` with logits in float32 (`modiste.losses.products`).
+        keep: MiB that all logits of a term may take to be kept until the backward pass.
 
     Raises:
-        ModisteError: ``fused`` is negative, or see `ContrastiveLoss`.
+        ModisteError: ``fused`` or ``keep`` is negative, or see `ContrastiveLoss`.
 
     Two products, the second without a colour. Its title is all of its mean, and the field of the colour has one pair
     only, which costs nothing:
@@ -61,8 +62,10 @@ class GclLoss(ContrastiveLoss):
         fused: float = 1.0,
         tile: int = 2048,
         products: str = "float32",
+        keep: float = KEEP,
     ) -> None:
         super().__init__(1 / 0.07, init_scale, max_scale, tile, products)
+        self.keep = checked_keep(keep)
         if fused < 0:
             raise ModisteError(f"loss.fused={fused:g} is a weight: give 0 or more.")
         self.fused = fused
@@ -113,7 +116,7 @@ class GclLoss(ContrastiveLoss):
         present: Tensor | None = None,
     ) -> Tensor:
         scale = self.scale.to(image.dtype)
-        return infonce(image, text, scale, product_id, self.tile, self.products, weight, present)
+        return infonce(image, text, scale, product_id, self.tile, self.products, weight, present, self.keep)
 
     def _all_terms(
         self,

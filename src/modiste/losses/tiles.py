@@ -84,6 +84,8 @@ class Tiles:
         product_id: Product of every text (N,); a process's images have the ids of its own texts.
         size: Largest number t of rows and of columns of a tile.
         products: How matrices are multiplied.
+        kept: Room (n·N,) for all logits, which then outlive their tile; None: one buffer serves all tiles.
+        filled: ``kept`` holds the logits already, and nothing is multiplied.
     """
 
     image: Tensor
@@ -92,6 +94,8 @@ class Tiles:
     product_id: Tensor
     size: int
     products: Products = PLAIN
+    kept: Tensor | None = None
+    filled: bool = False
 
     @property
     def own(self) -> slice:
@@ -101,7 +105,9 @@ class Tiles:
 
     def __iter__(self) -> Iterator[Tile]:
         area = min(self.size, len(self.image)) * min(self.size, len(self.text))
-        logits_buffer, spare_buffer = self.image.new_empty(area), self.image.new_empty(area)
+        buffer = self.image.new_empty(area) if self.kept is None else self.kept
+        spare_buffer = self.image.new_empty(area)
+        start = 0
         own_id = self.product_id[self.own]
         columns = [(cols, *self.product_id[cols].sort()) for cols in spans(len(self.text), self.size)]
         for rows in spans(len(self.image), self.size):
@@ -109,9 +115,12 @@ class Tiles:
             for cols, sorted_id, order in columns:
                 text = self.text[cols]
                 shape = (len(image), len(text))
-                logits = logits_buffer[: shape[0] * shape[1]].view(shape)
+                logits = buffer[start : start + shape[0] * shape[1]].view(shape)
                 spare = spare_buffer[: shape[0] * shape[1]].view(shape)
-                self.products.mm(image, text.T, out=logits)
+                if not self.filled:
+                    self.products.mm(image, text.T, out=logits)
+                if self.kept is not None:
+                    start += logits.numel()
                 i, j = matching_pairs(own_id[rows], sorted_id, order)
                 positive = (i * shape[1] + j, i + rows.start, j + cols.start)
                 yield Tile(rows, cols, image, text, logits, spare, *positive)
