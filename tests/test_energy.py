@@ -62,6 +62,20 @@ def test_a_meter_measures_without_network_files_or_words(tmp_path, monkeypatch, 
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_tracker_that_fails_costs_the_energy_and_nothing_else(monkeypatch, caplog):
+    codecarbon = pytest.importorskip("codecarbon")
+
+    def fail(*args, **kwargs):
+        raise OSError("no such counter")
+
+    monkeypatch.setattr(codecarbon, "OfflineEmissionsTracker", fail)
+    meter = EnergyMeter()
+    meter.start()
+    assert not meter.read().measured
+    meter.stop()
+    assert "codecarbon failed (OSError: no such counter)" in caplog.text
+
+
 def test_an_unknown_country_is_one_sentence():
     pytest.importorskip("codecarbon")
     with pytest.raises(ModisteError, match=r"cost\.country=FR is not"):

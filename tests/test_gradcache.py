@@ -54,6 +54,17 @@ def inputs(model):
     return pixels, model.tokenizer(TEXTS)
 
 
+@pytest.fixture(params=["alone", "group"])
+def either(request, tmp_path):
+    """Each of the two ways: a process of its own, and one of a group, which must see one backward pass."""
+    if request.param == "alone":
+        yield
+        return
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
 def gradients(model, cache, loss):
     """Of one step: loss, every parameter's gradient, the temperature's."""
     model, loss = copy.deepcopy(model), copy.deepcopy(loss)
@@ -67,6 +78,7 @@ def gradients(model, cache, loss):
 
 @pytest.mark.parametrize("loss", [ClipLoss, SigLipLoss])
 @pytest.mark.parametrize(("micro_batch", "keep"), [(1, 0), (5, 0), (5, 2), (5, 99), (16, 0)])
+@pytest.mark.usefixtures("either")
 def test_every_gradient_is_that_of_the_plain_step(micro_batch, keep, loss):
     model = build()
     loss = loss().double()
@@ -79,7 +91,10 @@ def test_every_gradient_is_that_of_the_plain_step(micro_batch, keep, loss):
         torch.testing.assert_close(cached[1][name], gradient, rtol=1e-9, atol=1e-12, msg=name)
 
 
-def test_dropout_is_the_same_in_both_passes():
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("bucket", [64, 1], ids=["one bucket", "texts by length"])
+def test_dropout_is_the_same_in_both_passes(monkeypatch, bucket):
+    monkeypatch.setattr("modiste.texts.hf.SMALLEST_BUCKET", bucket)
     model = build(dropout=0.5)
     kept = gradients(model, GradCache(4, keep=99), ClipLoss().double())  # one pass only
     cached = gradients(model, GradCache(4), ClipLoss().double())
@@ -97,6 +112,7 @@ def record_passes(module):
     return passes
 
 
+@pytest.mark.usefixtures("either")
 def test_the_passes_of_each_tower_are_as_many_as_are_needed():
     for tower in TOWERS:
         model = build()
@@ -109,6 +125,7 @@ def test_the_passes_of_each_tower_are_as_many_as_are_needed():
         assert len(calls[other]) == 4 + 3, "all but the one that was kept are embedded again"
 
 
+@pytest.mark.usefixtures("either")
 def test_running_statistics_take_a_micro_batch_in_once():
     model = build("test_efficientnet", kind=TwoTower)
     expected = copy.deepcopy(model)
@@ -128,7 +145,8 @@ def test_running_statistics_take_a_micro_batch_in_once():
         torch.testing.assert_close(cached[1][name], gradient, msg=name)
 
 
-def test_autocast_of_the_first_pass_is_that_of_the_second():
+@pytest.mark.parametrize("keep", [0, 1])
+def test_autocast_of_the_first_pass_is_that_of_the_second(keep):
     model = build(kind=TwoTower)
     loss = ClipLoss()
     pixels, tokens = inputs(model)
@@ -141,7 +159,7 @@ def test_autocast_of_the_first_pass_is_that_of_the_second():
         return grads
 
     with torch.autocast("cpu", torch.bfloat16):
-        value = loss(*GradCache(4)(model, pixels, tokens))
+        value = loss(*GradCache(4, keep)(model, pixels, tokens))
     value.backward()  # Lightning leaves autocast before it
     cached = found()
 

@@ -3,11 +3,12 @@
 Every variant of a table is its baseline but for the overrides named here, with three seeds; what is measured is KAGL's
 validation split. The difference to the baseline is the mean over the seeds, its interval the paired bootstrap over
 queries of the values averaged over the seeds. Trainings share one process, one catalogue and the cached features; what
-was measured with the same overrides is not trained again.
+was measured with the same overrides, in whatever table, is not trained again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import statistics
@@ -107,11 +108,11 @@ TABLES: dict[str, tuple[list[str], dict[str, list[str]]]] = {
 catalogues: dict[str, Catalogue] = {}
 
 
-def measure(table: str, variant: str, overrides: list[str], seed: int) -> dict[str, np.ndarray]:
-    """Trains one variant with one seed, unless that was done; its values of `METRICS`, query by query."""
-    place = RUNS / table / variant.replace(" ", "_").replace(",", "") / f"seed_{seed}"
+def measure(overrides: list[str], seed: int) -> dict[str, np.ndarray]:
+    """Trains with these overrides, unless that was done; the values of `METRICS`, query by query."""
     given = [*overrides, f"seed={seed}", *MEASURED]
-    if (place / "given.json").is_file() and json.loads((place / "given.json").read_text()) == given:
+    place = RUNS / hashlib.sha256(json.dumps(given).encode()).hexdigest()[:16]
+    if (place / "values.npz").is_file():
         return dict(np.load(place / "values.npz"))
     shutil.rmtree(place, ignore_errors=True)
     cfg = compose("train", [*given, f"run_dir={place}"])
@@ -123,7 +124,6 @@ def measure(table: str, variant: str, overrides: list[str], seed: int) -> dict[s
     values = {name: np.asarray(result.per_query[name], dtype=np.float64) for name in METRICS}
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
     np.savez_compressed(place / "values.npz", **values)
-    (place / "given.json").write_text(json.dumps(given))
     return values
 
 
@@ -156,7 +156,7 @@ def main(chosen: list[str]) -> None:
             continue
         measured: dict[str, list[dict[str, np.ndarray]]] = {}
         for variant, overrides in variants.items():
-            measured[variant] = [measure(table, variant, [*base, *overrides], seed) for seed in SEEDS]
+            measured[variant] = [measure([*base, *overrides], seed) for seed in SEEDS]
             print(table, variant, [round(float(seed[METRIC].mean()), 4) for seed in measured[variant]], flush=True)
         baseline = next(iter(measured.values()))
         results[table] = {

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 RESULTS = HERE / "results"
@@ -80,27 +82,87 @@ SELECTION = RESULTS / "select_0.selection.json"
 # What the recipes are compared to: both trunks frozen, titles, all pairs (the first row of the ablation).
 BASELINE = Path("runs/baseline")
 PROBES = ("data=kagl", "data/split=marqo", "split=test", "task=[compositional,retrieval]")
+GAINED = {
+    "compositional": ("swap/colour/accuracy", "swap/type/accuracy", "swap/gender/accuracy"),
+    "retrieval": ("t2i/mrr", "t2i/recall@10"),
+}
 GAINS = {"`kagl_adapt`": ADAPTATION, "`kagl_transfer`": TRANSFER, "`kagl_select`": HELD_OUT}
 
 
 def train(run: Path, *overrides: str) -> None:
-    """Trains a run, goes on with one that was interrupted, and leaves one alone that is done."""
+    """Trains a run, goes on with one that was interrupted, and leaves one alone that is done.
+
+    Raises:
+        SystemExit: The run is of an earlier version of its recipe.
+    """
+    check_recipe(run, *overrides)
     if not (run / "selection.json").is_file():  # written when training ends
         anew = [*overrides, f"hydra.run.dir={run}"]
         modiste("train", *([f"continue={run}"] if (run / "checkpoints").is_dir() else anew))
 
 
+def check_recipe(run: Path, *overrides: str) -> None:
+    """Compares what a run was trained with to what its recipe says now. Raises SystemExit where they differ."""
+    from modiste.config import compose
+
+    if not (run / "config.yaml").is_file() or not overrides[0].startswith("experiment="):
+        return
+    file = ROOT / "conf" / "experiment" / f"{overrides[0].removeprefix('experiment=')}.yaml"
+    recipe: Any = OmegaConf.to_container(OmegaConf.load(file))
+    then, now = OmegaConf.load(run / "config.yaml"), compose("train", overrides)
+    for key in recipe:
+        if key != "defaults" and plain(then.get(key), recipe[key]) != plain(now.get(key), recipe[key]):
+            raise SystemExit(f"{run} was trained when its recipe had another '{key}': move it and its results away.")
+
+
+def plain(found: Any, shape: Any) -> Any:
+    """``found`` without interpolations, of mappings the keys of ``shape`` only."""
+    if isinstance(shape, dict) and OmegaConf.is_dict(found):
+        return {key: plain(found.get(key), shape[key]) for key in shape}
+    return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+
+
 def probe() -> None:
     """Swap probes and retrieval of the baseline and of each recipe's first seed, and their paired comparison."""
-    from ablation import HEADS
-
-    train(BASELINE, *HEADS, "seed=0", "monitor={metric: val/retrieval/t2i/mrr, mode: max}")
+    train_baseline()
+    for study in GAINS.values():
+        train(study.run(0), f"experiment={study.recipe}", "seed=0")
     for run in (BASELINE, *(study.run(0) for study in GAINS.values())):
         modiste("evaluate", f"run={run}", *PROBES)
     for study in GAINS.values():
-        for task in ("compositional", "retrieval"):
+        for task in GAINED:
             results = [f"{run}/results/kagl.test.{task}.json" for run in (study.run(0), BASELINE)]
             modiste("compare", *results, "format=csv", f"output={gains_file(study, task)}")
+
+
+def train_baseline() -> None:
+    """The first row of the ablation, as a run of its own."""
+    from ablation import HEADS
+
+    train(BASELINE, *HEADS, "seed=0", "monitor={metric: val/retrieval/t2i/mrr, mode: max}")
+
+
+# Between the baseline and the model for other catalogues, which began with the same weights (WiSE-FT).
+WISE = RESULTS / "wise.json"
+SMALL_AND_GREY = (
+    "[{_target_: torchvision.transforms.v2.Resize, size: null, max_size: 73},"
+    "{_target_: modiste.data.augment.Thumbnail, p: 1.0}]"
+)
+MERGE = (
+    f"first={BASELINE}", f"second={TRANSFER.run(0)}", "data=kagl", "data/split=marqo", "alphas=[0,0.2,0.4,0.6,0.8,1]",
+    "task=[retrieval]",
+    f'transfer=["data=ccp_garments","split=val","task=[zeroshot]","data.corruptions={SMALL_AND_GREY}"]',
+    "transfer_metric=transfer/zeroshot/garment/weighted_f1", "out=runs/wise",
+)  # fmt: skip
+
+
+def interpolate() -> None:
+    """The curve from the baseline to the transfer recipe's first seed."""
+    train_baseline()
+    train(TRANSFER.run(0), f"experiment={TRANSFER.recipe}", "seed=0")
+    shutil.rmtree("runs/wise", ignore_errors=True)  # of other models, perhaps
+    modiste("merge", *MERGE)
+    shutil.copy("runs/wise/merge.json", WISE)
 
 
 def gains_file(study: Study, task: str) -> Path:
@@ -160,7 +222,7 @@ def classes() -> str:
     """F1 of each class of Fashion-MNIST, a column a seed."""
     found = TRANSFER.found()
     f1 = {seed: {row[0]: row[4] for row in result["tables"]["category"]["rows"]} for seed, result in found.items()}
-    names = next(iter(f1.values()))
+    names = next(iter(f1.values()), [])
     return table(
         ["F1", *(f"seed {seed}" for seed in f1)], [[name, *(figure(f1[s][name]) for s in f1)] for name in names]
     )
@@ -196,7 +258,9 @@ def selection() -> str:
         if choice["criterion"] in criteria:
             values = [figure(choice["values"][name]) for name in criteria]
             rows.append([f"`{choice['criterion']}`", str(choice["epoch"] + 1), *values])
-    return table(["chosen by", "epoch", *(f"`{name.removeprefix('val/')}`" for name in criteria)], rows)
+    shown = table(["chosen by", "epoch", *(f"`{name.removeprefix('val/')}`" for name in criteria)], rows)
+    kept = HELD_OUT.found()[0]["metrics"]["t2i/mrr"]
+    return f"{shown}\n\nThe kept checkpoint on the test images of what was held out: t2i MRR {interval(kept)}."
 
 
 def gains() -> str:
@@ -215,14 +279,27 @@ def gains() -> str:
 def gain_cells(study: Study) -> dict[str, tuple[str, str]]:
     """Metric → the baseline's value and the recipe's difference, of what was compared and tested."""
     found = {}
-    for task in ("compositional", "retrieval"):
+    for task, metrics in GAINED.items():
         if gains_file(study, task).is_file():
             with gains_file(study, task).open(newline="") as file:
                 for row in csv.DictReader(file):
-                    if row["low"] and row["metric"].endswith(("accuracy", "mrr", "recall@10")):
+                    if row["metric"] in metrics:
                         limits = f"[{float(row['low']):+.3f}, {float(row['high']):+.3f}]"
                         found[row["metric"]] = (figure(float(row["b"])), f"{float(row['difference']):+.3f} {limits}")
     return found
+
+
+def wise() -> str:
+    """Interpolated weights, in domain and on the garments of street photos."""
+    if not WISE.is_file():
+        return "—"
+    metrics = {
+        "KAGL validation, t2i MRR": "val/retrieval/t2i/mrr",
+        "garments of street photos, weighted F1": "transfer/zeroshot/garment/weighted_f1",
+    }
+    curve = json.loads(WISE.read_text())["curve"]
+    rows = [[f"{row['alpha']:g}", *(interval(row[name]) for name in metrics.values())] for row in curve]
+    return table(["α", *metrics], rows)
 
 
 def ablation(name: str) -> str:
@@ -283,7 +360,7 @@ def write_tables() -> None:
     """All tables of both READMEs."""
     names = ("loss", "captions", "batch", "ema", "depth", "augmentation")
     blocks = {"transfer": transfer(), "classes": classes(), "adaptation": adaptation()}
-    blocks |= {"selection": selection(), "gains": gains()}
+    blocks |= {"selection": selection(), "gains": gains(), "wise": wise()}
     fill(HERE / "README.md", blocks | {f"ablation {name}": ablation(name) for name in names})
     fill(ROOT / "README.md", {"record": headline()})
 
@@ -302,6 +379,8 @@ def main(arguments: list[str]) -> None:
             shutil.copy(HELD_OUT.run(0) / "selection.json", SELECTION)
         if not all(gains_file(study, "retrieval").is_file() for study in GAINS.values()):
             probe()
+        if not WISE.is_file():
+            interpolate()
         for script in ("oracles.py", "ablation.py"):
             subprocess.run([sys.executable, str(HERE / script)], check=True)
     write_tables()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 from modiste.errors import ModisteError, did_you_mean
 
 NOT_INSTALLED = "Energy and CO2e are not measured: pip install 'modiste[cost]'."
+PATIENCE = 60.0
+"""Seconds that codecarbon has to look at the machine."""
 log = logging.getLogger(__name__)
 
 
@@ -56,7 +58,8 @@ class EnergyMeter:
     """
 
     def __init__(self, country: str | None = None) -> None:
-        self._tracker: Future[Any] | None = None
+        self._tracker: Any = None
+        self._thread: threading.Thread | None = None
         self._read = Energy()
         try:
             from codecarbon.input import DataSource
@@ -78,36 +81,45 @@ class EnergyMeter:
         if not self.installed:
             log.info(NOT_INSTALLED)
             return
-        pool = ThreadPoolExecutor(1, "energy")
-        self._tracker = pool.submit(self._started)
-        pool.shutdown(wait=False)
+        self._thread = threading.Thread(target=self._begin, name="energy", daemon=True)
+        self._thread.start()
 
-    def _started(self) -> Any:
-        """A tracker that measures."""
-        from codecarbon import OfflineEmissionsTracker
+    def _begin(self) -> None:
+        """Makes the tracker; where codecarbon cannot, there is none, and a training goes on without."""
+        try:
+            from codecarbon import OfflineEmissionsTracker
 
-        tracker = OfflineEmissionsTracker(
-            country_iso_code=self.country,
-            output_methods=[],
-            output_handlers=[_handler(self)],
-            electricitymaps_api_token="",  # whatever the user's own settings say, nobody is asked
-            allow_multiple_runs=True,  # without the lock file, and the signal handlers that come with it
-            log_level="critical",
-        )
-        tracker.start()
-        return tracker
+            tracker = OfflineEmissionsTracker(
+                country_iso_code=self.country,
+                output_methods=[],
+                output_handlers=[_handler(self)],
+                electricitymaps_api_token="",  # whatever the user's own settings say, nobody is asked
+                allow_multiple_runs=True,  # without the lock file, and the signal handlers that come with it
+                log_level="critical",
+            )
+            tracker.start()
+        except Exception as error:  # codecarbon asks many libraries and files about the machine
+            log.warning("Energy and CO2e are not measured: codecarbon failed (%s: %s).", type(error).__name__, error)
+            return
+        self._tracker = tracker
 
     def read(self) -> Energy:
         """Since `start`; nan where there is no codecarbon, or it could not measure."""
-        if self._tracker is not None:
-            self._tracker.result().flush()
+        if self._started() is not None:
+            self._tracker.flush()
         return self._read
 
     def stop(self) -> None:
         """Ends the measurement; `read` goes on saying what it was."""
-        if self._tracker is not None:
-            self._tracker.result().stop()
-            self._tracker = None
+        tracker, self._tracker = self._started(), None
+        if tracker is not None:
+            tracker.stop()
+
+    def _started(self) -> Any:
+        """The tracker as soon as it measures, or None."""
+        if self._thread is not None:
+            self._thread.join(PATIENCE)
+        return self._tracker
 
     def take(self, kwh: float, co2e_kg: float) -> None:
         """What codecarbon hands over."""

@@ -26,7 +26,8 @@ class GradCache:
 
     Dropout draws anew for every micro-batch, and batch normalisation in training mode takes its statistics over a
     micro-batch, as with a batch of that size; running statistics take each micro-batch in once. A tower that does not
-    train is embedded once, without a graph.
+    train is embedded once, without a graph. Gradients come by ``backward()``: ``torch.autograd.grad`` with respect to
+    parameters sees none.
 
     Args:
         micro_batch: Pairs at a time in each process; null: the whole batch, a plain step.
@@ -70,14 +71,20 @@ class GradCache:
                 return torch.cat([encode(part) for part in parts])
         cached = -(-length // self.micro_batch) - self.keep
         again = checkpointed(model, encode)
-        return torch.cat([again(part) if index < cached else encode(part) for index, part in enumerate(parts)])
+        embeddings = []
+        for index, part in enumerate(parts):
+            if index == cached:
+                torch.clear_autocast_cache()  # older torch reuses the weights that autocast rounded without a graph
+            embeddings.append(again(part) if index < cached else encode(part))
+        return torch.cat(embeddings)
 
 
 def checkpointed(model: DualEncoder, encode: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
     """``encode`` without its activations, which the backward pass computes once more.
 
-    A process of its own runs the backward pass of each micro-batch as one of its own, which holds the least memory.
-    Where processes exchange gradients, they must see one backward pass, and torch has each saved tensor by itself.
+    In a single process each micro-batch has a backward pass within the backward pass, and nothing is held in between.
+    Processes that exchange gradients must see one backward pass: there the graph of all micro-batches is held, without
+    the tensors that it saves.
     """
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:

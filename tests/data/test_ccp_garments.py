@@ -56,11 +56,17 @@ def test_labels_in_no_part_are_left_out_and_unknown_ones_refused(folder):
         read(folder, parts={"bag": ["purse"], "purse": ["purse"]})
     with pytest.raises(ModisteError, match="least=2 must lie"):
         read(folder, least=2)
+    for parts in ({}, {"bag": []}, {"whole": ["bag"]}):
+        with pytest.raises(ModisteError, match="none called 'whole'"):
+            read(folder, parts=parts)
 
 
 @pytest.mark.parametrize(
     ("pixels", "reason"),
-    [(matlab(groundtruth=np.full((4, 4), 2, np.uint8)), "unreadable image"), (b"no matlab file", "unreadable mask")],
+    [
+        (matlab(groundtruth=np.full((4, 4), 2, np.uint8)), "mask of another size than the image"),
+        (b"no matlab file", "unreadable mask"),
+    ],
 )
 def test_a_damaged_annotation_costs_its_garments(tmp_path, pixels, reason):
     path = write(tmp_path / "ccp", content(**{"annotations/pixel-level/0001.mat": pixels}))
@@ -83,5 +89,9 @@ def test_the_real_garments(data_dir):
         pytest.skip("clothing-co-parsing.zip is not in MODISTE_DATA")
     catalogue = load(compose("evaluate", ["data=ccp_garments", f"data_dir={data_dir}"]).data)
     assert len(catalogue) == 2055
-    assert catalogue.splits == {"val": 1037, "test": 1018}
+    sides = {
+        split: {p.split()[0] for p in catalogue.select(split=split).column("product_id")} for split in catalogue.splits
+    }
+    assert not sides["val"] & sides["test"], "a photo is on both sides"
+    assert min(catalogue.splits.values()) > 900
     assert catalogue.read_image(0).mode == "RGB"

@@ -114,12 +114,11 @@ class Ccp:
         files, annotations = open_files(Path(self.path))
         labels = read_label_list(files.read_bytes(LABELS), self.path)
         images = CcpImages(files, self._numbers(labels), len(labels))
-        photos = [f"{PHOTOS}{PurePosixPath(name).stem}.jpg" for name in annotations]
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            looks = list(pool.map(lambda pair: _look(images, *pair), zip(photos, annotations, strict=True)))
+            looks = list(pool.map(lambda annotation: _look(images, annotation), annotations))
         columns = {
             "product_id": [PurePosixPath(name).stem for name in annotations],
-            "image": photos,
+            "image": [photo_of(name) for name in annotations],
             "text": [wearing(parts) for parts, _ in looks],
             "mask": annotations,
             "parts": [", ".join(parts) for parts, _ in looks],
@@ -167,20 +166,33 @@ def _open_zip(path: Path) -> tuple[Files, list[str]]:
     return files, [name.removeprefix(files.prefix) for name in members if name.startswith(files.prefix)]
 
 
-def _look(images: CcpImages, photo: str, annotation: str) -> tuple[list[str], str | None]:
+def photo_of(annotation: str) -> str:
+    """The photo that an annotation belongs to.
+
+    >>> photo_of("annotations/pixel-level/0001.mat")
+    'photos/0001.jpg'
+    """
+    return f"{PHOTOS}{PurePosixPath(annotation).stem}.jpg"
+
+
+def _look(images: CcpImages, annotation: str) -> tuple[list[str], str | None]:
     """The parts on a photo, and what is wrong with its annotation."""
     try:
         pixels = images.pixel_labels(annotation)
     except (OSError, ValueError):
         return [], UNREADABLE_MASK
     parts = images.present(pixels)
-    if not parts:
-        return [], NO_ANNOTATION
+    return (parts, size_problem(images, annotation, pixels)) if parts else ([], NO_ANNOTATION)
+
+
+def size_problem(images: CcpImages, annotation: str, pixels: npt.NDArray[np.uint8]) -> str | None:
+    """`OTHER_SIZE` where ``pixels`` (h, w) are not as many as the photo's; of a damaged photo its scan says more."""
     try:
-        size = Image.open(io.BytesIO(images.files.read_bytes(photo)), formats=["JPEG", "MPO"]).size
+        photo = images.files.read_bytes(photo_of(annotation))
+        size = Image.open(io.BytesIO(photo), formats=["JPEG", "MPO"]).size
     except (OSError, ValueError):
-        return parts, None  # the scan of the photos says what is wrong
-    return parts, None if size == pixels.shape[::-1] else OTHER_SIZE
+        return None
+    return None if size == pixels.shape[::-1] else OTHER_SIZE
 
 
 def read_label_list(data: bytes, name: str) -> list[str]:

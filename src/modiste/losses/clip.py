@@ -33,9 +33,9 @@ class ClipLoss(ContrastiveLoss):
     images of its product (Khosla et al., *Supervised Contrastive Learning*, arXiv:2004.11362, eq. 2); with one pair a
     product this is CLIP's.
 
-    Pairs whose texts are one text (``data.positives=caption``) have the same loss and gradients as products of their
-    own: equal texts have equal logits, so that it does not matter on which of them a target lies. Only positives with
-    other words, or pictures of one product, make a difference here; of `SigLipLoss`, all do.
+    Positives with equal text embeddings have the same loss and gradients as products of their own: their logits are
+    equal, so that it does not matter on which of them a target lies. Without dropout, ``data.positives=caption`` is
+    therefore no difference where a row is a product; it is one to `SigLipLoss`.
 
     Forward and backward take 8·N²·D floating point operations and O(N·D + tile²) memory; 6·N²·D where the logits fit
     in ``keep``, so that the backward pass need not compute them again. With W processes, a W-th of the operations each,
