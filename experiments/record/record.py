@@ -228,6 +228,13 @@ def classes() -> str:
     )
 
 
+def probes() -> str:
+    """What the recipe was chosen on: one epoch each, by macro F1 on degraded photos of KAGL and on CCP's garments."""
+    found = json.loads((RESULTS / "transfer_probes.json").read_text())["probes"]
+    rows = [[probe["what"], figure(probe["thumbnails"]), figure(probe["street"])] for probe in found]
+    return table(["one epoch, one seed", "KAGL, degraded", "CCP's garments, small and grey"], rows)
+
+
 ADAPTED = {
     "AvgRecall": "text-to-image/avg_recall",
     "recall@1": "text-to-image/recall@1",
@@ -360,7 +367,7 @@ def write_tables() -> None:
     """All tables of both READMEs."""
     names = ("loss", "captions", "batch", "ema", "depth", "augmentation")
     blocks = {"transfer": transfer(), "classes": classes(), "adaptation": adaptation()}
-    blocks |= {"selection": selection(), "gains": gains(), "wise": wise()}
+    blocks |= {"probes": probes(), "selection": selection(), "gains": gains(), "wise": wise()}
     fill(HERE / "README.md", blocks | {f"ablation {name}": ablation(name) for name in names})
     fill(ROOT / "README.md", {"record": headline()})
 
