@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import functools
 import hashlib
 import json
 import time
@@ -16,7 +17,7 @@ from modiste.commands.sweep import Watch, as_overrides, conclude
 from modiste.errors import ModisteError
 from modiste.sweeps.pictures import importance
 from modiste.sweeps.space import Space
-from modiste.sweeps.study import Objective, finished, open_study, over_seeds, rows, run_trials
+from modiste.sweeps.study import Objective, finished, open_study, over_seeds, rows, run_trials, sampler_of
 from training import TINY, modiste
 from wandb_log import OfflineRun
 
@@ -27,8 +28,12 @@ SPACE = Space(
 
 
 def study(folder, objectives=(LOSS,), storage="journal", pruner=None):
-    sampler = optuna.samplers.TPESampler(seed=0)
-    return open_study(folder, storage, objectives, sampler, pruner or optuna.pruners.NopPruner())
+    return open_study(folder, storage, objectives, pruner or optuna.pruners.NopPruner())
+
+
+def run(study, count, objective):
+    node = {"_target_": "optuna.samplers.TPESampler", "seed": 0, "n_startup_trials": 5}
+    run_trials(study, count, objective, functools.partial(sampler_of, node))
 
 
 def valley(trial):
@@ -39,17 +44,38 @@ def valley(trial):
 @pytest.mark.parametrize("storage", ["journal", "sqlite"])
 def test_a_killed_study_repeats_the_trial_that_was_cut_off_and_ends_with_as_many_as_asked(tmp_path, storage):
     first = study(tmp_path, storage=storage)
-    run_trials(first, 2, valley)
+    run(first, 2, valley)
     cut = first.ask()
     values = SPACE.suggest(cut)  # and now the process is killed
     again = study(tmp_path, storage=storage)
-    run_trials(again, 5, valley)
+    run(again, 5, valley)
     states = [trial.state.name for trial in finished(again)]
     assert states == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
     assert finished(again)[3].params == values
     assert "cut off" in rows(again, [LOSS])[2]["error"]
-    run_trials(study(tmp_path, storage=storage), 5, valley)
+    run(study(tmp_path, storage=storage), 5, valley)
     assert len(finished(again)) == 6
+
+
+def test_a_study_that_goes_on_draws_what_the_whole_one_draws(tmp_path):
+    """Random trials at first, then those of the model: none is drawn twice, and a kill changes none."""
+
+    def killed(trial):
+        if trial.number in (3, 9):
+            SPACE.suggest(trial)
+            raise KeyboardInterrupt
+        return valley(trial)
+
+    whole = study(tmp_path / "whole")
+    run(whole, 12, valley)
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            run(study(tmp_path / "part"), 12, killed)
+    part = study(tmp_path / "part")
+    run(part, 12, valley)
+    drawn = [trial.params for trial in whole.get_trials()]
+    assert len({params["lr"] for params in drawn}) == 12
+    assert [trial.params for trial in part.get_trials() if trial.state.name == "COMPLETE"] == drawn
 
 
 def test_an_interrupt_leaves_the_trial_to_be_repeated(tmp_path):
@@ -58,10 +84,10 @@ def test_an_interrupt_leaves_the_trial_to_be_repeated(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as stop:
-        run_trials(study(tmp_path), 3, interrupt)
+        run(study(tmp_path), 3, interrupt)
     assert stop.value.code == 130
     again = study(tmp_path)
-    run_trials(again, 3, valley)
+    run(again, 3, valley)
     assert [trial.state.name for trial in finished(again)] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
 
 
@@ -73,7 +99,7 @@ def test_a_failing_trial_is_recorded_and_the_next_one_starts(tmp_path, capsys):
         return valley(trial)
 
     found = study(tmp_path)
-    run_trials(found, 6, sometimes)
+    run(found, 6, sometimes)
     table = rows(found, [LOSS])
     assert [row["state"] for row in table].count("complete") == 5
     assert table[1]["error"] == "data.batch_size=9 is too large: lower it."
@@ -99,14 +125,14 @@ def test_a_sweep_without_a_complete_trial_is_one_sentence(tmp_path):
         raise ModisteError("no such file.")
 
     found = study(tmp_path)
-    run_trials(found, 2, never)
+    run(found, 2, never)
     with pytest.raises(ModisteError, match="no such file"):
         conclude(found, [LOSS], list(SPACE.space), tmp_path)
 
 
 def test_the_parameter_that_decides_is_the_most_important(tmp_path):
     found = study(tmp_path)
-    run_trials(found, 30, lambda trial: [10 * (SPACE.suggest(trial)["kind"] == "b") + 0.01 * trial.params["n"]])
+    run(found, 30, lambda trial: [10 * (SPACE.suggest(trial)["kind"] == "b") + 0.01 * trial.params["n"]])
     shares = importance(found, [LOSS])
     assert next(iter(shares)) == "kind"
     assert sum(shares.values()) == pytest.approx(1)
@@ -122,14 +148,14 @@ def test_a_hopeless_trial_is_pruned_by_the_epochs_it_reports(tmp_path):
                 raise optuna.TrialPruned
         return [LOSS.best(watch.history)]
 
-    run_trials(found, 4, epochs)
+    run(found, 4, epochs)
     assert [row["state"] for row in rows(found, [LOSS])] == ["complete", "complete", "pruned", "pruned"]
 
 
 def test_several_objectives_have_a_column_each(tmp_path):
     objectives = [LOSS, Objective("recall", "max")]
     found = study(tmp_path, objectives)
-    run_trials(found, 3, lambda trial: [*valley(trial), 0.5])
+    run(found, 3, lambda trial: [*valley(trial), 0.5])
     assert all(row["recall"] == 0.5 for row in rows(found, objectives))
     assert found.directions == [optuna.study.StudyDirection.MINIMIZE, optuna.study.StudyDirection.MAXIMIZE]
 
@@ -155,7 +181,7 @@ def test_the_metrics_of_a_seed_are_those_of_its_best_epoch():
 
 def test_a_sweep_over_seeds_alone_needs_no_space(tmp_path):
     found = study(tmp_path)
-    run_trials(found, 5, lambda trial: [float(trial.number), *Space({}, may_be_empty=True).suggest(trial)])
+    run(found, 5, lambda trial: [float(trial.number), *Space({}, may_be_empty=True).suggest(trial)])
     assert [row["loss"] for row in rows(found, [LOSS])] == [0.0, 1.0, 2.0, 3.0, 4.0]
     assert importance(found, [LOSS]) == {}
     conclude(found, [LOSS], [], tmp_path)

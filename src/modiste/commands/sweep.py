@@ -10,6 +10,7 @@ every trial is a run of one group, the sweep's directory.
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import signal
@@ -40,7 +41,7 @@ def run(cfg: DictConfig) -> None:
         ModisteError: The space or a setting is wrong, or no trial of a finished sweep is complete.
     """
     from modiste.sweeps.space import Space
-    from modiste.sweeps.study import Objective, best_first, mean_and_deviation, open_study, rows, run_trials
+    from modiste.sweeps.study import Objective, best_first, mean_and_deviation, open_study, rows, run_trials, sampler_of
 
     plain: Any = OmegaConf.to_container(cfg.sweep, resolve=True)
     space = Space(plain["space"], may_be_empty=plain["repeats"] > 1)
@@ -55,9 +56,7 @@ def run(cfg: DictConfig) -> None:
         )
     folder = Path(cfg.run_dir)
     write_start(cfg, folder)
-    study = open_study(
-        folder, plain["storage"], objectives, instantiate(cfg.sweep.sampler), instantiate(cfg.sweep.pruner)
-    )
+    study = open_study(folder, plain["storage"], objectives, instantiate(cfg.sweep.pruner))
     shared = plain["processes"] == "shared" or (plain["processes"] == "auto" and cfg.features.cache)
     train_one = SharedProcess() if shared else own_process
 
@@ -80,7 +79,7 @@ def run(cfg: DictConfig) -> None:
         return [mean for mean, _ in spread]
 
     try:
-        run_trials(study, plain["trials"], objective)
+        run_trials(study, plain["trials"], objective, functools.partial(sampler_of, plain["sampler"]))
     except SystemExit as stop:
         raise SystemExit(interrupted(folder) if stop.code == 130 else stop.code) from None
     conclude(study, objectives, list(space.space), folder)

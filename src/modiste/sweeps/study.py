@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modiste.config import instantiate
+from modiste.data.module import mix
 from modiste.errors import ModisteError, did_you_mean
 
 STORAGES = ("journal", "sqlite")
@@ -47,7 +49,7 @@ class Objective:
         return (min if self.mode == "min" else max)(epochs, key=lambda epoch: epoch[self.metric])
 
 
-def open_study(folder: Path, storage: str, objectives: Sequence[Objective], sampler: Any, pruner: Any) -> Any:
+def open_study(folder: Path, storage: str, objectives: Sequence[Objective], pruner: Any) -> Any:
     """The study in ``folder``, new or as it was left; trials that a kill cut off are put back in the queue.
 
     Raises:
@@ -69,19 +71,26 @@ def open_study(folder: Path, storage: str, objectives: Sequence[Objective], samp
         kept = optuna.storages.JournalStorage(backend)
     directions: Any = [objective.direction for objective in objectives]
     study = optuna.create_study(
-        study_name=NAME, storage=kept, sampler=sampler, pruner=pruner, load_if_exists=True,
-        directions=directions,
-    )  # fmt: skip
+        study_name=NAME, storage=kept, pruner=pruner, load_if_exists=True, directions=directions
+    )
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         study.enqueue_trial(trial.params, user_attrs={"repeats": trial.number})
     return study
 
 
-def run_trials(study: Any, count: int, objective: Callable[[Any], Sequence[float]]) -> None:
+def run_trials(
+    study: Any, count: int, objective: Callable[[Any], Sequence[float]], sampler: Callable[[int], Any]
+) -> None:
     """Runs trials until the study has ``count`` of them, not counting those that were cut off.
 
     A trial that fails is recorded with its sentence, and the next one starts.
+
+    Args:
+        study: Of `open_study`.
+        count: How many.
+        objective: Trial → values.
+        sampler: Number of trials before → the sampler of the next, as `sampler_of`.
     """
     import optuna
 
@@ -97,9 +106,25 @@ def run_trials(study: Any, count: int, objective: Callable[[Any], Sequence[float
             raise
         return values if len(values) > 1 else values[0]
 
-    remaining = count - sum(trial.number not in cut_off(study) for trial in finished(study))
-    if remaining > 0:
-        study.optimize(attempt, n_trials=remaining, catch=(Exception,))
+    while (before := sum(trial.number not in cut_off(study) for trial in finished(study))) < count:
+        study.sampler = sampler(before)
+        study.optimize(attempt, n_trials=1, catch=(Exception,))
+
+
+def sampler_of(node: Mapping[str, Any], before: int) -> Any:
+    """The sampler of the trial that ``before`` others precede.
+
+    Its seed is one of that trial: a sweep that goes on draws what the whole one would have drawn, and not its first
+    trials once more. A sequence (QMC) has its place in the storage, and one seed.
+
+    >>> node = {"_target_": "optuna.samplers.RandomSampler", "seed": 0}
+    >>> draw = lambda before: sampler_of(node, before)._rng.rng.random()
+    >>> draw(1) == draw(1), draw(0) == draw(1)
+    (True, False)
+    """
+    if node.get("seed") is None or str(node["_target_"]).endswith("QMCSampler"):
+        return instantiate(node)
+    return instantiate({**node, "seed": mix(int(node["seed"]), before)})
 
 
 def finished(study: Any) -> list[Any]:
