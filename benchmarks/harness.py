@@ -91,25 +91,49 @@ def peak_mib(script: str, case: str, rounds: int = 3, **sizes: Any) -> float:
     return statistics.median(peaks)
 
 
+ONLY: set[int] = set()
+"""Numbers of the rows that are measured; none: all."""
+
+
+def wanted(number: int) -> bool:
+    """Whether a row is to be measured; a script asks before it does what takes long."""
+    return not ONLY or number in ONLY
+
+
+def others(path: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of ``path`` that are not measured now. Raises SystemExit where they are of another machine."""
+    if not ONLY or not path.is_file():
+        return []
+    stored = json.loads(path.read_text())
+    if stored["environment"] != facts:
+        raise SystemExit(f"{path} is of another machine or other packages: measure all rows, without --rows.")
+    return [row for row in stored["rows"] if row["number"] not in ONLY]
+
+
 def main(script: str, rows: Callable[[bool], Iterator[Row]], cases: Mapping[str, Case] | None = None) -> None:
     """The command line of a benchmark script: measures, prints and writes ``results/<topic>.json``."""
     parser = argparse.ArgumentParser(description=f"Benchmark of {Path(script).stem}")
     parser.add_argument("--quick", action="store_true", help="small sizes, writes nothing: only to see that it runs")
+    parser.add_argument(
+        "--rows", nargs="+", type=int, default=[], help="numbers of the rows to measure: all by default"
+    )
     parser.add_argument("--memory", nargs=2, metavar=("CASE", "SIZES"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.memory:
         case, sizes = chosen.memory
         print(_peak((cases or {})[case](**json.loads(sizes))))
         return
-    measured = []
-    for row in rows(chosen.quick):
+    ONLY.update(chosen.rows)
+    file, facts = RESULTS / f"{Path(script).stem}.json", {**environment(), "bf16": has_bf16()}
+    measured = others(file, facts)
+    for row in filter(lambda row: wanted(row.number), rows(chosen.quick)):
         print(f"{row.number:>3} {row.what} | {row.quantity}: {row.ratio:.2f}× better than {row.peer}"
               f" ({row.ours:.4g} against {row.theirs:.4g} {row.unit}) {row.note}", flush=True)  # fmt: skip
         measured.append(asdict(row))
     if not chosen.quick:
         RESULTS.mkdir(exist_ok=True)
-        content = {"environment": {**environment(), "bf16": has_bf16()}, "rows": measured}
-        (RESULTS / f"{Path(script).stem}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        content = {"environment": facts, "rows": sorted(measured, key=lambda row: row["number"])}
+        file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _peak(work: Work) -> float:

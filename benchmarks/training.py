@@ -246,9 +246,12 @@ def end_to_end(quick: bool) -> Iterator[Row]:
 
 def rows(quick: bool) -> Iterator[Row]:
     """Row 16 within row 5: the memory of its largest step is last, as the process does not give it back."""
-    yield from caching("small", "ViT-Tiny at 96 px and a 4-layer BERT", 64 if quick else 512, EXACT)
-    yield from end_to_end(quick)
-    yield from caching("main", "EfficientNet-Lite0 at 64 px and MiniLM", 64 if quick else 1536, NORMALISED)
+    if harness.wanted(5):
+        yield from caching("small", "ViT-Tiny at 96 px and a 4-layer BERT", 64 if quick else 512, EXACT)
+    if harness.wanted(16):
+        yield from end_to_end(quick)
+    if harness.wanted(5):
+        yield from caching("main", "EfficientNet-Lite0 at 64 px and MiniLM", 64 if quick else 1536, NORMALISED)
 
 
 TOWERS = {"main": main_towers, "small": small_towers}
