@@ -83,7 +83,7 @@ SELECTION = RESULTS / "select_0.selection.json"
 BASELINE = Path("runs/baseline")
 PROBES = ("data=kagl", "data/split=marqo", "split=test", "task=[compositional,retrieval]")
 GAINED = {
-    "compositional": ("swap/colour/accuracy", "swap/type/accuracy", "swap/gender/accuracy"),
+    "compositional": ("colour/accuracy", "type/accuracy", "gender/accuracy", "improbable/colour_accuracy"),
     "retrieval": ("t2i/mrr", "t2i/recall@10"),
 }
 GAINS = {"`kagl_adapt`": ADAPTATION, "`kagl_transfer`": TRANSFER, "`kagl_select`": HELD_OUT}
