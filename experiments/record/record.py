@@ -144,6 +144,10 @@ def train_baseline() -> None:
 
 # Between the baseline and the model for other catalogues, which began with the same weights (WiSE-FT).
 WISE = RESULTS / "wise.json"
+ALONG = {
+    "KAGL validation, t2i MRR": "val/retrieval/t2i/mrr",
+    "garments of street photos, weighted F1": "transfer/zeroshot/garment/weighted_f1",
+}
 SMALL_AND_GREY = (
     "[{_target_: torchvision.transforms.v2.Resize, size: null, max_size: 73},"
     "{_target_: modiste.data.augment.Thumbnail, p: 1.0}]"
@@ -152,7 +156,7 @@ MERGE = (
     f"first={BASELINE}", f"second={TRANSFER.run(0)}", "data=kagl", "data/split=marqo", "alphas=[0,0.2,0.4,0.6,0.8,1]",
     "task=[retrieval]",
     f'transfer=["data=ccp_garments","split=val","task=[zeroshot]","data.corruptions={SMALL_AND_GREY}"]',
-    "transfer_metric=transfer/zeroshot/garment/weighted_f1", "out=runs/wise",
+    f"transfer_metric={[*ALONG.values()][1]}", "out=runs/wise",
 )  # fmt: skip
 
 
@@ -162,7 +166,9 @@ def interpolate() -> None:
     train(TRANSFER.run(0), f"experiment={TRANSFER.recipe}", "seed=0")
     shutil.rmtree("runs/wise", ignore_errors=True)  # of other models, perhaps
     modiste("merge", *MERGE)
-    shutil.copy("runs/wise/merge.json", WISE)
+    curve = json.loads(Path("runs/wise/merge.json").read_text())["curve"]
+    kept = [{name: row[name] for name in ("alpha", *ALONG.values())} for row in curve]
+    WISE.write_text(json.dumps({"curve": kept}, indent=1) + "\n")
 
 
 def gains_file(study: Study, task: str) -> Path:
@@ -300,13 +306,9 @@ def wise() -> str:
     """Interpolated weights, in domain and on the garments of street photos."""
     if not WISE.is_file():
         return "—"
-    metrics = {
-        "KAGL validation, t2i MRR": "val/retrieval/t2i/mrr",
-        "garments of street photos, weighted F1": "transfer/zeroshot/garment/weighted_f1",
-    }
     curve = json.loads(WISE.read_text())["curve"]
-    rows = [[f"{row['alpha']:g}", *(interval(row[name]) for name in metrics.values())] for row in curve]
-    return table(["α", *metrics], rows)
+    rows = [[f"{row['alpha']:g}", *(interval(row[name]) for name in ALONG.values())] for row in curve]
+    return table(["α", *ALONG], rows)
 
 
 def ablation(name: str) -> str:
