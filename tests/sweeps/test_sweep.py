@@ -78,6 +78,17 @@ def test_a_study_that_goes_on_draws_what_the_whole_one_draws(tmp_path):
     assert [trial.params for trial in part.get_trials() if trial.state.name == "COMPLETE"] == drawn
 
 
+def test_a_grid_is_searched_once_and_then_over_also_when_it_goes_on(tmp_path):
+    grid = {"n": [1, 2, 3], "kind": ["a", "b"]}
+    node = {"_target_": "optuna.samplers.GridSampler", "search_space": grid, "seed": 0}
+    space = Space({"n": {"low": 1, "high": 3}, "kind": {"choices": ["a", "b"]}})
+    for count in (2, 20):
+        found = study(tmp_path)
+        run_trials(found, count, lambda trial: [space.suggest(trial)["n"]], functools.partial(sampler_of, node))
+    drawn = [(trial.params["n"], trial.params["kind"]) for trial in found.get_trials()]
+    assert sorted(drawn) == [(n, kind) for n in grid["n"] for kind in grid["kind"]]
+
+
 def test_an_interrupt_leaves_the_trial_to_be_repeated(tmp_path):
     def interrupt(trial):
         SPACE.suggest(trial)

@@ -106,23 +106,33 @@ def run_trials(
             raise
         return values if len(values) > 1 else values[0]
 
-    while (before := sum(trial.number not in cut_off(study) for trial in finished(study))) < count:
-        study.sampler = sampler(before)
-        study.optimize(attempt, n_trials=1, catch=(Exception,))
+    def before() -> int:
+        return sum(trial.number not in cut_off(study) for trial in finished(study))
+
+    def next_sampler(*_: Any) -> None:
+        study.sampler = sampler(before())
+
+    next_sampler()
+    if before() < count:
+        study.optimize(attempt, n_trials=count - before(), catch=(Exception,), callbacks=[next_sampler])
+
+
+# Their place in a fixed order is in the storage, and the order comes of the seed.
+ORDERED = ("QMCSampler", "GridSampler")
 
 
 def sampler_of(node: Mapping[str, Any], before: int) -> Any:
     """The sampler of the trial that ``before`` others precede.
 
-    Its seed is one of that trial: a sweep that goes on draws what the whole one would have drawn, and not its first
-    trials once more. A sequence (QMC) has its place in the storage, and one seed.
+    Its seed is one of that trial, but for `ORDERED` samplers: a sweep that goes on draws what the whole one would have
+    drawn, and not its first trials once more.
 
     >>> node = {"_target_": "optuna.samplers.RandomSampler", "seed": 0}
     >>> draw = lambda before: sampler_of(node, before)._rng.rng.random()
     >>> draw(1) == draw(1), draw(0) == draw(1)
     (True, False)
     """
-    if node.get("seed") is None or str(node["_target_"]).endswith("QMCSampler"):
+    if node.get("seed") is None or str(node["_target_"]).endswith(ORDERED):
         return instantiate(node)
     return instantiate({**node, "seed": mix(int(node["seed"]), before)})
 
