@@ -11,3 +11,11 @@ def real_kagl(data_dir):
     if not path.is_file():
         pytest.skip(f"{path.name} is not in MODISTE_DATA")
     return Kagl(str(path))()
+
+
+@pytest.fixture(scope="session")
+def ccp_zip(data_dir):
+    path = data_dir / "clothing-co-parsing.zip"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not in MODISTE_DATA")
+    return path

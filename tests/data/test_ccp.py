@@ -191,10 +191,8 @@ def test_every_label_is_in_one_part_or_ignored(tmp_path, settings, message):
 
 
 @pytest.fixture(scope="module")
-def real(data_dir):
-    if not (data_dir / "clothing-co-parsing.zip").is_file():
-        pytest.skip("clothing-co-parsing.zip is not in MODISTE_DATA")
-    return load(compose("evaluate", ["data=ccp", f"data_dir={data_dir}"]).data)
+def real(ccp_zip):
+    return load(compose("evaluate", ["data=ccp", f"data_dir={ccp_zip.parent}"]).data)
 
 
 def test_the_real_photos_are_all_there_but_the_one_without_labels(real):
@@ -203,17 +201,17 @@ def test_the_real_photos_are_all_there_but_the_one_without_labels(real):
     assert 0.75 < real.splits["test"] / len(real) < 0.85
 
 
-def test_every_real_label_is_in_the_table_or_ignored_once(real, data_dir):
-    with zipfile.ZipFile(data_dir / "clothing-co-parsing.zip") as archive:
+def test_every_real_label_is_in_the_table_or_ignored_once(real, ccp_zip):
+    with zipfile.ZipFile(ccp_zip) as archive:
         cells = loadmat(io.BytesIO(archive.read("label_list.mat")))["label_list"][0]
     grounding = OmegaConf.to_container(compose("evaluate", ["data=ccp"]).data.grounding)
     named = [label for labels in [*grounding["phrases"].values(), grounding["ignore"]] for label in labels]
     assert sorted(named) == sorted(str(cell[0]) for cell in cells)
 
 
-def test_real_masks_are_those_of_the_matlab_file(real, data_dir):
+def test_real_masks_are_those_of_the_matlab_file(real, ccp_zip):
     row = real.column("product_id").index("0002")
-    with zipfile.ZipFile(data_dir / "clothing-co-parsing.zip") as archive:
+    with zipfile.ZipFile(ccp_zip) as archive:
         pixels = loadmat(io.BytesIO(archive.read("annotations/pixel-level/0002.mat")))["groundtruth"]
         cells = loadmat(io.BytesIO(archive.read("label_list.mat")))["label_list"][0]
         size = Image.open(io.BytesIO(archive.read("photos/0002.jpg"))).size

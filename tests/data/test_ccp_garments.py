@@ -84,10 +84,8 @@ def test_other_parts_are_another_source(folder):
     assert first.images.identity(refs) == pickle.loads(pickle.dumps(first)).images.identity(refs)
 
 
-def test_the_real_garments(data_dir):
-    if not (data_dir / "clothing-co-parsing.zip").is_file():
-        pytest.skip("clothing-co-parsing.zip is not in MODISTE_DATA")
-    catalogue = load(compose("evaluate", ["data=ccp_garments", f"data_dir={data_dir}"]).data)
+def test_the_real_garments(ccp_zip):
+    catalogue = load(compose("evaluate", ["data=ccp_garments", f"data_dir={ccp_zip.parent}"]).data)
     assert len(catalogue) == 2055
     sides = {
         split: {p.split()[0] for p in catalogue.select(split=split).column("product_id")} for split in catalogue.splits
