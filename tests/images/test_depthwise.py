@@ -4,18 +4,36 @@ import copy
 
 import pytest
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 
-from modiste.images.depthwise import DepthwiseConv2d, fast_depthwise
+from modiste.images.depthwise import DepthwiseConv2d, DepthwiseConv2dSame, depthwise, fast_depthwise
 
 
-def pair(kernel, padding, bias=False, channels=6):
+def pair(kernel, padding, bias=False, channels=6, stride=1):
     torch.manual_seed(0)
-    plain = nn.Conv2d(channels, channels, kernel, padding=padding, groups=channels, bias=bias).double()
+    plain = nn.Conv2d(channels, channels, kernel, stride, padding, groups=channels, bias=bias).double()
     fast = copy.deepcopy(plain)
     fast_depthwise(fast)
     assert type(fast) is DepthwiseConv2d
     return plain, fast
+
+
+def same(kernel, stride, channels=6):
+    torch.manual_seed(0)
+    plain = Conv2dSame(channels, channels, kernel, stride, groups=channels)
+    fast = copy.deepcopy(plain)
+    fast_depthwise(fast)
+    assert type(fast) is DepthwiseConv2dSame
+    return plain, fast
+
+
+def step(layer, image):
+    """Output, and the gradients of the input and the parameters."""
+    pixels = image.clone().requires_grad_()
+    output = layer(pixels)
+    (output * torch.arange(output.numel()).view_as(output).sin()).sum().backward()
+    return [output, pixels.grad, *(parameter.grad for parameter in layer.parameters())]
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -27,14 +45,52 @@ def pair(kernel, padding, bias=False, channels=6):
 def test_values_and_gradients_are_those_of_torch(kernel, padding, size, layout, bias):
     plain, fast = pair(kernel, padding, bias)
     image = torch.randn(3, 6, *size, dtype=torch.float64).contiguous(memory_format=layout)
-    found = []
-    for layer in (plain, fast):
-        pixels = image.clone().requires_grad_()
-        output = layer(pixels)
-        (output * torch.arange(output.numel()).view_as(output).sin()).sum().backward()
-        found.append([output, pixels.grad, *(parameter.grad for parameter in layer.parameters())])
-    for ours, theirs in zip(found[1], found[0], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(step(fast, image), step(plain, image), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 2)])
+@pytest.mark.parametrize(
+    ("kernel", "padding", "size"), [(3, 1, (7, 5)), (5, 2, (8, 6)), (3, 0, (9, 4)), ((3, 5), (1, 2), (4, 9))]
+)
+def test_strides_and_rows_that_no_window_reaches(kernel, padding, size, stride):
+    """Compared in float64; the layer itself takes this way with a stride only in reduced precision."""
+    plain, _ = pair(kernel, padding, bias=True, stride=stride)
+    image = torch.randn(3, 6, *size, dtype=torch.float64)
+    expected = step(plain, image)
+    plain.zero_grad()
+    weight, bias = plain.weight.detach().requires_grad_(), plain.bias.detach().requires_grad_()
+    pixels = image.clone().requires_grad_()
+    output = depthwise(pixels, weight, bias, plain.stride, plain.padding)
+    (output * torch.arange(output.numel()).view_as(output).sin()).sum().backward()
+    torch.testing.assert_close([output, pixels.grad, weight.grad, bias.grad], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("make", [lambda stride: pair(5, 2, stride=stride), lambda stride: same(5, stride)])
+def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_own(make, stride):
+    """The reference is torch's step in float32 on the values that bfloat16 holds."""
+    plain, fast = (layer.float() for layer in make(stride))
+    with torch.no_grad():
+        for layer in (plain, fast):
+            layer.weight.copy_(layer.weight.bfloat16())
+            if layer.bias is not None:
+                layer.bias.copy_(layer.bias.bfloat16())
+    image = torch.randn(4, 6, 9, 11).bfloat16().float()
+    expected = step(plain, image)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain.zero_grad(set_to_none=True)
+        found, torchs = step(fast, image), step(plain, image)
+    assert found[0].dtype == torchs[0].dtype == torch.bfloat16
+    for exact, ours, theirs in zip(expected, found, torchs, strict=True):
+        assert (ours - exact).norm() <= 1.5 * (theirs - exact).norm() + 2**-9 * exact.norm()
+
+
+def test_timms_padding_as_tensorflow_pads():
+    for stride in (1, 2):
+        plain, fast = same(3, stride)
+        image = torch.randn(2, 6, 7, 8)
+        torch.testing.assert_close(step(fast, image), step(plain, image))
+        assert repr(fast) == repr(plain)
 
 
 def test_a_frozen_layer_still_passes_the_gradient_on():
@@ -48,9 +104,8 @@ def test_a_frozen_layer_still_passes_the_gradient_on():
     torch.testing.assert_close(*gradients)
 
 
-def test_strided_dilated_and_dense_convolutions_are_left_alone():
+def test_dilated_and_dense_convolutions_are_left_alone():
     layers = [
-        nn.Conv2d(4, 4, 3, stride=2, groups=4),
         nn.Conv2d(4, 4, 3, dilation=2, groups=4),
         nn.Conv2d(4, 4, 3),
         nn.Conv2d(4, 8, 3, groups=4),

@@ -1,7 +1,9 @@
 """Depthwise convolutions that train fast on a CPU.
 
-oneDNN has no fast kernel for the weight gradient of a depthwise convolution in the channels-last layout: it takes most
-of a training step of a mobile network. `DepthwiseConv2d` gives the same gradient as a sum over the kernel's taps.
+oneDNN has no fast kernel for the gradients of a depthwise convolution in the channels-last layout: the weights' take
+most of a training step of a mobile network, and in bfloat16 those of a strided one's input, too. The classes here give
+the same gradients: the weights' as a sum over the kernel's taps, the input's as a convolution of the spread-out
+gradient.
 """
 
 from __future__ import annotations
@@ -10,27 +12,42 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise ``nn.Conv2d`` of stride 1; values and gradients are the same, the backward pass on CPUs is faster."""
+    """A depthwise ``nn.Conv2d``; values and gradients are the same, the backward pass on CPUs is faster."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        trains = torch.is_grad_enabled() and weight.requires_grad
-        if not trains or input.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        if not gains(self, input):
             return super()._conv_forward(input, weight, bias)
-        output = _Depthwise.apply(input, weight, self.padding)
-        return output if bias is None else output + bias.view(-1, 1, 1)
+        return depthwise(input, weight, bias, self.stride, self.padding)
 
     def _get_name(self) -> str:
         return nn.Conv2d.__name__  # it is the same layer: a model's repr, which identifies it, stays what it was
 
 
+class DepthwiseConv2dSame(Conv2dSame):
+    """The same for timm's convolution with TensorFlow's padding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not gains(self, x):
+            return super().forward(x)
+        padded = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
+        return depthwise(padded, self.weight, self.bias, self.stride, (0, 0))
+
+    def _get_name(self) -> str:
+        return Conv2dSame.__name__
+
+
+FAST: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: DepthwiseConv2d, Conv2dSame: DepthwiseConv2dSame}
+
+
 def fast_depthwise(trunk: nn.Module) -> None:
-    """Makes every depthwise convolution of stride 1 in ``trunk`` a `DepthwiseConv2d`, in place.
+    """Replaces the class of every depthwise convolution in ``trunk``, in place.
 
     >>> trunk = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 8, 1))
     >>> before = repr(trunk)
@@ -39,14 +56,37 @@ def fast_depthwise(trunk: nn.Module) -> None:
     (['DepthwiseConv2d', 'Conv2d'], True)
     """
     for module in trunk.modules():
-        if type(module) is nn.Conv2d and _is_plain_depthwise(module):
-            module.__class__ = DepthwiseConv2d
+        if type(module) in FAST and _is_plain_depthwise(module):
+            module.__class__ = FAST[type(module)]
 
 
-def _is_plain_depthwise(layer: nn.Conv2d) -> bool:
+def gains(layer: nn.Conv2d, image: Tensor) -> bool:
+    """Whether a training step on this device is faster so: with a stride, oneDNN's own is slow in bfloat16 only."""
+    trains = torch.is_grad_enabled() and layer.weight.requires_grad
+    return trains and image.device.type == "cpu" and (layer.stride == (1, 1) or torch.is_autocast_enabled("cpu"))
+
+
+def depthwise(image: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any) -> Tensor:
+    """``F.conv2d`` with as many groups as channels, in autocast's type where it is on.
+
+    Args:
+        image: (B, C, H, W).
+        weight: (C, 1, k, l).
+        bias: (C,).
+        stride: Two numbers.
+        padding: Two numbers, each less than the kernel's side.
+    """
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        image, weight = image.to(dtype), weight.to(dtype)
+    output = _Depthwise.apply(image, weight, stride, padding)
+    return output if bias is None else output + bias.to(output.dtype).view(-1, 1, 1)
+
+
+def _is_plain_depthwise(layer: Any) -> bool:
     return (
         layer.groups == layer.in_channels == layer.out_channels > 1
-        and layer.stride == layer.dilation == (1, 1)
+        and layer.dilation == (1, 1)
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
         and all(pad < side for pad, side in zip(layer.padding, layer.kernel_size, strict=True))
@@ -54,13 +94,13 @@ def _is_plain_depthwise(layer: nn.Conv2d) -> bool:
 
 
 class _Depthwise(torch.autograd.Function):
-    """y_nchw = Σ_ij w_cij x_n,c,h+i-p,w+j-q, with x zero outside."""
+    """y_nchw = Σ_ij w_cij x_n,c,sh+i-p,tw+j-q, with x zero outside."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
+    def forward(ctx: Any, image: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(image, weight)
-        ctx.padding = padding
-        return F.conv2d(image, weight, None, 1, padding, 1, len(weight))
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(image, weight, None, stride, padding, 1, len(weight))
 
     @staticmethod
     @once_differentiable
@@ -68,30 +108,43 @@ class _Depthwise(torch.autograd.Function):
         image, weight = ctx.saved_tensors
         of_image = of_weight = None
         if ctx.needs_input_grad[0]:
-            height, width = (side - 1 - pad for side, pad in zip(weight.shape[2:], ctx.padding, strict=True))
-            of_image = F.conv2d(gradient, weight.flip(2, 3), None, 1, (height, width), 1, len(weight))
+            of_image = _of_image(gradient, weight, ctx.stride, ctx.padding, image.shape[2:])
         if ctx.needs_input_grad[1]:
             of_weight = torch.zeros_like(weight)
             rows, columns = image.movedim(1, -1), gradient.movedim(1, -1)  # channels last: one vector a position
-            for tap in _taps(weight.shape[2:], ctx.padding, image.shape[2:], gradient.shape[2:]):
+            for tap in _taps(weight.shape[2:], ctx.stride, ctx.padding, image.shape[2:], gradient.shape[2:]):
                 (i, from_row, to_row), (j, from_column, to_column) = tap
                 product = rows[:, from_row, from_column] * columns[:, to_row, to_column]
                 of_weight[:, 0, i, j] = product.reshape(-1, product.shape[-1]).sum(0)
-        return of_image, of_weight, None
+        return of_image, of_weight, None, None
+
+
+def _of_image(gradient: Tensor, weight: Tensor, stride: Any, padding: Any, size: torch.Size) -> Tensor:
+    """The transposed convolution: that of stride 1, of the gradient with zeros where the stride passed over."""
+    kernel = weight.shape[2:]
+    if stride != (1, 1):
+        sides = [side + 2 * pad - taps + 1 for side, pad, taps in zip(size, padding, kernel, strict=True)]
+        spread = gradient.new_zeros(*gradient.shape[:2], *sides).contiguous(memory_format=torch.channels_last)
+        spread[:, :, :: stride[0], :: stride[1]] = gradient
+        gradient = spread
+    turned = [taps - 1 - pad for taps, pad in zip(kernel, padding, strict=True)]
+    return F.conv2d(gradient, weight.flip(2, 3), None, 1, turned, 1, len(weight))
 
 
 Span = tuple[int, slice, slice]
 
 
-def _taps(kernel: Any, padding: Any, inputs: Any, outputs: Any) -> Iterator[tuple[Span, Span]]:
+def _taps(kernel: Any, stride: Any, padding: Any, inputs: Any, outputs: Any) -> Iterator[tuple[Span, Span]]:
     """Every tap that meets the image: its row and column, each with the inputs and the outputs that it joins."""
     sides = [
-        [span for offset in range(side) if (span := _span(offset, offset - pad, size, out)) is not None]
-        for side, pad, size, out in zip(kernel, padding, inputs, outputs, strict=True)
+        [span for offset in range(side) if (span := _span(offset, offset - pad, step, size, out)) is not None]
+        for side, step, pad, size, out in zip(kernel, stride, padding, inputs, outputs, strict=True)
     ]
     yield from ((row, column) for row in sides[0] for column in sides[1])
 
 
-def _span(offset: int, shift: int, size: int, out: int) -> Span | None:
-    start, stop = max(0, -shift), min(out, size - shift)
-    return (offset, slice(start + shift, stop + shift), slice(start, stop)) if start < stop else None
+def _span(offset: int, shift: int, step: int, size: int, out: int) -> Span | None:
+    """Outputs t with 0 ≤ t·step + shift < size, and these inputs."""
+    start, stop = max(0, -(shift // step)), min(out, (size - 1 - shift) // step + 1)
+    inputs = slice(start * step + shift, (stop - 1) * step + shift + 1, step)
+    return (offset, inputs, slice(start, stop)) if start < stop else None

@@ -27,8 +27,7 @@ class TimmEncoder(nn.Module):
         crop_pct: See `Preprocess.crop_pct`; null keeps what the weights were made with.
         mean: Mean of the pixels; null keeps what the weights were made with.
         std: Standard deviation of the pixels; null keeps what the weights were made with.
-        autocast: False keeps this tower out of mixed precision: on a CPU, depthwise convolutions train more slowly in
-            bf16.
+        autocast: False keeps this tower out of mixed precision.
         patch_drop_rate: Part of a transformer's patches that training leaves out, drawn anew for every image (FLIP: Li
             et al. 2022, arXiv:2212.00794); evaluation sees all. A last epoch with 0 closes the gap between the two.
         options: Further arguments of ``timm.create_model``, such as ``drop_path_rate``.
