@@ -100,6 +100,25 @@ def test_a_batch_says_which_text_is_which_field_of_which_product(catalogue):
         assert weight == pytest.approx(float(catalogue.column("score")[at]))
 
 
+def test_a_vocabulary_is_all_texts_of_the_field_that_training_has(catalogue):
+    """In every batch, and only those of the training split."""
+    fields = {**FIELDS, "category": {"template": "a {category}", "vocabulary": True}, "brand": {"template": "{brand}"}}
+    fields["brand"] |= {"vocabulary": True}
+    training = catalogue.select(rows=[row for row, s in enumerate(catalogue.column("split")) if s == "train"])
+    built = model()
+    module = data(catalogue, built, fields=fields, batch_size=3)
+    recorder = module.tokenizer = Recorder(built.tokenizer)
+    for batch in module.train_dataloader():
+        words = batch["fields"]["vocabulary"]
+        assert (words[:2] == -1).all(), "title and colour have none"
+        named = [[recorder.texts[text] for text in row.tolist() if text >= 0] for row in words]
+        assert named[2] == ["the Acme company"]
+        assert named[3] == sorted({f"a {category}" for category in training.column("category")})
+        assert all(row[row >= 0].tolist() == sorted(row[row >= 0].tolist()) for row in words)
+        for place, row in zip(batch["fields"]["index"][:, 3].tolist(), batch["row"].tolist(), strict=True):
+            assert recorder.texts[place] == f"a {catalogue.column('category')[catalogue.column('row').index(row)]}"
+
+
 def test_validation_keeps_to_captions(catalogue):
     batch = next(iter(data(catalogue, model()).val_dataloader()))
     assert not {"fields", "weight"} & set(batch)
@@ -169,6 +188,10 @@ def test_ranks_become_weights(catalogue):
         (lambda _: Fields({"title": {"template": "text"}}), "names no column"),
         (lambda _: Fields({"title": {"template": "{text}", "weight": 0}}), "must be above 0"),
         (lambda c: Fields({"title": {"template": "{txet}"}}).bind(c), "Did you mean 'text'"),
+        (
+            lambda c: Fields({"hue": {"template": "{colour}", "vocabulary": True}}, CAPTIONS).bind(c),
+            r"data\.fields\.hue\.vocabulary would make synonyms",
+        ),
         (lambda c: PairWeights("colour").bind(c), "rows have no weight, at least 0"),
         (lambda c: PairWeights("score", "linear").bind(c), "rows have no rank, at least 1"),
         (lambda _: PairWeights("rank", "invrse"), "Did you mean 'inverse'"),

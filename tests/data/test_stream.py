@@ -24,6 +24,7 @@ from modiste.data.sources import FolderImages
 from modiste.data.splits import GivenSplit
 from modiste.data.stream import Stream
 from modiste.errors import ModisteError
+from modiste.losses.gcl import GclLoss
 from modiste.preprocess import Preprocess
 from modiste.texts.words import HashTokenizer
 from training import TINY, modiste
@@ -192,6 +193,9 @@ def test_captions_and_fields_are_templates_over_the_json(folder, catalogue):
     assert batch["fields"]["weight"].tolist() == [1.0, 0.5]
     colours = dict(zip(batch["texts"], batch["fields"]["index"][:, 1].tolist(), strict=True))
     assert all((index == -1) == (int(text.split()[1]) % 3 == 2) for text, index in colours.items())
+    listed = Fields({"colour": {"template": "{colour}", "vocabulary": True}})
+    with pytest.raises(ModisteError, match=r"data\.fields\.colour\.vocabulary takes all texts of a catalogue"):
+        data(catalogue, folder / "*.tar", fields=listed).check(GclLoss())
     by_caption = epoch(loader(data(catalogue, folder / "*.tar", positives="caption", captions=Captions(["{colour}"]))))
     assert len({product for b in by_caption for product in b["product"].tolist()}) == 3
 
@@ -361,7 +365,7 @@ def ready(tmp_path_factory):
     words = ["data=synthetic", "data.batch_size=16", "format=webdataset", "shard_rows=32", "out=ready"]
     done = modiste("prepare", *words, *source, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "data.stream.shards=ready/train-*.tar data.stream.batches=" in done.stdout
+    assert "'data.stream.shards=\"ready/train-*.tar\"' data.stream.batches=" in done.stdout
     for shard in (folder / "ready").glob("train-*.tar"):
         with tarfile.open(shard) as tar:
             pictures = [member.offset_data for member in tar if member.name.endswith("png")]

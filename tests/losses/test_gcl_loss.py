@@ -82,6 +82,39 @@ def test_value_and_gradients_equal_the_full_matrices(tile, products, weighted, f
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weighted"])
+def test_a_vocabulary_classifies_each_image_among_all_texts_of_the_field(weighted):
+    """Cross-entropy over the whole vocabulary, of which the batch has a part; the other fields' terms stay."""
+    image, text, fields, weight = batch()
+    weight = weight if weighted else None
+    words = [2, 3, 5, 11, 30]
+    chosen = torch.randint(len(words) - 1, (N,), generator=torch.Generator().manual_seed(7))  # the last occurs nowhere
+    lacking = fields["index"][:, 1] < 0
+    fields["index"][:, 1] = torch.where(lacking, -1, torch.tensor(words)[chosen])
+    without = torch.full((5,), -1)
+    with_words = {**fields, "vocabulary": torch.stack([without, torch.tensor(words), without])}
+
+    def expected(x, y, s):
+        scale, parts, importance = s.exp(), [], fields["weight"].tolist()
+        share = torch.ones(N, dtype=torch.float64) if weight is None else weight
+        for field, factor in enumerate(importance):
+            rows = [row for row in range(N) if fields["index"][row, field] >= 0]
+            if field == 1:
+                log_p = (scale * x[rows] @ y[words].T).log_softmax(1)[range(len(rows)), chosen[rows]]
+                parts.append(-factor * (share[rows] * log_p).sum() / share[rows].sum())
+            else:
+                texts = y[fields["index"][rows, field]]
+                parts.append(factor * term(x[rows], texts, scale, torch.arange(N)[rows], share[rows]))
+        return sum(parts) / sum(importance)
+
+    loss = GclLoss(tile=7, fused=0.0).double()
+    torch.testing.assert_close(
+        value_and_gradients(ours(loss, None, with_words, weight), image, text, LOGIT_SCALE),
+        value_and_gradients(expected, image, text, LOGIT_SCALE),
+        rtol=1e-9, atol=1e-12,
+    )  # fmt: skip
+
+
 def test_gradcheck():
     image, text, fields, weight = batch()
     fields["index"] = fields["index"][:6]
@@ -154,7 +187,9 @@ def test_nothing_to_learn_from_is_zero_and_not_nan(dtype):
     image, text, fields, weight = batch()
     image, text = image.to(dtype).requires_grad_(), text.to(dtype).requires_grad_()
     nothing = {"index": torch.full((N, FIELDS), -1), "weight": fields["weight"]}
-    for chosen, weights in [(nothing, None), (fields, 0 * weight), (nothing, 0 * weight)]:
+    words = torch.tensor([[4, 5], [-1, -1], [-1, -1]])
+    known = {**nothing, "vocabulary": words}
+    for chosen, weights in [(nothing, None), (fields, 0 * weight), (nothing, 0 * weight), (known, None)]:
         value = GclLoss()(image, text, None, chosen, weights)
         gradients = torch.autograd.grad(value, [image, text], allow_unused=True)
         assert value.item() == 0

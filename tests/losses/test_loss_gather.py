@@ -1,5 +1,6 @@
 """Two gloo processes: values and DDP-averaged gradients are those of one process with the whole batch."""
 
+import itertools
 from datetime import timedelta
 
 import pytest
@@ -65,6 +66,20 @@ def field_inputs(slab):
     return image[slab], text[distinct[1:]], {"index": place - 1, "weight": torch.tensor([1.0, 0.5])}, weight
 
 
+def with_vocabulary(slab):
+    """The same with a second field that has a vocabulary, so that a process embeds all its texts."""
+    _, _, fields, weight = field_inputs(slice(None))
+    image, text = inputs()
+    index = fields["index"].clone()
+    index[:, 1] %= 5
+    index[0, 1] = -1
+    words = torch.tensor([[-1] * 5, [*range(5)]])
+    return image[slab], text, {**fields, "index": index[slab], "vocabulary": words}, weight[slab]
+
+
+FIELDS = {"fields": field_inputs, "vocabulary": with_vocabulary}
+
+
 def inputs():
     generator = torch.Generator().manual_seed(1)
     return torch.randn(2, WORLD * LOCAL, 6, generator=generator, dtype=torch.float64)
@@ -104,11 +119,11 @@ def work(rank: int, folder: str) -> None:
             Towers(loss)(image[: LOCAL - rank], text[: LOCAL - rank], None)
         except ModisteError as error:
             seen[loss, "unequal"] = str(error)
-    for positives, ids in IDS.items():
+    for (kind, make), (positives, ids) in itertools.product(FIELDS.items(), IDS.items()):
         model = DistributedDataParallel(FieldTowers("gcl"))
-        value = model(*field_inputs(slab), None if ids is None else ids[slab])
+        value = model(*make(slab), None if ids is None else ids[slab])
         value.backward()
-        seen["fields", positives] = value.detach(), gradients(model)
+        seen[kind, positives] = value.detach(), gradients(model)
     seen["slab"] = gather.reduce_scatter_sum(torch.arange(8.0) * (rank + 1))
     torch.save(seen, f"{folder}/{rank}.pt")
     dist.barrier()
@@ -141,17 +156,21 @@ def test_value_and_averaged_gradients_are_the_full_batch_s(processes, loss, posi
         torch.testing.assert_close(averaged, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("positives", IDS)
-def test_fields_and_weights_too_are_the_full_batch_s(processes, positives):
-    """Each process embeds the distinct texts of its own products, in a number of its own."""
-    whole = field_inputs(slice(None))
-    assert -1 in whole[2]["index"]
+def test_the_texts_of_two_processes_differ_in_number():
     assert len(field_inputs(slice(LOCAL))[1]) != len(field_inputs(slice(LOCAL, None))[1])
+
+
+@pytest.mark.parametrize("positives", IDS)
+@pytest.mark.parametrize("kind", FIELDS)
+def test_fields_and_weights_too_are_the_full_batch_s(processes, kind, positives):
+    """Each process embeds the distinct texts of its own products, and the vocabulary."""
+    whole = FIELDS[kind](slice(None))
+    assert -1 in whole[2]["index"]
     model = FieldTowers("gcl")
     value = model(*whole, IDS[positives])
     value.backward()
     for process in processes:
-        theirs, averaged = process["fields", positives]
+        theirs, averaged = process[kind, positives]
         torch.testing.assert_close(theirs, value.detach())
         torch.testing.assert_close(averaged, gradients(model), rtol=1e-9, atol=1e-12)
 

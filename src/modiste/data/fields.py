@@ -15,7 +15,7 @@ from modiste.data.captions import FIELD, BoundCaptions, Captions
 from modiste.data.catalogue import Catalogue
 from modiste.errors import ModisteError, did_you_mean
 
-KEYS = ("template", "weight")
+KEYS = ("template", "weight", "vocabulary")
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,17 @@ class Fields:
     """Several texts a product, each a template over the catalogue's columns with a weight in the loss.
 
     Attributes:
-        fields: Name → ``{template: "{baseColour}", weight: 1.0}``; the weight may be left out.
+        fields: Name → ``{template: "{baseColour}", weight: 1.0, vocabulary: false}``; weight and vocabulary may be
+            left out. With ``vocabulary`` an image's negatives are all texts that the training has for the field, not
+            those of the batch, so that seldom ones are contrasted in every step, too (`modiste.losses.gcl`): for
+            attributes of up to some hundred values, as each step embeds all of them.
         captions: Its ``words`` and ``synonyms`` word the values, as in captions.
 
     A product has a field when no column of its template is empty; otherwise the field is left out of the loss for it.
 
     Raises:
-        ModisteError: A field has no template, another key, or a weight that is not above 0.
+        ModisteError: A field has no template, another key, or a weight that is not above 0; or a vocabulary in which a
+            product would have several texts.
 
     >>> Fields({"colour": {"template": "{baseColour}", "wieght": 2}})
     Traceback (most recent call last):
@@ -66,7 +70,26 @@ class Fields:
     def bind(self, catalogue: Catalogue) -> BoundFields:
         """The fields of a catalogue's rows. Raises ModisteError for an unknown column."""
         texts = [self._captions(options["template"]).bind(catalogue) for options in self.fields.values()]
-        return BoundFields(texts, self.weights)
+        vocabulary = [
+            self._vocabulary(name, bound, len(catalogue)) if options.get("vocabulary") else []
+            for (name, options), bound in zip(self.fields.items(), texts, strict=True)
+        ]
+        return BoundFields(texts, self.weights, vocabulary)
+
+    @property
+    def with_vocabulary(self) -> list[str]:
+        """Names of the fields whose negatives are all their texts."""
+        return [name for name, options in self.fields.items() if options.get("vocabulary")]
+
+    def _vocabulary(self, name: str, texts: BoundCaptions, rows: int) -> list[str]:
+        """All texts of a field, sorted."""
+        found = [texts.all(row) for row in range(rows) if texts.complete(row)]
+        if any(len(among) > 1 for among in found):
+            raise ModisteError(
+                f"data.fields.{name}.vocabulary would make synonyms of one product each other's negatives: leave its "
+                "column out of data.captions.synonyms, or the vocabulary."
+            )
+        return sorted(set().union(*found))
 
     def _captions(self, template: str) -> Captions:
         named = set(FIELD.findall(template))
@@ -81,10 +104,12 @@ class BoundFields:
     Attributes:
         captions: The texts of each field.
         weight: The weight of each.
+        vocabulary: All texts of each field that contrasts them in every step, none of the others.
     """
 
     captions: Sequence[BoundCaptions]
     weight: Sequence[float]
+    vocabulary: Sequence[Sequence[str]] = ()
 
     def sample(self, row: int, generator: random.Random) -> list[str]:
         """One text a field, synonyms drawn with ``generator``; empty where the row has none."""
@@ -101,7 +126,8 @@ class BoundFields:
             texts: Of B products, one a field.
 
         Returns:
-            The texts, U ≥ 1, and ``index`` (B, F), -1 where there is none, with ``weight`` (F,).
+            The texts, U ≥ 1, and ``index`` (B, F), -1 where there is none, with ``weight`` (F,); where a field has a
+            vocabulary also ``vocabulary`` (F, V), where among the texts those of each field are, ascending, -1 after.
 
         >>> fields = BoundFields([], [1.0, 0.5])
         >>> distinct, where = fields.collate([["red dress", "red"], ["red bag", "red"], ["bag", ""]])
@@ -109,8 +135,13 @@ class BoundFields:
         (['red dress', 'red', 'red bag', 'bag'], [[0, 1], [2, 1], [3, -1]])
         """
         place: dict[str, int] = {}
+        vocabulary = [sorted(place.setdefault(text, len(place)) for text in words) for words in self.vocabulary]
         index = [[place.setdefault(text, len(place)) if text else -1 for text in product] for product in texts]
-        return list(place) or [""], {"index": torch.tensor(index), "weight": torch.tensor(self.weight)}
+        fields = {"index": torch.tensor(index), "weight": torch.tensor(self.weight)}
+        if any(vocabulary):
+            longest = max(map(len, vocabulary))
+            fields["vocabulary"] = torch.tensor([rows + [-1] * (longest - len(rows)) for rows in vocabulary])
+        return list(place) or [""], fields
 
 
 # Rank (1 is best) and number of ranks to a weight.

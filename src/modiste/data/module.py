@@ -389,6 +389,11 @@ class FashionDataModule(LightningDataModule):
         if given and not getattr(loss, "weighs_pairs", False):
             raise ModisteError(f"data.{given[0]} is for loss=gcl, and {type(loss).__name__} would not heed it.")
         if self.stream is not None:
+            if self.fields is not None and self.fields.with_vocabulary:
+                raise ModisteError(
+                    f"data.fields.{self.fields.with_vocabulary[0]}.vocabulary takes all texts of a catalogue, which a "
+                    "stream does not know beforehand: leave vocabulary out."
+                )
             self.stream.check(self._columns)
 
     @property

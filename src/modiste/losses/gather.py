@@ -59,6 +59,14 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def sum_over_processes(part: Tensor) -> Tensor:
+    """The sum of the processes' parts, with the gradient of ``world_size()`` times the own one, as DDP averages."""
+    if world_size() == 1:
+        return part
+    scaled = part * world_size()
+    return scaled + (all_reduce_sum(part.detach().clone()) - scaled.detach())
+
+
 def all_reduce_max(tensor: Tensor) -> Tensor:
     """Element-wise maximum over the processes, in place."""
     if world_size() > 1:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modiste.errors import ModisteError
+from modiste.losses import gather
 from modiste.losses.base import ContrastiveLoss
 from modiste.losses.clip import KEEP, checked_keep, infonce
 
@@ -28,6 +29,10 @@ class GclLoss(ContrastiveLoss):
     A product without a field takes no part in that field's term, as a positive or as a negative. Products that share a
     field's text need no care: identical columns give the same value and gradients, up to the pairs' weights, whether
     they count as positives of each other or not.
+
+    A field with a vocabulary, which is all the texts that the training has for it, has another term: the cross-entropy
+    of each image among the whole vocabulary, as in zero-shot classification, instead of L among the batch's texts. A
+    batch seldom holds a rare value, and without it nothing moves the other images away from its text.
 
     One term costs what `ClipLoss` costs; memory is that of one term. Without fields the loss is `ClipLoss`, weighted.
 
@@ -85,7 +90,8 @@ class GclLoss(ContrastiveLoss):
             text: Unit-norm embeddings (U, D) of the batch's distinct texts; without ``fields`` (B, D), one an image.
             product_id: Product of each image (B,), int64; None: every image is a product of its own.
             fields: ``index`` (B, F), int64: row in ``text`` of each field of each product, -1 where it has none; and
-                ``weight`` (F,), at least 0, of each field.
+                ``weight`` (F,), at least 0, of each field; perhaps ``vocabulary`` (F, V), int64: the rows in ``text``
+                of all texts of each field, ascending, -1 after the last, all -1 for a field without one.
             weight: Of each pair (B,), at least 0; None: all alike.
 
         Returns:
@@ -102,7 +108,7 @@ class GclLoss(ContrastiveLoss):
         with torch.autocast(image.device.type, enabled=False):
             if fields is None:
                 return self._term(image, text, product_id, weight)
-            return self._all_terms(image, text, product_id, fields["index"], fields["weight"].to(image.dtype), weight)
+            return self._all_terms(image, text, product_id, fields, weight)
 
     def compute(self, image: Tensor, text: Tensor, product_id: Tensor) -> Tensor:
         return self._term(image, text, product_id)
@@ -123,21 +129,36 @@ class GclLoss(ContrastiveLoss):
         image: Tensor,
         text: Tensor,
         product_id: Tensor,
-        index: Tensor,
-        field_weight: Tensor,
+        fields: dict[str, Tensor],
         weight: Tensor | None,
     ) -> Tensor:
+        index, field_weight = fields["index"], fields["weight"].to(image.dtype)
+        vocabulary = fields.get("vocabulary", index.new_empty(len(field_weight), 0))
         present = index >= 0
         total, mean = image.new_zeros(()), torch.zeros_like(image)
         # Field by field, so that (B, F, D) is never stored.
         for field, row in enumerate(index.clamp_min(0).unbind(1)):
-            field_text = text[row]
-            total = total + field_weight[field] * self._term(image, field_text, product_id, weight, present[:, field])
+            field_text, there, words = text[row], present[:, field], vocabulary[field]
+            if (words >= 0).any():
+                term = self._among(image, text, row, words[words >= 0], weight, there)
+            else:
+                term = self._term(image, field_text, product_id, weight, there)
+            total = total + field_weight[field] * term
             mean = mean + (field_weight[field] * present[:, field])[:, None] * field_text
         if self.fused:
             known = present[:, field_weight > 0].any(1)
             total = total + self.fused * self._term(image, F.normalize(mean, dim=1), product_id, weight, known)
         return total / (field_weight.sum() + self.fused)
+
+    def _among(
+        self, image: Tensor, text: Tensor, row: Tensor, words: Tensor, weight: Tensor | None, present: Tensor
+    ) -> Tensor:
+        """Weighted mean cross-entropy of each image's text, ``row``, among ``words``, rows of ``text`` in order."""
+        logits = self.scale.to(image.dtype) * image @ text[words].T
+        each = F.cross_entropy(logits, torch.searchsorted(words, row.contiguous()), reduction="none")
+        share = present.to(image.dtype) if weight is None else present * weight.to(image.dtype)
+        whole = gather.all_reduce_sum(share.sum()).clamp_min(torch.finfo(image.dtype).tiny)
+        return gather.sum_over_processes((each * share).sum() / whole)
 
 
 def _check_shapes(image: Tensor, text: Tensor, fields: dict[str, Tensor] | None, weight: Tensor | None) -> None:
