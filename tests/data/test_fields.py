@@ -28,6 +28,7 @@ FIELDS = {
     "colour": {"template": "{colour}", "weight": 0.5},
     "brand": {"template": "by {brand}", "weight": 2},
 }
+WITH_VOCABULARY = FIELDS | {"category": {"template": "a {category}", "vocabulary": True}}
 CAPTIONS = Captions(
     ["a {colour} thing"], words={"brand": {"Acme": "the Acme company"}}, synonyms={"colour": {"red": ["scarlet"]}}
 )
@@ -104,7 +105,12 @@ def test_a_vocabulary_is_all_texts_of_the_field_that_training_has(catalogue):
     """In every batch, and only those of the training split."""
     fields = {**FIELDS, "category": {"template": "a {category}", "vocabulary": True}, "brand": {"template": "{brand}"}}
     fields["brand"] |= {"vocabulary": True}
-    training = catalogue.select(rows=[row for row, s in enumerate(catalogue.column("split")) if s == "train"])
+    splits = catalogue.column("split")
+    named = zip(catalogue.column("category"), splits, strict=True)
+    catalogue = catalogue.replace_column("category", [c if split == "train" else "unseen" for c, split in named])
+    brands = ["Acme", "", " "]  # of which only the first is a text
+    catalogue = catalogue.replace_column("brand", [brands[row % 3] for row in range(len(splits))])
+    training = catalogue.select(rows=[row for row, split in enumerate(splits) if split == "train"])
     built = model()
     module = data(catalogue, built, fields=fields, batch_size=3)
     recorder = module.tokenizer = Recorder(built.tokenizer)
@@ -114,6 +120,7 @@ def test_a_vocabulary_is_all_texts_of_the_field_that_training_has(catalogue):
         named = [[recorder.texts[text] for text in row.tolist() if text >= 0] for row in words]
         assert named[2] == ["the Acme company"]
         assert named[3] == sorted({f"a {category}" for category in training.column("category")})
+        assert "a unseen" not in named[3]
         assert all(row[row >= 0].tolist() == sorted(row[row >= 0].tolist()) for row in words)
         for place, row in zip(batch["fields"]["index"][:, 3].tolist(), batch["row"].tolist(), strict=True):
             assert recorder.texts[place] == f"a {catalogue.column('category')[catalogue.column('row').index(row)]}"
@@ -130,10 +137,12 @@ def test_without_fields_and_weights_batches_are_as_they_were(catalogue):
     assert set(batch) == {"pixels", "tokens", "product", "row", "texts"}
 
 
+@pytest.mark.parametrize("fields", [FIELDS, WITH_VOCABULARY], ids=["fields", "vocabulary"])
 @pytest.mark.parametrize("micro_batch", [1, 5, 17])
-def test_gradient_caching_takes_as_many_texts_as_there_are(catalogue, micro_batch):
+def test_gradient_caching_takes_as_many_texts_as_there_are(catalogue, micro_batch, fields):
     """More texts than products, cut at different places: the gradients of the plain step."""
-    batch = next(iter(data(catalogue, model()).train_dataloader()))
+    batch = next(iter(data(catalogue, model(), fields=fields).train_dataloader()))
+    assert ("vocabulary" in batch["fields"]) == (fields is WITH_VOCABULARY)
     assert len(next(iter(batch["tokens"].values()))) > 16
     built, found = model(Double).double().train(), []
     for cache in (GradCache(), GradCache(micro_batch)):
@@ -144,11 +153,12 @@ def test_gradient_caching_takes_as_many_texts_as_there_are(catalogue, micro_batc
     torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-12)
 
 
-def test_cached_features_are_there_for_every_field(catalogue, tmp_path):
+@pytest.mark.parametrize("fields", [FIELDS, WITH_VOCABULARY], ids=["fields", "vocabulary"])
+def test_cached_features_are_there_for_every_field(catalogue, tmp_path, fields):
     built = model()
     for tower in ("image", "text"):
         Tuning("last_n", layers=1).apply(built, tower)
-    plain, cached = data(catalogue, built.eval()), data(catalogue, built)
+    plain, cached = data(catalogue, built.eval(), fields=fields), data(catalogue, built, fields=fields)
     cached.use(FeatureCache(built, tmp_path))
     for theirs, ours in zip(plain.train_dataloader(), cached.train_dataloader(), strict=True):
         assert torch.equal(theirs["fields"]["index"], ours["fields"]["index"])
@@ -187,6 +197,10 @@ def test_ranks_become_weights(catalogue):
         (lambda _: Fields({"title": {}}), r"data\.fields\.title\.template names no column"),
         (lambda _: Fields({"title": {"template": "text"}}), "names no column"),
         (lambda _: Fields({"title": {"template": "{text}", "weight": 0}}), "must be above 0"),
+        (
+            lambda _: Fields({"title": {"template": "{text}", "vocabulary": "no"}}),
+            "vocabulary=no must be true or false",
+        ),
         (lambda c: Fields({"title": {"template": "{txet}"}}).bind(c), "Did you mean 'text'"),
         (
             lambda c: Fields({"hue": {"template": "{colour}", "vocabulary": True}}, CAPTIONS).bind(c),

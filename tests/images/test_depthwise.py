@@ -1,13 +1,21 @@
 """The depthwise convolution gives the values and gradients of torch's own."""
 
 import copy
+import itertools
 
 import pytest
 import torch
-from timm.layers import Conv2dSame
+from timm.layers import Conv2dSame, pad_same
 from torch import nn
 
+import modiste.images.depthwise
 from modiste.images.depthwise import DepthwiseConv2d, DepthwiseConv2dSame, depthwise, fast_depthwise
+
+
+@pytest.fixture(autouse=True)
+def without_avx512(monkeypatch):
+    """So that float32 and float64 take the own way on every processor."""
+    monkeypatch.setattr(modiste.images.depthwise, "has_avx512", lambda: False)
 
 
 def pair(kernel, padding, bias=False, channels=6, stride=1):
@@ -26,6 +34,17 @@ def same(kernel, stride, channels=6):
     fast_depthwise(fast)
     assert type(fast) is DepthwiseConv2dSame
     return plain, fast
+
+
+def takes_own_way(output):
+    """Whether our backward pass made a tensor."""
+    nodes = [output.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if "Depthwise" in type(node).__name__:
+            return True
+        nodes += [following for following, _ in node.next_functions if following is not None]
+    return False
 
 
 def step(layer, image):
@@ -85,12 +104,39 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_torchs_own(make, stride):
         assert (ours - exact).norm() <= 1.5 * (theirs - exact).norm() + 2**-9 * exact.norm()
 
 
-def test_timms_padding_as_tensorflow_pads():
-    for stride in (1, 2):
-        plain, fast = same(3, stride)
-        image = torch.randn(2, 6, 7, 8)
-        torch.testing.assert_close(step(fast, image), step(plain, image))
-        assert repr(fast) == repr(plain)
+@pytest.mark.parametrize("avx512", [False, True])
+@pytest.mark.parametrize("make", [lambda k, stride: pair(k, k // 2, stride=stride), lambda k, stride: same(k, stride)])
+def test_the_own_way_is_taken_where_torchs_is_slow(monkeypatch, make, avx512):
+    """Frozen weights pass a gradient on, too."""
+    monkeypatch.setattr(modiste.images.depthwise, "has_avx512", lambda: avx512)
+    image = torch.randn(2, 6, 9, 8, requires_grad=True)
+    taken = set()
+    for kernel, stride, reduced in itertools.product((3, 5), (1, 2), (False, True)):
+        layer = make(kernel, stride)[1].float()
+        with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+            own = takes_own_way(layer(image))
+            layer.requires_grad_(False)
+            assert takes_own_way(layer(image)) == own
+            assert layer(image.detach()).grad_fn is None
+        if own:
+            taken.add((kernel, stride, "bf16" if reduced else "fp32"))
+    float32 = set() if avx512 else {(3, 1, "fp32"), (5, 1, "fp32")}
+    assert taken == {(3, 2, "bf16"), (5, 1, "bf16"), (5, 2, "bf16")} | float32
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_timms_padding_as_tensorflow_pads(stride):
+    """The layer, and our way by itself, which with a stride the layer takes in reduced precision only."""
+    plain, fast = (layer.double() for layer in same(3, stride))
+    image = torch.randn(2, 6, 7, 8, dtype=torch.float64)
+    expected = step(plain, image)
+    torch.testing.assert_close(step(fast, image), expected)
+    weight, bias = (parameter.detach().requires_grad_() for parameter in plain.parameters())
+    pixels = image.clone().requires_grad_()
+    output = depthwise(pad_same(pixels, [3, 3], [stride, stride]), weight, bias, plain.stride, (0, 0))
+    (output * torch.arange(output.numel()).view_as(output).sin()).sum().backward()
+    torch.testing.assert_close([output, pixels.grad, weight.grad, bias.grad], expected)
+    assert repr(fast) == repr(plain)
 
 
 def test_a_frozen_layer_still_passes_the_gradient_on():

@@ -191,7 +191,7 @@ def test_nothing_to_learn_from_is_zero_and_not_nan(dtype):
     known = {**nothing, "vocabulary": words}
     for chosen, weights in [(nothing, None), (fields, 0 * weight), (nothing, 0 * weight), (known, None)]:
         value = GclLoss()(image, text, None, chosen, weights)
-        gradients = torch.autograd.grad(value, [image, text], allow_unused=True)
+        gradients = torch.autograd.grad(65536 * value, [image, text], allow_unused=True)  # as a gradient scaler does
         assert value.item() == 0
         assert value.dtype == torch.float32
         assert all(gradient is None or not gradient.any() for gradient in gradients)
@@ -217,6 +217,8 @@ def test_mistakes_are_said():
         GclLoss(fused=-1)
     with pytest.raises(ValueError, match="products by fields"):
         loss(image[:5], text, None, fields)
+    with pytest.raises(ValueError, match="2 rows for 3 fields"):
+        loss(image, text, None, {**fields, "vocabulary": torch.tensor([[0], [1]])})
     with pytest.raises(ValueError, match="one a pair"):
         loss(image, text, None, fields, weight[:5])
     with pytest.raises(ValueError, match="a row for each"):

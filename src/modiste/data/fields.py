@@ -32,8 +32,8 @@ class Fields:
     A product has a field when no column of its template is empty; otherwise the field is left out of the loss for it.
 
     Raises:
-        ModisteError: A field has no template, another key, or a weight that is not above 0; or a vocabulary in which a
-            product would have several texts.
+        ModisteError: A field has no template, another key, a weight that is not above 0, or a vocabulary that is
+            neither true nor false.
 
     >>> Fields({"colour": {"template": "{baseColour}", "wieght": 2}})
     Traceback (most recent call last):
@@ -56,6 +56,8 @@ class Fields:
                 raise ModisteError(
                     f"data.fields.{name}.weight={options['weight']} must be above 0: leave the field out instead."
                 )
+            if not isinstance(options.get("vocabulary", False), bool):
+                raise ModisteError(f"data.fields.{name}.vocabulary={options['vocabulary']} must be true or false.")
 
     @property
     def columns(self) -> set[str]:
@@ -68,7 +70,11 @@ class Fields:
         return [float(options.get("weight", 1.0)) for options in self.fields.values()]
 
     def bind(self, catalogue: Catalogue) -> BoundFields:
-        """The fields of a catalogue's rows. Raises ModisteError for an unknown column."""
+        """The fields of a catalogue's rows.
+
+        Raises:
+            ModisteError: A column is unknown, or a product has several texts of a field with a vocabulary.
+        """
         texts = [self._captions(options["template"]).bind(catalogue) for options in self.fields.values()]
         vocabulary = [
             self._vocabulary(name, bound, len(catalogue)) if options.get("vocabulary") else []
@@ -82,14 +88,14 @@ class Fields:
         return [name for name, options in self.fields.items() if options.get("vocabulary")]
 
     def _vocabulary(self, name: str, texts: BoundCaptions, rows: int) -> list[str]:
-        """All texts of a field, sorted."""
+        """All texts of a field, sorted; a product whose text is empty has none."""
         found = [texts.all(row) for row in range(rows) if texts.complete(row)]
         if any(len(among) > 1 for among in found):
             raise ModisteError(
                 f"data.fields.{name}.vocabulary would make synonyms of one product each other's negatives: leave its "
                 "column out of data.captions.synonyms, or the vocabulary."
             )
-        return sorted(set().union(*found))
+        return sorted(set().union(*found) - {""})
 
     def _captions(self, template: str) -> Captions:
         named = set(FIELD.findall(template))

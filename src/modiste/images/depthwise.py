@@ -1,13 +1,14 @@
 """Depthwise convolutions that train fast on a CPU.
 
-oneDNN has no fast kernel for the gradients of a depthwise convolution in the channels-last layout: the weights' take
-most of a training step of a mobile network, and in bfloat16 those of a strided one's input, too. The classes here give
-the same gradients: the weights' as a sum over the kernel's taps, the input's as a convolution of the spread-out
-gradient.
+oneDNN lacks fast kernels for some gradients of a depthwise convolution in the channels-last layout, and these take most
+of a training step of a mobile network: the weights' in float32 without AVX-512, and in bfloat16 both the weights' and
+the input's of all but 3×3 kernels without a stride. The classes here give the same gradients: the weights' as a sum
+over the kernel's taps, the input's as a convolution of the spread-out gradient.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise ``nn.Conv2d``; values and gradients are the same, the backward pass on CPUs is faster."""
+    """A depthwise ``nn.Conv2d``; values and gradients are the same, the backward pass on CPUs is never slow."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not gains(self, input):
@@ -61,9 +62,19 @@ def fast_depthwise(trunk: nn.Module) -> None:
 
 
 def gains(layer: nn.Conv2d, image: Tensor) -> bool:
-    """Whether a training step on this device is faster so: with a stride, oneDNN's own is slow in bfloat16 only."""
-    trains = torch.is_grad_enabled() and layer.weight.requires_grad
-    return trains and image.device.type == "cpu" and (layer.stride == (1, 1) or torch.is_autocast_enabled("cpu"))
+    """Whether oneDNN's own backward pass is a slow one."""
+    trains = torch.is_grad_enabled() and (layer.weight.requires_grad or image.requires_grad)
+    if not trains or image.device.type != "cpu":
+        return False
+    if torch.is_autocast_enabled("cpu"):
+        return layer.stride != (1, 1) or max(layer.kernel_size) > 3
+    return layer.stride == (1, 1) and not has_avx512()
+
+
+@functools.cache
+def has_avx512() -> bool:
+    """Whether torch uses AVX-512 on this processor."""
+    return "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
 def depthwise(image: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any) -> Tensor:

@@ -32,9 +32,10 @@ class GclLoss(ContrastiveLoss):
 
     A field with a vocabulary, which is all the texts that the training has for it, has another term: the cross-entropy
     of each image among the whole vocabulary, as in zero-shot classification, instead of L among the batch's texts. A
-    batch seldom holds a rare value, and without it nothing moves the other images away from its text.
+    batch seldom holds a rare value, and without it nothing moves the other images away from its text. Its B·V logits
+    are kept, in full precision.
 
-    One term costs what `ClipLoss` costs; memory is that of one term. Without fields the loss is `ClipLoss`, weighted.
+    Each other term costs what `ClipLoss` costs; memory is that of one. Without fields the loss is `ClipLoss`, weighted.
 
     Args:
         init_scale: exp(logit scale) to start from; None: that of the pretrained weights, or else 1/0.07.
@@ -157,8 +158,8 @@ class GclLoss(ContrastiveLoss):
         logits = self.scale.to(image.dtype) * image @ text[words].T
         each = F.cross_entropy(logits, torch.searchsorted(words, row.contiguous()), reduction="none")
         share = present.to(image.dtype) if weight is None else present * weight.to(image.dtype)
-        whole = gather.all_reduce_sum(share.sum()).clamp_min(torch.finfo(image.dtype).tiny)
-        return gather.sum_over_processes((each * share).sum() / whole)
+        whole = gather.all_reduce_sum(share.sum())
+        return gather.sum_over_processes((each * share).sum() / torch.where(whole > 0, whole, 1.0))
 
 
 def _check_shapes(image: Tensor, text: Tensor, fields: dict[str, Tensor] | None, weight: Tensor | None) -> None:
@@ -171,5 +172,7 @@ def _check_shapes(image: Tensor, text: Tensor, fields: dict[str, Tensor] | None,
         raise ValueError(
             f"index {tuple(fields['index'].shape)} must be ({size}, {len(fields['weight'])}): products by fields"
         )
+    if fields is not None and "vocabulary" in fields and len(fields["vocabulary"]) != len(fields["weight"]):
+        raise ValueError(f"vocabulary has {len(fields['vocabulary'])} rows for {len(fields['weight'])} fields")
     if weight is not None and weight.shape != (size,):
         raise ValueError(f"weight {tuple(weight.shape)} must be ({size},), one a pair")
