@@ -20,6 +20,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from modiste.figures import read_metrics
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 RESULTS = HERE / "results"
@@ -61,6 +63,23 @@ class Study:
         kept = {name: value for name, value in content.items() if name not in LEFT_OUT}
         self.file(seed).write_text(json.dumps(kept, indent=1) + "\n")
         shutil.copy(run / "cost.json", RESULTS / f"{self.name}_{seed}.cost.json")
+        self.keep_curve(seed)
+
+    def keep_curve(self, seed: int) -> None:
+        """Keeps what validation logged of the recipe's monitor, epoch by epoch."""
+        metric = OmegaConf.load(self.run(seed) / "config.yaml").monitor.metric
+        values = read_metrics(self.run(seed))[metric][1].round(4).tolist()
+        self.curve_file(seed).write_text(json.dumps({"metric": metric, "values": values}) + "\n")
+
+    def curve_file(self, seed: int) -> Path:
+        """Where the record keeps the curve of a seed."""
+        return RESULTS / f"{self.name}_{seed}.curve.json"
+
+    def curves(self) -> dict[int, dict[str, Any]]:
+        """Seed to curve, of the seeds that were run."""
+        return {
+            seed: json.loads(self.curve_file(seed).read_text()) for seed in SEEDS if self.curve_file(seed).is_file()
+        }
 
     def found(self) -> dict[int, dict[str, Any]]:
         """Seed to result, of the seeds that were run."""
@@ -224,10 +243,15 @@ def transfer() -> str:
     return table(["", *metrics, "training"], [published, *by_seed(TRANSFER, metrics)])
 
 
+def f1_by_class() -> dict[int, dict[str, float]]:
+    """Seed to F1 of each class of Fashion-MNIST."""
+    found = TRANSFER.found()
+    return {seed: {row[0]: row[4] for row in result["tables"]["category"]["rows"]} for seed, result in found.items()}
+
+
 def classes() -> str:
     """F1 of each class of Fashion-MNIST, a column a seed."""
-    found = TRANSFER.found()
-    f1 = {seed: {row[0]: row[4] for row in result["tables"]["category"]["rows"]} for seed, result in found.items()}
+    f1 = f1_by_class()
     names = next(iter(f1.values()), [])
     return table(
         ["F1", *(f"seed {seed}" for seed in f1)], [[name, *(figure(f1[s][name]) for s in f1)] for name in names]
@@ -311,10 +335,15 @@ def wise() -> str:
     return table(["α", *ALONG], rows)
 
 
+def ablations() -> dict[str, Any]:
+    """Table to what `ablation.py` measured."""
+    path = HERE / "ablation.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def ablation(name: str) -> str:
     """One table of ``ablation.json``: mean ± s.d. over seeds, and the difference to the first variant."""
-    path = HERE / "ablation.json"
-    measured = json.loads(path.read_text()).get(name) if path.is_file() else None
+    measured = ablations().get(name)
     if measured is None:
         return "—"
     rows = []
@@ -365,8 +394,28 @@ def fill(path: Path, blocks: dict[str, str]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def draw() -> None:
+    """The pictures of what there is."""
+    import pictures
+
+    folder = HERE / "pictures"
+    if curves := ADAPTATION.curves():
+        pictures.curves(curves, folder / "adaptation.png")
+    if f1 := f1_by_class():
+        pictures.classes(f1, folder / "classes.png")
+    changes = {
+        name: [
+            (variant, found["difference"]) for variant, found in measured["variants"].items() if found.get("difference")
+        ]
+        for name, measured in ablations().items()
+    }
+    if changes:
+        pictures.ablations(changes, folder / "ablation.png")
+
+
 def write_tables() -> None:
-    """All tables of both READMEs."""
+    """All tables of both READMEs, and the pictures."""
+    draw()
     names = ("loss", "captions", "batch", "ema", "depth", "augmentation")
     blocks = {"transfer": transfer(), "classes": classes(), "adaptation": adaptation()}
     blocks |= {"probes": probes(), "selection": selection(), "gains": gains(), "wise": wise()}
