@@ -12,7 +12,7 @@ from PIL import Image
 
 from modiste.figures import PALETTE, new_figure
 
-COLOURS = 12  # so that a picture takes a few KB
+COLOURS = 32  # so that a picture takes a few KB
 
 
 @contextmanager
