@@ -49,10 +49,20 @@ def takes_own_way(output):
 
 def step(layer, image):
     """Output, and the gradients of the input and the parameters."""
+    return gradients_of(layer, image, layer.parameters())
+
+
+def own_step(plain, image, padding, prepare=lambda pixels: pixels):
+    """`step` by our way, with the weights of a plain layer."""
+    weight, bias = (parameter.detach().requires_grad_() for parameter in plain.parameters())
+    return gradients_of(lambda x: depthwise(prepare(x), weight, bias, plain.stride, padding), image, (weight, bias))
+
+
+def gradients_of(function, image, parameters):
     pixels = image.clone().requires_grad_()
-    output = layer(pixels)
+    output = function(pixels)
     (output * torch.arange(output.numel()).view_as(output).sin()).sum().backward()
-    return [output, pixels.grad, *(parameter.grad for parameter in layer.parameters())]
+    return [output, pixels.grad, *(parameter.grad for parameter in parameters)]
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -76,12 +86,7 @@ def test_strides_and_rows_that_no_window_reaches(kernel, padding, size, stride):
     plain, _ = pair(kernel, padding, bias=True, stride=stride)
     image = torch.randn(3, 6, *size, dtype=torch.float64)
     expected = step(plain, image)
-    plain.zero_grad()
-    weight, bias = plain.weight.detach().requires_grad_(), plain.bias.detach().requires_grad_()
-    pixels = image.clone().requires_grad_()
-    output = depthwise(pixels, weight, bias, plain.stride, plain.padding)
-    (output * torch.arange(output.numel()).view_as(output).sin()).sum().backward()
-    torch.testing.assert_close([output, pixels.grad, weight.grad, bias.grad], expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(own_step(plain, image, plain.padding), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -131,11 +136,8 @@ def test_timms_padding_as_tensorflow_pads(stride):
     image = torch.randn(2, 6, 7, 8, dtype=torch.float64)
     expected = step(plain, image)
     torch.testing.assert_close(step(fast, image), expected)
-    weight, bias = (parameter.detach().requires_grad_() for parameter in plain.parameters())
-    pixels = image.clone().requires_grad_()
-    output = depthwise(pad_same(pixels, [3, 3], [stride, stride]), weight, bias, plain.stride, (0, 0))
-    (output * torch.arange(output.numel()).view_as(output).sin()).sum().backward()
-    torch.testing.assert_close([output, pixels.grad, weight.grad, bias.grad], expected)
+    own = own_step(plain, image, (0, 0), lambda pixels: pad_same(pixels, [3, 3], [stride, stride]))
+    torch.testing.assert_close(own, expected)
     assert repr(fast) == repr(plain)
 
 

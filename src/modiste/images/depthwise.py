@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise ``nn.Conv2d``; values and gradients are the same, the backward pass on CPUs is never slow."""
+    """A depthwise ``nn.Conv2d``; values and gradients are the same, without oneDNN's slow kernels."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not gains(self, input):

@@ -134,18 +134,18 @@ class GclLoss(ContrastiveLoss):
         weight: Tensor | None,
     ) -> Tensor:
         index, field_weight = fields["index"], fields["weight"].to(image.dtype)
-        vocabulary = fields.get("vocabulary", index.new_empty(len(field_weight), 0))
+        vocabulary = [words[words >= 0] for words in fields.get("vocabulary", ())] or [None] * len(field_weight)
         present = index >= 0
         total, mean = image.new_zeros(()), torch.zeros_like(image)
         # Field by field, so that (B, F, D) is never stored.
         for field, row in enumerate(index.clamp_min(0).unbind(1)):
             field_text, there, words = text[row], present[:, field], vocabulary[field]
-            if (words >= 0).any():
-                term = self._among(image, text, row, words[words >= 0], weight, there)
-            else:
+            if words is None or not len(words):
                 term = self._term(image, field_text, product_id, weight, there)
+            else:
+                term = self._among(image, text, row, words, weight, there)
             total = total + field_weight[field] * term
-            mean = mean + (field_weight[field] * present[:, field])[:, None] * field_text
+            mean = mean + (field_weight[field] * there)[:, None] * field_text
         if self.fused:
             known = present[:, field_weight > 0].any(1)
             total = total + self.fused * self._term(image, F.normalize(mean, dim=1), product_id, weight, known)
