@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from harness import Row
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 from modiste.backends import Tower, choose, smallest_cosine
 from modiste.embeddings import ModelEmbedder
@@ -49,7 +50,8 @@ def eager(tower: Tower) -> Any:
 
 
 def images(quick: bool) -> Iterator[Row]:
-    """Row 8: batches of 32 at 224 px."""
+    """Row 8: batches of 32 drawn garments at 224 px."""
+    from modiste.data.synthetic import Synthetic
     from modiste.images.lite import LiteEncoder
     from modiste.images.timm import TimmEncoder
 
@@ -58,9 +60,10 @@ def images(quick: bool) -> Iterator[Row]:
         ("EfficientNet-Lite0", lambda: LiteEncoder(size=size), (4, 14), 0.995),
         ("ViT-B/32", lambda: TimmEncoder("vit_base_patch32_224", size=size), (3, 5), 0.9999),
     )
+    catalogue = Synthetic(products=32, views=1, size=size)()
+    pixels = torch.stack([pil_to_tensor(catalogue.read_image(index)) for index in range(32)])
     for name, make, targets, wanted in towers:
         torch.manual_seed(0)
-        pixels = torch.randint(0, 256, (32, 3, size, size), dtype=torch.uint8)
         tower = Tower(two_tower(make()), "image", pixels)
         taken, encode = choose(tower, "auto", wanted)
         cosine = smallest_cosine(tower, encode)
