@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modiste.losses.products import Products
+
 
 def clip_reference(image: Tensor, text: Tensor, scale: Tensor, product_id: Tensor | None) -> Tensor:
     """Cross-entropy against the uniform distribution over the pairs of one product, both ways, averaged."""
@@ -41,3 +43,17 @@ def value_and_gradients(function: Callable[..., Tensor], *inputs: Tensor) -> lis
     inputs = tuple(tensor.detach().clone().requires_grad_() for tensor in inputs)
     value = function(*inputs)
     return [value.detach(), *torch.autograd.grad(value, inputs)]
+
+
+def rounded(a: Tensor) -> Tensor:
+    """The nearest bfloat16 numbers, in float32."""
+    return a.bfloat16().float()
+
+
+# What a bfloat16 unit does, on any machine: factors are rounded, products of them are exact, sums are in float32.
+# What is added to a gradient is rounded once more.
+UNIT = Products(
+    lambda a, b, out: torch.mm(rounded(a), rounded(b), out=out),
+    lambda c, a, b: c.add_(rounded(torch.mm(rounded(a), rounded(b)))),
+    torch.bfloat16,
+)

@@ -1,17 +1,19 @@
 """Two gloo processes: values and DDP-averaged gradients are those of one process with the whole batch."""
 
+import dataclasses
 import itertools
 from datetime import timedelta
 
 import pytest
 import torch
+from loss_references import UNIT
 from torch import distributed as dist
 from torch import multiprocessing, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from modiste.errors import ModisteError
-from modiste.losses import gather
+from modiste.losses import gather, products
 from modiste.losses.clip import ClipLoss
 from modiste.losses.gcl import GclLoss
 from modiste.losses.siglip import SigLipLoss
@@ -89,6 +91,20 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name.removeprefix("module."): parameter.grad for name, parameter in model.named_parameters()}
 
 
+def with_factors(loss: str, factors: torch.dtype | None, image: torch.Tensor, text: torch.Tensor) -> tuple:
+    """Value, gradients, and the types of the matrices that travel, with products of bfloat16 factors."""
+    products.has_bfloat16 = lambda device: True
+    products.ON_CPU = dataclasses.replace(UNIT, factors=factors)
+    travelled, all_gather = [], gather.all_gather
+    gather.all_gather = lambda tensor: travelled.append(str(tensor.dtype)) or all_gather(tensor)
+    image, text = (F.normalize(features.float(), dim=1).requires_grad_() for features in (image, text))
+    made = LOSSES[loss](init_scale=20.0, tile=4, products="bfloat16")
+    value = made(image, text)
+    value.backward()
+    gather.all_gather = all_gather
+    return value.detach(), image.grad, text.grad, made.logit_scale.grad, sorted({*travelled} - {"torch.int64"})
+
+
 def work(rank: int, folder: str) -> None:
     """One process: everything is written to a file and judged by the tests."""
     torch.set_num_threads(1)
@@ -124,6 +140,8 @@ def work(rank: int, folder: str) -> None:
         value = model(*make(slab), None if ids is None else ids[slab])
         value.backward()
         seen[kind, positives] = value.detach(), gradients(model)
+    for loss, factors in itertools.product(("clip", "siglip"), (None, torch.bfloat16)):
+        seen[loss, str(factors)] = with_factors(loss, factors, image, text)
     seen["slab"] = gather.reduce_scatter_sum(torch.arange(8.0) * (rank + 1))
     torch.save(seen, f"{folder}/{rank}.pt")
     dist.barrier()
@@ -179,6 +197,15 @@ def test_fields_and_weights_too_are_the_full_batch_s(processes, kind, positives)
 def test_unequal_batches_are_refused_everywhere(processes, loss):
     for process in processes:
         assert "between 10 and 11 pairs" in process[loss, "unequal"]
+
+
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
+def test_features_travel_as_the_products_round_them_and_nothing_changes(processes, loss):
+    for process in processes:
+        *whole, types = process[loss, "None"]
+        *halved, half = process[loss, "torch.bfloat16"]
+        assert all(map(torch.equal, whole, halved))
+        assert (types, half) == (["torch.float32"], ["torch.bfloat16"])
 
 
 def test_reduce_scatter_returns_each_process_its_slab(processes):

@@ -4,24 +4,12 @@ import logging
 
 import pytest
 import torch
-from loss_references import clip_reference, siglip_reference, unit_pairs, value_and_gradients
+from loss_references import UNIT, clip_reference, rounded, siglip_reference, unit_pairs, value_and_gradients
 
 from modiste.errors import ModisteError
 from modiste.losses import products
 from modiste.losses.clip import ClipLoss
 from modiste.losses.siglip import SigLipLoss
-
-
-def rounded(a):
-    return a.bfloat16().float()
-
-
-# What a bfloat16 unit does, on any machine: factors are rounded, products of them are exact, sums are in float32.
-# What is added to a gradient is rounded once more.
-UNIT = products.Products(
-    lambda a, b, out: torch.mm(rounded(a), rounded(b), out=out),
-    lambda c, a, b: c.add_(rounded(torch.mm(rounded(a), rounded(b)))),
-)
 
 
 @pytest.fixture

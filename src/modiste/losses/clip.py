@@ -107,9 +107,9 @@ def infonce(
     Returns:
         The weighted mean; 0 where no pair has a weight.
     """
-    weight = torch.ones_like(image[:, 0]) if weight is None else weight.to(image.dtype)
     kind = choose(products, image.device, image.dtype)
     keep = keep if torch.is_grad_enabled() else 0.0
+    weight = None if weight is None else weight.to(image.dtype)
     return _TiledInfoNCE.apply(image, text, scale, product_id, weight, present, tile, kind, keep)
 
 
@@ -155,14 +155,15 @@ class _TiledInfoNCE(torch.autograd.Function):
         text: Tensor,
         scale: Tensor,
         product_id: Tensor,
-        weight: Tensor,
+        weight: Tensor | None,
         present: Tensor | None,
         tile_size: int,
         products: Products,
         keep: float,
     ) -> Tensor:
         _, group = gather.all_gather(product_id).unique(return_inverse=True)
-        weight, absent = gather.all_gather(weight), None
+        weight = group.new_ones(len(group), dtype=image.dtype) if weight is None else gather.all_gather(weight)
+        absent = None
         if present is not None:
             absent = ~gather.all_gather(present)
             weight = weight.masked_fill(absent, 0.0)
@@ -170,7 +171,7 @@ class _TiledInfoNCE(torch.autograd.Function):
             _, group = group.unique(return_inverse=True)
         logits = len(image) * len(group)
         kept = image.new_empty(logits) if logits * image.element_size() <= keep * 2**20 else None
-        tiles = Tiles(image, gather.all_gather(text), scale, group, tile_size, products, kept)
+        tiles = Tiles(image, products.gather(text), scale, group, tile_size, products, kept)
         target = group.bincount().to(image.dtype).reciprocal_()[group]  # T_ij of text j, where it is positive
 
         rows, cols = LogSumExp(len(image), image), LogSumExp(len(tiles.text), image)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from modiste.errors import ModisteError, did_you_mean
+from modiste.losses import gather
 
 log = logging.getLogger(__name__)
 KINDS = ("float32", "bfloat16")
@@ -27,10 +28,19 @@ class Products:
     Attributes:
         mm: ``mm(a, b, out=c)``: c = a · b.
         addmm: ``addmm(c, a, b)``: c += a · b.
+        factors: What both round their factors to; None: they do not.
     """
 
     mm: Product
     addmm: Product
+    factors: torch.dtype | None = None
+
+    def gather(self, features: Tensor) -> Tensor:
+        """All processes' features (N, D) of the own (n, D), as the products read them: bfloat16 travels in half the
+        bytes. A collective, and all processes need the same products."""
+        if self.factors is None or gather.world_size() == 1:
+            return gather.all_gather(features)
+        return gather.all_gather(features.to(self.factors)).to(features.dtype)
 
 
 def choose(kind: str, device: torch.device, dtype: torch.dtype) -> Products:
@@ -95,5 +105,5 @@ def _cuda_addmm(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 PLAIN = Products(torch.mm, Tensor.addmm_)
-ON_CPU = Products(_cpu_mm, _cpu_addmm)
-ON_CUDA = Products(_cuda_mm, _cuda_addmm)
+ON_CPU = Products(_cpu_mm, _cpu_addmm, torch.bfloat16)
+ON_CUDA = Products(_cuda_mm, _cuda_addmm, torch.bfloat16)

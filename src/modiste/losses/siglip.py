@@ -93,7 +93,7 @@ class _TiledSigmoid(torch.autograd.Function):
         products: Products,
         grad_enabled: bool,  # autograd reports needs_input_grad under no_grad too
     ) -> Tensor:
-        tiles = Tiles(image, gather.all_gather(text), scale, gather.all_gather(product_id), tile_size, products)
+        tiles = Tiles(image, products.gather(text), scale, gather.all_gather(product_id), tile_size, products)
         *needs, needs_bias = (grad_enabled and needed for needed in ctx.needs_input_grad[:4])
         gradients = Gradients(tiles, (needs[0], needs[1], needs[2]))
         value, bias_grad, zero = torch.zeros_like(scale), torch.zeros_like(scale), torch.zeros_like(scale)
