@@ -9,6 +9,8 @@ A script of this directory has two functions, and ends with ``harness.main(__fil
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import statistics
 import subprocess
@@ -77,6 +79,12 @@ def seconds(work: Work) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def release() -> None:
+    """Gives freed memory back to the system, which `modiste.machine.keep_pages` keeps."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_mib(script: str, case: str, rounds: int = 3, **sizes: Any) -> float:

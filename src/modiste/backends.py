@@ -36,8 +36,9 @@ EXTRAS = {"onnxruntime": ("onnx", ("onnxruntime", "onnx", "onnxscript")), "openv
 PROBE_SECONDS = 2.0
 # By how much a backend has to be faster than torch in a probe, whose noise is of this size.
 MARGIN = 0.1
-# Activations of so many images stay in the processor's cache: of all its cores, and of one.
+# Activations of so many images stay in the processor's cache.
 CHUNK = 32
+# Images, and texts, that one stream of OpenVINO takes at a time at most.
 PARTS = {"image": 8, "text": 32}
 BF16 = "-bf16"
 Encode = Callable[[Any], Tensor]
@@ -212,7 +213,10 @@ def openvino(tower: Tower, bf16: bool) -> Encode:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "THROUGHPUT",
     }
-    program = core.compile_model(_openvino(tower), "CPU", settings)
+    converted = _openvino(tower)
+    if tower.kind == "image":  # of one size, so that "same" padding becomes a part of the convolutions
+        converted.reshape([-1, *tower.example.shape[1:]])
+    program = core.compile_model(converted, "CPU", settings)
     order = [_position(port, tower.names, index) for index, port in enumerate(program.inputs)]
     requests = ov.AsyncInferQueue(program)
 
@@ -245,8 +249,6 @@ def _openvino(tower: Tower) -> Any:
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(tower.module(), example, check_trace=False)
         converted = ov.convert_model(traced, example_input=example)
-    if tower.kind == "image":  # of one size, so that "same" padding becomes a part of the convolutions
-        converted.reshape([-1, *tower.example.shape[1:]])
     if path is not None:
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
         unfinished.mkdir(parents=True)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from modiste.errors import ModisteError
 from modiste.losses.base import ContrastiveLoss
-from modiste.losses.clip import ClipLoss
+from modiste.losses.clip import ClipLoss, Powers, infonce
 from modiste.losses.products import Products
 from modiste.losses.siglip import SigLipLoss
 
@@ -84,6 +84,38 @@ def count_products(monkeypatch):
 
     monkeypatch.setattr("modiste.losses.clip.choose", lambda *_: Products(mm, torch.Tensor.addmm_))
     return found
+
+
+@pytest.mark.parametrize("keep", [0.0, 64.0])
+@pytest.mark.parametrize("ids", [None, product_ids(40, 12)])
+def test_one_exponential_for_rows_and_columns_gives_what_two_give(monkeypatch, keep, ids):
+    image, text = unit_pairs(40)
+    loss = ClipLoss(init_scale=30.0, tile=16, keep=keep).double()
+    once = value_and_gradients(lambda x, y: loss(x, y, ids), image, text)
+    taken = []
+    monkeypatch.setattr(Powers, "RANGE", -torch.inf)
+    monkeypatch.setattr(Powers, "put", lambda *_: taken.append(1))
+    twice = value_and_gradients(lambda x, y: loss(x, y, ids), image, text)
+    assert not taken
+    torch.testing.assert_close(once, twice, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("keep", [0.0, 64.0])
+def test_a_column_far_below_all_rows_has_exponentials_of_its_own(monkeypatch, keep):
+    """Its largest logit is -100, where each row has one of +100: relative to that, all of it would be 0."""
+    image = torch.tensor([[1.0, 0.0]]).repeat(4, 1) + 1e-3 * torch.arange(8.0).view(4, 2)
+    text = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [-1.0, 0.1]])
+    ids, scale = torch.arange(4), torch.tensor(100.0)
+
+    def tiled(x, y):
+        return infonce(x, y, scale, ids, 2048, "float32", keep=keep)
+
+    exact = value_and_gradients(lambda x, y: clip_reference(x, y, scale.double(), ids), image.double(), text.double())
+    found = value_and_gradients(tiled, image, text)
+    torch.testing.assert_close([a.double() for a in found], exact, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(Powers, "RANGE", torch.inf)
+    wrong = value_and_gradients(tiled, image, text)
+    assert not all(torch.isfinite(a).all() for a in wrong)
 
 
 def test_a_second_backward_pass_does_not_take_the_tiles_of_the_first_for_logits():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -125,16 +127,109 @@ class LogSumExp:
 
     def add(self, span: slice, logits: Tensor, dim: int, out: Tensor) -> None:
         """Take in ``logits`` for the entries ``span``, reducing ``dim``; ``out`` is scratch and may be ``logits``."""
-        maximum = torch.maximum(self.maximum[span], logits.amax(dim))
-        self.total[span] *= (self.maximum[span] - maximum).exp_()
-        self.total[span] += torch.sub(logits, maximum.unsqueeze(dim), out=out).exp_().sum(dim)
-        self.maximum[span] = maximum
+        maximum = logits.amax(dim)
+        self.merge(span, maximum, torch.sub(logits, maximum.unsqueeze(dim), out=out).exp_().sum(dim))
+
+    def merge(self, span: slice, maximum: Tensor, total: Tensor) -> None:
+        """Take in other maxima and totals of the entries ``span``."""
+        before, self.maximum[span] = self.maximum[span].clone(), torch.maximum(self.maximum[span], maximum)
+        self.total[span] *= (before - self.maximum[span]).exp_()
+        self.total[span] += total * (maximum - self.maximum[span]).exp_()
 
     def align(self) -> None:
         """Make the maximum that of all processes; the sum of their ``total`` is then the whole's. A collective."""
         own = self.maximum.clone()
         gather.all_reduce_max(self.maximum)
         self.total *= (own - self.maximum).exp_()
+
+
+@dataclass(frozen=True)
+class Powers:
+    """What a tile of E_ij = exp(S_ij - shift_i) lacks to serve its columns as well as its rows.
+
+    exp(S_ij - c_j) = E_ij · exp(shift_i - level) · exp(level - c_j), so that the N² terms take one exponential instead
+    of two. `take` sees to it that neither factor leaves the range of float32: what underflows is less than exp(-27) of
+    its column. Positives are 0 in E and come on top with exponentials of their own: where they dominate, the digits of
+    the others are in how far their softmax is from 1.
+
+    Attributes:
+        shift: Subtracted from each row (r,): at least its largest logit.
+        level: The largest of them, ().
+        positive: Logits (P,) of the tile's positives.
+    """
+
+    shift: Tensor
+    level: Tensor
+    positive: Tensor
+
+    RANGE: ClassVar[float] = 60.0
+
+    @classmethod
+    def take(cls, tile: Tile, shift: Tensor, columns: Tensor) -> Powers | None:
+        """Puts E in place of the logits (r, c); None, and they stay, where it is too far from the columns' largest.
+
+        Args:
+            tile: With its logits.
+            shift: As the attribute (r,).
+            columns: Largest logit of each column (c,), of the tile or of more.
+        """
+        level = shift.max()
+        if not bool(level - columns.min() < cls.RANGE):  # NaN is not
+            return None
+        return cls(shift, level, tile.logits.view(-1)[tile.positive]).put(tile)
+
+    def put(self, tile: Tile) -> Powers:
+        """Puts E in place of the logits again."""
+        tile.logits.sub_(self.shift.unsqueeze(1)).exp_().view(-1)[tile.positive] = 0.0
+        return self
+
+    def rows(self) -> Tensor:
+        """exp(shift - level), (r,)."""
+        return (self.shift - self.level).exp_()
+
+    def columns(self, maximum: Tensor) -> Tensor:
+        """exp(level - maximum), (c,)."""
+        return (self.level - maximum).exp_()
+
+
+def _within(tile: Tile) -> tuple[Tensor, Tensor]:
+    """Rows and columns (P,) of the positives, counted from the tile's first."""
+    return tile.positive_rows - tile.rows.start, tile.positive_cols - tile.cols.start
+
+
+def _statistics(tile: Tile, rows: LogSumExp, cols: LogSumExp) -> Powers | None:
+    """Takes a tile into the sums of its rows and columns; its logits become exponentials where `Powers` are given."""
+    top = tile.logits.amax(0)
+    maximum = torch.maximum(rows.maximum[tile.rows], tile.logits.amax(1))
+    powers = Powers.take(tile, maximum, top)
+    if powers is None:
+        rows.add(tile.rows, tile.logits, 1, out=tile.spare)
+        cols.add(tile.cols, tile.logits, 0, out=tile.spare)
+        return None
+    i, j = _within(tile)
+    by_row = tile.logits.sum(1)
+    by_col = torch.mv(tile.logits.T, powers.rows(), out=torch.empty_like(top))  # autocast leaves ``out=`` alone
+    by_col.mul_(powers.columns(top))
+    rows.merge(tile.rows, maximum, by_row.index_add_(0, i, (powers.positive - maximum[i]).exp_()))
+    cols.merge(tile.cols, top, by_col.index_add_(0, j, (powers.positive - top[j]).exp_()))
+    return powers
+
+
+def _softmaxes(
+    tile: Tile, powers: Powers | None, maxima: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor]
+) -> Tensor:
+    """The tile's exp(S - maximum), weighted, of its rows plus that of its columns, (r, c), in one of its buffers."""
+    (row_max, col_max), (by_row, by_col) = maxima, weights
+    if powers is None:
+        rows = torch.sub(tile.logits, row_max.unsqueeze(1), out=tile.spare).exp_()
+        cols = tile.logits.sub_(col_max).exp_()
+        return rows.mul_(by_row.unsqueeze(1)).addcmul_(cols, by_col)
+    i, j = _within(tile)
+    positive = by_row[i] * (powers.positive - row_max[i]).exp_() + by_col[j] * (powers.positive - col_max[j]).exp_()
+    by_row, by_col = by_row * (powers.shift - row_max).exp_(), by_col * powers.columns(col_max)
+    factor = torch.addcmul(by_row.unsqueeze(1), powers.rows().unsqueeze(1), by_col.unsqueeze(0), out=tile.spare)
+    factor.mul_(tile.logits).view(-1).index_add_(0, tile.positive, positive)
+    return factor
 
 
 class _TiledInfoNCE(torch.autograd.Function):
@@ -145,7 +240,8 @@ class _TiledInfoNCE(torch.autograd.Function):
     loss = 1/2W Σ w_i (log Σ_j exp S_ij - Σ_j T_ij S_ij) + the same over columns;
     dS_ij = (w_i (P_ij - T_ij) + w_j (Q_ij - T_ij)) / 2W.
     One forward tile gives the statistics of its rows and of its columns; the backward pass forms it once more, unless
-    it was kept. The logits of a pair that is left out are so low that its softmax is exactly 0, and its weight is 0.
+    its `Powers` were kept. The logits of a pair that is left out are so low that its softmax is exactly 0, and its
+    weight is 0.
     """
 
     @staticmethod
@@ -176,13 +272,13 @@ class _TiledInfoNCE(torch.autograd.Function):
 
         rows, cols = LogSumExp(len(image), image), LogSumExp(len(tiles.text), image)
         row_positive, col_positive = torch.zeros_like(rows.total), torch.zeros_like(cols.total)
+        known: list[Powers | None] = []
         for tile in tiles:
             _leave_out(tile, absent, tiles)
             positive = tile.logits.view(-1)[tile.positive] * target[tile.positive_cols]
             row_positive.index_add_(0, tile.positive_rows, positive)
             col_positive.index_add_(0, tile.positive_cols, positive)
-            rows.add(tile.rows, tile.logits, 1, out=tile.spare)
-            cols.add(tile.cols, tile.logits, 0, out=tile.spare)
+            known.append(_statistics(tile, rows, cols))
 
         # Row statistics are complete; those of columns, and the sum over all rows, need the other processes.
         row_loss = torch.dot(rows.maximum - row_positive + rows.total.log(), weight[tiles.own])
@@ -196,7 +292,8 @@ class _TiledInfoNCE(torch.autograd.Function):
         ctx.save_for_backward(
             image, tiles.text, scale, group, target, weight, absent, rows.maximum, rows.total, cols.maximum, cols.total
         )
-        ctx.tile_size, ctx.products, ctx.kept = tile_size, products, kept
+        ctx.tile_size, ctx.products = tile_size, products
+        ctx.kept, ctx.known = kept, itertools.repeat(None) if kept is None else known
         return (row_loss + col_loss) / (2 * torch.where(total > 0, total, 1.0))
 
     @staticmethod
@@ -211,15 +308,16 @@ class _TiledInfoNCE(torch.autograd.Function):
         weight = weight * (grad * gather.world_size())
         own_weight = weight[tiles.own]
         row_weight, col_weight = own_weight / row_total, weight / col_total
-        for tile in tiles:
-            _leave_out(tile, absent, tiles)
-            by_row = torch.sub(tile.logits, row_maximum[tile.rows, None], out=tile.spare).exp_()
-            by_col = tile.logits.sub_(col_maximum[tile.cols]).exp_()
-            by_row.mul_(row_weight[tile.rows, None]).addcmul_(by_col, col_weight[tile.cols])
+        for tile, powers in zip(tiles, ctx.known, strict=False):
+            maxima = row_maximum[tile.rows], col_maximum[tile.cols]
+            if kept is None or powers is None:
+                _leave_out(tile, absent, tiles)
+                powers = Powers.take(tile, *maxima) if powers is None else powers.put(tile)
+            both = _softmaxes(tile, powers, maxima, (row_weight[tile.rows], col_weight[tile.cols]))
             # Before the product: taken off after it, a positive with P ≈ 1 would cost the digits of all others.
-            both = (own_weight[tile.positive_rows] + weight[tile.positive_cols]) * target[tile.positive_cols]
-            by_row.view(-1).index_add_(0, tile.positive, both, alpha=-1)
-            gradients.add(tile, by_row)
+            targets = (own_weight[tile.positive_rows] + weight[tile.positive_cols]) * target[tile.positive_cols]
+            both.view(-1).index_add_(0, tile.positive, targets, alpha=-1)
+            gradients.add(tile, both)
         return *gradients.finish(), None, None, None, None, None, None
 
 

@@ -74,6 +74,15 @@ def all_reduce_max(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def everywhere(flag: bool, device: torch.device) -> bool:
+    """Whether ``flag`` is set in all processes.
+
+    >>> everywhere(True, torch.device("cpu"))
+    True
+    """
+    return flag if world_size() == 1 else not all_reduce_max(torch.tensor([not flag], device=device).int()).item()
+
+
 def reduce_scatter_sum(tensor: Tensor) -> Tensor:
     """Sum (world_size · n, ...) over the processes and return this process's slab (n, ...)."""
     if world_size() == 1:

@@ -28,7 +28,8 @@ class Products:
     Attributes:
         mm: ``mm(a, b, out=c)``: c = a · b.
         addmm: ``addmm(c, a, b)``: c += a · b.
-        factors: What both round their factors to; None: they do not.
+        factors: What features are rounded to before they travel, and what both products may round their factors to;
+            None: neither.
     """
 
     mm: Product
@@ -36,18 +37,17 @@ class Products:
     factors: torch.dtype | None = None
 
     def gather(self, features: Tensor) -> Tensor:
-        """All processes' features (N, D) of the own (n, D), as the products read them: bfloat16 travels in half the
-        bytes. A collective, and all processes need the same products."""
-        if self.factors is None or gather.world_size() == 1:
-            return gather.all_gather(features)
-        return gather.all_gather(features.to(self.factors)).to(features.dtype)
+        """All processes' features (N, D) of the own (n, D): bfloat16 travels in half the bytes. They are rounded in
+        one process, too, so that the result does not depend on the number of processes. A collective."""
+        return gather.all_gather(features.to(self.factors or features.dtype)).to(features.dtype)
 
 
 def choose(kind: str, device: torch.device, dtype: torch.dtype) -> Products:
-    """The products of a kind on a device; in full precision, with one warning, where bfloat16 has no units."""
+    """The products of a kind on a device; in full precision, with one warning, where bfloat16 has no units in one of
+    the processes. A collective."""
     if kind == "float32" or dtype != torch.float32:
         return PLAIN
-    if not has_bfloat16(device.type):
+    if not gather.everywhere(has_bfloat16(device.type), device):
         _warn(device.type)
         return PLAIN
     return ON_CUDA if device.type == "cuda" else ON_CPU
