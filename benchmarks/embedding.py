@@ -70,8 +70,8 @@ def images(quick: bool) -> Iterator[Row]:
         peer = eager(Tower(two_tower(make()), "image", pixels))
         a, b, ratio = harness.interleave(lambda: encode(pixels), lambda: peer(pixels), 1 if quick else 7)  # noqa: B023
         note = f"backend=auto took {taken}, cosine {cosine:.6f}; {floor()}"
-        yield Row(8, f"embed drawn garments, {name}, {size} px", "eager fp32, batch 32", "rate", 32 / a, 32 / b, "images/s",
-                  ratio, *targets, note)  # fmt: skip
+        what = f"embed drawn garments, {name}, {size} px"
+        yield Row(8, what, "eager fp32, batch 32", "rate", 32 / a, 32 / b, "images/s", ratio, *targets, note)
 
 
 def floor() -> str:

@@ -1,5 +1,6 @@
 """Products of bfloat16 factors: their error against float64, and the way back to float32 without units for them."""
 
+import dataclasses
 import logging
 
 import pytest
@@ -77,6 +78,15 @@ def test_the_share_of_a_gradient_is_added_in_float32():
     torch.testing.assert_close(c.double(), expected, rtol=2**-8, atol=0.05)
     large = torch.full((1, 1), 1000.0)  # in bfloat16 the sum would stay where it was
     assert float(products.ON_CPU.addmm(large, torch.ones(1, 1), torch.ones(1, 1))) == 1001.0
+
+
+def test_features_are_rounded_in_one_process_as_they_are_between_processes(units):
+    products.ON_CPU = dataclasses.replace(products.PLAIN, factors=torch.bfloat16)  # `units` puts it back
+    image, text = (features.float() for features in unit_pairs(30))
+    found = value_and_gradients(ClipLoss(products="bfloat16"), image, text)
+    expected = value_and_gradients(ClipLoss(), image, rounded(text))
+    assert all(map(torch.equal, found, expected))
+    assert not torch.equal(text, rounded(text))
 
 
 def test_float64_stays_float64(units):
