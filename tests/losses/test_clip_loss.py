@@ -91,12 +91,14 @@ def count_products(monkeypatch):
 def test_one_exponential_for_rows_and_columns_gives_what_two_give(monkeypatch, keep, ids):
     image, text = unit_pairs(40)
     loss = ClipLoss(init_scale=30.0, tile=16, keep=keep).double()
+    tiles, put = [], Powers.put
+    monkeypatch.setattr(Powers, "put", lambda powers, tile: tiles.append(tile) or put(powers, tile))
     once = value_and_gradients(lambda x, y: loss(x, y, ids), image, text)
-    taken = []
+    assert len(tiles) == (9 if keep else 18)  # 3 × 3 tiles, forward, and backward where they are not kept
+    tiles.clear()
     monkeypatch.setattr(Powers, "RANGE", -torch.inf)
-    monkeypatch.setattr(Powers, "put", lambda *_: taken.append(1))
     twice = value_and_gradients(lambda x, y: loss(x, y, ids), image, text)
-    assert not taken
+    assert not tiles
     torch.testing.assert_close(once, twice, rtol=1e-11, atol=1e-14)
 
 

@@ -142,6 +142,7 @@ def work(rank: int, folder: str) -> None:
         seen[kind, positives] = value.detach(), gradients(model)
     for loss, factors in itertools.product(("clip", "siglip"), (None, torch.bfloat16)):
         seen[loss, str(factors)] = with_factors(loss, factors, image, text)
+    seen["everywhere"] = [gather.everywhere(flag, torch.device("cpu")) for flag in (True, rank == 0, False)]
     seen["slab"] = gather.reduce_scatter_sum(torch.arange(8.0) * (rank + 1))
     torch.save(seen, f"{folder}/{rank}.pt")
     dist.barrier()
@@ -206,6 +207,10 @@ def test_features_travel_as_the_products_round_them_and_nothing_changes(processe
         *halved, half = process[loss, "torch.bfloat16"]
         assert all(map(torch.equal, whole, halved))
         assert (types, half) == (["torch.float32"], ["torch.bfloat16"])
+
+
+def test_what_one_process_lacks_no_process_has(processes):
+    assert [process["everywhere"] for process in processes] == [[True, False, False]] * 2
 
 
 def test_reduce_scatter_returns_each_process_its_slab(processes):

@@ -278,7 +278,9 @@ class _TiledInfoNCE(torch.autograd.Function):
             positive = tile.logits.view(-1)[tile.positive] * target[tile.positive_cols]
             row_positive.index_add_(0, tile.positive_rows, positive)
             col_positive.index_add_(0, tile.positive_cols, positive)
-            known.append(_statistics(tile, rows, cols))
+            powers = _statistics(tile, rows, cols)
+            if kept is not None:
+                known.append(powers)
 
         # Row statistics are complete; those of columns, and the sum over all rows, need the other processes.
         row_loss = torch.dot(rows.maximum - row_positive + rows.total.log(), weight[tiles.own])
