@@ -39,7 +39,7 @@ class Products:
     def gather(self, features: Tensor) -> Tensor:
         """All processes' features (N, D) of the own (n, D): bfloat16 travels in half the bytes. They are rounded in
         one process, too, so that the result does not depend on the number of processes. A collective."""
-        return gather.all_gather(features.to(self.factors or features.dtype)).to(features.dtype)
+        return gather.all_gather_features(features.to(self.factors or features.dtype)).to(features.dtype)
 
 
 def choose(kind: str, device: torch.device, dtype: torch.dtype) -> Products:

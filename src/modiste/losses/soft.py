@@ -116,8 +116,8 @@ class _TiledSoftInfoNCE(torch.autograd.Function):
         tile_size: int,
         grad_enabled: bool,  # autograd reports needs_input_grad under no_grad too
     ) -> Tensor:
-        student = Tiles(image, gather.all_gather(text), scale, gather.all_gather(product_id), tile_size)
-        teacher = Tiles(left, gather.all_gather(right), target_scale, student.product_id, tile_size)
+        student = Tiles(image, gather.all_gather_features(text), scale, gather.all_gather(product_id), tile_size)
+        teacher = Tiles(left, gather.all_gather_features(right), target_scale, student.product_id, tile_size)
         _, group, group_size = student.product_id.unique(return_inverse=True, return_counts=True)
         hard = group_size.to(image.dtype).reciprocal_()[group] * (1 - mix)
         ours, theirs = _Softmax(student), _Softmax(teacher)
