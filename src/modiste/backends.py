@@ -8,6 +8,7 @@ the job, before one is used. What was converted once is kept on disk.
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 import logging
@@ -22,6 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,13 +36,16 @@ log = logging.getLogger(__name__)
 # Backends that need packages: the extra that brings them, and their names.
 EXTRAS = {"onnxruntime": ("onnx", ("onnxruntime", "onnx", "onnxscript")), "openvino": ("openvino", ("openvino",))}
 PROBE_SECONDS = 2.0
-# By how much a backend has to be faster than torch in a probe, whose noise is of this size.
+# By how much a backend has to be faster in a probe, whose noise is of this size.
 MARGIN = 0.1
 # Activations of so many images stay in the processor's cache.
 CHUNK = 32
 # Images, and texts, that one stream of OpenVINO takes at a time at most.
 PARTS = {"image": 8, "text": 32}
-BF16 = "-bf16"
+# Of a matrix product; from exact to fast.
+PRECISIONS = ("fp32", "bf16", "int8")
+# Activations that share a scale in int8: smaller groups are slower, larger ones not much faster.
+INT8_GROUP = 128
 Encode = Callable[[Any], Tensor]
 
 
@@ -119,15 +124,15 @@ class _Positional(nn.Module):
         return self.model.encode_text(dict(zip(self.names, tensors, strict=True)))
 
 
-def eager(tower: Tower, bf16: bool) -> Encode:
+def eager(tower: Tower, precision: str) -> Encode:
     """Torch's own, as it is."""
-    return _autocast(tower, tower.encode, bf16)
+    return _autocast(tower, tower.encode, precision)
 
 
-def channels_last(tower: Tower, bf16: bool) -> Encode:
+def channels_last(tower: Tower, precision: str) -> Encode:
     """Torch's own with images in the layout that its CPU convolutions prefer, a few at a time; texts as they are."""
     if tower.kind == "text":
-        return eager(tower, bf16)
+        return eager(tower, precision)
     model: Any = copy.deepcopy(tower.model).to(memory_format=torch.channels_last)
 
     def run(inputs: Tensor) -> Tensor:
@@ -135,10 +140,10 @@ def channels_last(tower: Tower, bf16: bool) -> Encode:
             chunks = inputs.split(CHUNK)
             return torch.cat([model.encode_image(chunk.to(memory_format=torch.channels_last)) for chunk in chunks])
 
-    return _autocast(tower, run, bf16)
+    return _autocast(tower, run, precision)
 
 
-def compiled(tower: Tower, bf16: bool) -> Encode:
+def compiled(tower: Tower, precision: str) -> Encode:
     """torch.compile's with the weights as constants; the first batches take a while."""
     encode: Any = tower.model.encode_image if tower.kind == "image" else tower.model.encode_text
     program = torch.compile(encode, options={"freezing": True})
@@ -147,22 +152,22 @@ def compiled(tower: Tower, bf16: bool) -> Encode:
         with torch.no_grad():  # constants are folded only where no gradient can be asked for
             return program(inputs)
 
-    return _autocast(tower, run, bf16)
+    return _autocast(tower, run, precision)
 
 
-def _autocast(tower: Tower, encode: Encode, bf16: bool) -> Encode:
+def _autocast(tower: Tower, encode: Encode, precision: str) -> Encode:
     def run(inputs: Any) -> Tensor:
-        with torch.autocast(tower.tensors(inputs)[0].device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(tower.tensors(inputs)[0].device.type, torch.bfloat16, enabled=precision == "bf16"):
             return encode(inputs).float()
 
     return run
 
 
-def onnxruntime(tower: Tower, bf16: bool) -> Encode:
+def onnxruntime(tower: Tower, precision: str) -> Encode:
     """ONNX Runtime's, from the tower exported with any batch size and text length."""
     import onnxruntime as ort
 
-    if bf16:
+    if precision != "fp32":
         raise ModisteError("backend=onnxruntime computes in float32 on a CPU: set precision=fp32.")
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -201,21 +206,36 @@ def _onnx(tower: Tower) -> bytes:
     return content
 
 
-def openvino(tower: Tower, bf16: bool) -> Encode:
-    """OpenVINO's, a part of the batch a stream: one stream for a core or for a few, as OpenVINO sees fit."""
+@functools.cache
+def _core() -> Any:
+    """The one Core of this process. Each brings a stack for signals; where they go in the order in which they came, the
+    process is left with one that is gone, and the next signal, such as that of a child's end, kills it."""
     import openvino as ov
 
-    core = ov.Core()
-    if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    return ov.Core()
+
+
+def openvino(tower: Tower, precision: str) -> Encode:
+    """OpenVINO's, a part of the batch a stream: one stream for a core or for a few, as OpenVINO sees fit.
+
+    In int8 are the products with weights; what is left is in bf16 where the processor has it.
+    """
+    import openvino as ov
+
+    core = _core()
+    bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "bf16" and not bf16:
         raise ModisteError("backend=openvino has no bf16 on this processor: set precision=fp32.")
     settings = {
-        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 and precision != "fp32" else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "THROUGHPUT",
     }
     converted = _openvino(tower)
     if tower.kind == "image":  # of one size, so that "same" padding becomes a part of the convolutions
         converted.reshape([-1, *tower.example.shape[1:]])
+    if precision == "int8":
+        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = quantise_weights(converted)
     program = core.compile_model(converted, "CPU", settings)
     order = [_position(port, tower.names, index) for index, port in enumerate(program.inputs)]
     requests = ov.AsyncInferQueue(program)
@@ -243,7 +263,7 @@ def _openvino(tower: Tower) -> Any:
 
     path = tower.kept("openvino")
     if path is not None and path.is_dir():
-        return ov.Core().read_model(path / "tower.xml")
+        return _core().read_model(path / "tower.xml")
     example = tuple(tower.tensors(tower.example))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -260,13 +280,44 @@ def _openvino(tower: Tower) -> Any:
     return converted
 
 
+def quantise_weights(program: Any) -> int:
+    """Makes the weights of matrix products int8, in place, with a scale for each output: w ≈ int8 · max|w| / 127.
+
+    Ours rather than nncf's `compress_weights`, which makes the embeddings of tokens int8, too, draws a progress bar of
+    its own and reports its use to its maker.
+
+    Returns:
+        Size of the groups of activations that share a scale: it has to divide the inputs of all products.
+
+    Raises:
+        ModisteError: There is no such product.
+    """
+    from openvino import opset13 as ops
+
+    group = 0
+    for node in program.get_ordered_ops():
+        port = node.input(1) if node.get_type_name() == "MatMul" else None
+        if port is None or port.get_source_output().get_node().get_type_name() != "Constant":
+            continue  # not a product, or one of two activations
+        weights = port.get_source_output().get_node().get_data()
+        inputs = 1 if node.get_attributes()["transpose_b"] else 0
+        largest = np.abs(weights).max(inputs, keepdims=True)
+        scale = np.where(largest > 0, largest, 1).astype(np.float32) / 127
+        rounded = ops.convert(ops.constant(np.rint(weights / scale).astype(np.int8)), "f32")
+        port.replace_source_output(ops.multiply(rounded, ops.constant(scale)).output(0))
+        group = math.gcd(group or INT8_GROUP, weights.shape[inputs])
+    if not group:
+        raise ModisteError("precision=int8: no matrix product of this tower has weights. Use precision=bf16 or fp32.")
+    return group
+
+
 def _position(port: Any, names: Sequence[str], index: int) -> int:
     """Which of ``names`` a port of the converted program is; the tracer may have put a number behind the name."""
     known = {name.partition(".")[0] for name in port.get_names()}
     return next((i for i, name in enumerate(names) if name in known), index)
 
 
-BACKENDS: dict[str, Callable[[Tower, bool], Encode]] = {
+BACKENDS: dict[str, Callable[[Tower, str], Encode]] = {
     "torch": eager,
     "channels_last": channels_last,
     "compile": compiled,
@@ -275,8 +326,12 @@ BACKENDS: dict[str, Callable[[Tower, bool], Encode]] = {
 }
 
 
-def check_name(name: str) -> None:
-    """Raises ModisteError for a backend that does not exist, or whose packages are not installed."""
+def check_name(name: str, precision: str = "fp32") -> None:
+    """Raises ModisteError for what does not exist, or excludes each other, or whose packages are not installed."""
+    if precision not in PRECISIONS:
+        raise ModisteError(f"precision={precision} is not known: choose fp32, bf16 or int8.")
+    if precision == "int8" and name not in ("openvino", "auto"):
+        raise ModisteError(f"precision=int8 needs backend=openvino, not {name}.")
     if name not in (*BACKENDS, "auto"):
         raise ModisteError(f"backend={name} is not known. {did_you_mean(name, (*BACKENDS, 'auto'))}")
     extra, packages = EXTRAS.get(name, ("", ()))
@@ -286,18 +341,21 @@ def check_name(name: str) -> None:
 
 
 def candidates(kind: str) -> list[str]:
-    """What ``auto`` tries beside torch in float32: the others, and all in bf16 where the processor has units for it."""
+    """What ``auto`` tries beside torch in float32, from exact to fast: the others, all in bf16 where the processor has
+    units for it, and int8."""
     names = [name for name in BACKENDS if name != "compile" and not (kind == "text" and name == "channels_last")]
-    return [name for name in names if name != "torch"] + [f"{name}{BF16}" for name in names if has_bf16()]
+    bf16 = [f"{name}-bf16" for name in names if has_bf16()]
+    return [name for name in names if name != "torch"] + bf16 + ["openvino-int8"]
 
 
 def choose(tower: Tower, name: str, min_cosine: float) -> tuple[str, Encode]:
-    """The backend ``name``, or with ``auto`` the fastest that keeps to ``min_cosine``; torch, if none wins by `MARGIN`.
+    """The backend ``name``, or with ``auto`` the fastest that keeps to ``min_cosine``.
 
     Args:
         tower: With an example of the job's inputs, on which speed and cosine are measured.
-        name: A key of `BACKENDS`, with "-bf16" behind it for that precision; or ``auto``, which leaves out ``compile``:
-            compiling takes longer than most jobs.
+        name: A key of `BACKENDS`, with "-bf16" or "-int8" behind it for that precision; or ``auto``, which leaves out
+            ``compile``: compiling takes longer than most jobs. It goes from exact to fast, and takes what is faster by
+            `MARGIN` than what it had.
         min_cosine: Smallest cosine to torch's float32 embeddings that any example may have.
 
     Returns:
@@ -308,27 +366,28 @@ def choose(tower: Tower, name: str, min_cosine: float) -> tuple[str, Encode]:
     """
     if name != "auto":
         return name, checked(tower, name, min_cosine)[0]
-    measured: dict[str, tuple[float, Encode]] = {"torch": (rate(tower, tower.encode), tower.encode)}
-    log.info("%s tower, torch: %.0f a second", tower.kind, measured["torch"][0])
+    taken: tuple[str, Encode] = ("torch", tower.encode)
+    speed = rate(tower, tower.encode)
+    log.info("%s tower, torch: %.0f a second", tower.kind, speed)
     for candidate in candidates(tower.kind):
         try:
             encode, cosine = checked(tower, candidate, min_cosine)
-            measured[candidate] = rate(tower, encode), encode
-            log.info("%s tower, %s: %.0f a second, cosine %.6f", tower.kind, candidate, measured[candidate][0], cosine)
         except ModisteError as error:
             log.info("%s tower, %s: passed over: %s", tower.kind, candidate, first_line(error))
-    best = max(measured, key=lambda candidate: measured[candidate][0])
-    if measured[best][0] < (1 + MARGIN) * measured["torch"][0]:
-        best = "torch"
-    return best, measured[best][1]
+            continue
+        measured = rate(tower, encode)
+        log.info("%s tower, %s: %.0f a second, cosine %.6f", tower.kind, candidate, measured, cosine)
+        if measured > (1 + MARGIN) * speed:
+            taken, speed = (candidate, encode), measured
+    return taken
 
 
 def checked(tower: Tower, name: str, min_cosine: float) -> tuple[Encode, float]:
     """A backend's function and its smallest cosine. Raises ModisteError as `choose`."""
-    backend = name.removesuffix(BF16)
-    check_name(backend)
+    backend, _, precision = name.partition("-")
+    check_name(backend, precision or "fp32")
     try:
-        encode = BACKENDS[backend](tower, name.endswith(BF16))
+        encode = BACKENDS[backend](tower, precision or "fp32")
         cosine = smallest_cosine(tower, encode)
     except ModisteError:
         raise

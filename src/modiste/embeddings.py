@@ -51,7 +51,7 @@ class ModelEmbedder:
     Args:
         model: The dual encoder; it is put into evaluation mode.
         batch_size: Images or texts at a time.
-        precision: ``fp32``, or ``bf16`` for autocast on processors that are faster so.
+        precision: ``fp32``, or ``bf16`` for autocast on processors that are faster so, or OpenVINO's ``int8``.
         cache: Folder of the cache; null keeps nothing.
         progress: `progress_bar` or `silent`.
         decode: See `modiste.data.decode.Decoder`.
@@ -77,9 +77,7 @@ class ModelEmbedder:
         backend: str = "torch",
         min_cosine: Mapping[str, float] = MIN_COSINE,
     ) -> None:
-        backends.check_name(backend)
-        if precision not in ("fp32", "bf16"):
-            raise ModisteError(f"precision={precision} is not known: choose fp32 or bf16.")
+        backends.check_name(backend, precision)
         if backend == "auto" and precision != "fp32":
             raise ModisteError(f"backend=auto chooses the precision itself: leave precision={precision} out.")
         self.model = model.eval()
@@ -198,7 +196,7 @@ class ModelEmbedder:
                 return str(json.loads(self._choice(tower).read_text())["backend"])
             except (OSError, ValueError, KeyError):
                 return "torch"
-        return self.backend + (backends.BF16 if self.precision == "bf16" and self.backend != "torch" else "")
+        return self.backend + (f"-{self.precision}" if self.precision != "fp32" and self.backend != "torch" else "")
 
     def _choice(self, tower: str) -> Path:
         """The file that says what ``backend=auto`` took for this tower on this machine."""
