@@ -12,6 +12,7 @@ import argparse
 import ctypes
 import gc
 import json
+import multiprocessing
 import statistics
 import subprocess
 import sys
@@ -57,6 +58,44 @@ class Row:
     must: float | None = None
     aim: float | None = None
     note: str = ""
+
+
+class Apart:
+    """Work in a process of its own, which waits while others work: a peer as its users run it, without the settings
+    that our commands make in their process (`modiste.machine.keep_pages`).
+
+    Args:
+        prepare: Function of a benchmark script that returns the work; it and ``sizes`` have to be picklable.
+    """
+
+    def __init__(self, prepare: Case, **sizes: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(end, prepare, sizes), daemon=True)
+        self.process.start()
+        end.close()
+
+    def __call__(self) -> Any:
+        """What the work returns. Raises EOFError where its process has ended."""
+        self.pipe.send(None)
+        return self.pipe.recv()
+
+    def __enter__(self) -> Apart:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pipe.close()
+        self.process.join()
+
+
+def _serve(pipe: Any, prepare: Case, sizes: dict[str, Any]) -> None:
+    work = prepare(**sizes)
+    try:
+        while True:
+            pipe.recv()
+            pipe.send(work())
+    except EOFError:  # nobody asks any more
+        pass
 
 
 def interleave(ours: Work, theirs: Work, rounds: int = 5, warm_up: int = 1) -> tuple[float, float, float]:
