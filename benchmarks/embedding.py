@@ -37,12 +37,14 @@ def two_tower(image: Any) -> Any:
 
 
 def image_encoder(name: str, size: int) -> Any:
-    """An image tower of row 8, with the same weights in every process."""
+    """An image tower, pretrained or with the same random weights in every process."""
     from modiste.images.lite import LiteEncoder
     from modiste.images.timm import TimmEncoder
 
     torch.manual_seed(0)
-    return two_tower(LiteEncoder(size=size) if name == "EfficientNet-Lite0" else TimmEncoder(name, size=size))
+    if name == "EfficientNet-Lite0":
+        return two_tower(LiteEncoder(size=size))
+    return two_tower(TimmEncoder({"ViT-B/32": "vit_base_patch32_224"}.get(name, name), size=size))
 
 
 def drawn(size: int) -> torch.Tensor:
@@ -72,14 +74,15 @@ def images(quick: bool) -> Iterator[Row]:
     pixels = drawn(size)
     for name, *targets, wanted in (
         ("EfficientNet-Lite0", 4, 14, 0.995),
-        ("vit_base_patch32_224", 3, 5, 0.9999),
-        ("vit_base_patch32_224", None, None, MIN_COSINE["image"]),
+        ("ViT-B/32", 3, 5, 0.9999),
+        ("ViT-B/32", None, None, MIN_COSINE["image"]),
     ):
         taken, encode = choose(Tower(image_encoder(name, size), "image", pixels), "auto", wanted)
         with harness.Apart(eager, name=name, size=size) as peer:
             cosine = float(torch.nn.functional.cosine_similarity(encode(pixels), torch.from_numpy(peer())).min())
             a, b, ratio = harness.interleave(lambda: encode(pixels), peer, 1 if quick else 7)  # noqa: B023
-        note = f"backend=auto took {taken}, cosine {cosine:.6f}; {floor()}"
+        weights = "pretrained" if name == "EfficientNet-Lite0" else "random"
+        note = f"{weights} weights; backend=auto took {taken}, cosine {cosine:.6f}; {floor()}"
         what = f"embed drawn garments, {name}, {size} px, cosine of {wanted} or more"
         peers = "eager fp32, batch 32, in a process of its own"
         yield Row(8, what, peers, "rate", 32 / a, 32 / b, "images/s", ratio, *targets, note)
@@ -95,16 +98,12 @@ def floor() -> str:
     return f"a processor {bf16} bf16 units, {2 * 2048**3 / seconds / 1e9:.0f} GFLOP/s in fp32"
 
 
-def texts(quick: bool) -> Iterator[Row]:
-    """Row 9: MiniLM, texts by length, against padding all to 77."""
-    from modiste.images.timm import TimmEncoder
-
-    count = 64 if quick else 512
-    model, titles = two_tower(TimmEncoder("test_vit", size=160)), captions(count)
-    embedder = ModelEmbedder(model, batch_size=64, backend="auto")
+def padded(count: int) -> Any:
+    """Embeds titles with MiniLM in float32, all padded to 77 tokens."""
+    model, titles = image_encoder("test_vit", 160), captions(count)
     tokenizer = model.tokenizer.tokenizer
 
-    def padded() -> torch.Tensor:
+    def encode() -> np.ndarray:
         parts = []
         for start in range(0, count, 64):
             tokens = tokenizer(
@@ -112,14 +111,23 @@ def texts(quick: bool) -> Iterator[Row]:
             )
             with torch.inference_mode():
                 parts.append(model.encode_text({name: tokens[name] for name in ("input_ids", "attention_mask")}))
-        return torch.cat(parts)
+        return torch.cat(parts).numpy()
 
-    cosine = float((embedder.texts(titles) * padded()).sum(1).min())
-    assert cosine > 0.999, cosine
-    a, b, ratio = harness.interleave(lambda: embedder.texts(titles), padded, 1 if quick else 3)
+    return encode
+
+
+def texts(quick: bool) -> Iterator[Row]:
+    """Row 9: MiniLM, texts by length, against padding all to 77."""
+    count = 64 if quick else 512
+    titles = captions(count)
+    embedder = ModelEmbedder(image_encoder("test_vit", 160), batch_size=64, backend="auto")
+    with harness.Apart(padded, count=count) as peer:
+        cosine = float((embedder.texts(titles) * torch.from_numpy(peer())).sum(1).min())
+        assert cosine > 0.999, cosine
+        a, b, ratio = harness.interleave(lambda: embedder.texts(titles), peer, 1 if quick else 3)
     note = f"backend=auto took {embedder.taken['text'][0]}, cosine {cosine:.6f}; texts of like length share a batch"
-    yield Row(9, f"embed {count} titles, MiniLM", "padded to 77, eager fp32", "rate", count / a, count / b, "texts/s",
-              ratio, 4, 14, note)  # fmt: skip
+    yield Row(9, f"embed {count} titles, MiniLM", "padded to 77, eager fp32, in a process of its own", "rate",
+              count / a, count / b, "texts/s", ratio, 4, 14, note)  # fmt: skip
 
 
 def products(quick: bool) -> Iterator[Row]:
@@ -138,24 +146,26 @@ def products(quick: bool) -> Iterator[Row]:
         catalogue = Catalogue.build(Card("photos"), columns, FolderImages(folder))
         from modiste.pretrained.transformers import TransformersDualEncoder
 
-        embedder = ModelEmbedder(TransformersDualEncoder(source), batch_size=32, decode="exact", backend="auto")
-
-        def ours() -> tuple[torch.Tensor, torch.Tensor]:
-            return embedder.images(catalogue), embedder.texts(titles)
-
+        model = TransformersDualEncoder(source)
         with harness.Apart(fashion_clip, source=source, folder=folder, names=names, titles=titles) as theirs:
-            pairs = zip(ours(), theirs(), strict=True)
-            cosine = min(float(torch.nn.functional.cosine_similarity(a, torch.tensor(b)).min()) for a, b in pairs)
-            a, b, ratio = harness.interleave(ours, theirs, 1 if quick else 3, warm_up=0)
-    taken = {kind: name for kind, (name, _) in embedder.taken.items()}
-    note = (
-        f"backend=auto took {taken}, cosine {cosine:.5f}; {floor()}. Of the package its encode_images and encode_text; "
-        "the model is given to it, as it loads from a hub only, and its outputs are unwrapped for transformers 5"
-    )
-    what = f"embed a catalogue of {count} products (600×800 JPEGs, titles) with CLIP ViT-B/32"
-    yield Row(
-        10, what, "fashion-clip, in a process of its own", "rate", count / a, count / b, "products/s", ratio, 3, 6, note
-    )
+            for backend, precision, *targets in (("auto", "fp32", 3, 6), ("openvino", "bf16", None, None)):
+                embedder = ModelEmbedder(model, 32, precision, decode="exact", backend=backend)
+
+                def ours(embedder: ModelEmbedder = embedder) -> tuple[torch.Tensor, torch.Tensor]:
+                    return embedder.images(catalogue), embedder.texts(titles)
+
+                pairs = zip(ours(), theirs(), strict=True)
+                cosine = min(float(torch.cosine_similarity(a, torch.from_numpy(b)).min()) for a, b in pairs)
+                a, b, ratio = harness.interleave(ours, theirs, 1 if quick else 2, warm_up=0)
+                taken = {kind: name for kind, (name, _) in embedder.taken.items()}
+                note = (
+                    f"random weights; backend={backend}: {taken}, cosine {cosine:.5f}; {floor()}. Of the package its "
+                    "encode_images and encode_text; the model is given to it, as it loads from a hub only, and its "
+                    "outputs are unwrapped for transformers 5"
+                )
+                what = f"embed a catalogue of {count} products (600×800 JPEGs, titles) with CLIP ViT-B/32"
+                yield Row(10, what, "fashion-clip, in a process of its own", "rate", count / a, count / b, "products/s",
+                          ratio, *targets, note)  # fmt: skip
 
 
 def photos(folder: Path, count: int) -> list[str]:

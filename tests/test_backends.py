@@ -12,6 +12,7 @@ from modiste import backends
 from modiste.backends import Tower, check_name, choose
 from modiste.errors import ModisteError
 from modiste.images.timm import TimmEncoder
+from modiste.machine import has_bf16
 from modiste.model import TwoTower
 from modiste.texts.hf import HfTextEncoder
 from modiste.texts.words import HashTokenizer
@@ -19,15 +20,15 @@ from modiste.texts.words import HashTokenizer
 TEXTS = ["a red dress with long sleeves", "jeans", "a shoe for running", "bag", "two words"]
 
 
-def model(image="test_efficientnet"):
+def model(image="test_efficientnet", hidden=16):
     torch.manual_seed(0)
     config = {
         "model_type": "bert",
         "vocab_size": 64,
-        "hidden_size": 16,
+        "hidden_size": hidden,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
-        "intermediate_size": 32,
+        "intermediate_size": 2 * hidden,
     }
     text = HfTextEncoder(config=config, tokenizer=HashTokenizer(buckets=64))
     return TwoTower(TimmEncoder(image, size=32), text, 8).eval()
@@ -137,7 +138,7 @@ def test_of_two_that_are_as_fast_within_the_noise_the_more_exact_is_taken(fakes,
     assert choose(Tower(model(), "image", pixels(3)), "auto", 0.99)[0] == "good"
 
 
-def test_int8_is_of_openvino_and_tried_last(monkeypatch):
+def test_int8_is_of_openvino_and_tried_last():
     assert backends.candidates("image")[-1] == backends.candidates("text")[-1] == "openvino-int8"
     with pytest.raises(ModisteError, match="precision=int8 needs backend=openvino, not torch"):
         choose(Tower(model(), "image", pixels(3)), "torch-int8", 0.9)
@@ -145,28 +146,47 @@ def test_int8_is_of_openvino_and_tried_last(monkeypatch):
         check_name("openvino", "int4")
 
 
-def test_int8_weights_are_the_nearest_of_the_finest_scale_an_output_and_embeddings_of_tokens_stay():
+def products(program):
+    """The matrix products of a program of OpenVINO."""
+    return [node for node in program.get_ordered_ops() if node.get_type_name() == "MatMul"]
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+def test_int8_weights_are_the_nearest_of_the_finest_scale_an_output(transposed):
+    ov = pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    from openvino import opset13 as ops
+
+    weights = torch.randn(5, 96, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 5).unsqueeze(1)
+    weights[3] = 0  # an output without a scale
+    stored = ops.constant((weights if transposed else weights.T).contiguous().numpy())
+    given = ops.parameter([-1, 96], name="given")
+    once = ops.matmul(given, stored, False, transposed)
+    program = ov.Model([ops.matmul(once, once, False, True)], [given])
+    assert backends.quantise_weights(program) == 32  # the largest that divides 128 and 96
+    first, of_activations = products(program)
+    assert of_activations.input_value(0).get_node() == of_activations.input_value(1).get_node() == first
+    rounded, scale = (part if transposed else part.T for part in dequantised(first))
+    assert (scale > 0).all()
+    assert ((rounded * scale - weights).abs() <= scale / 2 * (1 + 1e-5)).all()  # nothing is nearer, or cut off
+    used = weights.abs().amax(1) > 0
+    assert (rounded.int().abs().amax(1)[used] == 127).all()  # and no finer scale would do
+    assert not rounded[~used].any()
+
+
+def test_int8_is_of_products_of_weights_that_its_groups_divide_and_of_nothing_else():
+    """Not of a projection of 48 inputs, or the embeddings of tokens."""
     pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
-    built = model()
-    with torch.no_grad():
-        built.text_projection.weight[3] = 0  # an output without a scale
+    built = model(hidden=64)
+    built.text_projection = torch.nn.Sequential(torch.nn.Linear(64, 48), torch.nn.Linear(48, 8))
     program = backends._openvino(Tower(built, "text", built.tokenizer(TEXTS)))
-    before = [constant(node) for node in program.get_ordered_ops() if node.get_type_name() == "MatMul"]
-    assert backends.quantise_weights(program) == 16  # the largest that divides 16 and 32
-    products = [node for node in program.get_ordered_ops() if node.get_type_name() == "MatMul"]
-    count = 0
-    for node, weights in zip(products, before, strict=True):
-        if weights is None:
-            continue  # of two activations
-        count += 1
-        rounded, scale = dequantised(node)
-        assert (scale > 0).all()
-        assert ((rounded * scale - weights).abs() <= scale / 2 * (1 + 1e-5)).all()  # nothing is nearer, or cut off
-        used = weights.abs().amax(1) > 0
-        assert (rounded.int().abs().amax(1)[used] == 127).all()  # and no finer scale would do
-        assert not rounded[~used].any()
-    assert count == 2 * 6 + 1  # of a layer queries, keys, values, output and two of its perceptron; the projection
+    before = [constant(node) for node in products(program)]
+    assert backends.quantise_weights(program) == 64
+    whole = [node for node, weights in zip(products(program), before, strict=True) if weights is not None]
+    # Of a layer queries, keys, values, output and two of its perceptron; the two of the projection.
+    assert len(whole) == 2 * 6 + 2
+    assert sum(constant(node) is None for node in whole) == 2 * 6 + 1
     gathers = [node for node in program.get_ordered_ops() if node.get_type_name() == "Gather"]
+    assert gathers
     assert not any("i8" in str(node.input(0).get_element_type()) for node in gathers)
 
 
@@ -185,25 +205,39 @@ def dequantised(node):
     return torch.tensor(stored), torch.tensor(scale.get_data())
 
 
-def test_a_tower_without_products_of_weights_has_no_int8():
-    ov = pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
-    from openvino import opset13 as ops
-
-    pair = [ops.parameter([2, 2], name=name) for name in "ab"]
-    with pytest.raises(ModisteError, match="no matrix product of this tower has weights"):
-        backends.quantise_weights(ov.Model([ops.matmul(*pair, False, False)], pair))
-
-
-def test_int8_is_near_torch_for_other_sizes_than_the_examples_but_not_equal():
+def test_a_tower_of_convolutions_has_no_int8():
     pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
-    built = model("test_vit")
-    _, image = choose(Tower(built, "image", pixels(3)), "openvino-int8", min_cosine=0.995)
-    _, text = choose(Tower(built, "text", built.tokenizer(TEXTS[:3])), "openvino-int8", min_cosine=0.995)
-    pairs = [(image(pixels(count)), built.encode_image(pixels(count))) for count in (1, 21)]
-    pairs += [(text(tokens), built.encode_text(tokens)) for tokens in map(built.tokenizer, (TEXTS[3:], TEXTS))]
-    for ours, torchs in pairs:
-        assert not torch.allclose(ours, torchs, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ModisteError, match=r"precision=int8 is for matrix products.*set precision=bf16 or fp32"):
+        choose(Tower(model(), "image", pixels(3)), "openvino-int8", 0.9)
+
+
+def test_int8_is_near_torch_for_other_sizes_than_the_examples_and_no_other_precision():
+    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    built = model("test_vit", hidden=64)
+    image, text = Tower(built, "image", pixels(3)), Tower(built, "text", built.tokenizer(TEXTS[:3]))
+    inputs = [(image, pixels(count)) for count in (1, 21)] + [
+        (text, built.tokenizer(part)) for part in (TEXTS[3:], TEXTS)
+    ]
+    for tower, others in inputs:
+        encode = choose(tower, "openvino-int8", min_cosine=0.995)[1]
+        same_hint = choose(tower, "openvino-bf16" if has_bf16() else "openvino", min_cosine=0.995)[1]
+        ours, torchs = encode(others), tower.encode(others)
         assert torch.nn.functional.cosine_similarity(ours, torchs).min().item() > 0.995
+        assert not torch.equal(ours, same_hint(others))
+
+
+def test_auto_takes_int8_where_it_is_fastest(monkeypatch):
+    monkeypatch.setattr(backends, "BACKENDS", {name: lambda tower, _: tower.encode for name in ("torch", "openvino")})
+    monkeypatch.setattr(backends, "has_bf16", lambda: False)
+    speeds = iter([1.0, 2.0, 3.0])
+    monkeypatch.setattr(backends, "rate", lambda tower, encode: next(speeds))
+    assert choose(Tower(model(), "image", pixels(3)), "auto", 0.99)[0] == "openvino-int8"
+
+
+def test_advice_for_int8_can_be_followed(monkeypatch):
+    monkeypatch.setitem(backends.BACKENDS, "openvino", lambda tower, _: lambda inputs: -tower.encode(inputs))
+    with pytest.raises(ModisteError, match=r"too far from torch.*Use precision=bf16 or fp32"):
+        choose(Tower(model(), "image", pixels(3)), "openvino-int8", 0.9)
 
 
 def test_signals_are_heard_after_two_programs_of_openvino_have_gone():

@@ -113,6 +113,8 @@ def test_mistakes_are_one_sentence(model, catalogue, tmp_path):
         job(model, catalogue, tmp_path, backend="auto")
     with pytest.raises(ModisteError, match="shard_rows"):
         job(model, catalogue, tmp_path, shard_rows=0)
+    with pytest.raises(ModisteError, match="precision=int8 needs backend=openvino, not torch"):
+        job(model, catalogue, tmp_path, precision="int8")
 
 
 TINY = ["model=two_tower", "data=synthetic", "data.catalogue.products=60", "data.catalogue.size=32", "shard_rows=16"]

@@ -42,10 +42,13 @@ MARGIN = 0.1
 CHUNK = 32
 # Images, and texts, that one stream of OpenVINO takes at a time at most.
 PARTS = {"image": 8, "text": 32}
+# OpenVINO's names of what has weights.
+WEIGHTED = ("MatMul", "Convolution", "GroupConvolution")
 # Of a matrix product; from exact to fast.
 PRECISIONS = ("fp32", "bf16", "int8")
-# Activations that share a scale in int8: smaller groups are slower, larger ones not much faster.
-INT8_GROUP = 128
+# Activations that share a scale in int8: smaller groups are slower, larger ones not much faster; and the smallest group
+# that OpenVINO may be asked for without leaving int8.
+INT8_GROUP, SMALLEST_GROUP = 128, 32
 Encode = Callable[[Any], Tensor]
 
 
@@ -283,31 +286,36 @@ def _openvino(tower: Tower) -> Any:
 def quantise_weights(program: Any) -> int:
     """Makes the weights of matrix products int8, in place, with a scale for each output: w ≈ int8 · max|w| / 127.
 
-    Ours rather than nncf's `compress_weights`, which makes the embeddings of tokens int8, too, draws a progress bar of
-    its own and reports its use to its maker.
+    Products whose inputs `SMALLEST_GROUP` does not divide stay as they are. Ours rather than nncf's `compress_weights`,
+    which makes the embeddings of tokens int8, too, draws a progress bar of its own and reports its use to its maker.
 
     Returns:
-        Size of the groups of activations that share a scale: it has to divide the inputs of all products.
+        Size of the groups of activations that share a scale: it divides the inputs of all these products.
 
     Raises:
-        ModisteError: There is no such product.
+        ModisteError: Convolutions have more weights than these products.
     """
     from openvino import opset13 as ops
 
-    group = 0
+    group, multiplied, convolved = INT8_GROUP, 0, 0
     for node in program.get_ordered_ops():
-        port = node.input(1) if node.get_type_name() == "MatMul" else None
-        if port is None or port.get_source_output().get_node().get_type_name() != "Constant":
-            continue  # not a product, or one of two activations
-        weights = port.get_source_output().get_node().get_data()
+        source = node.input_value(1).get_node() if node.get_type_name() in WEIGHTED else None
+        if source is None or source.get_type_name() != "Constant":
+            continue  # not of weights, but of two activations
+        weights = source.get_data()
+        if node.get_type_name() != "MatMul":
+            convolved += weights.size
+            continue
         inputs = 1 if node.get_attributes()["transpose_b"] else 0
+        if weights.ndim != 2 or weights.shape[inputs] % SMALLEST_GROUP:
+            continue
         largest = np.abs(weights).max(inputs, keepdims=True)
         scale = np.where(largest > 0, largest, 1).astype(np.float32) / 127
         rounded = ops.convert(ops.constant(np.rint(weights / scale).astype(np.int8)), "f32")
-        port.replace_source_output(ops.multiply(rounded, ops.constant(scale)).output(0))
-        group = math.gcd(group or INT8_GROUP, weights.shape[inputs])
-    if not group:
-        raise ModisteError("precision=int8: no matrix product of this tower has weights. Use precision=bf16 or fp32.")
+        node.input(1).replace_source_output(ops.multiply(rounded, ops.constant(scale)).output(0))
+        group, multiplied = math.gcd(group, weights.shape[inputs]), multiplied + weights.size
+    if multiplied <= convolved:
+        raise ModisteError("precision=int8 is for matrix products, and this tower has few: set precision=bf16 or fp32.")
     return group
 
 
@@ -331,7 +339,9 @@ def check_name(name: str, precision: str = "fp32") -> None:
     if precision not in PRECISIONS:
         raise ModisteError(f"precision={precision} is not known: choose fp32, bf16 or int8.")
     if precision == "int8" and name not in ("openvino", "auto"):
-        raise ModisteError(f"precision=int8 needs backend=openvino, not {name}.")
+        raise ModisteError(
+            f"precision=int8 needs backend=openvino, not {name}: choose that, or precision=bf16 or fp32."
+        )
     if name not in (*BACKENDS, "auto"):
         raise ModisteError(f"backend={name} is not known. {did_you_mean(name, (*BACKENDS, 'auto'))}")
     extra, packages = EXTRAS.get(name, ("", ()))
@@ -386,6 +396,7 @@ def checked(tower: Tower, name: str, min_cosine: float) -> tuple[Encode, float]:
     """A backend's function and its smallest cosine. Raises ModisteError as `choose`."""
     backend, _, precision = name.partition("-")
     check_name(backend, precision or "fp32")
+    remedy = "Use precision=bf16 or fp32." if precision == "int8" else "Use backend=torch."
     try:
         encode = BACKENDS[backend](tower, precision or "fp32")
         cosine = smallest_cosine(tower, encode)
@@ -393,13 +404,11 @@ def checked(tower: Tower, name: str, min_cosine: float) -> tuple[Encode, float]:
         raise
     except Exception as error:  # exporters raise many kinds for a tower they do not know
         raise ModisteError(
-            f"backend={backend} cannot run the {tower.kind} tower: {first_line(error)} Use backend=torch."
+            f"backend={backend} cannot run the {tower.kind} tower: {first_line(error)} {remedy}"
         ) from error
     if not cosine >= min_cosine:  # NaN is not
-        raise ModisteError(
-            f"backend={name} is too far from torch: cosine {cosine:.5f} < min_cosine.{tower.kind}={min_cosine:g}. "
-            "Use backend=torch."
-        )
+        far = f"cosine {cosine:.5f} < min_cosine.{tower.kind}={min_cosine:g}"
+        raise ModisteError(f"backend={name} is too far from torch: {far}. {remedy}")
     return encode, cosine
 
 

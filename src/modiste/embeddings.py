@@ -203,7 +203,7 @@ class ModelEmbedder:
         assert self.cache is not None
         machine = [processor(), torch.get_num_threads(), str(self.device)]
         facts = [self.fingerprint, tower, self.model.preprocess.describe(), self.min_cosine[tower], *machine]
-        facts += [installed(name) for name in ("torch", "onnxruntime", "openvino")]
+        facts += [*(installed(name) for name in ("torch", "onnxruntime", "openvino")), *backends.candidates(tower)]
         return self.cache / "backends" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
 
     def _take(self, tower: str, example: Callable[[], Any]) -> None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from modiste.backends import check_name
 from modiste.data.catalogue import Catalogue
 from modiste.data.prepared import MANIFEST, file_digest, is_whole, read_manifest
-from modiste.embeddings import ModelEmbedder
+from modiste.embeddings import MIN_COSINE, ModelEmbedder
 from modiste.errors import ModisteError, did_you_mean
+from modiste.machine import keep_pages
 from modiste.model import DualEncoder
 from modiste.progress import Progress, silent
 from modiste.rundir import write_json
@@ -46,6 +48,7 @@ class Job:
         decode: As of `modiste.embeddings.ModelEmbedder`.
         backend: As of `modiste.embeddings.ModelEmbedder`, but for ``auto``, which each worker would answer by itself.
         device: Of the model.
+        min_cosine: As of `modiste.embeddings.ModelEmbedder`.
         threads: Of torch in every worker. Other numbers of them may round otherwise.
     """
 
@@ -60,11 +63,13 @@ class Job:
     backend: str = "torch"
     device: str = "cpu"
     threads: int = 1
+    min_cosine: Mapping[str, float] = field(default_factory=lambda: MIN_COSINE)
 
     def __post_init__(self) -> None:
         for name in ("shard_rows", "batch_size", "threads"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ModisteError(f"{name} is a whole number from 1 on, not {getattr(self, name)!r}.")
+        check_name(self.backend, self.precision)
         if self.backend == "auto":
             raise ModisteError(
                 "backend=auto is decided by a measurement, and every worker would make its own: name a backend."
@@ -90,11 +95,13 @@ class Worker:
     """Embeds shards of a job in this process."""
 
     def __init__(self, job: Job) -> None:
+        keep_pages()
         torch.set_num_threads(job.threads)
         self.job = job
         self.embedder = ModelEmbedder(
-            job.model.to(job.device), job.batch_size, job.precision, decode=job.decode, backend=job.backend
-        )
+            job.model.to(job.device), job.batch_size, job.precision, decode=job.decode, backend=job.backend,
+            min_cosine=job.min_cosine,
+        )  # fmt: skip
 
     def __call__(self, index: int) -> Record:
         """Writes shard ``index``; returns its part of the manifest."""

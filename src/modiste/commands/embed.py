@@ -42,6 +42,7 @@ def run(cfg: DictConfig) -> None:
     job = Job(
         model, catalogue, [captions.first(row) for row in range(len(catalogue))], folder, cfg.shard_rows,
         cfg.batch_size, cfg.precision, cfg.data.get("decode", "pil"), cfg.backend, device(cfg.device), cfg.threads,
+        cfg.min_cosine,
     )  # fmt: skip
     try:
         made = embed(job, cfg.workers, usable_cores() if cfg.number is None else cfg.number, progress_bar)

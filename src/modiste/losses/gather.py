@@ -1,7 +1,7 @@
 """What a loss says to the other processes. No other module of `modiste.losses` uses `torch.distributed`.
 
-Every function is a collective: all processes must call it, in the same order. In one process each of them is the
-identity.
+Every function but `pack` and `unpack` is a collective: all processes must call it, in the same order. In one process
+each of them is the identity.
 """
 
 from __future__ import annotations
@@ -56,12 +56,17 @@ def all_gather(tensor: Tensor) -> Tensor:
 
 
 def all_gather_features(features: Tensor) -> Tensor:
-    """`all_gather` of features (n, D). Those of unit norm in float32 lose no bit and travel in 31 of 32."""
-    within = features.dtype == torch.float32 and bool((features.abs() < 2).all())
-    if world_size() == 1 or not everywhere(within, features.device):
+    """`all_gather` of features (n, D). Over gloo, unit-norm ones in float32 travel in 31 of 32 bits, without loss."""
+    # Elsewhere the time to pack is worth more than a 32nd of the bytes.
+    if world_size() == 1 or features.dtype != torch.float32 or dist.get_backend() != "gloo":
+        return all_gather(features)
+    if not everywhere(bool((features.abs() < 2).all()), features.device):
         return all_gather(features)
     words = all_gather(pack(features).unsqueeze(0))
-    return torch.cat([unpack(part, features.shape) for part in words])
+    whole = features.new_empty((world_size(), *features.shape))
+    for index, part in enumerate(words):
+        whole[index] = features if index == rank() else unpack(part, features.shape)
+    return whole.flatten(0, 1)
 
 
 def pack(numbers: Tensor) -> Tensor:
