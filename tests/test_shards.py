@@ -117,6 +117,14 @@ def test_mistakes_are_one_sentence(model, catalogue, tmp_path):
         job(model, catalogue, tmp_path, precision="int8")
 
 
+def test_a_job_that_was_refused_before_its_first_shard_leaves_the_folder_to_another(model, catalogue, tmp_path):
+    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    refused = job(model, catalogue, tmp_path, backend="openvino", min_cosine={"image": 1.1, "text": 1.1})
+    with pytest.raises(ModisteError, match="too far from torch"):
+        embed(refused)
+    assert embed(job(model, catalogue, tmp_path)) == 5
+
+
 TINY = ["model=two_tower", "data=synthetic", "data.catalogue.products=60", "data.catalogue.size=32", "shard_rows=16"]
 
 

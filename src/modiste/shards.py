@@ -162,7 +162,7 @@ def _finished(folder: Path, identity: Record) -> dict[int, Record]:
         ModisteError: They are of another job.
     """
     earlier = read_manifest(folder)
-    if earlier is None:
+    if earlier is None or not earlier["shards"]:
         return {}
     for name, value in identity.items():
         if earlier.get(name) != value:
