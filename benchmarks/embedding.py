@@ -136,6 +136,7 @@ def products(quick: bool) -> Iterator[Row]:
 
     from modiste.data.catalogue import Card, Catalogue
     from modiste.data.sources import FolderImages
+    from modiste.pretrained.transformers import TransformersDualEncoder
 
     count = 8 if quick else 512
     with tempfile.TemporaryDirectory() as folder:
@@ -144,8 +145,6 @@ def products(quick: bool) -> Iterator[Row]:
         source = save_clip(Path(folder) / "clip", CLIPModel(CLIPConfig()))
         columns = {"product_id": names, "image": names, "text": titles, "pixels": names}
         catalogue = Catalogue.build(Card("photos"), columns, FolderImages(folder))
-        from modiste.pretrained.transformers import TransformersDualEncoder
-
         model = TransformersDualEncoder(source)
         with harness.Apart(fashion_clip, source=source, folder=folder, names=names, titles=titles) as theirs:
             for backend, precision, *targets in (("auto", "fp32", 3, 6), ("openvino", "bf16", None, None)):

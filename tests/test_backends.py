@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from modiste.model import TwoTower
 from modiste.texts.hf import HfTextEncoder
 from modiste.texts.words import HashTokenizer
 
+needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="the extra 'openvino' is not installed")
 TEXTS = ["a red dress with long sleeves", "jeans", "a shoe for running", "bag", "two words"]
 
 
@@ -151,9 +153,10 @@ def products(program):
     return [node for node in program.get_ordered_ops() if node.get_type_name() == "MatMul"]
 
 
+@needs_openvino
 @pytest.mark.parametrize("transposed", [True, False])
 def test_int8_weights_are_the_nearest_of_the_finest_scale_an_output(transposed):
-    ov = pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    import openvino as ov
     from openvino import opset13 as ops
 
     weights = torch.randn(5, 96, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 5).unsqueeze(1)
@@ -173,9 +176,9 @@ def test_int8_weights_are_the_nearest_of_the_finest_scale_an_output(transposed):
     assert not rounded[~used].any()
 
 
+@needs_openvino
 def test_int8_is_of_products_of_weights_that_its_groups_divide_and_of_nothing_else():
     """Not of a projection of 48 inputs, or the embeddings of tokens."""
-    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
     built = model(hidden=64)
     built.text_projection = torch.nn.Sequential(torch.nn.Linear(64, 48), torch.nn.Linear(48, 8))
     program = backends._openvino(Tower(built, "text", built.tokenizer(TEXTS)))
@@ -192,40 +195,40 @@ def test_int8_is_of_products_of_weights_that_its_groups_divide_and_of_nothing_el
 
 def constant(node):
     """The weights of a product, or nothing."""
-    source = node.input(1).get_source_output().get_node()
+    source = node.input_value(1).get_node()
     return torch.tensor(source.get_data()) if source.get_type_name() == "Constant" else None
 
 
 def dequantised(node):
     """Of weights that are a product of int8 numbers and scales: both."""
-    product = node.input(1).get_source_output().get_node()
-    numbers, scale = (product.input(index).get_source_output().get_node() for index in (0, 1))
-    stored = numbers.input(0).get_source_output().get_node().get_data()
+    numbers, scale = (value.get_node() for value in node.input_value(1).get_node().input_values())
+    stored = numbers.input_value(0).get_node().get_data()
     assert stored.dtype == "int8"
     return torch.tensor(stored), torch.tensor(scale.get_data())
 
 
+@needs_openvino
 def test_a_tower_of_convolutions_has_no_int8():
-    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
     with pytest.raises(ModisteError, match=r"precision=int8 is for matrix products.*set precision=bf16 or fp32"):
         choose(Tower(model(), "image", pixels(3)), "openvino-int8", 0.9)
 
 
+@needs_openvino
 def test_int8_is_near_torch_for_other_sizes_than_the_examples_and_no_other_precision():
-    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
     built = model("test_vit", hidden=64)
-    image, text = Tower(built, "image", pixels(3)), Tower(built, "text", built.tokenizer(TEXTS[:3]))
-    inputs = [(image, pixels(count)) for count in (1, 21)] + [
-        (text, built.tokenizer(part)) for part in (TEXTS[3:], TEXTS)
-    ]
-    for tower, others in inputs:
+    for tower, inputs in (
+        (Tower(built, "image", pixels(3)), [pixels(count) for count in (1, 21)]),
+        (Tower(built, "text", built.tokenizer(TEXTS[:3])), [built.tokenizer(part) for part in (TEXTS[3:], TEXTS)]),
+    ):
         encode = choose(tower, "openvino-int8", min_cosine=0.995)[1]
         same_hint = choose(tower, "openvino-bf16" if has_bf16() else "openvino", min_cosine=0.995)[1]
-        ours, torchs = encode(others), tower.encode(others)
-        assert torch.nn.functional.cosine_similarity(ours, torchs).min().item() > 0.995
-        assert not torch.equal(ours, same_hint(others))
+        for others in inputs:
+            ours, torchs = encode(others), tower.encode(others)
+            assert torch.nn.functional.cosine_similarity(ours, torchs).min().item() > 0.995
+            assert not torch.equal(ours, same_hint(others))
 
 
+@needs_openvino
 def test_auto_takes_int8_where_it_is_fastest(monkeypatch):
     monkeypatch.setattr(backends, "BACKENDS", {name: lambda tower, _: tower.encode for name in ("torch", "openvino")})
     monkeypatch.setattr(backends, "has_bf16", lambda: False)
@@ -234,15 +237,16 @@ def test_auto_takes_int8_where_it_is_fastest(monkeypatch):
     assert choose(Tower(model(), "image", pixels(3)), "auto", 0.99)[0] == "openvino-int8"
 
 
+@needs_openvino
 def test_advice_for_int8_can_be_followed(monkeypatch):
     monkeypatch.setitem(backends.BACKENDS, "openvino", lambda tower, _: lambda inputs: -tower.encode(inputs))
     with pytest.raises(ModisteError, match=r"too far from torch.*Use precision=bf16 or fp32"):
         choose(Tower(model(), "image", pixels(3)), "openvino-int8", 0.9)
 
 
+@needs_openvino
 def test_signals_are_heard_after_two_programs_of_openvino_have_gone():
     """In a process of its own: OpenVINO's stack for signals may not be one that is gone (it was, with a Core each)."""
-    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
     script = """
 import gc, os, signal, sys
 sys.path.insert(0, sys.argv[1])

@@ -46,8 +46,8 @@ PARTS = {"image": 8, "text": 32}
 WEIGHTED = ("MatMul", "Convolution", "GroupConvolution")
 # Of a matrix product; from exact to fast.
 PRECISIONS = ("fp32", "bf16", "int8")
-# Activations that share a scale in int8: smaller groups are slower, larger ones not much faster; and the smallest group
-# that OpenVINO may be asked for without leaving int8.
+# Activations that share a scale in int8: larger groups are not much faster; and the smallest that is worth it (OpenVINO
+# asks for multiples of 16).
 INT8_GROUP, SMALLEST_GROUP = 128, 32
 Encode = Callable[[Any], Tensor]
 
