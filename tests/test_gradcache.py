@@ -1,5 +1,6 @@
 """Gradient caching gives the gradients of the plain step; there is no second pass where none is needed."""
 
+import collections
 import copy
 
 import pytest
@@ -122,7 +123,52 @@ def test_the_passes_of_each_tower_are_as_many_as_are_needed():
         ClipLoss().double()(image, text).backward()
         other = {"image": "text", "text": "image"}[tower]
         assert calls[tower] == [False] * 4, "a frozen tower is embedded once, without a graph"
-        assert len(calls[other]) == 4 + 3, "all but the one that was kept are embedded again"
+        assert len(calls[other]) == 4 + 2, "all but the one that was kept and the last of all are embedded again"
+
+
+@pytest.mark.usefixtures("either")
+def test_the_last_micro_batch_of_all_needs_no_second_pass():
+    model = build()
+    calls = {name: record_passes(getattr(model, name)) for name in TOWERS}
+    ClipLoss().double()(*GradCache(4)(model, *inputs(model))).backward()
+    assert {name: len(passes) for name, passes in calls.items()} == {"image": 4 + 3, "text": 4 + 4}
+
+
+def most_saved(model, step):
+    """The most bytes beside the parameters that autograd saved at once while ``step()`` ran."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved, most = collections.Counter(), 0
+
+    class Saved:
+        def __init__(self, tensor):
+            storage = tensor.untyped_storage()
+            self.tensor, self.key = tensor, (storage.data_ptr(), storage.nbytes())
+            saved[self.key] += 1
+
+        def __del__(self):
+            saved[self.key] -= 1
+
+    def pack(tensor):
+        nonlocal most
+        held = Saved(tensor)
+        most = max(most, sum(size for (at, size), count in saved.items() if count and at not in parameters))
+        return held
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
+        step()
+    return most
+
+
+def test_what_the_last_micro_batch_keeps_is_gone_before_the_second_pass_of_another():
+    model, loss = build(), ClipLoss().double()
+
+    def step_of(cache):
+        return most_saved(model, lambda: loss(*cache(model, *inputs(model))).backward())
+
+    plain, cached, one_more = (step_of(cache) for cache in (GradCache(), GradCache(1), GradCache(1, keep=1)))
+    alone = most_saved(model, lambda: model.encode_image(inputs(model)[0][:1]).sum().backward())
+    assert cached < 1.3 * alone < plain / 5, "more than one micro-batch and what the loss holds"
+    assert one_more > 1.8 * alone, "activations that live beside others are not seen"
 
 
 @pytest.mark.usefixtures("either")

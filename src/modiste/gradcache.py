@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -31,7 +31,8 @@ class GradCache:
 
     Args:
         micro_batch: Pairs at a time in each process; null: the whole batch, a plain step.
-        keep: How many micro-batches keep their activations and need no second pass, as many as fit in memory.
+        keep: How many micro-batches of each tower keep their activations and need no second pass, as many as fit in
+            memory. The very last one does in any case: the backward pass begins with it.
 
     Raises:
         ModisteError: ``micro_batch`` < 1 or ``keep`` < 0.
@@ -56,27 +57,34 @@ class GradCache:
         number = len(next(iter(tokens.values())))
         if size is None or size >= max(len(pixels), number):
             return model(pixels, tokens)
-        image = self._embed(model, "image", model.encode_image, iter(pixels.split(size)), len(pixels))
         order = length_order(tokens)
-        texts = ({name: tensor[rows] for name, tensor in tokens.items()} for rows in order.split(size))
-        text = self._embed(model, "text", model.encode_text, texts, number)
+        texts = [{name: tensor[rows] for name, tensor in tokens.items()} for rows in order.split(size)]
+        image_trains, text_trains = (trains(model, tower) for tower in ("image", "text"))
+        text = self._embed(model, model.encode_text, texts, text_trains, last=not image_trains)
+        image = self._embed(model, model.encode_image, pixels.split(size), image_trains, last=True)
         return image, text[order.argsort()]
 
     def _embed(
-        self, model: DualEncoder, tower: str, encode: Callable[[Any], Tensor], parts: Iterator[Any], length: int
+        self, model: DualEncoder, encode: Callable[[Any], Tensor], parts: Sequence[Any], trains: bool, last: bool
     ) -> Tensor:
-        assert self.micro_batch is not None
-        if not any(parameter.requires_grad for parameter in parameters(model.layer_groups(tower))):
+        """Embeddings of one tower; ``last``: no other tower that trains is embedded after it."""
+        if not trains:
             with torch.no_grad():
                 return torch.cat([encode(part) for part in parts])
-        cached = -(-length // self.micro_batch) - self.keep
+        # The last micro-batch of all is the first of the backward pass: its activations take no room beside others'.
+        cached = len(parts) - self.keep - last
         again = checkpointed(model, encode)
         embeddings = []
         for index, part in enumerate(parts):
-            if index == cached:
-                torch.clear_autocast_cache()  # older torch reuses the weights that autocast rounded without a graph
+            if index >= cached and not in_group():
+                torch.clear_autocast_cache()  # every micro-batch rounds the weights for itself, as in a second pass
             embeddings.append(again(part) if index < cached else encode(part))
         return torch.cat(embeddings)
+
+
+def trains(model: DualEncoder, tower: str) -> bool:
+    """Whether a parameter of the ``tower``, "image" or "text", needs a gradient."""
+    return any(parameter.requires_grad for parameter in parameters(model.layer_groups(tower)))
 
 
 def checkpointed(model: DualEncoder, encode: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
@@ -95,10 +103,15 @@ def checkpointed(model: DualEncoder, encode: Callable[[Any], Tensor]) -> Callabl
         with without_running_statistics(model) if second else nullcontext():
             return encode(part)
 
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if in_group():
         return lambda part: checkpoint(encode, part, use_reentrant=False, context_fn=contexts)
     anchor = torch.zeros((), requires_grad=True)  # of the inputs, one has to need a gradient
     return lambda part: checkpoint(by_itself, part, anchor, use_reentrant=True)
+
+
+def in_group() -> bool:
+    """Whether this process exchanges gradients with others, and must see one backward pass."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def length_order(tokens: Tokens) -> Tensor:
