@@ -11,7 +11,7 @@ help:
 	@echo "make demo    install, train on the drawn catalogue, evaluate, print a table, write a report with pictures"
 	@echo "make test    install, run the tests but for the slow ones"
 	@echo "make test-all  the slow ones, too: whole trainings, sweeps and conversions, twice as long"
-	@echo "make bench   install the peers, run the benchmarks, write their table (about 45 minutes, nothing else running)"
+	@echo "make bench   install the peers, run the benchmarks, write their table (about 75 minutes, nothing else running)"
 	@echo "make check   ruff and mypy"
 	@echo "make clean   remove .venv and the demo's run"
 

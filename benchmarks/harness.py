@@ -65,7 +65,8 @@ class Apart:
     that our commands make in their process (`modiste.machine.keep_pages`).
 
     Args:
-        prepare: Function of a benchmark script that returns the work; it and ``sizes`` have to be picklable.
+        prepare: Function of a benchmark script that returns the work; it and ``sizes`` have to be picklable. It has
+            run when this is made.
     """
 
     def __init__(self, prepare: Case, **sizes: Any) -> None:
@@ -74,6 +75,7 @@ class Apart:
         self.process = context.Process(target=_serve, args=(end, prepare, sizes), daemon=True)
         self.process.start()
         end.close()
+        self.pipe.recv()  # the work is prepared
 
     def __call__(self) -> Any:
         """What the work returns. Raises EOFError where its process has ended."""
@@ -90,6 +92,7 @@ class Apart:
 
 def _serve(pipe: Any, prepare: Case, sizes: dict[str, Any]) -> None:
     work = prepare(**sizes)
+    pipe.send(None)
     try:
         while True:
             pipe.recv()
