@@ -10,8 +10,9 @@ import tempfile
 from pathlib import Path
 
 TIMEOUT = 300  # seconds
-READ_LATE = ("MODISTE_", "WANDB_", "OMP_NUM_THREADS", "PYTHONPATH", "PYTEST_")
-"""Beginnings of variables that nothing reads while it is imported."""
+READ_LATE = ("MODISTE_", "OMP_NUM_THREADS", "PYTHONPATH", "PYTEST_")
+"""Beginnings of variables that nothing reads while it is imported. wandb does, and makes a directory, which the first
+fork to end would take away from the others."""
 
 TINY = [
     "data=synthetic",
