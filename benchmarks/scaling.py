@@ -111,13 +111,13 @@ def training(products: int, batch: int = 64) -> Work:
 
 CASES = {work.__name__: work for work in (ranking, search, loss, embedding, training)}
 SIZES = {
-    "ranking": (1_000, 3_000, 10_000, 30_000),
-    "search": (10_000, 30_000, 100_000, 300_000),
-    "loss": (1_000, 3_000, 10_000),
-    "embedding": (256, 512, 1_024),
-    "training": (256, 512, 1_024),
+    "ranking": (1_000, 3_000, 10_000, 30_000, 100_000),
+    "search": (1_000, 10_000, 100_000, 300_000, 1_000_000),
+    "loss": (1_000, 3_000, 10_000, 30_000),
+    "embedding": (1_000, 3_000, 10_000, 30_000),
+    "training": (1_000, 3_000, 10_000),
 }
-"""Up to what a run of two minutes on two cores takes."""
+"""Up to what a run of ten minutes on two cores takes."""
 
 
 def measure(case: str, sizes: tuple[int, ...]) -> list[dict[str, float]]:
