@@ -83,11 +83,13 @@ def embedding(products: int, batch: int = 64) -> Work:
     pixels, tokens = _batch(model, batch)
 
     @torch.inference_mode()
-    def work() -> list[torch.Tensor]:
-        kept = []
-        for _ in range(0, products, batch):
-            kept += [model.encode_image(pixels), model.encode_text(tokens)]
-        return kept
+    def work() -> tuple[torch.Tensor, torch.Tensor]:
+        image, text = (torch.empty(products, model.embed_dim) for _ in range(2))
+        for start in range(0, products, batch):
+            rows = slice(start, start + batch)
+            image[rows] = model.encode_image(pixels)[: products - start]
+            text[rows] = model.encode_text(tokens)[: products - start]
+        return image, text
 
     return work
 

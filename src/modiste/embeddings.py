@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,7 @@ class ModelEmbedder:
 
     def _embed_images(self, catalogue: Catalogue) -> Tensor:
         starts = range(0, len(catalogue), self.batch_size)
+        rows = [torch.arange(start, min(start + self.batch_size, len(catalogue))) for start in starts]
         decoder = Decoder(self.decode)
 
         def load(index: int) -> Tensor:
@@ -152,32 +153,33 @@ class ModelEmbedder:
         def batches() -> Iterable[Tensor]:
             with ThreadPoolExecutor(usable_cores()) as pool:
                 ahead = None
-                for start in starts:  # decode the next batch while the model works on this one
-                    indices = range(start, min(start + self.batch_size, len(catalogue)))
-                    coming = [pool.submit(load, index) for index in indices]
+                for indices in rows:  # decode the next batch while the model works on this one
+                    coming = [pool.submit(load, index) for index in indices.tolist()]
                     if ahead is not None:
                         yield torch.stack([future.result() for future in ahead])
                     ahead = coming
                 if ahead is not None:
                     yield torch.stack([future.result() for future in ahead])
 
-        bar = self.progress(batches(), len(starts), f"Embedding {len(catalogue)} images")
-        return self._stack(self._run("image", pixels.to(self.device)) for pixels in bar)
+        bar = self.progress(batches(), len(rows), f"Embedding {len(catalogue)} images")
+        parts = (self._run("image", pixels.to(self.device)) for pixels in bar)
+        return self._filled(len(catalogue), zip(rows, parts, strict=True))
 
     def _embed_tokens(self, groups: Sequence[Tokens]) -> Tensor:
         """Texts of like length share a batch, so that little of it is padding; the order is put back."""
-        batches, places, offset = [], [], 0
+        batches, offset = [], 0
         for group in groups:
             lengths = _lengths(group)
             for rows in lengths.argsort(stable=True).split(self.batch_size):
-                batches.append((group, rows))
-                places.append(rows + offset)
+                batches.append((group, rows, offset))
             offset += len(lengths)
-        parts = []
-        for group, rows in self.progress(batches, len(batches), f"Embedding {offset} texts"):
-            tokens = backends.without_padding({name: tensor[rows] for name, tensor in group.items()})
-            parts.append(self._run("text", _to(tokens, self.device)))
-        return self._stack(parts)[torch.cat(places).argsort()] if places else self._stack([])
+
+        def parts() -> Iterator[tuple[Tensor, Tensor]]:
+            for group, rows, start in self.progress(batches, len(batches), f"Embedding {offset} texts"):
+                tokens = backends.without_padding({name: tensor[rows] for name, tensor in group.items()})
+                yield rows + start, self._run("text", _to(tokens, self.device))
+
+        return self._filled(offset, parts())
 
     @torch.inference_mode()
     def _run(self, tower: str, inputs: Any) -> Tensor:
@@ -235,9 +237,12 @@ class ModelEmbedder:
             write_json(file, {"backend": taken[0]})
         return taken
 
-    def _stack(self, parts: Iterable[Tensor]) -> Tensor:
-        # clone: tensors of inference mode cannot be used with autograd later
-        return torch.cat([torch.empty(0, self.model.embed_dim), *parts]).clone()
+    def _filled(self, count: int, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """Embeddings (count, D) from parts of some rows, which are held once, and not as parts and stacked."""
+        embeddings = torch.empty(count, self.model.embed_dim)
+        for rows, part in parts:
+            embeddings[rows] = part
+        return embeddings
 
 
 def _distinct(values: Sequence[str]) -> tuple[list[int], Any]:

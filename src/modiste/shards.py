@@ -251,7 +251,7 @@ def _with_ray(job: Job, indices: Sequence[int], number: int) -> Iterator[Record]
         raise ModisteError("workers=ray needs Ray Data: pip install 'ray[data]', or use workers=processes.") from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
-    shards = ray.data.from_items(list(indices), override_num_blocks=len(indices))
+    shards: Any = ray.data.from_items(list(indices), override_num_blocks=len(indices))
     options = {"fn_constructor_args": ([ray.put(job)],), "concurrency": min(number, len(indices)), "num_cpus": 1}
     for row in shards.map(_Actor, **options).iter_rows():
         yield json.loads(row["record"])
