@@ -59,7 +59,7 @@ class GradCache:
             return model(pixels, tokens)
         order = length_order(tokens)
         texts = [{name: tensor[rows] for name, tensor in tokens.items()} for rows in order.split(size)]
-        image_trains, text_trains = (trains(model, tower) for tower in ("image", "text"))
+        image_trains, text_trains = (tower_trains(model, tower) for tower in ("image", "text"))
         text = self._embed(model, model.encode_text, texts, text_trains, last=not image_trains)
         image = self._embed(model, model.encode_image, pixels.split(size), image_trains, last=True)
         return image, text[order.argsort()]
@@ -82,7 +82,7 @@ class GradCache:
         return torch.cat(embeddings)
 
 
-def trains(model: DualEncoder, tower: str) -> bool:
+def tower_trains(model: DualEncoder, tower: str) -> bool:
     """Whether a parameter of the ``tower``, "image" or "text", needs a gradient."""
     return any(parameter.requires_grad for parameter in parameters(model.layer_groups(tower)))
 
