@@ -15,9 +15,9 @@ from PIL import Image
 
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.decode import Decoder
-from modiste.data.prepared import Prepared, write
 from modiste.data.sources import FolderImages
-from modiste.preprocess import Preprocess
+from modiste.data.storage.preprocessed import Prepared, write
+from modiste.models.preprocess import Preprocess
 
 
 def photos(folder: Path, count: int) -> Catalogue:

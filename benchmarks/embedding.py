@@ -15,9 +15,9 @@ from harness import Row
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
-from modiste.backends import Tower, choose
-from modiste.embeddings import MIN_COSINE, ModelEmbedder
-from modiste.machine import keep_pages
+from modiste.embedding.backends import Tower, choose
+from modiste.embedding.embedder import MIN_COSINE, ModelEmbedder
+from modiste.utils.machine import keep_pages
 
 WORDS = ["black", "white", "cotton", "slim", "casual", "shirt", "dress", "watch", "leather", "printed", "men", "bag"]
 
@@ -30,7 +30,7 @@ def captions(count: int) -> list[str]:
 
 def two_tower(image: Any) -> Any:
     """An image encoder beside MiniLM."""
-    from modiste.model import TwoTower
+    from modiste.models.dual_encoder import TwoTower
     from modiste.texts.hf import minilm
 
     return TwoTower(image, minilm(max_length=77), embed_dim=384).eval()

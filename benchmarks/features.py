@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from harness import Row, Work
 
-from modiste.machine import keep_pages
+from modiste.utils.machine import keep_pages
 
 WORDS = ["black", "white", "cotton", "slim", "casual", "shirt", "dress", "watch", "leather", "printed", "men", "bag"]
 
@@ -24,9 +24,9 @@ def captions(count: int) -> list[str]:
 def towers(size: int) -> Any:
     """``image=lite text=minilm``, the projections of both trained."""
     from modiste.images.lite import LiteEncoder
-    from modiste.model import TwoTower
+    from modiste.models.dual_encoder import TwoTower
+    from modiste.models.finetune import Tuning, rest_frozen
     from modiste.texts.hf import minilm
-    from modiste.tuning import Tuning, rest_frozen
 
     model = TwoTower(LiteEncoder(size=size), minilm(), embed_dim=512)
     for tower in ("image", "text"):
@@ -54,7 +54,7 @@ def step(model: Any, batch: Any) -> Any:
 def cached(model: Any, pairs: int) -> Work:
     """From arrays of features, gathered by a shuffled batch."""
     from modiste.data.module import Collate
-    from modiste.features import ImageFeatures, TextFeatures
+    from modiste.training.feature_cache import ImageFeatures, TextFeatures
 
     generator = np.random.default_rng(0)
     images = ImageFeatures([generator.normal(size=(pairs, model.image.dim)).astype(np.float32)])

@@ -65,7 +65,7 @@ def loss(products: int) -> Work:
 
 def _model() -> Any:
     from modiste.config import compose
-    from modiste.loading import build_model
+    from modiste.models.load import build_model
 
     torch.manual_seed(0)
     return build_model(compose("evaluate", ["model=two_tower", "image=small", "text=small"]))

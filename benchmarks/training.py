@@ -20,7 +20,7 @@ import torch
 from harness import Row, Work
 from PIL import Image
 
-from modiste.machine import keep_pages
+from modiste.utils.machine import keep_pages
 
 WORDS = [
     "black",
@@ -55,7 +55,7 @@ def captions(count: int) -> list[str]:
 def main_towers() -> Any:
     """EfficientNet-Lite0 at 64 px and MiniLM, as the recipes train them."""
     from modiste.images.lite import LiteEncoder
-    from modiste.model import TwoTower
+    from modiste.models.dual_encoder import TwoTower
     from modiste.texts.hf import minilm
 
     model = TwoTower(LiteEncoder(size=64, autocast=False), minilm(), embed_dim=256)
@@ -65,7 +65,7 @@ def main_towers() -> Any:
 def small_towers() -> Any:
     """A ViT-Tiny at 96 px and a BERT of four layers, from random weights, without batch normalisation."""
     from modiste.images.timm import TimmEncoder
-    from modiste.model import TwoTower
+    from modiste.models.dual_encoder import TwoTower
     from modiste.texts.hf import HfTextEncoder
     from modiste.texts.words import HashTokenizer
 
@@ -85,8 +85,8 @@ def small_towers() -> Any:
 
 def step(towers: str, pairs: int, micro_batch: int | None) -> Work:
     """A forward and a backward pass of the towers and the loss."""
-    from modiste.gradcache import GradCache
     from modiste.losses.clip import ClipLoss
+    from modiste.training.grad_cache import GradCache
 
     keep_pages()
     torch.manual_seed(0)
@@ -200,10 +200,10 @@ def our_trainer(paths: list[Path], texts: list[str], batch: int, size: int, thei
     from modiste.data.sources import FolderImages
     from modiste.images.lite import LiteEncoder
     from modiste.losses.clip import ClipLoss
-    from modiste.model import TwoTower
-    from modiste.module import ContrastiveModule
-    from modiste.optim import Optim
+    from modiste.models.dual_encoder import TwoTower
     from modiste.texts.hf import minilm
+    from modiste.training.module import ContrastiveModule
+    from modiste.training.optim import Optim
 
     names = [path.name for path in paths]
     columns = {"product_id": names, "image": names, "text": texts, "split": ["train"] * len(names), "pixels": names}

@@ -20,8 +20,8 @@ import numpy as np
 
 from modiste.commands.train import train
 from modiste.config import compose
+from modiste.data.build import identity, load
 from modiste.data.catalogue import Catalogue
-from modiste.data.configured import identity, load
 from modiste.metrics.comparison import compare
 
 HERE = Path(__file__).parent

@@ -2,7 +2,7 @@
 
 The reader ranks the products that agree with the wanted one in all of the attributes first, in random order: with n of
 them, its expected recall@k is min(k / n, 1). A title that several products share is read as any of them. Brands are
-those that `modiste.data.kagl.brands` reads in the titles.
+those that `modiste.data.datasets.kagl.brands` reads in the titles.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 from pathlib import Path
 
-from modiste.data.kagl import Kagl
+from modiste.data.datasets.kagl import Kagl
 from modiste.tasks.retrieval import read_judgements
 
 DATA = Path(os.environ.get("MODISTE_DATA", "data"))

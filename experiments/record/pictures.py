@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from modiste.figures import PALETTE, new_figure
+from modiste.reporting.figures import PALETTE, new_figure
 
 COLOURS = 32  # so that a picture takes a few KB
 

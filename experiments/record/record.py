@@ -20,7 +20,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from modiste.figures import read_metrics
+from modiste.reporting.figures import read_metrics
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

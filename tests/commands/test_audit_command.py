@@ -13,7 +13,7 @@ from PIL import Image
 import modiste.commands.audit as command
 from modiste.commands.audit import CAPTION, HEADING, MARGIN, THUMB, run
 from modiste.config import compose
-from modiste.data.configured import load
+from modiste.data.build import load
 from modiste.errors import ModisteError
 
 

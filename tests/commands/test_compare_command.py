@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
+from helpers.stored_results import store, values
 from modiste.commands import compare as command
 from modiste.commands.compare import compare
 from modiste.config import compose
 from modiste.errors import ModisteError
 from modiste.metrics import comparison
 from modiste.metrics.comparison import compare_predictions, holm, mcnemar
-from stored_results import store, values
 
 HIT, MRR = "t2i/hit_rate@1", "t2i/mrr"
 

@@ -26,7 +26,7 @@ def cfg(tmp_path, monkeypatch):
     lines = ["sku,title,path,colour,fold", *(",".join(row) for row in ROWS)]
     (tmp_path / "table.csv").write_text("\n".join(lines))
     catalogue = {
-        "_target_": "modiste.data.table.Table",
+        "_target_": "modiste.data.datasets.table.Table",
         "path": str(tmp_path / "table.csv"),
         "images": str(tmp_path),
         "columns": {"text": "title", "image": "path", "product_id": "sku", "split": "fold"},

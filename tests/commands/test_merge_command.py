@@ -10,14 +10,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import modiste as package
+from helpers.commands import TINY, modiste
 from modiste.cli import main
 from modiste.commands.merge import starting_model
 from modiste.config import compose
-from modiste.data.overlap import training_data
-from modiste.embeddings import fingerprint
-from modiste.loading import build_model
-from modiste.rundir import RunDir
-from training import TINY, modiste
+from modiste.embedding.embedder import fingerprint
+from modiste.evaluation.overlap import training_data
+from modiste.models.load import build_model
+from modiste.utils.run_dir import RunDir
 
 METRIC = "val/retrieval/t2i/mrr"
 SMALL = ["alphas=[0,0.5,1]", "task=[retrieval]", "batch_size=64"]
@@ -180,9 +180,8 @@ def test_a_run_with_adapters_is_merged_with_one_without(here):
 
 
 def test_published_models_are_merged_without_a_run(here, tmp_path):
-    from transformers import CLIPModel
-
     from pretrained.tiny_encoders import save_clip
+    from transformers import CLIPModel
 
     zero, tuned = save_clip(tmp_path / "zero", eos=513), tmp_path / "tuned"
     save_clip(tuned, eos=513)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from helpers.commands import TINY, modiste
 from modiste.commands import verify as command
 from modiste.commands.verify import Recipe, compare, differences, find_run, recipe
 from modiste.config import compose
 from modiste.errors import ModisteError
-from training import TINY, modiste
 
 METRICS = {"t2i/mrr": {"value": 0.1 + 0.2, "low": 0.1, "high": 0.7, "n": 8}}
 RESULT = {
@@ -242,7 +242,7 @@ def test_a_result_is_computed_again_bit_for_bit_and_what_was_tampered_with_is_na
 
 @pytest.mark.slow
 def test_a_run_that_was_moved_is_verified_and_nothing_is_written_to_it(tmp_path):
-    from modiste.loading import build_model
+    from modiste.models.load import build_model
 
     config = compose("train", [*TINY, "data.catalogue.products=60", "run_dir=run", "name=moved"])
     OmegaConf.resolve(config.model)

@@ -12,7 +12,7 @@ def present(path):
 
 @pytest.fixture(scope="session")
 def real_kagl(data_dir):
-    from modiste.data.kagl import Kagl
+    from modiste.data.datasets.kagl import Kagl
 
     return Kagl(str(present(data_dir / "fashion-product-images-small.zip")))()
 

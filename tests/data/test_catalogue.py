@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-from tiny_data import encoded, make_catalogue, picture
 
+from helpers.tiny_data import encoded, make_catalogue, picture
 from modiste.data import catalogue as catalogue_module
 from modiste.data import sources
+from modiste.data.build import load
 from modiste.data.catalogue import Card, Catalogue, hash_pixels
-from modiste.data.configured import load
 from modiste.data.sources import ArrayImages, ArrowImages, FolderImages, ImageTooLargeError, ZipImages, decode
 from modiste.errors import ModisteError
 
@@ -423,7 +423,7 @@ def test_load_builds_the_catalogue_and_splits_it(tmp_path):
     node = OmegaConf.create(
         {
             "catalogue": {
-                "_target_": "modiste.data.table.Table",
+                "_target_": "modiste.data.datasets.table.Table",
                 "path": str(tmp_path / "table.csv"),
                 "images": str(tmp_path / "images"),
             },

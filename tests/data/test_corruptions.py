@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from tiny_data import make_catalogue
 from torchvision.transforms import v2
 
+from helpers.tiny_data import make_catalogue
 from modiste.config import compose
 from modiste.data.augment import Thumbnail
-from modiste.data.configured import load
+from modiste.data.build import load
 from modiste.data.corruptions import corrupt
-from modiste.data.prepared import PreparedImages
+from modiste.data.storage.preprocessed import PreparedImages
 from modiste.data.synthetic import Synthetic
 from modiste.errors import ModisteError
 

@@ -12,7 +12,7 @@ from modiste.data.module import EpochBatchSampler, FashionDataModule
 from modiste.data.splits import RandomSplit
 from modiste.data.synthetic import Synthetic
 from modiste.errors import ModisteError
-from modiste.preprocess import Preprocess
+from modiste.models.preprocess import Preprocess
 from modiste.texts.words import HashTokenizer
 
 

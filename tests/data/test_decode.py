@@ -11,7 +11,7 @@ from modiste.data.catalogue import Card, Catalogue
 from modiste.data.decode import Decoder
 from modiste.data.sources import ArrayImages, FolderImages
 from modiste.errors import ModisteError
-from modiste.preprocess import RESIZES, Preprocess
+from modiste.models.preprocess import RESIZES, Preprocess
 
 pytest.importorskip("simplejpeg", reason="the extra 'fast' is not installed")
 

@@ -13,15 +13,15 @@ from modiste.data.module import FashionDataModule
 from modiste.data.splits import RandomSplit
 from modiste.data.synthetic import Synthetic
 from modiste.errors import ModisteError
-from modiste.features import FeatureCache
-from modiste.gradcache import GradCache
 from modiste.images.timm import TimmEncoder
 from modiste.losses.clip import ClipLoss
 from modiste.losses.gcl import GclLoss
-from modiste.model import TwoTower
+from modiste.models.dual_encoder import TwoTower
+from modiste.models.finetune import Tuning
 from modiste.texts.hf import HfTextEncoder
 from modiste.texts.words import HashTokenizer
-from modiste.tuning import Tuning
+from modiste.training.feature_cache import FeatureCache
+from modiste.training.grad_cache import GradCache
 
 FIELDS = {
     "title": {"template": "{text}"},

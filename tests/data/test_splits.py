@@ -4,8 +4,8 @@ import random
 from collections import Counter
 
 import pytest
-from tiny_data import make_catalogue
 
+from helpers.tiny_data import make_catalogue
 from modiste.data.splits import HELD_OUT, GivenSplit, HeldOut, MarqoSplit, RandomSplit, groups, leaks
 from modiste.errors import ModisteError
 

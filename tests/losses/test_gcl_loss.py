@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from loss_references import product_ids, unit_pairs, value_and_gradients
 from torch.nn import functional as F
 
+from helpers.loss_references import product_ids, unit_pairs, value_and_gradients
 from modiste.errors import ModisteError
 from modiste.losses.clip import ClipLoss, infonce
 from modiste.losses.gcl import GclLoss

@@ -6,12 +6,12 @@ from datetime import timedelta
 
 import pytest
 import torch
-from loss_references import UNIT
 from torch import distributed as dist
 from torch import multiprocessing, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from helpers.loss_references import UNIT
 from modiste.errors import ModisteError
 from modiste.losses import gather, products
 from modiste.losses.clip import ClipLoss

@@ -5,8 +5,8 @@ import logging
 
 import pytest
 import torch
-from loss_references import UNIT, clip_reference, rounded, siglip_reference, unit_pairs, value_and_gradients
 
+from helpers.loss_references import UNIT, clip_reference, rounded, siglip_reference, unit_pairs, value_and_gradients
 from modiste.errors import ModisteError
 from modiste.losses import products
 from modiste.losses.clip import ClipLoss

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from loss_references import product_ids, unit_pairs
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from helpers.loss_references import product_ids, unit_pairs
 from modiste.losses.clip import ClipLoss
 from modiste.losses.siglip import SigLipLoss
 from modiste.losses.tiles import matching_pairs

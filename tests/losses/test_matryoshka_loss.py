@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from loss_references import clip_reference, product_ids, siglip_reference, unit_pairs, value_and_gradients
 from torch.nn import functional as F
 
+from helpers.loss_references import clip_reference, product_ids, siglip_reference, unit_pairs, value_and_gradients
 from modiste.config import compose, validate
 from modiste.errors import ModisteError
 from modiste.losses.clip import ClipLoss

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from loss_references import product_ids, siglip_reference, unit_pairs, value_and_gradients
 from torch.nn import functional as F
 
+from helpers.loss_references import product_ids, siglip_reference, unit_pairs, value_and_gradients
 from modiste.losses.siglip import SigLipLoss
 
 

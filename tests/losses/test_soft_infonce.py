@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from loss_references import clip_reference, product_ids, unit_pairs, value_and_gradients
 from torch.nn import functional as F
 
+from helpers.loss_references import clip_reference, product_ids, unit_pairs, value_and_gradients
 from modiste.losses.soft import soft_infonce
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torchmetrics import retrieval as torchmetrics_retrieval
-from trec_reference import assert_equal_to_trec, trec_values
 
+from helpers.trec_reference import assert_equal_to_trec, trec_values
 from modiste.errors import ModisteError
 from modiste.metrics import ranking
 from modiste.metrics.ranking import RankingMetrics, Relevance, query_metrics, relevant_ranks, summarise

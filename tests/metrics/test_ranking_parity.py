@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from trec_reference import assert_equal_to_trec, trec_values
 
+from helpers.trec_reference import assert_equal_to_trec, trec_values
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.sources import ArrayImages
 from modiste.metrics.ranking import Relevance, candidate_ranks, other_ranks, query_metrics, relevant_ranks

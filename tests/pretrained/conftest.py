@@ -6,7 +6,8 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
-from tiny_encoders import TEXTS, pictures, save_clip, save_siglip
+
+from helpers.tiny_encoders import TEXTS, pictures, save_clip, save_siglip
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from test_openclip_encoder import CLIP, RESNET, save
-from test_openclip_encoder import save_siglip as save_openclip_siglip
 from torch.nn import functional as F
 
+from helpers.tiny_openclip import CLIP, RESNET, save
+from helpers.tiny_openclip import save_siglip as save_openclip_siglip
 from modiste.errors import ModisteError
 from modiste.pretrained.openclip import OpenClipDualEncoder
 from modiste.pretrained.transformers import TransformersDualEncoder

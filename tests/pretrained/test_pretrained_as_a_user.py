@@ -1,16 +1,12 @@
 """A published model by local directory: `modiste.load`, and `modiste evaluate model=pretrained`."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 import modiste
-
-sys.path.append(str(Path(__file__).parents[1]))
-from training import modiste as command
+from helpers.commands import modiste as command
 
 
 def test_load_takes_a_local_directory(clip_dir, images, texts):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modiste.model import DualEncoder
+from modiste.models.dual_encoder import DualEncoder
 
 CONFIGS = sorted((Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
 PRETRAINED = [path for path in CONFIGS if "modiste.pretrained." in path.read_text()]

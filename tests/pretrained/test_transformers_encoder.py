@@ -5,11 +5,11 @@ import pickle
 import pytest
 import torch
 from PIL import Image
-from tiny_encoders import save_clip, save_siglip
 from torch.nn import functional as F
 
+from helpers.tiny_encoders import save_clip, save_siglip
 from modiste.errors import ModisteError
-from modiste.preprocess import Preprocess
+from modiste.models.preprocess import Preprocess
 from modiste.pretrained.transformers import TransformersDualEncoder, preprocess_of
 
 

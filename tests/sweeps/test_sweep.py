@@ -13,13 +13,13 @@ import optuna
 import pytest
 from PIL import Image
 
+from helpers.commands import TINY, modiste
+from helpers.wandb_log import OfflineRun
 from modiste.commands.sweep import Watch, as_overrides, conclude
 from modiste.errors import ModisteError
 from modiste.sweeps.pictures import importance
 from modiste.sweeps.space import Space
 from modiste.sweeps.study import Objective, finished, open_study, over_seeds, rows, run_trials, sampler_of
-from training import TINY, modiste
-from wandb_log import OfflineRun
 
 LOSS = Objective("loss", "min")
 SPACE = Space(

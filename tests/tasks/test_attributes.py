@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
-from task_fakes import FakeCatalogue, FakeEmbedder
 from torch.nn import functional as F
 
+from helpers.task_fakes import FakeCatalogue, FakeEmbedder
 from modiste.errors import ModisteError
 from modiste.metrics.average_precision import Ranking
 from modiste.tasks.attributes import COLUMNS, VALUE_COLUMNS, Attributes

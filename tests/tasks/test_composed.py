@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from task_fakes import FakeCatalogue, FakeEmbedder
 from torch.nn import functional as F
 
+from helpers.task_fakes import FakeCatalogue, FakeEmbedder
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.sources import ArrayImages
 from modiste.errors import ModisteError

@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from task_fakes import FakeCatalogue, FakeEmbedder
 
+from helpers.task_fakes import FakeCatalogue, FakeEmbedder
 from modiste.errors import ModisteError
 from modiste.tasks.compositional import SHOWN, Compositional, draw_others, strict_choice, wrong_choices
 

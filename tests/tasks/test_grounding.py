@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from modiste.config import compose, instantiate, validate
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.synthetic import Synthetic
-from modiste.embeddings import ModelEmbedder
+from modiste.embedding.embedder import ModelEmbedder
 from modiste.errors import ModisteError
 from modiste.images.timm import TimmEncoder
-from modiste.model import DualEncoder, TwoTower
-from modiste.preprocess import Preprocess
+from modiste.models.dual_encoder import DualEncoder, TwoTower
+from modiste.models.preprocess import Preprocess
 from modiste.tasks.grounding import Grounding
 from modiste.tasks.heatmaps import GradCam, Occlusion, PatchText, input_pixels, on_image
 

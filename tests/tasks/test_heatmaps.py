@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from modiste.errors import ModisteError
 from modiste.images.timm import TimmEncoder
-from modiste.model import DualEncoder, TwoTower
-from modiste.preprocess import Preprocess
+from modiste.models.dual_encoder import DualEncoder, TwoTower
+from modiste.models.preprocess import Preprocess
 from modiste.tasks.heatmaps import (
     GradCam,
     Occlusion,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import pytrec_eval
 import torch
-from task_fakes import FakeCatalogue, FakeEmbedder
 from torch.nn import functional as F
 
+from helpers.task_fakes import FakeCatalogue, FakeEmbedder
 from modiste.errors import ModisteError
 from modiste.tasks.marqo import Marqo
 

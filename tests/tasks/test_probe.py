@@ -8,8 +8,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import train_test_split
-from task_fakes import FakeCatalogue, FakeEmbedder
 
+from helpers.task_fakes import FakeCatalogue, FakeEmbedder
 from modiste.errors import ModisteError
 from modiste.tasks.probe import Pool, Probe, shot_places, split_products
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from task_fakes import FakeCatalogue, FakeEmbedder
 from torch.nn import functional as F
 
+from helpers.task_fakes import FakeCatalogue, FakeEmbedder
 from modiste.errors import ModisteError
 from modiste.tasks.retrieval import Documents, Retrieval, Sample, judged_relevance, read_judgements
 
@@ -345,7 +345,7 @@ def test_fewer_rows_than_queries_are_all_drawn():
 
 
 def test_a_sample_and_a_full_gallery_are_never_in_one_table():
-    from modiste.tables import build_blocks
+    from modiste.reporting.tables import build_blocks
 
     cat, results = lookalikes(), []
     for gallery in ("split", "sample"):

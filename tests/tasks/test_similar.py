@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from task_fakes import FakeCatalogue, FakeEmbedder
 
+from helpers.task_fakes import FakeCatalogue, FakeEmbedder
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.sources import ArrayImages
 from modiste.errors import ModisteError
-from modiste.figures import retrieval_gallery
 from modiste.metrics.ranking import Relevance, other_ranks, query_metrics
+from modiste.reporting.figures import retrieval_gallery
 from modiste.tasks.similar import Similar
 
 KS = [1, 3]

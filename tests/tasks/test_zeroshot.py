@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score
-from task_fakes import FakeCatalogue, FakeEmbedder
 from torch.nn import functional as F
 
+from helpers.task_fakes import FakeCatalogue, FakeEmbedder
 from modiste.errors import ModisteError
 from modiste.tasks.zeroshot import MAX_CLASSES, ZeroShot
 

@@ -4,9 +4,9 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from task_fakes import FakeCatalogue
 from torch.nn import functional as F
 
+from helpers.task_fakes import FakeCatalogue
 from modiste.tasks.zeroshot import ZeroShot
 
 CLASSES = ["ankle boot", "bag", "dress", "jumper", "red shirt", "shirt", "skirt"]

@@ -9,17 +9,17 @@ from torch.nn import functional as F
 
 from modiste.config import compose, validate
 from modiste.errors import ModisteError
-from modiste.gradcache import GradCache
 from modiste.images.timm import TimmEncoder
-from modiste.loading import build_terms, keep_start
 from modiste.losses.clip import ClipLoss
-from modiste.model import TwoTower
-from modiste.rundir import RunDir
+from modiste.models.dual_encoder import TwoTower
 from modiste.terms.distill import Distill
 from modiste.terms.soft_labels import SoftLabels
 from modiste.terms.teacher import Teacher
 from modiste.texts.hf import HfTextEncoder
 from modiste.texts.words import HashTokenizer
+from modiste.training.build import build_terms, keep_start
+from modiste.training.grad_cache import GradCache
+from modiste.utils.run_dir import RunDir
 
 BATCH = 12
 TEXTS = [f"item {index % 5} " + "word " * (index % 3) for index in range(BATCH)]

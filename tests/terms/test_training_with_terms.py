@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 
-from training import TINY, modiste
+from helpers.commands import TINY, modiste
 
 pytestmark = pytest.mark.slow
 # The schedule must not know how long the training is, so that a shorter one is the beginning of a longer one.

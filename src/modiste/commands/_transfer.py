@@ -14,7 +14,7 @@ from modiste.errors import ModisteError
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
     from modiste.data.module import FashionDataModule, ValidationSet
-    from modiste.model import DualEncoder
+    from modiste.models.dual_encoder import DualEncoder
 
 LOADING = ("batch_size", "eval_batch_size", "num_workers")
 
@@ -75,10 +75,10 @@ def add_sets(data: FashionDataModule, trained: DictConfig, sets: dict[str, DictC
 
 
 def _built(catalogue: Catalogue, trained: DictConfig, cfg: DictConfig, model: DualEncoder) -> ValidationSet:
-    from modiste.data.configured import load
+    from modiste.data.build import load
     from modiste.data.module import ValidationSet
-    from modiste.data.overlap import source
-    from modiste.loading import build_data
+    from modiste.evaluation.overlap import source
+    from modiste.training.build import build_data
 
     same = source(cfg.data) == source(trained.data) and cfg.data.prepared == trained.data.prepared
     part = build_data(cfg.data, catalogue if same else load(cfg.data), model)

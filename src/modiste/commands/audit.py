@@ -16,13 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from modiste.commands._line import command_overrides, config_dirs
 from modiste.commands.evaluate import build_model, device, take_over
 from modiste.config import compose, quote, validate
+from modiste.data.build import load
 from modiste.data.catalogue import Catalogue
-from modiste.data.configured import load
-from modiste.data.overlap import Match, check_kept, match_vectors, measure, same_products
 from modiste.data.splits import normalised
 from modiste.errors import ModisteError
-from modiste.figures import typeface, wrap
-from modiste.rundir import RunDir, write_json
+from modiste.evaluation.overlap import Match, check_kept, match_vectors, measure, same_products
+from modiste.reporting.figures import typeface, wrap
+from modiste.utils.run_dir import RunDir, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -119,8 +119,8 @@ def by_embedding(
     cfg: DictConfig, run_dir: RunDir | None, train: Catalogue, test: Catalogue
 ) -> tuple[Match, dict[str, Any]]:
     """Pairs by the cosine of their image embeddings, and the facts about the model."""
-    from modiste.embeddings import ModelEmbedder, default_cache
-    from modiste.progress import progress_bar
+    from modiste.embedding.embedder import ModelEmbedder, default_cache
+    from modiste.utils.progress import progress_bar
 
     model, facts = build_model(cfg, run_dir)
     cache = default_cache() if cfg.cache else None

@@ -12,12 +12,12 @@ from omegaconf import DictConfig
 
 from modiste.commands.table import emit
 from modiste.errors import ModisteError
-from modiste.tables.blocks import EMPTY, Cell, cell_of, digits_of, show
-from modiste.tables.names import ordered, parts_of, split_name
-from modiste.tables.pairs import ALPHA, SAME, difference, paired_tests, verdict
-from modiste.tables.results import StoredResult, coordinates, load_results, title_of
-from modiste.tables.sheets import Grid, Item, Sheet, latex, markdown, terminal
-from modiste.tables.writing import FORMATS, check_format
+from modiste.reporting.tables.blocks import EMPTY, Cell, cell_of, digits_of, show
+from modiste.reporting.tables.names import ordered, parts_of, split_name
+from modiste.reporting.tables.pairs import ALPHA, SAME, difference, paired_tests, verdict
+from modiste.reporting.tables.results import StoredResult, coordinates, load_results, title_of
+from modiste.reporting.tables.sheets import Grid, Item, Sheet, latex, markdown, terminal
+from modiste.reporting.tables.writing import FORMATS, check_format
 
 if TYPE_CHECKING:
     from modiste.metrics.comparison import Comparison

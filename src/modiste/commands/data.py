@@ -13,11 +13,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from modiste.data.build import load
 from modiste.data.catalogue import Catalogue
-from modiste.data.configured import load
 from modiste.data.splits import EXCLUDED, leaks
-from modiste.figures import typeface, wrap
-from modiste.rundir import write_json
+from modiste.reporting.figures import typeface, wrap
+from modiste.utils.run_dir import write_json
 
 PER_SPLIT = 16
 TOP = 8

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from modiste.config import validate
 from modiste.errors import ModisteError
-from modiste.rundir import RunDir
+from modiste.utils.run_dir import RunDir
 
 
 def run(cfg: DictConfig) -> None:
@@ -29,11 +29,11 @@ def run(cfg: DictConfig) -> None:
         trained: Any = OmegaConf.load(run_dir.config)
         take_over(cfg, trained, command_overrides())
     validate(cfg)
+    from modiste.data.build import load
     from modiste.data.captions import Captions
-    from modiste.data.configured import load
-    from modiste.machine import usable_cores
-    from modiste.progress import progress_bar
-    from modiste.shards import Job, embed
+    from modiste.embedding.distributed import Job, embed
+    from modiste.utils.machine import usable_cores
+    from modiste.utils.progress import progress_bar
 
     model, _ = build_model(cfg, run_dir)
     catalogue = load(cfg.data)

@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from modiste.commands._line import command, command_overrides, config_dirs
 from modiste.config import compose, instantiate, quote, validate
 from modiste.errors import ModisteError
-from modiste.machine import keep_pages
-from modiste.rundir import RunDir, write_json
+from modiste.utils.machine import keep_pages
+from modiste.utils.run_dir import RunDir, write_json
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 # Adapters of the user's own data: two data sets of theirs share a name.
-GENERIC = ("modiste.data.table.Table", "modiste.data.hub.Hub")
+GENERIC = ("modiste.data.datasets.table.Table", "modiste.data.datasets.hub.Hub")
 
 
 def run(cfg: DictConfig) -> None:
@@ -96,7 +96,7 @@ class Evaluation:
         Raises:
             ModisteError: The configuration is wrong, or the data are not there.
         """
-        from modiste.data.configured import load as load_catalogue
+        from modiste.data.build import load as load_catalogue
 
         if self.trained is not None:
             take_over(entry.cfg, self.trained, entry.overrides)
@@ -141,8 +141,8 @@ class Evaluation:
         Raises:
             ModisteError: There is no result at all.
         """
-        from modiste.report import write_report
-        from modiste.tables import print_results
+        from modiste.reporting.report import write_report
+        from modiste.reporting.tables import print_results
 
         if not self.paths:
             raise ModisteError("Nothing could be evaluated, for the reasons above.")
@@ -151,7 +151,7 @@ class Evaluation:
 
     def _overlap(self) -> dict[str, Any]:
         """What the evaluated images share with the run's training data; empty: nothing, or no run."""
-        from modiste.data.overlap import overlap_of_run
+        from modiste.evaluation.overlap import overlap_of_run
 
         cfg = self.entry.cfg
         if self._shared is None:
@@ -162,8 +162,8 @@ class Evaluation:
 
     def _embedder(self) -> tuple[Any, dict[str, Any]]:
         """What makes the embeddings, and the facts about it that results record."""
-        from modiste.embeddings import ModelEmbedder, default_cache
-        from modiste.progress import progress_bar
+        from modiste.embedding.embedder import ModelEmbedder, default_cache
+        from modiste.utils.progress import progress_bar
 
         cfg = self.entry.cfg
         if cfg.embeddings.image:
@@ -318,7 +318,7 @@ def take_over(cfg: DictConfig, trained: Any, given: Sequence[str]) -> None:
 def matrices(cfg: DictConfig, catalogue: Catalogue) -> tuple[Any, dict[str, Any]]:
     """Embeddings from files: one row a catalogue row, the texts as the first caption template says them."""
     from modiste.data.captions import Captions
-    from modiste.embeddings import MatrixEmbedder, read_matrix
+    from modiste.embedding.embedder import MatrixEmbedder, read_matrix
 
     images, texts = (read_matrix(Path(path).expanduser()) for path in (cfg.embeddings.image, cfg.embeddings.text))
     words = OmegaConf.to_container(cfg.data.captions.get("words") or OmegaConf.create({}), resolve=True)
@@ -330,7 +330,7 @@ def matrices(cfg: DictConfig, catalogue: Catalogue) -> tuple[Any, dict[str, Any]
 
 def shortened(dim: int | None, embedder: Any, facts: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The first ``dim`` numbers of the embeddings, and the facts with it; null: both as they are."""
-    from modiste.embeddings import PrefixEmbedder
+    from modiste.embedding.embedder import PrefixEmbedder
 
     if dim is None:
         return embedder, facts
@@ -341,7 +341,7 @@ def build_model(cfg: DictConfig, run_dir: RunDir | None) -> tuple[Any, dict[str,
     """The model of the run, or the one that ``model=`` names."""
     import torch
 
-    from modiste import loading
+    from modiste.models import load as loading
 
     if run_dir is not None:
         model = loading.load(run_dir.path, cfg.checkpoint).model
@@ -436,7 +436,7 @@ def write_result(path: Path, result: Result, identity: dict[str, Any]) -> None:
     """One JSON of a (model, data, task), its values per query beside it."""
     import numpy as np
 
-    from modiste.machine import environment
+    from modiste.utils.machine import environment
 
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     content = {"schema": 1, **result.to_json(), **identity, "created": created, "command": command()}

@@ -16,14 +16,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from modiste.config import STARTS, compose, instantiate, quote, validate
 from modiste.errors import ModisteError, did_you_mean
-from modiste.rundir import RunDir, write_json
-from modiste.weights import check_alpha, check_architecture, interpolate
+from modiste.models.interpolate import check_alpha, check_architecture, interpolate
+from modiste.utils.run_dir import RunDir, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from modiste.data.catalogue import Catalogue
-    from modiste.model import DualEncoder
+    from modiste.models.dual_encoder import DualEncoder
 
 log = logging.getLogger(__name__)
 START = "start"
@@ -33,8 +33,9 @@ SUMMARY = "merge"
 def run(cfg: DictConfig) -> None:
     """Evaluates the models between ``first`` and ``second``, and writes the run directory of the best one.
 
-    Weights are interpolated as `modiste.weights.interpolate` says, and so is the log of the temperature. Each (alpha,
-    data, task) is stored in ``alphas/`` as it is measured; one of the same weights, data and protocol is kept.
+    Weights are interpolated as `modiste.models.interpolate.interpolate` says, and so is the log of the temperature.
+    Each (alpha, data, task) is stored in ``alphas/`` as it is measured; one of the same weights, data and protocol is
+    kept.
 
     Raises:
         ModisteError: A model is missing, the architectures differ, an alpha or a metric is none, or ``out`` holds
@@ -90,7 +91,7 @@ def sides(cfg: DictConfig) -> tuple[Side, Side]:
         return side(str(cfg.first), cfg.checkpoint), second
     if second.config is None:
         raise ModisteError(f"first=start needs a run as the second model, and '{cfg.second}' is none: give second=RUN.")
-    from modiste.tuning import fold_adapters
+    from modiste.models.finetune import fold_adapters
 
     run_dir = RunDir.find(cfg.second)
     model = starting_model(run_dir)
@@ -101,8 +102,8 @@ def sides(cfg: DictConfig) -> tuple[Side, Side]:
 
 def side(source: str, checkpoint: str) -> Side:
     """A run, or a published model. Raises ModisteError when there is neither."""
-    from modiste.loading import load
-    from modiste.tuning import fold_adapters
+    from modiste.models.finetune import fold_adapters
+    from modiste.models.load import load
 
     path = Path(source).expanduser()
     on_hub = "/" in source and not path.exists() and not path.parent.is_dir()
@@ -127,7 +128,7 @@ def starting_model(run_dir: RunDir) -> DualEncoder:
     from lightning.pytorch import seed_everything
 
     from modiste.commands.train import starting_point
-    from modiste.loading import build_model, load_weights
+    from modiste.models.load import build_model, load_weights
 
     config: Any = OmegaConf.load(run_dir.config)
     if SUMMARY in config:
@@ -233,7 +234,7 @@ def domains(cfg: DictConfig) -> list[Domain]:
     if cfg.transfer:
         transfer = transfer_config(cfg)
         nodes.append(("transfer", transfer, transfer.split))
-    from modiste.data.configured import load
+    from modiste.data.build import load
 
     return [
         Domain(key, node, split, load(node.data), {str(name): instantiate(task) for name, task in node.task.items()})
@@ -272,7 +273,7 @@ class Merge:
     """
 
     def __init__(self, cfg: DictConfig, first: Side, second: Side, base: Side, out: RunDir) -> None:
-        from modiste.embeddings import fingerprint
+        from modiste.embedding.embedder import fingerprint
 
         self.cfg, self.first, self.second, self.base, self.out = cfg, first, second, base, out
         self.domains: list[Domain] = []
@@ -304,8 +305,8 @@ class Merge:
         Raises:
             ModisteError: The monitored metric, or that of the transfer, is not among what the tasks measure.
         """
-        from modiste.machine import keep_pages
-        from modiste.progress import progress_bar
+        from modiste.utils.machine import keep_pages
+        from modiste.utils.progress import progress_bar
 
         keep_pages()
         self.domains = domains(self.cfg)
@@ -326,8 +327,8 @@ class Merge:
     def embedder(self, alpha: float) -> Any:
         """Embeds with the weights of ``alpha``."""
         from modiste.commands.evaluate import decode, device
-        from modiste.embeddings import ModelEmbedder, default_cache
-        from modiste.progress import progress_bar
+        from modiste.embedding.embedder import ModelEmbedder, default_cache
+        from modiste.utils.progress import progress_bar
 
         self.base.model.load_state_dict(interpolate(*self.ends, alpha))
         cache = default_cache() if self.cfg.cache else None
@@ -392,7 +393,7 @@ class Merge:
         print(f"Evaluate it: modiste evaluate run={self.out.path}")
 
     def draw(self, curve: list[Row], chosen: float, metric: str, shown: str | None) -> Path:
-        from modiste.figures import Curve, alpha_curves
+        from modiste.reporting.figures import Curve, alpha_curves
 
         def line(name: str, domain: Domain) -> Curve:
             parts = [[row[name][part] for row in curve] for part in ("value", "low", "high")]
@@ -429,7 +430,7 @@ class Merge:
     def summary(self, curve: list[Row], chosen: float, shown: str | None) -> dict[str, Any]:
         """The content of ``merge.json``."""
         from modiste.commands._line import command
-        from modiste.machine import environment
+        from modiste.utils.machine import environment
 
         places = {
             d.key: {"data": d.catalogue.card.name, "split": d.split, "tasks": list(d.tasks)} for d in self.domains

@@ -27,7 +27,7 @@ def run(cfg: DictConfig) -> None:
         raise ModisteError("modiste prepare needs a directory: out=DIR.")
     if cfg.format not in FORMATS:
         raise ModisteError(f"format={cfg.format} is not known. {did_you_mean(cfg.format, FORMATS)}")
-    from modiste.data.configured import load
+    from modiste.data.build import load
 
     folder = Path(cfg.out)
     write = write_pixels if cfg.format == "pixels" else write_webdataset
@@ -43,9 +43,9 @@ def run(cfg: DictConfig) -> None:
 def write_pixels(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[int, str]:
     """Ready pixels; returns how many shards were made, and the overrides that use them."""
     from modiste.data.decode import Decoder
-    from modiste.data.prepared import write
-    from modiste.preprocess import Preprocess
-    from modiste.progress import progress_bar
+    from modiste.data.storage.preprocessed import write
+    from modiste.models.preprocess import Preprocess
+    from modiste.utils.progress import progress_bar
 
     preprocess = Preprocess(size=cfg.size, resize=cfg.resize, interpolation=cfg.interpolation, crop_pct=cfg.crop_pct)
     made = write(catalogue, preprocess, folder, cfg.shard_rows, Decoder(cfg.data.decode), progress_bar)
@@ -54,8 +54,8 @@ def write_pixels(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[i
 
 def write_webdataset(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[int, str]:
     """Files and columns in tar shards; returns as `write_pixels`."""
-    from modiste.data.shards import write
-    from modiste.progress import progress_bar
+    from modiste.data.storage.webdataset import write
+    from modiste.utils.progress import progress_bar
 
     made = write(catalogue, folder, cfg.shard_rows, progress_bar)
     batches = max(catalogue.splits.get("train", 0) // cfg.data.batch_size, 1)

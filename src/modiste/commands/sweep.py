@@ -167,7 +167,7 @@ class SharedProcess:
 
     def __call__(self, overrides: list[str], place: Path, watch: Watch) -> None:
         from modiste.commands.train import train
-        from modiste.data.configured import identity, load
+        from modiste.data.build import identity, load
         from modiste.sweeps.report import EpochReporter
 
         cfg = compose("train", overrides)

@@ -7,8 +7,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from modiste.errors import ModisteError
-from modiste.papers import format_papers, is_paper
-from modiste.tables import format_table, load_results, read_published
+from modiste.reporting.papers import format_papers, is_paper
+from modiste.reporting.tables import format_table, load_results, read_published
 
 
 def run(cfg: DictConfig) -> None:

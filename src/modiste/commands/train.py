@@ -16,7 +16,7 @@ from modiste.commands._line import command, config_dirs
 from modiste.commands._transfer import add_sets, validation_sets
 from modiste.config import instantiate, validate
 from modiste.errors import ModisteError
-from modiste.rundir import RunDir
+from modiste.utils.run_dir import RunDir
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 def run(cfg: DictConfig) -> float | None:
     """Trains and writes the report; returns the best value of the monitor, for multiruns."""
-    from modiste.callbacks import fast_dev_run
+    from modiste.training.callbacks import fast_dev_run
 
     trainer = train(cfg, overrides())
     if fast_dev_run(trainer) or not trainer.is_global_zero:
@@ -52,20 +52,13 @@ def train(
     import torch
     from lightning.pytorch import seed_everything
 
-    from modiste.callbacks import Interrupted, fast_dev_run
-    from modiste.data.configured import load as load_catalogue
-    from modiste.gradcache import GradCache
-    from modiste.loading import (
-        build_cache,
-        build_data,
-        build_model,
-        build_stream,
-        build_terms,
-        keep_start,
-        load_weights,
-    )
-    from modiste.machine import keep_pages
-    from modiste.module import ContrastiveModule
+    from modiste.data.build import load as load_catalogue
+    from modiste.models.load import build_model, load_weights
+    from modiste.training.build import build_cache, build_data, build_stream, build_terms, keep_start
+    from modiste.training.callbacks import Interrupted, fast_dev_run
+    from modiste.training.grad_cache import GradCache
+    from modiste.training.module import ContrastiveModule
+    from modiste.utils.machine import keep_pages
 
     start = starting_point(cfg)
     grad_cache = GradCache(**cfg.grad_cache)
@@ -174,7 +167,7 @@ def build_trainer(
 
 def describe(config: dict[str, Any], given: list[str], run_dir: RunDir, loggers: dict[str, Logger]) -> None:
     """Writes what the run is: configuration, overrides, environment, ids of the loggers' runs."""
-    from modiste.machine import environment
+    from modiste.utils.machine import environment
 
     run_dir.path.mkdir(parents=True, exist_ok=True)
     start = {name: config[name] for name in ("init", "resume")}
@@ -223,7 +216,7 @@ def finish_loggers() -> None:
 
 def conclude(run_dir: RunDir, trainer: Trainer) -> float | None:
     """Writes the report; returns the best value of the monitor."""
-    from modiste.report import write_report
+    from modiste.reporting.report import write_report
 
     print(f"\nRun directory: {run_dir.path}")
     if any(run_dir.path.glob("csv/version_*/metrics.csv")):  # a few steps may be too few to log

@@ -19,8 +19,8 @@ from omegaconf import DictConfig
 
 from modiste.config import quote
 from modiste.errors import ModisteError
-from modiste.rundir import RunDir
-from modiste.tables import find_results, read_result
+from modiste.reporting.tables import find_results, read_result
+from modiste.utils.run_dir import RunDir
 
 # Overrides that say where to write, or how to hurry; they are replaced.
 REPLACED = ("run", "run_dir", "overwrite", "cache", "deterministic")

@@ -20,7 +20,7 @@ from PIL import __version__ as pillow_version
 
 from modiste.data.sources import WHOLE, ImageSource, ImageTooLargeError, MaskSource
 from modiste.errors import ModisteError, did_you_mean
-from modiste.rundir import cache_dir
+from modiste.utils.run_dir import cache_dir
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Catalogue:
     ) -> Catalogue:
         """Check every row and decode every image once; leave bad rows out and count them.
 
-        The scan of the images is cached (`modiste.rundir.cache_dir`) under the identity of the source.
+        The scan of the images is cached (`modiste.utils.run_dir.cache_dir`) under the identity of the source.
 
         Args:
             columns: ``product_id``, ``image``, ``text``, optionally ``split``, ``mask``, ``boxes``; any other column

@@ -13,7 +13,7 @@ from torch import Tensor
 from modiste.data.catalogue import Catalogue
 from modiste.data.sources import MAX_PIXELS, EncodedSource, PixelSource, decode
 from modiste.errors import ModisteError, did_you_mean
-from modiste.preprocess import Preprocess
+from modiste.models.preprocess import Preprocess
 
 MODES = ("pil", "exact", "scaled")
 ORIENTATION = 274  # of EXIF; 1 is upright

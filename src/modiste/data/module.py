@@ -23,12 +23,12 @@ from modiste.data.decode import Decoder
 from modiste.data.fields import BoundFields, Fields, PairWeights
 from modiste.data.sources import PixelSource
 from modiste.errors import ModisteError, did_you_mean
-from modiste.machine import usable_cores
-from modiste.model import Tokenizer
-from modiste.preprocess import Preprocess
+from modiste.models.dual_encoder import Tokenizer
+from modiste.models.preprocess import Preprocess
+from modiste.utils.machine import usable_cores
 
 if TYPE_CHECKING:
-    from modiste.data.stream import Stream
+    from modiste.data.storage.streaming import Stream
 
 Batch = dict[str, Any]
 POSITIVES = ("product", "caption")
@@ -257,7 +257,7 @@ def leave_interrupts_to_the_trainer(worker: int) -> None:
 
 
 class Cache(Protocol):
-    """`modiste.features.FeatureCache`, as the data module sees it."""
+    """`modiste.training.feature_cache.FeatureCache`, as the data module sees it."""
 
     def images(self, pairs: Pairs) -> Callable[[tuple[int, int] | int], Tensor] | None:
         """What stands for the pixels of a split's items."""
@@ -449,7 +449,7 @@ class FashionDataModule(LightningDataModule):
         )
 
     def _stream_loader(self, stream: Stream) -> ResumableLoader:
-        from modiste.data.stream import stream_loader
+        from modiste.data.storage.streaming import stream_loader
 
         collate = Collate(self.tokenizer, self.positives, BoundFields([], self.fields.weights) if self.fields else None)
         make = self._training_pairs(None)

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.images.depthwise import fast_depthwise
-from modiste.preprocess import Preprocess
+from modiste.models.preprocess import Preprocess
 
 
 class TimmEncoder(nn.Module):
@@ -102,7 +102,7 @@ class TimmEncoder(nn.Module):
         return self.trunk.forward_head(positions, pre_logits=True).view(*grid.shape[:3], self.dim)
 
     def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
-        """See `modiste.model.DualEncoder.feature_hook`."""
+        """See `modiste.models.dual_encoder.DualEncoder.feature_hook`."""
         return hook_trunk(self.trunk, keep)
 
     def extra_repr(self) -> str:
@@ -141,7 +141,7 @@ class TimmEncoder(nn.Module):
 
 
 def hook_trunk(trunk: Any, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
-    """`modiste.model.DualEncoder.feature_hook` of a timm model: its last block's first norm, or what is pooled."""
+    """`DualEncoder.feature_hook` of a timm model: its last block's first norm, or what is pooled."""
     blocks = getattr(trunk, "blocks", None)
     norm = getattr(blocks[-1], "norm1", None) if blocks else None
     if norm is not None:

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from modiste.errors import ModisteError
-from modiste.model import DualEncoder, Tokens
-from modiste.preprocess import INTERPOLATIONS, Preprocess
+from modiste.models.dual_encoder import DualEncoder, Tokens
+from modiste.models.preprocess import INTERPOLATIONS, Preprocess
 from modiste.pretrained.layers import Group, block_groups, freeze_all_but
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
 

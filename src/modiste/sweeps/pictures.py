@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from modiste import figures
-from modiste.report import CSS
+from modiste.reporting import figures
+from modiste.reporting.report import CSS
 from modiste.sweeps.study import Objective, best_first, finished, rows
 
 FEW = 5

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from modiste.data.datasets.polyvore import CARD, KINDS, OUTFITS
 from modiste.data.download import cut_short, read_json, read_lines
-from modiste.data.polyvore import CARD, KINDS, OUTFITS
 from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics.classification import auc
 from modiste.metrics.intervals import Interval, bootstrap, bootstrap_statistic, describe_bootstrap

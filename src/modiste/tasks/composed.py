@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modiste.data.datasets.fashion_iq import CARD
 from modiste.data.download import cut_short, read_json
-from modiste.data.fashion_iq import CARD
 from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics.intervals import bootstrap_groups
 from modiste.metrics.ranking import Floats, Relevance

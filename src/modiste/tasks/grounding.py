@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from modiste.data.sources import WHOLE
-from modiste.embeddings import silent
+from modiste.embedding.embedder import silent
 from modiste.errors import ModisteError
 from modiste.metrics.intervals import bootstrap, describe_bootstrap
 from modiste.metrics.localisation import (
@@ -39,7 +39,7 @@ from modiste.tasks.zeroshot import ZeroShot
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
-    from modiste.model import DualEncoder
+    from modiste.models.dual_encoder import DualEncoder
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +206,7 @@ class Grounding:
 
     def _pictures(self, scan: Scan, split: str, pairs: Pairs, first: str) -> dict[str, Image.Image]:
         """Sheets of a seeded choice of pairs, and of the best and the worst of the first method."""
-        from modiste.figures import heat_sheet
+        from modiste.reporting.figures import heat_sheet
 
         number = min(self.examples, len(pairs.parts))
         if not number:
@@ -333,7 +333,7 @@ class Scan:
             return method(self.model, pixels, torch.stack([self.vectors[part] for part in parts]))
 
     def example(self, split: str, pairs: Pairs, i: int) -> dict[str, Any]:
-        """A row of `modiste.figures.heat_sheet` for the i-th pair."""
+        """A row of `modiste.reporting.figures.heat_sheet` for the i-th pair."""
         position, part = pairs.positions[i], pairs.parts[i]
         image = self.samples[split].read_image(position)
         shape = self._shape(image)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modiste.errors import ModisteError
-from modiste.model import DualEncoder
+from modiste.models.dual_encoder import DualEncoder
 
 GREY = 128
 PAPER_SIZE = 224

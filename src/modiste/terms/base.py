@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from modiste.errors import ModisteError
-from modiste.model import DualEncoder
+from modiste.models.dual_encoder import DualEncoder
 from modiste.terms.teacher import Teacher
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modiste.errors import ModisteError
 from modiste.losses.soft import soft_infonce
-from modiste.model import DualEncoder
+from modiste.models.dual_encoder import DualEncoder
 from modiste.terms.base import Term
 from modiste.terms.teacher import OWN, Teacher
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modiste.errors import ModisteError
-from modiste.model import DualEncoder, Tokens
+from modiste.models.dual_encoder import DualEncoder, Tokens
 
 START = "start"
 OWN = "own"

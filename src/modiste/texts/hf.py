@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modiste.errors import ModisteError
-from modiste.model import Tokenizer, Tokens
+from modiste.models.dual_encoder import Tokenizer, Tokens
 
 POOLINGS = ("mean", "cls")
 # A training batch is cut into so many parts of texts of like length, where a part then has at least so many texts.

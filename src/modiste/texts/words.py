@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from modiste.model import Tokens
+from modiste.models.dual_encoder import Tokens
 
 WORD = re.compile(r"\w+|[^\w\s]")
 

@@ -1,0 +1,113 @@
+"""Single garments cut out of CCP's street photos along its pixel labels, each on white as a catalogue shows it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from modiste.data.catalogue import Catalogue
+from modiste.data.datasets import ccp
+from modiste.data.masks import UNREADABLE_MASK, part_of
+from modiste.data.sources import WHOLE
+from modiste.errors import ModisteError
+
+CARD = replace(ccp.CARD, name="ccp_garments", title="Garments of Clothing Co-Parsing", expected={})
+SEPARATOR = "#"  # between the annotation and the part in a reference
+
+
+@dataclass(frozen=True)
+class GarmentImages:
+    """Garments on white; a reference is the annotation's path in the repository, ``#`` and the part.
+
+    Attributes:
+        photos: The photos and their masks.
+    """
+
+    photos: ccp.CcpImages
+
+    def read(self, ref: str) -> Image.Image:
+        """The garment in its bounding box, RGB. Raises OSError or ValueError as `CcpImages`."""
+        annotation, _, part = ref.partition(SEPARATOR)
+        photo, mask = self.photos.read(ccp.photo_of(annotation)), self.photos.read_mask(annotation, part)
+        return Image.composite(photo, Image.new("RGB", photo.size, "white"), mask).crop(mask.getbbox())
+
+    def identity(self, refs: list[str]) -> str:
+        """See `modiste.data.sources.ImageSource`."""
+        annotations = sorted({ref.partition(SEPARATOR)[0] for ref in refs})
+        files = self.photos.identity([*annotations, *map(ccp.photo_of, annotations)])
+        parts = json.dumps(self.photos.numbers, sort_keys=True)
+        return hashlib.sha256(f"{files}|{parts}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class CcpGarments:
+    """Reads the garments of CCP: one row a part that a photo shows large enough.
+
+    product_id = the photo's number and the part, text = attribute ``garment`` = the part, split = val or test by a hash
+    of the photo's number, so that no photo is on both sides.
+
+    Attributes:
+        path: A checkout of the repository, or a zip file of it.
+        parts: Part → the labels that it joins; labels that are in none are left out.
+        least: Smallest share of the photo that a part must cover.
+        max_bad: See `Catalogue.build`.
+
+    Raises:
+        ModisteError: There is nothing of the kind at ``path``; a label does not exist, is in two parts, or a part has
+            none; a part is called ``whole``; ``least`` is outside [0, 1], or no photo shows a part so large.
+    """
+
+    path: str
+    parts: Mapping[str, Sequence[str]]
+    least: float = 0.01
+    max_bad: int | float | None = None
+
+    def __call__(self) -> Catalogue:
+        if not 0 <= self.least <= 1:
+            raise ModisteError(f"data.catalogue.least={self.least:g} must lie between 0 and 1.")
+        if not self.parts or not all(self.parts.values()) or WHOLE in self.parts:
+            raise ModisteError(
+                f"data.catalogue.parts needs a part or more, each with labels, none called '{WHOLE}': "
+                "{coat: [coat], bag: [bag, purse]}."
+            )
+        files, annotations = ccp.open_files(Path(self.path))
+        labels = ccp.read_label_list(files.read_bytes(ccp.LABELS), self.path)
+        part_of(self.parts, labels)
+        numbers = {part: [labels.index(name) for name in names] for part, names in self.parts.items()}
+        photos = ccp.CcpImages(files, numbers, len(labels))
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            looks = list(pool.map(lambda annotation: self._garments(photos, annotation), annotations))
+        return self._build(photos, [row for rows in looks for row in rows])
+
+    def _garments(self, photos: ccp.CcpImages, annotation: str) -> list[tuple[str, str, str | None]]:
+        """Annotation, part and what is wrong with it, of each garment of a photo."""
+        try:
+            pixels = photos.pixel_labels(annotation)
+        except (OSError, ValueError):
+            return [(annotation, "", UNREADABLE_MASK)]
+        problem = ccp.size_problem(photos, annotation, pixels)
+        counts = np.bincount(pixels.ravel(order="K"), minlength=photos.labels)
+        shares = {part: counts[numbers].sum() / pixels.size for part, numbers in photos.numbers.items()}
+        return [(annotation, part, problem) for part, share in shares.items() if 0 < share >= self.least]
+
+    def _build(self, photos: ccp.CcpImages, rows: list[tuple[str, str, str | None]]) -> Catalogue:
+        if not rows:
+            raise ModisteError(f"No photo shows a garment on {self.least:g} of its area: lower data.catalogue.least.")
+        parts = [part for _, part, _ in rows]
+        stems = [PurePosixPath(annotation).stem for annotation, *_ in rows]
+        columns = {
+            "product_id": [f"{stem} {part}".strip() for stem, part in zip(stems, parts, strict=True)],
+            "image": [f"{annotation}{SEPARATOR}{part}" for annotation, part, _ in rows],
+            "text": [part or "unknown" for part in parts],  # a row without is left out for its mask
+            "garment": parts,
+            "split": ["val" if hashlib.sha256(stem.encode()).digest()[0] < 128 else "test" for stem in stems],
+        }
+        return Catalogue.build(CARD, columns, GarmentImages(photos), self.max_bad, [problem for *_, problem in rows])

@@ -1,0 +1,122 @@
+"""The data sets of Marqo's benchmark (2024) as its hub has them: parquet files of images, a text, an id and attributes.
+
+One reader; what a set is, stands in its YAML. Sources: the cards of huggingface.co/datasets/Marqo/… (split ``data``,
+columns ``image``, ``text`` (iMaterialist has none), ``item_ID``, and the attributes), and github.com/marqo-ai/
+marqo-FashionCLIP (``configs/*.json``: which attributes are queries).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modiste.data.catalogue import Card, Catalogue, as_text
+from modiste.data.datasets.hub import Hub
+from modiste.data.datasets.table import Columns, find_parquet, from_dataset, read_parquet
+from modiste.data.download import note_partial
+from modiste.errors import ModisteError
+
+log = logging.getLogger(__name__)
+
+ID, IMAGE, TEXT = "item_ID", "image", "text"
+SPLIT = "data"
+
+
+@dataclass(frozen=True)
+class MarqoSet:
+    """Reads one set: product_id = item_ID, every row is in split "test" (the sets have no other), all attributes.
+
+    In the attributes' names a hyphen becomes an underscore, so that templates can name them. A row whose text is empty
+    takes the values of its attributes as text.
+
+    Attributes:
+        path: Folder with the hub's ``data/*.parquet``; or the value of ``hub``, to load it from there.
+        hub: Its id on the hub.
+        name: Of the data set in reports and results.
+        attributes: Columns that must be there; every other column is an attribute, too.
+        describe: Columns whose values, joined by ", ", are the text.
+        title, licence, citation: Of the `Card`.
+        expected: Counts that the publisher states: ``rows``, ``images``.
+        revision: Commit, branch or tag on the hub.
+        max_bad: See `Catalogue.build`.
+
+    Raises:
+        ModisteError: There is nothing at ``path``, files or columns are missing, or the hub cannot be reached.
+    """
+
+    path: str
+    hub: str
+    name: str
+    attributes: Sequence[str]
+    describe: Sequence[str] = (TEXT,)
+    title: str = ""
+    licence: str = ""
+    citation: str = ""
+    expected: Mapping[str, int] = field(default_factory=dict)
+    revision: str | None = None
+    max_bad: int | float | None = None
+
+    @property
+    def card(self) -> Card:
+        """What the set is."""
+        return Card(
+            self.name,
+            self.title,
+            self.licence,
+            self.citation,
+            homepage=f"https://huggingface.co/datasets/{self.hub}",
+            expected=dict(self.expected),
+            download=f"Get it with: hf download {self.hub} --repo-type dataset --local-dir FOLDER.",
+        )
+
+    def __call__(self) -> Catalogue:
+        dataset = self._read()
+        others = [name for name in dataset.column_names if name not in (ID, IMAGE, TEXT)]
+        sources = dict.fromkeys([*self.attributes, *others])
+        # `describe` gives the text below; the mapping needs some column for it.
+        columns = {"product_id": ID, "image": IMAGE, "text": ID} | {attribute(name): name for name in sources}
+        if TEXT in self.describe:
+            columns["text"] = TEXT
+        mapped, images = from_dataset(dataset, columns, attributes=[], name=self.name)
+        mapped["text"] = self._texts(mapped, [attribute(name) for name in sources])
+        mapped["split"] = ["test"] * len(dataset)
+        return note_partial(Catalogue.build(self.card, mapped, images, self.max_bad))
+
+    def _read(self) -> Any:
+        folder = Path(self.path).expanduser()
+        if self.path == self.hub and not folder.is_dir():
+            return Hub(self.hub, revision=self.revision).load(SPLIT)
+        files = find_parquet(folder, self.card)
+        if not files:
+            what = "holds no parquet files (data/*.parquet)" if folder.is_dir() else "does not exist"
+            raise ModisteError(
+                f"{folder} {what}. {self.card.download} Then set data.catalogue.path to FOLDER; or set it to "
+                f"{self.hub}, to load the set from the hub."
+            )
+        return read_parquet(files)
+
+    def _texts(self, mapped: Columns, attributes: Sequence[str]) -> list[str]:
+        texts = _joined(mapped, [attribute(name) for name in self.describe])
+        fallback = _joined(mapped, attributes)
+        empty = sum(not text for text in texts)
+        if empty:
+            log.warning("%s: %s rows have no text; their attributes are taken as text", self.name, f"{empty:,}")
+        return [text or other for text, other in zip(texts, fallback, strict=True)]
+
+
+def attribute(column: str) -> str:
+    """An attribute's name: templates cannot have hyphens.
+
+    >>> attribute("sub-category")
+    'sub_category'
+    """
+    return column.replace("-", "_")
+
+
+def _joined(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> list[str]:
+    """The values of each row that are not empty, joined by ", "."""
+    rows = zip(*(map(as_text, columns[name]) for name in names), strict=True)
+    return [", ".join(filter(None, row)) for row in rows]

@@ -1,0 +1,255 @@
+"""Prepared pixels: a catalogue's images as one image transform makes them, in memory-mapped shards with checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch import Tensor
+
+from modiste.data.catalogue import Card, Catalogue, LoadReport
+from modiste.data.decode import Decoder
+from modiste.errors import ModisteError
+from modiste.models.preprocess import Preprocess
+from modiste.utils.machine import usable_cores
+from modiste.utils.progress import Progress, silent
+
+MANIFEST, TABLE = "manifest.json", "table.parquet"
+FORMAT = 1
+GEOMETRY = ("size", "interpolation", "resize", "crop_pct", "fill", "crop")
+"""What of an image transform decides the pixels; mean and deviation come later."""
+
+
+def geometry(preprocess: Preprocess) -> dict[str, Any]:
+    """The part of an image transform that decides the pixels."""
+    described = preprocess.describe()
+    return {name: described[name] for name in GEOMETRY}
+
+
+class PreparedImages:
+    """Shards (n, S, S, 3) uint8 of prepared pixels; a reference is the position as text."""
+
+    def __init__(self, folder: Path, shards: list[Mapping[str, Any]], made_by: Mapping[str, Any]) -> None:
+        self.folder, self.shards, self.made_by = folder, shards, dict(made_by)
+        self.starts = np.cumsum([0, *(shard["rows"] for shard in shards)])
+        self._arrays: dict[int, np.ndarray] = {}
+
+    def read(self, ref: str) -> Image.Image:
+        return Image.fromarray(np.array(self._row(ref)))
+
+    def prepared_pixels(self, ref: str, preprocess: Preprocess) -> Tensor:
+        """Pixels (3, S, S), uint8. Raises ModisteError as `check`."""
+        self.check(preprocess)
+        return torch.from_numpy(np.array(self._row(ref))).permute(2, 0, 1).contiguous()
+
+    def check(self, preprocess: Preprocess) -> None:
+        """Raises ModisteError when the pixels were made by another transform than ``preprocess``."""
+        wanted = geometry(preprocess)
+        if wanted != self.made_by:
+            differing = next(name for name in GEOMETRY if wanted[name] != self.made_by[name])
+            raise ModisteError(
+                f"The pixels of {self.folder} were prepared with {differing}={self.made_by[differing]}, but the model "
+                f"takes {differing}={wanted[differing]}: prepare them again, or leave data.prepared out."
+            )
+
+    def identity(self, refs: list[str]) -> str:
+        return hashlib.sha256("".join(shard["sha256"] for shard in self.shards).encode()).hexdigest()
+
+    def _row(self, ref: str) -> np.ndarray:
+        position = int(ref)
+        shard = int(np.searchsorted(self.starts, position, side="right")) - 1
+        if shard not in self._arrays:
+            self._arrays[shard] = np.load(self.folder / self.shards[shard]["file"], mmap_mode="r")
+        return self._arrays[shard][position - self.starts[shard]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "shards": self.shards, "made_by": self.made_by}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Reads what `write` wrote: the same catalogue, its pixels ready.
+
+    Attributes:
+        path: The directory.
+        verify: Compare every shard with its checksum first.
+
+    Raises:
+        ModisteError: The directory is none, unfinished, or a shard is missing or damaged.
+    """
+
+    path: str
+    verify: bool = False
+
+    def __call__(self) -> Catalogue:
+        folder = Path(self.path)
+        manifest = read_manifest(folder)
+        if manifest is None:
+            raise ModisteError(f"{folder} holds no prepared data: make it with modiste prepare data=… out={folder}.")
+        if manifest["format"] != FORMAT:
+            raise ModisteError(f"{folder} holds no pixels but shards for data.stream: make it with format=pixels.")
+        if not manifest["complete"]:
+            raise ModisteError(f"{folder} is unfinished: go on with the same modiste prepare command.")
+        for shard in manifest["shards"]:
+            if not is_whole(folder, shard, checksum=self.verify):
+                raise ModisteError(
+                    f"The shard {folder / shard['file']} is missing or damaged: run the same modiste prepare command "
+                    "again, which makes it anew."
+                )
+        table = pq.read_table(folder / TABLE)
+        positions = [str(position) for position in range(len(table))]
+        images = PreparedImages(folder, manifest["shards"], manifest["preprocess"])
+        report = LoadReport(**manifest["report"])
+        return Catalogue(Card(**manifest["card"]), table, images, report).replace_column("image", positions)
+
+
+def write(
+    catalogue: Catalogue,
+    preprocess: Preprocess,
+    folder: Path,
+    shard_rows: int = 4096,
+    decoder: Decoder | None = None,
+    progress: Progress = silent,
+) -> int:
+    """Writes the images as ``preprocess`` makes them, shard by shard, and the table; goes on where it was stopped.
+
+    Args:
+        catalogue: All rows of it, split or not.
+        preprocess: The image transform of the models that will use the pixels.
+        folder: Where to; shards that are there and whole are kept.
+        shard_rows: Images in a shard.
+        decoder: How files are decoded.
+        progress: `modiste.utils.progress.progress_bar` or `silent`.
+
+    Returns:
+        The number of shards that had to be made.
+
+    Raises:
+        ModisteError: The directory holds other data, or pixels of another transform.
+    """
+    decoder = decoder or Decoder()
+    manifest = {
+        "format": FORMAT, "fingerprint": catalogue.fingerprint(), "shard_rows": shard_rows,
+        "preprocess": geometry(preprocess), "decode": decoder.mode, "card": asdict(catalogue.card),
+        "report": asdict(catalogue.report),
+    }  # fmt: skip
+    starts = range(0, len(catalogue), shard_rows)
+    parts = {
+        f"pixels-{index:05}.npy": range(start, min(start + shard_rows, len(catalogue)))
+        for index, start in enumerate(starts)
+    }
+    return write_parts(
+        folder,
+        manifest,
+        parts,
+        lambda rows, path: _write_shard(catalogue, preprocess, decoder, rows, path),
+        lambda: pq.write_table(catalogue.table, folder / TABLE),
+        progress,
+    )
+
+
+def write_parts(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    parts: Mapping[str, Sequence[int]],
+    write_part: Callable[[Sequence[int], Path], int],
+    finish: Callable[[], Any],
+    progress: Progress = silent,
+) -> int:
+    """Writes those files of a directory that are not there or damaged, and its manifest.
+
+    Args:
+        folder: Where to.
+        manifest: What decides the files, and ``card`` and ``report``.
+        parts: File name → the rows in it.
+        write_part: Writes rows to a path, and returns how many they were.
+        finish: What is to be done before the directory counts as complete.
+        progress: `modiste.utils.progress.progress_bar` or `silent`.
+
+    Returns:
+        The number of files that had to be made.
+
+    Raises:
+        ModisteError: The directory holds other data.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    known: dict[str, dict[str, Any]] = {}
+    earlier = read_manifest(folder)
+    if earlier is not None:
+        for name in [name for name in manifest if name not in ("card", "report")]:
+            if earlier.get(name) != json.loads(json.dumps(manifest[name])):
+                raise ModisteError(f"{folder} holds other prepared data ({name} differs): choose another out=…")
+        known = {shard["file"]: shard for shard in earlier["shards"] if is_whole(folder, shard, checksum=True)}
+    made = 0
+    for name in progress(parts, len(parts), f"Preparing {sum(map(len, parts.values()))} images"):
+        if name in known:
+            continue
+        known[name] = _write_whole(write_part, parts[name], folder / name)
+        made += 1
+        _write_manifest(folder, {**manifest, "complete": False, "shards": [known[n] for n in parts if n in known]})
+    finish()
+    _write_manifest(folder, {**manifest, "complete": True, "shards": [known[name] for name in parts]})
+    return made
+
+
+def _write_whole(write_part: Callable[[Sequence[int], Path], int], rows: Sequence[int], path: Path) -> dict[str, Any]:
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    count = write_part(rows, unfinished)
+    digest = file_digest(unfinished)
+    unfinished.replace(path)
+    return {"file": path.name, "rows": count, "bytes": path.stat().st_size, "sha256": digest}
+
+
+def _write_shard(
+    catalogue: Catalogue, preprocess: Preprocess, decoder: Decoder, rows: Sequence[int], path: Path
+) -> int:
+    def load(row: int) -> np.ndarray:
+        return decoder.pixels(catalogue, row, preprocess).permute(1, 2, 0).numpy()
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        array = np.stack(list(pool.map(load, rows)))
+    with path.open("wb") as file:
+        np.save(file, array)
+    return len(array)
+
+
+def is_whole(folder: Path, shard: Mapping[str, Any], checksum: bool) -> bool:
+    """Whether a shard's file is there, of its size and, if asked, of its checksum."""
+    path = folder / shard["file"]
+    if not path.is_file() or path.stat().st_size != shard["bytes"]:
+        return False
+    return not checksum or file_digest(path) == shard["sha256"]
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a directory, or None where there is none."""
+    path = folder / MANIFEST
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    unfinished = folder / f"{MANIFEST}.{os.getpid()}.tmp"
+    unfinished.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(folder / MANIFEST)

@@ -1,0 +1,503 @@
+"""Training on a stream of WebDataset shards: sets that no disk holds, read through once an epoch."""
+
+from __future__ import annotations
+
+import logging
+import random
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, count, islice
+from typing import Any, NamedTuple
+
+from torch import distributed
+from torch.utils.data import Dataset
+
+from modiste.data.catalogue import EMPTY_CAPTION, Card, Catalogue, LoadReport, image_problem
+from modiste.data.fields import PairWeights
+from modiste.data.module import Batch, EpochBatchSampler, Pairs, ResumableLoader, mix
+from modiste.data.sources import BytesImages
+from modiste.data.storage.webdataset import (
+    TEXT,
+    UNREADABLE_COLUMNS,
+    Sample,
+    check_columns,
+    expand,
+    image_suffix,
+    read_columns,
+    read_shard,
+    short_names,
+    to_catalogue,
+)
+from modiste.errors import ModisteError
+
+log = logging.getLogger(__name__)
+
+KEY = "data.stream.shards"
+LOOKED_AT = 1000
+"""Samples of the first shard that say which columns there are."""
+DAMAGED_SHARD = "damage in a shard"
+OTHER_SPLIT = "of another split than train"
+NO_WEIGHT = "no weight"
+Row = dict[str, Any] | None
+"""The columns of a sample; None where they cannot be read."""
+Place = tuple[int, int, int]
+"""Epoch, number of the batch in it, and how many samples of the batch's share are passed over at first."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Training samples in WebDataset shards, in the place of the catalogue's ``train`` split.
+
+    The shards are put in an order that (seed, epoch) decides and dealt to the loading processes of all devices, a
+    *share* each, which reads its shards one after another through a buffer that shuffles. Batch n of a device comes
+    from its share n modulo the number of its loading processes. So an epoch sees every sample at most once, and all of
+    them (but for less than a batch a share) where all shares hold as many samples: shards of one size, their number a
+    multiple of devices × ``num_workers``. A share that ends early begins again, and a warning says so.
+
+    The order is that of (seed, epoch, shards, devices, ``num_workers``, ``batch_size``, ``buffer``). A run that is
+    resumed in mid-epoch with the same goes on with the samples that are left, after its loading processes have read
+    through the others without decoding them. Where the number of devices or of loading processes differs, it goes on in
+    another order, in which samples of this one epoch may come twice or not at all, and a warning says so; other shards,
+    another batch size or another buffer are not noticed.
+
+    Samples whose JSON names another ``split`` than ``train`` are left out. What else shards share with validation is
+    not known: nothing reads them all beforehand.
+
+    Attributes:
+        shards: Paths or URLs, see `modiste.data.storage.webdataset.expand`.
+        batches: Batches in an epoch: samples in all shards // ``data.batch_size``, or fewer.
+        buffer: Samples that each loading process holds, encoded, and draws from; 1 keeps the order within a shard.
+        columns: The catalogue's word → ``txt`` or a name in the JSON; see `webdataset.to_catalogue`.
+
+    Raises:
+        ModisteError: ``batches`` is not given, or one of the numbers is below 1.
+
+    >>> Stream("train-{000..099}.tar", batches=0)
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: data.stream.batches=0 must be at least 1.
+    """
+
+    shards: str | Sequence[str]
+    batches: int | None = None
+    buffer: int = 1000
+    columns: Mapping[str, str | None] = field(default_factory=lambda: {"text": TEXT})
+
+    def __post_init__(self) -> None:
+        if self.batches is None:
+            raise ModisteError(
+                "data.stream.batches says how many batches an epoch has: give the number of samples in all shards // "
+                "data.batch_size, or a smaller one."
+            )
+        for name in ("batches", "buffer"):
+            if getattr(self, name) < 1:
+                raise ModisteError(f"data.stream.{name}={getattr(self, name)} must be at least 1.")
+
+    @property
+    def length(self) -> int:
+        """Batches in an epoch."""
+        assert self.batches is not None
+        return self.batches
+
+    def check(self, named: Iterable[str]) -> None:
+        """Looks at the first shard, before anything is trained.
+
+        Args:
+            named: Columns of the catalogue that training needs.
+
+        Raises:
+            ModisteError: See `expand` and `read_shard`; its first samples lack a column, or there are none.
+        """
+        url = expand(self.shards, KEY)[0]
+        damage: list[str] = []
+        samples = list(islice(read_shard(url, damage.append), LOOKED_AT))
+        if not samples:
+            raise ModisteError(
+                f"{KEY}: {damage[0] if damage else f'{url} holds no samples'}: a shard is a tar file of KEY.jpg (png, "
+                "webp, …) beside KEY.txt or KEY.json."
+            )
+        rows = [row for row in map(_row, samples) if row is not None]
+        check_columns(
+            rows, self.columns, sorted(named), f"data.stream.columns: {url} (its first {len(samples)} samples)"
+        )
+
+    def catalogue(
+        self, samples: Sequence[Sample], rows: Sequence[Row], names: Mapping[str, str], named: Sequence[str]
+    ) -> Catalogue:
+        """A few samples and their rows as a catalogue, not checked; a column of ``named`` that none has is empty."""
+        columns = to_catalogue([row or {} for row in rows], [_name(sample, names) for sample in samples], self.columns)
+        for name in named:
+            columns.setdefault(name, [""] * len(samples))
+        suffixes = [image_suffix(sample) for sample in samples]
+        images = [sample[suffix] if suffix else None for sample, suffix in zip(samples, suffixes, strict=True)]
+        return Catalogue.unchecked(
+            Card("shards"), columns | {"image": list(map(str, range(len(samples))))}, BytesImages(images)
+        )
+
+
+def _row(sample: Sample) -> Row:
+    """The columns of a sample, or None where they cannot be read."""
+    try:
+        return read_columns(sample)
+    except ValueError:
+        return None
+
+
+def _name(sample: Sample, names: Mapping[str, str]) -> str:
+    return f"{names[sample['__url__']]}/{sample['__key__']}"
+
+
+def deal(urls: Sequence[str], seed: int, epoch: int, share: int, shares: int) -> list[str]:
+    """The shards of a share in an epoch, in the order in which they are read.
+
+    >>> parts = [deal(["a.tar", "b.tar", "c.tar", "d.tar"], 0, 1, share, 2) for share in range(2)]
+    >>> [len(part) for part in parts], sorted(parts[0] + parts[1])
+    ([2, 2], ['a.tar', 'b.tar', 'c.tar', 'd.tar'])
+    """
+    order = list(urls)
+    random.Random(mix(seed, epoch)).shuffle(order)
+    return order[share::shares]
+
+
+class Share:
+    """The samples of a share in an epoch, shuffled; behind the last, again from the first, in another order.
+
+    Attributes:
+        turn: 0, and one more each time that the shards have come to their end.
+        taken: How many samples were taken.
+        damage: What was wrong with its shards, not yet told.
+    """
+
+    def __init__(self, urls: Sequence[str], seed: int, buffer: int) -> None:
+        self.urls, self.seed, self.buffer = list(urls), seed, buffer
+        self.turn = self.taken = 0
+        self.damage: list[str] = []
+        self._samples = self._read()
+
+    def close(self) -> None:
+        """Lets go of the shard that is open, and of the buffer."""
+        self._samples.close()
+
+    def take(self, number: int) -> list[Sample]:
+        """The next ``number`` samples. Raises ModisteError as `read_shard`, and where the shards hold none."""
+        samples = list(islice(self._samples, number))
+        self.taken += len(samples)
+        return samples
+
+    def _read(self) -> Generator[Sample, None, None]:
+        from webdataset.filters import shuffle
+
+        for turn in count():
+            generator = random.Random(mix(self.seed, turn))
+            if turn:
+                generator.shuffle(self.urls)
+            samples = chain.from_iterable(read_shard(url, self.damage.append) for url in self.urls)
+            self.turn = turn
+            empty = True
+            for sample in shuffle(self.buffer, initial=self.buffer, rng=generator)(samples):
+                empty = False
+                yield sample
+            if empty:
+                raise ModisteError(f"{KEY}: {', '.join(self.urls[:3])} hold no samples: leave them out.")
+
+
+class Note(NamedTuple):
+    """What a loading process tells beside a batch.
+
+    Attributes:
+        share: Of which share of the device the batch is.
+        taken: Samples that this share has given in this epoch, this batch's included.
+        turn: See `Share`.
+        bad: What was left out: reason → names.
+        failure: The sentence that ends the training, or "".
+    """
+
+    share: int = 0
+    taken: int = 0
+    turn: int = 0
+    bad: Mapping[str, list[str]] = {}
+    failure: str = ""
+
+
+class StreamedPairs(Dataset):
+    """The batches of one device, in the order of their numbers: each loading process has its shares open and reads on.
+
+    Args:
+        stream: What is read.
+        make: A few samples' catalogue to the `Pairs` of it.
+        named: Columns that ``make`` needs.
+        size: Pairs in a batch of this device.
+        seed: See `Stream`.
+        rank: Number of this device.
+        world: Number of devices.
+        workers: Shares of a device.
+        weight: Of each pair; a sample without one is left out.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        make: Callable[[Catalogue], Pairs],
+        named: Sequence[str],
+        size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 1,
+        weight: PairWeights | None = None,
+    ) -> None:
+        self.weight = weight or PairWeights()
+        self.stream, self.make, self.named, self.size, self.seed = stream, make, list(named), size, seed
+        self.rank, self.world, self.workers = rank, world, workers
+        self.urls = expand(stream.shards, KEY)
+        self.names = short_names(self.urls)
+        self._share: Share | None = None
+        self._next: tuple[int, int] | None = None
+
+    def __getitems__(self, place: Place) -> tuple[list[Batch], Note]:
+        """The items of a batch, and what is to be told of it."""
+        try:
+            return self._batch(*place)
+        except ModisteError as error:  # an exception would reach the main process with its traceback as its text
+            return [], Note(failure=str(error))
+
+    def _batch(self, epoch: int, number: int, skip: int) -> tuple[list[Batch], Note]:
+        share = self._open(epoch, number, skip)
+        items: list[Batch] = []
+        bad: dict[str, list[str]] = {}
+        began = share.turn
+        while len(items) < self.size:
+            samples = share.take(self.size - len(items))
+            items += self._items(samples, epoch, bad)
+            if not items and share.turn > began + 1:
+                report = LoadReport(sum(map(len, bad.values())), 0, bad)
+                raise ModisteError(f"{KEY}: there is no sample to train on in {', '.join(share.urls[:3])}: {report}.")
+        self._next = (epoch, number + self.workers)
+        if share.damage:
+            bad[DAMAGED_SHARD], share.damage = share.damage, []
+        return items, Note(number % self.workers, share.taken, share.turn, bad)
+
+    def _open(self, epoch: int, number: int, skip: int) -> Share:
+        """The share that a batch is of, ready to give it."""
+        if self._share is None or self._next != (epoch, number):
+            if self._share is not None:
+                self._share.close()
+            index = number % self.workers * self.world + self.rank
+            urls = deal(self.urls, self.seed, epoch, index, self.world * self.workers)
+            self._share = Share(urls, mix(self.seed, epoch, index), self.stream.buffer)
+            while self._share.taken < skip:  # by the thousand, not to hold them all
+                self._share.take(min(skip - self._share.taken, 1000))
+        return self._share
+
+    def _items(self, samples: Sequence[Sample], epoch: int, bad: dict[str, list[str]]) -> list[Batch]:
+        """The items of those samples that are sound; the names of the others go to ``bad``."""
+        rows = [_row(sample) for sample in samples]
+        catalogue = self.stream.catalogue(samples, rows, self.names, self.named)
+        problems = [self._problem(catalogue, index, row) for index, row in enumerate(rows)]
+        sound = [index for index, problem in enumerate(problems) if problem is None]
+        pairs = self.make(catalogue.select(rows=sound)) if sound else None
+        items = []
+        for place, index in enumerate(sound):
+            key = (mix(epoch, zlib.crc32(_name(samples[index], self.names).encode())), place)
+            try:
+                items.append(pairs[key])  # type: ignore[index]
+            except (OSError, ValueError):
+                problems[index] = _image_problem(catalogue, index)
+                if problems[index] is None:  # the image is sound: an augmentation's error
+                    raise
+        for sample, problem in zip(samples, problems, strict=True):
+            if problem is not None:
+                bad.setdefault(problem, []).append(_name(sample, self.names))
+        return items
+
+    def _problem(self, catalogue: Catalogue, index: int, row: Row) -> str | None:
+        """Why the columns of a sample will not do, or None."""
+        if row is None:
+            return UNREADABLE_COLUMNS
+        if not catalogue.column("text")[index]:
+            return EMPTY_CAPTION
+        if catalogue.column("split")[index] not in ("", "train"):
+            return OTHER_SPLIT
+        if self.weight.column is not None and not self.weight.fits(catalogue.column(self.weight.column)[index]):
+            return NO_WEIGHT
+        return None
+
+
+def _image_problem(catalogue: Catalogue, index: int) -> str | None:
+    try:
+        catalogue.read_image(index)
+    except (OSError, ValueError) as error:
+        return image_problem(error)
+    return None
+
+
+class CollateNoted:
+    """As ``collate``, the note beside the items left as it is."""
+
+    def __init__(self, collate: Callable[[Sequence[Batch]], Batch]) -> None:
+        self.collate = collate
+
+    def __call__(self, noted: tuple[Sequence[Batch], Note]) -> tuple[Batch | None, Note]:
+        items, note = noted
+        return self.collate(items) if items else None, note
+
+
+class PlaceSampler(EpochBatchSampler):
+    """`Place` after `Place` of an epoch, from where it is resumed.
+
+    >>> sampler = PlaceSampler(3, 2, seed=0)
+    >>> sampler.resume(1, 1)
+    >>> sampler.skip = [4, 2]
+    >>> list(sampler), list(sampler)
+    ([(1, 1, 2), (1, 2, 4)], [(1, 0, 0), (1, 1, 0), (1, 2, 0)])
+    """
+
+    def __init__(self, batches: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        super().__init__(batches * batch_size, batch_size, seed, rank, world)
+        self.skip: list[int] = [0]
+
+    def __iter__(self) -> Iterator[Place]:  # type: ignore[override]
+        epoch, start, self.start = self.epoch, self.start, 0
+        for number in range(start, len(self)):
+            yield epoch, number, self.skip[number % len(self.skip)] if start else 0
+
+
+class StreamLoader(ResumableLoader):
+    """The loader of a stream: it tells what was left out, and keeps how far every share was read."""
+
+    taken: list[int]
+
+    @property
+    def _places(self) -> PlaceSampler:
+        assert isinstance(self.batch_sampler, PlaceSampler)
+        return self.batch_sampler
+
+    @property
+    def _pairs(self) -> StreamedPairs:
+        assert isinstance(self.dataset, StreamedPairs)
+        return self.dataset
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        start = self._places.start
+        self.taken = list(self._places.skip) if start else [0] * self._pairs.workers
+        seen = Seen()
+        try:
+            for number, (batch, note) in enumerate(super().__iter__(), start + 1):
+                if note.failure:
+                    raise ModisteError(note.failure)
+                self.taken[note.share] = note.taken
+                seen.add(note, self._pairs)
+                if number == len(self):  # who knows the length asks for no more
+                    seen.tell()
+                yield batch
+        finally:
+            seen.tell()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `ResumableLoader.state_dict`, and ``taken``: of every device, the samples that its shares have given.
+
+        All processes of a training call it together, as Lightning does.
+        """
+        taken = getattr(self, "taken", [0] * self._pairs.workers)
+        return {**super().state_dict(), "taken": _of_all_processes(taken)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        pairs, places, taken = self._pairs, self._places, state.get("taken", [])
+        if len(taken) == pairs.world and len(taken[0]) == pairs.workers:
+            places.skip = list(taken[pairs.rank])
+            return
+        places.skip = [len(range(share, places.start, pairs.workers)) * pairs.size for share in range(pairs.workers)]
+        if places.start:
+            log.warning(
+                "data.stream: the run was begun with another number of devices or loading processes: samples of this "
+                "epoch may come twice, or not at all."
+            )
+
+
+def _of_all_processes(value: Any) -> list[Any]:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    gathered: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, value)
+    return gathered
+
+
+class Seen:
+    """What an epoch has brought, for the warnings at its end."""
+
+    def __init__(self) -> None:
+        self.kept = 0
+        self.bad: dict[str, list[str]] = {}
+        self.again: set[int] = set()
+
+    def add(self, note: Note, pairs: StreamedPairs) -> None:
+        """Counts a batch; says at once where a share begins again."""
+        self.kept += pairs.size
+        for reason, names in note.bad.items():
+            self.bad.setdefault(reason, []).extend(names)
+        if note.turn and not self.again:
+            log.warning(
+                "data.stream: share %d of %d has come to its end before the epoch and begins again: lower "
+                "data.stream.batches, or make the shards of one size and their number a multiple of %d.",
+                note.share * pairs.world + pairs.rank, pairs.world * pairs.workers, pairs.world * pairs.workers,
+            )  # fmt: skip
+            self.again.add(note.share)
+
+    def tell(self) -> None:
+        """Names what was left out, once."""
+        if self.bad:
+            log.warning(
+                "data.stream: %s", LoadReport(self.kept + sum(map(len, self.bad.values())), self.kept, self.bad)
+            )
+        self.bad = {}
+
+
+def stream_loader(
+    stream: Stream,
+    make: Callable[[Catalogue], Pairs],
+    named: Iterable[str],
+    collate: Callable[[Sequence[Batch]], Batch],
+    batch_size: int,
+    seed: int,
+    rank: int,
+    world: int,
+    options: Mapping[str, Any],
+    weight: PairWeights | None = None,
+) -> StreamLoader:
+    """The loader of a device's part of a stream.
+
+    Args:
+        stream: What is read.
+        make: See `StreamedPairs`, as ``named``.
+        named: See `StreamedPairs`.
+        collate: Items to a batch.
+        batch_size: Pairs in a global batch.
+        seed: See `Stream`.
+        rank: Number of this device.
+        world: Number of devices.
+        options: Of `torch.utils.data.DataLoader`; ``num_workers`` becomes less where there are fewer shards.
+        weight: See `StreamedPairs`.
+
+    Raises:
+        ModisteError: See `expand`; ``batch_size`` is no multiple of ``world``, or there are fewer shards than devices.
+    """
+    places = PlaceSampler(stream.length, batch_size, seed, rank, world)
+    workers = shares_of_a_device(expand(stream.shards, KEY), world, options["num_workers"])
+    pairs = StreamedPairs(stream, make, sorted(named), batch_size // world, seed, rank, world, workers, weight)
+    options = {**options, "num_workers": min(workers, options["num_workers"])}
+    return StreamLoader(pairs, batch_sampler=places, collate_fn=CollateNoted(collate), **options)  # type: ignore[arg-type]
+
+
+def shares_of_a_device(urls: Sequence[str], world: int, num_workers: int) -> int:
+    """How many shares each of ``world`` devices has: a loading process reads one, which is at least a shard.
+
+    Raises:
+        ModisteError: There are fewer shards than devices.
+
+    >>> shares_of_a_device(["0.tar", "1.tar", "2.tar", "3.tar"], world=2, num_workers=7)
+    2
+    """
+    if len(urls) < world:
+        raise ModisteError(f"{KEY} are {len(urls)}, too few for {world} devices: write smaller ones.")
+    return max(min(num_workers, len(urls) // world), 1)

@@ -1,0 +1,404 @@
+"""WebDataset shards: tar files of KEY.jpg beside KEY.txt or KEY.json, read one after another or as a catalogue."""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+from PIL import Image
+
+from modiste.data.catalogue import Card, Catalogue, as_text
+from modiste.data.datasets.table import Columns, from_records, map_columns
+from modiste.data.sources import MAX_BYTES, EncodedSource, ImageTooLargeError, _stamp, decode, image_format
+from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.progress import Progress, silent
+
+Sample = dict[str, Any]
+"""What lies in a shard under one key: suffix → content, and ``__key__`` and ``__url__``."""
+IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif")
+TEXT, COLUMNS = "txt", "json"
+REFERENCE = "__reference__"
+OWN = ("product_id", "split")
+"""Words of the catalogue that need no mapping where a shard's JSON has them."""
+FORMAT = "webdataset"
+UNREADABLE_COLUMNS = "unreadable caption or JSON"
+
+
+def library() -> ModuleType:
+    """The package webdataset. Raises ModisteError where it is not installed."""
+    try:
+        import webdataset
+    except ImportError:
+        raise ModisteError("Shards are read by the package webdataset: pip install 'modiste[stream]'.") from None
+    return webdataset
+
+
+def expand(shards: str | Sequence[str], key: str) -> list[str]:
+    """The shards that patterns name, in order.
+
+    Args:
+        shards: Paths or URLs; braces stand for several (``train-{000..009}.tar``), as do ``*`` and ``?`` in a path.
+        key: The setting that they are of, for the messages.
+
+    Raises:
+        ModisteError: There is none, a file is not there, or one is a command (``pipe:``) that MODISTE_ALLOW does not
+            let run.
+
+    >>> expand("https://example.org/train-{08..10}.tar", "data.stream.shards")[-1]
+    'https://example.org/train-10.tar'
+    """
+    library()
+    from braceexpand import braceexpand
+
+    patterns = [shards] if isinstance(shards, str) else list(shards)
+    try:
+        urls = [url for pattern in patterns for braced in braceexpand(pattern) for url in _matching(braced)]
+    except ValueError as error:
+        raise ModisteError(f"{key}: {error}: close them.") from None
+    missing = [url for url in urls if is_local(url) and not Path(url).is_file()]
+    if missing or not urls:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        what = f"{len(missing)} of {len(urls)} shards are not there ({shown})" if missing else f"{patterns} names none"
+        raise ModisteError(f"{key}: {what}: give the tar files that there are.")
+    urls = list(dict.fromkeys(urls))  # patterns may overlap
+    if any(url.startswith("pipe:") for url in urls) and "pipe" not in os.environ.get("MODISTE_ALLOW", "").split(","):
+        raise ModisteError(f"{key}: 'pipe:' runs a command. If you trust it, set MODISTE_ALLOW=pipe.")
+    return urls
+
+
+def _matching(url: str) -> list[str]:
+    return sorted(glob.glob(url)) if is_local(url) and glob.has_magic(url) and not Path(url).exists() else [url]
+
+
+def is_local(url: str) -> bool:
+    """Whether a shard is a file, named by its path.
+
+    >>> is_local("shards/train-00.tar"), is_local("https://example.org/train-00.tar")
+    (True, False)
+    """
+    return not urlparse(url).scheme
+
+
+def short_names(urls: Sequence[str]) -> dict[str, str]:
+    """The part of every shard's path or URL behind the folder that they share: wherever that is, it is the same.
+
+    >>> list(short_names(["data/shop/0.tar", "data/press/0.tar"]).values()), list(short_names(["data/0.tar"]).values())
+    (['shop/0.tar', 'press/0.tar'], ['0.tar'])
+    """
+    folders = zip(*(url.split("/")[:-1] for url in urls), strict=False)
+    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, folders))
+    return {url: "/".join(url.split("/")[shared:]) for url in urls}
+
+
+def read_shard(url: str, note: Callable[[str], None]) -> Iterator[Sample]:
+    """The samples of a shard in their order, through webdataset, which opens whatever ``url`` names.
+
+    Args:
+        url: A path, or http(s), pipe, and all that webdataset knows.
+        note: Is told what is wrong with a shard that is damaged: what lies behind the damage is left out.
+
+    Raises:
+        ModisteError: The shard cannot be opened, or not be read to its end.
+    """
+    library()
+    from webdataset.gopen import gopen
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    def damaged(error: Exception) -> bool:
+        if isinstance(error, OSError):
+            raise error
+        note(f"{url}: {_reason(error)}")
+        return isinstance(error, ValueError)  # a name that comes twice: the samples after it are sound
+
+    try:
+        stream: Any = gopen(url)
+        try:
+            files = tar_file_expander([{"url": url, "stream": stream}], handler=damaged, select_files=_is_wanted)
+            yield from group_by_keys(files, handler=damaged)
+            while stream.read(2**20):  # what pads the archive: the command of a pipe ends, and its status is known
+                pass
+        except GeneratorExit:  # nobody wants the rest, so it does not matter how the command ends
+            _abandon(stream)
+            raise
+        stream.close()
+    except (OSError, ValueError) as error:
+        raise ModisteError(
+            f"The shard {url} cannot be read ({_reason(error)}): see that it is there and can be reached. A training "
+            "that this has stopped goes on with modiste train continue=RUN."
+        ) from error
+
+
+def _is_wanted(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in (*IMAGES, TEXT, COLUMNS)
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, without the objects and commands (which may hold a password) that webdataset adds to it."""
+    if getattr(error, "strerror", None):
+        return str(error.strerror)  # type: ignore[attr-defined]
+    text = str(error.args[0]) if error.args else type(error).__name__
+    status = re.search(r"exit -?\d+", text)
+    return status[0] if status else text.partition(" @ ")[0]
+
+
+def _abandon(stream: Any) -> None:
+    if hasattr(stream, "proc"):
+        stream.proc.terminate()
+    with suppress(OSError):
+        stream.close()
+
+
+def read_columns(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a sample: what its JSON object holds, and its caption as ``txt``.
+
+    Raises:
+        ValueError: The JSON is none, or no object; the caption is no UTF-8.
+
+    >>> read_columns({"json": b'{"colour": "red"}', "txt": b"a red hat"})
+    {'colour': 'red', 'txt': 'a red hat'}
+    """
+    columns = json.loads(sample[COLUMNS]) if COLUMNS in sample else {}
+    if not isinstance(columns, dict):
+        raise ValueError("the JSON is no object")
+    return {**columns, TEXT: sample[TEXT].decode("utf-8")} if TEXT in sample else columns
+
+
+def image_suffix(sample: Mapping[str, Any]) -> str | None:
+    """Under which suffix a sample holds its image; None: it has none."""
+    return next((suffix for suffix in IMAGES if suffix in sample), None)
+
+
+def to_catalogue(
+    rows: Sequence[Mapping[str, Any]], references: Sequence[str], columns: Mapping[str, str | None]
+) -> Columns:
+    """The columns of samples under the catalogue's names.
+
+    Args:
+        rows: `read_columns` of every sample; a column that some lack is empty there.
+        references: The name of every sample: of its image, and of its product where there is no other.
+        columns: The catalogue's word → the shard's column, as in `modiste.data.datasets.table.Table`.
+            ``product_id`` and ``split`` are those of the JSON where nothing else is said.
+
+    >>> to_catalogue([{"txt": "a hat", "hue": "red"}, {"txt": "a bag"}], ["0.tar/a", "0.tar/b"], {"text": "txt"})
+    {'image': ['0.tar/a', '0.tar/b'], 'text': ['a hat', 'a bag'], 'product_id': ['0.tar/a', '0.tar/b'], \
+'hue': ['red', None]}
+    """
+    raw = from_records([{REFERENCE: ref, **row} for ref, row in zip(references, rows, strict=True)])
+    chosen = {word: column for word, column in columns.items() if column is not None}
+    chosen |= {word: word for word in OWN if word not in chosen and word in raw}
+    for column in chosen.values():
+        raw.setdefault(column, [None] * len(rows))
+    mapped = map_columns(raw, {"image": REFERENCE, **chosen}, None, "shards")
+    products = zip(mapped["product_id"], references, strict=True)
+    return mapped | {"product_id": [as_text(product) or ref for product, ref in products]}
+
+
+class TarImages:
+    """Images in tar files, read where they lie; a reference is the shard's file name and the key.
+
+    Args:
+        places: Reference → file, offset and size of the encoded image.
+    """
+
+    def __init__(self, places: Mapping[str, tuple[str, int, int]]) -> None:
+        self.places = places
+
+    def read(self, ref: str) -> Image.Image:
+        return decode(self.read_bytes(ref))
+
+    def read_bytes(self, ref: str) -> bytes:
+        """The encoded image. Raises OSError or ValueError as `read`."""
+        if ref not in self.places:
+            raise FileNotFoundError(f"{ref} has no image")
+        path, offset, size = self.places[ref]
+        if size > MAX_BYTES:
+            raise ImageTooLargeError(f"{ref} is larger than {MAX_BYTES:,} bytes")
+        return _read_part(path, offset, size)
+
+    def identity(self, refs: list[str]) -> str:
+        return "|".join(_stamp(Path(path)) for path in sorted({path for path, *_ in self.places.values()}))
+
+
+def _read_part(path: str, offset: int, size: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A catalogue of shards that are files: what is validated and tested, or a training set that the disk holds.
+
+    Attributes:
+        path: The shards, see `expand`.
+        columns: The catalogue's word → ``txt`` or a name in the JSON; see `to_catalogue`. All else that the JSON holds
+            are attributes.
+        max_bad: See `Catalogue.build`.
+
+    Raises:
+        ModisteError: A shard is not there, no file, compressed, or damaged, or has the files of a key apart; no sample
+            has a column.
+    """
+
+    path: str | Sequence[str]
+    columns: Mapping[str, str | None] = field(default_factory=lambda: {"text": TEXT})
+    max_bad: int | float | None = None
+
+    def __call__(self) -> Catalogue:
+        urls = expand(self.path, "data.catalogue.path")
+        names = short_names(urls)
+        rows: dict[str, Mapping[str, Any]] = {}
+        problems: list[str | None] = []
+        places: dict[str, tuple[str, int, int]] = {}
+        for url in urls:
+            for sample in _index(url):
+                ref, suffix = f"{names[url]}/{sample['__key__']}", image_suffix(sample)
+                if ref in rows:
+                    raise ModisteError(
+                        f"The shard {url} has the key {sample['__key__']} twice: the files of a key must stand "
+                        "together, as tar --sort=name puts them."
+                    )
+                if suffix is not None:
+                    places[ref] = (url, *sample[suffix])
+                rows[ref], problem = _read_row({s: _read_part(url, *sample[s]) for s in (TEXT, COLUMNS) if s in sample})
+                problems.append(problem)
+        check_columns(list(rows.values()), self.columns, (), f"data.catalogue.columns: {urls[0]}")
+        columns = to_catalogue(list(rows.values()), list(rows), self.columns)
+        card = Card("shards", title=Path(urls[0]).name)
+        return Catalogue.build(card, columns, TarImages(places), self.max_bad, problems)
+
+
+def _read_row(sample: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    try:
+        return read_columns(sample), None
+    except ValueError:
+        return {}, UNREADABLE_COLUMNS
+
+
+def _index(url: str) -> Iterator[Sample]:
+    """The samples of a shard with offset and size in the place of the content."""
+    library()
+    from webdataset.tariterators import group_by_keys
+
+    if not is_local(url):
+        raise ModisteError(
+            f"data.catalogue.path: {url} is no file: a catalogue is read at any place, so download it; data.stream "
+            "reads shards from afar."
+        )
+    try:
+        with tarfile.open(url, "r:") as tar:
+            files = [
+                {"fname": member.name, "data": (member.offset_data, member.size), "__url__": url}
+                for member in tar
+                if member.isreg() and _is_wanted(member.name)
+            ]
+        yield from group_by_keys(files)
+    except (tarfile.TarError, ValueError, EOFError, zlib.error) as error:
+        reason = error.args[0] if error.args else type(error).__name__
+        raise ModisteError(
+            f"The shard {url} cannot be read ({reason}): get it again; it must be tar without compression, and no name "
+            "may come twice."
+        ) from error
+
+
+def check_columns(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str | None], named: Sequence[str], where: str
+) -> None:
+    """Raises ModisteError when ``columns`` names one that no row has, or the catalogue of them would have no ``named``.
+
+    >>> check_columns([{"title": "a hat"}], {"text": "titel"}, [], "data.catalogue.columns: 0.tar")
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: data.catalogue.columns: 0.tar has no column 'titel' for text. Did you mean 'title'?
+    """
+    present = {name for row in rows for name in row}
+    for word, column in columns.items():
+        if column is not None and column not in present:
+            raise ModisteError(f"{where} has no column '{column}' for {word}. {did_you_mean(column, present)}")
+    known = set(to_catalogue(rows, [str(i) for i in range(len(rows))], columns)) if named else set()
+    for name in named:
+        if name not in known:
+            raise ModisteError(f"{where} has no column '{name}'. {did_you_mean(name, known)}")
+
+
+def write(catalogue: Catalogue, folder: Path, shard_rows: int = 4096, progress: Progress = silent) -> int:
+    """Writes a catalogue as shards, a series for each split (``train-00000.tar``, …); goes on where it was stopped.
+
+    A sample is the image file as it is (what has no file: PNG), the text as ``txt``, and ``product_id``, ``split`` and
+    the attributes as ``json``. The rows of a split are shuffled, always alike: a stream shuffles in its buffer only.
+
+    Args:
+        catalogue: All its rows are written; where there is no split, the series is ``all``.
+        folder: Where to; shards that are there and whole are kept.
+        shard_rows: Samples in a shard.
+        progress: `modiste.utils.progress.progress_bar` or `silent`.
+
+    Returns:
+        The number of shards that had to be made.
+
+    Raises:
+        ModisteError: The directory holds other data.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from modiste.data.synthetic import Synthetic
+    >>> with TemporaryDirectory() as folder:
+    ...     write(Synthetic(products=3, views=1, size=16)(), Path(folder), shard_rows=2)
+    ...     len(Shards(f"{folder}/all-{{00000..00001}}.tar")())
+    2
+    3
+    """
+    from modiste.data.storage.preprocessed import write_parts
+
+    library()
+    splits = np.array(catalogue.column("split"))
+    parts: dict[str, Sequence[int]] = {}
+    for split in catalogue.splits:
+        rows = np.random.default_rng(0).permutation(np.flatnonzero(splits == split)).tolist()
+        for index, start in enumerate(range(0, len(rows), shard_rows)):
+            parts[f"{split or 'all'}-{index:05}.tar"] = rows[start : start + shard_rows]
+    manifest = {
+        "format": FORMAT, "fingerprint": catalogue.fingerprint(), "shard_rows": shard_rows,
+        "card": asdict(catalogue.card), "report": asdict(catalogue.report),
+    }  # fmt: skip
+    return write_parts(folder, manifest, parts, partial(_write_tar, catalogue), lambda: None, progress)
+
+
+def _write_tar(catalogue: Catalogue, rows: Sequence[int], path: Path) -> int:
+    from webdataset.writer import TarWriter
+
+    part = catalogue.select(rows=rows)
+    names = [*OWN, *part.attributes]
+    columns = [part.column(name) for name in names]
+    # The time of a member would give the same shard another checksum.
+    with path.open("wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:
+        for index, text in enumerate(part.column("text")):
+            cells = {name: column[index] for name, column in zip(names, columns, strict=True)}
+            suffix, image = _encoded(part, index)
+            sample = {suffix: image, TEXT: text.encode(), COLUMNS: json.dumps(cells, ensure_ascii=False).encode()}
+            tar.write({"__key__": f"{rows[index]:09}", **sample})
+    return len(part)
+
+
+def _encoded(catalogue: Catalogue, i: int) -> tuple[str, bytes]:
+    """Suffix and content of a row's image file."""
+    if isinstance(catalogue.images, EncodedSource):
+        data = catalogue.images.read_bytes(catalogue.reference(i))
+        kind = image_format(data)
+        return {"JPEG": "jpg", "MPO": "jpg"}.get(kind, kind.lower()), data
+    buffer = io.BytesIO()
+    catalogue.read_image(i).save(buffer, "PNG")
+    return "png", buffer.getvalue()

@@ -1,0 +1,293 @@
+"""Embeddings of a catalogue as independent shards with a manifest, made by any number of local processes or by Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from modiste.data.catalogue import Catalogue
+from modiste.data.storage.preprocessed import MANIFEST, file_digest, is_whole, read_manifest
+from modiste.embedding.backends import check_name
+from modiste.embedding.embedder import MIN_COSINE, ModelEmbedder
+from modiste.errors import ModisteError, did_you_mean
+from modiste.models.dual_encoder import DualEncoder
+from modiste.utils.machine import keep_pages
+from modiste.utils.progress import Progress, silent
+from modiste.utils.run_dir import write_json
+
+FORMAT = 1
+SIDES = ("image", "text")
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is embedded, by which model and in which batches: a shard depends on nothing else.
+
+    Attributes:
+        model: The dual encoder.
+        catalogue: All its rows are embedded, in their order.
+        texts: The text of every row.
+        folder: Where the shards go; every worker must see it.
+        shard_rows: Rows of a shard; batches do not reach over its end.
+        batch_size: Images or texts at a time.
+        precision: As of `modiste.embedding.embedder.ModelEmbedder`.
+        decode: As of `modiste.embedding.embedder.ModelEmbedder`.
+        backend: As of `modiste.embedding.embedder.ModelEmbedder`, without ``auto``: each worker would choose its own.
+        device: Of the model.
+        min_cosine: As of `modiste.embedding.embedder.ModelEmbedder`.
+        threads: Of torch in every worker. Other numbers of them may round otherwise.
+    """
+
+    model: DualEncoder
+    catalogue: Catalogue
+    texts: Sequence[str]
+    folder: Path
+    shard_rows: int = 4096
+    batch_size: int = 128
+    precision: str = "fp32"
+    decode: str = "pil"
+    backend: str = "torch"
+    device: str = "cpu"
+    threads: int = 1
+    min_cosine: Mapping[str, float] = field(default_factory=lambda: MIN_COSINE)
+
+    def __post_init__(self) -> None:
+        for name in ("shard_rows", "batch_size", "threads"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ModisteError(f"{name} is a whole number from 1 on, not {getattr(self, name)!r}.")
+        check_name(self.backend, self.precision)
+        if self.backend == "auto":
+            raise ModisteError(
+                "backend=auto is decided by a measurement, and every worker would make its own: name a backend."
+            )
+
+    def identity(self, fingerprint: str) -> Record:
+        """What decides the shards' content, for the manifest."""
+        return {
+            "format": FORMAT,
+            "data": self.catalogue.card.name,
+            "data_fingerprint": self.catalogue.fingerprint(),
+            "texts": _digest(self.texts),
+            "rows": len(self.catalogue),
+            "model_fingerprint": fingerprint,
+            "preprocess": self.model.preprocess.describe(),
+            "embed_dim": self.model.embed_dim,
+            **{name: getattr(self, name) for name in ("shard_rows", "batch_size", "precision", "decode", "backend")},
+            "threads": self.threads,
+        }
+
+
+class Worker:
+    """Embeds shards of a job in this process."""
+
+    def __init__(self, job: Job) -> None:
+        keep_pages()
+        torch.set_num_threads(job.threads)
+        self.job = job
+        self.embedder = ModelEmbedder(
+            job.model.to(job.device), job.batch_size, job.precision, decode=job.decode, backend=job.backend,
+            min_cosine=job.min_cosine,
+        )  # fmt: skip
+
+    def __call__(self, index: int) -> Record:
+        """Writes shard ``index``; returns its part of the manifest."""
+        job = self.job
+        rows = np.arange(len(job.catalogue))[index * job.shard_rows :][: job.shard_rows]
+        vectors = {
+            "image": self.embedder.images(job.catalogue.select(rows=rows)),
+            "text": self.embedder.texts([job.texts[row] for row in rows]),
+        }
+        record: Record = {"index": index, "first": int(rows[0]), "rows": len(rows)}
+        return record | {side: _save(job.folder / f"{side}-{index:05}.npy", vectors[side].numpy()) for side in SIDES}
+
+
+def embed(job: Job, workers: str = "processes", number: int = 1, progress: Progress = silent) -> int:
+    """Makes the shards that are not there yet, and joins all of them in ``image.npy`` and ``text.npy``.
+
+    Args:
+        job: What is embedded.
+        workers: ``processes`` of this machine, or ``ray``.
+        number: Of workers; one process is this one.
+        progress: `modiste.utils.progress.progress_bar` or `silent`.
+
+    Returns:
+        The number of shards that had to be made.
+
+    Raises:
+        ModisteError: The folder holds other embeddings, ``workers`` is unknown, or Ray is not installed.
+    """
+    if workers not in WORKERS:
+        raise ModisteError(f"There are no workers={workers}. {did_you_mean(workers, WORKERS)}")
+    if number < 1:
+        raise ModisteError(f"The number of workers must be at least 1, not {number}.")
+    identity = json.loads(json.dumps(job.identity(ModelEmbedder(job.model).fingerprint), default=str))
+    known = _finished(job.folder, identity)
+    total = -(-len(job.catalogue) // job.shard_rows)
+    missing = [index for index in range(total) if index not in known]
+
+    def note(complete: bool) -> None:
+        shards = [known[index] for index in sorted(known)]
+        write_json(job.folder / MANIFEST, identity | {"complete": complete, "shards": shards})
+
+    if missing:
+        note(False)
+        records = WORKERS[workers](job, missing, number)
+        for record in progress(records, len(missing), f"Embedding {len(job.catalogue)} products"):
+            known[record["index"]] = record
+            note(False)
+    for side in SIDES:
+        _join(job, side, [known[index][side]["file"] for index in range(total)])
+    note(True)
+    return len(missing)
+
+
+def _finished(folder: Path, identity: Record) -> dict[int, Record]:
+    """The shards of an earlier, interrupted job that are whole.
+
+    Raises:
+        ModisteError: They are of another job.
+    """
+    earlier = read_manifest(folder)
+    if earlier is None or not earlier["shards"]:
+        return {}
+    for name, value in identity.items():
+        if earlier.get(name) != value:
+            raise ModisteError(f"{folder} holds other embeddings ({name} differs): choose another out=…")
+    whole = (s for s in earlier["shards"] if all(is_whole(folder, s[side], checksum=True) for side in SIDES))
+    return {shard["index"]: shard for shard in whole}
+
+
+def _with_processes(job: Job, indices: Sequence[int], number: int) -> Iterator[Record]:
+    if number == 1:
+        threads = torch.get_num_threads()
+        try:
+            yield from map(Worker(job), indices)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    count = min(number, len(indices))
+    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_start, initargs=(job,))
+    try:
+        with _without_interrupts():  # a process that is being started would say so with a traceback
+            work = [pool.submit(_embed_shard, index) for index in indices]
+        for done in as_completed(work):
+            yield done.result()
+    except BaseException:  # also an interrupt: what is begun is not waited for
+        for process in list(pool._processes.values()):
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Delays an interrupt to the end of the block; processes started in it never see one.
+
+    The mask is what new processes take over; this process's other threads may still be handed the signal, so its
+    handler is replaced, too.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    seen: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # one that waited is seen here
+        signal.signal(signal.SIGINT, handler)
+    if seen:
+        raise KeyboardInterrupt
+
+
+_worker: Worker | None = None
+"""Of a worker process."""
+
+
+def _start(job: Job) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked for the work decides
+    _worker = Worker(job)
+
+
+def _embed_shard(index: int) -> Record:
+    assert _worker is not None
+    return _worker(index)
+
+
+class _Actor:
+    """A worker of Ray Data: one row of its input names a shard. The job lies in Ray's store, once a machine."""
+
+    def __init__(self, reference: Any) -> None:
+        import ray
+
+        self.worker = Worker(ray.get(reference[0]))
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, str]:
+        return {"record": json.dumps(self.worker(int(row["item"])))}
+
+
+def _with_ray(job: Job, indices: Sequence[int], number: int) -> Iterator[Record]:
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ModisteError("workers=ray needs Ray Data: pip install 'ray[data]', or use workers=processes.") from error
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    shards: Any = ray.data.from_items(list(indices), override_num_blocks=len(indices))
+    options = {"fn_constructor_args": ([ray.put(job)],), "concurrency": min(number, len(indices)), "num_cpus": 1}
+    for row in shards.map(_Actor, **options).iter_rows():
+        yield json.loads(row["record"])
+
+
+WORKERS: dict[str, Callable[[Job, Sequence[int], int], Iterator[Record]]] = {
+    "processes": _with_processes,
+    "ray": _with_ray,
+}
+
+
+def _join(job: Job, side: str, files: Sequence[str]) -> None:
+    """One matrix of all shards, written through a memory map: it need not fit into memory."""
+    path = job.folder / f"{side}.npy"
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    matrix = np.lib.format.open_memmap(
+        unfinished, "w+", dtype=np.float32, shape=(len(job.catalogue), job.model.embed_dim)
+    )
+    for index, file in enumerate(files):
+        part = np.load(job.folder / file, mmap_mode="r")
+        matrix[index * job.shard_rows :][: len(part)] = part
+    matrix.flush()
+    unfinished.replace(path)
+
+
+def _save(path: Path, array: np.ndarray) -> Record:
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    with unfinished.open("wb") as file:
+        np.save(file, array)
+    digest = file_digest(unfinished)
+    unfinished.replace(path)
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+
+
+def _digest(texts: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(f"{len(text)}:{text}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,422 @@
+"""Embeddings of a catalogue: computed once for a (model, data, preprocessing) and kept, or read from files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modiste.data.catalogue import Catalogue
+from modiste.data.decode import Decoder
+from modiste.embedding import backends
+from modiste.errors import ModisteError
+from modiste.models.dual_encoder import DualEncoder, Tokens
+from modiste.utils.machine import installed, processor, usable_cores
+from modiste.utils.progress import Progress, silent
+from modiste.utils.run_dir import cache_dir, write_json
+
+log = logging.getLogger(__name__)
+MIN_COSINE = {"image": 0.995, "text": 0.999}
+# Texts that are tokenised and sorted by length at a time.
+GROUP = 65536
+# Inputs of a job on which a backend is checked and timed.
+EXAMPLES = 32
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """sha256 of the architecture, and of the names, shapes, types and bytes of every weight and buffer.
+
+    The architecture is the model's ``repr``: weights alone do not tell QuickGELU from GELU, or mean pooling from CLS.
+    """
+    digest = hashlib.sha256(repr(model).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class ModelEmbedder:
+    """Embeds images and texts with a model; what it made before for the same weights and pixels comes from a cache.
+
+    Args:
+        model: The dual encoder; it is put into evaluation mode.
+        batch_size: Images or texts at a time.
+        precision: ``fp32``, or ``bf16`` for autocast on processors that are faster so, or OpenVINO's ``int8``.
+        cache: Folder of the cache; null keeps nothing.
+        progress: `progress_bar` or `silent`.
+        decode: See `modiste.data.decode.Decoder`.
+        backend: What runs the towers, a key of `modiste.embedding.backends.BACKENDS`, or ``auto``: the
+            fastest, in the fastest precision, of those that keep to ``min_cosine``.
+        min_cosine: ``{"image": …, "text": …}``, to torch's embeddings, of a backend other than torch.
+
+    Attributes:
+        used: ``image`` and ``text`` to the backend that made the embeddings so far.
+
+    Raises:
+        ModisteError: The backend or precision is unknown, not installed, or they exclude each other.
+    """
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        batch_size: int = 128,
+        precision: str = "fp32",
+        cache: Path | None = None,
+        progress: Progress = silent,
+        decode: str = "pil",
+        backend: str = "torch",
+        min_cosine: Mapping[str, float] = MIN_COSINE,
+    ) -> None:
+        backends.check_name(backend, precision)
+        if backend == "auto" and precision != "fp32":
+            raise ModisteError(f"backend=auto chooses the precision itself: leave precision={precision} out.")
+        self.model = model.eval()
+        self.batch_size, self.precision, self.cache, self.progress = batch_size, precision, cache, progress
+        self.fingerprint, self.decode = fingerprint(model), decode
+        self.backend, self.min_cosine = backend, min_cosine
+        self.taken: dict[str, tuple[str, Callable[[Any], Tensor]]] = {}
+        self.used: dict[str, str] = {}
+
+    def images(self, catalogue: Catalogue) -> Tensor:
+        """Unit-norm embeddings (N, D), float32 on the CPU, of the catalogue's images, row by row."""
+        pixels = catalogue.column("pixels")
+        facts = {"preprocess": self.model.preprocess.describe(), "pixels": pixels}
+        facts |= Decoder(self.decode).identity(catalogue)
+        rows, place = _distinct(pixels)
+        part = catalogue.select(rows=rows) if len(rows) < len(pixels) else catalogue
+        return self._cached("image", facts, self._image_example(part), lambda: self._embed_images(part)[place])
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit-norm embeddings (M, D), float32 on the CPU; a text that comes more than once is embedded once."""
+        rows, place = _distinct(texts)
+        distinct = [texts[row] for row in rows]
+        groups = [self.model.tokenizer(distinct[start : start + GROUP]) for start in range(0, len(distinct), GROUP)]
+        facts = {"tokens": _digest(groups)}
+        return self._cached("text", facts, lambda: _text_example(groups), lambda: self._embed_tokens(groups))[place]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _cached(self, tower: str, facts: dict, example: Callable[[], Any], compute: Callable[[], Tensor]) -> Tensor:
+        if self.cache is None:
+            self._take(tower, example)
+            self.used[tower] = self.taken[tower][0] if tower in self.taken else "torch"
+            return compute()
+        described = {"kind": f"{tower}s", "model": self.fingerprint, "precision": self.precision, **facts}
+        self.used[tower] = self._expected(tower)
+        path = self._entry(described, self.used[tower])
+        if path.is_file():
+            return torch.from_numpy(np.load(path))
+        self._take(tower, example)
+        self.used[tower] = self._expected(tower)
+        path = self._entry(described, self.used[tower])
+        embeddings = compute()
+        self.cache.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        with unfinished.open("wb") as file:
+            np.save(file, embeddings.numpy())
+        unfinished.replace(path)
+        return embeddings
+
+    def _entry(self, described: dict, backend: str) -> Path:
+        assert self.cache is not None
+        facts = described if backend == "torch" else described | {"backend": backend}
+        return self.cache / f"{hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()}.npy"
+
+    def _image_example(self, catalogue: Catalogue) -> Callable[[], Tensor]:
+        def example() -> Tensor:
+            decoder = Decoder(self.decode)
+            rows = [*range(min(EXAMPLES, len(catalogue)))] * (2 if len(catalogue) == 1 else 1)
+            return torch.stack([decoder.pixels(catalogue, row, self.model.preprocess) for row in rows])
+
+        return example
+
+    def _embed_images(self, catalogue: Catalogue) -> Tensor:
+        starts = range(0, len(catalogue), self.batch_size)
+        rows = [torch.arange(start, min(start + self.batch_size, len(catalogue))) for start in starts]
+        decoder = Decoder(self.decode)
+
+        def load(index: int) -> Tensor:
+            return decoder.pixels(catalogue, index, self.model.preprocess)
+
+        def batches() -> Iterable[Tensor]:
+            with ThreadPoolExecutor(usable_cores()) as pool:
+                ahead = None
+                for indices in rows:  # decode the next batch while the model works on this one
+                    coming = [pool.submit(load, index) for index in indices.tolist()]
+                    if ahead is not None:
+                        yield torch.stack([future.result() for future in ahead])
+                    ahead = coming
+                if ahead is not None:
+                    yield torch.stack([future.result() for future in ahead])
+
+        bar = self.progress(batches(), len(rows), f"Embedding {len(catalogue)} images")
+        parts = (self._run("image", pixels.to(self.device)) for pixels in bar)
+        return self._filled(len(catalogue), zip(rows, parts, strict=True))
+
+    def _embed_tokens(self, groups: Sequence[Tokens]) -> Tensor:
+        """Texts of like length share a batch, so that little of it is padding; the order is put back."""
+        batches, offset = [], 0
+        for group in groups:
+            lengths = _lengths(group)
+            for rows in lengths.argsort(stable=True).split(self.batch_size):
+                batches.append((group, rows, offset))
+            offset += len(lengths)
+
+        def parts() -> Iterator[tuple[Tensor, Tensor]]:
+            for group, rows, start in self.progress(batches, len(batches), f"Embedding {offset} texts"):
+                tokens = backends.without_padding({name: tensor[rows] for name, tensor in group.items()})
+                yield rows + start, self._run("text", _to(tokens, self.device))
+
+        return self._filled(offset, parts())
+
+    @torch.inference_mode()
+    def _run(self, tower: str, inputs: Any) -> Tensor:
+        if tower in self.taken:
+            return self.taken[tower][1](inputs).cpu()
+        encode: Any = self.model.encode_image if tower == "image" else self.model.encode_text
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return encode(inputs).float().cpu()
+
+    def _expected(self, tower: str) -> str:
+        """The backend whose embeddings the cache may hold: what was taken, or named, or chosen the last time."""
+        if tower in self.taken:
+            return self.taken[tower][0]
+        if self.backend == "auto":
+            try:
+                return str(json.loads(self._choice(tower).read_text())["backend"])
+            except (OSError, ValueError, KeyError):
+                return "torch"
+        return self.backend + (f"-{self.precision}" if self.precision != "fp32" and self.backend != "torch" else "")
+
+    def _choice(self, tower: str) -> Path:
+        """The file that says what ``backend=auto`` took for this tower on this machine."""
+        assert self.cache is not None
+        machine = [processor(), torch.get_num_threads(), str(self.device)]
+        facts = [self.fingerprint, tower, self.model.preprocess.describe(), self.min_cosine[tower], *machine]
+        facts += [*(installed(name) for name in ("torch", "onnxruntime", "openvino")), *backends.candidates(tower)]
+        return self.cache / "backends" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
+
+    def _take(self, tower: str, example: Callable[[], Any]) -> None:
+        """The backend of a tower, checked (and with ``auto`` chosen) on inputs of the job."""
+        if self.backend == "torch" or tower in self.taken:
+            return
+        inputs = _to(example(), self.device)
+        if not len(next(iter(_tensors(inputs)))):
+            return  # nothing to embed
+        folder = self.cache / "backends" if self.cache else None
+        built = backends.Tower(self.model, tower, inputs, folder, self.fingerprint)
+        if self.backend != "auto":
+            self.taken[tower] = backends.choose(built, self._expected(tower), self.min_cosine[tower])
+        else:
+            self.taken[tower] = self._chosen(built)
+        log.info("The %s tower runs on %s.", tower, self.taken[tower][0])
+
+    def _chosen(self, tower: backends.Tower) -> tuple[str, Callable[[Any], Tensor]]:
+        """What ``auto`` took the last time if it is near enough on these inputs, too, or else the fastest now."""
+        wanted = self.min_cosine[tower.kind]
+        file = self._choice(tower.kind) if self.cache else None
+        if file is not None and file.is_file():
+            try:
+                return backends.choose(tower, self._expected(tower.kind), wanted)
+            except ModisteError as error:
+                log.info("%s tower: %s Another is chosen.", tower.kind, error)
+        taken = backends.choose(tower, "auto", wanted)
+        if file is not None:
+            write_json(file, {"backend": taken[0]})
+        return taken
+
+    def _filled(self, count: int, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """Embeddings (count, D) from parts of some rows, which are held once, and not as parts and stacked."""
+        embeddings = torch.empty(count, self.model.embed_dim)
+        for rows, part in parts:
+            embeddings[rows] = part
+        return embeddings
+
+
+def _distinct(values: Sequence[str]) -> tuple[list[int], Any]:
+    """Where each distinct value comes first, and what makes the rows of all from theirs.
+
+    >>> _distinct(["a", "b", "a"])
+    ([0, 1], tensor([0, 1, 0]))
+    """
+    first: dict[str, int] = {}
+    place = [first.setdefault(value, len(first)) for value in values]
+    if len(first) == len(values):
+        return list(range(len(values))), slice(None)
+    rows = dict(zip(reversed(place), range(len(values) - 1, -1, -1), strict=True))
+    return [rows[index] for index in range(len(first))], torch.tensor(place)
+
+
+def _lengths(tokens: Tokens) -> Tensor:
+    """Number of real tokens (B,) of each text; without an attention mask, all that there are."""
+    if "attention_mask" in tokens:
+        return tokens["attention_mask"].sum(1)
+    any_of_them = next(iter(tokens.values()))
+    return torch.full((len(any_of_them),), any_of_them.shape[1])
+
+
+def _digest(groups: Iterable[Tokens]) -> str:
+    """sha256 of the tokens of each text, without padding: another vocabulary or maximum length is another key."""
+    digest = hashlib.sha256()
+    for tokens in groups:
+        mask = tokens["attention_mask"].bool() if "attention_mask" in tokens else None
+        for row in range(len(next(iter(tokens.values())))):
+            for name, tensor in sorted(tokens.items()):
+                own = tensor[row] if mask is None else tensor[row][mask[row]]  # padding may be on either side
+                digest.update(f"{name} {tuple(own.shape)}".encode() + own.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _text_example(groups: Sequence[Tokens]) -> Tokens:
+    """A few texts of all lengths, the longest among them; at least two."""
+    if not groups:
+        return {"input_ids": torch.empty(0, 0)}
+    order = _lengths(groups[0]).argsort(stable=True)
+    rows = order[torch.linspace(0, len(order) - 1, max(2, min(EXAMPLES, len(order)))).round().long()]
+    return backends.without_padding({name: tensor[rows] for name, tensor in groups[0].items()})
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    return [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
+
+
+def _to(inputs: Any, device: torch.device) -> Any:
+    if isinstance(inputs, Tensor):
+        return inputs.to(device)
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+class MatrixEmbedder:
+    """Embeddings that exist already: one row of ``images`` and of ``texts`` for every row of the catalogue.
+
+    Args:
+        catalogue: The whole catalogue that the rows belong to.
+        images: Matrix (N, D).
+        texts: Matrix (N, D) of the catalogue's texts, or of ``captions``.
+        captions: The texts that the rows of ``texts`` stand for; null takes the catalogue's text column.
+        encode: Embeds a text that is not among them; null makes such a text an error.
+
+    Raises:
+        ModisteError: The shapes do not fit the catalogue, or a value is not finite.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        images: Tensor,
+        texts: Tensor,
+        captions: Sequence[str] | None = None,
+        encode: Callable[[Sequence[str]], Tensor] | None = None,
+    ) -> None:
+        captions = catalogue.column("text") if captions is None else captions
+        for name, matrix, rows in (("image", images, len(catalogue)), ("text", texts, len(captions))):
+            if matrix.ndim != 2 or len(matrix) != rows:
+                raise ModisteError(
+                    f"The {name} embeddings have shape {tuple(matrix.shape)}, but there are {rows} rows to embed."
+                )
+            if not torch.isfinite(matrix).all():
+                raise ModisteError(f"The {name} embeddings hold values that are not finite: make them anew.")
+        if images.shape[1] != texts.shape[1]:
+            raise ModisteError(f"Image and text embeddings differ in size: {images.shape[1]} and {texts.shape[1]}.")
+        self.matrix = F.normalize(images.float(), dim=-1)
+        self.position = {row: position for position, row in enumerate(catalogue.column("row"))}
+        normalised = F.normalize(texts.float(), dim=-1)
+        self.known = dict(zip(captions, normalised, strict=True))
+        self.encode = encode
+        digest = hashlib.sha256(self.matrix.numpy().tobytes())
+        digest.update(normalised.numpy().tobytes())
+        self.fingerprint = digest.hexdigest()
+
+    def images(self, catalogue: Catalogue) -> Tensor:
+        """The rows (N, D) of ``catalogue``, a part of the one it was made for."""
+        return self.matrix[torch.tensor([self.position[row] for row in catalogue.column("row")], dtype=torch.long)]
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings (M, D) of texts. Raises ModisteError for a text that is not known and cannot be encoded."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        if new and self.encode is None:
+            raise ModisteError(
+                f"There is no embedding of the text '{new[0]}' ({len(new)} such): embeddings from files serve "
+                "retrieval between the catalogue's own images and texts; other tasks need a model."
+            )
+        if new and self.encode is not None:
+            self.known |= dict(zip(new, self.encode(new), strict=True))
+        return torch.stack([self.known[text] for text in texts])
+
+
+class PrefixEmbedder:
+    """The first ``dim`` numbers of another embedder's embeddings, normalised again, as loss=matryoshka trains them.
+
+    The whole embeddings are what is cached, so all prefixes share one pass of the towers.
+
+    Args:
+        embedder: A `ModelEmbedder` or `MatrixEmbedder`.
+        dim: Size d of the prefix.
+
+    Raises:
+        ModisteError: ``dim`` < 1; when embedding, it is larger than the embeddings; a task asks for the model.
+    """
+
+    def __init__(self, embedder: Any, dim: int) -> None:
+        if dim < 1:
+            raise ModisteError(f"dim={dim} must be at least 1: null takes the whole embeddings.")
+        self.embedder, self.dim = embedder, dim
+
+    def images(self, catalogue: Catalogue) -> Tensor:
+        """Unit-norm embeddings (N, d)."""
+        return self._cut(self.embedder.images(catalogue))
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit-norm embeddings (M, d)."""
+        return self._cut(self.embedder.texts(texts))
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the whole embeddings."""
+        return self.embedder.fingerprint
+
+    @property
+    def used(self) -> Mapping[str, str]:
+        """See `ModelEmbedder`."""
+        return getattr(self.embedder, "used", {})
+
+    @property
+    def model(self) -> DualEncoder:
+        """Not there: what looks into the model would not see the cut."""
+        raise ModisteError(f"dim={self.dim} cuts embeddings, but this task looks into the model itself: leave dim out.")
+
+    def _cut(self, embeddings: Tensor) -> Tensor:
+        if self.dim > embeddings.shape[1]:
+            raise ModisteError(f"dim={self.dim} goes beyond the {embeddings.shape[1]} numbers of an embedding.")
+        return F.normalize(embeddings[:, : self.dim], dim=1)
+
+
+def read_matrix(path: Path) -> Tensor:
+    """A matrix from a ``.npy`` file or a ``.pt`` tensor. Raises ModisteError when it is missing or neither."""
+    if not path.is_file():
+        raise ModisteError(f"There is no embedding file {path}: give the path of a .npy or .pt file.")
+    try:
+        if path.suffix == ".npy":
+            return torch.from_numpy(np.load(path, allow_pickle=False)).float()
+        return torch.load(path, map_location="cpu", weights_only=True).float()
+    except Exception as error:  # numpy and torch raise many kinds for a file that is not what it should be
+        raise ModisteError(
+            f"{path} does not hold a matrix: save a numpy array (.npy) or a torch tensor (.pt)."
+        ) from error
+
+
+def default_cache() -> Path:
+    """Where embeddings are kept between runs."""
+    return cache_dir() / "embeddings"

@@ -1,0 +1,121 @@
+"""The dual encoder: what everything else calls a model. Pure PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+from modiste.models.preprocess import Preprocess
+
+Tokens = dict[str, Tensor]
+Tokenizer = Callable[[Sequence[str]], Tokens]
+
+
+class DualEncoder(nn.Module):
+    """Base of every model: an image tower and a text tower into one space.
+
+    Subclasses set the attributes and implement `image_features` and `text_features` (not normalised).
+
+    Attributes:
+        embed_dim: Size D of the shared space.
+        preprocess: The image transform the weights were made for.
+        tokenizer: Captions to the tensors that `encode_text` takes.
+        initial_scale: exp(logit scale) that came with the weights, or None: a loss may start from it.
+        initial_bias: logit bias that came with the weights, or None.
+    """
+
+    embed_dim: int
+    preprocess: Preprocess
+    tokenizer: Tokenizer
+    initial_scale: float | None = None
+    initial_bias: float | None = None
+
+    def layer_groups(self, tower: str) -> list[list[nn.Module | nn.Parameter]]:
+        """Layer groups of ``tower`` ("image" or "text"), input first, projection head last."""
+        raise NotImplementedError(f"{type(self).__name__} has no layer groups")
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """Normalised-input pixels (B, 3, H, W) float to features (B, D)."""
+        raise NotImplementedError
+
+    def text_features(self, tokens: Tokens) -> Tensor:
+        """Tokens (each (B, L)) to features (B, D)."""
+        raise NotImplementedError
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Unit-norm embeddings (B, D) of pixels (B, 3, H, W): uint8 from `preprocess`, or float, already normalised.
+
+        `TwoTower` also takes features (B, dim) of its image trunk.
+        """
+        if pixels.dtype == torch.uint8:
+            pixels = self.preprocess.normalise(pixels)
+        return F.normalize(self.image_features(pixels).float(), dim=-1)
+
+    def encode_text(self, tokens: Tokens) -> Tensor:
+        """Unit-norm embeddings (B, D) of tokens from `tokenizer`; `TwoTower` also takes ``features`` of its trunk."""
+        return F.normalize(self.text_features(tokens).float(), dim=-1)
+
+    def encode_patches(self, pixels: Tensor) -> Tensor:
+        """Unit-norm patch embeddings (B, h, w, D) in the shared space, where the tower has them."""
+        raise NotImplementedError(f"{type(self).__name__} has no patch embeddings")
+
+    def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
+        """From now on the image tower goes on with ``keep(features)`` in the place of its last spatial features.
+
+        Of a convolutional network its last feature map (B, C, h, w); of a transformer the normalised tokens (B, N, C)
+        that enter the attention of the last block, patches last, row by row.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no feature hook")
+
+    def forward(self, pixels: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Image and text embeddings, each (B, D), unit norm."""
+        return self.encode_image(pixels), self.encode_text(tokens)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain facts for results and model cards."""
+        return {"class": type(self).__name__, "embed_dim": self.embed_dim, "preprocess": self.preprocess.describe()}
+
+
+class TwoTower(DualEncoder):
+    """Any image encoder and any text encoder, each with a linear projection into the shared space.
+
+    Args:
+        image: An encoder with ``dim``, ``preprocess``, ``patches`` and ``layer_groups`` (`modiste.images`).
+        text: An encoder with ``dim``, ``tokenizer`` and ``layer_groups`` (`modiste.texts`).
+        embed_dim: Size D of the shared space.
+    """
+
+    def __init__(self, image: Any, text: Any, embed_dim: int = 256) -> None:
+        super().__init__()
+        self.image, self.text, self.embed_dim = image, text, embed_dim
+        self.preprocess = image.preprocess
+        self.tokenizer = text.tokenizer
+        self.image_projection = nn.Linear(image.dim, embed_dim, bias=False)
+        self.text_projection = nn.Linear(text.dim, embed_dim, bias=False)
+
+    def layer_groups(self, tower: str) -> list[list[nn.Module | nn.Parameter]]:
+        encoder, projection = getattr(self, tower), getattr(self, f"{tower}_projection")
+        return [*encoder.layer_groups(), [projection]]
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        return self.image_projection(self.image(pixels) if pixels.ndim == 4 else pixels)
+
+    def text_features(self, tokens: Tokens) -> Tensor:
+        return self.text_projection(tokens["features"] if "features" in tokens else self.text(tokens))
+
+    def encode_patches(self, pixels: Tensor) -> Tensor:
+        if pixels.dtype == torch.uint8:
+            pixels = self.preprocess.normalise(pixels)
+        patches: Any = self.image.patches
+        return F.normalize(self.image_projection(patches(pixels)).float(), dim=-1)
+
+    def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
+        if not hasattr(self.image, "feature_hook"):
+            raise NotImplementedError(f"{type(self.image).__name__} has no feature hook")
+        hook: Any = self.image.feature_hook
+        return hook(keep)

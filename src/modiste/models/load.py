@@ -1,0 +1,101 @@
+"""Models from configurations, run directories and hubs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from modiste.config import instantiate
+from modiste.errors import ModisteError
+from modiste.models.dual_encoder import DualEncoder, Tokenizer
+from modiste.models.finetune import TOWERS, Tuning, freeze_rest
+from modiste.models.preprocess import Preprocess
+from modiste.utils.run_dir import RunDir
+
+WEIGHTS = "state_dict"
+PREFIX = "model."
+
+
+class Loaded(NamedTuple):
+    """A model in evaluation mode, its image transform and its tokenizer."""
+
+    model: DualEncoder
+    transform: Preprocess
+    tokenizer: Tokenizer
+
+
+def build_model(cfg: DictConfig) -> DualEncoder:
+    """The model of a configuration's ``model`` node, its trainable part chosen by its ``tune`` node."""
+    model: DualEncoder = instantiate(cfg.model)
+    for tower in TOWERS:
+        Tuning(**cfg.tune[tower]).apply(model, tower)
+    freeze_rest(model)
+    return model
+
+
+def read_checkpoint(path: Path) -> dict:
+    """A checkpoint's contents; tensors and plain containers only.
+
+    Raises:
+        ModisteError: The file is missing, damaged, or holds more than tensors and plain containers.
+    """
+    if not path.is_file():
+        raise ModisteError(f"There is no checkpoint {path}: give a run directory or a .ckpt file.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged or a refused file
+        raise ModisteError(
+            f"The checkpoint {path} is refused: it is damaged or holds more than weights. "
+            "Use one that modiste train wrote."
+        ) from error
+    if not isinstance(checkpoint, dict) or WEIGHTS not in checkpoint:
+        raise ModisteError(f"The checkpoint {path} has no '{WEIGHTS}': use one that modiste train wrote.")
+    return checkpoint
+
+
+def load_weights(model: DualEncoder, path: Path) -> None:
+    """The weights of a checkpoint into ``model``, and the temperature it was trained to as `initial_scale`.
+
+    Raises:
+        ModisteError: Names or shapes differ, or see `read_checkpoint`.
+    """
+    state = read_checkpoint(path)[WEIGHTS]
+    weights = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
+    if "loss.logit_scale" in state:
+        model.initial_scale = float(state["loss.logit_scale"].exp())
+    if "loss.logit_bias" in state:
+        model.initial_bias = float(state["loss.logit_bias"])
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:300]
+        raise ModisteError(
+            f"The weights of {path} do not fit this model: start from a run with the same image, text and model. "
+            f"{detail}"
+        ) from error
+
+
+def load(source: str | Path, checkpoint: str = "best") -> Loaded:
+    """A model with its transform and tokenizer.
+
+    Args:
+        source: A run directory; else a hub id or local directory of a model of transformers.
+        checkpoint: ``best`` or ``last`` of a run directory.
+
+    Raises:
+        ModisteError: There is neither, or its configuration or weights are refused.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir() and RunDir(path).is_run:
+        run = RunDir(path)
+        model = build_model(DictConfig(OmegaConf.load(run.config)))
+        load_weights(model, run.checkpoint(checkpoint))
+    else:
+        from modiste.pretrained.transformers import TransformersDualEncoder
+
+        model = TransformersDualEncoder(str(source))
+    model.eval()
+    return Loaded(model, model.preprocess, model.tokenizer)

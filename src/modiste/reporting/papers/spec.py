@@ -1,0 +1,295 @@
+"""What a ``table.yaml`` says: rows (models), columns (data set, split, task, metric), where published numbers stand.
+
+::
+
+    title: Marqo's leaderboard
+    about: One or two sentences, printed above the tables.
+    results: [results/{model}, ../../runs/evaluate/{model}]   # where a row's results are, relative to this file
+    command: modiste evaluate model={model} suite=marqo_2024  # how a row's results are made
+    defaults:                       # of every column; a table and a column may say otherwise
+      split: test
+      task: marqo
+      config: {query_prefix: ""}    # a result whose config says otherwise is not used
+      published: {source: …, task: Text-To-Image}   # in published.csv
+    rows:
+      - label: FashionCLIP 2.0
+        model: fashionclip_2        # the model's name in its results; none: the row is published only
+        published: FashionCLIP2.0   # its name, or names, in the publication
+        fingerprint: 3fa9           # optional: how its weights' fingerprint begins
+        overrides: [model.revision=…]     # added to the command; model.… must be what a result says of its model
+        config: {marqo: {query_prefix: "a photo of a "}}   # where this row differs from the columns' config
+        results: ../../runs/mine/{seed}   # instead of the results above
+        seeds: [0, 1, 2]            # the mean ± s.d. over them is shown
+        command: modiste train …    # instead of the command above
+    columns:                        # sets of columns, for several tables: the publication's metric → ours
+      recall: {Recall@1: recall@1, MRR: mrr@10}
+    tables:
+      atlas:
+        title: Atlas, text-to-image
+        data: marqo_atlas
+        part: text-to-image         # what stands before "/" in a metric's name
+        queries: 2000               # a result with other numbers is not used
+        gallery: 78370
+        published: {dataset: Atlas}
+        columns: recall             # a set, or columns: each our metric, or a mapping of any of the keys above
+      mean:
+        mean_of: [atlas, …]         # the mean of these tables' columns of the same names
+        columns: recall
+      board:
+        rest: true                  # all other models that the publication has follow
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modiste.errors import ModisteError, did_you_mean
+from modiste.reporting.tables.names import split_name
+
+FILE = "table.yaml"
+PUBLISHED = ("source", "dataset", "task", "metric")
+OF_COLUMN = ("data", "split", "task", "part", "metric", "queries", "gallery", "data_fingerprint", "config", "published")
+OF_TABLE = ("title", "columns", "mean_of", "rest", *OF_COLUMN)
+OF_ROW = ("label", "model", "published", "fingerprint", "overrides", "config", "results", "seeds", "command")
+OF_PAPER = ("title", "about", "results", "command", "defaults", "rows", "columns", "tables")
+RESULTS = ("results/{model}", "../../runs/evaluate/{model}")
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column's numbers are of.
+
+    Attributes:
+        label: Its heading.
+        data: Data set.
+        split: Of it.
+        task: Task.
+        metric: Whole name in a result.
+        queries: Their number; None: any.
+        gallery: Number of documents; None: any.
+        data_fingerprint: How the data's fingerprint begins; empty: that of the first measured row.
+        config: What a result's ``config`` must say; a key may be a path, ``prompts.category``.
+        published: ``source``, ``dataset``, ``task`` and ``metric`` in the reference file; empty: not published.
+        mean_of: Tables whose columns of this label it is the mean of.
+    """
+
+    label: str
+    data: str = ""
+    split: str = ""
+    task: str = ""
+    metric: str = ""
+    queries: int | None = None
+    gallery: int | None = None
+    data_fingerprint: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, str] = field(default_factory=dict)
+    mean_of: tuple[str, ...] = ()
+
+    @property
+    def part(self) -> str:
+        """What stands before the metric."""
+        return split_name(self.metric)[0]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns under a title; ``rest``: all other models of the publication follow the rows."""
+
+    name: str
+    title: str
+    columns: list[Column]
+    rest: bool = False
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row: see the module's docstring. ``results`` are paths with ``{seed}``; none: it is published only."""
+
+    label: str
+    model: str
+    published: tuple[str, ...]
+    fingerprint: str
+    overrides: tuple[str, ...]
+    config: Mapping[str, Mapping[str, Any]]
+    results: tuple[str, ...]
+    seeds: tuple[int | str, ...]
+    command: str
+
+    @property
+    def measurable(self) -> bool:
+        """Whether it is to be measured here."""
+        return bool(self.results)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The tables of a paper."""
+
+    path: Path
+    title: str
+    about: str
+    rows: list[Model]
+    tables: list[Table]
+
+    @property
+    def folder(self) -> Path:
+        """Where ``table.yaml`` lies; paths of results are relative to it."""
+        return self.path.parent
+
+    @classmethod
+    def read(cls, path: str | Path) -> Paper:
+        """From ``table.yaml``, or the folder that holds it.
+
+        Raises:
+            ModisteError: It is not readable, or says something that does not exist.
+        """
+        path = Path(path)
+        path = path / FILE if path.is_dir() else path
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ModisteError(f"'{path}' is not a readable table: {' '.join(str(error).split())}.") from None
+        reader = _Reader(path)
+        return reader.paper(reader.mapping(content, OF_PAPER, "the file"))
+
+
+def is_paper(path: str | Path) -> bool:
+    """Whether ``path`` is a ``table.yaml`` or a folder with one."""
+    path = Path(path)
+    return path.suffix in (".yaml", ".yml") or (path / FILE).is_file()
+
+
+class _Reader:
+    """Reads with messages that name the file and the place."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def wrong(self, message: str) -> ModisteError:
+        return ModisteError(f"{self.path}: {message}")
+
+    def mapping(self, value: Any, keys: Iterable[str] | None, where: str) -> dict[str, Any]:
+        """A mapping with none but these keys."""
+        if not isinstance(value, Mapping):
+            raise self.wrong(f"{where} must be a mapping, not {value!r}.")
+        for key in value:
+            if keys is not None and key not in keys:
+                raise self.wrong(f"{where} has the unknown key '{key}'. {did_you_mean(str(key), keys)}")
+        return dict(value)
+
+    def paper(self, content: dict[str, Any]) -> Paper:
+        for key in ("title", "rows", "tables"):
+            if not content.get(key):
+                raise self.wrong(f"the key '{key}' is missing.")
+        defaults = self.mapping(content.get("defaults") or {}, OF_COLUMN, "defaults")
+        sets = self.mapping(content.get("columns") or {}, None, "columns")
+        rows = [self.row(row, content) for row in content["rows"]]
+        labels = [row.label for row in rows]
+        twice = [label for label in labels if labels.count(label) > 1]
+        if twice:
+            raise self.wrong(f"two rows are called '{twice[0]}': give them different labels.")
+        named = self.mapping(content["tables"], None, "tables")
+        tables = [self.table(str(name), table, defaults, sets, named) for name, table in named.items()]
+        return Paper(self.path, str(content["title"]), str(content.get("about") or ""), rows, tables)
+
+    def row(self, value: Any, content: Mapping[str, Any]) -> Model:
+        row = self.mapping(value, OF_ROW, "a row")
+        if not row.get("label"):
+            raise self.wrong("a row has no label.")
+        where, model = f"the row '{row['label']}'", str(row.get("model") or "")
+        default = content.get("results") or RESULTS if model else ()
+        seeds = tuple(_listed(row.get("seeds")))
+        results = tuple(str(path) for path in _listed(row.get("results") or default))
+        if seeds and not all("{seed}" in path for path in results):
+            raise self.wrong(f"{where} has seeds: write {{seed}} into its results, for instance runs/x/{{seed}}.")
+        command = str(row.get("command") or (content.get("command") if results else "") or "")
+        overrides = tuple(str(override) for override in _listed(row.get("overrides")))
+        return Model(
+            label=str(row["label"]),
+            model=model,
+            published=tuple(str(name) for name in _listed(row.get("published"))),
+            fingerprint=str(row.get("fingerprint") or ""),
+            overrides=overrides,
+            config={
+                task: self.mapping(settings, None, f"config.{task} of {where}")
+                for task, settings in self.mapping(row.get("config") or {}, None, f"config of {where}").items()
+            },
+            results=tuple(path.replace("{model}", model) for path in results),
+            seeds=seeds,
+            command=" ".join([command.replace("{model}", model), *map(_quoted, overrides)]) if command else "",
+        )
+
+    def table(
+        self,
+        name: str,
+        value: Any,
+        defaults: Mapping[str, Any],
+        sets: Mapping[str, Any],
+        named: Mapping[str, Any],
+    ) -> Table:
+        where = f"the table '{name}'"
+        table = self.mapping(value, OF_TABLE, where)
+        columns = table.get("columns")
+        if isinstance(columns, str):
+            if columns not in sets:
+                raise self.wrong(f"{where} has the columns '{columns}'. {did_you_mean(columns, map(str, sets))}")
+            columns = sets[columns]
+        mean_of = tuple(str(other) for other in _listed(table.get("mean_of")))
+        for other in mean_of:
+            if other not in named or other == name:
+                raise self.wrong(f"{where} is the mean of '{other}'. {did_you_mean(other, map(str, named))}")
+        own = {key: table[key] for key in OF_COLUMN if key in table}
+        return Table(
+            name,
+            str(table.get("title") or name),
+            [
+                self.column(str(label), column, [defaults, own], mean_of, where)
+                for label, column in self.mapping(columns, None, f"columns of {where}").items()
+            ],
+            bool(table.get("rest")),
+        )
+
+    def column(
+        self, label: str, value: Any, outer: Sequence[Mapping[str, Any]], mean_of: tuple[str, ...], where: str
+    ) -> Column:
+        where = f"the column '{label}' of {where}"
+        own = {"metric": value} if isinstance(value, str) else self.mapping(value, OF_COLUMN, where)
+        merged: dict[str, Any] = {}
+        for layer in (*outer, own):
+            for key, setting in layer.items():
+                if key in ("config", "published"):
+                    inner = self.mapping(setting or {}, None, f"{key} of {where}")
+                    merged[key] = {**merged.get(key, {}), **inner}
+                else:
+                    merged[key] = setting
+        published = self.mapping(merged.pop("published", {}), PUBLISHED, f"published of {where}")
+        part, metric = str(merged.pop("part", "") or ""), str(merged.pop("metric", "") or "")
+        needed = () if mean_of else ("data", "split", "task")
+        missing = [key for key in needed if not merged.get(key)] + ([] if metric else ["metric"])
+        if missing:
+            raise self.wrong(f"{where} does not say its {' and '.join(missing)}.")
+        place = {"metric": label, **published} if published.get("dataset") else {}
+        return Column(
+            label=label,
+            metric="/".join(word for word in (part, metric) if word),
+            published={key: str(word) for key, word in place.items()},
+            mean_of=mean_of,
+            **{key: setting for key, setting in merged.items() if setting is not None},
+        )
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _quoted(override: str) -> str:
+    """An override as a shell takes it."""
+    plain = all(character.isalnum() or character in "=._-/:@+" for character in override)
+    return override if plain else f"'{override}'"

@@ -1,0 +1,75 @@
+"""Tables built from result files, beside published numbers. A number that was not run is not written: it is "—"."""
+
+from modiste.reporting.tables.blocks import (
+    COLUMNS_PER_TABLE,
+    DAGGER,
+    DAGGER_NOTE,
+    EMPTY,
+    Block,
+    Cell,
+    Row,
+    build_blocks,
+    cell_of,
+    show,
+    summaries,
+)
+from modiste.reporting.tables.costs import cost_notes, cost_words, duration
+from modiste.reporting.tables.names import ordered, split_name, summary_metrics
+from modiste.reporting.tables.published import NAMINGS, Naming, read_published
+from modiste.reporting.tables.results import (
+    coordinates,
+    find_results,
+    in_domain,
+    load_results,
+    overlap_note,
+    per_query,
+    read_result,
+    sizes,
+)
+from modiste.reporting.tables.writing import (
+    FORMATS,
+    chunks,
+    format_table,
+    heading,
+    origin,
+    print_results,
+    rich_table,
+)
+
+__all__ = [
+    "COLUMNS_PER_TABLE",
+    "DAGGER",
+    "DAGGER_NOTE",
+    "EMPTY",
+    "FORMATS",
+    "NAMINGS",
+    "Block",
+    "Cell",
+    "Naming",
+    "Row",
+    "build_blocks",
+    "cell_of",
+    "chunks",
+    "coordinates",
+    "cost_notes",
+    "cost_words",
+    "duration",
+    "find_results",
+    "format_table",
+    "heading",
+    "in_domain",
+    "load_results",
+    "ordered",
+    "origin",
+    "overlap_note",
+    "per_query",
+    "print_results",
+    "read_published",
+    "read_result",
+    "rich_table",
+    "show",
+    "sizes",
+    "split_name",
+    "summaries",
+    "summary_metrics",
+]

@@ -1,0 +1,267 @@
+"""Blocks of a comparison table: what may stand together, measured rows and published ones, marks and footnotes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from modiste.reporting.tables.names import number, ordered, parts_of, split_name, summary_metrics
+from modiste.reporting.tables.pairs import Cache, Entry, Marks, mark
+from modiste.reporting.tables.published import Naming, as_printed, named_lines
+from modiste.reporting.tables.results import coordinates, fingerprint, in_domain, overlap_note, sizes
+
+EMPTY = "—"
+DAGGER = "†"
+DAGGER_NOTE = f"{DAGGER} in-domain: trained on this data set's own training part, so not a zero-shot number."
+COLUMNS_PER_TABLE = 7  # wider tables cannot be read; the rest of the columns follow in the next table
+# A few documents may be unreadable; beyond this part of the published number the two are not the same benchmark.
+SAME_SIZE = 0.01
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number: as measured, with its 95 % interval, or as printed in a publication (``text``)."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    text: str = ""
+
+
+@dataclass
+class Row:
+    """A model in a block. ``source`` is empty for a measured row and names the publication otherwise."""
+
+    model: str
+    cells: dict[str, Cell]
+    source: str = ""
+    fingerprint: str = ""
+    in_domain: bool = False
+    overlap: str = ""
+    result: Mapping[str, Any] | None = None
+
+    @property
+    def label(self) -> str:
+        """The model's name, with a dagger when it was trained in domain."""
+        return f"{self.model} {DAGGER}" if self.in_domain else self.model
+
+
+@dataclass
+class Block:
+    """Rows that may be compared: one data set, split, task and part (or ``"summary"``), the same sizes."""
+
+    data: str
+    split: str
+    task: str
+    variant: str
+    part: str
+    sizes: dict[str, int]
+    columns: list[str]
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+    group: int = 0  # blocks of the same results, the summary first
+    marks: Marks = field(default_factory=Marks)
+
+    @property
+    def title(self) -> str:
+        """``data · task · split · part``."""
+        words = (self.data, self.task, self.split, self.variant, self.part)
+        return " · ".join(word for word in words if word)
+
+    @property
+    def size(self) -> str:
+        """The sizes in words: ``queries 2,000, gallery 44,434``."""
+        return ", ".join(f"{name} {number:,}" for name, number in self.sizes.items())
+
+    @property
+    def sources(self) -> list[str]:
+        """The publications, in the order of the rows; a row's footnote is its source's position + 1."""
+        return list(dict.fromkeys(row.source for row in self.rows if row.source))
+
+    @property
+    def overlaps(self) -> list[str]:
+        """What rows share with their training images; a row's footnote is a letter."""
+        return list(dict.fromkeys(row.overlap for row in self.rows if row.overlap))
+
+    def label(self, row: Row) -> str:
+        """The row's name with the letter of its footnote."""
+        return f"{row.label} [{letter(self.overlaps.index(row.overlap))}]" if row.overlap else row.label
+
+    def remarks(self) -> list[str]:
+        """The dagger, the overlaps, the marks and the notes."""
+        daggers = [DAGGER_NOTE] if any(row.in_domain for row in self.rows) else []
+        overlaps = [f"[{letter(i)}] {note}" for i, note in enumerate(self.overlaps)]
+        return [*daggers, *overlaps, *self.marks.notes(), *self.notes]
+
+    def footnotes(self) -> list[str]:
+        """The sources and the remarks."""
+        return [f"[{i}] {source}" for i, source in enumerate(self.sources, 1)] + self.remarks()
+
+
+def letter(position: int) -> str:
+    """A footnote's letter: a, b, …, z, a2, …
+
+    >>> letter(0), letter(27)
+    ('a', 'b2')
+    """
+    again, place = divmod(position, 26)
+    return chr(ord("a") + place) + (str(again + 1) if again else "")
+
+
+def cell_of(metric: Mapping[str, Any] | None) -> Cell | None:
+    """The cell of a result file's metric; None for a metric that is absent or has no finite value."""
+    value = number((metric or {}).get("value"))
+    if metric is None or value is None:
+        return None
+    return Cell(value, number(metric.get("low")), number(metric.get("high")), metric.get("n"))
+
+
+def show(metric: str, cell: Cell | None, interval: bool = True) -> str:
+    """A cell in words.
+
+    >>> show("t2i/mrr", Cell(0.26349, 0.25, 0.28)), show("t2i/mrr", None), show("t2i/median_rank", Cell(12))
+    ('0.263 [0.250, 0.280]', '—', '12.0')
+    """
+    if cell is None:
+        return EMPTY
+    if cell.text:
+        return cell.text
+    digits = digits_of(metric)
+    shown = f"{cell.value:.{digits}f}"
+    if interval and cell.low is not None and cell.high is not None:
+        shown += f" [{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
+    return shown
+
+
+def digits_of(metric: str) -> int:
+    """Decimals that a metric is shown with."""
+    return 1 if "rank" in split_name(metric)[1] else 3
+
+
+def build_blocks(results: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, str]] = ()) -> list[Block]:
+    """One block a (data, split, task, variant) and part, summaries first.
+
+    Results that were measured on another number of queries, documents or classes never share a block.
+    """
+    groups: list[list[Mapping[str, Any]]] = []
+    for result in sorted(results, key=coordinates):
+        fits = [group for group in groups if all(_comparable(result, other) for other in group)]
+        if fits:
+            fits[0].append(result)
+        else:
+            groups.append([result])
+    return [block for number, group in enumerate(groups) for block in _group_blocks(number, group, published)]
+
+
+def _comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    parts = set(parts_of(one["metrics"])) & set(parts_of(other["metrics"]))
+    return coordinates(one) == coordinates(other) and all(sizes(one, part) == sizes(other, part) for part in parts)
+
+
+def _group_blocks(
+    number: int, group: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, str]]
+) -> list[Block]:
+    first = group[0]
+    names = ordered(name for result in group for name in result["metrics"])
+    references, notes = _published_rows(group, published)
+    rows = [*_measured_rows(group), *references]
+    parts = parts_of(names)
+    columns = {part: [name for name in names if split_name(name)[0] == part] for part in parts}
+    if len(parts) > 1 or len(names) > COLUMNS_PER_TABLE:
+        columns = {"summary": summary_metrics(first, names), **columns}
+    blocks, cache = [], Cache()
+    for part, shown in columns.items():
+        covered = parts_of(shown)
+        wanted = [*(note for where, note in notes if where in covered), *_training_notes(group, covered)]
+        kept = [row for row in rows if not row.source or set(shown) & set(row.cells)]
+        common = _common_sizes(group, covered)
+        marks = mark({column: _entries(column, kept) for column in shown}, cache)
+        blocks.append(Block(*coordinates(first), part, common, shown, kept, list(dict.fromkeys(wanted)), number, marks))
+    return blocks
+
+
+def _entries(column: str, rows: Sequence[Row]) -> list[Entry]:
+    measured = (row for row in rows if not row.source and column in row.cells)
+    return [Entry(row.model, row.cells[column].value, column, row.result) for row in measured]
+
+
+def _common_sizes(group: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> dict[str, int]:
+    """The sizes that all ``parts`` have in common."""
+    every = [sizes(result, part) for part in parts for result in group if part in parts_of(result["metrics"])]
+    return {word: number for word, number in every[0].items() if all(size.get(word) == number for size in every)}
+
+
+def _training_notes(group: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> list[str]:
+    """How many relevant products an in-domain model may have been trained on, where the result counts them."""
+    notes = []
+    for result in filter(in_domain, group):
+        counts = result.get("counts") or {}
+        seen = {part: counts.get(f"{part}/relevant_in_train") for part in parts}
+        words = [f"{part} {seen[part]:,} of {counts.get(f'{part}/relevant', 0):,}" for part in parts if seen[part]]
+        if words:
+            model = result["model"]["name"]
+            notes.append(f"Relevant (query, product) pairs in the training part of {model}: {', '.join(words)}.")
+    return notes
+
+
+def _measured_rows(group: Sequence[Mapping[str, Any]]) -> list[Row]:
+    rows = []
+    for result in group:
+        found = {name: cell_of(metric) for name, metric in result["metrics"].items()}
+        cells = {name: cell for name, cell in found.items() if cell is not None}
+        row = Row(result["model"]["name"], cells, "", fingerprint(result), in_domain(result))
+        row.overlap, row.result = overlap_note(result), result
+        rows.append(row)
+    names = [row.model for row in rows]
+    for row in rows:
+        if names.count(row.model) > 1:
+            row.model += f" ({row.fingerprint[:8]})"
+    # The same weights measured twice with different outcomes (another seed, other prompts): numbered.
+    names = [row.model for row in rows]
+    for i, row in enumerate(rows):
+        if names.count(names[i]) > 1:
+            row.model += f" #{names[: i + 1].count(names[i])}"
+    return rows
+
+
+def _published_rows(
+    group: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, str]]
+) -> tuple[list[Row], list[tuple[str, str]]]:
+    """Rows of the publications that measured the same thing, and (part, note) where a size differs."""
+    rows: dict[tuple[str, str, int], Row] = {}
+    notes: dict[tuple[str, str], None] = {}
+    seen: dict[tuple[str, str, str], int] = {}
+    for naming, name, line in named_lines(group[0], published):
+        same, note = _same_size(naming, split_name(name)[0], group)
+        if note:
+            notes[note] = None
+        if same:
+            who = (line["source"], line["model"])
+            # A publication may list a model twice, with other settings: the second time is another row.
+            again = seen[(*who, name)] = seen.get((*who, name), 0) + 1
+            label = f"{line['model']} #{again}" if again > 1 else line["model"]
+            row = rows.setdefault((*who, again), Row(label, {}, line["source"]))
+            row.cells[name] = Cell(float(line["value"]), text=as_printed(line["value"]))
+    return list(rows.values()), list(notes)
+
+
+def _same_size(naming: Naming, part: str, group: Sequence[Mapping[str, Any]]) -> tuple[bool, tuple[str, str] | None]:
+    """Whether the group's ``part`` has the published number of queries and documents; and the (part, note) to print."""
+    ours = {m.get("n") or 0 for r in group for name, m in r["metrics"].items() if split_name(name)[0] == part}
+    pairs = [("queries", naming.queries.get(part), n) for n in sorted(ours)]
+    gallery = next((size["gallery"] for size in (sizes(result, part) for result in group) if "gallery" in size), 0)
+    for what, theirs, n in [*pairs, ("documents", naming.documents(part), gallery)]:
+        if theirs is None or n == theirs or n == 0:  # 0: the result does not say
+            continue
+        note = f"{part}: the published numbers are of {theirs:,} {what}, here there are {n:,}"
+        if abs(n - theirs) > SAME_SIZE * theirs:
+            return False, (part, f"{note}; they are left out.")
+        return True, (part, f"{note}.")
+    return True, None
+
+
+def summaries(blocks: Sequence[Block]) -> list[Block]:
+    """The first block of every group: its summary, or its only block where it has no summary."""
+    return [block for i, block in enumerate(blocks) if i == 0 or block.group != blocks[i - 1].group]

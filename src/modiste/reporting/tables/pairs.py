@@ -1,0 +1,269 @@
+"""Two results side by side: whether they may be compared, the tests of their metrics, the marks of a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from modiste.reporting.tables.names import best, is_rank, parts_of, split_name
+from modiste.reporting.tables.results import per_query, sizes
+
+if TYPE_CHECKING:
+    from modiste.metrics.comparison import Comparison
+
+ALPHA = 0.05
+BEST, WORSE, SAME = "best", "↓", "≈"
+TARGET, PREDICTION = "target", "prediction"
+"""Names, after the part, of class indices per query: what F1 is computed from."""
+# Of a protocol: what a model decides, not the benchmark.
+OF_THE_MODEL = ("in_domain", "skipped", "thresholds")
+SHOWN = 60  # characters of a setting that is named
+
+
+def difference(a: Mapping[str, Any], b: Mapping[str, Any], allow: Iterable[str] = ()) -> str:
+    """What keeps two results of one data set, split and task from being compared; empty when nothing does.
+
+    Args:
+        a: A result.
+        b: A result.
+        allow: Settings that may differ, such as ``query_prefix``.
+
+    >>> one = {"task": "marqo", "metrics": {}, "data_fingerprint": "f", "config": {"query_prefix": "", "seed": 0}}
+    >>> difference(one, one | {"config": {"query_prefix": "a photo of a ", "seed": 0}})
+    "task.marqo.query_prefix is '' in A and 'a photo of a ' in B"
+    """
+    prints = [str(result.get("data_fingerprint", ""))[:8] or "none" for result in (a, b)]
+    if a.get("data_fingerprint") != b.get("data_fingerprint"):
+        return f"the data differ: their fingerprint is {prints[0]} in A and {prints[1]} in B"
+    allow = set(allow)
+    for key, name in (("config", f"task.{a['task']}"), ("protocol", "protocol")):
+        for where, one, other in _leaves(_without_paths(a, key), _without_paths(b, key), name):
+            words = where.split(".")
+            if not allow & set(words) and not (key == "protocol" and words[1] in OF_THE_MODEL):
+                return f"{where} is {_shown(one)} in A and {_shown(other)} in B"
+    for part in parts_of(name for name in a["metrics"] if name in b["metrics"]):
+        one, other = sizes(a, part), sizes(b, part)
+        for word in one:
+            if one[word] != other.get(word):
+                return f"{part or a['task']} has {one[word]:,} {word} in A and {other.get(word) or 0:,} in B"
+    return ""
+
+
+def _without_paths(result: Mapping[str, Any], key: str) -> Any:
+    """The files' content stands for their paths, which differ between machines."""
+    files = result.get("files") or {}
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: replaced(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [replaced(item) for item in value]
+        return files.get(value, value) if isinstance(value, str) and value else value
+
+    return replaced(result.get(key) or {})
+
+
+def _leaves(a: Any, b: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    """(where, one, other) of all that differs in plain containers."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in dict.fromkeys([*a, *b]):
+            yield from _leaves(a.get(key), b.get(key), f"{name}.{key}")
+    elif a != b:
+        yield name, a, b
+
+
+def _shown(value: Any) -> str:
+    text = "not set" if value is None else repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+
+
+def paired_tests(
+    a: Mapping[str, Any], b: Mapping[str, Any], resamples: int | None = None, seed: int = 0
+) -> dict[str, Comparison]:
+    """The tests of all metrics of two results whose values per query lie beside both, A − B.
+
+    A metric is tested when it is the mean or the median of its values per query, or F1 and its like when the
+    predictions are there. Values that do not belong to the result (of an evaluation before it) are not used.
+
+    Args:
+        a: A result.
+        b: Another one, of the same queries (`difference`).
+        resamples: Of the bootstrap; by default `modiste.metrics.comparison.RESAMPLES`.
+        seed: Of the bootstrap.
+    """
+    of_a, of_b = per_query(a), per_query(b)
+    if not of_a or not of_b:
+        return {}
+    from modiste.metrics.comparison import RESAMPLES, compare
+
+    resamples = RESAMPLES if resamples is None else resamples
+    shared = [name for name in a["metrics"] if name in b["metrics"]]
+    kinds = {name: _statistic(a, of_a, name) & _statistic(b, of_b, name) for name in shared}
+    usable = [name for name in shared if kinds[name] and of_a[name].shape == of_b[name].shape]
+    medians = [name for name in usable if "mean" not in kinds[name]]
+    of_both = [{name: of[name] for name in usable} for of in (of_a, of_b)]
+    found = compare(of_both[0], of_both[1], medians, resamples, seed)
+    for part in parts_of(name for name in shared if name not in found):
+        rest = [name for name in shared if name not in found and split_name(name)[0] == part]
+        found |= _prediction_tests(a, b, of_a, of_b, part, rest, resamples, seed)
+    return {name: found[name] for name in shared if name in found}
+
+
+def _statistic(result: Mapping[str, Any], values: Mapping[str, Any], name: str) -> set[str]:
+    """Of ``mean`` and ``median``, what of the values per query the metric is."""
+    import numpy as np
+
+    value = result["metrics"][name]["value"]
+    if name not in values or value is None or not len(values[name]):
+        return set()
+    statistics = {"mean": np.mean(values[name]), "median": np.median(values[name])}
+    return {word for word, found in statistics.items() if math.isclose(found, value, rel_tol=1e-6, abs_tol=1e-9)}
+
+
+def _prediction_tests(
+    a: Mapping[str, Any],
+    b: Mapping[str, Any],
+    of_a: Mapping[str, Any],
+    of_b: Mapping[str, Any],
+    part: str,
+    names: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> dict[str, Comparison]:
+    """Tests of F1 and its like of a part, where both have predictions for the same targets."""
+    import numpy as np
+
+    from modiste.metrics.comparison import compare_predictions
+
+    targets, predictions = (f"{part}/{word}".lstrip("/") for word in (TARGET, PREDICTION))
+    if not all(key in of for of in (of_a, of_b) for key in (targets, predictions)):
+        return {}
+    if not np.array_equal(of_a[targets], of_b[targets]):
+        return {}
+    tests = compare_predictions(of_a[targets], of_a[predictions], of_b[predictions], resamples=resamples, seed=seed)
+    found = {}
+    for name in names:
+        test, values = tests.get(split_name(name)[1]), [result["metrics"][name]["value"] for result in (a, b)]
+        if test and None not in values and math.isclose(test.difference, values[0] - values[1], abs_tol=1e-6):
+            found[name] = test
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------- marks
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A measured number in a column of a table.
+
+    Attributes:
+        row: Name of its row.
+        value: The number.
+        metric: Its name in ``result``.
+        result: Where it comes from; None for a number of several results, which is not tested.
+    """
+
+    row: str
+    value: float
+    metric: str
+    result: Mapping[str, Any] | None
+
+
+@dataclass
+class Marks:
+    """What is best in each column of a table, and what differs from it.
+
+    Attributes:
+        signs: (row, column) → `BEST`, `WORSE` (significantly) or `SAME` (not significantly different).
+        p: (row, column) → Holm-adjusted p-value of the test against the best.
+        tests: Names of the tests that were made.
+        untested: Why rows were not tested.
+    """
+
+    signs: dict[tuple[str, str], str] = field(default_factory=dict)
+    p: dict[tuple[str, str], float] = field(default_factory=dict)
+    tests: list[str] = field(default_factory=list)
+    untested: list[str] = field(default_factory=list)
+
+    def notes(self) -> list[str]:
+        """What the signs mean: the tests, the correction, and who was left out."""
+        if not self.p:
+            return self.untested
+        from modiste.metrics.comparison import RESAMPLES
+
+        words = {"McNemar": "McNemar's exact test (values of 0 and 1)"}
+        words["bootstrap"] = f"the paired bootstrap ({RESAMPLES:,} resamples)"
+        tests = " and ".join(words[test] for test in words if test in self.tests)
+        n = f"{len(self.p)} tests" if len(self.p) > 1 else "1 test"
+        meaning = (
+            f"Bold: best measured value of a column. {WORSE} significantly worse than it, {SAME} not significantly "
+            f"different: two-sided paired tests over the queries at level {ALPHA}, {tests}, with Holm's correction for "
+            f"the {n} of this table."
+        )
+        return [meaning, *self.untested]
+
+
+Cache = dict[tuple[int, int], "tuple[str, dict[str, Comparison]]"]
+"""Tests that were made, by the identity of the two results."""
+
+
+def mark(columns: Mapping[str, Sequence[Entry]], cache: Cache) -> Marks:
+    """Tests every measured number against the best of its column, where their values per query are there.
+
+    Args:
+        columns: Column to its measured numbers.
+        cache: Filled, so that several tables of the same results test each pair once.
+    """
+    marks = Marks()
+    raw: dict[tuple[str, str], float] = {}
+    for column, entries in columns.items():
+        for entry, first, why, test in _against_best(entries, cache):
+            if test is not None:
+                marks.signs |= {(e.row, column): BEST for e in entries if e.value == first.value}
+                raw[entry.row, column] = test.p
+                marks.tests += [test.test] if test.test not in marks.tests else []
+            elif why:
+                note = f"Not tested: {first.row} (A) against {entry.row} (B), because {why}."
+                marks.untested += [note] if note not in marks.untested else []
+    if raw:
+        from modiste.metrics.comparison import holm
+
+        marks.p = dict(zip(raw, holm(list(raw.values())), strict=True))
+        marks.signs |= {where: WORSE if p <= ALPHA else SAME for where, p in marks.p.items()}
+    return marks
+
+
+def _against_best(entries: Sequence[Entry], cache: Cache) -> Iterator[tuple[Entry, Entry, str, Comparison | None]]:
+    """(entry, best entry, why they may not be compared, the test) of each entry of a column that is not the best."""
+    if len(entries) < 2:
+        return
+    top = best(entries[0].metric, (entry.value for entry in entries))
+    first = next(entry for entry in entries if entry.value == top)
+    for entry in entries:
+        if entry.value == top or first.result is None or entry.result is None:
+            continue
+        why, tests = _tests(first.result, entry.result, cache)
+        yield entry, first, why, tests.get(first.metric) if first.metric == entry.metric else None
+
+
+def _tests(a: Mapping[str, Any], b: Mapping[str, Any], cache: Cache) -> tuple[str, dict[str, Comparison]]:
+    key = (id(a), id(b))
+    if key not in cache:
+        beside = bool(per_query(a)) and bool(per_query(b))
+        why = difference(a, b) if beside else ""
+        cache[key] = why, paired_tests(a, b) if beside and not why else {}
+    return cache[key]
+
+
+def verdict(metric: str, test: Comparison, p: float) -> str:
+    """``A better``, ``B better`` or ``≈``, by the adjusted p-value.
+
+    >>> from modiste.metrics.comparison import Comparison
+    >>> verdict("t2i/median_rank", Comparison(-3.0, -5.0, -1.0, 0.001, "bootstrap", 90), 0.002)
+    'A better'
+    """
+    if p > ALPHA:
+        return SAME
+    return "A better" if (test.difference > 0) != is_rank(metric) else "B better"

@@ -1,0 +1,132 @@
+r"""Tables as text: GitHub Markdown, LaTeX (``\usepackage{booktabs}``), a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from modiste.reporting.tables.blocks import DAGGER, EMPTY
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Item:
+    """The text of a cell; ``style`` is ``bold``, ``italic`` or empty."""
+
+    text: str
+    style: str = ""
+
+
+@dataclass
+class Grid:
+    """Rows under headings; ``align`` has an ``l`` or ``r`` a column; a rule stands before the rows in ``rules``."""
+
+    heads: list[str]
+    align: str
+    rows: list[list[Item]]
+    rules: set[int] = field(default_factory=set)
+
+
+@dataclass
+class Sheet:
+    """A titled table, in one or several grids, with its footnotes; ``commands`` say how it is filled.
+
+    Without grids it is a heading; ``level`` is that of its title in Markdown.
+    """
+
+    title: str
+    grids: list[Grid]
+    caption: str = ""
+    notes: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+    level: int = 3
+
+
+def markdown(sheets: Sequence[Sheet]) -> str:
+    """GitHub Markdown."""
+    lines: list[str] = []
+    for sheet in sheets:
+        lines += [f"{'#' * sheet.level} {_markdown(sheet.title)}", ""]
+        lines += [f"{_markdown(sheet.caption)}.", ""] if sheet.caption else []
+        for grid in sheet.grids:
+            lines.append("| " + " | ".join(_markdown(head) for head in grid.heads) + " |")
+            lines.append("| " + " | ".join("---" if side == "l" else "---:" for side in grid.align) + " |")
+            lines += ["| " + " | ".join(_markdown_item(item) for item in row) + " |" for row in grid.rows]
+            lines.append("")
+        for note in sheet.notes:
+            lines += [_markdown(note), ""]
+        lines += [*(f"- {command}" for command in sheet.commands), *([""] if sheet.commands else [])]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+
+
+def _markdown_item(item: Item) -> str:
+    around = {"bold": "**", "italic": "*"}.get(item.style, "") if item.text else ""
+    return f"{around}{_markdown(item.text)}{around}"
+
+
+def latex(sheets: Sequence[Sheet]) -> str:
+    """LaTeX tables; footnotes are part of the caption."""
+    lines = [r"% needs \usepackage{booktabs}"]
+    for sheet in sheets:
+        lines += [f"% {command}" for command in sheet.commands]
+        if not sheet.grids:
+            continue
+        lines += [r"\begin{table}", r"\centering\small"]
+        caption = f"{sheet.title}: {sheet.caption}." if sheet.caption else f"{sheet.title}."
+        lines.append(rf"\caption{{{_latex(' '.join([caption, *sheet.notes]))}}}")
+        for grid in sheet.grids:
+            lines += [rf"\begin{{tabular}}{{@{{}}{grid.align}@{{}}}}", r"\toprule"]
+            lines += [" & ".join(_latex(head) for head in grid.heads) + r" \\", r"\midrule"]
+            for i, row in enumerate(grid.rows):
+                lines += [r"\addlinespace"] if i in grid.rules else []
+                lines.append(" & ".join(_latex_item(item) for item in row) + r" \\")
+            lines += [r"\bottomrule", r"\end{tabular}", ""]
+        lines += [r"\end{table}", ""]
+    return "\n".join(lines)
+
+
+_SPECIAL = {
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "[": "{[}", EMPTY: "---", DAGGER: r"$\dagger$"},
+    **{"·": r"$\cdot$", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "→": r"$\rightarrow$"},
+    **{"↓": r"$\downarrow$", "≈": r"$\approx$"},
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(_SPECIAL.get(character, character) for character in text)
+
+
+def _latex_item(item: Item) -> str:
+    command = {"bold": "textbf", "italic": "textit"}.get(item.style) if item.text else None
+    return rf"\{command}{{{_latex(item.text)}}}" if command else _latex(item.text)
+
+
+def terminal(sheet: Sheet, compact: bool = False) -> list[Table]:
+    """Tables for a terminal, the footnotes below the last; ``compact``: no frames, only the first column is folded."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    tables: list[Table] = []
+    for i, grid in enumerate(sheet.grids):
+        notes = [*([sheet.caption] if sheet.caption else []), *sheet.notes] if i == len(sheet.grids) - 1 else []
+        table = Table(title=Text(sheet.title) if i == 0 else None, caption=Text("\n".join(notes)), title_justify="left")
+        table.caption_justify = "left"
+        if compact:
+            table.box, table.pad_edge, table.collapse_padding = box.SIMPLE_HEAD, False, True
+        for column, (head, side) in enumerate(zip(grid.heads, grid.align, strict=True)):
+            justify: Any = {"l": "left", "r": "right"}[side]
+            table.add_column(Text(head), justify=justify, overflow="fold", no_wrap=compact and column > 0)
+        for row in grid.rows:
+            table.add_row(*(Text(item.text, style=item.style) for item in row))
+        tables.append(table)
+    return tables

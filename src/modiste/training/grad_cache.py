@@ -1,0 +1,145 @@
+"""Gradient caching: the exact step of a large batch in the memory of a small one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from modiste.errors import ModisteError
+from modiste.models.dual_encoder import DualEncoder, Tokens
+from modiste.models.finetune import parameters
+
+
+class GradCache:
+    """Embeds a batch micro-batch by micro-batch; each is embedded once more in the backward pass.
+
+    Gao et al., *Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup* (GradCache), arXiv:2101.06983.
+    The first pass keeps no activations, the loss sees the embeddings of the whole batch, and the backward pass takes
+    the micro-batches one after the other, with the random numbers and the autocast of the first pass. Parameter and
+    temperature gradients are those of the plain step, in one backward pass: processes of DDP exchange them once. The
+    second pass is that of ``torch.utils.checkpoint``.
+
+    Dropout draws anew for every micro-batch, and batch normalisation in training mode takes its statistics over a
+    micro-batch, as with a batch of that size; running statistics take each micro-batch in once. A tower that does not
+    train is embedded once, without a graph. Gradients come by ``backward()``: ``torch.autograd.grad`` with respect to
+    parameters sees none.
+
+    Args:
+        micro_batch: Pairs at a time in each process; null: the whole batch, a plain step.
+        keep: How many micro-batches of each tower keep their activations and need no second pass, as many as fit in
+            memory. The very last one does in any case: the backward pass begins with it.
+
+    Raises:
+        ModisteError: ``micro_batch`` < 1 or ``keep`` < 0.
+
+    >>> GradCache(micro_batch=0)
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: grad_cache.micro_batch=0 must be at least 1: null turns gradient caching off.
+    """
+
+    def __init__(self, micro_batch: int | None = None, keep: int = 0) -> None:
+        if micro_batch is not None and micro_batch < 1:
+            raise ModisteError(
+                f"grad_cache.micro_batch={micro_batch} must be at least 1: null turns gradient caching off."
+            )
+        if keep < 0:
+            raise ModisteError(f"grad_cache.keep={keep} counts micro-batches: give 0 or more.")
+        self.micro_batch, self.keep = micro_batch, keep
+
+    def __call__(self, model: DualEncoder, pixels: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Image and text embeddings, (B, D) and (U, D), of pixels (B, 3, H, W) and tokens, each (U, L)."""
+        size = self.micro_batch
+        number = len(next(iter(tokens.values())))
+        if size is None or size >= max(len(pixels), number):
+            return model(pixels, tokens)
+        order = length_order(tokens)
+        texts = [{name: tensor[rows] for name, tensor in tokens.items()} for rows in order.split(size)]
+        image_trains, text_trains = (tower_trains(model, tower) for tower in ("image", "text"))
+        text = self._embed(model, model.encode_text, texts, text_trains, last=not image_trains)
+        image = self._embed(model, model.encode_image, pixels.split(size), image_trains, last=True)
+        return image, text[order.argsort()]
+
+    def _embed(
+        self, model: DualEncoder, encode: Callable[[Any], Tensor], parts: Sequence[Any], trains: bool, last: bool
+    ) -> Tensor:
+        """Embeddings of one tower; ``last``: no other tower that trains is embedded after it."""
+        if not trains:
+            with torch.no_grad():
+                return torch.cat([encode(part) for part in parts])
+        # The last micro-batch of all is the first of the backward pass: its activations take no room beside others'.
+        cached = len(parts) - self.keep - last
+        again = checkpointed(model, encode)
+        embeddings = []
+        for index, part in enumerate(parts):
+            if index >= cached and not in_group():
+                torch.clear_autocast_cache()  # every micro-batch rounds the weights for itself, as in a second pass
+            embeddings.append(again(part) if index < cached else encode(part))
+        return torch.cat(embeddings)
+
+
+def tower_trains(model: DualEncoder, tower: str) -> bool:
+    """Whether a parameter of the ``tower``, "image" or "text", needs a gradient."""
+    return any(parameter.requires_grad for parameter in parameters(model.layer_groups(tower)))
+
+
+def checkpointed(model: DualEncoder, encode: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
+    """``encode`` without its activations, which the backward pass computes once more.
+
+    In a single process each micro-batch has a backward pass within the backward pass, and nothing is held in between.
+    Processes that exchange gradients must see one backward pass: there the graph of all micro-batches is held, without
+    the tensors that it saves.
+    """
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), without_running_statistics(model)
+
+    def by_itself(part: Any, _: Tensor) -> Tensor:
+        second = torch.is_grad_enabled()
+        with without_running_statistics(model) if second else nullcontext():
+            return encode(part)
+
+    if in_group():
+        return lambda part: checkpoint(encode, part, use_reentrant=False, context_fn=contexts)
+    anchor = torch.zeros((), requires_grad=True)  # of the inputs, one has to need a gradient
+    return lambda part: checkpoint(by_itself, part, anchor, use_reentrant=True)
+
+
+def in_group() -> bool:
+    """Whether this process exchanges gradients with others, and must see one backward pass."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def length_order(tokens: Tokens) -> Tensor:
+    """Rows (U,) in which texts of like length share a micro-batch, so that little of it is padding.
+
+    >>> length_order({"attention_mask": torch.tensor([[1, 1], [1, 0], [1, 1]])}).tolist()
+    [1, 0, 2]
+    """
+    if "attention_mask" in tokens:
+        return tokens["attention_mask"].sum(1).argsort(stable=True)
+    first = next(iter(tokens.values()))
+    return torch.arange(len(first), device=first.device)
+
+
+@contextmanager
+def without_running_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch normalisation in training mode normalises as usual, but leaves its running statistics alone."""
+    layers = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.training and layer.track_running_stats
+    ]
+    before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
+    for layer in layers:
+        # Not track_running_stats=False, with which fewer tensors are saved: the second pass must save as many.
+        layer.momentum, layer.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for layer, (momentum, counted) in zip(layers, before, strict=True):
+            layer.momentum, layer.num_batches_tracked = momentum, counted

@@ -1,0 +1,216 @@
+"""The LightningModule that trains a dual encoder with a contrastive loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from modiste.data.catalogue import Catalogue
+from modiste.data.module import Batch, FashionDataModule, ValidationSet, mix
+from modiste.embedding.embedder import MatrixEmbedder
+from modiste.errors import ModisteError
+from modiste.models.dual_encoder import DualEncoder
+from modiste.models.finetune import rest_frozen
+from modiste.terms.base import Term
+from modiste.training.fsdp import shard
+from modiste.training.grad_cache import GradCache
+from modiste.training.optim import Optim
+
+Task = Callable[[Any, Catalogue, str], Any]
+
+
+class ValidationEmbeddings(Metric):
+    """Gathers the embeddings of a validation split from every process; rows that padding repeated are kept once."""
+
+    full_state_update = False
+    images: list[Tensor]
+    texts: list[Tensor]
+    rows: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("images", "texts", "rows"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, images: Tensor, texts: Tensor, rows: Tensor) -> None:
+        """Image embeddings (B, D), text embeddings (B, D), catalogue rows (B,)."""
+        self.images.append(images.float())
+        self.texts.append(texts.float())
+        self.rows.append(rows)
+
+    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Image embeddings (N, D), text embeddings (N, D) and their rows (N,), by row."""
+        images, texts, rows = (dim_zero_cat(state) for state in (self.images, self.texts, self.rows))
+        order = rows.argsort(stable=True)
+        rows = rows[order]
+        first = torch.ones_like(rows, dtype=torch.bool)
+        first[1:] = rows[1:] != rows[:-1]
+        return images[order][first], texts[order][first], rows[first]
+
+
+class ContrastiveModule(LightningModule):
+    """Trains a `DualEncoder`.
+
+    Args:
+        model: The dual encoder, its trainable part already chosen (`modiste.models.finetune`).
+        loss: A contrastive loss (`modiste.losses`).
+        optim: Optimizer and schedule; null for evaluation only.
+        tasks: Evaluation tasks by name; validation runs each and logs ``val/<task>/<metric>``. On the data module's
+            further sets it logs ``val/<set>/loss`` and ``val/<set>/<task>/<metric>``.
+        seed: Dropout of a batch depends on (seed, epoch, batch, process) only, so that a resumed run repeats it.
+        config: The resolved configuration as plain containers; kept in the checkpoint.
+        grad_cache: How training embeds a batch; null: all of it at once.
+        terms: What is added to the loss, by name; ``train/loss`` is without it, as ``val/loss`` is.
+    """
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        loss: nn.Module,
+        optim: Optim | None = None,
+        tasks: Mapping[str, Task] | None = None,
+        seed: int = 0,
+        config: Mapping[str, Any] | None = None,
+        grad_cache: GradCache | None = None,
+        terms: Mapping[str, Term] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters({"config": dict(config or {})}, logger=False)  # the command logs it
+        self.model, self.optim, self.seed = model, optim, seed
+        self.loss: Any = loss
+        self.tasks = dict(tasks or {})
+        self.grad_cache = grad_cache or GradCache()
+        self.terms = dict(terms or {})
+        self.validation: Any = nn.ModuleList()  # `ValidationEmbeddings`, one a set
+        self.results: dict[str, Any] = {}
+        self.criteria: dict[str, str] = {}
+        self.sharded = False
+
+    def setup(self, stage: str) -> None:
+        self.validation = nn.ModuleList(ValidationEmbeddings() for _ in self._sets())
+
+    def configure_model(self) -> None:
+        """Spreads the weights over the processes where ``trainer=fsdp`` asks for it."""
+        from lightning.pytorch.strategies import ModelParallelStrategy
+
+        if isinstance(self.trainer.strategy, ModelParallelStrategy) and not self.sharded:
+            shard(self.model, self.loss, self.device.type)
+            self.sharded = True
+
+    def train(self, mode: bool = True) -> ContrastiveModule:
+        super().train(mode)
+        if mode:
+            rest_frozen(self.model)
+        return self
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed(mix(self.seed, self.current_epoch, batch_idx, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        image, text = self.grad_cache(self.model, batch["pixels"], batch["tokens"])
+        more = {name: batch[name] for name in ("fields", "weight") if name in batch}
+        loss = self.loss(image, text, batch["product"], **more)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
+        self.log("train/temperature", 1 / self.loss.scale.detach(), prog_bar=True, batch_size=len(image))
+        groups = self.trainer.optimizers[0].param_groups
+        self.log("train/lr", max(group["lr"] for group in groups), batch_size=len(image))
+        for name, term in self.terms.items():
+            value = term(image, text, batch, self.loss.scale)
+            self.log(f"train/{name}", value, batch_size=len(image))
+            loss = loss + term.weight * value
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        image, text = self.model(batch["pixels"], batch["tokens"])
+        self.validation[dataloader_idx].update(image, text, batch["row"])
+
+    def on_validation_epoch_end(self) -> None:
+        for (prefix, measured), embeddings in zip(self._sets().items(), self.validation, strict=True):
+            self._measure(prefix, measured, *embeddings.compute())
+            embeddings.reset()
+
+    def _sets(self) -> dict[str, ValidationSet]:
+        """What validation measures, by the prefix of its metrics."""
+        further = {f"val/{name}": part for name, part in self._data.transfer.items()}
+        return {"val": ValidationSet(self._data, "val", self.tasks), **further}
+
+    def _measure(self, prefix: str, measured: ValidationSet, images: Tensor, texts: Tensor, rows: Tensor) -> None:
+        """Logs loss and metrics of a set; notes in `criteria` what one may select by, and whether min or max."""
+        split = measured.data.pairs(measured.split)
+        chosen = rows.cpu().numpy()
+        positions = {row: index for index, row in enumerate(split.rows)}
+        part = [positions[row] for row in chosen.tolist()]
+        products = torch.tensor([split.product[index] for index in part], device=self.device)
+        self._log(f"{prefix}/loss", self._loss(images, texts, products, self._data.batch_size))
+        self.criteria[f"{prefix}/loss"] = "min"
+        captions = [split.captions.first(index) for index in part]
+        seen = split.catalogue.select(rows=part)
+        embedder = MatrixEmbedder(seen, images.cpu(), texts.cpu(), captions, self._encode_texts)
+        for name, task in measured.tasks.items():
+            result = task(embedder, seen, measured.split)
+            if measured.data is self._data:  # their examples are rows of its catalogue
+                self.results[name] = result
+            for metric, interval in result.metrics.items():
+                self._log(f"{prefix}/{name}/{metric}", interval.value)
+            self.criteria[f"{prefix}/{name}/{result.primary}"] = "max"
+
+    def configure_optimizers(self) -> Any:
+        assert self.optim is not None
+        optimizer, scheduler = self.optim.build(self.model, self.loss, self._total_steps())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _total_steps(self) -> int:
+        """Optimizer steps of the whole training.
+
+        Not `Trainer.estimated_stepping_batches`: it makes the loader's iterator before the checkpoint has said where
+        in the epoch to go on.
+        """
+        trainer = self.trainer
+        batches = self._data.batches_per_epoch
+        limit = trainer.limit_train_batches
+        batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+        epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else math.inf
+        total = math.ceil(batches / trainer.accumulate_grad_batches) * epochs
+        if trainer.max_steps >= 0:
+            total = min(total, trainer.max_steps)
+        if math.isinf(total):
+            raise ModisteError("The schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
+        return int(total)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.loss.clamp()  # here, before any checkpoint of this step
+
+    @property
+    def _data(self) -> FashionDataModule:
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def _log(self, name: str, value: Any) -> None:
+        # Every process has computed the same number from the same gathered embeddings.
+        self.log(name, float(value), prog_bar=name == "val/loss", rank_zero_only=False)
+
+    def _loss(self, images: Tensor, texts: Tensor, products: Tensor, batch_size: int) -> float:
+        """Mean of the loss over shuffled batches of the training size, each process taking its share of a batch."""
+        rank, world = self.global_rank, self.trainer.world_size
+        size = max(min(batch_size, len(images)) // world, 1) * world
+        # Always the same shuffle: the views of a product stand together in a catalogue.
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        losses = []
+        for start in range(0, len(images) - size + 1, size):
+            mine = order[start + rank : start + size : world]
+            losses.append(float(self.loss(images[mine], texts[mine], products[mine])))
+        return sum(losses) / max(len(losses), 1)
+
+    def _encode_texts(self, texts: Sequence[str]) -> Tensor:
+        parts = []
+        for start in range(0, len(texts), self._data.eval_batch_size):
+            tokens = self.model.tokenizer(texts[start : start + self._data.eval_batch_size])
+            parts.append(self.model.encode_text({name: t.to(self.device) for name, t in tokens.items()}).float().cpu())
+        return torch.cat(parts)

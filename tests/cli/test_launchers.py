@@ -1,0 +1,91 @@
+"""Multiruns on Slurm, on Ray and as processes of this machine: the launchers' configs, and one that really runs."""
+
+import importlib.util
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
+
+from helpers.commands import TINY, modiste
+from modiste.cli import main
+from modiste.config import LAUNCHERS, VERSION_BASE, _explain_missing_config, config_dir
+
+PLUGINS = {
+    "slurm": ("hydra_plugins.hydra_submitit_launcher", "SlurmLauncher"),
+    "local": ("hydra_plugins.hydra_submitit_launcher", "LocalLauncher"),
+    "ray_cluster": ("hydra_plugins.hydra_ray_launcher", "RayLauncher"),
+}
+
+
+def installed(launcher):
+    try:
+        return importlib.util.find_spec(PLUGINS[launcher][0]) is not None
+    except ModuleNotFoundError:  # no hydra_plugins at all
+        return False
+
+
+def refused(launcher, capsys):
+    """Without its plugin, a launcher is one sentence with what to install; Ray's is in no extra of the tests."""
+    assert launcher == "ray_cluster", "the extra dev brings the plugin of this one"
+    assert main(["train", "-m", f"hydra/launcher={launcher}", "seed=1"]) == 2
+    assert f"pip install {LAUNCHERS['ray']}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("launcher", sorted(file.stem for file in (config_dir() / "hydra" / "launcher").glob("*.yaml")))
+def test_every_launcher_composes_with_its_plugins_settings_and_is_built(launcher, capsys):
+    """A key that the plugin does not have is refused by its schema."""
+    if not installed(launcher):
+        return refused(launcher, capsys)
+    name = PLUGINS[launcher][1]
+    own = [] if launcher == "ray_cluster" else ["hydra.launcher.nodes=2", "hydra.launcher.cpus_per_task=4"]
+    with initialize_config_dir(config_dir=str(config_dir()), **VERSION_BASE):
+        config = compose("train", [f"hydra/launcher={launcher}", "seed=1", *own], return_hydra_config=True)
+    node = config.hydra.launcher
+    assert node._target_.endswith(name)
+    if own:
+        assert (node.nodes, node.cpus_per_task, node.timeout_min) == (2, 4, 1440)
+    OmegaConf.set_readonly(config.hydra, False)
+    config.hydra.sweep.dir, config.hydra.job.name = "sweep", "train"
+    built = Plugins.instance()._instantiate(node)
+    assert isinstance(built, Launcher)
+    assert type(built).__name__ == name
+
+
+@pytest.mark.parametrize("plugin", LAUNCHERS)
+def test_a_plugin_that_is_not_installed_is_one_sentence(plugin):
+    missing = SimpleNamespace(missing_cfg_file=f"hydra/launcher/{plugin}", options=[])
+    text = _explain_missing_config(missing, "train", ["hydra/launcher=slurm"], [config_dir()])
+    assert text == f"The launcher {plugin} is not installed: pip install {LAUNCHERS[plugin]}."
+
+
+def test_help_and_completion_do_not_look_for_plugins(capsys):
+    assert main(["train", "--help"]) == 0
+    assert "submitit" not in capsys.readouterr().out
+    assert "submitit" not in sys.modules
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["local", "ray_cluster"])
+def test_a_multirun_really_runs(launcher, tmp_path, capsys):
+    """Pickled, and unpickled in another process; of submitit, the way that Slurm's jobs go, too."""
+    if not installed(launcher):
+        return refused(launcher, capsys)
+    own = ["hydra.launcher.ray.remote.num_cpus=1"] if launcher == "ray_cluster" else []
+    done = modiste(
+        "train", "-m", *TINY, *own, "debug=step", f"hydra/launcher={launcher}", "loss=clip,siglip",
+        "hydra.sweep.dir=grid", cwd=tmp_path, fork=False, PYTHONPATH=os.pathsep.join(sys.path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    for job, loss in enumerate(("clip", "siglip")):
+        config = OmegaConf.load(tmp_path / "grid" / str(job) / ".hydra" / "config.yaml")
+        assert config.loss._target_.startswith(f"modiste.losses.{loss}.")
+    if launcher == "local":
+        assert len(list((tmp_path / "grid" / ".submitit").glob("*/*_result.pkl"))) == 2
+        logs = "".join(file.read_text() for file in (tmp_path / "grid" / ".submitit").glob("*/*_log.*"))
+        assert logs.count("Job completed successfully") >= 2
+        assert logs.count("val/loss") >= 2

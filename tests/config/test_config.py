@@ -1,0 +1,450 @@
+"""Composition, the allow-listed instantiate, validation; and every YAML of conf/ against its root."""
+
+import random
+from dataclasses import dataclass
+
+import pytest
+from omegaconf import OmegaConf
+
+from modiste import config
+from modiste.cli import Outline
+from modiste.config import compose, config_dir, instantiate, list_groups, locate, quote, validate, value_problems
+from modiste.errors import ModisteError
+
+CONF = config_dir()
+GROUPS = list_groups([CONF])
+ROOTS = sorted(file.stem for file in CONF.glob("*.yaml"))
+
+
+def choices():
+    """(root, overrides): every root as it is; every option of a group with train and evaluate, or one that has it."""
+    tops = {root: Outline.read([CONF], root).groups for root in ROOTS}
+    for root in ROOTS:
+        yield root, []
+    for group, options in GROUPS.items():
+        able = [root for root in ROOTS if group.split("/")[0] in tops[root]]
+        for root in [root for root in ("train", "evaluate") if root in able] or able[:1]:
+            listed = tops[root].get(group, ("",))[0].startswith("[")
+            yield from ((root, [f"{group}=[{o}]" if listed else f"{group}={o}"]) for o in options)
+
+
+REFUSED_IN_TRAINING = [[f"task=[{task}]"] for task in ("marqo", "composed", "compatibility", "grounding")]
+
+
+@pytest.mark.parametrize(("root", "overrides"), list(choices()), ids=lambda v: v if isinstance(v, str) else "".join(v))
+def test_every_option_composes_and_validates_against_its_root(root, overrides):
+    cfg = compose(root, overrides)
+    for path in [path for path, parent, key in config._walk(cfg) if OmegaConf.is_missing(parent, key)]:
+        OmegaConf.update(cfg, path, "given")  # what the user has to give
+    try:
+        validate(cfg)
+    except ModisteError as error:
+        if "is not installed" in str(error):
+            pytest.skip(str(error))
+        # What a root refuses on purpose: validation looks neither at a test set nor at anything but its own split.
+        if (
+            root not in ("train", "sweep")
+            or overrides not in REFUSED_IN_TRAINING
+            or "evaluate the run" not in str(error)
+        ):
+            raise
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_no_group_takes_an_option_that_is_not_there(root):
+    """`optional` in a defaults list would let a typo pass."""
+    for group in Outline.read([CONF], root).groups:
+        with pytest.raises(ModisteError, match="no option 'absent'"):
+            compose(root, [f"{group}=absent"])
+
+
+@pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: file.relative_to(CONF).as_posix())
+def test_every_yaml_begins_with_a_comment_of_one_line_that_says_what_it_is(file):
+    comments = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        comments.append(line)
+    comments = [line for line in comments if "@package" not in line]
+    assert comments
+    assert len(comments[0]) > 12
+
+
+def test_every_group_of_conf_is_in_some_root():
+    used = {group for root in ROOTS for group in Outline.read([CONF], root).groups} | {"hydra"}  # Hydra's own
+    assert {group.split("/")[0] for group in GROUPS} <= used
+
+
+# ------------------------------------------------------------------------------------------------------- composition
+
+
+@pytest.fixture
+def conf(tmp_path):
+    """A small conf/ of two groups."""
+    files = {
+        "sew.yaml": "defaults:\n  - cloth: wool\n  - extra: null\n  - _self_\nseed: 1\ntitle: x\n",
+        "cloth/wool.yaml": "weight: 3\nyarn: {ply: 2}\n",
+        "cloth/linen.yaml": "weight: 2\n",
+        "cloth/_base.yaml": "weight: 1\n",
+        "extra/lace.yaml": "a: 1\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["cloth=lnen"], ["'lnen'", "group cloth", "Did you mean 'linen'?"]),
+        (["clth=linen"], ["'clth'", "Did you mean 'cloth'?"]),
+        (["cloth.wieght=4"], ["'cloth.wieght'", "Did you mean 'cloth.weight'?"]),
+        (["ply=4"], ["Did you mean 'cloth.yarn.ply'?"]),
+        (["ply=4"], ["+ply=4 would add it"]),
+        (["title=a(b"], ["quote it", '"a(b"']),
+        (["title"], ["'title' is not an override"]),
+        (["seed=1,2"], ["add -m", "seed=[1,2]"]),
+        (["cloth=null"], ["cloth=null", "~group"]),
+        (["~sed"], ["Did you mean 'seed'?"]),
+        (["+seed=3"], ["already at 'seed'"]),
+        (["hydra.run.dri=x"], ["Did you mean 'hydra.run.dir'?"]),
+        (["hydra.mode=foo"], ["'foo'", "RUN, MULTIRUN"]),
+        (["a b=3"], ["'a b' is not a key"]),
+    ],
+)
+def test_a_mistake_in_an_override_is_one_sentence_with_the_remedy(conf, overrides, parts):
+    with pytest.raises(ModisteError) as caught:
+        compose("sew", overrides, root=conf)
+    message = str(caught.value)
+    assert all(part in message for part in parts), message
+    assert "\n" not in message
+
+
+def test_private_options_are_not_suggested(conf):
+    with pytest.raises(ModisteError, match=r"Choose from: linen, wool\.$"):
+        compose("sew", ["cloth=zzz"], root=conf)
+
+
+def test_an_unknown_root_names_the_closest(conf):
+    with pytest.raises(ModisteError, match="Did you mean 'sew'"):
+        compose("seww", root=conf)
+
+
+def test_a_mandatory_group_names_its_options(conf):
+    (conf / "hem.yaml").write_text("defaults:\n  - cloth: ???\n")
+    with pytest.raises(ModisteError, match=r"cloth=linen\|wool"):
+        compose("hem", root=conf)
+
+
+def test_a_yaml_that_names_an_absent_option_is_itself_named(conf):
+    (conf / "hem.yaml").write_text("defaults: [{cloth: silk}]\n")
+    with pytest.raises(ModisteError, match=r"'silk'.*hem\.yaml"):
+        compose("hem", root=conf)
+
+
+def test_broken_yaml_is_named_with_file_and_line(conf):
+    (conf / "cloth/broken.yaml").write_text("a: [1,\n")
+    with pytest.raises(ModisteError, match=r"broken\.yaml.*line"):
+        compose("sew", ["cloth=broken"], root=conf)
+
+
+def test_the_users_folder_adds_options_also_beside_a_search_path_of_his_own(conf, tmp_path_factory):
+    first, second = tmp_path_factory.mktemp("my conf, (1)"), tmp_path_factory.mktemp("other")
+    for folder, name in ((first, "silk"), (second, "jute")):
+        (folder / "cloth").mkdir()
+        (folder / f"cloth/{name}.yaml").write_text(f"name: {name}\n")
+    assert compose("sew", ["cloth=silk"], [first], root=conf).cloth.name == "silk"
+    search_path = f"hydra.searchpath=[{quote(f'file://{second}')}]"
+    assert compose("sew", [search_path, "cloth=jute"], [first], root=conf).cloth.name == "jute"
+
+
+def test_composing_does_not_disturb_hydra(conf):
+    from hydra.core.global_hydra import GlobalHydra
+
+    compose("sew", root=conf)
+    with pytest.raises(ModisteError):
+        compose("sew", ["x=1"], root=conf)
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def nasty_texts():
+    draw = random.Random(0)
+    alphabet = "\"'\\${}()[],=:;&%#@!~*? \tabéあ"
+    return [
+        "",
+        " ",
+        "null",
+        "1",
+        "a,b",
+        "x=y",
+        "${seed}",
+        "\\${seed}",
+        '\\"',
+        "a\\",
+        "a\\\\",
+        "~/x",
+        "[1,2",
+        "{a:1}",
+    ] + ["".join(draw.choices(alphabet, k=draw.randint(1, 12))) for _ in range(150)]
+
+
+def test_a_quoted_value_is_exactly_that_text(conf):
+    texts = nasty_texts()
+    read = compose("sew", [f"title=[{','.join(map(quote, texts))}]"], root=conf).title
+    assert list(read) == texts
+
+
+# ------------------------------------------------------------------------------------------------------- instantiate
+
+
+@dataclass
+class Size:
+    """Hydra would take such an argument for a config."""
+
+    height: int
+
+
+class Suit:
+    """Keeps its arguments."""
+
+    def __init__(self, cloth, lining=None, *buttons, **more):
+        self.cloth, self.lining, self.buttons, self.more = cloth, lining, buttons, more
+
+    @staticmethod
+    def validate_config(node, cfg):
+        if node.get("lining") == "paper":
+            raise ModisteError("paper is no lining")
+
+
+class Strict:
+    """Takes two arguments, one of them required."""
+
+    def __init__(self, cloth, lining=None):
+        self.cloth, self.lining = cloth, lining
+
+
+class Broken:
+    """Fails while it is built."""
+
+    def __init__(self, kind):
+        raise {"mine": ModisteError("no cloth"), "other": KeyError("needle")}[kind]
+
+
+HERE = __name__
+
+
+@pytest.fixture
+def allowed(monkeypatch):
+    monkeypatch.setenv("MODISTE_ALLOW", f"somebody, {HERE}.")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "builtins.eval",
+        "subprocess.Popen",
+        "torch.load",
+        "torchvision.io.read_file",
+        "modistes.Evil",
+        "lightning.pytorch.cli.instantiate_class",
+        "lightning.pytorch.cli.LightningCLI",
+        "modiste.utils.run_dir.os.system",
+        "modiste.utils.run_dir.os.path.join",
+        "modiste.cli.main",
+        "modiste.config.instantiate",
+        "modiste.commands.train.run",
+        "modiste.training.build.instantiate",
+        "modiste.utils.run_dir.json.dumps",
+        "modiste.utils.run_dir.write_json.__globals__",
+        "modiste.utils.run_dir.RunDir",
+        "modiste.data.catalogue.Catalogue.build",
+        "modiste.losses.clip.ClipLoss.forward",
+        "modiste.utils.run_dir.Path.unlink",
+        "torch.nn.modules.module.torch.load",
+        "modiste.utils.run_dir.cache_dir.__class__",
+        "",
+        "modiste..rundir",
+        "modiste.utils.run_dir.CONFIG",
+        "modiste.utils.run_dir",
+    ],
+)
+def test_what_is_not_on_the_allow_list_is_refused_by_name_and_by_defining_module(target):
+    with pytest.raises(ModisteError):
+        instantiate({"_target_": target})
+
+
+def test_nothing_is_imported_or_built_when_one_target_of_the_tree_is_refused(monkeypatch):
+    imported = []
+    monkeypatch.setattr(config.importlib, "import_module", imported.append)
+    tree = {"_target_": "torch.nn.Sequential", "_args_": [{"x": [{"_target_": "antigravity.fly"}]}]}
+    with pytest.raises(ModisteError, match=r"'antigravity.fly'.*MODISTE_ALLOW=antigravity"):
+        instantiate(tree)
+    assert imported == []
+
+
+def test_refused_also_below_recursive_false_and_in_partials(allowed):
+    for flag in ({"_recursive_": False}, {"_partial_": True}):
+        with pytest.raises(ModisteError, match="may not be built"):
+            instantiate({"_target_": f"{HERE}.Suit", "cloth": {"_target_": "os.getcwd"}, **flag})
+
+
+def test_users_own_packages_are_allowed_by_the_environment(allowed):
+    assert locate(f"{HERE}.Suit") is Suit
+    with pytest.raises(ModisteError, match="MODISTE_ALLOW"):
+        locate(f"{HERE}_other.Suit")
+
+
+def test_targets_that_are_not_there_name_the_closest(allowed):
+    with pytest.raises(ModisteError, match="Did you mean 'Suit'"):
+        locate(f"{HERE}.Siut")
+    with pytest.raises(ModisteError, match="Did you mean 'losses'"):
+        locate("modiste.loses.clip.ClipLoss")
+    with pytest.raises(ModisteError, match="'somebody', which is not installed"):
+        locate("somebody.Thing")
+
+
+def test_nested_nodes_lists_and_plain_containers(allowed):
+    node = OmegaConf.create(
+        {
+            "cut": "slim",
+            "suit": {
+                "_target_": f"{HERE}.Suit",
+                "_convert_": "none",
+                "cloth": {"_target_": f"{HERE}.Suit", "cloth": "${cut}"},
+                "lining": {"parts": [1, {"_target_": f"{HERE}.Suit", "cloth": 2}]},
+                "extra": None,
+            },
+        }
+    )
+    suit = instantiate(node.suit)
+    assert suit.cloth.cloth == "slim"
+    assert type(suit.lining) is dict
+    assert type(suit.lining["parts"]) is list
+    assert suit.lining["parts"][1].cloth == 2
+    assert suit.more == {"extra": None}
+
+
+def test_special_keys(allowed):
+    target = f"{HERE}.Suit"
+    assert (
+        instantiate({"_target_": target, "_args_": ["a", "b", {"_target_": target, "cloth": 1}]}).buttons[0].cloth == 1
+    )
+    raw = {"_target_": target, "cloth": 1}
+    assert instantiate({"_target_": target, "_recursive_": False, "cloth": raw}).cloth == raw
+    partial = instantiate({"_target_": target, "_partial_": True, "cloth": "???", "lining": 1})
+    assert partial(2).cloth == 2
+    assert partial(2).lining == 1
+    with pytest.raises(ModisteError, match="true or false"):
+        instantiate({"_target_": target, "_partial_": "yes please", "cloth": 1})
+    assert instantiate(None) is None
+    assert instantiate({"a": {"_target_": target, "cloth": 1}, "b": None})["b"] is None
+    assert instantiate([{"_target_": target, "cloth": 1}])[0].cloth == 1
+
+
+def test_arguments_of_the_caller_replace_the_nodes_and_are_handed_over_as_they_are(allowed):
+    size, config_node = Size(3), OmegaConf.create({"a": 1})
+    suit = instantiate(OmegaConf.create({"_target_": f"{HERE}.Suit", "cloth": "???"}), cloth=size, lining=config_node)
+    assert suit.cloth is size
+    assert suit.lining is config_node
+    with pytest.raises(ModisteError, match="no _target_"):
+        instantiate({"a": 1}, cloth=2)
+
+
+def test_errors_of_a_constructor_surface_as_they_are(allowed):
+    nested = {"_target_": f"{HERE}.Suit", "cloth": {"_target_": f"{HERE}.Broken", "kind": "mine"}}
+    with pytest.raises(ModisteError, match=r"^no cloth$"):
+        instantiate(nested)
+    nested["cloth"]["kind"] = "other"
+    with pytest.raises(KeyError, match="needle"):
+        instantiate(nested)
+
+
+def test_wrong_arguments_are_the_users_mistake(allowed):
+    cfg = OmegaConf.create({"suit": {"_target_": f"{HERE}.Strict", "cloth": 1, "linning": 2}})
+    with pytest.raises(ModisteError, match=r"'suit\.linning'.*Did you mean 'lining'"):
+        instantiate(cfg.suit)
+    with pytest.raises(ModisteError, match=r"'cloth' is missing"):
+        instantiate({"_target_": f"{HERE}.Strict"})
+    with pytest.raises(ModisteError, match="has no value"):
+        instantiate({"_target_": f"{HERE}.Strict", "cloth": "???"})
+    with pytest.raises(ModisteError, match=r"Interpolation key 'nowhere'"):
+        instantiate(OmegaConf.create({"suit": {"_target_": f"{HERE}.Strict", "cloth": "${nowhere}"}}).suit)
+
+
+# -------------------------------------------------------------------------------------------------------- validation
+
+
+def problems_of(tree, **kwargs):
+    with pytest.raises(ModisteError) as caught:
+        validate(OmegaConf.create(tree), **kwargs)
+    return str(caught.value)
+
+
+def test_validate_lists_every_problem_on_a_line_of_its_own(allowed):
+    message = problems_of(
+        {
+            "a": {"_target_": f"{HERE}.Strict", "clth": 1},
+            "b": {"_target_": "torch.nn.Lineer"},
+            "c": {"_target_": "os.system"},
+            "d": "???",
+            "e": "${a.cloth}",
+            "list": [{"f": "${oc.env:MODISTE_NO_SUCH}"}],
+            "data": {"batch_size": 1},
+            "loss": {},
+            "image": {"size": 0},
+            "init": "x",
+            "resume": "y",
+        }
+    )
+    lines = message.split("\n")
+    assert lines[0] == f"The config has {len(lines) - 1} problems:"
+    expected = [
+        ("'a.clth'", "Did you mean 'cloth'"),
+        ("'a.cloth' is missing",),
+        ("'b._target_'", "Did you mean 'Linear'"),
+        ("'c._target_'", "may not be built"),
+        ("'d' has no value", "d=…"),
+        ("'e' = ${a.cloth}", "no 'a.cloth'"),
+        ("'list.0.f'", "MODISTE_NO_SUCH"),
+        ("'data.batch_size' is 1",),
+        ("'image.size' is 0",),
+        ("init and resume exclude each other",),
+    ]
+    for parts in expected:
+        assert sum(all(part in line for part in parts) for line in lines) == 1, parts
+    assert len(lines) == 1 + len(expected)
+
+
+def test_a_sound_config_is_valid_and_what_an_interpolation_points_to_is_reported_once(allowed):
+    tree = {
+        "image": {"_target_": f"{HERE}.Strict", "cloth": 1},
+        "model": {"_target_": f"{HERE}.Suit", "cloth": "${image}", "anything": 1},
+        "optim": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.1, "params": "???"},
+        "out": "${hydra:runtime.output_dir}/x",
+        "init": None,
+        "resume": None,
+        "data": {"batch_size": 2},
+        "loss": {},
+    }
+    validate(OmegaConf.create(tree))
+    tree["image"]["colour"] = "red"
+    assert problems_of(tree).startswith("'image.colour'")
+
+
+def test_what_the_caller_gives_is_not_missing(allowed):
+    tree = {"suit": {"_target_": f"{HERE}.Strict"}, "coat": {"_target_": f"{HERE}.Strict", "cloth": "???"}}
+    validate(OmegaConf.create(tree), given={"suit": ["cloth"], "coat": ["cloth"]})
+    assert "'suit.cloth' is missing" in problems_of(tree, given={"coat": ["cloth"]})
+
+
+def test_a_target_checks_its_own_node_once_everything_else_is_right(allowed):
+    tree = {"suit": {"_target_": f"{HERE}.Suit", "cloth": 1, "lining": "paper"}}
+    assert problems_of(tree) == "'suit': paper is no lining"
+    assert "paper" not in problems_of({**tree, "x": "???"})
+
+
+def test_values_are_checked_without_imports():
+    tree = OmegaConf.create({"a": {"_target_": "no.such.thing", "x": "???"}, "b": "${a.y}"})
+    assert [problem.split("'")[1] for problem in value_problems(tree)] == ["a.x", "b"]

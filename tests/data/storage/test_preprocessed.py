@@ -1,0 +1,124 @@
+"""Prepared pixels are those of the files, resume after an interruption, and are refused where they do not fit."""
+
+import json
+
+import pytest
+import torch
+
+from helpers.commands import TINY, modiste
+from helpers.tiny_models import two_tower
+from modiste.data.build import load
+from modiste.data.module import FashionDataModule
+from modiste.data.splits import RandomSplit
+from modiste.data.storage.preprocessed import Prepared, write
+from modiste.data.synthetic import Synthetic
+from modiste.embedding.embedder import ModelEmbedder
+from modiste.errors import ModisteError
+from modiste.models.preprocess import Preprocess
+from modiste.texts.words import HashTokenizer
+
+PAD = Preprocess(size=24, resize="pad")
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    return RandomSplit({"train": 0.8, "val": 0.1, "test": 0.1})(Synthetic(products=30, views=1, size=40)())
+
+
+def batches(catalogue, preprocess):
+    data = FashionDataModule(catalogue, preprocess, HashTokenizer(), batch_size=8, num_workers=0)
+    return [*data.train_dataloader(), *data.val_dataloader()]
+
+
+def test_batches_are_those_of_the_files_bit_for_bit(catalogue, tmp_path):
+    assert write(catalogue, PAD, tmp_path, shard_rows=8) == 4
+    ready = Prepared(str(tmp_path), verify=True)()
+    assert ready.fingerprint() == catalogue.fingerprint()
+    assert (ready.attributes, ready.card, ready.splits) == (catalogue.attributes, catalogue.card, catalogue.splits)
+    for ours, theirs in zip(batches(ready, PAD), batches(catalogue, PAD), strict=True):
+        assert torch.equal(ours["pixels"], theirs["pixels"])
+        assert ours["texts"] == theirs["texts"]
+    assert ready.read_image(3).size == (24, 24)
+
+
+def test_finished_shards_are_kept_and_a_damaged_one_is_made_anew(catalogue, tmp_path):
+    shown = []
+
+    def stop_after_two(items, total, title):
+        for index, item in enumerate(items):
+            if index == 2:
+                raise KeyboardInterrupt
+            shown.append(title)
+            yield item
+
+    with pytest.raises(KeyboardInterrupt):
+        write(catalogue, PAD, tmp_path, shard_rows=8, progress=stop_after_two)
+    with pytest.raises(ModisteError, match="unfinished"):
+        Prepared(str(tmp_path))()
+    assert write(catalogue, PAD, tmp_path, shard_rows=8) == 2
+    assert write(catalogue, PAD, tmp_path, shard_rows=8) == 0
+    assert shown == ["Preparing 30 images"] * 2
+
+    shard = tmp_path / "pixels-00001.npy"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 255
+    shard.write_bytes(content)
+    with pytest.raises(ModisteError, match=r"pixels-00001\.npy is missing or damaged"):
+        Prepared(str(tmp_path), verify=True)()
+    assert write(catalogue, PAD, tmp_path, shard_rows=8) == 1
+    Prepared(str(tmp_path), verify=True)()
+    shard.unlink()
+    with pytest.raises(ModisteError, match="missing or damaged"):
+        Prepared(str(tmp_path))()
+
+
+def test_pixels_of_another_transform_or_data_set_are_refused(catalogue, tmp_path):
+    write(catalogue, PAD, tmp_path)
+    ready = Prepared(str(tmp_path))()
+    with pytest.raises(ModisteError, match="resize=pad, but the model takes resize=squash"):
+        batches(ready, Preprocess(size=24, resize="squash"))
+    batches(ready, Preprocess(size=24, resize="pad", mean=(0.1, 0.2, 0.3)))  # which comes after the pixels
+    with pytest.raises(ModisteError, match="preprocess differs"):
+        write(catalogue, Preprocess(size=25, resize="pad"), tmp_path)
+    with pytest.raises(ModisteError, match="fingerprint differs"):
+        write(catalogue.select(split="train"), PAD, tmp_path)
+    node = {"name": "kagl", "prepared": str(tmp_path), "split": None, "catalogue": None}
+    with pytest.raises(ModisteError, match="pixels of 'synthetic', not of 'kagl'"):
+        load(node)
+
+
+def test_embeddings_of_other_pixels_have_a_cache_entry_of_their_own(catalogue, tmp_path):
+    model = two_tower()
+    write(catalogue, model.preprocess, tmp_path / "ready")
+    ready = Prepared(str(tmp_path / "ready"))()
+    embedder = ModelEmbedder(model, cache=tmp_path / "cache")
+    first = embedder.images(catalogue)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    torch.testing.assert_close(embedder.images(ready), first)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_directory_that_holds_none_is_one_sentence(tmp_path):
+    with pytest.raises(ModisteError, match="modiste prepare"):
+        Prepared(str(tmp_path / "nothing"))()
+
+
+@pytest.mark.slow
+def test_prepare_and_train_on_it_from_the_command_line(tmp_path):
+    source = [setting for setting in TINY if setting.startswith("data.catalogue")]
+    done = modiste("prepare", "data=synthetic", *source, "size=32", "crop_pct=0.875", "out=ready", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "ready" / "manifest.json").read_text())["complete"]
+    refused = modiste("train", *TINY, "data.prepared=ready", "trainer.max_epochs=1", cwd=tmp_path)
+    assert refused.returncode != 0
+    assert "prepare them again" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    again = modiste("prepare", "data=synthetic", *source, "size=32", "crop_pct=0.95", "out=fits", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    weights = []
+    for name, extra in {"plain": [], "ready": ["data.prepared=fits"]}.items():
+        run = modiste("train", *TINY, *extra, "trainer.max_epochs=1", f"hydra.run.dir=run_{name}", cwd=tmp_path)
+        assert run.returncode == 0, run.stdout + run.stderr
+        last = tmp_path / f"run_{name}" / "checkpoints" / "last.ckpt"
+        weights.append(torch.load(last, weights_only=True)["state_dict"])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -1,0 +1,322 @@
+"""Every backend gives torch's embeddings, for any batch size and text length, or is refused or passed over."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.tiny_models import narrow_two_tower as model
+from modiste.embedding import backends
+from modiste.embedding.backends import Tower, check_name, choose
+from modiste.errors import ModisteError
+from modiste.utils.machine import has_bf16
+
+needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="the extra 'openvino' is not installed")
+TEXTS = ["a red dress with long sleeves", "jeans", "a shoe for running", "bag", "two words"]
+
+
+def pixels(count):
+    return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        ("compile", "test_efficientnet"),
+        ("onnxruntime", "test_efficientnet"),
+        ("onnxruntime", "test_vit"),
+        ("openvino", "test_efficientnet"),
+        ("openvino", "test_vit"),
+    ],
+)
+def test_embeddings_are_torchs_for_other_sizes_than_the_examples(name, image):
+    built = model(image)
+    taken, encode = choose(Tower(built, "image", pixels(3)), name, min_cosine=0.9999)
+    assert taken == name
+    for count in (1, 5, 21):  # 21: several parts of a batch, the last one smaller
+        torch.testing.assert_close(encode(pixels(count)), built.encode_image(pixels(count)), rtol=1e-3, atol=1e-4)
+    _, encode = choose(Tower(built, "text", built.tokenizer(TEXTS[:3])), name, min_cosine=0.9999)
+    for texts in (TEXTS[:1], TEXTS[3:], TEXTS):
+        tokens = built.tokenizer(texts)
+        torch.testing.assert_close(encode(tokens), built.encode_text(tokens), rtol=1e-3, atol=1e-4)
+
+
+def counted(made, name, make):
+    """A backend that notes that it was made."""
+
+    def factory(tower, precision):
+        made.append(f"{name}-{precision}")
+        return make(tower)
+
+    return factory
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+    """Backends of known speed; what they were made for."""
+    made = []
+
+    def broken(tower):
+        raise RuntimeError("cannot export")
+
+    makers = {
+        "torch": lambda tower: tower.encode,
+        "far": lambda tower: lambda inputs: -tower.encode(inputs),
+        "nan": lambda tower: lambda inputs: tower.encode(inputs) * float("nan"),
+        "broken": broken,
+        "good": lambda tower: lambda inputs: tower.encode(inputs) * 1.0,
+        "slow": lambda tower: lambda inputs: tower.encode(inputs) * 1.0,
+    }
+    speeds = iter([1.0, 10.0, 0.5, 20.0, 30.0, 0.1])
+    monkeypatch.setattr(backends, "BACKENDS", {name: counted(made, name, make) for name, make in makers.items()})
+    monkeypatch.setattr(backends, "has_bf16", lambda: False)
+    monkeypatch.setattr(backends, "rate", lambda tower, encode: next(speeds))
+    return made
+
+
+def test_auto_takes_the_fastest_that_is_near_enough_and_says_why_not_the_others(fakes, caplog):
+    tower = Tower(model(), "image", pixels(3))
+    with caplog.at_level("INFO", "modiste.embedding.backends"):
+        assert choose(tower, "auto", 0.99)[0] == "good"
+    for words in (
+        "far: passed over: backend=far is too far from torch: cosine -1",
+        "nan: passed over",
+        "cannot export",
+    ):
+        assert words in caplog.text
+
+
+def test_a_backend_has_to_be_faster_by_more_than_the_noise_of_a_probe(fakes, monkeypatch):
+    for won, taken in ((1.09, "torch"), (1.11, "good")):
+        speeds = iter([1.0, won, *[0.1] * 9])
+        monkeypatch.setattr(backends, "rate", lambda tower, encode, speeds=speeds: next(speeds))
+        assert choose(Tower(model(), "image", pixels(3)), "auto", 0.99)[0] == taken
+
+
+def test_a_backend_that_is_named_is_refused_for_what_auto_passes_over(fakes):
+    tower = Tower(model(), "image", pixels(3))
+    with pytest.raises(ModisteError, match=r"too far from torch: cosine -1.*min_cosine.image=0.99. Use backend=torch"):
+        choose(tower, "far", 0.99)
+    with pytest.raises(ModisteError, match="too far from torch: cosine nan"):
+        choose(tower, "nan", 0.99)
+    with pytest.raises(ModisteError, match=r"cannot run the image tower: cannot export Use backend=torch"):
+        choose(tower, "broken", 0.99)
+
+
+def test_bf16_is_tried_only_where_the_processor_computes_in_it(fakes, monkeypatch):
+    tower = Tower(model(), "image", pixels(3))
+    monkeypatch.setattr(backends, "has_bf16", lambda: True)
+    assert choose(tower, "auto", 0.99)[0] == "good-bf16"  # the fifth that is timed
+    assert "torch-bf16" in fakes
+    assert {name.partition("-")[2] for name in fakes[: fakes.index("torch-bf16")]} == {"fp32"}
+
+
+def test_of_two_that_are_as_fast_within_the_noise_the_more_exact_is_taken(fakes, monkeypatch):
+    monkeypatch.setattr(backends, "has_bf16", lambda: True)
+    speeds = iter([1.0, 5.0, 5.4, *[1.0] * 9])  # torch, good, slow, those in bf16
+    monkeypatch.setattr(backends, "rate", lambda tower, encode: next(speeds))
+    assert choose(Tower(model(), "image", pixels(3)), "auto", 0.99)[0] == "good"
+
+
+def test_int8_is_of_openvino_and_tried_last():
+    assert backends.candidates("image")[-1] == backends.candidates("text")[-1] == "openvino-int8"
+    with pytest.raises(ModisteError, match="precision=int8 needs backend=openvino, not torch"):
+        choose(Tower(model(), "image", pixels(3)), "torch-int8", 0.9)
+    with pytest.raises(ModisteError, match="precision=int4 is not known: choose fp32, bf16 or int8"):
+        check_name("openvino", "int4")
+
+
+def products(program):
+    """The matrix products of a program of OpenVINO."""
+    return [node for node in program.get_ordered_ops() if node.get_type_name() == "MatMul"]
+
+
+@needs_openvino
+@pytest.mark.parametrize("transposed", [True, False])
+def test_int8_weights_are_the_nearest_of_the_finest_scale_an_output(transposed):
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    weights = torch.randn(5, 96, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 5).unsqueeze(1)
+    weights[3] = 0  # an output without a scale
+    stored = ops.constant((weights if transposed else weights.T).contiguous().numpy())
+    given = ops.parameter([-1, 96], name="given")
+    once = ops.matmul(given, stored, False, transposed)
+    program = ov.Model([ops.matmul(once, once, False, True)], [given])
+    assert backends.quantise_weights(program) == 32  # the largest that divides 128 and 96
+    first, of_activations = products(program)
+    assert of_activations.input_value(0).get_node() == of_activations.input_value(1).get_node() == first
+    rounded, scale = (part if transposed else part.T for part in dequantised(first))
+    assert (scale > 0).all()
+    assert ((rounded * scale - weights).abs() <= scale / 2 * (1 + 1e-5)).all()  # nothing is nearer, or cut off
+    used = weights.abs().amax(1) > 0
+    assert (rounded.int().abs().amax(1)[used] == 127).all()  # and no finer scale would do
+    assert not rounded[~used].any()
+
+
+@needs_openvino
+def test_int8_is_of_products_of_weights_that_its_groups_divide_and_of_nothing_else():
+    """Not of a projection of 48 inputs, or the embeddings of tokens."""
+    built = model(hidden=64)
+    built.text_projection = torch.nn.Sequential(torch.nn.Linear(64, 48), torch.nn.Linear(48, 8))
+    program = backends._openvino(Tower(built, "text", built.tokenizer(TEXTS)))
+    before = [constant(node) for node in products(program)]
+    assert backends.quantise_weights(program) == 64
+    whole = [node for node, weights in zip(products(program), before, strict=True) if weights is not None]
+    # Of a layer queries, keys, values, output and two of its perceptron; the two of the projection.
+    assert len(whole) == 2 * 6 + 2
+    assert sum(constant(node) is None for node in whole) == 2 * 6 + 1
+    gathers = [node for node in program.get_ordered_ops() if node.get_type_name() == "Gather"]
+    assert gathers
+    assert not any("i8" in str(node.input(0).get_element_type()) for node in gathers)
+
+
+def constant(node):
+    """The weights of a product, or nothing."""
+    source = node.input_value(1).get_node()
+    return torch.tensor(source.get_data()) if source.get_type_name() == "Constant" else None
+
+
+def dequantised(node):
+    """Of weights that are a product of int8 numbers and scales: both."""
+    numbers, scale = (value.get_node() for value in node.input_value(1).get_node().input_values())
+    stored = numbers.input_value(0).get_node().get_data()
+    assert stored.dtype == "int8"
+    return torch.tensor(stored), torch.tensor(scale.get_data())
+
+
+@needs_openvino
+def test_a_tower_of_convolutions_has_no_int8():
+    with pytest.raises(ModisteError, match=r"precision=int8 is for matrix products.*set precision=bf16 or fp32"):
+        choose(Tower(model(), "image", pixels(3)), "openvino-int8", 0.9)
+
+
+@needs_openvino
+def test_int8_is_near_torch_for_other_sizes_than_the_examples_and_no_other_precision():
+    built = model("test_vit", hidden=64)
+    for tower, inputs in (
+        (Tower(built, "image", pixels(3)), [pixels(count) for count in (1, 21)]),
+        (Tower(built, "text", built.tokenizer(TEXTS[:3])), [built.tokenizer(part) for part in (TEXTS[3:], TEXTS)]),
+    ):
+        encode = choose(tower, "openvino-int8", min_cosine=0.995)[1]
+        same_hint = choose(tower, "openvino-bf16" if has_bf16() else "openvino", min_cosine=0.995)[1]
+        for others in inputs:
+            ours, torchs = encode(others), tower.encode(others)
+            assert torch.nn.functional.cosine_similarity(ours, torchs).min().item() > 0.995
+            assert not torch.equal(ours, same_hint(others))
+
+
+@needs_openvino
+def test_auto_takes_int8_where_it_is_fastest(monkeypatch):
+    monkeypatch.setattr(backends, "BACKENDS", {name: lambda tower, _: tower.encode for name in ("torch", "openvino")})
+    monkeypatch.setattr(backends, "has_bf16", lambda: False)
+    speeds = iter([1.0, 2.0, 3.0])
+    monkeypatch.setattr(backends, "rate", lambda tower, encode: next(speeds))
+    assert choose(Tower(model(), "image", pixels(3)), "auto", 0.99)[0] == "openvino-int8"
+
+
+@needs_openvino
+def test_advice_for_int8_can_be_followed(monkeypatch):
+    monkeypatch.setitem(backends.BACKENDS, "openvino", lambda tower, _: lambda inputs: -tower.encode(inputs))
+    with pytest.raises(ModisteError, match=r"too far from torch.*Use precision=bf16 or fp32"):
+        choose(Tower(model(), "image", pixels(3)), "openvino-int8", 0.9)
+
+
+@needs_openvino
+def test_signals_are_heard_after_two_programs_of_openvino_have_gone():
+    """In a process of its own: OpenVINO's stack for signals may not be one that is gone (it was, with a Core each)."""
+    script = """
+import gc, os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from helpers.tiny_models import narrow_two_tower as model, pixels
+from modiste.embedding.backends import Tower, choose
+tower = Tower(model("test_vit"), "image", pixels(3))
+first, second = choose(tower, "openvino", 0.99), choose(tower, "openvino", 0.99)
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    command = [sys.executable, "-c", script, str(Path(__file__).parents[1])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, (done.returncode, done.stderr[-500:])
+    assert "heard" in done.stdout
+
+
+def test_the_check_sees_another_size_than_the_examples(monkeypatch):
+    """A program that is right for the traced batch only is refused."""
+
+    def traced(tower, precision):
+        count = len(tower.example)
+        return lambda inputs: tower.encode(inputs) * (1 if len(inputs) == count else -1)
+
+    monkeypatch.setitem(backends.BACKENDS, "compile", traced)
+    with pytest.raises(ModisteError, match="too far from torch"):
+        choose(Tower(model(), "image", pixels(4)), "compile", 0.99)
+
+
+@pytest.mark.parametrize("image", ["test_efficientnet", "test_vit"])
+def test_channels_last_gives_torchs_embeddings_and_leaves_the_model_alone(image):
+    built = model(image)
+    strides = [p.stride() for p in built.parameters()]
+    _, encode = choose(Tower(built, "image", pixels(3)), "channels_last", min_cosine=0.9999)
+    count = backends.CHUNK + 3
+    torch.testing.assert_close(encode(pixels(count)), built.encode_image(pixels(count)), rtol=1e-3, atol=1e-4)
+    assert [p.stride() for p in built.parameters()] == strides
+
+
+def test_autocast_of_bf16_is_near_float32_but_not_equal():
+    built = model()
+    _, encode = choose(Tower(built, "image", pixels(3)), "torch-bf16", min_cosine=0.99)
+    ours, torchs = encode(pixels(5)), built.encode_image(pixels(5))
+    assert ours.dtype == torch.float32
+    assert not torch.equal(ours, torchs)
+    torch.testing.assert_close(ours, torchs, rtol=0.1, atol=0.05)
+
+
+def test_padding_on_either_side_is_cut_and_nothing_else():
+    mask = torch.tensor([[0, 0, 1, 1, 0], [0, 1, 1, 0, 0]])
+    ids = torch.arange(10).view(2, 5)
+    cut = backends.without_padding({"input_ids": ids, "attention_mask": mask})
+    assert cut["input_ids"].tolist() == [[1, 2, 3], [6, 7, 8]]
+    assert backends.without_padding({"input_ids": ids})["input_ids"].shape == (2, 5)
+    assert backends.without_padding({"input_ids": ids, "attention_mask": mask * 0})["input_ids"].shape == (2, 1)
+
+
+def test_a_backend_that_is_unknown_or_not_installed_is_one_sentence(monkeypatch):
+    with pytest.raises(ModisteError, match="Did you mean 'openvino'"):
+        check_name("openvin")
+    monkeypatch.setattr(backends, "find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(ModisteError, match=r"needs onnxscript: pip install 'modiste\[onnx\]'"):
+        check_name("onnxruntime")
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    with pytest.raises(ModisteError, match=r"pip install 'modiste\[openvino\]'"):
+        check_name("openvino")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_tower_is_converted_once_for_the_same_weights_and_normalisation(name, tmp_path, monkeypatch):
+    pytest.importorskip(name)
+    built = model()
+
+    def tower(fingerprint="a"):
+        return Tower(built, "image", pixels(3), tmp_path, fingerprint)
+
+    before = choose(tower(), name, 0.9999)[1](pixels(4))
+    assert len(list(tmp_path.iterdir())) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.onnx, "export", lambda *_, **__: pytest.fail("converted again"))
+        patch.setattr(torch.jit, "trace", lambda *_, **__: pytest.fail("converted again"))
+        torch.testing.assert_close(choose(tower(), name, 0.9999)[1](pixels(4)), before, rtol=1e-5, atol=1e-6)
+    assert tower("b").kept(name) != tower().kept(name)
+    built.preprocess = replace(built.preprocess, mean=(0.1, 0.2, 0.3))
+    choose(tower(), name, 0.9999)  # the kept program would be too far
+    assert len(list(tmp_path.iterdir())) == 2

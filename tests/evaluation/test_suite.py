@@ -1,0 +1,133 @@
+"""`modiste evaluate suite=…`, as a user runs it: many data sets, one model, nothing computed twice, nothing hidden."""
+
+import json
+
+import pytest
+import yaml
+
+from helpers.commands import modiste
+from modiste.commands.evaluate import quote_value, same_data, suite_entries
+from modiste.config import compose, config_dir, list_groups
+from modiste.errors import ModisteError
+
+pytestmark = pytest.mark.slow
+DRAWN = {"data": "synthetic", "data.catalogue.products": 60, "data.catalogue.size": 32}
+SUITE = {
+    "name": "small",
+    "entries": {
+        "drawn": DRAWN | {"task": ["retrieval", "zeroshot"]},
+        "prefixed": DRAWN | {"task": ["retrieval"], "task.retrieval.prefix": "a photo, of a ", "variant": "prefix"},
+        "absent": {"data": "kagl", "data.catalogue.path": "nowhere.zip", "task": ["retrieval"]},
+    },
+}
+COMMAND = ("evaluate", "--config-dir", "own", "model=two_tower", "suite=small", "hydra.run.dir=out")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("suite")
+    (folder / "own" / "suite").mkdir(parents=True)
+    (folder / "own" / "suite" / "small.yaml").write_text(yaml.safe_dump(SUITE))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    finished = modiste(*COMMAND, cwd=folder)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished
+
+
+@pytest.fixture(scope="module")
+def run(folder, finished):
+    (run,) = (folder / "out").glob("*/")
+    return run
+
+
+def test_a_suite_runs_what_can_run_and_names_what_is_missing_and_why(run, finished):
+    assert sorted(path.name for path in (run / "results").glob("*.json")) == [
+        "synthetic.test.retrieval.json",
+        "synthetic.test.retrieval.prefix.json",
+        "synthetic.test.zeroshot.json",
+    ]
+    assert "3 computed, 0 kept, 1 missing" in finished.stdout
+    assert "missing: absent · retrieval: nowhere.zip does not exist" in finished.stdout
+    assert "nowhere.zip does not exist" in (run / "report.html").read_text()
+    assert "4/4" in finished.stderr  # the progress bar
+
+
+def test_an_interrupted_suite_goes_on_without_repeating_what_is_done(run, folder):
+    kept, lost = (run / "results" / f"synthetic.test.{name}.json" for name in ("retrieval", "zeroshot"))
+    before, old = kept.stat().st_mtime_ns, json.loads(lost.read_text())
+    lost.unlink()
+    again = modiste(*COMMAND, cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert "1 computed, 2 kept, 1 missing" in again.stdout
+    assert kept.stat().st_mtime_ns == before
+    assert json.loads(lost.read_text())["metrics"] == old["metrics"]
+
+
+def test_a_result_says_how_to_make_it_again(run, folder):
+    old = json.loads((run / "results" / "synthetic.test.retrieval.prefix.json").read_text())
+    assert old["variant"] == "prefix"
+    assert old["protocol"]["prefix"] == "a photo, of a "
+    alone = modiste("evaluate", *old["overrides"], "hydra.run.dir=again", cwd=folder)
+    assert alone.returncode == 0, alone.stderr
+    (new,) = (folder / "again").rglob("results/*.json")
+    assert json.loads(new.read_text())["metrics"] == old["metrics"]
+
+
+@pytest.mark.parametrize(
+    "word", ["data=kagl", "task=[zeroshot]", "split=val", "data.batch_size=1", "task.compatibility.kind=disjoint"]
+)
+def test_what_a_suite_decides_itself_is_refused(word):
+    cfg = compose("evaluate", ["suite=here", "model=clip_b32"])
+    with pytest.raises(ModisteError, match="leave out"):
+        suite_entries(cfg, ["suite=here", "model=clip_b32", word])
+
+
+def test_a_setting_of_a_task_goes_to_the_entries_that_have_it():
+    given = ["suite=openfashionclip_2023", "model=clip_b32", "task.zeroshot.seed=7"]
+    entries = {entry.name: entry.cfg.task for entry in suite_entries(compose("evaluate", given[:2]), given)}
+    assert entries["fashion_mnist"].zeroshot.seed == 7
+    assert "zeroshot" not in entries["kagl"]
+
+
+def test_a_suite_that_can_run_nothing_fails(folder):
+    none = {"name": "none", "entries": {"absent": SUITE["entries"]["absent"]}}
+    (folder / "own" / "suite" / "none.yaml").write_text(yaml.safe_dump(none))
+    failed = modiste("evaluate", "--config-dir", "own", "model=two_tower", "suite=none", cwd=folder)
+    assert failed.returncode == 1
+    assert "Nothing could be evaluated" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize("suite", sorted(list_groups([config_dir()])["suite"]))
+def test_every_entry_of_every_suite_is_a_command_line(suite):
+    given = [f"suite={suite}", "model=clip_b32"]
+    entries = suite_entries(compose("evaluate", given), given)
+    assert entries
+    for entry in entries:
+        assert entry.cfg.task, entry.name
+    names = [(e.cfg.data.name, e.cfg.split, task, e.cfg.variant) for e in entries for task in e.cfg.task]
+    assert len(set(names)) == len(names)  # no result overwrites another
+
+
+@pytest.mark.parametrize("value", ["a, b: 'c' {}", ["x", 1, None], {"a": ["b {}"]}, 0.5, True])
+def test_a_value_of_a_suite_arrives_as_it_is(value):
+    cfg = compose("evaluate", ["model=clip_b32", f"+own={quote_value(value)}"])
+    assert cfg.own == value
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated", "same"),
+    [
+        ("kagl", "kagl", True),
+        ("kagl", "marqo_kagl", True),  # the same photos, in another download
+        ("marqo_inshop", "inshop", True),
+        ("kagl", "fashion_mnist", False),
+    ],
+)
+def test_a_model_is_in_domain_on_the_photos_it_was_trained_on(trained, evaluated, same):
+    nodes = [compose("evaluate", [f"data={name}"]).data for name in (trained, evaluated)]
+    assert same_data(*nodes) is same

@@ -1,0 +1,221 @@
+"""The report is one safe file that says what the run directory says."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from modiste.errors import ModisteError
+from modiste.reporting.report import write_report
+
+EVIL = "<script>alert('x')</script>"
+
+
+class Card:
+    name = "kagl"
+
+
+class Plain:
+    card = Card()
+
+    def read_image(self, i):
+        return Image.new("RGB", (6, 8), (0, 0, 200))
+
+    def column(self, name):
+        return list(range(5)) if name == "row" else [name] * 5
+
+
+class Links(HTMLParser):
+    """Every element that could fetch or run something."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.tags, self.words = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href", "action", "srcset")]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def interval(value, n=50):
+    return {"value": value, "low": value - 0.05, "high": value + 0.05, "n": n}
+
+
+def example(relevant, query="blue dress"):
+    results = [{"row": i, "text": EVIL, "score": 0.4, "relevant": relevant and i == 0} for i in range(5)]
+    return {"kind": "t2i", "query": query, "rank": 1 if relevant else 40, "results": results}
+
+
+def result(task, data="kagl", **extra):
+    fixed = {"schema": 1, "task": task, "data": data, "split": "test", "primary": "t2i/mrr", "protocol": {"tie": EVIL}}
+    fixed |= {"model": {"name": f"mine {EVIL}", "fingerprint": "abc"}, "counts": {"queries": 50}, "seconds": 75}
+    return fixed | {"metrics": {"t2i/mrr": interval(0.4567), "t2i/median_rank": interval(9)}} | extra
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The report of a run directory with everything in it."""
+    return write_report(make_run(tmp_path_factory.mktemp("report") / "run"), Plain())
+
+
+def make_run(folder):
+    (folder / "results").mkdir(parents=True)
+    classes = [f"class {i} {EVIL}" for i in range(20)]
+    rows = [[name, 10, 1 - i / 20] for i, name in enumerate(classes)]
+    matrix = [[10 if i == j else 1 for j in range(4)] for i in range(4)]
+    zeroshot = result(
+        "zeroshot",
+        metrics={"gender/accuracy": interval(0.75)},
+        primary="gender/accuracy",
+        tables={"gender": {"columns": ["class", "support", "f1"], "rows": rows}},
+        confusion={f"gender/{EVIL}": {"labels": classes[:4], "matrix": matrix}},
+    )
+    put(folder, "kagl.test.zeroshot", zeroshot)
+    put(folder, "kagl.test.retrieval", result("retrieval", examples=[example(True), example(False, EVIL)]))
+    (folder / "metrics.csv").write_text("epoch,step,train/loss,train/scale\n0,0,3,14\n0,1,2,15\n")
+    (folder / "config.yaml").write_text(f'name: "{EVIL}"\ndata: {{name: kagl}}\n')
+    (folder / "cost.json").write_text('{"seconds": 3725, "pairs": 7450, "peak_memory_mb": 812.5}')
+    (folder / "environment.json").write_text('{"command": "modiste train", "cpu": "two cores", "packages": {"a": "1"}}')
+    (folder / "data.json").write_text(json.dumps({"rows": 9, "bad": {f"missing {EVIL}": ["7", "8"]}, "top": {}}))
+    return folder
+
+
+def put(folder, name, content):
+    (folder / "results" / f"{name}.json").write_text(json.dumps(content))
+
+
+def read(page):
+    return page.read_text(encoding="utf-8")
+
+
+def words(page):
+    return " ".join(" ".join(Links(read(page)).words).split())
+
+
+def test_the_page_fetches_and_runs_nothing(page):
+    assert page.name == "report.html"
+    found = Links(read(page))
+    assert "script" not in found.tags
+    assert found.links
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in found.links)
+    assert "url(" not in read(page)
+    assert "@import" not in read(page)
+
+
+def test_what_a_user_wrote_is_text(page):
+    text = read(page)
+    assert EVIL not in text
+    assert text.count("&lt;script&gt;") > 20
+
+
+def test_the_header_says_what_ran_and_what_it_cost(page):
+    text = words(page)
+    assert "1 h 2 min, 7,450 pairs, 2.0 pairs/s" in text
+    assert "peak memory 812 MB" in text
+    assert "modiste train" in text
+    assert "two cores" in text
+
+
+def test_metrics_stand_with_their_intervals(page):
+    text = words(page)
+    assert "0.457 [0.407, 0.507]" in text
+    assert "0.750 [0.700, 0.800]" in text
+    assert "9.0" in text
+
+
+def test_pictures_are_files_and_are_in_the_page(page):
+    names = [path.name for path in (page.parent / "figures").glob("*.png")]
+    assert len(names) == 6  # curves, two metrics, one confusion, hits, misses
+    assert read(page).count("<img ") == len(names)
+
+
+def test_worst_classes_come_first(page):
+    text = words(page)
+    table = text[text.index("worst 15 of 20 by f1") :]
+    assert re.findall(r"class (\d+)", table)[:15] == [str(i) for i in range(19, 4, -1)]
+    assert "All 20 rows" in text
+
+
+def test_a_class_without_a_value_is_not_the_worst(run):
+    table = {"columns": ["class", "f1"], "rows": [["empty", None], ["good", 0.9], ["bad", 0.1]]}
+    put(run, "kagl.test.zeroshot", result("zeroshot", tables={"gender": table}))
+    text = words(write_report(run))
+    assert text.index("bad 0.100") < text.index("good 0.900") < text.index("empty —")
+
+
+def test_galleries_without_images_are_said_to_be_missing_then_reused(run):
+    assert words(write_report(run)).count("Not drawn: the images of kagl") == 2
+    drawn = read(write_report(run, Plain()))
+    assert "Not drawn" not in drawn
+    assert read(write_report(run)) == drawn
+
+
+def test_an_old_gallery_is_never_shown_for_new_results(run):
+    write_report(run, Plain())
+    put(run, "kagl.test.retrieval", result("retrieval", examples=[example(True, "another query")]))
+    assert "Not drawn" in words(write_report(run))
+    write_report(run, Plain())
+    assert len(list((run / "figures").glob("*.hits-*.png"))) == 1
+
+
+def test_searches_have_their_own_galleries_and_the_later_ones_are_folded(run):
+    examples = [example(True) | {"search": search} for search in ("t2i", "i2t", "colour-to-product")]
+    put(run, "kagl.test.retrieval", result("retrieval", examples=examples))
+    text = read(write_report(run, Plain()))
+    assert text.index("Retrieval, t2i: hits") < text.index("Retrieval, i2t: hits")
+    assert "<summary>Retrieval, colour-to-product: hits and misses</summary>" in text
+    assert len(list((run / "figures").glob("*.hits-*.png"))) == 3
+
+
+def test_a_catalogue_draws_only_its_own_data(run):
+    put(run, "other.test.retrieval", result("retrieval", data="other", examples=[example(True)]))
+    assert "Not drawn: the images of other" in words(write_report(run, Plain()))
+    assert "Not drawn" not in words(write_report(run, {file.stem: Plain() for file in run.glob("results/*.json")}))
+
+
+def test_published_rows_are_marked_with_their_source(run):
+    put(
+        run,
+        "fashion_mnist.test.zeroshot",
+        result("zeroshot", data="fashion_mnist", metrics={"category/weighted_f1": interval(0.6, 10000)}),
+    )
+    text = words(write_report(run))
+    assert "FashionCLIP 2.0 0.83 published [1]" in text
+    assert "[1] fashion-clip README" in text
+
+
+def test_a_run_that_was_only_trained_has_a_report(run):
+    for path in (run / "results").iterdir():
+        path.unlink()
+    text = words(write_report(run))
+    assert "Training" in text
+    assert "All metrics" not in text
+
+
+def test_bad_rows_are_counted_and_named(page):
+    assert "2: 7, 8" in words(page)
+
+
+@pytest.mark.parametrize("name", ["results/kagl.test.zeroshot.json", "cost.json", "config.yaml"])
+def test_a_malformed_file_is_named(run, name):
+    (run / name).write_text('{"a: [')
+    with pytest.raises(ModisteError, match=re.escape(name.split("/")[-1])):
+        write_report(run)
+
+
+def test_nothing_to_report_is_an_error(tmp_path):
+    with pytest.raises(ModisteError, match=r"neither metrics\.csv nor results"):
+        write_report(tmp_path)
+    with pytest.raises(ModisteError, match="no run directory"):
+        write_report(tmp_path / "absent")

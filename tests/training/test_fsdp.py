@@ -1,0 +1,74 @@
+"""FSDP2 over two gloo processes: loss and gradients are those of one process with the whole batch."""
+
+from datetime import timedelta
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import multiprocessing
+
+from helpers.tiny_models import two_tower
+from modiste.losses.clip import ClipLoss
+from modiste.losses.siglip import SigLipLoss
+from modiste.training.fsdp import shard
+
+WORLD, LOCAL = 2, 4
+LOSSES = {"clip": ClipLoss, "siglip": SigLipLoss}
+
+
+def made(kind):
+    """A model without dropout and batch normalisation, a loss and a batch."""
+    torch.manual_seed(0)
+    model, loss = two_tower().eval(), LOSSES[kind]()
+    torch.manual_seed(1)
+    pixels = torch.randint(256, (WORLD * LOCAL, 3, model.preprocess.size, model.preprocess.size), dtype=torch.uint8)
+    tokens = model.tokenizer([f"a red dress {number}" for number in range(WORLD * LOCAL)])
+    return model, loss, pixels, tokens
+
+
+def step(model, loss, pixels, tokens, mine=slice(None)):
+    """Value and gradients by name, whole."""
+    product = torch.arange(WORLD * LOCAL)[mine]
+    image, text = model(pixels[mine], {name: tensor[mine] for name, tensor in tokens.items()})
+    value = loss(image, text, product)
+    value.backward()
+    named = [*model.named_parameters(), *loss.named_parameters()]
+    gradients = {name: parameter.grad for name, parameter in named if parameter.grad is not None}
+    return {"value": value.detach()} | {n: g.full_tensor() if hasattr(g, "full_tensor") else g for n, g in gradients.items()}  # fmt: skip # noqa: E501
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
+    )
+    seen = {}
+    for kind in LOSSES:
+        model, loss, pixels, tokens = made(kind)
+        whole = sum(parameter.numel() for parameter in model.parameters())
+        shard(model, loss, "cpu")
+        own = sum(parameter.to_local().numel() for parameter in model.parameters())
+        seen[kind] = step(model, loss, pixels, tokens, slice(rank * LOCAL, (rank + 1) * LOCAL))
+        seen[kind]["share"] = torch.tensor(own / whole)
+    torch.save(seen, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fsdp")
+    multiprocessing.spawn(work, (str(folder),), nprocs=WORLD)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_sharded_step_equals_that_of_one_process(seen, kind):
+    expected = step(*made(kind))
+    for found in (process[kind] for process in seen):
+        assert 0.4 < found.pop("share") < 0.6  # each process holds half the weights
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(
+                found[name], value, rtol=1e-4, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}"
+            )

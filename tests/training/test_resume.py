@@ -1,0 +1,96 @@
+"""Killed in mid-epoch and continued, a run ends with the weights of one that was never stopped, bit for bit."""
+
+import csv
+import signal
+import time
+
+import pytest
+import torch
+import yaml
+
+from helpers.commands import TINY, modiste
+
+# All that could lose its place: dropout, augmentation, caption sampling, workers, momentum, a moving average.
+NOISY = [
+    *TINY,
+    "callbacks=[default,ema]",
+    "callbacks.recent.every_n_train_steps=3",
+    "text.config.hidden_dropout_prob=0.2",
+    "data.augment=[{_target_: torchvision.transforms.v2.RandomHorizontalFlip}]",
+    "data.captions.templates=['{text}','{colour} {category}']",
+]
+pytestmark = pytest.mark.slow
+
+
+def train(cwd, run, *overrides, **options):
+    return modiste("train", *NOISY, f"hydra.run.dir={run}", *overrides, cwd=cwd, **options)
+
+
+def checkpoint(run, name="last"):
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def assert_same_end(run, other):
+    first, second = checkpoint(run), checkpoint(other)
+    assert first["global_step"] == second["global_step"] > 0
+    for state in ("state_dict", "current_model_state"):
+        assert first[state].keys() == second[state].keys()
+        assert all(torch.equal(first[state][name], second[state][name]) for name in first[state])
+    moments, others = (c["optimizer_states"][0]["state"] for c in (first, second))
+    assert all(torch.equal(moments[i][key], others[i][key]) for i in moments for key in moments[i])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    finished = train(folder, "run")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return folder / "run"
+
+
+def test_the_average_moves_and_is_what_is_validated(whole):
+    (metrics,) = whole.glob("csv/version_*/metrics.csv")
+    losses = [float(row["val/loss"]) for row in csv.DictReader(metrics.open()) if row["val/loss"]]
+    assert len(set(losses)) == 3
+    saved = checkpoint(whole)
+    assert any(not torch.equal(saved["state_dict"][n], saved["current_model_state"][n]) for n in saved["state_dict"])
+
+
+def stop_at_second_save(run, process, number):
+    """Sends ``number`` when the second mid-epoch checkpoint is there; False when training was faster than this."""
+    recent = run / "checkpoints" / "recent.ckpt"
+    seen = set()
+    while process.poll() is None:
+        if recent.exists():
+            seen.add(recent.stat().st_mtime_ns)
+            if len(seen) == 2:
+                process.send_signal(number)
+                return True
+        time.sleep(0.002)
+    return False
+
+
+def test_sigkill_in_mid_epoch_then_continue_equals_the_uninterrupted_run(whole, tmp_path):
+    process = train(tmp_path, "run", background=True)
+    assert stop_at_second_save(tmp_path / "run", process, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    saved = checkpoint(tmp_path / "run", "recent")
+    batches = saved["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["batch"]
+    assert 0 < batches < checkpoint(whole)["global_step"] / 3, "the kill was not in mid-epoch"
+    continued = modiste("train", f"continue={tmp_path / 'run'}", cwd=tmp_path)
+    assert continued.returncode == 0, continued.stdout + continued.stderr
+    assert_same_end(whole, tmp_path / "run")
+
+
+def test_ctrl_c_saves_the_step_and_says_how_to_go_on(whole, tmp_path):
+    process = train(tmp_path, "run", background=True)
+    assert stop_at_second_save(tmp_path / "run", process, signal.SIGINT)
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, printed
+    assert f"modiste train continue={tmp_path / 'run'}" in printed
+    assert "Traceback" not in printed
+    resumed = modiste("train", f"resume={tmp_path / 'run'}", "hydra.run.dir=other", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert_same_end(whole, tmp_path / "other")
+    assert yaml.safe_load((tmp_path / "other" / "config.yaml").read_text())["text"]["config"]["hidden_size"] == 32

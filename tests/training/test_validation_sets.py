@@ -1,0 +1,181 @@
+"""Further validation sets: composed as modiste evaluate does, measured as it does, and followed by the monitor."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from helpers.commands import TINY, modiste
+from modiste.commands._transfer import validation_sets
+from modiste.config import compose, validate
+from modiste.errors import ModisteError
+
+HELD = "data.held_out={column: category, count: 4, seed: 1}"
+THUMBNAIL = "data.corruptions=[{_target_: modiste.data.augment.Thumbnail, p: 1.0}]"
+THUMBNAILS = (
+    "+transfer.thumbnails={data.corruptions: [{_target_: modiste.data.augment.Thumbnail, p: 1.0}], "
+    "task: [zeroshot], task.zeroshot.attributes: [category]}"
+)
+OTHER = "+transfer.other={data: synthetic, data.catalogue.products: 60, data.catalogue.seed: 5, split: test}"
+
+
+def sets(*words):
+    return validation_sets(compose("train", words), [])
+
+
+# -------------------------------------------------------------------------------------------------------- composition
+
+
+def test_a_set_is_the_trainings_own_data_and_tasks_unless_it_says_otherwise():
+    found = sets(
+        HELD, THUMBNAILS, OTHER, "data.catalogue.size=32", "task.retrieval.ks=[3]", "data.batch_size=7", "seed=9"
+    )
+    assert list(found) == ["held_out", "thumbnails", "other"]
+    held_out, thumbnails, other = found.values()
+    assert (held_out.split, thumbnails.split, other.split) == ("val_held_out", "val", "test")
+    assert list(held_out.task.retrieval.ks) == [3]
+    assert list(thumbnails.task) == ["zeroshot"]
+    assert list(other.task) == ["retrieval"]
+    assert thumbnails.data.catalogue.size == 32
+    assert other.data.catalogue.size == 128
+    assert (held_out.data.held_out.count, thumbnails.data.held_out.count, other.data.held_out) == (4, 4, None)
+    assert (len(held_out.data.corruptions), len(thumbnails.data.corruptions)) == (0, 1)
+    assert {found[name].data.batch_size for name in found} == {7}
+    assert {found[name].data.seed for name in found} == {9}
+
+
+def test_prompts_of_a_set_are_of_its_own_data():
+    (kagl,) = sets("+transfer.shop={data: kagl, task: [zeroshot]}").values()
+    assert "articleType" in kagl.task.zeroshot.prompts
+    assert "pattern" not in kagl.task.zeroshot.prompts
+
+
+def test_without_any_there_is_none_and_ones_own_held_out_set_wins():
+    assert sets() == {}
+    mine = sets(HELD, "+transfer.held_out={split: val_held_out, task: [zeroshot]}")
+    assert list(mine["held_out"].task) == ["zeroshot"]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("+transfer.a={data: kgal}", r"transfer\.a: .*Did you mean 'kagl'"),
+        ("+transfer.a={data.catlogue.size: 3}", r"transfer\.a: .*catalogue"),
+        ("+transfer.a={task: [marqo], data: kagl}", r"transfer\.a: .*test set"),
+        ("+transfer.a={task.retrieval.gallery: all}", r"transfer\.a: .*validation split only"),
+        ("+transfer.a={model: clip_b32}", r"transfer\.a: .*one model"),
+    ],
+)
+def test_mistakes_name_the_set(word, message):
+    with pytest.raises(ModisteError, match=message):
+        sets(word)
+
+
+def test_the_monitor_may_follow_a_set_that_there_is():
+    for metric in ("val/held_out/loss", "val/held_out/retrieval/t2i/mrr", "val/other/retrieval/t2i/mrr", "val/loss"):
+        validate(compose("train", [HELD, OTHER, f"monitor.metric={metric}"]))
+    with pytest.raises(ModisteError, match="no task measures"):
+        validate(compose("train", [OTHER, "monitor.metric=val/held_out/loss"]))
+    with pytest.raises(ModisteError, match=r"transfer\.retrieval.*name of a task"):
+        validate(compose("train", ["+transfer.retrieval={data: kagl}"]))
+
+
+# ----------------------------------------------------------------------------------------------------------- end to end
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("transfer")
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    monitor = ("monitor.metric=val/thumbnails/zeroshot/category/accuracy", "monitor.mode=max")
+    finished = modiste("train", *TINY, HELD, THUMBNAILS, OTHER, *monitor, "hydra.run.dir=run", cwd=folder)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return folder / "run"
+
+
+def logged(run):
+    (path,) = run.glob("csv/version_*/metrics.csv")
+    return [row for row in csv.DictReader(path.open()) if row["val/loss"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "task", "words", "file"),
+    [
+        ("held_out", "retrieval", ["split=val_held_out"], "synthetic.val_held_out"),
+        ("thumbnails", "zeroshot", ["split=val", THUMBNAIL, "task.zeroshot.attributes=[category]"], "synthetic.val"),
+        (
+            "other",
+            "retrieval",
+            ["data=synthetic", "data.catalogue.products=60", "data.catalogue.seed=5", "split=test"],
+            "synthetic.test",
+        ),
+    ],
+)
+def test_validation_and_modiste_evaluate_give_the_same_metrics(name, task, words, file, run, folder):
+    finished = modiste("evaluate", f"run={run}", "checkpoint=last", f"task=[{task}]", *words, cwd=folder)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    metrics = json.loads((run / "results" / f"{file}.{task}.json").read_text())["metrics"]
+    last = logged(run)[-1]
+    assert len(metrics) > 3
+    for metric, interval in metrics.items():
+        assert float(last[f"val/{name}/{task}/{metric}"]) == pytest.approx(interval["value"], abs=1e-6), metric
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_and_the_selection_follow_the_curves(run):
+    rows = logged(run)
+    content = json.loads((run / "selection.json").read_text())
+    assert len(content["validations"]) == len(rows) == 3
+    assert set(content["criteria"]) == {
+        "val/loss", "val/held_out/loss", "val/thumbnails/loss", "val/other/loss", "val/retrieval/t2i/mrr",
+        "val/held_out/retrieval/t2i/mrr", "val/other/retrieval/t2i/mrr",
+        "val/thumbnails/zeroshot/category/weighted_f1", "val/thumbnails/zeroshot/category/accuracy",
+    }  # fmt: skip
+    for choice in content["choices"]:
+        column = [float(row[choice["criterion"]]) for row in rows]
+        best = min(column) if content["criteria"][choice["criterion"]] == "min" else max(column)
+        assert choice["epoch"] == column.index(best)
+    monitor = [float(row["val/thumbnails/zeroshot/category/accuracy"]) for row in rows]
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["epoch"] == monitor.index(max(monitor))
+    assert "Which epoch each criterion chooses" in (run / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_continued_run_keeps_the_validations_of_before(run, folder):
+    again = modiste("train", f"continue={run}", "trainer.max_epochs=4", "callbacks.early_stopping=null", cwd=folder)
+    assert again.returncode == 0, again.stdout + again.stderr
+    content = json.loads((run / "selection.json").read_text())
+    assert [validation["epoch"] for validation in content["validations"]] == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
+def test_cached_features_serve_the_further_sets_too(folder):
+    frozen = ("tune.image.train=last_n", "tune.image.layers=1", "features.cache=true", "trainer.max_epochs=1")
+    for cache in ("true", "false"):
+        words = (*frozen, f"features.cache={cache}", f"hydra.run.dir=cache_{cache}")
+        finished = modiste("train", *TINY, HELD, THUMBNAILS, *words, cwd=folder)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+    with_cache, without = (logged(folder / f"cache_{cache}")[-1] for cache in ("true", "false"))
+    for name in ("val/held_out/loss", "val/thumbnails/loss", "val/held_out/retrieval/t2i/mrr"):
+        assert float(with_cache[name]) == pytest.approx(float(without[name]), abs=1e-4), name
+
+
+@pytest.mark.slow
+def test_two_processes_measure_the_sets_as_one_does(folder):
+    same = [*TINY, "image.name=test_vit", "trainer.max_epochs=1", "optim.lr=1e-12"]
+    for trainer in ("cpu", "ddp_cpu"):
+        finished = modiste(
+            "train", *same, HELD, THUMBNAILS, f"trainer={trainer}", f"hydra.run.dir={trainer}", cwd=folder
+        )
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+    one, two = (logged(folder / trainer)[-1] for trainer in ("cpu", "ddp_cpu"))
+    names = [name for name in one if name.startswith(("val/held_out/", "val/thumbnails/"))]
+    assert len(names) > 10
+    for name in names:
+        assert float(two[name]) == pytest.approx(float(one[name]), abs=1e-4), name

@@ -1,0 +1,42 @@
+"""Finding a run's checkpoints, whatever a kill has left."""
+
+import os
+
+import pytest
+import torch
+
+from modiste.errors import ModisteError
+from modiste.utils.run_dir import RunDir
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "config.yaml").write_text("name: a")
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for age, name in enumerate(("recent", "last", "best")):  # best is the oldest
+        torch.save({"state_dict": {}}, folder / f"{name}.ckpt")
+        os.utime(folder / f"{name}.ckpt", (1000 - age, 1000 - age))
+    return RunDir.find(tmp_path)
+
+
+def test_last_is_the_newest_state_and_best_the_best(run):
+    assert run.checkpoint("last").name == "recent.ckpt"
+    assert run.checkpoint("best").name == "best.ckpt"
+
+
+def test_a_file_that_a_kill_cut_off_is_passed_over(run):
+    recent = run.checkpoints / "recent.ckpt"
+    recent.write_bytes(recent.read_bytes()[:-100])
+    assert run.checkpoint("last").name == "last.ckpt"
+    for path in run.checkpoints.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ModisteError, match="no whole checkpoint"):
+        run.checkpoint("last")
+
+
+def test_what_is_no_run_is_one_sentence(run):
+    with pytest.raises(ModisteError, match="is not a run directory"):
+        RunDir.find(run.checkpoints)
+    with pytest.raises(ModisteError, match="There is no run directory"):
+        RunDir.find(run.path / "nowhere")
