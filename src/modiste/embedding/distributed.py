@@ -115,7 +115,7 @@ class Worker:
         return record | {side: _save(job.folder / f"{side}-{index:05}.npy", vectors[side].numpy()) for side in SIDES}
 
 
-def embed(job: Job, workers: str = "processes", number: int = 1, progress: Progress = silent) -> int:
+def embed_shards(job: Job, workers: str = "processes", number: int = 1, progress: Progress = silent) -> int:
     """Makes the shards that are not there yet, and joins all of them in ``image.npy`` and ``text.npy``.
 
     Args:
