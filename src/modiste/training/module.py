@@ -159,7 +159,7 @@ class ContrastiveModule(LightningModule):
                 self.results[name] = result
             for metric, interval in result.metrics.items():
                 self._log(f"{prefix}/{name}/{metric}", interval.value)
-            self.criteria[f"{prefix}/{name}/{result.primary}"] = "max"
+            self.criteria[f"{prefix}/{name}/{result.primary}"] = result.direction(result.primary)
 
     def configure_optimizers(self) -> Any:
         assert self.optim is not None
