@@ -165,9 +165,7 @@ class ContrastiveModule(LightningModule):
                 self.results[name] = result
             for metric, interval in result.metrics.items():
                 self._log(f"{prefix}/{name}/{metric}", interval.value, result.higher_is_better[metric])
-            self.criteria[f"{prefix}/{name}/{result.primary}"] = (
-                "max" if result.higher_is_better[result.primary] else "min"
-            )
+            self.criteria[f"{prefix}/{name}/{result.primary}"] = result.direction(result.primary)
 
     def configure_optimizers(self) -> Any:
         assert self.optim is not None
