@@ -31,21 +31,22 @@ def run(cfg: DictConfig) -> None:
     validate(cfg)
     from modiste.data.build import load
     from modiste.data.captions import Captions
-    from modiste.embedding.distributed import Job, embed
+    from modiste.embedding.distributed import Job, default_number, embed
     from modiste.utils.machine import usable_cores
     from modiste.utils.progress import progress_bar
 
     model, _ = build_model(cfg, run_dir)
     catalogue = load(cfg.data)
     captions = Captions(list(cfg.data.captions.templates)).bind(catalogue)
-    folder = Path(cfg.out)
+    folder, chosen = Path(cfg.out), device(cfg.device)
+    number = default_number(chosen, usable_cores()) if cfg.number is None else cfg.number
     job = Job(
         model, catalogue, [captions.first(row) for row in range(len(catalogue))], folder, cfg.shard_rows,
-        cfg.batch_size, cfg.precision, cfg.data.get("decode", "pil"), cfg.backend, device(cfg.device), cfg.threads,
+        cfg.batch_size, cfg.precision, cfg.data.get("decode", "pil"), cfg.backend, chosen, cfg.threads,
         cfg.min_cosine,
     )  # fmt: skip
     try:
-        made = embed(job, cfg.workers, usable_cores() if cfg.number is None else cfg.number, progress_bar)
+        made = embed(job, cfg.workers, number, progress_bar)
     except KeyboardInterrupt:
         print("\nInterrupted; finished shards are kept. Go on with the same command.", file=sys.stderr)
         raise SystemExit(130) from None

@@ -84,7 +84,7 @@ def train(
     module.train()  # transformers hands out its models in evaluation mode, and Lightning leaves the mode as it is
     run_dir = RunDir(cfg.run_dir)
     loggers = build_loggers(cfg, run_dir)
-    with explained():
+    with explained(), memory_named(data.batch_size, grad_cache.micro_batch):
         trainer = build_trainer(cfg, run_dir, loggers, more_callbacks)
         if trainer.is_global_zero and not fast_dev_run(trainer):
             describe(plain, given, run_dir, loggers)
@@ -113,6 +113,23 @@ def explained() -> Iterator[None]:
         raise ModisteError(
             "The checkpoint's optimizer does not fit: resume and continue need the optim and tune of the run they go "
             "on with. To change them, start with init=RUN."
+        ) from error
+
+
+@contextmanager
+def memory_named(batch_size: int, micro_batch: int | None) -> Iterator[None]:
+    """Turns memory that ran out into one sentence with the settings that need less of it."""
+    from modiste.utils.machine import is_out_of_memory
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        smaller = min(batch_size, micro_batch or batch_size) // 2 or 1
+        raise ModisteError(
+            f"Out of memory at data.batch_size={batch_size} with grad_cache.micro_batch={micro_batch or 'null'}: keep "
+            f"the batch and embed fewer pairs at a time, grad_cache.micro_batch={smaller}, or lower data.batch_size."
         ) from error
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict
 from types import FrameType
 from typing import Any, cast
@@ -90,7 +91,8 @@ class EMA(EMAWeightAveraging):
 
     def __init__(self, decay: float = 0.999) -> None:
         super().__init__(decay=decay)
-        self._kwargs["avg_fn"] = functools.partial(warmed_up_average, decay)
+        del self._kwargs["avg_fn"]
+        self._kwargs["multi_avg_fn"] = functools.partial(average_warmed_up, decay)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing yet: the module's own hook comes after the callbacks' and still needs the average."""
@@ -99,11 +101,23 @@ class EMA(EMAWeightAveraging):
         super().on_validation_epoch_end(trainer, pl_module)
 
 
-def warmed_up_average(decay: float, average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-    """The next value of a moving average after ``updates`` updates."""
+def average_warmed_up(
+    decay: float, averages: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int
+) -> None:
+    """Moves moving averages on in place, all at once, after ``updates`` updates; counts are copied.
+
+    >>> average = torch.zeros(1)
+    >>> average_warmed_up(0.999, [average], [torch.ones(1)], updates=0)
+    >>> average
+    tensor([0.9000])
+    """
+    if not averages[0].is_floating_point():
+        torch._foreach_copy_(averages, current)
+        return
     n = float(updates)
     rate = min(decay, (1 + n) / (10 + n))
-    return average * rate + current * (1 - rate)
+    torch._foreach_mul_(averages, rate)
+    torch._foreach_add_(averages, torch._foreach_mul(current, 1 - rate))
 
 
 class Throughput(Callback):
