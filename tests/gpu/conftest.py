@@ -1,4 +1,4 @@
-"""Tests of what a GPU changes. `pytest -m gpu` needs a card; MODISTE_TEST_DEVICE=cpu runs the same tests without one."""
+"""What a GPU changes: `pytest -m gpu` needs a card, MODISTE_TEST_DEVICE=cpu runs the same tests without one."""
 
 import os
 

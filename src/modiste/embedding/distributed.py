@@ -129,7 +129,7 @@ def default_number(device: str, cores: int) -> int:
     return max(torch.cuda.device_count(), 1) if device.startswith("cuda") else cores
 
 
-def embed(job: Job, workers: str = "processes", number: int = 1, progress: Progress = silent) -> int:
+def embed_shards(job: Job, workers: str = "processes", number: int = 1, progress: Progress = silent) -> int:
     """Makes the shards that are not there yet, and joins all of them in ``image.npy`` and ``text.npy``.
 
     Args:

@@ -29,6 +29,7 @@ IDEALS = {
     "relevant": "the ideal order",
     "full": "k relevant items, however many there are",
 }
+LOWER_IS_BETTER = ("median_rank",)
 SLAB_BYTES = 64 * 2**20
 SLAB_ROWS = 256
 """Queries in a slab at most: beyond, a product is no faster and its scores leave the processor's cache."""
