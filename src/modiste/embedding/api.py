@@ -18,7 +18,7 @@ from modiste.config.invocation import Invocation
 from modiste.data.build import bind_captions, load
 from modiste.data.catalogue import Catalogue
 from modiste.embedding.build import build_embedder, choose_device, decode_of
-from modiste.embedding.distributed import Job, embed_shards
+from modiste.embedding.distributed import Job, default_number, embed_shards
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.load import build_model
@@ -107,12 +107,13 @@ def embed_config(cfg: DictConfig, line: Invocation) -> EmbeddedFolder:
     catalogue = load(cfg.data)
     captions = bind_captions(cfg.data, catalogue)
     texts = [captions.first(row) for row in range(len(catalogue))]
-    folder = Path(cfg.out)
+    folder, device = Path(cfg.out), choose_device(cfg.device)
+    number = default_number(device, usable_cores()) if cfg.number is None else cfg.number
     job = Job(
         model, catalogue, texts, folder, cfg.shard_rows, cfg.batch_size, cfg.precision, decode_of(cfg.data),
-        cfg.backend, choose_device(cfg.device), cfg.threads, cfg.min_cosine,
+        cfg.backend, device, cfg.threads, cfg.min_cosine,
     )  # fmt: skip
-    made = embed_shards(job, cfg.workers, usable_cores() if cfg.number is None else cfg.number, progress_bar)
+    made = embed_shards(job, cfg.workers, number, progress_bar)
     pq.write_table(_ids(catalogue, texts), folder / IDS)
     return EmbeddedFolder(folder, made)
 

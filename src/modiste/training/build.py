@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +144,22 @@ def build_stream(cfg: DictConfig) -> Stream | None:
 def build_cache(cfg: DictConfig, model: DualEncoder) -> FeatureCache:
     """The feature cache of a configuration's ``features`` node."""
     folder = cache_dir() / "features"
-    return FeatureCache(model, folder, cfg.features.dtype, cfg.features.views, progress=progress_bar)
+    gpu = cfg.trainer.get("accelerator") in ("gpu", "cuda", "auto")
+    device = own_gpu(cfg.trainer.get("devices")) if gpu else "cpu"
+    return FeatureCache(model, folder, cfg.features.dtype, cfg.features.views, progress=progress_bar, device=device)
+
+
+def own_gpu(devices: Any) -> str:
+    """The GPU of this process among the trainer's ``devices``, or the CPU where there is none.
+
+    Before the trainer has been built: Lightning and Slurm say which process of its machine this is.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    local = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    return f"cuda:{devices[local] if OmegaConf.is_list(devices) else local}"
 
 
 def build_terms(cfg: DictConfig, model: DualEncoder, start: Path | None) -> dict[str, Term]:

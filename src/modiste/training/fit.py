@@ -27,7 +27,7 @@ from modiste.training.build import TrainingParts, build_parts, keep_start
 from modiste.training.callbacks import Interrupted, fast_dev_run
 from modiste.training.loggers import flat
 from modiste.training.validation_sets import validation_specs
-from modiste.utils.machine import environment, keep_pages
+from modiste.utils.machine import environment, is_out_of_memory, keep_pages
 from modiste.utils.run_dir import RunDir
 
 WHERE_TO_START = ("init", "resume", "continue", "run_dir")
@@ -96,7 +96,7 @@ def train(
     parts = build_parts(config, catalogue, specs, start)
     run = RunDir(config.run_dir)
     loggers = build_loggers(config, run)
-    with explained():
+    with explained(), memory_named(config):
         trainer = build_trainer(config, run, loggers, callbacks, parts.data.batches_per_epoch)
         if trainer.is_global_zero and not fast_dev_run(trainer):
             describe(parts, line, run, loggers)
@@ -152,6 +152,22 @@ def explained() -> Iterator[None]:
         raise ModisteError(
             "The checkpoint's optimizer does not fit: resume and continue need the optim and tune of their run. To "
             "change them, start with init=RUN."
+        ) from error
+
+
+@contextmanager
+def memory_named(cfg: DictConfig) -> Iterator[None]:
+    """Turns memory that ran out into one sentence that names the settings which need less of it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        batch, micro = cfg.data.batch_size, cfg.grad_cache.micro_batch
+        raise ModisteError(
+            f"Out of memory at data.batch_size={batch} with grad_cache.micro_batch={micro or 'null'}: keep the batch "
+            f"and embed fewer pairs at a time (grad_cache.micro_batch={max(min(batch, micro or batch) // 2, 1)}), or "
+            "lower data.batch_size."
         ) from error
 
 
