@@ -42,7 +42,7 @@ def folders():
 def test_every_folder_has_a_layer():
     found = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
     assert found - {"__init__"} == set(LEVEL) & found
-    assert len([path for path in ROOT.glob("*.py")]) <= 10
+    assert len(list(ROOT.glob("*.py"))) <= 10
 
 
 def test_imports_point_inwards():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,7 +97,7 @@ def train(
     run = RunDir(config.run_dir)
     loggers = build_loggers(config, run)
     with explained(), memory_named(config):
-        trainer = build_trainer(config, run, loggers, callbacks)
+        trainer = build_trainer(config, run, loggers, callbacks, parts.data.batches_per_epoch)
         if trainer.is_global_zero and not fast_dev_run(trainer):
             describe(parts, line, run, loggers)
             keep_start(parts.module.terms, run)
@@ -181,11 +182,21 @@ def build_loggers(cfg: DictConfig, run: RunDir) -> dict[str, Logger]:
 
 
 def build_trainer(
-    cfg: DictConfig, run: RunDir, loggers: Mapping[str, Logger], more_callbacks: Sequence[Callback] = ()
+    cfg: DictConfig,
+    run: RunDir,
+    loggers: Mapping[str, Logger],
+    more_callbacks: Sequence[Callback] = (),
+    batches_per_epoch: int | None = None,
 ) -> Trainer:
-    """Lightning's trainer with the callbacks of the configuration."""
+    """Lightning's trainer with the callbacks of the configuration; it logs at least once per epoch."""
     callbacks = [instantiate(node) for node in cfg.callbacks.values() if node is not None] + list(more_callbacks)
-    return instantiate(cfg.trainer, logger=list(loggers.values()), callbacks=callbacks, default_root_dir=str(run.path))
+    return instantiate(
+        cfg.trainer,
+        logger=list(loggers.values()),
+        callbacks=callbacks,
+        default_root_dir=str(run.path),
+        log_every_n_steps=max(1, min(cfg.trainer.log_every_n_steps, batches_per_epoch or math.inf)),
+    )
 
 
 def describe(parts: TrainingParts, line: Invocation, run: RunDir, loggers: Mapping[str, Logger]) -> None:

@@ -3,7 +3,7 @@
 from modiste.training.callbacks.averaging import EMA
 from modiste.training.callbacks.cost import Cost, Throughput
 from modiste.training.callbacks.interruption import Interrupted, Interruptible, fast_dev_run
-from modiste.training.callbacks.progress import LineProgress, progress
+from modiste.training.callbacks.progress import EpochLines, LineProgress, progress
 from modiste.training.callbacks.selection import Selection
 from modiste.training.callbacks.wandb import Artifacts, SampleRetrievals
 
@@ -11,6 +11,7 @@ __all__ = [
     "EMA",
     "Artifacts",
     "Cost",
+    "EpochLines",
     "Interrupted",
     "Interruptible",
     "LineProgress",
