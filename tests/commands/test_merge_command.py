@@ -180,8 +180,9 @@ def test_a_run_with_adapters_is_merged_with_one_without(here):
 
 
 def test_published_models_are_merged_without_a_run(here, tmp_path):
-    from helpers.tiny_encoders import save_clip
     from transformers import CLIPModel
+
+    from helpers.tiny_encoders import save_clip
 
     zero, tuned = save_clip(tmp_path / "zero", eos=513), tmp_path / "tuned"
     save_clip(tuned, eos=513)
