@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from modiste.config import instantiate
+from modiste.data.captions import BoundCaptions, Captions
 from modiste.data.catalogue import Catalogue
 from modiste.data.corruptions import corrupt
 from modiste.data.derive import derive
@@ -31,6 +32,20 @@ def load(data_cfg: Any) -> Catalogue:
     if data_cfg.get("held_out"):
         catalogue = HeldOut.parse(instantiate(data_cfg.held_out))(catalogue)
     return corrupt(catalogue, instantiate(data_cfg.corruptions)) if data_cfg.get("corruptions") else catalogue
+
+
+def captions(data_cfg: Any) -> Captions:
+    """The caption templates of a ``data`` node, with their words and synonyms."""
+    return Captions(**OmegaConf.to_container(data_cfg.captions, resolve=True))  # type: ignore[arg-type]
+
+
+def bind_captions(data_cfg: Any, catalogue: Catalogue) -> BoundCaptions:
+    """The captions of a catalogue as its ``data`` node words them.
+
+    Raises:
+        ModisteError: A template names an unknown column.
+    """
+    return captions(data_cfg).bind(catalogue)
 
 
 def identity(data_cfg: Any) -> str:
