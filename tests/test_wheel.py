@@ -92,7 +92,7 @@ def test_help_and_configs_from_the_wheel(installed, dist):
 
 
 def modiste_commands():
-    from modiste.cli import commands
+    from modiste.cli.outline import commands
 
     return commands()
 

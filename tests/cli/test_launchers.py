@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from helpers.commands import TINY, modiste
 from modiste.cli import main
-from modiste.config import LAUNCHERS, VERSION_BASE, _explain_missing_config, config_dir
+from modiste.config import LAUNCHERS, VERSION_BASE, config_dir
+from modiste.config.messages import explain_missing_config
 
 PLUGINS = {
     "slurm": ("hydra_plugins.hydra_submitit_launcher", "SlurmLauncher"),
@@ -59,7 +60,7 @@ def test_every_launcher_composes_with_its_plugins_settings_and_is_built(launcher
 @pytest.mark.parametrize("plugin", LAUNCHERS)
 def test_a_plugin_that_is_not_installed_is_one_sentence(plugin):
     missing = SimpleNamespace(missing_cfg_file=f"hydra/launcher/{plugin}", options=[])
-    text = _explain_missing_config(missing, "train", ["hydra/launcher=slurm"], [config_dir()])
+    text = explain_missing_config(missing, "train", ["hydra/launcher=slurm"], [config_dir()])
     assert text == f"The launcher {plugin} is not installed: pip install {LAUNCHERS[plugin]}."
 
 
