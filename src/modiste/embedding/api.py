@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from modiste.config import validate
+from modiste.config import load_config, validate
 from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
 from modiste.data.build import bind_captions, load
@@ -122,7 +122,7 @@ def _model(cfg: DictConfig, line: Invocation) -> tuple[DualEncoder, DictConfig]:
     """The model of the run or of the ``model`` node, and the configuration with what the run gives it."""
     if cfg.run:
         run = RunDir.find(cfg.run)
-        trained = DictConfig(OmegaConf.load(run.config))
+        trained = load_config(run.config)
         return load_model(run.path, cfg.checkpoint).model, from_run(cfg, trained, line.overrides)
     if line.choice("model") is None:
         raise ModisteError("No model given: set run=DIR or model=NAME.")

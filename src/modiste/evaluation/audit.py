@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from modiste.config import validate
+from modiste.config import load_config, validate
 from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
 from modiste.config.overrides import override_value
@@ -67,7 +67,7 @@ def audit_config(cfg: DictConfig, line: Invocation) -> tuple[Audit, Path]:
         ModisteError: Contradictory settings, a side without rows, or data that are missing.
     """
     run = RunDir.find(cfg.run) if cfg.run else None
-    trained = DictConfig(OmegaConf.load(run.config)) if run else None
+    trained = load_config(run.config) if run else None
     if trained is not None:
         if cfg.other:
             raise ModisteError("run= and other= exclude each other: there is one training side.")

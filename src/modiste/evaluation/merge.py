@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
-from modiste.config import validate
+from modiste.config import load_config, validate
 from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
 from modiste.config.overrides import override_key, override_value
@@ -138,7 +138,7 @@ def side(source: str, checkpoint: str) -> Side:
     fold_adapters(model)
     if run_dir is None:
         return Side(source, model, None, path.name, [])
-    config: Any = OmegaConf.load(run_dir.config)
+    config: Any = load_config(run_dir.config)
     return Side(source, model, config, run_dir.path.resolve().name, [str(run_dir.path.resolve())])
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from modiste.config import STARTS, instantiate
+from modiste.config import STARTS, instantiate, load_config
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokenizer
 from modiste.models.finetune import TOWERS, Tuning, freeze_rest
@@ -93,7 +93,7 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
     path = Path(source).expanduser()
     if path.is_dir() and RunDir(path).is_run:
         run = RunDir(path)
-        model = build_model(DictConfig(OmegaConf.load(run.config)))
+        model = build_model(load_config(run.config))
         load_weights(model, run.checkpoint(checkpoint))
     else:
         from modiste.pretrained.transformers import TransformersDualEncoder
@@ -128,7 +128,7 @@ def model_at_start(run: RunDir) -> DualEncoder:
     """
     from lightning.pytorch import seed_everything
 
-    config = DictConfig(OmegaConf.load(run.config))
+    config = load_config(run.config)
     if "merge" in config:
         raise ModisteError(f"{run.path} was merged, not trained, and has no start: give first=RUN.")
     origin = run.origin(config)

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from modiste.config import compose, instantiate, validate
+from modiste.config import compose, instantiate, load_config, validate
 from modiste.config.invocation import Invocation
 from modiste.data.build import load as load_catalogue
 from modiste.data.catalogue import Catalogue
@@ -205,7 +205,7 @@ def describe(parts: TrainingParts, line: Invocation, run: RunDir, loggers: Mappi
     config = parts.config
     start = {name: config[name] for name in ("init", "resume")}
     if config["continue"]:
-        start = run.origin(run.read_config())  # what it began with is still training data of it
+        start = run.origin(load_config(run.config))  # what it began with is still training data of it
     else:
         run.write_json("start", start)
     OmegaConf.save(OmegaConf.create(config | start), run.config)
