@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from modiste.models.load import Loaded, load
     from modiste.training.fit import Run, train
 
-__version__ = "0.1.0"
 __all__ = ["Embeddings", "Loaded", "Run", "__version__", "compare", "embed", "evaluate", "load", "train"]
 
 # Imported when first used: `modiste --help` must not wait for torch.
@@ -32,6 +32,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("modiste")
     if name not in _HOMES:
         raise AttributeError(f"module 'modiste' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)

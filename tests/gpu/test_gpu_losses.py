@@ -62,7 +62,7 @@ def precision(request):
 def test_value_and_gradients_are_those_of_float64(kind, products, precision, device):
     build, reference = LOSSES[kind]
     loss = build(products="bfloat16" if precision == "bf16" else "float32").to(device)
-    image, text = unit_pairs(N, DIM)
+    image, text = unit_pairs(N, DIM, noise=4.0)
     ids = None if products is None else product_ids(N, products)
     more = (torch.tensor(BIAS).double(),) if kind == "siglip" else ()
     expected = value_and_gradients(
@@ -86,7 +86,7 @@ def test_value_and_gradients_are_those_of_float64(kind, products, precision, dev
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_the_loss_of_bfloat16_embeddings_is_float32_under_autocast(kind, device):
-    image, text = (part.to(device, torch.bfloat16) for part in unit_pairs(N, DIM))
+    image, text = (part.to(device, torch.bfloat16) for part in unit_pairs(N, DIM, noise=4.0))
     loss = LOSSES[kind][0]().to(device)
     with torch.autocast(device.type, torch.bfloat16):
         value = loss(image, text)

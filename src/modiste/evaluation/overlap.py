@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from PIL import __version__ as pillow_version
 
-from modiste.config.stored import load_config
+from modiste.config import load_config
 from modiste.data.build import load
 from modiste.data.catalogue import Catalogue
 from modiste.data.splits import normalised

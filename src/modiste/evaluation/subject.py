@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from omegaconf import DictConfig
 
-from modiste.config.stored import load_config
+from modiste.config import load_config
 from modiste.data.build import bind_captions
 from modiste.embedding.build import build_embedder, decode_of, embedder_options
 from modiste.embedding.embedder import MatrixEmbedder, ModelEmbedder, PrefixEmbedder, read_matrix
