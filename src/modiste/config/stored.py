@@ -18,8 +18,8 @@ from omegaconf._utils import get_yaml_loader
 from modiste.config.aliases import current
 from modiste.errors import ModisteError
 
-# "${" and then a colon: what OmegaConf could take for the call of a resolver.
-CALL = re.compile(r"\$\{[^}]*:")
+# "${" and a colon somewhere behind it: what OmegaConf could take for the call of a resolver.
+CALL = re.compile(r"\$\{.*:", re.DOTALL)
 # What an override of Modiste's own keys looks like; hydra's node and its packages (@) are not among them.
 OVERRIDE = re.compile(r"(\+{0,2}(?!hydra\b)[A-Za-z_][\w./-]*(@[\w.]+)?(\\.[\w./-]+)*=|~(?!hydra\b)[A-Za-z_][\w./-]*)")
 
