@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modiste.cli.outline import Outline
 from modiste.config.quoting import quote
-from modiste.config.validation import STARTS
+from modiste.config.validation import AUTOMATIC, STARTS
 from modiste.errors import ModisteError, did_you_mean
 
 
@@ -53,9 +53,11 @@ def _restarted(overrides: list[str], outline: Outline, multirun: bool) -> list[s
     """``resume=RUN`` and ``continue=RUN`` begin with the overrides that RUN was started with."""
     for override in overrides:
         key, _, value = override.partition("=")
+        if override == f"continue={AUTOMATIC}":  # the command line is whole, and only the job knows its directory
+            continue
         if key in ("resume", "continue") and key in outline.keys and value != "null":
             if multirun and key == "continue":
-                raise ModisteError("continue=RUN goes on with one run: leave out -m.")
+                raise ModisteError("continue=RUN resumes one run: leave out -m, or give continue=auto.")
             run, earlier = _started_with(override)
             earlier = [o for o in earlier if o.partition("=")[0] not in STARTS]
             place = [f"hydra.run.dir={quote(str(run))}"] if key == "continue" else []

@@ -14,6 +14,8 @@ from modiste.config.tree import join, nodes, value_at, walk
 from modiste.errors import ModisteError
 
 STARTS = ("init", "resume", "continue")
+AUTOMATIC = "auto"
+"""Of ``continue``: the run directory itself, where it has a checkpoint."""
 HELD_OUT = "held_out"
 """The validation set that ``data.held_out`` makes."""
 
@@ -96,6 +98,8 @@ def value_problems(cfg: DictConfig, given: Collection[str] = ()) -> list[str]:
 def _contradictions(cfg: DictConfig) -> list[str]:
     problems = []
     starts = [key for key in STARTS if value_at(cfg, key) is not None]
+    if value_at(cfg, "continue") == AUTOMATIC:  # begins as the other says, and continues itself
+        starts.remove("continue")
     if len(starts) > 1:
         problems.append(f"{' and '.join(starts)} exclude each other: a run starts in one way.")
     batch_size = value_at(cfg, "data.batch_size")

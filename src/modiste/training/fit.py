@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from modiste.config import compose, instantiate, load_config, validate
 from modiste.config.invocation import Invocation
+from modiste.config.validation import AUTOMATIC
 from modiste.data.build import load as load_catalogue
 from modiste.data.catalogue import Catalogue
 from modiste.errors import ModisteError
@@ -89,6 +90,7 @@ def train(
         config = in_new_directory(compose("train", overrides))
     line = line or Invocation()
     validate(config)
+    settle_continue(config)
     start = starting_point(config)
     prepare_process(config.seed)
     specs = validation_specs(config, line.config_dirs)
@@ -117,6 +119,23 @@ def in_new_directory(config: DictConfig) -> DictConfig:
         if OmegaConf.is_interpolation(config, "run_dir"):
             config.run_dir = f"runs/{config.name}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
     return config
+
+
+def settle_continue(config: DictConfig) -> None:
+    """Turns ``continue=auto`` into the run directory itself where it has a checkpoint, else null, in place.
+
+    A job that a scheduler starts again, with the same command, goes on from there.
+    """
+    if config["continue"] != AUTOMATIC:
+        return
+    run = RunDir(config.run_dir)
+    with open_dict(config):
+        try:
+            run.checkpoint("last")
+        except ModisteError:
+            config["continue"] = None
+            return
+        config["continue"], config.init, config.resume = str(run.path), None, None
 
 
 def prepare_process(seed: int) -> None:
