@@ -13,8 +13,9 @@ from modiste.errors import ModisteError
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
-    from modiste.data.module import FashionDataModule, ValidationSet
+    from modiste.data.module import ValidationSet
     from modiste.models.dual_encoder import DualEncoder
+    from modiste.training.feature_cache import FeatureCache
 
 LOADING = ("batch_size", "eval_batch_size", "num_workers")
 
@@ -61,26 +62,44 @@ def _compose(trained: Any, entry: dict[str, Any], config_dirs: list[Path]) -> Di
     return cfg
 
 
-def add_sets(data: FashionDataModule, trained: DictConfig, sets: dict[str, DictConfig], model: DualEncoder) -> None:
-    """Has ``data`` serve the ``sets`` of `validation_sets` in validation.
+def build_sets(
+    trained: DictConfig,
+    sets: dict[str, DictConfig],
+    catalogue: Catalogue,
+    model: DualEncoder,
+    feature_cache: FeatureCache | None = None,
+) -> dict[str, ValidationSet]:
+    """Return the data and tasks of the ``sets`` of `validation_sets`.
+
+    Args:
+        trained: The training's config.
+        sets: See `validation_sets`.
+        catalogue: That of the training.
+        model: The model that is trained.
+        feature_cache: Serves the sets, too.
 
     Raises:
         ModisteError: A set's data are not there, or its split is empty.
     """
+    built = {}
     for name, cfg in sets.items():
         try:
-            data.transfer[name] = _built(data.catalogue, trained, cfg, model)
+            built[name] = _built(catalogue, trained, cfg, model, feature_cache)
         except ModisteError as error:
             raise ModisteError(f"transfer.{name}: {error}") from error
+    return built
 
 
-def _built(catalogue: Catalogue, trained: DictConfig, cfg: DictConfig, model: DualEncoder) -> ValidationSet:
+def _built(
+    catalogue: Catalogue, trained: DictConfig, cfg: DictConfig, model: DualEncoder, cache: FeatureCache | None
+) -> ValidationSet:
     from modiste.data.build import load
     from modiste.data.module import ValidationSet
     from modiste.evaluation.overlap import source
     from modiste.training.build import build_data
 
-    same = source(cfg.data) == source(trained.data) and cfg.data.prepared == trained.data.prepared
-    part = build_data(cfg.data, catalogue if same else load(cfg.data), model)
-    part.pairs(cfg.split)
+    same = source(cfg.data) == source(trained.data) and cfg.data.preprocessed == trained.data.preprocessed
+    data = catalogue if same else load(cfg.data)
+    data.select(split=cfg.split)  # an empty one is refused now, not after an epoch
+    part = build_data(cfg.data, data, model, feature_cache=cache, cached_splits=[cfg.split])
     return ValidationSet(part, cfg.split, {name: instantiate(node) for name, node in cfg.task.items()})

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from modiste.commands._line import command_overrides, config_dirs
 from modiste.commands.evaluate import build_model, device, take_over
 from modiste.config import compose, quote, validate
+from modiste.config.aliases import load_run_config
 from modiste.data.build import load
 from modiste.data.catalogue import Catalogue
 from modiste.data.splits import normalised
@@ -82,7 +83,7 @@ def build(cfg: DictConfig) -> Audit:
     """
     given = command_overrides()
     run_dir = RunDir.find(cfg.run) if cfg.run else None
-    trained: Any = OmegaConf.load(run_dir.config) if run_dir else None
+    trained: Any = load_run_config(run_dir.config) if run_dir else None
     if trained is not None:
         if cfg.other:
             raise ModisteError("run= and other= exclude each other: there is one training side.")

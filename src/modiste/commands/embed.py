@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from modiste.config import validate
+from modiste.config.aliases import load_run_config
 from modiste.errors import ModisteError
 from modiste.utils.run_dir import RunDir
 
@@ -26,7 +27,7 @@ def run(cfg: DictConfig) -> None:
 
     run_dir = RunDir.find(cfg.run) if cfg.run else None
     if run_dir is not None:
-        trained: Any = OmegaConf.load(run_dir.config)
+        trained: Any = load_run_config(run_dir.config)
         take_over(cfg, trained, command_overrides())
     validate(cfg)
     from modiste.data.build import load

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from modiste.commands._line import command, command_overrides, config_dirs
 from modiste.config import compose, instantiate, quote, validate
+from modiste.config.aliases import load_run_config
 from modiste.errors import ModisteError
 from modiste.utils.machine import keep_pages
 from modiste.utils.run_dir import RunDir, write_json
@@ -80,7 +81,7 @@ class Evaluation:
 
     def __init__(self, cfg: DictConfig, run_dir: RunDir | None) -> None:
         self.cfg, self.run_dir = cfg, run_dir
-        self.trained: Any = OmegaConf.load(run_dir.config) if run_dir else None
+        self.trained: Any = load_run_config(run_dir.config) if run_dir else None
         self.paths: list[Path] = []
         self.catalogues: dict[str, Catalogue] = {}
         self._model: tuple[Any, dict[str, Any]] | None = None
@@ -345,7 +346,7 @@ def build_model(cfg: DictConfig, run_dir: RunDir | None) -> tuple[Any, dict[str,
 
     if run_dir is not None:
         model = loading.load(run_dir.path, cfg.checkpoint).model
-        trained: Any = OmegaConf.load(run_dir.config)
+        trained: Any = load_run_config(run_dir.config)
         return model, {"name": trained.name, "source": str(run_dir.path)}
     if not any(override.startswith("model=") for override in command_overrides()):
         raise ModisteError(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from modiste.config import STARTS, compose, instantiate, quote, validate
+from modiste.config.aliases import load_run_config
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.interpolate import check_alpha, check_architecture, interpolate
 from modiste.utils.run_dir import RunDir, write_json
@@ -113,7 +114,7 @@ def side(source: str, checkpoint: str) -> Side:
     fold_adapters(model)
     if run_dir is None:
         return Side(source, model, None, path.name, [])
-    config: Any = OmegaConf.load(run_dir.config)
+    config: Any = load_run_config(run_dir.config)
     return Side(source, model, config, run_dir.path.resolve().name, [str(run_dir.path.resolve())])
 
 
@@ -130,7 +131,7 @@ def starting_model(run_dir: RunDir) -> DualEncoder:
     from modiste.commands.train import starting_point
     from modiste.models.load import build_model, load_weights
 
-    config: Any = OmegaConf.load(run_dir.config)
+    config: Any = load_run_config(run_dir.config)
     if SUMMARY in config:
         raise ModisteError(f"{run_dir.path} was merged, not trained, and has no start: give first=RUN.")
     origin = run_dir.origin(config)

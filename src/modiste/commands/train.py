@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from modiste.commands._line import command, config_dirs
-from modiste.commands._transfer import add_sets, validation_sets
+from modiste.commands._transfer import build_sets, validation_sets
 from modiste.config import instantiate, validate
+from modiste.config.aliases import load_run_config
 from modiste.errors import ModisteError
 from modiste.utils.run_dir import RunDir
 
@@ -53,6 +54,7 @@ def train(
     from lightning.pytorch import seed_everything
 
     from modiste.data.build import load as load_catalogue
+    from modiste.data.module import check_training
     from modiste.models.load import build_model, load_weights
     from modiste.training.build import build_cache, build_data, build_stream, build_terms, keep_start
     from modiste.training.callbacks import Interrupted, fast_dev_run
@@ -71,11 +73,12 @@ def train(
     model = build_model(cfg)
     if start is not None:  # when resuming, too: a file that does not fit is refused here, in one sentence
         load_weights(model, start)
-    data, loss = build_data(cfg.data, catalogue, model, build_stream(cfg.data)), instantiate(cfg.loss)
-    data.check(loss)
-    add_sets(data, cfg, sets, model)
-    if cfg.features.cache:
-        data.use(build_cache(cfg, model))
+    loss = instantiate(cfg.loss)
+    cache = build_cache(cfg, model) if cfg.features.cache else None
+    further = build_sets(cfg, sets, catalogue, model, cache)
+    stream = build_stream(cfg.data)
+    data = build_data(cfg.data, catalogue, model, stream, validation_sets=further, feature_cache=cache)
+    check_training(data, loss)
     loss.initialise(model.initial_scale, model.initial_bias, data.batch_size)
     terms = build_terms(cfg, model, start)
     tasks = {name: instantiate(node) for name, node in cfg.task.items()}
@@ -172,7 +175,7 @@ def describe(config: dict[str, Any], given: list[str], run_dir: RunDir, loggers:
     run_dir.path.mkdir(parents=True, exist_ok=True)
     start = {name: config[name] for name in ("init", "resume")}
     if config["continue"]:
-        earlier: Any = OmegaConf.load(run_dir.config)
+        earlier: Any = load_run_config(run_dir.config)
         start = run_dir.origin(earlier)  # what it began with is still training data of it
     else:
         run_dir.write_json("start", start)

@@ -1,6 +1,11 @@
-"""Where classes live now that stored configurations name by a former path."""
+"""Former names in stored configurations: classes by their path, keys of the configuration."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
 
 # Former module → module. Run directories and results name classes by path.
 MOVED = {
@@ -27,3 +32,43 @@ def current(target: str) -> str:
     """
     module, _, name = target.rpartition(".")
     return f"{MOVED[module]}.{name}" if module in MOVED else target
+
+
+# Former key of a configuration → key.
+RENAMED = {
+    "data.prepared": "data.preprocessed",
+    "data.batches.alike": "data.batches.group_by",
+    "data.batches.run": "data.batches.group_size",
+    "data.batches.guard": "data.batches.false_negative_margin",
+}
+
+
+def load_run_config(path: str | Path) -> DictConfig:
+    """Return the configuration that a run directory or a result stored, with today's keys.
+
+    Args:
+        path: Its ``config.yaml``.
+    """
+    return rename_keys(OmegaConf.load(path))
+
+
+def rename_keys(stored: Any) -> DictConfig:
+    """Return a copy of a stored configuration with today's keys, in the ``transfer`` sets as well.
+
+    >>> rename_keys({"data": {"prepared": None, "batches": {"run": 4}}})
+    {'data': {'batches': {'group_size': 4}, 'preprocessed': None}}
+    >>> rename_keys({"transfer": {"other": {"data.batches.run": 4}}})
+    {'transfer': {'other': {'data.batches.group_size': 4}}}
+    """
+    plain: Any = OmegaConf.to_container(OmegaConf.create(stored), resolve=False)
+    for old, new in RENAMED.items():
+        *folders, leaf = old.split(".")
+        node: Any = plain
+        for name in folders:
+            node = node.get(name) if isinstance(node, dict) else None
+        if isinstance(node, dict) and leaf in node:
+            value = node.pop(leaf)
+            node.setdefault(new.rpartition(".")[2], value)
+    for name, entry in (plain.get("transfer") or {}).items():
+        plain["transfer"][name] = {RENAMED.get(key, key): value for key, value in entry.items()}
+    return OmegaConf.create(plain)

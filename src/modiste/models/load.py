@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from modiste.config import instantiate
+from modiste.config.aliases import load_run_config
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokenizer
 from modiste.models.finetune import TOWERS, Tuning, freeze_rest
@@ -91,7 +92,7 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
     path = Path(source).expanduser()
     if path.is_dir() and RunDir(path).is_run:
         run = RunDir(path)
-        model = build_model(DictConfig(OmegaConf.load(run.config)))
+        model = build_model(load_run_config(run.config))
         load_weights(model, run.checkpoint(checkpoint))
     else:
         from modiste.pretrained.transformers import TransformersDualEncoder

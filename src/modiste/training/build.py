@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from modiste.config import instantiate
 from modiste.data.batches import Batches
-from modiste.data.captions import Captions
+from modiste.data.build import captions_of
 from modiste.data.catalogue import Catalogue
 from modiste.data.fields import Fields, PairWeights
 from modiste.errors import ModisteError
@@ -29,12 +29,20 @@ STARTING_WEIGHTS = "start.ckpt"
 
 
 def build_data(
-    cfg: DictConfig, catalogue: Catalogue, model: DualEncoder, stream: Stream | None = None
+    cfg: DictConfig, catalogue: Catalogue, model: DualEncoder, stream: Stream | None = None, **more: Any
 ) -> FashionDataModule:
-    """The LightningDataModule of a configuration's ``data`` node; what trains has its `build_stream`, too."""
+    """Return the LightningDataModule of a configuration's ``data`` node; for training with its `build_stream`.
+
+    Args:
+        cfg: The node.
+        catalogue: That of the node.
+        model: Its image transform and tokenizer are used.
+        stream: Shards to train on.
+        more: Further arguments of `FashionDataModule`: ``validation_sets``, ``feature_cache``, ``cached_splits``.
+    """
     from modiste.data.module import FashionDataModule
 
-    captions = Captions(**OmegaConf.to_container(cfg.captions, resolve=True))  # type: ignore[arg-type]
+    captions = captions_of(cfg)
     fields: Any = OmegaConf.to_container(cfg.fields, resolve=True)
     options = {
         name: cfg[name]
@@ -42,8 +50,7 @@ def build_data(
     }
     return FashionDataModule(
         catalogue,
-        model.preprocess,
-        model.tokenizer,
+        model,
         captions=captions,
         augment=[instantiate(node) for node in cfg.augment],
         batches=Batches(**cfg.batches),
@@ -51,6 +58,7 @@ def build_data(
         weight=PairWeights(**cfg.weight),
         stream=stream,
         **options,
+        **more,
     )
 
 

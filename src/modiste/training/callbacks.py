@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, ProgressBar, RichProgressBar
 from torch import Tensor
 
-from modiste.data.module import Batch
+from modiste.data.pairs import Batch
 from modiste.errors import ModisteError
 from modiste.training import selection
 from modiste.training.selection import Validation

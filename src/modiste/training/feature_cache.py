@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from modiste.data.module import Pairs
+from modiste.data.pairs import Pairs
 from modiste.embedding.embedder import fingerprint
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder, Tokens, TwoTower

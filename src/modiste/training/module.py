@@ -13,7 +13,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from modiste.data.catalogue import Catalogue
-from modiste.data.module import Batch, FashionDataModule, ValidationSet, mix
+from modiste.data.module import FashionDataModule, ValidationSet
+from modiste.data.pairs import Batch
 from modiste.embedding.embedder import MatrixEmbedder
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder
@@ -22,6 +23,7 @@ from modiste.terms.base import Term
 from modiste.training.fsdp import shard
 from modiste.training.grad_cache import GradCache
 from modiste.training.optim import Optim
+from modiste.utils.seeds import mix
 
 Task = Callable[[Any, Catalogue, str], Any]
 
@@ -138,7 +140,7 @@ class ContrastiveModule(LightningModule):
 
     def _sets(self) -> dict[str, ValidationSet]:
         """What validation measures, by the prefix of its metrics."""
-        further = {f"val/{name}": part for name, part in self._data.transfer.items()}
+        further = {f"val/{name}": part for name, part in self._data.validation_sets.items()}
         return {"val": ValidationSet(self._data, "val", self.tasks), **further}
 
     def _measure(self, prefix: str, measured: ValidationSet, images: Tensor, texts: Tensor, rows: Tensor) -> None:
