@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from modiste.config import STARTS, instantiate, load_config
+from modiste.config import STARTS, compose, instantiate, load_config, quote
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokenizer
 from modiste.models.finetune import TOWERS, Tuning, freeze_rest
@@ -96,9 +96,7 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
         model = build_model(load_config(run.config))
         load_weights(model, run.checkpoint(checkpoint))
     else:
-        from modiste.pretrained.transformers import TransformersDualEncoder
-
-        model = TransformersDualEncoder(str(source))
+        model = instantiate(compose("evaluate", ["model=pretrained", f"model.source={quote(str(source))}"]).model)
     model.eval()
     return Loaded(model, model.preprocess, model.tokenizer)
 
