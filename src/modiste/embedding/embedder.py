@@ -371,6 +371,7 @@ class PrefixEmbedder:
         if dim < 1:
             raise ModisteError(f"dim={dim} must be at least 1: null takes the whole embeddings.")
         self.embedder, self.dim = embedder, dim
+        self.fingerprint: str = embedder.fingerprint  # of the whole embeddings
 
     def images(self, catalogue: Catalogue) -> Tensor:
         """Unit-norm embeddings (N, d)."""
@@ -379,11 +380,6 @@ class PrefixEmbedder:
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Unit-norm embeddings (M, d)."""
         return self._cut(self.embedder.texts(texts))
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the whole embeddings."""
-        return self.embedder.fingerprint
 
     @property
     def used(self) -> Mapping[str, str]:
