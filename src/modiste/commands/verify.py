@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
+from modiste.commands._line import invocation
 from modiste.errors import ModisteError
 
 
@@ -14,7 +15,7 @@ def run(cfg: DictConfig) -> None:
     if not cfg.paths:
         raise ModisteError("No results given: name files or run directories, modiste verify runs/a.")
     verdicts = []
-    for verdict in verify_results(cfg.paths, cfg.run, cfg.tolerance, cfg.cache):
+    for verdict in verify_results(cfg.paths, cfg.run, cfg.tolerance, cfg.cache, invocation().config_dirs):
         verdicts.append(verdict)
         print(verdict, flush=True)
     wrong = sum(not verdict.sound for verdict in verdicts)

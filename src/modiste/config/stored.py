@@ -15,11 +15,11 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
 
-from modiste.config.aliases import current
+from modiste.config.aliases import current, rename_keys
 from modiste.errors import ModisteError
 
-# "${" and then a colon: what OmegaConf could take for the call of a resolver.
-CALL = re.compile(r"\$\{[^}]*:")
+# "${" and a colon somewhere behind it: what OmegaConf could take for the call of a resolver.
+CALL = re.compile(r"\$\{.*:", re.DOTALL)
 # What an override of Modiste's own keys looks like; hydra's node and its packages (@) are not among them.
 OVERRIDE = re.compile(r"(\+{0,2}(?!hydra\b)[A-Za-z_][\w./-]*(@[\w.]+)?(\\.[\w./-]+)*=|~(?!hydra\b)[A-Za-z_][\w./-]*)")
 
@@ -27,7 +27,7 @@ OVERRIDE = re.compile(r"(\+{0,2}(?!hydra\b)[A-Za-z_][\w./-]*(@[\w.]+)?(\\.[\w./-
 def load_config(path: str | Path, required: Collection[str] = ()) -> DictConfig:
     r"""The configuration that a run wrote, resolved: plain values, and text that looks like ``${…}`` stays text.
 
-    Classes that have moved have their present names.
+    Classes and keys that have moved have their present names.
 
     Args:
         path: A ``config.yaml``.
@@ -43,7 +43,7 @@ def load_config(path: str | Path, required: Collection[str] = ()) -> DictConfig:
     missing = [key for key in required if key not in content]
     if missing:
         raise ModisteError(f"{path} is not the configuration of a training run: it has no '{missing[0]}'.")
-    return OmegaConf.create(_literal(content, path))
+    return OmegaConf.create(rename_keys(_literal(content, path)))
 
 
 def load_overrides(path: str | Path) -> list[str]:

@@ -43,7 +43,7 @@ def evaluate(
         data: A catalogue; a data set's name; groups and keys of `modiste evaluate` to values
             (``{"data": "kagl", "data/split": "marqo"}``); None: that of the run.
         tasks: Names of tasks, or tasks by name.
-        split: The evaluated split.
+        split: The evaluated split; ``all``: every row.
         out: Directory for result files; results that exist there for the same model, data and protocol are not
             computed again. None: a run keeps its results, of others none are written.
         settings: Further keys of conf/evaluate.yaml: ``precision``, ``batch_size``, ``backend``, ``dim`` …
@@ -59,7 +59,7 @@ def evaluate(
     >>> model = build_model(compose("evaluate", ["image=timm", "image.name=test_efficientnet", "image.size=32",
     ...     "image.pretrained=false"]))
     >>> catalogue = Synthetic(products=40, views=1, size=32)()
-    >>> (result,) = evaluate(model, catalogue, ["retrieval"], cache=False)
+    >>> (result,) = evaluate(model, catalogue, ["retrieval"], split="all", cache=False)
     >>> result.task, result.data, 0 < result.metrics["t2i/mrr"].value < 1
     ('retrieval', 'synthetic', True)
     """

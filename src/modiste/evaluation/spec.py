@@ -22,6 +22,10 @@ Entry = str | Mapping[str, Any]
 """A data set's name, or groups and keys of `modiste evaluate` to their values: ``{data: kagl, task: [marqo]}``."""
 
 
+EVERY_ROW = "all"
+"""The split that takes all rows, for data of others that has no splits."""
+
+
 class Task:
     """Measures an embedder on a split of a catalogue (`modiste.tasks`)."""
 
@@ -120,7 +124,10 @@ class EvaluationSpec:
 
         validate(self.config)
         tasks = {str(name): instantiate(node) for name, node in self.config.task.items()}
-        return Evaluation(self, load(self.config.data) if catalogue is None else catalogue, tasks)
+        catalogue = load(self.config.data) if catalogue is None else catalogue
+        if self.split == EVERY_ROW:
+            catalogue = catalogue.replace_column("split", [EVERY_ROW] * len(catalogue))
+        return Evaluation(self, catalogue, tasks)
 
     def for_task(self, task: str) -> list[str]:
         """The overrides that give the result of ``task`` alone.

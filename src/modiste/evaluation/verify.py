@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from modiste.config import quote
+from modiste.config.stored import check_overrides
 from modiste.errors import ModisteError
 from modiste.reporting.tables import find_results, read_result
 from modiste.utils.run_dir import RunDir
@@ -40,20 +41,18 @@ class Recipe:
     """How to compute a result again.
 
     Attributes:
-        flags: Of the command line, such as ``--config-dir=DIR``.
         overrides: Hydra's, without those that `REPLACED` names.
         run: The run directory whose model it is; None for a published model or embeddings on disk.
         threads: Of torch; their number moves the last bits. None where the file does not tell.
     """
 
-    flags: tuple[str, ...]
     overrides: tuple[str, ...]
     run: Path | None
     threads: int | None = None
 
     def __str__(self) -> str:
         own = [] if self.run is None else [f"run={self.run}"]
-        return shlex.join(["modiste", "evaluate", *self.flags, *own, *self.overrides])
+        return shlex.join(["modiste", "evaluate", *own, *self.overrides])
 
 
 @dataclass
@@ -74,7 +73,11 @@ class Verdict:
 
 
 def verify_results(
-    paths: Sequence[str], run: str | None = None, tolerance: float = 0.0, cache: bool = True
+    paths: Sequence[str],
+    run: str | None = None,
+    tolerance: float = 0.0,
+    cache: bool = True,
+    config_dirs: Sequence[Path] = (),
 ) -> Iterator[Verdict]:
     """Computes results again, each as its file says, and compares them.
 
@@ -83,6 +86,7 @@ def verify_results(
         run: Where the run directory is now; None: where it was, or around the file.
         tolerance: Largest difference of a number that still counts as equal.
         cache: Take embeddings that are cached.
+        config_dirs: Folders with config groups of the user's; those that a file names are ignored.
 
     Raises:
         ModisteError: There are no results, or a file does not say how it was made.
@@ -92,13 +96,13 @@ def verify_results(
         recipes.setdefault(recipe(read_result(path), path, run), []).append(path)
     for how, files in recipes.items():
         print(f"Computing again: {how}", file=sys.stderr, flush=True)
-        yield from verify(how, files, tolerance, cache)
+        yield from verify(how, files, tolerance, cache, config_dirs)
 
 
 def recipe(result: dict[str, Any], path: Path, moved: str | None = None) -> Recipe:
     """How ``result`` was made: by its ``overrides`` where it has them, else by its ``command``.
 
-    What would be Hydra's own (``hydra.…``) is left out: it says where to write, and can name code to run.
+    A file is data: keys of Hydra's are left out, and flags, folders of configs and resolvers are refused or ignored.
 
     Args:
         result: Content of the result file.
@@ -114,16 +118,15 @@ def recipe(result: dict[str, Any], path: Path, moved: str | None = None) -> Reci
         words = []
     if words[:2] != ["modiste", "evaluate"]:
         raise ModisteError(f"{path} does not say by which modiste evaluate it was made: evaluate again.")
-    flags = tuple(word for word in words[2:] if word.startswith("--config-dir="))
     overrides = [word for word in words[2:] if not word.startswith("-")]
     overrides = result.get("overrides") or overrides
-    names = [override.partition("=")[0].lstrip("+~") for override in overrides]
+    names = [str(override).partition("=")[0].lstrip("+~") for override in overrides]
     kept = [
         o for o, name in zip(overrides, names, strict=True) if name not in REPLACED and not name.startswith("hydra")
     ]
     run_dir = find_run(result, path, moved) if "run" in names else None
     threads = result.get("environment", {}).get("threads")
-    return Recipe(flags, tuple(kept), run_dir, threads if isinstance(threads, int) else None)
+    return Recipe(tuple(check_overrides(kept, path)), run_dir, threads if isinstance(threads, int) else None)
 
 
 def find_run(result: dict[str, Any], path: Path, moved: str | None) -> Path:
@@ -137,10 +140,12 @@ def find_run(result: dict[str, Any], path: Path, moved: str | None) -> Path:
     raise ModisteError(f"The run directory {recorded} of {path} is not there: give its place with run=DIR.")
 
 
-def verify(how: Recipe, paths: Sequence[Path], tolerance: float, cache: bool) -> Iterator[Verdict]:
+def verify(
+    how: Recipe, paths: Sequence[Path], tolerance: float, cache: bool, config_dirs: Sequence[Path] = ()
+) -> Iterator[Verdict]:
     """Compute the results of one recipe again, in a process and a folder of their own, and compare each."""
     with tempfile.TemporaryDirectory(prefix="modiste-verify-") as name:
-        problem = compute(how, Path(name), cache)
+        problem = compute(how, Path(name), cache, config_dirs)
         made = {file.name: file for file in Path(name).rglob("results/*.json")}
         for path in paths:
             result = read_result(path)
@@ -157,13 +162,14 @@ def same_place(result: dict[str, Any], file: Path) -> bool:
     return all(result.get(key) == other.get(key) for key in ("task", "data", "split", "variant"))
 
 
-def compute(how: Recipe, folder: Path, cache: bool) -> str:
+def compute(how: Recipe, folder: Path, cache: bool, config_dirs: Sequence[Path] = ()) -> str:
     """Run the evaluation so that it writes below ``folder``; returns what went wrong, or nothing."""
     words = [*how.overrides, "overwrite=true", "deterministic=true", f"cache={str(cache).lower()}"]
     words.append(f"hydra.run.dir={quote(str(folder / 'out'))}")
     if how.run is not None:
         words.append(f"run={quote(str(stand_in(how.run, folder / 'run')))}")
-    command = [sys.executable, "-m", "modiste", "evaluate", *how.flags, *words]
+    flags = [f"--config-dir={config_dir}" for config_dir in config_dirs]
+    command = [sys.executable, "-m", "modiste", "evaluate", *flags, *words]
     # cuBLAS is deterministic only so.
     environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **os.environ}
     if how.threads is not None:

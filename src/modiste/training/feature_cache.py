@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from modiste.data.module import Pairs
+from modiste.data.pairs import Pairs
 from modiste.embedding.embedder import fingerprint
 from modiste.embedding.transfer import fetched, to_device
 from modiste.errors import ModisteError, did_you_mean
