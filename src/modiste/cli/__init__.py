@@ -167,6 +167,7 @@ class Call:
         outline = Outline.read([self.root, *self.config_dirs], self.config_name)
         positional = [arg for arg in self.args.overrides if _is_positional(arg, outline)]
         given = [arg for arg in self.args.overrides if arg not in positional]
+        given = [word for override in given for word in _model_folder(override, outline, self)]
         self.overrides = [_quoted(override, self.args.multirun) for override in given]
         if positional:
             self.overrides.append(_paths_override(positional, outline))
@@ -276,6 +277,19 @@ def _paths_override(positional: list[str], outline: Outline) -> str:
         hint = did_you_mean(positional[0], [*outline.keys, *outline.groups])
         raise ModisteError(f"'{positional[0]}' is not an override: write key=value. {hint}")
     return f"paths=[{','.join(map(quote, positional))}]"
+
+
+def _model_folder(override: str, outline: Outline, call: Call) -> list[str]:
+    """``model=DIR`` of an existing folder that no option of the group is called, as what it is short for."""
+    from modiste.config import list_groups, quote
+
+    key, _, value = override.partition("=")
+    folder = Path(value.strip("'\"")).expanduser()
+    if key != "model" or "model" not in outline.groups or not value or not folder.is_dir():
+        return [override]
+    if value in list_groups([call.root, *call.config_dirs]).get("model", {}):
+        return [override]
+    return ["model=exported", f"model.source={quote(str(folder))}"]
 
 
 def _quoted(override: str, multirun: bool) -> str:

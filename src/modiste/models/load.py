@@ -82,7 +82,8 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
     """A model with its transform and tokenizer.
 
     Args:
-        source: A run directory; else a hub id or local directory of a model of transformers.
+        source: A run directory; a folder of `modiste export`, sentence-transformers, open_clip or transformers; or a
+            hub id of a model of transformers.
         checkpoint: ``best`` or ``last`` of a run directory.
 
     Raises:
@@ -94,8 +95,8 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
         model = build_model(DictConfig(OmegaConf.load(run.config)))
         load_weights(model, run.checkpoint(checkpoint))
     else:
-        from modiste.pretrained.transformers import TransformersDualEncoder
+        from modiste.pretrained.exported import load_exported
 
-        model = TransformersDualEncoder(str(source))
+        model = load_exported(str(source))
     model.eval()
     return Loaded(model, model.preprocess, model.tokenizer)
