@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from PIL import Image
 
+from modiste.config import load_config
 from modiste.errors import ModisteError
 from modiste.export import FORMATS
 from modiste.export.inputs import Inputs, synthetic
@@ -125,7 +125,7 @@ def write_card(
     unknown = set(given) - {"title", "licence", "languages", "base_model"}
     if unknown:
         raise ModisteError(f"card.{min(unknown)} is not known: give title, licence, languages or base_model.")
-    cfg: Any = OmegaConf.load(run.config) if run else None
+    cfg: Any = load_config(run.config) if run else None
     title = given.get("title") or (cfg.name if cfg is not None else folder.name.strip(".").split(".")[0])
     results = stored(run)
     cost = run.read_json("cost") if run else {}

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import OmegaConf
 from PIL import Image
 
-from modiste.data.build import load
-from modiste.data.captions import Captions
+from modiste.config import load_config
+from modiste.data.build import bind_captions, load
 from modiste.data.catalogue import Catalogue
 from modiste.data.synthetic import Synthetic
 from modiste.errors import ModisteError
@@ -53,7 +52,7 @@ def _shaped(image: Image.Image, row: int) -> Image.Image:
 
 def of_run(run: RunDir, count: int = SAMPLES) -> Inputs:
     """The first products of the run's test split, or of its validation split; synthetic garments without the data."""
-    cfg: Any = OmegaConf.load(run.config)
+    cfg = load_config(run.config)
     try:
         catalogue = load(cfg.data)
     except ModisteError as error:
@@ -67,7 +66,7 @@ def of_catalogue(catalogue: Catalogue, data: Any, count: int = SAMPLES) -> Input
     split = next((name for name in ("test", "val") if catalogue.splits.get(name)), None)
     part = catalogue.select(split=split) if split else catalogue
     part = part.select(rows=range(min(count, len(part))))
-    captions = Captions(list(data.captions.templates)).bind(part)
+    captions = bind_captions(data, part)
     images = [part.read_image(row) for row in range(len(part))]
     texts = [captions.first(row) for row in range(len(part))]
     return Inputs(images, texts, f"{len(part)} products of {data.name}, {split or 'all'} split", part.card.licence)
