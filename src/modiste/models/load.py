@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from modiste.config import STARTS, compose, instantiate, load_config, quote
+from modiste.config import STARTS, instantiate, load_config
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokenizer
 from modiste.models.finetune import TOWERS, Tuning, freeze_rest
@@ -84,7 +84,8 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
     """A model with its transform and tokenizer.
 
     Args:
-        source: A run directory; else a hub id or local directory of a model of transformers.
+        source: A run directory; a folder of `modiste export`, sentence-transformers, open_clip or transformers; or a
+            hub id of a model of transformers.
         checkpoint: ``best`` or ``last`` of a run directory.
 
     Raises:
@@ -96,7 +97,8 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
         model = build_model(load_config(run.config))
         load_weights(model, run.checkpoint(checkpoint))
     else:
-        model = instantiate(compose("evaluate", ["model=pretrained", f"model.source={quote(str(source))}"]).model)
+        # By its target, as conf/model/exported.yaml names it: the families of pretrained/ build on this folder.
+        model = instantiate({"_target_": "modiste.pretrained.exported.load_exported", "source": str(source)})
     model.eval()
     return Loaded(model, model.preprocess, model.tokenizer)
 
