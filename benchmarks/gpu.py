@@ -527,7 +527,8 @@ def small_text() -> Any:
     from modiste.texts.words import HashTokenizer
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
-    return HfTextEncoder({"model_type": "bert", "vocab_size": 64, **sizes}, tokenizer=HashTokenizer(buckets=64))
+    config = {"model_type": "bert", "vocab_size": 64, **sizes}
+    return HfTextEncoder(config=config, tokenizer=HashTokenizer(buckets=64))
 
 
 def images(quick: bool, device: torch.device) -> Iterator[Found]:
