@@ -97,9 +97,8 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
         model = build_model(load_config(run.config))
         load_weights(model, run.checkpoint(checkpoint))
     else:
-        from modiste.pretrained.exported import load_exported
-
-        model = load_exported(str(source))
+        # By its target, as conf/model/exported.yaml names it: the families of pretrained/ build on this folder.
+        model = instantiate({"_target_": "modiste.pretrained.exported.load_exported", "source": str(source)})
     model.eval()
     return Loaded(model, model.preprocess, model.tokenizer)
 
