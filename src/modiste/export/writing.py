@@ -28,7 +28,7 @@ from modiste.export.inputs import Inputs, of_run, synthetic
 from modiste.export.towers import tokenizer_facts, without_adapters
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.load import load
-from modiste.pretrained.exported import FACTS
+from modiste.pretrained.exported import FACTS, Programs
 from modiste.utils.run_dir import RunDir, write_json
 
 log = logging.getLogger(__name__)
@@ -115,6 +115,8 @@ def export(
     model = run_or_model if isinstance(run_or_model, DualEncoder) else load(run_or_model, checkpoint).model
     run = run if run is not None and run.is_run else None
     inputs = inputs or (of_run(run) if run else synthetic())
+    if isinstance(model, Programs):
+        raise ModisteError(f"{run_or_model} holds programs, which have no weights to export: export the run itself.")
     identity = fingerprint(model.eval())
     plain = without_adapters(model)
     with replacing(out) as folder:
