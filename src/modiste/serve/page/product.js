@@ -38,11 +38,13 @@ export function large(address) {
 /** The product in a dialog; `links` are [label, run] beside it, `but` takes the words of "like this, but …". */
 export function openProduct(product, { links = [], but } = {}) {
   const close = () => dialog.close();
+  const photo = h("img", { src: product.image, alt: altOf(product) });
+  const better = h("img", { src: large(product.image), onload: () => { photo.src = better.src; } });
   const words = h("input", { type: "text", placeholder: "… but red, with long sleeves", "aria-label": "Like this, but" });
   const dialog = h("dialog", { "aria-label": altOf(product), onclose: () => dialog.remove(), onclick: (event) => event.target === dialog && close() },
     h("div", { class: "product" },
       iconButton("close", "Close", close, { class: "icon close" }),
-      h("div", { class: "tile" }, h("img", { src: large(product.image), alt: altOf(product) })),
+      h("div", { class: "tile" }, photo),
       h("div", { class: "detail" },
         h("div", {}, h("p", { class: "soft small" }, `Product ${product.product_id}`), h("h2", {}, altOf(product))),
         h("dl", {}, Object.entries(product.attributes).filter(([, value]) => value !== null && value !== "")

@@ -99,7 +99,7 @@ const search = latest(async (signal) => {
     show();
   } catch (error) {
     if (error.name === "AbortError") return;
-    nodes.list.replaceChildren(failure(error));
+    nodes.list.replaceChildren(failure(error), active().length ? h("button", { class: "button", type: "button", onclick: clear }, "Remove the filters") : "");
   }
   nodes.list.classList.remove("loading");
   nodes.list.ariaBusy = false;
@@ -169,9 +169,13 @@ function active() {
   return Object.keys(state).filter((key) => (key.startsWith(FACET) || key.startsWith(RANGE) || key === "where") && state[key]);
 }
 
+function clear() {
+  const chosen = active();
+  app.show("search", Object.fromEntries(Object.entries(state).filter(([key]) => !chosen.includes(key))));
+}
+
 function showFacets() {
   const { columns } = app.catalogue.indexes.main;
-  const clear = () => app.show("search", Object.fromEntries(Object.entries(state).filter(([key]) => !active().includes(key))));
   const head = h("div", { class: "facets-head" }, h("h3", {}, "Filters"),
     active().length ? h("button", { class: "link small", type: "button", onclick: clear }, "Clear") : null,
     h("button", { class: "button filters-button", type: "button", onclick: () => nodes.facets.classList.remove("open") }, "Done"));
