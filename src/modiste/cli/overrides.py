@@ -26,11 +26,25 @@ def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> li
     Raises:
         ModisteError: An argument is no override, or the run to restart is not there.
     """
+    arguments = [word for arg in arguments for word in _model_folder(arg, outline)]
     positional = [arg for arg in arguments if _is_positional(arg, outline)]
     overrides = [_quoted(arg, outline, multirun) for arg in arguments if arg not in positional]
     if positional:
         overrides.append(_positional_override(positional, outline))
     return _restarted(overrides, outline, multirun)
+
+
+def _model_folder(arg: str, outline: Outline) -> list[str]:
+    """``model=DIR`` of a folder that no option of the group is called, as what it is short for."""
+    from modiste.config import config_dir, list_groups
+
+    key, _, value = arg.partition("=")
+    folder = Path(value.strip("'\"")).expanduser()
+    if key != "model" or "model" not in outline.groups or not value or not folder.is_dir():
+        return [arg]
+    if value in list_groups([config_dir()]).get("model", {}):
+        return [arg]
+    return ["model=exported", f"model.source={quote(str(folder))}"]
 
 
 def _is_positional(arg: str, outline: Outline) -> bool:

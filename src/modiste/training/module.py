@@ -104,7 +104,8 @@ class ContrastiveModule(LightningModule):
         from lightning.pytorch.strategies import ModelParallelStrategy
 
         if isinstance(self.trainer.strategy, ModelParallelStrategy) and not self.sharded:
-            shard(self.model, self.loss, self.device.type)
+            # Not `self.device`: the module is moved to it later.
+            shard(self.model, self.loss, self.trainer.strategy.root_device.type)
             self.sharded = True
 
     def train(self, mode: bool = True) -> ContrastiveModule:
