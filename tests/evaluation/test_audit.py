@@ -174,7 +174,7 @@ def test_a_run_gives_the_training_side_and_its_model_the_embeddings(shop, tmp_pa
     monkeypatch.setattr(audit_module, "subject_of", lambda cfg, choice: Subject(cfg.run, cfg.run, Model()))
     config = compose("train", [*shop, "run_dir=x"])
     (tmp_path / "run").mkdir()
-    OmegaConf.save(config, tmp_path / "run" / "config.yaml")
+    OmegaConf.save(OmegaConf.create(OmegaConf.to_container(config, resolve=True)), tmp_path / "run" / "config.yaml")
     audit("run=run", "cosine=0.9999", "output=out")  # without data=, the run's own
     facts = read(tmp_path / "out")
     assert facts["settings"]["model"]["name"] == "run"
@@ -201,6 +201,6 @@ def test_mistakes_are_one_sentence(shop, words, message):
 
 def test_run_and_other_exclude_each_other(shop, tmp_path):
     (tmp_path / "run").mkdir()
-    OmegaConf.save(compose("train", [*shop, "run_dir=x"]), tmp_path / "run" / "config.yaml")
+    save_run(compose("train", [*shop, "run_dir=x"]), tmp_path / "run")
     with pytest.raises(ModisteError, match="exclude each other"):
         audit("run=run", "other=synthetic")
