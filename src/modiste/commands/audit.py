@@ -21,7 +21,7 @@ from modiste.data.catalogue import Catalogue
 from modiste.data.splits import normalised
 from modiste.errors import ModisteError
 from modiste.evaluation.overlap import Match, check_kept, match_vectors, measure, same_products
-from modiste.reporting.figures import typeface, wrap
+from modiste.utils.drawing import typeface, wrap
 from modiste.utils.run_dir import RunDir, write_json
 
 if TYPE_CHECKING:
