@@ -76,6 +76,11 @@ class Tower:
         """Names of the inputs, in order."""
         return ["pixels"] if self.kind == "image" else sorted(self.example)
 
+    @property
+    def device(self) -> torch.device:
+        """Of the model."""
+        return next(self.model.parameters()).device
+
     def encode(self, inputs: Any) -> Tensor:
         """Torch's own embeddings (B, D), float32."""
         encode: Encode = self.model.encode_image if self.kind == "image" else self.model.encode_text
@@ -350,9 +355,15 @@ def check_name(name: str, precision: str = "fp32") -> None:
             raise ModisteError(f"backend={name} needs {package}: pip install 'modiste[{extra}]', or backend=torch.")
 
 
-def candidates(kind: str) -> list[str]:
+def candidates(kind: str, device: str = "cpu") -> list[str]:
     """What ``auto`` tries beside torch in float32, from exact to fast: the others, all in bf16 where the processor has
-    units for it, and int8."""
+    units for it, and int8. The other backends are for CPUs: on a GPU it is torch in bf16.
+
+    >>> candidates("image", "cuda")
+    ['torch-bf16']
+    """
+    if device != "cpu":
+        return ["torch-bf16"]
     names = [name for name in BACKENDS if name != "compile" and not (kind == "text" and name == "channels_last")]
     bf16 = [f"{name}-bf16" for name in names if has_bf16()]
     return [name for name in names if name != "torch"] + bf16 + ["openvino-int8"]
@@ -379,7 +390,7 @@ def choose(tower: Tower, name: str, min_cosine: float) -> tuple[str, Encode]:
     taken: tuple[str, Encode] = ("torch", tower.encode)
     speed = rate(tower, tower.encode)
     log.info("%s tower, torch: %.0f a second", tower.kind, speed)
-    for candidate in candidates(tower.kind):
+    for candidate in candidates(tower.kind, tower.device.type):
         try:
             encode, cosine = checked(tower, candidate, min_cosine)
         except ModisteError as error:
@@ -423,10 +434,16 @@ def smallest_cosine(tower: Tower, encode: Encode) -> float:
 
 def rate(tower: Tower, encode: Encode, seconds: float = PROBE_SECONDS) -> float:
     """Examples a second, after a warm-up, over about ``seconds``."""
-    encode(tower.example)
+
+    def run() -> None:
+        encode(tower.example)
+        if tower.device.type == "cuda":  # which has only been told what to do
+            torch.cuda.synchronize(tower.device)
+
+    run()
     count, start = 0, time.perf_counter()
     while not count or time.perf_counter() - start < seconds:
-        encode(tower.example)
+        run()
         count += len(tower.tensors(tower.example)[0])
     return count / (time.perf_counter() - start)
 

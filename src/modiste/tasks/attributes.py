@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from modiste.errors import ModisteError
 from modiste.metrics.average_precision import Ranking
+from modiste.metrics.direction import directions
 from modiste.metrics.intervals import Interval, bootstrap_statistics, describe_bootstrap
 from modiste.tasks.result import Embedder, Result
 from modiste.tasks.zeroshot import DEFAULT, MAX_CLASSES, ZeroShot, named_attributes
@@ -129,6 +130,7 @@ class Attributes:
             data=catalogue.card.name,
             split=split,
             metrics=metrics,
+            higher_is_better=directions(metrics),
             protocol=self.describe(list(ranked)) | {"skipped": skipped},
             counts={"images": len(rows)}
             | {k: v for name, found in ranked.items() for k, v in _counts(name, found, len(rows)).items()},

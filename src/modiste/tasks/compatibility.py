@@ -18,6 +18,7 @@ from modiste.data.datasets.polyvore import CARD, KINDS, OUTFITS
 from modiste.data.download import cut_short, read_json, read_lines
 from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics.classification import auc
+from modiste.metrics.direction import directions
 from modiste.metrics.intervals import Interval, bootstrap, bootstrap_statistic, describe_bootstrap
 from modiste.metrics.ranking import Floats
 from modiste.tasks.result import Embedder, Result
@@ -123,11 +124,13 @@ class Compatibility:
         compatibility, outscored = self._compatibility(kept_outfits, vectors, position)
         right = fill_in_blank(kept_questions, vectors, position)
         accuracy = bootstrap({ACCURACY: right}, resamples=self.resamples, seed=self.seed)
+        metrics = {AUC: compatibility, **accuracy}
         return Result(
             task=self.name,
             data=catalogue.card.name,
             split=split,
-            metrics={AUC: compatibility, **accuracy},
+            metrics=metrics,
+            higher_is_better=directions(metrics),
             protocol=self.describe(),
             counts={
                 "compatibility/queries": len(kept_outfits),

@@ -217,6 +217,7 @@ class Composed:
         n = sum(len(group["mean"]) for group in groups)
         for name in names:
             weighted = [group[name] * n / len(groups) / len(group[name]) for group in groups]
+            scored["higher_is_better"][f"mean/{name}"] = True
             per_query[f"mean/{name}"] = np.concatenate(weighted)
         scored["counts"]["mean/queries"] = n
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from modiste.data.captions import FIELD
 from modiste.errors import ModisteError
+from modiste.metrics.direction import directions
 from modiste.metrics.intervals import bootstrap, describe_bootstrap
 from modiste.tasks.result import Embedder, Result
 
@@ -185,6 +186,7 @@ class Compositional:
             data=catalogue.card.name,
             split=split,
             metrics=metrics,
+            higher_is_better=directions(metrics),
             protocol=self.describe() | {"known_pairs": told, "skipped": found.skipped},
             primary=primary,
             summary=["accuracy", "group_score", "pair_accuracy"],

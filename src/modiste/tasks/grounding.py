@@ -19,6 +19,7 @@ from torch import Tensor
 from modiste.data.sources import WHOLE
 from modiste.embedding.embedder import silent
 from modiste.errors import ModisteError
+from modiste.metrics.direction import directions
 from modiste.metrics.intervals import bootstrap, describe_bootstrap
 from modiste.metrics.localisation import (
     DEFINITIONS,
@@ -156,6 +157,7 @@ class Grounding:
             data=catalogue.card.name,
             split=split,
             metrics=metrics,
+            higher_is_better=directions(metrics),
             protocol=self.describe(scan) | {"thresholds": thresholds},
             counts=scan.counts,
             primary=f"{first}/pointing",

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from modiste.data.splits import groups
 from modiste.errors import ModisteError
 from modiste.metrics.classification import DEFINITIONS, classification_metrics, confusion_matrix, per_class_table
+from modiste.metrics.direction import directions
 from modiste.metrics.intervals import bootstrap, bootstrap_confusion, describe_bootstrap
 from modiste.metrics.logistic import CONVERGED, TOLERANCE, Floats, Ints, LogisticFit, fit_logistic
 from modiste.tasks.result import Embedder, Result
@@ -192,6 +193,7 @@ class Probe:
             task=self.name,
             data=catalogue.card.name,
             split=split,
+            higher_is_better=directions(found.metrics),
             protocol=self.describe() | {"attributes": fits, "skipped": skipped},
             primary=f"{fits[0]}/accuracy",
             summary=["accuracy", "macro_f1"],

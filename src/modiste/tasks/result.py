@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from modiste.errors import ModisteError
+from modiste.metrics.direction import direction, higher_is_better
 from modiste.metrics.intervals import Interval
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Result:
         data: The data set's name.
         split: The evaluated split.
         metrics: Metric name (``t2i/recall@1``) to its value with a 95 % bootstrap interval.
+        higher_is_better: Metric name to whether a higher value is better, for every metric (torchmetrics' term):
+            False for errors, distances and ranks.
         protocol: Plain values: prompts, definitions of the metrics, tie rule, seed, bootstrap settings …
         counts: Numbers of queries, gallery items, classes …
         primary: The metric to show when there is room for one.
@@ -57,15 +60,21 @@ class Result:
             ``primary``.
         pictures: Title to a picture; each becomes a PNG beside the report, not a part of the JSON.
 
-    >>> result = Result("retrieval", "kagl", "test", {"t2i/mrr": Interval(0.5, 0.4, 0.6, 10)}, primary="t2i/mrr")
-    >>> Result.from_json(result.to_json()) == result
-    True
+    Raises:
+        ModisteError: ``primary`` is not among the metrics, or ``higher_is_better`` does not name the same metrics.
+
+    >>> metrics = {"hue_error": Interval(0.5, 0.4, 0.6, 10)}
+    >>> better = {"hue_error": False}
+    >>> result = Result("colour", "kagl", "test", metrics, higher_is_better=better, primary="hue_error")
+    >>> result.direction("hue_error"), Result.from_json(result.to_json()) == result
+    ('min', True)
     """
 
     task: str
     data: str
     split: str
     metrics: dict[str, Interval]
+    higher_is_better: dict[str, bool] = field(kw_only=True)
     protocol: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     primary: str = ""
@@ -79,6 +88,16 @@ class Result:
     def __post_init__(self) -> None:
         if self.primary not in self.metrics:
             raise ModisteError(f"The primary metric '{self.primary}' of task '{self.task}' is not among its metrics.")
+        unstated = sorted(self.metrics.keys() ^ self.higher_is_better.keys())
+        if unstated:
+            raise ModisteError(
+                f"higher_is_better and metrics of task '{self.task}' differ in '{unstated[0]}': state for each metric "
+                "whether a higher value is better."
+            )
+
+    def direction(self, metric: str) -> Literal["min", "max"]:
+        """``max`` for a metric that is better when higher, else ``min``."""
+        return direction(metric, self.higher_is_better)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dump`: every field but ``per_query`` and ``pictures``, which are files beside it."""
@@ -93,10 +112,12 @@ class Result:
             ModisteError: A field is missing.
         """
         fields = {name: f for name, f in cls.__dataclass_fields__.items() if name not in BESIDE}
-        required = [name for name, f in fields.items() if f.default is f.default_factory is MISSING]
+        required = [name for name, f in fields.items() if f.default is f.default_factory is MISSING and not f.kw_only]
         missing = [name for name in required if name not in content]
         if missing:
             raise ModisteError(f"This is not a result file: it has no {', '.join(missing)}.")
         values = {name: content[name] for name in fields if name in content}
         values["metrics"] = {name: Interval(**interval) for name, interval in content["metrics"].items()}
+        stated = content.get("higher_is_better")  # absent in results of earlier versions
+        values["higher_is_better"] = {name: higher_is_better(name, stated) for name in values["metrics"]}
         return cls(**values, per_query={name: np.asarray(v) for name, v in (per_query or {}).items()})

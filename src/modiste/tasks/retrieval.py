@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from modiste.data.captions import Captions
 from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics import ranking
+from modiste.metrics.direction import directions
 from modiste.metrics.intervals import Interval, bootstrap, describe_bootstrap
 from modiste.metrics.ranking import Floats, Ints, Relevance
 from modiste.tasks.result import Embedder, Result
@@ -173,7 +174,7 @@ class Ranking:
         }
 
     def run(self, searches: Iterable[Search]) -> dict[str, Any]:
-        """The fields ``metrics``, ``per_query``, ``counts`` and ``examples`` of a `Result`."""
+        """The fields ``metrics``, ``higher_is_better``, ``per_query``, ``counts`` and ``examples`` of a `Result`."""
         metrics: dict[str, Interval] = {}
         per_query: dict[str, Floats] = {}
         counts: dict[str, int] = {}
@@ -194,7 +195,14 @@ class Ranking:
                 f"{search.name}/relevant": len(relevance.items),
             }
             examples += self._examples(search, gallery, every["median_rank"])
-        return {"metrics": metrics, "per_query": per_query, "counts": counts, "examples": examples}
+        better = directions(metrics, ranking.LOWER_IS_BETTER)
+        return {
+            "metrics": metrics,
+            "higher_is_better": better,
+            "per_query": per_query,
+            "counts": counts,
+            "examples": examples,
+        }
 
     def _examples(self, search: Search, gallery: Tensor, best: Floats) -> list[dict[str, Any]]:
         """A seeded mix: half hits and half misses where there are enough of both."""

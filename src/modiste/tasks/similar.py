@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modiste.errors import ModisteError, did_you_mean
+from modiste.metrics.direction import directions
 from modiste.metrics.intervals import bootstrap
-from modiste.metrics.ranking import Floats, Ints, Relevance
+from modiste.metrics.ranking import LOWER_IS_BETTER, Floats, Ints, Relevance
 from modiste.tasks.result import Embedder, Result
 from modiste.tasks.retrieval import Documents, Ranking, Search
 
@@ -223,6 +224,7 @@ class Similar:
             values = {m: np.concatenate([per_query[prefix + m] for prefix in prefixes]) for m in metrics}
             intervals = bootstrap(values, ["median_rank"], self.ranking.resamples, self.ranking.seed)
             scored["metrics"] |= {f"{OVERALL}/{name}/{m}": interval for m, interval in intervals.items()}
+            scored["higher_is_better"] |= directions(scored["metrics"], LOWER_IS_BETTER)
             per_query |= {f"{OVERALL}/{name}/{m}": v for m, v in values.items()}
             for count in ("queries", "queries_without_relevant"):
                 total = sum(scored["counts"][prefix + count] for prefix in prefixes)

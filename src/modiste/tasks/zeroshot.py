@@ -18,6 +18,7 @@ from modiste.metrics.classification import (
     confusion_matrix,
     per_class_table,
 )
+from modiste.metrics.direction import directions
 from modiste.metrics.intervals import bootstrap_confusion, describe_bootstrap
 from modiste.tasks.result import Embedder, Result
 
@@ -107,6 +108,7 @@ class ZeroShot:
             task=self.name,
             data=catalogue.card.name,
             split=split,
+            higher_is_better=directions(result["metrics"]),
             protocol=self.describe(attributes) | {"skipped": skipped},
             primary=f"{attributes[0]}/weighted_f1",
             summary=["accuracy", "weighted_f1"],
