@@ -45,18 +45,20 @@ class Code:
 
 @dataclass(frozen=True)
 class Td:
-    """A cell; ``part`` is the length of its bar in percent, ``sort`` what a sorted column goes by."""
+    """A cell. ``part``: length of its bar in percent. ``sort``: what a sorted column goes by. ``href``: a link."""
 
     text: str
     small: str = ""
     words: bool = False
     part: float | None = None
     sort: float | str | None = None
+    href: str = ""
 
 
 @dataclass
 class Table:
-    """Rows under headings, sortable; ``definitions`` explain the headings, ``published`` rows are set off."""
+    """Rows under headings, sortable; ``definitions`` explain the headings (``key`` makes their
+    anchors unique on the page), ``published`` rows are set off."""
 
     kind: ClassVar[str] = "table"
     heads: Sequence[Td]
@@ -64,6 +66,12 @@ class Table:
     definitions: Mapping[str, str] = field(default_factory=dict)
     published: Sequence[int] = ()
     wrap: bool = False
+    key: str = ""
+
+    @property
+    def anchors(self) -> dict[str, str]:
+        """Where the page explains a heading."""
+        return {name: f"{self.key}-{place}" for place, name in enumerate(self.definitions)}
 
 
 @dataclass

@@ -63,7 +63,11 @@ def result_section(run: Run, stem: str, result: Mapping[str, Any], published: Se
     variant = f", {result['variant']}" if result.get("variant") else ""
     title = f"{task_title(result['task'])} on {result['data']} ({result['split']}{variant})"
     block = tables.summaries(tables.build_blocks([result], published))[0]
-    seconds = [f"evaluated in {tables.duration(result['seconds'])}"] if isinstance(result.get("seconds"), (int, float)) else []
+    seconds = (
+        [f"evaluated in {tables.duration(result['seconds'])}"]
+        if isinstance(result.get("seconds"), (int, float))
+        else []
+    )
     about = [", ".join([*([block.size] if block.size else []), *seconds])]
     about += [tables.DAGGER_NOTE] if tables.in_domain(result) else []
     parts = list(dict.fromkeys(tables.split_name(name)[0] for name in result["metrics"]))
@@ -74,7 +78,7 @@ def result_section(run: Run, stem: str, result: Mapping[str, Any], published: Se
     blocks += _pictures(run, result)
     blocks += _figures(run, stem, result)
     blocks += _published(block)
-    blocks += [Heading("All metrics"), metric_table(result)]
+    blocks += [Heading("All metrics"), metric_table(result, f"{stem.replace('.', '-')}-metric")]
     blocks += _classes(result.get("tables") or {}, result.get("confusion") or {})
     if result.get("counts"):
         blocks.append(Fold("Counts", [plain_table(["", ""], [list(item) for item in result["counts"].items()])]))
@@ -142,7 +146,7 @@ def _published(block: tables.Block) -> list[Any]:
     return [Heading("Next to published numbers"), Table(heads, rows, published=published), *notes]
 
 
-def metric_table(result: Mapping[str, Any]) -> Table:
+def metric_table(result: Mapping[str, Any], key: str) -> Table:
     """Rows are metrics, columns the parts (directions, attributes, Marqo's tasks), or the other way round if many."""
     metrics = result["metrics"]
     names = tables.ordered(metrics)
@@ -166,7 +170,7 @@ def metric_table(result: Mapping[str, Any]) -> Table:
     else:
         heads = [Td("metric", words=True), *(Td(part_words(part), sizes[part]) for part in parts)]
         rows = [[Td(measure_words(m), words=True, sort=m), *(cells[part, m] for part in parts)] for m in measures]
-    return Table(heads, rows, {measure_words(measure): text for measure, text in definitions.items()})
+    return Table(heads, rows, {measure_words(measure): text for measure, text in definitions.items()}, key=key)
 
 
 def _size(metrics: Mapping[str, Any], part: str) -> str:

@@ -135,8 +135,8 @@ def cell_of(metric: Mapping[str, Any] | None, name: str = "") -> Cell | None:
     Where every query has the same value, 0 or 1, resampling them gives no interval: it is then the exact one of a
     proportion (Clopper & Pearson, Biometrika 26, 1934). ``name`` tells a rank of 1, which is none, from a fraction.
 
-    >>> cell_of({"value": 1.0, "low": 1.0, "high": 1.0, "n": 20})
-    Cell(value=1.0, low=0.8315664819452138, high=1.0, n=20, text='', deviation=None)
+    >>> show("accuracy", cell_of({"value": 1.0, "low": 1.0, "high": 1.0, "n": 20}))
+    '1.000 [0.832, 1.000]'
     """
     value = number((metric or {}).get("value"))
     if metric is None or value is None:

@@ -39,7 +39,9 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any], allow: Iterable[str] 
         return f"the data differ: their fingerprint is {prints[0]} in A and {prints[1]} in B"
     allow = set(allow)
     for key, name in (("config", f"task.{a['task']}"), ("protocol", "protocol")):
-        for where, one, other in differences(without_paths(a, key), without_paths(b, key), name, absent=None):
+        for where, one, other in differences(
+            without_paths(a, key) or {}, without_paths(b, key) or {}, name, absent=None
+        ):
             words = where.split(".")
             if not allow & set(words) and not (key == "protocol" and words[1] in OF_THE_MODEL):
                 return f"{where} is {_shown(one)} in A and {_shown(other)} in B"

@@ -149,7 +149,7 @@ def without_paths(result: Mapping[str, Any], key: str) -> Any:
             return [replaced(item) for item in value]
         return files.get(value, value) if isinstance(value, str) and value else value
 
-    return replaced(result.get(key) or {})
+    return replaced(result.get(key))
 
 
 def differences(one: Any, other: Any, name: str = "", absent: Any = "nothing") -> Iterator[tuple[str, Any, Any]]:

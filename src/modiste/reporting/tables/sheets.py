@@ -75,7 +75,12 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | N
     | 1 | 0.25 | — |
     | 2 | — | &lt;b> \\| c |
     """
-    return "\n".join(_markdown_lines(plain_grid(rows, columns)))
+    return grid_markdown(plain_grid(rows, columns))
+
+
+def grid_markdown(grid: Grid) -> str:
+    """A grid as GitHub Markdown, without a line break at its end."""
+    return "\n".join(_markdown_lines(grid))
 
 
 def plain_grid(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> Grid:
@@ -214,9 +219,15 @@ PIPE_WIDTH = 160
 def print_sheets(sheets: Iterable[Sheet], compact: bool = False) -> None:
     """Print tables to the terminal, or wide to a pipe or a file."""
     from rich.console import Console
+    from rich.text import Text
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(PIPE_WIDTH, console.width))
     for sheet in sheets:
-        console.print(*terminal(sheet, compact))
+        if sheet.grids:
+            console.print(*terminal(sheet, compact))
+        else:
+            console.print(Text(sheet.title, style="bold"))
+            for line in (*sheet.notes, *sheet.commands):
+                console.print(Text(line), soft_wrap=True)
