@@ -42,7 +42,7 @@ def write_report(run_dir: Path, catalogue: Catalogues = None) -> Path:
         raise ModisteError(f"'{run_dir}' has neither metrics.csv nor results. Train or evaluate into it first.")
     published = tables.read_published()
     run.results = dict(sorted(run.results.items(), key=lambda item: reading_order(item[1]["task"])))
-    most = TILES if len(run.results) <= 4 else 1
+    most = TILES if len(run.results) <= 2 else 2 if len(run.results) <= 5 else 1
     sections = [result_section(run, stem, result, published) for stem, result in run.results.items()]
     sections += [Section("training", "Training", [Pictures([(path, path.stem) for path in curves])])] if curves else []
     sections += _selection(run)

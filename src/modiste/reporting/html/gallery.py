@@ -166,7 +166,7 @@ def _example(example: Mapping[str, Any], thumbs: Thumbs) -> Example:
     return Example(asked, where, is_hit(example), results)
 
 
-WORDS = {"relevant": "✓ relevant", "wrong": "✗ not relevant", "other": "not relevant", "wanted": "wanted"}
+WORDS = {"relevant": "✓ relevant", "wrong": "✗", "other": "", "wanted": "wanted"}
 
 
 def _result(result: Mapping[str, Any], captions: bool, thumbs: Thumbs, state: str) -> Shown:
