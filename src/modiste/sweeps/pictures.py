@@ -51,13 +51,15 @@ def history_plot(table: Sequence[Mapping[str, Any]], metric: Objective, path: Pa
     complete = [row for row in table if row["state"] == "complete"]
     values = [row[metric.metric] for row in complete]
     numbers = [row["trial"] for row in complete]
+    from matplotlib.ticker import MaxNLocator
+
     best = (np.minimum if metric.mode == "min" else np.maximum).accumulate(values)
     with new_figure(WIDTH, 2.8, path) as figure:
         axes = figure.subplots()
         axes.step(numbers, best, where="post", color=PALETTE[1], linewidth=1.5)
         axes.plot(numbers, values, "o", color=PALETTE[0], markersize=4)
         axes.set_xlabel("trial")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(metric.metric)
     return path
 

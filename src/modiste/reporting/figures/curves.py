@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modiste.reporting.figures.style import PALETTE, WIDTH, new_figure
+from modiste.reporting.figures.style import MARKERS, PALETTE, WIDTH, new_figure
 from modiste.reporting.logs import Series
 from modiste.reporting.tables import ordered, split_name
 
@@ -77,14 +77,14 @@ def training_curves(metrics: Mapping[str, Series], folder: Path) -> list[Path]:
 
 def _lines(figure: Figure, axes: Axes, series: Mapping[str, Series]) -> None:
     for i, (name, (steps, values)) in enumerate(_spread(series).items()):
-        color = PALETTE[i % len(PALETTE)]
+        color, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
         few = len(steps) <= 30
         if len(steps) > 100 and "loss" in name:  # a batch's loss is noisy; rates and scales are not
             axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
             values = _smooth(values)
-        axes.plot(steps, values, color=color, label=name, linewidth=1.6, marker="o" if few else "", markersize=3)
+        axes.plot(steps, values, color=color, label=name, linewidth=1.6, marker=marker if few else "", markersize=3)
     if len(axes.get_lines()) > 1 or len(series) > 1:
-        figure.legend(loc="outside upper left", ncols=2 if len(series) > 3 else 1, bbox_to_anchor=(0, 0.94))
+        figure.legend(loc="outside upper left", ncols=2 if len(series) > 3 else 1)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}")
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modiste.reporting.figures.style import PALETTE, WIDTH, new_figure
+from modiste.reporting.figures.style import MARKERS, PALETTE, WIDTH, new_figure
 
-MARKERS = "os^Dv*P"
 LINES = 7
 
 
@@ -42,5 +41,5 @@ def few_shot_curves(tables: Mapping[str, Mapping[str, Any]], path: Path) -> Path
         axes.set_ylim(bottom=0)
         axes.set_xlabel("examples per class")
         figure.suptitle("few-shot accuracy ± s.d. over draws", x=0.01, ha="left", fontsize=11, fontweight="bold")
-        figure.legend(loc="outside upper left", ncols=4, bbox_to_anchor=(0, 0.94))
+        figure.legend(loc="outside upper left", ncols=4)
     return path

@@ -19,8 +19,16 @@ if TYPE_CHECKING:
 
 WIDTH = 4.7  # inches of a panel: two stand next to each other on a page
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^Dv*P"
 INK, FAINT, LINE = "#1D2329", "#5D6974", "#DDE2E7"
-DARK = {INK: "#E3E7EB", FAINT: "#9AA6B1", LINE: "#343C44", "#0072B2": "#4DA6DE", "#000000": "#FFFFFF"}
+DARK = {
+    INK: "#E3E7EB",
+    FAINT: "#9AA6B1",
+    LINE: "#343C44",
+    "#0072B2": "#4DA6DE",
+    "#56B4E9": "#B5E8FF",
+    "#000000": "#FFFFFF",
+}
 """What a colour becomes on a dark ground."""
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 STYLE: dict[Any, Any] = {

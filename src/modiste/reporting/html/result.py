@@ -129,7 +129,11 @@ def _figures(run: Run, stem: str, result: Mapping[str, Any]) -> list[Any]:
             Pictures([(path, path.stem) for path in plots], f"Dots: values, bars: intervals.{ticks}"),
         ]
     curve = few_shot_curves(result.get("tables") or {}, folder / f"{stem}.few_shot.svg")
-    return blocks + ([Pictures([(curve, "few-shot accuracy")])] if curve else [])
+    if curve is None:
+        return blocks
+    tables_of_shots = {name: table for name, table in (result.get("tables") or {}).items() if is_few_shot(table)}
+    shots = [block for name, table in tables_of_shots.items() for block in (Heading(name), *_table(table))]
+    return [*blocks, Pictures([(curve, "few-shot accuracy")]), Fold("Few-shot tables", shots)]
 
 
 def _published(block: tables.Block) -> list[Any]:
@@ -185,14 +189,13 @@ def _interval(name: str, cell: tables.Cell | None) -> Td:
 
 def _classes(found: Mapping[str, Any], confusion: Mapping[str, Any]) -> list[Any]:
     """Per attribute: the worst classes, and what is taken for what."""
-    folds = []
+    folds: list[Fold] = []
     for name in dict.fromkeys([*found, *confusion]):
+        if name in found and is_few_shot(found[name]):
+            continue
         blocks = _table(found[name]) if name in found else []
         blocks += _confusion(confusion[name]) if name in confusion else []
-        several = len(folds) == 0 and name in confusion
-        few = name in found and is_few_shot(found[name])
-        title = f"{name.rpartition('/')[0]}: few-shot" if few else f"{name}: classes" if name in confusion else name
-        folds.append(Fold(title, blocks, open=several and not few))
+        folds.append(Fold(f"{name}: classes" if name in confusion else name, blocks, open=not folds))
     return [Heading("Classes"), *folds] if folds else []
 
 
