@@ -12,6 +12,13 @@ from modiste.config.quoting import quote
 from modiste.config.validation import AUTOMATIC, STARTS
 from modiste.errors import ModisteError, did_you_mean
 
+POSITIONAL = {"paths": "paths", "query": "query.text", "action": "action"}
+"""Keys of commands, and what takes the words of a line that stand without key=."""
+QUERY = ("text", "image", "like", "minus")
+"""What may stand without ``query.`` before it, in a command that has a ``query``; else they are groups."""
+LITERAL = (*(f"query.{name}" for name in QUERY), "where")
+"""Keys whose values are free text."""
+
 
 def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> list[str]:
     """Overrides that Hydra reads: paths of positional arguments, values quoted, a restarted run's own overrides first.
@@ -19,11 +26,25 @@ def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> li
     Raises:
         ModisteError: An argument is no override, or the run to restart is not there.
     """
+    arguments = [word for arg in arguments for word in _model_folder(arg, outline)]
     positional = [arg for arg in arguments if _is_positional(arg, outline)]
-    overrides = [_quoted(arg, multirun) for arg in arguments if arg not in positional]
+    overrides = [_quoted(arg, outline, multirun) for arg in arguments if arg not in positional]
     if positional:
-        overrides.append(_paths_override(positional, outline))
+        overrides.append(_positional_override(positional, outline))
     return _restarted(overrides, outline, multirun)
+
+
+def _model_folder(arg: str, outline: Outline) -> list[str]:
+    """``model=DIR`` of a folder that no option of the group is called, as what it is short for."""
+    from modiste.config import config_dir, list_groups
+
+    key, _, value = arg.partition("=")
+    folder = Path(value.strip("'\"")).expanduser()
+    if key != "model" or "model" not in outline.groups or not value or not folder.is_dir():
+        return [arg]
+    if value in list_groups([config_dir()]).get("model", {}):
+        return [arg]
+    return ["model=exported", f"model.source={quote(str(folder))}"]
 
 
 def _is_positional(arg: str, outline: Outline) -> bool:
@@ -33,16 +54,25 @@ def _is_positional(arg: str, outline: Outline) -> bool:
     return "=" not in arg and not arg.startswith("~")
 
 
-def _paths_override(positional: list[str], outline: Outline) -> str:
-    if "paths" not in outline.keys:
+def _positional_override(positional: list[str], outline: Outline) -> str:
+    """Paths as a list; words as one text, or as the action of a command that has several."""
+    key = next((target for key, target in POSITIONAL.items() if key in outline.keys), None)
+    if key is None:
         hint = did_you_mean(positional[0], [*outline.keys, *outline.groups])
         raise ModisteError(f"'{positional[0]}' is not an override: write key=value. {hint}")
-    return f"paths=[{','.join(map(quote, positional))}]"
+    if key == "paths":
+        return f"paths=[{','.join(map(quote, positional))}]"
+    return f"{key}={quote(' '.join(positional))}"
 
 
-def _quoted(override: str, multirun: bool) -> str:
-    """Quote a value that is a path on this machine, or names a run, and that Hydra's grammar would take apart."""
+def _quoted(override: str, outline: Outline, multirun: bool) -> str:
+    """Quote a value that Hydra's grammar would take apart: a path on this machine, the name of a run, free text."""
     key, _, value = override.partition("=")
+    if key in QUERY and "query" in outline.keys:
+        key = f"query.{key}"
+        override = f"{key}={value}"
+    if key in LITERAL and value != "null" and value[:1] not in ("'", '"', "["):
+        return f"{key}={quote(value)}"
     plain = re.fullmatch(r"[\w./:@+\-]*", value) or value[:1] in "'\""
     if not plain and (os.path.exists(value) or (key in STARTS and not multirun)):
         return f"{key}={quote(value)}"

@@ -1,4 +1,4 @@
-"""Types with a range, for the annotations of config targets: a config is checked by them before anything is imported."""
+"""Types with a range, for annotations of config targets: configs are checked by them before any import."""
 
 from __future__ import annotations
 

@@ -84,7 +84,8 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
     """A model with its transform and tokenizer.
 
     Args:
-        source: A run directory; else a hub id or local directory of a model of transformers.
+        source: A run directory; a folder of `modiste export`, sentence-transformers, open_clip or transformers; or a
+            hub id of a model of transformers.
         checkpoint: ``best`` or ``last`` of a run directory.
 
     Raises:
@@ -96,9 +97,8 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
         model = build_model(load_config(run.config))
         load_weights(model, run.checkpoint(checkpoint))
     else:
-        from modiste.pretrained.transformers import TransformersDualEncoder
-
-        model = TransformersDualEncoder(str(source))
+        # By its target, as conf/model/exported.yaml names it: the families of pretrained/ build on this folder.
+        model = instantiate({"_target_": "modiste.pretrained.exported.load_exported", "source": str(source)})
     model.eval()
     return Loaded(model, model.preprocess, model.tokenizer)
 

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from modiste.data.module import Batch
+from modiste.data.pairs import Batch
 from modiste.utils.run_dir import RunDir
 
 REQUEUE = getattr(signal, "SIGUSR2", signal.SIGTERM)
