@@ -12,7 +12,8 @@ from helpers.commands import TINY, modiste
 from modiste.commands import verify as command
 from modiste.config import compose
 from modiste.errors import ModisteError
-from modiste.evaluation.verify import Recipe, compare, differences, find_run, recipe
+from modiste.evaluation.verify import Recipe, compare, find_run, recipe
+from modiste.reporting.tables import differences
 
 METRICS = {"t2i/mrr": {"value": 0.1 + 0.2, "low": 0.1, "high": 0.7, "n": 8}}
 RESULT = {

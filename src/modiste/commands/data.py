@@ -16,7 +16,7 @@ from rich.table import Table
 from modiste.data.build import load
 from modiste.data.catalogue import Catalogue
 from modiste.data.splits import EXCLUDED, leaks
-from modiste.reporting.figures import typeface, wrap
+from modiste.utils.drawing import typeface, wrap
 from modiste.utils.run_dir import write_json
 
 PER_SPLIT = 16
