@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 import modiste
-from helpers.commands import TINY, modiste as command
+from helpers.commands import TINY
+from helpers.commands import modiste as command
 
 TEXT = Path(modiste.__file__).parents[2] / "CONTRIBUTING.md"
 SMALL = [word for word in TINY if not word.startswith("data=") and ".catalogue." not in word]
