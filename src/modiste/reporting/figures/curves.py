@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modiste.reporting.figures.style import MARKERS, PALETTE, WIDTH, new_figure
+from modiste.reporting.figures.style import MARKERS, PALETTE, WIDTH, head, new_figure
 from modiste.reporting.logs import Series
 from modiste.reporting.tables import ordered, split_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 HEIGHT = 3.2  # inches of a panel
 LINES_PER_PANEL = 7
@@ -68,25 +67,26 @@ def training_curves(metrics: Mapping[str, Series], folder: Path) -> list[Path]:
         path = folder / f"curves.{title.split(' (')[0].replace(' ', '_')}.svg"
         with new_figure(WIDTH, HEIGHT, path) as figure:
             axes = figure.add_subplot()
-            _lines(figure, axes, {name: metrics[name] for name in names})
+            drawn = _lines(axes, {name: metrics[name] for name in names})
             axes.set_xlabel("step")
-            figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+            head(figure, title, columns=0 if drawn == 1 else 1 if drawn <= 3 else 2)
         paths.append(path)
     return paths
 
 
-def _lines(figure: Figure, axes: Axes, series: Mapping[str, Series]) -> None:
-    for i, (name, (steps, values)) in enumerate(_spread(series).items()):
+def _lines(axes: Axes, series: Mapping[str, Series]) -> int:
+    """Draws the series, or some of them; returns how many."""
+    shown = _spread(series)
+    for i, (name, (steps, values)) in enumerate(shown.items()):
         color, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
         few = len(steps) <= 30
         if len(steps) > 100 and "loss" in name:  # a batch's loss is noisy; rates and scales are not
             axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
             values = _smooth(values)
         axes.plot(steps, values, color=color, label=name, linewidth=1.6, marker=marker if few else "", markersize=3)
-    if len(axes.get_lines()) > 1 or len(series) > 1:
-        figure.legend(loc="outside upper left", ncols=2 if len(series) > 3 else 1)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}")
+    return len(shown)
 
 
 def _spread(series: Mapping[str, Series]) -> dict[str, Series]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modiste.reporting.figures.style import MARKERS, PALETTE, WIDTH, new_figure
+from modiste.reporting.figures.style import MARKERS, PALETTE, WIDTH, head, new_figure
 
 LINES = 7
 
@@ -40,6 +40,5 @@ def few_shot_curves(tables: Mapping[str, Mapping[str, Any]], path: Path) -> Path
         axes.set_xticks(shots, [f"{shot:g}" for shot in shots])
         axes.set_ylim(bottom=0)
         axes.set_xlabel("examples per class")
-        figure.suptitle("few-shot accuracy ± s.d. over draws", x=0.01, ha="left", fontsize=11, fontweight="bold")
-        figure.legend(loc="outside upper left", ncols=4)
+        head(figure, "few-shot accuracy ± s.d. over draws", columns=4)
     return path

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modiste.reporting.figures.style import FAINT, PALETTE, WIDTH, new_figure
+from modiste.reporting.figures.style import FAINT, PALETTE, WIDTH, head, new_figure
 from modiste.reporting.tables.blocks import Cell, cell_of
 from modiste.reporting.tables.names import ordered, parts_of, split_name
 from modiste.reporting.words import measure_words, part_words
@@ -67,5 +67,5 @@ def _panel(title: str, rows: Mapping[str, tuple[Cell, float | None]], colour: st
                 axes.plot([chance, chance], [y - 0.35, y + 0.35], color=FAINT, linewidth=1.2)
             # In the margin, where no whisker crosses it.
             axes.text(1.03, y, f"{cell.value:.3f}", transform=axes.get_yaxis_transform(), va="center", fontsize=9)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+        head(figure, title)
     return path

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modiste.reporting.figures.style import FAINT, INK, PALETTE, WIDTH, new_figure
+from modiste.reporting.figures.style import FAINT, INK, PALETTE, WIDTH, head, new_figure
 
 
 def selection_figures(content: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -41,7 +41,7 @@ def selection_figures(content: Mapping[str, Any], folder: Path) -> list[Path]:
                 )  # fmt: skip
             axes.margins(0.08, 0.25)
             axes.set_xlabel("step")
-            figure.suptitle(criterion, x=0.01, ha="left", fontsize=11, fontweight="bold")
+            head(figure, criterion)
         paths.append(path)
     return paths
 

@@ -78,6 +78,15 @@ def new_figure(width: float, height: float, path: Path) -> Iterator[Figure]:
         write_text(path, adaptive(text.getvalue()))
 
 
+def head(figure: Figure, title: str, columns: int = 0) -> None:
+    """The figure's title, and below it the legend in so many columns where there is one."""
+    if columns:
+        font = {"size": 11, "weight": "bold"}
+        figure.legend(loc="outside upper left", ncols=columns, title=title, alignment="left", title_fontproperties=font)
+    else:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+
+
 def adaptive(svg: str) -> str:
     """An SVG with the page's fonts, whose colours follow the reader's colour scheme.
 
