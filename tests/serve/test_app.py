@@ -56,7 +56,7 @@ def test_address_json_and_upload_give_the_same_answer(client, index):
     pasted = ok(client.post("/search", json={"image": data_url(photo), "k": 5}))
     assert uploaded["results"] == pasted["results"]
     assert pasted["results"][0]["row"] == 3
-    assert pasted["results"][0]["score"] == pytest.approx(1, abs=1e-4)
+    assert pasted["results"][0]["score"] > 0.9  # the index keeps a JPEG of what it embedded
 
 
 def test_like_this_but(client, index):
