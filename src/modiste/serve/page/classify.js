@@ -79,7 +79,7 @@ function attributeForm() {
   state.attribute = chosen?.name;
   nodes.attribute = h("select", { onchange: (event) => app.show("classify", { of: "attribute", attribute: event.target.value, where: nodes.where.value }, true) },
     columns.map(({ name }) => h("option", { value: name, selected: name === state.attribute }, humane(name))));
-  nodes.where = h("input", { type: "text", value: state.where || "", placeholder: "all products", spellcheck: false, oninput: () => classifyAttribute() });
+  nodes.where = h("input", { type: "text", value: state.where || "", placeholder: app.catalogue.indexes.main.columns.some(({ name, values }) => name === "split" && values?.length) ? "split = 'test'" : "all products", spellcheck: false, oninput: () => classifyAttribute() });
   words = {};
   nodes.words = h("div", { class: "label-list" });
   return [h("label", { class: "field" }, h("span", {}, "Attribute"), nodes.attribute),
