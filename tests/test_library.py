@@ -62,7 +62,7 @@ def test_train_evaluate_embed_and_load_are_what_the_commands_call(tmp_path, monk
     assert (run.results / "synthetic.test.retrieval.json").is_file()
     (kept,) = modiste.evaluate(run, tasks=["retrieval"], cache=False)
     assert kept == result
-    model, transform, tokenizer = modiste.load(run.path)
+    model = modiste.load(run.path).model
     from modiste.config import load_config
     from modiste.data.build import load
 
