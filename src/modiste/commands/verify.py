@@ -5,7 +5,6 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from modiste.commands._line import invocation
-from modiste.commands._line import invocation
 from modiste.errors import ModisteError
 
 
