@@ -8,9 +8,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modiste.cli.outline import Outline
+from modiste.config import paths
+from modiste.config.paths import list_groups
 from modiste.config.quoting import quote
 from modiste.config.validation import STARTS
 from modiste.errors import ModisteError, did_you_mean
+
+# Words of other programs, and what they are here.
+SYNONYMS = {
+    "batch": "data.batch_size",
+    "batch_size": "data.batch_size",
+    "bs": "data.batch_size",
+    "dataset": "data",
+    "devices": "trainer.devices",
+    "epochs": "trainer.max_epochs",
+    "gpus": "trainer.devices",
+    "learning_rate": "optim.lr",
+    "lr": "optim.lr",
+    "max_epochs": "trainer.max_epochs",
+    "num_epochs": "trainer.max_epochs",
+    "num_workers": "data.num_workers",
+    "optimizer": "optim",
+    "output_dir": "hydra.run.dir",
+    "recipe": "experiment",
+    "steps": "trainer.max_steps",
+    "wd": "optim.weight_decay",
+    "weight_decay": "optim.weight_decay",
+    "workers": "data.num_workers",
+}
 
 
 def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> list[str]:
@@ -21,6 +46,10 @@ def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> li
     """
     positional = [arg for arg in arguments if _is_positional(arg, outline)]
     overrides = [_quoted(arg, multirun) for arg in arguments if arg not in positional]
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in SYNONYMS and key not in outline.keys and key not in outline.groups:
+            raise ModisteError(f"There is no key '{key}': write {SYNONYMS[key]}={value}.")
     if positional:
         overrides.append(_paths_override(positional, outline))
     return _restarted(overrides, outline, multirun)
@@ -35,9 +64,34 @@ def _is_positional(arg: str, outline: Outline) -> bool:
 
 def _paths_override(positional: list[str], outline: Outline) -> str:
     if "paths" not in outline.keys:
-        hint = did_you_mean(positional[0], [*outline.keys, *outline.groups])
-        raise ModisteError(f"'{positional[0]}' is not an override: write key=value. {hint}")
+        raise ModisteError(f"'{positional[0]}' is not an override: {_meant(positional[0], outline)}")
     return f"paths=[{','.join(map(quote, positional))}]"
+
+
+def _meant(word: str, outline: Outline) -> str:
+    """What somebody who wrote a bare ``word`` may have meant."""
+    known = [*outline.keys, *outline.groups]
+    if word in known:
+        return f"write {word}=…, with a value."
+    if word in SYNONYMS:
+        return f"write {SYNONYMS[word]}=…"
+    if "run" in outline.keys and ("/" in word or Path(word).exists()):
+        return f"write run={word}."
+    return f"write key=value. {did_you_mean(word, known)}"
+
+
+def flag_as_override(flag: str, value: str = "") -> str | None:
+    """The override that somebody who wrote a ``--flag`` of another program may have meant.
+
+    >>> flag_as_override("--experiment", "demo"), flag_as_override("--epochs=3"), flag_as_override("--mutirun")
+    ('experiment=demo', 'trainer.max_epochs=3', None)
+    """
+    name, _, own = flag.lstrip("-").partition("=")
+    name = name.replace("-", "_")
+    groups = {group for group in list_groups([paths.config_dir()]) if "/" not in group}
+    keys = {"seed", "name", "run", "init", "resume", "continue", "split", "device", "precision", "out"}
+    key = SYNONYMS.get(name, name if name in groups | keys else None)
+    return f"{key}={own or value or '…'}" if key else None
 
 
 def _quoted(override: str, multirun: bool) -> str:
@@ -91,8 +145,6 @@ def sweep_values(override: str, folders: Sequence[Path]) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Glob
     from hydra.errors import OverrideParseException
-
-    from modiste.config import list_groups
 
     try:
         parsed = OverridesParser.create().parse_overrides([override])[0]

@@ -1,4 +1,4 @@
-"""Search hyperparameters: modiste sweep sweep=heads experiment=kagl_heads
+"""Search hyperparameters: modiste sweep sweep=heads experiment=lit
 
 Trials are run directories of `modiste train`. They share one process where features.cache is true, and the catalogue
 and the features are then loaded once; otherwise each has a process of its own. A killed sweep goes on with

@@ -153,5 +153,3 @@ def _file(module: str) -> Path | None:
             if file.is_file():
                 return file
     return None
-
-
