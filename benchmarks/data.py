@@ -1,4 +1,4 @@
-"""Rows 6 and 7: JPEG files to pixels, and an epoch over prepared pixels, on one core, against Pillow's transform."""
+"""Rows 6 and 7: JPEG files to pixels, and an epoch of preprocessed images, on one core, against Pillow's transform."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.decode import Decoder
 from modiste.data.sources import FolderImages
-from modiste.data.storage.preprocessed import Prepared, write
+from modiste.data.storage.preprocessed import Preprocessed, write
 from modiste.models.preprocess import Preprocess
 
 
@@ -89,13 +89,13 @@ def rows(quick: bool) -> Iterator[Row]:
                 note = f"mode {mode}: {psnr(catalogue, mode, preprocess, min(count, 40)):.0f} dB to Pillow's bicubic"
                 yield _rate(6, what, name, ours(catalogue, mode, preprocess), work, count, rounds, targets, note)
         write(catalogue, preprocess, Path(folder) / "ready")
-        ready = Prepared(str(Path(folder) / "ready"))()
+        ready = Preprocessed(str(Path(folder) / "ready"))()
         same = all(
             torch.equal(Decoder().pixels(ready, i, preprocess), Decoder().pixels(catalogue, i, preprocess))
             for i in range(8)
         )
-        assert same, "prepared pixels differ"
-        epoch = f"an epoch over {count} prepared images of {size} px, one core"
+        assert same, "preprocessed images differ"
+        epoch = f"an epoch over {count} preprocessed images of {size} px, one core"
         note = "pixels equal to Pillow's bit for bit; files in the page cache"
         yield _rate(7, epoch, peers[0][0], ours(ready, "pil", preprocess), peer, count, rounds, (20, 80), note)
 

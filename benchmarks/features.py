@@ -53,7 +53,7 @@ def step(model: Any, batch: Any) -> Any:
 
 def cached(model: Any, pairs: int) -> Work:
     """From arrays of features, gathered by a shuffled batch."""
-    from modiste.data.module import Collate
+    from modiste.data.pairs import Collate
     from modiste.training.feature_cache import ImageFeatures, TextFeatures
 
     generator = np.random.default_rng(0)

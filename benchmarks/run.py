@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TOPICS = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("harness", "run"))
+OTHERS = ("gpu", "harness", "pack_kagl", "run")  # gpu.py has a table of its own
+TOPICS = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in OTHERS)
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
@@ -19,7 +20,7 @@ def table() -> str:
     machines: dict[str, list[str]] = {}
     for path in sorted((HERE / "results").glob("*.json")):
         file = json.loads(path.read_text())
-        if not file["rows"]:  # scaling.py's, which has a table of its own
+        if path.stem in OTHERS or not file["rows"]:  # gpu.py's and scaling.py's, which have tables of their own
             continue
         rows += [row | {"topic": path.stem} for row in file["rows"]]
         facts = file["environment"]

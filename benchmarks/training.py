@@ -213,7 +213,7 @@ def our_trainer(paths: list[Path], texts: list[str], batch: int, size: int, thei
     model.text.trunk.load_state_dict(theirs.text.transformer.state_dict())
     model.image_projection.load_state_dict(theirs.visual.head.proj.state_dict())
     model.text_projection.load_state_dict(theirs.text.proj.state_dict())
-    data = FashionDataModule(catalogue, model.preprocess, model.tokenizer, batch_size=batch, num_workers=1)
+    data = FashionDataModule(catalogue, model, batch_size=batch, num_workers=1)
     module = ContrastiveModule(model, ClipLoss(), Optim(torch.optim.AdamW, lr=1e-4)).train()
 
     def epoch() -> None:

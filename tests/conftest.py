@@ -28,3 +28,22 @@ def data_dir():
     if not folder or not Path(folder).is_dir():
         pytest.skip("MODISTE_DATA is not set to the folder of the real data sets")
     return Path(folder)
+
+
+def present(path):
+    """The path, if the data are here."""
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not in MODISTE_DATA")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_kagl(data_dir):
+    from modiste.data.datasets.kagl import Kagl
+
+    return Kagl(str(present(data_dir / "fashion-product-images-small.zip")))()
+
+
+@pytest.fixture(scope="session")
+def ccp_zip(data_dir):
+    return present(data_dir / "clothing-co-parsing.zip")

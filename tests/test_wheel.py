@@ -51,6 +51,10 @@ def installed(dist, tmp_path_factory):
     return lambda *arguments: run(*arguments, cwd=empty, PYTHONPATH=str(site)), site, empty
 
 
+def version_of(wheel):
+    return Path(wheel).name.split("-")[1]
+
+
 def test_the_distributions_hold_every_config_and_module_and_no_rubbish(dist):
     (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
     in_wheel = set(zipfile.ZipFile(wheel).namelist())
@@ -63,7 +67,7 @@ def test_the_distributions_hold_every_config_and_module_and_no_rubbish(dist):
     assert {file.as_posix() for file in confs} | {"LICENSE", "README.md", "pyproject.toml"} <= in_sdist
     assert not [name for name in in_wheel | in_sdist if "__pycache__" in name or name.endswith((".ckpt", ".zip"))]
     top = {name.split("/")[0] for name in in_wheel}
-    assert top == {"modiste", f"modiste-{modiste.__version__}.dist-info"}
+    assert top == {"modiste", f"modiste-{version_of(wheel)}.dist-info"}
 
 
 def test_the_installed_package_finds_its_own_conf(installed):
@@ -73,10 +77,11 @@ def test_the_installed_package_finds_its_own_conf(installed):
     assert python("-c", script).stdout.splitlines() == [f"{package / '__init__.py'}", f"{package / 'conf'}"]
 
 
-def test_help_and_configs_from_the_wheel(installed):
+def test_help_and_configs_from_the_wheel(installed, dist):
     python, site, _ = installed
-    assert python("-m", "modiste", "--version").stdout == f"modiste {modiste.__version__}\n"
-    assert python(site / "bin" / "modiste", "--version").stdout == f"modiste {modiste.__version__}\n"
+    (wheel,) = dist.glob("*.whl")
+    assert python("-m", "modiste", "--version").stdout == f"modiste {version_of(wheel)}\n"
+    assert python(site / "bin" / "modiste", "--version").stdout == f"modiste {version_of(wheel)}\n"
     for command in modiste_commands():
         shown = python("-m", "modiste", command, "--help")
         assert shown.returncode == 0, shown.stderr
@@ -87,7 +92,7 @@ def test_help_and_configs_from_the_wheel(installed):
 
 
 def modiste_commands():
-    from modiste.cli import commands
+    from modiste.cli.outline import commands
 
     return commands()
 

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from modiste.commands.train import train
 from modiste.config import compose
+from modiste.config.invocation import Invocation
 from modiste.data.build import identity, load
 from modiste.data.catalogue import Catalogue
 from modiste.metrics.comparison import compare
+from modiste.training.fit import train
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "ablation.json"
@@ -119,7 +120,9 @@ def measure(overrides: list[str], seed: int) -> dict[str, np.ndarray]:
     key = identity(cfg.data)
     if key not in catalogues:
         catalogues[key] = load(cfg.data)
-    module: Any = train(cfg, given, catalogues[key]).lightning_module
+    module: Any = train(
+        cfg, catalogue=catalogues[key], line=Invocation(overrides=tuple(given))
+    ).trainer.lightning_module
     result = module.results["retrieval"]
     values = {name: np.asarray(result.per_query[name], dtype=np.float64) for name in METRICS}
     shutil.rmtree(place / "checkpoints", ignore_errors=True)

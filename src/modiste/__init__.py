@@ -1,20 +1,39 @@
-"""Modiste: contrastive vision-language learning for fashion."""
+"""Modiste: contrastive vision-language learning for fashion.
+
+`train`, `evaluate`, `embed`, `compare` and `load` are what the commands of the same names call.
+"""
 
 from __future__ import annotations
 
+import importlib
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modiste.models.load import Loaded
+    from modiste.embedding.api import Embeddings, embed
+    from modiste.evaluation.api import evaluate
+    from modiste.evaluation.compare import compare
+    from modiste.models.load import Loaded, load
+    from modiste.training.fit import Run, train
 
-__version__ = "0.1.0"
+__all__ = ["Embeddings", "Loaded", "Run", "__version__", "compare", "embed", "evaluate", "load", "train"]
+
+# Imported when first used: `modiste --help` must not wait for torch.
+_HOMES = {
+    "Embeddings": "modiste.embedding.api",
+    "Loaded": "modiste.models.load",
+    "Run": "modiste.training.fit",
+    "compare": "modiste.evaluation.compare",
+    "embed": "modiste.embedding.api",
+    "evaluate": "modiste.evaluation.api",
+    "load": "modiste.models.load",
+    "train": "modiste.training.fit",
+}
 
 
-def load(source: str, **options: Any) -> Loaded:
-    """A model with its transform and tokenizer, from a run directory, a hub id or a local model directory.
-
-    See `modiste.models.load.load`.
-    """
-    from modiste.models.load import load
-
-    return load(source, **options)
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("modiste")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'modiste' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

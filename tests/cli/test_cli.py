@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 import yaml
 
 import modiste.commands
-from modiste import __version__, cli, config
-from modiste.cli import completions, main
+from modiste import __version__, config
+from modiste.cli import main, outline
+from modiste.cli.completion import completions
+from modiste.config import paths
+from modiste.errors import ModisteError
 
 HEAVY = ("torch", "lightning", "transformers", "datasets", "timm", "matplotlib", "pandas", "sklearn")
 SEW = '''"""`modiste sew cloth=linen`: sew a suit."""
@@ -54,6 +58,7 @@ defaults:
 
 seed: 0             # decides the pattern
 title: x
+swift: true
 out: ${hydra:runtime.output_dir}
 log: log.jsonl
 init: null
@@ -67,7 +72,12 @@ hydra:
   hydra_logging: {root: {handlers: []}}
 """,
     "conf/measure.yaml": "# Compare suits\npaths: []\nunit: cm\nhydra: {run: {dir: .}, output_subdir: null}\n",
-    "conf/cloth/wool.yaml": "# Warm\nweight: 3\nyarn: {ply: 2}\n",
+    "conf/cloth/wool.yaml": """\
+# Warm
+weight: 3
+yarn: {ply: 2}   # of two threads, or more: the wool is spun
+#   in the house and keeps its colour even when it is washed
+""",
     "conf/cloth/linen.yaml": "# Cool\nweight: 2\n",
     "conf/cloth/due.yaml": "# Not chosen yet\nweight: ???\n",
     "conf/cloth/_base.yaml": "# Private\nweight: 1\n",
@@ -84,8 +94,8 @@ def shop(tmp_path, monkeypatch):
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(cli, "COMMANDS", tmp_path / "commands")
-    monkeypatch.setattr(config, "config_dir", lambda: tmp_path / "conf")
+    monkeypatch.setattr(outline, "COMMANDS", tmp_path / "commands")
+    monkeypatch.setattr(paths, "config_dir", lambda: tmp_path / "conf")
     monkeypatch.setattr(modiste.commands, "__path__", [str(tmp_path / "commands")])
     monkeypatch.chdir(tmp_path)
     for name in ("HYDRA_FULL_ERROR", "MODISTE_DEBUG"):
@@ -135,8 +145,8 @@ def test_answers_at_once_without_a_heavy_import(argv, code, tmp_path):
 
 
 def test_every_command_has_a_config_of_its_name_and_a_line_of_help():
-    assert set(cli.commands()) <= {file.stem for file in config.config_dir().glob("*.yaml")}
-    assert all(len(line) > 10 and "modiste " not in line for line in cli.commands().values())
+    assert set(outline.commands()) <= {file.stem for file in config.config_dir().glob("*.yaml")}
+    assert all(len(line) > 10 and "modiste " not in line for line in outline.commands().values())
 
 
 def test_help_lists_the_commands_and_no_arguments_at_all_is_a_mistake(shop, capsys):
@@ -165,6 +175,9 @@ def test_help_of_a_command_lists_groups_options_keys_and_examples(shop, capsys):
         r"  \* lace",
         r"    summer  Summer",
         r"    seed=0 +decides the pattern",
+        r"    cloth.yarn. +of two threads, or more: the wool is spun in .*",
+        r" +.*even when it is washed",
+        r"    cloth.yarn.ply=2",
         r"  modiste sew cloth=linen",
         r"  modiste sew -m cloth=linen,wool",
     ):
@@ -211,7 +224,7 @@ def test_help_shows_the_users_own_options(shop, capsys):
         ("sew resume=nope", ["nope"]),
         ("sew continue=conf", ["conf is not a run directory"]),
         ("measure units=cm", ["Did you mean 'unit'?"]),
-        ("--completion fish", ["'fish'"]),
+        ("--completion tcsh", ["'tcsh'", "bash, fish, zsh"]),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(shop, capsys, line, parts):
@@ -237,9 +250,9 @@ def test_a_users_mistake_inside_a_command_is_one_line_and_exit_code_1(shop, caps
 @pytest.mark.parametrize("variable", ["MODISTE_DEBUG", "HYDRA_FULL_ERROR"])
 def test_debugging_shows_the_traceback_of_a_users_mistake(shop, monkeypatch, variable):
     monkeypatch.setenv(variable, "1")
-    with pytest.raises(config.ModisteError, match="unlucky"):
+    with pytest.raises(ModisteError, match="unlucky"):
         main(["sew", "seed=7"])
-    with pytest.raises(config.ModisteError, match="linen"):
+    with pytest.raises(ModisteError, match="linen"):
         main(["sew", "cloth=linnen"])
 
 
@@ -419,6 +432,8 @@ def test_a_path_that_is_there_is_quoted_and_the_name_of_a_run_always(shop):
         ("modiste sew -m cloth=linen,w", ["cloth=linen,wool"]),
         ("modiste sew --mu", ["--multirun"]),
         ("modiste sew resume=", []),
+        ("modiste sew seed=", ["seed=0"]),
+        ("modiste sew swift=", ["swift=false", "swift=true"]),
         ("modiste swe x", []),
         ("modiste sew cloth=broken x", []),
     ],
@@ -427,45 +442,58 @@ def test_completion(shop, line, replies):
     assert sorted(completions(line)) == sorted(replies)
 
 
-def bash(script, tmp_path, **environment):
-    """The lines that a bash with `modiste` on its path prints."""
-    program = tmp_path / "bin/modiste"
-    program.parent.mkdir()
-    program.write_text(f"#!{sys.executable}\nimport sys\nfrom modiste.cli import main\nsys.exit(main())\n")
-    program.chmod(0o755)
-    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "--norc", "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PATH": path, **environment},
-    )
+def program(folder):
+    """A program `modiste`, and the environment in which a shell finds it."""
+    path = folder / "bin/modiste"
+    path.parent.mkdir()
+    path.write_text(f"#!{sys.executable}\nimport sys\nfrom modiste.cli import main\nsys.exit(main())\n")
+    path.chmod(0o755)
+    return {**os.environ, "PATH": f"{path.parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def shell(words, folder):
+    """The lines that a shell prints."""
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"{words[0]} is not installed")
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=program(folder))
     return done.stdout.splitlines()
 
 
 @pytest.mark.parametrize("install", ["modiste --completion bash", "modiste train --shell-completion install=bash"])
-def test_completion_in_bash_with_and_without_the_equals_sign_as_a_break(tmp_path, install):
+def test_completion_in_bash(tmp_path, install):
     script = f"""
         eval "$({install})"
         complete -p modiste
-        for breaks in ' =:' ' '; do
-            COMP_WORDBREAKS=$breaks COMP_LINE='modiste train loss=' COMP_POINT=19
-            _modiste modiste; echo "${{COMPREPLY[@]}}"
-        done
-        COMP_LINE='modiste train los seed=1' COMP_POINT=17; _modiste modiste; echo "${{COMPREPLY[@]}}"
+        ask() {{ COMP_LINE=$1 COMP_POINT=$2 COMP_CWORD=$3; hydra_bash_completion; echo "${{COMPREPLY[@]}}"; }}
+        ask 'modiste train loss=' 19 2
+        ask 'modiste train los seed=1' 17 2
+        ask 'modiste train grad_cache.mi' 27 2
     """
-    registered, after_break, whole, in_the_middle = bash(script, tmp_path)
-    assert registered.endswith("-F _modiste modiste")
-    options = config.list_groups([config.config_dir()])["loss"]
-    assert after_break.split() == list(options)
-    assert whole.split() == [f"loss={option}" for option in options]
-    assert in_the_middle.split() == ["loss.", "loss="]
+    registered, options, group, nested = shell(["bash", "--norc", "-c", script], tmp_path)
+    assert registered.endswith("-F hydra_bash_completion modiste")
+    assert options.split() == [f"loss={option}" for option in config.list_groups([config.config_dir()])["loss"]]
+    assert group.split() == ["loss.", "loss="]
+    assert nested.split() == ["grad_cache.micro_batch="]
 
 
-def test_completion_is_uninstalled(tmp_path):
+def test_completion_in_fish(tmp_path):
+    script = "modiste --completion fish | source; complete -C 'modiste train loss=s'; complete -C 'modiste tra'"
+    assert shell(["fish", "--no-config", "-c", script], tmp_path) == ["loss=siglip", "train"]
+
+
+def test_completion_in_zsh(tmp_path):
+    """Zsh completes only where it has a terminal."""
     script = """
-        eval "$(modiste --completion bash)"; eval "$(modiste -sc uninstall=bash)"
-        complete -p modiste 2>/dev/null; type -t _modiste; echo gone
+        zmodload zsh/zpty; zpty shell zsh -f -i
+        zpty -w shell 'eval "$(modiste --completion zsh)"; echo re""ady'
+        zpty -r -m shell line '*ready*'
+        zpty -w -n shell $'modiste train loss=sig\t'
+        zpty -r -m shell line '*loss=siglip*'; print found
     """
-    assert bash(script, tmp_path) == ["gone"]
+    assert shell(["zsh", "-f", "-c", script], tmp_path)[-1:] == ["found"]
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
+def test_completion_is_uninstalled_by_hydras_script(name, capsys):
+    assert main(["--shell-completion", f"uninstall={name}"]) == 0
+    assert ("complete -e -c modiste" if name == "fish" else "complete -r modiste") in capsys.readouterr().out

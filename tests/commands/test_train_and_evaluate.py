@@ -119,8 +119,8 @@ def test_a_result_says_which_backend_made_its_embeddings_but_for_torch(run, eval
 
 
 def test_other_labels_are_other_results(run, evaluated):
-    from modiste.commands.evaluate import file_digest, strings
     from modiste.data.synthetic import Synthetic
+    from modiste.evaluation.store import file_digest, strings
 
     catalogue = Synthetic(products=20, views=1, size=32)()
     relabelled = catalogue.replace_column("colour", ["red"] * len(catalogue))

@@ -16,7 +16,7 @@ DATA = ["data=synthetic", "data/split=random", "data.catalogue.products=80", "da
 DATA += [
     "data.num_workers=1",
     "data.batch_size=16",
-    "data.batches.alike=null",
+    "data.batches.group_by=null",
     "data.captions.weights=[]",
     "data.augment=[]",
 ]
@@ -28,7 +28,11 @@ LONGER = "'{text}','{colour} {category}','{text}, a {colour} {category} for {gen
 CAPTIONS = {
     "fashionclip_2022": ["data.captions.templates=['{colour}, {category}, {text}']"],
     "openfashionclip_2023": [],
-    "zooclaw_2026": [f"data.captions.templates=[{LONGER}]", "data.batches.alike=category", "data.batches.run=4"],
+    "zooclaw_2026": [
+        f"data.captions.templates=[{LONGER}]",
+        "data.batches.group_by=category",
+        "data.batches.group_size=4",
+    ],
 }
 
 

@@ -1,4 +1,4 @@
-"""What shares a batch: runs of one value, products apart, every row once, alike for every process and resume."""
+"""What shares a batch: groups of one value, products apart, every row once, alike for every process and resume."""
 
 import collections
 import itertools
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modiste.data.batches import Batches, Order
-from modiste.data.module import EpochBatchSampler
+from modiste.data.samplers import EpochBatchSampler
 from modiste.errors import ModisteError
 
 TYPES = ["shoe"] * 40 + ["bag"] * 25 + ["belt"] * 7
@@ -41,7 +41,7 @@ def test_an_epoch_holds_every_row_once_and_the_seed_decides_it(order):
     assert order(generator(1), 12) != rows
 
 
-def test_pairs_of_one_value_come_in_runs():
+def test_pairs_of_one_value_come_in_groups():
     rows = Order(72, TYPES, 8)(generator(), 12)
     batches = [rows[start : start + 8] for start in range(0, 72, 8)]
     random = Order(72)(generator(), 12)
@@ -81,9 +81,9 @@ def test_processes_share_the_batches_and_a_resumed_epoch_goes_on():
     assert list(resumed) == whole[4:]
 
 
-def test_a_senseless_run_is_one_sentence():
-    with pytest.raises(ModisteError, match=r"data\.batches\.run=0"):
-        Batches(run=0)
+def test_a_senseless_group_size_is_one_sentence():
+    with pytest.raises(ModisteError, match=r"data\.batches\.group_size=0"):
+        Batches(group_size=0)
 
 
 def test_balance_draws_the_values_as_often_as_their_power_says():
@@ -102,5 +102,5 @@ def test_balance_draws_the_values_as_often_as_their_power_says():
 
 
 def test_a_power_that_is_none_is_refused():
-    with pytest.raises(ModisteError, match="power=2 must lie between 0 and 1"):
+    with pytest.raises(ModisteError, match="power=2 is out of range"):
         Batches(power=2)

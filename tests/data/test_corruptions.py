@@ -13,7 +13,7 @@ from modiste.config import compose
 from modiste.data.augment import Thumbnail
 from modiste.data.build import load
 from modiste.data.corruptions import corrupt
-from modiste.data.storage.preprocessed import PreparedImages
+from modiste.data.storage.preprocessed import PreprocessedImages
 from modiste.data.synthetic import Synthetic
 from modiste.errors import ModisteError
 
@@ -66,9 +66,9 @@ def test_the_split_is_that_of_the_originals():
     assert degraded.read_image(0).size == (28, 28)
 
 
-def test_prepared_pixels_cannot_be_corrupted(tmp_path):
+def test_preprocessed_images_cannot_be_corrupted(tmp_path):
     from dataclasses import replace
 
-    prepared = replace(make_catalogue("a", range(1)), images=PreparedImages(tmp_path, [], {}))
-    with pytest.raises(ModisteError, match=r"leave data\.prepared out"):
-        corrupt(prepared, [Thumbnail()])
+    preprocessed = replace(make_catalogue("a", range(1)), images=PreprocessedImages(tmp_path, [], {}))
+    with pytest.raises(ModisteError, match=r"leave data\.preprocessed out"):
+        corrupt(preprocessed, [Thumbnail()])

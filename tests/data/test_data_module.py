@@ -7,13 +7,13 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from helpers.tiny_data import inputs
 from modiste.data.captions import Captions
-from modiste.data.module import EpochBatchSampler, FashionDataModule
+from modiste.data.module import FashionDataModule
+from modiste.data.samplers import EpochBatchSampler
 from modiste.data.splits import RandomSplit
 from modiste.data.synthetic import Synthetic
 from modiste.errors import ModisteError
-from modiste.models.preprocess import Preprocess
-from modiste.texts.words import HashTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def catalogue():
 def data(catalogue, **options):
     settings = {"batch_size": 8, "num_workers": 0, "captions": Captions(["{text}", "{colour} {category}"])} | options
     noise = [v2.RandomHorizontalFlip(), v2.ColorJitter(brightness=0.5)]
-    return FashionDataModule(catalogue, Preprocess(32), HashTokenizer(), augment=noise, **settings)
+    return FashionDataModule(catalogue, inputs(32), augment=noise, **settings)
 
 
 def batches(loader, epoch=0, start=0):

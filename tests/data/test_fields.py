@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from modiste.data.captions import Captions
 from modiste.data.fields import FUNCTIONS, Fields, PairWeights
-from modiste.data.module import FashionDataModule
+from modiste.data.module import FashionDataModule, check_training
 from modiste.data.splits import RandomSplit
 from modiste.data.synthetic import Synthetic
 from modiste.errors import ModisteError
@@ -64,9 +64,7 @@ def model(kind=TwoTower):
 
 def data(catalogue, built, fields=FIELDS, **options):
     settings = {"batch_size": 16, "num_workers": 0, "weight": PairWeights("score"), "captions": CAPTIONS} | options
-    return FashionDataModule(
-        catalogue, built.preprocess, built.tokenizer, fields=Fields(fields, CAPTIONS) if fields else None, **settings
-    )
+    return FashionDataModule(catalogue, built, fields=Fields(fields, CAPTIONS) if fields else None, **settings)
 
 
 class Recorder:
@@ -158,8 +156,8 @@ def test_cached_features_are_there_for_every_field(catalogue, tmp_path, fields):
     built = model()
     for tower in ("image", "text"):
         Tuning("last_n", layers=1).apply(built, tower)
-    plain, cached = data(catalogue, built.eval(), fields=fields), data(catalogue, built, fields=fields)
-    cached.use(FeatureCache(built, tmp_path))
+    plain = data(catalogue, built.eval(), fields=fields)
+    cached = data(catalogue, built, fields=fields, feature_cache=FeatureCache(built, tmp_path))
     for theirs, ours in zip(plain.train_dataloader(), cached.train_dataloader(), strict=True):
         assert torch.equal(theirs["fields"]["index"], ours["fields"]["index"])
         torch.testing.assert_close(built.encode_text(ours["tokens"]), built.encode_text(theirs["tokens"]))
@@ -217,11 +215,11 @@ def test_mistakes_are_said(catalogue, make, message):
         make(catalogue)
 
 
-def test_a_loss_that_would_not_heed_them_is_refused(catalogue):
+def test_a_loss_that_ignores_them_is_refused(catalogue):
     built = model()
-    data(catalogue, built).check(GclLoss())
-    data(catalogue, built, fields=None, weight=None).check(ClipLoss())
-    with pytest.raises(ModisteError, match=r"data\.fields is for loss=gcl, and ClipLoss"):
-        data(catalogue, built).check(ClipLoss())
+    check_training(data(catalogue, built), GclLoss())
+    check_training(data(catalogue, built, fields=None, weight=None), ClipLoss())
+    with pytest.raises(ModisteError, match=r"data\.fields is for loss=gcl; ClipLoss ignores it"):
+        check_training(data(catalogue, built), ClipLoss())
     with pytest.raises(ModisteError, match=r"data\.weight\.column is for loss=gcl"):
-        data(catalogue, built, fields=None).check(ClipLoss())
+        check_training(data(catalogue, built, fields=None), ClipLoss())

@@ -1,4 +1,4 @@
-"""Mined hard negatives: the nearest that the guard lets stand together, by brute force; every row once."""
+"""Mined hard negatives: the nearest that the margin lets stand together, by brute force; every row once."""
 
 import itertools
 import json
@@ -17,12 +17,12 @@ from modiste.errors import ModisteError
 N = 60
 
 
-def miner(guard=0.95, n=N, seed=0):
+def miner(margin=0.95, n=N, seed=0):
     """Pairs in clusters, some of one product and some of one caption."""
     generator = torch.Generator().manual_seed(seed)
     centre = torch.randn(6, 12, generator=generator)[torch.randint(6, (n,), generator=generator)]
     image, text = (F.normalize(centre + 0.6 * torch.randn(n, 12, generator=generator), dim=1) for _ in range(2))
-    return Miner(image, text, torch.arange(n) // 2, torch.arange(n) % 45, guard)
+    return Miner(image, text, torch.arange(n) // 2, torch.arange(n) % 45, margin)
 
 
 def may_stand_together(m, i, j):
@@ -31,7 +31,7 @@ def may_stand_together(m, i, j):
     if m.product[i] == m.product[j] or m.caption[i] == m.caption[j]:
         return False
     own = min(image[i] @ text[i], image[j] @ text[j])
-    return all(score <= m.guard * own for score in (image[i] @ text[j], image[j] @ text[i]))
+    return all(score <= m.margin * own for score in (image[i] @ text[j], image[j] @ text[i]))
 
 
 def hardness(m, i, j):
@@ -39,10 +39,10 @@ def hardness(m, i, j):
     return float(max(image[i] @ text[j], image[j] @ text[i]))
 
 
-@pytest.mark.parametrize("guard", [0.5, 0.95, 10.0])
-def test_neighbours_are_the_hardest_that_may_stand_together(guard, monkeypatch):
+@pytest.mark.parametrize("margin", [0.5, 0.95, 10.0])
+def test_neighbours_are_the_hardest_that_may_stand_together(margin, monkeypatch):
     monkeypatch.setattr("modiste.data.mining.BLOCK", 7)  # divides no 60
-    m = miner(guard)
+    m = miner(margin)
     found = m.neighbours(8)
     refused = 0
     for i in range(N):
@@ -50,13 +50,13 @@ def test_neighbours_are_the_hardest_that_may_stand_together(guard, monkeypatch):
         refused += N - 1 - len(allowed)
         expected = sorted(allowed, key=lambda j: -hardness(m, i, j))[:8]
         assert [j for j in found[i].tolist() if j >= 0] == expected
-    assert refused > N, "the guard refused nothing, the comparison says nothing"
+    assert refused > N, "the margin refused nothing, the comparison says nothing"
 
 
 @pytest.mark.parametrize("run", [1, 4, 9])
 def test_runs_hold_every_row_once_and_no_two_that_may_not_stand_together(run):
     m = miner()
-    runs = m.runs(torch.randperm(N).tolist(), m.neighbours(4 * run), run)
+    runs = m.groups(torch.randperm(N).tolist(), m.neighbours(4 * run), run)
     assert sorted(itertools.chain(*runs)) == list(range(N))
     assert max(map(len, runs)) <= run
     assert all(may_stand_together(m, i, j) for rows in runs for i, j in itertools.combinations(rows, 2))
@@ -64,8 +64,8 @@ def test_runs_hold_every_row_once_and_no_two_that_may_not_stand_together(run):
 
 def test_neighbours_in_a_run_are_harder_than_a_random_order():
     m = miner()
-    m = Miner(m.image, m.image, m.product, m.caption)  # each pair's own score is the highest: the guard refuses few
-    order = Order(N, run=6, mined=Mined(m, m.neighbours(24)))
+    m = Miner(m.image, m.image, m.product, m.caption)  # each pair's own score is the highest: the margin refuses few
+    order = Order(N, group_size=6, mined=Mined(m, m.neighbours(24)))
     rows = order(torch.Generator().manual_seed(0), 12)
     assert sorted(rows) == list(range(N))
     assert rows == order(torch.Generator().manual_seed(0), 12) != order(torch.Generator().manual_seed(1), 12)
@@ -93,7 +93,9 @@ def test_embeddings_belong_to_the_rows_of_the_part(tmp_path):
     assert rows != list(range(len(part)))
     assert np.array_equal(image.numpy(), np.load(tmp_path / "image.npy")[rows])
     assert np.array_equal(text.numpy(), np.load(tmp_path / "text.npy")[rows])
-    order = Batches(mined=str(tmp_path), run=4, guard=5.0).bind(part, part.column("text"), len(whole))
+    order = Batches(mined=str(tmp_path), group_size=4, false_negative_margin=5.0).bind(
+        part, part.column("text"), len(whole)
+    )
     assert sorted(order(torch.Generator(), 8)) == list(range(len(part)))
     embedded(tmp_path, whole, rows=7)
     with pytest.raises(ModisteError, match="has 7 rows of"):
@@ -103,7 +105,8 @@ def test_embeddings_belong_to_the_rows_of_the_part(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"guard": 0}, "guard=0"), ({"alike": "category", "mined": "x"}, "alike or mined")]
+    ("options", "message"),
+    [({"false_negative_margin": 0}, "margin=0"), ({"group_by": "category", "mined": "x"}, "group_by and mined")],
 )
 def test_senseless_settings_are_one_sentence(options, message):
     with pytest.raises(ModisteError, match=message):

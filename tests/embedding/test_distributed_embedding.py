@@ -13,7 +13,7 @@ from helpers.commands import modiste
 from helpers.tiny_models import two_tower
 from modiste.data.synthetic import Synthetic
 from modiste.embedding import distributed as shards
-from modiste.embedding.distributed import Job, embed
+from modiste.embedding.distributed import Job, embed_shards
 from modiste.embedding.embedder import ModelEmbedder
 from modiste.errors import ModisteError
 
@@ -37,7 +37,7 @@ def job(model, catalogue, folder, **options):
 @pytest.fixture(scope="module")
 def single(model, catalogue, tmp_path_factory):
     folder = tmp_path_factory.mktemp("single")
-    assert embed(job(model, catalogue, folder)) == 5
+    assert embed_shards(job(model, catalogue, folder)) == 5
     return folder
 
 
@@ -64,7 +64,7 @@ def test_the_manifest_says_what_the_shards_are(single, model):
 
 
 def test_processes_give_the_same_bits(single, model, catalogue, tmp_path):
-    assert embed(job(model, catalogue, tmp_path), "processes", 2) == 5
+    assert embed_shards(job(model, catalogue, tmp_path), "processes", 2) == 5
     for name in ("image.npy", "text.npy"):
         assert (tmp_path / name).read_bytes() == (single / name).read_bytes()
 
@@ -76,7 +76,7 @@ def test_a_local_ray_gives_the_same_bits(single, model, catalogue, tmp_path):
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        assert embed(job(model, catalogue, tmp_path), "ray", 2) == 5
+        assert embed_shards(job(model, catalogue, tmp_path), "ray", 2) == 5
     finally:
         ray.shutdown()
     for name in ("image.npy", "text.npy"):
@@ -86,15 +86,15 @@ def test_a_local_ray_gives_the_same_bits(single, model, catalogue, tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
 def test_without_ray_the_extra_is_named(model, catalogue, tmp_path):
     with pytest.raises(ModisteError, match=r"ray\[data\]"):
-        embed(job(model, catalogue, tmp_path), "ray")
+        embed_shards(job(model, catalogue, tmp_path), "ray")
 
 
 def test_finished_shards_are_kept_and_damaged_ones_made_again(single, model, catalogue, tmp_path):
-    embed(job(model, catalogue, tmp_path))
+    embed_shards(job(model, catalogue, tmp_path))
     (tmp_path / "image-00001.npy").write_bytes(b"x" * (tmp_path / "image-00001.npy").stat().st_size)
     (tmp_path / "text-00003.npy").unlink()
     stamps = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("image-*.npy")}
-    assert embed(job(model, catalogue, tmp_path)) == 2
+    assert embed_shards(job(model, catalogue, tmp_path)) == 2
     again = {path.name for path in tmp_path.glob("image-*.npy") if path.stat().st_mtime_ns != stamps[path.name]}
     assert again == {"image-00001.npy", "image-00003.npy"}
     assert (tmp_path / "image.npy").read_bytes() == (single / "image.npy").read_bytes()
@@ -103,12 +103,12 @@ def test_finished_shards_are_kept_and_damaged_ones_made_again(single, model, cat
 @pytest.mark.parametrize("change", [{"shard_rows": 6}, {"batch_size": 4}, {"precision": "bf16"}])
 def test_shards_of_another_job_are_not_mixed_in(single, model, catalogue, change):
     with pytest.raises(ModisteError, match=f"holds other embeddings .{next(iter(change))} differs"):
-        embed(job(model, catalogue, single, **change))
+        embed_shards(job(model, catalogue, single, **change))
 
 
 def test_mistakes_are_one_sentence(model, catalogue, tmp_path):
     with pytest.raises(ModisteError, match="Did you mean 'processes'"):
-        embed(job(model, catalogue, tmp_path), "proceses")
+        embed_shards(job(model, catalogue, tmp_path), "proceses")
     with pytest.raises(ModisteError, match="name a backend"):
         job(model, catalogue, tmp_path, backend="auto")
     with pytest.raises(ModisteError, match="shard_rows"):
@@ -121,8 +121,8 @@ def test_a_job_that_was_refused_before_its_first_shard_leaves_the_folder_to_anot
     pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
     refused = job(model, catalogue, tmp_path, backend="openvino", min_cosine={"image": 1.1, "text": 1.1})
     with pytest.raises(ModisteError, match="too far from torch"):
-        embed(refused)
-    assert embed(job(model, catalogue, tmp_path)) == 5
+        embed_shards(refused)
+    assert embed_shards(job(model, catalogue, tmp_path)) == 5
 
 
 TINY = ["model=two_tower", "data=synthetic", "data.catalogue.products=60", "data.catalogue.size=32", "shard_rows=16"]

@@ -6,9 +6,11 @@ import pytest
 import yaml
 
 from helpers.commands import modiste
-from modiste.commands.evaluate import quote_value, same_data, suite_entries
 from modiste.config import compose, config_dir, list_groups
+from modiste.config.overrides import override_value
 from modiste.errors import ModisteError
+from modiste.evaluation.subject import same_data
+from modiste.evaluation.suite import suite_specs
 
 pytestmark = pytest.mark.slow
 DRAWN = {"data": "synthetic", "data.catalogue.products": 60, "data.catalogue.size": 32}
@@ -83,12 +85,12 @@ def test_a_result_says_how_to_make_it_again(run, folder):
 def test_what_a_suite_decides_itself_is_refused(word):
     cfg = compose("evaluate", ["suite=here", "model=clip_b32"])
     with pytest.raises(ModisteError, match="leave out"):
-        suite_entries(cfg, ["suite=here", "model=clip_b32", word])
+        suite_specs(cfg, ["suite=here", "model=clip_b32", word])
 
 
 def test_a_setting_of_a_task_goes_to_the_entries_that_have_it():
     given = ["suite=openfashionclip_2023", "model=clip_b32", "task.zeroshot.seed=7"]
-    entries = {entry.name: entry.cfg.task for entry in suite_entries(compose("evaluate", given[:2]), given)}
+    entries = {entry.name: entry.config.task for entry in suite_specs(compose("evaluate", given[:2]), given)}
     assert entries["fashion_mnist"].zeroshot.seed == 7
     assert "zeroshot" not in entries["kagl"]
 
@@ -105,17 +107,17 @@ def test_a_suite_that_can_run_nothing_fails(folder):
 @pytest.mark.parametrize("suite", sorted(list_groups([config_dir()])["suite"]))
 def test_every_entry_of_every_suite_is_a_command_line(suite):
     given = [f"suite={suite}", "model=clip_b32"]
-    entries = suite_entries(compose("evaluate", given), given)
+    entries = suite_specs(compose("evaluate", given), given)
     assert entries
     for entry in entries:
-        assert entry.cfg.task, entry.name
-    names = [(e.cfg.data.name, e.cfg.split, task, e.cfg.variant) for e in entries for task in e.cfg.task]
+        assert entry.config.task, entry.name
+    names = [(e.config.data.name, e.split, task, e.config.variant) for e in entries for task in e.config.task]
     assert len(set(names)) == len(names)  # no result overwrites another
 
 
 @pytest.mark.parametrize("value", ["a, b: 'c' {}", ["x", 1, None], {"a": ["b {}"]}, 0.5, True])
 def test_a_value_of_a_suite_arrives_as_it_is(value):
-    cfg = compose("evaluate", ["model=clip_b32", f"+own={quote_value(value)}"])
+    cfg = compose("evaluate", ["model=clip_b32", f"+own={override_value(value)}"])
     assert cfg.own == value
 
 

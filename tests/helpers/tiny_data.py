@@ -1,12 +1,15 @@
 """Small pictures, and small catalogues whose every pixel hash, product and text is chosen by the test."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
 
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.sources import ArrayImages
+from modiste.models.preprocess import Preprocess
+from modiste.texts.words import HashTokenizer
 
 
 def picture(number: int, size: tuple[int, int] = (6, 8)) -> Image.Image:
@@ -33,3 +36,9 @@ def make_catalogue(products, pixels, texts=None, splits=None, **attributes) -> C
         **attributes,
     }
     return Catalogue.build(Card("tiny"), columns, ArrayImages(np.zeros((count, 4, 4), np.uint8)))
+
+
+def inputs(preprocess: int | Preprocess) -> SimpleNamespace:
+    """What a data module needs of a model: an image transform (or its size) and a tokenizer."""
+    transform = Preprocess(preprocess) if isinstance(preprocess, int) else preprocess
+    return SimpleNamespace(preprocess=transform, tokenizer=HashTokenizer())

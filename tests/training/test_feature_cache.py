@@ -49,9 +49,7 @@ def model(image="frozen", text="frozen"):
 
 
 def datamodule(catalogue, built, augment=(), **options):
-    return FashionDataModule(
-        catalogue, built.preprocess, built.tokenizer, CAPTIONS, batch_size=8, num_workers=0, augment=augment, **options
-    )
+    return FashionDataModule(catalogue, built, CAPTIONS, batch_size=8, num_workers=0, augment=augment, **options)
 
 
 def epochs(data, count):
@@ -66,8 +64,8 @@ NOISE = [v2.RandomHorizontalFlip(), v2.ColorJitter(brightness=0.5)]
 
 def test_every_batch_has_the_embeddings_that_the_trunks_would_give(catalogue, tmp_path):
     built = model(image="last_n", text="last_n")
-    plain, cached = datamodule(catalogue, built, NOISE), datamodule(catalogue, built, NOISE)
-    cached.use(FeatureCache(built, tmp_path, views=2, batch_size=7))
+    plain = datamodule(catalogue, built, NOISE)
+    cached = datamodule(catalogue, built, NOISE, feature_cache=FeatureCache(built, tmp_path, views=2, batch_size=7))
     texts = set()
     for theirs, ours in zip(epochs(plain, 2), epochs(cached, 2), strict=True):
         assert ours["texts"] == theirs["texts"]
@@ -83,8 +81,7 @@ def test_every_batch_has_the_embeddings_that_the_trunks_would_give(catalogue, tm
 
 def test_a_tower_that_trains_is_not_cached(catalogue, tmp_path):
     built = model(image="full", text="frozen")
-    data = datamodule(catalogue, built)
-    data.use(FeatureCache(built, tmp_path))
+    data = datamodule(catalogue, built, feature_cache=FeatureCache(built, tmp_path))
     batch = next(epochs(data, 1))
     assert batch["pixels"].shape == (8, 3, 32, 32)
     assert set(batch["tokens"]) == {"features"}
@@ -98,7 +95,7 @@ def test_a_file_serves_another_run_only_where_all_that_decides_it_is_the_same(ca
         built.image.trunk.blocks[0].mlp.fc1.bias.data += weights
         built.image.register_forward_hook(lambda *_: passes.append(1))
         settings = {"seed": options.pop("seed", 0), "decode": options.pop("decode", "pil")}
-        datamodule(catalogue, built, augment, **settings).use(FeatureCache(built, tmp_path, **options))
+        datamodule(catalogue, built, augment, feature_cache=FeatureCache(built, tmp_path, **options), **settings)
         return set(tmp_path.iterdir())
 
     first = files()
@@ -124,8 +121,7 @@ def test_float16_loses_three_digits_at_most(catalogue, tmp_path):
     built = model()
     arrays = []
     for dtype in ("float32", "float16"):
-        data = datamodule(catalogue, built)
-        data.use(FeatureCache(built, tmp_path / dtype, dtype=dtype))
+        data = datamodule(catalogue, built, feature_cache=FeatureCache(built, tmp_path / dtype, dtype=dtype))
         arrays.append(next(epochs(data, 1))["pixels"].numpy())
     np.testing.assert_allclose(arrays[1], arrays[0], rtol=1e-3, atol=1e-3)
 

@@ -2,13 +2,13 @@
 
 import csv
 import signal
-import time
 
 import pytest
 import torch
 import yaml
 
 from helpers.commands import TINY, modiste
+from helpers.resumed import assert_same_end, checkpoint, stop_at_second_save
 
 # All that could lose its place: dropout, augmentation, caption sampling, workers, momentum, a moving average.
 NOISY = [
@@ -26,20 +26,6 @@ def train(cwd, run, *overrides, **options):
     return modiste("train", *NOISY, f"hydra.run.dir={run}", *overrides, cwd=cwd, **options)
 
 
-def checkpoint(run, name="last"):
-    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
-
-
-def assert_same_end(run, other):
-    first, second = checkpoint(run), checkpoint(other)
-    assert first["global_step"] == second["global_step"] > 0
-    for state in ("state_dict", "current_model_state"):
-        assert first[state].keys() == second[state].keys()
-        assert all(torch.equal(first[state][name], second[state][name]) for name in first[state])
-    moments, others = (c["optimizer_states"][0]["state"] for c in (first, second))
-    assert all(torch.equal(moments[i][key], others[i][key]) for i in moments for key in moments[i])
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that nothing stopped."""
@@ -55,20 +41,6 @@ def test_the_average_moves_and_is_what_is_validated(whole):
     assert len(set(losses)) == 3
     saved = checkpoint(whole)
     assert any(not torch.equal(saved["state_dict"][n], saved["current_model_state"][n]) for n in saved["state_dict"])
-
-
-def stop_at_second_save(run, process, number):
-    """Sends ``number`` when the second mid-epoch checkpoint is there; False when training was faster than this."""
-    recent = run / "checkpoints" / "recent.ckpt"
-    seen = set()
-    while process.poll() is None:
-        if recent.exists():
-            seen.add(recent.stat().st_mtime_ns)
-            if len(seen) == 2:
-                process.send_signal(number)
-                return True
-        time.sleep(0.002)
-    return False
 
 
 def test_sigkill_in_mid_epoch_then_continue_equals_the_uninterrupted_run(whole, tmp_path):

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from helpers.commands import TINY, modiste
-from modiste.commands._transfer import validation_sets
 from modiste.config import compose, validate
 from modiste.errors import ModisteError
+from modiste.training.validation_sets import validation_specs
 
 HELD = "data.held_out={column: category, count: 4, seed: 1}"
 THUMBNAIL = "data.corruptions=[{_target_: modiste.data.augment.Thumbnail, p: 1.0}]"
@@ -21,7 +21,7 @@ OTHER = "+transfer.other={data: synthetic, data.catalogue.products: 60, data.cat
 
 
 def sets(*words):
-    return validation_sets(compose("train", words), [])
+    return {name: spec.config for name, spec in validation_specs(compose("train", words)).items()}
 
 
 # -------------------------------------------------------------------------------------------------------- composition

@@ -6,22 +6,17 @@ import shlex
 import sys
 from pathlib import Path
 
-
-def command() -> str:
-    """The command line as one would type it."""
-    return shlex.join(["modiste", *sys.argv[1:]])
+from modiste.config.invocation import Invocation
 
 
-def command_overrides() -> list[str]:
-    """The overrides of the command line."""
+def invocation() -> Invocation:
+    """The command line of the job that runs."""
     from hydra.core.hydra_config import HydraConfig
 
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-
-
-def config_dirs() -> list[Path]:
-    """The folder that ``--config-dir`` gave."""
-    from hydra.core.hydra_config import HydraConfig
-
-    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
-    return [Path(source.path) for source in sources if source.provider == "command-line"]
+    command = shlex.join(["modiste", *sys.argv[1:]])
+    if not HydraConfig.initialized():
+        return Invocation(command)
+    job = HydraConfig.get()
+    folders = [Path(source.path) for source in job.runtime.config_sources if source.provider == "command-line"]
+    choices = {str(group): str(option) for group, option in job.runtime.choices.items()}
+    return Invocation(command, tuple(job.overrides.task), tuple(folders), choices)

@@ -1,4 +1,4 @@
-"""Write a catalogue's images as ready pixels, for fast epochs: modiste prepare data=kagl size=80 resize=pad out=DIR"""
+"""Preprocess a catalogue's images once, for fast epochs: modiste prepare data=kagl size=80 resize=pad out=DIR"""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def write_pixels(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[int, str]:
-    """Ready pixels; returns how many shards were made, and the overrides that use them."""
+    """Preprocessed images; returns how many shards were made, and the overrides that use them."""
     from modiste.data.decode import Decoder
     from modiste.data.storage.preprocessed import write
     from modiste.models.preprocess import Preprocess
@@ -49,7 +49,7 @@ def write_pixels(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[i
 
     preprocess = Preprocess(size=cfg.size, resize=cfg.resize, interpolation=cfg.interpolation, crop_pct=cfg.crop_pct)
     made = write(catalogue, preprocess, folder, cfg.shard_rows, Decoder(cfg.data.decode), progress_bar)
-    return made, f"data={cfg.data.name} data.prepared={folder}"
+    return made, f"data={cfg.data.name} data.preprocessed={folder}"
 
 
 def write_webdataset(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[int, str]:

@@ -166,16 +166,20 @@ class SharedProcess:
         self.catalogues: dict[str, Any] = {}
 
     def __call__(self, overrides: list[str], place: Path, watch: Watch) -> None:
-        from modiste.commands.train import train
+        from modiste.config.invocation import Invocation
         from modiste.data.build import identity, load
         from modiste.sweeps.report import EpochReporter
+        from modiste.training.fit import train
 
         cfg = compose("train", overrides)
         key = identity(cfg.data)
         if key not in self.catalogues:
             self.catalogues = {key: load(cfg.data)}  # one at a time: it may be large
         reporter = EpochReporter(watch)
-        train(cfg, overrides, self.catalogues[key], [reporter])
+        line = Invocation(overrides=tuple(overrides))
+        trained = train(cfg, catalogue=self.catalogues[key], callbacks=[reporter], line=line)
+        if trained.interrupted:
+            raise KeyboardInterrupt
         reporter.check()
 
 

@@ -1,6 +1,10 @@
-"""Where classes live now that stored configurations name by a former path."""
+"""Former names in stored configurations: classes by their path, keys of the configuration."""
 
 from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
 
 # Former module → module. Run directories and results name classes by path.
 MOVED = {
@@ -27,3 +31,42 @@ def current(target: str) -> str:
     """
     module, _, name = target.rpartition(".")
     return f"{MOVED[module]}.{name}" if module in MOVED else target
+
+
+# Former key of a configuration → key.
+RENAMED = {
+    "data.prepared": "data.preprocessed",
+    "data.batches.alike": "data.batches.group_by",
+    "data.batches.run": "data.batches.group_size",
+    "data.batches.guard": "data.batches.false_negative_margin",
+    "grad_cache.keep": "grad_cache.kept_micro_batches",
+    "loss.keep": "loss.logits_cache_mib",
+    "loss.products": "loss.matmul_dtype",
+    "loss.inner.keep": "loss.inner.logits_cache_mib",
+    "loss.inner.products": "loss.inner.matmul_dtype",
+}
+
+
+def rename_keys(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a stored configuration, plain containers, with today's keys; also in its ``transfer`` sets.
+
+    >>> rename_keys({"data": {"prepared": None, "batches": {"run": 4}}})
+    {'data': {'batches': {'group_size': 4}, 'preprocessed': None}}
+    >>> rename_keys({"transfer": {"other": {"data.batches.run": 4}}})
+    {'transfer': {'other': {'data.batches.group_size': 4}}}
+    """
+    plain: Any = copy.deepcopy(dict(stored))
+    for old, new in RENAMED.items():
+        *folders, leaf = old.split(".")
+        node: Any = plain
+        for name in folders:
+            node = node.get(name) if isinstance(node, dict) else None
+        # A class of somebody else's may have an argument of a former name.
+        if isinstance(node, dict) and leaf in node and str(node.get("_target_", "modiste.")).startswith("modiste."):
+            value = node.pop(leaf)
+            node.setdefault(new.rpartition(".")[2], value)
+    transfer = plain.get("transfer")
+    for name, entry in transfer.items() if isinstance(transfer, dict) else ():
+        if isinstance(entry, dict):
+            transfer[name] = {RENAMED.get(key, key): value for key, value in entry.items()}
+    return plain

@@ -17,48 +17,53 @@ from modiste.errors import ModisteError
 
 @dataclass(frozen=True)
 class Batches:
-    """The order of an epoch; cut into batches, it decides what stands together.
+    """The order of an epoch; cut into batches, it decides which pairs are each other's negatives.
 
     Attributes:
-        alike: A column; ``run`` pairs of one value of it come one after the other, hard negatives for each other (a run
-            may go on in the next batch). Null: pairs are drawn at random.
-        run: See ``alike`` and ``mined``.
+        group_by: A column; ``group_size`` pairs of one value are adjacent, hard negatives for each other (a group may
+            continue in the next batch). None: the order is random.
+        group_size: Pairs in a group of ``group_by`` or ``mined``.
         one_per_product: No product twice in a batch. The last batches of an epoch, for which few products are left, may
-            hold one twice: no row is left out.
-        balance: A column. An epoch then draws as many rows as there are, with replacement, a row of a value that n rows
-            have with a probability proportional to n^-power.
+            hold one twice: no row is dropped.
+        balance: A column. An epoch then draws as many rows as there are, with replacement; a row of a value that n rows
+            have is drawn with a probability proportional to n^-power.
         power: 0 leaves the values as frequent as they are, 1 makes all equally frequent.
-        mined: A directory of ``modiste embed``: runs are of pairs that its model takes for near each other
-            (`modiste.data.mining.Miner`). Null: none are mined.
-        guard: Pairs nearer to each other than this part of their own score are not put together; see `Miner`.
+        mined: A directory of ``modiste embed``: groups are of pairs that are near each other for its model
+            (`modiste.data.mining.Miner`). None: nothing is mined.
+        false_negative_margin: Pairs nearer to each other than this fraction of their own score are kept apart; see
+            `Miner`.
 
     Raises:
-        ModisteError: ``run`` < 1, ``power`` outside [0, 1], ``guard`` ≤ 0, both ``alike`` and ``mined``, or ``mined``
-            with ``balance``.
+        ModisteError: ``group_size`` < 1, ``power`` outside [0, 1], ``false_negative_margin`` ≤ 0, both ``group_by`` and
+            ``mined``, or ``mined`` with ``balance``.
     """
 
-    alike: str | None = None
-    run: int = 16
+    group_by: str | None = None
+    group_size: int = 16
     one_per_product: bool = False
     balance: str | None = None
     power: float = 0.5
     mined: str | None = None
-    guard: float = 0.95
+    false_negative_margin: float = 0.95
 
     def __post_init__(self) -> None:
-        if self.run < 1:
-            raise ModisteError(f"data.batches.run={self.run} must be at least 1.")
+        margin = self.false_negative_margin
+        if self.group_size < 1:
+            raise ModisteError(f"data.batches.group_size={self.group_size} is too small: give at least 1.")
         if not 0 <= self.power <= 1:
-            raise ModisteError(f"data.batches.power={self.power:g} must lie between 0 and 1.")
-        if self.guard <= 0:
-            raise ModisteError(f"data.batches.guard={self.guard:g} must be above 0; 0.95 is NV-Retriever's.")
-        if self.alike is not None and self.mined is not None:
-            raise ModisteError("data.batches takes alike or mined, not both: each says what stands in a run.")
+            raise ModisteError(f"data.batches.power={self.power:g} is out of range: give a number from 0 to 1.")
+        if margin <= 0:
+            raise ModisteError(
+                f"data.batches.false_negative_margin={margin:g} is out of range: give a number above 0; NV-Retriever "
+                "uses 0.95."
+            )
+        if self.group_by is not None and self.mined is not None:
+            raise ModisteError("data.batches has both group_by and mined: choose one, each says what forms a group.")
         if self.balance is not None and self.mined is not None:
-            raise ModisteError("data.batches takes balance or mined, not both: mined runs hold every row once.")
+            raise ModisteError("data.batches has both balance and mined: choose one; mined groups hold every row once.")
 
     def bind(self, catalogue: Catalogue, captions: Sequence[str] = (), total: int = 0) -> Order:
-        """The orders of a catalogue's rows.
+        """Return the order of a catalogue's rows.
 
         Args:
             catalogue: The rows to train on.
@@ -68,16 +73,18 @@ class Batches:
         Raises:
             ModisteError: A column is unknown, or see `modiste.data.mining.read`.
         """
-        alike = catalogue.column(self.alike) if self.alike is not None else None
+        groups = catalogue.column(self.group_by) if self.group_by is not None else None
         products = catalogue.column("product_id")
         mined: Mined | None = None
         if self.mined is not None:
             image, text = mining.read(Path(self.mined), catalogue, total)
-            miner = mining.Miner(image, text, _numbers(products), _numbers(captions), self.guard)
-            # More than a run takes, for others will have taken some.
-            mined = Mined(miner, miner.neighbours(4 * self.run))
+            miner = mining.Miner(image, text, _numbers(products), _numbers(captions), self.false_negative_margin)
+            # More than a group needs: other groups will have taken some.
+            mined = Mined(miner, miner.neighbours(4 * self.group_size))
         weights = None if self.balance is None else inverse_frequencies(catalogue.column(self.balance), self.power)
-        return Order(len(catalogue), alike, self.run, products if self.one_per_product else None, mined, weights)
+        return Order(
+            len(catalogue), groups, self.group_size, products if self.one_per_product else None, mined, weights
+        )
 
 
 def inverse_frequencies(values: Sequence[str], power: float) -> Tensor:
@@ -110,16 +117,16 @@ class Order:
 
     Attributes:
         length: Number of rows.
-        alike: Value of each row, or None.
-        run: Length of a run of one value.
+        groups: Value of each row, or None.
+        group_size: Rows in a group of one value.
         products: Product of each row, where none may come twice in a batch.
-        mined: Where runs are of hard negatives.
+        mined: Where groups are of hard negatives.
         weights: Of each row, where an epoch draws rows with replacement; None: it takes each once.
     """
 
     length: int
-    alike: Sequence[str] | None = None
-    run: int = 16
+    groups: Sequence[str] | None = None
+    group_size: int = 16
     products: Sequence[str] | None = None
     mined: Mined | None = None
     weights: Tensor | None = None
@@ -127,7 +134,7 @@ class Order:
     def __call__(self, generator: torch.Generator, batch_size: int) -> list[int]:
         """The rows of an epoch in their order: each once, or as the weights draw them.
 
-        >>> order = Order(6, alike=["shoe", "bag", "shoe", "bag", "shoe", "bag"], run=3)
+        >>> order = Order(6, groups=["shoe", "bag", "shoe", "bag", "shoe", "bag"], group_size=3)
         >>> order(torch.Generator().manual_seed(0), 6)
         [5, 3, 1, 2, 0, 4]
         """
@@ -135,31 +142,31 @@ class Order:
             order = torch.randperm(self.length, generator=generator)
         else:
             order = torch.multinomial(self.weights, self.length, replacement=True, generator=generator)
-        if self.alike is not None:
-            order = _runs(order, self.alike, self.run, generator)
+        if self.groups is not None:
+            order = _grouped(order, self.groups, self.group_size, generator)
         if self.mined is not None:
-            runs = self.mined.miner.runs(order.tolist(), self.mined.neighbours, self.run)
-            order = _shuffled(runs, generator)
+            groups = self.mined.miner.groups(order.tolist(), self.mined.neighbours, self.group_size)
+            order = _shuffled(groups, generator)
         rows = order.tolist()
         return rows if self.products is None else _apart(rows, self.products, batch_size)
 
 
-def _runs(order: Tensor, values: Sequence[str], run: int, generator: torch.Generator) -> Tensor:
-    """``order`` with the rows of one value in runs, and the runs shuffled."""
+def _grouped(order: Tensor, values: Sequence[str], size: int, generator: torch.Generator) -> Tensor:
+    """``order`` with the rows of one value in groups, and the groups shuffled."""
     by_value: dict[str, list[int]] = {}
     for row in order.tolist():
         by_value.setdefault(values[row], []).append(row)
-    runs = [rows[start : start + run] for rows in by_value.values() for start in range(0, len(rows), run)]
-    return _shuffled(runs, generator)
+    groups = [rows[start : start + size] for rows in by_value.values() for start in range(0, len(rows), size)]
+    return _shuffled(groups, generator)
 
 
-def _shuffled(runs: Sequence[Sequence[int]], generator: torch.Generator) -> Tensor:
-    chosen = torch.randperm(len(runs), generator=generator).tolist()
-    return torch.tensor([row for index in chosen for row in runs[index]], dtype=torch.long)
+def _shuffled(groups: Sequence[Sequence[int]], generator: torch.Generator) -> Tensor:
+    chosen = torch.randperm(len(groups), generator=generator).tolist()
+    return torch.tensor([row for index in chosen for row in groups[index]], dtype=torch.long)
 
 
 def _apart(rows: Sequence[int], products: Sequence[str], batch_size: int) -> list[int]:
-    """``rows``, a row whose product is in the batch already put off to the next one that has room for it."""
+    """``rows``; a row whose product is already in the batch moves to the next batch that has room for it."""
     result: list[int] = []
     coming, waiting = deque(rows), deque[int]()
     while coming or waiting:

@@ -1,4 +1,4 @@
-"""The catalogue that a configuration describes."""
+"""What a ``data`` node of the configuration describes: its catalogue and its captions."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from modiste.config import instantiate
+from modiste.data.captions import BoundCaptions, Captions
 from modiste.data.catalogue import Catalogue
 from modiste.data.corruptions import corrupt
 from modiste.data.derive import derive
 from modiste.data.splits import HeldOut
-from modiste.data.storage.preprocessed import Prepared
+from modiste.data.storage.preprocessed import Preprocessed
 from modiste.errors import ModisteError
 
 # Of a data node, what `load` reads.
-PARTS = ("name", "catalogue", "split", "derive", "prepared", "held_out", "corruptions")
+PARTS = ("name", "catalogue", "split", "derive", "preprocessed", "held_out", "corruptions")
 
 
 def load(data_cfg: Any) -> Catalogue:
-    """The catalogue of a ``data`` node of the configuration: split, held out and corrupted as the node says.
+    """Return the catalogue of a ``data`` node: split, held out and corrupted as the node says.
 
     Raises:
-        ModisteError: The prepared pixels are those of another data set, or are to be corrupted.
+        ModisteError: The preprocessed images are those of another data set, or are to be corrupted.
     """
-    # Runs of before there were these keys do not have them.
+    # Runs from before these keys do not have them.
     catalogue = derive(_whole(data_cfg), data_cfg.get("derive") or {})
     catalogue = instantiate(data_cfg.split)(catalogue)
     if data_cfg.get("held_out"):
@@ -33,8 +34,32 @@ def load(data_cfg: Any) -> Catalogue:
     return corrupt(catalogue, instantiate(data_cfg.corruptions)) if data_cfg.get("corruptions") else catalogue
 
 
+def captions_of(data_cfg: Any) -> Captions:
+    """Return the caption templates of a ``data`` node, with their words and synonyms.
+
+    >>> from modiste.config import compose
+    >>> captions_of(compose("train", ["data=kagl"]).data).templates
+    ['{text}']
+    """
+    plain: Any = OmegaConf.to_container(OmegaConf.create(data_cfg).captions, resolve=True)
+    return Captions(**plain)
+
+
+def bind_captions(data_cfg: Any, catalogue: Catalogue) -> BoundCaptions:
+    """Return the captions of a catalogue's rows as a ``data`` node words them: the same for every command.
+
+    Args:
+        data_cfg: The node that ``catalogue`` was loaded from.
+        catalogue: All rows, or a part of them.
+
+    Raises:
+        ModisteError: A template names an unknown column, or see `Captions`.
+    """
+    return captions_of(data_cfg).bind(catalogue)
+
+
 def identity(data_cfg: Any) -> str:
-    """What decides the catalogue that `load` returns: nodes of one identity have the same.
+    """Return what decides the catalogue that `load` returns: nodes of one identity have the same.
 
     >>> from modiste.config import compose
     >>> a, b, c = (compose("train", words).data for words in ([], ["data.batch_size=8"], ["data.split.seed=1"]))
@@ -46,14 +71,14 @@ def identity(data_cfg: Any) -> str:
 
 
 def _whole(data_cfg: Any) -> Catalogue:
-    prepared = data_cfg.get("prepared")
-    if not prepared:
+    folder = data_cfg.get("preprocessed")
+    if not folder:
         return instantiate(data_cfg.catalogue)()
-    catalogue = Prepared(prepared)()
+    catalogue = Preprocessed(folder)()
     wanted = data_cfg["name"]
     if catalogue.card.name != wanted and not catalogue.card.name.startswith(f"{wanted}_"):  # or a subset of it
         raise ModisteError(
-            f"{prepared} holds pixels of '{catalogue.card.name}', not of '{wanted}': "
-            f"set data={catalogue.card.name}, or another data.prepared."
+            f"{folder} holds images of '{catalogue.card.name}', not of '{wanted}': "
+            f"set data={catalogue.card.name}, or another data.preprocessed."
         )
     return catalogue

@@ -54,7 +54,7 @@ def corrupt(catalogue: Catalogue, transforms: Sequence[Callable[[Any], Any]]) ->
         transforms: Of a PIL image, in order; their ``repr`` says what they do.
 
     Raises:
-        ModisteError: The pixels were prepared: there are no images to transform.
+        ModisteError: The images are preprocessed: the originals are not there to transform.
 
     >>> from modiste.data.augment import Thumbnail
     >>> from modiste.data.synthetic import Synthetic
@@ -63,7 +63,7 @@ def corrupt(catalogue: Catalogue, transforms: Sequence[Callable[[Any], Any]]) ->
     (28, 28)
     """
     if isinstance(catalogue.images, PixelSource):
-        raise ModisteError("data.corruptions needs the images themselves: leave data.prepared out.")
+        raise ModisteError("data.corruptions needs the original images: leave data.preprocessed out.")
     pixels = catalogue.column("pixels")
     images = CorruptedImages(catalogue.images, transforms, dict(zip(catalogue.column("image"), pixels, strict=True)))
     described = repr(list(transforms))

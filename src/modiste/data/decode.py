@@ -51,7 +51,7 @@ class Decoder:
         """Pixels (3, size, size), uint8, of the i-th row."""
         images, reference = catalogue.images, catalogue.reference(i)
         if isinstance(images, PixelSource):
-            return images.prepared_pixels(reference, preprocess)
+            return images.preprocessed_pixels(reference, preprocess)
         if self.mode == "pil" or not isinstance(images, EncodedSource):
             return preprocess(images.read(reference))
         data = images.read_bytes(reference)
@@ -65,14 +65,14 @@ class Decoder:
         """
         images = catalogue.images
         if isinstance(images, PixelSource):
-            return {"prepared": images.identity([])}
+            return {"preprocessed": images.identity([])}
         return {} if self.mode == "pil" else {"decode": self.mode}
 
     def image(self, catalogue: Catalogue, i: int, preprocess: Preprocess) -> Image.Image:
         """The i-th row's RGB picture to augment before ``preprocess``; in mode ``scaled`` it may be smaller."""
         images, reference = catalogue.images, catalogue.reference(i)
         if isinstance(images, PixelSource):
-            return Image.fromarray(images.prepared_pixels(reference, preprocess).permute(1, 2, 0).numpy())
+            return Image.fromarray(images.preprocessed_pixels(reference, preprocess).permute(1, 2, 0).numpy())
         if self.mode == "pil" or not isinstance(images, EncodedSource):
             return images.read(reference)
         data = images.read_bytes(reference)

@@ -1,4 +1,4 @@
-"""Hard negatives mined with a model's embeddings, and the guard against false ones."""
+"""Hard negatives mined with a model's embeddings, without likely false ones."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Miner:
     """Which pairs make good negatives of each other.
 
     Two pairs may stand together when neither product nor caption is the same, and no score between them, image of the
-    one and text of the other, is above ``guard`` times the lower of the two pairs' own scores: what is nearer than that
-    is likely an unlabelled positive. This is the positive-aware mining of NV-Retriever (Moreira et al. 2024,
+    one and text of the other, is above ``margin`` times the lower of the two pairs' own scores: what is nearer is
+    likely an unlabelled positive. This is the positive-aware mining of NV-Retriever (Moreira et al. 2024,
     arXiv:2407.15831; TopK-PercPos, 95 %), for both directions. The hardest pair is the one with the highest score.
 
     Attributes:
@@ -33,19 +33,19 @@ class Miner:
         text: Unit-norm embeddings (N, D) of the pairs' captions.
         product: Product of each (N,), int64.
         caption: Caption of each (N,), int64.
-        guard: See above.
+        margin: See above.
     """
 
     image: Tensor
     text: Tensor
     product: Tensor
     caption: Tensor
-    guard: float = 0.95
+    margin: float = 0.95
 
     @cached_property
     def limit(self) -> Tensor:
         """The highest score with another pair that each allows (N,)."""
-        return self.guard * (self.image * self.text).sum(1)
+        return self.margin * (self.image * self.text).sum(1)
 
     def scores(self, rows: Tensor, others: Tensor) -> Tensor:
         """The higher of the two scores between pairs (r, o), -inf where they may not stand together."""
@@ -61,7 +61,7 @@ class Miner:
         >>> Miner(image, image, torch.arange(4), torch.arange(4)).neighbours(2).tolist()
         [[1, 2], [3, 0], [1, 3], [1, 2]]
 
-        The last is almost the first, and the guard keeps the two apart.
+        The last is almost the first, so the margin keeps the two apart.
         """
         everything, parts = torch.arange(len(self.image)), []
         for rows in everything.split(BLOCK):
@@ -69,18 +69,18 @@ class Miner:
             parts.append(found.masked_fill_(score.isinf(), -1))
         return torch.cat(parts)
 
-    def runs(self, order: Sequence[int], neighbours: Tensor, run: int) -> list[list[int]]:
-        """Every row once: in ``order``, each with its hardest negatives that are left, up to ``run`` rows together.
+    def groups(self, order: Sequence[int], neighbours: Tensor, size: int) -> list[list[int]]:
+        """Return every row once: in ``order``, each with its hardest negatives that are left, up to ``size`` rows.
 
-        No two rows of a run may be false negatives of each other.
+        No two rows of a group may be false negatives of each other.
 
         Args:
             order: All rows.
             neighbours: Of each row (N, K), from `neighbours`.
-            run: Number of rows.
+            size: Rows in a group.
         """
         used = torch.zeros(len(order), dtype=torch.bool)
-        runs = []
+        groups = []
         for row in order:
             if used[row]:
                 continue
@@ -90,14 +90,14 @@ class Miner:
             allowed = ~self.scores(near, near).isinf()
             together, fits = [row], torch.ones(len(near), dtype=torch.bool)
             for place in range(len(near)):
-                if len(together) == run:
+                if len(together) == size:
                     break
                 if fits[place]:
                     together.append(int(near[place]))
                     fits &= allowed[place]
             used[together] = True
-            runs.append(together)
-        return runs
+            groups.append(together)
+        return groups
 
 
 def read(folder: Path, catalogue: Catalogue, total: int) -> tuple[Tensor, Tensor]:

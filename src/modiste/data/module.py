@@ -2,273 +2,60 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
 import signal
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from modiste.data.batches import Batches, Order
-from modiste.data.captions import BoundCaptions, Captions
+from modiste.data.captions import Captions
 from modiste.data.catalogue import Catalogue
 from modiste.data.decode import Decoder
 from modiste.data.fields import BoundFields, Fields, PairWeights
+from modiste.data.pairs import Collate, ImageFeatures, Pairs, training_pairs
+from modiste.data.samplers import EpochBatchSampler, ResumableLoader
 from modiste.data.sources import PixelSource
+from modiste.data.storage.streaming import Stream, stream_loader
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import Tokenizer
 from modiste.models.preprocess import Preprocess
 from modiste.utils.machine import usable_cores
+from modiste.utils.seeds import mix
 
-if TYPE_CHECKING:
-    from modiste.data.storage.streaming import Stream
-
-Batch = dict[str, Any]
 POSITIVES = ("product", "caption")
 
 
-def mix(*numbers: int) -> int:
-    """One 32-bit seed of several numbers, the same on every machine.
+class ModelInputs(Protocol):
+    """What a data module needs of a model: every `DualEncoder` has it."""
 
-    >>> mix(0, 1, 2) != mix(0, 2, 1)
-    True
-    """
-    return zlib.crc32(",".join(map(str, numbers)).encode())
-
-
-class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index): an order that depends on (seed, epoch) only, cut into global batches.
-
-    Each process takes every ``world``-th item of a global batch, so the global batches do not depend on how many
-    processes there are. It can start in mid-epoch. The last, smaller batch is left out: the contrastive loss depends on
-    its batch size.
-
-    >>> [[i for _, i in batch] for batch in EpochBatchSampler(5, 2, seed=0)]
-    [[1, 2], [3, 0]]
-    """
-
-    def __init__(
-        self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, order: Order | None = None
-    ) -> None:
-        if batch_size % world:
-            raise ModisteError(
-                f"data.batch_size={batch_size} is the global batch: make it a multiple of {world} devices."
-            )
-        if length < batch_size:
-            raise ModisteError(
-                f"data.batch_size={batch_size} is larger than the {length} training pairs: lower it, or add data."
-            )
-        self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
-        self.order = order or Order(length)
-        self.epoch = 0
-        self.start = 0
-        self.sampler = self  # Lightning tells a batch sampler's sampler the epoch, not the batch sampler
-
-    def __len__(self) -> int:
-        return self.length // self.batch_size
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this at the start of every epoch; the position within a resumed epoch is kept."""
-        if epoch != self.epoch:
-            self.epoch, self.start = epoch, 0
-
-    def resume(self, epoch: int, batch: int) -> None:
-        """Continue with batch number ``batch`` of ``epoch``."""
-        self.epoch, self.start = epoch + batch // len(self), batch % len(self)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
-        order = self.order(generator, self.batch_size)
-        epoch, start, self.start = self.epoch, self.start, 0
-        for batch in range(start, len(self)):
-            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(epoch, index) for index in indices[self.rank :: self.world]]
-
-
-class ResumableLoader(DataLoader):
-    """A DataLoader whose state is the trainer's own count of batches, not what its workers have fetched ahead."""
-
-    position: Callable[[], dict[str, int]]
-
-    def state_dict(self) -> dict[str, int]:
-        """``{"epoch", "batch"}`` of the next batch to train on; Lightning keeps it in the checkpoint."""
-        return self.position()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue from ``state``."""
-        assert isinstance(self.batch_sampler, EpochBatchSampler)
-        self.batch_sampler.resume(state["epoch"], state["batch"])
-
-
-class Pairs(Dataset):
-    """Image-text pairs of a catalogue; item (epoch, index) is a pure function of the seed and its key.
-
-    Attributes:
-        features: Key to the cached features (dim,) that stand for an item's pixels, or None.
-        fields: The text fields of the catalogue, or None.
-        weights: The weight of each pair, or None.
-    """
-
-    features: Callable[[tuple[int, int] | int], Tensor] | None = None
-    fields: BoundFields | None = None
-    weights: Sequence[float] | None = None
-
-    def __init__(
-        self,
-        catalogue: Catalogue,
-        captions: BoundCaptions,
-        preprocess: Preprocess,
-        products: Mapping[str, int],
-        seed: int = 0,
-        augment: Callable[[Any], Any] | None = None,
-        decoder: Decoder | None = None,
-    ) -> None:
-        self.catalogue, self.captions, self.preprocess = catalogue, captions, preprocess
-        self.seed, self.augment, self.decoder = seed, augment, decoder or Decoder()
-        self.product = [products[product] for product in catalogue.column("product_id")]
-        self.rows = catalogue.column("row")
-
-    def __len__(self) -> int:
-        return len(self.catalogue)
-
-    def __getitem__(self, key: tuple[int, int] | int) -> Batch:
-        index = key[1] if isinstance(key, tuple) else key
-        pixels = self._pixels(key) if self.features is None else self.features(key)
-        item = {"pixels": pixels, "text": self.caption(key), "product": self.product[index], "row": self.rows[index]}
-        if self.fields is not None:
-            generator = random.Random(mix(self.seed, *key, 1) if isinstance(key, tuple) else 0)
-            item["fields"] = self.fields.sample(index, generator)
-        if self.weights is not None:
-            item["weight"] = self.weights[index]
-        return item
-
-    def caption(self, key: tuple[int, int] | int) -> str:
-        """The caption of an item: the first, or in training one drawn."""
-        if not isinstance(key, tuple):
-            return self.captions.first(key)
-        return self.captions.sample(key[1], random.Random(mix(self.seed, *key)))
-
-    def texts(self, index: int) -> set[str]:
-        """Every text that training may embed for an item, and the one that stands where a batch has none."""
-        return self.captions.all(index) if self.fields is None else self.fields.all(index) | {""}
-
-    def _pixels(self, key: tuple[int, int] | int) -> Tensor:
-        if not isinstance(key, tuple) or self.augment is None:
-            return self.decoder.pixels(self.catalogue, key[1] if isinstance(key, tuple) else key, self.preprocess)
-        epoch, index = key
-        # torchvision's transforms draw from the global generator.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(
-                mix(self.seed, epoch, index)
-            )  # torch.manual_seed asks after accelerators, 0.4 ms an item
-            image = self.decoder.image(self.catalogue, index, self.preprocess)
-            return self.preprocess(self.augment(image.convert("RGB")), ready=True)
-
-
-def text_id(text: str) -> int:
-    """A number of 63 bits for a caption or a product's id, the same in every process.
-
-    >>> text_id("a red dress") == text_id("a red dress") != text_id("a blue dress")
-    True
-    """
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
-
-
-def training_pairs(
-    catalogue: Catalogue,
-    captions: Captions,
-    preprocess: Preprocess,
-    products: Mapping[str, int] | None = None,
-    seed: int = 0,
-    augment: Callable[[Any], Any] | None = None,
-    decoder: Decoder | None = None,
-    fields: Fields | None = None,
-    weight: PairWeights | None = None,
-) -> Pairs:
-    """The pairs of a catalogue with all that training adds to them.
-
-    Args:
-        catalogue: What is trained on.
-        captions: Caption templates.
-        preprocess: The model's image transform.
-        products: Product id → its number; None: `text_id`, where the products are not known beforehand.
-        seed: See `Pairs`, as ``augment`` and ``decoder``.
-        augment: Of a PIL image.
-        decoder: How files are decoded.
-        fields: Text fields, or None.
-        weight: How much each pair counts.
-
-    Raises:
-        ModisteError: A template or the weight names an unknown column, or a weight is no number.
-    """
-    if products is None:
-        products = {product: text_id(product) for product in catalogue.column("product_id")}
-    pairs = Pairs(catalogue, captions.bind(catalogue), preprocess, products, seed, augment, decoder)
-    pairs.fields = fields.bind(catalogue) if fields else None
-    pairs.weights = weight.bind(catalogue) if weight else None
-    return pairs
-
-
-class Collate:
-    """Items to a batch: pixels (B, 3, S, S) uint8, tokens, product (B,), row (B,), texts.
-
-    With ``fields``, tokens are those of the batch's distinct field texts, and ``fields`` says where each product's are
-    (`BoundFields.collate`). Items with a weight give ``weight`` (B,).
-
-    Args:
-        tokenizer: Texts to tokens.
-        positives: ``product``, or ``caption``: then pairs with one caption are what the loss takes for one product.
-        fields: What the items' text fields are, or None.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, positives: str = "product", fields: BoundFields | None = None) -> None:
-        self.tokenizer, self.positives, self.fields = tokenizer, positives, fields
-
-    def __call__(self, items: Sequence[Batch]) -> Batch:
-        texts = [item["text"] for item in items]
-        by_caption = self.positives == "caption"
-        products = [text_id(item["text"]) if by_caption else item["product"] for item in items]
-        more: Batch = {}
-        to_embed = texts
-        if self.fields is not None:
-            to_embed, more["fields"] = self.fields.collate([item["fields"] for item in items])
-        if "weight" in items[0]:
-            more["weight"] = torch.tensor([item["weight"] for item in items])
-        return {
-            "pixels": torch.stack([item["pixels"] for item in items]),
-            "tokens": self.tokenizer(to_embed),
-            "product": torch.tensor(products),
-            "row": torch.tensor([item["row"] for item in items]),
-            "texts": texts,
-            **more,
-        }
-
-
-def leave_interrupts_to_the_trainer(worker: int) -> None:
-    """A terminal sends Ctrl-C to the workers too; the step in hand still needs them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    preprocess: Preprocess
+    tokenizer: Tokenizer
 
 
 class Cache(Protocol):
     """`modiste.training.feature_cache.FeatureCache`, as the data module sees it."""
 
-    def images(self, pairs: Pairs) -> Callable[[tuple[int, int] | int], Tensor] | None:
-        """What stands for the pixels of a split's items."""
+    def images(self, pairs: Pairs) -> ImageFeatures | None:
+        """Return what replaces the pixels of a split's items."""
 
     def texts(self, texts: Iterable[str]) -> Tokenizer | None:
-        """What stands for the tokenizer of these texts."""
+        """Return what replaces the tokenizer of these texts."""
 
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """What validation measures: ``tasks`` by name on the pairs of a split."""
+    """What validation measures: ``tasks`` by name on the pairs of a split.
+
+    Attributes:
+        data: Serves the pairs.
+        split: One of its catalogue's splits.
+        tasks: Name → task.
+    """
 
     data: FashionDataModule
     split: str
@@ -280,13 +67,12 @@ class FashionDataModule(LightningDataModule):
 
     Args:
         catalogue: The whole catalogue with its split column.
-        preprocess: The model's image transform.
-        tokenizer: The model's tokenizer.
-        captions: Caption templates.
+        model: Its image transform and tokenizer are used; nothing else of it is kept.
+        captions: Caption templates; None: the column ``text``.
         batch_size: Pairs in a global batch, over all devices.
         eval_batch_size: Pairs in a validation batch, on each device.
-        num_workers: Loading processes; null takes one for every core but one.
-        limit: Train on so many rows only, drawn by the seed; null takes all.
+        num_workers: Loading processes; None: one for every core but one.
+        limit: Number of training rows to use, drawn by the seed; None: all.
         augment: torchvision transforms of a PIL image, training only, in order.
         seed: Decides order, captions and augmentation, together with the epoch.
         batches: Which pairs share a batch.
@@ -294,19 +80,32 @@ class FashionDataModule(LightningDataModule):
             one ``caption``, where captions name types and colours that many products share.
         decode: See `modiste.data.decode.Decoder`.
         fields: Text fields that training embeds in the place of captions; validation keeps to captions.
-        weight: How much each pair counts in training.
+        weight: The weight of each pair in training.
         stream: Shards that training reads in the place of the split ``train``.
+        validation_sets: Validated after the split ``val``, by name, in this order.
+        feature_cache: Computes or finds features of frozen trunks here, which batches then hold in the place of pixels
+            and tokens.
+        cached_splits: The splits that ``feature_cache`` serves.
 
     Raises:
-        ModisteError: ``positives`` is another word; the catalogue's pixels were prepared for another image transform; a
-            stream goes with neither ``limit`` nor ``batches``.
+        ModisteError: ``positives`` is another word; the catalogue's images were preprocessed by another transform; a
+            stream is combined with ``limit``, ``batches`` or cached training features.
+
+    >>> from modiste.data.synthetic import Synthetic
+    >>> from modiste.data.splits import RandomSplit
+    >>> from modiste.texts.words import HashTokenizer
+    >>> from types import SimpleNamespace
+    >>> catalogue = RandomSplit({"train": 0.8, "val": 0.2})(Synthetic(products=20, views=1, size=32)())
+    >>> model = SimpleNamespace(preprocess=Preprocess(32), tokenizer=HashTokenizer())  # usually a DualEncoder
+    >>> data = FashionDataModule(catalogue, model, batch_size=4, num_workers=0)
+    >>> next(iter(data.train_dataloader()))["pixels"].shape
+    torch.Size([4, 3, 32, 32])
     """
 
     def __init__(
         self,
         catalogue: Catalogue,
-        preprocess: Preprocess,
-        tokenizer: Tokenizer,
+        model: ModelInputs,
         captions: Captions | None = None,
         batch_size: int = 256,
         eval_batch_size: int = 256,
@@ -320,33 +119,54 @@ class FashionDataModule(LightningDataModule):
         fields: Fields | None = None,
         weight: PairWeights | None = None,
         stream: Stream | None = None,
+        validation_sets: Mapping[str, ValidationSet] | None = None,
+        feature_cache: Cache | None = None,
+        cached_splits: Sequence[str] = ("train", "val"),
     ) -> None:
         super().__init__()
-        if stream is not None and (limit is not None or (batches or Batches()) != Batches()):
+        if positives not in POSITIVES:
+            raise ModisteError(f"data.positives={positives} is not known. {did_you_mean(positives, POSITIVES)}")
+        if isinstance(catalogue.images, PixelSource):
+            catalogue.images.check(model.preprocess)
+        self.catalogue, self.preprocess, self.tokenizer = catalogue, model.preprocess, model.tokenizer
+        self.captions, self.batches = captions or Captions(), batches or Batches()
+        self.batch_size, self.eval_batch_size, self.limit, self.seed = batch_size, eval_batch_size, limit, seed
+        self.num_workers = max(usable_cores() - 1, 0) if num_workers is None else num_workers
+        self.augment, self.positives, self.decoder = list(augment), positives, Decoder(decode)
+        self.fields, self.weight = fields, weight or PairWeights()
+        self.stream = stream
+        self.validation_sets = dict(validation_sets or {})
+        self.products = {product: i for i, product in enumerate(dict.fromkeys(catalogue.column("product_id")))}
+        if stream is not None:
+            self._check_stream_goes_with("train" in cached_splits and feature_cache is not None)
+        self._cache = feature_cache
+        self._text_features = self._cached_texts(feature_cache, cached_splits) if feature_cache else None
+
+    def _check_stream_goes_with(self, cached_training: bool) -> None:
+        if self.limit is not None or self.batches != Batches():
             raise ModisteError(
                 "data.stream reads shards as they come: leave data.limit and data.batches out; data.stream.batches and "
                 "data.stream.shards say how much is read."
             )
-        self.stream = stream
-        self.fields, self.weight = fields, weight or PairWeights()
-        self.decoder = Decoder(decode)
-        if isinstance(catalogue.images, PixelSource):
-            catalogue.images.check(preprocess)
-        if positives not in POSITIVES:
-            raise ModisteError(f"data.positives={positives} is not known. {did_you_mean(positives, POSITIVES)}")
-        self.positives = positives
-        self.catalogue, self.preprocess, self.tokenizer = catalogue, preprocess, tokenizer
-        self.captions, self.batches = captions or Captions(), batches or Batches()
-        self.batch_size, self.eval_batch_size, self.limit, self.seed = batch_size, eval_batch_size, limit, seed
-        self.num_workers = max(usable_cores() - 1, 0) if num_workers is None else num_workers
-        self.augment = list(augment)
-        self.cache: Cache | None = None
-        self.transfer: dict[str, ValidationSet] = {}  # validated beside ``val``, in this order
-        self._text_features: Tokenizer | None = None
-        self.products = {product: i for i, product in enumerate(dict.fromkeys(catalogue.column("product_id")))}
+        if cached_training:
+            raise ModisteError("features.cache=true needs all images beforehand, data.stream has none: leave one out.")
+
+    def _cached_texts(self, cache: Cache, splits: Sequence[str]) -> Tokenizer | None:
+        """Fill the cache for ``splits``; return what replaces the tokenizer."""
+        texts: set[str] = set()
+        for split in splits:
+            pairs = self.pairs(split, train=split == "train")
+            for index in range(len(pairs)):
+                texts.update(pairs.texts(index) if split == "train" else [pairs.captions.first(index)])
+            cache.images(pairs)
+        return cache.texts(texts)
 
     def pairs(self, split: str, train: bool = False) -> Pairs:
-        """The dataset of a split. Raises ModisteError when the split is empty."""
+        """Return the dataset of a split, with ``train`` as training sees it.
+
+        Raises:
+            ModisteError: The split is empty.
+        """
         part = self.catalogue.select(split=split)
         if train:
             return self._training_pairs(self.products)(self._limited(part))
@@ -381,51 +201,13 @@ class FashionDataModule(LightningDataModule):
         """Global batches in an epoch."""
         if self.stream is not None:
             return self.stream.length
-        return len(self.pairs("train", train=True)) // self.batch_size
-
-    def check(self, loss: Any) -> None:
-        """Raises ModisteError where ``loss`` would not heed what batches carry, or a stream's shards do not fit."""
-        given = [name for name, there in (("fields", self.fields), ("weight.column", self.weight.column)) if there]
-        if given and not getattr(loss, "weighs_pairs", False):
-            raise ModisteError(f"data.{given[0]} is for loss=gcl, and {type(loss).__name__} would not heed it.")
-        if self.stream is not None:
-            if self.fields is not None and self.fields.with_vocabulary:
-                raise ModisteError(
-                    f"data.fields.{self.fields.with_vocabulary[0]}.vocabulary takes all texts of a catalogue, which a "
-                    "stream does not know beforehand: leave vocabulary out."
-                )
-            self.stream.check(self._columns)
+        return len(self._limited(self.catalogue.select(split="train"))) // self.batch_size
 
     @property
-    def _columns(self) -> set[str]:
+    def training_columns(self) -> set[str]:
         """The columns that training reads."""
         named = self.captions.columns | (self.fields.columns if self.fields else set())
         return named | ({self.weight.column} if self.weight.column is not None else set())
-
-    def use(self, cache: Cache, splits: Sequence[str] = ("train", "val")) -> None:
-        """From now on batches hold features of frozen trunks in the place of pixels and tokens, computed here.
-
-        Raises:
-            ModisteError: Training reads a stream, which is not known beforehand.
-        """
-        if self.stream is not None and "train" in splits:
-            raise ModisteError("features.cache=true needs all images beforehand, data.stream has none: leave one out.")
-        self.cache = cache
-        texts: set[str] = set()
-        for split in splits:
-            pairs = self.pairs(split, train=split == "train")
-            for index in range(len(pairs)):
-                texts.update(pairs.texts(index) if split == "train" else [pairs.captions.first(index)])
-            cache.images(pairs)
-        self._text_features = cache.texts(texts)
-        for part in self.transfer.values():
-            part.data.use(cache, [part.split])
-
-    def _loaded(self, split: str, train: bool = False) -> Pairs:
-        pairs = self.pairs(split, train)
-        if self.cache is not None:
-            pairs.features = self.cache.images(pairs)
-        return pairs
 
     def train_dataloader(self) -> ResumableLoader:
         loader = self._catalogue_loader() if self.stream is None else self._stream_loader(self.stream)
@@ -435,7 +217,6 @@ class FashionDataModule(LightningDataModule):
             # state of the loader.
             loop: Any = self.trainer.fit_loop
             loader.batch_sampler.set_epoch(loop.epoch_progress.current.processed)
-        loader.position = self._position
         return loader
 
     def _catalogue_loader(self) -> ResumableLoader:
@@ -443,38 +224,54 @@ class FashionDataModule(LightningDataModule):
         rank, world = self._process()
         return ResumableLoader(
             pairs,
+            self._position,
             batch_sampler=EpochBatchSampler(len(pairs), self.batch_size, self.seed, rank, world, self._order(pairs)),
             collate_fn=Collate(self._text_features or self.tokenizer, self.positives, pairs.fields),
             **self._workers(),
         )
 
     def _stream_loader(self, stream: Stream) -> ResumableLoader:
-        from modiste.data.storage.streaming import stream_loader
-
         collate = Collate(self.tokenizer, self.positives, BoundFields([], self.fields.weights) if self.fields else None)
-        make = self._training_pairs(None)
         rank, world = self._process()
         return stream_loader(
-            stream, make, self._columns, collate, self.batch_size, self.seed, rank, world, self._workers(), self.weight
+            stream,
+            self._training_pairs(None),
+            self.training_columns,
+            collate,
+            self.batch_size,
+            self.seed,
+            rank,
+            world,
+            {"position": self._position, **self._workers()},
+            self.weight,
         )
+
+    def _loaded(self, split: str, train: bool = False) -> Pairs:
+        pairs = self.pairs(split, train)
+        return pairs if self._cache is None else pairs.with_features(self._cache.images(pairs))
 
     def _order(self, pairs: Pairs) -> Order:
         captions = [pairs.captions.first(index) for index in range(len(pairs))] if self.batches.mined else []
         return self.batches.bind(pairs.catalogue, captions, len(self.catalogue))
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """The loader of ``val``, or with `transfer` a list: its sets' loaders after that of ``val``."""
-        further = []
-        for part in self.transfer.values():
-            part.data.trainer = self.trainer
-            further.append(part.data.split_loader(part.split))
+        """Return the loader of ``val``, with `validation_sets` a list: their loaders after that of ``val``."""
         own = self.split_loader("val")
+        process = self._process()
+        further = [part.data.split_loader(part.split, *process) for part in self.validation_sets.values()]
         return [own, *further] if further else own
 
-    def split_loader(self, split: str) -> DataLoader:
-        """The pairs of a split in order, each process its share, without augmentation."""
+    def split_loader(self, split: str, rank: int | None = None, world: int | None = None) -> DataLoader:
+        """Return a loader of a split's pairs in order, each process its share, without augmentation.
+
+        Args:
+            split: Its name.
+            rank: Number of this process; None: the trainer's.
+            world: Number of processes; None: the trainer's.
+        """
         pairs = self._loaded(split)
-        rank, world = self._process()
+        if rank is None or world is None:
+            rank, world = self._process()
         # Every process gets as many items; the repeated ones are dropped again by row when the metrics are computed.
         padded = -(-len(pairs) // world) * world
         mine = [index % len(pairs) for index in range(padded)][rank::world]
@@ -492,7 +289,7 @@ class FashionDataModule(LightningDataModule):
     def _workers(self) -> dict[str, Any]:
         return {
             "num_workers": self.num_workers,
-            "worker_init_fn": leave_interrupts_to_the_trainer,
+            "worker_init_fn": ignore_interrupts,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
         }
@@ -504,3 +301,29 @@ class FashionDataModule(LightningDataModule):
         # which `processed` counts as soon as it is over.
         epoch = max(loop.epoch_progress.current.ready - 1, 0)
         return {"epoch": epoch, "batch": loop.epoch_loop.batch_progress.current.ready}
+
+
+def ignore_interrupts(worker: int) -> None:
+    """Ignore Ctrl-C in a loading process: a terminal sends it there too, and the current step still needs its batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def check_training(data: FashionDataModule, loss: Any) -> None:
+    """Check before training that ``loss`` uses what batches carry, and that a stream's shards have what it needs.
+
+    Raises:
+        ModisteError: The loss ignores text fields or weights; a field's vocabulary cannot be known; or see
+            `modiste.data.storage.streaming.Stream.check`.
+    """
+    weighted = data.weight.column is not None
+    given = [name for name, there in (("fields", data.fields), ("weight.column", weighted)) if there]
+    if given and not getattr(loss, "weighs_pairs", False):
+        raise ModisteError(f"data.{given[0]} is for loss=gcl; {type(loss).__name__} ignores it: choose one of the two.")
+    if data.stream is None:
+        return
+    if data.fields is not None and data.fields.with_vocabulary:
+        raise ModisteError(
+            f"data.fields.{data.fields.with_vocabulary[0]}.vocabulary takes all texts of a catalogue, which a stream "
+            "does not know beforehand: leave vocabulary out."
+        )
+    data.stream.check(data.training_columns)

@@ -53,7 +53,7 @@ class EncodedSource(ImageSource, Protocol):
 class PixelSource(ImageSource, Protocol):
     """An image source that holds the pixels of one image transform, and no others."""
 
-    def prepared_pixels(self, ref: str, preprocess: Any) -> Tensor:
+    def preprocessed_pixels(self, ref: str, preprocess: Any) -> Tensor:
         """Pixels (3, size, size), uint8. Raises ModisteError as `check`."""
         ...
 

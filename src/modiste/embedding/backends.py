@@ -8,7 +8,6 @@ the job, before one is used. What was converted once is kept on disk.
 from __future__ import annotations
 
 import copy
-import functools
 import hashlib
 import json
 import logging
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
 from modiste.utils.machine import has_bf16, installed
+from modiste.utils.openvino import core
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,11 @@ class Tower:
     def names(self) -> list[str]:
         """Names of the inputs, in order."""
         return ["pixels"] if self.kind == "image" else sorted(self.example)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the model."""
+        return next(self.model.parameters()).device
 
     def encode(self, inputs: Any) -> Tensor:
         """Torch's own embeddings (B, D), float32."""
@@ -209,15 +214,6 @@ def _onnx(tower: Tower) -> bytes:
     return content
 
 
-@functools.cache
-def _core() -> Any:
-    """The one Core of this process. Each brings a stack for signals; where they go in the order in which they came, the
-    process is left with one that is gone, and the next signal, such as that of a child's end, kills it."""
-    import openvino as ov
-
-    return ov.Core()
-
-
 def openvino(tower: Tower, precision: str) -> Encode:
     """OpenVINO's, a part of the batch a stream: one stream for a core or for a few, as OpenVINO sees fit.
 
@@ -225,8 +221,7 @@ def openvino(tower: Tower, precision: str) -> Encode:
     """
     import openvino as ov
 
-    core = _core()
-    bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    bf16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and not bf16:
         raise ModisteError("backend=openvino has no bf16 on this processor: set precision=fp32.")
     settings = {
@@ -239,7 +234,7 @@ def openvino(tower: Tower, precision: str) -> Encode:
         converted.reshape([-1, *tower.example.shape[1:]])
     if precision == "int8":
         settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = quantise_weights(converted)
-    program = core.compile_model(converted, "CPU", settings)
+    program = core().compile_model(converted, "CPU", settings)
     order = [_position(port, tower.names, index) for index, port in enumerate(program.inputs)]
     requests = ov.AsyncInferQueue(program)
 
@@ -266,7 +261,7 @@ def _openvino(tower: Tower) -> Any:
 
     path = tower.kept("openvino")
     if path is not None and path.is_dir():
-        return _core().read_model(path / "tower.xml")
+        return core().read_model(path / "tower.xml")
     example = tuple(tower.tensors(tower.example))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -350,9 +345,15 @@ def check_name(name: str, precision: str = "fp32") -> None:
             raise ModisteError(f"backend={name} needs {package}: pip install 'modiste[{extra}]', or backend=torch.")
 
 
-def candidates(kind: str) -> list[str]:
+def candidates(kind: str, device: str = "cpu") -> list[str]:
     """What ``auto`` tries beside torch in float32, from exact to fast: the others, all in bf16 where the processor has
-    units for it, and int8."""
+    units for it, and int8. The other backends are for CPUs: on a GPU it is torch in bf16.
+
+    >>> candidates("image", "cuda")
+    ['torch-bf16']
+    """
+    if device != "cpu":
+        return ["torch-bf16"]
     names = [name for name in BACKENDS if name != "compile" and not (kind == "text" and name == "channels_last")]
     bf16 = [f"{name}-bf16" for name in names if has_bf16()]
     return [name for name in names if name != "torch"] + bf16 + ["openvino-int8"]
@@ -379,7 +380,7 @@ def choose(tower: Tower, name: str, min_cosine: float) -> tuple[str, Encode]:
     taken: tuple[str, Encode] = ("torch", tower.encode)
     speed = rate(tower, tower.encode)
     log.info("%s tower, torch: %.0f a second", tower.kind, speed)
-    for candidate in candidates(tower.kind):
+    for candidate in candidates(tower.kind, tower.device.type):
         try:
             encode, cosine = checked(tower, candidate, min_cosine)
         except ModisteError as error:
@@ -423,10 +424,16 @@ def smallest_cosine(tower: Tower, encode: Encode) -> float:
 
 def rate(tower: Tower, encode: Encode, seconds: float = PROBE_SECONDS) -> float:
     """Examples a second, after a warm-up, over about ``seconds``."""
-    encode(tower.example)
+
+    def run() -> None:
+        encode(tower.example)
+        if tower.device.type == "cuda":  # which has only been told what to do
+            torch.cuda.synchronize(tower.device)
+
+    run()
     count, start = 0, time.perf_counter()
     while not count or time.perf_counter() - start < seconds:
-        encode(tower.example)
+        run()
         count += len(tower.tensors(tower.example)[0])
     return count / (time.perf_counter() - start)
 

@@ -47,7 +47,7 @@ class Job:
         precision: As of `modiste.embedding.embedder.ModelEmbedder`.
         decode: As of `modiste.embedding.embedder.ModelEmbedder`.
         backend: As of `modiste.embedding.embedder.ModelEmbedder`, without ``auto``: each worker would choose its own.
-        device: Of the model.
+        device: Of the model; ``cuda`` deals the GPUs of the machine to the workers in turn.
         min_cosine: As of `modiste.embedding.embedder.ModelEmbedder`.
         threads: Of torch in every worker. Other numbers of them may round otherwise.
     """
@@ -94,14 +94,14 @@ class Job:
 class Worker:
     """Embeds shards of a job in this process."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, number: int = 0) -> None:
         keep_pages()
         torch.set_num_threads(job.threads)
         self.job = job
+        model = job.model.to(device_of(job.device, number))
         self.embedder = ModelEmbedder(
-            job.model.to(job.device), job.batch_size, job.precision, decode=job.decode, backend=job.backend,
-            min_cosine=job.min_cosine,
-        )  # fmt: skip
+            model, job.batch_size, job.precision, decode=job.decode, backend=job.backend, min_cosine=job.min_cosine
+        )
 
     def __call__(self, index: int) -> Record:
         """Writes shard ``index``; returns its part of the manifest."""
@@ -115,7 +115,21 @@ class Worker:
         return record | {side: _save(job.folder / f"{side}-{index:05}.npy", vectors[side].numpy()) for side in SIDES}
 
 
-def embed(job: Job, workers: str = "processes", number: int = 1, progress: Progress = silent) -> int:
+def device_of(device: str, number: int) -> str:
+    """The device of worker ``number``: each has one GPU, and a GPU several workers where there are more of them.
+
+    >>> device_of("cpu", 3)
+    'cpu'
+    """
+    return f"cuda:{number % max(torch.cuda.device_count(), 1)}" if device == "cuda" else device
+
+
+def default_number(device: str, cores: int) -> int:
+    """Workers where nobody says how many: one a GPU, or one a core."""
+    return max(torch.cuda.device_count(), 1) if device.startswith("cuda") else cores
+
+
+def embed_shards(job: Job, workers: str = "processes", number: int = 1, progress: Progress = silent) -> int:
     """Makes the shards that are not there yet, and joins all of them in ``image.npy`` and ``text.npy``.
 
     Args:
@@ -180,7 +194,9 @@ def _with_processes(job: Job, indices: Sequence[int], number: int) -> Iterator[R
             torch.set_num_threads(threads)
         return
     count = min(number, len(indices))
-    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_start, initargs=(job,))
+    context = get_context("spawn")
+    numbers = context.Value("i", 0)
+    pool = ProcessPoolExecutor(count, context, initializer=_start, initargs=(job, numbers))
     try:
         with _without_interrupts():  # a process that is being started would say so with a traceback
             work = [pool.submit(_embed_shard, index) for index in indices]
@@ -220,10 +236,12 @@ _worker: Worker | None = None
 """Of a worker process."""
 
 
-def _start(job: Job) -> None:
+def _start(job: Job, numbers: Any) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked for the work decides
-    _worker = Worker(job)
+    with numbers.get_lock():
+        number, numbers.value = numbers.value, numbers.value + 1
+    _worker = Worker(job, number)
 
 
 def _embed_shard(index: int) -> Record:
@@ -253,6 +271,8 @@ def _with_ray(job: Job, indices: Sequence[int], number: int) -> Iterator[Record]
         ray.init(log_to_driver=False)
     shards: Any = ray.data.from_items(list(indices), override_num_blocks=len(indices))
     options = {"fn_constructor_args": ([ray.put(job)],), "concurrency": min(number, len(indices)), "num_cpus": 1}
+    if job.device.startswith("cuda"):
+        options["num_gpus"] = 1  # Ray shows each worker its own
     for row in shards.map(_Actor, **options).iter_rows():
         yield json.loads(row["record"])
 

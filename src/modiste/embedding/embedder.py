@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from modiste.data.catalogue import Catalogue
 from modiste.data.decode import Decoder
 from modiste.embedding import backends
+from modiste.embedding.transfer import fetched, to_device
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokens
-from modiste.utils.machine import installed, processor, usable_cores
+from modiste.utils.machine import installed, is_out_of_memory, processor, usable_cores
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import cache_dir, write_json
 
@@ -162,7 +163,7 @@ class ModelEmbedder:
                     yield torch.stack([future.result() for future in ahead])
 
         bar = self.progress(batches(), len(rows), f"Embedding {len(catalogue)} images")
-        parts = (self._run("image", pixels.to(self.device)) for pixels in bar)
+        parts = (self._run("image", to_device(pixels, self.device)) for pixels in bar)
         return self._filled(len(catalogue), zip(rows, parts, strict=True))
 
     def _embed_tokens(self, groups: Sequence[Tokens]) -> Tensor:
@@ -177,17 +178,28 @@ class ModelEmbedder:
         def parts() -> Iterator[tuple[Tensor, Tensor]]:
             for group, rows, start in self.progress(batches, len(batches), f"Embedding {offset} texts"):
                 tokens = backends.without_padding({name: tensor[rows] for name, tensor in group.items()})
-                yield rows + start, self._run("text", _to(tokens, self.device))
+                yield rows + start, self._run("text", to_device(tokens, self.device))
 
         return self._filled(offset, parts())
 
-    @torch.inference_mode()
     def _run(self, tower: str, inputs: Any) -> Tensor:
+        try:
+            return self._encode(tower, inputs)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ModisteError(
+                f"Out of memory when embedding {self.batch_size} {tower}s at a time: lower batch_size, or use "
+                "precision=bf16."
+            ) from error
+
+    @torch.inference_mode()
+    def _encode(self, tower: str, inputs: Any) -> Tensor:
         if tower in self.taken:
-            return self.taken[tower][1](inputs).cpu()
+            return self.taken[tower][1](inputs)
         encode: Any = self.model.encode_image if tower == "image" else self.model.encode_text
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return encode(inputs).float().cpu()
+            return encode(inputs).float()
 
     def _expected(self, tower: str) -> str:
         """The backend whose embeddings the cache may hold: what was taken, or named, or chosen the last time."""
@@ -205,14 +217,17 @@ class ModelEmbedder:
         assert self.cache is not None
         machine = [processor(), torch.get_num_threads(), str(self.device)]
         facts = [self.fingerprint, tower, self.model.preprocess.describe(), self.min_cosine[tower], *machine]
-        facts += [*(installed(name) for name in ("torch", "onnxruntime", "openvino")), *backends.candidates(tower)]
+        facts += [
+            *(installed(name) for name in ("torch", "onnxruntime", "openvino")),
+            *backends.candidates(tower, self.device.type),
+        ]
         return self.cache / "backends" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
 
     def _take(self, tower: str, example: Callable[[], Any]) -> None:
         """The backend of a tower, checked (and with ``auto`` chosen) on inputs of the job."""
         if self.backend == "torch" or tower in self.taken:
             return
-        inputs = _to(example(), self.device)
+        inputs = to_device(example(), self.device)
         if not len(next(iter(_tensors(inputs)))):
             return  # nothing to embed
         folder = self.cache / "backends" if self.cache else None
@@ -240,7 +255,7 @@ class ModelEmbedder:
     def _filled(self, count: int, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         """Embeddings (count, D) from parts of some rows, which are held once, and not as parts and stacked."""
         embeddings = torch.empty(count, self.model.embed_dim)
-        for rows, part in parts:
+        for rows, part in fetched(parts):
             embeddings[rows] = part
         return embeddings
 
@@ -290,12 +305,6 @@ def _text_example(groups: Sequence[Tokens]) -> Tokens:
 
 def _tensors(inputs: Any) -> list[Tensor]:
     return [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
-
-
-def _to(inputs: Any, device: torch.device) -> Any:
-    if isinstance(inputs, Tensor):
-        return inputs.to(device)
-    return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
 class MatrixEmbedder:
@@ -373,6 +382,7 @@ class PrefixEmbedder:
         if dim < 1:
             raise ModisteError(f"dim={dim} must be at least 1: null takes the whole embeddings.")
         self.embedder, self.dim = embedder, dim
+        self.fingerprint: str = embedder.fingerprint  # of the whole embeddings
 
     def images(self, catalogue: Catalogue) -> Tensor:
         """Unit-norm embeddings (N, d)."""
@@ -381,11 +391,6 @@ class PrefixEmbedder:
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Unit-norm embeddings (M, d)."""
         return self._cut(self.embedder.texts(texts))
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the whole embeddings."""
-        return self.embedder.fingerprint
 
     @property
     def used(self) -> Mapping[str, str]:

@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from PIL import __version__ as pillow_version
 
+from modiste.config import load_config
 from modiste.data.build import load
 from modiste.data.catalogue import Catalogue
 from modiste.data.splits import normalised
@@ -299,7 +300,7 @@ def training_data(run_config: Any) -> Iterator[Any]:
             run = RunDir.find(path.resolve().parent.parent if path.suffix == ".ckpt" else path)
             if run.path.resolve() not in seen:
                 seen.add(run.path.resolve())
-                waiting.append(OmegaConf.load(run.config))
+                waiting.append(load_config(run.config))
 
 
 def check_kept(node: Any) -> None:

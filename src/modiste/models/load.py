@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from modiste.config import instantiate
+from modiste.config import STARTS, instantiate, load_config
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokenizer
 from modiste.models.finetune import TOWERS, Tuning, freeze_rest
 from modiste.models.preprocess import Preprocess
 from modiste.utils.run_dir import RunDir
 
+log = logging.getLogger(__name__)
 WEIGHTS = "state_dict"
 PREFIX = "model."
 
@@ -82,7 +84,8 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
     """A model with its transform and tokenizer.
 
     Args:
-        source: A run directory; else a hub id or local directory of a model of transformers.
+        source: A run directory; a folder of `modiste export`, sentence-transformers, open_clip or transformers; or a
+            hub id of a model of transformers.
         checkpoint: ``best`` or ``last`` of a run directory.
 
     Raises:
@@ -91,11 +94,55 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
     path = Path(source).expanduser()
     if path.is_dir() and RunDir(path).is_run:
         run = RunDir(path)
-        model = build_model(DictConfig(OmegaConf.load(run.config)))
+        model = build_model(load_config(run.config))
         load_weights(model, run.checkpoint(checkpoint))
     else:
-        from modiste.pretrained.transformers import TransformersDualEncoder
-
-        model = TransformersDualEncoder(str(source))
+        # By its target, as conf/model/exported.yaml names it: the families of pretrained/ build on this folder.
+        model = instantiate({"_target_": "modiste.pretrained.exported.load_exported", "source": str(source)})
     model.eval()
     return Loaded(model, model.preprocess, model.tokenizer)
+
+
+def starting_point(cfg: DictConfig) -> Path | None:
+    """The checkpoint that ``init``, ``resume`` or ``continue`` of a configuration names; None: from scratch.
+
+    Raises:
+        ModisteError: The run has no checkpoint.
+    """
+    given = [(name, cfg[name]) for name in ("init", "resume", "continue") if cfg[name]]
+    if not given:
+        return None
+    name, source = given[0]
+    if name == "init" and Path(source).suffix == ".ckpt":
+        return Path(source)
+    return RunDir.find(source).checkpoint("best" if name == "init" else "last")
+
+
+def model_at_start(run: RunDir) -> DualEncoder:
+    """The model that training began with in ``run``: as its configuration builds it, with its ``init``.
+
+    A run that was resumed from another began where that one did.
+
+    Raises:
+        ModisteError: The run was not trained, or what it started from is gone.
+    """
+    from lightning.pytorch import seed_everything
+
+    config = load_config(run.config)
+    if "merge" in config:
+        raise ModisteError(f"{run.path} was merged, not trained, and has no start: give first=RUN.")
+    origin = run.origin(config)
+    if origin["resume"]:
+        return model_at_start(RunDir.find(origin["resume"]))
+    if config.get("continue") and not run.read_json("start"):
+        log.warning(
+            "%s was continued by a version that did not record its first start: taken as one without init. If it had "
+            "one, give first=THAT_RUN.",
+            run.path,
+        )
+    seed_everything(config.seed, workers=True, verbose=False)
+    model = build_model(config)
+    checkpoint = starting_point(OmegaConf.create(dict.fromkeys(STARTS) | origin))
+    if checkpoint is not None:
+        load_weights(model, checkpoint)
+    return model

@@ -109,8 +109,10 @@ class Preprocess:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 pixels (B, 3, H, W) to float32 with the encoder's mean and standard deviation."""
-        mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
+        # Made on a GPU at once, they would wait for all that it still has to do.
+        mean, std = (
+            torch.tensor(values).view(3, 1, 1).to(pixels.device, non_blocking=True) for values in (self.mean, self.std)
+        )
         return pixels.float().div(255).sub(mean).div(std)
 
     def describe(self) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from modiste.config import instantiate
-from modiste.data.module import mix
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.seeds import mix
 
 STORAGES = ("journal", "sqlite")
 NAME = "sweep"

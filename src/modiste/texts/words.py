@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-
-from modiste.models.dual_encoder import Tokens
+if TYPE_CHECKING:
+    from modiste.models.dual_encoder import Tokens
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -26,10 +26,16 @@ class HashTokenizer:
         self.buckets, self.max_length = buckets, max_length
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        rows = [[self._id(word) for word in WORD.findall(text.lower())[: self.max_length]] for text in texts]
+        import torch  # here: `ids` answers a search without it
+
+        rows = self.ids(texts)
         length = max(1, max(map(len, rows)))
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
         return {"input_ids": ids, "attention_mask": (ids > 0).long()}
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, at most ``max_length``."""
+        return [[self._id(word) for word in WORD.findall(text.lower())[: self.max_length]] for text in texts]
 
     def _id(self, word: str) -> int:
         return 1 + zlib.crc32(word.encode()) % (self.buckets - 1)

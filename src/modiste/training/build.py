@@ -3,38 +3,109 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from modiste.config import instantiate
 from modiste.data.batches import Batches
-from modiste.data.captions import Captions
+from modiste.data.build import captions_of
 from modiste.data.catalogue import Catalogue
 from modiste.data.fields import Fields, PairWeights
+from modiste.data.module import FashionDataModule, ValidationSet, check_training
+from modiste.data.storage.streaming import Stream
 from modiste.errors import ModisteError
+from modiste.evaluation.spec import EvaluationSpec
 from modiste.models.dual_encoder import DualEncoder
-from modiste.models.load import load, load_weights
+from modiste.models.load import build_model, load, load_weights
+from modiste.terms.base import Term
+from modiste.terms.teacher import OWN, START, Teacher, save_start
+from modiste.training.feature_cache import FeatureCache
+from modiste.training.grad_cache import GradCache
+from modiste.training.module import ContrastiveModule
+from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir, cache_dir
-
-if TYPE_CHECKING:
-    from modiste.data.module import FashionDataModule
-    from modiste.data.storage.streaming import Stream
-    from modiste.terms.base import Term
-    from modiste.training.feature_cache import FeatureCache
 
 STARTING_WEIGHTS = "start.ckpt"
 
 
-def build_data(
-    cfg: DictConfig, catalogue: Catalogue, model: DualEncoder, stream: Stream | None = None
-) -> FashionDataModule:
-    """The LightningDataModule of a configuration's ``data`` node; what trains has its `build_stream`, too."""
-    from modiste.data.module import FashionDataModule
+@dataclass(frozen=True)
+class TrainingParts:
+    """What trains: the parts of a configuration.
 
-    captions = Captions(**OmegaConf.to_container(cfg.captions, resolve=True))  # type: ignore[arg-type]
+    Attributes:
+        config: The resolved configuration as plain containers.
+        model: The dual encoder, its trainable part chosen and its weights loaded.
+        data: Serves the pairs.
+        module: The LightningModule.
+    """
+
+    config: dict[str, Any]
+    model: DualEncoder
+    data: FashionDataModule
+    module: ContrastiveModule
+
+
+def build_parts(
+    cfg: DictConfig, catalogue: Catalogue, validation: Mapping[str, EvaluationSpec], start: Path | None
+) -> TrainingParts:
+    """The parts of a ``train`` configuration.
+
+    Args:
+        cfg: The configuration.
+        catalogue: Of its ``data`` node.
+        validation: Further sets to validate on, by name.
+        start: Checkpoint to start from; None: from scratch.
+
+    Raises:
+        ModisteError: A part refuses its settings, data are missing, or the checkpoint does not fit.
+    """
+    from modiste.training.validation_sets import build_validation_sets
+
+    model = build_model(cfg)
+    if start is not None:  # when resuming, too: a file that does not fit is refused here, in one sentence
+        load_weights(model, start)
+    loss = instantiate(cfg.loss)
+    cache = build_cache(cfg, model) if cfg.features.cache else None
+    sets = build_validation_sets(validation, cfg, catalogue, model, cache)
+    stream = build_stream(cfg.data)
+    data = build_data(cfg.data, catalogue, model, stream, validation_sets=sets, feature_cache=cache)
+    check_training(data, loss)
+    loss.initialise(model.initial_scale, model.initial_bias, data.batch_size)
+    own = ValidationSet(data, "val", {name: instantiate(node) for name, node in cfg.task.items()})
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    module = ContrastiveModule(
+        model,
+        loss,
+        instantiate(cfg.optim),
+        validation={"val": own, **{f"val/{name}": part for name, part in sets.items()}},
+        batches_per_epoch=data.batches_per_epoch,
+        seed=cfg.seed,
+        config=plain,
+        grad_cache=GradCache(**cfg.grad_cache),
+        terms=build_terms(cfg, model, start),
+    )
+    module.train()  # transformers hands out its models in evaluation mode, and Lightning leaves the mode as it is
+    return TrainingParts(plain, model, data, module)
+
+
+def build_data(
+    cfg: DictConfig, catalogue: Catalogue, model: DualEncoder, stream: Stream | None = None, **more: Any
+) -> FashionDataModule:
+    """The LightningDataModule of a configuration's ``data`` node.
+
+    Args:
+        cfg: The node.
+        catalogue: Of the node.
+        model: Its image transform and tokenizer are used.
+        stream: Shards to train on.
+        more: Further arguments of `FashionDataModule`: ``validation_sets``, ``feature_cache``, ``cached_splits``.
+    """
+    captions = captions_of(cfg)
     fields: Any = OmegaConf.to_container(cfg.fields, resolve=True)
     options = {
         name: cfg[name]
@@ -42,8 +113,7 @@ def build_data(
     }
     return FashionDataModule(
         catalogue,
-        model.preprocess,
-        model.tokenizer,
+        model,
         captions=captions,
         augment=[instantiate(node) for node in cfg.augment],
         batches=Batches(**cfg.batches),
@@ -51,6 +121,7 @@ def build_data(
         weight=PairWeights(**cfg.weight),
         stream=stream,
         **options,
+        **more,
     )
 
 
@@ -60,8 +131,6 @@ def build_stream(cfg: DictConfig) -> Stream | None:
     Raises:
         ModisteError: They go with what needs the whole training set, or see `modiste.data.storage.streaming.Stream`.
     """
-    from modiste.data.storage.streaming import Stream
-
     # Runs of before there were streams do not have the node.
     if not cfg.get("stream") or not cfg.stream.shards:
         return None
@@ -74,11 +143,23 @@ def build_stream(cfg: DictConfig) -> Stream | None:
 
 def build_cache(cfg: DictConfig, model: DualEncoder) -> FeatureCache:
     """The feature cache of a configuration's ``features`` node."""
-    from modiste.training.feature_cache import FeatureCache
-    from modiste.utils.progress import progress_bar
-
     folder = cache_dir() / "features"
-    return FeatureCache(model, folder, cfg.features.dtype, cfg.features.views, progress=progress_bar)
+    gpu = cfg.trainer.get("accelerator") in ("gpu", "cuda", "auto")
+    device = own_gpu(cfg.trainer.get("devices")) if gpu else "cpu"
+    return FeatureCache(model, folder, cfg.features.dtype, cfg.features.views, progress=progress_bar, device=device)
+
+
+def own_gpu(devices: Any) -> str:
+    """The GPU of this process among the trainer's ``devices``, or the CPU where there is none.
+
+    Before the trainer has been built: Lightning and Slurm say which process of its machine this is.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    local = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    return f"cuda:{devices[local] if OmegaConf.is_list(devices) else local}"
 
 
 def build_terms(cfg: DictConfig, model: DualEncoder, start: Path | None) -> dict[str, Term]:
@@ -92,8 +173,6 @@ def build_terms(cfg: DictConfig, model: DualEncoder, start: Path | None) -> dict
     Raises:
         ModisteError: A teacher cannot be loaded, or a resumed run kept no starting weights.
     """
-    from modiste.terms.teacher import OWN, START, Teacher
-
     terms: dict[str, Term] = {name: instantiate(node) for name, node in (cfg.get("term") or {}).items()}
     teachers: dict[str, Teacher | None] = {OWN: None}
     for term in terms.values():
@@ -123,8 +202,6 @@ def starting_model(cfg: DictConfig, model: DualEncoder, start: Path | None) -> D
 
 def keep_start(terms: Mapping[str, Term], run_dir: RunDir) -> None:
     """Writes ``start.ckpt`` where a term has the starting weights as its teacher: resuming needs them."""
-    from modiste.terms.teacher import START, save_start
-
     teachers = [term.model for term in terms.values() if term.teacher == START and term.model is not None]
     path = run_dir.path / STARTING_WEIGHTS
     if teachers and not path.is_file():

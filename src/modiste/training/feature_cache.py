@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from modiste.data.module import Pairs
+from modiste.data.pairs import Pairs
 from modiste.embedding.embedder import fingerprint
+from modiste.embedding.transfer import fetched, to_device
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder, Tokens, TwoTower
 from modiste.models.finetune import TOWERS, parameters
@@ -63,6 +64,7 @@ class FeatureCache:
         views: Augmented views of each training image; epoch e takes view e modulo ``views``.
         batch_size: Images or texts at a time.
         progress: `modiste.utils.progress.progress_bar` or `silent`.
+        device: Where the trunks run; they stay on it until the trainer moves the model.
 
     Raises:
         ModisteError: Neither trunk is frozen, the model has no trunks of this kind, or a setting is out of range.
@@ -76,6 +78,7 @@ class FeatureCache:
         views: int = 1,
         batch_size: int = 128,
         progress: Progress = silent,
+        device: torch.device | str = "cpu",
     ) -> None:
         if dtype not in DTYPES:
             raise ModisteError(f"features.dtype={dtype} is not known. {did_you_mean(dtype, DTYPES)}")
@@ -89,7 +92,7 @@ class FeatureCache:
             )
         self.model: Any = model
         self.frozen, self.folder, self.dtype, self.views = frozen, folder, dtype, views
-        self.batch_size, self.progress = batch_size, progress
+        self.batch_size, self.progress, self.device = batch_size, progress, torch.device(device)
 
     def images(self, pairs: Pairs) -> ImageFeatures | None:
         """The features of a split's images in all its views, or None where the image trunk trains."""
@@ -126,7 +129,7 @@ class FeatureCache:
             unfinished = path.with_suffix(f".{os.getpid()}.tmp")
             array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=self.dtype, shape=shape)
             start = 0
-            for batch in batches():
+            for _, batch in fetched((None, batch) for batch in batches()):
                 array[start : start + len(batch)] = batch.numpy()
                 start += len(batch)
             array.flush()
@@ -140,16 +143,17 @@ class FeatureCache:
         loader = DataLoader(pairs, self.batch_size, sampler=keys, collate_fn=stack_pixels, num_workers=workers)
         title = f"Image features, view {view + 1}"
         for pixels in self.progress(loader, len(loader), title):
-            yield self._run(self.model.image, self.model.preprocess.normalise(pixels))
+            yield self._run(self.model.image, self.model.preprocess.normalise(to_device(pixels, self.device)))
 
     def _text_batches(self, texts: Sequence[str]) -> Iterable[Tensor]:
         starts = range(0, len(texts), self.batch_size)
         for start in self.progress(starts, len(starts), "Text features"):
-            yield self._run(self.model.text, self.model.tokenizer(texts[start : start + self.batch_size]))
+            tokens = self.model.tokenizer(texts[start : start + self.batch_size])
+            yield self._run(self.model.text, to_device(tokens, self.device))
 
     def _run(self, trunk: Any, inputs: Any) -> Tensor:
         was_training = trunk.training
-        trunk.eval()
+        trunk.eval().to(self.device)
         with torch.inference_mode():
             features = trunk(inputs).float()
         trunk.train(was_training)

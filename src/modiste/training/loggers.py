@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,3 +53,26 @@ def has_key() -> bool:
         return any("wandb" in host for host in netrc.netrc(Path.home() / ".netrc").hosts)
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def declare_direction(loggers: Iterable[Any], name: str, higher_is_better: bool) -> None:
+    """Tells wandb's runs which way a metric is better: their summaries then hold its best value, not its last."""
+    for logger in loggers:
+        run = getattr(logger, "experiment", None) if type(logger).__name__ == "WandbLogger" else None
+        if run is not None and hasattr(run, "define_metric"):  # not of the processes that do not log
+            run.define_metric(name, summary="max" if higher_is_better else "min")
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration as dotted names, which every logger's table of runs can filter by.
+
+    >>> flat({"optim": {"lr": 0.1}, "seed": 0, "task": ["retrieval"]})
+    {'optim.lr': 0.1, 'seed': 0, 'task': ['retrieval']}
+    """
+    names: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            names |= flat(value, f"{prefix}{key}.")
+        else:
+            names[f"{prefix}{key}"] = value
+    return names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,19 +12,20 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from modiste.data.catalogue import Catalogue
-from modiste.data.module import Batch, FashionDataModule, ValidationSet, mix
+from modiste.data.module import ValidationSet
+from modiste.data.pairs import Batch
 from modiste.embedding.embedder import MatrixEmbedder
 from modiste.errors import ModisteError
 from modiste.losses.base import ContrastiveLoss
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.finetune import rest_frozen
+from modiste.tasks.result import Result
 from modiste.terms.base import Term
 from modiste.training.fsdp import shard
 from modiste.training.grad_cache import GradCache
+from modiste.training.loggers import declare_direction
 from modiste.training.optim import Optim
-
-Task = Callable[[Any, Catalogue, str], Any]
+from modiste.utils.seeds import mix
 
 
 class ValidationEmbeddings(Metric):
@@ -63,8 +64,10 @@ class ContrastiveModule(LightningModule):
         model: The dual encoder, its trainable part already chosen (`modiste.models.finetune`).
         loss: A contrastive loss (`modiste.losses`).
         optim: Optimizer and schedule; null for evaluation only.
-        tasks: Evaluation tasks by name; validation runs each and logs ``val/<task>/<metric>``. On the data module's
-            further sets it logs ``val/<set>/loss`` and ``val/<set>/<task>/<metric>``.
+        validation: What each validation loader is measured on, in the loaders' order, by the prefix of its metrics
+            (``val``, ``val/<set>``): logged are ``<prefix>/loss`` and ``<prefix>/<task>/<metric>``. None: the mean of
+            the batches' losses as ``val/loss``.
+        batches_per_epoch: Length of an epoch, for the schedule; None: Lightning's estimate.
         seed: Dropout of a batch depends on (seed, epoch, batch, process) only, so that a resumed run repeats it.
         config: The resolved configuration as plain containers; kept in the checkpoint.
         grad_cache: How training embeds a batch; null: all of it at once.
@@ -76,7 +79,8 @@ class ContrastiveModule(LightningModule):
         model: DualEncoder,
         loss: ContrastiveLoss,
         optim: Optim | None = None,
-        tasks: Mapping[str, Task] | None = None,
+        validation: Mapping[str, ValidationSet] | None = None,
+        batches_per_epoch: int | None = None,
         seed: int = 0,
         config: Mapping[str, Any] | None = None,
         grad_cache: GradCache | None = None,
@@ -86,23 +90,23 @@ class ContrastiveModule(LightningModule):
         self.save_hyperparameters({"config": dict(config or {})}, logger=False)  # the command logs it
         self.model, self.optim, self.seed = model, optim, seed
         self.loss = loss
-        self.tasks = dict(tasks or {})
+        self.sets = dict(validation or {})
+        self.batches_per_epoch = batches_per_epoch
         self.grad_cache = grad_cache or GradCache()
         self.terms = dict(terms or {})
-        self.validation: Any = nn.ModuleList()  # `ValidationEmbeddings`, one a set
-        self.results: dict[str, Any] = {}
+        self.validation: Any = nn.ModuleList(ValidationEmbeddings() for _ in self.sets)
+        self.results: dict[str, Result] = {}
         self.criteria: dict[str, str] = {}
+        self.higher_is_better: dict[str, bool] = {}
         self.sharded = False
-
-    def setup(self, stage: str) -> None:
-        self.validation = nn.ModuleList(ValidationEmbeddings() for _ in self._sets())
 
     def configure_model(self) -> None:
         """Spreads the weights over the processes where ``trainer=fsdp`` asks for it."""
         from lightning.pytorch.strategies import ModelParallelStrategy
 
         if isinstance(self.trainer.strategy, ModelParallelStrategy) and not self.sharded:
-            shard(self.model, self.loss, self.device.type)
+            # Not `self.device`: the module is moved to it later.
+            shard(self.model, self.loss, self.trainer.strategy.root_device.type)
             self.sharded = True
 
     def train(self, mode: bool = True) -> ContrastiveModule:
@@ -132,17 +136,16 @@ class ContrastiveModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         image, text = self.model(batch["pixels"], batch["tokens"])
+        if not self.sets:
+            loss = self.loss(image, text, batch["product"])
+            self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(image))
+            return
         self.validation[dataloader_idx].update(image, text, batch["row"])
 
     def on_validation_epoch_end(self) -> None:
-        for (prefix, measured), embeddings in zip(self._sets().items(), self.validation, strict=True):
+        for (prefix, measured), embeddings in zip(self.sets.items(), self.validation, strict=True):
             self._measure(prefix, measured, *embeddings.compute())
             embeddings.reset()
-
-    def _sets(self) -> dict[str, ValidationSet]:
-        """What validation measures, by the prefix of its metrics."""
-        further = {f"val/{name}": part for name, part in self._data.transfer.items()}
-        return {"val": ValidationSet(self._data, "val", self.tasks), **further}
 
     def _measure(self, prefix: str, measured: ValidationSet, images: Tensor, texts: Tensor, rows: Tensor) -> None:
         """Logs loss and metrics of a set; notes in `criteria` what one may select by, and whether min or max."""
@@ -151,23 +154,31 @@ class ContrastiveModule(LightningModule):
         positions = {row: index for index, row in enumerate(split.rows)}
         part = [positions[row] for row in chosen.tolist()]
         products = torch.tensor([split.product[index] for index in part], device=self.device)
-        self._log(f"{prefix}/loss", self._loss(images, texts, products, self._data.batch_size))
+        self._log(f"{prefix}/loss", self._loss(images, texts, products, measured.data.batch_size), False)
         self.criteria[f"{prefix}/loss"] = "min"
         captions = [split.captions.first(index) for index in part]
         seen = split.catalogue.select(rows=part)
-        embedder = MatrixEmbedder(seen, images.cpu(), texts.cpu(), captions, self._encode_texts)
+
+        def encode(texts: Sequence[str]) -> Tensor:
+            return self._encode_texts(texts, measured.data.eval_batch_size)
+
+        embedder = MatrixEmbedder(seen, images.cpu(), texts.cpu(), captions, encode)
         for name, task in measured.tasks.items():
             result = task(embedder, seen, measured.split)
-            if measured.data is self._data:  # their examples are rows of its catalogue
+            if prefix == "val":  # their examples are rows of the training run's catalogue
                 self.results[name] = result
             for metric, interval in result.metrics.items():
-                self._log(f"{prefix}/{name}/{metric}", interval.value)
+                self._log(f"{prefix}/{name}/{metric}", interval.value, result.higher_is_better[metric])
             self.criteria[f"{prefix}/{name}/{result.primary}"] = result.direction(result.primary)
 
     def configure_optimizers(self) -> Any:
         assert self.optim is not None
         optimizer, scheduler = self.optim.build(self.model, self.loss, self._total_steps())
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        # Lightning's LearningRateMonitor logs every parameter group under this name.
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "train/lr"},
+        }
 
     def _total_steps(self) -> int:
         """Optimizer steps of the whole training.
@@ -176,7 +187,9 @@ class ContrastiveModule(LightningModule):
         in the epoch to go on.
         """
         trainer = self.trainer
-        batches = self._data.batches_per_epoch
+        if self.batches_per_epoch is None:
+            return int(trainer.estimated_stepping_batches)
+        batches = self.batches_per_epoch
         limit = trainer.limit_train_batches
         batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
         epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else math.inf
@@ -191,13 +204,13 @@ class ContrastiveModule(LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.loss.clamp()  # here, before any checkpoint of this step
 
-    @property
-    def _data(self) -> FashionDataModule:
-        return self.trainer.datamodule  # type: ignore[attr-defined]
-
-    def _log(self, name: str, value: Any) -> None:
-        # Every process has computed the same number from the same gathered embeddings.
-        self.log(name, float(value), prog_bar=name == "val/loss", rank_zero_only=False)
+    def _log(self, name: str, value: Any, higher_is_better: bool) -> None:
+        """Logs a value that every process has computed from the same gathered embeddings."""
+        if name not in self.higher_is_better:
+            self.higher_is_better[name] = higher_is_better
+            declare_direction(self.loggers, name, higher_is_better)
+        # The maximum of equal numbers is that number, to the bit, on any number of processes.
+        self.log(name, float(value), prog_bar=name == "val/loss", sync_dist=True, reduce_fx="max")
 
     def _loss(self, images: Tensor, texts: Tensor, products: Tensor, batch_size: int) -> float:
         """Mean of the loss over shuffled batches of the training size, each process taking its share of a batch."""
@@ -211,9 +224,9 @@ class ContrastiveModule(LightningModule):
             losses.append(float(self.loss(images[mine], texts[mine], products[mine])))
         return sum(losses) / max(len(losses), 1)
 
-    def _encode_texts(self, texts: Sequence[str]) -> Tensor:
+    def _encode_texts(self, texts: Sequence[str], batch_size: int) -> Tensor:
         parts = []
-        for start in range(0, len(texts), self._data.eval_batch_size):
-            tokens = self.model.tokenizer(texts[start : start + self._data.eval_batch_size])
+        for start in range(0, len(texts), batch_size):
+            tokens = self.model.tokenizer(texts[start : start + batch_size])
             parts.append(self.model.encode_text({name: t.to(self.device) for name, t in tokens.items()}).float().cpu())
         return torch.cat(parts)

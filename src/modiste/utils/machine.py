@@ -41,6 +41,20 @@ def keep_pages() -> bool:
     return bool(mallopt(m_mmap_threshold, 2**30) and mallopt(m_trim_threshold, 2**31 - 1))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is that of an accelerator's or the processor's memory that ran out.
+
+    >>> is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 4 bytes"))
+    True
+    >>> is_out_of_memory(RuntimeError("shapes do not match"))
+    False
+    """
+    import torch
+
+    words = ("can't allocate memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)
+
+
 def peak_memory_mb() -> float:
     """The largest resident memory of this process so far, in MiB; 0 where the system does not tell."""
     try:

@@ -1,21 +1,64 @@
-"""Progress bars of long work, which callers pass in."""
+"""Progress of long work, which callers pass in: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Progress = Callable[[Iterable[Item], int, str], Iterable[Item]]
+QUIET = 2.0
+"""Seconds of work that show nothing: short jobs would only fill the screen."""
+BETWEEN = 10.0
+"""Seconds between two lines where there is no terminal."""
 
 
 def silent(items: Iterable[Item], total: int, title: str) -> Iterable[Item]:
-    """No progress bar."""
+    """No progress."""
     return items
 
 
-def progress_bar(items: Iterable[Item], total: int, title: str) -> Iterable[Item]:
-    """A rich progress bar over ``items``."""
-    from rich.progress import track
+def progress_bar(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
+    """Show progress over ``items`` on stderr, once they take longer than two seconds.
 
-    return track(items, description=title, total=total)
+    Args:
+        items: What is worked through.
+        total: Their number.
+        title: What the work is.
+    """
+    started = shown = time.monotonic()
+    bar = _bar(total, title) if sys.stderr.isatty() else None
+    try:
+        for done, item in enumerate(items):
+            now = time.monotonic()
+            if bar is not None and now - started > QUIET:
+                bar.start()
+                bar.update(bar.task_ids[0], completed=done)
+            elif bar is None and now - started > QUIET and now - shown > BETWEEN:
+                shown = now
+                left = (now - started) / max(done, 1) * (total - done)
+                line = f"{title}: {done:,}/{total:,} in {now - started:.0f} s, about {left:.0f} s left"
+                print(line, file=sys.stderr, flush=True)
+            yield item
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+def _bar(total: int, title: str) -> Any:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    bar.add_task(title, total=total)
+    return bar

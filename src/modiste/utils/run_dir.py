@@ -60,6 +60,14 @@ class RunDir:
         hint = did_you_mean(run.path.name, siblings) if siblings else "Runs are written under runs/."
         raise ModisteError(f"There is no run directory {path}. {hint}")
 
+    @classmethod
+    def of(cls, value: object) -> RunDir | None:
+        """``value`` as an existing run directory; None when it is something else, such as a hub id or a model."""
+        if isinstance(value, RunDir):
+            return value
+        run = cls(Path(value).expanduser()) if isinstance(value, (str, Path)) else None
+        return run if run is not None and run.is_run else None
+
     @property
     def is_run(self) -> bool:
         return (self.path / CONFIG).is_file()

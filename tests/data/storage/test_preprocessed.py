@@ -1,4 +1,4 @@
-"""Prepared pixels are those of the files, resume after an interruption, and are refused where they do not fit."""
+"""Preprocessed images are those of the files, resume after an interruption, and are refused where they do not fit."""
 
 import json
 
@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from helpers.commands import TINY, modiste
+from helpers.tiny_data import inputs
 from helpers.tiny_models import two_tower
 from modiste.data.build import load
 from modiste.data.module import FashionDataModule
 from modiste.data.splits import RandomSplit
-from modiste.data.storage.preprocessed import Prepared, write
+from modiste.data.storage.preprocessed import Preprocessed, write
 from modiste.data.synthetic import Synthetic
 from modiste.embedding.embedder import ModelEmbedder
 from modiste.errors import ModisteError
 from modiste.models.preprocess import Preprocess
-from modiste.texts.words import HashTokenizer
 
 PAD = Preprocess(size=24, resize="pad")
 
@@ -26,13 +26,13 @@ def catalogue():
 
 
 def batches(catalogue, preprocess):
-    data = FashionDataModule(catalogue, preprocess, HashTokenizer(), batch_size=8, num_workers=0)
+    data = FashionDataModule(catalogue, inputs(preprocess), batch_size=8, num_workers=0)
     return [*data.train_dataloader(), *data.val_dataloader()]
 
 
 def test_batches_are_those_of_the_files_bit_for_bit(catalogue, tmp_path):
     assert write(catalogue, PAD, tmp_path, shard_rows=8) == 4
-    ready = Prepared(str(tmp_path), verify=True)()
+    ready = Preprocessed(str(tmp_path), verify=True)()
     assert ready.fingerprint() == catalogue.fingerprint()
     assert (ready.attributes, ready.card, ready.splits) == (catalogue.attributes, catalogue.card, catalogue.splits)
     for ours, theirs in zip(batches(ready, PAD), batches(catalogue, PAD), strict=True):
@@ -54,7 +54,7 @@ def test_finished_shards_are_kept_and_a_damaged_one_is_made_anew(catalogue, tmp_
     with pytest.raises(KeyboardInterrupt):
         write(catalogue, PAD, tmp_path, shard_rows=8, progress=stop_after_two)
     with pytest.raises(ModisteError, match="unfinished"):
-        Prepared(str(tmp_path))()
+        Preprocessed(str(tmp_path))()
     assert write(catalogue, PAD, tmp_path, shard_rows=8) == 2
     assert write(catalogue, PAD, tmp_path, shard_rows=8) == 0
     assert shown == ["Preparing 30 images"] * 2
@@ -64,17 +64,17 @@ def test_finished_shards_are_kept_and_a_damaged_one_is_made_anew(catalogue, tmp_
     content[-1] ^= 255
     shard.write_bytes(content)
     with pytest.raises(ModisteError, match=r"pixels-00001\.npy is missing or damaged"):
-        Prepared(str(tmp_path), verify=True)()
+        Preprocessed(str(tmp_path), verify=True)()
     assert write(catalogue, PAD, tmp_path, shard_rows=8) == 1
-    Prepared(str(tmp_path), verify=True)()
+    Preprocessed(str(tmp_path), verify=True)()
     shard.unlink()
     with pytest.raises(ModisteError, match="missing or damaged"):
-        Prepared(str(tmp_path))()
+        Preprocessed(str(tmp_path))()
 
 
 def test_pixels_of_another_transform_or_data_set_are_refused(catalogue, tmp_path):
     write(catalogue, PAD, tmp_path)
-    ready = Prepared(str(tmp_path))()
+    ready = Preprocessed(str(tmp_path))()
     with pytest.raises(ModisteError, match="resize=pad, but the model takes resize=squash"):
         batches(ready, Preprocess(size=24, resize="squash"))
     batches(ready, Preprocess(size=24, resize="pad", mean=(0.1, 0.2, 0.3)))  # which comes after the pixels
@@ -82,15 +82,15 @@ def test_pixels_of_another_transform_or_data_set_are_refused(catalogue, tmp_path
         write(catalogue, Preprocess(size=25, resize="pad"), tmp_path)
     with pytest.raises(ModisteError, match="fingerprint differs"):
         write(catalogue.select(split="train"), PAD, tmp_path)
-    node = {"name": "kagl", "prepared": str(tmp_path), "split": None, "catalogue": None}
-    with pytest.raises(ModisteError, match="pixels of 'synthetic', not of 'kagl'"):
+    node = {"name": "kagl", "preprocessed": str(tmp_path), "split": None, "catalogue": None}
+    with pytest.raises(ModisteError, match="images of 'synthetic', not of 'kagl'"):
         load(node)
 
 
 def test_embeddings_of_other_pixels_have_a_cache_entry_of_their_own(catalogue, tmp_path):
     model = two_tower()
     write(catalogue, model.preprocess, tmp_path / "ready")
-    ready = Prepared(str(tmp_path / "ready"))()
+    ready = Preprocessed(str(tmp_path / "ready"))()
     embedder = ModelEmbedder(model, cache=tmp_path / "cache")
     first = embedder.images(catalogue)
     assert len(list((tmp_path / "cache").iterdir())) == 1
@@ -100,7 +100,7 @@ def test_embeddings_of_other_pixels_have_a_cache_entry_of_their_own(catalogue, t
 
 def test_a_directory_that_holds_none_is_one_sentence(tmp_path):
     with pytest.raises(ModisteError, match="modiste prepare"):
-        Prepared(str(tmp_path / "nothing"))()
+        Preprocessed(str(tmp_path / "nothing"))()
 
 
 @pytest.mark.slow
@@ -109,14 +109,14 @@ def test_prepare_and_train_on_it_from_the_command_line(tmp_path):
     done = modiste("prepare", "data=synthetic", *source, "size=32", "crop_pct=0.875", "out=ready", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((tmp_path / "ready" / "manifest.json").read_text())["complete"]
-    refused = modiste("train", *TINY, "data.prepared=ready", "trainer.max_epochs=1", cwd=tmp_path)
+    refused = modiste("train", *TINY, "data.preprocessed=ready", "trainer.max_epochs=1", cwd=tmp_path)
     assert refused.returncode != 0
-    assert "prepare them again" in refused.stderr
+    assert "run modiste prepare for it" in refused.stderr
     assert "Traceback" not in refused.stderr
     again = modiste("prepare", "data=synthetic", *source, "size=32", "crop_pct=0.95", "out=fits", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     weights = []
-    for name, extra in {"plain": [], "ready": ["data.prepared=fits"]}.items():
+    for name, extra in {"plain": [], "ready": ["data.preprocessed=fits"]}.items():
         run = modiste("train", *TINY, *extra, "trainer.max_epochs=1", f"hydra.run.dir=run_{name}", cwd=tmp_path)
         assert run.returncode == 0, run.stdout + run.stderr
         last = tmp_path / f"run_{name}" / "checkpoints" / "last.ckpt"

@@ -13,21 +13,19 @@ import torch
 from torchvision.transforms import v2
 
 from helpers.commands import TINY, modiste
-from helpers.tiny_data import encoded, picture
+from helpers.tiny_data import encoded, inputs, picture
 from modiste.data.batches import Batches
 from modiste.data.captions import Captions
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.fields import Fields
-from modiste.data.module import FashionDataModule
+from modiste.data.module import FashionDataModule, check_training
 from modiste.data.sources import FolderImages
 from modiste.data.splits import GivenSplit
-from modiste.data.storage.preprocessed import Prepared
+from modiste.data.storage.preprocessed import Preprocessed
 from modiste.data.storage.streaming import Stream
 from modiste.data.storage.webdataset import Shards, expand, write
 from modiste.errors import ModisteError
 from modiste.losses.gcl import GclLoss
-from modiste.models.preprocess import Preprocess
-from modiste.texts.words import HashTokenizer
 
 SHARDS, SAMPLES = 8, 6
 COLOURS = ("red", "blue", "")
@@ -82,7 +80,7 @@ def catalogue(tmp_path_factory):
 def data(catalogue, shards, batches=6, buffer=10, **options):
     stream = Stream(str(shards), batches, buffer) if shards else None
     settings = {"batch_size": 8, "num_workers": 0, "captions": Captions(["{text}"])} | options
-    return FashionDataModule(catalogue, Preprocess(16), HashTokenizer(), stream=stream, **settings)
+    return FashionDataModule(catalogue, inputs(16), stream=stream, **settings)
 
 
 def loader(module, rank=0, world=1):
@@ -195,7 +193,7 @@ def test_captions_and_fields_are_templates_over_the_json(folder, catalogue):
     assert all((index == -1) == (int(text.split()[1]) % 3 == 2) for text, index in colours.items())
     listed = Fields({"colour": {"template": "{colour}", "vocabulary": True}})
     with pytest.raises(ModisteError, match=r"data\.fields\.colour\.vocabulary takes all texts of a catalogue"):
-        data(catalogue, folder / "*.tar", fields=listed).check(GclLoss())
+        check_training(data(catalogue, folder / "*.tar", fields=listed), GclLoss())
     by_caption = epoch(loader(data(catalogue, folder / "*.tar", positives="caption", captions=Captions(["{colour}"]))))
     assert len({product for b in by_caption for product in b["product"].tolist()}) == 3
 
@@ -284,7 +282,7 @@ def test_the_shards_of_a_catalogue_hold_it_and_writing_them_goes_on(catalogue, t
     assert write(given, tmp_path, shard_rows=16) == 1
     assert (tmp_path / "train-00001.tar").read_bytes() == first
     with pytest.raises(ModisteError, match="format=pixels"):
-        Prepared(str(tmp_path))()
+        Preprocessed(str(tmp_path))()
     with pytest.raises(ModisteError, match="shard_rows differs"):
         write(given, tmp_path, shard_rows=17)
     again = GivenSplit()(Shards([str(tmp_path / "*.tar")])())
@@ -313,7 +311,7 @@ CHECK = functools.partial(Stream, batches=1)
         (lambda f, c: loader(data(c, f"{f}/0.tar"), 0, 2), "too few for 2 devices"),
         (lambda f, c: loader(data(c, f"{f}/*.tar", batch_size=9), 0, 2), "multiple of 2"),
         (lambda f, c: data(c, f"{f}/*.tar", limit=4), "leave data.limit and data.batches out"),
-        (lambda f, c: data(c, f"{f}/*.tar", batches=2).use(None), "features.cache"),
+        (lambda f, c: data(c, f"{f}/*.tar", batches=2, feature_cache=object()), "features.cache"),
         (lambda f, c: Shards("https://example.org/0.tar")(), "is no file"),
         (lambda f, c: Shards(f"{f}/0.tar", {"text": "titel"})(), "data.catalogue.columns: .* no column 'titel'"),
     ],
@@ -326,7 +324,7 @@ def test_mistakes_are_one_sentence(act, message, folder, catalogue):
 def test_an_order_of_batches_is_refused(folder, catalogue):
     stream = Stream(str(folder / "*.tar"), 1)
     with pytest.raises(ModisteError, match=r"data\.batches out"):
-        FashionDataModule(catalogue, Preprocess(16), HashTokenizer(), stream=stream, batches=Batches(alike="colour"))
+        FashionDataModule(catalogue, inputs(16), stream=stream, batches=Batches(group_by="colour"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,4 +1,4 @@
-"""Prepared pixels: a catalogue's images as one image transform makes them, in memory-mapped shards with checksums."""
+"""Preprocessed images: a catalogue's images after one image transform, in memory-mapped shards with checksums."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def geometry(preprocess: Preprocess) -> dict[str, Any]:
     return {name: described[name] for name in GEOMETRY}
 
 
-class PreparedImages:
-    """Shards (n, S, S, 3) uint8 of prepared pixels; a reference is the position as text."""
+class PreprocessedImages:
+    """Shards (n, S, S, 3) uint8 of preprocessed images; a reference is the position as text."""
 
     def __init__(self, folder: Path, shards: list[Mapping[str, Any]], made_by: Mapping[str, Any]) -> None:
         self.folder, self.shards, self.made_by = folder, shards, dict(made_by)
@@ -47,7 +47,7 @@ class PreparedImages:
     def read(self, ref: str) -> Image.Image:
         return Image.fromarray(np.array(self._row(ref)))
 
-    def prepared_pixels(self, ref: str, preprocess: Preprocess) -> Tensor:
+    def preprocessed_pixels(self, ref: str, preprocess: Preprocess) -> Tensor:
         """Pixels (3, S, S), uint8. Raises ModisteError as `check`."""
         self.check(preprocess)
         return torch.from_numpy(np.array(self._row(ref))).permute(2, 0, 1).contiguous()
@@ -58,8 +58,8 @@ class PreparedImages:
         if wanted != self.made_by:
             differing = next(name for name in GEOMETRY if wanted[name] != self.made_by[name])
             raise ModisteError(
-                f"The pixels of {self.folder} were prepared with {differing}={self.made_by[differing]}, but the model "
-                f"takes {differing}={wanted[differing]}: prepare them again, or leave data.prepared out."
+                f"{self.folder} was preprocessed with {differing}={self.made_by[differing]}, but the model takes "
+                f"{differing}={wanted[differing]}: run modiste prepare for it, or leave data.preprocessed out."
             )
 
     def identity(self, refs: list[str]) -> str:
@@ -80,7 +80,7 @@ class PreparedImages:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Preprocessed:
     """Reads what `write` wrote: the same catalogue, its pixels ready.
 
     Attributes:
@@ -98,7 +98,9 @@ class Prepared:
         folder = Path(self.path)
         manifest = read_manifest(folder)
         if manifest is None:
-            raise ModisteError(f"{folder} holds no prepared data: make it with modiste prepare data=… out={folder}.")
+            raise ModisteError(
+                f"{folder} holds no preprocessed images: make it with modiste prepare data=… out={folder}."
+            )
         if manifest["format"] != FORMAT:
             raise ModisteError(f"{folder} holds no pixels but shards for data.stream: make it with format=pixels.")
         if not manifest["complete"]:
@@ -111,7 +113,7 @@ class Prepared:
                 )
         table = pq.read_table(folder / TABLE)
         positions = [str(position) for position in range(len(table))]
-        images = PreparedImages(folder, manifest["shards"], manifest["preprocess"])
+        images = PreprocessedImages(folder, manifest["shards"], manifest["preprocess"])
         report = LoadReport(**manifest["report"])
         return Catalogue(Card(**manifest["card"]), table, images, report).replace_column("image", positions)
 
@@ -191,7 +193,7 @@ def write_parts(
     if earlier is not None:
         for name in [name for name in manifest if name not in ("card", "report")]:
             if earlier.get(name) != json.loads(json.dumps(manifest[name])):
-                raise ModisteError(f"{folder} holds other prepared data ({name} differs): choose another out=…")
+                raise ModisteError(f"{folder} holds other data ({name} differs): choose another out=…")
         known = {shard["file"]: shard for shard in earlier["shards"] if is_whole(folder, shard, checksum=True)}
     made = 0
     for name in progress(parts, len(parts), f"Preparing {sum(map(len, parts.values()))} images"):

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from modiste.data.catalogue import EMPTY_CAPTION, Card, Catalogue, LoadReport, image_problem
 from modiste.data.fields import PairWeights
-from modiste.data.module import Batch, EpochBatchSampler, Pairs, ResumableLoader, mix
+from modiste.data.pairs import Batch, Pairs
+from modiste.data.samplers import EpochBatchSampler, ResumableLoader
 from modiste.data.sources import BytesImages
 from modiste.data.storage.webdataset import (
     TEXT,
@@ -30,6 +31,7 @@ from modiste.data.storage.webdataset import (
     to_catalogue,
 )
 from modiste.errors import ModisteError
+from modiste.utils.seeds import mix
 
 log = logging.getLogger(__name__)
 
@@ -486,7 +488,7 @@ def stream_loader(
     workers = shares_of_a_device(expand(stream.shards, KEY), world, options["num_workers"])
     pairs = StreamedPairs(stream, make, sorted(named), batch_size // world, seed, rank, world, workers, weight)
     options = {**options, "num_workers": min(workers, options["num_workers"])}
-    return StreamLoader(pairs, batch_sampler=places, collate_fn=CollateNoted(collate), **options)  # type: ignore[arg-type]
+    return StreamLoader(pairs, batch_sampler=places, collate_fn=CollateNoted(collate), **options)
 
 
 def shares_of_a_device(urls: Sequence[str], world: int, num_workers: int) -> int:

@@ -12,17 +12,16 @@ from PIL import Image
 import modiste as package
 from helpers.commands import TINY, modiste
 from modiste.cli import main
-from modiste.commands.merge import starting_model
 from modiste.config import compose
 from modiste.embedding.embedder import fingerprint
 from modiste.evaluation.overlap import training_data
-from modiste.models.load import build_model
+from modiste.models.load import build_model, model_at_start
 from modiste.utils.run_dir import RunDir
 
 METRIC = "val/retrieval/t2i/mrr"
 SMALL = ["alphas=[0,0.5,1]", "task=[retrieval]", "batch_size=64"]
-OTHER = 'transfer=["data=synthetic","data.catalogue.products=60","data.catalogue.size=32","data.catalogue.seed=5",'
-OTHER += '"task=[zeroshot]","task.zeroshot.attributes=[category,colour]"]'
+OTHER = "transfer={transfer: {data: synthetic, data.catalogue.products: 60, data.catalogue.size: 32, "
+OTHER += "data.catalogue.seed: 5, task: [zeroshot], task.zeroshot.attributes: [category,colour]}}"
 
 
 def write_run(folder, *overrides, scale=20.0):
@@ -180,8 +179,9 @@ def test_a_run_with_adapters_is_merged_with_one_without(here):
 
 
 def test_published_models_are_merged_without_a_run(here, tmp_path):
-    from pretrained.tiny_encoders import save_clip
     from transformers import CLIPModel
+
+    from helpers.tiny_encoders import save_clip
 
     zero, tuned = save_clip(tmp_path / "zero", eos=513), tmp_path / "tuned"
     save_clip(tuned, eos=513)
@@ -201,7 +201,7 @@ def test_start_is_what_training_began_with_also_after_a_continuation(tmp_path):
     words = [*TINY, "seed=4", "callbacks.early_stopping=null", "hydra.run.dir=run", "optim.lr=0"]
     first = modiste("train", *words, "trainer.max_epochs=1", cwd=tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
-    started = starting_model(RunDir(tmp_path / "run"))
+    started = model_at_start(RunDir(tmp_path / "run"))
     saved = weights(tmp_path / "run")
     parameters = dict(started.named_parameters())
     assert len(parameters) > 20
@@ -216,5 +216,5 @@ def test_start_is_what_training_began_with_also_after_a_continuation(tmp_path):
     assert OmegaConf.load(tmp_path / "after" / "config.yaml").init == "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        state = starting_model(RunDir("after")).state_dict()
+        state = model_at_start(RunDir("after")).state_dict()
     assert all(torch.equal(saved[f"model.{name}"], tensor) for name, tensor in state.items())

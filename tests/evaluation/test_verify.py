@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 
 from helpers.commands import TINY, modiste
 from modiste.commands import verify as command
-from modiste.commands.verify import Recipe, compare, differences, find_run, recipe
 from modiste.config import compose
 from modiste.errors import ModisteError
+from modiste.evaluation.verify import Recipe, compare, differences, find_run, recipe
 
 METRICS = {"t2i/mrr": {"value": 0.1 + 0.2, "low": 0.1, "high": 0.7, "n": 8}}
 RESULT = {

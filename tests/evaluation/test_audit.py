@@ -10,11 +10,13 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-import modiste.commands.audit as command
-from modiste.commands.audit import CAPTION, HEADING, MARGIN, THUMB, run
+import modiste.evaluation.audit as audit_module
+from modiste.commands.audit import run
 from modiste.config import compose
 from modiste.data.build import load
 from modiste.errors import ModisteError
+from modiste.evaluation.audit_report import CAPTION, HEADING, MARGIN, THUMB
+from modiste.evaluation.subject import Subject
 
 
 def drawing(number):
@@ -116,19 +118,19 @@ def test_two_data_sets(shop, tmp_path, capsys):
     other = write_table(
         tmp_path / "other", [drawing(10), drawing(11), drawing(6)], ["train", "val", "train"], ["scarf", "b", "c"]
     )
-    words = ",".join(f'"{word}"' for word in other)
-    audit(*shop, f"other=[{words}]")
+    entry = ", ".join(f"{key}: {value}" for key, _, value in (word.partition("=") for word in other))
+    audit(*shop, f"other={{{entry}}}")
     facts = read(tmp_path / "runs" / "audit" / "other-shop")
     assert images(facts) == {"identical": 1, "near": 1, "title": 1}
     assert facts["closest"]["near"] == []  # identical ones need not be looked at
     assert "not compared" in " ".join(capsys.readouterr().out.split())
-    audit(*shop, f"other=[{words}]", "train_split=null")
+    audit(*shop, f"other={{{entry}}}", "train_split=null")
     assert images(read(tmp_path / "runs" / "audit" / "other-shop"))["identical"] == 2
 
 
 def test_another_data_set_by_its_name(shop, tmp_path, monkeypatch):
     loaded = []
-    monkeypatch.setattr(command, "load", lambda data: loaded.append(data.name) or load(data))
+    monkeypatch.setattr(audit_module, "load", lambda data: loaded.append(data.name) or load(data))
     with pytest.raises(ModisteError, match="There is no train-images"):
         audit(*shop, "other=fashion_mnist", f"data_dir={tmp_path}")
     assert loaded == ["table", "fashion_mnist"]
@@ -169,7 +171,7 @@ def test_a_run_gives_the_training_side_and_its_model_the_embeddings(shop, tmp_pa
         def encode_image(self, pixels):
             return torch.nn.functional.normalize(pixels.mean(dim=(2, 3)) * self.scale, dim=-1)
 
-    monkeypatch.setattr(command, "build_model", lambda cfg, run_dir: (Model(), {"name": run_dir.path.name}))
+    monkeypatch.setattr(audit_module, "subject_of", lambda cfg, choice: Subject(cfg.run, cfg.run, Model()))
     config = compose("train", [*shop, "run_dir=x"])
     (tmp_path / "run").mkdir()
     OmegaConf.save(config, tmp_path / "run" / "config.yaml")

@@ -1,0 +1,161 @@
+"""One command with its arguments: checked, then handed to Hydra."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from modiste.cli import overrides as grammar
+from modiste.cli.outline import Outline
+from modiste.errors import ModisteError, did_you_mean
+
+
+@dataclass
+class Call:
+    """A command with its arguments: Hydra's flags, and overrides that are ready for Hydra's grammar."""
+
+    command: str
+    args: argparse.Namespace
+    flags: list[str]
+    overrides: list[str] = field(default_factory=list)
+
+    @classmethod
+    def parse(cls, command: str, argv: list[str]) -> Call:
+        """Hydra's flags and overrides in any order."""
+        from hydra._internal.utils import get_args_parser
+
+        parser = get_args_parser()
+        parser.error = functools.partial(_refuse_flag, parser, command)  # type: ignore[method-assign]
+        args = parser.parse_intermixed_args(argv)
+        flags = []
+        for action in parser._actions:
+            value = getattr(args, action.dest, None)
+            if action.option_strings and value not in (None, False):
+                name = max(action.option_strings, key=len)
+                flags.append(name if value is True else f"{name}={value}")
+        return cls(command, args, flags)
+
+    @property
+    def config_name(self) -> str:
+        return self.args.config_name or self.command
+
+    @property
+    def root(self) -> Path:
+        """The folder of the root config."""
+        from modiste.config import paths
+
+        return _folder("--config-path", self.args.config_path) if self.args.config_path else paths.config_dir()
+
+    @property
+    def config_dirs(self) -> list[Path]:
+        """The user's own folder of groups."""
+        return [_folder("--config-dir", self.args.config_dir)] if self.args.config_dir else []
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where configs are looked for, in order."""
+        return [self.root, *self.config_dirs]
+
+    def check(self) -> None:
+        """Compose the config, and every value of a sweep, for the sake of the error messages."""
+        if sum(map(bool, (self.args.multirun, self.args.cfg, self.args.info))) > 1:
+            raise ModisteError("--multirun, --cfg and --info exclude each other.")
+        if self.args.resolve and not self.args.cfg:
+            raise ModisteError("--resolve goes with --cfg: --cfg job --resolve.")
+        outline = Outline.read(self.folders, self.config_name)
+        self.overrides = grammar.normalised(self.args.overrides, outline, self.args.multirun)
+        for overrides in self._variants():
+            self._compose(overrides, complete=not (self.args.cfg or self.args.info or self.args.hydra_help))
+
+    def _compose(self, overrides: list[str], complete: bool) -> None:
+        from modiste.config import compose, report, value_problems
+
+        config = compose(self.config_name, overrides, self.config_dirs, root=self.root)
+        if complete:
+            report(value_problems(config))
+
+    def _variants(self) -> list[list[str]]:
+        """The overrides themselves, or for a sweep: each option of a group once, the first value of everything else."""
+        if not self.args.multirun:
+            return [self.overrides]
+        values = [grammar.sweep_values(override, self.folders) for override in self.overrides]
+        first = [choices[0] for choices in values if choices]
+        variants = [first]
+        for choices in values:
+            variants += [[o if o != choices[0] else choice for o in first] for choice in choices[1:]]
+        return variants
+
+    def run(self) -> int | None:
+        """Hand over to Hydra. The job itself sees the command line that would run it alone: Lightning starts the other
+        processes of a multi-device run with it."""
+        import hydra
+
+        from modiste.config import VERSION_BASE
+
+        script = sys.argv[0]
+        flags = [flag for flag in self.flags if flag not in ("--multirun", "--run")]
+
+        failures: list[ModisteError] = []
+
+        def task(cfg: Any) -> Any:
+            from hydra.core.hydra_config import HydraConfig
+
+            own = HydraConfig.get().overrides
+            hydra_own = [o for o in own.hydra if not o.startswith("hydra.mode=")]
+            with _process([script, self.command, *flags, *hydra_own, *own.task], full_error=user_setting):
+                try:
+                    return importlib.import_module(f"modiste.commands.{self.command}").run(cfg)
+                except ModisteError as error:
+                    if self.args.multirun:  # Hydra says which of the jobs it was
+                        raise
+                    failures.append(error)
+
+        task.__module__ = f"modiste.commands.{self.command}"  # Hydra names the job after it
+        user_setting = os.environ.get("HYDRA_FULL_ERROR")
+        # With the variable set, Hydra raises what went wrong and leaves the reporting to `main`.
+        for_hydra = [flag for flag in self.flags if not flag.startswith("--config-path=")]  # given as `root`
+        with _process([f"modiste {self.command}", *for_hydra, *self.overrides], full_error="1"):
+            hydra.main(config_path=str(self.root.resolve()), config_name=self.command, **VERSION_BASE)(task)()
+        if failures:
+            raise failures[0]
+        return None
+
+
+def _folder(flag: str, path: str) -> Path:
+    if not Path(path).is_dir():
+        raise ModisteError(f"{flag}: there is no folder '{path}'.")
+    return Path(path)
+
+
+@contextmanager
+def _process(argv: list[str], full_error: str | None) -> Iterator[None]:
+    """Let the process have another ``sys.argv`` and HYDRA_FULL_ERROR for a while."""
+
+    def set_both(argv: list[str], value: str | None) -> None:
+        sys.argv = argv
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+        if value is not None:
+            os.environ["HYDRA_FULL_ERROR"] = value
+
+    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    set_both(argv, full_error)
+    try:
+        yield
+    finally:
+        set_both(*before)
+
+
+def _refuse_flag(parser: argparse.ArgumentParser, command: str, message: str) -> NoReturn:
+    known = [name for action in parser._actions for name in action.option_strings]
+    unknown = re.findall(r"unrecognized arguments: (\S+)", message)
+    hint = did_you_mean(unknown[0].partition("=")[0], known) if unknown else f"See modiste {command} --help."
+    raise ModisteError(f"modiste {command}: {message}. {hint}")

@@ -1,0 +1,74 @@
+"""What the first word asks for, and the exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from modiste import __version__
+from modiste.cli import help
+from modiste.cli.outline import commands
+from modiste.errors import ModisteError, did_you_mean
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``argv`` (default: the process's) and return the exit code.
+
+    0: done; 1: the command failed for a reason that a sentence tells; 2: a mistake in the arguments; 130: interrupted.
+    Other exceptions keep their traceback; with MODISTE_DEBUG=1 or HYDRA_FULL_ERROR=1 all of them do.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "1" in (os.environ.get("MODISTE_DEBUG"), os.environ.get("HYDRA_FULL_ERROR"))
+    code = 2
+    try:
+        job = prepare(argv)
+        code = 1
+        return job() or 0
+    except ModisteError as error:
+        if debug:
+            raise
+        print(f"Error: {error}", file=sys.stderr)
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stop:
+        # Lightning's trainer turns an interrupt into sys.exit(1).
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            return 130
+        raise
+
+
+def prepare(argv: list[str]) -> Callable[[], int | None]:
+    """Check everything that can be checked without running, and return what is left to do.
+
+    Raises:
+        ModisteError: Unknown command, flag, group, option or key; unreadable or missing value.
+    """
+    first = argv[0] if argv else ""
+    if not argv or first in ("-h", "--help", "help"):
+        return lambda: _print(help.overview(), 0 if argv else 2)
+    if first in ("-V", "--version"):
+        return lambda: _print(f"modiste {__version__}")
+    # Hydra takes a third of a second to import.
+    from modiste.cli import completion
+    from modiste.cli.call import Call
+
+    if first == "--completion":
+        return completion.step(f"install={argv[1] if len(argv) > 1 else 'bash'}")
+    if first in ("-sc", "--shell-completion"):
+        return completion.step(argv[1] if len(argv) > 1 else "install=bash")
+    if first not in commands():
+        raise ModisteError(f"There is no command '{first}'. {did_you_mean(first, commands())}")
+    call = Call.parse(first, argv[1:])
+    if call.args.help:
+        return lambda: _print(help.of_command(call))
+    if call.args.shell_completion:
+        return completion.step((call.args.overrides or ["install=bash"])[0])
+    call.check()
+    return call.run
+
+
+def _print(text: str, code: int = 0) -> int:
+    print(text)
+    return code

@@ -1,0 +1,127 @@
+"""Command-line arguments in the grammar of Hydra's overrides."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from modiste.cli.outline import Outline
+from modiste.config.quoting import quote
+from modiste.config.validation import AUTOMATIC, STARTS
+from modiste.errors import ModisteError, did_you_mean
+
+
+def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> list[str]:
+    """Overrides that Hydra reads: paths of positional arguments, values quoted, a restarted run's own overrides first.
+
+    Raises:
+        ModisteError: An argument is no override, or the run to restart is not there.
+    """
+    arguments = [word for arg in arguments for word in _model_folder(arg, outline)]
+    positional = [arg for arg in arguments if _is_positional(arg, outline)]
+    overrides = [_quoted(arg, multirun) for arg in arguments if arg not in positional]
+    if positional:
+        overrides.append(_paths_override(positional, outline))
+    return _restarted(overrides, outline, multirun)
+
+
+def _model_folder(arg: str, outline: Outline) -> list[str]:
+    """``model=DIR`` of a folder that no option of the group is called, as what it is short for."""
+    from modiste.config import config_dir, list_groups
+
+    key, _, value = arg.partition("=")
+    folder = Path(value.strip("'\"")).expanduser()
+    if key != "model" or "model" not in outline.groups or not value or not folder.is_dir():
+        return [arg]
+    if value in list_groups([config_dir()]).get("model", {}):
+        return [arg]
+    return ["model=exported", f"model.source={quote(str(folder))}"]
+
+
+def _is_positional(arg: str, outline: Outline) -> bool:
+    """Not key=value; or, for a command that takes paths, a path that is there although it has an equals sign in it."""
+    if "paths" in outline.keys and os.path.exists(arg):
+        return True
+    return "=" not in arg and not arg.startswith("~")
+
+
+def _paths_override(positional: list[str], outline: Outline) -> str:
+    if "paths" not in outline.keys:
+        hint = did_you_mean(positional[0], [*outline.keys, *outline.groups])
+        raise ModisteError(f"'{positional[0]}' is not an override: write key=value. {hint}")
+    return f"paths=[{','.join(map(quote, positional))}]"
+
+
+def _quoted(override: str, multirun: bool) -> str:
+    """Quote a value that is a path on this machine, or names a run, and that Hydra's grammar would take apart."""
+    key, _, value = override.partition("=")
+    plain = re.fullmatch(r"[\w./:@+\-]*", value) or value[:1] in "'\""
+    if not plain and (os.path.exists(value) or (key in STARTS and not multirun)):
+        return f"{key}={quote(value)}"
+    return override
+
+
+def _restarted(overrides: list[str], outline: Outline, multirun: bool) -> list[str]:
+    """``resume=RUN`` and ``continue=RUN`` begin with the overrides that RUN was started with."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if override == f"continue={AUTOMATIC}":  # the command line is whole, and only the job knows its directory
+            continue
+        if key in ("resume", "continue") and key in outline.keys and value != "null":
+            if multirun and key == "continue":
+                raise ModisteError("continue=RUN resumes one run: leave out -m, or give continue=auto.")
+            run, earlier = _started_with(override)
+            earlier = [o for o in earlier if o.partition("=")[0] not in STARTS]
+            place = [f"hydra.run.dir={quote(str(run))}"] if key == "continue" else []
+            return _merged(earlier, [*place, *overrides], outline)
+    return overrides
+
+
+def _started_with(override: str) -> tuple[Path, list[str]]:
+    """The run directory that ``resume=RUN`` or ``continue=RUN`` names, and the overrides that it was started with."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    from modiste.config import load_overrides
+    from modiste.utils.run_dir import RunDir
+
+    parsed = OverridesParser.create().parse_overrides([override])[0]
+    if parsed.is_sweep_override():
+        raise ModisteError(f"{override}: give one run directory.")
+    run = RunDir.find(str(OmegaConf.create({"run": parsed.value()}).run)).path
+    return run, load_overrides(run / "overrides.yaml")
+
+
+def _merged(earlier: list[str], later: list[str], outline: Outline) -> list[str]:
+    """Both lists; of the earlier one without the keys that the later one sets, and what lay in a group it replaces."""
+    keys = {override.partition("=")[0] for override in later}
+    replaced = tuple(f"{key}{sign}" for key in keys & set(outline.groups) for sign in "./")
+    kept = [o for o in earlier if o.partition("=")[0] not in keys and not o.lstrip("+~").startswith(replaced)]
+    return [*kept, *later]
+
+
+def sweep_values(override: str, folders: Sequence[Path]) -> list[str]:
+    """The single overrides that Hydra's basic sweeper would make of one: for a group all, else the first."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob
+    from hydra.errors import OverrideParseException
+
+    from modiste.config import list_groups
+
+    try:
+        parsed = OverridesParser.create().parse_overrides([override])[0]
+    except OverrideParseException:
+        return [override]  # composing it says what is wrong
+    if not parsed.is_sweep_override():
+        return [override]
+    key = parsed.get_key_element()
+    options = list_groups(folders).get(key.lstrip("+"))
+    if not parsed.is_discrete_sweep():
+        return []  # an interval: for a sweeper that searches
+    value = parsed.value()
+    if isinstance(value, Glob):
+        return [f"{key}={option}" for option in value.filter(list(options or []))]
+    values = [f"{key}={value}" for value in parsed.sweep_string_iterator()]
+    return values if options else values[:1]

@@ -1,0 +1,122 @@
+"""What a config node describes, built."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from modiste.config.targets import check_name, locate, targets_of
+from modiste.config.tree import join
+from modiste.errors import ModisteError, did_you_mean
+
+SPECIAL = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
+
+
+def instantiate(node: Any, **kwargs: Any) -> Any:
+    """What ``node`` describes: Hydra's ``_target_`` notation, for targets on the allow-list only.
+
+    Nested targets are built first (not below ``_recursive_: false``). Every argument is a plain dict, list or number,
+    whatever ``_convert_`` says. ``kwargs`` replace the node's arguments and are handed over as they are: no copies, no
+    conversion. A node without ``_target_`` gives a dict or list of what is in it; None gives None.
+
+    Raises:
+        ModisteError: A target that is not allowed (checked for the whole tree before anything is imported) or not
+            there, an argument that it does not take, a value that is missing. Other errors of a constructor are raised
+            as they are.
+
+    >>> instantiate({"_target_": "torch.nn.Linear", "in_features": 2}, out_features=3)
+    Linear(in_features=2, out_features=3, bias=True)
+    >>> instantiate({"_target_": "os.system", "command": "ls"})
+    Traceback (most recent call last):
+    ...
+    modiste.errors.ModisteError: 'os.system' may not be built from a config. If you trust it, set MODISTE_ALLOW=os.
+    """
+    path = ""
+    if OmegaConf.is_config(node):
+        path = node._get_full_key(None)
+        try:
+            node = OmegaConf.to_container(node, resolve=True)
+        except OmegaConfBaseException as error:
+            raise ModisteError(f"In '{path}': {str(error).splitlines()[0]}.") from error
+    targets = list(targets_of(node))
+    for target in targets:
+        check_name(target)
+    for target in targets:
+        locate(target)
+    if kwargs and not (isinstance(node, dict) and "_target_" in node):
+        raise ModisteError(f"'{path}' has no _target_ that could take {', '.join(kwargs)}.")
+    return _build(node, path, kwargs)
+
+
+def _build(node: Any, path: str, kwargs: Mapping[str, Any] | None = None) -> Any:
+    if isinstance(node, list):
+        return [_build(value, f"{path}[{i}]") for i, value in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    if "_target_" not in node:
+        return {key: _build(value, join(path, key)) for key, value in node.items()}
+    target, kwargs = locate(node["_target_"]), kwargs or {}
+    partial, recursive = (
+        _flag(node, name, default, path) for name, default in (("_partial_", False), ("_recursive_", True))
+    )
+    arguments = {key: value for key, value in node.items() if key not in SPECIAL and key not in kwargs}
+    if partial:
+        arguments = {key: value for key, value in arguments.items() if value != "???"}
+    problems = [f"'{join(path, key)}' has no value: give one." for key, value in arguments.items() if value == "???"]
+    args = node.get("_args_", [])
+    problems += signature_problems(
+        node["_target_"], target, [*arguments, *kwargs], len(args), path, complete=not partial
+    )
+    if problems:
+        raise ModisteError(problems[0])
+    if recursive:
+        args = _build(args, join(path, "_args_"))
+        arguments = {key: _build(value, join(path, key)) for key, value in arguments.items()}
+    if partial:
+        return functools.partial(target, *args, **arguments, **kwargs)
+    try:
+        return target(*args, **arguments, **kwargs)
+    except Exception as error:
+        noted = getattr(error, "__notes__", None) or isinstance(error, ModisteError)
+        if hasattr(error, "add_note") and not noted:  # Python 3.11
+            error.add_note(f"While building {path or 'the config'}: {node['_target_']}")
+        raise
+
+
+def _flag(node: Mapping[str, Any], name: str, default: bool, path: str) -> bool:
+    value = node.get(name, default)
+    if not isinstance(value, bool):
+        raise ModisteError(f"'{join(path, name)}' is true or false, not {value!r}.")
+    return value
+
+
+def signature_problems(
+    name: str, target: Any, keys: Collection[str], positional: int, path: str, complete: bool
+) -> list[str]:
+    """Arguments that ``target`` does not take and, where it is called ``complete``-ly, those that it lacks."""
+    try:
+        parameters = list(inspect.signature(target).parameters.values())
+    except (TypeError, ValueError):  # some builtins have no signature
+        return []
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    names = [p.name for p in named]
+    problems = []
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        problems = [
+            f"'{join(path, key)}': {name} takes no '{key}'. {did_you_mean(str(key), names)}"
+            for key in keys
+            if key not in names
+        ]
+    if complete:
+        filled = {p.name for p in [p for p in parameters if p.kind is not p.KEYWORD_ONLY][:positional]} | set(keys)
+        problems += [
+            f"'{join(path, p.name)}' is missing: {name} needs it."
+            for p in named
+            if p.default is p.empty and p.name not in filled
+        ]
+    return problems

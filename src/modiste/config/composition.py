@@ -1,0 +1,109 @@
+"""A root config with overrides, composed as Hydra composes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from modiste.config import messages, paths
+from modiste.config.quoting import quote
+from modiste.errors import ModisteError
+from modiste.utils.run_dir import RunDir
+
+# Hydra 1.3 asks for a version_base, 1.4 deprecates it.
+VERSION_BASE: dict[str, str] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+
+
+def run_or(run: str | None, other: str) -> str:
+    """``run`` when it is a run directory, else ``other``; in YAML ``${run_or:${run},other}``."""
+    return run if run and RunDir(Path(run).expanduser()).is_run else other
+
+
+OmegaConf.register_new_resolver("run_or", run_or, replace=True)
+
+
+def compose(
+    config_name: str, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = (), *, root: Path | None = None
+) -> DictConfig:
+    """The config ``config_name`` with Hydra ``overrides``, as the command line composes it.
+
+    Args:
+        config_name: A YAML at the top of conf/: "train", "evaluate", ...
+        overrides: In Hydra's grammar; see `quote` for values with special characters.
+        config_dirs: Further folders with groups of the user's (``--config-dir``).
+        root: Folder to use in place of `paths.config_dir`.
+
+    Raises:
+        ModisteError: Unknown group, option or key, bad grammar, unreadable YAML: one sentence, with what was meant.
+
+    >>> compose("train", ["loss=siglip"]).loss._target_
+    'modiste.losses.siglip.SigLipLoss'
+    """
+    folders = [root or paths.config_dir(), *config_dirs]
+    with _hydra(config_name, overrides, folders):
+        return hydra.compose(config_name, _with_searchpath(overrides, config_dirs))
+
+
+def compose_with_sources(
+    config_name: str, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = (), *, root: Path | None = None
+) -> tuple[DictConfig, list[tuple[Path, str]]]:
+    """As `compose`; and the files that were merged, in order, each with the dotted key of its content ("" is the top).
+
+    Hydra's own files are left out.
+    """
+    from hydra._internal.config_repository import CachingConfigRepository
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    folders = [root or paths.config_dir(), *config_dirs]
+    given = _with_searchpath(overrides, config_dirs)
+    with _hydra(config_name, overrides, folders):
+        loader: Any = GlobalHydra.instance().config_loader()
+        loader.repository = CachingConfigRepository(loader.repository)  # a file is parsed once for both
+        config = hydra.compose(config_name, given)
+        merged = loader.compute_defaults_list(config_name, given, RunMode.RUN)
+    files = []
+    for default in merged.defaults:
+        found = [folder / f"{default.config_path}.yaml" for folder in folders]
+        files += [(file, default.package or "") for file in found if file.is_file()][:1]
+    return config, files
+
+
+@contextmanager
+def _hydra(config_name: str, overrides: Sequence[str], folders: Sequence[Path]) -> Iterator[None]:
+    """Hydra, ready to compose; its errors are explained."""
+    try:
+        with _set_aside(), hydra.initialize_config_dir(config_dir=str(folders[0].resolve()), **VERSION_BASE):
+            yield
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise ModisteError(messages.explain(error, config_name, overrides, folders, compose)) from error
+
+
+@contextmanager
+def _set_aside() -> Iterator[None]:
+    """Within a job of Hydra's another config may be composed only when the job's own Hydra is out of the way."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def _with_searchpath(overrides: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:
+    if not config_dirs:
+        return list(overrides)
+    key = "hydra.searchpath=["
+    given = [o[len(key) : -1] for o in overrides if o.startswith(key)]
+    own = [quote(f"file://{folder.resolve()}") for folder in config_dirs]
+    return [*(o for o in overrides if not o.startswith(key)), f"{key}{','.join(own + given)}]"]

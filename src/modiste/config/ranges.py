@@ -1,0 +1,47 @@
+"""Types with a range, for annotations of config targets: configs are checked by them before any import."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number.
+
+    >>> Range(above=0).contains(0), Range(least=0, most=1).contains(1), str(Range(least=0, most=1))
+    (False, True, 'between 0 and 1')
+    """
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+
+    def contains(self, number: float) -> bool:
+        """Whether ``number`` is within the bounds."""
+        return self.least <= number <= self.most and number > self.above
+
+    def __str__(self) -> str:
+        if self.above > -math.inf:
+            return f"above {self.above:g}" + (f" and at most {self.most:g}" if self.most < math.inf else "")
+        if self.most < math.inf:
+            return f"between {self.least:g} and {self.most:g}"
+        return f"of at least {self.least:g}"
+
+
+Positive = Annotated[float, Range(above=0)]
+NonNegative = Annotated[float, Range(least=0)]
+Fraction = Annotated[float, Range(least=0, most=1)]
+Count = Annotated[int, Range(least=1)]
+Natural = Annotated[int, Range(least=0)]
+Seed = Annotated[int, Range(least=0, most=2**32 - 1)]
+NAMES = {
+    "Positive": Positive,
+    "NonNegative": NonNegative,
+    "Fraction": Fraction,
+    "Count": Count,
+    "Natural": Natural,
+    "Seed": Seed,
+}

@@ -1,0 +1,111 @@
+"""Configurations and overrides that a file holds: a run directory, a sweep or a result, maybe somebody else's.
+
+What a file says is data. It is never handed to Hydra, whose resolvers read the environment and whose own node can name
+code to run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import get_yaml_loader
+
+from modiste.config.aliases import current, rename_keys
+from modiste.errors import ModisteError
+
+# "${" and a colon somewhere behind it: what OmegaConf could take for the call of a resolver.
+CALL = re.compile(r"\$\{.*:", re.DOTALL)
+# What an override of Modiste's own keys looks like; hydra's node and its packages (@) are not among them.
+OVERRIDE = re.compile(r"(\+{0,2}(?!hydra\b)[A-Za-z_][\w./-]*(@[\w.]+)?(\\.[\w./-]+)*=|~(?!hydra\b)[A-Za-z_][\w./-]*)")
+
+
+def load_config(path: str | Path, required: Collection[str] = ()) -> DictConfig:
+    r"""The configuration that a run wrote, resolved: plain values, and text that looks like ``${…}`` stays text.
+
+    Classes and keys that have moved have their present names.
+
+    Args:
+        path: A ``config.yaml``.
+        required: Top-level keys that it must have.
+
+    Raises:
+        ModisteError: The file is missing or damaged, lacks a required key, or calls a resolver.
+    """
+    path = Path(path)
+    content = read_plain(path)
+    if not isinstance(content, dict) or not content:
+        raise ModisteError(f"{path} is not the configuration of a run: restore it, or retrain.")
+    missing = [key for key in required if key not in content]
+    if missing:
+        raise ModisteError(f"{path} is not the configuration of a training run: it has no '{missing[0]}'.")
+    return OmegaConf.create(rename_keys(_literal(content, path)))
+
+
+def load_overrides(path: str | Path) -> list[str]:
+    """The overrides that a run was started with, checked by `check_overrides`.
+
+    Raises:
+        ModisteError: The file is missing, or not a list of overrides of Modiste's own keys.
+    """
+    path = Path(path)
+    content = read_plain(path) if path.is_file() else None
+    if not isinstance(content, list):
+        raise ModisteError(f"{path.parent} does not say how it was started: {path.name} is missing or not a list.")
+    return check_overrides(content, path)
+
+
+def check_overrides(overrides: Sequence[Any], source: str | Path) -> list[str]:
+    """``overrides`` of a file, which may set Modiste's own keys to plain values, and nothing else.
+
+    Raises:
+        ModisteError: One is a flag, sets a key of Hydra's, or calls a resolver.
+
+    >>> check_overrides(["optim.lr=0.1", "loss=clip"], "overrides.yaml")
+    ['optim.lr=0.1', 'loss=clip']
+    >>> check_overrides(["+hydra.callbacks.x={_target_: os.system}"], "overrides.yaml")
+    Traceback (most recent call last):
+    ...
+    modiste.errors.ModisteError: overrides.yaml holds '+hydra.callbacks.x={_target_: os.system}', which is refused: \
+only keys of Modiste's own may be set by a file.
+    """
+    for override in overrides:
+        if not isinstance(override, str) or not OVERRIDE.match(override) or "hydra" in override.partition("=")[0]:
+            raise ModisteError(
+                f"{source} holds '{override}', which is refused: only keys of Modiste's own may be set by a file."
+            )
+        if CALL.search(override):
+            raise ModisteError(f"{source} holds '{override}', which is refused: a file may not call a resolver.")
+    return list(overrides)
+
+
+def read_plain(path: Path) -> Any:
+    """What a YAML file holds: plain containers and values. Raises ModisteError where it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ModisteError(f"{path} has YAML aliases, which Modiste never writes: restore it.")
+        return yaml.load(text, Loader=get_yaml_loader())
+    except FileNotFoundError:
+        raise ModisteError(f"There is no file {path}.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ModisteError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}. Restore it.") from error
+
+
+def _literal(value: Any, path: Path, key: str = "") -> Any:
+    if isinstance(value, dict):
+        plain = {name: _literal(item, path, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
+        if isinstance(plain.get("_target_"), str):
+            plain["_target_"] = current(plain["_target_"])
+        return plain
+    if isinstance(value, list):
+        return [_literal(item, path, f"{key}.{i}") for i, item in enumerate(value)]
+    if isinstance(value, str) and "${" in value:
+        if CALL.search(value):
+            raise ModisteError(f"{path}: '{key}' calls a resolver ({value}), which a stored configuration may not.")
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return value

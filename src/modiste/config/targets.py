@@ -1,0 +1,185 @@
+"""Which classes and functions a config may name as ``_target_``, and how they are found.
+
+A config may come from somebody else, in a run directory or a result. So a target is one of three:
+a part that conf/ names (`registry`), a class of a framework listed here, or what MODISTE_ALLOW names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from modiste.config import paths
+from modiste.config.aliases import current
+from modiste.errors import ModisteError, did_you_mean
+
+# Classes that only compute: none opens a file or an address, or calls what it is given, while it is built.
+FOREIGN = {
+    "torch.nn": "BatchNorm1d Dropout Flatten GELU Identity LayerNorm LeakyReLU Linear ReLU Sequential SiLU Tanh",
+    "torch.optim": "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax LBFGS NAdam RAdam RMSprop Rprop SGD",
+    "timm.optim": "Adan Lamb Lion MADGRAD NAdamW",
+    "torchvision.transforms.v2": "AugMix AutoAugment CenterCrop ColorJitter ElasticTransform FiveCrop GaussianBlur "
+    "GaussianNoise Grayscale Identity Pad RandAugment RandomAdjustSharpness RandomAffine RandomAutocontrast "
+    "RandomChannelPermutation RandomChoice RandomCrop RandomEqualize RandomErasing RandomGrayscale "
+    "RandomHorizontalFlip RandomInvert RandomOrder RandomPerspective RandomPhotometricDistort RandomPosterize "
+    "RandomResizedCrop RandomRotation RandomSolarize RandomVerticalFlip RandomZoomOut Resize TrivialAugmentWide",
+    "lightning.pytorch": "Trainer",
+    "lightning.pytorch.callbacks": "BackboneFinetuning DeviceStatsMonitor EarlyStopping GradientAccumulationScheduler "
+    "LearningRateMonitor ModelCheckpoint ModelSummary RichModelSummary RichProgressBar StochasticWeightAveraging "
+    "TQDMProgressBar Timer",
+    "lightning.pytorch.loggers": "CSVLogger CometLogger MLFlowLogger TensorBoardLogger",
+    "lightning.pytorch.plugins": "HalfPrecision MixedPrecision",
+    "lightning.pytorch.profilers": "AdvancedProfiler PyTorchProfiler SimpleProfiler",
+    "lightning.pytorch.strategies": "DDPStrategy FSDPStrategy ModelParallelStrategy SingleDeviceStrategy",
+    "optuna.pruners": "HyperbandPruner MedianPruner NopPruner PatientPruner PercentilePruner SuccessiveHalvingPruner "
+    "ThresholdPruner WilcoxonPruner",
+    "optuna.samplers": "BruteForceSampler CmaEsSampler GPSampler GridSampler NSGAIIISampler NSGAIISampler QMCSampler "
+    "RandomSampler TPESampler",
+}
+# Parts of Modiste that no YAML of conf/ names.
+OWN = {
+    "modiste.terms.base": "Term",
+}
+# Packages whose every function MODISTE_ALLOW cannot open at once.
+WHOLE = {"modiste", "hydra", "omegaconf", "numpy", *(name.partition(".")[0] for name in FOREIGN), "transformers"}
+LISTED = frozenset(f"{module}.{name}" for names in (FOREIGN, OWN) for module in names for name in names[module].split())
+
+
+def registry() -> frozenset[str]:
+    """The targets that Modiste's own conf/ names.
+
+    >>> "modiste.losses.clip.ClipLoss" in registry()
+    True
+    """
+    return _named_in(paths.config_dir())
+
+
+@functools.cache
+def _named_in(folder: Path) -> frozenset[str]:
+    texts = (file.read_text(encoding="utf-8") for file in folder.rglob("*.yaml"))
+    return frozenset(name for text in texts for name in re.findall(r"\b_target_:\s*['\"]?([\w.]+)", text))
+
+
+def user_allowed() -> tuple[str, ...]:
+    """The packages, modules and classes that MODISTE_ALLOW names, separated by commas; ``pipe`` allows commands.
+
+    Raises:
+        ModisteError: An entry is not a dotted name, or would allow Python's own modules or a whole framework.
+    """
+    names = [name for name in (name.strip() for name in os.environ.get("MODISTE_ALLOW", "").split(",")) if name]
+    for name in names:
+        if not _is_dotted_name(name):
+            raise ModisteError(f"MODISTE_ALLOW: '{name}' is not the dotted name of a package or a class.")
+        if name.partition(".")[0] in sys.stdlib_module_names:
+            raise ModisteError(f"MODISTE_ALLOW: '{name}' is Python's own and is never built from a config: remove it.")
+        if name in WHOLE:
+            raise ModisteError(f"MODISTE_ALLOW: '{name}' is a whole framework: name the class, as in {name}.….")
+    return tuple(names)
+
+
+def locate(target: str) -> Any:
+    """The class or function that a dotted ``target`` names.
+
+    Raises:
+        ModisteError: It is not a config target, or it does not exist.
+
+    >>> locate("torch.nn.Linear").__name__
+    'Linear'
+    >>> locate("modiste.utils.run_dir.os.system")
+    Traceback (most recent call last):
+    ...
+    modiste.errors.ModisteError: 'modiste.utils.run_dir.os.system' may not be built from a config.
+    """
+    target = current(target)
+    check_name(target)
+    first, *parts = target.split(".")
+    found: Any = _import(first, target)
+    for part in parts:
+        if hasattr(found, part):
+            found = getattr(found, part)
+        elif isinstance(found, ModuleType) and hasattr(found, "__path__"):
+            found = _import(f"{found.__name__}.{part}", target)
+        else:
+            raise _absent(found, part, target)
+    if not callable(found):
+        raise ModisteError(f"'{target}' is not a class or a function.")
+    # A module of the user's reaches whatever it imported; a method could be called on an object the config makes up.
+    is_method = not isinstance(found, type) and "." in getattr(found, "__qualname__", "")
+    if not _is_listed(target) and (is_method or not _by_user(str(getattr(found, "__module__", None)))):
+        raise _refused(target)
+    return found
+
+
+def targets_of(node: Any) -> Iterator[str]:
+    """Every ``_target_`` in plain containers."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            if not isinstance(node["_target_"], str):
+                raise ModisteError(f"_target_ is a dotted name, not {node['_target_']!r}.")
+            yield current(node["_target_"])
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            yield from targets_of(value)
+
+
+def check_name(target: str) -> None:
+    """Raise a ModisteError where ``target`` is not a config target; nothing is imported."""
+    if not _is_dotted_name(target):
+        raise ModisteError(f"'{target}' is not the dotted name of a class or a function.")
+    if not _is_listed(target) and not _by_user(target):
+        raise _refused(target, _remedy(target))
+
+
+def _is_listed(target: str) -> bool:
+    return target in LISTED or target in registry()
+
+
+def _by_user(name: str) -> bool:
+    return any(name == allowed or name.startswith(f"{allowed}.") for allowed in user_allowed())
+
+
+def _is_dotted_name(name: str) -> bool:
+    return all(part.isidentifier() and not part.startswith("__") for part in name.split("."))
+
+
+def _remedy(target: str) -> str:
+    package = target.partition(".")[0]
+    close = difflib.get_close_matches(target, [*registry(), *LISTED], n=1, cutoff=0.8)
+    if close:
+        return f" Did you mean '{close[0]}'?"
+    if package in WHOLE or package in sys.stdlib_module_names:
+        return ""
+    return f" If you trust it, set MODISTE_ALLOW={target.rpartition('.')[0] or target}."
+
+
+def _refused(target: str, remedy: str = "") -> ModisteError:
+    return ModisteError(f"'{target}' may not be built from a config.{remedy}")
+
+
+def _import(name: str, target: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise ModisteError(f"'{target}' needs the package '{error.name}', which is not installed.") from error
+        parent, _, part = name.rpartition(".")
+        if not parent:
+            raise ModisteError(f"'{target}' needs the package '{name}', which is not installed.") from error
+        raise _absent(importlib.import_module(parent), part, target) from None
+
+
+def _absent(parent: Any, part: str, target: str) -> ModisteError:
+    names = [name for name in dir(parent) if not name.startswith("_")]
+    names += [module.name for module in pkgutil.iter_modules(getattr(parent, "__path__", None) or [])]
+    where = target[: target.rfind(f".{part}")]
+    return ModisteError(f"There is no '{part}' in '{where}' (target '{target}'). {did_you_mean(part, set(names))}")

@@ -1,0 +1,134 @@
+"""What is wrong with a composed config, found before anything is built or loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from modiste.config.building import SPECIAL, signature_problems
+from modiste.config.messages import explain_interpolation
+from modiste.config.targets import locate
+from modiste.config.tree import join, nodes, value_at, walk
+from modiste.errors import ModisteError
+
+STARTS = ("init", "resume", "continue")
+AUTOMATIC = "auto"
+"""Of ``continue``: the run directory itself, where it has a checkpoint."""
+HELD_OUT = "held_out"
+"""The validation set that ``data.held_out`` makes."""
+
+
+def validate(cfg: DictConfig, given: Mapping[str, Collection[str]] | None = None) -> None:
+    """Find what is wrong with a composed config before anything is built or loaded.
+
+    Missing values, interpolations that lead nowhere, targets that are refused or absent, arguments that a target does
+    not take or lacks, and contradictions. A target may define a static ``validate_config(node, cfg)`` that raises
+    ModisteError.
+
+    Args:
+        cfg: The job's config.
+        given: ``{key path: arguments that the caller adds}``, as in ``{"model": ["embed_dim"]}``.
+
+    Raises:
+        ModisteError: All the problems, a line each.
+
+    >>> validate(OmegaConf.create({"act": {"_target_": "torch.nn.GELU", "aproximate": "tanh"}}))
+    Traceback (most recent call last):
+    ...
+    modiste.errors.ModisteError: 'act.aproximate': torch.nn.GELU takes no 'aproximate'. Did you mean 'approximate'?
+    """
+    given = given or {}
+    problems = value_problems(cfg, {join(path, name) for path in given for name in given[path]}) + _contradictions(cfg)
+    checks = []
+    for path, node in [("", cfg), *nodes(cfg)]:
+        if "_target_" not in node or OmegaConf.is_missing(node, "_target_"):
+            continue
+        try:
+            target = locate(str(node["_target_"]))
+        except ModisteError as error:
+            problems.append(f"'{join(path, '_target_')}': {error}")
+            continue
+        except OmegaConfBaseException:  # an interpolation that leads nowhere, already reported
+            continue
+        keys = [str(k) for k in node if k not in SPECIAL] + list(given.get(path, ()))
+        args = len(node.get("_args_") or ())
+        complete = not node.get("_partial_", False)
+        problems += signature_problems(str(node["_target_"]), target, keys, args, path, complete)
+        if hasattr(target, "validate_config"):
+            checks.append((path, node, target))
+    if not problems:  # a target's own check may rely on everything else
+        for path, node, target in checks:
+            try:
+                target.validate_config(node, cfg)
+            except ModisteError as error:
+                problems.append(f"'{path}': {error}")
+    report(problems)
+
+
+def report(problems: Sequence[str]) -> None:
+    """Raise a ModisteError that lists ``problems``, if there are any."""
+    if len(problems) > 1:
+        raise ModisteError("\n- ".join([f"The config has {len(problems)} problems:", *problems]))
+    if problems:
+        raise ModisteError(problems[0])
+
+
+def value_problems(cfg: DictConfig, given: Collection[str] = ()) -> list[str]:
+    """Mandatory values (???) that are missing and not ``given``, and interpolations that lead nowhere; no imports."""
+    problems = []
+    for path, parent, key in walk(cfg):
+        if OmegaConf.is_missing(parent, key):
+            if path not in given and not (isinstance(parent, DictConfig) and parent.get("_partial_", False)):
+                problems.append(f"'{path}' has no value: give one with {path}=…")
+        elif OmegaConf.is_interpolation(parent, key):
+            try:
+                parent[key]
+            except MissingMandatoryValue:  # reported where it is
+                continue
+            except OmegaConfBaseException as error:
+                if "HydraConfig was not set" in str(error):  # ${hydra:…} is known only while a job runs
+                    continue
+                text = OmegaConf.to_container(parent, resolve=False)[key]  # type: ignore[index]
+                problems.append(f"'{path}' = {text} cannot be resolved: {explain_interpolation(error, cfg)}")
+    return problems
+
+
+def _contradictions(cfg: DictConfig) -> list[str]:
+    problems = []
+    starts = [key for key in STARTS if value_at(cfg, key) is not None]
+    if value_at(cfg, "continue") == AUTOMATIC:  # begins as the other says, and continues itself
+        starts.remove("continue")
+    if len(starts) > 1:
+        problems.append(f"{' and '.join(starts)} exclude each other: a run starts in one way.")
+    batch_size = value_at(cfg, "data.batch_size")
+    if "loss" in cfg and isinstance(batch_size, int) and batch_size < 2:
+        problems.append(f"'data.batch_size' is {batch_size}: a contrastive loss needs at least 2 pairs in a batch.")
+    monitor, tasks = value_at(cfg, "monitor.metric"), list(value_at(cfg, "task") or {})
+    sets = [*(value_at(cfg, "transfer") or {}), *([HELD_OUT] if value_at(cfg, "data.held_out") else [])]
+    problems += [f"'transfer.{name}' has the name of a task: give the set another." for name in sets if name in tasks]
+    measured = [["val", name] for name in (*tasks, *sets)]
+    if isinstance(monitor, str) and monitor != "val/loss" and monitor.split("/")[:2] not in measured:
+        problems.append(
+            f"'monitor.metric' is {monitor}, which no task measures: give val/loss, or val/<task>/<metric> of one of "
+            f"{', '.join(tasks) or 'no tasks'}"
+            + (f", or val/<set>/loss or val/<set>/<task>/<metric> of one of {', '.join(sets)}." if sets else ".")
+        )
+    if "run" in cfg and "embeddings" in cfg:
+        problems += _what_to_evaluate(cfg)
+    for path, *_ in walk(cfg):
+        if path.rpartition(".")[2] in ("size", "image_size"):
+            size = value_at(cfg, path)
+            if isinstance(size, (int, float)) and size <= 0:
+                problems.append(f"'{path}' is {size}: an image has at least one pixel.")
+    return problems
+
+
+def _what_to_evaluate(cfg: DictConfig) -> list[str]:
+    matrices = [name for name in ("image", "text") if value_at(cfg, f"embeddings.{name}")]
+    if len(matrices) == 1:
+        return ["Evaluation from disk needs both embeddings.image=FILE and embeddings.text=FILE."]
+    if matrices and value_at(cfg, "run"):
+        return ["run= and embeddings= exclude each other: one model is evaluated at a time."]
+    return []

@@ -1,0 +1,137 @@
+"""`modiste.embed`: the embeddings of a catalogue, in memory or in a folder of resumable shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from omegaconf import DictConfig
+
+from modiste.config import load_config, validate
+from modiste.config.inherit import from_run
+from modiste.config.invocation import Invocation
+from modiste.data.build import bind_captions, load
+from modiste.data.catalogue import Catalogue
+from modiste.embedding.build import build_embedder, choose_device, decode_of
+from modiste.embedding.distributed import Job, default_number, embed_shards
+from modiste.errors import ModisteError
+from modiste.models.dual_encoder import DualEncoder
+from modiste.models.load import build_model
+from modiste.models.load import load as load_model
+from modiste.utils.machine import usable_cores
+from modiste.utils.progress import progress_bar
+from modiste.utils.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IDS = "ids.parquet"
+"""Next to the matrices: ``row``, ``product_id``, ``split`` and ``text`` of each of their rows."""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of a catalogue, one row per catalogue row.
+
+    Attributes:
+        image: Unit-norm image embeddings (N, D), float32.
+        text: Unit-norm text embeddings (N, D), float32.
+        ids: ``row``, ``product_id``, ``split`` and ``text`` of each row.
+        fingerprint: sha256 of the model.
+    """
+
+    image: Tensor
+    text: Tensor
+    ids: pa.Table
+    fingerprint: str
+
+
+def embed(model: DualEncoder | RunDir | str | Path, data: Catalogue, **options: Any) -> Embeddings:
+    """Embed the images and texts of a catalogue.
+
+    Args:
+        model: A model, a run directory, or a hub id or local directory of a published model.
+        data: The catalogue.
+        options: Of `modiste.embedding.build.build_embedder`: ``batch_size``, ``precision``, ``backend``, ``device`` …
+
+    Raises:
+        ModisteError: The model is missing or refused, or an option is unknown.
+
+    >>> from modiste.data.synthetic import Synthetic
+    >>> from modiste.config import compose
+    >>> model = build_model(compose("embed", ["image=timm", "image.name=test_efficientnet", "image.size=32",
+    ...     "image.pretrained=false", "model.embed_dim=16"]))
+    >>> embeddings = embed(model, Synthetic(products=10, views=1, size=32)(), cache=False, progress=False)
+    >>> embeddings.image.shape, embeddings.ids.column_names
+    (torch.Size([10, 16]), ['row', 'product_id', 'split', 'text'])
+    """
+    if not isinstance(model, DualEncoder):
+        model = load_model(model.path if isinstance(model, RunDir) else model).model
+    embedder = build_embedder(model, **options)
+    texts = data.column("text")
+    return Embeddings(embedder.images(data), embedder.texts(texts), _ids(data, texts), embedder.fingerprint)
+
+
+@dataclass(frozen=True)
+class EmbeddedFolder:
+    """What `embed_config` wrote: ``image.npy``, ``text.npy`` and ``ids.parquet`` in ``folder``; ``made`` new shards."""
+
+    folder: Path
+    made: int
+
+    def read(self) -> tuple[np.ndarray, np.ndarray, pa.Table]:
+        """Image and text embeddings (N, D), memory-mapped, and the table of their ids."""
+        image, text = (np.load(self.folder / f"{side}.npy", mmap_mode="r") for side in ("image", "text"))
+        return image, text, pq.read_table(self.folder / IDS)
+
+
+def embed_config(cfg: DictConfig, line: Invocation) -> EmbeddedFolder:
+    """Embeds what an ``embed`` configuration names into a folder of shards; finished shards are kept.
+
+    Args:
+        cfg: The composed configuration.
+        line: Where it came from.
+
+    Raises:
+        ModisteError: There is no ``out`` or no model, or the folder holds other embeddings.
+    """
+    if not cfg.out:
+        raise ModisteError("modiste embed needs a directory: out=DIR.")
+    model, cfg = _model(cfg, line)
+    validate(cfg)
+    catalogue = load(cfg.data)
+    captions = bind_captions(cfg.data, catalogue)
+    texts = [captions.first(row) for row in range(len(catalogue))]
+    folder, device = Path(cfg.out), choose_device(cfg.device)
+    number = default_number(device, usable_cores()) if cfg.number is None else cfg.number
+    job = Job(
+        model, catalogue, texts, folder, cfg.shard_rows, cfg.batch_size, cfg.precision, decode_of(cfg.data),
+        cfg.backend, device, cfg.threads, cfg.min_cosine,
+    )  # fmt: skip
+    made = embed_shards(job, cfg.workers, number, progress_bar)
+    pq.write_table(_ids(catalogue, texts), folder / IDS)
+    return EmbeddedFolder(folder, made)
+
+
+def _model(cfg: DictConfig, line: Invocation) -> tuple[DualEncoder, DictConfig]:
+    """The model of the run or of the ``model`` node, and the configuration with what the run gives it."""
+    if cfg.run:
+        run = RunDir.find(cfg.run)
+        trained = load_config(run.config)
+        return load_model(run.path, cfg.checkpoint).model, from_run(cfg, trained, line.overrides)
+    if line.choice("model") is None:
+        raise ModisteError("No model given: set run=DIR or model=NAME.")
+    import torch
+
+    torch.manual_seed(cfg.seed)  # model=two_tower is random
+    return build_model(cfg), cfg
+
+
+def _ids(catalogue: Catalogue, texts: list[str]) -> pa.Table:
+    columns: Mapping[str, Any] = {name: catalogue.column(name) for name in ("row", "product_id", "split")}
+    return pa.table({**columns, "text": texts})

@@ -1,0 +1,145 @@
+"""`modiste.evaluate`: tasks of a model on a data set, from Python and from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from modiste.config import compose
+from modiste.config.invocation import Invocation
+from modiste.config.overrides import override_value
+from modiste.embedding.build import embedder_options
+from modiste.errors import ModisteError
+from modiste.evaluation.runner import Evaluator, Outcome
+from modiste.evaluation.spec import Entry, Evaluation, EvaluationSpec, Task, entry_overrides
+from modiste.evaluation.subject import Subject, subject_of
+from modiste.evaluation.suite import run_suite, suite_specs
+from modiste.models.dual_encoder import DualEncoder
+from modiste.utils.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from modiste.data.catalogue import Catalogue
+    from modiste.tasks.result import Result
+
+
+def evaluate(
+    model: DualEncoder | RunDir | str | Path,
+    data: Catalogue | Entry | None = None,
+    tasks: Sequence[str] | Mapping[str, Task] = ("retrieval",),
+    *,
+    split: str = "test",
+    out: str | Path | None = None,
+    **settings: Any,
+) -> list[Result]:
+    """Measure a model by the protocols of `modiste.tasks`.
+
+    Args:
+        model: A run directory (what `modiste.train` returns has one), a hub id or local directory of a published model,
+            or a model in memory.
+        data: A catalogue; a data set's name; groups and keys of `modiste evaluate` to values
+            (``{"data": "kagl", "data/split": "marqo"}``); None: that of the run.
+        tasks: Names of tasks, or tasks by name.
+        split: The evaluated split; ``all``: every row.
+        out: Directory for result files; results that exist there for the same model, data and protocol are not
+            computed again. None: a run keeps its results, of others none are written.
+        settings: Further keys of conf/evaluate.yaml: ``precision``, ``batch_size``, ``backend``, ``dim`` …
+
+    Returns:
+        One result per task.
+
+    Raises:
+        ModisteError: A name is unknown, data or weights are missing, or a task refuses the data.
+
+    >>> from modiste.data.synthetic import Synthetic
+    >>> from modiste.models.load import build_model
+    >>> model = build_model(compose("evaluate", ["image=timm", "image.name=test_efficientnet", "image.size=32",
+    ...     "image.pretrained=false"]))
+    >>> catalogue = Synthetic(products=40, views=1, size=32)()
+    >>> (result,) = evaluate(model, catalogue, ["retrieval"], split="all", cache=False)
+    >>> result.task, result.data, 0 < result.metrics["t2i/mrr"].value < 1
+    ('retrieval', 'synthetic', True)
+    """
+    entry = {} if data is None or not isinstance(data, (str, Mapping)) else data
+    words = [*entry_overrides(entry), f"split={override_value(split)}"]
+    words += [f"{key}={override_value(value)}" for key, value in settings.items()]
+    if not isinstance(tasks, Mapping):
+        words.append(f"task={override_value(list(tasks))}")
+    run = RunDir.of(model)
+    words += [f"run={override_value(str(run.path))}"] if run else []
+    if isinstance(model, (str, Path)) and run is None:
+        words += ["model=pretrained", f"model.source={override_value(str(model))}"]
+    spec = EvaluationSpec("", compose("evaluate", words), tuple(words))
+    subject = _subject(model, spec.config)
+    target = RunDir(Path(out)) if out else None
+    evaluator = Evaluator(subject, target, overwrite=spec.config.overwrite, overlap=spec.config.overlap)
+    if subject.trained is not None:
+        spec = spec.of_run(subject.trained)
+    elif data is None:
+        raise ModisteError("No data given: name a data set or pass a catalogue; only a run has data of its own.")
+    given = None if data is None or isinstance(data, (str, Mapping)) else data
+    evaluation = spec.load(given)
+    if isinstance(tasks, Mapping):
+        evaluation = Evaluation(evaluation.spec, evaluation.catalogue, dict(tasks))
+    prepared = evaluator.prepare_loaded(evaluation)
+    return [done.result for name in evaluation.tasks if (done := evaluator.run_task(prepared, name)).result]
+
+
+def _subject(model: DualEncoder | RunDir | str | Path, cfg: DictConfig) -> Subject:
+    if isinstance(model, DualEncoder):
+        return Subject(type(model).__name__, "memory", model, embedder_options(cfg))
+    return subject_of(cfg, str(model))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What `evaluate_config` did.
+
+    Attributes:
+        outcomes: One per task.
+        paths: Result files, in order.
+        folder: The run directory that holds them.
+        report: Its ``report.html``.
+    """
+
+    outcomes: list[Outcome]
+    paths: list[Path]
+    folder: RunDir
+    report: Path
+
+
+def evaluate_config(cfg: DictConfig, line: Invocation) -> Evaluated:
+    """Everything that an ``evaluate`` configuration asks for: its tasks, or those of its suite.
+
+    Args:
+        cfg: The composed configuration.
+        line: Where it came from.
+
+    Raises:
+        ModisteError: Nothing could be evaluated, or a single evaluation cannot run.
+    """
+    from modiste.reporting.report import write_report
+
+    evaluator = Evaluator(
+        subject_of(cfg, line.choice("model")), None, Path(cfg.run_dir), line.command, cfg.overwrite, cfg.overlap,
+        cfg.deterministic,
+    )  # fmt: skip
+    if cfg.suite is None:
+        outcomes = list(evaluator.run(EvaluationSpec("", cfg, line.overrides)))
+    else:
+        outcomes = run_suite(evaluator, cfg.suite.name, suite_specs(cfg, line.overrides, line.config_dirs))
+    paths = [outcome.path for outcome in outcomes if outcome.path]
+    if not paths or evaluator.store is None:
+        missing = "; ".join(f"{o.entry} · {o.task}: {o.why}" for o in outcomes)
+        raise ModisteError(f"Nothing could be evaluated: {missing or 'there are no tasks'}.")
+    run = evaluator.store.run
+    if cfg.suite is not None:
+        run.write_json(f"suite.{cfg.suite.name}", {"suite": cfg.suite.name, "outcomes": list(map(_plain, outcomes))})
+    return Evaluated(outcomes, paths, run, write_report(run.path, evaluator.catalogues))
+
+
+def _plain(outcome: Outcome) -> dict[str, str]:
+    return {name: getattr(outcome, name) for name in ("entry", "task", "status", "why")}

@@ -1,0 +1,219 @@
+"""What the evaluated images, titles and products share with training data."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from modiste.config import load_config, validate
+from modiste.config.inherit import from_run
+from modiste.config.invocation import Invocation
+from modiste.config.overrides import override_value
+from modiste.data.build import load
+from modiste.data.catalogue import Catalogue
+from modiste.data.splits import normalised
+from modiste.embedding.build import build_embedder, embedder_options
+from modiste.errors import ModisteError
+from modiste.evaluation.overlap import Match, check_kept, match_vectors, measure, same_products
+from modiste.evaluation.spec import EvaluationSpec
+from modiste.evaluation.subject import Subject, subject_of
+from modiste.utils.run_dir import RunDir, write_json
+
+MEANING = {
+    "identical": "equal pixels, whatever the file's encoding",
+    "near": "hashes at most {hamming} of 64 bits apart, 8×8 cells at most {colour} of 255 levels; identical included",
+    "embedding": "cosine of the model's image embeddings at least {cosine}; identical included",
+    "title": "equal titles, case, punctuation and spaces aside",
+    "product": "equal product ids",
+}
+VISIBLE = ("near", "embedding")
+"""Measures whose pairs are shown: in the others the two sides are equal."""
+SMALL = 48
+"""Pictures of a shorter side have few details: different ones may be near."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The two sides and what they share.
+
+    Attributes:
+        train: Training rows.
+        test: Evaluated rows.
+        matches: Measure to the nearest training row of every evaluated row.
+        settings: The thresholds, and the model of the embeddings.
+    """
+
+    train: Catalogue
+    test: Catalogue
+    matches: dict[str, Match]
+    settings: dict[str, Any]
+
+
+def audit_config(cfg: DictConfig, line: Invocation) -> tuple[Audit, Path]:
+    """Loads both sides, compares them, and writes ``audit.json`` and ``pairs.csv`` into the returned folder.
+
+    Args:
+        cfg: The composed ``audit`` configuration.
+        line: Where it came from.
+
+    Raises:
+        ModisteError: Contradictory settings, a side without rows, or data that are missing.
+    """
+    run = RunDir.find(cfg.run) if cfg.run else None
+    trained = load_config(run.config) if run else None
+    if trained is not None:
+        if cfg.other:
+            raise ModisteError("run= and other= exclude each other: there is one training side.")
+        cfg = from_run(cfg, trained, line.overrides)
+    validate(cfg)
+    test = load(cfg.data)
+    train = training_side(cfg, trained, test, line)
+    if train is test and cfg.split == cfg.train_split:
+        raise ModisteError(f"Both sides are the split '{cfg.split}' of '{test.card.name}': choose another train_split.")
+    subject = subject_of(cfg, line.choice("model")) if run is not None or line.choice("model") else None
+    audit = compare_sides(
+        train.select(split=cfg.train_split) if cfg.train_split is not None else train,
+        test.select(split=cfg.split) if cfg.split is not None else test,
+        cfg.hamming, cfg.colour, subject, cfg.cosine, embedder_options(cfg),
+    )  # fmt: skip
+    names = [re.sub(r"[^\w-]+", "_", side.card.name) for side in (audit.train, audit.test)]
+    folder = Path(cfg.output or f"runs/audit/{'-'.join(names)}")
+    write_json(folder / "audit.json", describe(audit, cfg.show) | {"command": line.command})
+    write_pairs(audit, folder / "pairs.csv")
+    return audit, folder
+
+
+def compare_sides(
+    train: Catalogue,
+    test: Catalogue,
+    hamming: int = 4,
+    colour: int = 8,
+    subject: Subject | None = None,
+    cosine: float = 0.98,
+    options: dict[str, Any] | None = None,
+) -> Audit:
+    """What the rows of ``test`` share with those of ``train``.
+
+    Args:
+        train: Training rows.
+        test: Evaluated rows.
+        hamming: Largest number of differing bits, of 64, of near pictures' hashes.
+        colour: Largest difference of near pictures' 8×8 cells, of 255 levels.
+        subject: Whose image embeddings find near pictures, too; None: nobody's.
+        cosine: Least cosine of those.
+        options: Of `modiste.embedding.build.build_embedder`.
+    """
+    settings: dict[str, Any] = {"hamming": hamming, "colour": colour}
+    matches = measure(train, test, hamming, colour)
+    if subject is not None and subject.model is not None:
+        embedder = build_embedder(subject.model, **(options or {}))
+        matches["embedding"] = match_vectors(embedder.images(train).numpy(), embedder.images(test).numpy(), cosine)
+        facts = {"name": subject.name, "source": subject.source, "fingerprint": embedder.fingerprint}
+        settings |= {"cosine": cosine, "model": facts}
+    return Audit(train, test, {name: matches[name] for name in MEANING if name in matches}, settings)
+
+
+def training_side(cfg: DictConfig, trained: DictConfig | None, evaluated: Catalogue, line: Invocation) -> Catalogue:
+    """The whole catalogue of the training side: a run's, another data set's, or the evaluated one itself."""
+    if trained is not None:
+        check_kept(trained.data)
+        return evaluated if trained.data == cfg.data else load(trained.data)
+    if not cfg.other:
+        return evaluated
+    shared = [f"data_dir={override_value(str(cfg.data_dir))}"]
+    entry: Any = OmegaConf.to_container(cfg.other) if OmegaConf.is_config(cfg.other) else cfg.other
+    return load(EvaluationSpec.compose("other", entry, shared, config_dirs=line.config_dirs).config.data)
+
+
+# ----------------------------------------------------------------------------------------------------------- reporting
+
+
+def notes(audit: Audit) -> list[str]:
+    """What a reader must know to take the numbers for what they are."""
+    found = []
+    if not same_products(audit.train, audit.test):
+        found.append("Product ids of different data sets mean different things: they are not compared.")
+    side = min(audit.test.read_image(0).size)
+    if side < SMALL:
+        found.append(f"The evaluated pictures are small ({side} pixels): different ones may count as near.")
+    titles = len(set(map(normalised, audit.test.column("text"))))
+    if titles < len(audit.test) / 10:
+        found.append(f"The evaluated titles are {titles:,} different ones, as class names are: equal ones tell little.")
+    if "embedding" in audit.matches:
+        found.append("What cosine means the same picture depends on the model: judge it by the sheet.")
+    return found
+
+
+def describe(audit: Audit, most: int) -> dict[str, Any]:
+    """Everything that the command reports, as plain values."""
+    return {
+        "schema": 1,
+        "train": _side(audit.train),
+        "test": _side(audit.test),
+        "settings": audit.settings,
+        "measures": {
+            name: {
+                "images": int(match.touched.sum()),
+                "share": float(match.touched.mean()),
+                "meaning": MEANING[name].format(**audit.settings),
+            }
+            for name, match in audit.matches.items()
+        },
+        "closest": {name: [pair(audit, name, row) for row in closest(audit, name)[:most]] for name in shown(audit)},
+        "notes": notes(audit),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _side(catalogue: Catalogue) -> dict[str, Any]:
+    return {
+        "data": catalogue.card.name,
+        "title": catalogue.card.title,
+        "splits": sorted(catalogue.splits),
+        "rows": len(catalogue),
+        "fingerprint": catalogue.fingerprint(),
+    }
+
+
+def shown(audit: Audit) -> list[str]:
+    """The measures whose pairs are shown."""
+    return [name for name in VISIBLE if name in audit.matches]
+
+
+def closest(audit: Audit, name: str) -> list[int]:
+    """The evaluated rows that ``name`` touches, the closest pair first; identical pictures are left out."""
+    match, identical = audit.matches[name], audit.matches["identical"].touched
+    rows = np.flatnonzero(match.touched & ~identical)
+    return rows[np.argsort(match.distance[rows], kind="stable")].tolist()
+
+
+def pair(audit: Audit, name: str, row: int) -> dict[str, Any]:
+    """The cells of an evaluated row and its nearest training row."""
+    match = audit.matches[name]
+    cells_of_both: dict[str, Any] = {"distance": round(float(match.distance[row]), 6)}
+    for side, catalogue, position in (("test", audit.test, row), ("train", audit.train, int(match.train[row]))):
+        cells = {key: catalogue.table.column(key)[position].as_py() for key in ("row", "product_id", "text")}
+        cells_of_both |= {f"{side}_{key}": value for key, value in cells.items()}
+    return cells_of_both
+
+
+def write_pairs(audit: Audit, path: Path) -> None:
+    """Every touched evaluated row with its nearest training row, measure by measure, as CSV."""
+    names = [
+        "measure",
+        "distance",
+        *(f"{side}_{key}" for side in ("test", "train") for key in ("row", "product_id", "text")),
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        for name, match in audit.matches.items():
+            writer.writerows({"measure": name, **pair(audit, name, int(row))} for row in np.flatnonzero(match.touched))

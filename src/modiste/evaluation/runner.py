@@ -1,0 +1,176 @@
+"""Runs evaluations: the tasks of one model over one or many data sets, keeping results that exist."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from modiste.evaluation.spec import Evaluation, EvaluationSpec
+from modiste.evaluation.store import ResultStore, holds, identity, variant_of
+from modiste.evaluation.subject import Subject
+from modiste.tasks.result import Embedder, Result
+from modiste.utils.machine import keep_pages
+from modiste.utils.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from modiste.data.catalogue import Catalogue
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task.
+
+    Attributes:
+        entry: Name of the evaluation in its suite.
+        task: The task's name.
+        status: ``computed``, ``kept`` (its result existed) or ``missing``.
+        why: The reason for ``missing``.
+        path: The result file; None where results are not stored.
+        result: The result; None for ``missing``.
+    """
+
+    entry: str
+    task: str
+    status: str
+    why: str = ""
+    path: Path | None = None
+    result: Result | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A loaded data set with what embeds it, and the facts about that which results record."""
+
+    evaluation: Evaluation
+    embedder: Embedder
+    facts: dict[str, Any]
+
+
+class Evaluator:
+    """Evaluates one model.
+
+    Args:
+        subject: The model, or embeddings on disk.
+        out: Where results go; None: a run's go to the run.
+        folder: Where those of other models go without ``out``, each model's to a folder of its own; None: nowhere.
+        command: The command line, for the record.
+        overwrite: Compute results that exist again.
+        overlap: Of a run: count what the evaluated images share with its training data.
+        deterministic: torch refuses operations that may give other bits the next time.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        out: RunDir | None = None,
+        folder: Path | None = None,
+        command: str = "",
+        overwrite: bool = False,
+        overlap: bool = True,
+        deterministic: bool = False,
+    ) -> None:
+        self.subject, self.out, self.folder, self.command = subject, out or subject.run, folder, command
+        self.overwrite, self.overlap = overwrite, overlap
+        self.catalogues: dict[str, Catalogue] = {}
+        self.store: ResultStore | None = None
+        self._overlaps: dict[EvaluationSpec, dict[str, Any]] = {}
+        keep_pages()
+        if deterministic:
+            torch.use_deterministic_algorithms(True)
+
+    def prepare(self, spec: EvaluationSpec) -> Prepared:
+        """Loads the data and tasks of a specification, for `run_task`.
+
+        Raises:
+            ModisteError: The configuration is wrong, or the data are missing.
+        """
+        if self.subject.trained is not None:
+            spec = spec.of_run(self.subject.trained)
+        return self.prepare_loaded(spec.load())
+
+    def prepare_loaded(self, evaluation: Evaluation) -> Prepared:
+        """As `prepare`, of a loaded data set."""
+        prepared = Prepared(evaluation, *self.subject.embedder(evaluation))
+        self.store = self._store(prepared.facts)
+        return prepared
+
+    def run(self, spec: EvaluationSpec) -> Iterator[Outcome]:
+        """Each task of a specification as it is done.
+
+        Raises:
+            ModisteError: The configuration is wrong, the data are missing, or a task refuses them.
+        """
+        prepared = self.prepare(spec)
+        for name in prepared.evaluation.tasks:
+            yield self.run_task(prepared, name)
+
+    def run_task(self, prepared: Prepared, name: str) -> Outcome:
+        """The task ``name``, unless its result exists.
+
+        Raises:
+            ModisteError: The task refuses the data or the embeddings.
+        """
+        evaluation, entry = prepared.evaluation, prepared.evaluation.spec.name
+        expected = identity(evaluation, name, prepared.facts)
+        path = self.store.path(evaluation, name) if self.store else None
+        if path is not None:
+            self.catalogues[path.stem] = evaluation.catalogue
+            if not self.overwrite and holds(path, expected):
+                log.info("%s exists for the same model, data and protocol: kept (overwrite=true recomputes it)", path)
+                return Outcome(entry, name, "kept", path=path, result=read(path))
+        started = time.perf_counter()
+        result = evaluation.tasks[name](prepared.embedder, evaluation.catalogue, evaluation.spec.split)
+        if self.store is not None and path is not None:
+            spent = {"seconds": round(time.perf_counter() - started, 2)}
+            self.store.write(path, result, expected | self._record(prepared, name) | spent)
+        return Outcome(entry, name, "computed", path=path, result=result)
+
+    def _record(self, prepared: Prepared, name: str) -> dict[str, Any]:
+        """What a result file says of how it was made."""
+        spec = prepared.evaluation.spec
+        facts = {
+            "overrides": spec.for_task(name),
+            "variant": variant_of(spec.config),
+            "overlap": self._overlap(prepared.evaluation),
+        }
+        if "backend" in prepared.facts["describe"]:
+            facts["backends"] = dict(getattr(prepared.embedder, "used", {}))  # what auto took
+        return facts
+
+    def _store(self, facts: dict[str, Any]) -> ResultStore | None:
+        if self.out is not None:
+            return ResultStore(self.out, self.command)
+        # Several models may be evaluated under one name, such as model=pretrained.
+        return ResultStore(RunDir(self.folder / facts["fingerprint"][:8]), self.command) if self.folder else None
+
+    def _overlap(self, evaluation: Evaluation) -> dict[str, Any]:
+        """What the evaluated images share with the run's training data; empty: nothing, or no run."""
+        from modiste.evaluation.overlap import overlap_of_run
+
+        trained, spec = self.subject.trained, evaluation.spec
+        if trained is None or not self.overlap:
+            return {}
+        if spec not in self._overlaps:
+            found = overlap_of_run(trained, evaluation.catalogue, spec.split, spec.config.data)
+            self._overlaps[spec] = {"train": trained.data.name, **found} if found else {}
+        return self._overlaps[spec]
+
+
+def read(path: Path) -> Result:
+    """A stored result with its values per query."""
+    content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    values = path.with_suffix(".npz")
+    if not values.is_file():
+        return Result.from_json(content)
+    with np.load(values) as per_query:
+        return Result.from_json(content, dict(per_query))

@@ -1,0 +1,186 @@
+"""What is evaluated: a data set, a split and tasks, from nodes of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from modiste.config import compose, instantiate, validate
+from modiste.config.inherit import from_run
+from modiste.config.overrides import override_key, override_value
+from modiste.errors import ModisteError
+
+if TYPE_CHECKING:
+    from modiste.data.catalogue import Catalogue
+    from modiste.tasks.result import Embedder, Result
+
+Entry = str | Mapping[str, Any]
+"""A data set's name, or groups and keys of `modiste evaluate` to their values: ``{data: kagl, task: [marqo]}``."""
+
+
+EVERY_ROW = "all"
+"""The split that takes all rows, for data of others that has no splits."""
+
+
+class Task:
+    """Measures an embedder on a split of a catalogue (`modiste.tasks`)."""
+
+    def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
+        """The metrics of the embeddings of ``split``."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Tasks on a split of a loaded catalogue.
+
+    Attributes:
+        spec: What it was loaded from.
+        catalogue: The whole data set.
+        tasks: Task name to the task.
+    """
+
+    spec: EvaluationSpec
+    catalogue: Catalogue
+    tasks: Mapping[str, Task]
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSpec:
+    """A data set, a split and tasks: of `modiste evaluate`, a suite's entry, a validation set, `merge` or `audit`.
+
+    Attributes:
+        name: In messages, and of a validation set in its metrics.
+        config: The composed ``evaluate`` configuration.
+        overrides: What composes it on the command line.
+
+    >>> spec = EvaluationSpec.compose("shoes", {"data": "kagl", "split": "val", "task": ["retrieval"]})
+    >>> spec.split, list(spec.config.task), spec.config.data.name
+    ('val', ['retrieval'], 'kagl')
+    """
+
+    name: str
+    config: DictConfig
+    overrides: tuple[str, ...] = ()
+
+    @classmethod
+    def compose(
+        cls,
+        name: str,
+        entry: Entry,
+        shared: Sequence[str] = (),
+        last: Sequence[str] = (),
+        config_dirs: Sequence[Path] = (),
+    ) -> EvaluationSpec:
+        """The specification of an entry.
+
+        Args:
+            name: Of the specification.
+            entry: What is evaluated.
+            shared: Overrides that come before the entry's.
+            last: Overrides that come after them.
+            config_dirs: Folders with groups of the user's.
+
+        Raises:
+            ModisteError: The entry cannot be composed.
+        """
+        overrides = (*shared, *entry_overrides(entry), *last)
+        return cls(name, compose("evaluate", overrides, config_dirs), overrides)
+
+    @property
+    def split(self) -> str:
+        return self.config.split
+
+    @property
+    def named(self) -> set[str]:
+        """The keys and groups that the overrides set."""
+        return {override_key(override) for override in self.overrides}
+
+    def of_run(self, trained: DictConfig) -> EvaluationSpec:
+        """With the model of a run, and its data set where the overrides name no other.
+
+        Args:
+            trained: The run's configuration.
+
+        Raises:
+            ModisteError: The overrides also name a model, or a split but no data set.
+        """
+        return replace(self, config=from_run(self.config, trained, self.overrides))
+
+    def load(self, catalogue: Catalogue | None = None) -> Evaluation:
+        """Validates the configuration, builds the tasks and loads the data.
+
+        Args:
+            catalogue: That of the data node, where it is loaded already.
+
+        Raises:
+            ModisteError: The configuration is wrong, or the data are missing.
+        """
+        from modiste.data.build import load
+
+        validate(self.config)
+        tasks = {str(name): instantiate(node) for name, node in self.config.task.items()}
+        catalogue = load(self.config.data) if catalogue is None else catalogue
+        if self.split == EVERY_ROW:
+            catalogue = catalogue.replace_column("split", [EVERY_ROW] * len(catalogue))
+        return Evaluation(self, catalogue, tasks)
+
+    def for_task(self, task: str) -> list[str]:
+        """The overrides that give the result of ``task`` alone.
+
+        >>> words = ("task=[marqo,probe]", "task.probe.seed=1", "task.marqo.seed=2")
+        >>> EvaluationSpec("", OmegaConf.create(), words).for_task("marqo")
+        ['task.marqo.seed=2', 'task=[marqo]']
+        """
+
+        def applies(override: str) -> bool:
+            key = override_key(override)
+            other = key.startswith("task.") and key.split(".")[1] != task
+            return not other and key not in ("task", "overwrite", "cache")
+
+        return [*filter(applies, self.overrides), f"task=[{task}]"]
+
+
+def entry_overrides(entry: Entry) -> list[str]:
+    """An entry in the grammar of the command line.
+
+    Raises:
+        ModisteError: It is neither a name nor a mapping.
+
+    >>> entry_overrides("kagl"), entry_overrides({"data": "kagl", "data/split": "marqo"})
+    (['data="kagl"'], ['data="kagl"', 'data/split="marqo"'])
+    """
+    if isinstance(entry, str):
+        entry = {"data": entry}
+    if not isinstance(entry, Mapping):
+        raise ModisteError(
+            f"'{entry}' does not say what to evaluate: give a data set's name, or groups and keys with their values, "
+            "{data: kagl, data/split: marqo, task: [zeroshot]}."
+        )
+    return [f"{key}={override_value(value)}" for key, value in entry.items()]
+
+
+def named_entries(given: Any) -> dict[str, Entry]:
+    """Sets by name: of a mapping from name to entry, or of data sets' names, each named after itself.
+
+    >>> named_entries("fashion_mnist"), named_entries({"grey": {"data": "kagl"}}), named_entries(None)
+    ({'fashion_mnist': 'fashion_mnist'}, {'grey': {'data': 'kagl'}}, {})
+    """
+    if OmegaConf.is_config(given):
+        given = OmegaConf.to_container(given, resolve=True)
+    if not given:
+        return {}
+    if isinstance(given, str):
+        return {given: given}
+    if isinstance(given, list) and all(isinstance(name, str) and "=" not in name for name in given):
+        return {name: name for name in given}
+    if not isinstance(given, Mapping):
+        raise ModisteError(
+            f"'{given}' names no data sets: give one (fashion_mnist), several ([fashion_mnist,ccp_garments]), or sets "
+            "by name ({grey: {data: fashion_mnist, split: val}})."
+        )
+    return {str(name): entry for name, entry in given.items()}

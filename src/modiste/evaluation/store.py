@@ -1,0 +1,137 @@
+"""Result files: one JSON per (model, data set, split, task), values per query and pictures next to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from modiste.utils.machine import environment
+from modiste.utils.run_dir import RunDir, write_json
+
+if TYPE_CHECKING:
+    from modiste.evaluation.spec import Evaluation
+    from modiste.tasks.result import Result
+
+
+def identity(evaluation: Evaluation, task: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """What a result is a result of: equal identities give equal numbers.
+
+    Args:
+        evaluation: The data set and its tasks.
+        task: One of them.
+        facts: Of `modiste.evaluation.subject.Subject.embedder`.
+    """
+    cfg = evaluation.spec.config
+    config = OmegaConf.to_container(cfg.task[task], resolve=True) if task in (cfg.get("task") or {}) else {}
+    files = {word: digest for word in strings(config) if is_path(word) and (digest := file_digest(Path(word)))}
+    return {
+        "model": facts,
+        "data_fingerprint": evaluation.catalogue.fingerprint(),
+        "config": config,
+        "files": files,
+        "seed": cfg.seed,
+    }
+
+
+@dataclass(frozen=True)
+class ResultStore:
+    """The results of a run directory.
+
+    Attributes:
+        run: The run directory.
+        command: The command line that computes them, for the record.
+    """
+
+    run: RunDir
+    command: str = ""
+
+    def path(self, evaluation: Evaluation, task: str) -> Path:
+        """The file of a result: ``<data>.<split>.<task>[.<variant>].json``."""
+        cfg = evaluation.spec.config
+        variant = variant_of(cfg)
+        words = [cfg.data.name, str(cfg.split), task, *([variant] if variant else [])]
+        return self.run.results / f"{'.'.join(words)}.json"
+
+    def write(self, path: Path, result: Result, facts: dict[str, Any]) -> None:
+        """The JSON of a result, its values per query next to it as ``.npz``, its pictures under ``figures/``.
+
+        Args:
+            path: Of the JSON.
+            result: What the task returned.
+            facts: `identity`, and what else the file records.
+        """
+        created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        content = {"schema": 1, **result.to_json(), **facts, "created": created, "command": self.command}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content["pictures"] = write_pictures(path, result)
+        np.savez_compressed(path.with_suffix(".npz"), **result.per_query)  # type: ignore[arg-type]
+        write_json(path, content | {"environment": environment()})
+
+
+def variant_of(cfg: Any) -> str:
+    """The word in a result's file name for settings other than the usual.
+
+    >>> variant_of({"variant": "original", "dim": 64}), variant_of({})
+    ('original_dim64', '')
+    """
+    return "_".join(word for word in (cfg.get("variant"), f"dim{cfg['dim']}" if cfg.get("dim") else "") if word)
+
+
+def holds(path: Path, expected: dict[str, Any]) -> bool:
+    """Whether ``path`` holds a result of the same model, data and protocol."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return all(known.get(name) == json.loads(json.dumps(value)) for name, value in expected.items())
+
+
+def write_pictures(path: Path, result: Result) -> dict[str, str]:
+    """A result's pictures as PNG files; title to the file, relative to the run directory."""
+    folder = path.parent.parent / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for title, picture in result.pictures.items():
+        slug = re.sub(r"[^\w-]+", "_", title)
+        file = folder / f"{path.stem}.{slug}.png"
+        picture.save(file)
+        files[title] = file.relative_to(path.parent.parent).as_posix()
+    return files
+
+
+def strings(value: Any) -> Iterator[str]:
+    """All strings in plain containers.
+
+    >>> list(strings({"a": ["x", {"b": "y"}], "c": 1}))
+    ['x', 'y']
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from strings(item)
+
+
+def is_path(word: str) -> bool:
+    """Whether a string of a config looks like a file or a folder: "val" is a word, whatever lies in this folder.
+
+    >>> [word for word in ("", "val", "a photo", "data/marqo-kagl", "queries.json") if is_path(word)]
+    ['data/marqo-kagl', 'queries.json']
+    """
+    return "/" in word or bool(Path(word).suffix)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, or of the JSON and text files below a folder; empty where there is neither."""
+    found = path.rglob("*") if path.is_dir() else [path]
+    files = sorted(file for file in found if file.is_file() and (file == path or file.suffix in (".json", ".txt")))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""

@@ -1,0 +1,78 @@
+"""Suites: many data sets and tasks, one model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from modiste.config.overrides import override_key
+from modiste.errors import ModisteError
+from modiste.evaluation.runner import Evaluator, Outcome
+from modiste.evaluation.spec import EvaluationSpec
+
+log = logging.getLogger(__name__)
+OF_THE_SUITE = ("data", "task", "split")
+
+
+def suite_specs(cfg: DictConfig, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[EvaluationSpec]:
+    """The entries of ``cfg.suite``: the user's overrides, then the entry's own.
+
+    Args:
+        cfg: An ``evaluate`` configuration with a suite.
+        overrides: The user's.
+        config_dirs: Folders with groups of the user's.
+
+    Raises:
+        ModisteError: The user also names embeddings, data or tasks, or an entry cannot be composed.
+    """
+    if cfg.embeddings.image:
+        raise ModisteError("suite= needs a model (run= or model=): embeddings on disk belong to one data set.")
+    own = [o for o in overrides if override_key(o) not in ("suite", "variant")]
+    settings = [o for o in own if override_key(o).startswith("task.")]  # of the entries that have the task
+    shared = [o for o in own if o not in settings]
+    for override in shared:
+        if override_key(override).partition(".")[0].partition("/")[0] in OF_THE_SUITE:
+            raise ModisteError(f"suite={cfg.suite.name} sets the data and tasks itself: leave out {override}.")
+    tasks = {task for entry in cfg.suite.entries.values() for task in entry.task}
+    for override in settings:
+        if override_key(override).split(".")[1] not in tasks:
+            raise ModisteError(f"suite={cfg.suite.name} has no such task: leave out {override}.")
+    specs = []
+    for name, entry in cfg.suite.entries.items():
+        mine = [o for o in settings if override_key(o).split(".")[1] in entry.task]
+        specs.append(EvaluationSpec.compose(str(name), entry, shared, mine, config_dirs))
+    return specs
+
+
+def run_suite(evaluator: Evaluator, name: str, specs: Sequence[EvaluationSpec]) -> list[Outcome]:
+    """Runs every entry that can run; a missing one is an outcome with the reason, and the rest goes on."""
+    total = sum(len(spec.config.task) for spec in specs)
+    outcomes: list[Outcome] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task(name, total=total)
+        for spec in specs:
+            for outcome in _entry(evaluator, spec):
+                progress.update(bar, advance=1, description=f"{name}: {spec.name}")
+                outcomes.append(outcome)
+                log.info("%d/%d %s · %s: %s", len(outcomes), total, outcome.entry, outcome.task, outcome.status)
+    return outcomes
+
+
+def _entry(evaluator: Evaluator, spec: EvaluationSpec) -> Iterator[Outcome]:
+    try:
+        prepared = evaluator.prepare(spec)
+    except ModisteError as error:
+        for task in spec.config.task:
+            yield Outcome(spec.name, str(task), "missing", str(error))
+        return
+    for task in prepared.evaluation.tasks:
+        try:
+            yield evaluator.run_task(prepared, task)
+        except ModisteError as error:
+            yield Outcome(spec.name, task, "missing", str(error))

@@ -1,0 +1,298 @@
+"""Computes results again from what their files say, and compares them bit for bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modiste.config import quote
+from modiste.config.stored import check_overrides
+from modiste.errors import ModisteError
+from modiste.reporting.tables import find_results, read_result
+from modiste.utils.run_dir import RunDir
+
+# Overrides that say where to write, or how to hurry; they are replaced.
+REPLACED = ("run", "run_dir", "overwrite", "cache", "deterministic")
+# What is compared, most telling first: (key of the result file, what another value there means).
+IDENTITY = {
+    "model": "other weights",
+    "data_fingerprint": "other data",
+    "config": "other settings",
+    "seed": "other seed",
+}
+NUMBERS = ("metrics", "counts", "protocol", "confusion", "tables", "examples", "overlap")
+SHOWN = 3  # differences of a result that are named
+KEPT = ("config.yaml", "checkpoints")  # of a run directory: what an evaluation reads
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to compute a result again.
+
+    Attributes:
+        overrides: Hydra's, without those that `REPLACED` names.
+        run: The run directory whose model it is; None for a published model or embeddings on disk.
+        threads: Of torch; their number moves the last bits. None where the file does not tell.
+    """
+
+    overrides: tuple[str, ...]
+    run: Path | None
+    threads: int | None = None
+
+    def __str__(self) -> str:
+        own = [] if self.run is None else [f"run={self.run}"]
+        return shlex.join(["modiste", "evaluate", *own, *self.overrides])
+
+
+@dataclass
+class Verdict:
+    """What became of one result: ``identical``, or what else, and what differs."""
+
+    path: Path
+    word: str
+    details: list[str] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Whether it is the same result."""
+        return self.word in ("identical", "within tolerance")
+
+    def __str__(self) -> str:
+        return f"{self.word}: {self.path}" + (f" ({'; '.join(self.details)})" if self.details else "")
+
+
+def verify_results(
+    paths: Sequence[str],
+    run: str | None = None,
+    tolerance: float = 0.0,
+    cache: bool = True,
+    config_dirs: Sequence[Path] = (),
+) -> Iterator[Verdict]:
+    """Computes results again, each as its file says, and compares them.
+
+    Args:
+        paths: Result files, or directories that hold some.
+        run: Where the run directory is now; None: where it was, or around the file.
+        tolerance: Largest difference of a number that still counts as equal.
+        cache: Take embeddings that are cached.
+        config_dirs: Folders with config groups of the user's; those that a file names are ignored.
+
+    Raises:
+        ModisteError: There are no results, or a file does not say how it was made.
+    """
+    recipes: dict[Recipe, list[Path]] = {}
+    for path in dict.fromkeys(file for given in paths for file in find_results(given)):
+        recipes.setdefault(recipe(read_result(path), path, run), []).append(path)
+    for how, files in recipes.items():
+        print(f"Computing again: {how}", file=sys.stderr, flush=True)
+        yield from verify(how, files, tolerance, cache, config_dirs)
+
+
+def recipe(result: dict[str, Any], path: Path, moved: str | None = None) -> Recipe:
+    """How ``result`` was made: by its ``overrides`` where it has them, else by its ``command``.
+
+    A file is data: keys of Hydra's are left out, and flags, folders of configs and resolvers are refused or ignored.
+
+    Args:
+        result: Content of the result file.
+        path: The file; the run directory around it stands in for one that is not where it was.
+        moved: Where the run directory is now.
+
+    Raises:
+        ModisteError: The file does not say how it was made, or the run directory is not there.
+    """
+    try:
+        words = shlex.split(result.get("command", ""))
+    except ValueError:
+        words = []
+    if words[:2] != ["modiste", "evaluate"]:
+        raise ModisteError(f"{path} does not say by which modiste evaluate it was made: evaluate again.")
+    overrides = [word for word in words[2:] if not word.startswith("-")]
+    overrides = result.get("overrides") or overrides
+    names = [str(override).partition("=")[0].lstrip("+~") for override in overrides]
+    kept = [
+        o for o, name in zip(overrides, names, strict=True) if name not in REPLACED and not name.startswith("hydra")
+    ]
+    run_dir = find_run(result, path, moved) if "run" in names else None
+    threads = result.get("environment", {}).get("threads")
+    return Recipe(tuple(check_overrides(kept, path)), run_dir, threads if isinstance(threads, int) else None)
+
+
+def find_run(result: dict[str, Any], path: Path, moved: str | None) -> Path:
+    """The run directory of a result. Raises ModisteError when it is neither given, nor where it was, nor around it."""
+    if moved:
+        return RunDir.find(moved).path
+    recorded = Path(str(result["model"].get("source", ""))).expanduser()
+    for folder in (recorded, path.resolve().parent.parent):
+        if RunDir(folder).is_run:
+            return folder
+    raise ModisteError(f"The run directory {recorded} of {path} is not there: give its place with run=DIR.")
+
+
+def verify(
+    how: Recipe, paths: Sequence[Path], tolerance: float, cache: bool, config_dirs: Sequence[Path] = ()
+) -> Iterator[Verdict]:
+    """Compute the results of one recipe again, in a process and a folder of their own, and compare each."""
+    with tempfile.TemporaryDirectory(prefix="modiste-verify-") as name:
+        problem = compute(how, Path(name), cache, config_dirs)
+        made = {file.name: file for file in Path(name).rglob("results/*.json")}
+        for path in paths:
+            result = read_result(path)
+            again = made.get(path.name) or next((f for f in made.values() if same_place(result, f)), None)
+            if problem or again is None:
+                yield Verdict(path, "not computed", [problem or "the command makes no such result"])
+            else:
+                yield compare(path, again, tolerance)
+
+
+def same_place(result: dict[str, Any], file: Path) -> bool:
+    """Whether ``file`` is of the same task, data set, split and variant."""
+    other = json.loads(file.read_text(encoding="utf-8"))
+    return all(result.get(key) == other.get(key) for key in ("task", "data", "split", "variant"))
+
+
+def compute(how: Recipe, folder: Path, cache: bool, config_dirs: Sequence[Path] = ()) -> str:
+    """Run the evaluation so that it writes below ``folder``; returns what went wrong, or nothing."""
+    words = [*how.overrides, "overwrite=true", "deterministic=true", f"cache={str(cache).lower()}"]
+    words.append(f"hydra.run.dir={quote(str(folder / 'out'))}")
+    if how.run is not None:
+        words.append(f"run={quote(str(stand_in(how.run, folder / 'run')))}")
+    flags = [f"--config-dir={config_dir}" for config_dir in config_dirs]
+    command = [sys.executable, "-m", "modiste", "evaluate", *flags, *words]
+    # cuBLAS is deterministic only so.
+    environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **os.environ}
+    if how.threads is not None:
+        environment |= {"OMP_NUM_THREADS": str(how.threads), "MKL_NUM_THREADS": str(how.threads)}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+    lines = finished.stderr.strip().splitlines()
+    last = lines[-1].removeprefix("Error: ") if lines else f"exit code {finished.returncode}"
+    return last if finished.returncode else ""
+
+
+def stand_in(run: Path, folder: Path) -> Path:
+    """A run directory ``folder`` with the configuration and checkpoints of ``run``: nothing is written to its own."""
+    folder.mkdir(parents=True)
+    for name in KEPT:
+        (folder / name).symlink_to((run / name).resolve())
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------------------- comparison
+
+
+def compare(path: Path, again: Path, tolerance: float) -> Verdict:
+    """What differs between a result file and the one that was computed again."""
+    before, after = read_result(path), read_result(again)
+    old, new = comparable(before), comparable(after)
+    for key, word in IDENTITY.items():
+        found = list(differences(old[key], new[key], key))
+        if found:
+            return Verdict(path, word, [_tell(*difference) for difference in found[:SHOWN]])
+    gone = any("unknown" in (side["overlap"] or {}) for side in (old, new))  # the training data
+    keys = [key for key in NUMBERS if key in before and not (gone and key == "overlap")]
+    found = [item for key in keys for item in differences(old[key], new[key], key)]
+    beside = path.with_suffix(".npz").is_file()
+    if beside:
+        found += per_query_differences(path.with_suffix(".npz"), again.with_suffix(".npz"))
+    notes = [] if beside else ["there are no values per query beside it"]
+    serious = [difference for difference in found if not _tolerated(*difference, tolerance)]
+    if serious:
+        more = [f"{len(serious) - SHOWN} more"] if len(serious) > SHOWN else []
+        return Verdict(
+            path, "DIFFERENT", [*(_tell(*d) for d in serious[:SHOWN]), *more, *machines(before, after), *notes]
+        )
+    if found:
+        largest = max(abs(a - b) for _, a, b in found)
+        return Verdict(path, "within tolerance", [f"largest |Δ| {largest:.3g}", *notes])
+    return Verdict(path, "identical", notes)
+
+
+def comparable(result: dict[str, Any]) -> dict[str, Any]:
+    """What is compared of a result, whatever folders its files lay in: their content stands for their paths."""
+    files = result.get("files", {})
+
+    def without_paths(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without_paths(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [without_paths(item) for item in value]
+        return files.get(value, value) if isinstance(value, str) else value
+
+    model = result["model"]
+    weights = {"fingerprint": model.get("fingerprint"), "precision": model.get("describe", {}).get("precision")}
+    return {key: without_paths(result.get(key)) for key in (*IDENTITY, *NUMBERS)} | {"model": weights}
+
+
+def differences(before: Any, after: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(where, before, after) of everything that differs in plain containers; numbers to the last bit.
+
+    >>> list(differences({"a": [1, 2.5], "b": "x"}, {"a": [1, 2.0], "c": None}))
+    [('a.1', 2.5, 2.0), ('b', 'x', 'nothing'), ('c', 'nothing', None)]
+    """
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in [*before, *(key for key in after if key not in before)]:
+            where = f"{name}.{key}" if name else str(key)
+            yield from differences(before.get(key, "nothing"), after.get(key, "nothing"), where)
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for i, (one, other) in enumerate(zip(before, after, strict=True)):
+            yield from differences(one, other, f"{name}.{i}")
+    elif before != after and not (_is_nan(before) and _is_nan(after)):
+        yield name, before, after
+
+
+def per_query_differences(before: Path, after: Path) -> list[tuple[str, Any, Any]]:
+    """As `differences`, of the values per query; of each metric the largest."""
+    found: list[tuple[str, Any, Any]] = []
+    with np.load(before) as old, np.load(after) as new:
+        for name in sorted({*old.files, *new.files}):
+            where = f"per_query.{name}"
+            if name not in old.files or name not in new.files:
+                there, now = ("there" if name in side.files else "nothing" for side in (old, new))
+                found.append((where, there, now))
+            elif old[name].shape != new[name].shape:
+                found.append((where, str(old[name].shape), str(new[name].shape)))
+            elif not np.array_equal(old[name], new[name], equal_nan=old[name].dtype.kind == "f"):
+                one, other = old[name].astype(np.float64).ravel(), new[name].astype(np.float64).ravel()
+                deltas = np.nan_to_num(np.abs(one - other), nan=np.inf)
+                deltas[(one == other) | (np.isnan(one) & np.isnan(other))] = 0
+                worst = int(deltas.argmax())
+                found.append((f"{where}.{worst}", float(one[worst]), float(other[worst])))
+    return found
+
+
+def machines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What differs between the machines: other kernels round otherwise."""
+    names = ("processor", "cores", "threads", "accelerators", "packages")
+    then, now = ({name: result.get("environment", {}).get(name) for name in names} for result in (before, after))
+    found = differences(then, now)
+    told = [f"{name} {one} then, {other} now" for name, one, other in found if name != "packages.modiste"]
+    return [f"made elsewhere: {', '.join(told)}"] if told else []
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _tolerated(where: str, before: Any, after: Any, tolerance: float) -> bool:
+    return tolerance > 0 and _is_number(before) and _is_number(after) and abs(before - after) <= tolerance
+
+
+def _tell(where: str, before: Any, after: Any) -> str:
+    delta = f", |Δ| {abs(before - after):.3g}" if _is_number(before) and _is_number(after) else ""
+    shown = (str(value) if len(str(value)) <= 24 else f"{str(value)[:12]}…" for value in (before, after))
+    return f"{where} {' → '.join(shown)}{delta}"

@@ -1,0 +1,26 @@
+"""Search over a catalogue: an index on disk, queries by words, photos and products, filters, versions.
+
+>>> import modiste.search  # doctest: +SKIP
+>>> index = modiste.search.open("shop.index")  # doctest: +SKIP
+>>> index.search(text="red running shoes", where="price < 50", k=5).to_pandas()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modiste.search.index import Index
+
+
+def open(path: str | Path, version: int | None = None) -> Index:
+    """The index in the folder ``path``, at its newest version or an earlier one.
+
+    Raises:
+        ModisteError: There is none, it is unfinished, or it has no such version.
+    """
+    from modiste.search.index import Index
+
+    index = Index.open(path)
+    return index if version is None else index.at(version)

@@ -1,0 +1,529 @@
+"""Writes an index: vectors and thumbnails are staged, then one atomic commit makes a version that readers see."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from modiste.data.catalogue import Catalogue
+from modiste.data.sources import decode, image_format
+from modiste.errors import ModisteError
+from modiste.search.encoder import Encoder, ModelCard
+from modiste.search.engines.lancedb import KEY, WORDS, LanceStore
+from modiste.search.index import FACTS, Index, read_facts, snapshot_folder, snapshot_of
+from modiste.search.where import NUMBER, TEXT
+from modiste.utils.machine import usable_cores
+from modiste.utils.progress import Progress, silent
+from modiste.utils.run_dir import read_json, write_json
+
+FORMAT = 1
+CHUNK = 2048
+"""Photos that are embedded at a time: what a kill may cost."""
+THUMBNAIL = 256
+"""Longer side of thumbnails, in pixels."""
+SMALL = 16 * 1024
+"""Bytes up to which an encoded photo is its own thumbnail."""
+WEB_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+KEPT_SNAPSHOTS = 2
+RESULT_COLUMNS = ("score", "match", "views", KEY)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What embeds a catalogue.
+
+    Attributes:
+        card: The model's facts.
+        load: Gives the dual encoder when a photo has to be embedded; None for vectors without a model.
+        node: ``model`` and ``tune`` of the configuration that builds the model.
+        weights: Whether the index keeps the weights.
+        export_text: Whether to keep the text tower in ONNX, too: `modiste search` then answers without importing torch.
+        vectors: Pixel hash → embedding, where they were made before (`modiste embed`).
+        options: Of `modiste.embedding.embedder.ModelEmbedder`: batch_size, precision, decode, backend, min_cosine.
+    """
+
+    card: ModelCard
+    load: Callable[[], Any] | None = None
+    node: Mapping[str, Any] = field(default_factory=dict)
+    weights: bool = True
+    export_text: bool = True
+    vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_model(cls, model: Any, name: str, node: Mapping[str, Any], source: str = "", **more: Any) -> Source:
+        """A dual encoder and the configuration that builds it."""
+        from modiste.embedding.embedder import fingerprint
+
+        card = ModelCard(name, fingerprint(model), plain(model.preprocess.describe()), int(model.embed_dim), source)
+        return cls(card, lambda: model, node, **more)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What an upsert did, in rows.
+
+    Attributes:
+        added: New ones.
+        changed: Of a known product and photo, with other pixels or attributes.
+        embedded: Photos that went through the image tower; equal pixels go once.
+        deleted: Ones that the catalogue lacks.
+        unchanged: Ones that were left alone.
+        version: The newest version afterwards.
+    """
+
+    added: int = 0
+    changed: int = 0
+    embedded: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+    version: int = 0
+
+    def __str__(self) -> str:
+        """One line.
+
+        >>> print(Changes(added=2, embedded=1, unchanged=7, version=3))
+        2 added, 0 changed, 0 deleted, 7 unchanged; 1 photos embedded; version 3
+        """
+        return (
+            f"{self.added:,} added, {self.changed:,} changed, {self.deleted:,} deleted, {self.unchanged:,} unchanged; "
+            f"{self.embedded:,} photos embedded; version {self.version}"
+        )
+
+
+def build(
+    folder: str | Path, catalogue: Catalogue, source: Source, delete_missing: bool = False, progress: Progress = silent
+) -> Changes:
+    """Makes the index ``folder`` of a catalogue, or brings it up to date; a killed build resumes where it was.
+
+    Args:
+        folder: Of the index.
+        catalogue: Its rows.
+        source: The model, or vectors that were made before.
+        delete_missing: Of an existing index: whether rows that the catalogue lacks are deleted.
+        progress: Of the photos that are embedded.
+
+    Raises:
+        ModisteError: The index is of another model or preprocessing, or a value is not of its column's type.
+    """
+    folder = Path(folder).expanduser()
+    existing = (folder / FACTS).is_file()
+    if existing:
+        ModelCard(**read_facts(folder)["model"]).check(source.card, folder)
+    elif folder.is_dir() and any(folder.iterdir()) and not any((folder / p).exists() for p in ("staging", "lance")):
+        raise ModisteError(f"{folder} exists and is not an index: choose another out=.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with LanceStore(folder).writing():
+        # Another process may have finished it meanwhile.
+        known = read_facts(folder) if (folder / FACTS).is_file() else None
+        if known is not None:
+            heal(folder, known)
+            return _update(folder, known, catalogue, source, delete_missing, progress)
+        return _create(folder, catalogue, source, progress)
+
+
+def upsert(index: Index, catalogue: Catalogue, delete_missing: bool, progress: Progress | None) -> Changes:
+    """See `Index.upsert`."""
+    source = Source(index.card, lambda: index.model)
+    return build(index.path, catalogue, source, delete_missing, progress or silent)
+
+
+def _create(folder: Path, catalogue: Catalogue, source: Source, progress: Progress) -> Changes:
+    table = rows_of(catalogue)
+    types = {name: TEXT if pa.types.is_string(table.schema.field(name).type) else NUMBER for name in public(table)}
+    staging = Staging(folder, source)
+    embedded = staging.embed(catalogue, progress)
+    if source.load is not None:
+        encoder = Encoder(folder / "model")
+        encoder.save(source.load(), source.card.name, dict(source.node), source.weights)
+        if source.export_text:
+            encoder.export(source.load(), sorted(set(catalogue.column("text")))[:14])
+    store = LanceStore(folder)
+    store.create(staging.complete(table.append_column("row", pa.array(range(len(table)), pa.int64()))))
+    facts = {
+        "format": FORMAT,
+        "engine": "lancedb",
+        "model": vars(source.card),
+        "data": catalogue.card.name,
+        "types": {"row": NUMBER, **types},
+        "images": image_source(catalogue),
+        "next_row": len(table),
+        "commits": [],
+    }
+    version = _commit(folder, store, facts, f"{len(table):,} rows of {catalogue.card.name}")
+    staging.clear()
+    return Changes(added=len(table), embedded=embedded, version=version)
+
+
+def _update(
+    folder: Path, facts: dict[str, Any], catalogue: Catalogue, source: Source, delete_missing: bool, progress: Progress
+) -> Changes:
+    store = LanceStore(folder)
+    table = typed(rows_of(catalogue), store.table.schema, folder)
+    old = store.read([KEY, "row", "_pixels", "_hash"])
+    place = {key: index for index, key in enumerate(old.column(KEY).to_pylist())}
+    hashes, pixels = old.column("_hash").to_pylist(), old.column("_pixels").to_pylist()
+    at = [place.get(key) for key in table.column(KEY).to_pylist()]
+    new_hashes = table.column("_hash").to_pylist()
+    touched = [i for i, p in enumerate(at) if p is None or hashes[p] != new_hashes[i]]
+    gone = sorted(set(place) - set(table.column(KEY).to_pylist())) if delete_missing else []
+    added = sum(at[i] is None for i in touched)
+    if not touched and not gone:
+        return Changes(unchanged=len(table), version=facts["commits"][-1]["version"])
+    part = table.take(pa.array(touched, pa.int64()))
+    staging = Staging(folder, source)
+    wanted = set(part.column("_pixels").to_pylist())
+    staging.remember(
+        store, {p: row for p, row in zip(pixels, old.column("row").to_pylist(), strict=True) if p in wanted}
+    )
+    embedded = staging.embed(catalogue.select(rows=touched), progress)
+    old_rows, following = old.column("row").to_pylist(), facts["next_row"]
+    numbers = []
+    for i in touched:
+        numbers.append(old_rows[at[i]] if at[i] is not None else following)
+        following += at[i] is None
+    with pending(folder):
+        if touched:
+            store.upsert(staging.complete(part.append_column("row", pa.array(numbers, pa.int64()))))
+        store.delete(gone)
+        note = f"{added} added, {len(touched) - added} changed, {len(gone)} deleted"
+        version = _commit(folder, store, facts | {"next_row": following}, note)
+    staging.clear()
+    return Changes(added, len(touched) - added, embedded, len(gone), len(table) - len(touched), version)
+
+
+def delete(index: Index, product_ids: Sequence[str]) -> int:
+    """See `Index.delete`."""
+    store = LanceStore(index.path)
+    with store.writing():
+        facts = read_facts(index.path)
+        heal(index.path, facts)
+        found = store.read([KEY, "product_id"])
+        wanted = pc.is_in(found.column("product_id"), pa.array(product_ids, pa.string()))
+        ids = found.column(KEY).filter(wanted).to_pylist()
+        unknown = set(product_ids) - set(found.column("product_id").filter(wanted).to_pylist())
+        if unknown:
+            raise ModisteError(f"{index.path} has no product {', '.join(sorted(unknown)[:5])}: nothing was deleted.")
+        with pending(index.path):
+            store.delete(ids)
+            _commit(index.path, store, facts, f"{len(ids)} deleted")
+    return len(ids)
+
+
+def restore(index: Index, version: int) -> None:
+    """See `Index.restore`."""
+    index.at(version)  # raises for an unknown version
+    store = LanceStore(index.path)
+    with store.writing(), pending(index.path):
+        facts = read_facts(index.path)
+        store.restore(version)
+        _commit(index.path, store, facts, f"back to version {version}")
+
+
+def _commit(folder: Path, store: LanceStore, facts: dict[str, Any], note: str) -> int:
+    """Makes what the store holds now the newest version that readers see."""
+    store.tidy()
+    version = store.version
+    snapshot = snapshot_of(store, facts["types"])
+    snapshot.write(snapshot_folder(folder, version))
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    record = {"version": version, "created": now, "rows": len(snapshot), "note": note}
+    write_json(folder / FACTS, {**facts, "commits": [*facts["commits"], record]})
+    kept = {str(commit["version"]) for commit in facts["commits"][1 - KEPT_SNAPSHOTS :]} | {str(version)}
+    for old in (folder / "snapshots").iterdir():
+        if old.name not in kept:
+            shutil.rmtree(old, ignore_errors=True)
+    return version
+
+
+class pending:  # noqa: N801
+    """A mark that a commit is under way: `heal` finishes what a kill left between the database and the facts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.mark = folder / "pending"
+
+    def __enter__(self) -> None:
+        self.mark.touch()
+
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        if kind is None:
+            self.mark.unlink(missing_ok=True)
+
+
+def heal(folder: Path, facts: dict[str, Any]) -> None:
+    """Takes a killed commit back: the database returns to the version that readers see. The writer's lock is held."""
+    mark = folder / "pending"
+    if mark.exists():
+        store = LanceStore(folder)
+        if store.version != facts["commits"][-1]["version"]:
+            store.restore(facts["commits"][-1]["version"])
+        mark.unlink()
+
+
+# --------------------------------------------------------------------------------------------------------------- rows
+
+
+def rows_of(catalogue: Catalogue) -> pa.Table:
+    """A catalogue's rows as the store has them, but for numbers, vectors and thumbnails.
+
+    Columns of whole numbers become int64, of other numbers float64, a missing value null.
+
+    Raises:
+        ModisteError: An attribute has the name of a column that results have.
+    """
+    columns = {name: catalogue.table.column(name) for name in ("product_id", "text", "split")}
+    columns = {name: column.cast(pa.string()) for name, column in columns.items()}
+    for name in catalogue.attributes:
+        if name in RESULT_COLUMNS or name.startswith("_"):
+            raise ModisteError(
+                f"The attribute '{name}' has the name of an index's own column: give it another, "
+                f"data.catalogue.columns.my_{name.lstrip('_')}={name}."
+            )
+        columns[name.replace(".", "_").replace("`", "_")] = numbers_of(catalogue.table.column(name).combine_chunks())
+    products, images = catalogue.column("product_id"), catalogue.column("image")
+    table = pa.table(columns)
+    fixed = {
+        KEY: [f"{product}\t{image}" for product, image in zip(products, images, strict=True)],
+        "_image": images,
+        "_pixels": catalogue.column("pixels"),
+        WORDS: _words(table),
+        "_hash": _hashes(table, catalogue.column("pixels")),
+    }
+    for name, values in fixed.items():
+        nullable = name != KEY
+        table = table.append_column(pa.field(name, pa.string(), nullable), pa.array(values, pa.string()))
+    return table
+
+
+def public(table: pa.Table) -> list[str]:
+    """Columns that filters may name."""
+    return [name for name in table.column_names if name not in (KEY, WORDS, "row") and not name.startswith("_")]
+
+
+def numbers_of(values: Any) -> Any:
+    """An attribute as numbers where all its values are some, with null for ""; else as text.
+
+    >>> numbers_of(pa.array(["12", "", "7"])).to_pylist(), numbers_of(pa.array(["007", "8"])).to_pylist()
+    ([12, None, 7], ['007', '8'])
+    >>> numbers_of(pa.array(["9.5", "12"])).to_pylist(), numbers_of(pa.array(["38", "M"])).to_pylist()
+    ([9.5, 12.0], ['38', 'M'])
+    """
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if not pa.types.is_string(values.type) and not pa.types.is_large_string(values.type):
+        if pa.types.is_integer(values.type):
+            return values.cast(pa.int64())
+        return values.cast(pa.float64()) if pa.types.is_floating(values.type) else values.cast(pa.string())
+    filled = pc.if_else(pc.equal(values, ""), None, values)
+    real = filled.drop_null()
+    for pattern, kind in ((r"^-?(0|[1-9]\d{0,17})$", pa.int64()), (r"^-?(0|[1-9]\d*)(\.\d+)?$", pa.float64())):
+        if len(real) and pc.all(pc.match_substring_regex(real, pattern)).as_py():
+            return filled.cast(kind)
+    return filled.cast(pa.string())
+
+
+def typed(table: pa.Table, schema: pa.Schema, folder: Path) -> pa.Table:
+    """A table with the columns and types of an index.
+
+    Raises:
+        ModisteError: A column is missing or new, or a value is not of its column's type.
+    """
+    known = [name for name in schema.names if name not in ("row", "_vector", "_thumbnail")]
+    if set(known) != set(table.column_names):
+        new, lacking = set(table.column_names) - set(known), set(known) - set(table.column_names)
+        said = [f"{word} {', '.join(sorted(names))}" for word, names in (("new:", new), ("missing:", lacking)) if names]
+        raise ModisteError(
+            f"The catalogue's columns are not those of {folder} ({'; '.join(said)}): index anew with another out=."
+        )
+    for name in known:
+        place, wanted = table.column_names.index(name), schema.field(name)
+        column = table.column(name)
+        try:
+            table = table.set_column(place, pa.field(name, wanted.type, wanted.nullable), column.cast(wanted.type))
+        except pa.ArrowInvalid as error:
+            raise ModisteError(
+                f"The column '{name}' of {folder} holds {wanted.type} values, the catalogue's holds others ({error}): "
+                "correct them, or index anew with another out=."
+            ) from error
+    return table.select(known)
+
+
+def _words(table: pa.Table) -> list[str]:
+    """What full text looks into: the product's id, its title and the text of its attributes."""
+    names = [name for name in public(table) if name != "split" and pa.types.is_string(table.schema.field(name).type)]
+    lists = [table.column(name).to_pylist() for name in names]
+    return [" ".join(filter(None, values)) for values in zip(*lists, strict=True)]
+
+
+def _hashes(table: pa.Table, pixels: Sequence[str]) -> list[str]:
+    """A digest of each row's content: another one means that the row changed."""
+    names = public(table)
+    lists = [table.column(name).to_pylist() for name in names]
+    return [
+        hashlib.sha1(json.dumps(values, default=str).encode(), usedforsecurity=False).hexdigest()
+        for values in zip(pixels, *lists, strict=True)
+    ]
+
+
+def image_source(catalogue: Catalogue) -> dict[str, str] | None:
+    """Where the original photos are; None for what is not in files, such as generated garments."""
+    from modiste.data.sources import FolderImages, ZipImages
+
+    images = catalogue.images
+    if isinstance(images, FolderImages):
+        return {"kind": "folder", "path": str(Path(images.root).resolve())}
+    if isinstance(images, ZipImages):
+        return {"kind": "zip", "path": str(Path(images.path).resolve()), "prefix": images.prefix}
+    return None
+
+
+def plain(value: Any) -> Any:
+    """As JSON would give it back."""
+    return json.loads(json.dumps(value, default=str))
+
+
+# ----------------------------------------------------------------------------------------------------------- embedding
+
+
+class Staging:
+    """Vectors and thumbnails that are made and not committed yet, on disk: a killed job takes them up again.
+
+    Args:
+        folder: Of the index.
+        source: What embeds.
+    """
+
+    def __init__(self, folder: Path, source: Source) -> None:
+        self.source = source
+        name = hashlib.sha1(f"{source.card.fingerprint}{source.card.preprocess}".encode(), usedforsecurity=False)
+        self.root = folder / "staging"
+        self.folder = self.root / name.hexdigest()[:16]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.vectors: dict[str, np.ndarray] = dict(source.vectors)
+        self.thumbnails: dict[str, bytes] = {}
+        for file in sorted(self.folder.glob("*.arrow")):
+            with pa.OSFile(str(file)) as opened:
+                self._take(pa.ipc.open_file(opened).read_all())
+
+    def remember(self, store: LanceStore, rows: Mapping[str, int]) -> None:
+        """Takes over from the store what it has of these pixels."""
+        if rows:
+            found = store.take(list(rows.values()), ["_pixels", "_vector", "_thumbnail"])
+            self._take(found.select(["_pixels", "_vector", "_thumbnail"]))
+
+    def embed(self, catalogue: Catalogue, progress: Progress) -> int:
+        """Embeds the photos that are not known yet; returns their number.
+
+        Raises:
+            ModisteError: There are some, and no model.
+        """
+        first: dict[str, int] = {}
+        for row, pixels in enumerate(catalogue.column("pixels")):
+            if pixels not in self.vectors or pixels not in self.thumbnails:
+                first.setdefault(pixels, row)
+        rows = list(first.values())
+        new = sum(pixels not in self.vectors for pixels in first)
+        if new and self.source.load is None:
+            raise ModisteError(
+                f"{new} photos have no embedding, and there is no model for them: give run=RUN or model=NAME."
+            )
+        chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+        for chunk in progress(chunks, len(chunks), f"Embedding {new:,} photos" if new else "Reading photos"):
+            self._embed(catalogue.select(rows=chunk))
+        return new
+
+    def _embed(self, part: Catalogue) -> None:
+        pixels = part.column("pixels")
+        if any(name not in self.vectors for name in pixels):
+            vectors = self._embedder.images(part).numpy()
+        else:
+            vectors = np.stack([self.vectors[name] for name in pixels])
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            thumbnails = list(pool.map(functools.partial(thumbnail, part.images), part.column("image")))
+        table = pa.table(
+            {"_pixels": pixels, "_vector": _vectors(vectors), "_thumbnail": pa.array(thumbnails, pa.binary())}
+        )
+        file = self.folder / f"{len(list(self.folder.glob('*.arrow'))):06}.arrow"
+        unfinished = file.with_suffix(f".{os.getpid()}.tmp")
+        with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        unfinished.replace(file)
+        self._take(table)
+
+    @functools.cached_property
+    def _embedder(self) -> Any:
+        from modiste.embedding.embedder import ModelEmbedder
+
+        assert self.source.load is not None
+        return ModelEmbedder(self.source.load(), **self.source.options)
+
+    def _take(self, table: pa.Table) -> None:
+        vectors = table.column("_vector").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+        names = table.column("_pixels").to_pylist()
+        self.vectors |= dict(zip(names, vectors, strict=True))
+        self.thumbnails |= dict(zip(names, table.column("_thumbnail").to_pylist(), strict=True))
+
+    def complete(self, table: pa.Table) -> pa.Table:
+        """A table of rows with their vectors and thumbnails."""
+        pixels = table.column("_pixels").to_pylist()
+        vectors = np.stack([self.vectors[name] for name in pixels])
+        table = table.append_column("_vector", _vectors(vectors))
+        return table.append_column("_thumbnail", pa.array([self.thumbnails[name] for name in pixels], pa.binary()))
+
+    def clear(self) -> None:
+        """Forgets what is committed."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _vectors(vectors: np.ndarray) -> Any:
+    flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+
+
+def thumbnail(images: Any, ref: str) -> bytes:
+    """A photo of at most `THUMBNAIL` pixels a side as a JPEG; a file of at most `SMALL` bytes as it is.
+
+    >>> from modiste.data.sources import ArrayImages
+    >>> thumbnail(ArrayImages(np.zeros((1, 4, 4), np.uint8)), "0")[:3]
+    b'\\xff\\xd8\\xff'
+    """
+    data = images.read_bytes(ref) if hasattr(images, "read_bytes") else None
+    if data is not None and len(data) <= SMALL and image_format(data) in WEB_FORMATS:
+        return data
+    image = images.read(ref) if data is None else decode(data)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def vectors_on_disk(image: Path, catalogue: Catalogue) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Pixel hash → embedding from a matrix with a row per catalogue row, and the manifest of `modiste embed` beside it.
+
+    Raises:
+        ModisteError: The matrix is of another number of rows, or the manifest of another catalogue.
+    """
+    from modiste.embedding.embedder import MatrixEmbedder, read_matrix
+
+    matrix = read_matrix(image)
+    vectors = MatrixEmbedder(catalogue, matrix, matrix).images(catalogue).numpy()
+    manifest = read_json(image.parent / "manifest.json")
+    if manifest and manifest.get("data_fingerprint") != catalogue.fingerprint():
+        raise ModisteError(
+            f"{image} was made of another catalogue than data= gives: use the same data=, or embed anew."
+        )
+    return dict(zip(catalogue.column("pixels"), vectors, strict=True)), manifest

@@ -1,0 +1,253 @@
+"""The model behind an index: which one it is, and queries to embeddings, by the text tower alone where it can."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modiste.errors import ModisteError
+
+MIN_COSINE = 0.9999
+"""Of the exported text tower to torch's, on texts of the catalogue."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Which model embedded an index.
+
+    Attributes:
+        name: For people.
+        fingerprint: Of its architecture and weights (`modiste.embedding.embedder.fingerprint`).
+        preprocess: Its image transform, as plain values.
+        embed_dim: Size D of its space.
+        source: Where it came from: a run directory or a hub id.
+    """
+
+    name: str
+    fingerprint: str
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    embed_dim: int = 0
+    source: str = ""
+
+    def check(self, other: ModelCard, place: Path) -> None:
+        """Raises ModisteError where ``other`` is another model, or sees other pixels."""
+        remedy = (
+            f"Index anew with another out=, or use the model that {place} was made with ({self.source or self.name})."
+        )
+        if other.fingerprint != self.fingerprint:
+            raise ModisteError(
+                f"{place} was embedded by another model: its fingerprint is {self.fingerprint}, "
+                f"that of {other.name} is {other.fingerprint}. {remedy}"
+            )
+        if _digest(other.preprocess) != _digest(self.preprocess):
+            differing = [
+                k for k in {**self.preprocess, **other.preprocess} if self.preprocess.get(k) != other.preprocess.get(k)
+            ]
+            raise ModisteError(
+                f"{place} was embedded with another preprocessing: its fingerprint is {_digest(self.preprocess)}, "
+                f"that of {other.name} is {_digest(other.preprocess)} ({', '.join(sorted(differing))} differ). {remedy}"
+            )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class Encoder:
+    """Texts and pictures to unit-norm embeddings, by a model that lies in ``folder`` (`save`).
+
+    >>> Encoder(Path("nowhere")).exists
+    False
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def exists(self) -> bool:
+        """Whether the index came with a model: one made of embeddings on disk need not."""
+        return (self.folder / "config.yaml").is_file()
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """The whole dual encoder (`modiste.models.dual_encoder.DualEncoder`), loaded when it is first asked for.
+
+        Raises:
+            ModisteError: There is none, or its weights are not those that embedded the index.
+        """
+        if not self.exists:
+            raise ModisteError(
+                "This index was made of embeddings without a model: it answers like=, but no text= or image=. "
+                "Index anew with run=RUN or model=NAME alongside embeddings=."
+            )
+        from omegaconf import DictConfig, OmegaConf
+
+        from modiste.embedding.embedder import fingerprint
+        from modiste.models.load import build_model, load_weights
+
+        cfg: Any = OmegaConf.load(self.folder / "config.yaml")
+        model = build_model(DictConfig(cfg)).eval()
+        if (self.folder / "weights.ckpt").is_file():
+            load_weights(model, self.folder / "weights.ckpt")
+        if fingerprint(model) != cfg.fingerprint:
+            raise ModisteError(
+                f"The model of the index has changed: {cfg.name} has the fingerprint {fingerprint(model)}, "
+                f"the index was embedded by {cfg.fingerprint}. Index anew."
+            )
+        return model
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings (N, D), float32."""
+        exported = self._text
+        if exported is not None:
+            return exported(texts)
+        from modiste.embedding.embedder import ModelEmbedder
+
+        return ModelEmbedder(self.model).texts(list(texts)).numpy()
+
+    def pictures(self, images: Sequence[Any]) -> np.ndarray:
+        """Embeddings (N, D), float32, of PIL images."""
+        import torch
+
+        with torch.inference_mode():
+            pixels = torch.stack([self.model.preprocess(image) for image in images])
+            return self.model.encode_image(pixels.to(next(self.model.parameters()).device)).float().cpu().numpy()
+
+    @functools.cached_property
+    def _text(self) -> TextTower | None:
+        return TextTower.read(self.folder / "text")
+
+    def save(self, model: Any, name: str, node: dict[str, Any], weights: bool) -> None:
+        """Writes a model into ``folder``.
+
+        Args:
+            model: The dual encoder.
+            name: For people.
+            node: ``model`` and ``tune`` of the configuration that builds it.
+            weights: Whether to keep the weights here; a published model is loaded from where it was published.
+        """
+        import torch
+        from omegaconf import OmegaConf
+
+        from modiste.embedding.embedder import fingerprint
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if weights:
+            state = {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
+            torch.save({"state_dict": state}, self.folder / "weights.ckpt")
+        facts = {"name": name, "fingerprint": fingerprint(model), **node}
+        unfinished = self.folder / f"config.{os.getpid()}.tmp"
+        OmegaConf.save(OmegaConf.create(facts), unfinished)
+        unfinished.replace(self.folder / "config.yaml")
+
+    def export(self, model: Any, texts: Sequence[str]) -> None:
+        """Writes the text tower in ONNX where that is possible, checked on ``texts`` of the catalogue."""
+        TextTower.write(self.folder / "text", model, texts)
+
+
+class TextTower:
+    """A text tower in ONNX with its tokenizer: embeds a query without importing torch or transformers."""
+
+    def __init__(self, session: Any, tokenize: Any) -> None:
+        self.session, self.tokenize = session, tokenize
+        self.names = [node.name for node in session.get_inputs()]
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings (N, D), float32."""
+        tokens = self.tokenize(list(texts))
+        return self.session.run(None, {name: tokens[name] for name in self.names})[0]
+
+    @classmethod
+    def read(cls, folder: Path) -> TextTower | None:
+        """The tower in ``folder``; None where there is none, or ONNX Runtime is not installed."""
+        if not (folder / "tower.onnx").is_file():
+            return None
+        try:
+            import onnxruntime as ort
+        except ImportError:
+            return None
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        # A short text is soon done; the graph's own optimisation would take longer. It was optimised when written.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = ort.InferenceSession(str(folder / "tower.onnx"), options, providers=["CPUExecutionProvider"])
+        return cls(session, _tokenizer(folder, json.loads((folder / "tokenizer_settings.json").read_text())))
+
+    @classmethod
+    def write(cls, folder: Path, model: Any, texts: Sequence[str]) -> None:
+        """Exports the text tower of ``model``, unless it, its tokenizer or this machine cannot: then torch is used."""
+        from importlib.util import find_spec
+
+        settings = _settings(model.tokenizer)
+        if settings is None or any(find_spec(name) is None for name in ("onnxruntime", "onnx", "onnxscript")):
+            return
+        import torch
+
+        from modiste.embedding.backends import Tower, _onnx
+
+        folder.mkdir(parents=True, exist_ok=True)
+        sample = [*texts, "shoe", "a red dress with long sleeves and a belt"]
+        tokens = model.tokenizer(sample)
+        try:
+            content = _onnx(Tower(model, "text", tokens))
+        except Exception:  # exporters raise many kinds for a tower that they do not know
+            return
+        _optimised(content, folder / "tower.onnx")
+        if settings["kind"] == "huggingface":
+            model.tokenizer.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_settings.json").write_text(json.dumps(settings))
+        with torch.inference_mode():
+            expected = model.encode_text(tokens).float().numpy()
+        written = cls.read(folder)
+        if written is None or (written(sample) * expected).sum(1).min() < MIN_COSINE:
+            (folder / "tower.onnx").unlink()
+
+
+def _optimised(content: bytes, path: Path) -> None:
+    """Writes an ONNX graph as ONNX Runtime would optimise it for any CPU."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(path)
+    ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _settings(tokenizer: Any) -> dict[str, Any] | None:
+    """What a tokenizer needs to work without transformers; None where it cannot."""
+    kind = type(tokenizer).__name__
+    if kind == "HfTokenizer" and getattr(tokenizer.tokenizer, "is_fast", False):
+        return {"kind": "huggingface", "max_length": tokenizer.max_length}
+    if kind == "HashTokenizer":
+        return {"kind": "hash", "buckets": tokenizer.buckets, "max_length": tokenizer.max_length}
+    return None
+
+
+def _tokenizer(folder: Path, settings: dict[str, Any]) -> Any:
+    if settings["kind"] == "hash":
+        from modiste.texts.words import HashTokenizer
+
+        hashing = HashTokenizer(settings["buckets"], settings["max_length"])
+        return lambda texts: _padded(hashing.ids(texts))
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(settings["max_length"])
+    tokenizer.no_padding()
+    return lambda texts: _padded([encoding.ids for encoding in tokenizer.encode_batch(texts)])
+
+
+def _padded(rows: list[list[int]]) -> dict[str, np.ndarray]:
+    length = max(1, max(map(len, rows)))
+    mask = np.array([[1] * len(row) + [0] * (length - len(row)) for row in rows], np.int64)
+    ids = np.array([row + [0] * (length - len(row)) for row in rows], np.int64)
+    return {"input_ids": ids, "attention_mask": mask}

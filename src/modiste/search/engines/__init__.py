@@ -1,0 +1,1 @@
+"""Where an index keeps its rows: memory-mapped snapshots, LanceDB, or a Qdrant server."""

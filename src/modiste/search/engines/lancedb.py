@@ -1,0 +1,142 @@
+"""Rows, full text, photos and versions in a LanceDB table, written through one class that holds the safeguards."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modiste.errors import ModisteError
+from modiste.search import where as conditions
+
+NAME = "products"
+KEY = "_key"
+WORDS = "_words"
+"""The column that full text looks into: product id, title and attributes."""
+PATIENCE = 600.0
+"""Seconds that a writer waits for another."""
+
+
+class LanceStore:
+    """The table of an index.
+
+    LanceDB 0.40 duplicates rows when two processes upsert the same id (lancedb#2463), or one process through an old
+    handle (#3377). So every write goes through `writing`: a lock on a file, a handle that always looks for the newest
+    version (``read_consistency_interval=0``), a primary key that makes the slower of two writers try again, and a check
+    for duplicates.
+
+    Args:
+        folder: Of the index.
+        version: To read; None: always the newest.
+    """
+
+    def __init__(self, folder: Path, version: int | None = None) -> None:
+        self.folder, self.at = folder, version
+
+    @functools.cached_property
+    def database(self) -> Any:
+        os.environ.setdefault("LANCE_LOG", "error")  # it warns of its own defaults
+        try:
+            import lancedb
+        except ImportError:
+            raise ModisteError("An index needs lancedb: pip install 'modiste[search]'.") from None
+        return lancedb.connect(self.folder / "lance", read_consistency_interval=timedelta(0))
+
+    @functools.cached_property
+    def table(self) -> Any:
+        table = self.database.open_table(NAME)
+        if self.at is not None:
+            table.checkout(self.at)
+        return table
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """The only writer, as long as the block lasts.
+
+        Raises:
+            ModisteError: Another process has been writing for `PATIENCE` seconds; a product's row is there twice.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(self.folder / "lock", timeout=PATIENCE):
+                yield
+        except Timeout:
+            raise ModisteError(
+                f"Another process has been writing to {self.folder} for {PATIENCE:.0f} s: wait for it, or end it."
+            ) from None
+
+    def create(self, data: Any) -> None:
+        """The table with its first rows."""
+        self.__dict__.pop("table", None)
+        table = self.database.create_table(NAME, data, mode="overwrite")
+        table.set_unenforced_primary_key(KEY)
+        # No positions: phrases are not searched, and LanceDB crashed on them in `optimize`.
+        table.create_fts_index(WORDS, with_position=False, stem=True, remove_stop_words=True)
+
+    def upsert(self, data: Any) -> None:
+        """Replaces the rows whose id is there, and adds the others, in one step."""
+        merge = self.table.merge_insert(KEY).when_matched_update_all().when_not_matched_insert_all()
+        merge.execute(data)
+        self.check()
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Deletes rows by their ids."""
+        for start in range(0, len(ids), 1000):
+            self.table.delete(str(conditions.sql(conditions.In(KEY, tuple(ids[start : start + 1000])))))
+
+    def check(self) -> None:
+        """Raises ModisteError where a row is there twice."""
+        import pyarrow.compute as pc
+
+        ids = self.read([KEY]).column(KEY)
+        twice = len(ids) - pc.count_distinct(ids).as_py()
+        if twice:
+            raise ModisteError(
+                f"{self.folder}: {twice} rows are there twice, written by something other than Modiste. "
+                f"Go back to an earlier version: modiste index index={self.folder} at=VERSION."
+            )
+
+    def tidy(self) -> None:
+        """Joins small files, and takes new rows into the full-text and vector indexes; old versions stay."""
+        self.table.optimize(cleanup_older_than=timedelta(days=36500))
+
+    @property
+    def version(self) -> int:
+        """The table's own version number."""
+        return int(self.table.version)
+
+    def restore(self, version: int) -> None:
+        """Makes an earlier version the newest. Raises ModisteError where its files were cleaned up."""
+        try:
+            self.table.restore(version)
+        except Exception as error:  # lancedb raises plain runtime errors
+            raise ModisteError(f"Version {version} of {self.folder} is not there any more: {error}.") from error
+
+    def read(self, columns: Sequence[str]) -> Any:
+        """All rows of some columns, as an Arrow table, in ascending order of ``row`` if that is one of them."""
+        table = self.table.search().select(list(columns)).limit(max(1, self.table.count_rows())).to_arrow()
+        return table.sort_by("row") if "row" in columns else table
+
+    def full_text(self, query: str, k: int, condition: conditions.Node | None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and BM25 scores of the k rows that match the words best."""
+        found = self.table.search(query, query_type="fts", fts_columns=WORDS).limit(k).select(["row", "_score"])
+        if condition is not None:
+            found = found.where(conditions.sql(condition), prefilter=True)
+        table = found.to_arrow()
+        return table.column("row").to_numpy(), table.column("_score").to_numpy()
+
+    def take(self, rows: Sequence[int], columns: Sequence[str]) -> Any:
+        """Columns of some rows, in their order; rows that are not there are missing."""
+        import pyarrow as pa
+
+        condition = conditions.sql(conditions.In("row", tuple(map(int, rows))))
+        found = self.table.search().where(condition).select(["row", *columns]).limit(max(1, len(rows))).to_arrow()
+        place = {row: index for index, row in enumerate(found.column("row").to_pylist())}
+        return found.take(pa.array([place[row] for row in map(int, rows) if row in place], pa.int64()))

@@ -1,0 +1,159 @@
+"""A version of an index as memory-mapped files, and exact scoring over it, by NumPy and Arrow alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modiste.search import where as conditions
+
+TILE = 4096
+"""Rows that are scored at a time: their scores for a batch of queries stay in the processor's cache."""
+Hits = tuple[np.ndarray, np.ndarray]
+"""Positions (k,) and scores (k,), best first; equal scores by position."""
+
+
+class Snapshot:
+    """The rows of one version: what a search reads.
+
+    Attributes:
+        table: Arrow table: ``row`` (ascending), ``product_id``, ``text`` and the attributes.
+        vectors: Unit-norm embeddings (N, D), float32.
+        rows: ``row`` as an array (N,).
+    """
+
+    def __init__(self, table: Any, vectors: np.ndarray) -> None:
+        self.table, self.vectors = table, vectors
+        self.rows: np.ndarray = table.column("row").to_numpy()
+        self._products: tuple[np.ndarray, Any] | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Snapshot:
+        """The snapshot that `write` wrote; nothing is copied into memory. Raises OSError where there is none."""
+        import pyarrow as pa
+
+        with pa.memory_map(str(folder / "rows.arrow")) as source:
+            table = pa.ipc.open_file(source).read_all()
+        return cls(table, np.load(folder / "vectors.npy", mmap_mode="r"))
+
+    def write(self, folder: Path) -> None:
+        """Writes ``folder`` whole or not at all."""
+        import pyarrow as pa
+
+        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+        unfinished.mkdir(parents=True)
+        with pa.OSFile(str(unfinished / "rows.arrow"), "wb") as sink, pa.ipc.new_file(sink, self.table.schema) as file:
+            file.write_table(self.table.combine_chunks())
+        np.save(unfinished / "vectors.npy", self.vectors)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.replace(folder)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def products(self) -> np.ndarray:
+        """A number for each row's product, (N,)."""
+        return self._coded()[0]
+
+    def _coded(self) -> tuple[np.ndarray, Any]:
+        if self._products is None:
+            coded = self.table.column("product_id").combine_chunks()
+            self._products = coded.indices.to_numpy(), coded.dictionary
+        return self._products
+
+    def positions(self, rows: np.ndarray) -> np.ndarray:
+        """Where rows are; -1 for a row that is not in this version."""
+        found = np.searchsorted(self.rows, rows).clip(max=max(len(self) - 1, 0))
+        return np.where(self.rows[found] == rows, found, -1) if len(self) else np.full(len(rows), -1)
+
+    def of_product(self, product_id: str) -> np.ndarray:
+        """Positions of a product's rows."""
+        codes, names = self._coded()
+        code = names.index(product_id).as_py()
+        return np.flatnonzero(codes == code) if code >= 0 else np.empty(0, np.int64)
+
+    def passing(self, condition: conditions.Node | None) -> np.ndarray | None:
+        """Positions of the rows that fulfil a condition; None for no condition."""
+        return None if condition is None else np.flatnonzero(conditions.mask(condition, self.table))
+
+    def exact(self, query: np.ndarray, k: int, positions: np.ndarray | None = None) -> Hits:
+        """The k best of all rows, or of those at ``positions``, by their exact scores.
+
+        Args:
+            query: (D,).
+            k: Fewer are returned where there are fewer rows.
+            positions: Ascending.
+        """
+        scores = self.scores(query, positions)
+        best = top(scores, k)
+        return (best if positions is None else positions[best]), scores[best]
+
+    def scores(self, query: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
+        """Dot products (N,) of ``query`` and all rows, or those at ``positions``."""
+        return (self.vectors if positions is None else self.vectors[positions]) @ query
+
+
+def top(scores: np.ndarray, k: int) -> np.ndarray:
+    """Positions of the k largest scores, largest first, equal ones by position.
+
+    >>> top(np.array([0.1, 0.5, 0.5, 0.2]), 3).tolist()
+    [1, 2, 3]
+    """
+    if k < len(scores):
+        limit = _limit(scores, k)
+        candidates = np.flatnonzero(scores >= limit)
+    else:
+        candidates = np.arange(len(scores))
+    return candidates[np.argsort(-scores[candidates], kind="stable")][:k]
+
+
+def _limit(scores: np.ndarray, k: int) -> float:
+    """The k-th largest score. The first ones give a bound, which few of the others pass: one pass, no partition."""
+    head = max(TILE, 8 * k)
+    if len(scores) <= 2 * head:
+        return np.partition(scores, len(scores) - k)[len(scores) - k]
+    bound = np.partition(scores[:head], head - k)[head - k]
+    above = scores[scores >= bound]
+    return np.partition(above, len(above) - k)[len(above) - k]
+
+
+def batch(vectors: np.ndarray, queries: np.ndarray, k: int) -> Hits:
+    """The k best rows of ``vectors`` for each query by exact scores, tile by tile: (B, k) positions and scores.
+
+    Only scores that pass a query's k-th best so far leave the tile.
+
+    Args:
+        vectors: (N, D).
+        queries: (B, D).
+        k: At most N.
+    """
+    k = min(k, len(vectors))
+    head = max(TILE, k)
+    first = queries @ vectors[:head].T
+    order = np.stack([top(row, k) for row in first]) if len(queries) else np.empty((0, k), np.int64)
+    best = np.take_along_axis(first, order, 1)
+    for start in range(head, len(vectors), TILE):
+        scores = queries @ vectors[start : start + TILE].T
+        query, place = np.nonzero(scores > best[:, -1:])
+        if len(query):
+            _merge(best, order, query, start + place, scores[query, place])
+    return order, best
+
+
+def _merge(best: np.ndarray, order: np.ndarray, query: np.ndarray, place: np.ndarray, scores: np.ndarray) -> None:
+    """Puts new candidates of some queries (ascending) into the sorted ``best`` and ``order``, in place."""
+    who, start, count = np.unique(query, return_index=True, return_counts=True)
+    column = np.arange(len(query)) - np.repeat(start, count)
+    line = np.repeat(np.arange(len(who)), count)
+    k = best.shape[1]
+    joined = np.full((len(who), k + count.max()), -np.inf, best.dtype)
+    places = np.zeros(joined.shape, order.dtype)
+    joined[:, :k], places[:, :k] = best[who], order[who]
+    joined[line, k + column], places[line, k + column] = scores, place
+    sort = np.argsort(-joined, 1, kind="stable")[:, :k]
+    best[who], order[who] = np.take_along_axis(joined, sort, 1), np.take_along_axis(places, sort, 1)

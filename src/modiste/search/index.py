@@ -1,0 +1,490 @@
+"""The index: one version of a catalogue, opened to be searched, and changed into the next version."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modiste.errors import ModisteError, did_you_mean
+from modiste.search import where as conditions
+from modiste.search.encoder import Encoder, ModelCard
+from modiste.search.engines.lancedb import LanceStore
+from modiste.search.engines.memory import Snapshot, top
+from modiste.search.query import Query
+from modiste.search.results import Exactness, Results
+from modiste.utils.run_dir import read_json
+
+FACTS = "index.json"
+HYBRID = 0.3
+"""Weight of the full text's score where ``hybrid=True``."""
+LEXICAL = 10_000
+"""Rows that match the words, at most, which a hybrid search considers."""
+FIXED = ("row", "product_id", "text")
+"""Columns of every index; the others are the catalogue's attributes."""
+
+
+class Version(int):
+    """The number of a version, and what it was.
+
+    Attributes:
+        created: When, ISO 8601.
+        rows: How many it has.
+        note: What was done.
+    """
+
+    created: str
+    rows: int
+    note: str
+
+    @classmethod
+    def of(cls, commit: Mapping[str, Any]) -> Version:
+        """From a record of the index's facts."""
+        version = cls(commit["version"])
+        version.created, version.rows, version.note = commit["created"], commit["rows"], commit["note"]
+        return version
+
+
+class Index:
+    """One version of an index on disk. Others may write new versions meanwhile: `refresh` goes to the newest.
+
+    Attributes:
+        path: Its folder.
+        version: Which is open.
+        card: The model that embedded it: name, fingerprint, preprocessing.
+        types: Column → ``text`` or ``number``.
+        embedder: ``texts(list) -> (N, D)`` and ``pictures(list of PIL images) -> (N, D)`` of its model; a server puts
+            its own batching one here.
+    """
+
+    def __init__(self, path: Path, facts: Mapping[str, Any], snapshot: Snapshot, version: int) -> None:
+        self.path, self.facts, self.snapshot, self.version = path, facts, snapshot, version
+        self.card = ModelCard(**facts["model"])
+        self.types: dict[str, str] = facts["types"]
+        self.embedder: Any = Encoder(path / "model")
+        self.store = LanceStore(path, version)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Index:
+        """The newest version. Raises ModisteError where there is none, or an unfinished one."""
+        folder = Path(path).expanduser()
+        facts = read_facts(folder)
+        version = facts["commits"][-1]["version"]
+        return cls(folder, facts, _snapshot(folder, facts, version), version)
+
+    # ------------------------------------------------------------------------------------------------------- search
+
+    def search(
+        self,
+        text: str | Sequence[str] | None = None,
+        image: Any = None,
+        like: str | Sequence[str] | None = None,
+        minus: str | Sequence[str] | None = None,
+        where: str | None = None,
+        k: int = 10,
+        weights: Mapping[str, float] | None = None,
+        hybrid: bool | float | None = None,
+        group: bool = True,
+    ) -> Results:
+        """The k best products for words, photos and products together, among those that pass a filter.
+
+        Args:
+            text: What it should be.
+            image: PIL images, encoded bytes, or files' paths.
+            like: Product ids of the index, which the results leave out.
+            minus: What it should not be, in words.
+            where: A condition (`modiste.search.where.parse`), for instance ``price < 50 and gender = 'Men'``.
+            k: Number of results.
+            weights: Of ``text``, ``image``, ``like`` (1) and ``minus`` (0.5).
+            hybrid: Weight in [0, 1] of the full text's score next to the cosine, for brands and numbers that a model
+                cannot know; True takes 0.3.
+            group: One result per product, its views inside; False: every row for itself.
+
+        Raises:
+            ModisteError: There is nothing to search for, or something of it is unknown or unreadable.
+        """
+        query = Query.of(text, image, like, minus, weights)
+        if k < 1:
+            raise ModisteError(f"k={k} is the number of results: give 1 or more.")
+        weight = _hybrid_weight(hybrid, query)
+        condition = conditions.parse(where, self.types)
+        positions = self.snapshot.passing(condition)
+        passing = len(self.snapshot) if positions is None else len(positions)
+        vector = self._vector(query)
+        left_out = {code for product in query.like for code in self.snapshot.products[self._product(product)].tolist()}
+        if weight:
+            rank, exactness = self._hybrid(vector, query, weight, positions, condition)
+        else:
+            rank, exactness = self._ranking(vector, positions)
+        best, scores, views = self._grouped(rank, k, passing, left_out, group)
+        threshold = self._threshold(query.kind)
+        cosines = self.snapshot.scores(vector, best) if weight else scores
+        table = self._table(
+            best, scores, views, self._matches(best, cosines, threshold, query, bool(weight)), positions
+        )
+        hints = [] if passing else conditions.near_misses(condition, self._distinct)
+        return Results(table, exactness, threshold, self._coverage(query.kind), passing, tuple(hints))
+
+    def browse(self, where: str | None = None, k: int = 10, group: bool = True) -> Any:
+        """The first k products that pass a filter, in the index's order, as a table like `Results.table`."""
+        positions = self.snapshot.passing(conditions.parse(where, self.types))
+        order = np.arange(len(self.snapshot)) if positions is None else positions
+        rank = _Ranking(lambda count: (order[:count], np.zeros(min(count, len(order)), np.float32)))
+        best, _, views = self._grouped(rank, k, len(order), set(), group)
+        return self._table(best, [None] * len(best), views, [None] * len(best), positions)
+
+    def nearest(self, vectors: np.ndarray, k: int = 10, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and exact scores, each (B, k), of the best rows for a batch of unit-norm vectors (B, D)."""
+        from modiste.search.engines.memory import batch
+
+        positions = self.snapshot.passing(conditions.parse(where, self.types))
+        matrix = self.snapshot.vectors if positions is None else self.snapshot.vectors[positions]
+        order, scores = batch(matrix, np.asarray(vectors, np.float32), k)
+        return self.snapshot.rows[order if positions is None else positions[order]], scores
+
+    def _vector(self, query: Query) -> np.ndarray:
+        parts = []
+        if query.texts:
+            parts.append(("text", np.asarray(self.embedder.texts(list(query.texts)))))
+        if query.images:
+            parts.append(("image", np.asarray(self.embedder.pictures(list(query.images)))))
+        if query.like:
+            own = [self.snapshot.vectors[self._product(product)].mean(0) for product in query.like]
+            parts.append(("like", np.stack([vector / np.linalg.norm(vector) for vector in own])))
+        if query.minus:
+            parts.append(("minus", np.asarray(self.embedder.texts(list(query.minus)))))
+        return query.vector(parts)
+
+    def _product(self, product_id: str) -> np.ndarray:
+        """Positions of a product's rows. Raises ModisteError for an unknown one."""
+        found = self.snapshot.of_product(product_id)
+        if not len(found):
+            names = self.snapshot.table.column("product_id").combine_chunks().dictionary.to_pylist()
+            names = [name for name in names if name[:2] == product_id[:2]][:1000]
+            raise ModisteError(f"like={product_id}: the index has no such product. {did_you_mean(product_id, names)}")
+        return found
+
+    def _ranking(self, vector: np.ndarray, positions: np.ndarray | None) -> tuple[_Ranking, Exactness]:
+        scores = self.snapshot.scores(vector, positions)
+
+        def best(count: int) -> tuple[np.ndarray, np.ndarray]:
+            order = top(scores, count)
+            return (order if positions is None else positions[order]), scores[order]
+
+        return _Ranking(best), Exactness(f"exact scores of {len(scores):,} rows")
+
+    def _hybrid(
+        self, vector: np.ndarray, query: Query, weight: float, positions: np.ndarray | None, condition: Any
+    ) -> tuple[_Ranking, Exactness]:
+        """Rows by ``(1 − weight) · cosine + weight · BM25 / the best BM25``."""
+        scores = self.snapshot.scores(vector)
+        rows, lexical = self.store.full_text(" ".join(query.texts), LEXICAL, condition)
+        hits = self.snapshot.positions(rows)
+        known = hits >= 0
+        total = (1 - weight) * scores
+        if known.any():
+            total[hits[known]] += weight * lexical[known] / lexical.max()
+        chosen = total if positions is None else total[positions]
+
+        def best(count: int) -> tuple[np.ndarray, np.ndarray]:
+            order = top(chosen, count)
+            return (order if positions is None else positions[order]), chosen[order]
+
+        return _Ranking(best), Exactness(f"exact scores, and full text with weight {weight:g}")
+
+    def _grouped(
+        self, rank: _Ranking, k: int, available: int, left_out: set[int], group: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions, scores and product numbers of the k best products, or rows, that are not left out."""
+        products = self.snapshot.products
+        count = min(available, 4 * (k + 4) if group or left_out else k)
+        while True:
+            found, scores = rank.best(count)
+            codes = products[found]
+            keep = np.isin(codes, list(left_out), invert=True) if left_out else np.ones(len(found), bool)
+            if group:
+                first = np.zeros(len(found), bool)
+                first[np.unique(codes, return_index=True)[1]] = True
+                keep &= first
+            if keep.sum() >= k or count >= available:
+                chosen = np.flatnonzero(keep)[:k]
+                return found[chosen], scores[chosen], codes[chosen] if group else np.empty(0, np.int64)
+            count = min(available, 4 * count)
+
+    def _matches(
+        self, best: np.ndarray, cosines: np.ndarray, threshold: float | None, query: Query, hybrid: bool
+    ) -> list[bool | None]:
+        """Whether each result is a match: its cosine reaches the threshold, or a hybrid search asked for its id."""
+        if threshold is None:
+            return [None] * len(best)
+        asked = {text.strip().lower() for text in query.texts} if hybrid else set()
+        ids = self.snapshot.table.column("product_id").take(best).to_pylist()
+        return [bool(score >= threshold) or name.lower() in asked for score, name in zip(cosines, ids, strict=True)]
+
+    def _table(self, best: np.ndarray, scores: Any, views: np.ndarray, match: list[Any], positions: Any) -> Any:
+        import pyarrow as pa
+
+        rows = self.snapshot.table.take(best)
+        plain = {name: _plain(rows.column(name)) for name in rows.column_names}
+        columns = {
+            "product_id": plain.pop("product_id"),
+            "row": plain.pop("row"),
+            "score": pa.array(scores, pa.float32()),
+            "match": pa.array(match, pa.bool_()),
+        }
+        if len(views):
+            columns["views"] = pa.array(self._views(views, positions), pa.list_(pa.int64()))
+        return pa.table({**columns, **plain})
+
+    def _views(self, products: np.ndarray, positions: np.ndarray | None) -> list[list[int]]:
+        """The rows of each product that pass the filter."""
+        codes = self.snapshot.products if positions is None else self.snapshot.products[positions]
+        rows = self.snapshot.rows if positions is None else self.snapshot.rows[positions]
+        among = np.flatnonzero(np.isin(codes, products))
+        return [rows[among[codes[among] == product]].tolist() for product in products]
+
+    def _threshold(self, kind: str) -> float | None:
+        return self.facts.get("thresholds", {}).get(kind, {}).get("threshold")
+
+    def _coverage(self, kind: str) -> float | None:
+        return self.facts.get("thresholds", {}).get(kind, {}).get("coverage")
+
+    # ---------------------------------------------------------------------------------------------- what is in it
+
+    def __len__(self) -> int:
+        return len(self.snapshot)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model that embedded it."""
+        return self.card.fingerprint
+
+    @property
+    def model(self) -> Any:
+        """The dual encoder, loaded when it is first asked for."""
+        return self.embedder.model
+
+    @functools.cached_property
+    def schema(self) -> Any:
+        """Arrow schema of the columns that filters may name: product, title, attributes."""
+        import pyarrow as pa
+
+        fields = [(field.name, field.type) for field in self.snapshot.table.schema]
+        return pa.schema([(n, t.value_type if pa.types.is_dictionary(t) else t) for n, t in fields])
+
+    @property
+    def attributes(self) -> list[str]:
+        """The catalogue's own columns."""
+        return [name for name in self.types if name not in FIXED]
+
+    def count(self, where: str | None = None) -> int:
+        """Number of rows that pass a filter."""
+        positions = self.snapshot.passing(conditions.parse(where, self.types))
+        return len(self.snapshot) if positions is None else len(positions)
+
+    def rows(self, count: int | None = None) -> list[int]:
+        """Row numbers, the first ``count`` of them."""
+        return self.snapshot.rows[:count].tolist()
+
+    def facets(self, where: str | None = None) -> dict[str, dict[Any, int]]:
+        """Attribute → value → number of rows that pass the filter and have it, the most frequent first."""
+        import pyarrow.compute as pc
+
+        positions = self.snapshot.passing(conditions.parse(where, self.types))
+        found = {}
+        for name in self.attributes:
+            column = self.snapshot.table.column(name).combine_chunks()
+            counts = pc.value_counts(column if positions is None else column.take(positions)).to_pylist()
+            values = {entry["values"]: entry["counts"] for entry in counts if entry["values"] is not None}
+            found[name] = dict(sorted(values.items(), key=lambda item: -item[1]))
+        return found
+
+    def _distinct(self, column: str) -> list[str]:
+        import pyarrow.compute as pc
+
+        return [
+            value for value in pc.unique(_plain(self.snapshot.table.column(column))).to_pylist() if value is not None
+        ]
+
+    def image(self, row: int) -> Any:
+        """The photo of a row as a PIL image: the original where it still lies where it was indexed, else a thumbnail.
+
+        Raises:
+            KeyError: There is no such row.
+        """
+        record = self._photo(row)
+        original = _image_source(self.facts.get("images"))
+        if original is not None:
+            try:
+                return original.read(record["_image"])
+            except (OSError, ValueError):  # moved or changed since
+                pass
+        return _decoded(record["_thumbnail"])
+
+    def thumbnail(self, row: int) -> bytes:
+        """The small photo of a row, encoded as JPEG or as the original. Raises KeyError where there is no such row."""
+        return self._photo(row)["_thumbnail"]
+
+    def _photo(self, row: int) -> dict[str, Any]:
+        found = self.store.take([row], ["_image", "_thumbnail"]).to_pylist()
+        if not found:
+            raise KeyError(f"{self.path} has no row {row}")
+        return found[0]
+
+    # ------------------------------------------------------------------------------------------------------ versions
+
+    def versions(self) -> list[Version]:
+        """All versions on disk, also newer ones than this, oldest first."""
+        return [Version.of(commit) for commit in read_facts(self.path)["commits"]]
+
+    def refresh(self) -> bool:
+        """Goes to the newest version; whether there was one."""
+        facts = read_facts(self.path)
+        version = facts["commits"][-1]["version"]
+        if version == self.version and facts == self.facts:
+            return False
+        snapshot = _snapshot(self.path, facts, version)
+        embedder, same = self.embedder, facts["model"] == self.facts["model"]
+        self.__init__(self.path, facts, snapshot, version)  # type: ignore[misc]
+        self.__dict__.pop("schema", None)
+        if same:
+            self.embedder = embedder
+        return True
+
+    def at(self, version: int) -> Index:
+        """The index as it was at an earlier version, to search.
+
+        Raises:
+            ModisteError: There is no such version.
+        """
+        facts = read_facts(self.path)
+        _check_version(facts, version, self.path)
+        index = Index(self.path, facts, _snapshot(self.path, facts, version), version)
+        index.embedder = self.embedder
+        return index
+
+    def upsert(self, catalogue: Any, delete_missing: bool = False, progress: Any = None) -> Any:
+        """Takes new and changed rows of a catalogue; photos whose pixels are known are not embedded again.
+
+        Args:
+            catalogue: A `modiste.data.catalogue.Catalogue`.
+            delete_missing: Whether rows that it lacks are deleted.
+            progress: `modiste.utils.progress.progress_bar` or `silent`.
+
+        Returns:
+            A `modiste.search.build.Changes`: how many rows were added, changed, embedded, deleted.
+
+        Raises:
+            ModisteError: A value is not of its column's type, or there is no model for new photos.
+        """
+        from modiste.search.build import upsert
+
+        changes = upsert(self, catalogue, delete_missing, progress)
+        self.refresh()
+        return changes
+
+    def delete(self, product_ids: str | Sequence[str]) -> int:
+        """Deletes products; returns the number of rows that went. Raises ModisteError for an unknown one."""
+        from modiste.search.build import delete
+
+        count = delete(self, [product_ids] if isinstance(product_ids, str) else list(product_ids))
+        self.refresh()
+        return count
+
+    def restore(self, version: int) -> None:
+        """Makes an earlier version the newest. Raises ModisteError where there is no such version."""
+        from modiste.search.build import restore
+
+        restore(self, version)
+        self.refresh()
+
+
+class _Ranking:
+    """The best positions and scores for any number of them."""
+
+    def __init__(self, best: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> None:
+        self.best = best
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What an index says of itself. Raises ModisteError where there is none, or an unfinished one."""
+    facts = read_json(folder / FACTS)
+    if facts:
+        return facts
+    if (folder / "staging").is_dir() or (folder / "lance").is_dir():
+        raise ModisteError(f"{folder} is unfinished: run the modiste index command that made it again, it resumes.")
+    if folder.exists():
+        raise ModisteError(f"{folder} is not an index: it has no {FACTS}. Make one with modiste index out={folder}.")
+    near = [path.name for path in folder.parent.glob("*") if (path / FACTS).is_file()] if folder.parent.is_dir() else []
+    hint = did_you_mean(folder.name, near) if near else f"Make one with modiste index run=RUN data=… out={folder}."
+    raise ModisteError(f"There is no index {folder}. {hint}")
+
+
+def snapshot_folder(folder: Path, version: int) -> Path:
+    """Where the snapshot of a version lies."""
+    return folder / "snapshots" / str(version)
+
+
+def _snapshot(folder: Path, facts: Mapping[str, Any], version: int) -> Snapshot:
+    try:
+        return Snapshot.read(snapshot_folder(folder, version))
+    except OSError:  # of an old version, or one that was killed while it was written
+        return snapshot_of(LanceStore(folder, version), facts["types"])
+
+
+def snapshot_of(store: LanceStore, types: Mapping[str, str]) -> Snapshot:
+    """The rows of a store's version, read from LanceDB."""
+    import pyarrow as pa
+
+    table = store.read(["row", "product_id", "text", *(n for n in types if n not in FIXED), "_vector"]).combine_chunks()
+    column = table.column("_vector").combine_chunks()
+    flat = column.values if hasattr(column, "values") else column.flatten()
+    vectors = flat.to_numpy(zero_copy_only=False).reshape(len(table), -1)
+    table = table.drop_columns(["_vector"])
+    for place, field in enumerate(table.schema):
+        if pa.types.is_string(field.type) and field.name != "text":
+            table = table.set_column(place, field.name, table.column(field.name).combine_chunks().dictionary_encode())
+    return Snapshot(table, np.ascontiguousarray(vectors, np.float32))
+
+
+def _check_version(facts: Mapping[str, Any], version: int, folder: Path) -> None:
+    known = [commit["version"] for commit in facts["commits"]]
+    if version not in known:
+        raise ModisteError(f"{folder} has no version {version}. Choose from: {', '.join(map(str, known))}.")
+
+
+def _hybrid_weight(hybrid: bool | float | None, query: Query) -> float:
+    weight = HYBRID if hybrid is True else float(hybrid or 0)
+    if not 0 <= weight <= 1:
+        raise ModisteError(f"hybrid={hybrid} is the weight of the full text: give a number from 0 to 1.")
+    if weight and not query.texts:
+        raise ModisteError("hybrid= weighs the full text, and the query has no words: leave it out, or add some.")
+    return weight
+
+
+def _plain(column: Any) -> Any:
+    """A column without dictionary encoding."""
+    import pyarrow as pa
+
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _image_source(described: Mapping[str, str] | None) -> Any:
+    """Where the original photos are, if that can be said in words."""
+    if not described:
+        return None
+    from modiste.data.sources import FolderImages, ZipImages
+
+    if described["kind"] == "folder":
+        return FolderImages(described["path"])
+    return ZipImages(described["path"], described.get("prefix", ""))
+
+
+def _decoded(data: bytes) -> Any:
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data)).convert("RGB")

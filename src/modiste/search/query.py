@@ -1,0 +1,120 @@
+"""A query of several parts, such as "like this, but red": their embeddings, weighted, added and normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from modiste.errors import ModisteError, did_you_mean
+
+PARTS = ("text", "image", "like", "minus")
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is searched for.
+
+    Attributes:
+        texts: Words.
+        images: PIL images.
+        like: Product ids.
+        minus: Words of what it should not be.
+        weights: Of the parts, by their name; 1 where it says nothing, 0.5 for ``minus``.
+    """
+
+    texts: tuple[str, ...] = ()
+    images: tuple[Any, ...] = ()
+    like: tuple[str, ...] = ()
+    minus: tuple[str, ...] = ()
+    weights: Mapping[str, float] | None = None
+
+    @classmethod
+    def of(cls, text: Any, image: Any, like: Any, minus: Any, weights: Mapping[str, float] | None) -> Query:
+        """From a user's arguments, each a value or several.
+
+        Raises:
+            ModisteError: Nothing is searched for, an image cannot be read, or a weight is of no part or no number.
+
+        >>> Query.of("shoes", None, None, ["blue", "red"], None).minus
+        ('blue', 'red')
+        """
+        weights = dict(weights or {})
+        for name, value in weights.items():
+            if name not in PARTS:
+                raise ModisteError(f"weights: there is no part '{name}' of a query. {did_you_mean(name, PARTS)}")
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float("inf"):
+                raise ModisteError(f"weights.{name}={value} is not a number from 0 on: write minus= for what to avoid.")
+        images = tuple(picture(one) for one in several(image))
+        query = cls(tuple(several(text)), images, tuple(map(str, several(like))), tuple(several(minus)), weights)
+        if not (query.texts or query.images or query.like):
+            raise ModisteError(
+                'Nothing is searched for: give words, image= or like=, for instance "red running shoes".'
+            )
+        return query
+
+    @property
+    def kind(self) -> str:
+        """``text``, ``image`` (also by product) or ``mixed``: scores of different kinds have different scales."""
+        if self.minus or (self.texts and (self.images or self.like)):
+            return "mixed"
+        return "text" if self.texts else "image"
+
+    def vector(self, parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+        """The unit-norm vector (D,) of the parts' embeddings.
+
+        Args:
+            parts: Name of the part and its unit-norm embeddings (n, D).
+
+        Raises:
+            ModisteError: They cancel each other out.
+        """
+        total = np.sum([self._weight(name) * vectors.mean(0) for name, vectors in parts], axis=0)
+        length = float(np.linalg.norm(total))
+        if not length > 1e-6:
+            raise ModisteError("The parts of the query cancel each other out: change weights, or leave one out.")
+        return (total / length).astype(np.float32)
+
+    def _weight(self, name: str) -> float:
+        given = (self.weights or {}).get(name)
+        if name == "minus":
+            return -(0.5 if given is None else given)
+        return 1.0 if given is None else given
+
+
+def several(value: Any) -> Iterator[Any]:
+    """The values of an argument that takes one or a list; empty texts are none.
+
+    >>> list(several("a")), list(several(["a", "b"])), list(several(None))
+    (['a'], ['a', 'b'], [])
+    """
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return (one for one in values if one is not None and not (isinstance(one, str) and not one.strip()))
+
+
+def picture(image: Any) -> Any:
+    """A PIL image from one, from encoded bytes or from a file's path.
+
+    Raises:
+        ModisteError: There is no such file, or it is no image that can be decoded.
+    """
+    from PIL import Image
+
+    from modiste.data.sources import FolderImages, decode
+
+    if isinstance(image, Image.Image):
+        return image
+    try:
+        if isinstance(image, bytes):
+            return decode(image)
+        from pathlib import Path
+
+        path = Path(image).expanduser()
+        return FolderImages(path.parent).read(path.name)
+    except FileNotFoundError:
+        raise ModisteError(f"image={image}: there is no such file.") from None
+    except (OSError, ValueError) as error:
+        shown = "image" if isinstance(image, bytes) else f"image={image}"
+        raise ModisteError(f"{shown} cannot be read as a picture: {error}.") from error

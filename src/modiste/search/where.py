@@ -1,0 +1,348 @@
+"""Filters: a small SQL condition, parsed once, checked against the columns and evaluated by every engine alike."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from modiste.errors import ModisteError, did_you_mean
+
+TEXT, NUMBER = "text", "number"
+"""The two types that a column may have."""
+Value = str | float | int
+
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?![\w.])|'(?P<text>(?:[^']|'')*)'|`(?P<quoted>[^`]+)`|"(?P<double>[^"]+)"
+    |(?P<word>[^\W\d]\w*)|(?P<sign><=|>=|!=|<>|==|[=<>(),]))""",
+    re.VERBOSE,
+)
+_SIGNS = {"==": "=", "<>": "!="}
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Compare:
+    """``column op value``; a missing value fulfils no comparison."""
+
+    column: str
+    sign: str
+    value: Value
+
+
+@dataclass(frozen=True)
+class In:
+    """``column in (values)``."""
+
+    column: str
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Like:
+    """``column like pattern``, with ``%`` for any characters and ``_`` for one; case does not count."""
+
+    column: str
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """``column is null``."""
+
+    column: str
+
+
+@dataclass(frozen=True)
+class Constant:
+    """``true`` or ``false``."""
+
+    value: bool
+
+
+@dataclass(frozen=True)
+class Not:
+    """Every row that ``part`` does not hold for, those with missing values included."""
+
+    part: Node
+
+
+@dataclass(frozen=True)
+class Join:
+    """``and`` or ``or`` of several conditions."""
+
+    word: str
+    parts: tuple[Node, ...]
+
+
+Node = Compare | In | Like | Missing | Constant | Not | Join
+
+
+def parse(text: str | None, types: Mapping[str, str]) -> Node | None:
+    """The condition that ``text`` writes, or None for none.
+
+    Comparisons (``= != < <= > >=``), ``in (…)``, ``not in``, ``between … and …``, ``like '…%'``, ``is null``,
+    ``is not null``, ``and``, ``or``, ``not``, parentheses. Text in single quotes; a column with special characters in
+    backticks.
+
+    Args:
+        text: The condition.
+        types: Column → `TEXT` or `NUMBER`.
+
+    Raises:
+        ModisteError: It cannot be read, a column is unknown, or a value is of the other type.
+
+    >>> parse("price < 50", {"price": NUMBER, "gender": TEXT})
+    Compare(column='price', sign='<', value=50)
+    >>> parse("gendr = 'Men'", {"gender": TEXT})
+    Traceback (most recent call last):
+    ...
+    modiste.errors.ModisteError: where: there is no column 'gendr'. Did you mean 'gender'?
+    """
+    if text is None or not text.strip():
+        return None
+    return _Parser(text, types).parse()
+
+
+class _Parser:
+    def __init__(self, text: str, types: Mapping[str, str]) -> None:
+        self.text, self.types = text, types
+        self.tokens = list(self._tokens())
+        self.place = 0
+
+    def _tokens(self) -> Any:
+        start, end = 0, len(self.text.rstrip())
+        while start < end:
+            match = _TOKEN.match(self.text, start)
+            if match is None:
+                raise ModisteError(
+                    f"where: cannot read '{self.text[start:].strip()}'. Write for instance {self._example()}."
+                )
+            start = match.end()
+            kind = str(match.lastgroup)
+            value: Any = match[kind]
+            if kind == "number":
+                value = int(value) if re.fullmatch(r"-?\d+", value) else float(value)
+            elif kind == "text":
+                value = value.replace("''", "'")
+            elif kind == "sign":
+                value = _SIGNS.get(value, value)
+            yield ("column" if kind in ("quoted", "double") else kind), value
+
+    def _example(self) -> str:
+        text = next((name for name, kind in self.types.items() if kind == TEXT), "gender")
+        number = next((name for name, kind in self.types.items() if kind == NUMBER), None)
+        return f"{text} = 'value'" + (f" and {number} < 50" if number else "")
+
+    def parse(self) -> Node:
+        node = self._any()
+        if self.place < len(self.tokens):
+            raise self._unexpected()
+        return node
+
+    def _next(self) -> tuple[str, Any]:
+        return self.tokens[self.place] if self.place < len(self.tokens) else ("end", "the end")
+
+    def _take(self, kind: str, *values: Any) -> Any:
+        """The next token's value where it is of ``kind`` and one of ``values``; else None."""
+        found, value = self._next()
+        word = value.lower() if kind == "word" and found == "word" and values else value
+        if found != kind or (values and word not in values):
+            return None
+        self.place += 1
+        return word
+
+    def _expect(self, kind: str, *values: Any) -> Any:
+        value = self._take(kind, *values)
+        if value is None:
+            raise self._unexpected(f"'{values[0]}'" if values else kind)
+        return value
+
+    def _unexpected(self, wanted: str = "") -> ModisteError:
+        found, value = self._next()
+        shown = f"'{value}'" if found != "end" else value
+        expected = f" where {wanted} should stand" if wanted else ""
+        return ModisteError(f'where: {shown} is unexpected{expected} in "{self.text}". Write {self._example()}.')
+
+    def _any(self) -> Node:
+        return self._joined("or", lambda: self._joined("and", self._one))
+
+    def _joined(self, word: str, part: Callable[[], Node]) -> Node:
+        parts = [part()]
+        while self._take("word", word):
+            parts.append(part())
+        return parts[0] if len(parts) == 1 else Join(word, tuple(parts))
+
+    def _one(self) -> Node:
+        if self._take("word", "not"):
+            return Not(self._one())
+        if self._take("sign", "("):
+            node = self._any()
+            self._expect("sign", ")")
+            return node
+        constant = self._take("word", "true", "false")
+        return Constant(constant == "true") if constant else self._condition(self._column())
+
+    def _column(self) -> str:
+        name = self._take("column") or self._take("word")
+        if name is None:
+            raise self._unexpected("a column")
+        if name not in self.types:
+            raise ModisteError(f"where: there is no column '{name}'. {did_you_mean(name, self.types)}")
+        return name
+
+    def _condition(self, column: str) -> Node:
+        if self._take("word", "is"):
+            negated = self._take("word", "not")
+            self._expect("word", "null")
+            return Not(Missing(column)) if negated else Missing(column)
+        if self._take("word", "not"):
+            return Not(self._listed(column))
+        sign = self._take("sign", *_COMPARE)
+        return Compare(column, sign, self._value(column)) if sign else self._listed(column)
+
+    def _listed(self, column: str) -> Node:
+        word = self._expect("word", "in", "between", "like")
+        if word == "like":
+            if self.types[column] != TEXT:
+                raise ModisteError(f"where: {column} is a number: like is for text.")
+            return Like(column, self._expect("text"))
+        if word == "between":
+            low = self._value(column)
+            self._expect("word", "and")
+            return Join("and", (Compare(column, ">=", low), Compare(column, "<=", self._value(column))))
+        self._expect("sign", "(")
+        values = [self._value(column)]
+        while self._take("sign", ","):
+            values.append(self._value(column))
+        self._expect("sign", ")")
+        return In(column, tuple(values))
+
+    def _value(self, column: str) -> Value:
+        kind, value = self._next()
+        if kind not in ("text", "number"):
+            raise self._unexpected("a value")
+        if kind != self.types[column]:
+            example = f"a number: write {column} = 50" if kind == "text" else f"text: write {column} = '{value}'"
+            raise ModisteError(f"where: {column} is {example}.")
+        self.place += 1
+        return value
+
+
+# ------------------------------------------------------------------------------------------------------- evaluation
+
+
+def mask(node: Node, table: Any) -> np.ndarray:
+    """Which rows of an Arrow ``table`` fulfil the condition, (N,) bool.
+
+    >>> import pyarrow as pa
+    >>> table = pa.table({"price": [10, None, 60], "gender": ["Men", "Men", "Women"]})
+    >>> mask(parse("not price < 50", {"price": NUMBER}), table).tolist()
+    [False, True, True]
+    """
+    if isinstance(node, Constant):
+        return np.full(len(table), node.value)
+    if isinstance(node, Not):
+        return ~mask(node.part, table)
+    if isinstance(node, Join):
+        combine = np.logical_and if node.word == "and" else np.logical_or
+        return combine.reduce([mask(part, table) for part in node.parts])
+    return _column_mask(node, table.column(node.column).combine_chunks())
+
+
+def _column_mask(node: Compare | In | Like | Missing, column: Any) -> np.ndarray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if isinstance(node, Missing):
+        return column.is_null().to_numpy(zero_copy_only=False)
+    if pa.types.is_dictionary(column.type):  # a decision for each distinct value, then a look-up
+        decided = np.append(_plain_mask(node, column.dictionary), False)
+        codes = column.indices.fill_null(len(column.dictionary)).to_numpy(zero_copy_only=False)
+        return decided[codes]
+    return pc.fill_null(_plain(node, column), False).to_numpy(zero_copy_only=False)
+
+
+def _plain_mask(node: Compare | In | Like, values: Any) -> np.ndarray:
+    return _plain(node, values).to_numpy(zero_copy_only=False)
+
+
+def _plain(node: Compare | In | Like, values: Any) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if isinstance(node, Compare):
+        names = {
+            "=": "equal",
+            "!=": "not_equal",
+            "<": "less",
+            "<=": "less_equal",
+            ">": "greater",
+            ">=": "greater_equal",
+        }
+        return getattr(pc, names[node.sign])(values, node.value)
+    if isinstance(node, In):
+        numbers = any(isinstance(value, float) for value in node.values)
+        listed = pa.array([float(v) for v in node.values] if numbers else node.values)
+        return pc.is_in(values.cast(listed.type), value_set=listed)
+    return pc.match_like(values, node.pattern, ignore_case=True)
+
+
+def sql(node: Node | None) -> str | None:
+    """The condition in the SQL of LanceDB.
+
+    >>> sql(parse("not (name = 'it''s' or size in (1, 2))", {"name": TEXT, "size": NUMBER}))
+    "(NOT coalesce((`name` = 'it''s' OR `size` IN (1, 2)), false))"
+    """
+    if node is None:
+        return None
+    if isinstance(node, Constant):
+        return "true" if node.value else "false"
+    if isinstance(node, Not):
+        return f"(NOT coalesce({sql(node.part)}, false))"
+    if isinstance(node, Join):
+        return "(" + f" {node.word.upper()} ".join(str(sql(part)) for part in node.parts) + ")"
+    column = f"`{node.column}`"
+    if isinstance(node, Missing):
+        return f"{column} IS NULL"
+    if isinstance(node, In):
+        return f"{column} IN ({', '.join(map(_literal, node.values))})"
+    if isinstance(node, Like):
+        return f"lower({column}) LIKE {_literal(node.pattern.lower())}"
+    return f"{column} {node.sign} {_literal(node.value)}"
+
+
+def _literal(value: Value) -> str:
+    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
+
+
+def near_misses(node: Node | None, values: Callable[[str], list[str]]) -> list[str]:
+    """Hints for text values that no row has, such as ``gender = 'men'`` where the column says Men.
+
+    Args:
+        node: The condition.
+        values: Gives the distinct values of a text column.
+    """
+    if isinstance(node, Join):
+        return [hint for part in node.parts for hint in near_misses(part, values)]
+    if isinstance(node, Not):
+        return near_misses(node.part, values)
+    if isinstance(node, Compare) and node.sign == "=" and isinstance(node.value, str):
+        return _hint(node.column, node.value, values(node.column))
+    if isinstance(node, In):
+        return [h for v in node.values if isinstance(v, str) for h in _hint(node.column, v, values(node.column))]
+    return []
+
+
+def _hint(column: str, value: str, known: list[str]) -> list[str]:
+    if value in known:
+        return []
+    same = [other for other in known if other.lower() == value.lower()]
+    meant = f"Did you mean '{same[0]}'?" if same else did_you_mean(value, known)
+    return [f"no row has {column} = '{value}'. {meant}"]

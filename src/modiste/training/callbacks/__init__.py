@@ -1,0 +1,23 @@
+"""Lightning callbacks: progress, cost, interruption, averaging, selection; samples and artifacts for wandb."""
+
+from modiste.training.callbacks.averaging import EMA
+from modiste.training.callbacks.cost import Cost, Throughput
+from modiste.training.callbacks.interruption import Interrupted, Interruptible, fast_dev_run
+from modiste.training.callbacks.progress import EpochLines, LineProgress, progress
+from modiste.training.callbacks.selection import Selection
+from modiste.training.callbacks.wandb import Artifacts, SampleRetrievals
+
+__all__ = [
+    "EMA",
+    "Artifacts",
+    "Cost",
+    "EpochLines",
+    "Interrupted",
+    "Interruptible",
+    "LineProgress",
+    "SampleRetrievals",
+    "Selection",
+    "Throughput",
+    "fast_dev_run",
+    "progress",
+]

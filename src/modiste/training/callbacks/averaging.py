@@ -1,0 +1,50 @@
+"""Moving averages of the weights."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor
+
+
+class EMA(EMAWeightAveraging):
+    """An exponential moving average of the weights, which is validated, saved and used at the end.
+
+    The decay grows with the updates, min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage, so
+    that a short run is not left with its first weights.
+
+    Args:
+        decay: Its upper limit.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        super().__init__(decay=decay)
+        del self._kwargs["avg_fn"]
+        self._kwargs["multi_avg_fn"] = functools.partial(average_warmed_up, decay)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing yet: the module's own hook comes after the callbacks' and still needs the average."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, pl_module)
+
+
+def average_warmed_up(decay: float, averages: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+    """Advances moving averages of one type in place after ``updates`` updates; integers are copied.
+
+    >>> average = torch.zeros(1)
+    >>> average_warmed_up(0.999, [average], [torch.ones(1)], updates=0)
+    >>> average
+    tensor([0.9000])
+    """
+    if not averages[0].is_floating_point():
+        torch._foreach_copy_(averages, current)
+        return
+    n = float(updates)  # once for all tensors: on a GPU it waits
+    # Where both are equal (frozen weights), the average stays what it is, to the bit.
+    step = torch._foreach_sub(current, averages)
+    torch._foreach_mul_(step, 1 - min(decay, (1 + n) / (10 + n)))
+    torch._foreach_add_(averages, step)

@@ -1,0 +1,72 @@
+"""Stopping on request with the state saved."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from modiste.data.pairs import Batch
+from modiste.utils.run_dir import RunDir
+
+REQUEUE = getattr(signal, "SIGUSR2", signal.SIGTERM)
+"""What submitit has Slurm send before a job ends."""
+
+
+def fast_dev_run(trainer: Trainer) -> bool:
+    """Whether this is ``debug=step``, which saves and logs nothing."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+class Interrupted(BaseException):
+    """Training stopped on request, its state saved."""
+
+
+class Interruptible(Checkpoint):
+    """Ctrl-C or SIGTERM: finish the step in hand, save it, stop. A second Ctrl-C stops at once.
+
+    A job of submitit (``hydra/launcher=slurm``) gets SIGUSR2 before its time is up or it is preempted, and ignores
+    SIGTERM: the step is saved, submitit requeues the job, and ``continue=auto`` resumes it.
+
+    A `Checkpoint`, because Lightning calls these last: the other callbacks' part of the step is then done.
+    """
+
+    def __init__(self, run_dir: str) -> None:
+        self.checkpoint = RunDir(run_dir).checkpoints / "recent.ckpt"
+        self.requested = 0  # number of the signal
+        self._step = 0
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            end = REQUEUE if callable(signal.getsignal(REQUEUE)) else signal.SIGTERM
+            self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, end)}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        stepped, self._step = trainer.global_step > self._step, trainer.global_step
+        if not stepped:  # between the batches of an accumulated step: their gradient is in no checkpoint
+            return
+        # All processes stop at the same step, whichever of them was asked to.
+        if trainer.strategy.reduce_boolean_decision(bool(self.requested), all=False):
+            if not fast_dev_run(trainer):
+                trainer.save_checkpoint(self.checkpoint)
+            if self.requested == REQUEUE:
+                self._previous[REQUEUE](REQUEUE, None)  # ends this process, if it is the first of its job
+            raise Interrupted(f"step {trainer.global_step}")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number != REQUEUE:
+            raise KeyboardInterrupt
+        self.requested = number

@@ -1,0 +1,246 @@
+"""`modiste.train`: from a configuration to a run directory."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import CSVLogger, Logger
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from modiste.config import compose, instantiate, load_config, validate
+from modiste.config.invocation import Invocation
+from modiste.config.validation import AUTOMATIC
+from modiste.data.build import load as load_catalogue
+from modiste.data.catalogue import Catalogue
+from modiste.errors import ModisteError
+from modiste.models.load import starting_point
+from modiste.training.build import TrainingParts, build_parts, keep_start
+from modiste.training.callbacks import Interrupted, fast_dev_run
+from modiste.training.loggers import flat
+from modiste.training.validation_sets import validation_specs
+from modiste.utils.machine import environment, is_out_of_memory, keep_pages
+from modiste.utils.run_dir import RunDir
+
+WHERE_TO_START = ("init", "resume", "continue", "run_dir")
+
+
+class Run(RunDir):
+    """A trained run directory.
+
+    Attributes:
+        path: The directory.
+        trainer: Lightning's trainer, as training left it.
+        score: Best value of the monitor; None where nothing was validated.
+        interrupted: Where training was stopped on request, its state saved; None: it came to its end.
+    """
+
+    def __init__(self, path: str | Path, trainer: Trainer, interrupted: str | None = None) -> None:
+        super().__init__(path)
+        self.trainer, self.interrupted = trainer, interrupted
+
+    @property
+    def score(self) -> float | None:
+        best = getattr(self.trainer.checkpoint_callback, "best_model_score", None)
+        return None if best is None else float(best)
+
+    @property
+    def concludes(self) -> bool:
+        """Whether this process writes what a finished run leaves: rank 0, unless it is ``debug=step``."""
+        return self.trainer.is_global_zero and not fast_dev_run(self.trainer)
+
+
+def train(
+    config: DictConfig | Sequence[str] = (),
+    *,
+    catalogue: Catalogue | None = None,
+    callbacks: Sequence[Callback] = (),
+    line: Invocation | None = None,
+) -> Run:
+    """Train a dual encoder and write its run directory.
+
+    Args:
+        config: Overrides of conf/train.yaml, as on the command line (``["data=kagl", "loss=siglip"]``), or the
+            configuration that they compose.
+        catalogue: The data to train on, in the place of what ``config.data`` loads.
+        callbacks: Further Lightning callbacks.
+        line: The command line, for the record.
+
+    Returns:
+        The run directory, which `modiste.evaluate`, `modiste.embed` and `modiste.load` take.
+
+    Raises:
+        ModisteError: The configuration is wrong, data are missing, or a checkpoint does not fit.
+
+    Example:
+        ``run = modiste.train(["data=kagl", "image=lite", "text=minilm"])``, then ``modiste.evaluate(run, tasks=[…])``.
+    """
+    if not isinstance(config, DictConfig):
+        overrides = tuple(config)
+        line = line or Invocation(overrides=overrides)
+        config = in_new_directory(compose("train", overrides))
+    line = line or Invocation()
+    validate(config)
+    settle_continue(config)
+    start = starting_point(config)
+    prepare_process(config.seed)
+    specs = validation_specs(config, line.config_dirs)
+    catalogue = load_catalogue(config.data) if catalogue is None else catalogue
+    parts = build_parts(config, catalogue, specs, start)
+    run = RunDir(config.run_dir)
+    loggers = build_loggers(config, run)
+    with explained(), memory_named(config):
+        trainer = build_trainer(config, run, loggers, callbacks, parts.data.batches_per_epoch)
+        if trainer.is_global_zero and not fast_dev_run(trainer):
+            describe(parts, line, run, loggers)
+            keep_start(parts.module.terms, run)
+        checkpoint = start if config.resume or config["continue"] else None
+        try:
+            trainer.fit(parts.module, parts.data, ckpt_path=checkpoint, weights_only=True)
+        except Interrupted as stop:
+            return Run(run.path, trainer, interrupted=str(stop))
+        finally:
+            finish_loggers()
+    return Run(run.path, trainer)
+
+
+def in_new_directory(config: DictConfig) -> DictConfig:
+    """The configuration with a new run directory, ``runs/<name>/<time>``, where Hydra has not made one."""
+    with open_dict(config):
+        if OmegaConf.is_interpolation(config, "run_dir"):
+            config.run_dir = f"runs/{config.name}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    return config
+
+
+def settle_continue(config: DictConfig) -> None:
+    """Turns ``continue=auto`` into the run directory itself where it has a checkpoint, else null, in place.
+
+    A job that a scheduler starts again, with the same command, goes on from there.
+    """
+    if config["continue"] != AUTOMATIC:
+        return
+    run = RunDir(config.run_dir)
+    with open_dict(config):
+        try:
+            run.checkpoint("last")
+        except ModisteError:
+            config["continue"] = None
+            return
+        config["continue"], config.init, config.resume = str(run.path), None, None
+
+
+def prepare_process(seed: int) -> None:
+    """Seeds, matrix precision, memory settings, and silence from what a user cannot act on."""
+    quieten()
+    keep_pages()
+    seed_everything(seed, workers=True, verbose=False)
+    torch.set_float32_matmul_precision("high")
+
+
+def quieten() -> None:
+    """Silences what Lightning and torch say of themselves; warnings that a user can act on stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        "Found .* module.s. in eval mode",  # frozen parts are meant to be
+        "`isinstance.treespec, LeafSpec.` is deprecated",
+        "The '.*_dataloader' does not have many workers",
+        "Checkpoint directory .* exists and is not empty",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turns what Lightning and torch say of a user's mistake into one sentence."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise ModisteError(f"The trainer refuses its settings: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        if "parameter group" not in str(error):
+            raise
+        raise ModisteError(
+            "The checkpoint's optimizer does not fit: resume and continue need the optim and tune of their run. To "
+            "change them, start with init=RUN."
+        ) from error
+
+
+@contextmanager
+def memory_named(cfg: DictConfig) -> Iterator[None]:
+    """Turns memory that ran out into one sentence that names the settings which need less of it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        batch, micro = cfg.data.batch_size, cfg.grad_cache.micro_batch
+        raise ModisteError(
+            f"Out of memory at data.batch_size={batch} with grad_cache.micro_batch={micro or 'null'}: keep the batch "
+            f"and embed fewer pairs at a time (grad_cache.micro_batch={max(min(batch, micro or batch) // 2, 1)}), or "
+            "lower data.batch_size."
+        ) from error
+
+
+def build_loggers(cfg: DictConfig, run: RunDir) -> dict[str, Logger]:
+    """The CSV log, and the loggers of the configuration; ``continue`` resumes their former runs."""
+    earlier = run.read_json("logger") if cfg["continue"] else {}
+    chosen = {
+        name: instantiate(node, **({"run_id": earlier[name]} if name in earlier else {}))
+        for name, node in cfg.logger.items()
+    }
+    return {"csv": CSVLogger(str(run.path), name="csv"), **chosen}
+
+
+def build_trainer(
+    cfg: DictConfig,
+    run: RunDir,
+    loggers: Mapping[str, Logger],
+    more_callbacks: Sequence[Callback] = (),
+    batches_per_epoch: int | None = None,
+) -> Trainer:
+    """Lightning's trainer with the callbacks of the configuration; it logs at least once per epoch."""
+    callbacks = [instantiate(node) for node in cfg.callbacks.values() if node is not None] + list(more_callbacks)
+    return instantiate(
+        cfg.trainer,
+        logger=list(loggers.values()),
+        callbacks=callbacks,
+        default_root_dir=str(run.path),
+        log_every_n_steps=max(1, min(cfg.trainer.log_every_n_steps, batches_per_epoch or math.inf)),
+    )
+
+
+def describe(parts: TrainingParts, line: Invocation, run: RunDir, loggers: Mapping[str, Logger]) -> None:
+    """Writes what the run is: configuration, overrides, environment, ids of the loggers' runs."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    config = parts.config
+    start = {name: config[name] for name in ("init", "resume")}
+    if config["continue"]:
+        start = run.origin(load_config(run.config))  # what it began with is still training data of it
+    else:
+        run.write_json("start", start)
+    OmegaConf.save(OmegaConf.create(config | start), run.config)
+    kept = [override for override in line.overrides if override.split("=")[0] not in WHERE_TO_START]
+    OmegaConf.save(OmegaConf.create(kept), run.path / "overrides.yaml")
+    run.write_json("environment", environment() | {"command": line.command})
+    ids = {}
+    for name, logger in loggers.items():
+        logger.log_hyperparams(flat(config))
+        if isinstance(logger.version, str) and logger.version and name != "csv":
+            ids[name] = logger.version
+    run.write_json("logger", ids)
+
+
+def finish_loggers() -> None:
+    """Ends wandb's run, so that the next job of a multirun gets its own."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()

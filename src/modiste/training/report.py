@@ -1,0 +1,17 @@
+"""What a finished run leaves besides its checkpoints: the report, and the next command."""
+
+from __future__ import annotations
+
+import shlex
+
+from modiste.reporting.report import write_report
+from modiste.training.fit import Run
+
+
+def conclude(run: Run) -> str:
+    """Writes the report of a run; returns what to tell the user."""
+    here = shlex.quote(str(run.path))
+    lines = ["", f"Run directory: {run.path}"]
+    if any(run.path.glob("csv/version_*/metrics.csv")):  # a few steps may be too few to log
+        lines.append(f"Report: {write_report(run.path)}")
+    return "\n".join([*lines, f"Evaluate it: modiste evaluate run={here}"])

@@ -1,0 +1,101 @@
+"""The further validation sets of a training run, composed as `modiste evaluate` composes what it evaluates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from modiste.config import HELD_OUT, instantiate, validate
+from modiste.config.overrides import override_value
+from modiste.data.build import load
+from modiste.data.catalogue import Catalogue
+from modiste.data.module import ValidationSet
+from modiste.errors import ModisteError
+from modiste.evaluation.overlap import source
+from modiste.evaluation.spec import Entry, EvaluationSpec, named_entries
+from modiste.models.dual_encoder import DualEncoder
+from modiste.training.build import build_data
+from modiste.training.feature_cache import FeatureCache
+
+LOADING = ("batch_size", "eval_batch_size", "num_workers")
+
+
+def validation_specs(cfg: DictConfig, config_dirs: Sequence[Path] = ()) -> dict[str, EvaluationSpec]:
+    """The sets of ``transfer`` by name, each as `modiste evaluate run=RUN` would compose it.
+
+    Without ``data`` a set is the training run's own data, without ``task`` it has its tasks. ``held_out`` is added
+    where ``data.held_out`` excludes something.
+
+    Args:
+        cfg: The ``train`` configuration.
+        config_dirs: Folders with groups of the user's.
+
+    Raises:
+        ModisteError: A set cannot be composed, or asks for what validation during training cannot have.
+    """
+    names = ("data", "task", "transfer", "model", "tune", "data_dir", "seed")
+    values = {name: cfg[name] for name in names}
+    plain = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in values.items()}
+    trained = OmegaConf.create(plain)
+    entries: dict[str, Entry] = {HELD_OUT: {"split": "val_held_out"}} if cfg.data.held_out else {}
+    specs = {}
+    for name, entry in {**entries, **named_entries(trained.transfer)}.items():
+        try:
+            specs[name] = _compose(
+                name, {"data": entry} if isinstance(entry, str) else dict(entry), trained, config_dirs
+            )
+        except ModisteError as error:
+            raise ModisteError(f"transfer.{name}: {error}") from error
+    return specs
+
+
+def _compose(name: str, entry: dict, trained: DictConfig, config_dirs: Sequence[Path]) -> EvaluationSpec:
+    named = {key.partition(".")[0] for key in entry}
+    settings = {"data_dir": trained.data_dir, "seed": trained.seed}
+    settings |= {f"data.{key}": trained.data[key] for key in LOADING}
+    shared = [f"{key}={override_value(value)}" for key, value in settings.items()]
+    tasks = {} if "task" in entry else {"task": list(trained.task)}
+    spec = EvaluationSpec.compose(name, {"split": "val", **tasks, **entry}, shared, config_dirs=config_dirs)
+    # What is shared may be set by a run's data, too: only the entry says whether it names other data.
+    own = EvaluationSpec(name, spec.config, spec.overrides[len(shared) :]).of_run(trained)
+    with open_dict(own.config):
+        if not named & {"data/split", "task"} and "data" not in entry:
+            own.config.task = trained.task  # with the training run's own settings
+        own.config.trainer = {}  # tells a task that it validates a training run
+    validate(own.config)
+    return own
+
+
+def build_validation_sets(
+    specs: Mapping[str, EvaluationSpec],
+    trained: DictConfig,
+    catalogue: Catalogue,
+    model: DualEncoder,
+    feature_cache: FeatureCache | None = None,
+) -> dict[str, ValidationSet]:
+    """The data and tasks of `validation_specs`.
+
+    Args:
+        specs: By name.
+        trained: The ``train`` configuration.
+        catalogue: Its catalogue.
+        model: The model that is trained.
+        feature_cache: Serves the sets, too.
+
+    Raises:
+        ModisteError: A set's data are missing, or its split is empty.
+    """
+    sets = {}
+    for name, spec in specs.items():
+        cfg = spec.config
+        try:
+            same = source(cfg.data) == source(trained.data) and cfg.data.preprocessed == trained.data.preprocessed
+            own = catalogue if same else load(cfg.data)
+            own.select(split=spec.split)  # an empty one is refused now, not after an epoch
+            data = build_data(cfg.data, own, model, feature_cache=feature_cache, cached_splits=[spec.split])
+        except ModisteError as error:
+            raise ModisteError(f"transfer.{name}: {error}") from error
+        sets[name] = ValidationSet(data, spec.split, {key: instantiate(node) for key, node in cfg.task.items()})
+    return sets

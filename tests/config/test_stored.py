@@ -1,0 +1,118 @@
+"""What a file of somebody else's says is data: no resolver, no key of Hydra's, no code."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from modiste.config import load_config, load_overrides
+from modiste.config.stored import check_overrides
+from modiste.errors import ModisteError
+
+
+def written(folder, text, name="config.yaml"):
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_a_resolved_config_comes_back_value_by_value_under_present_names(tmp_path):
+    plain = {
+        "data": {"catalogue": {"_target_": "modiste.data.kagl.Kagl"}, "limit": None, "lr": 1e-6},
+        "templates": ["{text}", "costs \\${price}", "a\\b"],
+        "on": True,
+    }
+    OmegaConf.save(OmegaConf.create(plain), tmp_path / "config.yaml")
+    config = load_config(tmp_path / "config.yaml", required=["data"])
+    assert config.data.catalogue._target_ == "modiste.data.datasets.kagl.Kagl"
+    assert OmegaConf.to_container(config, resolve=True)["data"]["lr"] == 1e-6
+    assert config.on is True
+
+
+def test_what_looks_like_an_interpolation_stays_text(tmp_path):
+    config = load_config(written(tmp_path, "seed: 7\nname: '${seed}'\nlist: ['a ${seed} b', '\\${seed}']\n"))
+    assert config.name == "${seed}"
+    assert list(config.list) == ["a ${seed} b", "\\${seed}"]
+    assert OmegaConf.to_container(config, resolve=True)["name"] == "${seed}"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "${oc.env:SECRET}",
+        "x ${oc.env:SECRET,y}",
+        "${oc.decode:${oc.env:SECRET}}",
+        "${hydra:runtime.cwd}",
+        "${${a}:SECRET}",
+        "${ oc.env : SECRET }",
+        "${run_or:a,b}",
+        "\\\\${oc.env:SECRET}",
+    ],
+)
+def test_a_stored_config_may_not_call_a_resolver(tmp_path, monkeypatch, value):
+    monkeypatch.setenv("SECRET", "hunter2")
+    path = written(tmp_path, OmegaConf.to_yaml(OmegaConf.create()))
+    path.write_text(f"a: oc.env\ndeep: [{{name: '{value}'}}]\n")
+    with pytest.raises(ModisteError, match="resolver") as caught:
+        load_config(path)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a: [", "- 1", "x", "null", "a: 1\na: 2", "a: !!python/object/apply:os.system [id]", "a: &x [1]\nb: *x", "\0"],
+)
+def test_a_damaged_config_is_one_sentence(tmp_path, text):
+    with pytest.raises(ModisteError) as caught:
+        load_config(written(tmp_path, text))
+    assert "config.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_of_something_else_names_what_it_lacks(tmp_path):
+    with pytest.raises(ModisteError, match="no 'data'"):
+        load_config(written(tmp_path, "name: x\n"), required=["name", "data"])
+    with pytest.raises(ModisteError, match="no file"):
+        load_config(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+hydra.callbacks.x={_target_: torch.load}",
+        "hydra.run.dir=/tmp",
+        "++hydra.searchpath=[x]",
+        "hydra/launcher=slurm",
+        "+loss@hydra.callbacks=clip",
+        "~hydra.callbacks",
+        "--config-dir=evil",
+        "-m",
+        "--multirun",
+        "seed",
+        "name=${oc.env:SECRET}",
+        "x={a: [1, '${oc.env:SECRET}']}",
+        "/etc/passwd=1",
+        "",
+        7,
+        None,
+    ],
+)
+def test_overrides_of_a_file_are_plain_values_of_modistes_own_keys(tmp_path, override):
+    with pytest.raises(ModisteError, match="refused"):
+        check_overrides(["seed=1", override], "file")
+    OmegaConf.save(OmegaConf.create(["seed=1", override]), written(tmp_path, "", "overrides.yaml"))
+    with pytest.raises(ModisteError, match=r"overrides\.yaml.*refused"):
+        load_overrides(tmp_path / "overrides.yaml")
+
+
+def test_usual_overrides_of_a_file_are_kept():
+    kept = [
+        "loss=siglip",
+        "data/split=marqo",
+        "+data.derive.kind=[{value: a}]",
+        "++seed=1",
+        "~term",
+        "loss@loss.inner=siglip",
+        "+sweep.space.optim\\.lr={low: 1e-4, high: 1e-2}",
+        "name='a (b) = c'",
+        "data.captions.templates=['{text}']",
+        "task=[retrieval,zeroshot]",
+    ]
+    assert check_overrides(kept, "file") == kept

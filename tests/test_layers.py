@@ -1,0 +1,67 @@
+"""Imports only point inwards: the layers of CONTRIBUTING.md, and no cycle between folders."""
+
+import ast
+from pathlib import Path
+
+import modiste
+
+ROOT = Path(modiste.__file__).parent
+# From the outside in; a folder may import from its own layer and from those after it.
+LAYERS = (
+    ("__main__", "cli", "commands"),
+    ("serve", "sweeps", "compat"),
+    ("training", "evaluation", "search", "export"),
+    ("reporting",),
+    ("embedding", "tasks"),
+    ("data", "losses", "terms"),
+    ("models", "images", "texts", "pretrained"),
+    ("metrics", "config", "utils", "errors"),
+)
+LEVEL = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
+
+
+def imports():
+    """(importing module, imported module) of every import statement, also those inside functions."""
+    for file in ROOT.rglob("*.py"):
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "modiste":
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names if alias.name.startswith("modiste.")]
+            else:
+                continue
+            for name in names:
+                yield module, name.removeprefix("modiste.")
+
+
+def folders():
+    return {(a.split(".")[0], b.split(".")[0]) for a, b in imports()} - {("__init__", name) for name in LEVEL}
+
+
+def test_every_folder_has_a_layer():
+    found = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert found - {"__init__"} == set(LEVEL) & found
+    assert len(list(ROOT.glob("*.py"))) <= 10
+
+
+def test_imports_point_inwards():
+    upward = {
+        f"{a} → {b}"
+        for a, b in imports()
+        if a.split(".")[0] in LEVEL and b.split(".")[0] in LEVEL and LEVEL[b.split(".")[0]] < LEVEL[a.split(".")[0]]
+    }
+    assert not upward
+
+
+def test_no_two_folders_import_each_other():
+    edges = {(a, b) for a, b in folders() if a != b}
+    assert not {(a, b) for a, b in edges if (b, a) in edges and a < b}
+
+
+def test_the_layers_are_those_of_contributing():
+    text = (ROOT.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for layer in LAYERS:
+        for folder in layer:
+            if folder != "__main__":
+                assert f"`{folder}`" in text, folder
