@@ -12,6 +12,13 @@ from modiste.config.quoting import quote
 from modiste.config.validation import AUTOMATIC, STARTS
 from modiste.errors import ModisteError, did_you_mean
 
+POSITIONAL = {"paths": "paths", "query": "query.text", "action": "action"}
+"""Keys of commands, and what takes the words of a line that stand without key=."""
+QUERY = ("text", "image", "like", "minus")
+"""What may stand without ``query.`` before it, in a command that has a ``query``; else they are groups."""
+LITERAL = (*(f"query.{name}" for name in QUERY), "where")
+"""Keys whose values are free text."""
+
 
 def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> list[str]:
     """Overrides that Hydra reads: paths of positional arguments, values quoted, a restarted run's own overrides first.
@@ -21,9 +28,11 @@ def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> li
     """
     arguments = [word for arg in arguments for word in _model_folder(arg, outline)]
     positional = [arg for arg in arguments if _is_positional(arg, outline)]
-    overrides = [_quoted(arg, multirun) for arg in arguments if arg not in positional]
-    if positional:
-        overrides.append(_paths_override(positional, outline))
+    overrides = [_quoted(arg, outline, multirun) for arg in arguments if arg not in positional]
+    if positional and "write_to" in outline.keys:
+        overrides = [*_table_overrides(positional), *overrides]
+    elif positional:
+        overrides.append(_positional_override(positional, outline))
     return _restarted(overrides, outline, multirun)
 
 
@@ -42,21 +51,41 @@ def _model_folder(arg: str, outline: Outline) -> list[str]:
 
 def _is_positional(arg: str, outline: Outline) -> bool:
     """Not key=value; or, for a command that takes paths, a path that is there although it has an equals sign in it."""
-    if "paths" in outline.keys and os.path.exists(arg):
+    if {"paths", "write_to"} & set(outline.keys) and os.path.exists(arg):
         return True
     return "=" not in arg and not arg.startswith("~")
 
 
-def _paths_override(positional: list[str], outline: Outline) -> str:
-    if "paths" not in outline.keys:
+def _table_overrides(positional: list[str]) -> list[str]:
+    """A table of the user's own, as the one positional argument of `modiste data`."""
+    if len(positional) > 1:
+        raise ModisteError(f"'{positional[1]}' is one table too many: modiste data takes one.")
+    table = Path(positional[0]).expanduser()
+    if not table.is_file():
+        raise ModisteError(f"There is no table '{positional[0]}': give a file, or data=NAME.")
+    name = re.sub(r"\W+", "_", table.name.partition(".")[0]).strip("_") or "table"
+    return ["data=table", f"data.catalogue.path={quote(str(table))}", f"data.name={quote(name)}"]
+
+
+def _positional_override(positional: list[str], outline: Outline) -> str:
+    """Paths as a list; words as one text, or as the action of a command that has several."""
+    key = next((target for key, target in POSITIONAL.items() if key in outline.keys), None)
+    if key is None:
         hint = did_you_mean(positional[0], [*outline.keys, *outline.groups])
         raise ModisteError(f"'{positional[0]}' is not an override: write key=value. {hint}")
-    return f"paths=[{','.join(map(quote, positional))}]"
+    if key == "paths":
+        return f"paths=[{','.join(map(quote, positional))}]"
+    return f"{key}={quote(' '.join(positional))}"
 
 
-def _quoted(override: str, multirun: bool) -> str:
-    """Quote a value that is a path on this machine, or names a run, and that Hydra's grammar would take apart."""
+def _quoted(override: str, outline: Outline, multirun: bool) -> str:
+    """Quote a value that Hydra's grammar would take apart: a path on this machine, the name of a run, free text."""
     key, _, value = override.partition("=")
+    if key in QUERY and "query" in outline.keys:
+        key = f"query.{key}"
+        override = f"{key}={value}"
+    if key in LITERAL and value != "null" and value[:1] not in ("'", '"', "["):
+        return f"{key}={quote(value)}"
     plain = re.fullmatch(r"[\w./:@+\-]*", value) or value[:1] in "'\""
     if not plain and (os.path.exists(value) or (key in STARTS and not multirun)):
         return f"{key}={quote(value)}"

@@ -111,7 +111,7 @@ class ModelEmbedder:
 
     def _cached(self, tower: str, facts: dict, example: Callable[[], Any], compute: Callable[[], Tensor]) -> Tensor:
         if self.cache is None:
-            self._take(tower, example)
+            self.take(tower, example)
             self.used[tower] = self.taken[tower][0] if tower in self.taken else "torch"
             return compute()
         described = {"kind": f"{tower}s", "model": self.fingerprint, "precision": self.precision, **facts}
@@ -119,7 +119,7 @@ class ModelEmbedder:
         path = self._entry(described, self.used[tower])
         if path.is_file():
             return torch.from_numpy(np.load(path))
-        self._take(tower, example)
+        self.take(tower, example)
         self.used[tower] = self._expected(tower)
         path = self._entry(described, self.used[tower])
         embeddings = compute()
@@ -223,8 +223,16 @@ class ModelEmbedder:
         ]
         return self.cache / "backends" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
 
-    def _take(self, tower: str, example: Callable[[], Any]) -> None:
-        """The backend of a tower, checked (and with ``auto`` chosen) on inputs of the job."""
+    def take(self, tower: str, example: Callable[[], Any]) -> None:
+        """Put the backend of a tower into `taken`, checked (and with ``auto`` chosen) on inputs of the job.
+
+        Args:
+            tower: ``image`` or ``text``.
+            example: Gives pixels (B, 3, S, S) uint8, or tokens (each (B, L)); at least two.
+
+        Raises:
+            ModisteError: A backend that was named is too far from torch, or cannot run the tower.
+        """
         if self.backend == "torch" or tower in self.taken:
             return
         inputs = to_device(example(), self.device)

@@ -16,6 +16,7 @@ from modiste.data.module import ValidationSet
 from modiste.data.pairs import Batch
 from modiste.embedding.embedder import MatrixEmbedder
 from modiste.errors import ModisteError
+from modiste.losses.base import ContrastiveLoss
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.finetune import rest_frozen
 from modiste.tasks.result import Result
@@ -76,7 +77,7 @@ class ContrastiveModule(LightningModule):
     def __init__(
         self,
         model: DualEncoder,
-        loss: nn.Module,
+        loss: ContrastiveLoss,
         optim: Optim | None = None,
         validation: Mapping[str, ValidationSet] | None = None,
         batches_per_epoch: int | None = None,
@@ -88,7 +89,7 @@ class ContrastiveModule(LightningModule):
         super().__init__()
         self.save_hyperparameters({"config": dict(config or {})}, logger=False)  # the command logs it
         self.model, self.optim, self.seed = model, optim, seed
-        self.loss: Any = loss
+        self.loss = loss
         self.sets = dict(validation or {})
         self.batches_per_epoch = batches_per_epoch
         self.grad_cache = grad_cache or GradCache()
@@ -122,11 +123,13 @@ class ContrastiveModule(LightningModule):
         more = {name: batch[name] for name in ("fields", "weight") if name in batch}
         loss = self.loss(image, text, batch["product"], **more)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
-        self.log("train/temperature", 1 / self.loss.scale.detach(), prog_bar=True, batch_size=len(image))
+        scale = self.loss.inverse_temperature()
+        if scale is not None:
+            self.log("train/temperature", 1 / scale.detach(), prog_bar=True, batch_size=len(image))
         groups = self.trainer.optimizers[0].param_groups
         self.log("train/lr", max(group["lr"] for group in groups), batch_size=len(image))
         for name, term in self.terms.items():
-            value = term(image, text, batch, self.loss.scale)
+            value = term(image, text, batch, scale)
             self.log(f"train/{name}", value, batch_size=len(image))
             loss = loss + term.weight * value
         return loss

@@ -19,12 +19,17 @@ def cache_dir() -> Path:
     return Path(os.environ.get("MODISTE_CACHE") or Path.home() / ".cache" / "modiste")
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes ``text`` whole or not at all, even when the process is killed meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes ``value`` whole or not at all, even when the process is killed meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f"{path.suffix}.{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -1,0 +1,23 @@
+"""Make an index of a catalogue and look after it: modiste index run=RUN data=table out=shop.index"""
+
+from __future__ import annotations
+
+import sys
+
+from omegaconf import DictConfig
+
+from modiste.commands._line import invocation
+from modiste.errors import ModisteError, did_you_mean
+
+
+def run(cfg: DictConfig) -> None:
+    """Does what ``action`` says, and prints what came of it; an interrupted build resumes with the same command."""
+    from modiste.search.api import ACTIONS
+
+    if cfg.action not in ACTIONS:
+        raise ModisteError(f"There is no modiste index {cfg.action}. {did_you_mean(str(cfg.action), ACTIONS)}")
+    try:
+        print(ACTIONS[cfg.action](cfg, invocation()))
+    except KeyboardInterrupt:
+        print("\nInterrupted; what was embedded is kept. Resume with the same command.", file=sys.stderr)
+        raise SystemExit(130) from None

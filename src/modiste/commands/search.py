@@ -1,0 +1,32 @@
+"""Search an index by words, photos and products: modiste search index=shop.index "red running shoes" k=20"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from modiste.errors import ModisteError
+
+
+def run(cfg: DictConfig) -> None:
+    """Prints the results as a table, and writes the gallery that ``html`` names."""
+    import modiste.search
+    from modiste.search.gallery import print_results, write_gallery
+
+    words = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(words, dict)
+    if words["html"] and not Path(words["html"]).expanduser().absolute().parent.is_dir():
+        raise ModisteError(f"html={words['html']}: there is no such folder.")
+    index = modiste.search.open(words["index"], words["at"])
+    asked = words["query"]
+    results = index.search(
+        **asked, where=words["where"], k=words["k"], weights=words["weights"], hybrid=words["hybrid"],
+        group=words["group"],
+    )  # fmt: skip
+    print_results(results, words["columns"], sys.stdout)
+    if words["html"]:
+        file = Path(words["html"]).expanduser()
+        write_gallery(file, index, results, {**asked, "where": words["where"]})
+        print(f"Gallery: {file}")

@@ -1,0 +1,162 @@
+"""What `modiste index` does, from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from modiste.config.invocation import Invocation
+from modiste.errors import ModisteError
+from modiste.search.index import FACTS, Index
+from modiste.utils.run_dir import RunDir
+
+
+def make(cfg: DictConfig, line: Invocation) -> str:
+    """Makes the index of a catalogue, or brings it up to date.
+
+    Raises:
+        ModisteError: There is no ``out`` or no model, or the index is of another model.
+    """
+    from modiste.config import load_config, validate
+    from modiste.config.inherit import from_run
+    from modiste.data.build import load
+    from modiste.search.build import build
+    from modiste.utils.progress import progress_bar
+
+    if not cfg.out:
+        raise ModisteError("modiste index needs a folder: out=shop.index.")
+    folder = Path(cfg.out).expanduser()
+    if cfg.run:
+        cfg = from_run(cfg, load_config(RunDir.find(cfg.run).config), line.overrides)
+    validate(cfg)
+    catalogue = load(cfg.data)
+    if cfg.split is not None:
+        catalogue = catalogue.select(split=cfg.split)
+    changes = build(folder, catalogue, _source(cfg, line, folder, catalogue), cfg.delete_missing, progress_bar)
+    return f'{changes}: {folder}\nSearch: modiste search index={folder} "red shoes"'
+
+
+def _source(cfg: DictConfig, line: Invocation, folder: Path, catalogue: Any) -> Any:
+    """What embeds: the run's model, the one that ``model=`` names, the index's own, or matrices on disk."""
+    from modiste.embedding.build import choose_device, decode_of
+    from modiste.search.build import Source, vectors_on_disk
+    from modiste.search.encoder import ModelCard
+
+    options = {
+        "batch_size": cfg.batch_size, "precision": cfg.precision, "decode": decode_of(cfg.data),
+        "backend": cfg.backend, "min_cosine": cfg.min_cosine,
+    }  # fmt: skip
+    source = None
+    if cfg.run or line.choice("model") is not None:
+        model, name, where = _model(cfg)
+        node = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "tune")}
+        published = str(cfg.model["_target_"]).startswith("modiste.pretrained")
+        source = Source.of_model(
+            model.to(choose_device(cfg.device)), name, node, where, weights=not published, options=options,
+            export_text=cfg.export_text, coverage=cfg.coverage,
+        )  # fmt: skip
+    if cfg.embeddings.image:
+        vectors, manifest = vectors_on_disk(Path(cfg.embeddings.image).expanduser(), catalogue)
+        made = manifest.get("model_fingerprint", "")
+        dim = len(next(iter(vectors.values())))
+        if source is None:
+            name = f"embeddings {cfg.embeddings.image}"
+            card = ModelCard(name, made or f"{name}, {dim} numbers", manifest.get("preprocess", {}), dim)
+            return Source(card, vectors=vectors, options=options)
+        given = ModelCard("embeddings.image", made, manifest.get("preprocess", source.card.preprocess), dim)
+        if made:
+            source.card.check(given, Path(cfg.embeddings.image))
+        return Source(**{**vars(source), "vectors": vectors})
+    if source is not None:
+        return source
+    if (folder / FACTS).is_file():
+        index = Index.open(folder)
+        return Source(index.card, lambda: index.model, options=options)
+    raise ModisteError("No model given: set run=DIR, model=NAME or embeddings.image=FILE.")
+
+
+def _model(cfg: DictConfig) -> tuple[Any, str, str]:
+    """The model, its name and where it came from."""
+    from modiste.models.load import build_model
+    from modiste.models.load import load as load_model
+
+    if cfg.run:
+        return load_model(Path(cfg.run).expanduser(), cfg.checkpoint).model, str(cfg.name), str(cfg.run)
+    import torch
+
+    torch.manual_seed(cfg.seed)  # model=two_tower is random
+    source = str(cfg.model.get("source", cfg.model["_target_"].rpartition(".")[2]))
+    return build_model(cfg).eval(), source, source
+
+
+def _index(cfg: DictConfig) -> Index:
+    if not cfg.index:
+        raise ModisteError(f"modiste index {cfg.action} needs index=shop.index.")
+    return Index.open(cfg.index)
+
+
+def versions(cfg: DictConfig, line: Invocation) -> str:
+    """Lists the versions."""
+    lines = [f"{int(v):>6}  {v.created}  {v.rows:>9,} rows  {v.note}" for v in _index(cfg).versions()]
+    return "\n".join(lines)
+
+
+def restore(cfg: DictConfig, line: Invocation) -> str:
+    """Makes an earlier version the newest."""
+    index = _index(cfg)
+    if cfg.at is None:
+        known = ", ".join(str(int(version)) for version in index.versions())
+        raise ModisteError(f"modiste index restore needs at=VERSION, one of {known}.")
+    index.restore(int(cfg.at))
+    return f"Back to version {cfg.at}, as version {index.version}: {len(index):,} rows."
+
+
+def delete(cfg: DictConfig, line: Invocation) -> str:
+    """Deletes products."""
+    index = _index(cfg)
+    if not cfg.ids:
+        raise ModisteError("modiste index delete needs products: ids=[SKU1,SKU2].")
+    count = index.delete([str(name) for name in cfg.ids])
+    return f"{count:,} rows deleted, {len(index):,} left; version {index.version}."
+
+
+def plan(cfg: DictConfig, line: Invocation) -> str:
+    """Measures the ways to search, and takes the smallest that holds the floor."""
+    index = _index(cfg)
+    measured = index.plan(list(cfg.choices) if cfg.choices else None, cfg.recall_floor)
+    lines = [f"{'choice':<10} {'MiB':>9} {'recall@10':>9} {'ms/query':>9}  narrowest filter measured"]
+    for m in measured:
+        last = m.steps[-1] if m.steps else None
+        worst = f"{last.selectivity:.0%} of the rows: recall {last.recall:.3f}" if last else "every filter: exact"
+        lines.append(f"{m.choice:<10} {m.bytes / 2**20:>9.1f} {m.recall:>9.3f} {m.milliseconds:>9.2f}  {worst}")
+    used = index.plan_in_use
+    lines.append(
+        f"Taken: {used.choice}, the smallest with a recall of {used.floor} or more on {used.queries} sampled queries. "
+        f"Filters that {used.limit:,} rows or fewer pass are scored exactly."
+    )
+    return "\n".join(lines)
+
+
+def calibrate(cfg: DictConfig, line: Invocation) -> str:
+    """Sets the match thresholds anew."""
+    found = _index(cfg).calibrate(cfg.coverage)
+    if not found:
+        return "Too few pairs: no threshold is set, and no result is called a match or none."
+    return "\n".join(
+        f"{kind} queries: a match from {t.threshold:.3f} on, which {t.coverage:.0%} of true matches reach or more "
+        f"({t.pairs} pairs of split {t.split}; {t.chance:.1%} of random pairs reach it)"
+        for kind, t in found.items()
+    )
+
+
+ACTIONS: dict[str, Callable[[DictConfig, Invocation], str]] = {
+    "build": make,
+    "versions": versions,
+    "restore": restore,
+    "delete": delete,
+    "plan": plan,
+    "calibrate": calibrate,
+}
