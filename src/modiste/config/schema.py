@@ -37,6 +37,7 @@ KEYS: dict[str, Any] = {
     "name": Text,
     "run_dir": str,
     "data_dir": str,
+    "log_dir": str,
     "paths": Any,
     "tags": Sequence[str],
     "seed": Seed,
