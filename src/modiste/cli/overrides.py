@@ -29,7 +29,9 @@ def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> li
     arguments = [word for arg in arguments for word in _model_folder(arg, outline)]
     positional = [arg for arg in arguments if _is_positional(arg, outline)]
     overrides = [_quoted(arg, outline, multirun) for arg in arguments if arg not in positional]
-    if positional:
+    if positional and "write_to" in outline.keys:
+        overrides = [*_table_overrides(positional), *overrides]
+    elif positional:
         overrides.append(_positional_override(positional, outline))
     return _restarted(overrides, outline, multirun)
 
@@ -49,9 +51,20 @@ def _model_folder(arg: str, outline: Outline) -> list[str]:
 
 def _is_positional(arg: str, outline: Outline) -> bool:
     """Not key=value; or, for a command that takes paths, a path that is there although it has an equals sign in it."""
-    if "paths" in outline.keys and os.path.exists(arg):
+    if {"paths", "write_to"} & set(outline.keys) and os.path.exists(arg):
         return True
     return "=" not in arg and not arg.startswith("~")
+
+
+def _table_overrides(positional: list[str]) -> list[str]:
+    """A table of the user's own, as the one positional argument of `modiste data`."""
+    if len(positional) > 1:
+        raise ModisteError(f"'{positional[1]}' is one table too many: modiste data takes one.")
+    table = Path(positional[0]).expanduser()
+    if not table.is_file():
+        raise ModisteError(f"There is no table '{positional[0]}': give a file, or data=NAME.")
+    name = re.sub(r"\W+", "_", table.name.partition(".")[0]).strip("_") or "table"
+    return ["data=table", f"data.catalogue.path={quote(str(table))}", f"data.name={quote(name)}"]
 
 
 def _positional_override(positional: list[str], outline: Outline) -> str:

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from modiste.config import messages, paths
 from modiste.config.quoting import quote
 from modiste.errors import ModisteError
+from modiste.metrics.direction import direction
 from modiste.utils.run_dir import RunDir
 
 # Hydra 1.3 asks for a version_base, 1.4 deprecates it.
@@ -28,6 +29,8 @@ def run_or(run: str | None, other: str) -> str:
 
 
 OmegaConf.register_new_resolver("run_or", run_or, replace=True)
+# The mode of a monitor, of its metric: ${direction:${monitor.metric}}.
+OmegaConf.register_new_resolver("direction", direction, replace=True)
 
 
 def compose(

@@ -22,9 +22,13 @@ import pyarrow.compute as pc
 from modiste.data.catalogue import Catalogue
 from modiste.data.sources import decode, image_format
 from modiste.errors import ModisteError
+from modiste.search.calibrate import Threshold, calibrate, queries, record
 from modiste.search.encoder import Encoder, ModelCard
+from modiste.search.engines.compressed import Codes
 from modiste.search.engines.lancedb import KEY, WORDS, LanceStore
+from modiste.search.engines.memory import Snapshot
 from modiste.search.index import FACTS, Index, read_facts, snapshot_folder, snapshot_of
+from modiste.search.planner import EXACT, IVF, QUERIES, Measured, Plan, measure, measured_limit, smallest
 from modiste.search.where import NUMBER, TEXT
 from modiste.utils.machine import usable_cores
 from modiste.utils.progress import Progress, silent
@@ -52,6 +56,7 @@ class Source:
         node: ``model`` and ``tune`` of the configuration that builds the model.
         weights: Whether the index keeps the weights.
         export_text: Whether to keep the text tower in ONNX, too: `modiste search` then answers without importing torch.
+        coverage: Fraction of true matches that reach the match threshold (`modiste.search.calibrate`).
         vectors: Pixel hash → embedding, where they were made before (`modiste embed`).
         options: Of `modiste.embedding.embedder.ModelEmbedder`: batch_size, precision, decode, backend, min_cosine.
     """
@@ -61,6 +66,7 @@ class Source:
     node: Mapping[str, Any] = field(default_factory=dict)
     weights: bool = True
     export_text: bool = True
+    coverage: float = 0.9
     vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -166,6 +172,10 @@ def _create(folder: Path, catalogue: Catalogue, source: Source, progress: Progre
     }
     version = _commit(folder, store, facts, f"{len(table):,} rows of {catalogue.card.name}")
     staging.clear()
+    if source.load is not None:
+        index = Index.open(folder)
+        index.embedder.use(source.load())
+        _record(folder, thresholds=record(calibrate(index, source.coverage)))
     return Changes(added=len(table), embedded=embedded, version=version)
 
 
@@ -239,7 +249,7 @@ def _commit(folder: Path, store: LanceStore, facts: dict[str, Any], note: str) -
     store.tidy()
     version = store.version
     snapshot = snapshot_of(store, facts["types"])
-    snapshot.write(snapshot_folder(folder, version))
+    _write_snapshot(folder, version, snapshot, facts)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     record = {"version": version, "created": now, "rows": len(snapshot), "note": note}
     write_json(folder / FACTS, {**facts, "commits": [*facts["commits"], record]})
@@ -248,6 +258,50 @@ def _commit(folder: Path, store: LanceStore, facts: dict[str, Any], note: str) -
         if old.name not in kept:
             shutil.rmtree(old, ignore_errors=True)
     return version
+
+
+def _write_snapshot(folder: Path, version: int, snapshot: Snapshot, facts: Mapping[str, Any]) -> None:
+    """The files of a version, with the codes that the plan scans: rotated and scaled as those that were measured."""
+    place = snapshot_folder(folder, version)
+    snapshot.write(place)
+    choice = Plan.of(facts.get("plan")).choice
+    if choice not in (EXACT, IVF):
+        before = facts["commits"][-1]["version"] if facts["commits"] else version
+        Codes.make(choice, snapshot.vectors, Codes.read(snapshot_folder(folder, before), choice)).write(place)
+
+
+def record_plan(index: Index, choices: list[str], floor: float) -> list[Measured]:
+    """See `Index.plan`."""
+    asked = queries(index, QUERIES)
+    store = LanceStore(index.path)
+    with store.writing():
+        facts = read_facts(index.path)
+        heal(index.path, facts)
+        index.store = store
+        measured = list(measure(index, choices, floor, asked))
+        taken = smallest(measured, floor)
+        limit = measured_limit(index.snapshot, asked[0], taken.milliseconds)
+        plan = Plan(taken.choice, limit, floor, len(asked), taken.steps)
+        if taken.choice not in (EXACT, IVF):
+            Codes.make(taken.choice, index.snapshot.vectors).write(snapshot_folder(index.path, index.version))
+        if taken.choice == IVF:  # its index is a version of the database
+            facts = facts | {"plan": plan.record()}
+            _commit(index.path, store, facts, "approximate index of the vectors")
+        else:
+            _record(index.path, plan=plan.record())
+    return measured
+
+
+def record_thresholds(index: Index, coverage: float) -> dict[str, Threshold]:
+    """See `Index.calibrate`."""
+    found = calibrate(index, coverage)
+    with LanceStore(index.path).writing():
+        _record(index.path, thresholds=record(found))
+    return found
+
+
+def _record(folder: Path, **facts: Any) -> None:
+    write_json(folder / FACTS, {**read_facts(folder), **facts})
 
 
 class pending:  # noqa: N801

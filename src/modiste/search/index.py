@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import numpy as np
 from modiste.errors import ModisteError, did_you_mean
 from modiste.search import where as conditions
 from modiste.search.encoder import Encoder, ModelCard
+from modiste.search.engines.compressed import Codes
 from modiste.search.engines.lancedb import LanceStore
 from modiste.search.engines.memory import Snapshot, top
+from modiste.search.planner import EXACT, IVF, Best, Measured, Plan, ranking
 from modiste.search.query import Query
 from modiste.search.results import Exactness, Results
 from modiste.utils.run_dir import read_json
@@ -67,6 +69,7 @@ class Index:
         self.types: dict[str, str] = facts["types"]
         self.embedder: Any = Encoder(path / "model")
         self.store = LanceStore(path, version)
+        self._codes: dict[str, Codes] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> Index:
@@ -119,7 +122,7 @@ class Index:
         if weight:
             rank, exactness = self._hybrid(vector, query, weight, positions, condition)
         else:
-            rank, exactness = self._ranking(vector, positions)
+            rank, exactness = ranking(self, vector, positions, condition)
         best, scores, views = self._grouped(rank, k, passing, left_out, group)
         threshold = self._threshold(query.kind)
         cosines = self.snapshot.scores(vector, best) if weight else scores
@@ -133,8 +136,8 @@ class Index:
         """The first k products that pass a filter, in the index's order, as a table like `Results.table`."""
         positions = self.snapshot.passing(conditions.parse(where, self.types))
         order = np.arange(len(self.snapshot)) if positions is None else positions
-        rank = _Ranking(lambda count: (order[:count], np.zeros(min(count, len(order)), np.float32)))
-        best, _, views = self._grouped(rank, k, len(order), set(), group)
+        zeros = np.zeros(len(order), np.float32)
+        best, _, views = self._grouped(lambda count: (order[:count], zeros[:count]), k, len(order), set(), group)
         return self._table(best, [None] * len(best), views, [None] * len(best), positions)
 
     def nearest(self, vectors: np.ndarray, k: int = 10, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -168,18 +171,9 @@ class Index:
             raise ModisteError(f"like={product_id}: the index has no such product. {did_you_mean(product_id, names)}")
         return found
 
-    def _ranking(self, vector: np.ndarray, positions: np.ndarray | None) -> tuple[_Ranking, Exactness]:
-        scores = self.snapshot.scores(vector, positions)
-
-        def best(count: int) -> tuple[np.ndarray, np.ndarray]:
-            order = top(scores, count)
-            return (order if positions is None else positions[order]), scores[order]
-
-        return _Ranking(best), Exactness(f"exact scores of {len(scores):,} rows")
-
     def _hybrid(
         self, vector: np.ndarray, query: Query, weight: float, positions: np.ndarray | None, condition: Any
-    ) -> tuple[_Ranking, Exactness]:
+    ) -> tuple[Best, Exactness]:
         """Rows by ``(1 − weight) · cosine + weight · BM25 / the best BM25``."""
         scores = self.snapshot.scores(vector)
         rows, lexical = self.store.full_text(" ".join(query.texts), LEXICAL, condition)
@@ -194,16 +188,16 @@ class Index:
             order = top(chosen, count)
             return (order if positions is None else positions[order]), chosen[order]
 
-        return _Ranking(best), Exactness(f"exact scores, and full text with weight {weight:g}")
+        return best, Exactness(f"exact scores, and full text with weight {weight:g}")
 
     def _grouped(
-        self, rank: _Ranking, k: int, available: int, left_out: set[int], group: bool
+        self, rank: Best, k: int, available: int, left_out: set[int], group: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Positions, scores and product numbers of the k best products, or rows, that are not left out."""
         products = self.snapshot.products
         count = min(available, 4 * (k + 4) if group or left_out else k)
         while True:
-            found, scores = rank.best(count)
+            found, scores = rank(count)
             codes = products[found]
             keep = np.isin(codes, list(left_out), invert=True) if left_out else np.ones(len(found), bool)
             if group:
@@ -335,6 +329,48 @@ class Index:
             raise KeyError(f"{self.path} has no row {row}")
         return found[0]
 
+    # ---------------------------------------------------------------------------------------- how searches are made
+
+    @functools.cached_property
+    def plan_in_use(self) -> Plan:
+        """How searches are made, as `plan` chose it; an index begins with exact scores of all rows."""
+        return Plan.of(self.facts.get("plan"))
+
+    def codes(self, kind: str) -> Codes | None:
+        """The compressed vectors of this version; None for what is not compressed in memory."""
+        if kind in (EXACT, IVF):
+            return None
+        if kind not in self._codes:
+            stored = Codes.read(snapshot_folder(self.path, self.version), kind)
+            self._codes[kind] = stored or Codes.make(kind, self.snapshot.vectors)
+        return self._codes[kind]
+
+    def plan(self, choices: Sequence[str] | None = None, recall_floor: float = 0.99) -> list[Measured]:
+        """Measures what each way to search costs and finds; the smallest that holds the floor is used from then on.
+
+        Args:
+            choices: ``exact``, ``int8``, ``prefix-64`` (or another number), ``binary``, ``ivf_rq`` (LanceDB's); None:
+                all that are in memory. One alone is taken, if it holds the floor.
+            recall_floor: Fraction of the true 10 best that an approximate search must find, on average over sampled
+                queries, at every selectivity that was measured.
+
+        Raises:
+            ModisteError: A choice is unknown, or none holds the floor.
+        """
+        from modiste.search.build import record_plan
+
+        measured = record_plan(self, list(choices or (EXACT, "int8", "prefix-64", "binary")), recall_floor)
+        self.refresh()
+        return measured
+
+    def calibrate(self, coverage: float = 0.9) -> dict[str, Any]:
+        """Sets the match thresholds anew (`modiste.search.calibrate`); returns them by the kind of query."""
+        from modiste.search.build import record_thresholds
+
+        found = record_thresholds(self, coverage)
+        self.refresh()
+        return found
+
     # ------------------------------------------------------------------------------------------------------ versions
 
     def versions(self) -> list[Version]:
@@ -350,7 +386,8 @@ class Index:
         snapshot = _snapshot(self.path, facts, version)
         embedder, same = self.embedder, facts["model"] == self.facts["model"]
         self.__init__(self.path, facts, snapshot, version)  # type: ignore[misc]
-        self.__dict__.pop("schema", None)
+        for cached in ("schema", "plan_in_use"):
+            self.__dict__.pop(cached, None)
         if same:
             self.embedder = embedder
         return True
@@ -401,13 +438,6 @@ class Index:
 
         restore(self, version)
         self.refresh()
-
-
-class _Ranking:
-    """The best positions and scores for any number of them."""
-
-    def __init__(self, best: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> None:
-        self.best = best
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

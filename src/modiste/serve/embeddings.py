@@ -34,7 +34,8 @@ def router(server: Server) -> APIRouter:
         inputs = body.input if isinstance(body.input, list) else [body.input]
         if not 0 < len(inputs) <= server.settings.max_inputs:
             raise Refused(f"There are {len(inputs)} inputs: give 1 to {server.settings.max_inputs}.")
-        texts, images = {}, {}
+        texts: dict[int, str] = {}
+        images: dict[int, str] = {}
         for place, given in enumerate(inputs):
             kind, value = _kind(given)
             (texts if kind == "text" else images)[place] = value

@@ -38,7 +38,6 @@ class Server:
 
     def close(self) -> None:
         """Returns when what was queued is done."""
-        self.lists.close()
         for live in self.lives.values():
             live.close()
 

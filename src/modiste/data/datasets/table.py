@@ -92,13 +92,25 @@ class Table:
                 dataset, self._mapping(roles), self.attributes, self.name, self._folder(path.parent)
             )
         else:
-            raw = self.read()
-            roles = shop.recognise(raw, self.columns)
-            self._complete(roles, raw)
-            log.info("%s: %s", path.name, roles)
-            columns = self._mapped(raw, roles)
-            images = _pictures_in_cells(columns) or self._images(path, columns)
+            raw, how = _read(path, self.delimiter, self.encoding, self.quoting)
+            log.info("%s: %s%d rows, %d columns", path.name, how, len(next(iter(raw.values()), [])), len(raw))
+            return self.catalogue(raw, path, path.name)
         return self._without_placeholders(Catalogue.build(card, columns, images, self.max_bad))
+
+    def catalogue(self, raw: Columns, path: Path, title: str) -> Catalogue:
+        """Return the catalogue of a table that is read already.
+
+        Args:
+            raw: Its columns.
+            path: The file, next to which images are looked for.
+            title: Of the data set's card.
+        """
+        roles = shop.recognise(raw, self.columns)
+        self._complete(roles, raw)
+        log.info("%s: %s", title or self.name, roles)
+        columns = self._mapped(raw, roles)
+        images = _pictures_in_cells(columns) or self._images(path, columns)
+        return self._without_placeholders(Catalogue.build(Card(self.name, title=title), columns, images, self.max_bad))
 
     @property
     def file(self) -> Path:
@@ -204,6 +216,29 @@ class Table:
         return with_changes(catalogue.kept(keep), report=report)
 
 
+def from_memory(
+    table: Any, images: str | Path, columns: Mapping[str, Any], name: str, max_bad: int | float | None = None
+) -> Catalogue:
+    """Return the catalogue of a table in memory; see `Catalogue.from_table`."""
+    raw = table if isinstance(table, Mapping) else _arrow_columns(table)
+    reader = Table("", str(images), columns, name=name, max_bad=max_bad)
+    return reader.catalogue(dict(raw), Path(images), title="")
+
+
+def _arrow_columns(table: Any) -> Columns:
+    """The columns of a pandas, Polars or pyarrow table."""
+    arrow = table if isinstance(table, pa.Table) else None
+    if arrow is None and hasattr(table, "__arrow_c_stream__"):
+        arrow = pa.table(table)
+    elif arrow is None and hasattr(table, "to_arrow"):
+        arrow = table.to_arrow()
+    elif arrow is None and type(table).__module__.startswith("pandas"):
+        arrow = pa.Table.from_pandas(table, preserve_index=False)
+    if arrow is None:
+        raise ModisteError(f"A {type(table).__name__} is no table: give one of pandas, Polars or pyarrow.")
+    return {column: plain(arrow.column(column)) for column in arrow.column_names if column != "__index_level_0__"}
+
+
 def shared_pictures(catalogue: Catalogue, least: int = SHARED) -> list[tuple[int, str, str]]:
     """Return the pictures that at least ``least`` products share: number of products, hash, and one reference."""
     pairs = zip(catalogue.column("pixels"), catalogue.column("product_id"), strict=True)
@@ -252,20 +287,21 @@ def read_table(
     Raises:
         ModisteError: The suffix is unknown, or the file is not of its kind.
     """
+    return _read(path, delimiter, encoding, quoting)[0]
+
+
+def _read(
+    path: Path, delimiter: str | None = None, encoding: str | None = None, quoting: str | None = None
+) -> tuple[Columns, str]:
+    """The columns of a table, and how it is written, in words; see `read_table`."""
     if quoting is not None and quoting not in QUOTINGS:
         raise ModisteError(f"data.catalogue.quoting={quoting} is not known. {did_you_mean(quoting, QUOTINGS)}")
     inner = path.with_suffix("") if path.suffix.lower() in PACKED else path
     suffix = inner.suffix.lower()
     if delimiter is None and suffix not in SUFFIXES:
         raise ModisteError(f"{path} has the suffix '{suffix}'. {did_you_mean(suffix, SUFFIXES)}")
-    if suffix == ".parquet":
-        return _reading(path, lambda: {name: plain(column) for name, column in _parquet_columns(path).items()})
-    if suffix in (".jsonl", ".ndjson"):
-        return _reading(path, lambda: from_records([json.loads(line) for line in _lines(path, encoding)]))
-    if suffix == ".json":
-        return _reading(path, lambda: from_records(_records(json.loads(read_text(path, encoding)[0]))))
-    if suffix == ".xml":
-        return _reading(path, lambda: from_records(_feed(path)))
+    if suffix in READERS:
+        return _reading(path, lambda: READERS[suffix](path, encoding)), ""
     return _reading(path, lambda: _delimited(path, suffix, delimiter, encoding, quoting))
 
 
@@ -277,11 +313,32 @@ def _reading(path: Path, read: Any) -> Any:
         raise ModisteError(f"{path} cannot be read as what its name says: {reason}.") from error
 
 
-def _delimited(path: Path, suffix: str, delimiter: str | None, encoding: str | None, quoting: str | None) -> Columns:
+def _delimited(
+    path: Path, suffix: str, delimiter: str | None, encoding: str | None, quoting: str | None
+) -> tuple[Columns, str]:
     text, found = read_text(path, encoding)
     columns, found = parse_table(text, found, delimiter, None if quoting is None else QUOTINGS[quoting], suffix)
-    log.info("%s: %s; %d rows, %d columns", path.name, found, len(next(iter(columns.values()), [])), len(columns))
-    return columns
+    return columns, f"{found}; "
+
+
+def _parquet(path: Path, encoding: str | None) -> Columns:
+    table = pq.read_table(path)
+    return {name: plain(table.column(name)) for name in table.column_names}
+
+
+def _json_lines(path: Path, encoding: str | None) -> Columns:
+    return from_records([json.loads(line) for line in _lines(path, encoding)])
+
+
+def _json(path: Path, encoding: str | None) -> Columns:
+    return from_records(_records(json.loads(read_text(path, encoding)[0].lstrip("\ufeff"))))
+
+
+def _xml(path: Path, encoding: str | None) -> Columns:
+    return from_records(_feed(path))
+
+
+READERS = {".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json, ".xml": _xml}
 
 
 def _lines(path: Path, encoding: str | None) -> list[str]:
@@ -316,11 +373,6 @@ def _feed(path: Path) -> list[dict[str, Any]]:
     if not rows:
         raise ValueError("it has no items")
     return rows
-
-
-def _parquet_columns(path: Path) -> dict[str, pa.ChunkedArray]:
-    table = pq.read_table(path)
-    return {name: table.column(name) for name in table.column_names}
 
 
 def plain(column: pa.ChunkedArray) -> list[Any]:

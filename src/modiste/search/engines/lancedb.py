@@ -132,6 +132,23 @@ class LanceStore:
         table = found.to_arrow()
         return table.column("row").to_numpy(), table.column("_score").to_numpy()
 
+    def index_vectors(self) -> None:
+        """Makes or renews the approximate index of the vectors, and those of the columns that filters name."""
+        import pyarrow as pa
+
+        for field in self.table.schema:
+            if not field.name.startswith("_"):
+                kind: Any = "BTREE" if not pa.types.is_string(field.type) or field.name == "product_id" else "BITMAP"
+                self.table.create_scalar_index(field.name, index_type=kind)
+        self.table.create_index("dot", vector_column_name="_vector", index_type="IVF_RQ")
+
+    def nearest(self, vector: np.ndarray, k: int, probes: int, condition: conditions.Node | None) -> np.ndarray:
+        """Rows of the k nearest by the approximate index, of which ``probes`` partitions are searched."""
+        query = self.table.search(vector, vector_column_name="_vector").distance_type("dot").nprobes(probes)
+        if condition is not None:
+            query = query.where(conditions.sql(condition), prefilter=True)
+        return query.refine_factor(4).limit(k).select(["row"]).to_arrow().column("row").to_numpy()
+
     def take(self, rows: Sequence[int], columns: Sequence[str]) -> Any:
         """Columns of some rows, in their order; rows that are not there are missing."""
         import pyarrow as pa
