@@ -47,8 +47,9 @@ def pack(source: Path, out: Path, quality: int) -> int:
                 made = pool.map(packed, contents, [quality] * len(part))
                 for info, content in zip(part, made, strict=True):
                     small.writestr(info.filename, content, zipfile.ZIP_STORED)
-    if (source / QUERIES).is_dir():
-        shutil.copytree(source / QUERIES, out / QUERIES, dirs_exist_ok=True)
+    for file in (source / QUERIES).glob("*.json"):
+        (out / QUERIES).mkdir(exist_ok=True)
+        shutil.copyfile(file, out / QUERIES / file.name)
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
 

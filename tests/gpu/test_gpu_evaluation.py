@@ -10,6 +10,7 @@ from helpers.commands import TINY, modiste
 from helpers.tiny_models import two_tower
 from modiste.data.synthetic import Synthetic
 from modiste.embedding.embedder import ModelEmbedder
+from modiste.errors import ModisteError
 from modiste.metrics.ranking import Relevance, both_ranks, relevant_ranks
 
 
@@ -64,6 +65,13 @@ def test_embeddings_are_the_cpus(backend, precision, closeness, device):
     for of in (lambda e: e.images(catalogue), lambda e: e.texts(catalogue.column("text"))):
         assert of(there).device.type == "cpu"
         torch.testing.assert_close(of(there), of(expected), atol=closeness, rtol=0)
+
+
+def test_memory_that_runs_out_names_the_batch_size(device, monkeypatch):
+    embedder = ModelEmbedder(two_tower().to(device), batch_size=5)
+    monkeypatch.setattr(embedder.model, "encode_image", lambda pixels: pixels.new_empty(1 << 50))
+    with pytest.raises(ModisteError, match="5 images at a time: lower batch_size"):
+        embedder.images(Synthetic(products=5, views=1, size=32)())
 
 
 @pytest.fixture(scope="module")

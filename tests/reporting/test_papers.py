@@ -17,9 +17,9 @@ from modiste.config import compose, list_groups
 from modiste.errors import ModisteError
 from modiste.reporting.papers import Paper, format_papers, is_paper
 from modiste.reporting.papers.measure import measure
-from modiste.reporting.tables import read_published
-from modiste.reporting.tables.published import LOOKBENCH, NAMINGS
+from modiste.reporting.tables import packaged_namings, read_published
 
+LOOKBENCH = {"RealStudioFlat": 1011, "AIGen-Studio": 193, "RealStreetLook": 981, "AIGen-StreetLook": 160}
 ROOT = Path(modiste.__file__).resolve().parents[2]
 PAPERS = sorted(path.parent for path in ROOT.glob("experiments/*/table.yaml"))
 T2I = "text-to-image/recall@1"
@@ -367,9 +367,11 @@ def test_the_command_makes_a_papers_table_and_goes_on_making_those_of_runs(tmp_p
         writer.writeheader()
         writer.writerows(PUBLISHED)
     command.run(arguments(paths=f"[{tmp_path}]", published=published))
+    assert "A paper" in capsys.readouterr().out
+    command.run(arguments(paths=f"[{tmp_path}]", published=published, format="markdown"))
     assert "## A paper" in capsys.readouterr().out
     command.run(arguments(paths=f"[{tmp_path / 'runs'}]", published=published))
-    assert "### kagl · marqo · test" in capsys.readouterr().out
+    assert "kagl · marqo · test" in capsys.readouterr().out
     command.run(arguments(paths=f"[{tmp_path}]", published=published, format="latex", output=tmp_path / "t.tex"))
     assert r"\begin{tabular}" in (tmp_path / "t.tex").read_text()
     with pytest.raises(ModisteError, match="make a table of each"):
@@ -400,7 +402,9 @@ def test_every_model_and_benchmark_that_a_paper_names_exists(folder):
     content = Paper.read(folder)
     models = list_groups([ROOT / "conf"])["model"]
     assert {row.model for row in content.rows if f"model={row.model}" in row.command} <= set(models)
-    namings = {(naming.data, naming.task, dataset): naming for naming in NAMINGS for dataset in naming.datasets}
+    namings = {
+        (naming.data, naming.task, dataset): naming for naming in packaged_namings() for dataset in naming.datasets
+    }
     for column in (column for table in content.tables for column in table.columns):
         naming = namings.get((column.data, column.task, column.published.get("dataset", "")))
         if naming is not None:
@@ -452,10 +456,11 @@ def test_lookbenchs_overall_is_the_mean_of_the_subsets_weighted_by_queries(publi
     source = "LookBench release_v2601 benchmark.json"
     subsets = {s: numbers(published, source, f"lookbench/{s}", "similar", "fine_R@1") for s in LOOKBENCH}
     overall = numbers(published, source, "lookbench/overall", "similar", "fine_R@1")
-    assert [n for n, _ in LOOKBENCH.values()] == [1011, 193, 981, 160]
+    (naming,) = (naming for naming in packaged_namings() if naming.data == "lookbench")
+    assert {s: naming.queries[f"{s}/fine"] for s in LOOKBENCH} == LOOKBENCH
     assert len(overall) == 16
     for model, value in overall.items():
-        weighted = sum(subsets[s][model] * n for s, (n, _) in LOOKBENCH.items()) / 2345
+        weighted = sum(subsets[s][model] * n for s, n in LOOKBENCH.items()) / 2345
         assert weighted == pytest.approx(value, abs=0.0001)
 
 

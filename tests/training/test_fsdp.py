@@ -1,9 +1,11 @@
 """FSDP2 over two gloo processes: loss and gradients are those of one process with the whole batch."""
 
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import distributed as dist
 from torch import multiprocessing
 
@@ -11,6 +13,7 @@ from helpers.tiny_models import two_tower
 from modiste.losses.clip import ClipLoss
 from modiste.losses.siglip import SigLipLoss
 from modiste.training.fsdp import shard
+from modiste.training.module import ContrastiveModule
 
 WORLD, LOCAL = 2, 4
 LOSSES = {"clip": ClipLoss, "siglip": SigLipLoss}
@@ -72,3 +75,17 @@ def test_a_sharded_step_equals_that_of_one_process(seen, kind):
             torch.testing.assert_close(
                 found[name], value, rtol=1e-4, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}"
             )
+
+
+def test_the_mesh_is_of_the_trainers_devices_though_the_module_is_still_on_the_cpu(monkeypatch):
+    class Strategy(ModelParallelStrategy):
+        root_device = torch.device("cuda", 0)
+
+        def __init__(self):
+            """Without processes."""
+
+    sharded = []
+    monkeypatch.setattr("modiste.training.module.shard", lambda model, loss, device: sharded.append(device))
+    monkeypatch.setattr(ContrastiveModule, "trainer", SimpleNamespace(strategy=Strategy()))
+    ContrastiveModule(two_tower(), ClipLoss()).configure_model()
+    assert sharded == ["cuda"]

@@ -8,7 +8,6 @@ the job, before one is used. What was converted once is kept on disk.
 from __future__ import annotations
 
 import copy
-import functools
 import hashlib
 import json
 import logging
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
 from modiste.utils.machine import has_bf16, installed
+from modiste.utils.openvino import core
 
 log = logging.getLogger(__name__)
 
@@ -214,15 +214,6 @@ def _onnx(tower: Tower) -> bytes:
     return content
 
 
-@functools.cache
-def _core() -> Any:
-    """The one Core of this process. Each brings a stack for signals; where they go in the order in which they came, the
-    process is left with one that is gone, and the next signal, such as that of a child's end, kills it."""
-    import openvino as ov
-
-    return ov.Core()
-
-
 def openvino(tower: Tower, precision: str) -> Encode:
     """OpenVINO's, a part of the batch a stream: one stream for a core or for a few, as OpenVINO sees fit.
 
@@ -230,8 +221,7 @@ def openvino(tower: Tower, precision: str) -> Encode:
     """
     import openvino as ov
 
-    core = _core()
-    bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    bf16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and not bf16:
         raise ModisteError("backend=openvino has no bf16 on this processor: set precision=fp32.")
     settings = {
@@ -244,7 +234,7 @@ def openvino(tower: Tower, precision: str) -> Encode:
         converted.reshape([-1, *tower.example.shape[1:]])
     if precision == "int8":
         settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = quantise_weights(converted)
-    program = core.compile_model(converted, "CPU", settings)
+    program = core().compile_model(converted, "CPU", settings)
     order = [_position(port, tower.names, index) for index, port in enumerate(program.inputs)]
     requests = ov.AsyncInferQueue(program)
 
@@ -271,7 +261,7 @@ def _openvino(tower: Tower) -> Any:
 
     path = tower.kept("openvino")
     if path is not None and path.is_dir():
-        return _core().read_model(path / "tower.xml")
+        return core().read_model(path / "tower.xml")
     example = tuple(tower.tensors(tower.example))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

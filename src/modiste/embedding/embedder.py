@@ -22,7 +22,7 @@ from modiste.embedding import backends
 from modiste.embedding.transfer import fetched, to_device
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokens
-from modiste.utils.machine import installed, processor, usable_cores
+from modiste.utils.machine import installed, is_out_of_memory, processor, usable_cores
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import cache_dir, write_json
 
@@ -111,7 +111,7 @@ class ModelEmbedder:
 
     def _cached(self, tower: str, facts: dict, example: Callable[[], Any], compute: Callable[[], Tensor]) -> Tensor:
         if self.cache is None:
-            self._take(tower, example)
+            self.take(tower, example)
             self.used[tower] = self.taken[tower][0] if tower in self.taken else "torch"
             return compute()
         described = {"kind": f"{tower}s", "model": self.fingerprint, "precision": self.precision, **facts}
@@ -119,7 +119,7 @@ class ModelEmbedder:
         path = self._entry(described, self.used[tower])
         if path.is_file():
             return torch.from_numpy(np.load(path))
-        self._take(tower, example)
+        self.take(tower, example)
         self.used[tower] = self._expected(tower)
         path = self._entry(described, self.used[tower])
         embeddings = compute()
@@ -182,8 +182,19 @@ class ModelEmbedder:
 
         return self._filled(offset, parts())
 
-    @torch.inference_mode()
     def _run(self, tower: str, inputs: Any) -> Tensor:
+        try:
+            return self._encode(tower, inputs)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ModisteError(
+                f"Out of memory when embedding {self.batch_size} {tower}s at a time: lower batch_size, or use "
+                "precision=bf16."
+            ) from error
+
+    @torch.inference_mode()
+    def _encode(self, tower: str, inputs: Any) -> Tensor:
         if tower in self.taken:
             return self.taken[tower][1](inputs)
         encode: Any = self.model.encode_image if tower == "image" else self.model.encode_text
@@ -212,8 +223,16 @@ class ModelEmbedder:
         ]
         return self.cache / "backends" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
 
-    def _take(self, tower: str, example: Callable[[], Any]) -> None:
-        """The backend of a tower, checked (and with ``auto`` chosen) on inputs of the job."""
+    def take(self, tower: str, example: Callable[[], Any]) -> None:
+        """Put the backend of a tower into `taken`, checked (and with ``auto`` chosen) on inputs of the job.
+
+        Args:
+            tower: ``image`` or ``text``.
+            example: Gives pixels (B, 3, S, S) uint8, or tokens (each (B, L)); at least two.
+
+        Raises:
+            ModisteError: A backend that was named is too far from torch, or cannot run the tower.
+        """
         if self.backend == "torch" or tower in self.taken:
             return
         inputs = to_device(example(), self.device)
@@ -371,6 +390,7 @@ class PrefixEmbedder:
         if dim < 1:
             raise ModisteError(f"dim={dim} must be at least 1: null takes the whole embeddings.")
         self.embedder, self.dim = embedder, dim
+        self.fingerprint: str = embedder.fingerprint  # of the whole embeddings
 
     def images(self, catalogue: Catalogue) -> Tensor:
         """Unit-norm embeddings (N, d)."""
@@ -379,11 +399,6 @@ class PrefixEmbedder:
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Unit-norm embeddings (M, d)."""
         return self._cut(self.embedder.texts(texts))
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the whole embeddings."""
-        return self.embedder.fingerprint
 
     @property
     def used(self) -> Mapping[str, str]:

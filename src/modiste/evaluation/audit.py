@@ -128,7 +128,7 @@ def training_side(cfg: DictConfig, trained: DictConfig | None, evaluated: Catalo
     if not cfg.other:
         return evaluated
     shared = [f"data_dir={override_value(str(cfg.data_dir))}"]
-    entry = OmegaConf.to_container(cfg.other) if OmegaConf.is_config(cfg.other) else cfg.other
+    entry: Any = OmegaConf.to_container(cfg.other) if OmegaConf.is_config(cfg.other) else cfg.other
     return load(EvaluationSpec.compose("other", entry, shared, config_dirs=line.config_dirs).config.data)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modiste.evaluation.audit import MEANING, Audit, closest, notes, pair, shown
-from modiste.reporting.figures import typeface, wrap
+from modiste.utils.drawing import typeface, wrap
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,8 +34,8 @@ def show(audit: Audit, console: Console, most: int) -> None:
     counts.add_column("meaning")
     for name, match in audit.matches.items():
         number = int(match.touched.sum())
-        shown = f"[red]{number:,}[/]" if number else "0"
-        counts.add_row(name, shown, f"{number / len(test):.2%}", MEANING[name].format(**audit.settings))
+        cell = f"[red]{number:,}[/]" if number else "0"
+        counts.add_row(name, cell, f"{number / len(test):.2%}", MEANING[name].format(**audit.settings))
     console.print(counts)
     for name in shown(audit):
         rows = closest(audit, name)[:most]

@@ -72,6 +72,7 @@ class Subject:
     def embedder(self, evaluation: Evaluation) -> tuple[Embedder, dict[str, Any]]:
         """What embeds a loaded data set, and the facts about it that results record."""
         cfg = evaluation.spec.config
+        embedder: Embedder
         embedder, facts = self._matrices(evaluation) if self.matrices else self._of_model(cfg)
         dim = cfg.get("dim")
         if dim is not None:
@@ -87,7 +88,8 @@ class Subject:
         described = self.model.describe() | {"precision": embedder.precision}
         unusual = {"backend": embedder.backend, "decode": embedder.decode}
         described |= {name: word for name, word in unusual.items() if word not in ("torch", "pil")}
-        facts = {"name": self.name, "source": self.source, "fingerprint": embedder.fingerprint, "describe": described}
+        facts: dict[str, Any] = {"name": self.name, "source": self.source, "fingerprint": embedder.fingerprint}
+        facts["describe"] = described
         if self.trained is not None:
             facts["in_domain"] = same_data(self.trained.data, cfg.data)
         return embedder, facts

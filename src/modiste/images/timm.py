@@ -35,6 +35,8 @@ class TimmEncoder(nn.Module):
     Attributes:
         dim: Number of output features.
         preprocess: The transform of its input.
+        architecture: timm's name of the model, and
+        arguments: what ``timm.create_model`` needs to make it again.
 
     Raises:
         ModisteError: timm has no such model, or its weights cannot be had; ``patch_drop_rate`` is outside [0, 1), or
@@ -60,7 +62,9 @@ class TimmEncoder(nn.Module):
     ) -> None:
         super().__init__()
         drop = {"patch_drop_rate": patch_drop_rate} if patch_drop_rate else {}
-        trunk = create_trunk(name, pretrained, size, {**(options or {}), **drop})
+        trunk, sized = create_trunk(name, pretrained, size, {**(options or {}), **drop})
+        self.architecture: str = trunk.pretrained_cfg.get("architecture") or name
+        self.arguments: dict[str, Any] = {**(options or {}), **({"img_size": size} if sized else {})}
         if patch_drop_rate and not hasattr(getattr(trunk, "patch_drop", None), "prob"):  # swallowed by a **kwargs
             raise without_patches(name)
         self.autocast = autocast
@@ -173,19 +177,19 @@ def check_name(name: str) -> None:
         raise ModisteError(f"timm has no model '{name}'. {did_you_mean(name, timm.list_models())}")
 
 
-def create_trunk(name: str, pretrained: bool, size: int, options: dict[str, Any]) -> Any:
-    """``timm.create_model`` without classifier, its errors turned into one sentence."""
+def create_trunk(name: str, pretrained: bool, size: int, options: dict[str, Any]) -> tuple[Any, bool]:
+    """``timm.create_model`` without classifier, and whether it took the size; its errors turned into one sentence."""
     import timm
 
     if ":" not in name:
         check_name(name)
     try:
         try:  # only models with fixed positions take the size
-            return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=size, **options)
+            return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=size, **options), True
         except TypeError as error:
             if "img_size" not in str(error):
                 raise
-            return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+            return timm.create_model(name, pretrained=pretrained, num_classes=0, **options), False
     except (OSError, RuntimeError, TypeError, ValueError, AssertionError) as error:
         if "patch_drop_rate" in str(error):
             raise without_patches(name) from error

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from modiste.errors import ModisteError
 
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger, WandbLogger
+    from lightning.pytorch.loggers import WandbLogger
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +55,11 @@ def has_key() -> bool:
         return False
 
 
-def declare_direction(loggers: Iterable[Logger], name: str, higher_is_better: bool) -> None:
+def declare_direction(loggers: Iterable[Any], name: str, higher_is_better: bool) -> None:
     """Tells wandb's runs which way a metric is better: their summaries then hold its best value, not its last."""
     for logger in loggers:
         run = getattr(logger, "experiment", None) if type(logger).__name__ == "WandbLogger" else None
-        if hasattr(run, "define_metric"):  # not of the processes that do not log
+        if run is not None and hasattr(run, "define_metric"):  # not of the processes that do not log
             run.define_metric(name, summary="max" if higher_is_better else "min")
 
 

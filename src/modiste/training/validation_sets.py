@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -69,7 +69,7 @@ def _compose(name: str, entry: dict, trained: DictConfig, config_dirs: Sequence[
 
 
 def build_validation_sets(
-    specs: dict[str, EvaluationSpec],
+    specs: Mapping[str, EvaluationSpec],
     trained: DictConfig,
     catalogue: Catalogue,
     model: DualEncoder,

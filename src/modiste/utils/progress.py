@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Progress = Callable[[Iterable[Item], int, str], Iterable[Item]]
@@ -47,7 +47,7 @@ def progress_bar(items: Iterable[Item], total: int, title: str) -> Iterator[Item
             bar.stop()
 
 
-def _bar(total: int, title: str):  # type: ignore[no-untyped-def]  # rich is imported when there is a terminal
+def _bar(total: int, title: str) -> Any:
     from rich.console import Console
     from rich.progress import (
         BarColumn,

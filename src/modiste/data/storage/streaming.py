@@ -488,7 +488,7 @@ def stream_loader(
     workers = shares_of_a_device(expand(stream.shards, KEY), world, options["num_workers"])
     pairs = StreamedPairs(stream, make, sorted(named), batch_size // world, seed, rank, world, workers, weight)
     options = {**options, "num_workers": min(workers, options["num_workers"])}
-    return StreamLoader(pairs, batch_sampler=places, collate_fn=CollateNoted(collate), **options)  # type: ignore[arg-type]
+    return StreamLoader(pairs, batch_sampler=places, collate_fn=CollateNoted(collate), **options)
 
 
 def shares_of_a_device(urls: Sequence[str], world: int, num_workers: int) -> int:

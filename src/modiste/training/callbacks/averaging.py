@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -33,9 +32,7 @@ class EMA(EMAWeightAveraging):
         super().on_validation_epoch_end(trainer, pl_module)
 
 
-def average_warmed_up(
-    decay: float, averages: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int
-) -> None:
+def average_warmed_up(decay: float, averages: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
     """Advances moving averages of one type in place after ``updates`` updates; integers are copied.
 
     >>> average = torch.zeros(1)

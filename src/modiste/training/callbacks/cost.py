@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from modiste.data.module import Batch
+from modiste.data.pairs import Batch
 from modiste.errors import ModisteError
 from modiste.training.callbacks.interruption import Interrupted, fast_dev_run
 from modiste.utils.energy import Energy, EnergyMeter

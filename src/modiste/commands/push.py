@@ -1,0 +1,23 @@
+"""Upload an export to the Hugging Face hub: modiste push folder=DIR repo_id=OWNER/NAME"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from modiste.errors import ModisteError
+
+
+def run(cfg: DictConfig) -> None:
+    """Creates the repository where it does not exist, uploads the folder in one commit, and prints its address.
+
+    Raises:
+        ModisteError: There is no folder or name; see `modiste.export.push.push`.
+    """
+    if not cfg.folder or not cfg.repo_id:
+        raise ModisteError("modiste push needs an export and a repository: folder=DIR repo_id=OWNER/NAME.")
+    from modiste.export.push import push
+
+    address = push(Path(cfg.folder), cfg.repo_id, private=cfg.private, message=cfg.message, revision=cfg.revision)
+    print(f"Pushed: {address}")

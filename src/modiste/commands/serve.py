@@ -1,0 +1,76 @@
+"""Serve an index: a page to search it, and an HTTP API: modiste serve index=shop.index"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import socket
+from importlib.util import find_spec
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from modiste.errors import ModisteError
+from modiste.serve.settings import Settings
+
+PACKAGES = ("fastapi", "fastapi_offline", "multipart", "prometheus_client", "uvicorn")
+
+
+def run(cfg: DictConfig) -> None:
+    """Serves ``cfg.index`` until it is interrupted; what was asked until then is answered.
+
+    Raises:
+        ModisteError: There is no index, it cannot be opened, the port is taken, or a setting is refused.
+    """
+    settings = read_settings(cfg)
+    for package in PACKAGES:
+        if find_spec(package) is None:
+            raise ModisteError(f"modiste serve needs {package}: pip install 'modiste[serve]'.")
+    listening = listen(settings.host, settings.port)
+    host, port = listening.getsockname()[:2]
+    print(f"Opening {settings.index} …", flush=True)
+    import uvicorn
+
+    from modiste.serve.app import create_app
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, force=True)
+    logging.getLogger("modiste").setLevel(logging.INFO)
+    app = create_app(settings)
+    shown = f"[{host}]" if ":" in host else host
+    print(
+        f"Serving {settings.index} at http://{shown}:{port} (API: /docs, metrics: /metrics). Ctrl-C stops.", flush=True
+    )
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30)
+    uvicorn.Server(config).run([listening])
+
+
+def read_settings(cfg: DictConfig) -> Settings:
+    """The settings of a configuration.
+
+    Raises:
+        ModisteError: There is no index, or see `Settings`.
+    """
+    if not cfg.index:
+        raise ModisteError("No index given: modiste serve index=shop.index (modiste index makes one).")
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    given = {field.name: values[field.name] for field in dataclasses.fields(Settings)}
+    given |= {name: tuple(map(str, given[name])) for name in ("hosts", "allow_image_hosts")}
+    given["token"] = None if given["token"] is None else str(given["token"])
+    settings = Settings(**given)
+    for path in settings.paths.values():
+        if not path.is_dir():
+            raise ModisteError(f"There is no index {path}: modiste index run=RUN data=… out={path} makes one.")
+    return settings
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, so that a taken port is told before the index is opened.
+
+    Raises:
+        ModisteError: The port is taken or not allowed, or the address is not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise ModisteError(f"Cannot listen on {host}:{port}: {error}; choose another port=…, or port=0.") from error

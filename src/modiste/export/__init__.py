@@ -1,0 +1,32 @@
+"""Export of a trained or published model into the layouts of other libraries, each read back before it is kept.
+
+>>> sorted(FORMATS)
+['hub', 'onnx', 'open_clip', 'openvino', 'sentence_transformers', 'transformers', 'transformers_js']
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modiste.export.writing import Exported
+    from modiste.models.dual_encoder import DualEncoder
+
+# Format → the library that reads it, the extra that installs the library, and its packages.
+FORMATS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "sentence_transformers": ("sentence-transformers ≥ 5.4", "sentence-transformers", ("sentence_transformers",)),
+    "open_clip": ("open_clip", "open-clip", ("open_clip",)),
+    "transformers": ("transformers", "", ()),
+    "onnx": ("ONNX Runtime", "onnx", ("onnx", "onnxruntime", "onnxscript")),
+    "transformers_js": ("transformers.js", "onnx", ("onnx", "onnxruntime", "onnxscript")),
+    "openvino": ("OpenVINO", "openvino", ("openvino",)),
+    "hub": ("huggingface_hub's PyTorchModelHubMixin", "", ()),
+}
+
+
+def export(run_or_model: str | Path | DualEncoder, format: str, out: str | Path, **options: Any) -> Exported:
+    """Write a model as another library's files; see `modiste.export.writing.export`."""
+    from modiste.export import writing
+
+    return writing.export(run_or_model, format, out, **options)

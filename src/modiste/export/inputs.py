@@ -1,0 +1,72 @@
+"""Real images and texts on which an export is compared with its model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from modiste.config import load_config
+from modiste.data.build import bind_captions, load
+from modiste.data.catalogue import Catalogue
+from modiste.data.synthetic import Synthetic
+from modiste.errors import ModisteError
+from modiste.utils.run_dir import RunDir
+
+log = logging.getLogger(__name__)
+SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Images and texts, and where they are from.
+
+    Attributes:
+        images: PIL images of any size.
+        texts: Captions.
+        source: For the card.
+        licence: Of the data; "" where it is not known.
+    """
+
+    images: Sequence[Image.Image]
+    texts: Sequence[str]
+    source: str
+    licence: str = ""
+
+
+def synthetic(count: int = SAMPLES) -> Inputs:
+    """Synthetic garments, some of them cropped to portrait and landscape."""
+    catalogue = Synthetic(products=count, views=1, size=128)()
+    images = [_shaped(catalogue.read_image(row), row) for row in range(count)]
+    return Inputs(images, catalogue.column("text")[:count], f"{count} synthetic garments", "Apache-2.0")
+
+
+def _shaped(image: Image.Image, row: int) -> Image.Image:
+    width, height = image.size
+    cut = [(0, 0, width, height), (width // 8, 0, width - width // 8, height), (0, height // 6, width, height - 1)]
+    return image.crop(cut[row % 3])
+
+
+def of_run(run: RunDir, count: int = SAMPLES) -> Inputs:
+    """The first products of the run's test split, or of its validation split; synthetic garments without the data."""
+    cfg = load_config(run.config)
+    try:
+        catalogue = load(cfg.data)
+    except ModisteError as error:
+        log.warning("The run's data cannot be read, so the export is checked on synthetic garments: %s", error)
+        return synthetic(count)
+    return of_catalogue(catalogue, cfg.data, count)
+
+
+def of_catalogue(catalogue: Catalogue, data: Any, count: int = SAMPLES) -> Inputs:
+    """The first ``count`` products of a catalogue's test, validation or only split, with their first captions."""
+    split = next((name for name in ("test", "val") if catalogue.splits.get(name)), None)
+    part = catalogue.select(split=split) if split else catalogue
+    part = part.select(rows=range(min(count, len(part))))
+    captions = bind_captions(data, part)
+    images = [part.read_image(row) for row in range(len(part))]
+    texts = [captions.first(row) for row in range(len(part))]
+    return Inputs(images, texts, f"{len(part)} products of {data.name}, {split or 'all'} split", part.card.licence)

@@ -1,0 +1,121 @@
+"""ONNX, a file a tower: uint8 pixels or tokens of any batch size to unit-norm embeddings."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modiste.errors import ModisteError
+from modiste.export.towers import save_tokenizer
+from modiste.export.writing import Job, Reader
+from modiste.models.dual_encoder import DualEncoder, Tokens
+from modiste.pretrained.exported import PIXELS, Programs
+from modiste.texts.words import HashTokenizer
+
+PRECISIONS = ("fp32", "int8")
+REMEDY = "Use precision=fp32."
+OUTPUT = "embeddings"
+
+
+class Positional(nn.Module):
+    """A function of named inputs as a module of positional tensors, which exporters take."""
+
+    def __init__(self, model: DualEncoder, encode: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model, self.encode = model, encode
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.encode(*tensors)
+
+
+def examples(model: DualEncoder, job: Job) -> tuple[Tensor, Tokens]:
+    """Pixels (3, 3, S, S) uint8 and tokens of three texts of several lengths: exporters take a 1 for a constant."""
+    pixels = torch.stack([model.preprocess(job.inputs.images[i % len(job.inputs.images)]) for i in range(3)])
+    return pixels, model.tokenizer(["a red dress", "shoe", job.inputs.texts[0]])
+
+
+def write(model: DualEncoder, folder: Path, job: Job) -> None:
+    """``image.onnx``, ``text.onnx`` and the tokenizer's files."""
+    pixels, tokens = examples(model, job)
+    names = sorted(tokens)
+
+    def text(*tensors: Tensor) -> Tensor:
+        return model.encode_text(dict(zip(names, tensors, strict=True)))
+
+    convert(Positional(model, model.encode_image), {PIXELS: pixels}, OUTPUT, folder / "image.onnx")
+    convert(Positional(model, text), {name: tokens[name] for name in names}, OUTPUT, folder / "text.onnx")
+    save_files(model, folder, "onnx")
+    if job.precision == "int8":
+        for tower in ("image", "text"):
+            quantise(folder / f"{tower}.onnx", folder / f"{tower}.onnx")
+
+
+def save_files(model: DualEncoder, folder: Path, format: str) -> None:
+    """The tokenizer's files, where there are any: what hashes words is described in modiste.json."""
+    if not isinstance(model.tokenizer, HashTokenizer):
+        save_tokenizer(model, folder, format)
+
+
+def convert(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Path) -> None:
+    """Exports ``module`` with any batch size, and any length of a sequence.
+
+    Raises:
+        ModisteError: torch's exporter cannot convert it.
+    """
+    for chatty in ("onnxscript", "onnx_ir"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    dynamic = torch.export.Dim.DYNAMIC
+    shapes = tuple({0: dynamic} if tensor.ndim == 4 else {0: dynamic, 1: dynamic} for tensor in inputs.values())
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program: Any = torch.onnx.export(
+                module.eval(), tuple(inputs.values()), input_names=list(inputs), output_names=[output], dynamo=True,
+                verbose=False, dynamic_shapes={"tensors": shapes},
+            )  # fmt: skip
+        program.save(str(path))
+    except Exception as error:  # exporters raise many kinds for a tower they do not know
+        raise ModisteError(
+            f"ONNX cannot hold {path.stem}: {str(error).strip().splitlines()[0][:200]}. Use another format."
+        ) from error
+
+
+def quantise(source: Path, target: Path) -> None:
+    """The weights of matrix products in int8, a scale for each output; activations are quantised as they come."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.getLogger().addFilter(_without_advice)
+    try:
+        quantize_dynamic(
+            str(source), str(target), op_types_to_quantize=["MatMul", "Gemm"], per_channel=True,
+            weight_type=QuantType.QInt8,
+        )  # fmt: skip
+    finally:
+        logging.getLogger().removeFilter(_without_advice)
+
+
+def _without_advice(record: logging.LogRecord) -> bool:
+    return "pre-processing before quantization" not in record.getMessage()
+
+
+def read(folder: Path) -> Reader:
+    """ONNX Runtime on the folder's programs, the preprocessing that modiste.json describes."""
+    return reader_of(Programs(folder))
+
+
+def reader_of(loaded: DualEncoder) -> Reader:
+    """The reader of a model that was loaded back."""
+
+    def images(images: Sequence[Any]) -> Tensor:
+        return loaded.encode_image(torch.stack([loaded.preprocess(image) for image in images]))
+
+    def texts(texts: Sequence[str]) -> Tensor:
+        return loaded.encode_text(loaded.tokenizer(texts))
+
+    return Reader(images, texts)

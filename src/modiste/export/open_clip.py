@@ -1,0 +1,161 @@
+"""open_clip: its configuration and weights, the text encoder's own configuration and tokenizer, for ``local-dir:``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from modiste.errors import ModisteError
+from modiste.export.towers import cast, logit_scale, max_length, save_tokenizer, two_tower
+from modiste.export.writing import Job, Reader
+from modiste.models.dual_encoder import DualEncoder
+from modiste.models.preprocess import Preprocess
+from modiste.pretrained.openclip import DIRECTORY_PREFIX, OpenClipDualEncoder
+from modiste.pretrained.source import explained
+
+PRECISIONS = ("fp32", "bf16")
+REMEDY = "open_clip knows no crop_pct: train with image.crop_pct=1, image.resize=squash or pad, or lower min_cosine."
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+# Text encoders whose width open_clip knows how to find.
+TEXT_TYPES = ("bert", "roberta", "xlm-roberta")
+HARMLESS = ("drop_rate", "drop_path_rate", "patch_drop_rate")
+
+
+def write(model: DualEncoder, folder: Path, job: Job) -> None:
+    """Writes configuration, weights and tokenizer."""
+    if isinstance(model, OpenClipDualEncoder):
+        config, state = _published(model, folder)
+    else:
+        config, state = _two_tower(two_tower(model, "open_clip"), folder)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
+    save_file(cast(state, job.precision), folder / WEIGHTS)
+
+
+def _two_tower(model: Any, folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    save_tokenizer(model, folder, "open_clip")
+    check(model)
+    trunk, tokenizer = model.text.trunk, model.tokenizer.tokenizer
+    settings = trunk.config.to_dict()
+    settings["pad_token_id"] = tokenizer.pad_token_id  # open_clip makes the attention mask from it
+    (folder / "config.json").write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")
+    preprocess = model.preprocess
+    text = {
+        "hf_model_name": str(folder),
+        "hf_tokenizer_name": str(folder),
+        "hf_model_pretrained": False,
+        "hf_proj_type": "linear",
+        "hf_pooler_type": {"mean": "mean_pooler", "cls": "cls_lasthidden_pooler"}[model.text.pooling],
+        "context_length": max_length(model),
+        "vocab_size": trunk.config.vocab_size,
+    }
+    vision = {
+        "timm_model_name": model.image.architecture,
+        "timm_model_pretrained": False,
+        "timm_pool": "",
+        "timm_proj": "linear",
+        "image_size": preprocess.size,
+    }
+    config: dict[str, Any] = {"embed_dim": model.embed_dim, "custom_text": True, "vision_cfg": vision, "text_cfg": text}
+    prefixes = {
+        "visual.trunk.": model.image.trunk,
+        "visual.head.proj.": model.image_projection,
+        "text.transformer.": trunk,
+        "text.proj.": model.text_projection,
+    }
+    state = {f"{prefix}{name}": t for prefix, part in prefixes.items() for name, t in part.state_dict().items()}
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("text.transformer.pooler.")}
+    state["logit_scale"] = logit_scale(model)
+    if model.initial_bias is not None:
+        config["init_logit_bias"] = model.initial_bias
+        state["logit_bias"] = torch.tensor(model.initial_bias)
+    return {"model_cfg": config, "preprocess_cfg": preprocess_cfg(preprocess)}, state
+
+
+def check(model: Any) -> None:
+    """Raises ModisteError for towers that open_clip's configuration cannot describe."""
+    kind = model.text.trunk.config.model_type
+    if kind not in TEXT_TYPES:
+        raise ModisteError(
+            f"format=open_clip holds text encoders of {', '.join(TEXT_TYPES)}, not {kind}: use another format."
+        )
+    arguments = {name: value for name, value in model.image.arguments.items() if name not in HARMLESS}
+    standard = model.image.trunk.pretrained_cfg.get("input_size", (3, 0, 0))[-1]
+    if arguments.pop("img_size", standard) != standard or arguments:
+        raise ModisteError(
+            "format=open_clip makes timm's models with no arguments of their own, and this image encoder was made with "
+            f"{model.image.arguments}: use format=sentence_transformers, transformers or onnx."
+        )
+
+
+def preprocess_cfg(preprocess: Preprocess) -> dict[str, Any]:
+    """open_clip's words for the transform; a ``crop_pct`` other than 1 gets lost, which the comparison shows.
+
+    Raises:
+        ModisteError: The interpolation is neither bilinear nor bicubic, or the padding coloured.
+    """
+    if preprocess.interpolation not in ("bilinear", "bicubic") or len(set(preprocess.fill)) > 1:
+        raise ModisteError(
+            f"format=open_clip has no interpolation={preprocess.interpolation} with fill={list(preprocess.fill)}: "
+            "use another format."
+        )
+    return {
+        "size": preprocess.size,
+        "mode": "RGB",
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+        "interpolation": preprocess.interpolation,
+        "resize_mode": "longest" if preprocess.resize == "pad" else preprocess.resize,
+        "fill_color": preprocess.fill[0],
+    }
+
+
+def _published(model: OpenClipDualEncoder, folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    import open_clip
+
+    source = Path(model.source.removeprefix(DIRECTORY_PREFIX)).expanduser()
+    config: Any = json.loads((source / CONFIG).read_text("utf-8")) if (source / CONFIG).is_file() else None
+    config = config or {"model_cfg": open_clip.get_model_config(model.source.replace("/", "-"))}
+    if config["model_cfg"] is None:
+        raise ModisteError(f"format=open_clip needs a local copy of {model.source}: load the model from a directory.")
+    tokenizer = getattr(model.tokenizer.tokenizer, "tokenizer", None)  # type: ignore[attr-defined]
+    if hasattr(tokenizer, "save_pretrained"):
+        tokenizer.save_pretrained(folder)
+    preprocess: Any = model.model.visual.preprocess_cfg
+    state = dict(model.model.state_dict())
+    state["logit_scale"] = logit_scale(model)
+    return {**config, "preprocess_cfg": dict(preprocess)}, state
+
+
+def read(folder: Path) -> Reader:
+    """``open_clip.create_model_from_pretrained("local-dir:…")`` with its own transform and tokenizer."""
+    import open_clip
+
+    name = f"{DIRECTORY_PREFIX}{folder}"
+    with explained(str(folder), "open_clip cannot hold this model: use another format."):
+        model, transform = open_clip.create_model_from_pretrained(name)
+        tokenizer = open_clip.get_tokenizer(name)
+    model.eval()
+
+    def images(images: Sequence[Image.Image]) -> torch.Tensor:
+        return F.normalize(model.encode_image(torch.stack([transform(image) for image in images])), dim=-1)
+
+    def texts(texts: Sequence[str]) -> torch.Tensor:
+        return F.normalize(model.encode_text(tokenizer(list(texts))), dim=-1)
+
+    return Reader(images, texts)
+
+
+def relocate(folder: Path, final: Path, repo_id: str) -> None:
+    """Says where the text encoder's config is: open_clip takes it from a hub repository or an absolute path."""
+    config = json.loads((folder / CONFIG).read_text("utf-8"))
+    text = config["model_cfg"].get("text_cfg", {})
+    if "hf_model_name" in text and (folder / "config.json").is_file():
+        text["hf_model_name"] = text["hf_tokenizer_name"] = repo_id or str(final)
+        (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")

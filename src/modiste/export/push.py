@@ -1,0 +1,80 @@
+"""Upload of an export to the Hugging Face hub."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from modiste.errors import ModisteError
+from modiste.export.open_clip import CONFIG, relocate
+from modiste.export.writing import read_facts
+
+OFFLINE = "The model hub cannot be reached: upload from a machine with network, or without HF_HUB_OFFLINE."
+
+
+def push(
+    folder: Path, repo_id: str, private: bool = True, message: str | None = None, revision: str | None = None
+) -> str:
+    """Uploads an export in one commit; returns the address of its repository.
+
+    Args:
+        folder: What `modiste export` wrote.
+        repo_id: ``owner/name``; it is created where it does not exist.
+        private: Of a repository that is created.
+        message: Of the commit.
+        revision: A branch, which is created where it does not exist.
+
+    Raises:
+        ModisteError: The folder is not an export, the name is not one of a repository, nobody is logged in, or the hub
+            cannot be reached or refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
+
+    folder = folder.expanduser()
+    facts = read_facts(folder)
+    message = message or f"{facts['format']} by modiste {facts['modiste']}"
+    api = HfApi()
+    try:
+        if "/" not in repo_id:
+            raise HFValidationError(f"'{repo_id}' has no owner")
+        repository = api.create_repo(repo_id, private=private, exist_ok=True, repo_type="model")
+        if revision:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        with tempfile.TemporaryDirectory() as work:
+            sent = for_hub(folder, repo_id, Path(work))
+            api.upload_folder(repo_id=repo_id, folder_path=sent, commit_message=message, revision=revision)
+    except HFValidationError as error:
+        raise ModisteError(f"repo_id={repo_id} is not the name of a repository: write owner/name ({error}).") from error
+    except Exception as error:
+        raise explained(error, repo_id) from error
+    return str(repository)
+
+
+def for_hub(folder: Path, repo_id: str, work: Path) -> Path:
+    """The folder, or a copy whose files name the repository where they named this machine's folder."""
+    if not ((folder / CONFIG).is_file() and (folder / "config.json").is_file()):
+        return folder
+    copy = work / "export"
+    shutil.copytree(folder, copy)
+    relocate(copy, copy, repo_id)
+    return copy
+
+
+def explained(error: Any, repo_id: str) -> ModisteError:
+    """What the hub's client raised, in a sentence."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, LocalTokenNotFoundError) or status == 401:
+        return ModisteError("Nobody is logged in to the model hub: run `hf auth login`, or set HF_TOKEN.")
+    if status == 403:
+        return ModisteError(f"The hub does not let this token write to {repo_id}: use one with write access to it.")
+    if isinstance(error, HfHubHTTPError) and status:
+        return ModisteError(f"The hub refused the upload to {repo_id} ({status}): {str(error).splitlines()[0][:200]}")
+    network = isinstance(error, (OfflineModeIsEnabled, ConnectionError, TimeoutError, OSError)) or (
+        type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "requests")
+    )
+    return ModisteError(OFFLINE) if network else ModisteError(f"The upload to {repo_id} failed: {error}")

@@ -1,0 +1,159 @@
+"""transformers: published families as their own class; two towers with code of their own, or after `register`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from modiste.export.towers import cast, logit_scale, max_length, resample, save_tokenizer, two_tower
+from modiste.export.writing import Job, Reader
+from modiste.models.dual_encoder import DualEncoder
+from modiste.models.preprocess import Preprocess
+from modiste.pretrained import remote
+from modiste.pretrained.transformers import TransformersDualEncoder
+
+PRECISIONS = ("fp32", "bf16")
+REMEDY = "Use another format, or accept it with min_cosine."
+MODEL = "modeling_modiste.ModisteModel"
+CONFIG = "configuration_modiste.ModisteConfig"
+PROCESSOR = "processing_modiste.ModisteProcessor"
+IMAGES = "image_processing_modiste.ModisteImageProcessor"
+
+
+def write(model: DualEncoder, folder: Path, job: Job) -> None:
+    """Configuration, weights, tokenizer, preprocessing; the code of `modiste.pretrained.remote` where it is needed."""
+    if isinstance(model, TransformersDualEncoder):
+        save_published(model, folder, job.precision)
+        return
+    model = two_tower(model, "transformers")
+    save_tokenizer(model, folder, "transformers")
+    for file in Path(str(remote.__file__)).parent.glob("*_modiste.py"):
+        shutil.copy(file, folder / file.name)
+    code = {"AutoProcessor": PROCESSOR, "AutoImageProcessor": IMAGES}
+    config = {
+        "model_type": "modiste",
+        "architectures": ["ModisteModel"],
+        "auto_map": {
+            "AutoConfig": CONFIG, "AutoModel": MODEL, "AutoModelForZeroShotImageClassification": MODEL, **code
+        },
+        "image": {
+            "architecture": model.image.architecture, "arguments": model.image.arguments, "dim": model.image.dim
+        },
+        "text": text_config(model),
+        "pooling": model.text.pooling,
+        "projection_dim": model.embed_dim,
+        "logit_scale_init_value": float(logit_scale(model)),
+        "logit_bias": model.initial_bias,
+        "dtype": "float32",  # in memory, whatever is on disk: inputs are float32
+    }  # fmt: skip
+    images = {"image_processor_type": "ModisteImageProcessor", "processor_class": "ModisteProcessor"}
+    write_json(folder / "config.json", config)
+    write_json(folder / "preprocessor_config.json", images | {"auto_map": code} | model.preprocess.describe())
+    limit(folder / "tokenizer_config.json", max_length(model), {"processor_class": "ModisteProcessor"})
+    state = {**model.state_dict(), "logit_scale": logit_scale(model)}
+    save_file(cast(state, job.precision), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def text_config(model: Any) -> dict[str, Any]:
+    """The text trunk's configuration, without what only says where it came from."""
+    plain = json.loads(json.dumps(model.text.trunk.config.to_dict(), default=str))
+    return {name: v for name, v in plain.items() if not name.startswith("_") and name != "transformers_version"}
+
+
+def limit(file: Path, length: int, more: dict[str, Any] | None = None) -> None:
+    """Has a saved tokenizer truncate at ``length`` tokens."""
+    write_json(file, json.loads(file.read_text("utf-8")) | {"model_max_length": length} | (more or {}))
+
+
+def computes_in_float32(file: Path) -> None:
+    """Has weights that are kept in bfloat16 loaded as float32, which processors give."""
+    write_json(file, json.loads(file.read_text("utf-8")) | {"dtype": "float32"})
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def save_published(model: TransformersDualEncoder, folder: Path, precision: str) -> None:
+    """A model of transformers as its own class saves it, with the temperature that it was trained to."""
+    own: Any = model.model
+    if getattr(own, "logit_scale", None) is not None and model.initial_scale:
+        own.logit_scale.data.copy_(logit_scale(model))
+    if getattr(own, "logit_bias", None) is not None and model.initial_bias is not None:
+        own.logit_bias.data.fill_(model.initial_bias)
+    own = own.to(torch.bfloat16) if precision == "bf16" else own
+    own.save_pretrained(folder)
+    computes_in_float32(folder / "config.json")
+    tokenizer: Any = model.tokenizer
+    tokenizer.tokenizer.save_pretrained(folder)
+    limit(folder / "tokenizer_config.json", tokenizer.max_length)
+    write_json(folder / "preprocessor_config.json", image_processor(model.preprocess, own.config.model_type))
+
+
+def image_processor(preprocess: Preprocess, model_type: str) -> dict[str, Any]:
+    """The transform in the words of CLIP's or SigLIP's image processor (``preprocess_of``, the other way round)."""
+    size = preprocess.size
+    common = {
+        "do_convert_rgb": True, "do_resize": True, "resample": resample(preprocess), "do_rescale": True,
+        "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+    }  # fmt: skip
+    if preprocess.resize == "squash":
+        kind = "SiglipImageProcessor" if model_type.startswith("siglip") else "ViTImageProcessor"
+        return {"image_processor_type": kind, "size": {"height": size, "width": size}, **common}
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "processor_class": "CLIPProcessor",
+        "size": {"shortest_edge": int(size / preprocess.crop_pct)},
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        **common,
+    }
+
+
+def register() -> None:
+    """Lets transformers' Auto classes load such folders with modiste's own code: no ``trust_remote_code``."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
+
+    from modiste.pretrained.remote.configuration_modiste import ModisteConfig
+    from modiste.pretrained.remote.image_processing_modiste import ModisteImageProcessor
+    from modiste.pretrained.remote.modeling_modiste import ModisteModel
+    from modiste.pretrained.remote.processing_modiste import ModisteProcessor
+
+    AutoConfig.register("modiste", ModisteConfig, exist_ok=True)
+    AutoModel.register(ModisteConfig, ModisteModel, exist_ok=True)
+    AutoImageProcessor.register(ModisteConfig, image_processor_classes={"pil": ModisteImageProcessor}, exist_ok=True)
+    AutoProcessor.register(ModisteConfig, ModisteProcessor, exist_ok=True)
+
+
+def read(folder: Path) -> Reader:
+    """``AutoModel`` with the folder's own code, and its processor."""
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    own = {"trust_remote_code": (folder / "modeling_modiste.py").is_file()}
+    model = AutoModel.from_pretrained(folder, **own).eval()
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **own)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **own)
+    siglip = model.config.model_type.startswith("siglip")
+
+    def images(images: Sequence[Image.Image]) -> torch.Tensor:
+        pixels = processor(images=[image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+        return F.normalize(model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
+
+    def texts(texts: Sequence[str]) -> torch.Tensor:
+        padding = "max_length" if siglip else True
+        words = [text.lower() for text in texts] if siglip else list(texts)
+        tokens = tokenizer(words, padding=padding, truncation=True, return_tensors="pt")
+        names = ("input_ids",) if siglip else ("input_ids", "attention_mask")
+        features = model.get_text_features(**{name: tokens[name] for name in names}).pooler_output
+        return F.normalize(features.float(), dim=-1)
+
+    return Reader(images, texts)

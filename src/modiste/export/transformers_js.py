@@ -1,0 +1,166 @@
+"""transformers.js: two ONNX programs in the names of its CLIP classes, preprocessing and tokenizer in its words."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from modiste.errors import ModisteError
+from modiste.export.onnx import Positional, convert, examples, quantise, reader_of
+from modiste.export.towers import resample, save_tokenizer
+from modiste.export.transformers import limit, write_json
+from modiste.export.writing import Job, Reader
+from modiste.models.dual_encoder import DualEncoder
+from modiste.models.preprocess import Preprocess
+from modiste.pretrained.exported import Programs
+
+PRECISIONS = ("fp32", "int8")
+REMEDY = "transformers.js resizes and pads in its own way: accept it with min_cosine, or use precision=fp32."
+PACKAGE = "@huggingface/transformers"
+SCRIPT = """
+const {AutoProcessor, AutoTokenizer, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, RawImage, env} =
+    require("@huggingface/transformers");
+const fs = require("fs"), path = require("path");
+const [folder, work, dtype] = process.argv.slice(1);
+env.allowRemoteModels = false;
+env.localModelPath = path.dirname(folder);
+(async () => {
+    const name = path.basename(folder), asked = JSON.parse(fs.readFileSync(path.join(work, "asked.json")));
+    const processor = await AutoProcessor.from_pretrained(name), tokenizer = await AutoTokenizer.from_pretrained(name);
+    const vision = await CLIPVisionModelWithProjection.from_pretrained(name, {dtype});
+    const text = await CLIPTextModelWithProjection.from_pretrained(name, {dtype});
+    const answer = {images: [], texts: []};
+    for (const file of asked.images) {
+        const {image_embeds} = await vision(await processor(await RawImage.read(path.join(work, file))));
+        answer.images.push(Array.from(image_embeds.data));
+    }
+    for (const words of asked.texts) {
+        const {text_embeds} = await text(tokenizer([words], {padding: true, truncation: true}));
+        answer.texts.push(Array.from(text_embeds.data));
+    }
+    fs.writeFileSync(path.join(work, "answer.json"), JSON.stringify(answer));
+})().catch((error) => { console.error(String(error)); process.exit(1); });
+"""
+
+
+def write(model: DualEncoder, folder: Path, job: Job) -> None:
+    """``onnx/vision_model.onnx``, ``onnx/text_model.onnx`` and three configurations."""
+    save_tokenizer(model, folder, "transformers_js")
+    tokenizer: Any = model.tokenizer
+    if tokenizer.max_length:
+        limit(folder / "tokenizer_config.json", tokenizer.max_length)
+    programs = folder / "onnx"
+    programs.mkdir()
+    pixels, tokens = examples(model, job)
+    names = sorted(tokens)
+
+    def text(*tensors: Tensor) -> Tensor:
+        return F.normalize(model.text_features(dict(zip(names, tensors, strict=True))), dim=-1)
+
+    def image(pixel_values: Tensor) -> Tensor:
+        return F.normalize(model.image_features(pixel_values), dim=-1)
+
+    normalised = model.preprocess.normalise(pixels)
+    convert(Positional(model, image), {"pixel_values": normalised}, "image_embeds", programs / "vision_model.onnx")
+    convert(Positional(model, text), {n: tokens[n] for n in names}, "text_embeds", programs / "text_model.onnx")
+    if job.precision == "int8":
+        for name in ("vision_model", "text_model"):
+            quantise(programs / f"{name}.onnx", programs / f"{name}_quantized.onnx")
+            (programs / f"{name}.onnx").unlink()
+    write_json(folder / "config.json", {"model_type": "clip", "projection_dim": model.embed_dim})
+    write_json(folder / "preprocessor_config.json", processor(model.preprocess))
+
+
+def processor(preprocess: Preprocess) -> dict[str, Any]:
+    """The transform in transformers.js's words; its padding comes after normalisation, in normalised values.
+
+    >>> processor(Preprocess(size=96, resize="pad"))["background_color"]
+    [255.0, 255.0, 255.0]
+    """
+    size = preprocess.size
+    common = {
+        "do_convert_rgb": True, "do_resize": True, "resample": resample(preprocess), "do_rescale": True,
+        "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+    }  # fmt: skip
+    if preprocess.resize == "squash":
+        return {"image_processor_type": "ViTImageProcessor", "size": {"height": size, "width": size}, **common}
+    if preprocess.resize == "pad":
+        colour = zip(preprocess.fill, preprocess.mean, preprocess.std, strict=True)
+        return {
+            "image_processor_type": "VLMImageProcessor",
+            "image_size": size,
+            "size": {"longest_edge": size},
+            "background_color": [(fill - 255 * mean) / std for fill, mean, std in colour],
+            **common,
+        }
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": int(size / preprocess.crop_pct)},
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        **common,
+    }
+
+
+def node_environment() -> dict[str, str] | None:
+    """The environment in which Node finds transformers.js, or None: it looks in NODE_PATH, here, and globally."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None:
+        return None
+    places = [os.environ.get("NODE_PATH", ""), str(Path.cwd() / "node_modules")]
+    if npm is not None:
+        places.append(subprocess.run([npm, "root", "-g"], capture_output=True, text=True).stdout.strip())
+    paths = [path for place in places for path in place.split(os.pathsep) if path]
+    found = any((Path(path) / PACKAGE / "package.json").is_file() for path in paths)
+    return {**os.environ, "NODE_PATH": os.pathsep.join(paths)} if found else None
+
+
+def read(folder: Path) -> Reader:
+    """transformers.js itself, on Node; where that is not installed, its programs on our own pixels."""
+    environment = node_environment()
+    if environment is None:
+        return reader_of(Programs(folder))
+    quantised = (folder / "onnx" / "vision_model_quantized.onnx").is_file()
+    dtype = "q8" if quantised else "fp32"
+
+    def images(images: Sequence[Image.Image]) -> Tensor:
+        return run_node(folder, environment, images, [], dtype)[0]
+
+    def texts(texts: Sequence[str]) -> Tensor:
+        return run_node(folder, environment, [], texts, dtype)[1]
+
+    return Reader(images, texts)
+
+
+def run_node(
+    folder: Path, environment: dict[str, str], images: Sequence[Image.Image], texts: Sequence[str], dtype: str
+) -> tuple[Tensor, Tensor]:
+    """Embeddings by transformers.js. Raises ModisteError when Node fails."""
+    with tempfile.TemporaryDirectory() as work:
+        names = [f"{index}.png" for index in range(len(images))]
+        for name, image in zip(names, images, strict=True):
+            image.convert("RGB").save(Path(work, name))
+        Path(work, "asked.json").write_text(json.dumps({"images": names, "texts": list(texts)}))
+        command = ["node", "-e", SCRIPT, "--", str(folder.resolve()), work, dtype]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+        if done.returncode:
+            raise ModisteError(f"transformers.js cannot load the export: {done.stderr.strip()[-300:]}")
+        answer = json.loads(Path(work, "answer.json").read_text())
+    return torch.tensor(answer["images"]), torch.tensor(answer["texts"])
+
+
+def checked_by() -> str:
+    """What the cosine was computed with."""
+    return "transformers.js on Node" if node_environment() else "ONNX Runtime, as transformers.js is not installed"

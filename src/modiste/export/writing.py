@@ -1,0 +1,235 @@
+"""Writing an export: checked against the model by the peer's own loader, and whole or not at all."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from modiste import __version__
+from modiste.embedding.embedder import MIN_COSINE, fingerprint
+from modiste.errors import ModisteError, did_you_mean
+from modiste.export import FORMATS
+from modiste.export.inputs import Inputs, of_run, synthetic
+from modiste.export.towers import tokenizer_facts, without_adapters
+from modiste.models.dual_encoder import DualEncoder
+from modiste.models.load import load
+from modiste.pretrained.exported import FACTS, Programs
+from modiste.utils.run_dir import RunDir, write_json
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("fp32", "bf16", "int8")
+# An export below it is not called exact: the number is a warning.
+EXACT = 0.9999
+
+
+class Reader(NamedTuple):
+    """A peer's model: unit-norm embeddings (N, D) of PIL images and of texts, by its own preprocessing."""
+
+    images: Callable[[Sequence[Image.Image]], Tensor]
+    texts: Callable[[Sequence[str]], Tensor]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a layout needs to know to write itself.
+
+    Attributes:
+        precision: ``fp32``, ``bf16`` or ``int8``.
+        inputs: Sample images and texts.
+        repo_id: The hub repository that the folder will be pushed to, or "".
+    """
+
+    precision: str
+    inputs: Inputs
+    repo_id: str = ""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export on disk.
+
+    Attributes:
+        path: Its folder.
+        format: A key of `modiste.export.FORMATS`.
+        cosine: ``image`` and ``text`` to the smallest and mean cosine between the peer's embeddings and the model's.
+        inputs: Which inputs they were computed on.
+        warnings: What is not exact, a sentence each.
+    """
+
+    path: Path
+    format: str
+    cosine: dict[str, dict[str, float]]
+    inputs: str
+    warnings: list[str] = field(default_factory=list)
+
+
+def export(
+    run_or_model: str | Path | DualEncoder,
+    format: str,
+    out: str | Path,
+    *,
+    precision: str = "fp32",
+    checkpoint: str = "best",
+    inputs: Inputs | None = None,
+    min_cosine: Mapping[str, float] = MIN_COSINE,
+    repo_id: str = "",
+    card: Mapping[str, Any] | None = None,
+) -> Exported:
+    """Write a model in ``format`` into the folder ``out``, and check it with the peer's own loader.
+
+    Args:
+        run_or_model: A run directory, anything else that `modiste.load` takes, or a model.
+        format: A key of `modiste.export.FORMATS`.
+        out: The folder; an earlier export there is replaced, anything else refused.
+        precision: ``bf16`` stores the weights in bfloat16; ``int8`` those of matrix products (ONNX, OpenVINO).
+        checkpoint: ``best`` or ``last`` of a run directory.
+        inputs: Images and texts to check on; null: of the run's own data where they exist, else synthetic garments.
+        min_cosine: Smallest cosine to the model's own pipeline, preprocessing included, that any input may have.
+        repo_id: The hub repository that the folder will be pushed to, where a layout has to know it.
+        card: Further facts for the model card, such as ``{"licence": "apache-2.0"}``.
+
+    Raises:
+        ModisteError: The layout cannot hold this model, is further off than ``min_cosine``, needs a package that is not
+            installed, or ``out`` holds something that is not an export.
+    """
+    layout = layout_of(format, precision)
+    out = Path(out).expanduser().resolve()
+    check_target(out)
+    run = None if isinstance(run_or_model, DualEncoder) else RunDir(Path(run_or_model).expanduser())
+    model = run_or_model if isinstance(run_or_model, DualEncoder) else load(run_or_model, checkpoint).model
+    run = run if run is not None and run.is_run else None
+    inputs = inputs or (of_run(run) if run else synthetic())
+    if isinstance(model, Programs):
+        raise ModisteError(f"{run_or_model} holds programs, which have no weights to export: export the run itself.")
+    identity = fingerprint(model.eval())
+    plain = without_adapters(model)
+    with replacing(out) as folder:
+        layout.write(plain, folder, Job(precision, inputs, repo_id))
+        facts: dict[str, Any] = {
+            "modiste": __version__,
+            "format": format,
+            "precision": precision,
+            "fingerprint": identity,
+            "embed_dim": model.embed_dim,
+            "preprocess": model.preprocess.describe(),
+            "tokenizer": tokenizer_facts(model.tokenizer),
+            "initial_scale": model.initial_scale,
+            "initial_bias": model.initial_bias,
+        }
+        write_json(folder / FACTS, facts)
+        cosine = compare(model, layout.read(folder), inputs)
+        warnings = judged(cosine, min_cosine, format, layout)
+        facts |= {"cosine": cosine, "inputs": inputs.source, "warnings": warnings}
+        if hasattr(layout, "checked_by"):
+            facts["checked_by"] = layout.checked_by()
+        write_json(folder / FACTS, facts)
+        if hasattr(layout, "relocate"):
+            layout.relocate(folder, out, repo_id)
+        from modiste.export.card import write_card
+
+        write_card(folder, run, facts, inputs, dict(card or {}), repo_id)
+    for warning in warnings:
+        log.warning(warning)
+    return Exported(out, format, cosine, inputs.source, warnings)
+
+
+def layout_of(format: str, precision: str = "fp32") -> Any:
+    """The module of a format. Raises ModisteError for an unknown one, a missing package or a wrong precision."""
+    if format not in FORMATS:
+        raise ModisteError(f"format={format} is not known. {did_you_mean(format, FORMATS)}")
+    library, extra, packages = FORMATS[format]
+    for package in packages:
+        if find_spec(package) is None:
+            raise ModisteError(f"format={format} is checked with {library}: pip install 'modiste[{extra}]'.")
+    layout = importlib.import_module(f"modiste.export.{format}")
+    if precision not in PRECISIONS:
+        raise ModisteError(f"precision={precision} is not known. {did_you_mean(precision, PRECISIONS)}")
+    if precision not in layout.PRECISIONS:
+        raise ModisteError(
+            f"format={format} has no {precision}: choose from precision={', '.join(layout.PRECISIONS)}, "
+            f"or another format."
+        )
+    return layout
+
+
+def check_target(out: Path) -> None:
+    """Raises ModisteError when ``out`` exists and is neither an export nor an empty folder."""
+    if out.exists() and not (out / FACTS).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise ModisteError(f"{out} exists and is not an export of modiste: choose another out=DIR.")
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """A temporary folder next to ``out`` that takes its place when the block ends, and is removed when it fails."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        folder.chmod(0o755)
+        yield folder
+        for file in folder.rglob("*"):  # some writers make theirs for the owner alone
+            file.chmod(0o755 if file.is_dir() else 0o644)
+        former = folder.with_name(f"{folder.name}.former")
+        if out.exists():
+            os.replace(out, former)
+        os.replace(folder, out)
+        shutil.rmtree(former, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@torch.inference_mode()
+def compare(model: DualEncoder, reader: Reader, inputs: Inputs) -> dict[str, dict[str, float]]:
+    """Cosines between a peer's embeddings of the inputs and the model's own, preprocessing included."""
+    device = next(model.parameters()).device
+    pixels = torch.stack([model.preprocess(image) for image in inputs.images]).to(device)
+    tokens = {name: tensor.to(device) for name, tensor in model.tokenizer(list(inputs.texts)).items()}
+    ours = {"image": model.encode_image(pixels), "text": model.encode_text(tokens)}
+    theirs = {"image": reader.images(inputs.images), "text": reader.texts(inputs.texts)}
+    cosine = {}
+    for tower in ours:
+        values = F.cosine_similarity(ours[tower].cpu().double(), theirs[tower].cpu().double())
+        cosine[tower] = {"min": float(values.min()), "mean": float(values.mean())}
+    return cosine
+
+
+def judged(
+    cosine: Mapping[str, Mapping[str, float]], min_cosine: Mapping[str, float], format: str, layout: Any
+) -> list[str]:
+    """Warnings about towers that are not exact. Raises ModisteError for one below ``min_cosine``."""
+    warnings = []
+    for tower, values in cosine.items():
+        if not values["min"] >= min_cosine[tower]:  # NaN is not
+            raise ModisteError(
+                f"format={format} is too far from the model: {tower} cosine {values['min']:.5f} < "
+                f"min_cosine.{tower}={min_cosine[tower]:g}. {layout.REMEDY}"
+            )
+        if values["min"] < EXACT:
+            warnings.append(
+                f"The {tower} embeddings of {format} are near the model's, not equal: "
+                f"cosine {values['mean']:.5f} on average, {values['min']:.5f} at least."
+            )
+    return warnings
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What `export` recorded in a folder. Raises ModisteError when it is not an export."""
+    try:
+        return json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ModisteError(f"{folder} is not an export of modiste: it has no {FACTS}.") from None

@@ -1,0 +1,267 @@
+"""Models that `modiste export` wrote, and other folders, each by the class that its files ask for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from torch import Tensor, nn
+
+from modiste.errors import ModisteError
+from modiste.images.timm import TimmEncoder
+from modiste.models.dual_encoder import DualEncoder, Tokenizer, Tokens, TwoTower
+from modiste.models.preprocess import Preprocess
+from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
+from modiste.texts.hf import HfTextEncoder, HfTokenizer
+from modiste.texts.words import HashTokenizer
+
+FACTS = "modiste.json"
+PIXELS = "pixels"
+WEIGHTS = "model.safetensors"
+INCOMPLETE = "Export the run again: modiste export run=RUN format=… out=DIR."
+
+
+def load_exported(source: str) -> DualEncoder:
+    """A model from what lies in a folder, or in a hub repository, of any layout that modiste writes or knows.
+
+    Folders of `modiste export`, of sentence-transformers, of open_clip, and of transformers.
+
+    Args:
+        source: A local directory or a hub id.
+
+    Raises:
+        ModisteError: The folder does not exist or cannot be loaded.
+    """
+    folder = local_path(source)
+    if folder is None:
+        from modiste.pretrained.transformers import TransformersDualEncoder
+
+        return TransformersDualEncoder(source)
+    if (folder / "checkpoints").is_dir():
+        raise ModisteError(f"{source} is a run directory: give run={source}.")
+    facts = read_facts(folder)
+    if (folder / "open_clip_config.json").is_file():
+        from modiste.pretrained.openclip import OpenClipDualEncoder
+
+        return OpenClipDualEncoder(str(folder))
+    if (folder / "modules.json").is_file():
+        from modiste.pretrained.sentence_transformers import SentenceTransformersDualEncoder
+
+        return SentenceTransformersDualEncoder(str(folder))
+    if facts.get("format") in ("onnx", "openvino", "transformers_js"):
+        return Programs(folder)
+    config = json.loads((folder / "config.json").read_text("utf-8")) if (folder / "config.json").is_file() else {}
+    if facts.get("format") == "hub":
+        return HubModel.from_pretrained(str(folder)).model
+    if config.get("model_type") == "modiste":
+        return from_transformers(folder, config)
+    from modiste.pretrained.transformers import TransformersDualEncoder
+
+    return TransformersDualEncoder(str(folder))
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What `modiste export` recorded in a folder; empty for another's."""
+    path = folder / FACTS
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModisteError(f"'{path}' is not readable JSON ({error}). {INCOMPLETE}") from None
+
+
+def from_transformers(folder: Path, config: dict[str, Any]) -> DualEncoder:
+    """The two towers of ``format=transformers``, without the code that lies in the folder."""
+    from safetensors.torch import load_file
+
+    transform = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
+    tokens = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    node = {
+        "image": {name: config["image"][name] for name in ("architecture", "arguments")},
+        "preprocess": {name: transform[name] for name in Preprocess.__dataclass_fields__},
+        "text": config["text"],
+        "pooling": config["pooling"],
+        "embed_dim": config["projection_dim"],
+        "max_length": tokens["model_max_length"],
+        "initial_scale": float(torch.tensor(config["logit_scale_init_value"]).exp()),
+        "initial_bias": config["logit_bias"],
+    }
+    with explained(str(folder), INCOMPLETE):
+        model = two_tower(folder, node)
+        state = load_file(folder / WEIGHTS)
+        state.pop("logit_scale")
+        model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
+    return model
+
+
+def two_tower(folder: Path, node: dict[str, Any]) -> TwoTower:
+    """A `TwoTower` with random weights from plain values; tokenizer files lie in ``folder``."""
+    transform = Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in node["preprocess"].items()})
+    arguments = {name: value for name, value in node["image"]["arguments"].items() if name != "img_size"}
+    image = TimmEncoder(node["image"]["architecture"], size=transform.size, options=arguments)
+    image.preprocess = transform
+    text = HfTextEncoder(config=node["text"], tokenizer=tokenizer(folder, node), pooling=node["pooling"])
+    model = TwoTower(image, text, node["embed_dim"])
+    model.initial_scale, model.initial_bias = node["initial_scale"], node["initial_bias"]
+    return model.eval()
+
+
+def tokenizer(folder: Path, node: dict[str, Any]) -> Tokenizer:
+    """The hashing tokenizer that ``node`` describes, or that of the files in ``folder``."""
+    if node.get("buckets"):
+        return HashTokenizer(node["buckets"], node["max_length"])
+    from transformers import AutoTokenizer
+
+    return HfTokenizer(AutoTokenizer.from_pretrained(folder, trust_remote_code=False), node["max_length"])
+
+
+class HubModel(nn.Module, PyTorchModelHubMixin, library_name="modiste", tags=["modiste"]):  # type: ignore[call-arg]
+    """A `TwoTower` as a folder or hub repository: ``HubModel.from_pretrained("owner/name").model``.
+
+    Args:
+        folder: Where the tokenizer's files are.
+        node: See `modiste.export.hub.node_of`.
+
+    Attributes:
+        model: The dual encoder.
+    """
+
+    def __init__(self, folder: str, **node: Any) -> None:
+        super().__init__()
+        self.model = two_tower(Path(folder), node)
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, revision: str | None, cache_dir: Any, force_download: bool, local_files_only: bool,
+        token: Any, map_location: str = "cpu", strict: bool = True, **node: Any,
+    ) -> HubModel:  # fmt: skip
+        from safetensors.torch import load_file
+
+        folder = Path(model_id)
+        with explained(model_id, INCOMPLETE if folder.is_dir() else hub_remedy(model_id, revision)):
+            if not folder.is_dir():
+                folder = Path(
+                    snapshot_download(
+                        model_id.removeprefix(HUB_PREFIX), revision=revision, cache_dir=cache_dir, token=token,
+                        local_files_only=local_files_only, force_download=force_download,
+                    )
+                )  # fmt: skip
+            node = json.loads((folder / "config.json").read_text("utf-8"))
+            loaded = cls(str(folder), **node)
+            state = load_file(folder / WEIGHTS)
+            loaded.model.load_state_dict({k: t.float() if t.is_floating_point() else t for k, t in state.items()})
+        return loaded.to(map_location).eval()
+
+
+class Programs(DualEncoder):
+    """The two programs of ``format=onnx``, ``openvino`` or ``transformers_js`` as a model that embeds and cannot train.
+
+    Args:
+        folder: The export.
+
+    Raises:
+        ModisteError: A file is missing, or the runtime is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        facts = read_facts(folder)
+        with explained(str(folder), INCOMPLETE):
+            self.embed_dim = facts["embed_dim"]
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["preprocess"].items()}
+            self.preprocess = Preprocess(**values)
+            self.tokenizer = program_tokenizer(folder, facts["tokenizer"])
+            self.initial_scale, self.initial_bias = facts["initial_scale"], facts["initial_bias"]
+            open_program = open_openvino if facts["format"] == "openvino" else open_onnx
+            files = [program_file(folder, facts["format"], tower) for tower in ("image", "text")]
+            self.programs = [open_program(file) for file in files]
+        self.normalised = facts["format"] == "transformers_js"
+        digest = hashlib.sha256(b"".join(program_bytes(file) for file in files)).digest()
+        # What identifies the programs, in the place of weights; and a parameter that says where the model is.
+        self.digest = nn.Parameter(torch.tensor(list(digest), dtype=torch.uint8), requires_grad=False)
+
+    def layer_groups(self, tower: str) -> list[list[nn.Module | nn.Parameter]]:
+        """None: a program has no weights that could train."""
+        return []
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """Pixels as the program takes them; see `encode_image`."""
+        return self.programs[0]({"pixel_values" if self.normalised else PIXELS: pixels})
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        if pixels.dtype != torch.uint8 and not self.normalised:
+            raise ModisteError("This program takes uint8 pixels, as its own preprocess makes them.")
+        if self.normalised and pixels.dtype == torch.uint8:
+            pixels = self.preprocess.normalise(pixels)
+        return self.image_features(pixels)
+
+    def text_features(self, tokens: Tokens) -> Tensor:
+        return self.programs[1](tokens)
+
+    def encode_text(self, tokens: Tokens) -> Tensor:
+        return self.text_features(tokens)
+
+
+def program_tokenizer(folder: Path, facts: dict[str, Any]) -> Tokenizer:
+    """The tokenizer as it was in training: `modiste.export.towers.tokenizer_facts` and the folder's files."""
+    if facts["kind"] == "words":
+        return HashTokenizer(facts["buckets"], facts["max_length"])
+    from transformers import AutoTokenizer
+
+    from modiste.pretrained.transformers import CheckpointTokenizer
+
+    files = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if facts["kind"] == "CheckpointTokenizer":
+        return CheckpointTokenizer(files, facts["max_length"], facts["fixed"], facts["lower"])
+    return HfTokenizer(files, facts["max_length"])
+
+
+def program_file(folder: Path, format: str, tower: str) -> Path:
+    """Where a format has the program of a tower."""
+    if format != "transformers_js":
+        return folder / f"{tower}.{'xml' if format == 'openvino' else 'onnx'}"
+    name = {"image": "vision_model", "text": "text_model"}[tower]
+    quantised = folder / "onnx" / f"{name}_quantized.onnx"
+    return quantised if quantised.is_file() else folder / "onnx" / f"{name}.onnx"
+
+
+def program_bytes(file: Path) -> bytes:
+    """A program with the file of its weights."""
+    weights = [file.with_suffix(".bin"), file.with_name(f"{file.name}.data")]
+    return b"".join(path.read_bytes() for path in (file, *weights) if path.is_file())
+
+
+def open_onnx(file: Path) -> Callable[[Tokens], Tensor]:
+    """ONNX Runtime's function of named tensors; its threads are torch's."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_inputs()]
+
+    def run(inputs: Tokens) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: inputs[name].numpy() for name in names})[0])
+
+    return run
+
+
+def open_openvino(file: Path) -> Callable[[Tokens], Tensor]:
+    """OpenVINO's function of named tensors."""
+    from modiste.utils.openvino import core
+
+    program = core().compile_model(core().read_model(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(inputs: Tokens) -> Tensor:
+        answer = program({name: tensor.numpy() for name, tensor in inputs.items() if name in named})
+        return torch.from_numpy(answer[program.output(0)].copy()).float()
+
+    named: Sequence[str] = [port.get_any_name() for port in program.inputs]
+    return run

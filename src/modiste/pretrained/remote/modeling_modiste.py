@@ -1,0 +1,80 @@
+"""A dual encoder that modiste exported, as a model of transformers."""
+
+from dataclasses import dataclass
+
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+
+from .configuration_modiste import ModisteConfig
+
+
+@dataclass
+class ModisteOutput(ModelOutput):
+    """Logits and unit-norm embeddings of images and texts."""
+
+    logits_per_image: torch.FloatTensor | None = None
+    logits_per_text: torch.FloatTensor | None = None
+    image_embeds: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+
+
+class Tower(nn.Module):
+    """Holds ``trunk``."""
+
+    def __init__(self, trunk):
+        super().__init__()
+        self.trunk = trunk
+
+
+class ModisteModel(PreTrainedModel):
+    """Image and text features by the interface of CLIPModel."""
+
+    config_class = ModisteConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+
+    def __init__(self, config):
+        super().__init__(config)
+        image = config.image
+        settings = dict(config.text)
+        text = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        pooler = {"add_pooling_layer": False} if text.model_type in ("bert", "roberta") else {}
+        self.image = Tower(timm.create_model(image["architecture"], num_classes=0, **image["arguments"]))
+        self.text = Tower(AutoModel.from_config(text, **pooler))
+        self.image_projection = nn.Linear(image["dim"], config.projection_dim, bias=False)
+        self.text_projection = nn.Linear(text.hidden_size, config.projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        self.post_init()
+
+    def _init_weights(self, module):
+        pass
+
+    def get_image_features(self, pixel_values=None, **kwargs):
+        """Features (B, D), not normalised, as ``pooler_output``."""
+        return BaseModelOutputWithPooling(pooler_output=self.image_projection(self.image.trunk(pixel_values)))
+
+    def get_text_features(self, input_ids=None, attention_mask=None, **kwargs):
+        """Features (B, D), not normalised, as ``pooler_output``."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        hidden = self.text.trunk(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if self.config.pooling == "cls":
+            pooled = hidden[:, 0]
+        else:
+            mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+            pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return BaseModelOutputWithPooling(pooler_output=self.text_projection(pooled))
+
+    def forward(self, input_ids=None, pixel_values=None, attention_mask=None, return_dict=True, **kwargs):
+        """Similarities of all images with all texts."""
+        image = F.normalize(self.get_image_features(pixel_values).pooler_output, dim=-1)
+        text = F.normalize(self.get_text_features(input_ids, attention_mask).pooler_output, dim=-1)
+        logits = image @ text.T * self.logit_scale.exp()
+        if self.config.logit_bias is not None:
+            logits = logits + self.config.logit_bias
+        output = ModisteOutput(logits, logits.T, image, text)
+        return output if return_dict else output.to_tuple()

@@ -1,0 +1,25 @@
+"""Images and texts to the inputs of a dual encoder that modiste exported."""
+
+from transformers import ProcessorMixin
+from transformers.tokenization_utils_base import BatchEncoding
+
+
+class ModisteProcessor(ProcessorMixin):
+    """``processor(text=[…], images=[…], return_tensors="pt")``, as CLIPProcessor; texts are padded and truncated."""
+
+    attributes = ["image_processor", "tokenizer"]  # noqa: RUF012
+    image_processor_class = "AutoImageProcessor"
+    tokenizer_class = "AutoTokenizer"
+
+    def __init__(self, image_processor=None, tokenizer=None, **kwargs):
+        super().__init__(image_processor, tokenizer)
+
+    def __call__(self, text=None, images=None, return_tensors=None, padding=True, truncation=True, **kwargs):
+        """``input_ids`` and ``attention_mask`` of the texts, ``pixel_values`` of the images, of what is given."""
+        data = {}
+        if text is not None:
+            tokens = self.tokenizer(text, padding=padding, truncation=truncation, return_tensors=return_tensors)
+            data |= {name: tokens[name] for name in ("input_ids", "attention_mask")}
+        if images is not None:
+            data |= self.image_processor(images, return_tensors=return_tensors)
+        return BatchEncoding(data, tensor_type=return_tensors)

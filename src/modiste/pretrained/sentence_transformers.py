@@ -1,0 +1,175 @@
+"""CLIP-like models of sentence-transformers ≥ 5.4: those that embed both images and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from modiste.errors import ModisteError
+from modiste.models.dual_encoder import DualEncoder, Tokens
+from modiste.models.preprocess import INTERPOLATIONS, Preprocess
+from modiste.pretrained.layers import Group, block_groups, freeze_all_but, with_weights
+from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
+from modiste.pretrained.transformers import preprocess_of
+
+ABSENT = "sentence-transformers ≥ 5.4 is not installed: pip install 'modiste[sentence-transformers]'."
+FEATURES = "sentence_embedding"
+
+
+class SentenceTransformersDualEncoder(DualEncoder):
+    """Any `SentenceTransformer` that takes images and texts into one space, as it preprocesses and tokenizes.
+
+    Args:
+        source: Hub id, or a directory that ``save_pretrained`` wrote, of sentence-transformers or of
+            `modiste export format=sentence_transformers`. Code that comes with a model never runs.
+        revision: Branch, tag or commit of the hub repository; a directory has none and ignores it.
+
+    Raises:
+        ModisteError: The source does not exist, cannot be reached, does not embed both, or has preprocessing that
+            `Preprocess` does not reproduce.
+
+    >>> SentenceTransformersDualEncoder("./clip-model")
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: There is no file or directory './clip-model': correct the path.
+    """
+
+    def __init__(self, source: str, revision: str | None = None) -> None:
+        super().__init__()
+        self.source, self.revision = source, revision
+        path = local_path(source)
+        name = str(path) if path else source.removeprefix(HUB_PREFIX)
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            raise ModisteError(ABSENT) from None
+        remedy = "The directory must hold modules.json." if path else hub_remedy(name, revision)
+        with explained(source, remedy):
+            self.model: Any = SentenceTransformer(
+                name, device="cpu", revision=revision, trust_remote_code=False,
+                model_kwargs={"dtype": torch.float32},
+            )  # fmt: skip
+        self.model = self.model.float()
+        modalities = getattr(self.model[0], "modalities", [])
+        if not {"text", "image"} <= set(modalities):
+            raise ModisteError(f"'{source}' embeds {', '.join(map(str, modalities))}: images and texts are needed.")
+        self.preprocess = image_preprocess(self._route("image")[0])
+        self.tokenizer = SentenceTokenizer(self.model, self._route("text")[0])
+        freeze_all_but(self.model, self.layer_groups("image") + self.layer_groups("text"))
+        self.eval()
+        with torch.no_grad():
+            self.embed_dim = self.text_features(self.tokenizer(["a"])).shape[-1]
+
+    def layer_groups(self, tower: str) -> list[Group]:
+        """Embeddings, each block, then final norm and projection."""
+        first, *rest = self._route(tower)
+        inner: Any = first.model
+        named = {"image": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}[tower]
+        trunk = getattr(inner, named[0], getattr(inner, "timm_model", inner))
+        heads = [getattr(inner, named[1], None), *rest]
+        if getattr(inner, "timm_model", None) is trunk:
+            from timm.models import group_parameters
+
+            names = group_parameters(trunk, trunk.group_matcher(coarse=False))
+            found = dict(trunk.named_parameters())
+            groups: list[Any] = [[found[name] for name in names[layer]] for layer in sorted(names)]
+            return with_weights([*groups, heads])
+        groups = block_groups(trunk, None)
+        return with_weights([*groups[:-1], [*groups[-1], *heads]])
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        return self._through("image", {"pixel_values": pixels, "modality": "image"})
+
+    def text_features(self, tokens: Tokens) -> Tensor:
+        return self._through("text", {**tokens, "modality": "text"})
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "source": self.source, "revision": self.revision}
+
+    def _through(self, tower: str, features: dict[str, Any]) -> Tensor:
+        for module in self._route(tower):
+            features = module(features)
+        return features[FEATURES]
+
+    def _route(self, tower: str) -> list[Any]:
+        """The modules that a modality goes through, Normalize left out: `encode_image` normalises."""
+        from sentence_transformers.sentence_transformer.modules import Normalize, Router
+
+        first, *rest = self.model
+        if isinstance(first, Router):
+            name = first._resolve_route(None, tower)
+            first, *inner = first.sub_modules[name]
+            rest = [*inner, *rest]
+        return [first, *(module for module in rest if not isinstance(module, Normalize))]
+
+
+class SentenceTokenizer:
+    """A text module's own preprocessing: captions → ``input_ids`` and ``attention_mask``, each int64 (B, L)."""
+
+    def __init__(self, model: Any, text: Any) -> None:
+        self.text = text
+        self.max_length = getattr(text, "max_seq_length", None)
+        self.tokenizer = text.tokenizer
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        tokens = self.text.preprocess(list(texts))
+        return {name: tokens[name] for name in ("input_ids", "attention_mask") if name in tokens}
+
+
+def image_preprocess(module: Any) -> Preprocess:
+    """The `Preprocess` that gives the pixels of an image module.
+
+    Raises:
+        ModisteError: The module's processor does something that `Preprocess` does not do, found by trying both.
+    """
+    processor = getattr(module.processor, "image_processor", module.processor)
+    if hasattr(processor, "data_config"):
+        preprocess = _timm_preprocess(processor.data_config)
+    elif type(processor).__name__.startswith("DeepseekVLImageProcessor"):
+        preprocess = _padding_preprocess(processor)
+    else:
+        return preprocess_of(processor)
+    _check(preprocess, processor)
+    return preprocess
+
+
+def _timm_preprocess(data: dict[str, Any]) -> Preprocess:
+    mean = tuple(data["mean"])
+    return Preprocess(
+        size=data["input_size"][-1],
+        mean=mean,
+        std=tuple(data["std"]),
+        interpolation=data["interpolation"],
+        resize={"center": "shortest", "squash": "squash", "border": "pad"}[data["crop_mode"]],
+        crop_pct=data["crop_pct"],
+        fill=tuple(round(255 * value) for value in mean),  # type: ignore[arg-type]
+    )
+
+
+def _padding_preprocess(processor: Any) -> Preprocess:
+    """The inverse of `modiste.export.towers.padding_processor`, for any background."""
+    factor = 255 * processor.rescale_factor
+    interpolation = Image.Resampling(processor.resample).name.lower()
+    if interpolation not in INTERPOLATIONS:
+        raise ModisteError(f"interpolation={interpolation} of {type(processor).__name__} is not supported.")
+    return Preprocess(
+        size=processor.size["height"],
+        mean=tuple(value / factor for value in processor.image_mean),
+        std=tuple(value / factor for value in processor.image_std),
+        interpolation=interpolation,
+        resize="pad",
+        fill=tuple(processor.background_color),
+    )
+
+
+def _check(preprocess: Preprocess, processor: Any) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (61, 37, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize((74, 122), Image.Resampling.BILINEAR)
+    wanted = torch.as_tensor(processor([image], return_tensors="pt")["pixel_values"])
+    ours = preprocess.normalise(preprocess(image).unsqueeze(0))
+    if wanted.shape != ours.shape or not torch.allclose(ours, wanted.float(), atol=1e-4):
+        raise ModisteError(f"The preprocessing of {type(processor).__name__} is not supported.")

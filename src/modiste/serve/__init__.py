@@ -1,0 +1,1 @@
+"""An HTTP server and a page over an index: `modiste serve`."""

@@ -1,0 +1,83 @@
+"""``/compare``: two indexes on one query, and blind over a file of queries."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from modiste.serve.judging import CUTOFF, MAIN, OTHER, Query, judge, measure, parse_queries, team_draft
+from modiste.serve.schema import CompareBody, JudgeBody, QueriesBody, SearchBody
+from modiste.serve.server import Server
+from modiste.serve.uploads import Refused
+
+QUERIES = 500
+"""Of a file at most."""
+SIDES = (MAIN, OTHER)
+
+
+def router(server: Server) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/compare", tags=["compare"])
+
+    @routes.post("/search")
+    def search(body: CompareBody) -> JSONResponse:
+        """The answers of both indexes to one query, and the products that are in both."""
+        asked = {"text": body.text, "where": body.where, "k": body.k}
+        found = {side: server.search(SearchBody.model_validate(asked | {"index": side})) for side in SIDES}
+        ids = [[product["product_id"] for product in found[side]["results"]] for side in SIDES]
+        return JSONResponse({**found, "shared": [product for product in ids[0] if product in set(ids[1])]})
+
+    @routes.post("/queries")
+    def queries(body: QueriesBody) -> JSONResponse:
+        """The interleaved results of both indexes for each query of a file, without saying whose they are."""
+        asked, seed = parse_queries(body.file, QUERIES), secrets.token_hex(8)
+        found = [both(query) for query in asked]
+        listed = []
+        for place, (query, sides) in enumerate(zip(asked, found, strict=True)):
+            known = {product["product_id"]: product for side in reversed(SIDES) for product in sides[side]}
+            draft = drafted(sides, seed, place)
+            results = [known[item] | {"score": None, "match": None, "image": unnamed(item)} for item, _ in draft]
+            listed.append({"query": query.text, "results": results})
+        return JSONResponse({"seed": seed, "versions": versions(), "queries": listed})
+
+    @routes.post("/judge")
+    def verdict(body: JudgeBody) -> JSONResponse:
+        """Whose results were marked more often, and whether that may be chance."""
+        if body.versions != versions():
+            raise Refused("An index has changed since these queries were asked: start again.", 409)
+        asked = parse_queries(body.file, QUERIES)
+        found = [both(query) for query in asked]
+        drafts = [drafted(sides, body.seed, place) for place, sides in enumerate(found)]
+        ranked = {side: [[product["product_id"] for product in sides[side]] for sides in found] for side in SIDES}
+        return JSONResponse(judge(drafts, body.picked) | {"measured": measure(asked, ranked[MAIN], ranked[OTHER])})
+
+    def both(query: Query) -> dict[str, list[dict[str, Any]]]:
+        return {
+            side: server.search(SearchBody.model_validate({"text": query.text, "k": CUTOFF, "index": side}))["results"]
+            for side in SIDES
+        }
+
+    def versions() -> dict[str, str]:
+        held = {}
+        for side in SIDES:
+            with server.use(side) as one:
+                held[side] = f"{one.towers.fingerprint[:12]} {one.version}"
+        return held
+
+    def unnamed(product: str) -> str:
+        """The address of a photo that does not tell which index has it."""
+        with server.use(MAIN) as held:
+            side = MAIN if held.row_of(product) is not None else OTHER
+        return f"image/product/{product}" + ("" if side == MAIN else f"?index={side}")
+
+    return routes
+
+
+def drafted(sides: Mapping[str, Sequence[dict[str, Any]]], seed: str, place: int) -> list[tuple[str, str]]:
+    """The interleaved list of the query at ``place``: the same whenever it is asked again."""
+    main, other = ([product["product_id"] for product in sides[side]] for side in SIDES)
+    return team_draft(main, other, CUTOFF, f"{seed} {place}")

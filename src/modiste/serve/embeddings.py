@@ -1,0 +1,81 @@
+"""``/v1/embeddings`` and ``/v1/models`` in OpenAI's shape, for images as well."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import torch
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from torch.nn import functional as F
+
+from modiste.serve.live import Held
+from modiste.serve.schema import EmbeddingsBody
+from modiste.serve.server import Server
+from modiste.serve.uploads import Refused, read_image
+
+
+def router(server: Server) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/v1", tags=["embeddings"])
+
+    @routes.get("/models")
+    def models() -> JSONResponse:
+        """The model, by the beginning of its fingerprint."""
+        with server.use() as held:
+            return JSONResponse({"object": "list", "data": [
+                {"id": name(held), "object": "model", "created": 0, "owned_by": "modiste"}
+            ]})  # fmt: skip
+
+    @routes.post("/embeddings")
+    def embeddings(body: EmbeddingsBody) -> JSONResponse:
+        """Unit-norm embeddings of texts and images, in the order in which they were given."""
+        inputs = body.input if isinstance(body.input, list) else [body.input]
+        if not 0 < len(inputs) <= server.settings.max_inputs:
+            raise Refused(f"There are {len(inputs)} inputs: give 1 to {server.settings.max_inputs}.")
+        texts: dict[int, str] = {}
+        images: dict[int, str] = {}
+        for place, given in enumerate(inputs):
+            kind, value = _kind(given)
+            (texts if kind == "text" else images)[place] = value
+        with server.use() as held:
+            if body.model not in (None, name(held)):
+                raise Refused(f"There is no model '{body.model}': this server has {name(held)}.", 404)
+            dim = held.towers.model.embed_dim
+            if body.dimensions is not None and body.dimensions > dim:
+                raise Refused(f"dimensions={body.dimensions} is more than the model's {dim}.")
+            made = torch.empty(len(inputs), dim)
+            pictures = [read_image(value, server.settings) for value in images.values()]
+            made[list(texts)] = held.towers.texts(list(texts.values()))
+            made[list(images)] = held.towers.pictures(pictures)
+            used = held.towers.tokens(list(texts.values())) if texts else 0
+            model = name(held)
+        if body.dimensions is not None:
+            made = F.normalize(made[:, : body.dimensions], dim=1)
+        data = [
+            {"object": "embedding", "index": place, "embedding": _encoded(vector, body.encoding_format)}
+            for place, vector in enumerate(made)
+        ]
+        usage = {"prompt_tokens": used, "total_tokens": used}
+        return JSONResponse({"object": "list", "data": data, "model": model, "usage": usage})
+
+    return routes
+
+
+def name(held: Held) -> str:
+    """By which clients know the model."""
+    return held.towers.fingerprint[:12]
+
+
+def _kind(given: str | dict[Any, str]) -> tuple[str, str]:
+    if isinstance(given, str):
+        return ("image" if given.startswith("data:image/") else "text"), given
+    if len(given) != 1:
+        raise Refused('An input is a text, a data URL of an image, {"text": …} or {"image": …}.')
+    return next(iter(given.items()))
+
+
+def _encoded(vector: torch.Tensor, form: str) -> Any:
+    """Numbers, or OpenAI's base64 of little-endian float32."""
+    return base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode() if form == "base64" else vector.tolist()

@@ -1,0 +1,119 @@
+"""What stands before every request: host, token, size, load; and what every answer says and is counted as."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import time
+from http.cookies import SimpleCookie
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+
+from modiste.serve.metrics import Metrics
+from modiste.serve.settings import Settings
+
+COOKIE = "modiste_token"
+OPEN = ("/health", "/token")
+"""Paths that need no token, besides what is under ``/assets/``."""
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+DOCS_POLICY = POLICY.replace("script-src 'self'", "script-src 'self' 'unsafe-inline'").replace(
+    "style-src 'self'", "style-src 'self' 'unsafe-inline'"
+)
+LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Modiste</title><link rel="stylesheet" href="assets/style.css"><div class="view"><form class="search panel stack"
+method="post" action="token"><h1>Modiste</h1><label class="field"><span>This server asks for its token</span>
+<input type="text" name="token" autocomplete="off" autofocus required></label>
+<button class="button primary">Enter</button></form></div></html>"""
+
+
+class Gate:
+    """ASGI middleware: answers 400, 401, 411, 413 and 429 itself.
+
+    Args:
+        app: What is behind it.
+        settings: Of the server.
+        metrics: Counts what is answered, by route and status.
+    """
+
+    def __init__(self, app: Any, settings: Settings, metrics: Metrics) -> None:
+        self.app, self.settings, self.metrics = app, settings, metrics
+        self.in_flight = 0
+        self.limit = int(settings.max_upload_mb * 2**20)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        start, status = time.perf_counter(), 500
+
+        async def answer(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self._mark(scope["path"], MutableHeaders(scope=message))
+            await send(message)
+
+        refused = self._refuse(scope)
+        self.in_flight += 1
+        self.metrics.in_flight.set(self.in_flight)
+        try:
+            if refused:
+                await _respond(answer, *refused)
+            else:
+                await self.app(scope, receive, answer)
+        finally:
+            self.in_flight -= 1
+            self.metrics.in_flight.set(self.in_flight)
+            route = getattr(scope.get("route"), "path", "other")
+            self.metrics.observe(route, status, time.perf_counter() - start)
+
+    def _refuse(self, scope: Any) -> tuple[int, str, dict[str, str]] | None:
+        """Status, message and headers of an answer without the app, or None."""
+        headers = Headers(scope=scope)
+        host = headers.get("host", "").rsplit(":", 1)[0].strip("[]")
+        if "*" not in self.settings.allowed_hosts and host not in self.settings.allowed_hosts:
+            return 400, f"The server is not known as {host}: start it with hosts=[{host}].", {}
+        path = scope["path"]
+        if self.settings.token and path not in OPEN and not path.startswith("/assets/") and not self._knows(headers):
+            if path == "/" and "text/html" in headers.get("accept", ""):
+                return 401, LOGIN, {"content-type": "text/html; charset=utf-8"}
+            return 401, "Send the server's token: Authorization: Bearer ….", {"www-authenticate": "Bearer"}
+        if scope["method"] == "POST":
+            length = headers.get("content-length", "")
+            if not length.isdigit():
+                return 411, "Send the length of the body: Content-Length.", {}
+            if int(length) > self.limit:
+                return 413, f"The body has more than {self.settings.max_upload_mb:g} MB: send a smaller image.", {}
+        if self.in_flight >= self.settings.max_queue and path not in ("/health", "/metrics"):
+            return 429, "Too many requests are being answered: try again in 1 s.", {"retry-after": "1"}
+        return None
+
+    def _knows(self, headers: Headers) -> bool:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+            given = cookie.value if cookie else ""
+        return matches(given, self.settings.token)
+
+    def _mark(self, path: str, headers: MutableHeaders) -> None:
+        headers["x-content-type-options"] = "nosniff"
+        headers["referrer-policy"] = "no-referrer"
+        headers["cross-origin-resource-policy"] = "same-origin"
+        headers["content-security-policy"] = DOCS_POLICY if path.startswith("/docs") else POLICY
+
+
+def matches(given: str, token: str | None) -> bool:
+    """Whether the token is right, in a time that does not tell how much of it is."""
+    return hmac.compare_digest(given.encode(), (token or "").encode())
+
+
+async def _respond(send: Any, status: int, message: str, headers: dict[str, str]) -> None:
+    body = message if "content-type" in headers else json.dumps({"error": {"message": message}}, ensure_ascii=False)
+    content = body.encode()
+    given = {"content-type": "application/json", "content-length": str(len(content)), **headers}
+    raw = [(name.encode(), value.encode()) for name, value in given.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": content})

@@ -1,0 +1,77 @@
+"""The lists of catalogue health: computed once for a version, in the background, and kept."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import pyarrow as pa
+
+from modiste.serve.live import Held
+from modiste.serve.towers import Patient
+
+Compute = Callable[[Any], pa.Table]
+
+
+class Lists:
+    """Tables that are computed when they are first asked for, one at a time.
+
+    Args:
+        compute: Name to function of an index.
+    """
+
+    def __init__(self, compute: Mapping[str, Compute]) -> None:
+        self.compute = compute
+        self._lock, self._turn = threading.Lock(), threading.Lock()
+        self._made: dict[str, tuple[Any, Future]] = {}
+
+    def get(self, name: str, held: Held) -> Future:
+        """The list for this version, to be waited for."""
+        with self._lock:
+            version, future = self._made.get(name, (None, None))
+            if future is None or version != held.version:
+                future = Future()
+                self._made[name] = (held.version, future)
+                # A daemon: it does not keep the server from shutting down.
+                threading.Thread(target=self._compute, args=(name, held, future), daemon=True).start()
+            return future
+
+    def _compute(self, name: str, held: Held, future: Future) -> None:
+        with self._turn:
+            try:
+                index = copy.copy(held.index)
+                index.embedder = Patient(held.towers)
+                future.set_result(self.compute[name](index))
+            except Exception as error:  # belongs to those who wait for it
+                future.set_exception(error)
+
+    def total(self, name: str, held: Held) -> int | None:
+        """Number of rows of the list, or None where it was not computed yet."""
+        version, future = self._made.get(name, (None, None))
+        done = future is not None and version == held.version and future.done() and not future.exception()
+        return future.result().num_rows if done and future else None
+
+
+def as_csv(table: pa.Table) -> str:
+    """A table as CSV that a spreadsheet does not take for formulas.
+
+    >>> as_csv(pa.table({"title": ["=cmd()"], "score": [0.5]}))
+    "title,score\\r\\n'=cmd(),0.5\\r\\n"
+    """
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(table.column_names)
+    for row in table.to_pylist():
+        writer.writerow([_cell(value) for value in row.values()])
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value

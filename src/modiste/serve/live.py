@@ -1,0 +1,206 @@
+"""A served index: opened with its towers, watched, and swapped for its next version while requests run."""
+
+from __future__ import annotations
+
+import functools
+import io
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from modiste.data.sources import image_format
+from modiste.errors import ModisteError
+from modiste.search import where as conditions
+from modiste.search.engines.memory import Snapshot
+from modiste.search.index import read_facts
+from modiste.serve.batching import Batcher
+from modiste.serve.metrics import Metrics
+from modiste.serve.settings import Settings
+from modiste.serve.towers import EXAMPLES, Towers
+
+log = logging.getLogger(__name__)
+Open = Callable[[Path], Any]
+KEPT_PHOTOS = 1024
+"""Encoded photos of a version that are kept in memory."""
+SCORES = 2**24
+"""Scores of one pass over the vectors, at most."""
+LARGE = 800
+"""Longer side, in pixels, of a photo that is looked at alone."""
+
+
+class SharedScores(Snapshot):
+    """A snapshot that scores the queries of several requests in one pass over its vectors, which memory bounds.
+
+    Queries that come while others are scored share the next pass; none waits for company.
+
+    Args:
+        snapshot: Of an index.
+        max_batch: Queries in a pass.
+    """
+
+    def __init__(self, snapshot: Snapshot, max_batch: int) -> None:
+        super().__init__(snapshot.table, snapshot.vectors)
+        queries = max(1, min(max_batch, SCORES // max(1, len(snapshot))))
+        self.batcher = Batcher(self._score, queries, max_wait=0, max_queue=2**31, name="scores")
+
+    def scores(self, query: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
+        """Dot products (N,) of ``query`` and all rows, or those at ``positions``."""
+        return self.batcher.submit([query])[0].result() if positions is None else super().scores(query, positions)
+
+    def _score(self, queries: list[np.ndarray]) -> np.ndarray:
+        return np.stack(queries) @ self.vectors.T
+
+
+class Held:
+    """One version of an index with what serves it; closed once it was replaced and the last request has let it go.
+
+    Attributes:
+        index: A `modiste.search.index.Index`.
+        towers: Of its model.
+        version: Of the index.
+    """
+
+    def __init__(self, index: Any, towers: Towers) -> None:
+        self.index, self.towers, self.version = index, towers, int(index.version)
+        self.photo = functools.lru_cache(KEPT_PHOTOS)(self._photo)
+
+    def close(self) -> None:
+        """Returns when the queries that were sent to it are scored."""
+        self.index.snapshot.batcher.close()
+
+    def row_of(self, product_id: str) -> int | None:
+        """The first row of a product."""
+        found = self.index.snapshot.of_product(product_id)
+        return int(self.index.snapshot.rows[found[0]]) if len(found) else None
+
+    def take(self, rows: list[int]) -> pa.Table:
+        """The columns of these rows. Raises KeyError where there is no such row."""
+        positions = self.index.snapshot.positions(np.asarray(rows, np.int64))
+        if (positions < 0).any():
+            raise KeyError(f"{self.index.path} has not all of these rows")
+        return self.index.snapshot.table.take(positions)
+
+    def vectors(self, where: str | None) -> tuple[pa.Table, np.ndarray]:
+        """The columns and the embeddings (N, D) of the rows that pass a filter."""
+        snapshot = self.index.snapshot
+        positions = snapshot.passing(conditions.parse(where, self.index.types))
+        if positions is None:
+            return snapshot.table, np.asarray(snapshot.vectors)
+        return snapshot.table.take(positions), snapshot.vectors[positions]
+
+    def range(self, column: str) -> tuple[float | None, float | None]:
+        """Smallest and largest value of a numeric column."""
+        found = pc.min_max(self.index.snapshot.table.column(column)).as_py()
+        return found["min"], found["max"]
+
+    def _photo(self, row: int, large: bool) -> tuple[bytes, str]:
+        """A photo of the index, encoded, and its media type: its thumbnail, or one of at most `LARGE` pixels.
+
+        Raises KeyError where there is no such row.
+        """
+        if not large:
+            content = self.index.thumbnail(row)
+            return content, f"image/{image_format(content).lower()}"
+        image = self.index.image(row).convert("RGB")
+        image.thumbnail((LARGE, LARGE), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=88)
+        return buffer.getvalue(), "image/jpeg"
+
+
+class Live:
+    """The newest version of an index.
+
+    Args:
+        name: ``main`` or ``compare``.
+        path: Its folder.
+        open_index: `modiste.search.open`.
+        settings: Of the server.
+        metrics: Of the server.
+
+    Raises:
+        ModisteError: The index cannot be opened, or see `Towers`.
+    """
+
+    def __init__(self, name: str, path: Path, open_index: Open, settings: Settings, metrics: Metrics) -> None:
+        self.name, self.path, self.settings, self.metrics = name, path, settings, metrics
+        self._open = open_index
+        self._lock = threading.Lock()
+        self._users: dict[Held, int] = {}
+        self._held = self._load(None)
+        self._stopped = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name=f"watch {name}", daemon=True)
+        self._watcher.start()
+
+    @contextmanager
+    def use(self) -> Iterator[Held]:
+        """The newest version, which stays open until the block ends."""
+        with self._lock:
+            held = self._held
+            self._users[held] = self._users.get(held, 0) + 1
+        try:
+            yield held
+        finally:
+            with self._lock:
+                self._users[held] -= 1
+            self._sweep()
+
+    def refresh(self) -> bool:
+        """Whether there was a newer version, which is served from now on."""
+        if read_facts(self.path) == self._held.index.facts:
+            return False
+        fresh = self._load(self._held)
+        with self._lock:
+            old, self._held = self._held, fresh
+            self._users.setdefault(old, 0)
+        log.info("%s: version %s is served now, after %s.", self.path, fresh.version, old.version)
+        self._sweep()
+        return True
+
+    def close(self) -> None:
+        """Stops watching, and returns when what was queued is done."""
+        self._stopped.set()
+        self._watcher.join()
+        held = {self._held, *self._users}
+        for one in held:
+            one.close()
+        for towers in {one.towers for one in held}:
+            towers.close()
+
+    def _load(self, before: Held | None) -> Held:
+        index = self._open(self.path)
+        if before is not None and index.card == before.index.card:
+            towers = before.towers
+        else:
+            photos = [index.image(row) for row in index.rows(EXAMPLES)]
+            towers = Towers(index.model, photos, self.settings, self.metrics)
+        index.embedder, index.snapshot = towers, SharedScores(index.snapshot, self.settings.max_batch)
+        self.metrics.index.labels(self.name).info({"path": str(self.path), "version": str(index.version)})
+        return Held(index, towers)
+
+    def _sweep(self) -> None:
+        """Lets go of the versions that nobody uses."""
+        with self._lock:
+            gone = [held for held, users in self._users.items() if not users and held is not self._held]
+            for held in gone:
+                del self._users[held]
+            kept = {held.towers for held in [self._held, *self._users]}
+        for held in gone:
+            held.close()
+        for towers in {held.towers for held in gone} - kept:
+            towers.close()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(self.settings.poll_seconds):
+            try:
+                self.refresh()
+            except (ModisteError, OSError) as error:
+                log.error("%s: the new version cannot be opened, the old one is served: %s", self.path, error)

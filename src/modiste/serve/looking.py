@@ -1,0 +1,139 @@
+"""``/zero-shot``, ``/zero-shot/attribute`` and ``/ground``: what a photo shows, and where."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from modiste.metrics.classification import classification_metrics, confusion_matrix
+from modiste.serve.live import Held
+from modiste.serve.schema import AttributeBody, GroundBody, ZeroShotBody
+from modiste.serve.server import Server, products
+from modiste.serve.settings import Settings
+from modiste.serve.uploads import Refused
+from modiste.tasks.heatmaps import GradCam, HeatMap, Occlusion, PatchText, input_pixels, on_image
+from modiste.tasks.zeroshot import ZeroShot
+
+SCALE = 100.0
+"""Of cosines, where a model brought no temperature: CLIP's."""
+CELL = 12
+"""Products that are named for a cell of the confusion matrix."""
+CLASSES = 60
+MAP_SIDE = 96
+"""Longer side of a heat-map, in its own pixels."""
+METHODS: dict[str, HeatMap] = {"patch-text": PatchText(), "grad-cam": GradCam(), "occlusion": Occlusion(step=28)}
+
+
+def router(server: Server) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["look"])
+
+    @routes.post("/zero-shot")
+    def zero_shot(body: ZeroShotBody) -> JSONResponse:
+        """Labels for a photo, the nearest first, with cosines and their softmax."""
+        check_prompts(body.labels, body.prompts, server.settings)
+        with server.use() as held:
+            image = held.towers.pictures([server.photo(body, held)])[0]
+            cosines = ZeroShot.class_vectors(encoder(held), body.labels, body.prompts) @ image
+            known = held.towers.model.initial_scale
+        scale = known or SCALE
+        shares = torch.softmax(scale * cosines, dim=0)
+        order = cosines.argsort(descending=True, stable=True).tolist()
+        labels = [
+            {"label": body.labels[i], "cosine": float(cosines[i]), "probability": float(shares[i])} for i in order
+        ]
+        return JSONResponse({"labels": labels, "scale": scale, "scale_known": known is not None})
+
+    @routes.post("/zero-shot/attribute")
+    def attribute(body: AttributeBody) -> JSONResponse:
+        """Zero-shot classification of the catalogue's photos by a column: metrics and confusions."""
+        with server.use() as held:
+            return JSONResponse(classify(body, held, server.settings))
+
+    @routes.post("/ground")
+    def ground(body: GroundBody) -> JSONResponse:
+        """Heat-maps of phrases on a photo; values are bytes, row by row, base64, 255 where it is most similar."""
+        with server.use() as held:
+            photo = server.photo(body, held)
+            texts = held.towers.texts(body.phrases)
+            image = held.towers.pictures([photo])[0]
+            maps = heat_maps(body.method, held, photo, texts)
+        height, width = maps.shape[1:]
+        found = [
+            {
+                "phrase": phrase, "cosine": float(text @ image), "width": width, "height": height,
+                "values": base64.b64encode((255 * one).round().byte().numpy().tobytes()).decode(),
+            }
+            for phrase, text, one in zip(body.phrases, texts, maps, strict=True)
+        ]  # fmt: skip
+        return JSONResponse({"maps": found, "width": photo.width, "height": photo.height, "method": body.method})
+
+    return routes
+
+
+def encoder(held: Held) -> Any:
+    """The towers, of which classifying needs the texts alone."""
+    return held.towers
+
+
+def check_prompts(labels: Sequence[str], prompts: Sequence[str], settings: Settings) -> None:
+    """Raises Refused for a template without exactly one ``{}``, or too many texts to embed."""
+    for template in prompts:
+        if template.count("{}") != 1:
+            raise Refused(f"Every prompt needs one {{}} for the label, not '{template}'.")
+    if len(labels) * len(prompts) > settings.max_inputs:
+        raise Refused(f"{len(labels)} labels × {len(prompts)} prompts are more than {settings.max_inputs} texts.")
+
+
+def classify(body: AttributeBody, held: Held, settings: Settings) -> dict[str, Any]:
+    """Confusions of a column's values, as `modiste.tasks.zeroshot` classifies.
+
+    Raises:
+        Refused: The column has no value, or more than `CLASSES`, or a prompt is unfit.
+    """
+    if body.attribute not in held.index.attributes:
+        raise Refused(f"The index has no column '{body.attribute}'.")
+    table, vectors = held.vectors(body.where)
+    values = [str(value) if value is not None else "" for value in table.column(body.attribute).to_pylist()]
+    classes = sorted({value for value in values if value})
+    if not 0 < len(classes) <= CLASSES:
+        raise Refused(f"{body.attribute} has {len(classes)} values among these products: 1 to {CLASSES} can be shown.")
+    check_prompts(classes, body.prompts, settings)
+    kept = np.array([place for place, value in enumerate(values) if value])
+    words = [body.words.get(name) or name for name in classes]
+    cosines = torch.as_tensor(vectors)[kept] @ ZeroShot.class_vectors(encoder(held), words, body.prompts).T
+    index = {name: i for i, name in enumerate(classes)}
+    targets = np.array([index[values[place]] for place in kept])
+    predicted = cosines.argmax(dim=1).numpy()
+    matrix = confusion_matrix(targets, predicted, len(classes))
+    figures = classification_metrics(*(counts[None].astype(float) for counts in
+                                       (matrix.diagonal(), matrix.sum(1), matrix.sum(0))))  # fmt: skip
+    rows: dict[str, list[int]] = {}
+    for place, cell in enumerate(zip(targets.tolist(), predicted.tolist(), strict=True)):
+        rows.setdefault(f"{cell[0]},{cell[1]}", []).append(int(kept[place]))
+    cells = {cell: products(table.take(places[:CELL]), "main", held) for cell, places in rows.items()}
+    wanted = {name: float(figures[name][0]) for name in ("accuracy", "weighted_f1", "macro_f1")}
+    return {"classes": classes, "matrix": matrix.tolist(), "n": len(kept), "cells": cells, **wanted}
+
+
+def heat_maps(method: str, held: Held, photo: Any, texts: torch.Tensor) -> torch.Tensor:
+    """Maps (K, h, w) in [0, 1] over the photo. Raises Refused where the model does not have what the method needs."""
+    towers = held.towers
+    device = towers.embedder.device
+    pixels = input_pixels(towers.model, photo).to(device)
+    try:
+        with towers.hooked if method == "grad-cam" else contextlib.nullcontext():
+            maps = METHODS[method](towers.model, pixels, texts.to(device))
+    except (NotImplementedError, AttributeError) as error:
+        others = " or ".join(name for name in METHODS if name != method)
+        raise Refused(f"This model cannot do {method}: choose {others}.") from error
+    scale = MAP_SIDE / max(photo.size)
+    shape = (max(1, round(photo.height * scale)), max(1, round(photo.width * scale)))
+    return on_image(maps, photo.size, shape)

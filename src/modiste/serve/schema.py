@@ -1,0 +1,121 @@
+"""What clients send: checked by pydantic, described in the server's OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Text = Annotated[str, Field(max_length=2000)]
+IMAGE = "A data URL (`data:image/jpeg;base64,…`) or the base64 of an image file."
+
+
+class Body(BaseModel):
+    """A request; what it does not know is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Filter(Body):
+    """Values that a column may have, or the range of a numeric one."""
+
+    values: list[Text] | None = None
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Filter:
+        if self.values is None and self.min is None and self.max is None:
+            raise ValueError("a filter needs values, min or max")
+        return self
+
+
+class SearchBody(Body):
+    """A search: by words, a photo, a product, several of them, and what it should not be; without any, a listing."""
+
+    text: Text | None = Field(default=None, description="Words.", examples=["red running shoes"])
+    image: str | None = Field(default=None, description=IMAGE)
+    like: Text | None = Field(default=None, description="A product id: more like this.")
+    minus: Text | None = Field(default=None, description="Words for what it should not be.")
+    where: Text | None = Field(default=None, description="A filter in SQL.", examples=["price < 50 and gender = 'Men'"])
+    filters: dict[str, Filter] = Field(default={}, description="Filters by column, in addition to `where`.")
+    weights: dict[Literal["text", "image", "like", "minus"], float] = Field(
+        default={}, description="By part of the query."
+    )
+    hybrid: bool = Field(
+        default=False, description="Full-text search as well: SKUs and names that a model cannot know."
+    )
+    group: bool = Field(default=True, description="One result per product rather than per photo.")
+    k: int = Field(default=20, ge=1, description="Number of results.")
+    facets: bool = Field(default=False, description="Count the values of the columns among what passes the filters.")
+    index: Literal["main", "compare"] = "main"
+
+
+class PhotoBody(Body):
+    """A photo: one of the index, or an uploaded one."""
+
+    row: int | None = Field(default=None, description="The row of a photo in the index.")
+    image: str | None = Field(default=None, description=IMAGE)
+
+    @model_validator(mode="after")
+    def _one_photo(self) -> PhotoBody:
+        if (self.row is None) == (self.image is None):
+            raise ValueError("give either row or image")
+        return self
+
+
+class ZeroShotBody(PhotoBody):
+    """Labels for a photo."""
+
+    labels: list[Text] = Field(min_length=1, examples=[["dress", "shirt"]])
+    prompts: list[Text] = Field(default=["a photo of a {}"], min_length=1, description="Templates, each with one `{}`.")
+
+
+class AttributeBody(Body):
+    """Zero-shot classification of the catalogue's photos by one of its columns."""
+
+    attribute: Text
+    where: Text | None = None
+    words: dict[str, Text] = Field(default={}, description="Value to the word that stands for it in the prompts.")
+    prompts: list[Text] = Field(default=["a photo of a {}"], min_length=1)
+
+
+class GroundBody(PhotoBody):
+    """Phrases to be found on a photo."""
+
+    phrases: list[Text] = Field(min_length=1, max_length=16, examples=[["collar", "sleeves"]])
+    method: Literal["patch-text", "grad-cam", "occlusion"] = "patch-text"
+
+
+class EmbeddingsBody(BaseModel):
+    """OpenAI's request for embeddings; an input may also be an image, as a data URL or `{"image": …}`."""
+
+    input: str | dict[Literal["image", "text"], str] | list[str | dict[Literal["image", "text"], str]]
+    model: str | None = None
+    dimensions: int | None = Field(
+        default=None, ge=1, description="Length of the prefix, normalised again (Matryoshka)."
+    )
+    encoding_format: Literal["float", "base64"] = "float"
+    user: str | None = None
+
+
+class CompareBody(Body):
+    """One query for both indexes."""
+
+    text: Text = ""
+    where: Text | None = None
+    k: int = Field(default=20, ge=1)
+
+
+class QueriesBody(Body):
+    """A query file for a blind comparison: one query per line, after a comma the product id where it is known."""
+
+    file: str
+
+
+class JudgeBody(QueriesBody):
+    """Which products of the interleaved lists were marked, in the order of the queries."""
+
+    seed: str
+    versions: dict[str, Any]
+    picked: list[list[str]]

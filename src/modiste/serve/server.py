@@ -1,0 +1,159 @@
+"""What the routes share: the served indexes, and how products and filters look to clients."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from PIL import Image
+
+from modiste.search.where import TEXT
+from modiste.serve.lists import Compute, Lists
+from modiste.serve.live import Held, Live, Open
+from modiste.serve.metrics import Metrics
+from modiste.serve.schema import Filter, PhotoBody, SearchBody
+from modiste.serve.settings import Settings
+from modiste.serve.uploads import Refused, read_image
+
+MANY = 500
+"""A text column with more values than this is no facet."""
+LISTED = 60
+"""Values of a facet that are listed, the most frequent ones."""
+SEPARATE = ("product_id", "row", "score", "match", "views", "text")
+"""Columns of results that are not shown as attributes."""
+
+
+class Server:
+    """The served indexes, opened; `close` it.
+
+    Raises:
+        ModisteError: An index cannot be opened.
+    """
+
+    def __init__(self, settings: Settings, open_index: Open, health: Mapping[str, Compute]) -> None:
+        self.settings, self.metrics, self.lists = settings, Metrics(), Lists(health)
+        self.lives: dict[str, Live] = {}
+        for name, path in settings.paths.items():
+            self.lives[name] = Live(name, path, open_index, settings, self.metrics)
+
+    def close(self) -> None:
+        """Returns when what was queued is done."""
+        for live in self.lives.values():
+            live.close()
+
+    @contextmanager
+    def use(self, name: str = "main") -> Iterator[Held]:
+        """The newest version of an index. Raises Refused where none of this name is served."""
+        if name not in self.lives:
+            raise Refused("One index is served: start the server with compare=… for a second one.", 404)
+        with self.lives[name].use() as held:
+            yield held
+
+    def photo(self, body: PhotoBody, held: Held) -> Image.Image:
+        """The photo of a request. Raises Refused where it is not there or cannot be taken."""
+        if body.image is not None:
+            return read_image(body.image, self.settings)
+        assert body.row is not None
+        return row_image(held, body.row)
+
+    def search(self, body: SearchBody) -> dict[str, Any]:
+        """The answer to a search.
+
+        Raises:
+            ModisteError: The filter, the column or the product is unknown.
+            Refused: The image cannot be taken, or ``k`` is too large.
+            Busy: A tower's queue is full.
+        """
+        if body.k > self.settings.max_results:
+            raise Refused(f"k={body.k} is more than {self.settings.max_results}: ask for fewer results.")
+        start = time.perf_counter()
+        with self.use(body.index) as held:
+            image = None if body.image is None else read_image(body.image, self.settings)
+            where = where_of(body.where, body.filters, held)
+            asked = {"text": body.text, "image": image, "like": body.like}
+            given = {name: value for name, value in asked.items() if value not in (None, "")}
+            if given or body.minus:
+                found = held.index.search(
+                    **given, minus=body.minus or None, where=where, k=body.k, weights=dict(body.weights) or None,
+                    hybrid=body.hybrid and bool(body.text), group=body.group,
+                )  # fmt: skip
+                facts = {
+                    "exactness": str(found.exactness), "no_match": found.no_match, "threshold": found.threshold,
+                    "coverage": found.coverage, "count": found.passing, "hints": list(found.hints),
+                }  # fmt: skip
+                table = found.table
+            else:
+                facts = {
+                    "exactness": "", "no_match": False, "threshold": None,
+                    "coverage": None, "count": held.index.count(where), "hints": [],
+                }  # fmt: skip
+                table = held.index.browse(where, body.k, body.group)
+            answer = facts | {"results": products(table, body.index, held), "version": held.version}
+            if body.facets:
+                answer["facets"] = facets(held, body.where, body.filters)
+        return answer | {"took_ms": 1000 * (time.perf_counter() - start)}
+
+
+def row_image(held: Held, row: int) -> Image.Image:
+    """The photo of a row. Raises Refused where there is none."""
+    try:
+        return held.index.image(row)
+    except KeyError as error:
+        raise Refused(f"The index has no photo in row {row}.", 404) from error
+
+
+def products(table: Any, index: str, held: Held) -> list[dict[str, Any]]:
+    """Rows of results as clients get them."""
+    end = f"?v={held.version}" + (f"&index={index}" if index != "main" else "")
+    return [
+        {
+            "product_id": row["product_id"],
+            "row": row["row"],
+            "score": row.get("score"),
+            "match": row.get("match"),
+            "views": row.get("views") or [row["row"]],
+            "title": row.get("text", ""),
+            "image": f"image/{row['row']}{end}",
+            "attributes": {name: value for name, value in row.items() if name not in SEPARATE},
+        }
+        for row in table.to_pylist()
+    ]
+
+
+def facets(held: Held, where: str | None, filters: Mapping[str, Filter]) -> dict[str, list[dict[str, Any]]]:
+    """Counted values of the text columns among what passes the filters, the most frequent first.
+
+    What a column's own filter leaves out is counted, too: a client may choose a second value.
+    """
+    counted = held.index.facets(where_of(where, filters, held))
+    for name in filters:
+        others = {other: given for other, given in filters.items() if other != name}
+        counted |= {name: held.index.facets(where_of(where, others, held)).get(name, {})}
+    return {
+        name: [{"value": value, "count": count} for value, count in list(values.items())[:LISTED] if value != ""]
+        for name, values in counted.items()
+        if held.index.types[name] == TEXT and len(values) <= MANY
+    }
+
+
+def where_of(where: str | None, filters: Mapping[str, Filter], held: Held) -> str | None:
+    """A filter in SQL from a client's own and those by column. Raises Refused for an unknown column."""
+    parts = [f"({where})"] if where and where.strip() else []
+    known = held.index.types
+    for name, given in filters.items():
+        if name not in known:
+            raise Refused(f"The index has no column '{name}'.")
+        column = f"`{name}`"
+        if given.values is not None:
+            parts.append(f"{column} in ({', '.join(map(_quoted, given.values))})" if given.values else "false")
+        if given.min is not None:
+            parts.append(f"{column} >= {given.min!r}")
+        if given.max is not None:
+            parts.append(f"{column} <= {given.max!r}")
+    return " and ".join(parts) or None
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

@@ -1,0 +1,163 @@
+"""A model's towers behind micro-batches, each on its own thread and the fastest backend that is exact enough."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from modiste.embedding.backends import without_padding
+from modiste.embedding.embedder import ModelEmbedder, default_cache
+from modiste.errors import ModisteError
+from modiste.models.dual_encoder import DualEncoder, Tokens
+from modiste.serve.batching import Batcher, Busy
+from modiste.serve.metrics import Metrics
+from modiste.serve.settings import Settings
+
+log = logging.getLogger(__name__)
+# On which a backend is checked and timed: queries of the lengths that shoppers type.
+QUERIES = ("dress", "red summer dress", "blue slim fit jeans for men", "women's black leather ankle boots with a zip")
+EXAMPLES = 16
+
+
+class Towers:
+    """Embeds texts and images for many threads at a time.
+
+    It answers with torch from the first moment; with ``backend=auto`` a faster backend takes over once it was checked
+    against torch and timed, in the background.
+
+    Args:
+        model: A dual encoder.
+        photos: Some of the catalogue's, on which image backends are checked.
+        settings: Of the server.
+        metrics: Of the server.
+
+    Attributes:
+        used: ``text`` and ``image`` to the backend that runs them now.
+        batch_size: Largest micro-batch.
+        hooked: Held while something has a hook in the model's image tower.
+
+    Raises:
+        ModisteError: A backend that was named cannot run the model, or is too far from torch.
+    """
+
+    def __init__(self, model: DualEncoder, photos: Sequence[Image.Image], settings: Settings, metrics: Metrics) -> None:
+        self.embedder = ModelEmbedder(
+            model, cache=default_cache(), backend=settings.backend, min_cosine=settings.min_cosine
+        )
+        self.model, self.metrics, self.batch_size = self.embedder.model, metrics, settings.max_batch
+        self.used = {"text": "torch", "image": "torch"}
+        self.hooked = threading.Lock()
+        self._encode: dict[str, Any] = {"text": model.encode_text, "image": model.encode_image}
+        self._photos = list(photos)[:EXAMPLES]
+        self._stopped = threading.Event()
+        if settings.backend != "auto":
+            self._choose()
+        limits = (settings.max_batch, settings.max_wait_ms / 1000, settings.max_queue)
+        self._text = Batcher(self._run_texts, *limits, name="text tower", observe=metrics.batches("text"))
+        self._image = Batcher(self._run_pixels, *limits, name="image tower", observe=metrics.batches("image"))
+        metrics.waiting.labels("text").set_function(lambda: len(self._text))
+        metrics.waiting.labels("image").set_function(lambda: len(self._image))
+        if settings.backend == "auto":
+            threading.Thread(target=self._choose, name="backends", daemon=True).start()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model's weights."""
+        return self.embedder.fingerprint
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit-norm embeddings (N, D), float32 on the CPU. Raises Busy."""
+        return _results(self._text, texts, self.model.embed_dim)
+
+    def pictures(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit-norm embeddings (N, D), float32 on the CPU. Raises Busy."""
+        return _results(self._image, [self.model.preprocess(image) for image in images], self.model.embed_dim)
+
+    def tokens(self, texts: Sequence[str]) -> int:
+        """Number of tokens that the text tower reads for these texts."""
+        tokens = self.model.tokenizer(list(texts))
+        counted = tokens.get("attention_mask")
+        return int(next(iter(tokens.values())).numel() if counted is None else counted.sum())
+
+    def close(self) -> None:
+        """Returns when all that was queued is embedded."""
+        self._stopped.set()
+        self._text.close()
+        self._image.close()
+
+    def _run_texts(self, texts: list[str]) -> Tensor:
+        return self._run("text", without_padding(self.model.tokenizer(texts)))
+
+    def _run_pixels(self, pixels: list[Tensor]) -> Tensor:
+        with self.hooked:
+            return self._run("image", torch.stack(pixels))
+
+    @torch.inference_mode()
+    def _run(self, tower: str, inputs: Tensor | Tokens) -> Tensor:
+        device = self.embedder.device
+        moved = (
+            inputs.to(device)
+            if isinstance(inputs, Tensor)
+            else {name: tensor.to(device) for name, tensor in inputs.items()}
+        )
+        return self._encode[tower](moved).float().cpu()
+
+    def _choose(self) -> None:
+        """Put the chosen backend of each tower into use."""
+        photos = [self._photos[place % len(self._photos)] for place in range(EXAMPLES)] if self._photos else []
+        queries = [QUERIES[place % len(QUERIES)] for place in range(EXAMPLES)]
+        examples = {
+            "text": lambda: without_padding(self.model.tokenizer(queries)),
+            "image": lambda: torch.stack([self.model.preprocess(photo) for photo in photos]),
+        }
+        for tower, example in examples.items():
+            if self._stopped.is_set() or (tower == "image" and not photos):
+                return
+            try:
+                self.embedder.take(tower, example)
+            except ModisteError:
+                if self.embedder.backend != "auto":
+                    raise
+                log.exception("The %s tower stays on torch.", tower)
+            if tower in self.embedder.taken:
+                self.used[tower], self._encode[tower] = self.embedder.taken[tower]
+            self.metrics.backend.labels(tower).info({"backend": self.used[tower]})
+
+
+class Patient:
+    """The towers for work in the background: it waits where a client would be told that the queue is full.
+
+    Args:
+        towers: Of the server.
+    """
+
+    def __init__(self, towers: Towers) -> None:
+        self.towers, self.model = towers, towers.model
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """As `Towers.texts`."""
+        size = self.towers.batch_size
+        return torch.cat([self._embedded(texts[start : start + size]) for start in range(0, len(texts), size)])
+
+    def _embedded(self, texts: Sequence[str]) -> Tensor:
+        while True:
+            try:
+                return self.towers.texts(texts)
+            except Busy as busy:
+                time.sleep(busy.retry_after)
+
+
+def _results(batcher: Batcher, items: Sequence[Any], dim: int) -> Tensor:
+    """A long list goes batch by batch, so that it leaves room in the queue for others."""
+    made = [torch.empty(0, dim)]
+    for start in range(0, len(items), batcher.max_items):
+        futures = batcher.submit(items[start : start + batcher.max_items])
+        made.append(torch.stack([future.result() for future in futures]))
+    return torch.cat(made)

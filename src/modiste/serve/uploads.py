@@ -1,0 +1,95 @@
+"""Images that clients send, within limits, and never from a path or an address that was not allowed."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import urllib.error
+import urllib.request
+from typing import Any
+from urllib.parse import urlsplit
+
+from PIL import Image
+
+from modiste.data.sources import FORMATS, ImageTooLargeError, decode
+from modiste.serve.settings import Settings
+
+FETCH_SECONDS = 10
+
+
+class Refused(ValueError):  # noqa: N818 (an answer to a client, not a defect)
+    """What a client sent cannot be taken.
+
+    Attributes:
+        status: Of the answer.
+    """
+
+    def __init__(self, message: str, status: int = 422) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def read_image(given: str, settings: Settings) -> Image.Image:
+    """The RGB image of a data URL or bare base64, or of an address at one of ``allow_image_hosts``.
+
+    Raises:
+        Refused: It is too large, no image, or an address or a path that is not allowed.
+    """
+    if given.startswith("data:"):
+        header, comma, data = given.partition(",")
+        if not comma or not header.endswith(";base64"):
+            raise Refused("The data URL is not base64: send data:image/jpeg;base64,….")
+        return open_image(_base64(data), settings)
+    if "://" in given:
+        return open_image(_fetch(given, settings), settings)
+    return open_image(_base64(given), settings)
+
+
+def open_image(data: bytes, settings: Settings) -> Image.Image:
+    """The RGB image of an encoded file. Raises Refused where it is too large or no image."""
+    limit = f"more than {settings.max_pixels:,} pixels are refused: send a smaller image"
+    try:
+        Image.init()
+        with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as header:
+            if header.width * header.height > settings.max_pixels:
+                raise Refused(f"{header.width}×{header.height}: {limit}.", 413)
+        return decode(data)
+    except (ImageTooLargeError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Refused(f"{error}: {limit}.", 413) from error
+    except Refused:
+        raise
+    except Exception as error:  # a corrupt file makes the decoders raise nearly anything
+        raise Refused("The image cannot be read: send a JPEG, PNG or WebP.", 415) from error
+
+
+def _base64(data: str) -> bytes:
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Refused(
+            "An image is a data URL or base64 of its file; paths and addresses are not opened for clients."
+        ) from error
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would lead to a host that is not on the list."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _fetch(address: str, settings: Settings) -> bytes:
+    parts = urlsplit(address)
+    if parts.scheme != "https" or parts.hostname not in settings.allow_image_hosts:
+        raise Refused("Addresses are not opened for clients unless allow_image_hosts names their host (https).", 403)
+    limit = int(settings.max_upload_mb * 2**20)
+    opener = urllib.request.build_opener(_NoRedirect)
+    try:
+        with opener.open(address, timeout=FETCH_SECONDS) as answer:
+            data = answer.read(limit + 1)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise Refused(f"The image could not be fetched from {parts.hostname}: {error}.", 424) from error
+    if len(data) > limit:
+        raise Refused(f"The image has more than {settings.max_upload_mb:g} MB.", 413)
+    return data

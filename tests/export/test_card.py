@@ -1,0 +1,100 @@
+"""The card says what the run knows, in metadata that huggingface_hub reads back."""
+
+import json
+
+import pytest
+import yaml
+
+from helpers.tiny_export import described_run
+from helpers.tiny_models import two_tower
+from modiste.errors import ModisteError
+from modiste.export import card, export
+from modiste.export.inputs import Inputs, synthetic
+
+INPUTS = synthetic(4)
+VALUE = {"value": 0.5954, "low": 0.57, "high": 0.62, "n": 1200}
+RESULT = {
+    "schema": 1, "task": "retrieval", "data": "synthetic", "split": "test", "primary": "t2i/mrr", "summary": [],
+    "metrics": {"t2i/mrr": VALUE, "i2t/mrr": VALUE}, "counts": {"t2i/queries": 1200, "t2i/relevant": 7},
+    "protocol": {"ties": "by index", "seed": 0},
+    "model": {"name": "demo", "fingerprint": "f" * 64, "in_domain": True},
+}  # fmt: skip
+FACTS = {
+    "format": "hub", "precision": "fp32", "fingerprint": "f" * 64, "embed_dim": 16, "modiste": "1", "warnings": [],
+    "preprocess": {"resize": "pad", "interpolation": "bicubic", "size": 32, "crop_pct": 1.0, "mean": [0.5], "std": [1]},
+    "tokenizer": {"kind": "words", "max_length": 64}, "inputs": "4 synthetic garments",
+    "cosine": {"image": {"min": 0.9999, "mean": 1.0}, "text": {"min": 1.0, "mean": 1.0}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = described_run(tmp_path / "run", "experiment=demo")
+    run.write_json("cost", {"seconds": 180.0, "pairs": 28000, "energy_kwh": 0.004, "co2e_kg": 0.0016, "country": "FRA"})
+    run.write_json(
+        "environment",
+        {"processor": "A CPU", "cores": 2, "command": "modiste train hydra.run.dir=/home/me/runs/demo experiment=demo"},
+    )
+    (run.results / "synthetic.test.retrieval.json").write_text(json.dumps(RESULT))
+    return run
+
+
+def written(folder, run, given=None, repo_id=""):
+    folder.mkdir()
+    card.write_card(folder, run, FACTS, INPUTS, given or {}, repo_id)
+    text = (folder / "README.md").read_text()
+    return text, yaml.safe_load(text.split("---")[1])
+
+
+def test_the_card_of_a_run_says_data_recipe_results_with_intervals_cost_and_licences(run, tmp_path):
+    text, head = written(tmp_path / "out", run, {"licence": "apache-2.0"}, "somebody/demo")
+    for words in (
+        "# demo", "modiste train experiment=demo\n", "| t2i/mrr | 0.595 | [0.570, 0.620] | 1,200 |", "in-domain",
+        "1,200 t2i/queries", "28,000", "3 min 0 s", "1.6 g, electricity of: FRA", "A CPU, 2 cores", "`{text}`",
+        'HubModel.from_pretrained("somebody/demo")', "| image encoder | none: random weights", "synthetic garments",
+        "| image | 0.999900 | 1.000000 |", "![",
+    ):  # fmt: skip
+        assert words in text, words
+    assert "i2t/mrr" not in text
+    assert head["license"] == "apache-2.0"
+    assert head["pipeline_tag"] == "zero-shot-image-classification"
+    assert head["co2_eq_emissions"] == {
+        "emissions": 1.6, "source": "codecarbon", "training_type": "fine-tuning", "geographical_location": "FRA",
+        "hardware_used": "A CPU, 2 cores",
+    }  # fmt: skip
+
+
+def test_huggingface_hub_reads_the_results_of_the_card(run, tmp_path):
+    from huggingface_hub import ModelCard
+
+    written(tmp_path / "out", run)
+    (found,) = ModelCard.load(tmp_path / "out" / "README.md").data.eval_results
+    assert (found.metric_type, found.metric_value, found.dataset_name) == ("mrr", 0.5954, "synthetic")
+    assert found.dataset_split == "test"
+
+
+def test_damaged_metadata_are_refused_by_the_hubs_own_reader(tmp_path):
+    (tmp_path / "README.md").write_text("---\nmodel-index:\n- nonsense\n---\n")
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        card.validate(tmp_path / "README.md")
+
+
+def test_a_model_without_a_run_has_a_card_that_says_what_is_not_known(tmp_path):
+    exported = export(two_tower(), "hub", tmp_path / "out", inputs=INPUTS, card={"languages": ["en", "de"]})
+    text = (exported.path / "README.md").read_text()
+    assert "was not evaluated" in text
+    assert "Not recorded" in text
+    assert yaml.safe_load(text.split("---")[1])["language"] == ["en", "de"]
+
+
+def test_an_unknown_word_of_the_card_is_refused(tmp_path):
+    with pytest.raises(ModisteError, match=r"card.license is not known. Did you mean 'licence'"):
+        export(two_tower(), "hub", tmp_path / "out", inputs=INPUTS, card={"license": "mit"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_of_the_data_are_shown_only_where_the_user_says_so(tmp_path):
+    inputs = Inputs(INPUTS.images, INPUTS.texts, "4 products of mine")
+    for name, given, shown in (("a", {}, "8 synthetic garments"), ("b", {"pictures": "own"}, "4 products of mine")):
+        exported = export(two_tower(), "hub", tmp_path / name, inputs=inputs, card=given)
+        assert f"Samples of what it takes: {shown}" in (exported.path / "README.md").read_text()

@@ -1,0 +1,452 @@
+"""The HTTP API as clients use it, against a server that listens."""
+
+import base64
+import io
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers.served import data_url, garments, running
+
+
+@pytest.fixture(scope="module")
+def index(indexes):
+    import modiste.search
+
+    return modiste.search.open(indexes[0])
+
+
+def ids(answer):
+    return [product["product_id"] for product in answer["results"]]
+
+
+def ok(response):
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+# ------------------------------------------------------------------------------------------------------------ search
+
+
+def test_a_search_answers_as_the_index_does(client, index):
+    answer = ok(client.post("/search", json={"text": "red dress", "k": 7}))
+    found = index.search(text="red dress", k=7)
+    assert ids(answer) == found.table.column("product_id").to_pylist()
+    scores = [product["score"] for product in answer["results"]]
+    assert scores == pytest.approx(found.table.column("score").to_pylist(), abs=1e-5)
+    assert (answer["exactness"], answer["version"]) == (str(found.exactness), index.version)
+    assert answer["count"] == found.passing == len(index)
+    first = answer["results"][0]
+    assert len(first["views"]) == 2  # one result per product, both photos inside
+    assert first["title"]
+    assert first["attributes"]["price"] > 0
+
+
+def test_address_json_and_upload_give_the_same_answer(client, index):
+    asked = {"text": "blue shirt", "where": "price < 60", "k": 5}
+    by_json, by_address = ok(client.post("/search", json=asked)), ok(client.get("/search", params=asked))
+    assert by_json["results"] == by_address["results"]
+    photo = index.image(3)
+    content = base64.b64decode(data_url(photo).partition(",")[2])
+    uploaded = ok(client.post("/search/upload", files={"image": ("a.png", content)}, data={"k": "5"}))
+    pasted = ok(client.post("/search", json={"image": data_url(photo), "k": 5}))
+    assert uploaded["results"] == pasted["results"]
+    assert pasted["results"][0]["row"] == 3
+    assert pasted["results"][0]["score"] > 0.9  # the index keeps a JPEG of what it embedded
+
+
+def test_like_this_but(client, index):
+    product = index.snapshot.table.column("product_id")[0].as_py()
+    plain = ok(client.get("/similar", params={"product_id": product, "k": 6}))
+    assert ids(plain) == index.search(like=product, k=6).table.column("product_id").to_pylist()
+    mixed = ok(client.post("/search", json={
+        "like": product, "text": "red", "minus": "blue", "weights": {"text": 0.8, "like": 0.2}, "k": 6,
+    }))  # fmt: skip
+    expected = index.search(like=product, text="red", minus="blue", weights={"text": 0.8, "like": 0.2}, k=6)
+    assert ids(mixed) == expected.table.column("product_id").to_pylist()
+
+
+def test_filters_by_column_are_those_of_sql_and_their_values_are_only_values(client, index):
+    column = next(name for name in index.attributes if index.types[name] == "text" and len(index.facets()[name]) > 1)
+    value = next(iter(index.facets()[column]))
+    filters = {column: {"values": [value]}, "price": {"min": 10, "max": 70}}
+    answer = ok(client.post("/search", json={"text": "x", "k": 50, "filters": filters}))
+    where = f"`{column}` = '{value}' and price >= 10 and price <= 70"
+    assert answer["count"] == index.count(where) > 0
+    assert all(product["attributes"][column] == value for product in answer["results"])
+    hostile = {column: {"values": ["it's", "' or true or '"]}}
+    assert ok(client.post("/search", json={"text": "x", "filters": hostile}))["count"] == 0
+    unknown = client.post("/search", json={"filters": {"x` or true": {"values": ["a"]}}})
+    assert unknown.status_code == 422
+    assert "no column" in unknown.json()["error"]["message"]
+
+
+def test_without_a_query_the_catalogue_is_listed_and_its_facets_are_counted(client, index):
+    answer = ok(client.post("/search", json={"k": 5, "facets": True, "where": "price < 60"}))
+    assert len(ids(answer)) == 5
+    assert all(product["score"] is None for product in answer["results"])
+    for values in answer["facets"].values():
+        assert sum(entry["count"] for entry in values) <= index.count("price < 60")
+    assert ok(client.get("/facets", params={"where": "price < 60"}))["facets"] == answer["facets"]
+
+
+def test_a_chosen_value_leaves_the_other_values_of_its_column_to_be_chosen(client, index):
+    whole = ok(client.post("/search", json={"facets": True}))["facets"]
+    column, other = list(whole)[:2]
+    chosen = ok(
+        client.post("/search", json={"facets": True, "filters": {column: {"values": [whole[column][0]["value"]]}}})
+    )
+    assert chosen["facets"][column] == whole[column]
+    assert chosen["count"] == whole[column][0]["count"]
+    assert sum(entry["count"] for entry in chosen["facets"][other]) <= chosen["count"]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"text": "x", "where": "nope = 1"}, "no column 'nope'"),
+        ({"like": "no-such-product"}, "no such product"),
+        ({"text": "x", "k": 100_000}, "ask for fewer"),
+        ({"text": "x", "k": 0}, "k:"),
+        ({"txt": "x"}, "txt"),
+        ({"text": "x", "filters": {"price": {}}}, "values, min or max"),
+        ({"text": "x", "weights": {"colour": 1}}, "weights"),
+        ({"minus": "red"}, "Nothing is searched for"),
+        ({"image": "/etc/passwd"}, "paths and addresses"),
+    ],
+)
+def test_a_mistake_is_answered_by_a_sentence(client, body, says):
+    response = client.post("/search", json=body)
+    assert response.status_code == 422
+    assert says in response.json()["error"]["message"]
+
+
+def test_photos_come_as_thumbnails_and_larger(client, index):
+    small, large = client.get("/image/3"), client.get("/image/3", params={"large": True})
+    assert Image.open(io.BytesIO(small.content)).get_format_mimetype() == small.headers["content-type"]
+    assert Image.open(io.BytesIO(large.content)).size == index.image(3).size
+    product = index.snapshot.table.column("product_id")[3].as_py()
+    assert client.get(f"/image/product/{product}").status_code == 200
+    assert client.get("/image/99999").status_code == 404
+    assert client.get("/image/product/none").status_code == 404
+    assert client.get("/image/0", params={"index": "third"}).status_code == 404
+
+
+# -------------------------------------------------------------------------------------------------- classify, ground
+
+
+def test_zero_shot_is_the_cosine_of_the_mean_prompt(client, index):
+    import torch
+    from torch.nn import functional as F
+
+    labels, prompts = ["dress", "shirt", "shoe"], ["a {}", "photo of a {}"]
+    answer = ok(client.post("/zero-shot", json={"row": 2, "labels": labels, "prompts": prompts}))
+    model = index.model
+    with torch.inference_mode():
+        image = model.encode_image(model.preprocess(index.image(2))[None])[0]
+        texts = model.encode_text(model.tokenizer([p.replace("{}", label) for label in labels for p in prompts]))
+        cosines = F.normalize(texts.reshape(3, 2, -1).mean(1), dim=-1) @ image
+    found = {entry["label"]: entry for entry in answer["labels"]}
+    assert [found[label]["cosine"] for label in labels] == pytest.approx(cosines.tolist(), abs=1e-5)
+    assert sum(entry["probability"] for entry in answer["labels"]) == pytest.approx(1)
+    assert [entry["cosine"] for entry in answer["labels"]] == sorted(cosines.tolist(), reverse=True)
+    refused = client.post("/zero-shot", json={"row": 2, "labels": labels, "prompts": ["no slot"]})
+    assert "needs one {}" in refused.json()["error"]["message"]
+    both = client.post("/zero-shot", json={"row": 2, "image": "x", "labels": labels})
+    assert "either row or image" in both.json()["error"]["message"]
+
+
+def test_the_confusions_of_an_attribute_are_those_of_the_zero_shot_task(client, index):
+    from modiste.embedding.embedder import ModelEmbedder
+    from modiste.tasks.zeroshot import ZeroShot
+
+    catalogue = garments()
+    catalogue = catalogue.replace_column("split", ["test"] * len(catalogue))
+    column = next(name for name in index.attributes if index.types[name] == "text" and len(index.facets()[name]) > 2)
+    prompts = ["a photo of a {}"]
+    expected = ZeroShot([column], {column: prompts}, resamples=10)(ModelEmbedder(index.model), catalogue, "test")
+    answer = ok(client.post("/zero-shot/attribute", json={"attribute": column, "prompts": prompts}))
+    assert answer["classes"] == expected.confusion[column]["labels"]
+    assert answer["matrix"] == expected.confusion[column]["matrix"]
+    assert answer["weighted_f1"] == pytest.approx(expected.metrics[f"{column}/weighted_f1"].value)
+    for cell, products in answer["cells"].items():
+        truth, _ = map(int, cell.split(","))
+        assert {product["attributes"][column] for product in products} == {answer["classes"][truth]}
+    changed = ok(
+        client.post("/zero-shot/attribute", json={"attribute": column, "words": {answer["classes"][0]: "zebra"}})
+    )
+    assert changed["matrix"] != answer["matrix"]
+    assert client.post("/zero-shot/attribute", json={"attribute": "price"}).status_code == 200
+    assert "no column" in client.post("/zero-shot/attribute", json={"attribute": "x"}).json()["error"]["message"]
+
+
+@pytest.mark.parametrize("method", ["patch-text", "grad-cam", "occlusion"])
+def test_ground_gives_the_task_s_own_maps(client, index, method):
+    import torch
+
+    from modiste.serve.looking import METHODS
+    from modiste.tasks.heatmaps import input_pixels, on_image
+
+    answer = ok(client.post("/ground", json={"row": 1, "phrases": ["sleeve", "collar"], "method": method}))
+    model, photo = index.model, index.image(1)
+    with torch.inference_mode():
+        texts = model.encode_text(model.tokenizer(["sleeve", "collar"]))
+    maps = METHODS[method](model, input_pixels(model, photo), texts)
+    shape = (answer["maps"][0]["height"], answer["maps"][0]["width"])
+    expected = on_image(maps, photo.size, shape).numpy()
+    for one, wanted in zip(answer["maps"], expected, strict=True):
+        values = np.frombuffer(base64.b64decode(one["values"]), np.uint8).reshape(shape)
+        assert np.abs(values / 255 - wanted).max() < 0.01
+    assert [one["phrase"] for one in answer["maps"]] == ["sleeve", "collar"]
+
+
+# -------------------------------------------------------------------------------------------------------- embeddings
+
+
+def test_embeddings_are_the_model_s_own_in_openai_s_shape(client, index):
+    import torch
+
+    photo = index.image(0)
+    inputs = ["red dress", data_url(photo), {"text": "shoe"}, {"image": data_url(photo).partition(",")[2]}]
+    answer = ok(client.post("/v1/embeddings", json={"input": inputs}))
+    assert answer["object"] == "list"
+    assert [entry["index"] for entry in answer["data"]] == [0, 1, 2, 3]
+    made = torch.tensor([entry["embedding"] for entry in answer["data"]])
+    model = index.model
+    with torch.inference_mode():
+        texts = model.encode_text(model.tokenizer(["red dress", "shoe"]))
+        image = model.encode_image(model.preprocess(photo)[None])
+    expected = torch.stack([texts[0], image[0], texts[1], image[0]])
+    torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-4)
+    packed = ok(
+        client.post("/v1/embeddings", json={"input": "red dress", "encoding_format": "base64", "dimensions": 8})
+    )
+    short = np.frombuffer(base64.b64decode(packed["data"][0]["embedding"]), "<f4")
+    prefix = texts[0, :8] / texts[0, :8].norm()
+    assert short == pytest.approx(prefix.numpy(), abs=1e-5)
+    assert packed["usage"]["total_tokens"] > 0
+
+
+def test_openai_s_own_client_reads_them(server):
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    model = client.models.list().data[0].id
+    answer = client.embeddings.create(model=model, input=["red dress", "shoe"], dimensions=16)  # asks for base64 itself
+    assert [len(entry.embedding) for entry in answer.data] == [16, 16]
+    assert np.linalg.norm(answer.data[0].embedding) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model="text-embedding-3-small", input="x")
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"input": []}, "give 1 to 100"),
+        ({"input": ["x"] * 101}, "give 1 to 100"),
+        ({"input": "x", "dimensions": 10_000}, "more than the model's"),
+        ({"input": [1, 2, 3]}, "input"),
+        ({"input": "data:image/png;base64,AAAA"}, "cannot be read"),
+    ],
+)
+def test_embeddings_refuse_what_they_cannot_do(client, body, says):
+    response = client.post("/v1/embeddings", json=body)
+    assert response.status_code in (415, 422)
+    assert says in response.json()["error"]["message"]
+
+
+# ----------------------------------------------------------------------------------------------------------- compare
+
+
+def test_a_blind_comparison_credits_each_result_to_its_index(client, indexes):
+    import modiste.search
+
+    file = "red dress\nblue shirt\nshoe"
+    asked = ok(client.post("/compare/queries", json={"file": file}))
+    assert not {"main", "compare"} & set(str(asked["queries"]).split("'"))  # blind
+    for entry in asked["queries"]:
+        for product in entry["results"]:
+            assert client.get(f"/{product['image']}").status_code == 200
+    picked = [[entry["results"][0]["product_id"]] for entry in asked["queries"]]
+    judged = {name: asked[name] for name in ("seed", "versions")} | {"file": file, "picked": picked}
+    verdict = ok(client.post("/compare/judge", json=judged))
+    assert sum(verdict["wins"].values()) == 3
+    rankings = [
+        modiste.search.open(folder).search(text="shoe", k=10).table.column("product_id").to_pylist()
+        for folder in indexes
+    ]
+    for product, team in zip(asked["queries"][2]["results"], verdict["credited"][2], strict=True):
+        sides = {"main": rankings[0], "compare": rankings[1]}
+        assert all(product["product_id"] in sides[side] for side in (sides if team == "both" else [team]))
+    stale = client.post("/compare/judge", json=judged | {"versions": {"main": "x", "compare": "y"}})
+    assert stale.status_code == 409
+
+
+def test_two_indexes_answer_side_by_side(client):
+    answer = ok(client.post("/compare/search", json={"text": "red dress", "k": 8}))
+    assert set(answer["shared"]) == set(ids(answer["main"])) & set(ids(answer["compare"]))
+    assert ids(answer["main"]) != ids(answer["compare"])
+
+
+# ------------------------------------------------------------------------------------------- operations and defences
+
+
+def test_health_metrics_and_docs(client, server):
+    health = ok(client.get("/health"))
+    assert health["status"] == "ok"
+    assert health["indexes"]["main"]["backends"] == {"text": "torch", "image": "torch"}
+    client.post("/search", json={"text": "counted"})
+    metrics = client.get("/metrics").text
+    for name in ('modiste_requests_total{route="/search",status="200"}', 'modiste_batch_items_count{tower="text"}',
+                 'modiste_queue_items{tower="image"}', "process_resident_memory_bytes"):  # fmt: skip
+        assert name in metrics
+    docs = client.get("/docs").text
+    assert "://" not in docs
+    assert {"/search", "/v1/embeddings", "/ground"} <= set(client.get("/openapi.json").json()["paths"])
+
+
+def test_the_page_s_files_are_served_with_a_strict_policy(client):
+    page = client.get("/")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for name in ("main.js", "style.css", "icon.svg"):
+        assert client.get(f"/assets/{name}").status_code == 200
+    assert client.get("/assets/../app.py").status_code == 404
+    assert client.get("/assets/%2e%2e/app.py").status_code == 404
+
+
+def test_what_is_too_large_or_of_unknown_length_is_refused_before_it_is_read(client):
+    assert client.post("/search", content=b"x" * 2_000_000).status_code == 413
+    assert client.post("/search", content=iter([b"{}"])).status_code == 411
+    assert client.post("/search", json={"image": data_url(Image.new("L", (1200, 1200)))}).status_code == 413
+    assert client.post("/search", content=b"{broken", headers={"content-type": "application/json"}).status_code == 422
+
+
+def test_another_host_s_name_is_not_answered_without_a_token(client):
+    response = client.get("/catalogue", headers={"host": "evil.example"})
+    assert response.status_code == 400
+    assert "hosts=[evil.example]" in response.json()["error"]["message"]
+
+
+def test_a_token_guards_all_but_health(indexes):
+    import httpx
+
+    from modiste.serve.app import create_app
+    from modiste.serve.settings import Settings
+
+    app = create_app(Settings(str(indexes[0]), backend="torch", token="secret"))
+    with running(app) as served, httpx.Client(base_url=served.url) as client:
+        for path in ("/catalogue", "/metrics", "/docs", "/openapi.json", "/image/0"):
+            assert client.get(path).status_code == 401, path
+        assert client.post("/search", json={}).status_code == 401
+        assert client.get("/health").status_code == 200
+        assert client.get("/catalogue", headers={"authorization": "Bearer wrong"}).status_code == 401
+        assert client.get("/catalogue", headers={"authorization": "Bearer secret"}).status_code == 200
+        assert "form" in client.get("/", headers={"accept": "text/html"}).text
+        assert client.post("/token", content="token=wrong").status_code == 401
+        entered = client.post("/token", content="token=secret")
+        assert entered.status_code == 303
+        assert "httponly" in entered.headers["set-cookie"].lower()
+        assert client.get("/catalogue").status_code == 200  # by the cookie
+
+
+def test_an_overloaded_server_says_so_and_answers_the_others(indexes):
+    import httpx
+
+    from modiste.serve.app import create_app
+    from modiste.serve.settings import Settings
+
+    app = create_app(Settings(str(indexes[0]), backend="torch", max_queue=2, max_wait_ms=50))
+    with running(app) as served, httpx.Client(base_url=served.url, timeout=30) as client:
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(lambda i: client.post("/search", json={"text": f"query {i}"}), range(36)))
+        status = {answer.status_code for answer in answers}
+        assert status == {200, 429}
+        assert all(int(a.headers["retry-after"]) >= 1 for a in answers if a.status_code == 429)
+        assert client.post("/search", json={"text": "later"}).status_code == 200
+
+
+def test_a_new_version_is_served_while_requests_run(indexes, tmp_path):
+    import httpx
+
+    import modiste.search
+    from modiste.serve.app import create_app
+    from modiste.serve.settings import Settings
+
+    folder = tmp_path / "moving.index"
+    shutil.copytree(indexes[0], folder)
+    app = create_app(Settings(str(folder), backend="torch", poll_seconds=0.05))
+    with running(app) as served, httpx.Client(base_url=served.url, timeout=30) as client:
+        before = ok(client.post("/search", json={"text": "shoe"}))
+        seen, done = [], threading.Event()
+
+        def ask():
+            while not done.is_set():
+                seen.append(client.post("/search", json={"text": "shoe"}))
+
+        asking = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in asking:
+            thread.start()
+        modiste.search.open(folder).delete([ids(before)[0]])
+        while not seen or seen[-1].json()["version"] == before["version"]:
+            assert len(seen) < 5000
+            threading.Event().wait(0.02)
+        done.set()
+        for thread in asking:
+            thread.join()
+        assert {answer.status_code for answer in seen} == {200}
+        assert ids(before)[0] not in ids(ok(client.post("/search", json={"text": "shoe"})))
+        assert ok(client.get("/health"))["indexes"]["main"]["version"] != before["version"]
+
+
+def test_shutting_down_answers_all_that_was_asked(indexes):
+    import httpx
+
+    from modiste.serve.app import create_app
+    from modiste.serve.settings import Settings
+
+    app = create_app(Settings(str(indexes[0]), backend="torch", max_wait_ms=200))
+    with running(app) as served, ThreadPoolExecutor(16) as pool:
+        clients = [httpx.Client(base_url=served.url, timeout=30) for _ in range(16)]
+        for client in clients:
+            client.get("/health")  # connected
+        waiting = [pool.submit(client.post, "/search", json={"text": f"{i}"}) for i, client in enumerate(clients)]
+        threading.Event().wait(0.1)  # they wait for their batch
+        served.stop()
+        assert {future.result(30).status_code for future in waiting} == {200}
+
+
+def test_an_unforeseen_error_says_nothing_and_the_server_goes_on(indexes, caplog, monkeypatch):
+    import httpx
+
+    from modiste.serve.app import create_app
+    from modiste.serve.settings import Settings
+
+    app = create_app(Settings(str(indexes[0]), backend="torch"))
+    monkeypatch.setattr(app.state.server, "search", lambda body: 1 / 0)
+    with running(app) as served:
+        response = httpx.post(f"{served.url}/search", json={"text": "x"})
+        assert response.status_code == 500
+        assert "division" not in response.text
+        assert httpx.get(f"{served.url}/health").status_code == 200
+    assert "division by zero" in caplog.text
+
+
+def test_queries_of_several_requests_are_scored_in_one_pass(index):
+    from modiste.serve.live import SharedScores
+
+    shared = SharedScores(index.snapshot, 8)
+    generator = np.random.default_rng(0)
+    queries = generator.standard_normal((40, index.snapshot.vectors.shape[1])).astype(np.float32)
+    passes = []
+    shared.batcher.observe = lambda items, seconds: passes.append(items)
+    with ThreadPoolExecutor(40) as pool:
+        scores = list(pool.map(shared.scores, queries))
+    np.testing.assert_allclose(np.stack(scores), queries @ index.snapshot.vectors.T, atol=1e-5)
+    part = shared.scores(queries[0], np.array([3, 1]))
+    np.testing.assert_allclose(part, index.snapshot.vectors[[3, 1]] @ queries[0], atol=1e-5)
+    shared.batcher.close()
+    assert sum(passes) == 40
+    assert max(passes) <= 8
