@@ -63,7 +63,8 @@ class SharedProcess:
         line = Invocation(overrides=tuple(overrides))
         trained = train(cfg, catalogue=self.catalogues[key], callbacks=[reporter], line=line)
         # Ctrl-C in the last validation: nothing was left to be interrupted, but the sweep is.
-        asked = any(getattr(callback, "requested", 0) for callback in trained.trainer.callbacks)
+        callbacks = trained.trainer.callbacks  # type: ignore[attr-defined]
+        asked = any(getattr(callback, "requested", 0) for callback in callbacks)
         if trained.interrupted or asked:
             raise KeyboardInterrupt
         reporter.check()

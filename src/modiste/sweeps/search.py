@@ -36,9 +36,11 @@ class Sweep:
 
     def __init__(self, cfg: DictConfig, line: Invocation) -> None:
         self.cfg, self.folder = cfg, Path(cfg.run_dir)
-        self.settings: Any = OmegaConf.to_container(cfg.sweep, resolve=True)
+        plain: Any = OmegaConf.to_container(cfg.sweep, resolve=True)
+        self.settings: dict[str, Any] = plain
         self.space = Space(self.settings["space"], may_be_empty=self.settings["repeats"] > 1)
-        chosen = self.settings["objectives"] or [OmegaConf.to_container(cfg.monitor)]
+        monitor: Any = OmegaConf.to_container(cfg.monitor, resolve=True)
+        chosen: list[dict[str, str]] = self.settings["objectives"] or [monitor]
         self.objectives = [Objective(**objective) for objective in chosen]
         self.base = [o for o in line.overrides if o.lstrip("+~").split("=")[0].split(".")[0] not in OWN]
         processes = self.settings["processes"]
@@ -84,7 +86,8 @@ class Sweep:
         values = self.space.suggest(trial)
         words = as_overrides(values)
         count, repeats = self.settings["trials"], self.settings["repeats"]
-        log.info("trial %d/%d: %s", self._place(trial) + 1, count, " ".join(words) or "the configuration")
+        which = f"trial {self._place(trial) + 1}/{count} (trial_{trial.number:03})"
+        log.info("%s: %s", which, " ".join(words) or "the configuration as it is")
         found, seeds = [], {}
         for repeat, place in enumerate(places(self.folder, trial.number, repeats, self.cfg.seed)):
             seed = self.cfg.seed + repeat
@@ -99,7 +102,7 @@ class Sweep:
             trial.set_user_attr("deviations", dict(zip(names, (deviation for _, deviation in spread), strict=True)))
             trial.set_user_attr("seeds", seeds)
         scores = ", ".join(f"{o.metric} {mean:.4g}" for o, (mean, _) in zip(self.objectives, spread, strict=True))
-        log.info("trial %d/%d: %s", self._place(trial) + 1, count, scores)
+        log.info("%s: %s", which, scores)
         return [mean for mean, _ in spread]
 
     def next_command(self, best: int) -> str:
