@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from modiste.config import compose, instantiate, quote
 from modiste.config.invocation import Invocation
 from modiste.errors import ModisteError, did_you_mean
-from modiste.sweeps.execution import SharedProcess, Watch, separate_process, stoppable
+from modiste.sweeps.execution import SeparateProcess, SharedProcess, Watch, stoppable
 from modiste.sweeps.space import Space, as_overrides
 from modiste.sweeps.study import Objective, cut_off, mean_and_deviation, open_study, run_trials, sampler_of
 
@@ -47,8 +47,9 @@ class Sweep:
         if processes not in PROCESSES:
             raise ModisteError(f"sweep.processes={processes} is unknown. {did_you_mean(processes, PROCESSES)}")
         for values in self.space.all_choices():
-            compose("train", [*self.base, *as_overrides(values)])
+            compose("train", [*self.base, *as_overrides(values)], line.config_dirs)
         self.shared = processes == "shared" or (processes == "auto" and bool(cfg.features.cache))
+        self.config_dirs = line.config_dirs
         self._write_start(line)
 
     def _write_start(self, line: Invocation) -> None:
@@ -68,7 +69,7 @@ class Sweep:
         storage, pruner = self.settings["storage"], instantiate(self.cfg.sweep.pruner)
         study = open_study(self.folder, storage, self.objectives, pruner, list(self.space.space))
         sampler = functools.partial(sampler_of, self.settings["sampler"])
-        train_one = SharedProcess() if self.shared else separate_process
+        train_one = SharedProcess(self.config_dirs) if self.shared else SeparateProcess(self.config_dirs)
         try:
             with stoppable():
                 run_trials(study, self.settings["trials"], functools.partial(self._objective, train_one), sampler)
