@@ -157,7 +157,7 @@ def run_trials(
         except Exception as error:
             sentence = " ".join(str(error).split())[:300] or type(error).__name__
             trial.set_user_attr("error", sentence)
-            log.warning("trial %d failed: %s", trial.number, sentence)
+            log.warning("trial_%03d failed: %s", trial.number, sentence)
             raise
         return values if len(values) > 1 else values[0]
 
