@@ -83,6 +83,7 @@ class Call:
         from modiste.config.composition import compose, compose_with_sources
 
         arguments = self.config_name, overrides, self.config_dirs
+        grammar.check_local(overrides, self.folders)
         config = compose(*arguments, root=self.root)
         if complete:
             found = checks.problems(

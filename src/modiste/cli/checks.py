@@ -20,7 +20,7 @@ from modiste.errors import ModisteError
 from modiste.utils.run_dir import RunDir
 
 # Groups whose options set keys of the whole config.
-GLOBAL = ("experiment", "debug", "local")
+GLOBAL = ("experiment", "debug", "path", "local")
 
 
 Files = Sequence[tuple[Path, str]]
@@ -65,7 +65,9 @@ def _unknown(
     config: DictConfig, overrides: Sequence[str], outline: Outline, root: str, files: Callable[[], Files]
 ) -> Iterator[str]:
     top = [*outline.keys, *(group.partition("/")[0] for group in outline.groups)]
-    for name in GLOBAL:
+    if "path" in outline.groups:
+        top += ["data_dir", "log_dir", "run_dir"]
+    for name in [name for name in GLOBAL if name in outline.groups]:
         if name in config:
             file = _file_of(name, files()) or f"{name}.yaml"
             yield f"{file} would set nothing: its first line must be '# @package _global_'."

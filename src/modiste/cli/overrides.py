@@ -78,6 +78,15 @@ def _model_folder(arg: str, outline: Outline) -> list[str]:
     return ["model=exported", f"model.source={quote(str(folder))}"]
 
 
+def check_local(overrides: Sequence[str], folders: Sequence[Path]) -> None:
+    """Raise a ModisteError for a ``local=`` that does not exist: the group is optional, so Hydra would not say it."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        options = list_groups(folders).get("local", {}) if key == "local" else {}
+        if key == "local" and value not in options:
+            raise ModisteError(f"There is no option '{value}' in the group local. {did_you_mean(value, options)}")
+
+
 def _is_positional(arg: str, outline: Outline) -> bool:
     """Not key=value; or, for a command that takes paths, a path that is there although it has an equals sign in it."""
     if {"paths", "write_to"} & set(outline.keys) and os.path.exists(arg):
@@ -140,7 +149,7 @@ def _quoted(override: str, outline: Outline, multirun: bool) -> str:
         override = f"{key}={value}"
     if key in LITERAL and value != "null" and value[:1] not in ("'", '"', "["):
         return f"{key}={quote(value)}"
-    plain = re.fullmatch(r"[\w./:@+\-]*", value) or value[:1] in "'\""
+    plain = re.fullmatch(r"[\w./:@+\-]*", value, re.ASCII) or value[:1] in "'\""
     if not plain and (os.path.exists(value) or (key in STARTS and not multirun)):
         return f"{key}={quote(value)}"
     return override
@@ -165,12 +174,16 @@ def _restarted(overrides: list[str], outline: Outline, multirun: bool) -> list[s
 def _started_with(override: str) -> tuple[Path, list[str]]:
     """The run directory that ``resume=RUN`` or ``continue=RUN`` names, and the overrides that it was started with."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
     from omegaconf import OmegaConf
 
     from modiste.config import load_overrides
     from modiste.utils.run_dir import RunDir
 
-    parsed = OverridesParser.create().parse_overrides([override])[0]
+    try:
+        parsed = OverridesParser.create().parse_overrides([override])[0]
+    except OverrideParseException:
+        raise ModisteError(f"Cannot read '{override}': give one run directory, in quotes.") from None
     if parsed.is_sweep_override():
         raise ModisteError(f"{override}: give one run directory.")
     run = RunDir.find(str(OmegaConf.create({"run": parsed.value()}).run)).path

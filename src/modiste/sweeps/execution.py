@@ -95,7 +95,7 @@ def separate_process(overrides: Sequence[str], place: Path, watch: Watch) -> Non
 
 
 def start(command: Sequence[str], log: IO[str]) -> subprocess.Popen[Any]:
-    """Start a process in a session of its own, that ends when this one is killed."""
+    """Start a process in a separate session, that ends when this one is killed."""
     return subprocess.Popen(
         command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent()
     )
