@@ -4,14 +4,12 @@ import json
 
 import pytest
 import yaml
-from omegaconf import OmegaConf
 
+from helpers.tiny_export import described_run
 from helpers.tiny_models import two_tower
-from modiste.config import compose
 from modiste.errors import ModisteError
 from modiste.export import card, export
 from modiste.export.inputs import Inputs, synthetic
-from modiste.utils.run_dir import RunDir
 
 INPUTS = synthetic(4)
 VALUE = {"value": 0.5954, "low": 0.57, "high": 0.62, "n": 1200}
@@ -31,9 +29,7 @@ FACTS = {
 
 @pytest.fixture
 def run(tmp_path):
-    run = RunDir(tmp_path / "run")
-    run.results.mkdir(parents=True)
-    OmegaConf.save(compose("train", ["experiment=demo", "run_dir=runs/demo"]), run.config)
+    run = described_run(tmp_path / "run", "experiment=demo")
     run.write_json("cost", {"seconds": 180.0, "pairs": 28000, "energy_kwh": 0.004, "co2e_kg": 0.0016, "country": "FRA"})
     run.write_json(
         "environment",

@@ -26,7 +26,7 @@ def make_index(folder, seed, products=PRODUCTS):
     torch.manual_seed(seed)
     model = build_model(cfg).eval()
     node = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("model", "tune")}
-    build(folder, garments(products), Source.of_model(model, f"tiny {seed}", node))
+    build(folder, garments(products), Source.of_model(model, f"tiny {seed}", node, export_text=False))
     return folder
 
 

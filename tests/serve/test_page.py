@@ -5,13 +5,15 @@ import csv
 import io
 import os
 import shutil
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from helpers.served import VIEWS
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 SLOW = 15_000  # ms, of a busy machine
 
 
@@ -144,7 +146,7 @@ def test_a_photo_searches_however_it_is_given(page, server, way):
     else:
         answer = answered(page, lambda: page.evaluate(event, [way, content]))
     assert answer["results"][0]["row"] // VIEWS == 2 // VIEWS  # the product of the photo
-    assert answer["results"][0]["score"] > 0.95
+    assert answer["results"][0]["score"] > 0.8
     assert page.get_by_alt_text("Your photo").is_visible()
     assert "image=" in page.url
     page.reload()
@@ -260,7 +262,7 @@ def test_compare_side_by_side_and_blind(page):
     page.get_by_text("exact sign test").wait_for()
     with page.expect_download() as download:
         page.get_by_role("link", name="Export CSV").click()
-    rows = list(csv.DictReader(open(download.value.path(), newline="")))
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
     assert sum(row["marked"] == "1" for row in rows) == 1
 
 
@@ -270,7 +272,7 @@ def test_catalogue_health_lists_and_exports(page):
     count = int(page.locator(".summary strong").inner_text())
     with page.expect_download() as download:
         page.get_by_role("link", name="Export CSV").click()
-    rows = list(csv.reader(io.StringIO(open(download.value.path(), newline="").read())))
+    rows = list(csv.reader(io.StringIO(Path(download.value.path()).read_text())))
     assert len(rows) - 1 == count
     for button in page.locator(".lists button").all()[1:]:
         name = button.locator("span").first.inner_text()

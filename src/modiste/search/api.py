@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from modiste.config.invocation import Invocation
 from modiste.errors import ModisteError
-from modiste.search.index import FACTS, Index, read_facts
+from modiste.search.index import FACTS, Index
 from modiste.utils.run_dir import RunDir
 
 
@@ -35,8 +35,20 @@ def make(cfg: DictConfig, line: Invocation) -> str:
     catalogue = load(cfg.data)
     if cfg.split is not None:
         catalogue = catalogue.select(split=cfg.split)
-    changes = build(folder, catalogue, _source(cfg, line, folder, catalogue), cfg.delete_missing, progress_bar)
+    source = _source(cfg, line, folder, catalogue)
+    changes = build(folder, catalogue, source, cfg.delete_missing, progress_bar, _engine(cfg, folder))
     return f'{changes}: {folder}\nSearch: modiste search index={folder} "red shoes"'
+
+
+def _engine(cfg: DictConfig, folder: Path) -> dict[str, str]:
+    """Where the rows of a new index go. Raises ModisteError for an unknown engine, or a server without an address."""
+    if cfg.engine not in ("lancedb", "qdrant"):
+        raise ModisteError(f"engine={cfg.engine} is not known: choose lancedb or qdrant.")
+    if cfg.engine == "lancedb":
+        return {"kind": "lancedb"}
+    if not cfg.qdrant.url:
+        raise ModisteError("engine=qdrant needs a server: qdrant.url=http://…, or MODISTE_QDRANT_URL.")
+    return {"kind": "qdrant", "url": str(cfg.qdrant.url), "collection": str(cfg.qdrant.collection or folder.stem)}
 
 
 def _source(cfg: DictConfig, line: Invocation, folder: Path, catalogue: Any) -> Any:
@@ -56,7 +68,7 @@ def _source(cfg: DictConfig, line: Invocation, folder: Path, catalogue: Any) -> 
         published = str(cfg.model["_target_"]).startswith("modiste.pretrained")
         source = Source.of_model(
             model.to(choose_device(cfg.device)), name, node, where, weights=not published, options=options,
-            export_text=cfg.export_text,
+            export_text=cfg.export_text, coverage=cfg.coverage,
         )  # fmt: skip
     if cfg.embeddings.image:
         vectors, manifest = vectors_on_disk(Path(cfg.embeddings.image).expanduser(), catalogue)
@@ -123,11 +135,51 @@ def delete(cfg: DictConfig, line: Invocation) -> str:
     return f"{count:,} rows deleted, {len(index):,} left; version {index.version}."
 
 
+def plan(cfg: DictConfig, line: Invocation) -> str:
+    """Measures the ways to search, and takes the smallest that holds the floor."""
+    index = _index(cfg)
+    measured = index.plan(list(cfg.choices) if cfg.choices else None, cfg.recall_floor)
+    lines = [f"{'choice':<10} {'MiB':>9} {'recall@10':>9} {'ms/query':>9}  narrowest filter measured"]
+    for m in measured:
+        last = m.steps[-1] if m.steps else None
+        worst = f"{last.selectivity:.0%} of the rows: recall {last.recall:.3f}" if last else "every filter: exact"
+        lines.append(f"{m.choice:<10} {m.bytes / 2**20:>9.1f} {m.recall:>9.3f} {m.milliseconds:>9.2f}  {worst}")
+    used = index.plan_in_use
+    lines.append(
+        f"Taken: {used.choice}, the smallest with a recall of {used.floor} or more on {used.queries} sampled queries. "
+        f"Filters that {used.limit:,} rows or fewer pass are scored exactly."
+    )
+    return "\n".join(lines)
+
+
+def calibrate(cfg: DictConfig, line: Invocation) -> str:
+    """Sets the match thresholds anew."""
+    found = _index(cfg).calibrate(cfg.coverage)
+    if not found:
+        return "Too few pairs: no threshold is set, and no result is called a match or none."
+    return "\n".join(
+        f"{kind} queries: a match from {t.threshold:.3f} on, which {t.coverage:.0%} of true matches reach or more "
+        f"({t.pairs} pairs of split {t.split}; {t.chance:.1%} of random pairs reach it)"
+        for kind, t in found.items()
+    )
+
+
+def health(cfg: DictConfig, line: Invocation) -> str:
+    """Writes the lists of catalogue health."""
+    from modiste.search.health import write
+
+    index = _index(cfg)
+    if not cfg.out:
+        raise ModisteError("modiste index health needs a folder for its CSV files: out=DIR.")
+    return "\n".join(f"{count:>7,}  {file}" for _, count, file in write(index, Path(cfg.out).expanduser()))
+
+
 ACTIONS: dict[str, Callable[[DictConfig, Invocation], str]] = {
     "build": make,
     "versions": versions,
     "restore": restore,
     "delete": delete,
+    "plan": plan,
+    "calibrate": calibrate,
+    "health": health,
 }
-
-_ = read_facts

@@ -104,6 +104,10 @@ class Encoder:
             )
         return model
 
+    def use(self, model: Any) -> None:
+        """Takes a model that is loaded already."""
+        self.__dict__["model"] = model
+
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings (N, D), float32."""
         exported = self._text
@@ -111,7 +115,8 @@ class Encoder:
             return exported(texts)
         from modiste.embedding.embedder import ModelEmbedder
 
-        return ModelEmbedder(self.model).texts(list(texts)).numpy()
+        embeddings = ModelEmbedder(self.model).texts(list(texts)).numpy()
+        return embeddings
 
     def pictures(self, images: Sequence[Any]) -> np.ndarray:
         """Embeddings (N, D), float32, of PIL images."""

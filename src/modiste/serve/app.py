@@ -215,4 +215,6 @@ def add_errors(app: FastAPI) -> None:
 
 
 def _problems(errors: Any) -> str:
-    return "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'body'}: {e['msg']}" for e in errors)
+    """What pydantic found, in a line; of where it is without the part of the request."""
+    places = [[str(part) for part in e["loc"] if part not in ("body", "query", "path")] for e in errors]
+    return "; ".join(f"{'.'.join(place) or 'body'}: {e['msg']}" for place, e in zip(places, errors, strict=True))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-Run = Callable[[list[Any]], Sequence[Any]]
+Run = Callable[[list[Any]], Any]
 
 
 class Busy(Exception):  # noqa: N818 (a state of the server, not a defect)
@@ -75,7 +75,7 @@ class Batcher:
             if len(self._waiting) + len(items) > self.max_queue:
                 raise Busy(max(1, math.ceil(len(self._waiting) * self._item_seconds)))
             now = time.monotonic()
-            entries = [(now, item, Future()) for item in items]
+            entries: list[tuple[float, Any, Future]] = [(now, item, Future()) for item in items]
             self._waiting.extend(entries)
             self._changed.notify()
         return [future for _, _, future in entries]

@@ -13,7 +13,7 @@ from modiste.models.dual_encoder import DualEncoder
 from modiste.search.where import TEXT
 from modiste.serve.lists import Compute, as_csv
 from modiste.serve.live import Held
-from modiste.serve.server import Server, facets, products, where_of
+from modiste.serve.server import Server, facets, products
 from modiste.serve.uploads import Refused
 
 EXAMPLES = 4
@@ -26,33 +26,16 @@ TITLES = {
 }
 
 
-def _duplicates(index: Any) -> pa.Table:
-    from modiste.search import health
+def _list(name: str) -> Compute:
+    def compute(index: Any) -> pa.Table:
+        from modiste.search import health  # scikit-learn and cleanlab, when a list is first asked for
 
-    return health.duplicates(index)
+        return getattr(health, name)(index)
 
-
-def _misfits(index: Any) -> pa.Table:
-    from modiste.search import health
-
-    return health.misfits(index)
+    return compute
 
 
-def _attributes(index: Any) -> pa.Table:
-    from modiste.search import health
-
-    return health.attributes(index)
-
-
-def _unfound(index: Any) -> pa.Table:
-    from modiste.search import health
-
-    return health.unfound(index)
-
-
-LISTS: dict[str, Compute] = {
-    "duplicates": _duplicates, "misfits": _misfits, "attributes": _attributes, "unfound": _unfound
-}  # fmt: skip
+LISTS = {name: _list(name) for name in TITLES}
 
 
 def router(server: Server) -> APIRouter:
@@ -75,8 +58,7 @@ def router(server: Server) -> APIRouter:
     def facet_counts(where: str | None = None, index: str = "main") -> JSONResponse:
         """Counted values of the facet columns among the rows that pass a filter."""
         with server.use(index) as held:
-            where = where_of(where, {}, held)
-            return JSONResponse({"facets": facets(held, where), "count": held.index.count(where)})
+            return JSONResponse({"facets": facets(held, where, {}), "count": held.index.count(where)})
 
     @routes.get("/catalogue-health")
     def lists() -> JSONResponse:
@@ -93,7 +75,7 @@ def router(server: Server) -> APIRouter:
     def exported(name: str) -> Response:
         """A list as CSV; waits until it is computed."""
         with server.use() as held:
-            table = _list(name, held).result()
+            table = _wanted(name, held).result()
         headers = {"content-disposition": f'attachment; filename="{name}.csv"'}
         return Response(as_csv(table), media_type="text/csv; charset=utf-8", headers=headers)
 
@@ -101,13 +83,13 @@ def router(server: Server) -> APIRouter:
     def listed(name: str, limit: int = Query(50, ge=1, le=1000)) -> JSONResponse:
         """The first rows of a list, or `computing`: ask again."""
         with server.use() as held:
-            future = _list(name, held)
+            future = _wanted(name, held)
             if not future.done():
                 return JSONResponse({"status": "computing"}, 202)
             table = future.result()
             return JSONResponse({"status": "ready", "total": table.num_rows, **shown(table.slice(0, limit), held)})
 
-    def _list(name: str, held: Held) -> Any:
+    def _wanted(name: str, held: Held) -> Any:
         if name not in server.lists.compute:
             raise Refused(f"There is no list '{name}': choose from {', '.join(server.lists.compute)}.", 404)
         return server.lists.get(name, held)
@@ -136,7 +118,7 @@ def describe(name: str, held: Held) -> dict[str, Any]:
 def columns(held: Held) -> list[dict[str, Any]]:
     """The attribute columns: numbers with their range, texts with their values where these are few."""
     described: list[dict[str, Any]] = []
-    counted = facets(held, None)
+    counted = facets(held, None, {})
     for column in held.index.attributes:
         if held.index.types[column] == TEXT:
             values = [entry["value"] for entry in counted.get(column, [])]

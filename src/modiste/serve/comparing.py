@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -77,7 +77,7 @@ def router(server: Server) -> APIRouter:
     return routes
 
 
-def drafted(sides: dict[str, Sequence[dict[str, Any]]], seed: str, place: int) -> list[tuple[str, str]]:
+def drafted(sides: Mapping[str, Sequence[dict[str, Any]]], seed: str, place: int) -> list[tuple[str, str]]:
     """The interleaved list of the query at ``place``: the same whenever it is asked again."""
     main, other = ([product["product_id"] for product in sides[side]] for side in SIDES)
     return team_draft(main, other, CUTOFF, f"{seed} {place}")

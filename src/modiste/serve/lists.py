@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import pyarrow as pa
 
 from modiste.serve.live import Held
+from modiste.serve.towers import Patient
 
 Compute = Callable[[Any], pa.Table]
 
@@ -25,8 +27,7 @@ class Lists:
 
     def __init__(self, compute: Mapping[str, Compute]) -> None:
         self.compute = compute
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="catalogue health")
-        self._lock = threading.Lock()
+        self._lock, self._turn = threading.Lock(), threading.Lock()
         self._made: dict[str, tuple[Any, Future]] = {}
 
     def get(self, name: str, held: Held) -> Future:
@@ -34,19 +35,26 @@ class Lists:
         with self._lock:
             version, future = self._made.get(name, (None, None))
             if future is None or version != held.version:
-                future = self._pool.submit(self.compute[name], held.index)
+                future = Future()
                 self._made[name] = (held.version, future)
+                # A daemon: it does not keep the server from shutting down.
+                threading.Thread(target=self._compute, args=(name, held, future), daemon=True).start()
             return future
+
+    def _compute(self, name: str, held: Held, future: Future) -> None:
+        with self._turn:
+            try:
+                index = copy.copy(held.index)
+                index.embedder = Patient(held.towers)
+                future.set_result(self.compute[name](index))
+            except Exception as error:  # belongs to those who wait for it
+                future.set_exception(error)
 
     def total(self, name: str, held: Held) -> int | None:
         """Number of rows of the list, or None where it was not computed yet."""
         version, future = self._made.get(name, (None, None))
         done = future is not None and version == held.version and future.done() and not future.exception()
         return future.result().num_rows if done and future else None
-
-    def close(self) -> None:
-        """Forgets what was not begun."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def as_csv(table: pa.Table) -> str:

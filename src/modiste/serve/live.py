@@ -19,7 +19,9 @@ from PIL import Image
 from modiste.data.sources import image_format
 from modiste.errors import ModisteError
 from modiste.search import where as conditions
+from modiste.search.engines.memory import Snapshot
 from modiste.search.index import read_facts
+from modiste.serve.batching import Batcher
 from modiste.serve.metrics import Metrics
 from modiste.serve.settings import Settings
 from modiste.serve.towers import EXAMPLES, Towers
@@ -28,8 +30,33 @@ log = logging.getLogger(__name__)
 Open = Callable[[Path], Any]
 KEPT_PHOTOS = 1024
 """Encoded photos of a version that are kept in memory."""
+SCORES = 2**24
+"""Scores of one pass over the vectors, at most."""
 LARGE = 800
 """Longer side, in pixels, of a photo that is looked at alone."""
+
+
+class SharedScores(Snapshot):
+    """A snapshot that scores the queries of several requests in one pass over its vectors, which memory bounds.
+
+    Queries that come while others are scored share the next pass; none waits for company.
+
+    Args:
+        snapshot: Of an index.
+        max_batch: Queries in a pass.
+    """
+
+    def __init__(self, snapshot: Snapshot, max_batch: int) -> None:
+        super().__init__(snapshot.table, snapshot.vectors)
+        queries = max(1, min(max_batch, SCORES // max(1, len(snapshot))))
+        self.batcher = Batcher(self._score, queries, max_wait=0, max_queue=2**31, name="scores")
+
+    def scores(self, query: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
+        """Dot products (N,) of ``query`` and all rows, or those at ``positions``."""
+        return self.batcher.submit([query])[0].result() if positions is None else super().scores(query, positions)
+
+    def _score(self, queries: list[np.ndarray]) -> np.ndarray:
+        return np.stack(queries) @ self.vectors.T
 
 
 class Held:
@@ -44,6 +71,10 @@ class Held:
     def __init__(self, index: Any, towers: Towers) -> None:
         self.index, self.towers, self.version = index, towers, int(index.version)
         self.photo = functools.lru_cache(KEPT_PHOTOS)(self._photo)
+
+    def close(self) -> None:
+        """Returns when the queries that were sent to it are scored."""
+        self.index.snapshot.batcher.close()
 
     def row_of(self, product_id: str) -> int | None:
         """The first row of a product."""
@@ -138,7 +169,10 @@ class Live:
         """Stops watching, and returns when what was queued is done."""
         self._stopped.set()
         self._watcher.join()
-        for towers in {held.towers for held in [self._held, *self._users]}:
+        held = {self._held, *self._users}
+        for one in held:
+            one.close()
+        for towers in {one.towers for one in held}:
             towers.close()
 
     def _load(self, before: Held | None) -> Held:
@@ -148,7 +182,7 @@ class Live:
         else:
             photos = [index.image(row) for row in index.rows(EXAMPLES)]
             towers = Towers(index.model, photos, self.settings, self.metrics)
-        index.embedder = towers
+        index.embedder, index.snapshot = towers, SharedScores(index.snapshot, self.settings.max_batch)
         self.metrics.index.labels(self.name).info({"path": str(self.path), "version": str(index.version)})
         return Held(index, towers)
 
@@ -159,6 +193,8 @@ class Live:
             for held in gone:
                 del self._users[held]
             kept = {held.towers for held in [self._held, *self._users]}
+        for held in gone:
+            held.close()
         for towers in {held.towers for held in gone} - kept:
             towers.close()
 

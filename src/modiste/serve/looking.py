@@ -41,14 +41,15 @@ def router(server: Server) -> APIRouter:
         check_prompts(body.labels, body.prompts, server.settings)
         with server.use() as held:
             image = held.towers.pictures([server.photo(body, held)])[0]
-            cosines = ZeroShot.class_vectors(held.towers, body.labels, body.prompts) @ image
-            scale = held.towers.model.initial_scale or SCALE
+            cosines = ZeroShot.class_vectors(encoder(held), body.labels, body.prompts) @ image
+            known = held.towers.model.initial_scale
+        scale = known or SCALE
         shares = torch.softmax(scale * cosines, dim=0)
         order = cosines.argsort(descending=True, stable=True).tolist()
         labels = [
             {"label": body.labels[i], "cosine": float(cosines[i]), "probability": float(shares[i])} for i in order
         ]
-        return JSONResponse({"labels": labels, "scale": scale})
+        return JSONResponse({"labels": labels, "scale": scale, "scale_known": known is not None})
 
     @routes.post("/zero-shot/attribute")
     def attribute(body: AttributeBody) -> JSONResponse:
@@ -77,6 +78,11 @@ def router(server: Server) -> APIRouter:
     return routes
 
 
+def encoder(held: Held) -> Any:
+    """The towers, of which classifying needs the texts alone."""
+    return held.towers
+
+
 def check_prompts(labels: Sequence[str], prompts: Sequence[str], settings: Settings) -> None:
     """Raises Refused for a template without exactly one ``{}``, or too many texts to embed."""
     for template in prompts:
@@ -102,7 +108,7 @@ def classify(body: AttributeBody, held: Held, settings: Settings) -> dict[str, A
     check_prompts(classes, body.prompts, settings)
     kept = np.array([place for place, value in enumerate(values) if value])
     words = [body.words.get(name) or name for name in classes]
-    cosines = torch.as_tensor(vectors)[kept] @ ZeroShot.class_vectors(held.towers, words, body.prompts).T
+    cosines = torch.as_tensor(vectors)[kept] @ ZeroShot.class_vectors(encoder(held), words, body.prompts).T
     index = {name: i for i, name in enumerate(classes)}
     targets = np.array([index[values[place]] for place in kept])
     predicted = cosines.argmax(dim=1).numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
@@ -21,7 +22,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        own = {"registry": self.registry}
+        own: Any = {"registry": self.registry}
         self.requests = Counter("modiste_requests", "Requests answered", ["route", "status"], **own)
         self.seconds = Histogram("modiste_request_seconds", "Time to answer", ["route"], buckets=SECONDS, **own)
         self.batch_items = Histogram("modiste_batch_items", "Items in a micro-batch", ["tower"], buckets=ITEMS, **own)

@@ -33,25 +33,29 @@ class Filter(Body):
 class SearchBody(Body):
     """A search: by words, a photo, a product, several of them, and what it should not be; without any, a listing."""
 
-    text: Text | None = Field(None, description="Words.", examples=["red running shoes"])
-    image: str | None = Field(None, description=IMAGE)
-    like: Text | None = Field(None, description="A product id: more like this.")
-    minus: Text | None = Field(None, description="Words for what it should not be.")
-    where: Text | None = Field(None, description="A filter in SQL.", examples=["price < 50 and gender = 'Men'"])
-    filters: dict[str, Filter] = Field({}, description="Filters by column, in addition to `where`.")
-    weights: dict[Literal["text", "image", "like", "minus"], float] = Field({}, description="By part of the query.")
-    hybrid: bool = Field(False, description="Full-text search as well: SKUs and names that a model cannot know.")
-    group: bool = Field(True, description="One result per product rather than per photo.")
-    k: int = Field(20, ge=1, description="Number of results.")
-    facets: bool = Field(False, description="Count the values of the columns among what passes the filters.")
+    text: Text | None = Field(default=None, description="Words.", examples=["red running shoes"])
+    image: str | None = Field(default=None, description=IMAGE)
+    like: Text | None = Field(default=None, description="A product id: more like this.")
+    minus: Text | None = Field(default=None, description="Words for what it should not be.")
+    where: Text | None = Field(default=None, description="A filter in SQL.", examples=["price < 50 and gender = 'Men'"])
+    filters: dict[str, Filter] = Field(default={}, description="Filters by column, in addition to `where`.")
+    weights: dict[Literal["text", "image", "like", "minus"], float] = Field(
+        default={}, description="By part of the query."
+    )
+    hybrid: bool = Field(
+        default=False, description="Full-text search as well: SKUs and names that a model cannot know."
+    )
+    group: bool = Field(default=True, description="One result per product rather than per photo.")
+    k: int = Field(default=20, ge=1, description="Number of results.")
+    facets: bool = Field(default=False, description="Count the values of the columns among what passes the filters.")
     index: Literal["main", "compare"] = "main"
 
 
 class PhotoBody(Body):
     """A photo: one of the index, or an uploaded one."""
 
-    row: int | None = Field(None, description="The row of a photo in the index.")
-    image: str | None = Field(None, description=IMAGE)
+    row: int | None = Field(default=None, description="The row of a photo in the index.")
+    image: str | None = Field(default=None, description=IMAGE)
 
     @model_validator(mode="after")
     def _one_photo(self) -> PhotoBody:
@@ -64,7 +68,7 @@ class ZeroShotBody(PhotoBody):
     """Labels for a photo."""
 
     labels: list[Text] = Field(min_length=1, examples=[["dress", "shirt"]])
-    prompts: list[Text] = Field(["a photo of a {}"], min_length=1, description="Templates, each with one `{}`.")
+    prompts: list[Text] = Field(default=["a photo of a {}"], min_length=1, description="Templates, each with one `{}`.")
 
 
 class AttributeBody(Body):
@@ -72,8 +76,8 @@ class AttributeBody(Body):
 
     attribute: Text
     where: Text | None = None
-    words: dict[str, Text] = Field({}, description="Value to the word that stands for it in the prompts.")
-    prompts: list[Text] = Field(["a photo of a {}"], min_length=1)
+    words: dict[str, Text] = Field(default={}, description="Value to the word that stands for it in the prompts.")
+    prompts: list[Text] = Field(default=["a photo of a {}"], min_length=1)
 
 
 class GroundBody(PhotoBody):
@@ -88,7 +92,9 @@ class EmbeddingsBody(BaseModel):
 
     input: str | dict[Literal["image", "text"], str] | list[str | dict[Literal["image", "text"], str]]
     model: str | None = None
-    dimensions: int | None = Field(None, ge=1, description="Length of the prefix, normalised again (Matryoshka).")
+    dimensions: int | None = Field(
+        default=None, ge=1, description="Length of the prefix, normalised again (Matryoshka)."
+    )
     encoding_format: Literal["float", "base64"] = "float"
     user: str | None = None
 
@@ -98,7 +104,7 @@ class CompareBody(Body):
 
     text: Text = ""
     where: Text | None = None
-    k: int = Field(20, ge=1)
+    k: int = Field(default=20, ge=1)
 
 
 class QueriesBody(Body):

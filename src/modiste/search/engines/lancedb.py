@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,15 @@ NAME = "products"
 KEY = "_key"
 WORDS = "_words"
 """The column that full text looks into: product id, title and attributes."""
-PATIENCE = 600.0
-"""Seconds that a writer waits for another."""
 
 
 class LanceStore:
     """The table of an index.
 
     LanceDB 0.40 duplicates rows when two processes upsert the same id (lancedb#2463), or one process through an old
-    handle (#3377). So every write goes through `writing`: a lock on a file, a handle that always looks for the newest
-    version (``read_consistency_interval=0``), a primary key that makes the slower of two writers try again, and a check
-    for duplicates.
+    handle (#3377). So writers hold the index's lock (`modiste.search.build.writing`), the handle always looks for the
+    newest version (``read_consistency_interval=0``), a primary key makes the slower of two writers try again, and every
+    upsert ends with a check for duplicates.
 
     Args:
         folder: Of the index.
@@ -55,24 +52,7 @@ class LanceStore:
             table.checkout(self.at)
         return table
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """The only writer, as long as the block lasts.
-
-        Raises:
-            ModisteError: Another process has been writing for `PATIENCE` seconds; a product's row is there twice.
-        """
-        from filelock import FileLock, Timeout
-
-        try:
-            with FileLock(self.folder / "lock", timeout=PATIENCE):
-                yield
-        except Timeout:
-            raise ModisteError(
-                f"Another process has been writing to {self.folder} for {PATIENCE:.0f} s: wait for it, or end it."
-            ) from None
-
-    def create(self, data: Any) -> None:
+    def create(self, data: Any, types: Mapping[str, str]) -> None:
         """The table with its first rows."""
         self.__dict__.pop("table", None)
         table = self.database.create_table(NAME, data, mode="overwrite")
@@ -107,6 +87,10 @@ class LanceStore:
         """Joins small files, and takes new rows into the full-text and vector indexes; old versions stay."""
         self.table.optimize(cleanup_older_than=timedelta(days=36500))
 
+    def count(self) -> int:
+        """Number of rows."""
+        return int(self.table.count_rows())
+
     @property
     def version(self) -> int:
         """The table's own version number."""
@@ -131,6 +115,23 @@ class LanceStore:
             found = found.where(conditions.sql(condition), prefilter=True)
         table = found.to_arrow()
         return table.column("row").to_numpy(), table.column("_score").to_numpy()
+
+    def index_vectors(self) -> None:
+        """Makes or renews the approximate index of the vectors, and those of the columns that filters name."""
+        import pyarrow as pa
+
+        for field in self.table.schema:
+            if not field.name.startswith("_"):
+                kind: Any = "BTREE" if not pa.types.is_string(field.type) or field.name == "product_id" else "BITMAP"
+                self.table.create_scalar_index(field.name, index_type=kind)
+        self.table.create_index("dot", vector_column_name="_vector", index_type="IVF_RQ")
+
+    def nearest(self, vector: np.ndarray, k: int, probes: int, condition: conditions.Node | None) -> np.ndarray:
+        """Rows of the k nearest by the approximate index, of which ``probes`` partitions are searched."""
+        query = self.table.search(vector, vector_column_name="_vector").distance_type("dot").nprobes(probes)
+        if condition is not None:
+            query = query.where(conditions.sql(condition), prefilter=True)
+        return query.refine_factor(4).limit(k).select(["row"]).to_arrow().column("row").to_numpy()
 
     def take(self, rows: Sequence[int], columns: Sequence[str]) -> Any:
         """Columns of some rows, in their order; rows that are not there are missing."""

@@ -34,7 +34,8 @@ export function source(values) {
 }
 
 function suggested() {
-  const column = texts()[0];
+  // A kind of product says more about any photo than a season does.
+  const column = texts().find(({ name }) => /categ|type|class|kind/i.test(name)) || texts()[0];
   return column ? column.values.slice(0, 8).join("\n") : "dress\nshirt\nshoe\nbag";
 }
 
@@ -66,7 +67,7 @@ const classifyPhoto = latest(async (signal) => {
     nodes.out.replaceChildren(h("div", { class: "panel stack" }, h("h2", {}, answer.labels[0].label),
       h("div", { class: "bars" }, answer.labels.map(({ label, probability, cosine }) => h("div", { title: `Cosine ${cosine.toFixed(4)}` },
         h("span", {}, label), h("div", { class: "track", vars: { part: probability } }, h("i")), h("span", { class: "number" }, `${(100 * probability).toFixed(1)} %`)))),
-      h("p", { class: "soft small" }, `Softmax of cosine × ${answer.scale.toFixed(1)}, the temperature of the model. It compares these labels with each other and is no probability that any of them is right.`)));
+      h("p", { class: "soft small" }, `Softmax of cosine × ${answer.scale.toFixed(1)}, ${answer.scale_known ? "the model's temperature" : "CLIP's temperature, as the index does not hold the model's own"}. It compares these labels with each other and is no probability that any of them is right.`)));
   } catch (error) {
     if (error.name !== "AbortError") nodes.out.replaceChildren(failure(error));
   }
@@ -78,7 +79,7 @@ function attributeForm() {
   state.attribute = chosen?.name;
   nodes.attribute = h("select", { onchange: (event) => app.show("classify", { of: "attribute", attribute: event.target.value, where: nodes.where.value }, true) },
     columns.map(({ name }) => h("option", { value: name, selected: name === state.attribute }, humane(name))));
-  nodes.where = h("input", { type: "text", value: state.where || "", placeholder: "all products", spellcheck: false, oninput: () => classifyAttribute() });
+  nodes.where = h("input", { type: "text", value: state.where || "", placeholder: app.catalogue.indexes.main.columns.some(({ name, values }) => name === "split" && values?.length) ? "split = 'test'" : "all products", spellcheck: false, oninput: () => classifyAttribute() });
   words = {};
   nodes.words = h("div", { class: "label-list" });
   return [h("label", { class: "field" }, h("span", {}, "Attribute"), nodes.attribute),

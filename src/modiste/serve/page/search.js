@@ -40,7 +40,7 @@ export function render(root, values, given) {
 function queryInput() {
   const attached = state.like || state.image;
   return h("input", { type: "search", value: state.q || "", autocomplete: "off", spellcheck: false, enterKeyHint: "search",
-    "aria-label": "Query", placeholder: attached ? "… but red, with long sleeves" : "Describe a product, paste a photo, or give an SKU",
+    "aria-label": "Query", placeholder: attached ? "… but red, with long sleeves" : "Describe a product or paste a photo",
     oninput: (event) => change({ q: event.target.value }),
     onkeydown: (event) => { if (event.key === "ArrowDown" && move(event.key)) event.preventDefault(); } });
 }

@@ -24,12 +24,12 @@ export function h(name, properties = {}, ...children) {
       element.setAttribute(key, value); // also what is false
       continue;
     }
-    if (value === undefined || value === null || value === false) continue;
+    if (value === undefined || value === null) continue;
     if (key === "class") element.className = value;
     else if (key === "vars") for (const [k, v] of Object.entries(value)) element.style.setProperty(`--${k}`, v);
     else if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
-    else if (key in element && key !== "list") element[key] = value;
-    else element.setAttribute(key, value === true ? "" : value);
+    else if (key in element) element[key] = value;
+    else if (value !== false) element.setAttribute(key, value === true ? "" : value);
   }
   element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;

@@ -1,0 +1,126 @@
+"""The score from which on a result counts as a match: split conformal prediction on pairs that belong together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modiste.errors import ModisteError
+
+if TYPE_CHECKING:
+    from modiste.search.index import Index
+
+PAIRS = 1000
+FEWEST = 20
+"""Pairs below which nothing is calibrated."""
+FILE = "calibration.npz"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """From which score on a result counts as a match.
+
+    Attributes:
+        threshold: The score.
+        coverage: Fraction of true matches that reach it: at least this, on average over calibrations, for new queries
+            that come as the pairs do (Vovk et al. 2005; Angelopoulos and Bates 2021, arXiv:2107.07511).
+        pairs: Number of pairs it was calibrated on.
+        split: Where they are from: ``val``, ``test``, or ``all`` where there is no such split. A model that was trained
+            on them knows them better than new ones.
+        chance: Fraction of random pairs that reach it.
+    """
+
+    threshold: float
+    coverage: float
+    pairs: int
+    split: str
+    chance: float
+
+
+def conformal(scores: np.ndarray, coverage: float) -> float:
+    """The largest threshold that a new true match reaches with probability ``coverage`` or more.
+
+    Of n scores that are exchangeable with the new one it is the ⌊(n + 1)(1 − coverage)⌋-th smallest; −∞ where n is too
+    small for the coverage.
+
+    >>> conformal(np.arange(1.0, 100.0), 0.9)
+    10.0
+    >>> conformal(np.array([0.5]), 0.9)
+    -inf
+    """
+    if not 0 < coverage < 1:
+        raise ModisteError(f"coverage={coverage} is a fraction of the true matches: give a number between 0 and 1.")
+    rank = math.floor((len(scores) + 1) * (1 - coverage) + 1e-9)
+    return float(np.sort(scores)[rank - 1]) if rank else -math.inf
+
+
+def calibrate(index: Index, coverage: float, seed: int = 0) -> dict[str, Threshold]:
+    """Thresholds of text queries (titles to their product's photos) and image queries (photos to its other photos).
+
+    Also keeps the titles' embeddings next to the index: they are the queries that recall is measured with.
+
+    Raises:
+        ModisteError: ``coverage`` is no fraction.
+    """
+    split, positions = sample(index, seed)
+    found = {}
+    generator = np.random.default_rng(seed)
+    if getattr(index.embedder, "exists", True):
+        titles = index.snapshot.table.column("text").take(positions).to_pylist()
+        texts = np.asarray(index.embedder.texts(titles))
+        np.savez(index.path / FILE, texts=texts, rows=index.snapshot.rows[positions])
+        if len(positions) >= FEWEST:
+            found["text"] = _threshold(index, texts, positions, split, coverage, generator, itself=True)
+    several = positions[np.bincount(index.snapshot.products)[index.snapshot.products[positions]] > 1]
+    if len(several) >= FEWEST:
+        photos = np.asarray(index.snapshot.vectors[several])
+        found["image"] = _threshold(index, photos, several, split, coverage, generator, itself=False)
+    return found
+
+
+def _threshold(
+    index: Index, queries: np.ndarray, positions: np.ndarray, split: str, coverage: float, generator: Any, itself: bool
+) -> Threshold:
+    products, vectors = index.snapshot.products, index.snapshot.vectors
+    order = np.argsort(products, kind="stable")
+    starts = np.searchsorted(products[order], products[positions])
+    ends = np.searchsorted(products[order], products[positions], "right")
+    scores = np.empty(len(positions))
+    for place, (query, own, start, end) in enumerate(zip(queries, positions, starts, ends, strict=True)):
+        views = order[start:end]
+        scores[place] = (vectors[views if itself else views[views != own]] @ query).max()
+    threshold = conformal(scores, coverage)
+    others = vectors[np.sort(generator.integers(0, len(vectors), len(queries)))][generator.permutation(len(queries))]
+    chance = float(np.mean((queries * others).sum(1) >= threshold))
+    return Threshold(threshold, coverage, len(scores), split, chance)
+
+
+def sample(index: Index, seed: int) -> tuple[str, np.ndarray]:
+    """The split that pairs are from, and positions of at most `PAIRS` rows, one per product."""
+    splits = np.array(index.snapshot.table.column("split").to_pylist()) if "split" in index.types else np.array([])
+    split = next((name for name in ("val", "test") if (splits == name).sum() >= FEWEST), "all")
+    rows = np.arange(len(index.snapshot)) if split == "all" else np.flatnonzero(splits == split)
+    first = np.unique(index.snapshot.products[rows], return_index=True)[1]
+    chosen = np.random.default_rng(seed).permutation(first)[:PAIRS]
+    return split, np.sort(rows[chosen])
+
+
+def queries(index: Index, count: int, seed: int = 0) -> np.ndarray:
+    """Vectors (Q, D) such as users ask with: titles of the catalogue; without a model, mixtures of photos."""
+    file = Path(index.path) / FILE
+    generator = np.random.default_rng(seed)
+    if file.is_file():
+        texts = np.load(file)["texts"]
+        return texts[generator.permutation(len(texts))[:count]]
+    rows = generator.integers(0, len(index.snapshot), (2, min(count, len(index.snapshot))))
+    mixed = index.snapshot.vectors[rows[0]] + 0.5 * index.snapshot.vectors[rows[1]]
+    return (mixed / np.linalg.norm(mixed, axis=1, keepdims=True)).astype(np.float32)
+
+
+def record(thresholds: dict[str, Threshold]) -> dict[str, Any]:
+    """For an index's facts; thresholds that no score misses say nothing and are left out."""
+    return {kind: asdict(one) for kind, one in thresholds.items() if math.isfinite(one.threshold)}

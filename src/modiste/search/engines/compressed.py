@@ -1,0 +1,188 @@
+"""Compressed copies of the vectors, scanned first; what may be among the best is then scored exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from modiste.errors import ModisteError
+from modiste.search.engines.memory import Hits, top
+
+SAMPLE = 20_000
+"""Vectors from which a rotation is fitted."""
+TILE = 16_384
+FIRST = 64
+"""Candidates, at least, whose exact scores give the bound of an exact scan."""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """int8 codes or sign bits of rotated vectors.
+
+    ``int8``: all numbers of a vector in steps of 1/127 of the largest one. What the rounding can change of a score is
+    bounded by Cauchy-Schwarz, so every row that may be among the k best is known and scored exactly: `exact` finds what
+    a full scan finds. ``prefix-d``: the first d principal directions in int8. ``binary``: the sign of each number after
+    a random rotation, about the mean (as RaBitQ, Gao and Long 2024, arXiv:2405.12497, without its correction).
+
+    Attributes:
+        kind: ``int8``, ``prefix-64`` (or another number) or ``binary``.
+        codes: (N, d) int8, or (N, d / 8) uint8.
+        rotation: (D, d) float32 that vectors are multiplied by first; empty: none.
+        mean: (D,) that is subtracted before; empty: nothing.
+        scale: Value of a step of the int8 codes.
+        error: Largest length of what a vector loses in its code.
+    """
+
+    kind: str
+    codes: np.ndarray
+    rotation: np.ndarray
+    mean: np.ndarray
+    scale: float = 1.0
+    error: float = 0.0
+
+    @classmethod
+    def make(cls, kind: str, vectors: np.ndarray, like: Codes | None = None, seed: int = 0) -> Codes:
+        """Codes of vectors (N, D).
+
+        Args:
+            kind: See the class.
+            vectors: Unit-norm.
+            like: Codes of an earlier version, whose rotation and scale are taken over.
+            seed: Of the random rotation.
+
+        Raises:
+            ModisteError: The kind is unknown.
+        """
+        word, _, number = kind.partition("-")
+        if word not in ("int8", "prefix", "binary"):
+            raise ModisteError(f"There are no '{kind}' codes: choose from int8, prefix-64, binary.")
+        dim = min(int(number), vectors.shape[1]) if number else vectors.shape[1]
+        rotation, mean, scale = np.empty(0, np.float32), np.empty(0, np.float32), 0.0
+        if like is not None:
+            rotation, mean, scale = like.rotation, like.mean, like.scale
+        elif word != "int8":
+            rotation, mean = _rotation(vectors, dim, word, seed)
+        codes = np.empty(
+            (len(vectors), dim // 8 if word == "binary" else dim), np.uint8 if word == "binary" else np.int8
+        )
+        if word != "binary" and not scale:
+            largest = max((np.abs(_turned(part, rotation, mean)).max() for _, part in _tiles(vectors)), default=1.0)
+            scale = float(largest) / 127
+        error = 0.0
+        for start, part in _tiles(vectors):
+            turned = _turned(part, rotation, mean)
+            if word == "binary":
+                codes[start : start + len(part)] = np.packbits(turned > 0, axis=1)
+                continue
+            own = np.rint(turned / scale).clip(-127, 127).astype(np.int8)
+            codes[start : start + len(part)] = own
+            error = max(error, float(np.linalg.norm(turned - own * np.float32(scale), axis=1).max()))
+        return cls(kind, codes, rotation, mean, scale, error)
+
+    def write(self, folder: Path) -> None:
+        """Into a snapshot's folder."""
+        np.save(folder / f"codes-{self.kind}.npy", self.codes)
+        with (folder / f"codes-{self.kind}.npz").open("wb") as file:
+            np.savez(file, rotation=self.rotation, mean=self.mean, numbers=[self.scale, self.error])
+
+    @classmethod
+    def read(cls, folder: Path, kind: str) -> Codes | None:
+        """From a snapshot's folder; None where it has no such codes. They are read whole: a scan goes over all."""
+        try:
+            facts = np.load(folder / f"codes-{kind}.npz")
+            codes = np.load(folder / f"codes-{kind}.npy")
+        except OSError:
+            return None
+        return cls(kind, codes, facts["rotation"], facts["mean"], *map(float, facts["numbers"]))
+
+    @property
+    def certain(self) -> bool:
+        """Whether the scan finds what a full scan finds."""
+        return self.kind == "int8"
+
+    def scores(self, query: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
+        """Integers (N,) that grow with the dot product, of all rows or those at ``positions``."""
+        return self._scan(self._query(query), positions)
+
+    def _query(self, query: np.ndarray) -> np.ndarray:
+        turned = _turned(query[None], self.rotation, np.empty(0))[0]
+        if self.kind == "binary":
+            return np.packbits(turned > 0)
+        return np.rint(turned / _step(turned)).astype(np.int8)
+
+    def _scan(self, query: np.ndarray, positions: np.ndarray | None) -> np.ndarray:
+        codes = self.codes if positions is None else self.codes[positions]
+        return -_hamming(codes, query) if self.kind == "binary" else _dots(codes, query)
+
+    def candidates(self, query: np.ndarray, width: int, positions: np.ndarray | None = None) -> np.ndarray:
+        """Positions of the ``width`` rows that look best."""
+        best = top(self.scores(query, positions), width)
+        return best if positions is None else positions[best]
+
+    def exact(self, query: np.ndarray, k: int, vectors: np.ndarray, positions: np.ndarray | None = None) -> Hits:
+        """What `Snapshot.exact` gives, from int8 codes: rows that cannot be among the k best are not scored.
+
+        |x·q − x̂·q̂| ≤ |x̂| · |q − q̂| + |x − x̂| · |q| for codes x̂, q̂ of vectors x, q.
+        """
+        coded = self._query(query)
+        step = _step(query)
+        scores = self._scan(coded, positions)
+        unit = self.scale * step
+        first = top(scores, max(FIRST, 2 * k))
+        known = vectors[first if positions is None else positions[first]] @ query
+        length = float(np.linalg.norm(query))
+        margin = (1 + self.error) * float(np.linalg.norm(query - coded * step)) + self.error * length
+        bound = (np.sort(known)[-min(k, len(known))] - margin - 1e-5) / unit
+        chosen = np.flatnonzero(scores >= bound)
+        places = chosen if positions is None else positions[chosen]
+        exact = vectors[places] @ query
+        best = top(exact, k)
+        return places[best], exact[best]
+
+
+def _step(query: np.ndarray) -> float:
+    return float(np.abs(query).max()) / 127 or 1.0
+
+
+def _tiles(vectors: np.ndarray):  # type: ignore[no-untyped-def]
+    for start in range(0, len(vectors), TILE):
+        yield start, vectors[start : start + TILE]
+
+
+def _turned(vectors: np.ndarray, rotation: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    if mean.size:
+        vectors = vectors - mean
+    return vectors @ rotation if rotation.size else vectors
+
+
+def _rotation(vectors: np.ndarray, dim: int, word: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A random rotation (of the main directions), so that all numbers of a code weigh alike; the mean of sign bits."""
+    generator = np.random.default_rng(seed)
+    sample = vectors[np.sort(generator.choice(len(vectors), min(SAMPLE, len(vectors)), replace=False))]
+    random, _ = np.linalg.qr(generator.standard_normal((dim, dim)))
+    if word == "binary":
+        return random.astype(np.float32), sample.mean(0)
+    _, directions = np.linalg.eigh(sample.T.astype(np.float64) @ sample)
+    return (directions[:, ::-1][:, :dim] @ random).astype(np.float32), np.empty(0, np.float32)
+
+
+def _dots(codes: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """int32 dot products (N,) of int8 codes (N, d) and a query (d,)."""
+    try:
+        import numkong
+    except ImportError:
+        raise ModisteError("Compressed scans need numkong: pip install 'modiste[search]'.") from None
+    scores = np.empty((1, len(codes)), np.int32)
+    numkong.cdist(query[None], np.ascontiguousarray(codes), "dot", out=scores)
+    return scores[0]
+
+
+def _hamming(codes: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """Differing bits (N,), int16, of bytes (N, d / 8), d a multiple of 64."""
+    words, own = np.ascontiguousarray(codes).view(np.uint64), query.view(np.uint64)
+    differing = np.empty(len(words), np.int16)
+    for start, part in _tiles(words):
+        np.bitwise_count(part ^ own).sum(1, dtype=np.int16, out=differing[start : start + len(part)])
+    return differing

@@ -1,0 +1,267 @@
+"""How a search is made: exactly where that is fast, else by a scan whose recall was measured and is stated."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modiste.errors import ModisteError, did_you_mean
+from modiste.search.engines.compressed import Codes
+from modiste.search.engines.memory import Snapshot, batch, top
+from modiste.search.results import Exactness
+
+if TYPE_CHECKING:
+    from modiste.search.index import Index
+
+EXACT, IVF = "exact", "ivf_rq"
+CHOICES = (EXACT, "int8", "prefix-64", "binary", IVF)
+LIMIT = 50_000
+"""Rows that pass a filter up to which they are scored exactly, before it is measured."""
+K = 10
+QUERIES = 500
+SELECTIVITIES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
+WIDTHS = tuple(50 * 2**power for power in range(9))  # to 12,800
+PROBES = tuple(2**power for power in range(3, 12))
+LIMIT_SIZES = (1_000, 5_000, 20_000, 50_000, 100_000, 200_000, 500_000)
+BUDGET_MS = 5.0
+"""Milliseconds that exact scoring under a filter may take in any case."""
+Best = Callable[[int], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an approximate search finds at a filter's selectivity.
+
+    Attributes:
+        selectivity: Fraction of the rows that pass.
+        width: Candidates that are scored exactly (or partitions that are probed).
+        recall: Fraction of the true 10 best that are found, over `queries`.
+    """
+
+    selectivity: float
+    width: int
+    recall: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the searches of an index are made.
+
+    Attributes:
+        choice: One of `CHOICES`.
+        limit: Rows that pass a filter up to which they are scored exactly.
+        floor: Recall that the steps hold.
+        queries: Number of sampled queries that recall was measured on.
+        steps: By falling selectivity.
+    """
+
+    choice: str = EXACT
+    limit: int = LIMIT
+    floor: float = 0.99
+    queries: int = 0
+    steps: Sequence[Step] = ()
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any] | None) -> Plan:
+        """From an index's facts."""
+        if not record:
+            return cls()
+        return cls(**{**record, "steps": tuple(Step(**step) for step in record["steps"])})
+
+    def record(self) -> dict[str, Any]:
+        """For an index's facts."""
+        return asdict(self)
+
+    def step(self, selectivity: float) -> Step | None:
+        """What was measured at the nearest selectivity that is not larger; None: nothing was.
+
+        >>> plan = Plan("binary", steps=(Step(1.0, 100, 0.995), Step(0.1, 200, 0.992)))
+        >>> plan.step(0.5).width, plan.step(0.01) is None
+        (200, True)
+        """
+        below = [step for step in self.steps if step.selectivity <= selectivity + 1e-9]
+        return max(below, key=lambda step: step.selectivity, default=None)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A line of `modiste index plan`.
+
+    Attributes:
+        choice: One of `CHOICES`.
+        bytes: That have to be in memory.
+        recall: Of the true 10 best without a filter.
+        milliseconds: Median of a query.
+        steps: By selectivity.
+    """
+
+    choice: str
+    bytes: int
+    recall: float
+    milliseconds: float
+    steps: Sequence[Step] = ()
+
+
+def ranking(index: Index, vector: np.ndarray, positions: np.ndarray | None, condition: Any) -> tuple[Best, Exactness]:
+    """The best rows for a query vector among those at ``positions`` (None: all), and how they are found."""
+    plan, snapshot = index.plan_in_use, index.snapshot
+    passing = len(snapshot) if positions is None else len(positions)
+    exact = Exactness(f"exact scores of {passing:,} rows")
+    if plan.choice == EXACT or (positions is not None and passing <= plan.limit):
+        return _exactly(snapshot, vector, positions), exact
+    codes = index.codes(plan.choice)
+    if codes is not None and codes.certain:
+        found = f"exact scores of all rows that may be among the best, by their {plan.choice} codes"
+        return lambda count: codes.exact(vector, count, snapshot.vectors, positions), Exactness(found)
+    step = plan.step(passing / max(1, len(snapshot)))
+    if step is None or step.recall < plan.floor:  # rarer than what was measured: the promise is kept another way
+        return _exactly(snapshot, vector, positions), exact
+    said = Exactness(f"{plan.choice}, {step.width} wide", step.recall, plan.queries, positions is not None)
+    return _approximately(index, plan.choice, codes, step.width, vector, positions, condition), said
+
+
+def _exactly(snapshot: Snapshot, vector: np.ndarray, positions: np.ndarray | None) -> Best:
+    scores = snapshot.scores(vector, positions)
+
+    def best(count: int) -> tuple[np.ndarray, np.ndarray]:
+        order = top(scores, count)
+        return (order if positions is None else positions[order]), scores[order]
+
+    return best
+
+
+def _approximately(
+    index: Index, choice: str, codes: Codes | None, width: int, vector: np.ndarray, positions: Any, condition: Any
+) -> Best:
+    def best(count: int) -> tuple[np.ndarray, np.ndarray]:
+        if codes is not None:
+            found = np.sort(codes.candidates(vector, max(width, 4 * count), positions))
+        else:
+            found = np.sort(
+                index.snapshot.positions(index.store.nearest(vector, max(100, 4 * count), width, condition))
+            )
+        scores = index.snapshot.vectors[found] @ vector
+        order = top(scores, count)
+        return found[order], scores[order]
+
+    return best
+
+
+# ------------------------------------------------------------------------------------------------------------ measuring
+
+
+def measure(
+    index: Index, choices: Sequence[str], floor: float, queries: np.ndarray, seed: int = 0
+) -> Iterator[Measured]:
+    """Bytes, recall and latency of each choice.
+
+    Args:
+        index: Its newest version.
+        choices: Of `CHOICES`.
+        floor: Recall up to which a search is widened.
+        queries: Unit-norm vectors (Q, D) to measure with.
+        seed: Of the random filters.
+
+    Raises:
+        ModisteError: A choice is unknown.
+    """
+    for choice in choices:
+        if choice not in CHOICES and not choice.startswith("prefix-"):
+            raise ModisteError(f"There is no plan '{choice}'. {did_you_mean(choice, CHOICES)}")
+    snapshot = index.snapshot
+    generator = np.random.default_rng(seed)
+    filters = {
+        s: None if s == 1 else np.flatnonzero(generator.random(len(snapshot)) < s)
+        for s in SELECTIVITIES
+        if s == 1 or s * len(snapshot) > LIMIT
+    }
+    truth = {s: _truth(snapshot, queries, positions) for s, positions in filters.items()}
+    for choice in choices:
+        yield _measured(index, choice, floor, queries, filters, truth)
+
+
+def _truth(snapshot: Snapshot, queries: np.ndarray, positions: np.ndarray | None) -> np.ndarray:
+    vectors = snapshot.vectors if positions is None else snapshot.vectors[positions]
+    order, _ = batch(vectors, queries, min(K, len(vectors)))
+    return order if positions is None else positions[order]
+
+
+def _measured(
+    index: Index,
+    choice: str,
+    floor: float,
+    queries: np.ndarray,
+    filters: Mapping[float, Any],
+    truth: Mapping[float, Any],
+) -> Measured:
+    snapshot, size = index.snapshot, index.snapshot.vectors.shape
+    if choice == EXACT:
+        timed = _median_ms(lambda q: _exactly(snapshot, q, None)(K), queries)
+        return Measured(choice, size[0] * size[1] * 4, 1.0, timed)
+    codes = None if choice == IVF else Codes.make(choice, snapshot.vectors)
+    if codes is not None and codes.certain:
+        recall = _recall(lambda q: codes.exact(q, K, snapshot.vectors)[0], queries, truth[1.0])
+        timed = _median_ms(lambda q: codes.exact(q, K, snapshot.vectors), queries)
+        return Measured(choice, codes.codes.nbytes, recall, timed)
+    if choice == IVF:
+        index.store.index_vectors()
+    steps = []
+    for selectivity, positions in filters.items():
+        for width in PROBES if choice == IVF else WIDTHS:
+            search = _searcher(index, choice, codes, width, positions)
+            recall = _recall(search, queries, truth[selectivity])
+            if recall >= floor:
+                break
+        steps.append(Step(selectivity, width, recall))
+    search = _searcher(index, choice, codes, steps[0].width, None)
+    stored = codes.codes.nbytes if codes is not None else size[0] * size[1] // 8
+    return Measured(choice, stored, steps[0].recall, _median_ms(search, queries), steps)
+
+
+def _searcher(index: Index, choice: str, codes: Any, width: int, positions: Any) -> Callable[[np.ndarray], np.ndarray]:
+    from modiste.search import where as conditions
+
+    condition = None
+    if positions is not None and choice == IVF:  # LanceDB filters by a condition: a random one of rows
+        condition = conditions.In("row", tuple(index.snapshot.rows[positions].tolist()))
+    return lambda query: _approximately(index, choice, codes, width, query, positions, condition)(K)[0]
+
+
+def _recall(search: Callable[[np.ndarray], np.ndarray], queries: np.ndarray, truth: np.ndarray) -> float:
+    found = [len(np.intersect1d(search(query), best)) / len(best) for query, best in zip(queries, truth, strict=True)]
+    return float(np.mean(found)) if found else 1.0
+
+
+def _median_ms(search: Callable[[np.ndarray], Any], queries: np.ndarray, count: int = 21) -> float:
+    times = []
+    for query in queries[:count]:
+        start = time.perf_counter()
+        search(query)
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times or [0.0])
+
+
+def measured_limit(snapshot: Snapshot, query: np.ndarray, milliseconds: float, seed: int = 0) -> int:
+    """Rows that exact scoring takes no longer for than ``milliseconds`` (or `BUDGET_MS`)."""
+    generator, limit = np.random.default_rng(seed), LIMIT_SIZES[0]
+    for size in (s for s in LIMIT_SIZES if s <= len(snapshot)):
+        positions = np.sort(generator.choice(len(snapshot), size, replace=False))
+        if _median_ms(lambda q: _exactly(snapshot, q, positions)(K), np.stack([query] * 5)) > max(  # noqa: B023
+            milliseconds, BUDGET_MS
+        ):
+            break
+        limit = size
+    return limit
+
+
+def smallest(measured: Sequence[Measured], floor: float) -> Measured:
+    """Of the choices that hold the floor at every selectivity, the one with the fewest bytes."""
+    holding = [m for m in measured if m.recall >= floor and all(step.recall >= floor for step in m.steps)]
+    if not holding:
+        raise ModisteError(f"No choice holds recall_floor={floor}: add exact to choices.")
+    return min(holding, key=lambda m: m.bytes)

@@ -1,0 +1,55 @@
+"""`modiste serve` from the command line: what it refuses at once, and a life from the first request to SIGTERM."""
+
+import re
+import signal
+import socket
+import time
+
+import httpx
+import pytest
+
+from helpers.commands import modiste
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "No index given"),
+        (["index=absent.index"], "There is no index absent.index"),
+        (["index=.", "host=0.0.0.0"], "set token="),
+        (["index=.", "max_batch=0"], "must be positive"),
+        (["index=.", "port=70000"], "Cannot listen"),
+        (["index=.", "port=TAKEN"], "Cannot listen"),
+        (["index=.", "prot=80"], "prot"),
+        (["index=."], "is not an index"),
+    ],
+)
+def test_a_mistake_is_a_sentence(tmp_path, arguments, says):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        given = [argument.replace("TAKEN", str(taken.getsockname()[1])) for argument in arguments]
+        given += [] if any(argument.startswith("port=") for argument in given) else ["port=0"]
+        done = modiste("serve", *given, cwd=tmp_path)
+    assert done.returncode in (1, 2), done.stdout
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_it_serves_and_stops_on_sigterm(indexes, tmp_path):
+    process = modiste("serve", f"index={indexes[0]}", "port=0", "backend=torch", cwd=tmp_path, background=True)
+    try:
+        lines = [process.stdout.readline() for _ in range(2)]
+        address = re.search(r"http://\S+", lines[1])[0]
+        end = time.monotonic() + 30
+        while time.monotonic() < end:  # the port takes connections before the server answers them
+            try:
+                answer = httpx.get(f"{address}/search", params={"text": "red dress", "k": 3}, timeout=30)
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        assert len(answer.json()["results"]) == 3
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode in (0, -signal.SIGTERM)
+    assert "Traceback" not in output
