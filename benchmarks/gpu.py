@@ -192,7 +192,7 @@ def our_loss(kind: str, tile: int, device: torch.device) -> Any:
     from modiste.losses.clip import ClipLoss
     from modiste.losses.siglip import SigLipLoss
 
-    return {"clip": ClipLoss, "siglip": SigLipLoss}[kind](tile=tile, products="bfloat16").to(device)
+    return {"clip": ClipLoss, "siglip": SigLipLoss}[kind](tile=tile, matmul_dtype="bfloat16").to(device)
 
 
 def fastest_tile(kind: str, inputs: Any, tiles: Sequence[int], most: float, device: torch.device) -> tuple[Work, str]:

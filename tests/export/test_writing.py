@@ -67,7 +67,7 @@ def test_a_run_whose_data_are_gone_is_checked_on_synthetic_garments(tmp_path, ca
 
 
 def test_inputs_of_a_run_are_its_own_test_split_with_its_own_captions(tmp_path):
-    words = ["data.catalogue.products=40", "data.catalogue.size=32", "data.captions.templates=['a {category}']"]
+    words = ["data.catalogue.products=160", "data.catalogue.size=32", "data.captions.templates=['a {category}']"]
     run = described_run(tmp_path / "run", *words)
     inputs = of_run(run, 3)
     assert inputs.source == "3 products of synthetic, test split"

@@ -94,6 +94,17 @@ def test_without_a_query_the_catalogue_is_listed_and_its_facets_are_counted(clie
     assert ok(client.get("/facets", params={"where": "price < 60"}))["facets"] == answer["facets"]
 
 
+def test_a_chosen_value_leaves_the_other_values_of_its_column_to_be_chosen(client, index):
+    whole = ok(client.post("/search", json={"facets": True}))["facets"]
+    column, other = list(whole)[:2]
+    chosen = ok(
+        client.post("/search", json={"facets": True, "filters": {column: {"values": [whole[column][0]["value"]]}}})
+    )
+    assert chosen["facets"][column] == whole[column]
+    assert chosen["count"] == whole[column][0]["count"]
+    assert sum(entry["count"] for entry in chosen["facets"][other]) <= chosen["count"]
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [

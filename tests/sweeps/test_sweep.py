@@ -175,7 +175,7 @@ def test_an_interrupt_leaves_the_trial_to_be_repeated(tmp_path):
     assert [trial.state.name for trial in finished(again)] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
 
 
-def test_a_failing_trial_is_recorded_and_the_next_one_starts(tmp_path, capsys):
+def test_a_failing_trial_is_recorded_and_the_next_one_starts(tmp_path, capsys, caplog):
     def sometimes(trial):
         if trial.number == 1:
             SPACE.suggest(trial)
@@ -187,6 +187,8 @@ def test_a_failing_trial_is_recorded_and_the_next_one_starts(tmp_path, capsys):
     table = rows(found, [LOSS])
     assert [row["state"] for row in table].count("complete") == 11
     assert table[1]["error"] == "data.batch_size=9 is too large: lower it."
+    assert "trial_001 failed: data.batch_size=9 is too large" in caplog.text
+    assert "Traceback" not in caplog.text + capsys.readouterr().err
     (tmp_path / "trial_004").mkdir()
     print_sheets(conclude(found, [LOSS], list(SPACE.space), tmp_path))
     printed = capsys.readouterr().out
