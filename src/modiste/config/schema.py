@@ -117,7 +117,7 @@ KEYS: dict[str, Any] = {
     "data.seed": Seed,
     "data.held_out": Mapping[str, Any] | Sequence[Any] | None,
     "data.corruptions": Sequence[Any],
-    "data.prepared": str | None,
+    "data.preprocessed": str | None,
     "data.decode": Literal["pil", "exact", "scaled"],
     "data.positives": Literal["product", "caption"],
     "data.derive": Node,
