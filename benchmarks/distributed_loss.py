@@ -21,7 +21,7 @@ from torch.nn import functional as F
 D = 512
 WORLD = 2
 KINDS = {"float32": 1e-4, "bfloat16": 2e-2}
-"""Products of ours, and by how much their gradients may differ from the peer's, which are in float32."""
+"""``matmul_dtype`` of ours, and by how much their gradients may differ from the peer's, which are in float32."""
 
 
 def loopback_bytes() -> int:
@@ -46,7 +46,7 @@ def process(rank: int, port: int, pairs: int, rounds: int, out: Any) -> None:
     text = F.normalize(image + 4 * torch.randn(pairs, D, generator=generator), dim=-1).requires_grad_()
     image = F.normalize(image, dim=-1).requires_grad_()
     product = torch.arange(pairs) + rank * pairs
-    losses = {kind: ClipLoss(init_scale=14.0, products=kind) for kind in KINDS}
+    losses = {kind: ClipLoss(init_scale=14.0, matmul_dtype=kind) for kind in KINDS}
     peer = PeerLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=WORLD)
     scale = torch.tensor(14.0, requires_grad=True)
     works = {kind: functools.partial(loss, image, text, product) for kind, loss in losses.items()}
@@ -72,7 +72,7 @@ def process(rank: int, port: int, pairs: int, rounds: int, out: Any) -> None:
 
 def rows(quick: bool) -> Iterator[Row]:
     """Time and bytes of a forward and a backward pass."""
-    from modiste.losses.products import has_bfloat16
+    from modiste.losses.matmul import has_bfloat16
 
     pairs, rounds = (256, 1) if quick else (4096, 5)
     with socket.socket() as free:
@@ -88,8 +88,8 @@ def rows(quick: bool) -> Iterator[Row]:
         if not has_bfloat16("cpu") and kind == "bfloat16":
             continue  # float32 under another name
         error = errors[kind]
-        assert error < bound, f"the gradients of products={kind} differ by {error}"
-        what = f"clip loss, two gloo processes of one thread, {pairs:,} pairs each, D = {D}, products={kind}"
+        assert error < bound, f"the gradients of matmul_dtype={kind} differ by {error}"
+        what = f"clip loss, two gloo processes of one thread, {pairs:,} pairs each, D = {D}, matmul_dtype={kind}"
         ratio = statistics.median(b / a for a, b in zip(times[kind], times["peer"], strict=True))
         seconds = [statistics.median(times[name]) for name in (kind, "peer")]
         yield Row(

@@ -121,15 +121,17 @@ def _time(number: int, kind: str, pairs: int, rounds: int, targets: tuple, note:
 
 
 def _reduced(pairs: int) -> Row:
-    from modiste.losses.products import has_bfloat16
+    from modiste.losses.matmul import has_bfloat16
 
-    a, b, ratio = harness.interleave(ours("clip", pairs, products="bfloat16", keep=256), peer("clip", pairs), 3)
-    note = "bfloat16 factors, float32 logits, of which 256 MiB are kept for the backward pass; peer in fp32"
+    a, b, ratio = harness.interleave(
+        ours("clip", pairs, matmul_dtype="bfloat16", logits_cache_mib=256), peer("clip", pairs), 3
+    )
+    note = "bf16 matmul inputs, fp32 logits, of which 256 MiB are kept for the backward pass; peer in fp32"
     if not has_bfloat16("cpu"):
         note = (
             "this processor has no bfloat16 units: the option says so and stays in float32, which is what is measured"
         )
-    what = f"clip loss, forward and backward, N = {pairs:,}, D = {D}, products=bfloat16 keep=256"
+    what = f"clip loss, forward and backward, N = {pairs:,}, D = {D}, matmul_dtype=bfloat16 logits_cache_mib=256"
     return Row(3, what, "open_clip ClipLoss", "time", a, b, "s", ratio, 3, 8, note)
 
 

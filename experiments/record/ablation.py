@@ -2,8 +2,8 @@
 
 Every variant of a table is its baseline but for the overrides named here, with three seeds; what is measured is KAGL's
 validation split. The difference to the baseline is the mean over the seeds, its interval the paired bootstrap over
-queries of the values averaged over the seeds. Trainings share one process, one catalogue and the cached features; what
-was measured with the same overrides, in whatever table, is not trained again.
+queries of the values averaged over the seeds. Training runs share one process, one catalogue and the cached features;
+what was measured with the same overrides, in whatever table, is not retrained.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ TABLES: dict[str, tuple[list[str], dict[str, list[str]]]] = {
     "batch": (HEADS, {f"{size:,}": batch(size) if size > 256 else [] for size in (256, 1024, 4096, 16384)}),
     "ema": (HEADS, {
         "none": [],
-        "decay .99": ["callbacks=[default,ema]", "callbacks.ema.decay=0.99"],
-        "decay .999": ["callbacks=[default,ema]", "callbacks.ema.decay=0.999"],
+        "decay 0.99": ["callbacks=[default,ema]", "callbacks.ema.decay=0.99"],
+        "decay 0.999": ["callbacks=[default,ema]", "callbacks.ema.decay=0.999"],
     }),
     "depth": (TRAINED, {
         "last 12 of 18 layer groups": [],
@@ -101,8 +101,8 @@ TABLES: dict[str, tuple[list[str], dict[str, list[str]]]] = {
     "augmentation": (TRAINED, {
         "none": [],
         "flip, affine": [f"data.augment=[{FLIP},{AFFINE}]"],
-        "flip, affine, grey (.3)": [f"data.augment=[{FLIP},{AFFINE},{GREY}]"],
-        "flip, affine, thumbnail (.5)": [f"data.augment=[{FLIP},{THUMBNAIL},{AFFINE}]"],
+        "flip, affine, grey (0.3)": [f"data.augment=[{FLIP},{AFFINE},{GREY}]"],
+        "flip, affine, thumbnail (0.5)": [f"data.augment=[{FLIP},{THUMBNAIL},{AFFINE}]"],
     }),
 }  # fmt: skip
 
@@ -131,7 +131,7 @@ def measure(overrides: list[str], seed: int) -> dict[str, np.ndarray]:
 
 
 def summary(seeds: list[dict[str, np.ndarray]], baseline: list[dict[str, np.ndarray]]) -> dict[str, Any]:
-    """Of one variant: a value a seed, mean and s.d. of each metric, and the difference to the baseline."""
+    """Of one variant: a value per seed, mean and s.d. of each metric, and the difference to the baseline."""
     found: dict[str, Any] = {}
     for name in seeds[0]:
         values = [float(seed[name].mean()) for seed in seeds]

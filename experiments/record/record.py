@@ -1,15 +1,14 @@
-"""The whole record: python experiments/record/record.py; with --tables, only the tables of what is there.
+"""The whole record: python experiments/record/record.py; with --tables, only the tables of existing results.
 
 Trains and evaluates what has no result in ``results/`` yet, one after the other (several hours on two cores), then
 computes the oracles and the ablation, and writes the tables between the markers of this folder's README and of the
-project's. MODISTE_DATA says where the data sets are. What is interrupted goes on when it is started again.
+project's. MODISTE_DATA says where the data sets are. An interrupted run resumes when it is started again.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import re
 import shutil
 import statistics
 import subprocess
@@ -20,13 +19,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from modiste.reporting.figures import read_metrics
+from modiste.reporting.logs import read_metrics
+from modiste.reporting.tables.sheets import Grid, Item, grid_markdown
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 RESULTS = HERE / "results"
 SEEDS = (0, 1, 2)
-LEFT_OUT = ("examples", "per_query", "overlap")  # large, and in the run directory
+DROPPED = ("examples", "per_query", "overlap")  # large, and in the run directory
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class Study:
         return RESULTS / f"{self.name}_{seed}.{self.result}.json"
 
     def measure(self, seed: int) -> None:
-        """Trains (or goes on), evaluates, and keeps the result and what the training cost."""
+        """Trains (or resumes), evaluates, and keeps the result and the cost of training."""
         run = self.run(seed)
         train(run, f"experiment={self.recipe}", f"seed={seed}")
         modiste("evaluate", f"run={run}", *self.evaluation)
         RESULTS.mkdir(exist_ok=True)
         content = json.loads((run / "results" / f"{self.result}.json").read_text())
-        kept = {name: value for name, value in content.items() if name not in LEFT_OUT}
+        kept = {name: value for name, value in content.items() if name not in DROPPED}
         self.file(seed).write_text(json.dumps(kept, indent=1) + "\n")
         shutil.copy(run / "cost.json", RESULTS / f"{self.name}_{seed}.cost.json")
         self.keep_curve(seed)
@@ -86,7 +86,7 @@ class Study:
         return {seed: json.loads(self.file(seed).read_text()) for seed in SEEDS if self.file(seed).is_file()}
 
     def cost(self, seed: int) -> dict[str, Any]:
-        """What a training cost; empty where it is not known."""
+        """The cost of a training run; empty where it is not known."""
         path = RESULTS / f"{self.name}_{seed}.cost.json"
         return json.loads(path.read_text()) if path.is_file() else {}
 
@@ -109,15 +109,15 @@ GAINS = {"`kagl_adapt`": ADAPTATION, "`kagl_transfer`": TRANSFER, "`kagl_select`
 
 
 def train(run: Path, *overrides: str) -> None:
-    """Trains a run, goes on with one that was interrupted, and leaves one alone that is done.
+    """Train a run, resume one that was interrupted, and skip one that is finished.
 
     Raises:
         SystemExit: The run is of an earlier version of its recipe.
     """
     check_recipe(run, *overrides)
     if not (run / "selection.json").is_file():  # written when training ends
-        anew = [*overrides, f"hydra.run.dir={run}"]
-        modiste("train", *([f"continue={run}"] if (run / "checkpoints").is_dir() else anew))
+        new = [*overrides, f"hydra.run.dir={run}"]
+        modiste("train", *([f"continue={run}"] if (run / "checkpoints").is_dir() else new))
 
 
 def check_recipe(run: Path, *overrides: str) -> None:
@@ -155,7 +155,7 @@ def probe() -> None:
 
 
 def train_baseline() -> None:
-    """The first row of the ablation, as a run of its own."""
+    """The first row of the ablation, as a separate run."""
     from ablation import HEADS
 
     train(BASELINE, *HEADS, "seed=0", "monitor={metric: val/retrieval/t2i/mrr, mode: max}")
@@ -202,12 +202,12 @@ def modiste(*arguments: str) -> None:
 
 
 def figure(value: float) -> str:
-    """Three digits, without the leading zero.
+    """Three digits.
 
     >>> figure(0.68467), figure(-0.021), figure(1.0)
-    ('.685', '-.021', '1.000')
+    ('0.685', '-0.021', '1.000')
     """
-    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.3f}")
+    return f"{value:.3f}"
 
 
 def interval(metric: dict[str, float]) -> str:
@@ -217,12 +217,11 @@ def interval(metric: dict[str, float]) -> str:
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table, the first column to the left."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows])
+    return grid_markdown(Grid(header, f"l{'r' * (len(header) - 1)}", [[Item(text) for text in row] for row in rows]))
 
 
 def by_seed(study: Study, metrics: dict[str, str]) -> list[list[str]]:
-    """A row a seed with intervals and the training's minutes, then mean ± s.d. over the seeds."""
+    """A row per seed with intervals and the training time in minutes, then mean ± s.d. over the seeds."""
     found = study.found()
     rows = []
     for seed in SEEDS:
@@ -231,14 +230,14 @@ def by_seed(study: Study, metrics: dict[str, str]) -> list[list[str]]:
         rows.append([f"`{study.recipe}`, seed {seed}", *cells, f"{seconds / 60:.0f} min" if seconds else "—"])
     if len(found) > 1:
         values = [[result["metrics"][name]["value"] for result in found.values()] for name in metrics.values()]
-        means = [f"**{figure(statistics.mean(v))}** ± {spread(v)}" for v in values]
+        means = [f"{figure(statistics.mean(v))} ± {spread(v)}" for v in values]
         rows.append([f"… mean ± s.d. of {len(found)} seeds", *means, ""])
     return rows
 
 
 def transfer() -> str:
     """Fashion-MNIST, zero-shot."""
-    published = ["CLIP B/32, FashionCLIP, LAION CLIP, FashionCLIP 2.0 (published)", ".66, .74, .78, .83", "", ""]
+    published = ["CLIP B/32, FashionCLIP, LAION CLIP, FashionCLIP 2.0 (published)", "0.66, 0.74, 0.78, 0.83", "", ""]
     metrics = {"weighted F1": "category/weighted_f1", "accuracy": "category/accuracy"}
     return table(["", *metrics, "training"], [published, *by_seed(TRANSFER, metrics)])
 
@@ -250,7 +249,7 @@ def f1_by_class() -> dict[int, dict[str, float]]:
 
 
 def classes() -> str:
-    """F1 of each class of Fashion-MNIST, a column a seed."""
+    """F1 of each class of Fashion-MNIST, a column per seed."""
     f1 = f1_by_class()
     names = next(iter(f1.values()), [])
     return table(
@@ -274,13 +273,13 @@ ADAPTED = {
 
 
 def adaptation() -> str:
-    """KAGL by Marqo's protocol, beside readers who know some attributes exactly."""
+    """KAGL by Marqo's protocol, next to oracles that know some attributes exactly."""
     rows = []
-    for reader, recall in json.loads((HERE / "oracles.json").read_text())["expected"].items():
-        rows.append([f"a reader who knows {reader} exactly, nothing else",
+    for known, recall in json.loads((HERE / "oracles.json").read_text())["expected"].items():
+        rows.append([f"an oracle that knows {known}",
                      *(figure(recall[name]) for name in ("avg_recall", "recall@1", "recall@10")), "", ""])  # fmt: skip
     published = "FashionCLIP 2.0, Marqo-FashionSigLIP (published, zero-shot)"
-    rows.append([published, ".263, .334", "", "", ".711 (best)", ""])
+    rows.append([published, "0.263, 0.334", "", "", "0.711 (best)", ""])
     return table(["", *ADAPTED, "training"], [*rows, *by_seed(ADAPTATION, ADAPTED)])
 
 
@@ -360,14 +359,14 @@ def headline() -> str:
     transferred = "Fashion-MNIST, zero-shot, weighted F1 (trained on KAGL only)"
     adapted = "KAGL text-to-image, AvgRecall (Marqo's protocol, in-domain †)"
     rows = [
-        [transferred, *seeds_together(TRANSFER, "category/weighted_f1"), ".83"],
-        [adapted, *seeds_together(ADAPTATION, "text-to-image/avg_recall"), ".263"],
+        [transferred, *seeds_together(TRANSFER, "category/weighted_f1"), "0.83"],
+        [adapted, *seeds_together(ADAPTATION, "text-to-image/avg_recall"), "0.263"],
     ]
     return table(["", "recipe", "here", "seeds", "training", "FashionCLIP 2.0 (published)"], rows)
 
 
 def seeds_together(study: Study, metric: str) -> list[str]:
-    """Recipe, the metric over all seeds, their number and the training's minutes."""
+    """Recipe, the metric over all seeds, their number and the training time."""
     found = [result["metrics"][metric] for result in study.found().values()]
     if not found:
         return [f"`{study.recipe}`", "—", "0", "—"]
@@ -395,7 +394,7 @@ def fill(path: Path, blocks: dict[str, str]) -> None:
 
 
 def draw() -> None:
-    """The pictures of what there is."""
+    """The pictures of the existing results."""
     import pictures
 
     folder = HERE / "pictures"

@@ -42,7 +42,14 @@ def result(run, task, split="test"):
 
 
 def test_a_run_directory_describes_itself(run):
-    for name in ("config.yaml", "overrides.yaml", "environment.json", "cost.json", "report.html", "figures/curves.png"):
+    for name in (
+        "config.yaml",
+        "overrides.yaml",
+        "environment.json",
+        "cost.json",
+        "report.html",
+        "figures/curves.loss.svg",
+    ):
         assert (run / name).is_file(), name
     assert "data=synthetic" in yaml.safe_load((run / "overrides.yaml").read_text())
     cost = json.loads((run / "cost.json").read_text())

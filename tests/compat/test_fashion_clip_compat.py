@@ -220,13 +220,13 @@ def package(monkeypatch, tmp_path):
         "validators": {"url": lambda _: False},
         "boto3": {},
         "botocore": {},
-        "botocore.exceptions": {"ClientError": Exception},
+        "botocore.errorfactory": {"ClientError": Exception},
     }
-    for name, content in stubs.items():
-        if name not in sys.modules and importlib.util.find_spec(name.partition(".")[0]) is None:
-            module = ModuleType(name)
-            vars(module).update(content)
-            monkeypatch.setitem(sys.modules, name, module)
+    absent = {name for name in stubs if importlib.util.find_spec(name.partition(".")[0]) is None}
+    for name in sorted(absent):
+        module = ModuleType(name)
+        vars(module).update(stubs[name])
+        monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(Image, "ANTIALIAS", Image.Resampling.LANCZOS, raising=False)
     return importlib.import_module("fashion_clip.fashion_clip")
 

@@ -1,5 +1,6 @@
 import io
 import multiprocessing
+import os
 import pickle
 import struct
 import zipfile
@@ -124,7 +125,7 @@ def four_sources(tmp_path):
         (ZipImages(tmp_path / "images.zip", "inner/"), names),
         (ArrayImages(np.stack([np.asarray(image) for image in pictures.values()])), numbers),
         (ArrowImages(datasets.Dataset.from_dict({"photo": as_bytes}, features=features), "photo"), numbers),
-        (ArrowImages(datasets.Dataset.from_dict({"photo": as_paths}, features=features), "photo"), numbers),
+        (ArrowImages(datasets.Dataset.from_dict({"photo": as_paths}, features=features), "photo", tmp_path), numbers),
         (ArrowImages(datasets.Dataset.from_dict({"photo": [b["bytes"] for b in as_bytes]}), "photo"), numbers),
     ]
 
@@ -156,6 +157,18 @@ def test_arrow_rows_without_an_image_are_missing():
     dataset = datasets.Dataset.from_dict({"photo": [None]}, features=datasets.Features({"photo": datasets.Image()}))
     with pytest.raises(FileNotFoundError):
         ArrowImages(dataset, "photo").read("0")
+
+
+def test_paths_of_a_data_set_without_a_folder_of_images_are_not_read(tmp_path):
+    import datasets
+
+    (tmp_path / "a.png").write_bytes(encoded(picture(0)))
+    features = datasets.Features({"photo": datasets.Image()})
+    dataset = datasets.Dataset.from_dict({"photo": [str(tmp_path / "a.png"), "/dev/zero"]}, features=features)
+    for folder in (None, tmp_path / "other"):
+        for ref in ("0", "1"):
+            with pytest.raises(sources.UnsafeImageError):
+                ArrowImages(dataset, "photo", folder).read(ref)
 
 
 @pytest.mark.parametrize("ref", ["../secret.png", "/etc/passwd", "a/../../secret.png"])
@@ -440,3 +453,47 @@ def test_equal_pixels_have_equal_hashes_whatever_their_encoding():
     )
     assert hash_pixels(Image.open(io.BytesIO(encoded(picture(4))))) != hash_pixels(image)
     assert catalogue_module.hash_pixels(image.convert("RGBA")) == hash_pixels(image)
+
+
+def test_links_out_of_the_folder_and_special_files_are_bad_rows(tmp_path):
+    """A pipe does not wait, a device does not fill the memory, a link does not show another folder."""
+    (tmp_path / "secret.png").write_bytes(encoded(picture(9)))
+    images = write_folder(tmp_path / "images", {"a.png": picture(0)})
+    root = tmp_path / "images"
+    (root / "out.png").symlink_to(tmp_path / "secret.png")
+    (root / "within.png").symlink_to(root / "a.png")
+    (root / "zero.png").symlink_to("/dev/zero")
+    (root / "folder.png").mkdir()
+    os.mkfifo(root / "pipe.png")
+    names = ["a.png", "within.png", "out.png", "zero.png", "folder.png", "pipe.png"]
+    columns = {"product_id": names, "image": names, "text": names}
+    catalogue = Catalogue.build(Card("links"), columns, images)
+    assert catalogue.column("image") == ["a.png", "within.png"]
+    assert catalogue.report.bad == {catalogue_module.UNSAFE_IMAGE: names[2:]}
+    moved = tmp_path / "moved"
+    moved.symlink_to(root)  # the folder itself may be a link
+    assert FolderImages(moved).read("a.png").size == (6, 8)
+
+
+def test_a_scan_that_is_damaged_is_made_again(tmp_path, caplog):
+    images = write_folder(tmp_path / "images", {"a.png": picture(0)})
+    columns = {"product_id": ["a"], "image": ["a.png"], "text": ["a"]}
+    first = Catalogue.build(Card("damaged"), columns, images)
+    path = catalogue_module._scan_file(["a.png"], images)
+    for content in (b"", path.read_bytes()[:-9]):
+        path.write_bytes(content)
+        assert Catalogue.build(Card("damaged"), columns, images).fingerprint() == first.fingerprint()
+        assert "is damaged and is made again" in caplog.text
+        caplog.clear()
+    Catalogue.build(Card("damaged"), columns, images)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_a_16_bit_grey_png_shows_its_shape(transparent):
+    values = np.full((8, 8), 65535, dtype=np.uint16)
+    values[2:6, 2:6] = 19532
+    image = Image.fromarray(values)
+    data = encoded(image, transparency=65535) if transparent else encoded(image)
+    decoded = sources.decode(data)
+    assert (decoded.getpixel((4, 4)), decoded.getpixel((0, 0))) == ((76, 76, 76), (255, 255, 255))

@@ -52,7 +52,7 @@ def write_table(folder, pictures, splits, titles):
         "data=table",
         f"data.catalogue.path={folder}/table.csv",
         f"data.catalogue.images={folder}",
-        f"+data.catalogue.name={folder.name}",
+        f"data.catalogue.name={folder.name}",
         "data.catalogue.columns={image:image,text:text,split:fold,product_id:sku}",
         "data/split=given",
     ]
@@ -60,6 +60,12 @@ def write_table(folder, pictures, splits, titles):
 
 def audit(*overrides):
     run(compose("audit", list(overrides)))
+
+
+def save_run(config, folder):
+    """A run directory as far as an audit reads it."""
+    folder.mkdir()
+    OmegaConf.save(OmegaConf.create(OmegaConf.to_container(config, resolve=True)), folder / "config.yaml")
 
 
 def read(folder):
@@ -173,8 +179,7 @@ def test_a_run_gives_the_training_side_and_its_model_the_embeddings(shop, tmp_pa
 
     monkeypatch.setattr(audit_module, "subject_of", lambda cfg, choice: Subject(cfg.run, cfg.run, Model()))
     config = compose("train", [*shop, "run_dir=x"])
-    (tmp_path / "run").mkdir()
-    OmegaConf.save(config, tmp_path / "run" / "config.yaml")
+    save_run(config, tmp_path / "run")
     audit("run=run", "cosine=0.9999", "output=out")  # without data=, the run's own
     facts = read(tmp_path / "out")
     assert facts["settings"]["model"]["name"] == "run"
@@ -200,7 +205,6 @@ def test_mistakes_are_one_sentence(shop, words, message):
 
 
 def test_run_and_other_exclude_each_other(shop, tmp_path):
-    (tmp_path / "run").mkdir()
-    OmegaConf.save(compose("train", [*shop, "run_dir=x"]), tmp_path / "run" / "config.yaml")
+    save_run(compose("train", [*shop, "run_dir=x"]), tmp_path / "run")
     with pytest.raises(ModisteError, match="exclude each other"):
         audit("run=run", "other=synthetic")

@@ -163,8 +163,10 @@ def test_new_images_join_the_cache():
     looks(make([drawing(0), drawing(1)]))
     both = make([drawing(1), drawing(2)])
     np.testing.assert_array_equal(looks(both), [look(drawing(1)), look(drawing(2))])
-    (file,) = module.cache_dir().glob("looks/*")
-    assert len(module._read_cache(file)) == 3
+    (file,) = module.cache_dir().glob("looks/*.parquet")
+    assert len(module._read_looks(file)) == 3
+    file.write_bytes(b"")
+    np.testing.assert_array_equal(looks(both), [look(drawing(1)), look(drawing(2))])
 
 
 # ------------------------------------------------------------------------------------------------------------- overlap

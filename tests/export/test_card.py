@@ -4,14 +4,12 @@ import json
 
 import pytest
 import yaml
-from omegaconf import OmegaConf
 
+from helpers.tiny_export import described_run
 from helpers.tiny_models import two_tower
-from modiste.config import compose
 from modiste.errors import ModisteError
 from modiste.export import card, export
 from modiste.export.inputs import Inputs, synthetic
-from modiste.utils.run_dir import RunDir
 
 INPUTS = synthetic(4)
 VALUE = {"value": 0.5954, "low": 0.57, "high": 0.62, "n": 1200}
@@ -31,11 +29,12 @@ FACTS = {
 
 @pytest.fixture
 def run(tmp_path):
-    run = RunDir(tmp_path / "run")
-    run.results.mkdir(parents=True)
-    OmegaConf.save(compose("train", ["experiment=demo", "run_dir=runs/demo"]), run.config)
+    run = described_run(tmp_path / "run", "experiment=demo")
     run.write_json("cost", {"seconds": 180.0, "pairs": 28000, "energy_kwh": 0.004, "co2e_kg": 0.0016, "country": "FRA"})
-    run.write_json("environment", {"processor": "A CPU", "cores": 2, "command": "modiste train experiment=demo"})
+    run.write_json(
+        "environment",
+        {"processor": "A CPU", "cores": 2, "command": "modiste train hydra.run.dir=/home/me/runs/demo experiment=demo"},
+    )
     (run.results / "synthetic.test.retrieval.json").write_text(json.dumps(RESULT))
     return run
 
@@ -50,8 +49,8 @@ def written(folder, run, given=None, repo_id=""):
 def test_the_card_of_a_run_says_data_recipe_results_with_intervals_cost_and_licences(run, tmp_path):
     text, head = written(tmp_path / "out", run, {"licence": "apache-2.0"}, "somebody/demo")
     for words in (
-        "# demo", "modiste train experiment=demo", "| t2i/mrr | 0.595 | [0.570, 0.620] | 1,200 |", "in-domain",
-        "1,200 t2i/queries", "28,000", "0.05 h", "1.6 g, electricity of: FRA", "A CPU, 2 cores", "`{text}`",
+        "# demo", "modiste train experiment=demo\n", "| t2i/mrr | 0.595 | [0.570, 0.620] | 1,200 |", "in-domain",
+        "1,200 t2i/queries", "28,000", "3 min 0 s", "1.6 g, electricity of: FRA", "A CPU, 2 cores", "`{text}`",
         'HubModel.from_pretrained("somebody/demo")', "| image encoder | none: random weights", "synthetic garments",
         "| image | 0.999900 | 1.000000 |", "![",
     ):  # fmt: skip
@@ -89,12 +88,13 @@ def test_a_model_without_a_run_has_a_card_that_says_what_is_not_known(tmp_path):
 
 
 def test_an_unknown_word_of_the_card_is_refused(tmp_path):
-    with pytest.raises(ModisteError, match=r"card.license is not known: give title, licence"):
+    with pytest.raises(ModisteError, match=r"card.license is not known. Did you mean 'licence'"):
         export(two_tower(), "hub", tmp_path / "out", inputs=INPUTS, card={"license": "mit"})
     assert not list(tmp_path.iterdir())
 
 
-def test_pictures_whose_licence_is_not_known_are_not_shown(tmp_path):
-    for licence, shown in (("all rights reserved", "synthetic garments"), ("", "synthetic"), ("CC0 1.0", "of mine")):
-        inputs = Inputs(INPUTS.images, INPUTS.texts, "4 products of mine", licence)
-        assert shown in card.write_pictures(tmp_path, inputs)["caption"]
+def test_pictures_of_the_data_are_shown_only_where_the_user_says_so(tmp_path):
+    inputs = Inputs(INPUTS.images, INPUTS.texts, "4 products of mine")
+    for name, given, shown in (("a", {}, "8 synthetic garments"), ("b", {"pictures": "own"}, "4 products of mine")):
+        exported = export(two_tower(), "hub", tmp_path / name, inputs=inputs, card=given)
+        assert f"Samples of what it takes: {shown}" in (exported.path / "README.md").read_text()

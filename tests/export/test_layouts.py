@@ -85,6 +85,7 @@ def test_open_clip_is_exact_where_it_knows_the_preprocessing(padded, tmp_path):
     exported = export(padded, "open_clip", tmp_path / "out", inputs=INPUTS)
     name = f"local-dir:{exported.path}"
     model, transform = open_clip.create_model_from_pretrained(name)
+    model.eval()
     tokenizer = open_clip.get_tokenizer(name)
     with torch.inference_mode():
         images = model.encode_image(torch.stack([transform(image) for image in IMAGES]))
@@ -111,6 +112,8 @@ def test_open_clip_names_the_repository_that_it_is_meant_for(padded, tmp_path):
     exported = export(padded, "open_clip", tmp_path / "out", inputs=INPUTS, repo_id="somebody/model")
     config = json.loads((exported.path / "open_clip_config.json").read_text())
     assert config["model_cfg"]["text_cfg"]["hf_model_name"] == "somebody/model"
+    moved = exported.path.rename(tmp_path / "moved")
+    near(ours(load(moved).model), padded)
 
 
 @pytest.mark.parametrize("kind", ["padded", "cropped"])
@@ -252,6 +255,7 @@ def test_int8_of_onnx_is_smaller_and_gated(format, padded, tmp_path):
                min_cosine={"image": 1.1, "text": 1.1})  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_openvino_takes_uint8_pixels_and_tokens_of_any_length(precision, padded, tmp_path):
     pytest.importorskip("openvino")

@@ -2,10 +2,11 @@
 
 import pytest
 
+from helpers.tiny_export import described_run
 from helpers.tiny_models import two_tower
 from modiste.errors import ModisteError
 from modiste.export import FORMATS, export, writing
-from modiste.export.inputs import synthetic
+from modiste.export.inputs import of_run, synthetic
 
 FEW = synthetic(4)
 
@@ -57,3 +58,18 @@ def test_mistakes_are_one_sentence(tmp_path, monkeypatch):
 def test_synthetic_inputs_have_several_shapes():
     assert len({image.size for image in FEW.images}) > 1
     assert len(set(FEW.texts)) > 1
+
+
+def test_a_run_whose_data_are_gone_is_checked_on_synthetic_garments(tmp_path, caplog):
+    run = described_run(tmp_path / "run", "data=kagl", f"data_dir={tmp_path}")
+    assert of_run(run, 3).source == "3 synthetic garments"
+    assert "The run's data cannot be read" in caplog.text
+
+
+def test_inputs_of_a_run_are_its_own_test_split_with_its_own_captions(tmp_path):
+    words = ["data.catalogue.products=160", "data.catalogue.size=32", "data.captions.templates=['a {category}']"]
+    run = described_run(tmp_path / "run", *words)
+    inputs = of_run(run, 3)
+    assert inputs.source == "3 products of synthetic, test split"
+    assert all(text.startswith("a ") and len(text.split()) < 5 for text in inputs.texts)
+    assert len(inputs.images) == 3

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 TIMEOUT = 300  # seconds
-READ_LATE = ("MODISTE_", "OMP_NUM_THREADS", "PYTHONPATH", "PYTEST_")
+READ_LATE = ("CUBLAS_", "MODISTE_", "NVIDIA_", "OMP_NUM_THREADS", "PYTHONPATH", "PYTEST_")
 """Beginnings of variables that nothing reads while it is imported. wandb does, and makes a directory, which the first
 fork to end would take away from the others."""
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modiste.losses.products import Products
+from modiste.losses.matmul import Matmul
 
 
 def clip_reference(image: Tensor, text: Tensor, scale: Tensor, product_id: Tensor | None) -> Tensor:
@@ -50,9 +50,9 @@ def rounded(a: Tensor) -> Tensor:
     return a.bfloat16().float()
 
 
-# What a bfloat16 unit does, on any machine: factors are rounded, products of them are exact, sums are in float32.
+# What a bf16 unit does, on any machine: inputs are rounded, their products are exact, accumulation is in fp32.
 # What is added to a gradient is rounded once more.
-UNIT = Products(
+UNIT = Matmul(
     lambda a, b, out: torch.mm(rounded(a), rounded(b), out=out),
     lambda c, a, b: c.add_(rounded(torch.mm(rounded(a), rounded(b)))),
     torch.bfloat16,

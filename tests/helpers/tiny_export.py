@@ -45,3 +45,17 @@ def towers(path, image="test_efficientnet", size=64, pooling="mean", **options):
                 parameter.mul_(1.5)
     model.initial_scale = 20.0
     return model.eval()
+
+
+def described_run(path, *words):
+    """A run directory with the configuration that these overrides compose, and nothing else."""
+    from omegaconf import OmegaConf
+
+    from modiste.config import compose
+    from modiste.utils.run_dir import RunDir
+
+    run = RunDir(path)
+    run.results.mkdir(parents=True)
+    plain = OmegaConf.to_container(compose("train", [*words, "run_dir=runs/a"]), resolve=True)
+    OmegaConf.save(OmegaConf.create(plain), run.config)
+    return run

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from helpers.loss_references import clip_reference, product_ids, unit_pairs, value_and_gradients
 from modiste.errors import ModisteError
-from modiste.losses.base import ContrastiveLoss
+from modiste.losses.base import LogitScale, TiledLoss
 from modiste.losses.clip import ClipLoss, Powers, infonce
-from modiste.losses.products import Products
+from modiste.losses.matmul import Matmul
 from modiste.losses.siglip import SigLipLoss
 
 
@@ -33,7 +33,9 @@ def test_value_and_gradients_equal_the_full_matrix(tile, scale, products, keep):
     image, text = unit_pairs(23)
     ids = None if products is None else product_ids(23, products)
     logit_scale = torch.tensor(math.log(scale), dtype=torch.float64)
-    ours = value_and_gradients(tiled(ClipLoss(tile=tile, keep=keep).double(), ids), image, text, logit_scale)
+    ours = value_and_gradients(
+        tiled(ClipLoss(tile=tile, logits_cache_mib=keep).double(), ids), image, text, logit_scale
+    )
     reference = value_and_gradients(lambda x, y, s: clip_reference(x, y, s.exp(), ids), image, text, logit_scale)
     torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-12)
 
@@ -68,7 +70,7 @@ def test_logits_are_kept_where_all_of_them_fit_and_computed_again_elsewhere(monk
     ):
         products.clear()
         with torch.set_grad_enabled(grad):
-            value = ClipLoss(tile=6, keep=keep).double()(image.clone().requires_grad_(), text)
+            value = ClipLoss(tile=6, logits_cache_mib=keep).double()(image.clone().requires_grad_(), text)
         if grad:
             value.backward()
         assert len(products) == expected, (keep, grad)
@@ -82,7 +84,7 @@ def count_products(monkeypatch):
         found.append(1)
         return torch.mm(a, b, out=out)
 
-    monkeypatch.setattr("modiste.losses.clip.choose", lambda *_: Products(mm, torch.Tensor.addmm_))
+    monkeypatch.setattr("modiste.losses.clip.choose_matmul", lambda *_: Matmul(mm, torch.Tensor.addmm_))
     return found
 
 
@@ -90,7 +92,7 @@ def count_products(monkeypatch):
 @pytest.mark.parametrize("ids", [None, product_ids(40, 12)])
 def test_one_exponential_for_rows_and_columns_gives_what_two_give(monkeypatch, keep, ids):
     image, text = unit_pairs(40)
-    loss = ClipLoss(init_scale=30.0, tile=16, keep=keep).double()
+    loss = ClipLoss(init_scale=30.0, tile=16, logits_cache_mib=keep).double()
     tiles, put = [], Powers.put
     monkeypatch.setattr(Powers, "put", lambda powers, tile: tiles.append(tile) or put(powers, tile))
     once = value_and_gradients(lambda x, y: loss(x, y, ids), image, text)
@@ -110,7 +112,7 @@ def test_a_column_far_below_all_rows_has_exponentials_of_its_own(monkeypatch, ke
     ids, scale = torch.arange(4), torch.tensor(100.0)
 
     def tiled(x, y):
-        return infonce(x, y, scale, ids, 2048, "float32", keep=keep)
+        return infonce(x, y, scale, ids, 2048, "float32", logits_cache_mib=keep)
 
     exact = value_and_gradients(lambda x, y: clip_reference(x, y, scale.double(), ids), image.double(), text.double())
     found = value_and_gradients(tiled, image, text)
@@ -129,8 +131,8 @@ def test_a_second_backward_pass_does_not_take_the_tiles_of_the_first_for_logits(
 
 
 def test_a_negative_room_for_logits_is_refused():
-    with pytest.raises(ModisteError, match=r"loss\.keep=-1 must be at least 0"):
-        ClipLoss(keep=-1)
+    with pytest.raises(ModisteError, match=r"loss\.logits_cache_mib=-1 must be at least 0"):
+        ClipLoss(logits_cache_mib=-1)
 
 
 @pytest.mark.parametrize("loss", [ClipLoss, SigLipLoss])
@@ -255,13 +257,13 @@ def test_autocast_and_bfloat16_input_use_float32_logits():
 def test_a_loss_of_plain_products_is_in_float32_too():
     """A subclass may write `image @ text.T`: inside the caller's autocast it is not rounded to bfloat16."""
 
-    class MeanLogit(ContrastiveLoss):
+    class MeanLogit(LogitScale, TiledLoss):
         def compute(self, image, text, product_id):
             return (image @ text.T).mean()
 
     image, text = (features.float() for features in unit_pairs(40, dim=16))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = MeanLogit(10.0, None, 100.0, 1)(image, text)
+        value = MeanLogit(10.0, tile=1)(image, text)
     assert torch.equal(value, (image @ text.T).mean())
 
 

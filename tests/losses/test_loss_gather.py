@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from helpers.loss_references import UNIT
 from modiste.errors import ModisteError
-from modiste.losses import gather, products
+from modiste.losses import gather, matmul
 from modiste.losses.clip import ClipLoss
 from modiste.losses.gcl import GclLoss
 from modiste.losses.siglip import SigLipLoss
@@ -91,36 +91,18 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name.removeprefix("module."): parameter.grad for name, parameter in model.named_parameters()}
 
 
-def with_factors(loss: str, factors: torch.dtype | None, image: torch.Tensor, text: torch.Tensor) -> tuple:
-    """Value, gradients, and the types of the matrices that travel, with products of bfloat16 factors."""
-    products.has_bfloat16 = lambda device: True
-    products.ON_CPU = dataclasses.replace(UNIT, factors=factors)
+def with_inputs(loss: str, inputs: torch.dtype | None, image: torch.Tensor, text: torch.Tensor) -> tuple:
+    """Value, gradients, and the types of the matrices that travel, with products of bf16 inputs."""
+    matmul.has_bfloat16 = lambda device: True
+    matmul.BFLOAT16_CPU = dataclasses.replace(UNIT, inputs=inputs)
     travelled, all_gather = [], gather.all_gather
     gather.all_gather = lambda tensor: travelled.append(str(tensor.dtype)) or all_gather(tensor)
     image, text = (F.normalize(features.float(), dim=1).requires_grad_() for features in (image, text))
-    made = LOSSES[loss](init_scale=20.0, tile=4, products="bfloat16")
+    made = LOSSES[loss](init_scale=20.0, tile=4, matmul_dtype="bfloat16")
     value = made(image, text)
     value.backward()
     gather.all_gather = all_gather
     return value.detach(), image.grad, text.grad, made.logit_scale.grad, sorted({*travelled} - {"torch.int64"})
-
-
-def feature_cases(rank: int) -> dict[str, torch.Tensor]:
-    """Features (4, 24) of a process: of unit norm; not within ±2 on the second only; no number there; others."""
-    unit = F.normalize(torch.randn(4, 24, generator=torch.Generator().manual_seed(rank)), dim=1)
-    large, nan = unit.clone(), unit.clone()
-    if rank:
-        large[1, 2], nan[2, 6] = -2.0, torch.nan
-    return {"unit": unit, "large": large, "nan": nan, "half": unit.bfloat16(), "double": unit.double()}
-
-
-def gathered(features: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """All processes' features, and how many bytes each of them sent."""
-    sent, all_gather = [], gather.all_gather
-    gather.all_gather = lambda tensor: sent.append(tensor.nbytes) or all_gather(tensor)
-    whole = gather.all_gather_features(features)
-    gather.all_gather = all_gather
-    return whole, sum(sent)
 
 
 def work(rank: int, folder: str) -> None:
@@ -158,9 +140,8 @@ def work(rank: int, folder: str) -> None:
         value = model(*make(slab), None if ids is None else ids[slab])
         value.backward()
         seen[kind, positives] = value.detach(), gradients(model)
-    for loss, factors in itertools.product(("clip", "siglip"), (None, torch.bfloat16)):
-        seen[loss, str(factors)] = with_factors(loss, factors, image, text)
-    seen["features"] = {name: gathered(features) for name, features in feature_cases(rank).items()}
+    for loss, dtype in itertools.product(("clip", "siglip"), (None, torch.bfloat16)):
+        seen[loss, str(dtype)] = with_inputs(loss, dtype, image, text)
     seen["everywhere"] = [gather.everywhere(flag, torch.device("cpu")) for flag in (True, rank == 0, False)]
     seen["slab"] = gather.reduce_scatter_sum(torch.arange(8.0) * (rank + 1))
     torch.save(seen, f"{folder}/{rank}.pt")
@@ -220,38 +201,12 @@ def test_unequal_batches_are_refused_everywhere(processes, loss):
 
 
 @pytest.mark.parametrize("loss", ["clip", "siglip"])
-def test_features_travel_as_the_products_round_them_and_nothing_changes(processes, loss):
+def test_features_are_gathered_as_the_products_round_them_and_nothing_changes(processes, loss):
     for process in processes:
         *whole, types = process[loss, "None"]
         *halved, half = process[loss, "torch.bfloat16"]
         assert all(map(torch.equal, whole, halved))
-        assert (types, half) == (["torch.int32"], ["torch.bfloat16"])  # packed, and rounded
-
-
-def test_features_arrive_bit_for_bit_and_those_of_unit_norm_in_31_bits_a_number(processes):
-    for process in processes:
-        for name, (whole, sent) in process["features"].items():
-            parts = [feature_cases(rank)[name] for rank in range(WORLD)]
-            assert whole.dtype == parts[0].dtype
-            assert torch.equal(whole.view(torch.uint8), torch.cat(parts).view(torch.uint8))
-            assert sent == parts[0].nbytes * (31 if name == "unit" else 32) // 32
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (4, 8), (5, 64), (0, 8)])
-def test_what_is_packed_is_unpacked_bit_for_bit(shape):
-    """All bits but one are drawn: with the signs of zero, and numbers below the normal ones."""
-    bits = torch.randint(-(2**31), 2**31, shape, generator=torch.Generator().manual_seed(0)).int()
-    numbers = (bits & ~(2**30)).view(torch.float32)
-    words = gather.pack(numbers)
-    assert words.shape == (-(-numbers.numel() // 32), 31)
-    assert torch.equal(gather.unpack(words, numbers.shape).view(torch.int32), numbers.view(torch.int32))
-
-
-def test_the_largest_and_smallest_numbers_that_are_packed():
-    smallest, largest = torch.tensor(1e-45), torch.tensor(2.0).nextafter(torch.tensor(0.0))
-    numbers = torch.tensor([0.0, -0.0, smallest, -smallest, largest, -largest, 1.0, -1.0]).repeat(9, 1)
-    back = gather.unpack(gather.pack(numbers), numbers.shape)
-    assert torch.equal(back.view(torch.int32), numbers.view(torch.int32))
+        assert (types, half) == (["torch.float32"], ["torch.bfloat16"])
 
 
 def test_what_one_process_lacks_no_process_has(processes):

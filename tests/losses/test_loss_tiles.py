@@ -11,6 +11,7 @@ from helpers.loss_references import product_ids, unit_pairs
 from modiste.losses.clip import ClipLoss
 from modiste.losses.siglip import SigLipLoss
 from modiste.losses.tiles import matching_pairs
+from modiste.losses.vsepp import VseppLoss
 
 N, DIM, TILE = 96, 8, 32
 
@@ -39,7 +40,9 @@ def batch():
     return image.requires_grad_(), text.requires_grad_(), product_ids(N, 30)
 
 
-@pytest.mark.parametrize("loss", [ClipLoss(tile=TILE, keep=0), SigLipLoss(tile=TILE)], ids=["clip", "siglip"])
+@pytest.mark.parametrize(
+    "loss", [ClipLoss(tile=TILE, logits_cache_mib=0), SigLipLoss(tile=TILE)], ids=["clip", "siglip"]
+)
 def test_no_tensor_is_larger_than_a_tile_or_the_features(loss):
     """Forward and backward; with one product for all too, where every pair is a positive."""
     image, text, ids = batch()
@@ -47,6 +50,14 @@ def test_no_tensor_is_larger_than_a_tile_or_the_features(loss):
         with Recorder() as recorder:
             loss(image, text, product_id).backward()
         assert 0 < recorder.largest <= max(N * DIM, TILE * TILE) < N * N
+
+
+def test_the_hinge_holds_its_positives_besides():
+    image, text, ids = batch()
+    with Recorder() as recorder:
+        VseppLoss(tile=TILE)(image, text, ids).backward()
+    positives = int((ids[:, None] == ids).sum())
+    assert recorder.largest <= max(N * DIM, TILE * TILE, 4 * positives) < N * N
 
 
 def test_the_recorder_sees_a_full_matrix():
@@ -59,11 +70,17 @@ def test_the_recorder_sees_a_full_matrix():
 
 
 @pytest.mark.parametrize(
-    ("loss", "factor"), [(ClipLoss(tile=TILE, keep=0), 8), (ClipLoss(tile=TILE), 6), (SigLipLoss(tile=TILE), 6)]
+    ("loss", "factor"),
+    [
+        (ClipLoss(tile=TILE, logits_cache_mib=0), 8),
+        (ClipLoss(tile=TILE), 6),
+        (SigLipLoss(tile=TILE), 6),
+        (VseppLoss(tile=TILE), 4),
+    ],
 )
 def test_floating_point_operations(loss, factor):
     """8·N²·D for InfoNCE (one product forward, one again and two for gradients backward), 6·N²·D where its logits are
-    kept, and for the sigmoid."""
+    kept, and for the sigmoid; 4·N²·D for the hinge, a product for each direction and none backward."""
     image, text, ids = batch()
     with Recorder() as recorder:
         loss(image, text, ids).backward()

@@ -43,14 +43,14 @@ def test_value_and_gradients_are_those_of_the_weighted_full_matrices(kind, weigh
 def test_the_temperature_is_the_inner_losss_under_the_name_of_any_loss():
     loss = MatryoshkaLoss(SigLipLoss(), [2])
     loss.initialise(scale=12.0, bias=None, global_batch=5)
-    assert loss.scale.item() == pytest.approx(12.0)
+    assert loss.inverse_temperature().item() == pytest.approx(12.0)
     assert loss.state_dict()["logit_scale"].exp().item() == pytest.approx(12.0)
     assert loss.state_dict()["logit_bias"].exp().item() == pytest.approx(0.25)
     assert len(list(loss.parameters())) == 2, "an optimizer has each parameter once"
     with torch.no_grad():
         loss.logit_scale.fill_(-3.0)
     loss.clamp()
-    assert loss.scale.item() == 1
+    assert loss.inverse_temperature().item() == 1
 
 
 @pytest.mark.parametrize(

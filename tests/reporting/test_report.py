@@ -1,5 +1,9 @@
 """The report is one safe file that says what the run directory says."""
 
+import base64
+import hashlib
+import html
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -8,6 +12,7 @@ import pytest
 from PIL import Image
 
 from modiste.errors import ModisteError
+from modiste.reporting.html.gallery import encode
 from modiste.reporting.report import write_report
 
 EVIL = "<script>alert('x')</script>"
@@ -49,7 +54,8 @@ def interval(value, n=50):
 
 def example(relevant, query="blue dress"):
     results = [{"row": i, "text": EVIL, "score": 0.4, "relevant": relevant and i == 0} for i in range(5)]
-    return {"kind": "t2i", "query": query, "rank": 1 if relevant else 40, "results": results}
+    wanted = {} if relevant else {"wanted": {"row": 4, "text": EVIL, "score": 0.2}}
+    return {"kind": "t2i", "query": query, "rank": 1 if relevant else 40, "results": results} | wanted
 
 
 def result(task, data="kagl", **extra):
@@ -78,6 +84,7 @@ def make_run(folder):
         "zeroshot",
         metrics={"gender/accuracy": interval(0.75)},
         primary="gender/accuracy",
+        counts={"gender/classes": 4},
         tables={"gender": {"columns": ["class", "support", "f1"], "rows": rows}},
         confusion={f"gender/{EVIL}": {"labels": classes[:4], "matrix": matrix}},
     )
@@ -103,14 +110,17 @@ def words(page):
     return " ".join(" ".join(Links(read(page)).words).split())
 
 
-def test_the_page_fetches_and_runs_nothing(page):
+def test_the_page_fetches_nothing_and_runs_its_own_script_alone(page):
     assert page.name == "report.html"
     found = Links(read(page))
-    assert "script" not in found.tags
+    assert found.tags.count("script") == 1
     assert found.links
-    assert all(link.startswith(("data:image/png;base64,", "#")) for link in found.links)
+    assert all(link.startswith(("data:image/png;base64,", "data:image/svg+xml;base64,", "#")) for link in found.links)
     assert "url(" not in read(page)
     assert "@import" not in read(page)
+    script = read(page).partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html.unescape(read(page))
 
 
 def test_what_a_user_wrote_is_text(page):
@@ -134,16 +144,88 @@ def test_metrics_stand_with_their_intervals(page):
     assert "9.0" in text
 
 
-def test_pictures_are_files_and_are_in_the_page(page):
-    names = [path.name for path in (page.parent / "figures").glob("*.png")]
-    assert len(names) == 6  # curves, two metrics, one confusion, hits, misses
-    assert read(page).count("<img ") == len(names)
+def test_figures_are_files_and_are_in_the_page(page):
+    names = [path.name for path in (page.parent / "figures").glob("*.svg")]
+    assert len(names) == 4  # two curves, two metrics
+    assert read(page).count("data:image/svg+xml") == len(names)
+
+
+def test_tiles_say_task_and_metric_in_words_with_the_chance_level(page):
+    text = words(page)
+    assert "text→image MRR 0.46 [0.407, 0.507]" in text
+    assert "gender, zero-shot accuracy 0.75 [0.700, 0.800] · chance 0.25" in text
+    assert "Zero-shot classification on kagl (test)" in text
+
+
+def test_galleries_stand_before_tables_and_a_miss_shows_what_was_wanted(page):
+    text = words(page)
+    assert text.index("What a search finds") < text.index("All metrics")
+    gallery = text[text.index("“blue dress”") : text.index("All metrics")]
+    assert "✓ first relevant at rank 1" in gallery
+    miss = gallery[gallery.index("✗ first relevant at rank 40") :]
+    assert "wanted 0.200" in miss
+    assert "product_id" in miss  # the column that stands for ids here
+
+
+def test_metrics_are_explained(run):
+    protocol = {"metrics": {"mrr": "1 / rank of the first relevant item"}}
+    put(run, "kagl.test.retrieval", result("retrieval", protocol=protocol))
+    text = read(write_report(run))
+    anchor = re.search(r'href="(#[^"]+)">MRR<', text).group(1)
+    assert f'id="{anchor[1:]}"' in text
+    assert "1 / rank of the first relevant item" in text
+
+
+def test_few_queries_and_a_single_class_are_warned_of(run):
+    metrics = {"fit/accuracy": {"value": 1.0, "low": 1.0, "high": 1.0, "n": 9}}
+    put(
+        run,
+        "kagl.test.zeroshot",
+        result("zeroshot", metrics=metrics, primary="fit/accuracy", counts={"fit/classes": 1}),
+    )
+    text = words(write_report(run))
+    assert "Fewer than 50 queries: fit (9)." in text
+    assert "Only one class, so nothing to tell apart: fit." in text
+    assert "1.000 [0.664, 1.000]" in text  # 0.025 ** (1 / 9)
+
+
+def test_pictures_outside_the_run_directory_are_not_shown(run):
+    Image.new("RGB", (4, 4)).save(run.parent / "secret.png")
+    Image.new("RGB", (4, 4)).save(run / "figures.png")
+    pictures = {"out": "../secret.png", "absolute": str(run.parent / "secret.png"), "in": "figures.png"}
+    put(run, "kagl.test.retrieval", result("retrieval", pictures=pictures))
+    assert read(write_report(run)).count("data:image/png") == 1
+
+
+def test_thumbnails_keep_their_aspect_and_are_twice_what_is_shown():
+    for size, expected in {(60, 80): (60, 80), (1000, 500): (320, 160), (64, 64): (64, 64)}.items():
+        address, *measures = encode(Image.new("RGB", size, (200, 0, 200)))
+        assert tuple(measures) == expected
+        kind, _, data = address.partition(",")
+        assert kind.startswith("data:image/png" if max(expected) <= 128 else "data:image/jpeg")
+        assert Image.open(io.BytesIO(base64.b64decode(data))).size == expected
+
+
+def test_an_unreadable_image_is_said_to_be_none(run):
+    class Broken(Plain):
+        def read_image(self, i):
+            raise OSError("truncated")
+
+    assert "no image" in words(write_report(run, Broken()))
+
+
+def test_thumbnails_of_somebody_elses_run_directory_are_pictures_or_nothing(run):
+    write_report(run, Plain())
+    (kept,) = (run / "figures").glob("thumbs.*.json")
+    content = json.loads(kept.read_text())
+    kept.write_text(json.dumps({row: thumb | {"image": "javascript:alert(1)"} for row, thumb in content.items()}))
+    assert "javascript:" not in read(write_report(run))
 
 
 def test_worst_classes_come_first(page):
     text = words(page)
-    table = text[text.index("worst 15 of 20 by f1") :]
-    assert re.findall(r"class (\d+)", table)[:15] == [str(i) for i in range(19, 4, -1)]
+    table = text[text.index("worst 10 of 20 by f1") :]
+    assert re.findall(r"class (\d+)", table)[:10] == [str(i) for i in range(19, 9, -1)]
     assert "All 20 rows" in text
 
 
@@ -155,33 +237,31 @@ def test_a_class_without_a_value_is_not_the_worst(run):
 
 
 def test_galleries_without_images_are_said_to_be_missing_then_reused(run):
-    assert words(write_report(run)).count("Not drawn: the images of kagl") == 2
+    assert "Images are not shown: those of kagl are not available." in words(write_report(run))
     drawn = read(write_report(run, Plain()))
-    assert "Not drawn" not in drawn
+    assert "not available" not in drawn
     assert read(write_report(run)) == drawn
 
 
-def test_an_old_gallery_is_never_shown_for_new_results(run):
+def test_thumbnails_of_other_data_are_never_shown(run):
     write_report(run, Plain())
-    put(run, "kagl.test.retrieval", result("retrieval", examples=[example(True, "another query")]))
-    assert "Not drawn" in words(write_report(run))
-    write_report(run, Plain())
-    assert len(list((run / "figures").glob("*.hits-*.png"))) == 1
+    put(run, "kagl.test.retrieval", result("retrieval", examples=[example(True)], data_fingerprint="other"))
+    assert "not available" in words(write_report(run))
 
 
 def test_searches_have_their_own_galleries_and_the_later_ones_are_folded(run):
     examples = [example(True) | {"search": search} for search in ("t2i", "i2t", "colour-to-product")]
     put(run, "kagl.test.retrieval", result("retrieval", examples=examples))
     text = read(write_report(run, Plain()))
-    assert text.index("Retrieval, t2i: hits") < text.index("Retrieval, i2t: hits")
-    assert "<summary>Retrieval, colour-to-product: hits and misses</summary>" in text
-    assert len(list((run / "figures").glob("*.hits-*.png"))) == 3
+    assert text.index("<summary>text→image</summary>") < text.index("<summary>image→text</summary>")
+    folded = text[: text.index("<summary>colour→product</summary>")]
+    assert folded.endswith('<details class="fold">')
 
 
 def test_a_catalogue_draws_only_its_own_data(run):
     put(run, "other.test.retrieval", result("retrieval", data="other", examples=[example(True)]))
-    assert "Not drawn: the images of other" in words(write_report(run, Plain()))
-    assert "Not drawn" not in words(write_report(run, {file.stem: Plain() for file in run.glob("results/*.json")}))
+    assert "Images are not shown: those of other" in words(write_report(run, Plain()))
+    assert "not available" not in words(write_report(run, {file.stem: Plain() for file in run.glob("results/*.json")}))
 
 
 def test_published_rows_are_marked_with_their_source(run):

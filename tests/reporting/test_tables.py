@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
-from rich.console import Console
 
 from helpers.stored_results import store, values
 from modiste.commands import table as command
 from modiste.errors import ModisteError
 from modiste.metrics.comparison import holm, mcnemar
 from modiste.reporting import tables
-from modiste.reporting.tables.published import FASHION_IQ, LOOKBENCH, MARQO
 from modiste.tasks.composed import PROTOCOL
 
+MARQO = {naming.data: naming for naming in tables.packaged_namings() if naming.task == "marqo"}
 CONF = Path(__file__).parents[2] / "conf" / "table.yaml"
 KAGL = {
     "text-to-image/recall@1": (0.141, 2000),
@@ -71,7 +70,7 @@ def test_the_reference_file_is_whole(published):
 
 
 def test_every_published_number_of_a_named_benchmark_is_mapped(published):
-    for naming in tables.NAMINGS:
+    for naming in tables.packaged_namings():
         lines = [line for line in published if line["dataset"] in naming.datasets]
         assert {line["dataset"] for line in lines} == set(naming.datasets)
         names = {naming.name(line) for line in lines}
@@ -81,14 +80,14 @@ def test_every_published_number_of_a_named_benchmark_is_mapped(published):
 
 
 def test_only_averages_and_unpublished_subsets_have_no_naming(published):
-    named = {dataset for naming in tables.NAMINGS for dataset in naming.datasets}
+    named = {dataset for naming in tables.packaged_namings() for dataset in naming.datasets}
     rest = {line["dataset"] for line in published} - named
     assert rest == {"Average Results", "kagl (paper subset)", "deep (paper subset)"}
 
 
 @pytest.mark.parametrize("data", MARQO)
-def test_marqos_published_rows_stand_beside_a_result_of_every_set(published, data):
-    _, gallery, queries = MARQO[data]
+def test_marqos_published_rows_stand_next_to_a_result_of_every_set(published, data):
+    gallery, queries = MARQO[data].gallery, MARQO[data].queries
     metrics = {f"{part}/precision@1": (0.5, n) for part, n in queries.items()}
     blocks = tables.build_blocks([result(metrics, data=data, counts=sizes(metrics, gallery))], published)
     for part, n in queries.items():
@@ -101,12 +100,16 @@ def test_marqos_published_rows_stand_beside_a_result_of_every_set(published, dat
 
 
 def test_lookbench_and_fashion_iq_sizes_agree_with_the_tasks_own(published):
-    assert {name: (p["queries"], p["original"], p["val"]) for name, p in PROTOCOL.items()} == FASHION_IQ
+    boards = {naming.protocol["gallery"]: naming for naming in tables.packaged_namings() if naming.data == "fashion_iq"}
+    for name, size in PROTOCOL.items():
+        for gallery, naming in boards.items():
+            assert (naming.queries[name], naming.gallery[name]) == (size["queries"], size[gallery])
     metrics = {"overall/fine/hit_rate@1": (0.6, 2345), "overall/fine/ndcg@5": (0.4, 2345)}
     content = result(metrics, task="similar", data="lookbench", counts={"overall/fine/queries": 2345})
     rows = {row.model: row for row in tables.build_blocks([content], published)[0].rows}
     assert rows["GR-Pro"].cells["overall/fine/ndcg@5"].text == "0.4981"
-    assert sum(n for n, _ in LOOKBENCH.values()) == 2345
+    (lookbench,) = (naming for naming in tables.packaged_namings() if naming.data == "lookbench")
+    assert sum(n for part, n in lookbench.queries.items() if part.endswith("/fine")) == 2 * 2345
 
 
 @pytest.mark.parametrize(("gallery", "model"), [("original", "SPN (SPRC) [BLIP-2]"), ("val", "TG-CIR [CLIP-B]")])
@@ -150,7 +153,7 @@ def test_a_bad_reference_file_is_refused(tmp_path, text, words):
 # --- blocks
 
 
-def test_published_rows_stand_beside_measured_ones_under_our_names(published):
+def test_published_rows_stand_next_to_measured_ones_under_our_names(published):
     rows = {row.model: row for row in block(tables.build_blocks([result()], published), "text-to-image").rows}
     assert rows["mine"].source == ""
     marqo = rows["FashionCLIP2.0"]
@@ -225,7 +228,7 @@ def test_relevant_products_in_the_training_part_are_told_for_in_domain_models():
     blocks = tables.build_blocks([trained])
     assert "category-to-product 1,200 of 3,000" in " ".join(block(blocks, "category-to-product").notes)
     assert block(blocks, "text-to-image").notes == []
-    assert all(not b.notes for b in tables.build_blocks([result(counts=counts)]))
+    assert all("training part" not in " ".join(b.notes) for b in tables.build_blocks([result(counts=counts)]))
 
 
 def test_the_same_name_with_other_weights_is_another_row():
@@ -422,12 +425,22 @@ def test_latex_escapes_what_latex_would_take(published):
         assert len(re.findall(r"(?<!\\)&", row)) in (3, 4)  # summary: two metrics; parts: three
 
 
-def test_the_terminal_table_names_the_best_published_model(published):
-    console = Console(width=140, record=True, file=io.StringIO())
-    console.print(tables.rich_table([result()], published))
-    text = console.export_text()
+def test_the_terminal_table_names_the_best_published_model(published, capsys):
+    tables.print_sheets(tables.terminal_sheets([result()], published))
+    text = capsys.readouterr().out
     assert re.search(r"text-to-image/avg_recall.*0\.289 \[0\.279, 0\.299\].*0\.334 \(Marqo-FashionSigLIP\)", text)
     assert "text-to-image/recall@1" not in text  # the summary only
+    tables.print_sheets(tables.terminal_sheets([result()], published, every=True))
+    assert re.search(r"recall@1 .*0\.141", capsys.readouterr().out)
+
+
+def test_many_models_are_the_rows_of_the_terminal_table(published, capsys):
+    tables.print_sheets(
+        tables.terminal_sheets([result(name=f"model {i}", fingerprint=str(i)) for i in range(5)], published)
+    )
+    text = capsys.readouterr().out
+    assert re.search(r"model 4\W+0\.289\W+0\.543", text)
+    assert "best published" in text
 
 
 def test_results_are_printed_from_their_files(tmp_path, capsys):
@@ -493,9 +506,95 @@ def test_the_command_prints_or_writes(tmp_path, capsys):
     cfg = OmegaConf.load(CONF)
     cfg.paths = [str(tmp_path / "run")]
     command.run(cfg)
+    assert "kagl · marqo · test · summary" in capsys.readouterr().out
+    cfg.format = "markdown"
+    command.run(cfg)
     printed = capsys.readouterr().out
     assert "### kagl · marqo · test · summary" in printed
     assert "*FashionCLIP2.0*" in printed
-    cfg.output = str(tmp_path / "new" / "table.md")
-    command.run(cfg)
+    cfg.format = None
+    for name, style in {"table.md": "### kagl", "table.csv": "data,split", "table.tex": "booktabs"}.items():
+        cfg.output = str(tmp_path / "new" / name)
+        command.run(cfg)
+        assert style in (tmp_path / "new" / name).read_text(encoding="utf-8")
     assert (tmp_path / "new" / "table.md").read_text(encoding="utf-8") == printed
+
+
+# --- direction
+
+
+@pytest.mark.parametrize("name", ["colour/error", "t2i/distance"])
+def test_an_error_and_a_distance_are_better_when_lower(tmp_path, name):
+    """As the result says it: bold face, the sign of the others, and the best published number."""
+    for i, model in enumerate(("far", "near")):
+        values = np.random.default_rng(i).random(200) + 5.0 * (1 - i)
+        store(tmp_path / model, {name: values}, name=model, fingerprint=str(i) * 16, higher_is_better={name: False})
+    (only,) = tables.build_blocks(tables.load_results([tmp_path / "far", tmp_path / "near"]))
+    assert only.marks.signs == {("far", name): "↓", ("near", name): "best"}
+    assert only.lower == {name}
+
+
+def test_a_users_published_numbers_bring_their_names_and_the_best_error_is_the_lowest(tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text(
+        "source,dataset,task,model,metric,value\nus 2026,Hues,hue,coarse,Err,0.9\nus 2026,Hues,hue,fine,Err,0.2\n"
+    )
+    (tmp_path / "mine.yaml").write_text("- {data: hues, task: hue, datasets: [Hues], metrics: {Err: colour/error}}\n")
+    content = result({"colour/error": (0.5, 9)}, task="hue", data="hues", higher_is_better={"colour/error": False})
+    sheets = tables.terminal_sheets([content], tables.read_published(tmp_path / "mine.csv"))
+    tables.print_sheets(sheets)
+    assert "0.2 (fine)" in capsys.readouterr().out
+    (tmp_path / "mine.yaml").write_text("- {data: hues, tsak: hue}\n")
+    with pytest.raises(ModisteError, match="tsak"):
+        tables.read_published(tmp_path / "mine.csv")
+
+
+# --- what a user wrote
+
+
+def test_words_of_a_user_are_no_markup_and_no_formula(tmp_path):
+    content = result(name="=cmd|' /C calc'!A0 <script>alert(1)</script>")
+    text = tables.format_table([content], style="markdown")
+    assert "<script>" not in text
+    assert "&lt;script>" in text
+    rows = [line for line in text.splitlines() if line.startswith("| =cmd")]
+    heads = [line for line in text.splitlines() if line.startswith("| model")]
+    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [len(re.findall(r"\|", head)) for head in heads]
+    found = list(csv.DictReader(io.StringIO(tables.format_table([content], style="csv"))))
+    assert {row["model"][:5] for row in found} == {"'=cmd"}
+    assert {row["value"] for row in found} == {str(value) for value, _ in KAGL.values()}
+
+
+# --- runs of one name
+
+
+def run_of(folder, seed, lr, **extra):
+    """A run directory with its overrides and configuration, and a result."""
+    folder.mkdir(parents=True)
+    (folder / "overrides.yaml").write_text(f"- data=kagl\n- seed={seed}\n- optim.lr={lr}\n")
+    (folder / "config.yaml").write_text(f"name: kagl\nseed: {seed}\noptim: {{lr: {lr}}}\n")
+    return write(folder, result(fingerprint=f"{seed}{lr}", **extra))
+
+
+def test_runs_of_one_name_are_labelled_by_the_settings_in_which_they_differ(tmp_path):
+    paths = [run_of(tmp_path / str(lr), 0, lr) for lr in (0.001, 0.01)]
+    names = [row.model for row in tables.build_blocks(tables.load_results(paths))[0].rows]
+    assert names == ["mine (optim.lr=0.001)", "mine (optim.lr=0.01)"]
+
+
+def test_seeds_are_one_row_with_mean_and_deviation(tmp_path):
+    values = {seed: 0.2 + 0.01 * seed for seed in range(3)}
+    paths = []
+    for seed, value in values.items():
+        metrics = {"text-to-image/avg_recall": (value, 2000)}
+        paths += [run_of(tmp_path / f"{seed}_{lr}", seed, lr, metrics=metrics) for lr in (0.001, 0.01)]
+    (only,) = tables.build_blocks(tables.load_results(paths))
+    assert [row.label for row in only.rows] == [f"mine (optim.lr={lr}), n = 3 seeds" for lr in (0.001, 0.01)]
+    cell = only.rows[0].cells["text-to-image/avg_recall"]
+    assert (cell.value, cell.deviation) == pytest.approx(
+        (np.mean([*values.values()]), np.std([*values.values()], ddof=1))
+    )
+    assert tables.show("text-to-image/avg_recall", cell) == "0.210 ± 0.010"
+    assert any("standard deviation" in note for note in only.footnotes())
+    found = list(csv.DictReader(io.StringIO(tables.format_table(tables.load_results(paths), style="csv"))))
+    assert len(found) == 6  # the file has every run
+    assert {row["model"] for row in found} >= {"mine (seed=2, optim.lr=0.01)"}

@@ -5,20 +5,26 @@ import csv
 import functools
 import hashlib
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
-from PIL import Image
 
 from helpers.commands import TINY, modiste
 from helpers.wandb_log import OfflineRun
-from modiste.commands.sweep import Watch, as_overrides, conclude
+from modiste.config import compose
 from modiste.errors import ModisteError
+from modiste.reporting.tables import print_sheets
+from modiste.sweeps.conclude import conclude
+from modiste.sweeps.execution import Watch
 from modiste.sweeps.pictures import importance
-from modiste.sweeps.space import Space
+from modiste.sweeps.space import Space, as_overrides
 from modiste.sweeps.study import Objective, finished, open_study, over_seeds, rows, run_trials, sampler_of
 
 LOSS = Objective("loss", "min")
@@ -28,7 +34,7 @@ SPACE = Space(
 
 
 def study(folder, objectives=(LOSS,), storage="journal", pruner=None):
-    return open_study(folder, storage, objectives, pruner or optuna.pruners.NopPruner())
+    return open_study(folder, storage, objectives, pruner or optuna.pruners.NopPruner(), list(SPACE.space))
 
 
 def run(study, count, objective):
@@ -57,7 +63,7 @@ def test_a_killed_study_repeats_the_trial_that_was_cut_off_and_ends_with_as_many
     assert len(finished(again)) == 6
 
 
-def test_a_study_that_goes_on_draws_what_the_whole_one_draws(tmp_path):
+def test_a_resumed_study_draws_what_the_whole_one_draws(tmp_path):
     """Random trials at first, then those of the model: none is drawn twice, and a kill changes none."""
 
     def killed(trial):
@@ -89,6 +95,73 @@ def test_a_grid_is_searched_once_and_then_over_also_when_it_goes_on(tmp_path):
     assert sorted(drawn) == [(n, kind) for n in grid["n"] for kind in grid["kind"]]
 
 
+@pytest.mark.parametrize("drawn", [0, 1, 2, 3])
+def test_a_study_that_is_killed_while_it_draws_repeats_the_same_draw(tmp_path, drawn):
+    def killed(trial):
+        if trial.number == 6:
+            for key in list(SPACE.space)[:drawn]:
+                SPACE._suggest(trial, key, SPACE.space[key])
+            raise KeyboardInterrupt
+        return valley(trial)
+
+    whole = study(tmp_path / "whole")
+    run(whole, 8, valley)
+    with pytest.raises(SystemExit):
+        run(study(tmp_path / "part"), 8, killed)
+    part = study(tmp_path / "part")
+    run(part, 8, valley)
+    complete = [trial.params for trial in part.get_trials() if trial.state.name == "COMPLETE"]
+    assert complete == [trial.params for trial in whole.get_trials()]
+
+
+@pytest.mark.parametrize("cut", [1, 7, 40])
+def test_a_torn_line_of_the_journal_loses_its_trial_alone(tmp_path, cut):
+    """A full disk or a power cut may leave a part of the last line, or all of it without its end."""
+    run(study(tmp_path), 3, valley)
+    journal = tmp_path / "study.journal"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:-cut])
+    again = study(tmp_path)
+    run(again, 5, valley)
+    states = [trial.state.name for trial in finished(again)]
+    assert states.count("COMPLETE") == 5
+    assert states.count("FAIL") == (cut > 1)  # without the line's end alone nothing is lost
+    reference = study(tmp_path / "whole")
+    run(reference, 5, valley)
+    drawn = [trial.params for trial in again.get_trials() if trial.state.name == "COMPLETE"]
+    assert sorted(map(str, drawn)) == sorted(str(trial.params) for trial in reference.get_trials())
+
+
+def test_a_torn_line_with_more_after_it_is_dropped_too(tmp_path):
+    run(study(tmp_path), 2, valley)
+    journal = tmp_path / "study.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-1]) + lines[-1][:20] + b"\n")
+    run(study(tmp_path), 4, valley)
+    assert [t.state.name for t in finished(study(tmp_path))].count("COMPLETE") == 4
+
+
+def test_choices_are_values_and_need_no_quoting(tmp_path):
+    """Words with commas, braces, quotes or parentheses, lists and mappings reach the trial as they are."""
+    choices = {
+        "name": ["spring, summer", "autumn (old)", "{}, on white", 'a "b" \\', "${seed}", "null", "1e3"],
+        "tags": [["a, b"], ["c"]],
+        "optim.tower_lr": [{"image": 1.0, "text": 1.0}, {"image": 0.1, "text": 0.5}],
+        "trainer.deterministic": [True, None],
+    }
+    space = Space({key: {"choices": values} for key, values in choices.items() if key != "tags"})
+    for values in space.all_choices():
+        cfg = compose("train", as_overrides(values))
+        assert cfg.name == values["name"]
+        assert dict(cfg.optim.tower_lr) == values["optim.tower_lr"]
+        assert cfg.trainer.deterministic == values["trainer.deterministic"]
+    seen = []
+    found = open_study(tmp_path, "journal", [LOSS], optuna.pruners.NopPruner(), list(space.space))
+    run(found, 12, lambda trial: seen.append(space.suggest(trial)) or [0.0])
+    assert all(value in choices[key] for values in seen for key, value in values.items())
+    assert {values["optim.tower_lr"]["image"] for values in seen} == {1.0, 0.1}
+
+
 def test_an_interrupt_leaves_the_trial_to_be_repeated(tmp_path):
     def interrupt(trial):
         SPACE.suggest(trial)
@@ -102,7 +175,7 @@ def test_an_interrupt_leaves_the_trial_to_be_repeated(tmp_path):
     assert [trial.state.name for trial in finished(again)] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
 
 
-def test_a_failing_trial_is_recorded_and_the_next_one_starts(tmp_path, capsys):
+def test_a_failing_trial_is_recorded_and_the_next_one_starts(tmp_path, capsys, caplog):
     def sometimes(trial):
         if trial.number == 1:
             SPACE.suggest(trial)
@@ -110,25 +183,79 @@ def test_a_failing_trial_is_recorded_and_the_next_one_starts(tmp_path, capsys):
         return valley(trial)
 
     found = study(tmp_path)
-    run(found, 6, sometimes)
+    run(found, 12, sometimes)
     table = rows(found, [LOSS])
-    assert [row["state"] for row in table].count("complete") == 5
+    assert [row["state"] for row in table].count("complete") == 11
     assert table[1]["error"] == "data.batch_size=9 is too large: lower it."
-    conclude(found, [LOSS], list(SPACE.space), tmp_path)
+    assert "trial 1 failed: data.batch_size=9 is too large" in caplog.text
+    assert "Traceback" not in caplog.text + capsys.readouterr().err
+    (tmp_path / "trial_004").mkdir()
+    print_sheets(conclude(found, [LOSS], list(SPACE.space), tmp_path))
     printed = capsys.readouterr().out
     assert "too large" in printed
     with (tmp_path / "trials.csv").open() as file:
-        assert [row["trial"] for row in csv.DictReader(file)] == list("012345")
+        assert [row["trial"] for row in csv.DictReader(file)] == [str(i) for i in range(12)]
     ordered = json.loads((tmp_path / "sweep.json").read_text())["trials"]
     losses = [row["loss"] for row in ordered if row["state"] == "complete"]
     assert losses == sorted(losses)
     assert ordered[-1]["trial"] == 1
-    for name in ("importance", "parallel"):
-        picture = np.asarray(Image.open(tmp_path / "figures" / f"{name}.png").convert("L"))
-        assert picture.std() > 5, f"{name} is blank"
+    for name in ("history", "importance", "parallel"):
+        assert "<path" in (tmp_path / "figures" / f"{name}.svg").read_text()
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/svg+xml;base64,") == 3
     assert "too large" in page
+    assert 'href="trial_004/"' in page
+    assert "From 11 trials: read it as a hint" in page
+    assert "Orange: the best" in page
+
+
+def test_of_few_trials_nothing_is_said_of_importance(tmp_path):
+    found = study(tmp_path)
+    run(found, 9, valley)
+    assert importance(found, [LOSS]) == {}
+
+
+def test_an_objective_without_a_mode_has_the_direction_of_its_metric():
+    assert (Objective("val/loss").mode, Objective("val/retrieval/t2i/mrr").mode) == ("min", "max")
+    assert Objective("val/hue/error", "min").direction == "minimize"
+    with pytest.raises(ModisteError, match="'min' or 'max', not 'maximum'"):
+        Objective("val/loss", "maximum")
+
+
+PARENT = """
+import sys, time
+from modiste.sweeps.execution import end, start, stoppable
+with stoppable():
+    process = start([sys.executable, "-c", "import time; time.sleep(60)"], open("log", "w"))
+    try:
+        print(process.pid, flush=True)
+        time.sleep(60)
+    finally:
+        end(process)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="SIGKILL of the parent is noticed on Linux only")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGINT])
+def test_a_trial_does_not_outlive_its_sweep(tmp_path, number):
+    command = [sys.executable, "-c", PARENT]
+    parent = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    child = int(parent.stdout.readline())
+    parent.send_signal(number)
+    parent.wait(20)
+    for _ in range(100):
+        if not running(child):
+            return
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("the trial goes on alone")
+
+
+def running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_sweep_without_a_complete_trial_is_one_sentence(tmp_path):
@@ -214,7 +341,7 @@ def test_a_space_that_is_none_is_one_sentence(space, message):
 
 
 def test_values_are_written_in_hydras_grammar():
-    assert as_overrides({"a": None, "b": True, "c": 0, "d": 1}) == ["a=null", "b=true", "c=0", "d=1"]
+    assert as_overrides({"a": None, "b": True, "c": 0, "d": "x, y"}) == ["a=null", "b=true", "c=0", 'd="x, y"']
 
 
 def test_an_unknown_metric_is_one_sentence():
@@ -317,7 +444,7 @@ def test_seeds_are_one_word_and_the_table_has_every_metric(seeds):
         np.testing.assert_allclose(float(row["mean"]), values.mean(), rtol=1e-5)
         np.testing.assert_allclose(float(row["s.d."]), values.std(ddof=1), rtol=1e-3, atol=1e-7)
     assert runs[0]["val/loss"] != runs[1]["val/loss"]
-    assert "| val/retrieval/t2i/mrr |" in printed
+    assert "val/retrieval/t2i/mrr" in printed
     assert "mean ± s.d." in (folder / "report.html").read_text()
 
 

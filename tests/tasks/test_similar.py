@@ -1,5 +1,8 @@
 """Image→image search against a loop over the definition, and the settings of the published benchmarks."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from modiste.data.catalogue import Card, Catalogue
 from modiste.data.sources import ArrayImages
 from modiste.errors import ModisteError
 from modiste.metrics.ranking import Relevance, other_ranks, query_metrics
-from modiste.reporting.figures import retrieval_gallery
+from modiste.reporting.html.gallery import Thumbs, gallery
 from modiste.tasks.similar import Similar
 
 KS = [1, 3]
@@ -186,6 +189,11 @@ def test_identical_images_stay_in_the_gallery_and_are_counted():
     assert result.per_query["product/hit_rate@1"].tolist()[0] == 0.0  # the other product's identical image is first
 
 
+def pixel(shown):
+    """The colour of a thumbnail."""
+    return Image.open(io.BytesIO(base64.b64decode(shown.thumb.image.partition(",")[2]))).convert("RGB").getpixel((4, 4))
+
+
 def test_examples_are_images_that_find_images_and_never_themselves(tmp_path):
     colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]], np.uint8)
     images = ArrayImages(np.tile(colours[:, None, None], (1, 8, 8, 1)))
@@ -198,9 +206,9 @@ def test_examples_are_images_that_find_images_and_never_themselves(tmp_path):
         assert sorted([*rows, example["query"]]) == [0, 1, 2, 3]
         assert example["results"][0]["relevant"]
     red = next(example for example in result.examples if example["query"] == 0)
-    drawn = Image.open(retrieval_gallery([red], catalogue, tmp_path / "gallery.png"))
-    assert drawn.getpixel((80, 100)) == (255, 0, 0)  # the query
-    assert drawn.getpixel((236 + 60, 100)) == (0, 255, 0)  # its other view
+    (shown,) = gallery("product", [red], Thumbs(tmp_path / "thumbs.json", catalogue)).examples
+    assert pixel(shown.query) == (255, 0, 0)
+    assert pixel(shown.results[0]) == (0, 255, 0)  # its other view
 
 
 def test_every_image_is_embedded_once():

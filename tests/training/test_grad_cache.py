@@ -97,7 +97,7 @@ def test_every_gradient_is_that_of_the_plain_step(micro_batch, keep, loss):
 def test_dropout_is_the_same_in_both_passes(monkeypatch, bucket):
     monkeypatch.setattr("modiste.texts.hf.SMALLEST_BUCKET", bucket)
     model = build(dropout=0.5)
-    kept = gradients(model, GradCache(4, keep=99), ClipLoss().double())  # one pass only
+    kept = gradients(model, GradCache(4, kept_micro_batches=99), ClipLoss().double())  # one pass only
     cached = gradients(model, GradCache(4), ClipLoss().double())
     torch.testing.assert_close(cached[0], kept[0], rtol=1e-12, atol=0)
     for name, gradient in kept[1].items():
@@ -119,7 +119,7 @@ def test_the_passes_of_each_tower_are_as_many_as_are_needed():
         model = build()
         Tuning("frozen").apply(model, tower)
         calls = {name: record_passes(getattr(model, name)) for name in TOWERS}
-        image, text = GradCache(4, keep=1)(model, *inputs(model))
+        image, text = GradCache(4, kept_micro_batches=1)(model, *inputs(model))
         ClipLoss().double()(image, text).backward()
         other = {"image": "text", "text": "image"}[tower]
         assert calls[tower] == [False] * 4, "a frozen tower is embedded once, without a graph"
@@ -165,7 +165,9 @@ def test_what_the_last_micro_batch_keeps_is_gone_before_the_second_pass_of_anoth
     def step_of(cache):
         return most_saved(model, lambda: loss(*cache(model, *inputs(model))).backward())
 
-    plain, cached, one_more = (step_of(cache) for cache in (GradCache(), GradCache(1), GradCache(1, keep=1)))
+    plain, cached, one_more = (
+        step_of(cache) for cache in (GradCache(), GradCache(1), GradCache(1, kept_micro_batches=1))
+    )
     alone = most_saved(model, lambda: model.encode_image(inputs(model)[0][:1]).sum().backward())
     assert cached < 1.3 * alone < plain / 5, "more than one micro-batch and what the loss holds"
     assert one_more > 1.8 * alone, "activations that live beside others are not seen"
@@ -185,7 +187,7 @@ def test_running_statistics_take_a_micro_batch_in_once():
             torch.testing.assert_close(ours, theirs, msg=name)
             compared += 1
     assert compared > 10
-    kept = gradients(model, GradCache(4, keep=4), ClipLoss())
+    kept = gradients(model, GradCache(4, kept_micro_batches=4), ClipLoss())
     cached = gradients(model, GradCache(4), ClipLoss())
     for name, gradient in kept[1].items():
         torch.testing.assert_close(cached[1][name], gradient, msg=name)
@@ -243,7 +245,7 @@ def test_autocast_gives_the_gradients_of_one_pass():
         value.backward()
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
-    kept, cached = step(GradCache(4, keep=4)), step(GradCache(4))
+    kept, cached = step(GradCache(4, kept_micro_batches=4)), step(GradCache(4))
     assert cached.keys() == kept.keys()
     for name, gradient in kept.items():
         error = (cached[name] - gradient).norm() / gradient.norm()
@@ -273,7 +275,7 @@ def test_the_temperature_is_not_counted_once_a_micro_batch_as_in_open_clips_accu
     torch.testing.assert_close(cached["loss.logit_scale"], plain["loss.logit_scale"])
 
 
-@pytest.mark.parametrize(("micro_batch", "keep", "word"), [(0, 0, "micro_batch"), (4, -1, "keep")])
+@pytest.mark.parametrize(("micro_batch", "keep", "word"), [(0, 0, "micro_batch"), (4, -1, "kept_micro_batches")])
 def test_a_senseless_setting_is_one_sentence(micro_batch, keep, word):
     with pytest.raises(ModisteError, match=f"grad_cache.{word}"):
         GradCache(micro_batch, keep)
@@ -286,7 +288,7 @@ def test_a_training_with_gradient_caching_ends_where_the_plain_one_does(tmp_path
     same += ["~optim.optimizer.betas", "~optim.optimizer.eps", "optim.lr=0.1"]
     variants = {
         "plain": [],
-        "cached": ["grad_cache.micro_batch=5", "grad_cache.keep=1"],
+        "cached": ["grad_cache.micro_batch=5", "grad_cache.kept_micro_batches=1"],
         "two": ["grad_cache.micro_batch=3", "trainer=ddp_cpu"],
     }
     states = {}

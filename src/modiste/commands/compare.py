@@ -1,237 +1,26 @@
-"""Two models on the same queries, every metric tested: modiste compare runs/a runs/b"""
+"""Compare two models on the same queries, every metric tested: modiste compare runs/a runs/b"""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
 from omegaconf import DictConfig
 
-from modiste.commands.table import emit
 from modiste.errors import ModisteError
-from modiste.reporting.tables.blocks import EMPTY, Cell, cell_of, digits_of, show
-from modiste.reporting.tables.names import ordered, parts_of, split_name
-from modiste.reporting.tables.pairs import ALPHA, SAME, difference, paired_tests, verdict
-from modiste.reporting.tables.results import StoredResult, coordinates, load_results, title_of
-from modiste.reporting.tables.sheets import Grid, Item, Sheet, latex, markdown, terminal
-from modiste.reporting.tables.writing import FORMATS, check_format
-
-if TYPE_CHECKING:
-    from modiste.metrics.comparison import Comparison
-
-TERMINAL = "terminal"
-HEADS = ("metric", "A", "B", "A − B", "95 % interval", "p", "p Holm", "verdict")
 
 
 def run(cfg: DictConfig) -> None:
-    """Compares the results that two runs have in common, and prints a table of each.
+    """Compare the results that two runs have in common, and print a table of each.
 
     Raises:
         ModisteError: There are not two paths, or nothing in them may be compared: the message says what differs.
     """
-    check_format(cfg.format, (TERMINAL, *FORMATS))
+    from modiste.evaluation.compare import compare
+    from modiste.reporting.tables import FORMATS, TERMINAL, check_format, emit, print_sheets
+
+    check_format(cfg.format, FORMATS)
     if len(cfg.paths) != 2:
         raise ModisteError("Two runs are compared, or two result files: modiste compare runs/a runs/b.")
-    comparison = compare(cfg.paths[0], cfg.paths[1], list(cfg.allow), cfg.resamples, cfg.seed)
+    comparison = compare(*cfg.paths, allow=list(cfg.allow), resamples=cfg.resamples, seed=cfg.seed)
     if cfg.format == TERMINAL and cfg.output is None:
-        from rich.console import Console
-
-        Console().print(*(table for sheet in comparison.sheets() for table in terminal(sheet, compact=True)))
+        print_sheets(comparison.sheets(every=cfg.all), compact=True)
     else:
         emit(comparison.text("markdown" if cfg.format == TERMINAL else cfg.format), cfg.output)
-
-
-@dataclass
-class Pair:
-    """Two results of one data set, split and task: every common metric, and the tests of those that have one."""
-
-    a: StoredResult
-    b: StoredResult
-    tests: Mapping[str, Comparison]
-    p: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def metrics(self) -> list[str]:
-        """In reading order."""
-        return ordered(name for name in self.a["metrics"] if name in self.b["metrics"])
-
-    def cells(self, name: str) -> tuple[Cell | None, Cell | None]:
-        """The metric of A and of B."""
-        return cell_of(self.a["metrics"][name]), cell_of(self.b["metrics"][name])
-
-    def change(self, name: str) -> float | None:
-        """A − B."""
-        a, b = self.cells(name)
-        return None if a is None or b is None else a.value - b.value
-
-    def verdict(self, name: str) -> str:
-        """Of the test at the adjusted p-value; empty where there is none."""
-        return verdict(name, self.tests[name], self.p[name]) if name in self.p else ""
-
-
-@dataclass
-class Pairs:
-    """All pairs of two runs, and why results are not among them."""
-
-    names: tuple[str, str]
-    pairs: list[Pair]
-    left_out: list[str]
-    resamples: int
-    seed: int
-
-    def sheets(self) -> Iterator[Sheet]:
-        """A table a pair."""
-        for i, pair in enumerate(self.pairs):
-            grid = Grid(list(HEADS), "lrrrrrrl", _rows(pair))
-            last = i == len(self.pairs) - 1
-            yield Sheet(
-                title_of(pair.a), [grid], f"A: {self.names[0]}, B: {self.names[1]}", self.notes() if last else []
-            )
-
-    def notes(self) -> list[str]:
-        """What the numbers are, and what is not among them."""
-        tests = sum(len(pair.p) for pair in self.pairs)
-        meaning = (
-            "Two-sided paired tests over the queries: McNemar's exact test where values are 0 or 1, else the paired "
-            f"bootstrap ({self.resamples:,} resamples, seed {self.seed}), which also gives the intervals. Holm's "
-            f"correction for all {tests} tests; {SAME}: no significant difference at level {ALPHA}."
-        )
-        untested = sum(len(pair.metrics) - len(pair.p) for pair in self.pairs)
-        words = [f"{untested} metrics have no values per query beside both results, and no test."] if untested else []
-        return [meaning, *words, *self.left_out]
-
-    def text(self, style: str) -> str:
-        """As ``markdown``, ``latex`` or ``csv``."""
-        if style == "csv":
-            return self.csv()
-        return (markdown if style == "markdown" else latex)(list(self.sheets()))
-
-    def csv(self) -> str:
-        """A line a metric."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        heads = ("data", "split", "task", "variant", "metric", "model_a", "model_b", "a", "b", "difference")
-        writer.writerow([*heads, "low", "high", "p", "p_holm", "verdict", "test", "n"])
-        for pair in self.pairs:
-            for name in pair.metrics:
-                values = [cell.value if cell else None for cell in pair.cells(name)]
-                where = [*coordinates(pair.a), name, *self.names, *values, pair.change(name)]
-                test = pair.tests.get(name)
-                tested = (
-                    [test.low, test.high, test.p, pair.p[name], pair.verdict(name), test.test, test.n] if test else []
-                )
-                writer.writerow([*where, *(tested or [None] * 7)])
-        return text.getvalue()
-
-
-def compare(path_a: str, path_b: str, allow: Sequence[str] = (), resamples: int = 10_000, seed: int = 0) -> Pairs:
-    """Every result that both sides have.
-
-    Args:
-        path_a: A run directory, or a result file.
-        path_b: Another one.
-        allow: Settings in which two results may differ, such as ``query_prefix``.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
-
-    Raises:
-        ModisteError: Nothing may be compared.
-    """
-    a, b = _by_place(path_a), _by_place(path_b)
-    shared = [place for place in a if place in b]
-    if not shared:
-        have = " and ".join(", ".join(title_of(result) for result in side.values()) for side in (a, b))
-        raise ModisteError(
-            f"The two have no result of the same data, split and task: {have}. Evaluate both on the same."
-        )
-    found = Pairs(
-        (_name(path_a, a.values(), b.values()), _name(path_b, b.values(), a.values())), [], [], resamples, seed
-    )
-    for place in shared:
-        one, other = a[place], b[place]
-        why = difference(one, other, allow)
-        if why:
-            found.left_out.append(f"Not compared: {title_of(one)}, because {why}.")
-        else:
-            found.pairs.append(Pair(one, other, paired_tests(one, other, resamples, seed)))
-    for side, names in (("A", [p for p in a if p not in b]), ("B", [p for p in b if p not in a])):
-        results = a if side == "A" else b
-        found.left_out += [f"Only in {side}: {title_of(results[place])}." for place in names]
-    if not found.pairs:
-        reasons = " ".join(found.left_out)
-        raise ModisteError(f"{reasons} Evaluate both alike, or let a setting differ with allow=[NAME].")
-    _adjust(found.pairs)
-    return found
-
-
-def _adjust(pairs: Sequence[Pair]) -> None:
-    """Holm's correction over all tests of all pairs."""
-    from modiste.metrics.comparison import holm
-
-    tests = [(pair, name) for pair in pairs for name in pair.tests]
-    adjusted = holm([pair.tests[name].p for pair, name in tests])
-    for (pair, name), p in zip(tests, adjusted, strict=True):
-        pair.p[name] = p
-
-
-def _by_place(path: str) -> dict[tuple[str, str, str, str], StoredResult]:
-    """Data, split, task and variant → the result. Raises ModisteError where there are several."""
-    found: dict[tuple[str, str, str, str], StoredResult] = {}
-    for result in load_results([path]):
-        other = found.setdefault(coordinates(result), result)
-        if other is not result:
-            raise ModisteError(
-                f"'{path}' has two results of {title_of(result)}: '{other.path}' and '{result.path}'. Name one run, or "
-                "one file."
-            )
-    return found
-
-
-def _name(path: str, own: Iterable[StoredResult], others: Iterable[StoredResult]) -> str:
-    """The model's name; the path where the names do not tell the two apart."""
-    names, other = ({result["model"]["name"] for result in side} for side in (own, others))
-    return next(iter(names)) if len(names) == 1 and not names & other else path
-
-
-def _rows(pair: Pair) -> list[list[Item]]:
-    """The metrics under the name of their part."""
-    rows: list[list[Item]] = []
-    for part in parts_of(pair.metrics):
-        if part:
-            rows.append([Item(part, "italic"), *(Item("") for _ in HEADS[1:])])
-        rows += [_row(pair, name) for name in pair.metrics if split_name(name)[0] == part]
-    return rows
-
-
-def _row(pair: Pair, name: str) -> list[Item]:
-    a, b = pair.cells(name)
-    test, digits, change = pair.tests.get(name), digits_of(name), pair.change(name)
-    shown = EMPTY if change is None else _signed(change, digits)
-    items = [split_name(name)[1], show(name, a, interval=False), show(name, b, interval=False), shown]
-    if test is None:
-        return [Item(text) for text in (*items, *[EMPTY] * 4)]
-    interval = f"[{_signed(test.low, digits)}, {_signed(test.high, digits)}]"
-    word = pair.verdict(name)
-    rest = [interval, _p(test.p), _p(pair.p[name])]
-    return [*(Item(text) for text in (*items, *rest)), Item(word, "" if word == SAME else "bold")]
-
-
-def _signed(value: float, digits: int) -> str:
-    """With its sign, a real minus.
-
-    >>> _signed(-0.0123, 3), _signed(0.00001, 3)
-    ('−0.012', '0.000')
-    """
-    shown = f"{value:+.{digits}f}"
-    return shown.replace("-", "−") if float(shown) else shown[1:]
-
-
-def _p(p: float) -> str:
-    """
-    >>> _p(0.00002), _p(0.0312)
-    ('< 0.001', '0.031')
-    """
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"

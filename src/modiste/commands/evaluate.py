@@ -13,7 +13,7 @@ def run(cfg: DictConfig) -> None:
     from modiste.reporting.tables import print_results
 
     done: Evaluated = evaluate_config(cfg, invocation())
-    if cfg.suite is not None:
+    if cfg.get("suite") is not None:
         counts = {s: sum(o.status == s for o in done.outcomes) for s in ("computed", "kept", "missing")}
         print(f"\nSuite {cfg.suite.name}: " + ", ".join(f"{number} {status}" for status, number in counts.items()))
         for outcome in (o for o in done.outcomes if o.status == "missing"):

@@ -23,6 +23,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -176,9 +177,8 @@ class FashionCLIP:
 
     def _load_model(self, name: str | Path | DualEncoder, auth_token: str | None) -> tuple[DualEncoder, Any, str]:
         if not isinstance(name, DualEncoder):
-            if auth_token:
-                os.environ["HF_TOKEN"] = auth_token
-            name = load(MODELS.get(str(name), str(name))).model
+            with mock.patch.dict(os.environ, {"HF_TOKEN": auth_token} if auth_token else {}):
+                name = load(MODELS.get(str(name), str(name))).model
         model = name.to(self.device).eval()
         return model, model.preprocess, fingerprint(model)
 

@@ -21,7 +21,7 @@ from modiste.errors import ModisteError
 # "${" and a colon somewhere behind it: what OmegaConf could take for the call of a resolver.
 CALL = re.compile(r"\$\{.*:", re.DOTALL)
 # What an override of Modiste's own keys looks like; hydra's node and its packages (@) are not among them.
-OVERRIDE = re.compile(r"(\+{0,2}(?!hydra\b)[A-Za-z_][\w./-]*(@[\w.]+)?(\\.[\w./-]+)*=|~(?!hydra\b)[A-Za-z_][\w./-]*)")
+OVERRIDE = re.compile(r"(\+{0,2}(?!hydra\b)[A-Za-z_][\w./-]*(@[\w.]+)?=|~(?!hydra\b)[A-Za-z_][\w./-]*)")
 
 
 def load_config(path: str | Path, required: Collection[str] = ()) -> DictConfig:

@@ -1,0 +1,22 @@
+"""Catalogues of products and the data module that trains on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modiste.utils.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from modiste.data.catalogue import Catalogue
+    from modiste.data.module import FashionDataModule, ValidationSet
+
+__all__ = ["Catalogue", "FashionDataModule", "ValidationSet"]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Catalogue": "modiste.data.catalogue",
+        "FashionDataModule": "modiste.data.module",
+        "ValidationSet": "modiste.data.module",
+    },
+)

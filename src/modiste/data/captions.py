@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from modiste.data.catalogue import Catalogue
 from modiste.errors import ModisteError, did_you_mean
 
-FIELD = re.compile(r"{(\w+)}")
+FIELD = re.compile(r"{([^{}]+)}")
 
 
 @dataclass(frozen=True)

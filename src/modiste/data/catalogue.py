@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 from PIL import __version__ as pillow_version
 
-from modiste.data.sources import WHOLE, ImageSource, ImageTooLargeError, MaskSource
+from modiste.data.shop import may_be_classes
+from modiste.data.sources import WHOLE, ImageSource, ImageTooLargeError, MaskSource, UnsafeImageError
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.atomic import read_cache, write_cache
 from modiste.utils.run_dir import cache_dir
 
 log = logging.getLogger(__name__)
@@ -27,13 +30,14 @@ log = logging.getLogger(__name__)
 REQUIRED = ("product_id", "image", "text")
 SCHEMA = ("row", "product_id", "image", "text", "split", "pixels")
 GROUNDING = ("mask", "boxes")
-SCAN_VERSION = "1"
+SCAN_VERSION = "2"
 
 # Why a row is left out.
 MISSING_IMAGE = "missing image"
 UNREADABLE_IMAGE = "unreadable image"
 UNREACHABLE_IMAGE = "unreachable image"
 LARGE_IMAGE = "image too large"
+UNSAFE_IMAGE = "image outside the folder, or no regular file"
 EMPTY_CAPTION = "empty caption"
 DUPLICATE_ROW = "duplicate row"
 
@@ -85,7 +89,8 @@ class Catalogue:
     Attributes:
         table: ``row`` (int64: position in the full catalogue, kept by `select`), ``product_id``, ``image`` (the
             reference that ``images`` reads), ``text``, ``split`` ("" = undecided), ``pixels`` (SHA-1 of the decoded RGB
-            pixels and their size), attribute columns (text, "" = missing), and optionally ``mask`` and ``boxes``.
+            pixels and their size), attribute columns, and optionally ``mask`` and ``boxes``. Attributes are text (""
+            = missing), or int64, float64 or bool (null = missing), which `column` gives as text.
         images: Reads an image by its reference.
         report: Rows read, kept, and left out.
 
@@ -125,6 +130,7 @@ class Catalogue:
             ModisteError: A column is missing or of another length, no row is usable, or more are bad than allowed.
         """
         texts = _as_text(columns)
+        _name_products(texts["product_id"], card.name)
         reasons = _row_problems(texts)
         if problems is not None:
             reasons = [own or found for own, found in zip(problems, reasons, strict=True)]
@@ -137,7 +143,55 @@ class Catalogue:
                 bad.setdefault(reason, []).append(product)
         report = LoadReport(rows=len(keep), kept=int(keep.sum()), bad=bad)
         _judge(card, report, max_bad)
-        return cls(card, _table(texts, keep), images, report)
+        return cls(card, _table(texts, keep, _typed(columns)), images, report)
+
+    @classmethod
+    def from_table(
+        cls,
+        table: Any,
+        images: str | Path,
+        text: str | None = None,
+        image: str | Sequence[str] | None = None,
+        product_id: str | None = None,
+        split: str | Mapping[str, float] | None = None,
+        name: str = "table",
+        max_bad: int | float | None = None,
+    ) -> Catalogue:
+        """Return the catalogue of a table in memory, split and checked as `build` does.
+
+        Args:
+            table: A pandas, Polars or pyarrow table, or a mapping of columns. Columns of numbers stay numbers.
+            images: Folder, or zip file, that the images' paths are relative to.
+            text: The column of captions; None: recognised by its name, as ``image`` and ``product_id``.
+            image: The column of paths, or several.
+            product_id: Rows of one product share it; without one, each row is a product.
+            split: The column of splits, or split → fraction; None: a column ``split`` where there is one, else 80 %
+                train, 10 % val, 10 % test.
+            name: Names the data set in results.
+            max_bad: See `build`.
+
+        Raises:
+            ModisteError: A column is missing or cannot be recognised, or see `build`.
+
+        >>> from tempfile import TemporaryDirectory
+        >>> import pyarrow as pa
+        >>> with TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (8, 8), "red").save(f"{folder}/a.png")
+        ...     Image.new("RGB", (8, 8), "blue").save(f"{folder}/b.png")
+        ...     table = {"title": ["a red hat", "a blue cap"], "file": ["a.png", "b.png"], "price": [9.5, 12.0]}
+        ...     catalogue = Catalogue.from_table(pa.table(table), images=folder)
+        >>> len(catalogue), catalogue.column("text"), catalogue.attributes
+        (2, ['a red hat', 'a blue cap'], ['price'])
+        """
+        from modiste.data.datasets.table import from_memory
+        from modiste.data.splits import GivenSplit, RandomSplit
+
+        column = split if isinstance(split, str) else None
+        columns = {"text": text, "image": image, "product_id": product_id, "split": column}
+        catalogue = from_memory(table, images, columns, name, max_bad)
+        if column is not None or (split is None and any(catalogue.column("split"))):
+            return GivenSplit()(catalogue)
+        return RandomSplit(split or {"train": 0.8, "val": 0.1, "test": 0.1})(catalogue)  # type: ignore[arg-type]
 
     @classmethod
     def unchecked(cls, card: Card, columns: Mapping[str, Sequence[Any]], images: ImageSource) -> Catalogue:
@@ -149,7 +203,8 @@ class Catalogue:
         texts = _as_text(columns)
         count = len(texts["text"])
         texts["pixels"] = [""] * count
-        return cls(card, _table(texts, np.ones(count, dtype=bool)), images, LoadReport(count, count))
+        keep = np.ones(count, dtype=bool)
+        return cls(card, _table(texts, keep, _typed(columns)), images, LoadReport(count, count))
 
     def __len__(self) -> int:
         return len(self.table)
@@ -160,17 +215,26 @@ class Catalogue:
         return [name for name in self.table.column_names if name not in (*SCHEMA, *GROUNDING)]
 
     @property
+    def class_attributes(self) -> list[str]:
+        """Names of the attributes whose values may be classes: text that repeats and is short, no numbers."""
+        texts = [name for name in self.attributes if pa.types.is_string(self.table.schema.field(name).type)]
+        return [name for name in texts if may_be_classes(self.column(name))]
+
+    @property
     def splits(self) -> dict[str, int]:
         """Rows of each split, the largest first."""
         return dict(Counter(self.column("split")).most_common())
 
     def column(self, name: str) -> list[Any]:
-        """The values of a column. Raises ModisteError for an unknown one."""
+        """Return the values of a column as text (``row`` as numbers). Raises ModisteError for an unknown one."""
         if name not in self.table.column_names:
             raise ModisteError(
                 f"Data set '{self.card.name}' has no column '{name}'. {did_you_mean(name, self.table.column_names)}"
             )
-        return self.table.column(name).to_pylist()
+        values = self.table.column(name)
+        if name == "row" or pa.types.is_string(values.type):
+            return values.to_pylist()
+        return [as_text(value) for value in values.to_pylist()]
 
     def select(self, split: str | None = None, rows: Sequence[int] | np.ndarray | None = None) -> Catalogue:
         """The rows of ``split``, or those of a boolean mask or of indices into this catalogue (order kept).
@@ -191,6 +255,11 @@ class Catalogue:
                 )
             table = table.filter(mask)
         return replace(self, table=table)
+
+    def kept(self, keep: Sequence[bool]) -> Catalogue:
+        """Return the rows to keep as a catalogue of their own, numbered anew."""
+        table = self.select(rows=np.asarray(keep, dtype=bool)).table
+        return replace(self, table=table.set_column(0, "row", pa.array(np.arange(len(table), dtype=np.int64))))
 
     def read_image(self, i: int) -> Image.Image:
         """The RGB image of the i-th row of this catalogue."""
@@ -270,8 +339,31 @@ def _as_text(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
     return texts
 
 
-def _table(texts: Mapping[str, list[str]], keep: np.ndarray) -> pa.Table:
-    table = pa.table({name: pa.array(values, pa.string()) for name, values in texts.items()}).filter(keep)
+def _typed(columns: Mapping[str, Sequence[Any]]) -> dict[str, pa.Array]:
+    """The attributes that are numbers or truth values, with their type."""
+    typed = {}
+    for name, values in columns.items():
+        kinds = {type(value) for value in values if value is not None and value == value}
+        if name not in (*SCHEMA, *GROUNDING) and kinds and (kinds == {bool} or kinds <= {int, float}):
+            plain = [None if value != value else value for value in values]
+            kind = pa.bool_() if kinds == {bool} else pa.float64() if float in kinds else pa.int64()
+            with suppress(pa.ArrowInvalid, OverflowError):  # a number that no column holds stays text
+                typed[name] = pa.array(plain, kind)
+    return typed
+
+
+def _name_products(products: list[str], name: str) -> None:
+    """Give each row without a product id one of its own: blank ids are not one product."""
+    blank = [row for row, product in enumerate(products) if not product]
+    for row in blank:
+        products[row] = f"row {row + 1}"
+    if blank:
+        log.warning("%s: %s rows have no product_id; each counts as a product of its own.", name, f"{len(blank):,}")
+
+
+def _table(texts: Mapping[str, list[str]], keep: np.ndarray, typed: Mapping[str, pa.Array]) -> pa.Table:
+    arrays = {name: typed.get(name, pa.array(values, pa.string())) for name, values in texts.items()}
+    table = pa.table(arrays).filter(keep)
     table = table.add_column(0, "row", pa.array(np.arange(len(table), dtype=np.int64)))
     order = [*SCHEMA, *(name for name in table.column_names if name not in SCHEMA)]
     return table.select(order).combine_chunks()
@@ -321,9 +413,9 @@ def _judge(card: Card, report: LoadReport, max_bad: int | float | None) -> None:
 def scan(refs: list[str], images: ImageSource, name: str = "images") -> dict[str, tuple[str, str | None]]:
     """Decode every image once: reference → (pixel hash, None) or ("", reason). Cached where the source allows."""
     path = _scan_file(refs, images)
-    if path is not None and path.is_file():
-        columns = pq.read_table(path).to_pydict()
-        return dict(zip(columns["ref"], zip(columns["pixels"], columns["problem"], strict=True), strict=True))
+    what = f"The scan of '{name}'"
+    if path is not None and (known := read_cache(path, _read_scan, what)) is not None:
+        return known
     chunks = [refs[start : start + 256] for start in range(0, len(refs), 256)]
     found: dict[str, tuple[str, str | None]] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -331,7 +423,7 @@ def scan(refs: list[str], images: ImageSource, name: str = "images") -> dict[str
         for chunk, result in zip(chunks, _progress(results, len(chunks), len(refs), name), strict=True):
             found.update(zip(chunk, result, strict=True))
     if path is not None and all(problem != UNREACHABLE_IMAGE for _, problem in found.values()):
-        _save_scan(path, found)
+        write_cache(path, lambda unfinished: pq.write_table(_scan_table(found), unfinished), what)
     return found
 
 
@@ -352,6 +444,8 @@ def image_problem(error: OSError | ValueError) -> str:
         return MISSING_IMAGE
     if isinstance(error, ImageTooLargeError):
         return LARGE_IMAGE
+    if isinstance(error, UnsafeImageError):
+        return UNSAFE_IMAGE
     # Pillow's own errors have no errno; one from the system (permission, network) may be gone the next time.
     return UNREACHABLE_IMAGE if getattr(error, "errno", None) else UNREADABLE_IMAGE
 
@@ -375,13 +469,12 @@ def _scan_file(refs: list[str], images: ImageSource) -> Path | None:
     return cache_dir() / "scans" / f"{key[:32]}.parquet"
 
 
-def _save_scan(path: Path, found: Mapping[str, tuple[str, str | None]]) -> None:
+def _scan_table(found: Mapping[str, tuple[str, str | None]]) -> pa.Table:
     pixels, problems = zip(*found.values(), strict=True) if found else ((), ())
     columns = {"ref": list(found), "pixels": list(pixels), "problem": list(problems)}
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table(columns, pa.schema([(name, pa.string()) for name in columns])), temporary)
-        temporary.replace(path)
-    except OSError as error:  # a cache that cannot be written costs time, not the run
-        log.warning("The scan could not be cached in %s: %s", path.parent, error)
+    return pa.table(columns, pa.schema([(name, pa.string()) for name in columns]))
+
+
+def _read_scan(path: Path) -> dict[str, tuple[str, str | None]]:
+    columns = pq.read_table(path).to_pydict()
+    return dict(zip(columns["ref"], zip(columns["pixels"], columns["problem"], strict=True), strict=True))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import threading
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image, ImageOps
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PIXELS = 64_000_000
 """An image that declares more pixels than this is refused before it is decoded."""
@@ -79,6 +82,10 @@ class MaskSource(ImageSource, Protocol):
         ...
 
 
+class UnsafeImageError(ValueError):
+    """The reference leads out of the data set's folder, or to what is no regular file."""
+
+
 class ImageTooLargeError(ValueError):
     """The image declares more pixels, or the file holds more bytes, than a source decodes."""
 
@@ -121,19 +128,50 @@ def image_format(data: bytes) -> str:
 def _as_rgb(image: Image.Image) -> Image.Image:
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # 16-bit grey: Pillow would clip, not scale
+        image = _eight_bit(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # 16-bit grey: Pillow would clip, not scale
-        values = np.asarray(image, dtype=np.float64)
-        image = Image.fromarray((values / max(values.max(), 255) * 255).clip(0, 255).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits or floats as mode L, its transparent grey level white."""
+    values = np.asarray(image, dtype=np.float64)
+    level = image.info.pop("transparency", None)
+    transparent = values == level if isinstance(level, (int, float)) else np.zeros(values.shape, dtype=bool)
+    grey = (values / max(values.max(), 255) * 255).clip(0, 255).astype(np.uint8)
+    grey[transparent] = 255
+    return Image.fromarray(grey)
+
+
+def read_regular(path: Path, root: Path) -> bytes:
+    """Return the content of a regular file below ``root``, its size bounded by `MAX_BYTES`.
+
+    Args:
+        path: The file.
+        root: Links may lead anywhere within this folder.
+
+    Raises:
+        UnsafeImageError: ``path`` leads out of ``root``, or to a folder, a pipe or a device.
+        ImageTooLargeError: The file is larger than `MAX_BYTES`.
+        OSError: It is missing or cannot be read.
+    """
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise UnsafeImageError(f"{path} lies outside {root}")
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
+        raise UnsafeImageError(f"{path} is no regular file")
+    if status.st_size > MAX_BYTES:
+        raise ImageTooLargeError(f"{path} is larger than {MAX_BYTES:,} bytes")
+    return path.read_bytes()
+
+
 def _stamp(path: Path) -> str:
-    stat = path.stat()
-    return f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    status = path.stat()
+    return f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
 
 
 class FolderImages:
@@ -146,25 +184,22 @@ class FolderImages:
         """Where ``ref`` is. Raises ValueError for a reference that leads out of the folder."""
         path = Path(os.path.normpath(self.root / ref))
         if not path.is_relative_to(os.path.normpath(self.root)):
-            raise ValueError(f"{ref} lies outside {self.root}")
+            raise UnsafeImageError(f"{ref} lies outside {self.root}")
         return path
 
     def read(self, ref: str) -> Image.Image:
         return decode(self.read_bytes(ref))
 
     def read_bytes(self, ref: str) -> bytes:
-        """The content of a file. Raises OSError or ValueError as `read`."""
-        path = self.path(ref)
-        if path.stat().st_size > MAX_BYTES:
-            raise ImageTooLargeError(f"{path} is larger than {MAX_BYTES:,} bytes")
-        return path.read_bytes()
+        """Return the content of a file. Raises OSError or ValueError as `read`."""
+        return read_regular(self.path(ref), self.root)
 
     def identity(self, refs: list[str]) -> str:
         digest = hashlib.sha256(str(self.root.resolve()).encode())
         for ref in refs:
             try:
-                stat = self.path(ref).stat()
-                digest.update(f"{ref}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+                status = self.path(ref).stat()
+                digest.update(f"{ref}|{status.st_size}|{status.st_mtime_ns}\n".encode())
             except (OSError, ValueError):
                 digest.update(f"{ref}|missing\n".encode())
         return digest.hexdigest()
@@ -253,29 +288,36 @@ class BytesImages:
 
 
 class ArrowImages:
-    """Images in a column of a `datasets.Dataset`, as encoded bytes or as paths; a reference is the row as text."""
+    """Images in a column of a `datasets.Dataset`, as encoded bytes or as paths; a reference is the row as text.
 
-    def __init__(self, dataset: Any, column: str):
+    Args:
+        dataset: A `datasets.Dataset`.
+        column: Its column of images.
+        folder: Where paths must lie, and what they are relative to; None: paths are not read.
+    """
+
+    def __init__(self, dataset: Any, column: str, folder: Path | None = None):
         import datasets
 
         if isinstance(dataset.features[column], datasets.Image):
             # Decoded here, where the size is bounded, rather than by `datasets`.
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
         self.dataset = dataset.select_columns([column])
-        self.column = column
+        self.column, self.folder = column, folder
 
     def read(self, ref: str) -> Image.Image:
         return decode(self.read_bytes(ref))
 
     def read_bytes(self, ref: str) -> bytes:
-        """The encoded image of a row. Raises OSError or ValueError as `read`."""
+        """Return the encoded image of a row. Raises OSError or ValueError as `read`."""
         value = self.dataset[_index(ref, len(self.dataset))][self.column]
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (value, None)
         if isinstance(data, str):
             data, path = None, data
         if data is None and path:
-            file = Path(path)
-            return FolderImages(file.parent).read_bytes(file.name)
+            if self.folder is None:
+                raise UnsafeImageError(f"row {ref} names the file {path}, and the data set has no folder of images")
+            return FolderImages(self.folder).read_bytes(path)
         if data is None:
             raise FileNotFoundError(f"row {ref} has no image")
         if len(data) > MAX_BYTES:

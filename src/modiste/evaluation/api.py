@@ -127,7 +127,7 @@ def evaluate_config(cfg: DictConfig, line: Invocation) -> Evaluated:
         subject_of(cfg, line.choice("model")), None, Path(cfg.run_dir), line.command, cfg.overwrite, cfg.overlap,
         cfg.deterministic,
     )  # fmt: skip
-    if cfg.suite is None:
+    if cfg.get("suite") is None:
         outcomes = list(evaluator.run(EvaluationSpec("", cfg, line.overrides)))
     else:
         outcomes = run_suite(evaluator, cfg.suite.name, suite_specs(cfg, line.overrides, line.config_dirs))
@@ -136,7 +136,7 @@ def evaluate_config(cfg: DictConfig, line: Invocation) -> Evaluated:
         missing = "; ".join(f"{o.entry} · {o.task}: {o.why}" for o in outcomes)
         raise ModisteError(f"Nothing could be evaluated: {missing or 'there are no tasks'}.")
     run = evaluator.store.run
-    if cfg.suite is not None:
+    if cfg.get("suite") is not None:
         run.write_json(f"suite.{cfg.suite.name}", {"suite": cfg.suite.name, "outcomes": list(map(_plain, outcomes))})
     return Evaluated(outcomes, paths, run, write_report(run.path, evaluator.catalogues))
 

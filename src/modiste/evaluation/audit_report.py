@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modiste.evaluation.audit import MEANING, Audit, closest, notes, pair, shown
-from modiste.reporting.figures import typeface, wrap
+from modiste.utils.drawing import typeface, wrap
 
 if TYPE_CHECKING:
     from rich.console import Console

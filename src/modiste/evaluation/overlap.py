@@ -8,7 +8,6 @@ their colours agree cell by cell, which keeps re-encoded and rescaled copies and
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from modiste.data.build import load
 from modiste.data.catalogue import Catalogue
 from modiste.data.splits import normalised
 from modiste.errors import ModisteError
+from modiste.utils.atomic import read_cache, write_cache
 from modiste.utils.machine import usable_cores
 from modiste.utils.run_dir import RunDir, cache_dir
 
@@ -93,16 +93,18 @@ def looks(catalogue: Catalogue) -> Looks:
     """`look` of every row, (n, 200). What was read before, for any split, comes from a cache keyed by ``pixels``."""
     pixels, first, inverse = np.unique(catalogue.column("pixels"), return_index=True, return_inverse=True)
     path = _cache_file(catalogue.card.name)
-    known = _read_cache(path)
+    what = f"The image hashes of '{catalogue.card.name}'"
+    known = read_cache(path, _read_looks, what) or {}
     new = [(key, int(row)) for key, row in zip(pixels.tolist(), first, strict=True) if key not in known]
     if new:
         title = f"{catalogue.card.name}: hashing {len(new):,} images once"
         with ThreadPoolExecutor(usable_cores()) as pool:
-            found = pool.map(lambda item: look(catalogue.read_image(item[1])).tobytes(), new)
-            known |= zip((key for key, _ in new), _bar(found, len(new), title), strict=True)
-        _write_cache(path, known)
-    table = np.frombuffer(b"".join(known[key] for key in pixels.tolist()), np.uint8)
-    return table.reshape(len(pixels), -1)[inverse]
+            hashed = pool.map(lambda item: look(catalogue.read_image(item[1])).tobytes(), new)
+            known |= zip((key for key, _ in new), _bar(hashed, len(new), title), strict=True)
+        table = pa.table({"pixels": list(known), "look": list(known.values())})
+        write_cache(path, lambda unfinished: pq.write_table(table, unfinished), what)
+    found = np.frombuffer(b"".join(known[key] for key in pixels.tolist()), np.uint8)
+    return found.reshape(len(pixels), -1)[inverse]
 
 
 def _cache_file(name: str) -> Path:
@@ -110,21 +112,9 @@ def _cache_file(name: str) -> Path:
     return cache_dir() / "looks" / f"{LOOKS_VERSION}-{pillow_version}-{slug}.parquet"
 
 
-def _read_cache(path: Path) -> dict[str, bytes]:
-    if not path.is_file():
-        return {}
+def _read_looks(path: Path) -> dict[str, bytes]:
     columns = pq.read_table(path).to_pydict()
     return dict(zip(columns["pixels"], columns["look"], strict=True))
-
-
-def _write_cache(path: Path, known: dict[str, bytes]) -> None:
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table({"pixels": list(known), "look": list(known.values())}), unfinished)
-        unfinished.replace(path)
-    except OSError as error:  # a cache that cannot be written costs time, not the run
-        log.warning("The hashes could not be cached in %s: %s", path.parent, error)
 
 
 def _bar(items: Iterable[Any], total: int, title: str) -> Iterable[Any]:

@@ -19,7 +19,7 @@ import numpy as np
 from modiste.config import quote
 from modiste.config.stored import check_overrides
 from modiste.errors import ModisteError
-from modiste.reporting.tables import find_results, read_result
+from modiste.reporting.tables import differences, find_results, read_result, without_paths
 from modiste.utils.run_dir import RunDir
 
 # Overrides that say where to write, or how to hurry; they are replaced.
@@ -201,6 +201,7 @@ def compare(path: Path, again: Path, tolerance: float) -> Verdict:
             return Verdict(path, word, [_tell(*difference) for difference in found[:SHOWN]])
     gone = any("unknown" in (side["overlap"] or {}) for side in (old, new))  # the training data
     keys = [key for key in NUMBERS if key in before and not (gone and key == "overlap")]
+    new["examples"] = as_stored(old["examples"], new["examples"])
     found = [item for key in keys for item in differences(old[key], new[key], key)]
     beside = path.with_suffix(".npz").is_file()
     if beside:
@@ -220,35 +221,20 @@ def compare(path: Path, again: Path, tolerance: float) -> Verdict:
 
 def comparable(result: dict[str, Any]) -> dict[str, Any]:
     """What is compared of a result, whatever folders its files lay in: their content stands for their paths."""
-    files = result.get("files", {})
-
-    def without_paths(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: without_paths(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [without_paths(item) for item in value]
-        return files.get(value, value) if isinstance(value, str) else value
-
     model = result["model"]
     weights = {"fingerprint": model.get("fingerprint"), "precision": model.get("describe", {}).get("precision")}
-    return {key: without_paths(result.get(key)) for key in (*IDENTITY, *NUMBERS)} | {"model": weights}
+    return {key: without_paths(result, key) for key in (*IDENTITY, *NUMBERS)} | {"model": weights}
 
 
-def differences(before: Any, after: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(where, before, after) of everything that differs in plain containers; numbers to the last bit.
+def as_stored(before: Any, after: Any) -> Any:
+    """Examples without what those of an earlier version do not record, such as the wanted item of a miss.
 
-    >>> list(differences({"a": [1, 2.5], "b": "x"}, {"a": [1, 2.0], "c": None}))
-    [('a.1', 2.5, 2.0), ('b', 'x', 'nothing'), ('c', 'nothing', None)]
+    >>> as_stored([{"rank": 1}], [{"rank": 2, "wanted": {}}])
+    [{'rank': 2}]
     """
-    if isinstance(before, dict) and isinstance(after, dict):
-        for key in [*before, *(key for key in after if key not in before)]:
-            where = f"{name}.{key}" if name else str(key)
-            yield from differences(before.get(key, "nothing"), after.get(key, "nothing"), where)
-    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        for i, (one, other) in enumerate(zip(before, after, strict=True)):
-            yield from differences(one, other, f"{name}.{i}")
-    elif before != after and not (_is_nan(before) and _is_nan(after)):
-        yield name, before, after
+    if not before or not after or len(before) != len(after):
+        return after
+    return [{k: v for k, v in new.items() if k in old} for old, new in zip(before, after, strict=True)]
 
 
 def per_query_differences(before: Path, after: Path) -> list[tuple[str, Any, Any]]:
@@ -278,10 +264,6 @@ def machines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     found = differences(then, now)
     told = [f"{name} {one} then, {other} now" for name, one, other in found if name != "packages.modiste"]
     return [f"made elsewhere: {', '.join(told)}"] if told else []
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
 
 
 def _is_number(value: Any) -> bool:

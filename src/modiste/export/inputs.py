@@ -28,7 +28,7 @@ class Inputs:
         images: PIL images of any size.
         texts: Captions.
         source: For the card.
-        licence: Of the images; "" where it is not known to allow showing them.
+        licence: Of the data; "" where it is not known.
     """
 
     images: Sequence[Image.Image]

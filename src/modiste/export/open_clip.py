@@ -39,8 +39,8 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
 
 
 def _two_tower(model: Any, folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    check(model)
     save_tokenizer(model, folder, "open_clip")
+    check(model)
     trunk, tokenizer = model.text.trunk, model.tokenizer.tokenizer
     settings = trunk.config.to_dict()
     settings["pad_token_id"] = tokenizer.pad_token_id  # open_clip makes the attention mask from it

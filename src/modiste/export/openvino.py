@@ -86,9 +86,10 @@ def round_weights(program: Any) -> None:
         source = node.input_value(1).get_node()
         if source.get_type_name() != "Constant" or source.get_element_type() != ov.Type.f32:
             continue
-        rounded = torch.from_numpy(np.array(source.get_data())).to(torch.bfloat16)
-        tensor = ov.Tensor(rounded.view(torch.int16).numpy(), list(rounded.shape), ov.Type.bf16)
-        node.input(1).replace_source_output(ops.convert(ops.constant(tensor), "f32").output(0))
+        # OpenVINO's own conversion cuts off where torch rounds.
+        rounded = torch.from_numpy(np.array(source.get_data())).to(torch.bfloat16).float().numpy()
+        weights = ops.constant(rounded, dtype=ov.Type.bf16)
+        node.input(1).replace_source_output(ops.convert(weights, "f32").output(0))
 
 
 def read(folder: Path) -> Reader:

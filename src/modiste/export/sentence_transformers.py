@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from modiste.export import transformers
 from modiste.export.towers import DTYPES, max_length, padding_processor, save_tokenizer, timm_data, two_tower
 from modiste.export.writing import Job, Reader
 from modiste.models.dual_encoder import DualEncoder
@@ -37,15 +38,21 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
         wrapped.to(DTYPES[job.precision]).save_pretrained(str(folder), create_model_card=False)
     for file in folder.glob("**/sentence_bert_config.json"):
         _exact_pixels(file)
+        transformers.computes_in_float32(file.with_name("config.json"))
 
 
 def _whole(model: TransformersDualEncoder, parts: Path) -> Any:
     from sentence_transformers.sentence_transformer.modules import Transformer
 
-    from modiste.export import transformers
-
     transformers.save_published(model, parts, "fp32")
-    return Transformer(str(parts), processor_kwargs={"backend": "pil"})
+    tokenizer: Any = model.tokenizer
+    texts = {"padding": "max_length", "max_length": tokenizer.max_length} if tokenizer.fixed else {}
+    return Transformer(
+        str(parts),
+        processor_kwargs={"backend": "pil"},
+        processing_kwargs={"text": texts},
+        do_lower_case=tokenizer.lower,
+    )
 
 
 def _router(model: Any, parts: str) -> Any:
@@ -98,11 +105,8 @@ def save_image(model: Any, folder: Path) -> None:
 
 def _exact_pixels(file: Path) -> None:
     """Has an image processor run on PIL, as the model's own preprocessing does, wherever the folder is loaded."""
-    settings = json.loads(file.read_text())
-    if (
-        "processor_config.json" in {f.name for f in file.parent.glob("*processor_config.json")}
-        or (file.parent / "preprocessor_config.json").is_file()
-    ):
+    if any(file.parent.glob("*processor_config.json")):
+        settings = json.loads(file.read_text())
         settings["processor_kwargs"] = {**settings.get("processor_kwargs", {}), "backend": "pil"}
         file.write_text(json.dumps(settings, indent=2))
 
@@ -114,9 +118,11 @@ def read(folder: Path) -> Reader:
     loaded = SentenceTransformer(str(folder), device="cpu")
 
     def images(images: Sequence[Image.Image]) -> torch.Tensor:
-        return loaded.encode([image.convert("RGB") for image in images], convert_to_tensor=True).float()
+        return loaded.encode(
+            [image.convert("RGB") for image in images], convert_to_tensor=True, show_progress_bar=False
+        ).float()
 
     def texts(texts: Sequence[str]) -> torch.Tensor:
-        return loaded.encode(list(texts), convert_to_tensor=True).float()
+        return loaded.encode(list(texts), convert_to_tensor=True, show_progress_bar=False).float()
 
     return Reader(images, texts)

@@ -52,7 +52,7 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
         "projection_dim": model.embed_dim,
         "logit_scale_init_value": float(logit_scale(model)),
         "logit_bias": model.initial_bias,
-        "dtype": {"fp32": "float32", "bf16": "bfloat16"}[job.precision],
+        "dtype": "float32",  # in memory, whatever is on disk: inputs are float32
     }  # fmt: skip
     images = {"image_processor_type": "ModisteImageProcessor", "processor_class": "ModisteProcessor"}
     write_json(folder / "config.json", config)
@@ -73,6 +73,11 @@ def limit(file: Path, length: int, more: dict[str, Any] | None = None) -> None:
     write_json(file, json.loads(file.read_text("utf-8")) | {"model_max_length": length} | (more or {}))
 
 
+def computes_in_float32(file: Path) -> None:
+    """Has weights that are kept in bfloat16 loaded as float32, which processors give."""
+    write_json(file, json.loads(file.read_text("utf-8")) | {"dtype": "float32"})
+
+
 def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")
 
@@ -86,6 +91,7 @@ def save_published(model: TransformersDualEncoder, folder: Path, precision: str)
         own.logit_bias.data.fill_(model.initial_bias)
     own = own.to(torch.bfloat16) if precision == "bf16" else own
     own.save_pretrained(folder)
+    computes_in_float32(folder / "config.json")
     tokenizer: Any = model.tokenizer
     tokenizer.tokenizer.save_pretrained(folder)
     limit(folder / "tokenizer_config.json", tokenizer.max_length)
@@ -140,7 +146,7 @@ def read(folder: Path) -> Reader:
 
     def images(images: Sequence[Image.Image]) -> torch.Tensor:
         pixels = processor(images=[image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
-        return F.normalize(model.get_image_features(pixel_values=pixels.to(model.dtype)).pooler_output.float(), dim=-1)
+        return F.normalize(model.get_image_features(pixel_values=pixels).pooler_output.float(), dim=-1)
 
     def texts(texts: Sequence[str]) -> torch.Tensor:
         padding = "max_length" if siglip else True

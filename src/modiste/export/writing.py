@@ -28,7 +28,7 @@ from modiste.export.inputs import Inputs, of_run, synthetic
 from modiste.export.towers import tokenizer_facts, without_adapters
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.load import load
-from modiste.pretrained.exported import FACTS
+from modiste.pretrained.exported import FACTS, Programs
 from modiste.utils.run_dir import RunDir, write_json
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def export(
     """Write a model in ``format`` into the folder ``out``, and check it with the peer's own loader.
 
     Args:
-        run_or_model: A run directory, anything else that `modiste.load` takes, or a model.
+        run_or_model: A run directory, or what `modiste.train` returns; a model, or what else `modiste.load` takes.
         format: A key of `modiste.export.FORMATS`.
         out: The folder; an earlier export there is replaced, anything else refused.
         precision: ``bf16`` stores the weights in bfloat16; ``int8`` those of matrix products (ONNX, OpenVINO).
@@ -111,10 +111,10 @@ def export(
     layout = layout_of(format, precision)
     out = Path(out).expanduser().resolve()
     check_target(out)
-    run = None if isinstance(run_or_model, DualEncoder) else RunDir(Path(run_or_model).expanduser())
-    model = run_or_model if isinstance(run_or_model, DualEncoder) else load(run_or_model, checkpoint).model
-    run = run if run is not None and run.is_run else None
+    model, run = resolved(run_or_model, checkpoint)
     inputs = inputs or (of_run(run) if run else synthetic())
+    if isinstance(model, Programs):
+        raise ModisteError(f"{run_or_model} holds programs, which have no weights to export: export the run itself.")
     identity = fingerprint(model.eval())
     plain = without_adapters(model)
     with replacing(out) as folder:
@@ -145,6 +145,15 @@ def export(
     for warning in warnings:
         log.warning(warning)
     return Exported(out, format, cosine, inputs.source, warnings)
+
+
+def resolved(run_or_model: Any, checkpoint: str) -> tuple[DualEncoder, RunDir | None]:
+    """The model, and the run directory that it is of, if it is one's; ``modiste.train`` returns an object of a run."""
+    if isinstance(run_or_model, DualEncoder):
+        return run_or_model, None
+    source = getattr(run_or_model, "path", run_or_model)
+    run = RunDir(Path(source).expanduser())
+    return load(source, checkpoint).model, run if run.is_run else None
 
 
 def layout_of(format: str, precision: str = "fp32") -> Any:

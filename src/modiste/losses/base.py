@@ -1,56 +1,115 @@
-"""What the contrastive losses share: a learnable temperature, and inputs checked and brought to full precision."""
+"""Bases of the losses: `ContrastiveLoss` asks for ``forward`` alone; temperature and tiles are there to build on."""
 
 from __future__ import annotations
 
+import logging
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modiste.errors import ModisteError
 from modiste.losses import gather
-from modiste.losses.products import check
+from modiste.losses.matmul import check_matmul_dtype
+
+log = logging.getLogger(__name__)
 
 
 class ContrastiveLoss(nn.Module):
-    """Base of the losses over all pairs of a batch of images and texts.
+    """Base of the losses over a batch of image–text pairs: a subclass implements ``forward``, and nothing else.
 
-    A subclass implements `compute`. Products are identified by ``product_id``: every image and text of one product are
-    positives of each other, duplicates are never negatives.
+    Training calls ``loss(image, text, product_id)`` with unit-norm embeddings (B, D), row i of one belonging to row i
+    of the other, and ``product_id`` (B,), int64; rows of one product are not negatives of each other. The loss is a
+    scalar.
+
+    With several processes each passes its own part of the batch, and DDP averages the gradients. A loss over all pairs
+    of the whole batch starts with `modiste.losses.gather_pairs`; one that ignores the other processes contrasts
+    against local negatives only, which training warns of once.
+
+    Attributes:
+        local_negatives: True: the loss ignores other processes by design. False: it takes them into account. None:
+            the first call under several processes finds out, by whether it used `modiste.losses.gather`.
+
+    A triplet loss, exact on any number of processes:
+
+    >>> from modiste.losses import ContrastiveLoss, gather_pairs
+    >>> class TripletLoss(ContrastiveLoss):
+    ...     def forward(self, image, text, product_id=None):
+    ...         image, text, product_id = gather_pairs(image, text, product_id)
+    ...         scores = image @ text.T
+    ...         negative = scores.masked_fill(product_id[:, None] == product_id, -1.0).amax(1)
+    ...         return (0.2 + negative - scores.diagonal()).clamp_min(0).mean()
+    >>> TripletLoss()(torch.eye(3), torch.eye(3)[[0, 2, 1]]).item()
+    0.800000011920929
+    """
+
+    local_negatives: bool | None = None
+
+    def initialise(self, scale: float | None, bias: float | None, global_batch: int) -> None:
+        """Take over what came with pretrained weights, before training; by default nothing.
+
+        Args:
+            scale: exp(logit scale) of the weights, or None.
+            bias: Logit bias of the weights, or None.
+            global_batch: Pairs per step over all processes.
+        """
+
+    def clamp(self) -> None:
+        """Bring parameters back into their range after an optimizer step; by default nothing."""
+
+    def inverse_temperature(self) -> Tensor | None:
+        """Factor on the cosines, (), which is logged and given to the terms; None for a loss without temperature."""
+        return None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        before = gather.collectives()
+        value = super().__call__(*args, **kwargs)
+        if gather.world_size() > 1 and (
+            self.local_negatives or (self.local_negatives is None and gather.collectives() == before)
+        ):
+            self._warn_once()
+        return value
+
+    def _warn_once(self) -> None:
+        self.local_negatives = False
+        if gather.rank() == 0:
+            log.warning(
+                "%s sees the pairs of its own process only: negatives are local, fewer than data.batch_size suggests. "
+                "Start its forward with modiste.losses.gather_pairs to contrast against the whole batch.",
+                type(self).__name__,
+            )
+
+
+class LogitScale(nn.Module):
+    """Mix-in: a learnable inverse temperature ``logit_scale``, in [1, ``max_scale``], for a `ContrastiveLoss`.
 
     Args:
-        default_scale: exp(logit scale) to start from where neither the user nor pretrained weights say otherwise.
+        default_scale: exp(logit scale) to start from where neither ``init_scale`` nor pretrained weights say otherwise.
         init_scale: exp(logit scale) to start from, whatever the weights say; None leaves the choice to `initialise`.
-        max_scale: Upper limit that `clamp` keeps.
-        tile: Largest side of the tiles in which the logits are computed; memory grows with its square.
-        products: Of the tiles: ``float32``, or ``bfloat16`` (factors rounded, logits in float32; see
-            `modiste.losses.products`).
+        max_scale: Upper limit that `clamp` enforces.
+        more: Arguments of the class that it is mixed into.
 
     Raises:
-        ModisteError: if ``tile`` < 1, ``max_scale`` < 1, or ``init_scale`` is outside [1, max_scale], or ``products``
-            is unknown.
+        ModisteError: ``max_scale`` < 1, or ``init_scale`` is outside [1, max_scale].
+
+    >>> class CosineLoss(LogitScale, ContrastiveLoss):
+    ...     def forward(self, image, text, product_id=None):
+    ...         return -(self.scale * image * text).sum(1).mean()
+    >>> round(CosineLoss(default_scale=10.0)(torch.eye(2), torch.eye(2)).item(), 4)
+    -10.0
     """
 
     def __init__(
-        self,
-        default_scale: float,
-        init_scale: float | None,
-        max_scale: float,
-        tile: int,
-        products: str = "float32",
+        self, default_scale: float, init_scale: float | None = None, max_scale: float = 100.0, **more: Any
     ) -> None:
-        super().__init__()
-        check(products)
-        if tile < 1:
-            raise ModisteError(f"loss.tile must be at least 1, not {tile}.")
+        super().__init__(**more)
         if max_scale < 1:
             raise ModisteError(f"loss.max_scale must be at least 1, not {max_scale:g}.")
         start = min(default_scale, max_scale) if init_scale is None else init_scale
         if not 1 <= start <= max_scale:
             raise ModisteError(f"loss.init_scale={start:g} must lie between 1 and loss.max_scale={max_scale:g}.")
-        self.init_scale = init_scale
-        self.max_scale = max_scale
-        self.tile, self.products = tile, products
+        self.init_scale, self.max_scale = init_scale, max_scale
         self.logit_scale = nn.Parameter(torch.tensor(math.log(start)))
 
     @property
@@ -58,23 +117,76 @@ class ContrastiveLoss(nn.Module):
         """Inverse temperature exp(logit_scale), (), at least float32."""
         return self.logit_scale.to(torch.promote_types(self.logit_scale.dtype, torch.float32)).exp()
 
+    def inverse_temperature(self) -> Tensor | None:
+        """See `ContrastiveLoss.inverse_temperature`."""
+        return self.scale
+
     @torch.no_grad()
     def initialise(self, scale: float | None, bias: float | None, global_batch: int) -> None:
-        """Start from the temperature that came with pretrained weights, unless ``init_scale`` was given.
-
-        Args:
-            scale: exp(logit scale) of the weights (cut to ``max_scale``), or None to keep the default.
-            bias: Logit bias of the weights, or None. Used by losses that have one.
-            global_batch: Pairs per step over all processes. Used by losses that have a bias.
-        """
+        """Start from the temperature of pretrained weights, cut to ``max_scale``, unless ``init_scale`` was given."""
         if scale is not None and self.init_scale is None:
             self.logit_scale.fill_(math.log(scale))
             self.clamp()
 
     @torch.no_grad()
     def clamp(self) -> None:
-        """Keep the scale within [1, max_scale]; to be called after every optimizer step."""
+        """Keep the scale within [1, max_scale]."""
         self.logit_scale.clamp_(0.0, math.log(self.max_scale))
+
+
+class LogitBias(LogitScale):
+    """Mix-in: `LogitScale` and a learnable ``logit_bias``, as SigLIP has them.
+
+    Args:
+        default_scale: See `LogitScale`.
+        init_scale: See `LogitScale`.
+        max_scale: See `LogitScale`.
+        init_bias: Logit bias to start from, whatever the weights say; None leaves the choice to `initialise`.
+        more: See `LogitScale`.
+    """
+
+    def __init__(
+        self,
+        default_scale: float,
+        init_scale: float | None = None,
+        max_scale: float = math.inf,
+        init_bias: float | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(default_scale, init_scale, max_scale, **more)
+        self.init_bias = init_bias
+        self.logit_bias = nn.Parameter(torch.tensor(-10.0 if init_bias is None else init_bias))
+
+    @torch.no_grad()
+    def initialise(self, scale: float | None, bias: float | None, global_batch: int) -> None:
+        """Start from pretrained weights, unless ``init_scale`` and ``init_bias`` were given.
+
+        Without a bias of the weights it is log(p/(1-p)) with p = 1/global_batch, the prior of a positive.
+        """
+        super().initialise(scale, bias, global_batch)
+        if self.init_bias is None:
+            self.logit_bias.fill_(math.log(1 / max(global_batch - 1, 1)) if bias is None else bias)
+
+
+class TiledLoss(ContrastiveLoss):
+    """Base of the losses whose logits are computed in tiles (`modiste.losses.tiles`): a subclass implements `compute`.
+
+    Every image and text of one product are positives of each other; duplicates are never negatives.
+
+    Args:
+        tile: Largest side of a tile of the logits; memory grows with its square.
+        matmul_dtype: ``float32``, or ``bfloat16``: matmul inputs in bf16, accumulation and logits in fp32.
+
+    Raises:
+        ModisteError: ``tile`` < 1 or ``matmul_dtype`` is unknown.
+    """
+
+    def __init__(self, tile: int, matmul_dtype: str = "float32") -> None:
+        super().__init__()
+        check_matmul_dtype(matmul_dtype)
+        if tile < 1:
+            raise ModisteError(f"loss.tile must be at least 1, not {tile}.")
+        self.tile, self.matmul_dtype = tile, matmul_dtype
 
     def forward(self, image: Tensor, text: Tensor, product_id: Tensor | None = None) -> Tensor:
         """Loss of a batch of pairs.
@@ -92,26 +204,21 @@ class ContrastiveLoss(nn.Module):
             Scalar, float32 (float64 for float64 input), also under autocast or for bfloat16 input.
 
         Raises:
-            ValueError: if the shapes do not match.
-            ModisteError: if the processes hold batches of different sizes.
+            ValueError: The shapes do not match.
+            ModisteError: The processes hold batches of different sizes.
         """
-        if image.shape != text.shape or image.ndim != 2:
-            raise ValueError(f"image {tuple(image.shape)} and text {tuple(text.shape)} must both be (B, D)")
+        gather.check_shapes(image, text)
         image, text, product_id = self.prepare(image, text, product_id)
         with torch.autocast(image.device.type, enabled=False):
             return self.compute(image, text, product_id)
 
     def prepare(self, image: Tensor, text: Tensor, product_id: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The input of `compute`: features in full precision, and the product of each image, checked. A collective."""
-        if product_id is None:
-            product_id = torch.arange(len(image), device=image.device) + gather.rank() * len(image)
-        elif product_id.shape != image.shape[:1]:
-            raise ValueError(f"product_id {tuple(product_id.shape)} must be ({len(image)},), one per pair")
-        gather.check_equal_batches(len(image), image.device)
+        """The input of `compute`, checked: features in full precision, and the product of each image. A collective."""
+        product_id = gather.checked_products(image, product_id)
         # A logit near 100 in bfloat16 is rounded to 1/4, so features are brought to float32 before the product.
         dtype = torch.promote_types(torch.promote_types(image.dtype, text.dtype), torch.float32)
         return image.to(dtype), text.to(dtype), product_id
 
     def compute(self, image: Tensor, text: Tensor, product_id: Tensor) -> Tensor:
-        """Loss of checked input in one floating type, float32 or float64."""
+        """Loss of checked input of one floating type, float32 or float64."""
         raise NotImplementedError

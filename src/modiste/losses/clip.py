@@ -12,46 +12,46 @@ from torch.autograd.function import once_differentiable
 
 from modiste.errors import ModisteError
 from modiste.losses import gather
-from modiste.losses.base import ContrastiveLoss
-from modiste.losses.products import Products, choose
+from modiste.losses.base import LogitScale, TiledLoss
+from modiste.losses.matmul import Matmul, choose_matmul
 from modiste.losses.tiles import Gradients, Tile, Tiles
 
-KEEP = 64.0
-"""MiB of logits that are kept: those of 4,096 pairs in float32."""
+LOGITS_CACHE_MIB = 64.0
+"""Room for the logits of 4,096 pairs in float32."""
 
 
-def checked_keep(keep: float) -> float:
-    """``keep`` itself. Raises ModisteError where it is negative."""
-    if keep < 0:
-        raise ModisteError(f"loss.keep={keep:g} must be at least 0, MiB for logits.")
-    return float(keep)
+def checked_cache(mib: float) -> float:
+    """``loss.logits_cache_mib`` itself. Raises ModisteError where it is negative."""
+    if mib < 0:
+        raise ModisteError(f"loss.logits_cache_mib={mib:g} must be at least 0 MiB.")
+    return float(mib)
 
 
-class ClipLoss(ContrastiveLoss):
+class ClipLoss(LogitScale, TiledLoss):
     """Symmetric cross-entropy over all image–text pairs of the batch, exact and without an N×N matrix.
 
     Radford et al., *Learning Transferable Visual Models From Natural Language Supervision* (CLIP), arXiv:2103.00020,
     figure 3. The target of an image is uniform over the texts of its product, and the target of a text uniform over the
-    images of its product (Khosla et al., *Supervised Contrastive Learning*, arXiv:2004.11362, eq. 2); with one pair a
-    product this is CLIP's.
+    images of its product (Khosla et al., *Supervised Contrastive Learning*, arXiv:2004.11362, eq. 2); with one pair
+    per product this is CLIP's.
 
     Positives with equal text embeddings have the same loss and gradients as products of their own: their logits are
     equal, so that it does not matter on which of them a target lies. Without dropout, ``data.positives=caption`` is
     therefore no difference where a row is a product; it is one to `SigLipLoss`.
 
     Forward and backward take 8·N²·D floating point operations and O(N·D + tile²) memory; 6·N²·D where the logits fit
-    in ``keep``, so that the backward pass need not compute them again. With W processes, a W-th of the operations each,
-    and only text features travel.
+    in ``logits_cache_mib``, so that the backward pass does not compute them again. With W processes, 1/W of the
+    operations each, and only text features are gathered.
 
     Args:
         init_scale: exp(logit scale) to start from; None: that of the pretrained weights, or else 1/0.07.
         max_scale: Upper limit of the scale.
         tile: Largest side of a tile of the logits.
-        products: ``float32``, or ``bfloat16`` with logits in float32 (`modiste.losses.products`).
-        keep: MiB that all logits of a process may take to be kept until the backward pass.
+        matmul_dtype: See `modiste.losses.base.TiledLoss`.
+        logits_cache_mib: Memory that the logits of a process may take to be kept until the backward pass.
 
     Raises:
-        ModisteError: See `ContrastiveLoss`; ``keep`` is negative.
+        ModisteError: See `LogitScale` and `TiledLoss`; ``logits_cache_mib`` is negative.
 
     Four images that cannot be told apart cost log 4, whatever the temperature:
 
@@ -71,14 +71,15 @@ class ClipLoss(ContrastiveLoss):
         init_scale: float | None = None,
         max_scale: float = 100.0,
         tile: int = 2048,
-        products: str = "float32",
-        keep: float = KEEP,
+        matmul_dtype: str = "float32",
+        logits_cache_mib: float = LOGITS_CACHE_MIB,
     ) -> None:
-        super().__init__(1 / 0.07, init_scale, max_scale, tile, products)
-        self.keep = checked_keep(keep)
+        super().__init__(1 / 0.07, init_scale, max_scale, tile=tile, matmul_dtype=matmul_dtype)
+        self.logits_cache_mib = checked_cache(logits_cache_mib)
 
     def compute(self, image: Tensor, text: Tensor, product_id: Tensor) -> Tensor:
-        return infonce(image, text, self.scale.to(image.dtype), product_id, self.tile, self.products, keep=self.keep)
+        scale, cache = self.scale.to(image.dtype), self.logits_cache_mib
+        return infonce(image, text, scale, product_id, self.tile, self.matmul_dtype, logits_cache_mib=cache)
 
 
 def infonce(
@@ -87,12 +88,12 @@ def infonce(
     scale: Tensor,
     product_id: Tensor,
     tile: int,
-    products: str,
+    matmul_dtype: str,
     weight: Tensor | None = None,
     present: Tensor | None = None,
-    keep: float = 0.0,
+    logits_cache_mib: float = 0.0,
 ) -> Tensor:
-    """Symmetric InfoNCE of `ClipLoss`, (), with a weight a pair and pairs left out. A collective.
+    """Symmetric InfoNCE of `ClipLoss`, (), with weighted and excluded pairs. A collective.
 
     Args:
         image: Image features (n, D) of this process.
@@ -100,19 +101,19 @@ def infonce(
         scale: Inverse temperature, ().
         product_id: Product of each pair (n,), int64.
         tile: Largest side of a tile of the logits.
-        products: Kind of matrix products (`modiste.losses.products`).
-        weight: Of each pair's two cross-entropies (n,), at least 0, in the mean over all pairs; None: all alike. A pair
+        matmul_dtype: See `modiste.losses.base.TiledLoss`.
+        weight: Of each pair's two cross-entropies (n,), at least 0, in the mean over all pairs; None: 1 each. A pair
             of weight 0 is still a negative of the others.
         present: Which pairs there are (n,), bool; None: all. The others are neither positives nor negatives.
-        keep: MiB for the logits, as in `ClipLoss`.
+        logits_cache_mib: As in `ClipLoss`.
 
     Returns:
         The weighted mean; 0 where no pair has a weight.
     """
-    kind = choose(products, image.device, image.dtype)
-    keep = keep if torch.is_grad_enabled() else 0.0
+    matmul = choose_matmul(matmul_dtype, image.device, image.dtype)
+    cache = logits_cache_mib * 2**20 if torch.is_grad_enabled() else 0.0
     weight = None if weight is None else weight.to(image.dtype)
-    return _TiledInfoNCE.apply(image, text, scale, product_id, weight, present, tile, kind, keep)
+    return _TiledInfoNCE.apply(image, text, scale, product_id, weight, present, tile, matmul, cache)
 
 
 class LogSumExp:
@@ -254,8 +255,8 @@ class _TiledInfoNCE(torch.autograd.Function):
         weight: Tensor | None,
         present: Tensor | None,
         tile_size: int,
-        products: Products,
-        keep: float,
+        matmul: Matmul,
+        cache_bytes: float,
     ) -> Tensor:
         _, group = gather.all_gather(product_id).unique(return_inverse=True)
         weight = group.new_ones(len(group), dtype=image.dtype) if weight is None else gather.all_gather(weight)
@@ -266,8 +267,8 @@ class _TiledInfoNCE(torch.autograd.Function):
             group = torch.where(absent, torch.arange(len(group), device=group.device) + len(group), group)
             _, group = group.unique(return_inverse=True)
         logits = len(image) * len(group)
-        kept = image.new_empty(logits) if logits * image.element_size() <= keep * 2**20 else None
-        tiles = Tiles(image, products.gather(text), scale, group, tile_size, products, kept)
+        kept = image.new_empty(logits) if logits * image.element_size() <= cache_bytes else None
+        tiles = Tiles(image, matmul.gather(text), scale, group, tile_size, matmul, kept)
         target = group.bincount().to(image.dtype).reciprocal_()[group]  # T_ij of text j, where it is positive
 
         rows, cols = LogSumExp(len(image), image), LogSumExp(len(tiles.text), image)
@@ -294,7 +295,7 @@ class _TiledInfoNCE(torch.autograd.Function):
         ctx.save_for_backward(
             image, tiles.text, scale, group, target, weight, absent, rows.maximum, rows.total, cols.maximum, cols.total
         )
-        ctx.tile_size, ctx.products = tile_size, products
+        ctx.tile_size, ctx.matmul = tile_size, matmul
         ctx.kept, ctx.known = kept, itertools.repeat(None) if kept is None else known
         return (row_loss + col_loss) / (2 * torch.where(total > 0, total, 1.0))
 
@@ -305,7 +306,7 @@ class _TiledInfoNCE(torch.autograd.Function):
         row_maximum, row_total, col_maximum, col_total = statistics
         # The tiles are overwritten: a second backward pass computes them again.
         kept, ctx.kept = ctx.kept, None
-        tiles = Tiles(image, text, scale, group, ctx.tile_size, ctx.products, kept, filled=kept is not None)
+        tiles = Tiles(image, text, scale, group, ctx.tile_size, ctx.matmul, kept, filled=kept is not None)
         gradients = Gradients(tiles, ctx.needs_input_grad[:3])
         weight = weight * (grad * gather.world_size())
         own_weight = weight[tiles.own]

@@ -1,10 +1,13 @@
-"""What a loss says to the other processes. No other module of `modiste.losses` uses `torch.distributed`.
+"""What a loss exchanges with the other processes. No other module of `modiste.losses` uses `torch.distributed`.
 
-Every function but `pack` and `unpack` is a collective: all processes must call it, in the same order. In one process
-each of them is the identity.
+Every function but `world_size`, `rank` and `collectives` is a collective: all processes must call it, in the same
+order. In a single process each of them is the identity. `gather_pairs` and `all_gather_with_grad` are what a loss of
+one's own needs.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +15,17 @@ from torch import distributed as dist
 
 from modiste.errors import ModisteError
 
-# Of a float32 number as int32: its sign, and the first of its exponent, where `pack` puts the sign.
-_BIT_31, _BIT_30 = -(2**31), 2**30
+_collectives = 0
+
+
+def collectives() -> int:
+    """Number of collectives that this process has entered through this module."""
+    return _collectives
+
+
+def _enter() -> None:
+    global _collectives
+    _collectives += 1
 
 
 def world_size() -> int:
@@ -31,10 +43,10 @@ def rank() -> int:
 
 
 def check_equal_batches(size: int, device: torch.device) -> None:
-    """Refuse local batches of different sizes, which the collectives below would corrupt or wait for forever.
+    """Refuse local batches of different sizes, on which collectives hang or return garbage.
 
     Raises:
-        ModisteError: on every process, when the processes hold different numbers of pairs.
+        ModisteError: The processes hold different numbers of pairs; on every process.
     """
     if world_size() == 1:
         return
@@ -46,8 +58,80 @@ def check_equal_batches(size: int, device: torch.device) -> None:
         )
 
 
+def check_shapes(image: Tensor, text: Tensor) -> None:
+    """Raise ValueError unless both are (n, D)."""
+    if image.shape != text.shape or image.ndim != 2:
+        raise ValueError(f"image {tuple(image.shape)} and text {tuple(text.shape)} must both be (B, D)")
+
+
+def checked_products(image: Tensor, product_id: Tensor | None) -> Tensor:
+    """``product_id`` (n,), or where it is None a product of its own for every image (n, D) of all processes.
+
+    Raises:
+        ValueError: The shapes do not match.
+        ModisteError: The processes hold batches of different sizes.
+    """
+    if product_id is not None and product_id.shape != image.shape[:1]:
+        raise ValueError(f"product_id {tuple(product_id.shape)} must be ({len(image)},), one per pair")
+    check_equal_batches(len(image), image.device)
+    if product_id is not None:
+        return product_id
+    return torch.arange(len(image), device=image.device) + rank() * len(image)
+
+
+def gather_pairs(image: Tensor, text: Tensor, product_id: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The pairs of all processes: embeddings with a gradient, and their products. The first line of a loss.
+
+    A loss over what it returns, computed on every process, has the value and, averaged by DDP, the gradient of one
+    process with the whole batch; so has the mean over a process's own rows of a loss that contrasts them against all.
+
+    Args:
+        image: This process's image embeddings (n, D).
+        text: This process's text embeddings (n, D), row by row.
+        product_id: Product of each pair (n,), int64; None: every pair is a product of its own.
+
+    Returns:
+        Image and text embeddings (world_size · n, D), in order of rank, and the product of each pair
+        (world_size · n,).
+
+    Raises:
+        ValueError: The shapes do not match.
+        ModisteError: The processes hold batches of different sizes.
+
+    >>> gather_pairs(torch.eye(2), torch.eye(2))[2]
+    tensor([0, 1])
+    """
+    check_shapes(image, text)
+    products = all_gather(checked_products(image, product_id))
+    return all_gather_with_grad(image), all_gather_with_grad(text), products
+
+
+def all_gather_with_grad(tensor: Tensor) -> Tensor:
+    """Concatenate the processes' tensors (n, ...) to (world_size · n, ...), in order of rank, with a gradient.
+
+    The gradient of this process's part is the sum over all processes of what they have for it, so that DDP's average
+    over the processes is the gradient of the mean of their losses. Without it (gathering constants) the average is
+    1/world_size of the true gradient (open_clip's ``gather_with_grad``).
+
+    >>> all_gather_with_grad(torch.ones(2, 3)).shape
+    torch.Size([2, 3])
+    """
+    return tensor if world_size() == 1 else _AllGather.apply(tensor)
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return all_gather(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return reduce_scatter_sum(gradient.contiguous())
+
+
 def all_gather(tensor: Tensor) -> Tensor:
     """Concatenate the processes' tensors (n, ...) to (world_size · n, ...), in order of rank, without a gradient."""
+    _enter()
     if world_size() == 1:
         return tensor
     gathered = tensor.new_empty((world_size() * tensor.shape[0], *tensor.shape[1:]))
@@ -55,51 +139,9 @@ def all_gather(tensor: Tensor) -> Tensor:
     return gathered
 
 
-def all_gather_features(features: Tensor) -> Tensor:
-    """`all_gather` of features (n, D). Over gloo, unit-norm ones in float32 travel in 31 of 32 bits, without loss."""
-    # Elsewhere the time to pack is worth more than a 32nd of the bytes.
-    if world_size() == 1 or features.dtype != torch.float32 or dist.get_backend() != "gloo":
-        return all_gather(features)
-    if not everywhere(bool((features.abs() < 2).all()), features.device):
-        return all_gather(features)
-    words = all_gather(pack(features).unsqueeze(0))
-    whole = features.new_empty((world_size(), *features.shape))
-    for index, part in enumerate(words):
-        whole[index] = features if index == rank() else unpack(part, features.shape)
-    return whole.flatten(0, 1)
-
-
-def pack(numbers: Tensor) -> Tensor:
-    """Float32 numbers of any shape, within ±2, as (⌈count / 32⌉, 31) int32.
-
-    The first bit of such a number's exponent is 0, so that 31 are left; the bits of every 32nd number fill the gaps of
-    the 31 before it.
-
-    >>> pack(torch.ones(64, 2)).shape
-    torch.Size([4, 31])
-    """
-    bits = numbers.contiguous().view(torch.int32).flatten()
-    bits = torch.nn.functional.pad(bits, (0, -len(bits) % 32)).view(-1, 32)
-    bits = (bits >> 1 & _BIT_30).bitwise_or_(bits & ~(_BIT_30 | _BIT_31))
-    gaps = bits[:, 31:] >> torch.arange(31, dtype=torch.int32, device=bits.device) << 31
-    return gaps.bitwise_or_(bits[:, :31])
-
-
-def unpack(words: Tensor, shape: torch.Size) -> Tensor:
-    """The numbers of a shape of which `pack` made ``words``, bit for bit.
-
-    >>> unpack(pack(torch.tensor([[-1.0, 0.1]])), torch.Size([1, 2]))
-    tensor([[-1.0000,  0.1000]])
-    """
-    places = torch.arange(31, dtype=torch.int32, device=words.device)
-    last = (words >> 31 & 1 << places).sum(1, keepdim=True, dtype=torch.int32)
-    bits = torch.cat([words & ~_BIT_31, last], 1)
-    bits = (bits & ~_BIT_30).bitwise_or_((bits & _BIT_30) << 1)
-    return bits.flatten()[: shape.numel()].view(torch.float32).view(shape)
-
-
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Sum over the processes, in place."""
+    _enter()
     if world_size() > 1:
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
     return tensor
@@ -115,6 +157,7 @@ def sum_over_processes(part: Tensor) -> Tensor:
 
 def all_reduce_max(tensor: Tensor) -> Tensor:
     """Element-wise maximum over the processes, in place."""
+    _enter()
     if world_size() > 1:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return tensor
@@ -131,6 +174,7 @@ def everywhere(flag: bool, device: torch.device) -> bool:
 
 def reduce_scatter_sum(tensor: Tensor) -> Tensor:
     """Sum (world_size · n, ...) over the processes and return this process's slab (n, ...)."""
+    _enter()
     if world_size() == 1:
         return tensor
     size = tensor.shape[0] // world_size()

@@ -1,4 +1,4 @@
-"""Generalised contrastive learning (GCL): several text fields a product, a weight a field and a pair."""
+"""Generalised contrastive learning (GCL): several text fields per product, weighted by field and by pair."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from modiste.errors import ModisteError
 from modiste.losses import gather
-from modiste.losses.base import ContrastiveLoss
-from modiste.losses.clip import KEEP, checked_keep, infonce
+from modiste.losses.base import LogitScale, TiledLoss
+from modiste.losses.clip import LOGITS_CACHE_MIB, checked_cache, infonce
 
 
-class GclLoss(ContrastiveLoss):
+class GclLoss(LogitScale, TiledLoss):
     """Weighted InfoNCE between the images and each text field, and between the images and the fields' mean.
 
     Zhu, Jung and Clark, *Generalized Contrastive Learning for Multi-Modal Retrieval and Ranking* (GCL),
@@ -30,23 +30,23 @@ class GclLoss(ContrastiveLoss):
     field's text need no care: identical columns give the same value and gradients, up to the pairs' weights, whether
     they count as positives of each other or not.
 
-    A field with a vocabulary, which is all the texts that the training has for it, has another term: the cross-entropy
-    of each image among the whole vocabulary, as in zero-shot classification, instead of L among the batch's texts. A
-    batch seldom holds a rare value, and without it nothing moves the other images away from its text. Its B·V logits
-    are kept, in full precision.
+    A field with a vocabulary, which is all the texts that the training split has for it, has another term: the
+    cross-entropy of each image among the whole vocabulary, as in zero-shot classification, instead of L among the
+    batch's texts. A batch seldom holds a rare value, and without it nothing moves the other images away from its text.
+    Its B·V logits are kept, in full precision.
 
     Each other term costs what `ClipLoss` costs; memory is that of one. Without fields the loss is `ClipLoss`, weighted.
 
     Args:
         init_scale: exp(logit scale) to start from; None: that of the pretrained weights, or else 1/0.07.
         max_scale: Upper limit of the scale.
-        fused: Weight of the mean's term, beside ``data.fields.NAME.weight``; 0 leaves it out.
+        fused: Weight of the mean's term, next to ``data.fields.NAME.weight``; 0 drops it.
         tile: Largest side of a tile of the logits.
-        products: ``float32``, or ``bfloat16`` with logits in float32 (`modiste.losses.products`).
-        keep: MiB that all logits of a term may take to be kept until the backward pass.
+        matmul_dtype: See `modiste.losses.base.TiledLoss`.
+        logits_cache_mib: Memory that the logits of a term may take to be kept until the backward pass.
 
     Raises:
-        ModisteError: ``fused`` or ``keep`` is negative, or see `ContrastiveLoss`.
+        ModisteError: ``fused`` or ``logits_cache_mib`` is negative; or see `LogitScale` and `TiledLoss`.
 
     Two products, the second without a colour. Its title is all of its mean, and the field of the colour has one pair
     only, which costs nothing:
@@ -67,11 +67,11 @@ class GclLoss(ContrastiveLoss):
         max_scale: float = 100.0,
         fused: float = 1.0,
         tile: int = 2048,
-        products: str = "float32",
-        keep: float = KEEP,
+        matmul_dtype: str = "float32",
+        logits_cache_mib: float = LOGITS_CACHE_MIB,
     ) -> None:
-        super().__init__(1 / 0.07, init_scale, max_scale, tile, products)
-        self.keep = checked_keep(keep)
+        super().__init__(1 / 0.07, init_scale, max_scale, tile=tile, matmul_dtype=matmul_dtype)
+        self.logits_cache_mib = checked_cache(logits_cache_mib)
         if fused < 0:
             raise ModisteError(f"loss.fused={fused:g} is a weight: give 0 or more.")
         self.fused = fused
@@ -84,7 +84,7 @@ class GclLoss(ContrastiveLoss):
         fields: dict[str, Tensor] | None = None,
         weight: Tensor | None = None,
     ) -> Tensor:
-        """Loss of a batch of products; over several processes as `ContrastiveLoss.forward`.
+        """Loss of a batch of products; over several processes as `TiledLoss.forward`.
 
         Args:
             image: Unit-norm image embeddings (B, D).
@@ -93,7 +93,7 @@ class GclLoss(ContrastiveLoss):
             fields: ``index`` (B, F), int64: row in ``text`` of each field of each product, -1 where it has none; and
                 ``weight`` (F,), at least 0, of each field; perhaps ``vocabulary`` (F, V), int64: the rows in ``text``
                 of all texts of each field, ascending, -1 after the last, all -1 for a field without one.
-            weight: Of each pair (B,), at least 0; None: all alike.
+            weight: Of each pair (B,), at least 0; None: 1 each.
 
         Returns:
             Scalar, float32 (float64 for float64 input).
@@ -123,7 +123,8 @@ class GclLoss(ContrastiveLoss):
         present: Tensor | None = None,
     ) -> Tensor:
         scale = self.scale.to(image.dtype)
-        return infonce(image, text, scale, product_id, self.tile, self.products, weight, present, self.keep)
+        options = self.tile, self.matmul_dtype, weight, present, self.logits_cache_mib
+        return infonce(image, text, scale, product_id, *options)
 
     def _all_terms(
         self,

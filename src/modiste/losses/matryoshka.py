@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from modiste.errors import ModisteError
 from modiste.losses.base import ContrastiveLoss
 
 
-class MatryoshkaLoss(nn.Module):
+class MatryoshkaLoss(ContrastiveLoss):
     """Σ w_d · inner(normalise(image[:, :d]), normalise(text[:, :d])), for embeddings that may be cut to d numbers.
 
     Kusupati et al., *Matryoshka Representation Learning*, arXiv:2205.13147, eq. 1. All prefixes share the inner loss's
@@ -20,12 +20,12 @@ class MatryoshkaLoss(nn.Module):
 
     Args:
         inner: A contrastive loss.
-        dims: Sizes of the prefixes; the whole embedding is trained only if its size is among them.
+        dims: Sizes of the prefixes; the full embedding is trained only if its size is among them.
         weights: Weight of each prefix; none: 1 each, as in the paper.
 
     Raises:
-        ModisteError: There are no ``dims``, one is below 1 or comes twice, or not one positive weight each; in use:
-            one is larger than the embeddings.
+        ModisteError: ``dims`` is empty, repeats a size or has one below 1, or there is not one positive weight for
+            each; in ``forward``: one is larger than the embeddings.
 
     A prefix counts like a model of its size:
 
@@ -36,6 +36,8 @@ class MatryoshkaLoss(nn.Module):
     >>> bool(first(image, text) == whole(image, text))
     True
     """
+
+    local_negatives = False  # the inner loss speaks for itself
 
     def __init__(self, inner: ContrastiveLoss, dims: Sequence[int], weights: Sequence[float] = ()) -> None:
         super().__init__()
@@ -48,10 +50,9 @@ class MatryoshkaLoss(nn.Module):
         for name, parameter in inner.named_parameters():  # checkpoints name the temperature as they do for any loss
             self.register_parameter(name, parameter)
 
-    @property
-    def scale(self) -> Tensor:
-        """Inverse temperature of the inner loss, ()."""
-        return self.inner.scale
+    def inverse_temperature(self) -> Tensor | None:
+        """That of the inner loss."""
+        return self.inner.inverse_temperature()
 
     def initialise(self, scale: float | None, bias: float | None, global_batch: int) -> None:
         """See `modiste.losses.base.ContrastiveLoss.initialise`."""

@@ -6,31 +6,31 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from modiste.losses import gather
-from modiste.losses.base import ContrastiveLoss
-from modiste.losses.products import Products, choose
+from modiste.losses.base import LogitBias, TiledLoss
+from modiste.losses.matmul import Matmul, choose_matmul
 from modiste.losses.tiles import Gradients, Tiles
 
 
-class SigLipLoss(ContrastiveLoss):
+class SigLipLoss(LogitBias, TiledLoss):
     """Logistic loss of every image–text pair of the batch, exact and without an N×N matrix.
 
     Zhai et al., *Sigmoid Loss for Language Image Pre-Training* (SigLIP), arXiv:2303.15343, eq. 1: the sum over all
     pairs divided by the number N of images. Every pair of one product is positive.
 
     Forward and backward take 6·N²·D floating point operations, since the gradients are made in the forward pass, and
-    O(N·D + tile²) memory; with W processes, a W-th of the operations each, and only text features travel.
+    O(N·D + tile²) memory; with W processes, 1/W of the operations each, and only text features are gathered.
 
     Args:
         init_scale: exp(logit scale) to start from; None: that of the pretrained weights, or else 10.
         init_bias: Logit bias to start from; None: that of the pretrained weights, or else log(p/(1-p)), p = 1/batch,
             with which the loss starts at the prior probability of a positive.
         max_scale: Upper limit of the scale; none by default, as in the paper (its published weights exceed 100).
-        tile: Largest side of a tile of the logits.
-        products: ``float32``, or ``bfloat16`` with logits in float32 (`modiste.losses.products`).
+        tile: See `modiste.losses.base.TiledLoss`.
+        matmul_dtype: See `modiste.losses.base.TiledLoss`.
 
     Two orthogonal pairs and their exact sum, -log σ(10) - log σ(0) for each image:
 
@@ -49,29 +49,14 @@ class SigLipLoss(ContrastiveLoss):
         init_bias: float | None = None,
         max_scale: float = math.inf,
         tile: int = 2048,
-        products: str = "float32",
+        matmul_dtype: str = "float32",
     ) -> None:
-        super().__init__(10.0, init_scale, max_scale, tile, products)
-        self.init_bias = init_bias
-        self.logit_bias = nn.Parameter(torch.tensor(-10.0 if init_bias is None else init_bias))
-
-    @torch.no_grad()
-    def initialise(self, scale: float | None, bias: float | None, global_batch: int) -> None:
-        """Start from the scale and bias of pretrained weights, unless ``init_scale`` and ``init_bias`` were given.
-
-        Args:
-            scale: exp(logit scale) of the weights (cut to ``max_scale``), or None to keep the default.
-            bias: Logit bias of the weights, or None for log(p/(1-p)) with p = 1/global_batch.
-            global_batch: Pairs per step over all processes.
-        """
-        super().initialise(scale, bias, global_batch)
-        if self.init_bias is None:
-            self.logit_bias.fill_(math.log(1 / max(global_batch - 1, 1)) if bias is None else bias)
+        super().__init__(10.0, init_scale, max_scale, init_bias, tile=tile, matmul_dtype=matmul_dtype)
 
     def compute(self, image: Tensor, text: Tensor, product_id: Tensor) -> Tensor:
         scale, bias = self.scale.to(image.dtype), self.logit_bias.to(image.dtype)
-        products = choose(self.products, image.device, image.dtype)
-        return _TiledSigmoid.apply(image, text, scale, bias, product_id, self.tile, products, torch.is_grad_enabled())
+        matmul = choose_matmul(self.matmul_dtype, image.device, image.dtype)
+        return _TiledSigmoid.apply(image, text, scale, bias, product_id, self.tile, matmul, torch.is_grad_enabled())
 
 
 class _TiledSigmoid(torch.autograd.Function):
@@ -90,10 +75,10 @@ class _TiledSigmoid(torch.autograd.Function):
         bias: Tensor,
         product_id: Tensor,
         tile_size: int,
-        products: Products,
+        matmul: Matmul,
         grad_enabled: bool,  # autograd reports needs_input_grad under no_grad too
     ) -> Tensor:
-        tiles = Tiles(image, products.gather(text), scale, gather.all_gather(product_id), tile_size, products)
+        tiles = Tiles(image, matmul.gather(text), scale, gather.all_gather(product_id), tile_size, matmul)
         *needs, needs_bias = (grad_enabled and needed for needed in ctx.needs_input_grad[:4])
         gradients = Gradients(tiles, (needs[0], needs[1], needs[2]))
         value, bias_grad, zero = torch.zeros_like(scale), torch.zeros_like(scale), torch.zeros_like(scale)

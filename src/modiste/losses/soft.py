@@ -31,7 +31,7 @@ def soft_infonce(
     (1 - mix) · (uniform over the pairs of the product) + mix · P. With mix = 1 it is 0 exactly where the two agree.
 
     With several processes each passes its own part of the batch; value and gradients are scaled as those of
-    `modiste.losses.base.ContrastiveLoss`. Forward and backward take 12·N²·D floating point operations for targets of
+    `modiste.losses.base.TiledLoss`. Forward and backward take 12·N²·D floating point operations for targets of
     size D, O(N·D + tile²) memory, and no gradient goes to the targets.
 
     Args:
@@ -42,7 +42,7 @@ def soft_infonce(
         right: What stands for the texts in the targets (B, E), unit norm.
         target_scale: Inverse temperature of the targets, ().
         product_id: Product of each pair (B,), int64.
-        mix: Part of the soft targets, in [0, 1].
+        mix: Weight of the soft targets, in [0, 1].
         tile: Largest side of a tile.
 
     Returns:
@@ -116,8 +116,8 @@ class _TiledSoftInfoNCE(torch.autograd.Function):
         tile_size: int,
         grad_enabled: bool,  # autograd reports needs_input_grad under no_grad too
     ) -> Tensor:
-        student = Tiles(image, gather.all_gather_features(text), scale, gather.all_gather(product_id), tile_size)
-        teacher = Tiles(left, gather.all_gather_features(right), target_scale, student.product_id, tile_size)
+        student = Tiles(image, gather.all_gather(text), scale, gather.all_gather(product_id), tile_size)
+        teacher = Tiles(left, gather.all_gather(right), target_scale, student.product_id, tile_size)
         _, group, group_size = student.product_id.unique(return_inverse=True, return_counts=True)
         hard = group_size.to(image.dtype).reciprocal_()[group] * (1 - mix)
         ours, theirs = _Softmax(student), _Softmax(teacher)

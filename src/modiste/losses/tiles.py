@@ -1,4 +1,4 @@
-"""Logits of all pairs, one tile at a time: what the losses share so that no N×N matrix is ever stored.
+"""Logits of all pairs, one tile at a time: shared by the losses, so that no N×N matrix is ever stored.
 
 A process owns n rows (images) and sees all N columns (texts; N = n in one process). `Tiles` walks over s·X·Yᵀ in tiles
 of at most t×t, whose two buffers are reused, and `Gradients` turns tiles of d(loss)/d(logits) into gradients of X, Y
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from modiste.losses import gather
-from modiste.losses.products import PLAIN, Products
+from modiste.losses.matmul import FLOAT32, Matmul
 
 
 def spans(length: int, size: int) -> list[slice]:
@@ -83,7 +83,7 @@ class Tiles:
         scale: Inverse temperature, ().
         product_id: Product of every text (N,); a process's images have the ids of its own texts.
         size: Largest number t of rows and of columns of a tile.
-        products: How matrices are multiplied.
+        matmul: How matrices are multiplied.
         kept: Room (n·N,) for all logits, which then outlive their tile; None: one buffer serves all tiles.
         filled: ``kept`` holds the logits already, and nothing is multiplied.
     """
@@ -93,7 +93,7 @@ class Tiles:
     scale: Tensor
     product_id: Tensor
     size: int
-    products: Products = PLAIN
+    matmul: Matmul = FLOAT32
     kept: Tensor | None = None
     filled: bool = False
 
@@ -118,7 +118,7 @@ class Tiles:
                 logits = buffer[start : start + shape[0] * shape[1]].view(shape)
                 spare = spare_buffer[: shape[0] * shape[1]].view(shape)
                 if not self.filled:
-                    self.products.mm(image, text.T, out=logits)
+                    self.matmul.mm(image, text.T, out=logits)
                 if self.kept is not None:
                     start += logits.numel()
                 i, j = matching_pairs(own_id[rows], sorted_id, order)
@@ -146,9 +146,9 @@ class Gradients:
     def add(self, tile: Tile, gradient: Tensor) -> None:
         """Add the share of ``tile``, given dS (r, c) of it."""
         if self.image is not None:
-            self.tiles.products.addmm(self.image[tile.rows], gradient, tile.text)
+            self.tiles.matmul.addmm(self.image[tile.rows], gradient, tile.text)
         if self.text is not None:
-            self.tiles.products.addmm(self.text[tile.cols], gradient.T, tile.image)
+            self.tiles.matmul.addmm(self.text[tile.cols], gradient.T, tile.image)
 
     def finish(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Gradients of this process's image (n, D) and text (n, D), and this process's share of d(scale), ().

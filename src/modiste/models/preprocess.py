@@ -21,6 +21,8 @@ INTERPOLATIONS = {
 }
 RESIZES = ("shortest", "squash", "pad")
 CROPS = ("round", "floor")
+LONGEST = 32
+"""Long side over short side, beyond which an image is cropped before it is enlarged: a line would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Preprocess:
         modes = {"nearest": "nearest", "bilinear": "bilinear", "bicubic": "bicubic"}
         if self.interpolation not in modes:
             return self(Image.fromarray(array))
+        if max(array.shape[:2]) > LONGEST * min(array.shape[:2]):
+            return self(Image.fromarray(array))
         pixels = torch.from_numpy(array).permute(2, 0, 1)
         width, height = self.resized(array.shape[1], array.shape[0])
         mode = functional.InterpolationMode(modes[self.interpolation])
@@ -120,7 +124,7 @@ class Preprocess:
         return {name: list(v) if isinstance(v, (tuple, list)) else v for name, v in sorted(vars(self).items())}
 
     def _shortest(self, image: Image.Image) -> Image.Image:
-        image = self._resized(image)
+        image = self._resized(_without_far_ends(image))
         left, top = (self._margin(side) for side in image.size)
         return image.crop((left, top, left + self.size, top + self.size))
 
@@ -139,3 +143,11 @@ class Preprocess:
 
     def _resized(self, image: Image.Image) -> Image.Image:
         return image.resize(self.resized(*image.size), INTERPOLATIONS[self.interpolation])
+
+
+def _without_far_ends(image: Image.Image) -> Image.Image:
+    """The middle of a very long image: the centre crop that follows takes no more than that."""
+    width, height = image.size
+    longest = LONGEST * min(width, height)
+    left, top = max(width - longest, 0) // 2, max(height - longest, 0) // 2
+    return image.crop((left, top, width - left, height - top)) if left or top else image

@@ -42,6 +42,8 @@ def load_exported(source: str) -> DualEncoder:
         from modiste.pretrained.transformers import TransformersDualEncoder
 
         return TransformersDualEncoder(source)
+    if (folder / "checkpoints").is_dir():
+        raise ModisteError(f"{source} is a run directory: give run={source}.")
     facts = read_facts(folder)
     if (folder / "open_clip_config.json").is_file():
         from modiste.pretrained.openclip import OpenClipDualEncoder

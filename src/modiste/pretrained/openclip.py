@@ -208,7 +208,17 @@ def _from_repository(source: str, name: str) -> tuple[Any, Any]:
     with explained(source, remedy):
         refuse_remote_code(name)
         # Without require_pretrained open_clip goes on with random weights and a log line.
-        return open_clip.create_model(name, require_pretrained=True), open_clip.get_tokenizer(name)
+        model = open_clip.create_model(name, require_pretrained=True, **({} if hub else _own_text_config(name)))
+        return model, open_clip.get_tokenizer(name)
+
+
+def _own_text_config(name: str) -> dict[str, Any]:
+    """Has the text encoder's ``config.json`` taken from the directory that holds it, wherever that was moved to."""
+    folder = Path(name.removeprefix(DIRECTORY_PREFIX))
+    text = json.loads((folder / "open_clip_config.json").read_text("utf-8"))["model_cfg"].get("text_cfg", {})
+    if not text.get("hf_model_name") or not (folder / "config.json").is_file():
+        return {}
+    return {"text_cfg": text | {"hf_model_name": str(folder), "hf_model_pretrained": False}}
 
 
 def _from_architecture(name: str, pretrained: str | None) -> tuple[Any, Any]:

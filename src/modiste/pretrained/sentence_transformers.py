@@ -117,7 +117,7 @@ class SentenceTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         tokens = self.text.preprocess(list(texts))
-        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+        return {name: tokens[name] for name in ("input_ids", "attention_mask") if name in tokens}
 
 
 def image_preprocess(module: Any) -> Preprocess:

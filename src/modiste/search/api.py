@@ -35,8 +35,20 @@ def make(cfg: DictConfig, line: Invocation) -> str:
     catalogue = load(cfg.data)
     if cfg.split is not None:
         catalogue = catalogue.select(split=cfg.split)
-    changes = build(folder, catalogue, _source(cfg, line, folder, catalogue), cfg.delete_missing, progress_bar)
+    source = _source(cfg, line, folder, catalogue)
+    changes = build(folder, catalogue, source, cfg.delete_missing, progress_bar, _engine(cfg, folder))
     return f'{changes}: {folder}\nSearch: modiste search index={folder} "red shoes"'
+
+
+def _engine(cfg: DictConfig, folder: Path) -> dict[str, str]:
+    """Where the rows of a new index go. Raises ModisteError for an unknown engine, or a server without an address."""
+    if cfg.engine not in ("lancedb", "qdrant"):
+        raise ModisteError(f"engine={cfg.engine} is not known: choose lancedb or qdrant.")
+    if cfg.engine == "lancedb":
+        return {"kind": "lancedb"}
+    if not cfg.qdrant.url:
+        raise ModisteError("engine=qdrant needs a server: qdrant.url=http://…, or MODISTE_QDRANT_URL.")
+    return {"kind": "qdrant", "url": str(cfg.qdrant.url), "collection": str(cfg.qdrant.collection or folder.stem)}
 
 
 def _source(cfg: DictConfig, line: Invocation, folder: Path, catalogue: Any) -> Any:
@@ -73,8 +85,7 @@ def _source(cfg: DictConfig, line: Invocation, folder: Path, catalogue: Any) -> 
     if source is not None:
         return source
     if (folder / FACTS).is_file():
-        index = Index.open(folder)
-        return Source(index.card, lambda: index.model, options=options)
+        return Source.of_index(Index.open(folder), options=options)
     raise ModisteError("No model given: set run=DIR, model=NAME or embeddings.image=FILE.")
 
 
@@ -152,6 +163,16 @@ def calibrate(cfg: DictConfig, line: Invocation) -> str:
     )
 
 
+def health(cfg: DictConfig, line: Invocation) -> str:
+    """Writes the lists of catalogue health."""
+    from modiste.search.health import write
+
+    index = _index(cfg)
+    if not cfg.out:
+        raise ModisteError("modiste index health needs a folder for its CSV files: out=DIR.")
+    return "\n".join(f"{count:>7,}  {file}" for _, count, file in write(index, Path(cfg.out).expanduser()))
+
+
 ACTIONS: dict[str, Callable[[DictConfig, Invocation], str]] = {
     "build": make,
     "versions": versions,
@@ -159,4 +180,5 @@ ACTIONS: dict[str, Callable[[DictConfig, Invocation], str]] = {
     "delete": delete,
     "plan": plan,
     "calibrate": calibrate,
+    "health": health,
 }

@@ -1,1 +1,1 @@
-"""Hyperparameter search: the search space, the study that remembers its trials, and its pictures."""
+"""Hyperparameter search: the space, the study that remembers its trials, how they run, and what they leave."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from modiste.config.overrides import override_value
 from modiste.errors import ModisteError, did_you_mean
 
 RANGE = ("low", "high", "log", "step")
@@ -15,7 +17,8 @@ class Space:
 
     Args:
         space: Override → ``{choices: [a, b]}``, or ``{low: 1e-4, high: 1e-2, log: true}``, whole numbers where ``low``
-            and ``high`` are; optionally ``step``.
+            and ``high`` are; optionally ``step``. Choices are values, and need no quoting: words with commas or braces,
+            lists and mappings reach the trial as they are.
         may_be_empty: For a sweep over seeds alone.
 
     Raises:
@@ -30,7 +33,7 @@ class Space:
             raise ModisteError(
                 "sweep.space is empty: choose a sweep (sweep=heads; sweep=seeds for several seeds of one "
                 "configuration), or add values, for instance "
-                "'+sweep.space.optim\\\\.lr={low: 1e-4, high: 1e-2, log: true}'."
+                "'sweep.space={optim.lr: {low: 1e-4, high: 1e-2, log: true}}'."
             )
         for key, entry in space.items():
             _check(key, entry)
@@ -53,10 +56,26 @@ class Space:
 
     def _suggest(self, trial: Any, key: str, entry: Mapping[str, Any]) -> Any:
         if "choices" in entry:
-            return trial.suggest_categorical(key, list(entry["choices"]))
+            # Optuna remembers plain values only; others go by their JSON.
+            choices = {value if is_plain(value) else json.dumps(value): value for value in entry["choices"]}
+            return choices[trial.suggest_categorical(key, list(choices))]
         low, high, options = entry["low"], entry["high"], {k: entry[k] for k in ("log", "step") if k in entry}
         suggest = trial.suggest_int if isinstance(low, int) and isinstance(high, int) else trial.suggest_float
         return suggest(key, low, high, **options)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether Optuna can remember a choice as it is."""
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def as_overrides(values: Mapping[str, Any]) -> list[str]:
+    """Values of a trial in Hydra's grammar.
+
+    >>> as_overrides({"optim.lr": 0.001, "loss": "clip", "name": "spring, {old}", "optim.tower_lr": {"image": 0.1}})
+    ['optim.lr=0.001', 'loss="clip"', 'name="spring, {old}"', 'optim.tower_lr={image: 0.1}']
+    """
+    return [f"{key}={override_value(value)}" for key, value in values.items()]
 
 
 def _check(key: str, entry: Mapping[str, Any]) -> None:

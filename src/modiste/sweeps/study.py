@@ -1,7 +1,9 @@
-"""The study of a sweep: Optuna's, kept in a file of the sweep's directory, so that a killed sweep goes on."""
+"""The study of a sweep: Optuna's, kept in a file of the sweep's directory, so that a killed sweep resumes."""
 
 from __future__ import annotations
 
+import json
+import logging
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,18 +12,26 @@ from typing import Any
 
 from modiste.config import instantiate
 from modiste.errors import ModisteError, did_you_mean
+from modiste.metrics.direction import direction
 from modiste.utils.seeds import mix
 
 STORAGES = ("journal", "sqlite")
 NAME = "sweep"
+CUT_OFF, REPEATS = "cut_off", "repeats"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric of validation, and which way is better: ``min`` or ``max``."""
+    """A metric of validation, and which way is better: ``min`` or ``max``, by default as the metric has it."""
 
     metric: str
-    mode: str
+    mode: str = ""
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("", "min", "max"):
+            raise ModisteError(f"The mode of {self.metric} is 'min' or 'max', not '{self.mode}'.")
+        object.__setattr__(self, "mode", self.mode or direction(self.metric))
 
     @property
     def direction(self) -> str:
@@ -49,34 +59,77 @@ class Objective:
         return (min if self.mode == "min" else max)(epochs, key=lambda epoch: epoch[self.metric])
 
 
-def open_study(folder: Path, storage: str, objectives: Sequence[Objective], pruner: Any) -> Any:
-    """The study in ``folder``, new or as it was left; trials that a kill cut off are put back in the queue.
+def open_study(
+    folder: Path, storage: str, objectives: Sequence[Objective], pruner: Any, names: Sequence[str] = ()
+) -> Any:
+    """The study in ``folder``, new or as it was left; trials that a kill cut off are repeated with the same values.
+
+    Args:
+        folder: The sweep's directory.
+        storage: ``journal`` or ``sqlite``.
+        objectives: What is optimised.
+        pruner: Optuna's.
+        names: The parameters. A trial that was cut off before it had them all is drawn again: `sampler_of` gives it
+            the same values.
 
     Raises:
-        ModisteError: Optuna is not installed, or the storage is unknown.
+        ModisteError: Optuna is not installed, or the storage is unknown or damaged.
     """
     try:
         import optuna
     except ImportError:
         raise ModisteError("modiste sweep needs optuna: pip install 'modiste[sweep]'.") from None
     if storage not in STORAGES:
-        raise ModisteError(f"sweep.storage={storage} is not known. {did_you_mean(storage, STORAGES)}")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+        raise ModisteError(f"sweep.storage={storage} is unknown. {did_you_mean(storage, STORAGES)}")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a failed trial is one line of our own, no traceback
     folder.mkdir(parents=True, exist_ok=True)
-    kept: Any = f"sqlite:///{folder / 'study.db'}"
-    if storage == "journal":
-        from optuna.storages.journal import JournalFileBackend
-
-        backend = JournalFileBackend(str(folder / "study.journal"))
-        kept = optuna.storages.JournalStorage(backend)
     directions: Any = [objective.direction for objective in objectives]
-    study = optuna.create_study(
-        study_name=NAME, storage=kept, pruner=pruner, load_if_exists=True, directions=directions
-    )
+    kept: Any = f"sqlite:///{folder / 'study.db'}"
+    try:
+        if storage == "journal":
+            from optuna.storages.journal import JournalFileBackend
+
+            path = folder / "study.journal"
+            mend(path)
+            kept = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+        study = optuna.create_study(
+            study_name=NAME, storage=kept, pruner=pruner, load_if_exists=True, directions=directions
+        )
+    except (KeyError, ValueError, AssertionError) as error:
+        raise ModisteError(
+            f"The study in '{folder}' is damaged ({type(error).__name__}: {error}): start a new sweep; the run "
+            "directories of its trials are not affected."
+        ) from None
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        study._storage.set_trial_user_attr(trial._trial_id, CUT_OFF, True)
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={"repeats": trial.number})
+        if trial.params and set(names) <= set(trial.params):
+            study.enqueue_trial(trial.params, user_attrs={REPEATS: trial.number})
     return study
+
+
+def mend(journal: Path) -> None:
+    """Drop lines of a journal that a full disk or a power cut has torn; their trials are repeated."""
+    if not journal.is_file():
+        return
+    raw = journal.read_bytes()
+    lines = raw.split(b"\n")
+    whole = [line for line in lines if line and _is_json(line)]
+    mended = b"".join(line + b"\n" for line in whole)
+    if mended != raw:
+        torn = sum(bool(line) for line in lines) - len(whole)
+        if torn:
+            log.warning("%s: %d torn lines dropped; their trials are repeated", journal, torn)
+        unfinished = journal.with_suffix(".tmp")
+        unfinished.write_bytes(mended)
+        unfinished.replace(journal)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def run_trials(
@@ -99,15 +152,17 @@ def run_trials(
             values = list(objective(trial))
         except optuna.TrialPruned:
             raise
-        except KeyboardInterrupt:  # Optuna would count the trial as failed; so it stays open, and is repeated
+        except (KeyboardInterrupt, SystemExit):  # Optuna would count it as failed; so it stays open, and is repeated
             raise SystemExit(130) from None
         except Exception as error:
-            trial.set_user_attr("error", " ".join(str(error).split())[:300] or type(error).__name__)
+            sentence = " ".join(str(error).split())[:300] or type(error).__name__
+            trial.set_user_attr("error", sentence)
+            log.warning("trial %d failed: %s", trial.number, sentence)
             raise
         return values if len(values) > 1 else values[0]
 
     def before() -> int:
-        return sum(trial.number not in cut_off(study) for trial in finished(study))
+        return len(finished(study)) - len(cut_off(study))
 
     def next_sampler(*_: Any) -> None:
         study.sampler = sampler(before())
@@ -124,7 +179,7 @@ ORDERED = ("QMCSampler", "GridSampler")
 def sampler_of(node: Mapping[str, Any], before: int) -> Any:
     """The sampler of the trial that ``before`` others precede.
 
-    Its seed is one of that trial, but for `ORDERED` samplers: a sweep that goes on draws what the whole one would have
+    Its seed is one of that trial, but for `ORDERED` samplers: a resumed sweep draws what the whole one would have
     drawn, and not its first trials once more.
 
     >>> node = {"_target_": "optuna.samplers.RandomSampler", "seed": 0}
@@ -142,18 +197,19 @@ def finished(study: Any) -> list[Any]:
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
 
-def cut_off(study: Any) -> dict[int, int]:
-    """Trials that a kill cut off, each with the trial that repeats it."""
-    return {
-        trial.user_attrs["repeats"]: trial.number
-        for trial in study.get_trials(deepcopy=False)
-        if "repeats" in trial.user_attrs
-    }
+def cut_off(study: Any) -> dict[int, int | None]:
+    """Trials that a kill cut off, each with the trial that repeats its values; None: they were drawn again."""
+    trials = study.get_trials(deepcopy=False)
+    again = {trial.user_attrs[REPEATS]: trial.number for trial in trials if REPEATS in trial.user_attrs}
+    return {trial.number: again.get(trial.number) for trial in trials if CUT_OFF in trial.user_attrs} | again
 
 
 def rows(study: Any, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
-    """One flat row a trial: number, state, values with their deviation over seeds, parameters, error."""
-    cut = {number: f"cut off, repeated as trial {again}" for number, again in cut_off(study).items()}
+    """One flat row per trial: number, state, values with their deviation over seeds, parameters, error."""
+    cut = {
+        number: "cut off" if again is None else f"cut off, repeated as trial {again}"
+        for number, again in cut_off(study).items()
+    }
     return [
         {
             "trial": trial.number,
@@ -190,7 +246,7 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 
 
 def over_seeds(found: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """A row a metric: mean, sample standard deviation, and the value of each seed.
+    """A row per metric: mean, sample standard deviation, and the value of each seed.
 
     Args:
         found: Seed → metric → value, of the epoch that was the seed's best by the first objective.
@@ -208,7 +264,7 @@ def over_seeds(found: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]
 
 
 def plus_minus(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of `over_seeds` to be read.
+    """Rows of `over_seeds` as they are shown.
 
     >>> plus_minus([{"metric": "val/loss", "mean": 2.0, "s.d.": 1.41421, "seed 0": 1.0, "seed 1": 3.0}])
     [{'metric': 'val/loss', 'mean ± s.d.': '2 ± 1.4', 'seed 0': 1.0, 'seed 1': 3.0}]

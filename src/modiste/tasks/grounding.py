@@ -208,7 +208,7 @@ class Grounding:
 
     def _pictures(self, scan: Scan, split: str, pairs: Pairs, first: str) -> dict[str, Image.Image]:
         """Sheets of a seeded choice of pairs, and of the best and the worst of the first method."""
-        from modiste.reporting.figures import heat_sheet
+        from modiste.tasks.heat_sheet import heat_sheet
 
         number = min(self.examples, len(pairs.parts))
         if not number:
@@ -335,7 +335,7 @@ class Scan:
             return method(self.model, pixels, torch.stack([self.vectors[part] for part in parts]))
 
     def example(self, split: str, pairs: Pairs, i: int) -> dict[str, Any]:
-        """A row of `modiste.reporting.figures.heat_sheet` for the i-th pair."""
+        """A row of `modiste.tasks.heat_sheet.heat_sheet` for the i-th pair."""
         position, part = pairs.positions[i], pairs.parts[i]
         image = self.samples[split].read_image(position)
         shape = self._shape(image)

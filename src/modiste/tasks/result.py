@@ -54,8 +54,8 @@ class Result:
         confusion: Attribute to ``{"labels": [...], "matrix": [[...]]}``; rows are targets, columns predictions.
         examples: Queries with their first results: ``kind`` (``t2i``: a text searches products, ``i2t``: an image
             searches texts, ``i2i``: an image searches products), ``search`` (the metrics' prefix), ``query`` (the text,
-            or the image's row in the full catalogue), ``rank`` of the first relevant item, ``results``, and
-            ``text`` of a query that is an image and a text.
+            or the image's row in the full catalogue), ``rank`` of the first relevant item, ``results``, of a miss
+            ``wanted``, the relevant item that is ranked first, and ``text`` of a query that is an image and a text.
         summary: The metrics, without their part (``weighted_f1``), that a summary shows of every part; empty: only
             ``primary``.
         pictures: Title to a picture; each becomes a PNG beside the report, not a part of the JSON.

@@ -227,7 +227,13 @@ def _example(search: Search, gallery: Tensor, query: int, rank: int) -> dict[str
     results = [
         {"row": int(rows[i]), "text": texts[i], "score": float(scores[i]), "relevant": i in relevant} for i in first
     ]
-    return {"kind": search.kind, "search": search.name, "query": search.labels[query], "rank": rank, "results": results}
+    example = {
+        "kind": search.kind, "search": search.name, "query": search.labels[query], "rank": rank, "results": results,
+    }  # fmt: skip
+    if relevant and relevant.isdisjoint(first):
+        best = max(sorted(relevant), key=lambda i: float(scores[i]))
+        example["wanted"] = {"row": int(rows[best]), "text": texts[best], "score": float(scores[best])}
+    return example
 
 
 def read_judgements(path: str | Path) -> Judgements:

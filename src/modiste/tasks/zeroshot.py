@@ -32,7 +32,7 @@ MAX_CLASSES = 1000
 
 def named_attributes(attributes: Sequence[str] | None, prompts: Iterable[str], rows: Catalogue) -> list[str]:
     """``attributes``, or those that ``prompts`` names, or all. Raises ModisteError for an unknown one."""
-    named = list(attributes or [name for name in prompts if name != DEFAULT] or rows.attributes)
+    named = list(attributes or [name for name in prompts if name != DEFAULT] or rows.class_attributes)
     for name in named:
         if name not in rows.attributes:
             raise ModisteError(f"{rows.card.name} has no attribute '{name}'. {did_you_mean(name, rows.attributes)}")
@@ -47,7 +47,8 @@ class ZeroShot:
     split.
 
     Args:
-        attributes: Attribute columns; without it, those that ``prompts`` names, or all if it names none. Those that
+        attributes: Attribute columns; without it, those that ``prompts`` names, or if it names none all whose
+            values may be classes (`Catalogue.class_attributes`: text that repeats and is short). Those that
             are not named here and have no value in the split, or more than `MAX_CLASSES`, are skipped and recorded.
         prompts: Attribute to templates with one ``{}`` each; ``default`` for the other attributes.
         classes: Attribute to {value: prompt word}, where the value itself is not a good word. Values with one word are

@@ -42,13 +42,13 @@ class Term:
         """
         self.model = teacher
 
-    def __call__(self, image: Tensor, text: Tensor, batch: Mapping[str, Any], scale: Tensor) -> Tensor:
+    def __call__(self, image: Tensor, text: Tensor, batch: Mapping[str, Any], scale: Tensor | None) -> Tensor:
         """The term's value, ().
 
         Args:
             image: The student's unit-norm image embeddings (B, D).
             text: The student's unit-norm text embeddings (B, D).
             batch: The batch: pixels, tokens, product (B,), texts.
-            scale: The contrastive loss's inverse temperature, ().
+            scale: The contrastive loss's inverse temperature, (); None where it has none.
         """
         raise NotImplementedError

@@ -70,7 +70,7 @@ class Distill(Term):
                 f"{student.embed_dim}, so their features cannot be compared: set image_features and text_features to 0."
             )
 
-    def __call__(self, image: Tensor, text: Tensor, batch: Mapping[str, Any], scale: Tensor) -> Tensor:
+    def __call__(self, image: Tensor, text: Tensor, batch: Mapping[str, Any], scale: Tensor | None) -> Tensor:
         assert self.model is not None
         value = image.new_zeros(())
         if self.similarities:

@@ -15,6 +15,9 @@ from modiste.models.dual_encoder import DualEncoder, TwoTower
 from modiste.terms.base import Term
 from modiste.terms.teacher import OWN, START, Teacher
 
+FROZEN = "term.parallel keeps the teacher's image tower as it is: set tune.image.train=frozen."
+UNCACHED = "term.parallel takes the teacher's image tower, whose features are not in the cache: features.cache=false."
+
 
 class Parallel(Term):
     """Mean squared distance of a caption and of its translations to the teacher's embedding of the caption.
@@ -61,13 +64,11 @@ class Parallel(Term):
         take_image_tower(student, teacher.model)
         self.student = student
 
-    def __call__(self, image: Tensor, text: Tensor, batch: Mapping[str, Any], scale: Tensor) -> Tensor:
+    def __call__(self, image: Tensor, text: Tensor, batch: Mapping[str, Any], scale: Tensor | None) -> Tensor:
         assert self.model is not None
         assert self.student is not None
         if batch["pixels"].ndim != 4:
-            raise ModisteError(
-                "term.parallel changes the image tower: its features cannot be kept, features.cache=false."
-            )
+            raise ModisteError(UNCACHED)
         # The generator is seeded anew for every batch, so that a resumed run draws the same.
         rows = torch.randint(len(self.pairs), (self.batch_size,)).tolist()
         sources, translations = zip(*(self.pairs[row] for row in rows), strict=True)
@@ -122,7 +123,7 @@ def take_image_tower(student: DualEncoder, teacher: DualEncoder) -> None:
     if not (isinstance(student, TwoTower) and isinstance(teacher, TwoTower)):
         raise ModisteError("term.parallel teaches the text tower of model=two_tower by a run of model=two_tower.")
     if any(parameter.requires_grad for parameter in tower_parameters(student)):
-        raise ModisteError("term.parallel keeps the teacher's image tower as it is: set tune.image.train=frozen.")
+        raise ModisteError(FROZEN)
     if student.preprocess != teacher.preprocess:
         raise ModisteError(f"term.parallel: student and teacher preprocess images differently: {remedy}")
     try:

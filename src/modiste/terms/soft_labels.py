@@ -47,6 +47,8 @@ class SoftLabels(Term):
             raise ModisteError(f"term.soft_labels.scale={scale:g} is an inverse temperature: give a positive number.")
         self.mix, self.scale, self.tile = mix, scale, tile
 
-    def __call__(self, image: Tensor, text: Tensor, batch: Mapping[str, Any], scale: Tensor) -> Tensor:
+    def __call__(self, image: Tensor, text: Tensor, batch: Mapping[str, Any], scale: Tensor | None) -> Tensor:
+        if scale is None:
+            raise ModisteError("term.soft_labels needs a loss with a temperature: choose loss=clip or loss=siglip.")
         texts = text.detach() if self.model is None else self.model.texts(batch)
         return soft_infonce(image, text, scale, texts, texts, self.scale, batch["product"], self.mix, self.tile)

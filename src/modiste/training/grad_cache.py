@@ -31,25 +31,25 @@ class GradCache:
 
     Args:
         micro_batch: Pairs at a time in each process; null: the whole batch, a plain step.
-        keep: How many micro-batches of each tower keep their activations and need no second pass, as many as fit in
-            memory. The very last one does in any case: the backward pass begins with it.
+        kept_micro_batches: Micro-batches per tower that keep their activations and need no second pass, as many as fit
+            in memory. The very last one does in any case: the backward pass begins with it.
 
     Raises:
-        ModisteError: ``micro_batch`` < 1 or ``keep`` < 0.
+        ModisteError: ``micro_batch`` < 1 or ``kept_micro_batches`` < 0.
 
     >>> GradCache(micro_batch=0)
     Traceback (most recent call last):
     modiste.errors.ModisteError: grad_cache.micro_batch=0 must be at least 1: null turns gradient caching off.
     """
 
-    def __init__(self, micro_batch: int | None = None, keep: int = 0) -> None:
+    def __init__(self, micro_batch: int | None = None, kept_micro_batches: int = 0) -> None:
         if micro_batch is not None and micro_batch < 1:
             raise ModisteError(
                 f"grad_cache.micro_batch={micro_batch} must be at least 1: null turns gradient caching off."
             )
-        if keep < 0:
-            raise ModisteError(f"grad_cache.keep={keep} counts micro-batches: give 0 or more.")
-        self.micro_batch, self.keep = micro_batch, keep
+        if kept_micro_batches < 0:
+            raise ModisteError(f"grad_cache.kept_micro_batches={kept_micro_batches} must be at least 0.")
+        self.micro_batch, self.kept_micro_batches = micro_batch, kept_micro_batches
 
     def __call__(self, model: DualEncoder, pixels: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Image and text embeddings, (B, D) and (U, D), of pixels (B, 3, H, W) and tokens, each (U, L)."""
@@ -72,7 +72,7 @@ class GradCache:
             with torch.no_grad():
                 return torch.cat([encode(part) for part in parts])
         # The last micro-batch of all is the first of the backward pass: its activations take no room beside others'.
-        cached = len(parts) - self.keep - last
+        cached = len(parts) - self.kept_micro_batches - last
         again = checkpointed(model, encode)
         embeddings = []
         for index, part in enumerate(parts):

@@ -16,10 +16,12 @@ from modiste.data.module import ValidationSet
 from modiste.data.pairs import Batch
 from modiste.embedding.embedder import MatrixEmbedder
 from modiste.errors import ModisteError
+from modiste.losses.base import ContrastiveLoss
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.finetune import rest_frozen
 from modiste.tasks.result import Result
 from modiste.terms.base import Term
+from modiste.training.callbacks.checkpoints import diverged
 from modiste.training.fsdp import shard
 from modiste.training.grad_cache import GradCache
 from modiste.training.loggers import declare_direction
@@ -76,7 +78,7 @@ class ContrastiveModule(LightningModule):
     def __init__(
         self,
         model: DualEncoder,
-        loss: nn.Module,
+        loss: ContrastiveLoss,
         optim: Optim | None = None,
         validation: Mapping[str, ValidationSet] | None = None,
         batches_per_epoch: int | None = None,
@@ -88,7 +90,7 @@ class ContrastiveModule(LightningModule):
         super().__init__()
         self.save_hyperparameters({"config": dict(config or {})}, logger=False)  # the command logs it
         self.model, self.optim, self.seed = model, optim, seed
-        self.loss: Any = loss
+        self.loss = loss
         self.sets = dict(validation or {})
         self.batches_per_epoch = batches_per_epoch
         self.grad_cache = grad_cache or GradCache()
@@ -121,12 +123,15 @@ class ContrastiveModule(LightningModule):
         image, text = self.grad_cache(self.model, batch["pixels"], batch["tokens"])
         more = {name: batch[name] for name in ("fields", "weight") if name in batch}
         loss = self.loss(image, text, batch["product"], **more)
+        self._check_finite(loss, "the loss")
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
-        self.log("train/temperature", 1 / self.loss.scale.detach(), prog_bar=True, batch_size=len(image))
+        scale = self.loss.inverse_temperature()
+        if scale is not None:
+            self.log("train/temperature", 1 / scale.detach(), prog_bar=True, batch_size=len(image))
         groups = self.trainer.optimizers[0].param_groups
         self.log("train/lr", max(group["lr"] for group in groups), batch_size=len(image))
         for name, term in self.terms.items():
-            value = term(image, text, batch, self.loss.scale)
+            value = term(image, text, batch, scale)
             self.log(f"train/{name}", value, batch_size=len(image))
             loss = loss + term.weight * value
         return loss
@@ -146,6 +151,8 @@ class ContrastiveModule(LightningModule):
 
     def _measure(self, prefix: str, measured: ValidationSet, images: Tensor, texts: Tensor, rows: Tensor) -> None:
         """Logs loss and metrics of a set; notes in `criteria` what one may select by, and whether min or max."""
+        self._check_finite(images, "an image embedding")
+        self._check_finite(texts, "a text embedding")
         split = measured.data.pairs(measured.split)
         chosen = rows.cpu().numpy()
         positions = {row: index for index, row in enumerate(split.rows)}
@@ -167,6 +174,15 @@ class ContrastiveModule(LightningModule):
             for metric, interval in result.metrics.items():
                 self._log(f"{prefix}/{name}/{metric}", interval.value, result.higher_is_better[metric])
             self.criteria[f"{prefix}/{name}/{result.primary}"] = result.direction(result.primary)
+
+    def _check_finite(self, values: Tensor, what: str) -> None:
+        """Stops before numbers that are not finite reach the weights or a checkpoint."""
+        if bool(torch.isfinite(values).all()):
+            return
+        groups = self.trainer.optimizers[0].param_groups
+        rate = max(group["lr"] for group in groups)
+        more = f" (lr {rate:.2g}, precision {self.trainer.precision})"
+        raise diverged(f"{what} is not finite", self.trainer.global_step, more)
 
     def configure_optimizers(self) -> Any:
         assert self.optim is not None

@@ -35,7 +35,7 @@ class Optim:
         final: Learning rate at the end as a part of the peak.
     """
 
-    optimizer: Callable[..., torch.optim.Optimizer]
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
     lr: float = 1e-3
     weight_decay: float = 0.1
     tower_lr: Mapping[str, float] = field(default_factory=lambda: {"image": 1.0, "text": 1.0})

@@ -9,19 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from modiste.errors import ModisteError
-from modiste.utils.run_dir import RunDir
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from modiste.reporting.tables import EMPTY
+from modiste.reporting.tables.sheets import Grid, Item, grid_markdown
+from modiste.utils.run_dir import RunDir, write_text
 
 MODES = {"min": 1.0, "max": -1.0}
-MARKERS = "os^DvP*X"
 
 
 @dataclass(frozen=True)
@@ -90,74 +87,31 @@ def _with(validations: Sequence[Validation], name: str) -> list[Validation]:
 
 
 def table(choices: Sequence[Choice]) -> str:
-    """A Markdown table, a row a choice, a column a criterion; in brackets how far from the column's best.
+    """A Markdown table, a row per choice, a column per criterion; in brackets how far from the column's best.
 
     >>> print(table([Choice("val/loss", 1, 20, {"val/loss": 1.0, "val/acc": 0.3}, {"val/loss": 0.0, "val/acc": 0.1})]))
     | chosen by | epoch | step | val/loss | val/acc |
-    | --- | --- | --- | --- | --- |
+    | --- | ---: | ---: | ---: | ---: |
     | val/loss | 1 | 20 | **1** | 0.3 (0.1 worse) |
     """
     names = [choice.criterion for choice in choices]
-    names += [name for choice in choices for name in choice.values if name not in names]
-    names = list(dict.fromkeys(names))
-    lines = [["chosen by", "epoch", "step", *names], ["---"] * (3 + len(names))]
-    for choice in choices:
-        lines.append([choice.criterion, str(choice.epoch), str(choice.step), *(_cell(choice, name) for name in names)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    names = list(dict.fromkeys([*names, *(name for choice in choices for name in choice.values)]))
+    rows = [
+        [Item(choice.criterion), Item(str(choice.epoch)), Item(str(choice.step)), *(_cell(choice, n) for n in names)]
+        for choice in choices
+    ]
+    return grid_markdown(Grid(["chosen by", "epoch", "step", *names], f"lrr{'r' * len(names)}", rows))
 
 
-def _cell(choice: Choice, name: str) -> str:
+def _cell(choice: Choice, name: str) -> Item:
     if name not in choice.values:
-        return "—"
+        return Item(EMPTY)
     value, regret = choice.values[name], choice.regret[name]
-    return f"{value:.4g} ({regret:.2g} worse)" if regret else f"**{value:.4g}**"
-
-
-def figure(validations: Sequence[Validation], choices: Sequence[Choice], path: Path) -> Path:
-    """A panel a criterion: its curve over the steps, and where each criterion's choice lies on it."""
-    from modiste.reporting.figures import PALETTE, new_figure
-
-    width = min(3, len(choices))
-    height = math.ceil(len(choices) / width)
-    with new_figure(3.6 * width, 2.5 * height + 0.5 + 0.2 * len(choices), path) as canvas:
-        for i, panel in enumerate(choices, 1):
-            axes = canvas.add_subplot(height, width, i)
-            known = _with(validations, panel.criterion)
-            values = [v.values[panel.criterion] for v in known]
-            axes.plot([v.step for v in known], values, color="#888888", linewidth=1.2)
-            for number, choice in enumerate(choices):
-                _mark(axes, choice, panel.criterion, number, PALETTE[number % len(PALETTE)])
-            axes.set_title(panel.criterion, fontsize=8.5 if len(panel.criterion) < 40 else 7)
-            axes.margins(0.12)
-            if i > len(choices) - width:
-                axes.set_xlabel("step")
-        handles, labels = canvas.axes[0].get_legend_handles_labels()
-        canvas.legend(
-            handles,
-            labels,
-            loc="outside lower left",
-            title="chosen by",
-            alignment="left",
-            markerscale=0.6,
-            labelspacing=0.8,
-        )
-    return path
-
-
-def _mark(axes: Axes, choice: Choice, name: str, number: int, color: str) -> None:
-    """A hollow marker, each larger than the last: those of criteria that agree lie around each other."""
-    if name not in choice.values:
-        return
-    label = f"{choice.criterion}: epoch {choice.epoch}"
-    at = [choice.step], [choice.values[name]]
-    marker, size = MARKERS[number % len(MARKERS)], 30 + 45 * number
-    axes.scatter(*at, size, marker=marker, facecolors="none", edgecolors=color, linewidths=1.6, label=label, zorder=3)
-    if choice.criterion == name:
-        axes.plot(*at, ".", color=color, zorder=4)
+    return Item(f"{value:.4g} ({regret:.2g} worse)") if regret else Item(f"{value:.4g}", "bold")
 
 
 def write(run_dir: RunDir, validations: Sequence[Validation], criteria: Mapping[str, str]) -> list[Choice]:
-    """``selection.json``, ``selection.md`` and ``figures/selection.png``; returns the choices, empty without any."""
+    """``selection.json`` and ``selection.md``; returns the choices, empty without any."""
     choices = choose(validations, criteria)
     if not choices:
         return []
@@ -167,6 +121,5 @@ def write(run_dir: RunDir, validations: Sequence[Validation], criteria: Mapping[
         "validations": [asdict(validation) for validation in validations],
     }
     run_dir.write_json("selection", content)
-    (run_dir.path / "selection.md").write_text(table(choices) + "\n", encoding="utf-8")
-    figure(validations, choices, run_dir.figures / "selection.png")
+    write_text(run_dir.path / "selection.md", table(choices) + "\n")
     return choices

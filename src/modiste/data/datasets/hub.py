@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from modiste.data.catalogue import Card, Catalogue
-from modiste.data.datasets.table import SPLIT_NAMES, Columns, from_dataset, map_columns, read_table
+from modiste.data.datasets.table import Columns, from_dataset, map_columns, read_table
+from modiste.data.shop import split_word
 from modiste.data.sources import FolderImages, ImageSource
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.run_dir import cache_dir
@@ -60,7 +61,8 @@ class Hub:
             raw = _image_folder(folder, tables)
             return map_columns(raw, self._columns(raw), self.attributes, self.path), FolderImages(folder)
         dataset = _one_table(self._load(folder))
-        return from_dataset(dataset, self._columns(dataset.column_names), self.attributes, self.path)
+        columns = self._columns(dataset.column_names)
+        return from_dataset(dataset, columns, self.attributes, self.path, folder if folder.is_dir() else None)
 
     def _columns(self, present: Container[str]) -> dict[str, str | None]:
         own = "split" if "split" in present else None
@@ -101,7 +103,7 @@ def _one_table(loaded: Any) -> Any:
         return loaded
     parts = []
     for split, part in loaded.items():
-        name = SPLIT_NAMES.get(split, split)
+        name = split_word(split)
         parts.append(part if "split" in part.column_names else part.add_column("split", [name] * len(part)))
     return datasets.concatenate_datasets(parts)
 

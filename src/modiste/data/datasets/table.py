@@ -1,4 +1,4 @@
-"""Your own catalogue: a CSV, TSV, Parquet or JSON-lines table beside a folder (or zip file) of images.
+"""Your own catalogue: a table, and a folder (or zip file) of images.
 
 Also what adapters of tables share: reading the files, and mapping their columns to the catalogue's.
 """
@@ -6,122 +6,388 @@ Also what adapters of tables share: reading the files, and mapping their columns
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import json
+import logging
 import re
-import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modiste.data.catalogue import GROUNDING, REQUIRED, SCHEMA, Card, Catalogue
-from modiste.data.sources import ArrowImages, FolderImages, ImageSource, ZipImages
+from modiste.data import shop
+from modiste.data.catalogue import GROUNDING, REQUIRED, SCHEMA, Card, Catalogue, LoadReport
+from modiste.data.sources import ArrowImages, BytesImages, FolderImages, ImageSource, ZipImages
+from modiste.data.text_tables import BY_SUFFIX, Columns, parse_table, read_text
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.run_dir import cache_dir
 
-Columns = dict[str, list[Any]]
-SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
-SUFFIXES = (*DELIMITERS, ".parquet", ".jsonl", ".ndjson")
+log = logging.getLogger(__name__)
+
+UNREADABLE = (ValueError, EOFError, csv.Error, pa.ArrowException, zipfile.BadZipFile, ElementTree.ParseError)
+QUOTINGS = {"quotes": True, "none": False}
+SUFFIXES = (*BY_SUFFIX, ".parquet", ".jsonl", ".ndjson", ".json", ".xml")
+PACKED = (".gz", ".bz2", ".xz", ".zip")
 SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.parquet")
 """How the hub names one of several files, for instance ``data-00003-of-00009.parquet``."""
+SHARED = 20
+"""A picture of at least this number of products is named as a likely placeholder."""
+PLACEHOLDER = "placeholder image"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Reads a table of products whose images are files.
+    """Reads a table of products whose images are files, as shops and feeds export them.
+
+    Encoding, delimiter, quoting and compression are recognised, as are the columns that are not named: a line of log
+    says what was found. Several images in a cell, in a list or in columns give a product several rows. Rows without a
+    text take that of their product's first row. HTML is removed from texts. Columns of numbers are numbers.
 
     Attributes:
-        path: ``.csv``, ``.tsv``, ``.parquet``, ``.jsonl`` or ``.ndjson``, each also as ``.gz`` but Parquet.
-        images: Folder or zip file that the image paths are relative to. Ignored for a Parquet file that holds the
-            images themselves.
-        columns: The catalogue's word → the table's column: ``text`` and ``image``, optionally ``product_id`` (without
-            it, each image is a product), ``split``, ``mask``, ``boxes``, and attributes under a name of your own.
-        attributes: Columns that are kept as attributes beside the mapped ones; None: all that hold plain values.
-        delimiter: Of a text table, where the file's suffix does not say.
+        path: ``.csv``, ``.tsv``, ``.txt``, ``.parquet``, ``.jsonl``, ``.ndjson``, ``.json`` (a list of objects) or
+            ``.xml`` (a feed of Google's Merchant Center); text also as ``.gz``, ``.bz2``, ``.xz`` or ``.zip``.
+        images: Folder or zip file that the image paths are relative to; None: ``images`` or ``photos`` next to the
+            table, else its folder. A Parquet file may hold the images themselves.
+        columns: The catalogue's word → the table's column: ``text``, ``image`` (or a list of columns), ``product_id``,
+            ``split``, ``mask``, ``boxes``, and attributes under a name of your own. None values are recognised by name
+            and content; without a product id each row is a product.
+        attributes: Columns that are kept as attributes next to the mapped ones; None: all that hold plain values.
+        delimiter: Of a text table; None: recognised.
+        encoding: Of a text table, a codec of Python's; None: recognised.
+        quoting: ``quotes`` or ``none`` (``"`` is an ordinary character); None: recognised.
+        download: Download images that are http addresses, once, into the cache. Else they are refused.
+        placeholders: Rows whose picture more products than this share are bad rows; None: they stay, with a warning.
         name: Name of the data set in reports.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A file or a column is not there, or the file is not of its kind.
+        ModisteError: A file or a column is missing, or the file is not of its kind.
     """
 
     path: str
-    images: str = "."
-    columns: Mapping[str, str | None] = field(default_factory=lambda: {"text": "text", "image": "image"})
+    images: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
     attributes: Sequence[str] | None = None
     delimiter: str | None = None
+    encoding: str | None = None
+    quoting: str | None = None
+    download: bool = False
+    placeholders: int | None = None
     name: str = "table"
     max_bad: int | float | None = None
 
     def __call__(self) -> Catalogue:
-        path = Path(self.path)
-        if not path.is_file():
-            raise ModisteError(f"There is no table {path}: set data.catalogue.path to a {', '.join(SUFFIXES)} file.")
+        path = self.file
         card = Card(self.name, title=path.name)
-        if path.suffix == ".parquet" and _holds_images(path, self.columns.get("image")):
-            columns, images = from_dataset(read_parquet([path]), self.columns, self.attributes, self.name)
+        if path.suffix.lower() == ".parquet" and (column := _column_of_pictures(path, self.columns.get("image"))):
+            dataset = read_parquet([path])
+            roles = shop.recognise({name: [] for name in dataset.column_names}, self.columns | {"image": column})
+            columns, images = from_dataset(
+                dataset, self._mapping(roles), self.attributes, self.name, self._folder(path.parent)
+            )
         else:
-            columns = map_columns(read_table(path, self.delimiter), self.columns, self.attributes, self.name)
-            images = _image_files(Path(self.images))
-        return Catalogue.build(card, columns, images, self.max_bad)
+            raw, how = _read(path, self.delimiter, self.encoding, self.quoting)
+            log.info("%s: %s%d rows, %d columns", path.name, how, len(next(iter(raw.values()), [])), len(raw))
+            return self.catalogue(raw, path, path.name)
+        return self._without_placeholders(Catalogue.build(card, columns, images, self.max_bad))
+
+    def catalogue(self, raw: Columns, path: Path, title: str) -> Catalogue:
+        """Return the catalogue of a table that is read already.
+
+        Args:
+            raw: Its columns.
+            path: The file, next to which images are looked for.
+            title: Of the data set's card.
+        """
+        roles = shop.recognise(raw, self.columns)
+        self._complete(roles, raw)
+        log.info("%s: %s", title or self.name, roles)
+        columns = self._mapped(raw, roles)
+        images = _pictures_in_cells(columns) or self._images(path, columns)
+        return self._without_placeholders(Catalogue.build(Card(self.name, title=title), columns, images, self.max_bad))
+
+    @property
+    def file(self) -> Path:
+        """The table. Raises ModisteError where it does not exist."""
+        path = Path(self.path).expanduser()
+        if not path.is_file():
+            where = "" if path.is_absolute() else f" in {Path.cwd()}"
+            raise ModisteError(
+                f"There is no table {path}{where}: set data.catalogue.path to a {', '.join(SUFFIXES)} file."
+            )
+        return path
+
+    def read(self) -> Columns:
+        """Return the table as it is in the file."""
+        return read_table(self.file, self.delimiter, self.encoding, self.quoting)
+
+    def _complete(self, roles: shop.Roles, raw: Mapping[str, Any]) -> None:
+        for target, found in (("text", roles.text), ("image", roles.images)):
+            if not found:
+                raise ModisteError(
+                    f"Data set '{self.name}': say which column is the {target}: "
+                    f"data.catalogue.columns.{target}=<column>, one of: {', '.join(raw)}."
+                )
+        columns = [("text", roles.text), *(("image", name) for name in roles.images), ("product_id", roles.product_id)]
+        for target, column in columns:
+            if column is not None and column not in raw:
+                raise ModisteError(
+                    f"data.catalogue.columns.{target}: data set '{self.name}' has no column '{column}'. "
+                    f"{did_you_mean(column, raw)}"
+                )
+
+    def _mapping(self, roles: shop.Roles) -> dict[str, str | None]:
+        own = {"text": roles.text, "image": roles.images[0], "product_id": roles.product_id, "split": roles.split}
+        return {**{name: column for name, column in self.columns.items() if name != "image"}, **own}
+
+    def _mapped(self, raw: Columns, roles: shop.Roles) -> Columns:
+        raw = shop.fill_further_rows(raw, roles)
+        if roles.product_id is None:  # each row is one, also when it has several images
+            numbers = [f"row {row + 1}" for row in range(len(next(iter(raw.values()), [])))]
+            single = len(roles.images) == 1 and all(len(shop.references(cell)) < 2 for cell in raw[roles.images[0]])
+            if not single:
+                raw, roles = {**raw, "product_id": numbers}, with_changes(roles, product_id="product_id")
+        raw = shop.one_row_per_image(raw, roles)
+        cleaned = {
+            name: cells if name in roles.images else [shop.without_html(cell) for cell in cells]
+            for name, cells in raw.items()
+        }
+        columns = map_columns(cleaned, self._mapping(roles), self.attributes, self.name)
+        plain = (*REQUIRED, *SCHEMA, *GROUNDING)
+        return {name: cells if name in plain else list(shop.with_numbers(cells)) for name, cells in columns.items()}
+
+    def _images(self, path: Path, columns: Columns) -> ImageSource:
+        addresses = [cell for cell in columns["image"] if isinstance(cell, str) and shop.URL.match(cell)]
+        if not addresses:
+            return self._image_files(path)
+        if not self.download:
+            raise ModisteError(
+                f"Data set '{self.name}': {len(addresses):,} of {len(columns['image']):,} images are addresses such as "
+                f"{addresses[0]}: set data.catalogue.download=true to download them once."
+            )
+        if len(addresses) < len(columns["image"]):
+            raise ModisteError(
+                f"Data set '{self.name}': some images are addresses and some are files: give one kind in a table."
+            )
+        from modiste.data.url_images import download, file_name
+        from modiste.utils.progress import progress_bar
+
+        folder = download(addresses, progress=progress_bar)
+        columns["image"] = [file_name(address) for address in columns["image"]]
+        return FolderImages(folder)
+
+    def _folder(self, beside: Path) -> Path:
+        if self.images is not None:
+            return Path(self.images).expanduser()
+        return next((beside / name for name in ("images", "photos") if (beside / name).is_dir()), beside)
+
+    def _image_files(self, path: Path) -> ImageSource:
+        folder = self._folder(path.parent)
+        if folder.is_dir():
+            return FolderImages(folder)
+        if folder.is_file() and zipfile.is_zipfile(folder):
+            return ZipImages(folder)
+        raise ModisteError(
+            f"{folder} is neither a folder nor a zip file: set data.catalogue.images to where the images are."
+        )
+
+    def _without_placeholders(self, catalogue: Catalogue) -> Catalogue:
+        shared = shared_pictures(catalogue)
+        if self.placeholders is None:
+            for count, _, image in shared[:3]:
+                log.warning(
+                    "%s: one picture stands for %d products, for instance %s: data.catalogue.placeholders=%d drops "
+                    "such rows.", self.name, count, image, SHARED - 1,
+                )  # fmt: skip
+            return catalogue
+        bad = {pixels for count, pixels, _ in shared_pictures(catalogue, self.placeholders + 1)}
+        keep = [pixels not in bad for pixels in catalogue.column("pixels")]
+        dropped = [id for id, kept in zip(catalogue.column("product_id"), keep, strict=True) if not kept]
+        if not dropped:
+            return catalogue
+        report = LoadReport(catalogue.report.rows, sum(keep), {**catalogue.report.bad, PLACEHOLDER: dropped})
+        log.warning("%s: %s", self.name, report)
+        return with_changes(catalogue.kept(keep), report=report)
 
 
-def _image_files(path: Path) -> ImageSource:
-    if path.is_dir():
-        return FolderImages(path)
-    if path.is_file() and zipfile.is_zipfile(path):
-        return ZipImages(path)
-    raise ModisteError(f"{path} is neither a folder nor a zip file: set data.catalogue.images to where the images are.")
+def from_memory(
+    table: Any, images: str | Path, columns: Mapping[str, Any], name: str, max_bad: int | float | None = None
+) -> Catalogue:
+    """Return the catalogue of a table in memory; see `Catalogue.from_table`."""
+    raw = table if isinstance(table, Mapping) else _arrow_columns(table)
+    reader = Table("", str(images), columns, name=name, max_bad=max_bad)
+    return reader.catalogue(dict(raw), Path(images), title="")
 
 
-def _holds_images(path: Path, column: str | None) -> bool:
+def _arrow_columns(table: Any) -> Columns:
+    """The columns of a pandas, Polars or pyarrow table."""
+    arrow = table if isinstance(table, pa.Table) else None
+    if arrow is None and hasattr(table, "__arrow_c_stream__"):
+        arrow = pa.table(table)
+    elif arrow is None and hasattr(table, "to_arrow"):
+        arrow = table.to_arrow()
+    elif arrow is None and type(table).__module__.startswith("pandas"):
+        arrow = pa.Table.from_pandas(table, preserve_index=False)
+    if arrow is None:
+        raise ModisteError(f"A {type(table).__name__} is no table: give one of pandas, Polars or pyarrow.")
+    return {column: plain(arrow.column(column)) for column in arrow.column_names if column != "__index_level_0__"}
+
+
+def shared_pictures(catalogue: Catalogue, least: int = SHARED) -> list[tuple[int, str, str]]:
+    """Return the pictures that at least ``least`` products share: number of products, hash, and one reference."""
+    pairs = zip(catalogue.column("pixels"), catalogue.column("product_id"), strict=True)
+    count = Counter(pixels for pixels, _ in set(pairs))
+    image = dict(zip(catalogue.column("pixels"), catalogue.column("image"), strict=True))
+    return [(number, pixels, image[pixels]) for pixels, number in count.most_common() if number >= least]
+
+
+def _pictures_in_cells(columns: Columns) -> ImageSource | None:
+    """The images of a table whose cells hold them, encoded; ``columns`` then refers to them by number."""
+    cells = columns["image"]
+    if not any(isinstance(cell, (bytes, dict)) for cell in cells):
+        return None
+    columns["image"] = [str(number) for number in range(len(cells))]
+    return BytesImages([cell if isinstance(cell, bytes) else (cell or {}).get("bytes") for cell in cells])
+
+
+def _column_of_pictures(path: Path, column: str | None) -> str | None:
+    """The column of a Parquet file that holds encoded images, if it is the image column."""
     schema = read_schema(path)
-    return column in schema.names and not pa.types.is_string(schema.field(column).type)
+    if column is not None:
+        if not isinstance(column, str) or column not in schema.names:
+            return None
+        return column if _holds_pictures(schema.field(column).type) else None
+    named = [name for name in schema.names if _holds_pictures(schema.field(name).type)]
+    return named[0] if named else None
 
 
-def read_table(path: Path, delimiter: str | None = None) -> Columns:
-    """The columns of a table, by name. Cells of text tables stay text: "NA" is "NA".
+def _holds_pictures(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or (pa.types.is_struct(kind) and "bytes" in [kind.field(i).name for i in range(kind.num_fields)])
+    )
+
+
+def read_table(
+    path: Path, delimiter: str | None = None, encoding: str | None = None, quoting: str | None = None
+) -> Columns:
+    """Return the columns of a table, by name. Cells of text tables stay text: "NA" is "NA".
+
+    Args:
+        path: See `Table`.
+        delimiter: See `Table`, as ``encoding`` and ``quoting``.
 
     Raises:
         ModisteError: The suffix is unknown, or the file is not of its kind.
     """
-    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    return _read(path, delimiter, encoding, quoting)[0]
+
+
+def _read(
+    path: Path, delimiter: str | None = None, encoding: str | None = None, quoting: str | None = None
+) -> tuple[Columns, str]:
+    """The columns of a table, and how it is written, in words; see `read_table`."""
+    if quoting is not None and quoting not in QUOTINGS:
+        raise ModisteError(f"data.catalogue.quoting={quoting} is not known. {did_you_mean(quoting, QUOTINGS)}")
+    inner = path.with_suffix("") if path.suffix.lower() in PACKED else path
+    suffix = inner.suffix.lower()
     if delimiter is None and suffix not in SUFFIXES:
         raise ModisteError(f"{path} has the suffix '{suffix}'. {did_you_mean(suffix, SUFFIXES)}")
-    if suffix == ".parquet":
-        return _reading(path, lambda: pq.read_table(path).to_pydict())
-    if suffix in (".jsonl", ".ndjson"):
-        return _reading(path, lambda: from_records([json.loads(line) for line in _text(path) if line.strip()]))
-    return _reading(path, lambda: _delimited(path, delimiter or DELIMITERS[suffix]))
+    if suffix in READERS:
+        return _reading(path, lambda: READERS[suffix](path, encoding)), ""
+    return _reading(path, lambda: _delimited(path, suffix, delimiter, encoding, quoting))
 
 
 def _reading(path: Path, read: Any) -> Any:
     try:
         return read()
-    except (ValueError, EOFError, OSError, csv.Error, pa.ArrowException) as error:
-        raise ModisteError(f"{path} cannot be read as what its name says: {error}.") from error
+    except (*UNREADABLE, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ModisteError(f"{path} cannot be read as what its name says: {reason}.") from error
 
 
-def _text(path: Path) -> io.TextIOWrapper:
-    opener = gzip.open if path.suffix == ".gz" else open
-    # Spreadsheets write a byte order mark.
-    return opener(path, "rt", encoding="utf-8-sig", newline="")
+def _delimited(
+    path: Path, suffix: str, delimiter: str | None, encoding: str | None, quoting: str | None
+) -> tuple[Columns, str]:
+    text, found = read_text(path, encoding)
+    columns, found = parse_table(text, found, delimiter, None if quoting is None else QUOTINGS[quoting], suffix)
+    return columns, f"{found}; "
 
 
-def _delimited(path: Path, delimiter: str) -> Columns:
-    with _text(path) as file:
-        return read_delimited(file, delimiter)
+def _parquet(path: Path, encoding: str | None) -> Columns:
+    table = pq.read_table(path)
+    return {name: plain(table.column(name)) for name in table.column_names}
+
+
+def _json_lines(path: Path, encoding: str | None) -> Columns:
+    return from_records([json.loads(line) for line in _lines(path, encoding)])
+
+
+def _json(path: Path, encoding: str | None) -> Columns:
+    return from_records(_records(json.loads(read_text(path, encoding)[0].lstrip("\ufeff"))))
+
+
+def _xml(path: Path, encoding: str | None) -> Columns:
+    return from_records(_feed(path))
+
+
+READERS = {".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json, ".xml": _xml}
+
+
+def _lines(path: Path, encoding: str | None) -> list[str]:
+    return [line for line in read_text(path, encoding)[0].lstrip("\ufeff").splitlines() if line.strip()]
+
+
+def _records(content: Any) -> list[Any]:
+    """The rows of a JSON file: a list of objects, alone or as the only list of an object."""
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        content = lists[0] if len(lists) == 1 else content
+    if not isinstance(content, list):
+        raise ValueError("it is no list of objects")
+    return content
+
+
+def _feed(path: Path) -> list[dict[str, Any]]:
+    """The items of a feed in RSS or Atom; what an item names several times is a list."""
+    text = read_text(path)[0]
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise ValueError("it declares a document type, which a feed does not need")
+    root = ElementTree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text.lstrip("\ufeff")))
+    items = [element for element in root.iter() if element.tag.rpartition("}")[2] in ("item", "entry")]
+    rows = []
+    for item in items:
+        row: dict[str, Any] = {}
+        for element in item:
+            name, value = element.tag.rpartition("}")[2], (element.text or "").strip()
+            known = row.get(name)
+            row[name] = value if known is None else [*(known if isinstance(known, list) else [known]), value]
+        rows.append(row)
+    if not rows:
+        raise ValueError("it has no items")
+    return rows
+
+
+def plain(column: pa.ChunkedArray) -> list[Any]:
+    """Return the values of an Arrow column as Python's: dictionaries decoded, decimals and dates as text.
+
+    >>> plain(pa.chunked_array([pa.array(["a", "b"]).dictionary_encode()]))
+    ['a', 'b']
+    """
+    values = column.to_pylist()
+    simple = (str, int, float, bool, bytes, list, tuple, dict, type(None))
+    return [value if isinstance(value, simple) else str(value) for value in values]
 
 
 def read_delimited(lines: Iterable[str], delimiter: str = ",") -> Columns:
-    """The columns of an opened text table with a header; cells that a row lacks are "".
+    """Return the columns of an opened text table with a header; cells that a row lacks are "".
 
     Raises:
         ValueError: A row has more cells than the header.
@@ -129,17 +395,9 @@ def read_delimited(lines: Iterable[str], delimiter: str = ",") -> Columns:
     >>> read_delimited(["a,b\\n", '1,"x, y"\\n', "2\\n"])
     {'a': ['1', '2'], 'b': ['x, y', '']}
     """
-    csv.field_size_limit(sys.maxsize)
-    rows = csv.reader(lines, delimiter=delimiter)
-    header = next(rows, [])
-    cells = [row for row in rows if row]
-    width = len(header)
-    for number, row in enumerate(cells, start=2):
-        if len(row) > width:
-            raise ValueError(
-                f"row {number} has {len(row)} cells, the header {width}; are cells with '{delimiter}' quoted?"
-            )
-    return {name: [row[i] if i < len(row) else "" for row in cells] for i, name in enumerate(header)}
+    from modiste.data.text_tables import TextFormat
+
+    return parse_table("".join(lines), TextFormat(), delimiter, True)[0]
 
 
 def from_records(records: Sequence[Any]) -> Columns:
@@ -188,7 +446,7 @@ def map_columns(
     mapped: Columns = {target: list(raw[source]) for target, source in chosen.items()}
     mapped.setdefault("product_id", mapped["image"])
     if "split" in mapped:
-        mapped["split"] = [SPLIT_NAMES.get(str(split), split) for split in mapped["split"]]
+        mapped["split"] = [shop.split_word(split) for split in mapped["split"]]
     taken = {*SCHEMA, *GROUNDING, *mapped, *chosen.values()}
     others = [column for column in raw if column not in taken and _plain(raw[column])]
     for attribute in others if attributes is None else attributes:
@@ -211,7 +469,7 @@ def _plain(values: Sequence[Any]) -> bool:
     first = next((value for value in values if value is not None), None)
     if isinstance(first, (list, tuple)):
         return all(isinstance(item, str) for item in first)
-    return isinstance(first, (str, int, float))
+    return isinstance(first, (str, int, float, bool))
 
 
 def _joined(value: Any) -> Any:
@@ -275,7 +533,11 @@ def read_parquet(files: Sequence[Path], columns: Sequence[str] | None = None) ->
 
 
 def from_dataset(
-    dataset: Any, columns: Mapping[str, str | None], attributes: Sequence[str] | None, name: str
+    dataset: Any,
+    columns: Mapping[str, str | None],
+    attributes: Sequence[str] | None,
+    name: str,
+    folder: Path | None = None,
 ) -> tuple[Columns, ImageSource]:
     """The columns (see `map_columns`) and the images of a `datasets.Dataset`; class labels by their names."""
     import datasets
@@ -289,7 +551,7 @@ def from_dataset(
         elif _light(feature):
             raw[column] = dataset[column][:]
     mapped = map_columns(raw, columns, attributes, name)
-    return mapped, ArrowImages(dataset, str(columns["image"]))
+    return mapped, ArrowImages(dataset, str(columns["image"]), folder)
 
 
 def _light(feature: Any) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from modiste.data.catalogue import Card, Catalogue, LoadReport
 from modiste.data.decode import Decoder
 from modiste.errors import ModisteError
 from modiste.models.preprocess import Preprocess
+from modiste.utils.atomic import atomic, file_digest, write_text
 from modiste.utils.machine import usable_cores
 from modiste.utils.progress import Progress, silent
 
@@ -158,7 +158,7 @@ def write(
         manifest,
         parts,
         lambda rows, path: _write_shard(catalogue, preprocess, decoder, rows, path),
-        lambda: pq.write_table(catalogue.table, folder / TABLE),
+        lambda: _write_table(catalogue, folder / TABLE),
         progress,
     )
 
@@ -208,11 +208,15 @@ def write_parts(
 
 
 def _write_whole(write_part: Callable[[Sequence[int], Path], int], rows: Sequence[int], path: Path) -> dict[str, Any]:
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    count = write_part(rows, unfinished)
-    digest = file_digest(unfinished)
-    unfinished.replace(path)
+    with atomic(path) as unfinished:
+        count = write_part(rows, unfinished)
+        digest = file_digest(unfinished)
     return {"file": path.name, "rows": count, "bytes": path.stat().st_size, "sha256": digest}
+
+
+def _write_table(catalogue: Catalogue, path: Path) -> None:
+    with atomic(path) as unfinished:
+        pq.write_table(catalogue.table, unfinished)
 
 
 def _write_shard(
@@ -236,15 +240,6 @@ def is_whole(folder: Path, shard: Mapping[str, Any], checksum: bool) -> bool:
     return not checksum or file_digest(path) == shard["sha256"]
 
 
-def file_digest(path: Path) -> str:
-    """sha256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a directory, or None where there is none."""
     path = folder / MANIFEST
@@ -252,6 +247,4 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    unfinished = folder / f"{MANIFEST}.{os.getpid()}.tmp"
-    unfinished.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(folder / MANIFEST)
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")

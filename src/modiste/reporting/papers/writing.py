@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +9,14 @@ from pathlib import Path
 from modiste.errors import ModisteError, did_you_mean
 from modiste.reporting.papers.measure import Cells, Measured, measure
 from modiste.reporting.papers.spec import PUBLISHED, Column, Model, Paper, Table
-from modiste.reporting.tables.blocks import DAGGER, DAGGER_NOTE, EMPTY, digits_of, letter
+from modiste.reporting.tables.blocks import DAGGER, DAGGER_NOTE, EMPTY, SEEDS_NOTE, digits_of, letter
 from modiste.reporting.tables.costs import cost_sheet
+from modiste.reporting.tables.names import lower_is_better
 from modiste.reporting.tables.pairs import BEST, Cache, Entry, Marks, mark
 from modiste.reporting.tables.published import as_printed
 from modiste.reporting.tables.results import fingerprint
-from modiste.reporting.tables.sheets import Grid, Item, Sheet, latex, markdown
-from modiste.reporting.tables.writing import check_format, signed
+from modiste.reporting.tables.sheets import Grid, Item, Sheet, csv_text, latex, markdown
+from modiste.reporting.tables.writing import FORMATS, check_format, signed
 
 Lines = Sequence[Mapping[str, str]]
 
@@ -41,12 +40,16 @@ def format_papers(paths: Sequence[str | Path], published: Lines, style: str = "m
     Raises:
         ModisteError: Unknown style, an unreadable or wrong ``table.yaml``, or a damaged result.
     """
-    check_format(style)
-    filled = [_Filled(Paper.read(path), published) for path in paths]
+    check_format(style, FORMATS[1:])
     if style == "csv":
-        return to_csv(filled)
-    sheets = [sheet for paper in filled for sheet in paper.sheets()]
-    return (markdown if style == "markdown" else latex)(sheets)
+        return csv_text(_csv_lines([_Filled(Paper.read(path), published) for path in paths]))
+    return (markdown if style == "markdown" else latex)(paper_sheets(paths, published))
+
+
+def paper_sheets(paths: Sequence[str | Path], published: Lines) -> list[Sheet]:
+    """The tables of papers, as `format_papers` writes them."""
+    filled = [_Filled(Paper.read(path), published) for path in paths]
+    return [sheet for paper in filled for sheet in paper.sheets()]
 
 
 class _Filled:
@@ -80,7 +83,8 @@ class _Filled:
                 cell = self.measured(table, row).get(column.label)
                 if cell is not None:
                     result = cell.results[0] if len(cell.results) == 1 else None
-                    columns[column.label].append(Entry(row.model.label, cell.value, column.metric, result))
+                    lower = lower_is_better(cell.results[0], column.metric)
+                    columns[column.label].append(Entry(row.model.label, cell.value, column.metric, result, lower))
         return mark(columns, self.tests)
 
     def sheets(self) -> Iterator[Sheet]:
@@ -135,7 +139,7 @@ class _Filled:
         if any(cell.in_domain for cell in cells):
             notes.append(DAGGER_NOTE)
         if any(cell.deviation is not None for cell in cells):
-            notes.append("±: sample standard deviation over training seeds.")
+            notes.append(SEEDS_NOTE)
         notes += [f"[{letter(i)}] {text}" for i, text in enumerate(overlaps)]
         for row, found in zip(rows, measured, strict=True):
             counts = [len(cell.seeds) for cell in found.values()]
@@ -268,17 +272,13 @@ def _difference(row: Row, label: str, cell: Measured | None, digits: int) -> str
     return f"{cell.value - float(row.published[label]):+.{digits}f}".replace("-", "−")
 
 
-def to_csv(papers: Sequence[_Filled]) -> str:
-    """Long form, a line for each row and column that has a published number or is to be measured."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [
-            *("paper", "table", "model", "column", "data", "split", "task", "metric", "queries", "gallery"),
-            *("published", "measured", "low", "high", "sd", "seeds", "n", "difference", "best", "p_holm"),
-            *("in_domain", "fingerprint", "source", "command"),
-        ]
-    )
+def _csv_lines(papers: Sequence[_Filled]) -> Iterator[list[object]]:
+    """Long form: the heads, then a line for each row and column that has a published number or is to be measured."""
+    yield [
+        *("paper", "table", "model", "column", "data", "split", "task", "metric", "queries", "gallery"),
+        *("published", "measured", "low", "high", "sd", "seeds", "n", "difference", "best", "p_holm"),
+        *("in_domain", "fingerprint", "source", "command"),
+    ]
     for filled in papers:
         for table in filled.paper.tables:
             marks = filled.marks(table)
@@ -287,8 +287,7 @@ def to_csv(papers: Sequence[_Filled]) -> str:
                 for column in table.columns:
                     if column.label in row.published or row.model.measurable:
                         who = [filled.paper.title, table.title, row.model.label]
-                        writer.writerow([*who, *_csv_line(row, column, cells.get(column.label), marks)])
-    return text.getvalue()
+                        yield [*who, *_csv_line(row, column, cells.get(column.label), marks)]
 
 
 def _csv_line(row: Row, column: Column, cell: Measured | None, marks: Marks) -> list[object]:

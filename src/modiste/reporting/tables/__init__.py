@@ -1,4 +1,4 @@
-"""Tables built from result files, beside published numbers. A number that was not run is not written: it is "—"."""
+"""Tables built from result files, next to published numbers. A number that was not run is not written: it is "—"."""
 
 from modiste.reporting.tables.blocks import (
     COLUMNS_PER_TABLE,
@@ -14,10 +14,12 @@ from modiste.reporting.tables.blocks import (
     summaries,
 )
 from modiste.reporting.tables.costs import cost_notes, cost_words, duration
+from modiste.reporting.tables.grid import grid
 from modiste.reporting.tables.names import ordered, split_name, summary_metrics
-from modiste.reporting.tables.published import NAMINGS, Naming, read_published
+from modiste.reporting.tables.published import Naming, packaged_namings, read_published
 from modiste.reporting.tables.results import (
     coordinates,
+    differences,
     find_results,
     in_domain,
     load_results,
@@ -25,15 +27,21 @@ from modiste.reporting.tables.results import (
     per_query,
     read_result,
     sizes,
+    without_paths,
 )
+from modiste.reporting.tables.sheets import csv_text, markdown_table, print_sheets
 from modiste.reporting.tables.writing import (
     FORMATS,
+    TERMINAL,
+    check_format,
     chunks,
+    emit,
+    format_of,
     format_table,
     heading,
     origin,
     print_results,
-    rich_table,
+    terminal_sheets,
 )
 
 __all__ = [
@@ -42,34 +50,44 @@ __all__ = [
     "DAGGER_NOTE",
     "EMPTY",
     "FORMATS",
-    "NAMINGS",
+    "TERMINAL",
     "Block",
     "Cell",
     "Naming",
     "Row",
     "build_blocks",
     "cell_of",
+    "check_format",
     "chunks",
     "coordinates",
     "cost_notes",
     "cost_words",
+    "csv_text",
+    "differences",
     "duration",
+    "emit",
     "find_results",
+    "format_of",
     "format_table",
+    "grid",
     "heading",
     "in_domain",
     "load_results",
+    "markdown_table",
     "ordered",
     "origin",
     "overlap_note",
+    "packaged_namings",
     "per_query",
     "print_results",
+    "print_sheets",
     "read_published",
     "read_result",
-    "rich_table",
     "show",
     "sizes",
     "split_name",
     "summaries",
     "summary_metrics",
+    "terminal_sheets",
+    "without_paths",
 ]

@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from modiste.reporting.tables.names import number, ordered, parts_of, split_name, summary_metrics
+from modiste.reporting.runs import SEED, differing, label_of
+from modiste.reporting.tables.names import lower_is_better, number, ordered, parts_of, split_name, summary_metrics
 from modiste.reporting.tables.pairs import Cache, Entry, Marks, mark
 from modiste.reporting.tables.published import Naming, as_printed, named_lines
-from modiste.reporting.tables.results import coordinates, fingerprint, in_domain, overlap_note, sizes
+from modiste.reporting.tables.results import (
+    StoredResult,
+    coordinates,
+    fingerprint,
+    in_domain,
+    overlap_note,
+    sizes,
+)
 
 EMPTY = "—"
+SEEDS_NOTE = "±: sample standard deviation over training seeds."
 DAGGER = "†"
 DAGGER_NOTE = f"{DAGGER} in-domain: trained on this data set's own training part, so not a zero-shot number."
 COLUMNS_PER_TABLE = 7  # wider tables cannot be read; the rest of the columns follow in the next table
 # A few documents may be unreadable; beyond this part of the published number the two are not the same benchmark.
 SAME_SIZE = 0.01
+FEW_QUERIES = 50
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number: as measured, with its 95 % interval, or as printed in a publication (``text``)."""
+    """One number: as measured, with its 95 % interval, or as printed in a publication (``text``).
+
+    With a ``deviation`` it is the mean over training seeds.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
     n: int | None = None
     text: str = ""
+    deviation: float | None = None
 
 
 @dataclass
@@ -41,11 +56,13 @@ class Row:
     in_domain: bool = False
     overlap: str = ""
     result: Mapping[str, Any] | None = None
+    seeds: int = 1
 
     @property
     def label(self) -> str:
-        """The model's name, with a dagger when it was trained in domain."""
-        return f"{self.model} {DAGGER}" if self.in_domain else self.model
+        """The model's name, with the number of seeds, and a dagger when it was trained in domain."""
+        name = f"{self.model}, n = {self.seeds} seeds" if self.seeds > 1 else self.model
+        return f"{name} {DAGGER}" if self.in_domain else name
 
 
 @dataclass
@@ -63,6 +80,7 @@ class Block:
     notes: list[str] = field(default_factory=list)
     group: int = 0  # blocks of the same results, the summary first
     marks: Marks = field(default_factory=Marks)
+    lower: frozenset[str] = frozenset()  # columns that are better when lower
 
     @property
     def title(self) -> str:
@@ -92,6 +110,7 @@ class Block:
     def remarks(self) -> list[str]:
         """The dagger, the overlaps, the marks and the notes."""
         daggers = [DAGGER_NOTE] if any(row.in_domain for row in self.rows) else []
+        daggers += [SEEDS_NOTE] if any(row.seeds > 1 for row in self.rows) else []
         overlaps = [f"[{letter(i)}] {note}" for i, note in enumerate(self.overlaps)]
         return [*daggers, *overlaps, *self.marks.notes(), *self.notes]
 
@@ -110,12 +129,23 @@ def letter(position: int) -> str:
     return chr(ord("a") + place) + (str(again + 1) if again else "")
 
 
-def cell_of(metric: Mapping[str, Any] | None) -> Cell | None:
-    """The cell of a result file's metric; None for a metric that is absent or has no finite value."""
+def cell_of(metric: Mapping[str, Any] | None, name: str = "") -> Cell | None:
+    """The cell of a result file's metric; None for a metric that is absent or has no finite value.
+
+    Where every query has the same value, 0 or 1, resampling them gives no interval: it is then the exact one of a
+    proportion (Clopper & Pearson, Biometrika 26, 1934). ``name`` tells a rank of 1, which is none, from a fraction.
+
+    >>> show("accuracy", cell_of({"value": 1.0, "low": 1.0, "high": 1.0, "n": 20}))
+    '1.000 [0.832, 1.000]'
+    """
     value = number((metric or {}).get("value"))
     if metric is None or value is None:
         return None
-    return Cell(value, number(metric.get("low")), number(metric.get("high")), metric.get("n"))
+    low, high, n = number(metric.get("low")), number(metric.get("high")), metric.get("n")
+    if low == high == value and value in (0, 1) and n and digits_of(name) > 1:
+        beyond = 0.025 ** (1 / n)
+        low, high = (beyond, 1.0) if value else (0.0, 1 - beyond)
+    return Cell(value, low, high, n)
 
 
 def show(metric: str, cell: Cell | None, interval: bool = True) -> str:
@@ -130,6 +160,8 @@ def show(metric: str, cell: Cell | None, interval: bool = True) -> str:
         return cell.text
     digits = digits_of(metric)
     shown = f"{cell.value:.{digits}f}"
+    if cell.deviation is not None:
+        return f"{shown} ± {cell.deviation:.{digits}f}" if interval else shown
     if interval and cell.low is not None and cell.high is not None:
         shown += f" [{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
     return shown
@@ -140,10 +172,17 @@ def digits_of(metric: str) -> int:
     return 1 if "rank" in split_name(metric)[1] else 3
 
 
-def build_blocks(results: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, str]] = ()) -> list[Block]:
-    """One block a (data, split, task, variant) and part, summaries first.
+def build_blocks(
+    results: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, str]] = (), aggregate: bool = True
+) -> list[Block]:
+    """One block per (data, split, task, variant) and part, summaries first.
 
     Results that were measured on another number of queries, documents or classes never share a block.
+
+    Args:
+        results: Contents of result files.
+        published: Rows of `modiste.reporting.tables.read_published`.
+        aggregate: Whether runs that differ in nothing but their seed are one row, the mean ± s.d. over them.
     """
     groups: list[list[Mapping[str, Any]]] = []
     for result in sorted(results, key=coordinates):
@@ -152,7 +191,9 @@ def build_blocks(results: Sequence[Mapping[str, Any]], published: Sequence[Mappi
             fits[0].append(result)
         else:
             groups.append([result])
-    return [block for number, group in enumerate(groups) for block in _group_blocks(number, group, published)]
+    return [
+        block for number, group in enumerate(groups) for block in _group_blocks(number, group, published, aggregate)
+    ]
 
 
 def _comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -161,12 +202,15 @@ def _comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _group_blocks(
-    number: int, group: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, str]]
+    number: int, group: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, str]], aggregate: bool
 ) -> list[Block]:
     first = group[0]
     names = ordered(name for result in group for name in result["metrics"])
     references, notes = _published_rows(group, published)
-    rows = [*_measured_rows(group), *references]
+    rows = [*_measured_rows(group, aggregate), *references]
+    lower = frozenset(
+        name for name in names for result in group if name in result["metrics"] and lower_is_better(result, name)
+    )
     parts = parts_of(names)
     columns = {part: [name for name in names if split_name(name)[0] == part] for part in parts}
     if len(parts) > 1 or len(names) > COLUMNS_PER_TABLE:
@@ -174,17 +218,22 @@ def _group_blocks(
     blocks, cache = [], Cache()
     for part, shown in columns.items():
         covered = parts_of(shown)
-        wanted = [*(note for where, note in notes if where in covered), *_training_notes(group, covered)]
+        wanted = [
+            *(note for where, note in notes if where in covered),
+            *_training_notes(group, covered),
+            *cautions(group, covered),
+        ]
         kept = [row for row in rows if not row.source or set(shown) & set(row.cells)]
         common = _common_sizes(group, covered)
-        marks = mark({column: _entries(column, kept) for column in shown}, cache)
-        blocks.append(Block(*coordinates(first), part, common, shown, kept, list(dict.fromkeys(wanted)), number, marks))
+        marks = mark({column: _entries(column, kept, column in lower) for column in shown}, cache)
+        notes_of_part = list(dict.fromkeys(wanted))
+        blocks.append(Block(*coordinates(first), part, common, shown, kept, notes_of_part, number, marks, lower))
     return blocks
 
 
-def _entries(column: str, rows: Sequence[Row]) -> list[Entry]:
+def _entries(column: str, rows: Sequence[Row], lower: bool) -> list[Entry]:
     measured = (row for row in rows if not row.source and column in row.cells)
-    return [Entry(row.model, row.cells[column].value, column, row.result) for row in measured]
+    return [Entry(row.model, row.cells[column].value, column, row.result, lower) for row in measured]
 
 
 def _common_sizes(group: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> dict[str, int]:
@@ -206,24 +255,81 @@ def _training_notes(group: Sequence[Mapping[str, Any]], parts: Sequence[str]) ->
     return notes
 
 
-def _measured_rows(group: Sequence[Mapping[str, Any]]) -> list[Row]:
+def cautions(results: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> list[str]:
+    """What makes numbers less telling than they look: parts of few queries, or of one class.
+
+    >>> cautions([{"metrics": {"fit/accuracy": {"value": 1, "n": 9}}, "counts": {"fit/classes": 1}}], ["fit"])
+    ['Fewer than 50 queries: fit (9). Read the intervals.', 'Only one class, so nothing to tell apart: fit.']
+    """
+    few: dict[str, int] = {}
+    alone: dict[str, None] = {}
+    for result in results:
+        for name, metric in result["metrics"].items():
+            part, n = split_name(name)[0], metric.get("n")
+            if part in parts and n and n < FEW_QUERIES:
+                few[part or result["task"]] = n
+            if part in parts and (result.get("counts") or {}).get(f"{part}/classes" if part else "classes") == 1:
+                alone[part or result["task"]] = None
+    words = ", ".join(f"{part} ({n})" for part, n in few.items())
+    notes = [f"Fewer than {FEW_QUERIES} queries: {words}. Read the intervals."] if few else []
+    return notes + ([f"Only one class, so nothing to tell apart: {', '.join(alone)}."] if alone else [])
+
+
+def _measured_rows(group: Sequence[Mapping[str, Any]], aggregate: bool) -> list[Row]:
     rows = []
     for result in group:
-        found = {name: cell_of(metric) for name, metric in result["metrics"].items()}
+        found = {name: cell_of(metric, name) for name, metric in result["metrics"].items()}
         cells = {name: cell for name, cell in found.items() if cell is not None}
         row = Row(result["model"]["name"], cells, "", fingerprint(result), in_domain(result))
         row.overlap, row.result = overlap_note(result), result
         rows.append(row)
-    names = [row.model for row in rows]
-    for row in rows:
-        if names.count(row.model) > 1:
-            row.model += f" ({row.fingerprint[:8]})"
+    for name in dict.fromkeys(row.model for row in rows):
+        of_name = [row for row in rows if row.model == name]
+        if len(of_name) > 1:
+            rows = _told_apart(rows, of_name, aggregate)
     # The same weights measured twice with different outcomes (another seed, other prompts): numbered.
     names = [row.model for row in rows]
     for i, row in enumerate(rows):
         if names.count(names[i]) > 1:
             row.model += f" #{names[: i + 1].count(names[i])}"
     return rows
+
+
+def _told_apart(rows: list[Row], of_name: Sequence[Row], aggregate: bool) -> list[Row]:
+    """Rows of one name labelled by the settings in which their runs differ, or by their weights.
+
+    Those that differ in nothing but the seed become one row where ``aggregate``.
+    """
+    runs = [row.result.path.parent.parent for row in of_name if isinstance(row.result, StoredResult)]
+    settings = differing(runs) if len(runs) == len(of_name) else []
+    labels: dict[str, list[Row]] = {}
+    for row, found in zip(of_name, settings or [{} for _ in of_name], strict=True):
+        labels.setdefault(label_of(found, [SEED] if aggregate and SEED in found else []), []).append(row)
+    seeds = dict(zip(map(id, of_name), (found.get(SEED) for found in settings), strict=False))
+    for label, alike in labels.items():
+        for row in alike:
+            row.model += f" ({label})" if label else ""
+        distinct = {seeds.get(id(row)) for row in alike} - {None}
+        if aggregate and len(alike) > 1 and len(distinct) == len(alike):
+            mean = _over_seeds(alike)
+            rows = [mean if row is alike[0] else row for row in rows if row is alike[0] or row not in alike]
+        elif len(alike) > 1 or not label:
+            for row in alike:
+                row.model += f" ({row.fingerprint[:8]})"
+    return rows
+
+
+def _over_seeds(rows: Sequence[Row]) -> Row:
+    """The mean and the sample standard deviation of the metrics that all rows have."""
+    cells = {}
+    for name in rows[0].cells:
+        of_all = [row.cells[name] for row in rows if name in row.cells]
+        if len(of_all) == len(rows):
+            values = [cell.value for cell in of_all]
+            cells[name] = Cell(statistics.fmean(values), n=of_all[0].n, deviation=statistics.stdev(values))
+    mean = Row(rows[0].model, cells, in_domain=any(row.in_domain for row in rows), seeds=len(rows))
+    mean.overlap = next((row.overlap for row in rows if row.overlap), "")
+    return mean
 
 
 def _published_rows(
@@ -257,7 +363,7 @@ def _same_size(naming: Naming, part: str, group: Sequence[Mapping[str, Any]]) ->
             continue
         note = f"{part}: the published numbers are of {theirs:,} {what}, here there are {n:,}"
         if abs(n - theirs) > SAME_SIZE * theirs:
-            return False, (part, f"{note}; they are left out.")
+            return False, (part, f"{note}; they are not shown.")
         return True, (part, f"{note}.")
     return True, None
 

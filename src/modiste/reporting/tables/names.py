@@ -1,10 +1,12 @@
-"""Names of metrics: their part and their metric, the order in which they are read, which way is better."""
+"""Names of metrics: their part and their metric, the order in which they are read, their direction."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from modiste.metrics.direction import higher_is_better
 
 PART_ORDER = (
     *("t2i", "i2t", "text-to-image", "category-to-product", "sub-category-to-product", "fine-category-to-product"),
@@ -60,7 +62,12 @@ def ordered(names: Iterable[str]) -> list[str]:
     def key(name: str) -> tuple[float, ...]:
         part, metric = split_name(name)
         family, _, k = metric.partition("@")
-        return place(part, PART_ORDER), seen.index(part), place(family, METRIC_ORDER), number(k) or math.inf
+        return (
+            place(part.rpartition("/")[2], PART_ORDER),
+            seen.index(part),
+            place(family, METRIC_ORDER),
+            number(k) or math.inf,
+        )
 
     return sorted(names, key=key)
 
@@ -72,15 +79,19 @@ def summary_metrics(result: Mapping[str, Any], names: Iterable[str]) -> list[str
     return chosen or [name for name in names if name == primary] or names[:1]
 
 
-def is_rank(name: str) -> bool:
-    """Whether the metric is a rank: counted from 1, and better when lower. All others are better when higher."""
-    return "rank" in split_name(name)[1]
+def lower_is_better(result: Mapping[str, Any] | None, name: str) -> bool:
+    """Whether a metric of ``result`` is better when it is lower: what its ``higher_is_better`` says.
+
+    >>> lower_is_better({"higher_is_better": {"t2i/distance": False}}, "t2i/distance"), lower_is_better({}, "t2i/mrr")
+    (True, False)
+    """
+    return not higher_is_better(name, (result or {}).get("higher_is_better"))
 
 
-def best(name: str, values: Iterable[float]) -> float:
+def best(values: Iterable[float], lower: bool = False) -> float:
     """The best of a metric's values.
 
-    >>> best("t2i/mrr", [0.2, 0.3]), best("t2i/median_rank", [12, 7])
+    >>> best([0.2, 0.3]), best([12, 7], lower=True)
     (0.3, 7)
     """
-    return min(values) if is_rank(name) else max(values)
+    return min(values) if lower else max(values)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from modiste.reporting.tables.names import best, is_rank, parts_of, split_name
-from modiste.reporting.tables.results import per_query, sizes
+from modiste.reporting.tables.names import best, parts_of, split_name
+from modiste.reporting.tables.results import differences, per_query, sizes, without_paths
 
 if TYPE_CHECKING:
     from modiste.metrics.comparison import Comparison
@@ -39,7 +39,9 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any], allow: Iterable[str] 
         return f"the data differ: their fingerprint is {prints[0]} in A and {prints[1]} in B"
     allow = set(allow)
     for key, name in (("config", f"task.{a['task']}"), ("protocol", "protocol")):
-        for where, one, other in _leaves(_without_paths(a, key), _without_paths(b, key), name):
+        for where, one, other in differences(
+            without_paths(a, key) or {}, without_paths(b, key) or {}, name, absent=None
+        ):
             words = where.split(".")
             if not allow & set(words) and not (key == "protocol" and words[1] in OF_THE_MODEL):
                 return f"{where} is {_shown(one)} in A and {_shown(other)} in B"
@@ -51,29 +53,6 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any], allow: Iterable[str] 
     return ""
 
 
-def _without_paths(result: Mapping[str, Any], key: str) -> Any:
-    """The files' content stands for their paths, which differ between machines."""
-    files = result.get("files") or {}
-
-    def replaced(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: replaced(item) for name, item in value.items()}
-        if isinstance(value, list):
-            return [replaced(item) for item in value]
-        return files.get(value, value) if isinstance(value, str) and value else value
-
-    return replaced(result.get(key) or {})
-
-
-def _leaves(a: Any, b: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
-    """(where, one, other) of all that differs in plain containers."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        for key in dict.fromkeys([*a, *b]):
-            yield from _leaves(a.get(key), b.get(key), f"{name}.{key}")
-    elif a != b:
-        yield name, a, b
-
-
 def _shown(value: Any) -> str:
     text = "not set" if value is None else repr(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
@@ -82,7 +61,7 @@ def _shown(value: Any) -> str:
 def paired_tests(
     a: Mapping[str, Any], b: Mapping[str, Any], resamples: int | None = None, seed: int = 0
 ) -> dict[str, Comparison]:
-    """The tests of all metrics of two results whose values per query lie beside both, A − B.
+    """The tests of all metrics of two results whose values per query are stored next to both, A − B.
 
     A metric is tested when it is the mean or the median of its values per query, or F1 and its like when the
     predictions are there. Values that do not belong to the result (of an evaluation before it) are not used.
@@ -163,12 +142,14 @@ class Entry:
         value: The number.
         metric: Its name in ``result``.
         result: Where it comes from; None for a number of several results, which is not tested.
+        lower: Whether the metric is better when lower.
     """
 
     row: str
     value: float
     metric: str
     result: Mapping[str, Any] | None
+    lower: bool = False
 
 
 @dataclass
@@ -188,7 +169,7 @@ class Marks:
     untested: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
-        """What the signs mean: the tests, the correction, and who was left out."""
+        """What the signs mean: the tests, the correction, and what was not tested."""
         if not self.p:
             return self.untested
         from modiste.metrics.comparison import RESAMPLES
@@ -239,7 +220,7 @@ def _against_best(entries: Sequence[Entry], cache: Cache) -> Iterator[tuple[Entr
     """(entry, best entry, why they may not be compared, the test) of each entry of a column that is not the best."""
     if len(entries) < 2:
         return
-    top = best(entries[0].metric, (entry.value for entry in entries))
+    top = best((entry.value for entry in entries), entries[0].lower)
     first = next(entry for entry in entries if entry.value == top)
     for entry in entries:
         if entry.value == top or first.result is None or entry.result is None:
@@ -251,19 +232,19 @@ def _against_best(entries: Sequence[Entry], cache: Cache) -> Iterator[tuple[Entr
 def _tests(a: Mapping[str, Any], b: Mapping[str, Any], cache: Cache) -> tuple[str, dict[str, Comparison]]:
     key = (id(a), id(b))
     if key not in cache:
-        beside = bool(per_query(a)) and bool(per_query(b))
-        why = difference(a, b) if beside else ""
-        cache[key] = why, paired_tests(a, b) if beside and not why else {}
+        stored = bool(per_query(a)) and bool(per_query(b))
+        why = difference(a, b) if stored else ""
+        cache[key] = why, paired_tests(a, b) if stored and not why else {}
     return cache[key]
 
 
-def verdict(metric: str, test: Comparison, p: float) -> str:
+def verdict(test: Comparison, p: float, lower: bool = False) -> str:
     """``A better``, ``B better`` or ``≈``, by the adjusted p-value.
 
     >>> from modiste.metrics.comparison import Comparison
-    >>> verdict("t2i/median_rank", Comparison(-3.0, -5.0, -1.0, 0.001, "bootstrap", 90), 0.002)
+    >>> verdict(Comparison(-3.0, -5.0, -1.0, 0.001, "bootstrap", 90), 0.002, lower=True)
     'A better'
     """
     if p > ALPHA:
         return SAME
-    return "A better" if (test.difference > 0) != is_rank(metric) else "B better"
+    return "A better" if (test.difference > 0) != lower else "B better"

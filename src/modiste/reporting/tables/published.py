@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from modiste.errors import ModisteError
 from modiste.reporting.tables.names import number
 
 PACKAGED = Path(__file__).parents[1] / "reference" / "published.csv"
+BENCHMARKS = PACKAGED.parent / "benchmarks"
 COLUMNS = ("source", "dataset", "task", "model", "metric", "value")
 
 
@@ -32,9 +36,9 @@ class Naming:
 
     data: str
     task: str
-    datasets: tuple[str, ...]
+    datasets: Sequence[str]
     metrics: Mapping[str, str]
-    queries: Mapping[str, int]
+    queries: Mapping[str, int] = field(default_factory=dict)
     gallery: int | Mapping[str, int] | None = None
     part: Callable[[str, str], str] = lambda dataset, task: ""
     protocol: Mapping[str, Any] = field(default_factory=dict)
@@ -57,144 +61,46 @@ class Naming:
         return self.gallery.get(part) if isinstance(self.gallery, Mapping) else self.gallery
 
 
-# Marqo's sets: our data set → their names in the reference file, documents, queries of each task.
-MARQO: dict[str, tuple[tuple[str, ...], int, dict[str, int]]] = {
-    "marqo_atlas": (("Atlas",), 78370, {"text-to-image": 2000, "sub-category-to-product": 34}),
-    "marqo_inshop": (
-        ("DeepFashion-InShop", "DeepFashion InShop"),
-        52591,
-        {
-            "text-to-image": 2000,
-            "category-to-product": 16,
-            "sub-category-to-product": 8,
-            "color-to-product": 804,
-        },
-    ),
-    "marqo_multimodal": (
-        ("DeepFashion-Multimodal", "DeepFashion Multimodal"),
-        42537,
-        {"text-to-image": 2000, "category-to-product": 16},
-    ),
-    "marqo_fashion200k": (
-        ("Fashion200k", "Fashion200K"),
-        201624,
-        {
-            "text-to-image": 2000,
-            "category-to-product": 5,
-            "sub-category-to-product": 31,
-            "fine-category-to-product": 2000,
-        },
-    ),
-    "kagl": (
-        ("KAGL",),
-        44434,
-        {
-            "text-to-image": 2000,
-            "category-to-product": 7,
-            "sub-category-to-product": 45,
-            "fine-category-to-product": 142,
-            "color-to-product": 46,
-            "season-to-product": 4,
-            "usage-to-product": 8,
-        },
-    ),
-    "marqo_polyvore": (("Polyvore",), 94096, {"text-to-image": 2000, "category-to-product": 377}),
-    "marqo_imaterialist": (
-        ("iMaterialist",),
-        721065,
-        {"category-to-image": 105, "style-to-image": 21, "neckline-to-image": 11},
-    ),
+PARTS: dict[str, Callable[[str, str], str]] = {
+    "": lambda dataset, task: "",
+    "task": lambda dataset, task: task.lower(),
+    "subset": lambda dataset, task: dataset.rpartition("/")[2],
 }
-MARQO_METRICS = {
-    "AvgRecall": "avg_recall",
-    "AvgP": "avg_precision",
-    "Recall@1": "recall@1",
-    "Recall@10": "recall@10",
-    "R@1": "recall@1",
-    "R@10": "recall@10",
-    "P@1": "precision@1",
-    "P@10": "precision@10",
-    "MRR": "mrr@10",
-    "MAP@1": "map@1",
-    "MAP@10": "map@10",
-    "nDCG@1": "ndcg@1",
-    "nDCG@10": "ndcg@10",
-}
-LOOKBENCH = {  # subset → queries, gallery with the distractors
-    "RealStudioFlat": (1011, 62226),
-    "AIGen-Studio": (193, 59254),
-    "RealStreetLook": (981, 61553),
-    "AIGen-StreetLook": (160, 58846),
-}
-FASHION_IQ = {  # category → queries, original gallery, gallery of references and targets
-    "dress": (2017, 3817, 2628),
-    "shirt": (2038, 6346, 3089),
-    "toptee": (1961, 5373, 2902),
-}
+"""What stands before our metric: nothing, the published task, or the published data set's subset."""
 
 
-def _fashion_iq(gallery: str) -> Naming:
-    at = {"original": 1, "val": 2}[gallery]
-    parts = (*FASHION_IQ, "mean")
-    metrics = {f"{part}_R@{k}": f"{part}/hit_rate@{k}" for part in parts for k in (10, 50)} | {"mean": "mean/mean"}
-    return Naming(
-        data="fashion_iq",
-        task="composed",
-        datasets=(f"fashion_iq/{gallery}",),
-        metrics=metrics,
-        queries={part: sizes[0] for part, sizes in FASHION_IQ.items()}
-        | {"mean": sum(s[0] for s in FASHION_IQ.values())},
-        gallery={part: sizes[at] for part, sizes in FASHION_IQ.items()},
-        protocol={"gallery": gallery},
-    )
+def read_namings(path: Path) -> list[Naming]:
+    """The benchmarks of a YAML file, as those of ``reference/benchmarks``: a list of the fields of `Naming`.
+
+    Raises:
+        ModisteError: The file is not readable, or an entry has an unknown or lacks a needed field.
+    """
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return [Naming(**{**entry, "part": PARTS[entry.get("part", "")]}) for entry in entries]
+    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        raise ModisteError(
+            f"'{path}' does not name benchmarks ({' '.join(str(error).split())}): it is a list with data, task, "
+            f"datasets, metrics and queries each, as the files of {BENCHMARKS}."
+        ) from None
 
 
-def _of_task(dataset: str, task: str) -> str:
-    return task.lower()
+@cache
+def packaged_namings() -> tuple[Naming, ...]:
+    """The benchmarks of the packaged reference file: a file of ``reference/benchmarks`` each."""
+    return tuple(naming for path in sorted(BENCHMARKS.glob("*.yaml")) for naming in read_namings(path))
 
 
-def _of_subset(dataset: str, task: str) -> str:
-    return dataset.rpartition("/")[2]
+class Published(list[dict[str, str]]):
+    """The rows of a reference file; ``namings`` are the benchmarks that say what they are called here."""
+
+    namings: tuple[Naming, ...] = ()
 
 
-NAMINGS = (
-    *(
-        Naming(data, "marqo", datasets, MARQO_METRICS, queries, gallery, part=_of_task)
-        for data, (datasets, gallery, queries) in MARQO.items()
-    ),
-    Naming(
-        data="fashion_mnist",
-        task="zeroshot",
-        datasets=("fashion_mnist",),
-        metrics={"weighted_f1": "category/weighted_f1"},
-        queries={"category": 10000},
-    ),
-    Naming(
-        data="lookbench",
-        task="similar",
-        datasets=(*(f"lookbench/{subset}" for subset in LOOKBENCH), "lookbench/overall"),
-        metrics={f"{kind}_R@{k}": f"{kind}/hit_rate@{k}" for kind in ("fine", "coarse") for k in (1, 5, 10, 20)}
-        | {f"nDCG@{k}": f"fine/ndcg@{k}" for k in (1, 5, 10, 20)},
-        queries={f"{s}/{kind}": n for kind in ("fine", "coarse") for s, (n, _) in LOOKBENCH.items()}
-        | {f"overall/{kind}": sum(n for n, _ in LOOKBENCH.values()) for kind in ("fine", "coarse")},
-        gallery={f"{s}/{kind}": n for kind in ("fine", "coarse") for s, (_, n) in LOOKBENCH.items()},
-        part=_of_subset,
-    ),
-    _fashion_iq("original"),
-    _fashion_iq("val"),
-    Naming(
-        data="polyvore",
-        task="compatibility",
-        datasets=("polyvore_outfits",),
-        metrics={"cp_auc": "compatibility/auc", "fitb_accuracy": "fill_in_blank/accuracy"},
-        queries={},
-        protocol={"kind": "nondisjoint"},
-    ),
-)
-
-
-def read_published(path: str | Path | None = None) -> list[dict[str, str]]:
+def read_published(path: str | Path | None = None) -> Published:
     """The rows of a reference file (columns source, dataset, task, model, metric, value); None is the packaged one.
+
+    A file ``mine.csv`` may bring benchmarks of its own in ``mine.yaml``, in the form of `read_namings`.
 
     Raises:
         ModisteError: the file is missing, lacks a column, or holds a value that is not a number.
@@ -209,7 +115,9 @@ def read_published(path: str | Path | None = None) -> list[dict[str, str]]:
             raise ModisteError(
                 f"'{path}' lacks the column(s) {', '.join(sorted(missing))}. Add them to its first line."
             )
-        rows = list(reader)
+        rows = Published(reader)
+    own = path.with_suffix(".yaml")
+    rows.namings = (*packaged_namings(), *(read_namings(own) if own.is_file() else ()))
     for line, row in enumerate(rows, 2):
         if number(row["value"]) is None:
             raise ModisteError(f"'{path}', line {line}: the value '{row['value']}' is not a number. Correct the line.")
@@ -229,7 +137,8 @@ def named_lines(
     result: Mapping[str, Any], published: Sequence[Mapping[str, str]]
 ) -> Iterator[tuple[Naming, str, Mapping[str, str]]]:
     """The published numbers of what ``result`` measured, with the benchmark and our name of each."""
-    for naming in NAMINGS:
+    namings = published.namings if isinstance(published, Published) else packaged_namings()
+    for naming in namings:
         if naming.covers(result):
             for line in published:
                 name = naming.name(line)

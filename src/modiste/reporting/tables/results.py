@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ class StoredResult(dict[str, Any]):
         self.path = path
 
     @property
-    def beside(self) -> Path:
+    def per_query_file(self) -> Path:
         """The file of the values per query, which may be absent."""
         return self.path.with_suffix(".npz")
 
@@ -42,10 +42,19 @@ def find_results(path: str | Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ModisteError(f"There is no run directory or result file '{path}'. Give the folder that a run wrote.")
-    found = sorted(f for f in path.rglob("*.json") if "results" in f.relative_to(path.parent).parts[:-1])
+    found = _below(path)
     if not found:
         raise ModisteError(f"'{path}' has no results/*.json. Run `modiste evaluate run={path}` first.")
     return found
+
+
+def _below(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.rglob("*.json") if "results" in f.relative_to(folder.parent).parts[:-1])
+
+
+def has_results(folder: str | Path) -> bool:
+    """Whether there is a result file in a folder or below it."""
+    return bool(_below(Path(folder)))
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -61,12 +70,10 @@ def _read(path: Path) -> StoredResult:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModisteError(
-            f"'{path}' is not a readable JSON file ({error}). Evaluate again to write it anew."
-        ) from None
+        raise ModisteError(f"'{path}' is not a readable JSON file ({error}). Evaluate again to rewrite it.") from None
     problem = _problem(result)
     if problem:
-        raise ModisteError(f"'{path}' is not a Modiste result: {problem}. Evaluate again to write it anew.")
+        raise ModisteError(f"'{path}' is not a Modiste result: {problem}. Evaluate again to rewrite it.")
     return StoredResult(result, path)
 
 
@@ -85,27 +92,28 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> list[StoredResult]
         same = [*coordinates(result), result.get("counts"), result["model"], result["metrics"]]
         key = json.dumps(same, sort_keys=True)
         # Of copies, the one with its values per query.
-        if key not in results or (result.beside.is_file() and not results[key].beside.is_file()):
+        if key not in results or (result.per_query_file.is_file() and not results[key].per_query_file.is_file()):
             results[key] = result
     return list(results.values())
 
 
 def per_query(result: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float64]]:
-    """Name to values per query, as they lie beside a result file; empty where they do not.
+    """Name to values per query, of the ``.npz`` next to a result file; empty where there is none.
 
     Raises:
         ModisteError: The file is damaged.
     """
     import numpy as np
 
-    if not isinstance(result, StoredResult) or not result.beside.is_file():
+    if not isinstance(result, StoredResult) or not result.per_query_file.is_file():
         return {}
     try:
-        with np.load(result.beside) as values:
+        with np.load(result.per_query_file) as values:
             return {name: values[name].astype(np.float64) for name in values.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ModisteError(
-            f"The values per query in '{result.beside}' cannot be read ({error}). Evaluate again to write them anew."
+            f"The values per query in '{result.per_query_file}' cannot be read ({error}). Evaluate again to rewrite "
+            "them."
         ) from None
 
 
@@ -129,6 +137,43 @@ def sizes(result: Mapping[str, Any], part: str) -> dict[str, int]:
     counts = result.get("counts") or {}
     found = {word: counts.get(f"{part}/{word}", counts.get(word)) for word in SIZES}
     return {word: number for word, number in found.items() if number is not None}
+
+
+def without_paths(result: Mapping[str, Any], key: str) -> Any:
+    """``result[key]`` where the content of a file stands for its path, which differs between machines."""
+    files = result.get("files") or {}
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: replaced(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [replaced(item) for item in value]
+        return files.get(value, value) if isinstance(value, str) and value else value
+
+    return replaced(result.get(key))
+
+
+def differences(one: Any, other: Any, name: str = "", absent: Any = "nothing") -> Iterator[tuple[str, Any, Any]]:
+    """(where, one, other) of every leaf that differs in plain containers; numbers to the last bit.
+
+    Args:
+        one: Plain containers.
+        other: Plain containers.
+        name: Of the whole.
+        absent: Stands for a key that one of them lacks.
+
+    >>> list(differences({"a": [1, 2.5], "b": "x"}, {"a": [1, 2.0], "c": None}))
+    [('a.1', 2.5, 2.0), ('b', 'x', 'nothing'), ('c', 'nothing', None)]
+    """
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in dict.fromkeys([*one, *other]):
+            where = f"{name}.{key}" if name else str(key)
+            yield from differences(one.get(key, absent), other.get(key, absent), where, absent)
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            yield from differences(a, b, f"{name}.{i}", absent)
+    elif one != other and not (one != one and other != other):  # NaN is the same as NaN
+        yield name, one, other
 
 
 def fingerprint(result: Mapping[str, Any]) -> str:

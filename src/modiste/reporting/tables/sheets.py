@@ -1,12 +1,15 @@
-r"""Tables as text: GitHub Markdown, LaTeX (``\usepackage{booktabs}``), a terminal."""
+r"""Tables as text: GitHub Markdown, CSV, LaTeX (``\usepackage{booktabs}``), a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from modiste.reporting.tables.blocks import DAGGER, EMPTY
+from modiste.reporting.tables.names import number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,18 +55,95 @@ def markdown(sheets: Sequence[Sheet]) -> str:
         lines += [f"{'#' * sheet.level} {_markdown(sheet.title)}", ""]
         lines += [f"{_markdown(sheet.caption)}.", ""] if sheet.caption else []
         for grid in sheet.grids:
-            lines.append("| " + " | ".join(_markdown(head) for head in grid.heads) + " |")
-            lines.append("| " + " | ".join("---" if side == "l" else "---:" for side in grid.align) + " |")
-            lines += ["| " + " | ".join(_markdown_item(item) for item in row) + " |" for row in grid.rows]
-            lines.append("")
+            lines += [*_markdown_lines(grid), ""]
         for note in sheet.notes:
             lines += [_markdown(note), ""]
         lines += [*(f"- {command}" for command in sheet.commands), *([""] if sheet.commands else [])]
     return "\n".join(lines).rstrip() + "\n"
 
 
+def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """Rows of plain values as a GitHub Markdown table; floats with four digits, what a row lacks as a dash.
+
+    Args:
+        rows: Column to value.
+        columns: Which, and their order; by default all, as they come.
+
+    >>> print(markdown_table([{"trial": 1, "loss": 0.25}, {"trial": 2, "note": "<b> | c"}]))
+    | trial | loss | note |
+    | ---: | ---: | --- |
+    | 1 | 0.25 | — |
+    | 2 | — | &lt;b> \\| c |
+    """
+    return grid_markdown(plain_grid(rows, columns))
+
+
+def grid_markdown(grid: Grid) -> str:
+    """A grid as GitHub Markdown, without a line break at its end."""
+    return "\n".join(_markdown_lines(grid))
+
+
+def plain_grid(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> Grid:
+    """Rows of plain values as a `Grid`: numbers to the right; see `markdown_table`."""
+    columns = list(dict.fromkeys(name for row in rows for name in row)) if columns is None else list(columns)
+    present = {name: [row[name] for row in rows if row.get(name) is not None] for name in columns}
+    align = "".join("r" if found and all(map(_is_number, found)) else "l" for found in present.values())
+    return Grid(columns, align, [[Item(plain(row.get(name))) for name in columns] for row in rows])
+
+
+def plain(value: Any) -> str:
+    """A value in a table.
+
+    >>> plain(0.123456), plain(None), plain(7)
+    ('0.1235', '—', '7')
+    """
+    return EMPTY if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _markdown_lines(grid: Grid) -> list[str]:
+    lines = ["| " + " | ".join(_markdown(head) for head in grid.heads) + " |"]
+    lines.append("| " + " | ".join("---" if side == "l" else "---:" for side in grid.align) + " |")
+    return lines + ["| " + " | ".join(_markdown_item(item) for item in row) + " |" for row in grid.rows]
+
+
 def _markdown(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+    """Text that stays text: no HTML, links, cells or emphasis of its own."""
+    for sign, written in {
+        "\\": "\\\\",
+        "&": "&amp;",
+        "<": "&lt;",
+        "|": "\\|",
+        "*": "\\*",
+        "](": "]\\(",
+        "\n": " ",
+    }.items():
+        text = text.replace(sign, written)
+    return text.replace("\r", " ")
+
+
+def _is_formula(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(FORMULA) and number(value) is None
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes as the beginning of a formula."""
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    r"""Rows as CSV; words that a spreadsheet would take for a formula begin with an apostrophe (OWASP).
+
+    >>> csv_text([["model", "value"], ["=cmd()", -0.5]])
+    "model,value\n'=cmd(),-0.5\n"
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        writer.writerow([f"'{value}" if _is_formula(value) else value for value in row])
+    return text.getvalue()
 
 
 def _markdown_item(item: Item) -> str:
@@ -130,3 +210,24 @@ def terminal(sheet: Sheet, compact: bool = False) -> list[Table]:
             table.add_row(*(Text(item.text, style=item.style) for item in row))
         tables.append(table)
     return tables
+
+
+PIPE_WIDTH = 160
+"""Columns of a table that is not printed to a terminal."""
+
+
+def print_sheets(sheets: Iterable[Sheet], compact: bool = False) -> None:
+    """Print tables to the terminal, or wide to a pipe or a file."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(PIPE_WIDTH, console.width))
+    for sheet in sheets:
+        if sheet.grids:
+            console.print(*terminal(sheet, compact))
+        else:
+            console.print(Text(sheet.title, style="bold"))
+            for line in (*sheet.notes, *sheet.commands):
+                console.print(Text(line), soft_wrap=True)

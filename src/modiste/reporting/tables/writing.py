@@ -1,13 +1,11 @@
-"""Blocks as Markdown, CSV, LaTeX, and their summaries in a terminal."""
+"""Blocks as Markdown, CSV, LaTeX, and in a terminal."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.reporting.tables.blocks import COLUMNS_PER_TABLE, EMPTY, Block, Row, build_blocks, show, summaries
@@ -16,12 +14,14 @@ from modiste.reporting.tables.names import best, split_name
 from modiste.reporting.tables.pairs import BEST
 from modiste.reporting.tables.published import read_published
 from modiste.reporting.tables.results import load_results
-from modiste.reporting.tables.sheets import Grid, Item, Sheet, latex, markdown, terminal
+from modiste.reporting.tables.sheets import Grid, Item, Sheet, csv_text, latex, markdown, print_sheets
+from modiste.utils.run_dir import write_text
 
-if TYPE_CHECKING:
-    from rich.console import Group
-
-FORMATS = ("markdown", "csv", "latex")
+TERMINAL = "terminal"
+FORMATS = (TERMINAL, "markdown", "csv", "latex")
+SUFFIXES = {".csv": "csv", ".tex": "latex"}
+SIDE_BY_SIDE = 3
+"""At most so many models are the columns of a table in a terminal; more are its rows."""
 
 
 def chunks(columns: Sequence[str], most: int = COLUMNS_PER_TABLE) -> list[list[str]]:
@@ -62,9 +62,9 @@ def sheet_of(block: Block) -> Sheet:
     return Sheet(block.title, grids, block.size, block.footnotes())
 
 
-def _item(block: Block, row: Row, column: str) -> Item:
+def _item(block: Block, row: Row, column: str, interval: bool = True) -> Item:
     sign = "" if row.source else block.marks.signs.get((row.model, column), "")
-    return signed(show(column, row.cells.get(column)), sign)
+    return signed(show(column, row.cells.get(column), interval), sign)
 
 
 def signed(text: str, sign: str) -> Item:
@@ -80,11 +80,8 @@ FIXED = ("data", "split", "task", "variant", "queries", "gallery", "model", "fin
 HEAD = (*FIXED, "in_domain", "metric", "value", "low", "high", "n", "best", "p_holm")
 
 
-def to_csv(blocks: Sequence[Block]) -> str:
-    """Long form, a line a number; what was not run has no line."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEAD)
+def csv_lines(blocks: Sequence[Block]) -> Iterator[list[Any]]:
+    """Long form, a line per number; what was not run has no line."""
     for block in (block for block in blocks if block.part != "summary"):
         sizes = [block.sizes.get(word) for word in ("queries", "gallery")]
         where = [block.data, block.split, block.task, block.variant, *sizes]
@@ -94,25 +91,37 @@ def to_csv(blocks: Sequence[Block]) -> str:
                 cell, key = row.cells[column], (row.model, column)
                 tested = [block.marks.signs.get(key) == BEST, block.marks.p.get(key)] if not row.source else [False, ""]
                 numbers = [cell.text or cell.value, cell.low, cell.high, cell.n]
-                writer.writerow([*where, *who, column, *numbers, *tested])
-    return text.getvalue()
+                yield [*where, *who, column, *numbers, *tested]
 
 
-def cost_lines(named: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """Lines of the CSV with what the trainings cost: the task is ``cost``, the metric a key of ``cost.json``."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, HEAD, lineterminator="\n")
+def cost_lines(named: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[list[Any]]:
+    """Lines of the CSV with what the training runs cost: the task is ``cost``, the metric a key of ``cost.json``."""
     for model, cost in costs_by_model(named).items():
         for metric in (name for name in NUMBERS if name in cost):
             row = {"task": "cost", "model": model, "origin": "measured", "metric": metric, "value": cost[metric]}
-            writer.writerow(row)
-    return text.getvalue()
+            yield [row.get(head) for head in HEAD]
 
 
 def check_format(style: str, formats: Iterable[str] = FORMATS) -> None:
-    """Raises ModisteError for a format that there is not."""
+    """Raises ModisteError for an unknown format."""
     if style not in formats:
         raise ModisteError(f"There is no table format '{style}'. {did_you_mean(style, formats)}")
+
+
+def format_of(style: str | None, output: str | None) -> str:
+    """The format that is asked for; by default that of the file's name, or a table in the terminal.
+
+    >>> format_of(None, None), format_of(None, "table.md"), format_of(None, "table.csv"), format_of("latex", None)
+    ('terminal', 'markdown', 'csv', 'latex')
+
+    Raises:
+        ModisteError: There is no such format.
+    """
+    if style is not None:
+        check_format(style)
+    if output is None:
+        return style or TERMINAL
+    return style if style not in (None, TERMINAL) else SUFFIXES.get(Path(output).suffix, "markdown")
 
 
 def format_table(
@@ -123,43 +132,74 @@ def format_table(
     Args:
         results: Contents of result files.
         published: Rows of `read_published`.
-        style: One of `FORMATS`.
+        style: ``markdown``, ``csv`` or ``latex``.
 
     Raises:
         ModisteError: unknown style.
     """
-    check_format(style)
-    blocks = build_blocks(results, published)
+    check_format(style, FORMATS[1:])
     named = [(result["model"]["name"], result) for result in results]
     if style == "csv":
-        return to_csv(blocks) + cost_lines(named)
-    return (markdown if style == "markdown" else latex)([*map(sheet_of, blocks), *cost_sheet(named)])
+        return csv_text([HEAD, *csv_lines(build_blocks(results, published, aggregate=False)), *cost_lines(named)])
+    sheets = [*map(sheet_of, build_blocks(results, published)), *cost_sheet(named)]
+    return (markdown if style == "markdown" else latex)(sheets)
 
 
-def rich_table(results: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, str]] = ()) -> Group:
-    """The summaries for a terminal: a line a metric, a column a measured model, and the best published number."""
-    from rich.console import Group
+def terminal_sheets(
+    results: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, str]] = (), every: bool = False
+) -> list[Sheet]:
+    """The tables for a terminal, with the best published number.
 
-    return Group(*(t for block in summaries(build_blocks(results, published)) for t in terminal(_turned(block))))
+    Args:
+        results: Contents of result files.
+        published: Rows of `read_published`.
+        every: All metrics rather than the main ones.
+    """
+    blocks = build_blocks(results, published)
+    chosen = [b for b in blocks if b.part != "summary"] if every else summaries(blocks)
+    few = [sum(not row.source for row in block.rows) <= SIDE_BY_SIDE for block in chosen]
+    return [_turned(block) if small else _rows_are_models(block) for block, small in zip(chosen, few, strict=True)]
 
 
 def _turned(block: Block) -> Sheet:
-    """A line a metric, a column a measured model, and the best published number."""
+    """A line per metric, a column per measured model, and the best published number."""
     measured = [row for row in block.rows if not row.source]
     top = {column: _best_published(block, column) for column in block.columns}
     heads = ["metric", *(block.label(row) for row in measured), *(["best published"] if any(top.values()) else [])]
     rows = []
     for column in block.columns:
-        row = [Item(column), *(_item(block, row, column) for row in measured)]
+        row = [Item(heading(block, column)), *(_item(block, row, column) for row in measured)]
         rows.append([*row, Item(top[column] or EMPTY)] if any(top.values()) else row)
     return Sheet(block.title, [Grid(heads, f"l{'r' * (len(heads) - 1)}", rows)], block.size, block.remarks())
 
 
-def print_results(paths: Iterable[str | Path]) -> None:
-    """Print the summaries of result files to the terminal, beside the packaged published numbers."""
-    from rich.console import Console
+def _rows_are_models(block: Block) -> Sheet:
+    """A line per measured model, without intervals, and the best published numbers below."""
+    measured = [row for row in block.rows if not row.source]
+    grids = []
+    for columns in chunks(block.columns):
+        rows = [
+            [Item(block.label(row)), *(_item(block, row, column, row.seeds > 1) for column in columns)]
+            for row in measured
+        ]
+        top = [_best_published(block, column) for column in columns]
+        rows += [[Item("best published", "italic"), *(Item(text or EMPTY) for text in top)]] if any(top) else []
+        grids.append(Grid(["model", *(heading(block, c) for c in columns)], f"l{'r' * len(columns)}", rows))
+    return Sheet(block.title, grids, block.size, block.remarks())
 
-    Console().print(rich_table(load_results(paths), read_published()))
+
+def print_results(paths: Iterable[str | Path]) -> None:
+    """Print the summaries of result files to the terminal, next to the packaged published numbers."""
+    print_sheets(terminal_sheets(load_results(paths), read_published()))
+
+
+def emit(text: str, output: str | Path | None) -> None:
+    """Print ``text``, or write it to the file ``output``."""
+    if output is None:
+        print(text, end="")
+        return
+    write_text(Path(output), text)
+    print(f"Wrote {output}")
 
 
 def _best_published(block: Block, column: str) -> str:
@@ -167,6 +207,6 @@ def _best_published(block: Block, column: str) -> str:
     cells = {row.model: row.cells[column] for row in block.rows if row.source and column in row.cells}
     if not cells:
         return ""
-    value = best(column, (cell.value for cell in cells.values()))
+    value = best((cell.value for cell in cells.values()), column in block.lower)
     model, cell = next((model, cell) for model, cell in cells.items() if cell.value == value)
     return f"{cell.text} ({model})"

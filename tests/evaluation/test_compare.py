@@ -10,9 +10,9 @@ from sklearn.metrics import f1_score
 
 from helpers.stored_results import store, values
 from modiste.commands import compare as command
-from modiste.commands.compare import compare
 from modiste.config import compose
 from modiste.errors import ModisteError
+from modiste.evaluation.compare import compare
 from modiste.metrics import comparison
 from modiste.metrics.comparison import compare_predictions, holm, mcnemar
 
@@ -101,7 +101,7 @@ def test_a_metric_without_values_per_query_has_its_difference_and_no_test(runs):
     found = compare(path_a, path_b)
     assert [row["p"] for row in rows(found.text("csv"))] == ["", ""]
     assert float(rows(found.text("csv"))[0]["difference"]) == pytest.approx(a[HIT].mean() - b[HIT].mean())
-    assert "2 metrics have no values per query beside both results, and no test." in found.text("markdown")
+    assert "2 metrics have no values per query next to both results, and no test." in found.text("markdown")
 
 
 REFUSED = {
@@ -170,7 +170,7 @@ def test_a_side_is_one_result_for_each_task(tmp_path, runs):
 def test_models_of_one_name_are_told_apart_by_their_paths(tmp_path):
     for name in ("a", "b"):
         store(tmp_path / name, per_query(0.5, 0), name="same", fingerprint=name)
-    assert compare(tmp_path / "a", tmp_path / "b").names == (tmp_path / "a", tmp_path / "b")
+    assert compare(tmp_path / "a", tmp_path / "b").names == (str(tmp_path / "a"), str(tmp_path / "b"))
 
 
 @pytest.mark.parametrize(

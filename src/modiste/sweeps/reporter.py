@@ -1,4 +1,4 @@
-"""What a trial in this process says to its study."""
+"""What a trial in this process reports to its study."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class EpochReporter(Callback):
-    """Passes every validation's metrics on, and stops a training that the pruner finds hopeless."""
+    """Passes every validation's metrics on, and stops a training run that the pruner finds hopeless."""
 
     def __init__(self, watch: Callable[[Mapping[str, float]], bool]) -> None:
         self.watch = watch
@@ -20,7 +20,7 @@ class EpochReporter(Callback):
             self.pruned = trainer.should_stop = True
 
     def check(self) -> None:
-        """Raises Optuna's TrialPruned after a training that was stopped."""
+        """Raises Optuna's TrialPruned after a training run that was stopped."""
         import optuna
 
         if self.pruned:

@@ -1,0 +1,83 @@
+"""Writes the reference of every config group and key from conf/ and its comments, before Sphinx reads the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modiste.cli.dispatch import commands
+from modiste.config import config_dir, list_groups
+from modiste.config.comments import comments, head
+
+
+def setup(app: Any) -> dict[str, bool]:
+    app.connect("builder-inited", write)
+    return {"parallel_read_safe": True}
+
+
+def write(app: Any) -> None:
+    """`reference/config/`: a page per command and per group."""
+    folder = Path(app.srcdir) / "reference" / "config"
+    folder.mkdir(parents=True, exist_ok=True)
+    pages = {f"command_{name}": command(name, line) for name, line in commands().items()}
+    groups: dict[str, dict[str, dict[str, Path]]] = {}
+    for name, options in list_groups([config_dir()]).items():
+        groups.setdefault(name.split("/")[0], {})[name] = options
+    pages |= {f"group_{name}": group(name, parts) for name, parts in groups.items()}
+    for page, text in pages.items():
+        path = folder / f"{page}.md"
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def command(name: str, line: str) -> str:
+    """The page of a command: its keys with their comments."""
+    file = config_dir() / f"{name}.yaml"
+    return "\n".join([f"# modiste {name}", "", f"{line}.", "", *fenced(head(file)), *keys(file), ""])
+
+
+def group(name: str, parts: dict[str, dict[str, Path]]) -> str:
+    """The page of a group: every option with its keys."""
+    lines = [f"# {name}", ""]
+    for part, options in sorted(parts.items()):
+        for option, file in sorted(options.items()):
+            lines += [f"## {part}={option}", "", *fenced(head(file)), *keys(file), ""]
+    return "\n".join(lines)
+
+
+def fenced(text: list[str]) -> list[str]:
+    """A header as it stands in the file."""
+    return ["```text", *text, "```", ""] if text else []
+
+
+def keys(file: Path) -> list[str]:
+    """A table of the keys of a YAML, with values and comments."""
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    notes = comments(file.read_text(encoding="utf-8"))
+    rows = [(key, value, notes.get(key, "")) for key, value in leaves(content, notes)]
+    if not rows:
+        return []
+    table = [f"| `{key}` | {cell(value)} | {note.replace('|', '&#124;')} |" for key, value, note in rows]
+    return ["| key | value | |", "| --- | --- | --- |", *table]
+
+
+def leaves(node: dict[str, Any], notes: dict[str, str], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys of a configuration that hold values, or that a comment explains as a whole."""
+    for key, value in node.items():
+        here = f"{path}{key}"
+        if here in ("defaults", "hydra"):
+            continue
+        if isinstance(value, dict) and value and here not in notes:
+            yield from leaves(value, notes, f"{here}.")
+        else:
+            yield here, value
+
+
+def cell(value: Any) -> str:
+    """A value as YAML, in code."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).strip()
+    text = text.removesuffix("...").strip().replace("|", "\\|").replace("`", "'")
+    return f"`{text}`"

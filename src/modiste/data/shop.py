@@ -1,0 +1,268 @@
+"""A shop's export as a catalogue: which column is what, further rows and images of a product, HTML, numbers."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from typing import Any
+
+from modiste.data.text_tables import Columns
+
+ROLES = {
+    "text": (
+        "text caption title name producttitle productname productdisplayname itemname articlename titel bezeichnung "
+        "artikelname produktname titre nom titulo nombre nome 商品名 description bodyhtml"
+    ),
+    "image": (
+        "image images imagelink imagesrc imageurl imagepath imagefile imagefilename filename file path picture photo "
+        "img imgurl photourl pictureurl bild foto immagine imagen"
+    ),
+    "product_id": "productid itemid articleid productcode sku handle id artikelnummer",
+    "split": "split fold partition subset",
+}
+"""The catalogue's words → usual names of their columns, the likeliest first, compared without case and signs."""
+MORE_IMAGES = re.compile(r"(additional|further|other)?images?(links?|src|urls?|paths?|files?)?\d*")
+SPLITS = {
+    "train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "dev": "val",
+    "eval": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+"""Words for splits, compared without case."""
+IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif|ppm)(\?.*)?$", re.IGNORECASE)
+URL = re.compile(r"https?://", re.IGNORECASE)
+TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--|&(#\d+|#x[0-9a-fA-F]+|[A-Za-z]+);")
+INTEGER, DECIMAL = re.compile(r"-?(0|[1-9]\d{0,17})"), re.compile(r"-?(0|[1-9]\d*)\.\d+")
+LONG = 60
+"""Characters; longer texts are descriptions, no classes."""
+
+
+def split_word(value: Any) -> Any:
+    """Return the catalogue's word for a split, whatever its case; other words stay as they are.
+
+    >>> split_word("Validation"), split_word("fold3")
+    ('val', 'fold3')
+    """
+    return SPLITS.get(str(value).strip().lower(), value)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which columns of a table are what.
+
+    Attributes:
+        text: Captions.
+        images: Columns of images; several, or lists in a cell, give a product several rows.
+        product_id: None: each row is a product.
+        split: None: rows have no split.
+    """
+
+    text: str | None
+    images: tuple[str, ...]
+    product_id: str | None
+    split: str | None
+
+    def __str__(self) -> str:
+        """One line.
+
+        >>> print(Roles("title", ("file",), None, None))
+        text = title, image = file, each row a product
+        """
+        images = " + ".join(self.images) or "?"
+        parts = [f"text = {self.text or '?'}", f"image = {images}"]
+        parts.append(f"product_id = {self.product_id}" if self.product_id else "each row a product")
+        return ", ".join(parts + ([f"split = {self.split}"] if self.split else []))
+
+
+def recognise(raw: Mapping[str, Sequence[Any]], given: Mapping[str, Any] | None = None) -> Roles:
+    """Return which columns are what: as ``given``, the rest by their names and contents.
+
+    Args:
+        raw: The table.
+        given: The catalogue's word → column, or list of columns for ``image``; None values are recognised.
+
+    >>> recognise({"SKU": ["a1"], "Product title": ["hat"], "Image Src": ["1.jpg"], "Image 2": ["2.jpg"]})
+    Roles(text='Product title', images=('Image Src', 'Image 2'), product_id='SKU', split=None)
+    """
+    given = {name: column for name, column in (given or {}).items() if column is not None}
+    images = given.get("image")
+    if images is None:
+        images = _image_columns(raw)
+    taken = {images} if isinstance(images, str) else set(images)
+    taken |= {str(column) for column in given.values() if isinstance(column, str)}
+    found = {}
+    for role in ("text", "product_id", "split"):
+        found[role] = given[role] if role in given else _named(raw, role, taken)
+    if "split" not in given and found["split"] and not _are_splits(raw[str(found["split"])]):
+        found["split"] = None
+    return Roles(found["text"], (images,) if isinstance(images, str) else tuple(images), *list(found.values())[1:])
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"^g:|[\W_]+", "", name.strip().lower())
+
+
+def _named(raw: Mapping[str, Sequence[Any]], role: str, taken: Iterable[str] = ()) -> str | None:
+    """The column that is named for a role, and holds something."""
+    present = {_plain(name): name for name in reversed(raw) if name not in taken and any(map(_filled, raw[name]))}
+    return next((present[name] for name in ROLES[role].split() if name in present), None)
+
+
+def _image_columns(raw: Mapping[str, Sequence[Any]]) -> list[str]:
+    first = _named(raw, "image")
+    if first is None:
+        first = next((name for name, cells in raw.items() if _are_images(cells)), None)
+    if first is None:
+        return []
+    more = [name for name in raw if name != first and MORE_IMAGES.fullmatch(_plain(name)) and _are_images(raw[name])]
+    return [first, *more]
+
+
+def _are_images(cells: Sequence[Any]) -> bool:
+    """Whether what a column holds are file names of images, or lists of them."""
+    filled = [cell for cell in cells if _filled(cell)][:1000]
+    return bool(filled) and all(
+        isinstance(reference, str) and IMAGE_NAME.search(reference) for cell in filled for reference in references(cell)
+    )
+
+
+def _are_splits(cells: Sequence[Any]) -> bool:
+    return all(str(cell).strip().lower() in SPLITS for cell in cells if _filled(cell))
+
+
+def _filled(cell: Any) -> bool:
+    return cell is not None and cell == cell and cell != "" and cell != []
+
+
+def references(cell: Any) -> list[Any]:
+    """Return the images that a cell names: a list, or several paths separated by commas, semicolons, pipes or lines.
+
+    >>> references("a.jpg, b.jpg"), references("Hat, red.jpg"), references(["a.jpg", None])
+    (['a.jpg', 'b.jpg'], ['Hat, red.jpg'], ['a.jpg'])
+    """
+    if isinstance(cell, (list, tuple)):
+        return [item for item in cell if _filled(item)]
+    if not isinstance(cell, str):
+        return [cell] if _filled(cell) else []
+    for separator in (r"\s*[|\n]\s*", r"\s*;\s*", r"\s*,\s*", r"\s+(?=https?://)"):
+        parts = [part for part in re.split(separator, cell.strip()) if part]
+        if len(parts) > 1 and all(IMAGE_NAME.search(part) or URL.match(part) for part in parts):
+            return parts
+    return [cell.strip()] if cell.strip() else []
+
+
+def one_row_per_image(raw: Mapping[str, Sequence[Any]], roles: Roles) -> Columns:
+    """Return the table with a row for each image, in the first image column; rows without an image keep theirs empty.
+
+    >>> roles = Roles("t", ("i",), None, None)
+    >>> one_row_per_image({"t": ["hat", "cap"], "i": ["1.jpg|2.jpg", ""]}, roles)
+    {'t': ['hat', 'hat', 'cap'], 'i': ['1.jpg', '2.jpg', '']}
+    """
+    first = roles.images[0]
+    cells = [raw[name] for name in roles.images]
+    found = [
+        _distinct([reference for column in cells for reference in references(column[row])]) or [""]
+        for row in range(len(raw[first]))
+    ]
+    rows = [row for row, images in enumerate(found) for _ in images]
+    exploded = {name: [column[row] for row in rows] for name, column in raw.items() if name not in roles.images[1:]}
+    return {**exploded, first: [image for images in found for image in images]}
+
+
+def _distinct(found: list[Any]) -> list[Any]:
+    return list(dict.fromkeys(found)) if all(isinstance(reference, str) for reference in found) else found
+
+
+def fill_further_rows(raw: Columns, roles: Roles) -> Columns:
+    """Return the table in which rows without a text take empty cells from the first row of their product with one.
+
+    Exports such as Shopify's give a product's further images rows with nothing but the product and the image.
+    """
+    if roles.product_id is None or roles.text is None:
+        return raw
+    products, texts = raw[roles.product_id], raw[roles.text]
+    first: dict[Any, int] = {}
+    for row, (product, text) in enumerate(zip(products, texts, strict=True)):
+        if _filled(product) and _filled(text):
+            first.setdefault(product, row)
+    further = [
+        (row, first[product])
+        for row, (product, text) in enumerate(zip(products, texts, strict=True))
+        if not _filled(text) and product in first
+    ]
+    filled = {name: list(cells) for name, cells in raw.items()}
+    for name, cells in filled.items():
+        if name not in roles.images:
+            for row, source in further:
+                if not _filled(cells[row]):
+                    cells[row] = cells[source]
+    return filled
+
+
+class _Text(HTMLParser):
+    """Collects the text of HTML; block elements separate words, scripts and styles are dropped."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+        self.hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.hidden += tag in ("script", "style")
+        if tag in ("p", "br", "li", "div", "td", "tr", "ul", "ol", "h1", "h2", "h3", "h4", "h5", "h6"):
+            self.parts.append(" ")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.hidden = max(self.hidden - (tag in ("script", "style")), 0)
+        self.handle_starttag(tag if tag not in ("script", "style") else "", None)
+
+    def handle_data(self, data: str) -> None:
+        if not self.hidden:
+            self.parts.append(data)
+
+
+def without_html(cell: Any) -> Any:
+    """Return a text without tags and with its entities resolved; other cells, and "<" as a sign, stay as they are.
+
+    >>> without_html("<p>Soft &amp; warm</p><script>x()</script><ul><li>wool"), without_html("size < 38")
+    ('Soft & warm wool', 'size < 38')
+    """
+    if not isinstance(cell, str) or not TAG.search(cell):
+        return cell
+    if "<" not in cell:
+        return html.unescape(cell)
+    parser = _Text()
+    parser.feed(cell)
+    parser.close()
+    return " ".join("".join(parser.parts).split())
+
+
+def with_numbers(cells: Sequence[Any]) -> Sequence[Any]:
+    """Return a column of texts as numbers where every one is a number; codes such as "007" stay text.
+
+    >>> with_numbers(["12", ""]), with_numbers(["12.50", "3"]), with_numbers(["007", "12"])
+    ([12, None], [12.5, 3.0], ['007', '12'])
+    """
+    texts = [cell.strip() for cell in cells if isinstance(cell, str) and cell.strip()]
+    if not texts or not all(isinstance(cell, str) or cell is None for cell in cells):
+        return cells
+    if all(INTEGER.fullmatch(text) for text in texts):
+        return [int(cell) if cell and cell.strip() else None for cell in cells]
+    if all(INTEGER.fullmatch(text) or DECIMAL.fullmatch(text) for text in texts):
+        return [float(cell) if cell and cell.strip() else None for cell in cells]
+    return cells
+
+
+def may_be_classes(values: Sequence[str]) -> bool:
+    """Whether the values of a text column may be classes: they repeat, and are short.
+
+    >>> may_be_classes(["red", "blue"] * 5), may_be_classes([f"no. {i}" for i in range(50)])
+    (True, False)
+    """
+    filled = [value for value in values if value]
+    distinct = set(filled)
+    if len(distinct) < 2:
+        return bool(distinct)
+    repeated = len(distinct) <= 0.5 * len(filled) or len(filled) < 20
+    return repeated and sum(map(len, distinct)) / len(distinct) <= LONG

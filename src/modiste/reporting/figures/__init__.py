@@ -1,0 +1,22 @@
+"""Figures of a run: SVG files that follow dark mode, or PNG."""
+
+from modiste.reporting.figures.confusion import confused_classes, most_confused
+from modiste.reporting.figures.curves import training_curves
+from modiste.reporting.figures.few_shot import few_shot_curves
+from modiste.reporting.figures.interpolation import Curve, alpha_curves
+from modiste.reporting.figures.intervals import interval_plots
+from modiste.reporting.figures.selection import selection_figures
+from modiste.reporting.figures.style import PALETTE, new_figure
+
+__all__ = [
+    "PALETTE",
+    "Curve",
+    "alpha_curves",
+    "confused_classes",
+    "few_shot_curves",
+    "interval_plots",
+    "most_confused",
+    "new_figure",
+    "selection_figures",
+    "training_curves",
+]

@@ -1,0 +1,106 @@
+"""Training curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from modiste.reporting.figures.style import MARKERS, PALETTE, WIDTH, head, new_figure
+from modiste.reporting.logs import Series
+from modiste.reporting.tables import ordered, split_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+HEIGHT = 3.2  # inches of a panel
+LINES_PER_PANEL = 7
+MAIN = ("recall@1", "recall@10", "mrr", "accuracy", "weighted_f1")
+"""The metrics that a panel of curves prefers."""
+
+
+def _is_rate(name: str) -> bool:
+    last = name.rpartition("/")[2]
+    return last.startswith(("lr-", "lr_", "learning_rate")) or last == "lr" or name.startswith("lr")
+
+
+FRACTIONS, OTHER_UNITS = "validation metrics", "validation, other units"
+# Panel title and which columns it shows; a column goes to the first panel that takes it.
+PANELS: tuple[tuple[str, Callable[[str], bool]], ...] = (
+    ("loss", lambda name: "loss" in name),
+    ("learning rate", _is_rate),
+    ("logit scale (1 / temperature)", lambda name: name.rpartition("/")[2] in {"scale", "logit_scale"}),
+    ("temperature", lambda name: name.rpartition("/")[2] == "temperature"),
+    ("logit bias", lambda name: name.rpartition("/")[2] in {"bias", "logit_bias"}),
+    (FRACTIONS, lambda name: name.startswith("val/")),
+    ("pairs per second", lambda name: name.endswith("pairs_per_second")),
+)
+
+
+def panels(metrics: Mapping[str, Series]) -> dict[str, list[str]]:
+    """Which columns each panel of the training curves shows, without empty panels and columns that belong to none.
+
+    Validation metrics beyond [0, 1], such as ranks, have another unit and a panel of their own.
+    """
+    shown: dict[str, list[str]] = {}
+    for name, (_, values) in metrics.items():
+        title = next((title for title, takes in PANELS if takes(name)), None)
+        if title == FRACTIONS and len(values) and np.nanmax(values) > 1:
+            title = OTHER_UNITS
+        if title:
+            shown.setdefault(title, []).append(name)
+    return {title: shown[title] for title in (*(title for title, _ in PANELS), OTHER_UNITS) if title in shown}
+
+
+def training_curves(metrics: Mapping[str, Series], folder: Path) -> list[Path]:
+    """Loss, learning rate, logit scale and validation metrics over steps: ``curves.*.svg``, one per panel.
+
+    Args:
+        metrics: From `modiste.reporting.logs.read_metrics`.
+        folder: Where to write.
+    """
+    paths = []
+    for title, names in panels(metrics).items():
+        path = folder / f"curves.{title.split(' (')[0].replace(' ', '_')}.svg"
+        with new_figure(WIDTH, HEIGHT, path) as figure:
+            axes = figure.add_subplot()
+            drawn = _lines(axes, {name: metrics[name] for name in names})
+            axes.set_xlabel("step")
+            head(figure, title, columns=0 if drawn == 1 else 1 if drawn <= 3 else 2)
+        paths.append(path)
+    return paths
+
+
+def _lines(axes: Axes, series: Mapping[str, Series]) -> int:
+    """Draws the series, or some of them; returns how many."""
+    shown = _spread(series)
+    for i, (name, (steps, values)) in enumerate(shown.items()):
+        color, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
+        few = len(steps) <= 30
+        if len(steps) > 100 and "loss" in name:  # a batch's loss is noisy; rates and scales are not
+            axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+            values = _smooth(values)
+        axes.plot(steps, values, color=color, label=name, linewidth=1.6, marker=marker if few else "", markersize=3)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}")
+    return len(shown)
+
+
+def _spread(series: Mapping[str, Series]) -> dict[str, Series]:
+    """At most `LINES_PER_PANEL`: the metrics of the summaries if there are any, evenly over the reading order."""
+    names = ordered(series)
+    names = [name for name in names if split_name(name)[1] in MAIN] or names
+    step = max(1, math.ceil(len(names) / LINES_PER_PANEL))
+    return {name: series[name] for name in names[::step]}
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Mean of a centred window of 1/25 of the points, with shorter windows at the ends."""
+    half = max(1, len(values) // 50)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    low = np.maximum(np.arange(len(values)) - half, 0)
+    high = np.minimum(np.arange(len(values)) + half + 1, len(values))
+    return (total[high] - total[low]) / (high - low)

@@ -1,0 +1,107 @@
+"""The look of all figures: colours, type, and SVG files that follow a reader's dark mode.
+
+Colours are Okabe and Ito's (2008), which the common kinds of colour blindness keep apart; no meaning hangs on colour
+alone.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modiste.utils.run_dir import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH = 4.7  # inches of a panel: two stand next to each other on a page
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^Dv*P"
+INK, FAINT, LINE = "#1D2329", "#5D6974", "#DDE2E7"
+DARK = {
+    INK: "#E3E7EB",
+    FAINT: "#9AA6B1",
+    LINE: "#343C44",
+    "#0072B2": "#4DA6DE",
+    "#56B4E9": "#B5E8FF",
+    "#000000": "#FFFFFF",
+}
+"""What a colour becomes on a dark ground."""
+FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+STYLE: dict[Any, Any] = {
+    "font.size": 10.0,
+    "axes.titlesize": 11.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": FAINT,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": LINE,
+    "legend.frameon": False,
+    "legend.fontsize": 9.0,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "modiste",  # the same figure is the same file
+    "text.parse_math": False,  # a product's name may hold a $
+}
+
+
+@contextmanager
+def new_figure(width: float, height: float, path: Path) -> Iterator[Figure]:
+    """A figure (inches) that is written to ``path`` when the block ends, as SVG or PNG by its suffix.
+
+    No pyplot, so no global state.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix != ".svg":
+            figure.savefig(path, dpi=150, facecolor="white")
+            return
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        write_text(path, adaptive(text.getvalue()))
+
+
+def head(figure: Figure, title: str, columns: int = 0) -> None:
+    """The figure's title, and below it the legend in so many columns where there is one."""
+    if columns:
+        font = {"size": 11, "weight": "bold"}
+        figure.legend(loc="outside upper left", ncols=columns, title=title, alignment="left", title_fontproperties=font)
+    else:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+
+
+def adaptive(svg: str) -> str:
+    """An SVG with the page's fonts, whose colours follow the reader's colour scheme.
+
+    The style sheet overrides matplotlib's inline colours, so that viewers without media queries show the light ones.
+    """
+    svg = svg.replace("'DejaVu Sans'", FONTS)
+    for colour in DARK:
+        svg = svg.replace(colour.lower(), colour)
+    rules = "".join(
+        f'[style*="{what}: {light}"]{{{what}:{dark} !important}}'
+        for light, dark in DARK.items()
+        for what in ("fill", "stroke")
+    )
+    style = (
+        f"<style>@media (prefers-color-scheme: dark){{{rules} text:not([style*='fill:']){{fill:{DARK[INK]}}}}}</style>"
+    )
+    head, tag, rest = svg.partition("<defs>")
+    return f"{head}{style}{tag}{rest}"

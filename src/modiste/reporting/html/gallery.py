@@ -1,0 +1,174 @@
+"""Galleries of retrieved products: thumbnails at the resolution of the screen, kept for reports without the images."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from PIL import Image
+
+from modiste.reporting.words import part_words
+from modiste.utils.run_dir import read_json, write_json
+
+RESULTS = 5
+SIDE = 320  # pixels of a thumbnail's longer side: twice what it is shown at
+SMALL = 128  # pixels up to which a picture is kept without loss
+SAFE = ("data:image/png;base64,", "data:image/jpeg;base64,")
+
+
+class Images(Protocol):
+    """What a gallery needs of a catalogue."""
+
+    @property
+    def card(self) -> Any:
+        """Has the data set's ``name``."""
+        ...
+
+    def read_image(self, i: int) -> Image.Image:
+        """The image of row ``i``."""
+        ...
+
+    def column(self, name: str) -> list[Any]:
+        """A column as a list."""
+        ...
+
+
+@dataclass(frozen=True)
+class Thumb:
+    """A product: its image as an address that holds it (empty: unreadable), size, caption and product id."""
+
+    image: str
+    width: int
+    height: int
+    text: str
+    id: str
+
+
+@dataclass
+class Shown:
+    """A query or a result in a gallery; ``word`` says what it is, in colour and in words."""
+
+    thumb: Thumb | None
+    text: str
+    word: str = ""
+    score: str = ""
+    state: str = ""
+
+
+@dataclass
+class Example:
+    """A query, where its first relevant item stands, its first results, and what was wanted where none is relevant."""
+
+    query: Shown
+    rank: str
+    hit: bool
+    results: Sequence[Shown]
+
+
+@dataclass
+class Gallery:
+    """Examples of a search."""
+
+    kind: ClassVar[str] = "gallery"
+    title: str
+    examples: Sequence[Example]
+
+
+@dataclass
+class Thumbs:
+    """Thumbnails of a data set by row of the full catalogue, kept in ``figures/thumbs.<data>.<fingerprint>.json``.
+
+    Args:
+        path: Of the file.
+        catalogue: Where images that are not kept yet come from; None: nowhere.
+    """
+
+    path: Path
+    catalogue: Images | None
+    kept: dict[str, Any] = field(default_factory=dict)
+    _columns: dict[int, tuple[int, str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, folder: Path, result: Mapping[str, Any], catalogue: Images | None) -> Thumbs:
+        """Of the data that ``result`` was computed on."""
+        name = f"{result['data']}.{str(result.get('data_fingerprint') or '')[:8] or 'data'}"
+        path = folder / f"thumbs.{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}.json"
+        return cls(path, catalogue, read_json(path))
+
+    def get(self, row: int) -> Thumb | None:
+        """The thumbnail of a row; None where its image is not available."""
+        if str(row) not in self.kept and self.catalogue is not None:
+            self.kept[str(row)] = vars(self._read(self.catalogue, row))
+        found = self.kept.get(str(row))
+        return Thumb(**found) if isinstance(found, dict) and _is_safe(found.get("image")) else None
+
+    def keep(self) -> None:
+        """Write the file."""
+        if self.kept and self.catalogue is not None:
+            write_json(self.path, self.kept)
+
+    def _read(self, catalogue: Images, row: int) -> Thumb:
+        if not self._columns:
+            texts, ids = catalogue.column("text"), catalogue.column("product_id")
+            rows = enumerate(catalogue.column("row"))
+            self._columns = {number: (i, str(texts[i]), str(ids[i])) for i, number in rows}
+        if row not in self._columns:
+            return Thumb("", 0, 0, "", "")
+        at, text, name = self._columns[row]
+        try:
+            return Thumb(*encode(catalogue.read_image(at)), text, name)
+        except (OSError, ValueError):
+            return Thumb("", 0, 0, text, name)
+
+
+def _is_safe(image: Any) -> bool:
+    return isinstance(image, str) and (not image or image.startswith(SAFE))
+
+
+def encode(image: Image.Image) -> tuple[str, int, int]:
+    """An image as an address that holds it, with its width and height; made smaller, never larger."""
+    image = image.convert("RGB")
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    file, small = io.BytesIO(), max(image.size) <= SMALL
+    image.save(file, "PNG" if small else "JPEG", optimize=True, **({} if small else {"quality": 88}))
+    return f"{SAFE[not small]}{base64.b64encode(file.getvalue()).decode('ascii')}", *image.size
+
+
+def is_hit(example: Mapping[str, Any]) -> bool:
+    """Whether one of the results that a gallery shows is relevant."""
+    return any(result["relevant"] for result in example["results"][:RESULTS])
+
+
+def gallery(search: str, examples: Sequence[Mapping[str, Any]], thumbs: Thumbs) -> Gallery:
+    """The gallery of a search: hits first, then misses with what was wanted."""
+    ordered = sorted(examples, key=lambda example: not is_hit(example))
+    return Gallery(part_words(search), [_example(example, thumbs) for example in ordered])
+
+
+def _example(example: Mapping[str, Any], thumbs: Thumbs) -> Example:
+    query, rank, captions = example["query"], example.get("rank"), example["kind"] == "i2t"
+    if isinstance(query, int):
+        thumb = thumbs.get(query)
+        asked = Shown(thumb, str(example.get("text") or (thumb.text if thumb else "")))
+    else:
+        asked = Shown(None, f"“{query}”")
+    results = [
+        _result(result, captions, thumbs, "relevant" if result["relevant"] else "wrong" if place == 0 else "other")
+        for place, result in enumerate(example["results"][:RESULTS])
+    ]
+    if not is_hit(example) and isinstance(example.get("wanted"), Mapping):
+        results.append(_result(example["wanted"], captions, thumbs, "wanted"))
+    where = f"first relevant at rank {rank:,}" if rank else "nothing relevant in the gallery"
+    return Example(asked, where, is_hit(example), results)
+
+
+WORDS = {"relevant": "✓ relevant", "wrong": "✗", "other": "", "wanted": "wanted"}
+
+
+def _result(result: Mapping[str, Any], captions: bool, thumbs: Thumbs, state: str) -> Shown:
+    thumb = None if captions else thumbs.get(int(result["row"])) or Thumb("", 0, 0, "", "")
+    return Shown(thumb, str(result.get("text") or ""), WORDS[state], f"{float(result['score']):.3f}", state)

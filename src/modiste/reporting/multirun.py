@@ -1,0 +1,27 @@
+"""What a grid of training runs (``modiste train -m``) ends with."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+
+from modiste.errors import ModisteError
+
+
+class GridTable(Callback):
+    """A callback of Hydra's: prints the grid's table when its last run has ended, and where the runs are."""
+
+    def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
+        from modiste.reporting.tables import grid, print_sheets
+
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            print()
+            print_sheets([grid(folder)])
+        except ModisteError as error:  # debug=step validates nothing
+            print(error, file=sys.stderr)
+            return
+        print(f"\nEvery metric: modiste table {folder} all=true")

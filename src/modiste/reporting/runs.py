@@ -1,0 +1,110 @@
+"""Training runs below a folder: what they were asked for, and the settings in which they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modiste.errors import ModisteError
+from modiste.utils.run_dir import RunDir
+
+SEED = "seed"
+WHERE = ("run_dir", "continue", "resume", "name", "hydra", "data_dir")
+"""Settings that say where to read and write, not what is trained."""
+MOST = 4  # settings in a row's label
+TARGET = "_target_"
+
+
+def find_runs(folder: str | Path) -> list[Path]:
+    """The run directories of trainings in ``folder``, or itself, in the order of their names.
+
+    Of a trial with several seeds each is one. Folders without a log of validation are none.
+    """
+    folder = Path(folder)
+    found = [path.parent for path in folder.rglob("config.yaml") if any(path.parent.glob("csv/version_*/metrics.csv"))]
+    return sorted(found, key=lambda path: [(len(part), part) for part in path.parts])
+
+
+def overrides_of(run: Path) -> dict[str, str]:
+    """The overrides that a run was given, key to value; empty where they are not recorded."""
+    given = _yaml(run / "overrides.yaml")
+    words = [str(word).lstrip("+").partition("=") for word in given] if isinstance(given, list) else []
+    return {key: value for key, _, value in words if key.split(".")[0] not in WHERE and not key.startswith("~")}
+
+
+def config_of(run: Path) -> dict[str, Any]:
+    """The run's resolved configuration; empty where there is none."""
+    content = _yaml(RunDir(run).config)
+    return content if isinstance(content, dict) else {}
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except yaml.YAMLError as error:
+        raise ModisteError(f"'{path}' is not readable YAML ({error}). Repair the file.") from None
+
+
+def differing(runs: Sequence[Path]) -> list[dict[str, str]]:
+    """Of each run, the settings in which the runs differ: its overrides, with the configuration's value for others.
+
+    Args:
+        runs: Run directories.
+
+    Returns:
+        Setting to value, in the order in which they were given; nothing of runs that differ in no recorded setting.
+    """
+    given, configs = [overrides_of(run) for run in runs], [_flat(config_of(run)) for run in runs]
+    keys = [key for found in given for key in found]
+    settings = [
+        {key: found[key] if key in found else _shown(config.get(key)) for key in dict.fromkeys(keys)}
+        for found, config in zip(given, configs, strict=True)
+    ]
+    varying = _varying(settings)
+    if not varying:
+        varying = _varying(configs)
+        # A part that is swapped whole differs in all its settings: its class says it.
+        swapped = {key.removesuffix(f".{TARGET}") for key in varying if key.endswith(f".{TARGET}")}
+        inside = {key for key in varying for part in swapped if key.startswith(f"{part}.")}
+        settings = [
+            {part: _shown(config.get(f"{part}.{TARGET}")).rpartition(".")[2] for part in sorted(swapped)}
+            | {key: _shown(config.get(key)) for key in varying if key not in inside}
+            for config in configs
+        ]
+        varying = _varying(settings)
+    return [{key: found[key] for key in varying if found.get(key)} for found in settings]
+
+
+def _varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    keys = dict.fromkeys(key for found in settings for key in found)
+    return [key for key in keys if len({str(found.get(key)) for found in settings}) > 1]
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Leaves by their dotted names, without `WHERE`."""
+    if not isinstance(value, Mapping) or not value:
+        return {name: value} if name else {}
+    inner = {f"{name}.{key}" if name else str(key): item for key, item in value.items() if name or key not in WHERE}
+    return {key: leaf for where, item in inner.items() for key, leaf in _flat(item, where).items()}
+
+
+def _shown(value: Any) -> str:
+    """A value as one would give it on the command line; empty where there is none."""
+    return {None: "", True: "true", False: "false"}.get(value, value) if _plain(value) else str(value)
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, str))
+
+
+def label_of(settings: Mapping[str, str], without: Sequence[str] = ()) -> str:
+    """Settings as a row's label.
+
+    >>> label_of({"loss": "siglip", "optim.lr": "0.001", "seed": "1"}, without=["seed"])
+    'loss=siglip, optim.lr=0.001'
+    """
+    words = [f"{key}={value}" for key, value in settings.items() if key not in without]
+    return ", ".join(words[:MOST]) + (", …" if len(words) > MOST else "")

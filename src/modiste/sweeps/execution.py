@@ -1,0 +1,153 @@
+"""How a trial is trained: in this process, which loads the catalogue once, or in a separate one."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from modiste.config import compose
+from modiste.errors import ModisteError
+from modiste.reporting.logs import read_metrics
+from modiste.sweeps.study import Objective
+
+POLL_SECONDS = 1.0
+PATIENCE = 30.0
+"""Seconds that a training run has to save its state."""
+PR_SET_PDEATHSIG = 1
+History = list[dict[str, float]]
+
+
+class Watch:
+    """Collects the metrics of validation, epoch by epoch, and asks the pruner."""
+
+    def __init__(self, trial: Any, objectives: Sequence[Objective], report: bool) -> None:
+        self.trial, self.objectives, self.report = trial, objectives, report and len(objectives) == 1
+        self.history: History = []
+
+    def __call__(self, metrics: Mapping[str, float]) -> bool:
+        """Take in an epoch's metrics; returns whether the trial is hopeless."""
+        self.history.append(dict(metrics))
+        value = metrics.get(self.objectives[0].metric)
+        if not self.report or value is None:
+            return False
+        self.trial.report(value, len(self.history))
+        return bool(self.trial.should_prune())
+
+
+class SharedProcess:
+    """Trains in this process; a catalogue is loaded once for all trials that ask for the same."""
+
+    def __init__(self) -> None:
+        self.catalogues: dict[str, Any] = {}
+
+    def __call__(self, overrides: Sequence[str], place: Path, watch: Watch) -> None:
+        from modiste.config.invocation import Invocation
+        from modiste.data.build import identity, load
+        from modiste.sweeps.reporter import EpochReporter
+        from modiste.training.fit import train
+
+        cfg = compose("train", overrides)
+        key = identity(cfg.data)
+        if key not in self.catalogues:
+            self.catalogues = {key: load(cfg.data)}  # one at a time: it may be large
+        reporter = EpochReporter(watch)
+        line = Invocation(overrides=tuple(overrides))
+        trained = train(cfg, catalogue=self.catalogues[key], callbacks=[reporter], line=line)
+        # Ctrl-C in the last validation: nothing was left to be interrupted, but the sweep is.
+        asked = any(getattr(callback, "requested", 0) for callback in trained.trainer.callbacks)
+        if trained.interrupted or asked:
+            raise KeyboardInterrupt
+        reporter.check()
+
+
+def separate_process(overrides: Sequence[str], place: Path, watch: Watch) -> None:
+    """Trains in a separate process, whose log is read while it runs. It does not outlive this one."""
+    import optuna
+
+    place.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "modiste", "train", *overrides]
+    pruned = False
+    with (place / "train.log").open("w") as log:
+        process = start(command, log)
+        try:
+            while process.poll() is None:
+                time.sleep(POLL_SECONDS)
+                if not pruned and new_epochs(place, watch):
+                    pruned = True
+                    process.send_signal(signal.SIGTERM)
+        finally:
+            end(process)
+    if pruned:
+        raise optuna.TrialPruned
+    if process.returncode:
+        lines = (place / "train.log").read_text(encoding="utf-8").strip().splitlines()
+        raise ModisteError(lines[-1] if lines else f"The training run ended with code {process.returncode}.")
+    new_epochs(place, watch)
+
+
+def start(command: Sequence[str], log: IO[str]) -> subprocess.Popen[Any]:
+    """Start a process in a separate session, that ends when this one is killed."""
+    return subprocess.Popen(
+        command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent()
+    )
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """Stop a training run and its workers, if it still runs: on request, then by force."""
+    for number, seconds in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, None)):
+        if process.poll() is not None:
+            return
+        os.killpg(process.pid, number)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _die_with_parent() -> Any:
+    """Has Linux end a child whose parent was killed; elsewhere `stoppable` has to do, which SIGKILL escapes."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM and SIGHUP interrupt the block as Ctrl-C does, so that its trial is ended with it."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def new_epochs(place: Path, watch: Watch) -> bool:
+    """Tells ``watch`` the epochs of the run's log that it has not seen; whether it calls the trial hopeless."""
+    if not any(place.glob("csv/version_*/metrics.csv")):
+        return False
+    validation = {name: series for name, series in read_metrics(place).items() if name.startswith("val/")}
+    epochs: dict[float, dict[str, float]] = {}
+    for name, (steps, values) in validation.items():
+        for step, value in zip(steps.tolist(), values.tolist(), strict=True):
+            epochs.setdefault(step, {})[name] = value
+    hopeless = [watch(epochs[step]) for step in sorted(epochs)[len(watch.history) :]]  # all of them are told
+    return any(hopeless)

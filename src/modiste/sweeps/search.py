@@ -1,0 +1,126 @@
+"""A sweep: trials of `modiste.train` until there are as many as asked, each a run directory."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import shlex
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from modiste.config import compose, instantiate, quote
+from modiste.config.invocation import Invocation
+from modiste.errors import ModisteError, did_you_mean
+from modiste.sweeps.execution import SharedProcess, Watch, separate_process, stoppable
+from modiste.sweeps.space import Space, as_overrides
+from modiste.sweeps.study import Objective, cut_off, mean_and_deviation, open_study, run_trials, sampler_of
+
+PROCESSES = ("auto", "shared", "own")
+OWN = ("sweep", "run_dir", "continue", "seed")
+"""Overrides that are the sweep's and not its trials'."""
+log = logging.getLogger(__name__)
+
+
+class Sweep:
+    """A sweep in its directory.
+
+    Args:
+        cfg: The composed ``sweep`` config: that of a training run, with ``cfg.sweep``.
+        line: The command line; its overrides are those of every trial.
+
+    Raises:
+        ModisteError: The space or a setting is wrong, or a choice does not compose.
+    """
+
+    def __init__(self, cfg: DictConfig, line: Invocation) -> None:
+        self.cfg, self.folder = cfg, Path(cfg.run_dir)
+        self.settings: Any = OmegaConf.to_container(cfg.sweep, resolve=True)
+        self.space = Space(self.settings["space"], may_be_empty=self.settings["repeats"] > 1)
+        chosen = self.settings["objectives"] or [OmegaConf.to_container(cfg.monitor)]
+        self.objectives = [Objective(**objective) for objective in chosen]
+        self.base = [o for o in line.overrides if o.lstrip("+~").split("=")[0].split(".")[0] not in OWN]
+        processes = self.settings["processes"]
+        if processes not in PROCESSES:
+            raise ModisteError(f"sweep.processes={processes} is unknown. {did_you_mean(processes, PROCESSES)}")
+        for values in self.space.all_choices():
+            compose("train", [*self.base, *as_overrides(values)])
+        self.shared = processes == "shared" or (processes == "auto" and bool(cfg.features.cache))
+        self._write_start(line)
+
+    def _write_start(self, line: Invocation) -> None:
+        """The sweep's configuration and overrides, with which continue=DIR resumes it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        plain = OmegaConf.to_container(self.cfg, resolve=True)
+        OmegaConf.save(OmegaConf.create(plain), self.folder / "config.yaml")
+        kept = [override for override in line.overrides if override.split("=")[0] not in ("continue", "run_dir")]
+        OmegaConf.save(OmegaConf.create(kept), self.folder / "overrides.yaml")
+
+    def run(self) -> Any:
+        """Run the trials that are missing; returns the study.
+
+        Raises:
+            KeyboardInterrupt: It was interrupted; nothing is lost.
+        """
+        storage, pruner = self.settings["storage"], instantiate(self.cfg.sweep.pruner)
+        study = open_study(self.folder, storage, self.objectives, pruner, list(self.space.space))
+        sampler = functools.partial(sampler_of, self.settings["sampler"])
+        train_one = SharedProcess() if self.shared else separate_process
+        try:
+            with stoppable():
+                run_trials(study, self.settings["trials"], functools.partial(self._objective, train_one), sampler)
+        except SystemExit:
+            raise KeyboardInterrupt from None
+        return study
+
+    @staticmethod
+    def _place(trial: Any) -> int:
+        """How many trials precede it, those that were cut off not counted."""
+        return trial.number - sum(number < trial.number for number in cut_off(trial.study))
+
+    def _objective(self, train_one: Any, trial: Any) -> list[float]:
+        """Train one trial, once per seed; the mean over the seeds of each objective's best value."""
+        values = self.space.suggest(trial)
+        words = as_overrides(values)
+        count, repeats = self.settings["trials"], self.settings["repeats"]
+        log.info("trial %d/%d: %s", self._place(trial) + 1, count, " ".join(words) or "the configuration")
+        found, seeds = [], {}
+        for repeat, place in enumerate(places(self.folder, trial.number, repeats, self.cfg.seed)):
+            seed = self.cfg.seed + repeat
+            own = [f"seed={seed}", f"run_dir={quote(str(place))}", *wandb_overrides(self.cfg, self.folder, place)]
+            watch = Watch(trial, self.objectives, report=repeat == 0)
+            train_one([*self.base, *words, *own], place, watch)
+            found.append([objective.best(watch.history) for objective in self.objectives])
+            seeds[str(seed)] = dict(self.objectives[0].best_epoch(watch.history))
+        spread = [mean_and_deviation(column) for column in zip(*found, strict=True)]
+        if repeats > 1:
+            names = [objective.metric for objective in self.objectives]
+            trial.set_user_attr("deviations", dict(zip(names, (deviation for _, deviation in spread), strict=True)))
+            trial.set_user_attr("seeds", seeds)
+        scores = ", ".join(f"{o.metric} {mean:.4g}" for o, (mean, _) in zip(self.objectives, spread, strict=True))
+        log.info("trial %d/%d: %s", self._place(trial) + 1, count, scores)
+        return [mean for mean, _ in spread]
+
+    def next_command(self, best: int) -> str:
+        """The command that evaluates a trial."""
+        place = places(self.folder, best, self.settings["repeats"], self.cfg.seed)[0]
+        return f"modiste evaluate run={shlex.quote(str(place))}"
+
+
+def places(folder: Path, number: int, repeats: int, seed: int) -> list[Path]:
+    """The run directories of a trial, one per seed.
+
+    >>> [place.as_posix() for place in places(Path("s"), 7, 2, seed=0)]
+    ['s/trial_007/seed_0', 's/trial_007/seed_1']
+    """
+    trial = folder / f"trial_{number:03}"
+    return [trial / f"seed_{seed + repeat}" for repeat in range(repeats)] if repeats > 1 else [trial]
+
+
+def wandb_overrides(cfg: DictConfig, folder: Path, place: Path) -> list[str]:
+    """With wandb, a trial is a run of the sweep's group, with its own name; a group that is given stays."""
+    if "wandb" not in cfg.logger:
+        return []
+    group, name = cfg.logger.wandb.group or folder.name, place.relative_to(folder).as_posix()
+    return [f"logger.wandb.group={quote(group)}", f"logger.wandb.name={quote(name)}", "logger.wandb.job_type=trial"]

@@ -1,0 +1,148 @@
+"""Files that are written whole or not at all, and caches with checksums that notice damage."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+TEMPORARY = re.compile(r"\.(\d+)\.tmp$")
+SUFFIX = ".sha256"
+"""Of the file that holds a cache file's checksum."""
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path whose file replaces ``path`` at the end, on disk even after a power cut.
+
+    After an error ``path`` is as before and the temporary file is gone. Temporary files that killed processes left for
+    the same ``path`` are removed.
+
+    Args:
+        path: Its folder is made where it does not exist.
+
+    Raises:
+        OSError: The folder cannot be written, or the disk is full.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     with atomic(Path(folder, "a", "b.txt")) as unfinished:
+    ...         _ = unfinished.write_text("whole")
+    ...     print([file.name for file in Path(folder, "a").iterdir()])
+    ['b.txt']
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield unfinished
+        _flush(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    with suppress(OSError):  # not every file system lets a folder be opened
+        _flush(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with atomic(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of ``path`` whose processes no longer run."""
+    for file in path.parent.glob(f"{_escaped(path.name)}.*.tmp"):
+        match = TEMPORARY.search(file.name)
+        if match and not _runs(int(match[1])):
+            with suppress(OSError):
+                file.unlink()
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_cache(path: Path, write: Callable[[Path], Any], what: str) -> bool:
+    """Write a cache file and its checksum; where that fails, warn and continue.
+
+    Args:
+        path: The file.
+        write: Writes the content to the path that it is given.
+        what: Names it in the warning, as in "The scan of 'shop'".
+
+    Returns:
+        Whether it was written.
+    """
+    try:
+        with atomic(path) as unfinished:
+            write(unfinished)
+            digest = file_digest(unfinished)
+        write_text(path.with_name(path.name + SUFFIX), digest)
+    except OSError as error:  # a cache that cannot be written costs time, not the result
+        log.warning("%s could not be cached in %s: %s", what, path.parent, error)
+        return False
+    return True
+
+
+def read_cache(path: Path, read: Callable[[Path], Any], what: str) -> Any:
+    """Return what ``read`` makes of a cache file; None where there is none or it is damaged, with a line of log.
+
+    Args:
+        path: A file that `write_cache` wrote.
+        read: Reads it. An error of its own counts as damage, too.
+        what: Names it in the log.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder, "numbers.txt")
+    ...     _ = write_cache(file, lambda path: path.write_text("1 2 3"), "Numbers")
+    ...     before = read_cache(file, Path.read_text, "Numbers")
+    ...     _ = file.write_text("1 2")
+    ...     before, read_cache(file, Path.read_text, "Numbers")
+    ('1 2 3', None)
+    """
+    if not path.is_file():
+        return None
+    try:
+        recorded = path.with_name(path.name + SUFFIX).read_text(encoding="ascii")
+        if file_digest(path) == recorded:
+            return read(path)
+    except (OSError, ValueError, KeyError, EOFError):
+        pass
+    log.warning("%s: the cached file %s is damaged and is made again.", what, path)
+    return None
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _escaped(name: str) -> str:
+    return re.sub(r"([\[\]*?])", r"[\1]", name)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True

@@ -1,0 +1,82 @@
+"""The Python of README.md, executed: training without Hydra, and the functions that the commands call."""
+
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from lightning.pytorch import Trainer
+
+import modiste
+from helpers.commands import TINY
+from helpers.tiny_data import picture
+
+README = Path(modiste.__file__).parents[2] / "README.md"
+COLOURS = ("red", "green", "blue", "black")
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """A pandas table of 48 products with a folder of photos; the working directory holds both."""
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for number in range(48):
+        picture(number, (32, 32)).save(tmp_path / "photos" / f"{number}.png")
+    rows = range(48)
+    splits = ["val" if row % 4 == 0 else "test" if row % 4 == 1 else "train" for row in rows]
+    return pandas.DataFrame(
+        {
+            "sku": [f"p{row}" for row in rows],
+            "file": [f"{row}.png" for row in rows],
+            "title": [f"{COLOURS[row % 4]} shirt {row}" for row in rows],
+            "split": splits,
+        }
+    )
+
+
+def blocks():
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_script_of_the_readme_trains_without_hydra_in_at_most_twenty_lines(shop, monkeypatch):
+    (script,) = (block for block in blocks() if "Trainer(" in block)
+    assert len(script.strip().splitlines()) <= 20
+    quick = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    names = {"table": shop}
+    script = script.replace("Trainer(max_epochs=3)", f"Trainer(max_epochs=1, limit_train_batches=1, **{quick})")
+    exec(script, names)
+    trainer = names["module"].trainer
+    assert isinstance(trainer, Trainer)
+    assert trainer.global_step == 1
+    assert {"val/loss", "val/retrieval/t2i/mrr"} <= trainer.callback_metrics.keys()
+
+
+def test_train_evaluate_embed_and_load_are_what_the_commands_call(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = modiste.train([*TINY, "trainer.max_epochs=1", "data.num_workers=0", f"run_dir={tmp_path / 'run'}"])
+    assert (run.path / "checkpoints" / "best.ckpt").is_file()
+    assert run.score is not None
+    (result,) = modiste.evaluate(run, tasks=["retrieval"], cache=False)
+    assert result.per_query["t2i/mrr"].shape == (result.counts["t2i/queries"],)
+    assert (run.results / "synthetic.test.retrieval.json").is_file()
+    (kept,) = modiste.evaluate(run, tasks=["retrieval"], cache=False)
+    assert kept == result
+    model = modiste.load(run.path).model
+    from modiste.config import load_config
+    from modiste.data.build import load
+
+    catalogue = load(load_config(run.config).data)
+    embeddings = modiste.embed(run, catalogue, cache=False, progress=False)
+    assert embeddings.image.shape == (len(catalogue), model.embed_dim)
+    assert embeddings.ids.column("product_id").to_pylist() == catalogue.column("product_id")
+    (in_memory,) = modiste.evaluate(model, catalogue, ["retrieval"], cache=False)
+    assert in_memory.metrics == result.metrics
+
+
+def test_a_table_of_arrow_is_a_catalogue_too(shop):
+    from modiste.data import Catalogue
+
+    table = pa.Table.from_pandas(shop, preserve_index=False)
+    catalogue = Catalogue.from_table(table, images="photos", text="title", image="file", product_id="sku")
+    assert len(catalogue) == 48

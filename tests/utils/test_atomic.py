@@ -1,0 +1,52 @@
+"""Whole files or none; damaged caches are noticed, unwritable ones cost a warning."""
+
+import logging
+import os
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+
+from modiste.utils.atomic import atomic, read_cache, write_cache, write_text
+
+
+def test_an_error_leaves_the_file_as_it_was_and_nothing_behind(tmp_path):
+    write_text(tmp_path / "a.txt", "before")
+    with suppress(ZeroDivisionError), atomic(tmp_path / "a.txt") as unfinished:
+        unfinished.write_text(str(1 / 0))
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "before")]
+
+
+def test_leftovers_of_dead_processes_are_removed_and_those_of_others_stay(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (f"a[1].txt.{dead.pid}.tmp", f"b.txt.{dead.pid}.tmp", f"a[1].txt.{os.getppid()}.tmp"):
+        (tmp_path / name).touch()
+    write_text(tmp_path / "a[1].txt", "")
+    left = {file.name for file in tmp_path.iterdir()}
+    assert left == {"a[1].txt", f"b.txt.{dead.pid}.tmp", f"a[1].txt.{os.getppid()}.tmp"}
+
+
+@pytest.mark.parametrize("content", [b"", b"1 2", b"1 2 4"])
+def test_every_damage_is_noticed(content, tmp_path, caplog):
+    file = tmp_path / "numbers.txt"
+    assert read_cache(file, lambda path: path.read_text(), "Numbers") is None
+    assert not caplog.records
+    write_cache(file, lambda path: path.write_text("1 2 3"), "Numbers")
+    assert read_cache(file, lambda path: path.read_text(), "Numbers") == "1 2 3"
+    file.write_bytes(content)
+    assert read_cache(file, lambda path: path.read_text(), "Numbers") is None
+    assert "Numbers: the cached file" in caplog.text
+
+
+def test_a_cache_without_its_checksum_is_not_trusted(tmp_path):
+    (tmp_path / "numbers.txt").write_text("1 2 3")
+    assert read_cache(tmp_path / "numbers.txt", lambda path: path.read_text(), "Numbers") is None
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    with caplog.at_level(logging.WARNING):
+        assert not write_cache(tmp_path / "file" / "x", lambda path: path.write_text(""), "Numbers")
+    assert "Numbers could not be cached" in caplog.text
