@@ -20,10 +20,10 @@ import torch
 from modiste.data.catalogue import Catalogue
 from modiste.data.storage.preprocessed import MANIFEST, file_digest, is_whole, read_manifest
 from modiste.embedding.backends import check_name
-from modiste.embedding.embedder import MIN_COSINE, ModelEmbedder
+from modiste.embedding.embedder import MIN_COSINE, ModelEmbedder, save_array
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
-from modiste.utils.atomic import atomic, save_array
+from modiste.utils.atomic import atomic
 from modiste.utils.machine import keep_pages
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import write_json

@@ -21,7 +21,7 @@ from modiste.embedding import backends
 from modiste.embedding.transfer import fetched, to_device
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokens
-from modiste.utils.atomic import read_cache, save_array, write_cache
+from modiste.utils.atomic import read_cache, write_cache
 from modiste.utils.machine import installed, is_out_of_memory, processor, usable_cores
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import cache_dir, write_json
@@ -263,6 +263,12 @@ class ModelEmbedder:
         for rows, part in fetched(parts):
             embeddings[rows] = part
         return embeddings
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Save an array in numpy's format under any file name."""
+    with path.open("wb") as file:
+        np.save(file, array)
 
 
 def _distinct(values: Sequence[str]) -> tuple[list[int], Any]:
