@@ -53,8 +53,6 @@ def source(table, card=CARD):
 class Embedder:
     """Embeds texts by `vector_of`, and counts them."""
 
-    exists = True
-
     def __init__(self, known=None):
         self.known, self.asked = known or {}, []
 

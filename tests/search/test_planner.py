@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from helpers.tiny_index import columns, make_index, unit
+from helpers.tiny_index import columns, make_index
 from modiste.errors import ModisteError
 from modiste.search import planner
 from modiste.search.planner import EXACT, Measured, Plan, Step, smallest
@@ -43,6 +43,7 @@ def test_the_smallest_choice_that_holds_the_floor_is_used_and_says_so(index, mon
 
 
 def test_int8_answers_exactly(index):
+    index.plan([EXACT])
     before = {text: ids(index.search(text=text, where=where)) for text, where in (("a", None), ("b", "gender = 'Men'"))}
     index.plan(["int8"])
     assert index.plan_in_use.choice == "int8"
@@ -53,6 +54,7 @@ def test_int8_answers_exactly(index):
     index.plan([EXACT])
 
 
+@pytest.mark.slow
 def test_lancedb_index_of_the_vectors(tmp_path, monkeypatch):
     monkeypatch.setattr(planner, "LIMIT", 100)
     index = make_index(tmp_path / "ivf.index", columns(600, views=1))
@@ -84,7 +86,3 @@ def test_a_choice_below_the_floor_at_any_selectivity_is_not_taken():
 def test_an_unknown_choice_is_refused(index):
     with pytest.raises(ModisteError, match="Did you mean 'int8'"):
         index.plan(["int4"])
-
-
-def test_unit_vectors():
-    assert np.allclose(np.linalg.norm(unit(np.ones((2, 3))), axis=1), 1)

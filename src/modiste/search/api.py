@@ -85,8 +85,7 @@ def _source(cfg: DictConfig, line: Invocation, folder: Path, catalogue: Any) -> 
     if source is not None:
         return source
     if (folder / FACTS).is_file():
-        index = Index.open(folder)
-        return Source(index.card, lambda: index.model, options=options)
+        return Source.of_index(Index.open(folder), options=options)
     raise ModisteError("No model given: set run=DIR, model=NAME or embeddings.image=FILE.")
 
 

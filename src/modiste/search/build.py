@@ -81,6 +81,11 @@ class Source:
         card = ModelCard(name, fingerprint(model), plain(model.preprocess.describe()), int(model.embed_dim), source)
         return cls(card, lambda: model, node, **more)
 
+    @classmethod
+    def of_index(cls, index: Index, **more: Any) -> Source:
+        """The model that an index came with, if it came with one."""
+        return cls(index.card, (lambda: index.model) if index.has_model else None, **more)
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -153,7 +158,7 @@ def build(
 
 def upsert(index: Index, catalogue: Catalogue, delete_missing: bool, progress: Progress | None) -> Changes:
     """See `Index.upsert`."""
-    source = Source(index.card, lambda: index.model)
+    source = Source.of_index(index)
     return build(index.path, catalogue, source, delete_missing, progress or silent)
 
 

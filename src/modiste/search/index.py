@@ -200,6 +200,11 @@ class Index:
         return self.card.fingerprint
 
     @property
+    def has_model(self) -> bool:
+        """Whether it came with a model; one made of embeddings on disk need not."""
+        return Encoder(self.path / "model").exists
+
+    @property
     def model(self) -> Any:
         """The dual encoder, loaded when it is first asked for."""
         return self.embedder.model
@@ -512,7 +517,7 @@ def snapshot_of(store: Any, types: Mapping[str, str], columns: Mapping[str, str]
     table = store.read(["row", "product_id", "text", *(n for n in types if n not in FIXED), "_vector"]).combine_chunks()
     column = table.column("_vector").combine_chunks()
     flat = column.values if hasattr(column, "values") else column.flatten()
-    vectors = flat.to_numpy(zero_copy_only=False).reshape(len(table), -1)
+    vectors = flat.to_numpy(zero_copy_only=False).reshape(len(table), column.type.list_size)
     table = table.drop_columns(["_vector"])
     for name, kind in (columns or {}).items():
         typed = table.column(name).cast(pa.type_for_alias(kind))

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 log = logging.getLogger(__name__)
 
 TEMPORARY = re.compile(r"\.(\d+)\.tmp$")
@@ -55,6 +57,12 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
     with atomic(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Save an array in numpy's format under any file name."""
+    with path.open("wb") as file:
+        np.save(file, array)
 
 
 def remove_leftovers(path: Path) -> None:

@@ -38,7 +38,7 @@ class LanceStore:
 
     @functools.cached_property
     def database(self) -> Any:
-        os.environ.setdefault("LANCE_LOG", "error")  # it warns of its own defaults
+        os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of its own defaults
         try:
             import lancedb
         except ImportError:
