@@ -13,6 +13,7 @@ from typing import Any
 from modiste.config import instantiate
 from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics.direction import direction
+from modiste.utils.atomic import atomic
 from modiste.utils.seeds import mix
 
 STORAGES = ("journal", "sqlite")
@@ -120,9 +121,8 @@ def mend(journal: Path) -> None:
         torn = sum(bool(line) for line in lines) - len(whole)
         if torn:
             log.warning("%s: %d torn lines dropped; their trials are repeated", journal, torn)
-        unfinished = journal.with_suffix(".tmp")
-        unfinished.write_bytes(mended)
-        unfinished.replace(journal)
+        with atomic(journal) as unfinished:
+            unfinished.write_bytes(mended)
 
 
 def _is_json(line: bytes) -> bool:
