@@ -156,8 +156,8 @@ class Patient:
 
 def _results(batcher: Batcher, items: Sequence[Any], dim: int) -> Tensor:
     """A long list goes batch by batch, so that it leaves room in the queue for others."""
-    made = [torch.empty(0, dim)]
-    for start in range(0, len(items), batcher.max_items):
-        futures = batcher.submit(items[start : start + batcher.max_items])
+    made, size = [torch.empty(0, dim)], min(batcher.max_items, batcher.max_queue)
+    for start in range(0, len(items), size):
+        futures = batcher.submit(items[start : start + size])
         made.append(torch.stack([future.result() for future in futures]))
     return torch.cat(made)
