@@ -1,4 +1,4 @@
-"""Writes the reference of every config group and key from conf/ and its comments, before Sphinx reads the pages."""
+"""Before Sphinx reads the pages: the reference of every config group and key from conf/, and the notebooks."""
 
 from __future__ import annotations
 
@@ -19,18 +19,24 @@ def setup(app: Any) -> dict[str, bool]:
 
 
 def write(app: Any) -> None:
-    """`reference/config/`: a page per command and per group."""
+    """`reference/config/`, a page per command and per group, and `notebooks/`."""
+    for notebook in (Path(app.srcdir).parent / "notebooks").glob("*.ipynb"):
+        write_changed(Path(app.srcdir) / "notebooks" / notebook.name, notebook.read_text(encoding="utf-8"))
     folder = Path(app.srcdir) / "reference" / "config"
-    folder.mkdir(parents=True, exist_ok=True)
     pages = {f"command_{name}": command(name, line) for name, line in commands().items()}
     groups: dict[str, dict[str, dict[str, Path]]] = {}
     for name, options in list_groups([config_dir()]).items():
         groups.setdefault(name.split("/")[0], {})[name] = options
     pages |= {f"group_{name}": group(name, parts) for name, parts in groups.items()}
     for page, text in pages.items():
-        path = folder / f"{page}.md"
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+        write_changed(folder / f"{page}.md", text)
+
+
+def write_changed(path: Path, text: str) -> None:
+    """Writes a page unless it says the same: Sphinx then reads it only once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
 
 
 def command(name: str, line: str) -> str:

@@ -55,7 +55,7 @@ def shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop")
     write_shop(folder, [(row, 10 * row) for row in range(12)])
     out = done("index", *MODEL, *DATA, "export_text=false", "out=shop.index", cwd=folder)
-    assert out.startswith("12 added")
+    assert "12 added" in out
     return folder
 
 
@@ -105,7 +105,7 @@ def test_mistakes_are_one_sentence(shop, arguments, message):
 def test_changes_versions_plan_calibration_and_health(shop):
     write_shop(shop, [(row, 10 * row + (row == 3)) for row in range(1, 14)])
     out = done("index", *DATA, "out=shop.index", "delete_missing=true", cwd=shop)
-    assert out.startswith("2 added, 1 changed, 1 deleted, 10 unchanged; 2 photos embedded")
+    assert ("2 added, 1 changed, 1 deleted, 10 unchanged; 2 photos embedded") in out
     versions = done("index", "versions", "index=shop.index", cwd=shop).strip().splitlines()
     assert "2 added, 1 changed, 1 deleted" in versions[-1]
     assert "31" in done("search", "index=shop.index", "shoe", "where=price = 31", "columns=[price]", cwd=shop)

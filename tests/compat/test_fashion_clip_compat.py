@@ -228,7 +228,9 @@ def package(monkeypatch, tmp_path):
         vars(module).update(stubs[name])
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(Image, "ANTIALIAS", Image.Resampling.LANCZOS, raising=False)
-    return importlib.import_module("fashion_clip.fashion_clip")
+    module = importlib.import_module("fashion_clip.fashion_clip")
+    monkeypatch.setattr(module, "AnnoyIndex", ExactIndex)  # the package makes Annoy's for 512 numbers, whatever it has
+    return module
 
 
 class ExactIndex:

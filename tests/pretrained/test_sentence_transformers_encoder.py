@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 
     path = tmp_path_factory.mktemp("clip")
     (path / "hub").mkdir()
-    clip = Transformer(str(save_clip(path / "hub", eos=2)), processor_kwargs={"backend": "pil"})
+    clip = Transformer(str(save_clip(path / "hub", eos=2)))
     sbert.SentenceTransformer(modules=[clip], device="cpu").save_pretrained(str(path / "sbert"))
     return path / "sbert"
 
@@ -33,13 +33,14 @@ def encoder(folder):
 
 
 def test_embeddings_are_those_of_sentence_transformers(encoder, folder):
-    theirs = sbert.SentenceTransformer(str(folder), device="cpu", processor_kwargs={"backend": "pil"})
+    theirs = sbert.SentenceTransformer(str(folder), device="cpu")
     with torch.inference_mode():
         images = encoder.encode_image(torch.stack([encoder.preprocess(image) for image in IMAGES]))
         texts = encoder.encode_text(encoder.tokenizer(TEXTS))
-    for ours, inputs in ((images, IMAGES), (texts, TEXTS)):
-        wanted = torch.as_tensor(np.asarray(theirs.encode(inputs, normalize_embeddings=True)))
-        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
+    # It resizes with torchvision, a shade beside PIL.
+    for ours, inputs, floor in ((images, IMAGES, 0.999), (texts, TEXTS, 0.999999)):
+        wanted = torch.as_tensor(np.asarray(theirs.encode(inputs)))
+        assert torch.nn.functional.cosine_similarity(ours, wanted).min() > floor
     assert encoder.embed_dim == images.shape[1] == texts.shape[1]
 
 

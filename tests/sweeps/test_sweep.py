@@ -187,7 +187,7 @@ def test_a_failing_trial_is_recorded_and_the_next_one_starts(tmp_path, capsys, c
     table = rows(found, [LOSS])
     assert [row["state"] for row in table].count("complete") == 11
     assert table[1]["error"] == "data.batch_size=9 is too large: lower it."
-    assert "trial 1 failed: data.batch_size=9 is too large" in caplog.text
+    assert "trial_001 failed: data.batch_size=9 is too large" in caplog.text
     assert "Traceback" not in caplog.text + capsys.readouterr().err
     (tmp_path / "trial_004").mkdir()
     print_sheets(conclude(found, [LOSS], list(SPACE.space), tmp_path))

@@ -28,7 +28,8 @@ def student_of(teacher):
     student = copy.deepcopy(teacher)
     with torch.no_grad():
         for parameter in student.parameters():
-            parameter.copy_(torch.randn_like(parameter) / 10)
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn_like(parameter) * parameter.std())
     Tuning("frozen").apply(student, "image")
     return student
 
@@ -67,8 +68,8 @@ def test_translations_come_to_their_captions_and_photos_stay(table):
     photos = teacher.encode_image(pixels())
     student = student_of(teacher).train()
     term = begun(table, student, teacher, batch_size=16)
-    optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=3e-3)
-    for _ in range(60):
+    optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=5e-3)
+    for _ in range(100):
         optimizer.zero_grad()
         called(term, student).backward()
         optimizer.step()

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from modiste.cli.outline import Outline
-from modiste.config import schema
+from modiste.config import paths, schema
 from modiste.config.validation import contradictions, value_problems
 from modiste.errors import ModisteError
 from modiste.utils.run_dir import RunDir
@@ -75,6 +75,8 @@ def _unknown(
         if not _is_used(key, config):
             named = [o for o in overrides if o.lstrip("+").partition("=")[0] == key]
             where = named[0] if named else _file_of(key, files()) or root
+            if where.startswith(str(paths.config_dir())):
+                continue  # Modiste's own
             yield f"Nothing uses the key '{key}' ({where}). {near}"
 
 

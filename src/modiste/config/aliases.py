@@ -47,6 +47,17 @@ RENAMED = {
 }
 
 
+def rename_override(override: str) -> str:
+    """An override of a run's ``overrides.yaml`` with today's key.
+
+    >>> rename_override("data.prepared=ready"), rename_override("+optim.lr=0.1")
+    ('data.preprocessed=ready', '+optim.lr=0.1')
+    """
+    key, equals, value = override.partition("=")
+    name = key.lstrip("+~")
+    return f"{key.removesuffix(name)}{RENAMED.get(name, name)}{equals}{value}"
+
+
 def rename_keys(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a stored configuration, plain containers, with today's keys; also in its ``transfer`` sets.
 

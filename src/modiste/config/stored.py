@@ -15,7 +15,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
 
-from modiste.config.aliases import current, rename_keys
+from modiste.config.aliases import current, rename_keys, rename_override
 from modiste.errors import ModisteError
 
 # "${" and a colon somewhere behind it: what OmegaConf could take for the call of a resolver.
@@ -56,7 +56,7 @@ def load_overrides(path: str | Path) -> list[str]:
     content = read_plain(path) if path.is_file() else None
     if not isinstance(content, list):
         raise ModisteError(f"{path.parent} does not say how it was started: {path.name} is missing or not a list.")
-    return check_overrides(content, path)
+    return [rename_override(override) for override in check_overrides(content, path)]
 
 
 def check_overrides(overrides: Sequence[Any], source: str | Path) -> list[str]:
@@ -101,6 +101,8 @@ def _literal(value: Any, path: Path, key: str = "") -> Any:
         plain = {name: _literal(item, path, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
         if isinstance(plain.get("_target_"), str):
             plain["_target_"] = current(plain["_target_"])
+        if "download" in plain:  # a file gives no leave to open addresses
+            plain["download"] = False
         return plain
     if isinstance(value, list):
         return [_literal(item, path, f"{key}.{i}") for i, item in enumerate(value)]

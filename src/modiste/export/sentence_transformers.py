@@ -46,7 +46,8 @@ def _whole(model: TransformersDualEncoder, parts: Path) -> Any:
 
     transformers.save_published(model, parts, "fp32")
     tokenizer: Any = model.tokenizer
-    texts = {"padding": "max_length", "max_length": tokenizer.max_length} if tokenizer.fixed else {}
+    fixed = {"padding": "max_length", "max_length": tokenizer.max_length, "return_attention_mask": False}
+    texts = fixed if tokenizer.fixed else {}
     return Transformer(
         str(parts),
         processor_kwargs={"backend": "pil"},

@@ -132,9 +132,17 @@ def image_preprocess(module: Any) -> Preprocess:
     elif type(processor).__name__.startswith("DeepseekVLImageProcessor"):
         preprocess = _padding_preprocess(processor)
     else:
-        return preprocess_of(processor)
-    _check(preprocess, processor)
+        return preprocess_of(on_pil(processor))
+    _check(preprocess, on_pil(processor))
     return preprocess
+
+
+def on_pil(processor: Any) -> Any:
+    """The same image processor of transformers on PIL, as `Preprocess` is; torchvision's pixels differ by a shade."""
+    import transformers
+
+    twin = getattr(transformers, f"{type(processor).__name__}Pil", None)
+    return processor if twin is None else twin.from_dict(processor.to_dict())
 
 
 def _timm_preprocess(data: dict[str, Any]) -> Preprocess:

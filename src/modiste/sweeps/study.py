@@ -13,6 +13,7 @@ from typing import Any
 from modiste.config import instantiate
 from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics.direction import direction
+from modiste.utils.atomic import atomic
 from modiste.utils.seeds import mix
 
 STORAGES = ("journal", "sqlite")
@@ -120,9 +121,8 @@ def mend(journal: Path) -> None:
         torn = sum(bool(line) for line in lines) - len(whole)
         if torn:
             log.warning("%s: %d torn lines dropped; their trials are repeated", journal, torn)
-        unfinished = journal.with_suffix(".tmp")
-        unfinished.write_bytes(mended)
-        unfinished.replace(journal)
+        with atomic(journal) as unfinished:
+            unfinished.write_bytes(mended)
 
 
 def _is_json(line: bytes) -> bool:
@@ -157,7 +157,7 @@ def run_trials(
         except Exception as error:
             sentence = " ".join(str(error).split())[:300] or type(error).__name__
             trial.set_user_attr("error", sentence)
-            log.warning("trial %d failed: %s", trial.number, sentence)
+            log.warning("trial_%03d failed: %s", trial.number, sentence)
             raise
         return values if len(values) > 1 else values[0]
 

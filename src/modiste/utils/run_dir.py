@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.atomic import write_text
 
 CONFIG = "config.yaml"
 
@@ -17,14 +18,6 @@ CONFIG = "config.yaml"
 def cache_dir() -> Path:
     """Where scans and embeddings are kept between runs: ``MODISTE_CACHE``, or ``~/.cache/modiste``."""
     return Path(os.environ.get("MODISTE_CACHE") or Path.home() / ".cache" / "modiste")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` whole or not at all, even when the process is killed meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:

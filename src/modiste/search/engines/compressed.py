@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,7 +147,7 @@ def _step(query: np.ndarray) -> float:
     return float(np.abs(query).max()) / 127 or 1.0
 
 
-def _tiles(vectors: np.ndarray):  # type: ignore[no-untyped-def]
+def _tiles(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     for start in range(0, len(vectors), TILE):
         yield start, vectors[start : start + TILE]
 

@@ -133,7 +133,7 @@ class QdrantStore:
             points.sort(key=lambda point: point.payload["row"])
         data = {name: [(point.payload or {}).get(name) for point in points] for name in names}
         if "_thumbnail" in data:
-            data["_thumbnail"] = [base64.b64decode(text) for text in data["_thumbnail"]]
+            data["_thumbnail"] = [base64.b64decode(text or "") for text in data["_thumbnail"]]
         table = pa.table(data)
         if "_vector" in columns:
             flat = pa.array(np.array([point.vector for point in points], np.float32).reshape(-1))
@@ -147,7 +147,8 @@ class QdrantStore:
 
     def full_text(self, query: str, k: int, condition: conditions.Node | None) -> tuple[np.ndarray, np.ndarray]:
         """Rows that have a word of the query, and Σ log(1 + rows / rows with the word) over those that they have."""
-        total, scores = self.count(), {}
+        total = self.count()
+        scores: dict[int, float] = {}
         for word in set(re.findall(r"\w+", query.lower())):
             table = self.read(["row", WORDS], _with_word(condition, word))
             texts = [set(re.findall(r"\w+", text.lower())) for text in table.column(WORDS).to_pylist()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from modiste.data.pairs import Batch
 from modiste.errors import ModisteError
+from modiste.utils.atomic import atomic
 
 RESUMABLE = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "current_model_state", "MixedPrecision")
 """What a checkpoint needs only to be resumed from."""
@@ -55,21 +55,17 @@ class CheckpointFiles(TorchCheckpointIO):
         check_finite(checkpoint)
         if path.name == "best.ckpt":
             checkpoint = {name: value for name, value in checkpoint.items() if name not in RESUMABLE}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            with unfinished.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except OSError as error:
+            with atomic(path) as unfinished:
+                torch.save(checkpoint, unfinished)
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError where the disk is full
+            if isinstance(error, RuntimeError) and "writ" not in str(error):
+                raise
+            reason = getattr(error, "strerror", None) or "the disk may be full"
             raise ModisteError(
-                f"The checkpoint {path} cannot be written ({error.strerror}): free space or permissions, then resume "
-                f"with modiste train continue={path.parent.parent}."
+                f"The checkpoint {path} cannot be written ({reason}): free space or permissions, then resume with "
+                f"modiste train continue={path.parent.parent}."
             ) from error
-        finally:
-            unfinished.unlink(missing_ok=True)
 
 
 def check_finite(checkpoint: dict[str, Any]) -> None:
