@@ -88,7 +88,7 @@ def test_a_photo_and_a_product_find_themselves_and_their_like(shop):
         (["search", "index=shop.index", "image=nothing.png"], "no such file"),
         (["index", "plam", "index=shop.index"], "Did you mean 'plan'?"),
         (["index", "restore", "index=shop.index"], "needs at=VERSION"),
-        (["index", "versions"], "needs index="),
+        (["index", "versions"], "Give index=shop.index"),
         (["index", *DATA, "out=new.index"], "No model given"),
         (["index", *MODEL, *DATA], "needs a folder: out="),
         (["index", *MODEL, "seed=1", *DATA, "out=shop.index"], "embedded by another model: its fingerprint is"),
@@ -110,7 +110,7 @@ def test_changes_versions_plan_calibration_and_health(shop):
     assert "2 added, 1 changed, 1 deleted" in versions[-1]
     assert "31" in done("search", "index=shop.index", "shoe", "where=price = 31", "columns=[price]", cwd=shop)
     first = versions[0].split()[0]
-    assert "12 rows" in done("index", "restore", "index=shop.index", f"at={first}", cwd=shop)
+    assert "12 rows" in done("index", "index=shop.index", f"at={first}", cwd=shop)
     assert "exact over 1 rows" in done("search", "index=shop.index", "shoe", "where=price = 30", cwd=shop)
     assert "11 left" in done("index", "delete", "index=shop.index", "ids=[A-04]", cwd=shop)
     assert "Taken: binary" in done("index", "plan", "index=shop.index", "recall_floor=0.5", cwd=shop)

@@ -96,7 +96,7 @@ def test_without_a_query_the_catalogue_is_listed_and_its_facets_are_counted(clie
 
 def test_a_chosen_value_leaves_the_other_values_of_its_column_to_be_chosen(client, index):
     whole = ok(client.post("/search", json={"facets": True}))["facets"]
-    column, other = list(whole)[:2]
+    column, other = [name for name, values in whole.items() if len(values) > 1][:2]
     chosen = ok(
         client.post("/search", json={"facets": True, "filters": {column: {"values": [whole[column][0]["value"]]}}})
     )
@@ -153,7 +153,8 @@ def test_zero_shot_is_the_cosine_of_the_mean_prompt(client, index):
     found = {entry["label"]: entry for entry in answer["labels"]}
     assert [found[label]["cosine"] for label in labels] == pytest.approx(cosines.tolist(), abs=1e-5)
     assert sum(entry["probability"] for entry in answer["labels"]) == pytest.approx(1)
-    assert [entry["cosine"] for entry in answer["labels"]] == sorted(cosines.tolist(), reverse=True)
+    shown = [entry["cosine"] for entry in answer["labels"]]
+    assert shown == sorted(shown, reverse=True)
     refused = client.post("/zero-shot", json={"row": 2, "labels": labels, "prompts": ["no slot"]})
     assert "needs one {}" in refused.json()["error"]["message"]
     both = client.post("/zero-shot", json={"row": 2, "image": "x", "labels": labels})

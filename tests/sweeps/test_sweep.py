@@ -226,7 +226,7 @@ PARENT = """
 import sys, time
 from modiste.sweeps.execution import end, start, stoppable
 with stoppable():
-    process = start([sys.executable, "-c", "import time; time.sleep(60)"], open("log", "w"))
+    process = start([sys.executable, "-c", sys.argv[1]], open("log", "w"))
     try:
         print(process.pid, flush=True)
         time.sleep(60)
@@ -238,9 +238,13 @@ with stoppable():
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="SIGKILL of the parent is noticed on Linux only")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGINT])
 def test_a_trial_does_not_outlive_its_sweep(tmp_path, number):
-    command = [sys.executable, "-c", PARENT]
+    # A training run takes its time over SIGTERM: it finishes its step and saves.
+    slow = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " if number == signal.SIGKILL else ""
+    command = [sys.executable, "-c", PARENT, f"{slow}import time; print(flush=True); time.sleep(60)"]
     parent = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     child = int(parent.stdout.readline())
+    while not (tmp_path / "log").read_text():  # until it has begun
+        time.sleep(0.02)
     parent.send_signal(number)
     parent.wait(20)
     for _ in range(100):

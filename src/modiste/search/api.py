@@ -105,7 +105,7 @@ def _model(cfg: DictConfig) -> tuple[Any, str, str]:
 
 def _index(cfg: DictConfig) -> Index:
     if not cfg.index:
-        raise ModisteError(f"modiste index {cfg.action} needs index=shop.index.")
+        raise ModisteError("Which index? Give index=shop.index.")
     return Index.open(cfg.index)
 
 

@@ -70,6 +70,15 @@ def test_codes_are_read_as_written_and_made_alike_for_the_next_version(kind, tmp
     assert Codes.read(tmp_path, "prefix-8") is None
 
 
+@pytest.mark.parametrize("dim", [8, 32, 100])
+@pytest.mark.parametrize("kind", ["int8", "prefix-24", "binary"])
+def test_any_dimension_has_codes(kind, dim):
+    vectors = VECTORS[:500, :dim] if dim <= DIM else np.hstack([VECTORS[:500], VECTORS[500:1000]])[:, :dim]
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    codes = Codes.make(kind, vectors)
+    assert codes.candidates(vectors[7], 1).tolist() == [7]
+
+
 def test_unknown_codes_are_refused():
     with pytest.raises(ModisteError, match="choose from int8"):
         Codes.make("int4", VECTORS[:10])
