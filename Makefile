@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 DEMO := runs/demo
 
-.PHONY: help install demo test test-all bench check docs clean
+.PHONY: help install chromium demo test test-all bench check docs clean
 
 help:
 	@echo "make demo    install, train on the drawn catalogue, evaluate, print a table, write a report with pictures"
@@ -30,11 +30,16 @@ demo: install
 	$(BIN)/modiste evaluate run=$(DEMO)
 
 # One process a core, of one thread each: two processes of two threads would wait for each other.
-test: install
+test: install chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
-test-all: install
+test-all: install chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# The page's tests look at it in a browser; without one they are skipped and say so.
+chromium:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { apt-get install -y -qq chromium || \
+		sudo -n apt-get install -y -qq chromium; } >/dev/null 2>&1 || echo "No Chromium: the page's tests are skipped"
 
 bench: install
 	$(BIN)/pip install --quiet --editable '.[bench]'
