@@ -268,7 +268,9 @@ def test_openvino_takes_uint8_pixels_and_tokens_of_any_length(precision, padded,
     tokens = {name: tensor.numpy() for name, tensor in padded.tokenizer(WORDS).items()}
     near((images({"pixels": pixels})[0], texts(tokens)[0]), padded, 0.98)
     loads_back(exported, padded, EXACT if precision == "fp32" else 0.98)
-    assert (exported.cosine["text"]["min"] > EXACT) == (precision == "fp32")
+    weights = 4 * sum(parameter.numel() for parameter in padded.parameters())
+    kept = sum(file.stat().st_size for file in exported.path.glob("*.bin")) / weights
+    assert {"fp32": 0.9 < kept < 1.1, "bf16": kept < 0.6, "int8": kept < 0.9}[precision], kept
 
 
 @pytest.mark.slow
