@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 DEMO := runs/demo
 
-.PHONY: help install demo test test-all bench check clean
+.PHONY: help install demo test test-all bench check docs clean
 
 help:
 	@echo "make demo    install, train on the drawn catalogue, evaluate, print a table, write a report with pictures"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-all  the slow ones, too: whole trainings, sweeps and conversions, twice as long"
 	@echo "make bench   install the peers, run the benchmarks, write their table (about 75 minutes, nothing else running)"
 	@echo "make check   ruff and mypy"
+	@echo "make docs    build the documentation into docs/_build/html; executes the notebooks"
 	@echo "make clean   remove .venv and the demo's run"
 
 install: .venv/installed
@@ -43,6 +44,10 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean:
 	rm -rf .venv $(DEMO)

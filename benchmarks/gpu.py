@@ -11,7 +11,6 @@ and the others go on.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import functools
 import itertools
@@ -192,7 +191,7 @@ def our_loss(kind: str, tile: int, device: torch.device) -> Any:
     from modiste.losses.clip import ClipLoss
     from modiste.losses.siglip import SigLipLoss
 
-    return {"clip": ClipLoss, "siglip": SigLipLoss}[kind](tile=tile, products="bfloat16").to(device)
+    return {"clip": ClipLoss, "siglip": SigLipLoss}[kind](tile=tile, matmul_dtype="bfloat16").to(device)
 
 
 def fastest_tile(kind: str, inputs: Any, tiles: Sequence[int], most: float, device: torch.device) -> tuple[Work, str]:
@@ -253,15 +252,16 @@ def siglip(quick: bool, device: torch.device) -> Iterator[Found]:
     scale, bias = (torch.tensor(value, device=device, requires_grad=True) for value in (10.0, -10.0))
     peer, peers = Peer(), {}
     peers["open_clip"] = functools.partial(backward, image, text, lambda: peer(image, text, scale, bias))
-    with contextlib.suppress(ImportError):
-        from siglip_kernel import fused_siglip_loss
+    times, said = {}, []
+    try:
+        from siglip_kernel import fused_siglip_loss  # triton looks for the card
 
-        backend = "auto" if device.type == "cuda" else "reference"
         log_scale = torch.tensor(10.0, device=device).log().requires_grad_()
         peers["siglip-kernel"] = functools.partial(
-            backward, image, text, lambda: fused_siglip_loss(image, text, log_scale, bias, backend=backend)
+            backward, image, text, lambda: fused_siglip_loss(image, text, log_scale, bias)
         )
-    times, said = {}, []
+    except (ImportError, RuntimeError) as error:
+        said.append(f"siglip-kernel: {first_line(error)}")
     for name, work in peers.items():
         try:
             times[name] = [harness.seconds(synced(work, device)) for _ in range(2)][-1]

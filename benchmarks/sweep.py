@@ -1,4 +1,4 @@
-"""Row 14: trials an hour of a search over the projections of frozen towers, in one process and in a process each."""
+"""Row 14: trials per hour of a search over the projections of frozen towers, in one process and in separate ones."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def seconds(folder: str, processes: str, trials: int) -> float:
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """The features are computed beforehand, for both."""
+    """Rates of both; the features are computed beforehand."""
     shared, own = (2, 1) if quick else (20, 4)
     with tempfile.TemporaryDirectory() as folder:
         seconds(folder, "shared", 1)
         ours = shared * 3600 / seconds(folder, "shared", shared)
         theirs = own * 3600 / seconds(folder, "own", own)
-    what = f"{shared} trials of 3 epochs on 400 drawn products, EfficientNet-Lite0 and MiniLM frozen and cached"
-    note = f"the processes' rate from {own} trials; the same trials (tests/sweeps)"
-    yield Row(14, what, "one process a trial", "rate", ours, theirs, "trials/h", ours / theirs, 3, 10, note)
+    what = f"{shared} trials of 3 epochs on 400 synthetic products, EfficientNet-Lite0 and MiniLM frozen and cached"
+    note = f"separate processes: rate of {own} trials; both find the same (tests/sweeps)"
+    yield Row(14, what, "one process per trial", "rate", ours, theirs, "trials/h", ours / theirs, 3, 10, note)
 
 
 if __name__ == "__main__":

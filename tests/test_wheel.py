@@ -64,6 +64,10 @@ def test_the_distributions_hold_every_config_and_module_and_no_rubbish(dist):
     modules = {file.relative_to(ROOT / "src") for file in (ROOT / "src").rglob("*.py")}
     assert {f"modiste/{file.as_posix()}" for file in confs} <= in_wheel
     assert {file.as_posix() for file in modules} <= in_wheel
+    package = ROOT / "src" / "modiste"
+    data = {f for kind in ("html", "css", "js", "csv", "yaml") for f in (package / "reporting").rglob(f"*.{kind}")}
+    assert {file.relative_to(package.parent).as_posix() for file in data} <= in_wheel
+    assert len(data) > 8  # templates, published numbers and their names
     assert {file.as_posix() for file in confs} | {"LICENSE", "README.md", "pyproject.toml"} <= in_sdist
     assert not [name for name in in_wheel | in_sdist if "__pycache__" in name or name.endswith((".ckpt", ".zip"))]
     top = {name.split("/")[0] for name in in_wheel}

@@ -2,8 +2,8 @@
 
 Every variant of a table is its baseline but for the overrides named here, with three seeds; what is measured is KAGL's
 validation split. The difference to the baseline is the mean over the seeds, its interval the paired bootstrap over
-queries of the values averaged over the seeds. Training runs share one process, one catalogue and the cached features; what
-was measured with the same overrides, in whatever table, is not retrained.
+queries of the values averaged over the seeds. Training runs share one process, one catalogue and the cached features;
+what was measured with the same overrides, in whatever table, is not retrained.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ EVALUATIONS = {
     "kagl_adapt": ("marqo-kagl", ["data=kagl", "data/split=marqo", "task=[marqo]"], "kagl.test.marqo"),
     "kagl_transfer": ("fashion-mnist", ["data=fashion_mnist", "task=[zeroshot]"], "fashion_mnist.test.zeroshot"),
 }
-QUICK = ["data.batch_size=32", "data.limit=64", "trainer.max_epochs=1", "trainer.limit_val_batches=1", "task=[]"]
-QUICK += ["monitor.metric=val/loss", "monitor.mode=min", "transfer={}", "features.cache=false", "data.fields={}"]
+QUICK = ["data.batch_size=32", "data.limit=64", "trainer.max_epochs=1", "trainer.limit_val_batches=1"]
+QUICK += ["monitor.metric=val/loss", "monitor.mode=min", "features.cache=false"]
 
 
 def modiste(*arguments: str) -> list[str]:
@@ -40,9 +40,8 @@ def measure(recipe: str, seed: int, out: Path, device: str, quick: bool) -> None
     """Trains with a seed and evaluates, and keeps the result's metrics and the seconds of the training."""
     run = out / f"{recipe}_{seed}_run"
     trainer = ["trainer=gpu"] if device == "cuda" else ["trainer=cpu"]
-    more = [*QUICK, *(["loss=clip"] if recipe == "kagl_adapt" else ["data.batches.balance=null"])] if quick else []
     start = time.perf_counter()
-    given = [*trainer, *LARGE[recipe], *more, f"seed={seed}", f"hydra.run.dir={run}"]
+    given = [*trainer, *LARGE[recipe], *(QUICK if quick else []), f"seed={seed}", f"hydra.run.dir={run}"]
     subprocess.run(modiste("train", f"experiment={recipe}", *given), check=True)
     seconds = round(time.perf_counter() - start, 1)
     folder, overrides, result = EVALUATIONS[recipe]

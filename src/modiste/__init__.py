@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-import importlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from modiste.utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from modiste.embedding.api import Embeddings, embed
@@ -18,22 +19,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Embeddings", "Loaded", "Run", "__version__", "compare", "embed", "evaluate", "load", "train"]
 
-# Imported when first used: `modiste --help` must not wait for torch.
-_HOMES = {
-    "Embeddings": "modiste.embedding.api",
-    "Loaded": "modiste.models.load",
-    "Run": "modiste.training.fit",
-    "compare": "modiste.evaluation.compare",
-    "embed": "modiste.embedding.api",
-    "evaluate": "modiste.evaluation.api",
-    "load": "modiste.models.load",
-    "train": "modiste.training.fit",
-}
+_lazy = lazy_exports(
+    __name__,
+    {
+        "Embeddings": "modiste.embedding.api",
+        "Loaded": "modiste.models.load",
+        "Run": "modiste.training.fit",
+        "compare": "modiste.evaluation.compare",
+        "embed": "modiste.embedding.api",
+        "evaluate": "modiste.evaluation.api",
+        "load": "modiste.models.load",
+        "train": "modiste.training.fit",
+    },
+)
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return version("modiste")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'modiste' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return version("modiste") if name == "__version__" else _lazy(name)

@@ -205,7 +205,14 @@ def test_help_shows_the_users_own_options(shop, capsys):
         ("sew +cloth/dye=read", ["Did you mean 'red'?"]),
         ("sew cloth.wieght=1", ["Did you mean 'cloth.weight'?"]),
         ("sew --mutirun", ["Did you mean '--multirun'?"]),
-        ("sew cloth", ["'cloth' is not an override"]),
+        ("sew cloth", ["'cloth' is not an override", "write cloth=…"]),
+        ("sew seed", ["write seed=…"]),
+        ("sew --cloth wool", ["write cloth=wool"]),
+        ("sew epochs=1", ["write trainer.max_epochs=1"]),
+        ("sew --seed 3", ["write seed=3"]),
+        ("sew +clth.weight=1", ["Nothing uses the key 'clth'", "Did you mean 'cloth'?"]),
+        ("sew seed=-1", ["'seed' is -1: it takes a whole number"]),
+        ("sew init=nope", ["no run directory nope"]),
         ("sew seed=1,2", ["add -m"]),
         ("sew title=(", ["quote it"]),
         ("sew title=${nowhere}", ["no 'nowhere'"]),
@@ -349,6 +356,8 @@ def test_positional_arguments_are_paths_for_a_command_that_takes_paths(shop, cap
 
 
 def test_starting_points_can_be_swept(shop):
+    for name in ("one", "two"):
+        started(shop / name, [])
     assert main(["sew", "-m", "init=one,two"]) == 0
     assert [job["cfg"]["init"] for job in jobs(shop)] == ["one", "two"]
 
@@ -497,3 +506,34 @@ def test_completion_in_zsh(tmp_path):
 def test_completion_is_uninstalled_by_hydras_script(name, capsys):
     assert main(["--shell-completion", f"uninstall={name}"]) == 0
     assert ("complete -e -c modiste" if name == "fish" else "complete -r modiste") in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------- nothing is ignored
+
+
+def test_a_key_of_a_recipe_that_nothing_uses_names_file_and_nearest_key(shop, capsys):
+    (shop / "mine/recipe").mkdir(parents=True)
+    (shop / "mine/recipe/mine.yaml").write_text("# @package _global_\n# Mine\nclooth: {weight: 3}\n")
+    assert main(["sew", "recipe=mine", "--config-dir", "mine"]) == 2
+    err = capsys.readouterr().err
+    assert "recipe/mine.yaml" in err
+    assert "'clooth'" in err
+    assert "Did you mean 'cloth'?" in err
+
+
+def test_a_recipe_of_train_without_its_package_line_is_refused(tmp_path, capsys):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text("# Mine\nname: mine\ntrainer: {max_epochs: 1}\n")
+    assert main(["train", "experiment=mine", "--config-dir", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "mine.yaml would set nothing" in err
+    assert "# @package _global_" in err
+
+
+def test_the_users_local_settings_are_merged_by_every_command(tmp_path, capsys):
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local/default.yaml").write_text("# @package _global_\n# This machine\nlog_dir: /scratch/runs\n")
+    assert main(["evaluate", "--config-dir", str(tmp_path), "--cfg", "job"]) == 0
+    assert "log_dir: /scratch/runs" in capsys.readouterr().out
+    assert main(["train", "local=absent"]) == 2
+    assert "no option 'absent' in the group local" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from helpers.commands import TINY, modiste
 from helpers.resumed import assert_same_end
 from modiste.cli import main
 from modiste.config import LAUNCHERS, VERSION_BASE, config_dir, validate
+from modiste.config import compose as compose_job
 from modiste.config.messages import explain_missing_config
 
 PLUGINS = {
@@ -74,9 +75,7 @@ def test_a_run_over_several_nodes_asks_slurm_for_a_task_per_gpu(strategy):
     assert (node.nodes, node.tasks_per_node, node.gpus_per_node) == (2, 4, 4)
     assert node.max_num_timeout > 0
     assert (config.trainer.num_nodes, config.trainer.devices, config["continue"]) == (2, 4, "auto")
-    OmegaConf.set_readonly(config, False)
-    del config["hydra"]
-    validate(config)
+    validate(compose_job("train", given[1:]))
 
 
 @pytest.mark.slow

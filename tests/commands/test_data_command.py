@@ -5,7 +5,9 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from modiste.commands.data import CELL, HEADING, MARGIN, run
+from helpers.commands import modiste
+from modiste.commands.data import run
+from modiste.reporting.data_sheet import CELL, HEADING, MARGIN
 
 ROWS = [
     # sku, title, path, colour, fold
@@ -33,17 +35,22 @@ def cfg(tmp_path, monkeypatch):
     }
     split = {"_target_": "modiste.data.splits.RandomSplit", "fractions": {"train": 1.0}}
     return OmegaConf.create(
-        {"data": {"catalogue": catalogue, "split": split}, "run_dir": str(tmp_path / "run"), "seed": 0}
+        {
+            "data": {"catalogue": catalogue, "split": split},
+            "run_dir": str(tmp_path / "run"),
+            "seed": 0,
+            "write": None,
+            "write_to": str(tmp_path / "conf"),
+        }
     )
 
 
 @pytest.fixture
 def given(cfg, monkeypatch):
     """With splits that do leak, which no splitter of ours makes."""
-    import modiste.commands.data as command
     from modiste.config import instantiate
 
-    monkeypatch.setattr(command, "load", lambda data: instantiate(data.catalogue)())
+    monkeypatch.setattr("modiste.data.build.load", lambda data: instantiate(data.catalogue)())
     return cfg
 
 
@@ -55,8 +62,10 @@ def test_data_json_holds_the_counts(given, tmp_path):
     assert facts["distinct"] == {"product_id": 3, "pixels": 3, "text": 3}
     assert facts["splits"] == {"train": 2, "test": 2}
     assert facts["columns"] == {
-        "colour": {"values": 2, "missing": 1, "top": [["red", 2], ["blue", 1]], "rarest": 1},
-    }
+        "colour": {
+            "type": "string", "range": None, "values": 2, "missing": 1, "top": [["red", 2], ["blue", 1]], "rarest": 1,
+        },
+    }  # fmt: skip
     assert facts["leaks"] == {"train – test": {"products": 0, "pixels": 1, "titles": 1}}
     assert facts["text"] == {
         "words_mean": 2.5,
@@ -70,7 +79,7 @@ def test_data_json_holds_the_counts(given, tmp_path):
 def test_the_screen_says_what_was_left_out_what_leaks_and_where_the_sheet_is(given, tmp_path, capsys):
     run(given)
     out = " ".join(capsys.readouterr().out.split())
-    for expected in ("5 rows read, 4 kept", "left out: 1 missing image: s4", "train – test 0 1 1", "red 50.0%"):
+    for expected in ("5 rows read, 4 kept", "dropped: 1 missing image: s4", "train – test 0 1 1", "red 50.0%"):
         assert expected in out
     assert "sheet.png" in out
 
@@ -99,3 +108,50 @@ def test_the_sheet_is_the_same_for_a_seed(cfg, tmp_path):
 def test_the_split_of_the_config_is_applied(cfg, tmp_path):
     run(cfg)
     assert json.loads((tmp_path / "run" / "data.json").read_text())["splits"] == {"train": 4}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A semicolon table of a German shop in cp1252, with prices, HTML and column names with spaces."""
+    folder = tmp_path_factory.mktemp("shop")
+    (folder / "photos").mkdir()
+    lines = ["SKU;Product title;Bild;Größe EU;Preis;Bestand;Beschreibung"]
+    for number in range(30):
+        Image.new("RGB", (12, 16), (8 * number, 40, 99)).save(folder / "photos" / f"{number}.png")
+        lines.append(
+            f"{number:05};Kleid Nr. {number};{number}.png;{'SML'[number % 3]};{9.5 + number:.2f};{number};"
+            f'"<p>Schönes Kleid Nr. {number} für alle Tage, an die man sich gern erinnert &amp; mehr</p>"'
+        )
+    (folder / "shop.csv").write_text("\n".join(lines), encoding="cp1252")
+    return folder
+
+
+def test_a_table_alone_is_enough_and_is_kept_as_a_data_set(shop):
+    done = modiste("data", "shop.csv", "write=mode", cwd=shop)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "cp1252, cells separated by semicolons; 30 rows, 7 columns" in done.stdout + done.stderr
+    rows = {line.split()[0]: " ".join(line.split()) for line in done.stdout.splitlines() if line.strip()}
+    assert "Größe EU classes" in rows["Größe"]
+    assert "from 9.5 to 38.5" in done.stdout
+    assert "Beschreibung text, too varied for classes" in " ".join(done.stdout.split())
+    again = modiste("data", "--config-dir", "conf", "data=mode", "name=again", cwd=shop)
+    assert again.returncode == 0, again.stdout + again.stderr
+    (facts,) = (json.loads(path.read_text()) for path in (shop / "runs/data/again").glob("*/data.json"))
+    assert facts["card"]["name"] == "mode"
+    assert facts["classes"] == ["Größe EU"]
+    assert {name: column["type"] for name, column in facts["columns"].items()} == {
+        "Größe EU": "string", "Preis": "double", "Bestand": "int64", "Beschreibung": "string",
+    }  # fmt: skip
+    refused = modiste("data", "shop.csv", "write=mode", cwd=shop)
+    assert (refused.returncode, "exists: choose another write=NAME" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["gone.csv"], "There is no table 'gone.csv'"), (["shop.csv", "shop.csv"], "one table too many")],
+)
+def test_a_table_that_is_not_there_is_one_sentence(words, message, shop):
+    done = modiste("data", *words, cwd=shop)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1

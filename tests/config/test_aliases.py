@@ -9,6 +9,10 @@ data:
   batches: {alike: colour, run: 4, guard: 0.9, one_per_product: true}
 transfer:
   other: {data.prepared: other, split: val}
+grad_cache: {micro_batch: 8, keep: 2}
+loss:
+  _target_: modiste.losses.matryoshka.MatryoshkaLoss
+  inner: {_target_: modiste.losses.clip.ClipLoss, keep: 16, products: bfloat16}
 name: x
 """
 
@@ -21,6 +25,8 @@ def test_a_run_of_an_earlier_version_has_todays_keys(tmp_path):
     }  # fmt: skip
     assert config.data.preprocessed == "ready"
     assert "prepared" not in config.data
+    assert config.grad_cache == {"micro_batch": 8, "kept_micro_batches": 2}
+    assert {"logits_cache_mib": 16, "matmul_dtype": "bfloat16"}.items() <= dict(config.loss.inner).items()
     assert config.transfer.other == {"data.preprocessed": "other", "split": "val"}
 
 
@@ -28,3 +34,5 @@ def test_todays_configuration_stays_as_it_is():
     config = {"data": {"preprocessed": None, "batches": {"group_size": 16}}, "name": "${data.preprocessed}"}
     assert rename_keys(config) == config
     assert rename_keys({"data": "x"}) == {"data": "x"}
+    others = {"loss": {"_target_": "mine.Loss", "keep": 3}}
+    assert rename_keys(others) == others

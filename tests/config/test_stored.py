@@ -110,7 +110,7 @@ def test_usual_overrides_of_a_file_are_kept():
         "++seed=1",
         "~term",
         "loss@loss.inner=siglip",
-        "+sweep.space.optim\\.lr={low: 1e-4, high: 1e-2}",
+        "sweep.space={optim.lr: {low: 1e-4, high: 1e-2}}",
         "name='a (b) = c'",
         "data.captions.templates=['{text}']",
         "task=[retrieval,zeroshot]",

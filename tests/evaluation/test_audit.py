@@ -52,7 +52,7 @@ def write_table(folder, pictures, splits, titles):
         "data=table",
         f"data.catalogue.path={folder}/table.csv",
         f"data.catalogue.images={folder}",
-        f"+data.catalogue.name={folder.name}",
+        f"data.catalogue.name={folder.name}",
         "data.catalogue.columns={image:image,text:text,split:fold,product_id:sku}",
         "data/split=given",
     ]

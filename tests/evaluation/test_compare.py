@@ -101,7 +101,7 @@ def test_a_metric_without_values_per_query_has_its_difference_and_no_test(runs):
     found = compare(path_a, path_b)
     assert [row["p"] for row in rows(found.text("csv"))] == ["", ""]
     assert float(rows(found.text("csv"))[0]["difference"]) == pytest.approx(a[HIT].mean() - b[HIT].mean())
-    assert "2 metrics have no values per query beside both results, and no test." in found.text("markdown")
+    assert "2 metrics have no values per query next to both results, and no test." in found.text("markdown")
 
 
 REFUSED = {

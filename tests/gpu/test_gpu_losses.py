@@ -41,7 +41,7 @@ def gcl_reference(image, text, scale, ids):
 
 LOSSES = {
     "clip": (lambda **o: ClipLoss(tile=TILE, **o), clip_reference),
-    "clip, logits computed again": (lambda **o: ClipLoss(tile=TILE, keep=0, **o), clip_reference),
+    "clip, logits computed again": (lambda **o: ClipLoss(tile=TILE, logits_cache_mib=0, **o), clip_reference),
     "siglip": (lambda **o: SigLipLoss(tile=TILE, **o), siglip_reference),
     "gcl": (lambda **o: GclLoss(tile=TILE, fused=0.0, **o), gcl_reference),
     "matryoshka": (lambda **o: MatryoshkaLoss(ClipLoss(tile=TILE, **o), DIMS), prefixes(clip_reference)),
@@ -61,7 +61,7 @@ def precision(request):
 @pytest.mark.parametrize("kind", LOSSES)
 def test_value_and_gradients_are_those_of_float64(kind, products, precision, device):
     build, reference = LOSSES[kind]
-    loss = build(products="bfloat16" if precision == "bf16" else "float32").to(device)
+    loss = build(matmul_dtype="bfloat16" if precision == "bf16" else "float32").to(device)
     image, text = unit_pairs(N, DIM, noise=4.0)
     ids = None if products is None else product_ids(N, products)
     more = (torch.tensor(BIAS).double(),) if kind == "siglip" else ()

@@ -22,7 +22,7 @@ def make_index(folder, seed, products=PRODUCTS):
     from modiste.models.load import build_model
     from modiste.search.build import Source, build
 
-    cfg = compose("train", TINY)
+    cfg = compose("train", [*TINY, "image.size=96"])  # a grid of 3 × 3 patches
     torch.manual_seed(seed)
     model = build_model(cfg).eval()
     node = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("model", "tune")}

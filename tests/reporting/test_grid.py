@@ -62,7 +62,10 @@ def test_the_table_names_settings_and_no_hashes(folder, capsys):
 def test_the_command_makes_it_of_a_directory_without_results(folder):
     (sheet,) = build_table([folder])
     assert sheet.grids[0].heads[:2] == ["loss", "seeds"]
-    assert "| siglip | 0, 1, 2 |" in build_table([folder], style="markdown")
+    markdown = build_table([folder], style="markdown")
+    assert "| siglip | 0, 1, 2 |" in markdown
+    assert "val/loss" not in markdown
+    assert "val/loss" in build_table([folder], style="markdown", every=True)
     lines = list(csv.DictReader(io.StringIO(build_table([folder], style="csv"))))
     assert [line["loss"] for line in lines] == ["siglip", "clip"]
     assert float(lines[0]["val/retrieval/t2i/mrr"]) == pytest.approx(0.61)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from helpers.stored_results import store, values
 from modiste.commands import table as command
 from modiste.config import compose, list_groups
 from modiste.errors import ModisteError
-from modiste.reporting.papers import Paper, format_papers, is_paper
+from modiste.reporting.papers import Paper, format_papers, is_paper, spec
 from modiste.reporting.papers.measure import measure
 from modiste.reporting.tables import packaged_namings, read_published
 
@@ -79,7 +80,7 @@ def cell(folder):
 # --- what fills a cell
 
 
-def test_a_result_fills_its_cell_beside_the_published_number(tmp_path):
+def test_a_result_fills_its_cell_next_to_the_published_number(tmp_path):
     paper(tmp_path)
     path = run(tmp_path)
     mean = json.loads(path.read_text())["metrics"][T2I]["value"]
@@ -148,7 +149,7 @@ def test_the_row_may_state_its_weights(tmp_path):
     run(tmp_path, fingerprint="b" * 16)
     (why,) = cell(tmp_path)[1]
     assert "other weights: their fingerprint is bbbbbbbb, not aaaa" in why
-    run(tmp_path, fingerprint="a" * 16, file="again")  # beside it, the right one
+    run(tmp_path, fingerprint="a" * 16, file="again")  # next to it, the right one
     assert cell(tmp_path)[0]
     assert cell(tmp_path)[1] == []
 
@@ -380,6 +381,35 @@ def test_the_command_makes_a_papers_table_and_goes_on_making_those_of_runs(tmp_p
         command.run(arguments(paths=f"[{tmp_path}]", published=published, format="cvs"))
 
 
+# --- a table of one's own runs
+
+
+def test_the_documented_example_is_built(tmp_path, capsys):
+    """The first block of the schema's docstring, with results where it says."""
+    example = spec.__doc__.split("::\n")[1].partition("\nEverything")[0]
+    (tmp_path / "table.yaml").write_text(textwrap.dedent(example))
+    scores = {seed: values(60, 0.3 + 0.1 * seed, seed) for seed in range(3)}
+    for place, seed in {"runs/clip": 2, **{f"runs/siglip/{seed}": seed for seed in range(3)}}.items():
+        metrics = {"t2i/mrr": scores[seed], "t2i/recall@10": scores[seed]}
+        store(tmp_path / place, metrics, name="kagl", fingerprint=place[-1] * 16, task="retrieval")
+    rows = lines(tmp_path)
+    assert [(row["model"], row["column"]) for row in rows] == [
+        (label, column) for label in ("InfoNCE", "sigmoid") for column in ("MRR", "Recall@10")
+    ]
+    means = [scores[seed].mean() for seed in range(3)]
+    assert float(rows[0]["measured"]) == scores[2].mean()
+    assert (float(rows[2]["measured"]), float(rows[2]["sd"])) == pytest.approx((np.mean(means), np.std(means, ddof=1)))
+    command.run(arguments(paths=f"[{tmp_path}]"))
+    assert "KAGL, text-to-image" in capsys.readouterr().out
+
+
+def test_a_run_that_does_not_exist_is_told(tmp_path):
+    with pytest.raises(ModisteError, match="the run 'runs/nope', which does not exist"):
+        paper(tmp_path, rows=[{"label": "ours", "run": "runs/nope"}])
+    with pytest.raises(ModisteError, match="has run and results"):
+        paper(tmp_path, rows=[{"label": "ours", "run": ".", "results": "runs"}])
+
+
 # --- the repository's papers
 
 
@@ -398,7 +428,7 @@ def test_every_paper_of_the_repository_can_be_made_in_all_formats(folder, publis
 
 @pytest.mark.parametrize("folder", PAPERS, ids=lambda path: path.name)
 def test_every_model_and_benchmark_that_a_paper_names_exists(folder):
-    """Models have a config; sizes are those that published numbers are shown beside in other tables."""
+    """Models have a config; sizes are those that published numbers are shown with in other tables."""
     content = Paper.read(folder)
     models = list_groups([ROOT / "conf"])["model"]
     assert {row.model for row in content.rows if f"model={row.model}" in row.command} <= set(models)

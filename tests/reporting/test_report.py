@@ -237,16 +237,16 @@ def test_a_class_without_a_value_is_not_the_worst(run):
 
 
 def test_galleries_without_images_are_said_to_be_missing_then_reused(run):
-    assert "Images are not shown: those of kagl were not at hand." in words(write_report(run))
+    assert "Images are not shown: those of kagl are not available." in words(write_report(run))
     drawn = read(write_report(run, Plain()))
-    assert "not at hand" not in drawn
+    assert "not available" not in drawn
     assert read(write_report(run)) == drawn
 
 
 def test_thumbnails_of_other_data_are_never_shown(run):
     write_report(run, Plain())
     put(run, "kagl.test.retrieval", result("retrieval", examples=[example(True)], data_fingerprint="other"))
-    assert "not at hand" in words(write_report(run))
+    assert "not available" in words(write_report(run))
 
 
 def test_searches_have_their_own_galleries_and_the_later_ones_are_folded(run):
@@ -261,7 +261,7 @@ def test_searches_have_their_own_galleries_and_the_later_ones_are_folded(run):
 def test_a_catalogue_draws_only_its_own_data(run):
     put(run, "other.test.retrieval", result("retrieval", data="other", examples=[example(True)]))
     assert "Images are not shown: those of other" in words(write_report(run, Plain()))
-    assert "not at hand" not in words(write_report(run, {file.stem: Plain() for file in run.glob("results/*.json")}))
+    assert "not available" not in words(write_report(run, {file.stem: Plain() for file in run.glob("results/*.json")}))
 
 
 def test_published_rows_are_marked_with_their_source(run):

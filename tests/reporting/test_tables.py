@@ -86,7 +86,7 @@ def test_only_averages_and_unpublished_subsets_have_no_naming(published):
 
 
 @pytest.mark.parametrize("data", MARQO)
-def test_marqos_published_rows_stand_beside_a_result_of_every_set(published, data):
+def test_marqos_published_rows_stand_next_to_a_result_of_every_set(published, data):
     gallery, queries = MARQO[data].gallery, MARQO[data].queries
     metrics = {f"{part}/precision@1": (0.5, n) for part, n in queries.items()}
     blocks = tables.build_blocks([result(metrics, data=data, counts=sizes(metrics, gallery))], published)
@@ -153,7 +153,7 @@ def test_a_bad_reference_file_is_refused(tmp_path, text, words):
 # --- blocks
 
 
-def test_published_rows_stand_beside_measured_ones_under_our_names(published):
+def test_published_rows_stand_next_to_measured_ones_under_our_names(published):
     rows = {row.model: row for row in block(tables.build_blocks([result()], published), "text-to-image").rows}
     assert rows["mine"].source == ""
     marqo = rows["FashionCLIP2.0"]

@@ -94,6 +94,17 @@ def test_without_a_query_the_catalogue_is_listed_and_its_facets_are_counted(clie
     assert ok(client.get("/facets", params={"where": "price < 60"}))["facets"] == answer["facets"]
 
 
+def test_a_chosen_value_leaves_the_other_values_of_its_column_to_be_chosen(client, index):
+    whole = ok(client.post("/search", json={"facets": True}))["facets"]
+    column, other = [name for name, values in whole.items() if len(values) > 1][:2]
+    chosen = ok(
+        client.post("/search", json={"facets": True, "filters": {column: {"values": [whole[column][0]["value"]]}}})
+    )
+    assert chosen["facets"][column] == whole[column]
+    assert chosen["count"] == whole[column][0]["count"]
+    assert sum(entry["count"] for entry in chosen["facets"][other]) <= chosen["count"]
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [
@@ -142,7 +153,8 @@ def test_zero_shot_is_the_cosine_of_the_mean_prompt(client, index):
     found = {entry["label"]: entry for entry in answer["labels"]}
     assert [found[label]["cosine"] for label in labels] == pytest.approx(cosines.tolist(), abs=1e-5)
     assert sum(entry["probability"] for entry in answer["labels"]) == pytest.approx(1)
-    assert [entry["cosine"] for entry in answer["labels"]] == sorted(cosines.tolist(), reverse=True)
+    shown = [entry["cosine"] for entry in answer["labels"]]
+    assert shown == sorted(shown, reverse=True)
     refused = client.post("/zero-shot", json={"row": 2, "labels": labels, "prompts": ["no slot"]})
     assert "needs one {}" in refused.json()["error"]["message"]
     both = client.post("/zero-shot", json={"row": 2, "image": "x", "labels": labels})
@@ -439,3 +451,15 @@ def test_queries_of_several_requests_are_scored_in_one_pass(index):
     shared.batcher.close()
     assert sum(passes) == 40
     assert max(passes) <= 8
+
+
+def test_an_index_on_a_qdrant_server_is_refused(indexes):
+    from types import SimpleNamespace
+
+    from modiste.errors import ModisteError
+    from modiste.serve.app import create_app
+    from modiste.serve.settings import Settings
+
+    remote = SimpleNamespace(facts={"engine": {"kind": "qdrant"}})
+    with pytest.raises(ModisteError, match="engine=lancedb"):
+        create_app(Settings(str(indexes[0]), backend="torch"), lambda path: remote)

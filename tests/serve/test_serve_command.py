@@ -34,6 +34,7 @@ def test_a_mistake_is_a_sentence(tmp_path, arguments, says):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_it_serves_and_stops_on_sigterm(indexes, tmp_path):
     process = modiste("serve", f"index={indexes[0]}", "port=0", "backend=torch", cwd=tmp_path, background=True)
     try:

@@ -175,7 +175,7 @@ def test_an_interrupt_leaves_the_trial_to_be_repeated(tmp_path):
     assert [trial.state.name for trial in finished(again)] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
 
 
-def test_a_failing_trial_is_recorded_and_the_next_one_starts(tmp_path, capsys):
+def test_a_failing_trial_is_recorded_and_the_next_one_starts(tmp_path, capsys, caplog):
     def sometimes(trial):
         if trial.number == 1:
             SPACE.suggest(trial)
@@ -187,6 +187,8 @@ def test_a_failing_trial_is_recorded_and_the_next_one_starts(tmp_path, capsys):
     table = rows(found, [LOSS])
     assert [row["state"] for row in table].count("complete") == 11
     assert table[1]["error"] == "data.batch_size=9 is too large: lower it."
+    assert "trial_001 failed: data.batch_size=9 is too large" in caplog.text
+    assert "Traceback" not in caplog.text + capsys.readouterr().err
     (tmp_path / "trial_004").mkdir()
     print_sheets(conclude(found, [LOSS], list(SPACE.space), tmp_path))
     printed = capsys.readouterr().out
@@ -224,7 +226,7 @@ PARENT = """
 import sys, time
 from modiste.sweeps.execution import end, start, stoppable
 with stoppable():
-    process = start([sys.executable, "-c", "import time; time.sleep(60)"], open("log", "w"))
+    process = start([sys.executable, "-c", sys.argv[1]], open("log", "w"))
     try:
         print(process.pid, flush=True)
         time.sleep(60)
@@ -236,9 +238,13 @@ with stoppable():
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="SIGKILL of the parent is noticed on Linux only")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGINT])
 def test_a_trial_does_not_outlive_its_sweep(tmp_path, number):
-    command = [sys.executable, "-c", PARENT]
+    # A training run takes its time over SIGTERM: it finishes its step and saves.
+    slow = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " if number == signal.SIGKILL else ""
+    command = [sys.executable, "-c", PARENT, f"{slow}import time; print(flush=True); time.sleep(60)"]
     parent = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     child = int(parent.stdout.readline())
+    while not (tmp_path / "log").read_text():  # until it has begun
+        time.sleep(0.02)
     parent.send_signal(number)
     parent.wait(20)
     for _ in range(100):

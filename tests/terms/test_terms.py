@@ -98,7 +98,9 @@ def gradients(model, loss, value):
     return {"value": value.detach()} | {name: p.grad for name, p in named if p.grad is not None}
 
 
-@pytest.mark.parametrize("cache", [GradCache(), GradCache(5), GradCache(5, keep=1)], ids=["plain", "cached", "kept"])
+@pytest.mark.parametrize(
+    "cache", [GradCache(), GradCache(5), GradCache(5, kept_micro_batches=1)], ids=["plain", "cached", "kept"]
+)
 @pytest.mark.parametrize("name", TERMS)
 def test_every_gradient_is_that_of_the_full_matrix_whether_cached_or_not(name, cache):
     term, reference = copy.deepcopy(TERMS[name][0]), TERMS[name][1]

@@ -34,7 +34,8 @@ class Call:
         from hydra._internal.utils import get_args_parser
 
         parser = get_args_parser()
-        parser.error = functools.partial(_refuse_flag, parser, command)  # type: ignore[method-assign]
+        parser.allow_abbrev = False  # --experiment is not --experimental-rerun
+        parser.error = functools.partial(_refuse_flag, parser, command, argv)  # type: ignore[method-assign]
         args = parser.parse_intermixed_args(argv)
         flags = []
         for action in parser._actions:
@@ -74,14 +75,26 @@ class Call:
         outline = Outline.read(self.folders, self.config_name)
         self.overrides = grammar.normalised(self.args.overrides, outline, self.args.multirun)
         for overrides in self._variants():
-            self._compose(overrides, complete=not (self.args.cfg or self.args.info or self.args.hydra_help))
+            self._compose(overrides, outline, complete=not (self.args.cfg or self.args.info or self.args.hydra_help))
 
-    def _compose(self, overrides: list[str], complete: bool) -> None:
-        from modiste.config import compose, report, value_problems
+    def _compose(self, overrides: list[str], outline: Outline, complete: bool) -> None:
+        from modiste.cli import checks
+        from modiste.config import report
+        from modiste.config.composition import compose, compose_with_sources
 
-        config = compose(self.config_name, overrides, self.config_dirs, root=self.root)
+        arguments = self.config_name, overrides, self.config_dirs
+        grammar.check_local(overrides, self.folders)
+        config = compose(*arguments, root=self.root)
         if complete:
-            report(value_problems(config))
+            found = checks.problems(
+                config,
+                overrides,
+                outline,
+                self.config_name,
+                lambda: compose_with_sources(*arguments, root=self.root)[1],
+            )
+            here = not any(override.lstrip("+").startswith("hydra/launcher=") for override in overrides)
+            report(found or (checks.machine_problems(config) if here else []))
 
     def _variants(self) -> list[list[str]]:
         """The overrides themselves, or for a sweep: each option of a group once, the first value of everything else."""
@@ -94,12 +107,23 @@ class Call:
             variants += [[o if o != choices[0] else choice for o in first] for choice in choices[1:]]
         return variants
 
+    def _for_hydra(self) -> list[str]:
+        """The overrides, so that Hydra takes keys that only some options of a swept group have; they are checked."""
+        from modiste.config.composition import opened
+
+        given = [opened(override) for override in self.overrides]
+        if not self.args.multirun:
+            return given
+        swept = {key for o in given if "," in o and "." not in (key := o.partition("=")[0])}
+        return [f"++{o}" if o.partition(".")[0] in swept and o.partition("=")[0] not in swept else o for o in given]
+
     def run(self) -> int | None:
         """Hand over to Hydra. The job itself sees the command line that would run it alone: Lightning starts the other
         processes of a multi-device run with it."""
         import hydra
 
-        from modiste.config import VERSION_BASE
+        from modiste.cli import checks
+        from modiste.config import VERSION_BASE, report
 
         script = sys.argv[0]
         flags = [flag for flag in self.flags if flag not in ("--multirun", "--run")]
@@ -113,6 +137,7 @@ class Call:
             hydra_own = [o for o in own.hydra if not o.startswith("hydra.mode=")]
             with _process([script, self.command, *flags, *hydra_own, *own.task], full_error=user_setting):
                 try:
+                    report(checks.machine_problems(cfg))
                     return importlib.import_module(f"modiste.commands.{self.command}").run(cfg)
                 except ModisteError as error:
                     if self.args.multirun:  # Hydra says which of the jobs it was
@@ -123,7 +148,7 @@ class Call:
         user_setting = os.environ.get("HYDRA_FULL_ERROR")
         # With the variable set, Hydra raises what went wrong and leaves the reporting to `main`.
         for_hydra = [flag for flag in self.flags if not flag.startswith("--config-path=")]  # given as `root`
-        with _process([f"modiste {self.command}", *for_hydra, *self.overrides], full_error="1"):
+        with _process([f"modiste {self.command}", *for_hydra, *self._for_hydra()], full_error="1"):
             hydra.main(config_path=str(self.root.resolve()), config_name=self.command, **VERSION_BASE)(task)()
         if failures:
             raise failures[0]
@@ -154,8 +179,12 @@ def _process(argv: list[str], full_error: str | None) -> Iterator[None]:
         set_both(*before)
 
 
-def _refuse_flag(parser: argparse.ArgumentParser, command: str, message: str) -> NoReturn:
+def _refuse_flag(parser: argparse.ArgumentParser, command: str, argv: list[str], message: str) -> NoReturn:
     known = [name for action in parser._actions for name in action.option_strings]
     unknown = re.findall(r"unrecognized arguments: (\S+)", message)
+    if unknown:
+        behind = [word for word in argv[argv.index(unknown[0]) + 1 :][:1] if word[:1] != "-" and "=" not in word]
+        if override := grammar.flag_as_override(unknown[0], *behind):
+            raise ModisteError(f"modiste {command}: '{unknown[0]}' is not a flag: write {override}.")
     hint = did_you_mean(unknown[0].partition("=")[0], known) if unknown else f"See modiste {command} --help."
     raise ModisteError(f"modiste {command}: {message}. {hint}")

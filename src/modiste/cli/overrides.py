@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modiste.cli.outline import Outline
+from modiste.config import paths
+from modiste.config.paths import list_groups
 from modiste.config.quoting import quote
 from modiste.config.validation import AUTOMATIC, STARTS
 from modiste.errors import ModisteError, did_you_mean
@@ -19,6 +21,29 @@ QUERY = ("text", "image", "like", "minus")
 LITERAL = (*(f"query.{name}" for name in QUERY), "where")
 """Keys whose values are free text."""
 
+# Words of other programs, and what they are here.
+SYNONYMS = {
+    "batch": "data.batch_size",
+    "batch_size": "data.batch_size",
+    "bs": "data.batch_size",
+    "dataset": "data",
+    "devices": "trainer.devices",
+    "epochs": "trainer.max_epochs",
+    "gpus": "trainer.devices",
+    "learning_rate": "optim.lr",
+    "lr": "optim.lr",
+    "max_epochs": "trainer.max_epochs",
+    "num_epochs": "trainer.max_epochs",
+    "num_workers": "data.num_workers",
+    "optimizer": "optim",
+    "output_dir": "hydra.run.dir",
+    "recipe": "experiment",
+    "steps": "trainer.max_steps",
+    "wd": "optim.weight_decay",
+    "weight_decay": "optim.weight_decay",
+    "workers": "data.num_workers",
+}
+
 
 def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> list[str]:
     """Overrides that Hydra reads: paths of positional arguments, values quoted, a restarted run's own overrides first.
@@ -29,6 +54,10 @@ def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> li
     arguments = [word for arg in arguments for word in _model_folder(arg, outline)]
     positional = [arg for arg in arguments if _is_positional(arg, outline)]
     overrides = [_quoted(arg, outline, multirun) for arg in arguments if arg not in positional]
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in SYNONYMS and key not in outline.keys and key not in outline.groups:
+            raise ModisteError(f"There is no key '{key}': write {SYNONYMS[key]}={value}.")
     if positional and "write_to" in outline.keys:
         overrides = [*_table_overrides(positional), *overrides]
     elif positional:
@@ -47,6 +76,15 @@ def _model_folder(arg: str, outline: Outline) -> list[str]:
     if value in list_groups([config_dir()]).get("model", {}):
         return [arg]
     return ["model=exported", f"model.source={quote(str(folder))}"]
+
+
+def check_local(overrides: Sequence[str], folders: Sequence[Path]) -> None:
+    """Raise a ModisteError for a ``local=`` that does not exist: the group is optional, so Hydra would not say it."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        options = list_groups(folders).get("local", {}) if key == "local" else {}
+        if key == "local" and value not in options:
+            raise ModisteError(f"There is no option '{value}' in the group local. {did_you_mean(value, options)}")
 
 
 def _is_positional(arg: str, outline: Outline) -> bool:
@@ -71,11 +109,36 @@ def _positional_override(positional: list[str], outline: Outline) -> str:
     """Paths as a list; words as one text, or as the action of a command that has several."""
     key = next((target for key, target in POSITIONAL.items() if key in outline.keys), None)
     if key is None:
-        hint = did_you_mean(positional[0], [*outline.keys, *outline.groups])
-        raise ModisteError(f"'{positional[0]}' is not an override: write key=value. {hint}")
+        raise ModisteError(f"'{positional[0]}' is not an override: {_meant(positional[0], outline)}")
     if key == "paths":
         return f"paths=[{','.join(map(quote, positional))}]"
     return f"{key}={quote(' '.join(positional))}"
+
+
+def _meant(word: str, outline: Outline) -> str:
+    """What somebody who wrote a bare ``word`` may have meant."""
+    known = [*outline.keys, *outline.groups]
+    if word in known:
+        return f"write {word}=…, with a value."
+    if word in SYNONYMS:
+        return f"write {SYNONYMS[word]}=…"
+    if "run" in outline.keys and ("/" in word or Path(word).exists()):
+        return f"write run={word}."
+    return f"write key=value. {did_you_mean(word, known)}"
+
+
+def flag_as_override(flag: str, value: str = "") -> str | None:
+    """The override that somebody who wrote a ``--flag`` of another program may have meant.
+
+    >>> flag_as_override("--experiment", "demo"), flag_as_override("--epochs=3"), flag_as_override("--mutirun")
+    ('experiment=demo', 'trainer.max_epochs=3', None)
+    """
+    name, _, own = flag.lstrip("-").partition("=")
+    name = name.replace("-", "_")
+    groups = {group for group in list_groups([paths.config_dir()]) if "/" not in group}
+    keys = {"seed", "name", "run", "init", "resume", "continue", "split", "device", "precision", "out"}
+    key = SYNONYMS.get(name, name if name in groups | keys else None)
+    return f"{key}={own or value or '…'}" if key else None
 
 
 def _quoted(override: str, outline: Outline, multirun: bool) -> str:
@@ -86,7 +149,7 @@ def _quoted(override: str, outline: Outline, multirun: bool) -> str:
         override = f"{key}={value}"
     if key in LITERAL and value != "null" and value[:1] not in ("'", '"', "["):
         return f"{key}={quote(value)}"
-    plain = re.fullmatch(r"[\w./:@+\-]*", value) or value[:1] in "'\""
+    plain = re.fullmatch(r"[\w./:@+\-]*", value, re.ASCII) or value[:1] in "'\""
     if not plain and (os.path.exists(value) or (key in STARTS and not multirun)):
         return f"{key}={quote(value)}"
     return override
@@ -111,12 +174,16 @@ def _restarted(overrides: list[str], outline: Outline, multirun: bool) -> list[s
 def _started_with(override: str) -> tuple[Path, list[str]]:
     """The run directory that ``resume=RUN`` or ``continue=RUN`` names, and the overrides that it was started with."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
     from omegaconf import OmegaConf
 
     from modiste.config import load_overrides
     from modiste.utils.run_dir import RunDir
 
-    parsed = OverridesParser.create().parse_overrides([override])[0]
+    try:
+        parsed = OverridesParser.create().parse_overrides([override])[0]
+    except OverrideParseException:
+        raise ModisteError(f"Cannot read '{override}': give one run directory, in quotes.") from None
     if parsed.is_sweep_override():
         raise ModisteError(f"{override}: give one run directory.")
     run = RunDir.find(str(OmegaConf.create({"run": parsed.value()}).run)).path
@@ -136,8 +203,6 @@ def sweep_values(override: str, folders: Sequence[Path]) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Glob
     from hydra.errors import OverrideParseException
-
-    from modiste.config import list_groups
 
     try:
         parsed = OverridesParser.create().parse_overrides([override])[0]

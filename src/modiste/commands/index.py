@@ -14,10 +14,11 @@ def run(cfg: DictConfig) -> None:
     """Does what ``action`` says, and prints what came of it; an interrupted build resumes with the same command."""
     from modiste.search.api import ACTIONS
 
-    if cfg.action not in ACTIONS:
-        raise ModisteError(f"There is no modiste index {cfg.action}. {did_you_mean(str(cfg.action), ACTIONS)}")
+    action = cfg.action or ("build" if cfg.at is None else "restore")
+    if action not in ACTIONS:
+        raise ModisteError(f"There is no modiste index {action}. {did_you_mean(str(action), ACTIONS)}")
     try:
-        print(ACTIONS[cfg.action](cfg, invocation()))
+        print(ACTIONS[action](cfg, invocation()))
     except KeyboardInterrupt:
         print("\nInterrupted; what was embedded is kept. Resume with the same command.", file=sys.stderr)
         raise SystemExit(130) from None

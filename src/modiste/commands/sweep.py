@@ -1,4 +1,4 @@
-"""Search hyperparameters: modiste sweep sweep=heads data=kagl image=lite text=minilm features.cache=true
+"""Search hyperparameters: modiste sweep sweep=heads experiment=lit
 
 Trials are run directories of `modiste train`. They share one process where features.cache is true, so that the
 catalogue and the features are loaded once; otherwise each has a separate process. A killed sweep resumes with

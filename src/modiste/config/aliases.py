@@ -39,7 +39,23 @@ RENAMED = {
     "data.batches.alike": "data.batches.group_by",
     "data.batches.run": "data.batches.group_size",
     "data.batches.guard": "data.batches.false_negative_margin",
+    "grad_cache.keep": "grad_cache.kept_micro_batches",
+    "loss.keep": "loss.logits_cache_mib",
+    "loss.products": "loss.matmul_dtype",
+    "loss.inner.keep": "loss.inner.logits_cache_mib",
+    "loss.inner.products": "loss.inner.matmul_dtype",
 }
+
+
+def rename_override(override: str) -> str:
+    """An override of a run's ``overrides.yaml`` with today's key.
+
+    >>> rename_override("data.prepared=ready"), rename_override("+optim.lr=0.1")
+    ('data.preprocessed=ready', '+optim.lr=0.1')
+    """
+    key, equals, value = override.partition("=")
+    name = key.lstrip("+~")
+    return f"{key.removesuffix(name)}{RENAMED.get(name, name)}{equals}{value}"
 
 
 def rename_keys(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +72,8 @@ def rename_keys(stored: Mapping[str, Any]) -> dict[str, Any]:
         node: Any = plain
         for name in folders:
             node = node.get(name) if isinstance(node, dict) else None
-        if isinstance(node, dict) and leaf in node:
+        # A class of somebody else's may have an argument of a former name.
+        if isinstance(node, dict) and leaf in node and str(node.get("_target_", "modiste.")).startswith("modiste."):
             value = node.pop(leaf)
             node.setdefault(new.rpartition(".")[2], value)
     transfer = plain.get("transfer")

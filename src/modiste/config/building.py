@@ -34,7 +34,7 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
     >>> instantiate({"_target_": "os.system", "command": "ls"})
     Traceback (most recent call last):
     ...
-    modiste.errors.ModisteError: 'os.system' may not be built from a config. If you trust it, set MODISTE_ALLOW=os.
+    modiste.errors.ModisteError: 'os.system' may not be built from a config.
     """
     path = ""
     if OmegaConf.is_config(node):

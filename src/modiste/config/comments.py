@@ -15,7 +15,7 @@ COMMENT = re.compile(r"^(\s*)#+ ?(.*)$")
 def comments(text: str) -> dict[str, str]:
     """``{dotted key: comment}``: what stands after the key, above it, and indented below it.
 
-    >>> comments("# Head\\nlr: 0.1   # of AdamW,\\n           # with warm-up\\n# of the loss\\nloss: {scale: 2}\\n")
+    >>> comments("# Head\\nlr: 0.1   # of AdamW,\\n          # with warm-up\\n# of the loss\\nloss: {scale: 2}\\n")
     {'lr': 'of AdamW, with warm-up', 'loss': 'of the loss'}
     """
     lines = text.splitlines()

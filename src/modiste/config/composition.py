@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from modiste.config import messages, paths
 from modiste.config.quoting import quote
 from modiste.errors import ModisteError
+from modiste.metrics.direction import direction
 from modiste.utils.run_dir import RunDir
 
 # Hydra 1.3 asks for a version_base, 1.4 deprecates it.
@@ -28,6 +29,33 @@ def run_or(run: str | None, other: str) -> str:
 
 
 OmegaConf.register_new_resolver("run_or", run_or, replace=True)
+# The mode of a monitor, of its metric: ${direction:${monitor.metric}}.
+OmegaConf.register_new_resolver("direction", direction, replace=True)
+
+
+# Mappings whose keys are the user's own: they are added without a +.
+OPEN = (
+    "transfer",
+    "data.derive",
+    "data.fields",
+    "data.captions.words",
+    "data.captions.synonyms",
+    "data.catalogue.columns",
+    "data.stream.columns",
+    "data.prompts",
+    "data.classes",
+    "data.split.hold_out",
+    "sweep.space",
+)
+
+
+def opened(override: str) -> str:
+    """``override`` as Hydra takes it where it may add a key of the user's own.
+
+    >>> opened("data.derive.kind=[]"), opened("optim.lr=1")
+    ('++data.derive.kind=[]', 'optim.lr=1')
+    """
+    return f"++{override}" if override.startswith(tuple(f"{key}." for key in OPEN)) else override
 
 
 def compose(
@@ -49,7 +77,7 @@ def compose(
     """
     folders = [root or paths.config_dir(), *config_dirs]
     with _hydra(config_name, overrides, folders):
-        return hydra.compose(config_name, _with_searchpath(overrides, config_dirs))
+        return hydra.compose(config_name, _with_searchpath(list(map(opened, overrides)), config_dirs))
 
 
 def compose_with_sources(
@@ -64,7 +92,7 @@ def compose_with_sources(
     from hydra.types import RunMode
 
     folders = [root or paths.config_dir(), *config_dirs]
-    given = _with_searchpath(overrides, config_dirs)
+    given = _with_searchpath(list(map(opened, overrides)), config_dirs)
     with _hydra(config_name, overrides, folders):
         loader: Any = GlobalHydra.instance().config_loader()
         loader.repository = CachingConfigRepository(loader.repository)  # a file is parsed once for both
@@ -83,7 +111,7 @@ def _hydra(config_name: str, overrides: Sequence[str], folders: Sequence[Path]) 
     try:
         with _set_aside(), hydra.initialize_config_dir(config_dir=str(folders[0].resolve()), **VERSION_BASE):
             yield
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
         raise ModisteError(messages.explain(error, config_name, overrides, folders, compose)) from error
 
 

@@ -45,7 +45,7 @@ def explain(
         return explain_missing_config(error, config_name, overrides, folders)
     if isinstance(error, yaml.YAMLError):
         return f"This is not YAML: {' '.join(str(error).split())}."
-    if first_line.startswith("Config group override"):
+    if first_line.startswith("Config group override") or isinstance(error, (TypeError, AttributeError)):
         wrong = [o for o in overrides if o.partition("=")[0].lstrip("+") in groups]
         return f"Cannot read {' '.join(wrong)}: a group's choice is a name or a list of names; ~group leaves it out."
     if first_line.startswith("Unsupported item value in defaults"):

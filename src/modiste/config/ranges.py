@@ -1,4 +1,4 @@
-"""Types with a range, for annotations of config targets: configs are checked by them before any import."""
+"""Types with a range, for the annotations of config targets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Range:
     """Bounds of a number.
 
     >>> Range(above=0).contains(0), Range(least=0, most=1).contains(1), str(Range(least=0, most=1))
-    (False, True, 'between 0 and 1')
+    (False, True, 'from 0 to 1')
     """
 
     least: float = -math.inf
@@ -27,8 +27,8 @@ class Range:
         if self.above > -math.inf:
             return f"above {self.above:g}" + (f" and at most {self.most:g}" if self.most < math.inf else "")
         if self.most < math.inf:
-            return f"between {self.least:g} and {self.most:g}"
-        return f"of at least {self.least:g}"
+            return f"from {self.least} to {self.most}"
+        return f"of at least {self.least}"
 
 
 Positive = Annotated[float, Range(above=0)]

@@ -15,13 +15,13 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
 
-from modiste.config.aliases import current, rename_keys
+from modiste.config.aliases import current, rename_keys, rename_override
 from modiste.errors import ModisteError
 
 # "${" and a colon somewhere behind it: what OmegaConf could take for the call of a resolver.
 CALL = re.compile(r"\$\{.*:", re.DOTALL)
 # What an override of Modiste's own keys looks like; hydra's node and its packages (@) are not among them.
-OVERRIDE = re.compile(r"(\+{0,2}(?!hydra\b)[A-Za-z_][\w./-]*(@[\w.]+)?(\\.[\w./-]+)*=|~(?!hydra\b)[A-Za-z_][\w./-]*)")
+OVERRIDE = re.compile(r"(\+{0,2}(?!hydra\b)[A-Za-z_][\w./-]*(@[\w.]+)?=|~(?!hydra\b)[A-Za-z_][\w./-]*)")
 
 
 def load_config(path: str | Path, required: Collection[str] = ()) -> DictConfig:
@@ -56,7 +56,7 @@ def load_overrides(path: str | Path) -> list[str]:
     content = read_plain(path) if path.is_file() else None
     if not isinstance(content, list):
         raise ModisteError(f"{path.parent} does not say how it was started: {path.name} is missing or not a list.")
-    return check_overrides(content, path)
+    return [rename_override(override) for override in check_overrides(content, path)]
 
 
 def check_overrides(overrides: Sequence[Any], source: str | Path) -> list[str]:
@@ -101,6 +101,8 @@ def _literal(value: Any, path: Path, key: str = "") -> Any:
         plain = {name: _literal(item, path, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
         if isinstance(plain.get("_target_"), str):
             plain["_target_"] = current(plain["_target_"])
+        if "download" in plain:  # a file gives no leave to open addresses
+            plain["download"] = False
         return plain
     if isinstance(value, list):
         return [_literal(item, path, f"{key}.{i}") for i, item in enumerate(value)]

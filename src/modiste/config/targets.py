@@ -114,7 +114,8 @@ def locate(target: str) -> Any:
         raise ModisteError(f"'{target}' is not a class or a function.")
     # A module of the user's reaches whatever it imported; a method could be called on an object the config makes up.
     is_method = not isinstance(found, type) and "." in getattr(found, "__qualname__", "")
-    if not _is_listed(target) and (is_method or not _by_user(str(getattr(found, "__module__", None)))):
+    named = target in user_allowed() or _by_user(str(getattr(found, "__module__", None)))
+    if not _is_listed(target) and (is_method or not named):
         raise _refused(target)
     return found
 

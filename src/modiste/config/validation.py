@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from modiste.config import schema
 from modiste.config.building import SPECIAL, signature_problems
 from modiste.config.messages import explain_interpolation
 from modiste.config.targets import locate
@@ -40,7 +41,8 @@ def validate(cfg: DictConfig, given: Mapping[str, Collection[str]] | None = None
     modiste.errors.ModisteError: 'act.aproximate': torch.nn.GELU takes no 'aproximate'. Did you mean 'approximate'?
     """
     given = given or {}
-    problems = value_problems(cfg, {join(path, name) for path in given for name in given[path]}) + _contradictions(cfg)
+    problems = value_problems(cfg, {join(path, name) for path in given for name in given[path]})
+    problems += schema.value_problems(cfg) + contradictions(cfg)
     checks = []
     for path, node in [("", cfg), *nodes(cfg)]:
         if "_target_" not in node or OmegaConf.is_missing(node, "_target_"):
@@ -95,7 +97,8 @@ def value_problems(cfg: DictConfig, given: Collection[str] = ()) -> list[str]:
     return problems
 
 
-def _contradictions(cfg: DictConfig) -> list[str]:
+def contradictions(cfg: DictConfig) -> list[str]:
+    """Settings that exclude each other, a sentence each."""
     problems = []
     starts = [key for key in STARTS if value_at(cfg, key) is not None]
     if value_at(cfg, "continue") == AUTOMATIC:  # begins as the other says, and continues itself
@@ -117,11 +120,6 @@ def _contradictions(cfg: DictConfig) -> list[str]:
         )
     if "run" in cfg and "embeddings" in cfg:
         problems += _what_to_evaluate(cfg)
-    for path, *_ in walk(cfg):
-        if path.rpartition(".")[2] in ("size", "image_size"):
-            size = value_at(cfg, path)
-            if isinstance(size, (int, float)) and size <= 0:
-                problems.append(f"'{path}' is {size}: an image has at least one pixel.")
     return problems
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from modiste.utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
-    from modiste.data.module import FashionDataModule
+    from modiste.data.module import FashionDataModule, ValidationSet
 
-__all__ = ["Catalogue", "FashionDataModule"]
+__all__ = ["Catalogue", "FashionDataModule", "ValidationSet"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: torch and Lightning are heavy."""
-    if name == "Catalogue":
-        from modiste.data.catalogue import Catalogue
-
-        return Catalogue
-    if name == "FashionDataModule":
-        from modiste.data.module import FashionDataModule
-
-        return FashionDataModule
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Catalogue": "modiste.data.catalogue",
+        "FashionDataModule": "modiste.data.module",
+        "ValidationSet": "modiste.data.module",
+    },
+)

@@ -73,13 +73,13 @@ class LoadReport:
         """One line.
 
         >>> print(LoadReport(3, 2, {"missing image": ["17"]}))
-        2 of 3 rows kept; left out: 1 missing image (17)
+        2 of 3 rows kept; dropped: 1 missing image (17)
         """
         reasons = [
             f"{len(ids):,} {reason} ({', '.join(ids[:5])}{', …' if len(ids) > 5 else ''})"
             for reason, ids in self.bad.items()
         ]
-        return f"{self.kept:,} of {self.rows:,} rows kept" + (f"; left out: {'; '.join(reasons)}" if reasons else "")
+        return f"{self.kept:,} of {self.rows:,} rows kept" + (f"; dropped: {'; '.join(reasons)}" if reasons else "")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from modiste.utils.atomic import write_text
 
 TARGET = "modiste.data.datasets.table.Table"
 EXAMPLES = 3
+LOOKED_AT = 1000
+"""Rows that examples are taken from."""
 
 
 def is_table(data_cfg: Any) -> bool:
@@ -45,10 +47,14 @@ def columns(data_cfg: Any, catalogue: Catalogue) -> tuple[dict[str, str], dict[s
     renamed = {column: word for word, column in table.columns.items() if isinstance(column, str)}
     taken = {name: named.get(name) or _kind(catalogue, renamed.get(name, name)) for name in raw}
     examples = {
-        name: list(dict.fromkeys(str(cell) for cell in cells if cell not in (None, "")))[:EXAMPLES]
+        name: list(dict.fromkeys(_shown(cell) for cell in cells[:LOOKED_AT] if cell not in (None, "")))[:EXAMPLES]
         for name, cells in raw.items()
     }
     return taken, examples
+
+
+def _shown(cell: Any) -> str:
+    return "a picture" if isinstance(cell, (bytes, dict)) else str(cell)
 
 
 def _kind(catalogue: Catalogue, name: str) -> str:

@@ -105,7 +105,7 @@ def _plain(name: str) -> str:
 
 def _named(raw: Mapping[str, Sequence[Any]], role: str, taken: Iterable[str] = ()) -> str | None:
     """The column that is named for a role, and holds something."""
-    present = {_plain(name): name for name in reversed(raw) if name not in taken and any(map(_filled, raw[name]))}
+    present = {_plain(name): name for name in reversed(list(raw)) if name not in taken and any(map(_filled, raw[name]))}
     return next((present[name] for name in ROLES[role].split() if name in present), None)
 
 

@@ -61,7 +61,7 @@ def file_name(url: str) -> str:
     """Return the file name of an address in the cache.
 
     >>> file_name("https://example.org/a.jpg")[:8], len(file_name("https://example.org/a.jpg"))
-    ('ff53e0e0', 64)
+    ('700caca5', 64)
     """
     return hashlib.sha256(url.encode()).hexdigest()
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
+from modiste.utils.atomic import read_cache, write_cache
 from modiste.utils.machine import has_bf16, installed
 from modiste.utils.openvino import core
 
@@ -192,8 +193,9 @@ def onnxruntime(tower: Tower, precision: str) -> Encode:
 
 def _onnx(tower: Tower) -> bytes:
     path = tower.kept("onnxruntime")
-    if path is not None and path.is_file():
-        return path.read_bytes()
+    known = read_cache(path, Path.read_bytes, "The ONNX program") if path is not None else None
+    if known is not None:
+        return known
     for chatty in ("onnxscript", "onnx_ir"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     batch, length = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
@@ -207,10 +209,7 @@ def _onnx(tower: Tower) -> bytes:
     assert program is not None
     content = program.model_proto.SerializeToString()
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
+        write_cache(path, lambda file: file.write_bytes(content), "The ONNX program")
     return content
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,9 +20,10 @@ import torch
 from modiste.data.catalogue import Catalogue
 from modiste.data.storage.preprocessed import MANIFEST, file_digest, is_whole, read_manifest
 from modiste.embedding.backends import check_name
-from modiste.embedding.embedder import MIN_COSINE, ModelEmbedder
+from modiste.embedding.embedder import MIN_COSINE, ModelEmbedder, save_array
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
+from modiste.utils.atomic import atomic
 from modiste.utils.machine import keep_pages
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import write_json
@@ -286,23 +286,19 @@ WORKERS: dict[str, Callable[[Job, Sequence[int], int], Iterator[Record]]] = {
 def _join(job: Job, side: str, files: Sequence[str]) -> None:
     """One matrix of all shards, written through a memory map: it need not fit into memory."""
     path = job.folder / f"{side}.npy"
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    matrix = np.lib.format.open_memmap(
-        unfinished, "w+", dtype=np.float32, shape=(len(job.catalogue), job.model.embed_dim)
-    )
-    for index, file in enumerate(files):
-        part = np.load(job.folder / file, mmap_mode="r")
-        matrix[index * job.shard_rows :][: len(part)] = part
-    matrix.flush()
-    unfinished.replace(path)
+    shape = (len(job.catalogue), job.model.embed_dim)
+    with atomic(path) as unfinished:
+        matrix = np.lib.format.open_memmap(unfinished, "w+", dtype=np.float32, shape=shape)
+        for index, file in enumerate(files):
+            part = np.load(job.folder / file, mmap_mode="r")
+            matrix[index * job.shard_rows :][: len(part)] = part
+        matrix.flush()
 
 
 def _save(path: Path, array: np.ndarray) -> Record:
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    with unfinished.open("wb") as file:
-        np.save(file, array)
-    digest = file_digest(unfinished)
-    unfinished.replace(path)
+    with atomic(path) as unfinished:
+        save_array(unfinished, array)
+        digest = file_digest(unfinished)
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from modiste.embedding import backends
 from modiste.embedding.transfer import fetched, to_device
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokens
+from modiste.utils.atomic import read_cache, write_cache
 from modiste.utils.machine import installed, is_out_of_memory, processor, usable_cores
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import cache_dir, write_json
@@ -117,17 +117,14 @@ class ModelEmbedder:
         described = {"kind": f"{tower}s", "model": self.fingerprint, "precision": self.precision, **facts}
         self.used[tower] = self._expected(tower)
         path = self._entry(described, self.used[tower])
-        if path.is_file():
-            return torch.from_numpy(np.load(path))
+        known = read_cache(path, np.load, f"{tower.capitalize()} embeddings")
+        if known is not None:
+            return torch.from_numpy(known)
         self.take(tower, example)
         self.used[tower] = self._expected(tower)
         path = self._entry(described, self.used[tower])
         embeddings = compute()
-        self.cache.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        with unfinished.open("wb") as file:
-            np.save(file, embeddings.numpy())
-        unfinished.replace(path)
+        write_cache(path, lambda file: save_array(file, embeddings.numpy()), f"{tower.capitalize()} embeddings")
         return embeddings
 
     def _entry(self, described: dict, backend: str) -> Path:
@@ -266,6 +263,12 @@ class ModelEmbedder:
         for rows, part in fetched(parts):
             embeddings[rows] = part
         return embeddings
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Save an array in numpy's format under any file name."""
+    with path.open("wb") as file:
+        np.save(file, array)
 
 
 def _distinct(values: Sequence[str]) -> tuple[list[int], Any]:

@@ -93,7 +93,7 @@ class Comparison:
             f"correction for all {tests} tests; {SAME}: no significant difference at level {ALPHA}."
         )
         untested = sum(len(pair.metrics) - len(pair.p) for pair in self.pairs)
-        words = [f"{untested} metrics have no values per query beside both results, and no test."] if untested else []
+        words = [f"{untested} metrics have no values per query next to both results, and no test."] if untested else []
         return [meaning, *words, *self.skipped]
 
     def text(self, style: str = "markdown") -> str:

@@ -28,6 +28,7 @@ from modiste.models.dual_encoder import DualEncoder
 from modiste.models.finetune import fold_adapters
 from modiste.models.interpolate import check_alpha, check_architecture, interpolate
 from modiste.models.load import load, model_at_start
+from modiste.utils.atomic import atomic
 from modiste.utils.machine import environment, keep_pages
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir, write_json
@@ -362,10 +363,8 @@ class Merge:
         state = {f"model.{name}": t.cpu() for name, t in interpolate(*self.ends, alpha).items()}
         state |= {f"loss.{name}": t for name, t in between_losses(*self.loss_ends, alpha).items()}
         path = self.out.checkpoints / "best.ckpt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".tmp")
-        torch.save({"state_dict": state, "hyper_parameters": {"config": config}}, unfinished)
-        unfinished.replace(path)
+        with atomic(path) as unfinished:
+            torch.save({"state_dict": state, "hyper_parameters": {"config": config}}, unfinished)
         OmegaConf.save(OmegaConf.create(config), self.out.config)
 
     def config(self, alpha: float) -> dict[str, Any]:

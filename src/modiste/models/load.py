@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from modiste.config import STARTS, instantiate, load_config
+from modiste.config.aliases import rename_keys
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokenizer
-from modiste.models.finetune import TOWERS, Tuning, freeze_rest
+from modiste.models.finetune import TOWERS, Tuning, fold_adapters, freeze_rest
 from modiste.models.preprocess import Preprocess
 from modiste.utils.run_dir import RunDir
 
@@ -29,9 +31,19 @@ class Loaded(NamedTuple):
     tokenizer: Tokenizer
 
 
-def build_model(cfg: DictConfig) -> DualEncoder:
-    """The model of a configuration's ``model`` node, its trainable part chosen by its ``tune`` node."""
+def build_model(cfg: DictConfig, start: Path | None = None) -> DualEncoder:
+    """The model of a configuration's ``model`` node, its trainable part chosen by its ``tune`` node.
+
+    Args:
+        cfg: The configuration.
+        start: A checkpoint to start from: its low-rank adapters are folded in, and new ones added where ``tune`` says.
+
+    Raises:
+        ModisteError: The checkpoint is refused or does not fit.
+    """
     model: DualEncoder = instantiate(cfg.model)
+    if start is not None:
+        load_folded(model, start)
     for tower in TOWERS:
         Tuning(**cfg.tune[tower]).apply(model, tower)
     freeze_rest(model)
@@ -70,6 +82,10 @@ def load_weights(model: DualEncoder, path: Path) -> None:
         model.initial_scale = float(state["loss.logit_scale"].exp())
     if "loss.logit_bias" in state:
         model.initial_bias = float(state["loss.logit_bias"])
+    _fill(model, weights, path)
+
+
+def _fill(model: DualEncoder, weights: Mapping[str, Any], path: Path) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -78,6 +94,22 @@ def load_weights(model: DualEncoder, path: Path) -> None:
             f"The weights of {path} do not fit this model: start from a run with the same image, text and model. "
             f"{detail}"
         ) from error
+
+
+def load_folded(model: DualEncoder, path: Path) -> None:
+    """The weights of a checkpoint into a ``model`` without adapters: those of the checkpoint are folded in.
+
+    Raises:
+        ModisteError: See `load_weights`.
+    """
+    stored = read_checkpoint(path).get("hyper_parameters", {}).get("config") or {}
+    if not any(tower.get("train") == "lora" for tower in stored.get("tune", {}).values()):
+        return load_weights(model, path)
+    adapted = build_model(DictConfig(rename_keys(stored)))
+    load_weights(adapted, path)
+    fold_adapters(adapted)
+    model.initial_scale, model.initial_bias = adapted.initial_scale, adapted.initial_bias
+    return _fill(model, adapted.state_dict(), path)
 
 
 def load(source: str | Path, checkpoint: str = "best") -> Loaded:
@@ -103,19 +135,38 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
     return Loaded(model, model.preprocess, model.tokenizer)
 
 
-def starting_point(cfg: DictConfig) -> Path | None:
-    """The checkpoint that ``init``, ``resume`` or ``continue`` of a configuration names; None: from scratch.
+class Start(NamedTuple):
+    """Where training starts.
+
+    Attributes:
+        checkpoint: Gives the weights; None: from scratch.
+        resumes: Whether it gives optimizer and position, too.
+    """
+
+    checkpoint: Path | None
+    resumes: bool
+
+
+def starting_point(cfg: Mapping[str, Any]) -> Start:
+    """What ``init``, ``resume`` or ``continue`` of a configuration names.
+
+    A run that was stopped before its first checkpoint continues from where it began.
 
     Raises:
         ModisteError: The run has no checkpoint.
     """
-    given = [(name, cfg[name]) for name in ("init", "resume", "continue") if cfg[name]]
-    if not given:
-        return None
-    name, source = given[0]
-    if name == "init" and Path(source).suffix == ".ckpt":
-        return Path(source)
-    return RunDir.find(source).checkpoint("best" if name == "init" else "last")
+    if cfg["continue"]:
+        run = RunDir.find(cfg["continue"])
+        states = run.states()
+        if not states:
+            return starting_point({"continue": None, **run.origin(load_config(run.config))})
+        return Start(states[-1], resumes=True)
+    if cfg["resume"]:
+        return Start(RunDir.find(cfg["resume"]).checkpoint("last"), resumes=True)
+    init = cfg["init"]
+    if not init or Path(init).suffix == ".ckpt":
+        return Start(Path(init) if init else None, resumes=False)
+    return Start(RunDir.find(init).checkpoint("best"), resumes=False)
 
 
 def model_at_start(run: RunDir) -> DualEncoder:
@@ -142,7 +193,7 @@ def model_at_start(run: RunDir) -> DualEncoder:
         )
     seed_everything(config.seed, workers=True, verbose=False)
     model = build_model(config)
-    checkpoint = starting_point(OmegaConf.create(dict.fromkeys(STARTS) | origin))
+    checkpoint = starting_point(dict.fromkeys(STARTS) | origin).checkpoint
     if checkpoint is not None:
         load_weights(model, checkpoint)
     return model

@@ -22,7 +22,7 @@ def build_table(
         paths: Run directories, directories of grids and sweeps, or result files; or papers' ``table.yaml``.
         published: Rows of `modiste.reporting.tables.read_published`.
         style: ``terminal``, ``markdown``, ``csv`` or ``latex``.
-        every: All metrics, where a terminal shows the main ones.
+        every: All metrics, where a terminal, and of a grid every format but CSV, shows the main ones.
 
     Raises:
         ModisteError: Paths of different kinds, nothing to show, or a damaged file.
@@ -42,5 +42,5 @@ def build_table(
 def _grid_table(folder: str | Path, style: str, every: bool) -> str | list[Sheet]:
     if style == "csv":
         return csv_text(grid_lines(folder))
-    sheets = [grid(folder, every or style != TERMINAL)]
+    sheets = [grid(folder, every)]
     return sheets if style == TERMINAL else (markdown if style == "markdown" else latex)(sheets)

@@ -15,6 +15,7 @@ SEED = "seed"
 WHERE = ("run_dir", "continue", "resume", "name", "hydra", "data_dir")
 """Settings that say where to read and write, not what is trained."""
 MOST = 4  # settings in a row's label
+LONG = 8  # characters of a number that is shown in full
 TARGET = "_target_"
 
 
@@ -32,7 +33,13 @@ def overrides_of(run: Path) -> dict[str, str]:
     """The overrides that a run was given, key to value; empty where they are not recorded."""
     given = _yaml(run / "overrides.yaml")
     words = [str(word).lstrip("+").partition("=") for word in given] if isinstance(given, list) else []
-    return {key: value for key, _, value in words if key.split(".")[0] not in WHERE and not key.startswith("~")}
+    return {
+        key: _unquoted(value) for key, _, value in words if key.split(".")[0] not in WHERE and not key.startswith("~")
+    }
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' and "\\" not in value else value
 
 
 def config_of(run: Path) -> dict[str, Any]:
@@ -100,11 +107,25 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, str))
 
 
+def shorter(value: str) -> str:
+    """A setting as a table shows it: a drawn number with four digits.
+
+    >>> shorter("0.0012106012652034494"), shorter("0.001"), shorter("siglip"), shorter("20260101")
+    ('0.001211', '0.001', 'siglip', '20260101')
+    """
+    if len(value) <= LONG or value.isdigit():
+        return value
+    try:
+        return f"{float(value):.4g}"
+    except ValueError:
+        return value
+
+
 def label_of(settings: Mapping[str, str], without: Sequence[str] = ()) -> str:
     """Settings as a row's label.
 
     >>> label_of({"loss": "siglip", "optim.lr": "0.001", "seed": "1"}, without=["seed"])
     'loss=siglip, optim.lr=0.001'
     """
-    words = [f"{key}={value}" for key, value in settings.items() if key not in without]
+    words = [f"{key}={shorter(value)}" for key, value in settings.items() if key not in without]
     return ", ".join(words[:MOST]) + (", …" if len(words) > MOST else "")

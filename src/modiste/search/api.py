@@ -35,8 +35,20 @@ def make(cfg: DictConfig, line: Invocation) -> str:
     catalogue = load(cfg.data)
     if cfg.split is not None:
         catalogue = catalogue.select(split=cfg.split)
-    changes = build(folder, catalogue, _source(cfg, line, folder, catalogue), cfg.delete_missing, progress_bar)
+    source = _source(cfg, line, folder, catalogue)
+    changes = build(folder, catalogue, source, cfg.delete_missing, progress_bar, _engine(cfg, folder))
     return f'{changes}: {folder}\nSearch: modiste search index={folder} "red shoes"'
+
+
+def _engine(cfg: DictConfig, folder: Path) -> dict[str, str]:
+    """Where the rows of a new index go. Raises ModisteError for an unknown engine, or a server without an address."""
+    if cfg.engine not in ("lancedb", "qdrant"):
+        raise ModisteError(f"engine={cfg.engine} is not known: choose lancedb or qdrant.")
+    if cfg.engine == "lancedb":
+        return {"kind": "lancedb"}
+    if not cfg.qdrant.url:
+        raise ModisteError("engine=qdrant needs a server: qdrant.url=http://…, or MODISTE_QDRANT_URL.")
+    return {"kind": "qdrant", "url": str(cfg.qdrant.url), "collection": str(cfg.qdrant.collection or folder.stem)}
 
 
 def _source(cfg: DictConfig, line: Invocation, folder: Path, catalogue: Any) -> Any:
@@ -58,24 +70,23 @@ def _source(cfg: DictConfig, line: Invocation, folder: Path, catalogue: Any) -> 
             model.to(choose_device(cfg.device)), name, node, where, weights=not published, options=options,
             export_text=cfg.export_text, coverage=cfg.coverage,
         )  # fmt: skip
-    if cfg.embeddings.image:
-        vectors, manifest = vectors_on_disk(Path(cfg.embeddings.image).expanduser(), catalogue)
+    if cfg.embeddings:
+        vectors, manifest = vectors_on_disk(Path(cfg.embeddings).expanduser(), catalogue)
         made = manifest.get("model_fingerprint", "")
         dim = len(next(iter(vectors.values())))
         if source is None:
-            name = f"embeddings {cfg.embeddings.image}"
+            name = f"embeddings {cfg.embeddings}"
             card = ModelCard(name, made or f"{name}, {dim} numbers", manifest.get("preprocess", {}), dim)
             return Source(card, vectors=vectors, options=options)
-        given = ModelCard("embeddings.image", made, manifest.get("preprocess", source.card.preprocess), dim)
+        given = ModelCard(str(cfg.embeddings), made, manifest.get("preprocess", source.card.preprocess), dim)
         if made:
-            source.card.check(given, Path(cfg.embeddings.image))
+            given.check(source.card, Path(cfg.embeddings))
         return Source(**{**vars(source), "vectors": vectors})
     if source is not None:
         return source
     if (folder / FACTS).is_file():
-        index = Index.open(folder)
-        return Source(index.card, lambda: index.model, options=options)
-    raise ModisteError("No model given: set run=DIR, model=NAME or embeddings.image=FILE.")
+        return Source.of_index(Index.open(folder), options=options)
+    raise ModisteError("No model given: set run=DIR, model=NAME or embeddings=DIR.")
 
 
 def _model(cfg: DictConfig) -> tuple[Any, str, str]:
@@ -94,7 +105,7 @@ def _model(cfg: DictConfig) -> tuple[Any, str, str]:
 
 def _index(cfg: DictConfig) -> Index:
     if not cfg.index:
-        raise ModisteError(f"modiste index {cfg.action} needs index=shop.index.")
+        raise ModisteError("Which index? Give index=shop.index.")
     return Index.open(cfg.index)
 
 
@@ -152,6 +163,16 @@ def calibrate(cfg: DictConfig, line: Invocation) -> str:
     )
 
 
+def health(cfg: DictConfig, line: Invocation) -> str:
+    """Writes the lists of catalogue health."""
+    from modiste.search.health import write
+
+    index = _index(cfg)
+    if not cfg.out:
+        raise ModisteError("modiste index health needs a folder for its CSV files: out=DIR.")
+    return "\n".join(f"{count:>7,}  {file}" for _, count, file in write(index, Path(cfg.out).expanduser()))
+
+
 ACTIONS: dict[str, Callable[[DictConfig, Invocation], str]] = {
     "build": make,
     "versions": versions,
@@ -159,4 +180,5 @@ ACTIONS: dict[str, Callable[[DictConfig, Invocation], str]] = {
     "delete": delete,
     "plan": plan,
     "calibrate": calibrate,
+    "health": health,
 }

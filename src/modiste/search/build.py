@@ -8,8 +8,9 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,7 +28,7 @@ from modiste.search.encoder import Encoder, ModelCard
 from modiste.search.engines.compressed import Codes
 from modiste.search.engines.lancedb import KEY, WORDS, LanceStore
 from modiste.search.engines.memory import Snapshot
-from modiste.search.index import FACTS, Index, read_facts, snapshot_folder, snapshot_of
+from modiste.search.index import FACTS, Index, read_facts, snapshot_folder, snapshot_of, store_of
 from modiste.search.planner import EXACT, IVF, QUERIES, Measured, Plan, measure, measured_limit, smallest
 from modiste.search.where import NUMBER, TEXT
 from modiste.utils.machine import usable_cores
@@ -35,6 +36,8 @@ from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import read_json, write_json
 
 FORMAT = 1
+PATIENCE = 600.0
+"""Seconds that a writer waits for another."""
 CHUNK = 2048
 """Photos that are embedded at a time: what a kill may cost."""
 THUMBNAIL = 256
@@ -78,6 +81,11 @@ class Source:
         card = ModelCard(name, fingerprint(model), plain(model.preprocess.describe()), int(model.embed_dim), source)
         return cls(card, lambda: model, node, **more)
 
+    @classmethod
+    def of_index(cls, index: Index, **more: Any) -> Source:
+        """The model that an index came with, if it came with one."""
+        return cls(index.card, (lambda: index.model) if index.has_model else None, **more)
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -112,7 +120,12 @@ class Changes:
 
 
 def build(
-    folder: str | Path, catalogue: Catalogue, source: Source, delete_missing: bool = False, progress: Progress = silent
+    folder: str | Path,
+    catalogue: Catalogue,
+    source: Source,
+    delete_missing: bool = False,
+    progress: Progress = silent,
+    engine: Mapping[str, str] | None = None,
 ) -> Changes:
     """Makes the index ``folder`` of a catalogue, or brings it up to date; a killed build resumes where it was.
 
@@ -122,6 +135,7 @@ def build(
         source: The model, or vectors that were made before.
         delete_missing: Of an existing index: whether rows that the catalogue lacks are deleted.
         progress: Of the photos that are embedded.
+        engine: Of a new index: ``kind`` (``lancedb``, or ``qdrant`` with ``url`` and ``collection``).
 
     Raises:
         ModisteError: The index is of another model or preprocessing, or a value is not of its column's type.
@@ -133,22 +147,22 @@ def build(
     elif folder.is_dir() and any(folder.iterdir()) and not any((folder / p).exists() for p in ("staging", "lance")):
         raise ModisteError(f"{folder} exists and is not an index: choose another out=.")
     folder.mkdir(parents=True, exist_ok=True)
-    with LanceStore(folder).writing():
+    with writing(folder):
         # Another process may have finished it meanwhile.
         known = read_facts(folder) if (folder / FACTS).is_file() else None
         if known is not None:
             heal(folder, known)
             return _update(folder, known, catalogue, source, delete_missing, progress)
-        return _create(folder, catalogue, source, progress)
+        return _create(folder, catalogue, source, progress, {"kind": "lancedb", **(engine or {})})
 
 
 def upsert(index: Index, catalogue: Catalogue, delete_missing: bool, progress: Progress | None) -> Changes:
     """See `Index.upsert`."""
-    source = Source(index.card, lambda: index.model)
+    source = Source.of_index(index)
     return build(index.path, catalogue, source, delete_missing, progress or silent)
 
 
-def _create(folder: Path, catalogue: Catalogue, source: Source, progress: Progress) -> Changes:
+def _create(folder: Path, catalogue: Catalogue, source: Source, progress: Progress, engine: dict[str, str]) -> Changes:
     table = rows_of(catalogue)
     types = {name: TEXT if pa.types.is_string(table.schema.field(name).type) else NUMBER for name in public(table)}
     staging = Staging(folder, source)
@@ -158,14 +172,17 @@ def _create(folder: Path, catalogue: Catalogue, source: Source, progress: Progre
         encoder.save(source.load(), source.card.name, dict(source.node), source.weights)
         if source.export_text:
             encoder.export(source.load(), sorted(set(catalogue.column("text")))[:14])
-    store = LanceStore(folder)
-    store.create(staging.complete(table.append_column("row", pa.array(range(len(table)), pa.int64()))))
+    store = store_of(folder, engine)
+    store.create(
+        staging.complete(table.append_column("row", pa.array(range(len(table)), pa.int64()))), {"row": NUMBER, **types}
+    )
     facts = {
         "format": FORMAT,
-        "engine": "lancedb",
+        "engine": engine,
         "model": vars(source.card),
         "data": catalogue.card.name,
         "types": {"row": NUMBER, **types},
+        "columns": {name: str(table.schema.field(name).type) for name in public(table)},
         "images": image_source(catalogue),
         "next_row": len(table),
         "commits": [],
@@ -182,8 +199,8 @@ def _create(folder: Path, catalogue: Catalogue, source: Source, progress: Progre
 def _update(
     folder: Path, facts: dict[str, Any], catalogue: Catalogue, source: Source, delete_missing: bool, progress: Progress
 ) -> Changes:
-    store = LanceStore(folder)
-    table = typed(rows_of(catalogue), store.table.schema, folder)
+    store = store_of(folder, facts["engine"])
+    table = typed(rows_of(catalogue), facts["columns"], folder)
     old = store.read([KEY, "row", "_pixels", "_hash"])
     place = {key: index for index, key in enumerate(old.column(KEY).to_pylist())}
     hashes, pixels = old.column("_hash").to_pylist(), old.column("_pixels").to_pylist()
@@ -218,8 +235,8 @@ def _update(
 
 def delete(index: Index, product_ids: Sequence[str]) -> int:
     """See `Index.delete`."""
-    store = LanceStore(index.path)
-    with store.writing():
+    store = store_of(index.path, index.facts["engine"])
+    with writing(index.path):
         facts = read_facts(index.path)
         heal(index.path, facts)
         found = store.read([KEY, "product_id"])
@@ -237,22 +254,27 @@ def delete(index: Index, product_ids: Sequence[str]) -> int:
 def restore(index: Index, version: int) -> None:
     """See `Index.restore`."""
     index.at(version)  # raises for an unknown version
-    store = LanceStore(index.path)
-    with store.writing(), pending(index.path):
+    store = store_of(index.path, index.facts["engine"])
+    with writing(index.path), pending(index.path):
         facts = read_facts(index.path)
         store.restore(version)
         _commit(index.path, store, facts, f"back to version {version}")
 
 
-def _commit(folder: Path, store: LanceStore, facts: dict[str, Any], note: str) -> int:
+def _commit(folder: Path, store: Any, facts: dict[str, Any], note: str) -> int:
     """Makes what the store holds now the newest version that readers see."""
     store.tidy()
     version = store.version
-    snapshot = snapshot_of(store, facts["types"])
-    _write_snapshot(folder, version, snapshot, facts)
+    if facts["engine"]["kind"] == "lancedb":
+        snapshot = snapshot_of(store, facts["types"])
+        _write_snapshot(folder, version, snapshot, facts)
+    else:  # the server keeps the newest version alone
+        version = 1 + max((commit["version"] for commit in facts["commits"]), default=0)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    record = {"version": version, "created": now, "rows": len(snapshot), "note": note}
+    record = {"version": version, "created": now, "rows": store.count(), "note": note}
     write_json(folder / FACTS, {**facts, "commits": [*facts["commits"], record]})
+    if not (folder / "snapshots").is_dir():
+        return version
     kept = {str(commit["version"]) for commit in facts["commits"][1 - KEPT_SNAPSHOTS :]} | {str(version)}
     for old in (folder / "snapshots").iterdir():
         if old.name not in kept:
@@ -274,7 +296,7 @@ def record_plan(index: Index, choices: list[str], floor: float) -> list[Measured
     """See `Index.plan`."""
     asked = queries(index, QUERIES)
     store = LanceStore(index.path)
-    with store.writing():
+    with writing(index.path):
         facts = read_facts(index.path)
         heal(index.path, facts)
         index.store = store
@@ -295,13 +317,35 @@ def record_plan(index: Index, choices: list[str], floor: float) -> list[Measured
 def record_thresholds(index: Index, coverage: float) -> dict[str, Threshold]:
     """See `Index.calibrate`."""
     found = calibrate(index, coverage)
-    with LanceStore(index.path).writing():
+    with writing(index.path):
         _record(index.path, thresholds=record(found))
     return found
 
 
 def _record(folder: Path, **facts: Any) -> None:
     write_json(folder / FACTS, {**read_facts(folder), **facts})
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """The only writer of an index, as long as the block lasts.
+
+    Raises:
+        ModisteError: Another process has been writing for `PATIENCE` seconds.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise ModisteError(
+            f"Another process has been writing to {folder} for {PATIENCE:.0f} s: wait for it, or end it."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class pending:  # noqa: N801
@@ -322,8 +366,8 @@ def heal(folder: Path, facts: dict[str, Any]) -> None:
     """Takes a killed commit back: the database returns to the version that readers see. The writer's lock is held."""
     mark = folder / "pending"
     if mark.exists():
-        store = LanceStore(folder)
-        if store.version != facts["commits"][-1]["version"]:
+        store = store_of(folder, facts["engine"])
+        if facts["engine"]["kind"] == "lancedb" and store.version != facts["commits"][-1]["version"]:
             store.restore(facts["commits"][-1]["version"])
         mark.unlink()
 
@@ -390,30 +434,28 @@ def numbers_of(values: Any) -> Any:
     return filled.cast(pa.string())
 
 
-def typed(table: pa.Table, schema: pa.Schema, folder: Path) -> pa.Table:
-    """A table with the columns and types of an index.
+def typed(table: pa.Table, columns: Mapping[str, str], folder: Path) -> pa.Table:
+    """A table with the columns and types (by Arrow's names) of an index.
 
     Raises:
         ModisteError: A column is missing or new, or a value is not of its column's type.
     """
-    known = [name for name in schema.names if name not in ("row", "_vector", "_thumbnail")]
-    if set(known) != set(table.column_names):
-        new, lacking = set(table.column_names) - set(known), set(known) - set(table.column_names)
+    new, lacking = set(public(table)) - set(columns), set(columns) - set(public(table))
+    if new or lacking:
         said = [f"{word} {', '.join(sorted(names))}" for word, names in (("new:", new), ("missing:", lacking)) if names]
         raise ModisteError(
             f"The catalogue's columns are not those of {folder} ({'; '.join(said)}): index anew with another out=."
         )
-    for name in known:
-        place, wanted = table.column_names.index(name), schema.field(name)
-        column = table.column(name)
+    for name, kind in columns.items():
+        wanted, column = pa.type_for_alias(kind), table.column(name)
         try:
-            table = table.set_column(place, pa.field(name, wanted.type, wanted.nullable), column.cast(wanted.type))
+            table = table.set_column(table.column_names.index(name), name, column.cast(wanted))
         except pa.ArrowInvalid as error:
             raise ModisteError(
-                f"The column '{name}' of {folder} holds {wanted.type} values, the catalogue's holds others ({error}): "
+                f"The column '{name}' of {folder} holds {kind} values, the catalogue's holds others ({error}): "
                 "correct them, or index anew with another out=."
             ) from error
-    return table.select(known)
+    return table
 
 
 def _words(table: pa.Table) -> list[str]:
@@ -473,7 +515,7 @@ class Staging:
             with pa.OSFile(str(file)) as opened:
                 self._take(pa.ipc.open_file(opened).read_all())
 
-    def remember(self, store: LanceStore, rows: Mapping[str, int]) -> None:
+    def remember(self, store: Any, rows: Mapping[str, int]) -> None:
         """Takes over from the store what it has of these pixels."""
         if rows:
             found = store.take(list(rows.values()), ["_pixels", "_vector", "_thumbnail"])
@@ -565,14 +607,19 @@ def thumbnail(images: Any, ref: str) -> bytes:
     return buffer.getvalue()
 
 
-def vectors_on_disk(image: Path, catalogue: Catalogue) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Pixel hash → embedding from a matrix with a row per catalogue row, and the manifest of `modiste embed` beside it.
+def vectors_on_disk(path: Path, catalogue: Catalogue) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Pixel hash → embedding, and the manifest of `modiste embed`.
+
+    Args:
+        path: Its folder, or a matrix with a row per catalogue row.
+        catalogue: Whose rows they are.
 
     Raises:
         ModisteError: The matrix is of another number of rows, or the manifest of another catalogue.
     """
     from modiste.embedding.embedder import MatrixEmbedder, read_matrix
 
+    image = path / "image.npy" if path.is_dir() else path
     matrix = read_matrix(image)
     vectors = MatrixEmbedder(catalogue, matrix, matrix).images(catalogue).numpy()
     manifest = read_json(image.parent / "manifest.json")

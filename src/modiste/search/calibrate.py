@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modiste.errors import ModisteError
+from modiste.search.encoder import Encoder
 
 if TYPE_CHECKING:
     from modiste.search.index import Index
@@ -69,7 +70,7 @@ def calibrate(index: Index, coverage: float, seed: int = 0) -> dict[str, Thresho
     split, positions = sample(index, seed)
     found = {}
     generator = np.random.default_rng(seed)
-    if getattr(index.embedder, "exists", True):
+    if index.has_model or not isinstance(index.embedder, Encoder):
         titles = index.snapshot.table.column("text").take(positions).to_pylist()
         texts = np.asarray(index.embedder.texts(titles))
         np.savez(index.path / FILE, texts=texts, rows=index.snapshot.rows[positions])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class Index:
         self.card = ModelCard(**facts["model"])
         self.types: dict[str, str] = facts["types"]
         self.embedder: Any = Encoder(path / "model")
-        self.store = LanceStore(path, version)
+        self.store: Any = store_of(path, facts["engine"], version)
         self._codes: dict[str, Codes] = {}
 
     @classmethod
@@ -77,6 +78,10 @@ class Index:
         folder = Path(path).expanduser()
         facts = read_facts(folder)
         version = facts["commits"][-1]["version"]
+        if facts["engine"]["kind"] == "qdrant":
+            from modiste.search.remote import RemoteIndex
+
+            return RemoteIndex(folder, facts, version)
         return cls(folder, facts, _snapshot(folder, facts, version), version)
 
     # ------------------------------------------------------------------------------------------------------- search
@@ -115,30 +120,26 @@ class Index:
             raise ModisteError(f"k={k} is the number of results: give 1 or more.")
         weight = _hybrid_weight(hybrid, query)
         condition = conditions.parse(where, self.types)
-        positions = self.snapshot.passing(condition)
-        passing = len(self.snapshot) if positions is None else len(positions)
-        vector = self._vector(query)
-        left_out = {code for product in query.like for code in self.snapshot.products[self._product(product)].tolist()}
-        if weight:
-            rank, exactness = self._hybrid(vector, query, weight, positions, condition)
-        else:
-            rank, exactness = ranking(self, vector, positions, condition)
-        best, scores, views = self._grouped(rank, k, passing, left_out, group)
+        near = self._near(self._vector(query), query, weight, condition, k)
+        left_out = {code for like in query.like for code in near.snapshot.products[near.snapshot.of_product(like)]}
+        best, scores, products = near.grouped(k, left_out, group)
         threshold = self._threshold(query.kind)
-        cosines = self.snapshot.scores(vector, best) if weight else scores
-        table = self._table(
-            best, scores, views, self._matches(best, cosines, threshold, query, bool(weight)), positions
-        )
-        hints = [] if passing else conditions.near_misses(condition, self._distinct)
-        return Results(table, exactness, threshold, self._coverage(query.kind), passing, tuple(hints))
+        cosines = near.snapshot.scores(near.vector, best) if weight else scores
+        match = near.matches(best, cosines, threshold, query.texts if weight else ())
+        table = near.table(best, scores, products, match)
+        hints = [] if near.passing else conditions.near_misses(condition, self._distinct)
+        return Results(table, near.exactness, threshold, self._coverage(query.kind), near.passing, tuple(hints))
 
     def browse(self, where: str | None = None, k: int = 10, group: bool = True) -> Any:
         """The first k products that pass a filter, in the index's order, as a table like `Results.table`."""
         positions = self.snapshot.passing(conditions.parse(where, self.types))
         order = np.arange(len(self.snapshot)) if positions is None else positions
         zeros = np.zeros(len(order), np.float32)
-        best, _, views = self._grouped(lambda count: (order[:count], zeros[:count]), k, len(order), set(), group)
-        return self._table(best, [None] * len(best), views, [None] * len(best), positions)
+        near = Near(
+            self.snapshot, positions, len(order), lambda n: (order[:n], zeros[:n]), Exactness("in order"), zeros
+        )
+        best, _, products = near.grouped(k, set(), group)
+        return near.table(best, [None] * len(best), products, [None] * len(best))
 
     def nearest(self, vectors: np.ndarray, k: int = 10, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Rows and exact scores, each (B, k), of the best rows for a batch of unit-norm vectors (B, D)."""
@@ -156,90 +157,31 @@ class Index:
         if query.images:
             parts.append(("image", np.asarray(self.embedder.pictures(list(query.images)))))
         if query.like:
-            own = [self.snapshot.vectors[self._product(product)].mean(0) for product in query.like]
+            own = [self._vectors_of(product).mean(0) for product in query.like]
             parts.append(("like", np.stack([vector / np.linalg.norm(vector) for vector in own])))
         if query.minus:
             parts.append(("minus", np.asarray(self.embedder.texts(list(query.minus)))))
         return query.vector(parts)
 
-    def _product(self, product_id: str) -> np.ndarray:
-        """Positions of a product's rows. Raises ModisteError for an unknown one."""
+    def _vectors_of(self, product_id: str) -> np.ndarray:
+        """Embeddings of a product's photos. Raises ModisteError for an unknown one."""
         found = self.snapshot.of_product(product_id)
         if not len(found):
             names = self.snapshot.table.column("product_id").combine_chunks().dictionary.to_pylist()
             names = [name for name in names if name[:2] == product_id[:2]][:1000]
             raise ModisteError(f"like={product_id}: the index has no such product. {did_you_mean(product_id, names)}")
-        return found
+        return self.snapshot.vectors[found]
 
-    def _hybrid(
-        self, vector: np.ndarray, query: Query, weight: float, positions: np.ndarray | None, condition: Any
-    ) -> tuple[Best, Exactness]:
-        """Rows by ``(1 − weight) · cosine + weight · BM25 / the best BM25``."""
-        scores = self.snapshot.scores(vector)
-        rows, lexical = self.store.full_text(" ".join(query.texts), LEXICAL, condition)
-        hits = self.snapshot.positions(rows)
-        known = hits >= 0
-        total = (1 - weight) * scores
-        if known.any():
-            total[hits[known]] += weight * lexical[known] / lexical.max()
-        chosen = total if positions is None else total[positions]
-
-        def best(count: int) -> tuple[np.ndarray, np.ndarray]:
-            order = top(chosen, count)
-            return (order if positions is None else positions[order]), chosen[order]
-
-        return best, Exactness(f"exact scores, and full text with weight {weight:g}")
-
-    def _grouped(
-        self, rank: Best, k: int, available: int, left_out: set[int], group: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions, scores and product numbers of the k best products, or rows, that are not left out."""
-        products = self.snapshot.products
-        count = min(available, 4 * (k + 4) if group or left_out else k)
-        while True:
-            found, scores = rank(count)
-            codes = products[found]
-            keep = np.isin(codes, list(left_out), invert=True) if left_out else np.ones(len(found), bool)
-            if group:
-                first = np.zeros(len(found), bool)
-                first[np.unique(codes, return_index=True)[1]] = True
-                keep &= first
-            if keep.sum() >= k or count >= available:
-                chosen = np.flatnonzero(keep)[:k]
-                return found[chosen], scores[chosen], codes[chosen] if group else np.empty(0, np.int64)
-            count = min(available, 4 * count)
-
-    def _matches(
-        self, best: np.ndarray, cosines: np.ndarray, threshold: float | None, query: Query, hybrid: bool
-    ) -> list[bool | None]:
-        """Whether each result is a match: its cosine reaches the threshold, or a hybrid search asked for its id."""
-        if threshold is None:
-            return [None] * len(best)
-        asked = {text.strip().lower() for text in query.texts} if hybrid else set()
-        ids = self.snapshot.table.column("product_id").take(best).to_pylist()
-        return [bool(score >= threshold) or name.lower() in asked for score, name in zip(cosines, ids, strict=True)]
-
-    def _table(self, best: np.ndarray, scores: Any, views: np.ndarray, match: list[Any], positions: Any) -> Any:
-        import pyarrow as pa
-
-        rows = self.snapshot.table.take(best)
-        plain = {name: _plain(rows.column(name)) for name in rows.column_names}
-        columns = {
-            "product_id": plain.pop("product_id"),
-            "row": plain.pop("row"),
-            "score": pa.array(scores, pa.float32()),
-            "match": pa.array(match, pa.bool_()),
-        }
-        if len(views):
-            columns["views"] = pa.array(self._views(views, positions), pa.list_(pa.int64()))
-        return pa.table({**columns, **plain})
-
-    def _views(self, products: np.ndarray, positions: np.ndarray | None) -> list[list[int]]:
-        """The rows of each product that pass the filter."""
-        codes = self.snapshot.products if positions is None else self.snapshot.products[positions]
-        rows = self.snapshot.rows if positions is None else self.snapshot.rows[positions]
-        among = np.flatnonzero(np.isin(codes, products))
-        return [rows[among[codes[among] == product]].tolist() for product in products]
+    def _near(self, vector: np.ndarray, query: Query, weight: float, condition: Any, k: int) -> Near:
+        """The rows that pass, and how they are ranked."""
+        positions = self.snapshot.passing(condition)
+        passing = len(self.snapshot) if positions is None else len(positions)
+        if weight:
+            rows, scores = self.store.full_text(" ".join(query.texts), LEXICAL, condition)
+            rank, exactness = hybrid_ranking(self.snapshot, vector, weight, rows, scores, positions)
+        else:
+            rank, exactness = ranking(self, vector, positions, condition)
+        return Near(self.snapshot, positions, passing, rank, exactness, vector)
 
     def _threshold(self, kind: str) -> float | None:
         return self.facts.get("thresholds", {}).get(kind, {}).get("threshold")
@@ -256,6 +198,11 @@ class Index:
     def fingerprint(self) -> str:
         """Of the model that embedded it."""
         return self.card.fingerprint
+
+    @property
+    def has_model(self) -> bool:
+        """Whether it came with a model; one made of embeddings on disk need not."""
+        return Encoder(self.path / "model").exists
 
     @property
     def model(self) -> Any:
@@ -440,6 +387,103 @@ class Index:
         self.refresh()
 
 
+@dataclass(frozen=True)
+class Near:
+    """The rows that a search chooses from, and their ranking.
+
+    Attributes:
+        snapshot: The rows.
+        positions: Those that pass the filter; None: all.
+        passing: Their number.
+        rank: The best of them for any number.
+        exactness: How they are ranked.
+        vector: Of the query.
+    """
+
+    snapshot: Snapshot
+    positions: np.ndarray | None
+    passing: int
+    rank: Best
+    exactness: Exactness
+    vector: np.ndarray
+
+    def grouped(self, k: int, left_out: set[int], group: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions, scores and product numbers of the k best products, or rows, that are not left out."""
+        products = self.snapshot.products
+        available = min(self.passing, len(self.snapshot))
+        count = min(available, 4 * (k + 4) if group or left_out else k)
+        while True:
+            found, scores = self.rank(count)
+            codes = products[found]
+            keep = np.isin(codes, list(left_out), invert=True) if left_out else np.ones(len(found), bool)
+            if group:
+                first = np.zeros(len(found), bool)
+                first[np.unique(codes, return_index=True)[1]] = True
+                keep &= first
+            if keep.sum() >= k or count >= available:
+                chosen = np.flatnonzero(keep)[:k]
+                return found[chosen], scores[chosen], codes[chosen] if group else np.empty(0, np.int64)
+            count = min(available, 4 * count)
+
+    def matches(self, best: np.ndarray, cosines: Any, threshold: float | None, words: Sequence[str]) -> list[Any]:
+        """Whether each result is a match: its cosine reaches the threshold, or ``words`` name its id."""
+        if threshold is None:
+            return [None] * len(best)
+        asked = {word for text in words for word in (text.strip().lower(), *text.lower().split())}
+        ids = self.snapshot.table.column("product_id").take(best).to_pylist()
+        return [bool(score >= threshold) or name.lower() in asked for score, name in zip(cosines, ids, strict=True)]
+
+    def table(self, best: np.ndarray, scores: Any, products: np.ndarray, match: list[Any]) -> Any:
+        """`Results.table`."""
+        import pyarrow as pa
+
+        rows = self.snapshot.table.take(best)
+        plain = {name: _plain(rows.column(name)) for name in rows.column_names}
+        columns = {
+            "product_id": plain.pop("product_id"),
+            "row": plain.pop("row"),
+            "score": pa.array(scores, pa.float32()),
+            "match": pa.array(match, pa.bool_()),
+        }
+        if len(products):
+            columns["views"] = pa.array(self._views(products), pa.list_(pa.int64()))
+        return pa.table({**columns, **plain})
+
+    def _views(self, products: np.ndarray) -> list[list[int]]:
+        """The rows of each product that pass the filter."""
+        codes = self.snapshot.products if self.positions is None else self.snapshot.products[self.positions]
+        rows = self.snapshot.rows if self.positions is None else self.snapshot.rows[self.positions]
+        among = np.flatnonzero(np.isin(codes, products))
+        return [rows[among[codes[among] == product]].tolist() for product in products]
+
+
+def hybrid_ranking(
+    snapshot: Snapshot, vector: np.ndarray, weight: float, rows: Any, lexical: Any, positions: np.ndarray | None
+) -> tuple[Best, Exactness]:
+    """Rows by ``(1 − weight) · cosine + weight · full-text score / the best one``."""
+    total = (1 - weight) * snapshot.scores(vector)
+    hits = snapshot.positions(rows)
+    known = hits >= 0
+    if known.any():
+        total[hits[known]] += weight * lexical[known] / lexical.max()
+    chosen = total if positions is None else total[positions]
+
+    def best(count: int) -> tuple[np.ndarray, np.ndarray]:
+        order = top(chosen, count)
+        return (order if positions is None else positions[order]), chosen[order]
+
+    return best, Exactness(f"exact scores, and full text with weight {weight:g}")
+
+
+def store_of(folder: Path, engine: Mapping[str, str], version: int | None = None) -> Any:
+    """Where an index keeps its rows."""
+    if engine["kind"] == "qdrant":
+        from modiste.search.engines.qdrant import QdrantStore
+
+        return QdrantStore(engine["url"], engine["collection"])
+    return LanceStore(folder, version)
+
+
 def read_facts(folder: Path) -> dict[str, Any]:
     """What an index says of itself. Raises ModisteError where there is none, or an unfinished one."""
     facts = read_json(folder / FACTS)
@@ -466,15 +510,18 @@ def _snapshot(folder: Path, facts: Mapping[str, Any], version: int) -> Snapshot:
         return snapshot_of(LanceStore(folder, version), facts["types"])
 
 
-def snapshot_of(store: LanceStore, types: Mapping[str, str]) -> Snapshot:
-    """The rows of a store's version, read from LanceDB."""
+def snapshot_of(store: Any, types: Mapping[str, str], columns: Mapping[str, str] | None = None) -> Snapshot:
+    """The rows of a store's version; ``columns`` are Arrow types for a store that has none of its own."""
     import pyarrow as pa
 
     table = store.read(["row", "product_id", "text", *(n for n in types if n not in FIXED), "_vector"]).combine_chunks()
     column = table.column("_vector").combine_chunks()
     flat = column.values if hasattr(column, "values") else column.flatten()
-    vectors = flat.to_numpy(zero_copy_only=False).reshape(len(table), -1)
+    vectors = flat.to_numpy(zero_copy_only=False).reshape(len(table), column.type.list_size)
     table = table.drop_columns(["_vector"])
+    for name, kind in (columns or {}).items():
+        typed = table.column(name).cast(pa.type_for_alias(kind))
+        table = table.set_column(table.column_names.index(name), name, typed)
     for place, field in enumerate(table.schema):
         if pa.types.is_string(field.type) and field.name != "text":
             table = table.set_column(place, field.name, table.column(field.name).combine_chunks().dictionary_encode())

@@ -288,9 +288,9 @@ def _plain(node: Compare | In | Like, values: Any) -> Any:
         }
         return getattr(pc, names[node.sign])(values, node.value)
     if isinstance(node, In):
-        numbers = any(isinstance(value, float) for value in node.values)
-        listed = pa.array([float(v) for v in node.values] if numbers else node.values)
-        return pc.is_in(values.cast(listed.type), value_set=listed)
+        whole = pa.types.is_integer(values.type) and all(isinstance(value, int) for value in node.values)
+        kind = pa.string() if isinstance(node.values[0], str) else pa.int64() if whole else pa.float64()
+        return pc.is_in(values.cast(kind), value_set=pa.array(node.values, kind))
     return pc.match_like(values, node.pattern, ignore_case=True)
 
 

@@ -13,7 +13,7 @@ from modiste.models.dual_encoder import DualEncoder
 from modiste.search.where import TEXT
 from modiste.serve.lists import Compute, as_csv
 from modiste.serve.live import Held
-from modiste.serve.server import Server, facets, products, where_of
+from modiste.serve.server import Server, facets, products
 from modiste.serve.uploads import Refused
 
 EXAMPLES = 4
@@ -58,8 +58,7 @@ def router(server: Server) -> APIRouter:
     def facet_counts(where: str | None = None, index: str = "main") -> JSONResponse:
         """Counted values of the facet columns among the rows that pass a filter."""
         with server.use(index) as held:
-            where = where_of(where, {}, held)
-            return JSONResponse({"facets": facets(held, where), "count": held.index.count(where)})
+            return JSONResponse({"facets": facets(held, where, {}), "count": held.index.count(where)})
 
     @routes.get("/catalogue-health")
     def lists() -> JSONResponse:
@@ -119,7 +118,7 @@ def describe(name: str, held: Held) -> dict[str, Any]:
 def columns(held: Held) -> list[dict[str, Any]]:
     """The attribute columns: numbers with their range, texts with their values where these are few."""
     described: list[dict[str, Any]] = []
-    counted = facets(held, None)
+    counted = facets(held, None, {})
     for column in held.index.attributes:
         if held.index.types[column] == TEXT:
             values = [entry["value"] for entry in counted.get(column, [])]

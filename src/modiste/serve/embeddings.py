@@ -47,8 +47,8 @@ def router(server: Server) -> APIRouter:
                 raise Refused(f"dimensions={body.dimensions} is more than the model's {dim}.")
             made = torch.empty(len(inputs), dim)
             pictures = [read_image(value, server.settings) for value in images.values()]
-            made[list(texts)] = _in_parts(held.towers.texts, list(texts.values()), server.settings.max_batch)
-            made[list(images)] = _in_parts(held.towers.pictures, pictures, server.settings.max_batch)
+            made[list(texts)] = held.towers.texts(list(texts.values()))
+            made[list(images)] = held.towers.pictures(pictures)
             used = held.towers.tokens(list(texts.values())) if texts else 0
             model = name(held)
         if body.dimensions is not None:
@@ -74,11 +74,6 @@ def _kind(given: str | dict[Any, str]) -> tuple[str, str]:
     if len(given) != 1:
         raise Refused('An input is a text, a data URL of an image, {"text": …} or {"image": …}.')
     return next(iter(given.items()))
-
-
-def _in_parts(embed: Any, items: list[Any], size: int) -> torch.Tensor:
-    """A long list in turns, so that it leaves room in the queue for others."""
-    return torch.cat([embed(items[start : start + size]) for start in range(0, max(1, len(items)), size)])
 
 
 def _encoded(vector: torch.Tensor, form: str) -> Any:

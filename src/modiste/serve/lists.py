@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from modiste.serve.live import Held
+from modiste.serve.towers import Patient
 
 Compute = Callable[[Any], pa.Table]
 
@@ -42,7 +44,9 @@ class Lists:
     def _compute(self, name: str, held: Held, future: Future) -> None:
         with self._turn:
             try:
-                future.set_result(self.compute[name](held.index))
+                index = copy.copy(held.index)
+                index.embedder = Patient(held.towers)
+                future.set_result(self.compute[name](index))
             except Exception as error:  # belongs to those who wait for it
                 future.set_exception(error)
 

@@ -17,8 +17,10 @@ from modiste.serve.schema import Filter, PhotoBody, SearchBody
 from modiste.serve.settings import Settings
 from modiste.serve.uploads import Refused, read_image
 
-FEW = 60
+MANY = 500
 """A text column with more values than this is no facet."""
+LISTED = 60
+"""Values of a facet that are listed, the most frequent ones."""
 SEPARATE = ("product_id", "row", "score", "match", "views", "text")
 """Columns of results that are not shown as attributes."""
 
@@ -90,7 +92,7 @@ class Server:
                 table = held.index.browse(where, body.k, body.group)
             answer = facts | {"results": products(table, body.index, held), "version": held.version}
             if body.facets:
-                answer["facets"] = facets(held, where)
+                answer["facets"] = facets(held, body.where, body.filters)
         return answer | {"took_ms": 1000 * (time.perf_counter() - start)}
 
 
@@ -120,12 +122,19 @@ def products(table: Any, index: str, held: Held) -> list[dict[str, Any]]:
     ]
 
 
-def facets(held: Held, where: str | None) -> dict[str, list[dict[str, Any]]]:
-    """Counted values of the text columns among what passes the filter, the most frequent first."""
+def facets(held: Held, where: str | None, filters: Mapping[str, Filter]) -> dict[str, list[dict[str, Any]]]:
+    """Counted values of the text columns among what passes the filters, the most frequent first.
+
+    What a column's own filter leaves out is counted, too: a client may choose a second value.
+    """
+    counted = held.index.facets(where_of(where, filters, held))
+    for name in filters:
+        others = {other: given for other, given in filters.items() if other != name}
+        counted |= {name: held.index.facets(where_of(where, others, held)).get(name, {})}
     return {
-        name: [{"value": value, "count": count} for value, count in values.items() if value != ""]
-        for name, values in held.index.facets(where).items()
-        if held.index.types[name] == TEXT and len(values) <= FEW
+        name: [{"value": value, "count": count} for value, count in list(values.items())[:LISTED] if value != ""]
+        for name, values in counted.items()
+        if held.index.types[name] == TEXT and len(values) <= MANY
     }
 
 

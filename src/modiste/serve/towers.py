@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from modiste.embedding.backends import without_padding
 from modiste.embedding.embedder import ModelEmbedder, default_cache
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokens
-from modiste.serve.batching import Batcher
+from modiste.serve.batching import Batcher, Busy
 from modiste.serve.metrics import Metrics
 from modiste.serve.settings import Settings
 
@@ -39,6 +40,7 @@ class Towers:
 
     Attributes:
         used: ``text`` and ``image`` to the backend that runs them now.
+        batch_size: Largest micro-batch.
         hooked: Held while something has a hook in the model's image tower.
 
     Raises:
@@ -49,7 +51,7 @@ class Towers:
         self.embedder = ModelEmbedder(
             model, cache=default_cache(), backend=settings.backend, min_cosine=settings.min_cosine
         )
-        self.model, self.metrics = self.embedder.model, metrics
+        self.model, self.metrics, self.batch_size = self.embedder.model, metrics, settings.max_batch
         self.used = {"text": "torch", "image": "torch"}
         self.hooked = threading.Lock()
         self._encode: dict[str, Any] = {"text": model.encode_text, "image": model.encode_image}
@@ -129,7 +131,33 @@ class Towers:
             self.metrics.backend.labels(tower).info({"backend": self.used[tower]})
 
 
+class Patient:
+    """The towers for work in the background: it waits where a client would be told that the queue is full.
+
+    Args:
+        towers: Of the server.
+    """
+
+    def __init__(self, towers: Towers) -> None:
+        self.towers, self.model = towers, towers.model
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """As `Towers.texts`."""
+        size = self.towers.batch_size
+        return torch.cat([self._embedded(texts[start : start + size]) for start in range(0, len(texts), size)])
+
+    def _embedded(self, texts: Sequence[str]) -> Tensor:
+        while True:
+            try:
+                return self.towers.texts(texts)
+            except Busy as busy:
+                time.sleep(busy.retry_after)
+
+
 def _results(batcher: Batcher, items: Sequence[Any], dim: int) -> Tensor:
-    if not items:
-        return torch.empty(0, dim)
-    return torch.stack([future.result() for future in batcher.submit(items)])
+    """A long list goes batch by batch, so that it leaves room in the queue for others."""
+    made, size = [torch.empty(0, dim)], min(batcher.max_items, batcher.max_queue)
+    for start in range(0, len(items), size):
+        futures = batcher.submit(items[start : start + size])
+        made.append(torch.stack([future.result() for future in futures]))
+    return torch.cat(made)

@@ -77,7 +77,7 @@ def write_report(
         )
     if len(complete) > 1 and names:
         parallel = parallel_coordinates(table, names, first, folder / "figures" / "parallel.svg")
-        caption = "A line per complete trial. Orange: the best. Grey: the others, the better, the darker."
+        caption = "A line per complete trial. Orange: the best. Grey: the others, the better, the stronger."
         sections.append(
             Section("parallel", "Parameters and results", [Pictures([(parallel, "parallel coordinates")], caption)])
         )
@@ -115,7 +115,8 @@ def _trials(table: Sequence[Mapping[str, Any]], folder: Path) -> Table:
         page = next((place for place in (f"{trial}/report.html", f"{trial}/") if (folder / place).exists()), "")
         cells = [_cell(row.get(name)) for name in columns[1:]]
         lines.append([Td(str(row["trial"]), sort=row["trial"], href=page), *cells])
-    return Table([Td(name) for name in columns], lines)
+    words = {name for row in table for name, value in row.items() if isinstance(value, str)}
+    return Table([Td(name, words=name in words) for name in columns], lines)
 
 
 def _cell(value: Any) -> Td:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from modiste.config import compose
+from modiste.config import compose, quote
 from modiste.errors import ModisteError
 from modiste.reporting.logs import read_metrics
 from modiste.sweeps.study import Objective
@@ -44,9 +44,14 @@ class Watch:
 
 
 class SharedProcess:
-    """Trains in this process; a catalogue is loaded once for all trials that ask for the same."""
+    """Trains in this process; a catalogue is loaded once for all trials that ask for the same.
 
-    def __init__(self) -> None:
+    Args:
+        config_dirs: The user's folders of groups.
+    """
+
+    def __init__(self, config_dirs: Sequence[Path] = ()) -> None:
+        self.config_dirs = tuple(config_dirs)
         self.catalogues: dict[str, Any] = {}
 
     def __call__(self, overrides: Sequence[str], place: Path, watch: Watch) -> None:
@@ -55,47 +60,58 @@ class SharedProcess:
         from modiste.sweeps.reporter import EpochReporter
         from modiste.training.fit import train
 
-        cfg = compose("train", overrides)
+        cfg = compose("train", overrides, self.config_dirs)
         key = identity(cfg.data)
         if key not in self.catalogues:
             self.catalogues = {key: load(cfg.data)}  # one at a time: it may be large
         reporter = EpochReporter(watch)
-        line = Invocation(overrides=tuple(overrides))
+        line = Invocation(overrides=tuple(overrides), config_dirs=self.config_dirs)
         trained = train(cfg, catalogue=self.catalogues[key], callbacks=[reporter], line=line)
         # Ctrl-C in the last validation: nothing was left to be interrupted, but the sweep is.
-        asked = any(getattr(callback, "requested", 0) for callback in trained.trainer.callbacks)
+        callbacks = trained.trainer.callbacks  # type: ignore[attr-defined]
+        asked = any(getattr(callback, "requested", 0) for callback in callbacks)
         if trained.interrupted or asked:
             raise KeyboardInterrupt
         reporter.check()
 
 
-def separate_process(overrides: Sequence[str], place: Path, watch: Watch) -> None:
-    """Trains in a separate process, whose log is read while it runs. It does not outlive this one."""
-    import optuna
+class SeparateProcess:
+    """Trains in a separate process, whose log is read while it runs. It does not outlive this one.
 
-    place.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "modiste", "train", *overrides]
-    pruned = False
-    with (place / "train.log").open("w") as log:
-        process = start(command, log)
-        try:
-            while process.poll() is None:
-                time.sleep(POLL_SECONDS)
-                if not pruned and new_epochs(place, watch):
-                    pruned = True
-                    process.send_signal(signal.SIGTERM)
-        finally:
-            end(process)
-    if pruned:
-        raise optuna.TrialPruned
-    if process.returncode:
-        lines = (place / "train.log").read_text(encoding="utf-8").strip().splitlines()
-        raise ModisteError(lines[-1] if lines else f"The training run ended with code {process.returncode}.")
-    new_epochs(place, watch)
+    Args:
+        config_dirs: The user's folders of groups.
+    """
+
+    def __init__(self, config_dirs: Sequence[Path] = ()) -> None:
+        self.flags = [f"--config-dir={folder}" for folder in config_dirs]
+
+    def __call__(self, overrides: Sequence[str], place: Path, watch: Watch) -> None:
+        import optuna
+
+        place.mkdir(parents=True, exist_ok=True)
+        here = f"hydra.run.dir={quote(str(place))}"
+        command = [sys.executable, "-m", "modiste", "train", *self.flags, *overrides, here]
+        pruned = False
+        with (place / "output.log").open("w") as log:
+            process = start(command, log)
+            try:
+                while process.poll() is None:
+                    time.sleep(POLL_SECONDS)
+                    if not pruned and new_epochs(place, watch):
+                        pruned = True
+                        process.send_signal(signal.SIGTERM)
+            finally:
+                end(process)
+        if pruned:
+            raise optuna.TrialPruned
+        if process.returncode:
+            lines = (place / "output.log").read_text(encoding="utf-8").strip().splitlines()
+            raise ModisteError(lines[-1] if lines else f"The training run ended with code {process.returncode}.")
+        new_epochs(place, watch)
 
 
 def start(command: Sequence[str], log: IO[str]) -> subprocess.Popen[Any]:
-    """Start a process in a session of its own, that ends when this one is killed."""
+    """Start a process in a separate session, that ends when this one is killed."""
     return subprocess.Popen(
         command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent()
     )
@@ -114,11 +130,14 @@ def end(process: subprocess.Popen[Any]) -> None:
 
 
 def _die_with_parent() -> Any:
-    """Has Linux end a child whose parent was killed; elsewhere `stoppable` has to do, which SIGKILL escapes."""
+    """Has Linux kill a child whose parent was killed; elsewhere `stoppable` has to do, which SIGKILL escapes.
+
+    At once, as nothing is gained by saving: the resumed sweep repeats the trial from its start.
+    """
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None)
-    return lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    return lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from modiste.config import compose, instantiate, quote
 from modiste.config.invocation import Invocation
 from modiste.errors import ModisteError, did_you_mean
-from modiste.sweeps.execution import SharedProcess, Watch, separate_process, stoppable
+from modiste.sweeps.execution import SeparateProcess, SharedProcess, Watch, stoppable
 from modiste.sweeps.space import Space, as_overrides
 from modiste.sweeps.study import Objective, cut_off, mean_and_deviation, open_study, run_trials, sampler_of
 
@@ -36,17 +36,20 @@ class Sweep:
 
     def __init__(self, cfg: DictConfig, line: Invocation) -> None:
         self.cfg, self.folder = cfg, Path(cfg.run_dir)
-        self.settings: Any = OmegaConf.to_container(cfg.sweep, resolve=True)
+        plain: Any = OmegaConf.to_container(cfg.sweep, resolve=True)
+        self.settings: dict[str, Any] = plain
         self.space = Space(self.settings["space"], may_be_empty=self.settings["repeats"] > 1)
-        chosen = self.settings["objectives"] or [OmegaConf.to_container(cfg.monitor)]
+        monitor: Any = OmegaConf.to_container(cfg.monitor, resolve=True)
+        chosen: list[dict[str, str]] = self.settings["objectives"] or [monitor]
         self.objectives = [Objective(**objective) for objective in chosen]
         self.base = [o for o in line.overrides if o.lstrip("+~").split("=")[0].split(".")[0] not in OWN]
         processes = self.settings["processes"]
         if processes not in PROCESSES:
             raise ModisteError(f"sweep.processes={processes} is unknown. {did_you_mean(processes, PROCESSES)}")
         for values in self.space.all_choices():
-            compose("train", [*self.base, *as_overrides(values)])
+            compose("train", [*self.base, *as_overrides(values)], line.config_dirs)
         self.shared = processes == "shared" or (processes == "auto" and bool(cfg.features.cache))
+        self.config_dirs = line.config_dirs
         self._write_start(line)
 
     def _write_start(self, line: Invocation) -> None:
@@ -66,7 +69,7 @@ class Sweep:
         storage, pruner = self.settings["storage"], instantiate(self.cfg.sweep.pruner)
         study = open_study(self.folder, storage, self.objectives, pruner, list(self.space.space))
         sampler = functools.partial(sampler_of, self.settings["sampler"])
-        train_one = SharedProcess() if self.shared else separate_process
+        train_one = SharedProcess(self.config_dirs) if self.shared else SeparateProcess(self.config_dirs)
         try:
             with stoppable():
                 run_trials(study, self.settings["trials"], functools.partial(self._objective, train_one), sampler)
@@ -84,7 +87,8 @@ class Sweep:
         values = self.space.suggest(trial)
         words = as_overrides(values)
         count, repeats = self.settings["trials"], self.settings["repeats"]
-        log.info("trial %d/%d: %s", self._place(trial) + 1, count, " ".join(words) or "the configuration")
+        which = f"trial {self._place(trial) + 1}/{count} (trial_{trial.number:03})"
+        log.info("%s: %s", which, " ".join(words) or "the configuration as it is")
         found, seeds = [], {}
         for repeat, place in enumerate(places(self.folder, trial.number, repeats, self.cfg.seed)):
             seed = self.cfg.seed + repeat
@@ -99,7 +103,7 @@ class Sweep:
             trial.set_user_attr("deviations", dict(zip(names, (deviation for _, deviation in spread), strict=True)))
             trial.set_user_attr("seeds", seeds)
         scores = ", ".join(f"{o.metric} {mean:.4g}" for o, (mean, _) in zip(self.objectives, spread, strict=True))
-        log.info("trial %d/%d: %s", self._place(trial) + 1, count, scores)
+        log.info("%s: %s", which, scores)
         return [mean for mean, _ in spread]
 
     def next_command(self, best: int) -> str:

@@ -33,7 +33,7 @@ class Space:
             raise ModisteError(
                 "sweep.space is empty: choose a sweep (sweep=heads; sweep=seeds for several seeds of one "
                 "configuration), or add values, for instance "
-                "'+sweep.space.optim\\\\.lr={low: 1e-4, high: 1e-2, log: true}'."
+                "'sweep.space={optim.lr: {low: 1e-4, high: 1e-2, log: true}}'."
             )
         for key, entry in space.items():
             _check(key, entry)

@@ -13,6 +13,7 @@ from typing import Any
 from modiste.config import instantiate
 from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics.direction import direction
+from modiste.utils.atomic import atomic
 from modiste.utils.seeds import mix
 
 STORAGES = ("journal", "sqlite")
@@ -81,7 +82,7 @@ def open_study(
         raise ModisteError("modiste sweep needs optuna: pip install 'modiste[sweep]'.") from None
     if storage not in STORAGES:
         raise ModisteError(f"sweep.storage={storage} is unknown. {did_you_mean(storage, STORAGES)}")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a failed trial is one line of our own, no traceback
     folder.mkdir(parents=True, exist_ok=True)
     directions: Any = [objective.direction for objective in objectives]
     kept: Any = f"sqlite:///{folder / 'study.db'}"
@@ -120,9 +121,8 @@ def mend(journal: Path) -> None:
         torn = sum(bool(line) for line in lines) - len(whole)
         if torn:
             log.warning("%s: %d torn lines dropped; their trials are repeated", journal, torn)
-        unfinished = journal.with_suffix(".tmp")
-        unfinished.write_bytes(mended)
-        unfinished.replace(journal)
+        with atomic(journal) as unfinished:
+            unfinished.write_bytes(mended)
 
 
 def _is_json(line: bytes) -> bool:
@@ -155,7 +155,9 @@ def run_trials(
         except (KeyboardInterrupt, SystemExit):  # Optuna would count it as failed; so it stays open, and is repeated
             raise SystemExit(130) from None
         except Exception as error:
-            trial.set_user_attr("error", " ".join(str(error).split())[:300] or type(error).__name__)
+            sentence = " ".join(str(error).split())[:300] or type(error).__name__
+            trial.set_user_attr("error", sentence)
+            log.warning("trial_%03d failed: %s", trial.number, sentence)
             raise
         return values if len(values) > 1 else values[0]
 

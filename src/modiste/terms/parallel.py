@@ -64,7 +64,7 @@ class Parallel(Term):
         take_image_tower(student, teacher.model)
         self.student = student
 
-    def __call__(self, image: Tensor, text: Tensor, batch: Mapping[str, Any], scale: Tensor) -> Tensor:
+    def __call__(self, image: Tensor, text: Tensor, batch: Mapping[str, Any], scale: Tensor | None) -> Tensor:
         assert self.model is not None
         assert self.student is not None
         if batch["pixels"].ndim != 4:

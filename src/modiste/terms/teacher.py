@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokens
+from modiste.utils.atomic import atomic
 
 START = "start"
 OWN = "own"
@@ -95,7 +95,5 @@ def save_start(model: DualEncoder, path: Path) -> None:
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if model.initial_scale is not None:
         state["loss.logit_scale"] = torch.tensor(model.initial_scale, dtype=torch.float64).log()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save({"state_dict": state}, unfinished)
-    unfinished.replace(path)
+    with atomic(path) as unfinished:
+        torch.save({"state_dict": state}, unfinished)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from modiste.utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from modiste.training.fit import Run, train
@@ -13,11 +14,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ContrastiveModule", "GradCache", "Optim", "Run", "train"]
 
-# Imported when first used: callbacks and loggers import this package, too.
-_HOMES = {"ContrastiveModule": "module", "GradCache": "grad_cache", "Optim": "optim", "Run": "fit", "train": "fit"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'modiste.training' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"modiste.training.{_HOMES[name]}"), name)
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "ContrastiveModule": "modiste.training.module",
+        "GradCache": "modiste.training.grad_cache",
+        "Optim": "modiste.training.optim",
+        "Run": "modiste.training.fit",
+        "train": "modiste.training.fit",
+    },
+)

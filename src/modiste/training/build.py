@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,7 +20,7 @@ from modiste.data.storage.streaming import Stream
 from modiste.errors import ModisteError
 from modiste.evaluation.spec import EvaluationSpec
 from modiste.models.dual_encoder import DualEncoder
-from modiste.models.load import build_model, load, load_weights
+from modiste.models.load import Start, build_model, load, load_weights
 from modiste.terms.base import Term
 from modiste.terms.teacher import OWN, START, Teacher, save_start
 from modiste.training.feature_cache import FeatureCache
@@ -51,7 +50,7 @@ class TrainingParts:
 
 
 def build_parts(
-    cfg: DictConfig, catalogue: Catalogue, validation: Mapping[str, EvaluationSpec], start: Path | None
+    cfg: DictConfig, catalogue: Catalogue, validation: Mapping[str, EvaluationSpec], start: Start
 ) -> TrainingParts:
     """The parts of a ``train`` configuration.
 
@@ -59,16 +58,16 @@ def build_parts(
         cfg: The configuration.
         catalogue: Of its ``data`` node.
         validation: Further sets to validate on, by name.
-        start: Checkpoint to start from; None: from scratch.
+        start: Where training starts.
 
     Raises:
         ModisteError: A part refuses its settings, data are missing, or the checkpoint does not fit.
     """
     from modiste.training.validation_sets import build_validation_sets
 
-    model = build_model(cfg)
-    if start is not None:  # when resuming, too: a file that does not fit is refused here, in one sentence
-        load_weights(model, start)
+    model = build_model(cfg, None if start.resumes else start.checkpoint)
+    if start.resumes and start.checkpoint is not None:  # a file that does not fit is refused here, in one sentence
+        load_weights(model, start.checkpoint)
     loss = instantiate(cfg.loss)
     cache = build_cache(cfg, model) if cfg.features.cache else None
     sets = build_validation_sets(validation, cfg, catalogue, model, cache)
@@ -162,13 +161,13 @@ def own_gpu(devices: Any) -> str:
     return f"cuda:{devices[local] if OmegaConf.is_list(devices) else local}"
 
 
-def build_terms(cfg: DictConfig, model: DualEncoder, start: Path | None) -> dict[str, Term]:
+def build_terms(cfg: DictConfig, model: DualEncoder, start: Start) -> dict[str, Term]:
     """The terms of a configuration's ``term`` node, by name, each with its teacher; terms share one of the same name.
 
     Args:
         cfg: The ``train`` config.
         model: The model that is going to be trained, its weights loaded.
-        start: The checkpoint that it was loaded from, if there is one.
+        start: Where training starts.
 
     Raises:
         ModisteError: A teacher cannot be loaded, or a resumed run kept no starting weights.
@@ -178,18 +177,19 @@ def build_terms(cfg: DictConfig, model: DualEncoder, start: Path | None) -> dict
     for term in terms.values():
         name = term.teacher
         if name not in teachers:
-            teacher = starting_model(cfg, model, start) if name == START else load(name).model
+            teacher = starting_model(model, start) if name == START else load(name).model
             teachers[name] = Teacher(teacher, name == START, cfg.grad_cache.micro_batch)
         term.begin(model, teachers[name])
     return terms
 
 
-def starting_model(cfg: DictConfig, model: DualEncoder, start: Path | None) -> DualEncoder:
+def starting_model(model: DualEncoder, start: Start) -> DualEncoder:
     """A copy of the model as it was before training: as it is now, or what the resumed run has kept."""
     teacher = copy.deepcopy(model)
-    if cfg.resume or cfg["continue"]:
-        assert start is not None
-        kept = start.parent.with_name(STARTING_WEIGHTS)  # beside checkpoints/, whose newest file is what resumes
+    if start.resumes and start.checkpoint is not None:
+        kept = start.checkpoint.parent.with_name(
+            STARTING_WEIGHTS
+        )  # beside checkpoints/, whose newest file is what resumes
         if not kept.is_file():
             raise ModisteError(
                 f"{kept.parent} has no {STARTING_WEIGHTS}, the weights from before training, since the run had no "

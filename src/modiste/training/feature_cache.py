@@ -20,6 +20,7 @@ from modiste.embedding.transfer import fetched, to_device
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder, Tokens, TwoTower
 from modiste.models.finetune import TOWERS, parameters
+from modiste.utils.atomic import read_cache, write_cache
 from modiste.utils.progress import Progress, silent
 
 DTYPES = ("float32", "float16")
@@ -124,18 +125,23 @@ class FeatureCache:
     ) -> np.ndarray:
         key = hashlib.sha256("\n".join([self.dtype, *facts]).encode()).hexdigest()
         path = self.folder / f"{key}.npy"
-        if not path.is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-            array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=self.dtype, shape=shape)
+        known = read_cache(path, mapped, "Cached features")
+        if known is not None:
+            return known
+
+        def fill(array: np.ndarray) -> np.ndarray:
             start = 0
             for _, batch in fetched((None, batch) for batch in batches()):
                 array[start : start + len(batch)] = batch.numpy()
                 start += len(batch)
-            array.flush()
-            del array
-            unfinished.replace(path)
-        return np.load(path, mmap_mode="r")
+            return array
+
+        def write(unfinished: Path) -> None:
+            fill(np.lib.format.open_memmap(unfinished, mode="w+", dtype=self.dtype, shape=shape)).flush()  # type: ignore[attr-defined]
+
+        if write_cache(path, write, "Features"):
+            return mapped(path)
+        return fill(np.empty(shape, self.dtype))  # where the cache cannot be written, in memory
 
     def _image_batches(self, pairs: Pairs, view: int) -> Iterable[Tensor]:
         keys: Any = [(view, index) for index in range(len(pairs))] if pairs.augment is not None else range(len(pairs))
@@ -158,6 +164,11 @@ class FeatureCache:
             features = trunk(inputs).float()
         trunk.train(was_training)
         return features
+
+
+def mapped(path: Path) -> np.ndarray:
+    """An array on the disk, read as it is used."""
+    return np.load(path, mmap_mode="r")
 
 
 def stack_pixels(items: Sequence[dict[str, Any]]) -> Tensor:

@@ -25,9 +25,10 @@ from modiste.data.catalogue import Catalogue
 from modiste.errors import ModisteError
 from modiste.models.load import starting_point
 from modiste.training.build import TrainingParts, build_parts, keep_start
-from modiste.training.callbacks import Interrupted, fast_dev_run
+from modiste.training.callbacks import CheckpointFiles, Interrupted, fast_dev_run
 from modiste.training.loggers import flat
 from modiste.training.validation_sets import validation_specs
+from modiste.utils.lock import exclusive
 from modiste.utils.machine import environment, is_out_of_memory, keep_pages
 from modiste.utils.run_dir import RunDir
 
@@ -50,8 +51,8 @@ class Run(RunDir):
 
     @property
     def score(self) -> float | None:
-        best = getattr(self.trainer.checkpoint_callback, "best_model_score", None)
-        return None if best is None else float(best)
+        scores = [getattr(callback, "best_model_score", None) for callback in self.trainer.checkpoint_callbacks]
+        return next((float(score) for score in scores if score is not None), None)
 
     @property
     def concludes(self) -> bool:
@@ -98,12 +99,12 @@ def train(
     parts = build_parts(config, catalogue, specs, start)
     run = RunDir(config.run_dir)
     loggers = build_loggers(config, run)
-    with explained(), memory_named(config):
+    with exclusive(run.path), explained(), memory_named(config):
         trainer = build_trainer(config, run, loggers, callbacks, parts.data.batches_per_epoch)
         if trainer.is_global_zero and not fast_dev_run(trainer):
             describe(parts, line, run, loggers)
             keep_start(parts.module.terms, run)
-        checkpoint = start if config.resume or config["continue"] else None
+        checkpoint = start.checkpoint if start.resumes else None
         try:
             trainer.fit(parts.module, parts.data, ckpt_path=checkpoint, weights_only=True)
         except Interrupted as stop:
@@ -209,8 +210,12 @@ def build_trainer(
 ) -> Trainer:
     """Lightning's trainer with the callbacks of the configuration; it logs at least once per epoch."""
     callbacks = [instantiate(node) for node in cfg.callbacks.values() if node is not None] + list(more_callbacks)
+    # FSDP2 gathers and writes checkpoints by itself.
+    sharded = "ModelParallelStrategy" in str(OmegaConf.select(cfg, "trainer.strategy._target_"))
+    plugins = [*instantiate(cfg.trainer.get("plugins") or []), *([] if sharded else [CheckpointFiles()])]
     return instantiate(
         cfg.trainer,
+        plugins=plugins,
         logger=list(loggers.values()),
         callbacks=callbacks,
         default_root_dir=str(run.path),

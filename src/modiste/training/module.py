@@ -21,6 +21,7 @@ from modiste.models.dual_encoder import DualEncoder
 from modiste.models.finetune import rest_frozen
 from modiste.tasks.result import Result
 from modiste.terms.base import Term
+from modiste.training.callbacks.checkpoints import diverged
 from modiste.training.fsdp import shard
 from modiste.training.grad_cache import GradCache
 from modiste.training.loggers import declare_direction
@@ -122,6 +123,7 @@ class ContrastiveModule(LightningModule):
         image, text = self.grad_cache(self.model, batch["pixels"], batch["tokens"])
         more = {name: batch[name] for name in ("fields", "weight") if name in batch}
         loss = self.loss(image, text, batch["product"], **more)
+        self._check_finite(loss, "the loss")
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
         scale = self.loss.inverse_temperature()
         if scale is not None:
@@ -149,6 +151,8 @@ class ContrastiveModule(LightningModule):
 
     def _measure(self, prefix: str, measured: ValidationSet, images: Tensor, texts: Tensor, rows: Tensor) -> None:
         """Logs loss and metrics of a set; notes in `criteria` what one may select by, and whether min or max."""
+        self._check_finite(images, "an image embedding")
+        self._check_finite(texts, "a text embedding")
         split = measured.data.pairs(measured.split)
         chosen = rows.cpu().numpy()
         positions = {row: index for index, row in enumerate(split.rows)}
@@ -170,6 +174,15 @@ class ContrastiveModule(LightningModule):
             for metric, interval in result.metrics.items():
                 self._log(f"{prefix}/{name}/{metric}", interval.value, result.higher_is_better[metric])
             self.criteria[f"{prefix}/{name}/{result.primary}"] = result.direction(result.primary)
+
+    def _check_finite(self, values: Tensor, what: str) -> None:
+        """Stops before numbers that are not finite reach the weights or a checkpoint."""
+        if bool(torch.isfinite(values).all()):
+            return
+        groups = self.trainer.optimizers[0].param_groups
+        rate = max(group["lr"] for group in groups)
+        more = f" (lr {rate:.2g}, precision {self.trainer.precision})"
+        raise diverged(f"{what} is not finite", self.trainer.global_step, more)
 
     def configure_optimizers(self) -> Any:
         assert self.optim is not None

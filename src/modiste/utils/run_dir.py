@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.atomic import write_text
 
 CONFIG = "config.yaml"
 
@@ -17,14 +18,6 @@ CONFIG = "config.yaml"
 def cache_dir() -> Path:
     """Where scans and embeddings are kept between runs: ``MODISTE_CACHE``, or ``~/.cache/modiste``."""
     return Path(os.environ.get("MODISTE_CACHE") or Path.home() / ".cache" / "modiste")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` whole or not at all, even when the process is killed meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -94,22 +87,26 @@ class RunDir:
         return self.path / "figures"
 
     def checkpoint(self, kind: str = "best") -> Path:
-        """``best`` by the monitor (or ``last`` if there is none yet), or the newest state, ``last``, to resume from.
+        """``best`` by the monitor (the newest, where there is none), or ``last``: the newest state to resume from.
 
         Raises:
-            ModisteError: The run has no checkpoint.
+            ModisteError: The run has no such checkpoint.
         """
-        # A kill in the middle of writing may leave a file without its end; the one before it is whole.
-        whole = (path for path in self.checkpoints.glob("*.ckpt") if zipfile.is_zipfile(path))
-        found = sorted(whole, key=lambda path: path.stat().st_mtime_ns)
-        if not found:
-            raise ModisteError(
-                f"{self.path} has no whole checkpoint: the run was stopped before it saved one; train it anew."
-            )
-        best = self.checkpoints / "best.ckpt"
-        if kind == "best" and best in found:
+        best, states = self.checkpoints / "best.ckpt", self.states()
+        if kind == "best" and zipfile.is_zipfile(best):
             return best
-        return ([path for path in found if path != best] or found)[-1]
+        if not states:
+            raise ModisteError(
+                f"{self.path} has no complete checkpoint: it was stopped before one was saved. Start over with modiste "
+                f"train continue={self.path}."
+            )
+        return states[-1]
+
+    def states(self) -> list[Path]:
+        """The whole checkpoints that training can resume from, oldest first; ``best.ckpt`` holds weights only."""
+        # A kill in the middle of writing may leave a file without its end; the one before it is whole.
+        found = (path for path in self.checkpoints.glob("*.ckpt") if path.name != "best.ckpt")
+        return sorted(filter(zipfile.is_zipfile, found), key=lambda path: path.stat().st_mtime_ns)
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes ``<name>.json`` into the directory."""

@@ -151,7 +151,7 @@ def test_another_table_is_not_taken_for_hms(tmp_path):
         HM(write_folder(tmp_path / "hm", table(header=[name for name in HEADER if name != "section_name"])))()
     broken = table() + b"1,2" + b",x" * 30 + b"\n"
     for path in (write_folder(tmp_path / "a", broken), write_zip(tmp_path / "a.zip", broken)):
-        with pytest.raises(ModisteError, match=r"articles\.csv cannot be read.*row 6 has 32 cells"):
+        with pytest.raises(ModisteError, match=r"articles\.csv cannot be read.*line 7 has 32 cells"):
             HM(path)()
 
 

@@ -84,18 +84,24 @@ class Table:
 
     def __call__(self) -> Catalogue:
         path = self.file
-        card = Card(self.name, title=path.name)
-        if path.suffix.lower() == ".parquet" and (column := _column_of_pictures(path, self.columns.get("image"))):
-            dataset = read_parquet([path])
-            roles = shop.recognise({name: [] for name in dataset.column_names}, self.columns | {"image": column})
-            columns, images = from_dataset(
-                dataset, self._mapping(roles), self.attributes, self.name, self._folder(path.parent)
-            )
-        else:
-            raw, how = _read(path, self.delimiter, self.encoding, self.quoting)
-            log.info("%s: %s%d rows, %d columns", path.name, how, len(next(iter(raw.values()), [])), len(raw))
-            return self.catalogue(raw, path, path.name)
-        return self._without_placeholders(Catalogue.build(card, columns, images, self.max_bad))
+        column = _column_of_pictures(path, self.columns.get("image")) if path.suffix.lower() == ".parquet" else None
+        if column is not None:
+            return self._of_pictures(path, column)
+        raw, how = _read(path, self.delimiter, self.encoding, self.quoting)
+        log.info("%s: %s%d rows, %d columns", path.name, how, len(next(iter(raw.values()), [])), len(raw))
+        return self.catalogue(raw, path, path.name)
+
+    def _of_pictures(self, path: Path, column: str) -> Catalogue:
+        """The catalogue of a Parquet file that holds the images, which stay in it."""
+        dataset = read_parquet([path])
+        others = [name for name in dataset.column_names if name != column]
+        first = dataset.select_columns(others)[:1000] if others else {}
+        roles = shop.recognise({**first, column: []}, {**self.columns, "image": column})
+        log.info("%s: %s", path.name, roles)
+        folder = self._folder(path.parent)
+        columns, images = from_dataset(dataset, self._mapping(roles), self.attributes, self.name, folder)
+        catalogue = Catalogue.build(Card(self.name, title=path.name), columns, images, self.max_bad)
+        return self._without_placeholders(catalogue)
 
     def catalogue(self, raw: Columns, path: Path, title: str) -> Catalogue:
         """Return the catalogue of a table that is read already.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import io
 import json
-import os
 import re
 import tarfile
 import zlib
@@ -22,6 +21,7 @@ from urllib.parse import urlparse
 import numpy as np
 from PIL import Image
 
+from modiste.config.targets import user_allowed
 from modiste.data.catalogue import Card, Catalogue, as_text
 from modiste.data.datasets.table import Columns, from_records, map_columns
 from modiste.data.sources import MAX_BYTES, EncodedSource, ImageTooLargeError, _stamp, decode, image_format
@@ -76,7 +76,7 @@ def expand(shards: str | Sequence[str], key: str) -> list[str]:
         what = f"{len(missing)} of {len(urls)} shards are not there ({shown})" if missing else f"{patterns} names none"
         raise ModisteError(f"{key}: {what}: give the tar files that there are.")
     urls = list(dict.fromkeys(urls))  # patterns may overlap
-    if any(url.startswith("pipe:") for url in urls) and "pipe" not in os.environ.get("MODISTE_ALLOW", "").split(","):
+    if any(url.startswith("pipe:") for url in urls) and "pipe" not in user_allowed():
         raise ModisteError(f"{key}: 'pipe:' runs a command. If you trust it, set MODISTE_ALLOW=pipe.")
     return urls
 

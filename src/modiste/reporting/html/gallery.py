@@ -100,7 +100,7 @@ class Thumbs:
         return cls(path, catalogue, read_json(path))
 
     def get(self, row: int) -> Thumb | None:
-        """The thumbnail of a row; None where its image is not at hand."""
+        """The thumbnail of a row; None where its image is not available."""
         if str(row) not in self.kept and self.catalogue is not None:
             self.kept[str(row)] = vars(self._read(self.catalogue, row))
         found = self.kept.get(str(row))

@@ -102,7 +102,7 @@ def _galleries(run: Run, stem: str, result: Mapping[str, Any]) -> list[Any]:
     thumbs = Thumbs.of(run.path / "figures", result, run.catalogues.get(stem))
     shown = [gallery(search, examples, thumbs) for search, examples in searches.items()]
     thumbs.keep()
-    missing = [Note(f"Images are not shown: those of {result['data']} were not at hand.")] if not thumbs.kept else []
+    missing = [Note(f"Images are not shown: those of {result['data']} are not available.")] if not thumbs.kept else []
     folds = [Fold(block.title, [block], open=place < OPEN) for place, block in enumerate(shown)]
     return [Heading("What a search finds"), *missing, *folds]
 

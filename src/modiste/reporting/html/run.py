@@ -20,7 +20,7 @@ Catalogues = Images | Mapping[str, Images] | None
 
 @dataclass
 class Run:
-    """A run directory: results by file stem, the catalogues at hand by the same, and its files."""
+    """A run directory: results by file stem, available catalogues by the same, and its files."""
 
     path: Path
     results: dict[str, dict[str, Any]]

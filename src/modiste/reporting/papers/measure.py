@@ -38,7 +38,7 @@ Seed = int | str | None
 
 @dataclass(frozen=True)
 class Value:
-    """A number of one result, or the mean of several (``results``, one a data set)."""
+    """A number of one result, or the mean of several (``results``, one per data set)."""
 
     value: float
     low: float | None

@@ -1,6 +1,22 @@
 """What a ``table.yaml`` says: rows (models), columns (data set, split, task, metric), where published numbers stand.
 
-::
+A table of runs of your own needs no more than this; ``modiste table FOLDER`` builds it, in a terminal or with
+``output=table.tex``. Paths are relative to the file::
+
+    title: Our ablation
+    rows:
+      - {label: InfoNCE, run: runs/clip}
+      - {label: sigmoid, run: "runs/siglip/{seed}", seeds: [0, 1, 2]}   # mean ± s.d. over three runs
+    tables:
+      kagl:
+        title: KAGL, text-to-image
+        data: kagl
+        split: test
+        task: retrieval
+        part: t2i                   # what stands before "/" in a metric's name
+        columns: {MRR: mrr, Recall@10: recall@10}
+
+Everything that it may say, with a publication's numbers next to the measured ones::
 
     title: Marqo's leaderboard
     about: One or two sentences, printed above the tables.
@@ -18,7 +34,7 @@
         fingerprint: 3fa9           # optional: how its weights' fingerprint begins
         overrides: [model.revision=…]     # added to the command; model.… must be what a result says of its model
         config: {marqo: {query_prefix: "a photo of a "}}   # where this row differs from the columns' config
-        results: ../../runs/mine/{seed}   # instead of the results above
+        results: ../../runs/mine/{seed}   # instead of the results above; run: DIR, of one run directory
         seeds: [0, 1, 2]            # the mean ± s.d. over them is shown
         command: modiste train …    # instead of the command above
     columns:                        # sets of columns, for several tables: the publication's metric → ours
@@ -55,7 +71,7 @@ FILE = "table.yaml"
 PUBLISHED = ("source", "dataset", "task", "metric")
 OF_COLUMN = ("data", "split", "task", "part", "metric", "queries", "gallery", "data_fingerprint", "config", "published")
 OF_TABLE = ("title", "columns", "mean_of", "rest", *OF_COLUMN)
-OF_ROW = ("label", "model", "published", "fingerprint", "overrides", "config", "results", "seeds", "command")
+OF_ROW = ("label", "model", "run", "published", "fingerprint", "overrides", "config", "results", "seeds", "command")
 OF_PAPER = ("title", "about", "results", "command", "defaults", "rows", "columns", "tables")
 RESULTS = ("results/{model}", "../../runs/evaluate/{model}")
 
@@ -202,12 +218,20 @@ class _Reader:
         if not row.get("label"):
             raise self.wrong("a row has no label.")
         where, model = f"the row '{row['label']}'", str(row.get("model") or "")
+        run = str(row.get("run") or "")
+        if run and row.get("results"):
+            raise self.wrong(f"{where} has run and results: the results of a run are in it, keep one of the two.")
         default = content.get("results") or RESULTS if model else ()
         seeds = tuple(_listed(row.get("seeds")))
-        results = tuple(str(path) for path in _listed(row.get("results") or default))
+        if run and not seeds and not (self.path.parent / Path(run).expanduser()).exists():
+            raise self.wrong(
+                f"{where} has the run '{run}', which does not exist: give its directory, relative to the file."
+            )
+        results = tuple(str(path) for path in _listed(run or row.get("results") or default))
         if seeds and not all("{seed}" in path for path in results):
             raise self.wrong(f"{where} has seeds: write {{seed}} into its results, for instance runs/x/{{seed}}.")
-        command = str(row.get("command") or (content.get("command") if results else "") or "")
+        of_all = content.get("command") if results and not run else ""
+        command = str(row.get("command") or of_all or (f"modiste evaluate run={run}" if run else ""))
         overrides = tuple(str(override) for override in _listed(row.get("overrides")))
         return Model(
             label=str(row["label"]),

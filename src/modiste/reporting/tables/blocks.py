@@ -363,7 +363,7 @@ def _same_size(naming: Naming, part: str, group: Sequence[Mapping[str, Any]]) ->
             continue
         note = f"{part}: the published numbers are of {theirs:,} {what}, here there are {n:,}"
         if abs(n - theirs) > SAME_SIZE * theirs:
-            return False, (part, f"{note}; they are left out.")
+            return False, (part, f"{note}; they are not shown.")
         return True, (part, f"{note}.")
     return True, None
 

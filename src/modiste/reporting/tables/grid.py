@@ -11,7 +11,7 @@ from typing import Any
 from modiste.errors import ModisteError
 from modiste.metrics.direction import direction
 from modiste.reporting.logs import read_metrics
-from modiste.reporting.runs import SEED, config_of, differing, find_runs
+from modiste.reporting.runs import SEED, config_of, differing, find_runs, shorter
 from modiste.reporting.tables.names import number, ordered, split_name
 from modiste.reporting.tables.sheets import EMPTY, Grid, Item, Sheet
 
@@ -60,7 +60,7 @@ def grid(folder: str | Path, every: bool = False) -> Sheet:
     heads = [*settings, "seeds" if several else "seed", *columns, "run"]
     lines = []
     for place, row in enumerate(rows):
-        words = [*(row.settings.get(key, EMPTY) for key in settings), ", ".join(row.seeds) or EMPTY]
+        words = [*(shorter(row.settings.get(key, EMPTY)) for key in settings), ", ".join(row.seeds) or EMPTY]
         numbers = [Item(_shown(row, name), "bold" if place == 0 and name == monitor else "") for name in columns]
         lines.append([*map(Item, words), *numbers, Item(_relative(row.path, Path(folder)))])
     notes = [f"Each run at its best epoch by {monitor} ({mode})."]

@@ -62,7 +62,12 @@ def ordered(names: Iterable[str]) -> list[str]:
     def key(name: str) -> tuple[float, ...]:
         part, metric = split_name(name)
         family, _, k = metric.partition("@")
-        return place(part, PART_ORDER), seen.index(part), place(family, METRIC_ORDER), number(k) or math.inf
+        return (
+            place(part.rpartition("/")[2], PART_ORDER),
+            seen.index(part),
+            place(family, METRIC_ORDER),
+            number(k) or math.inf,
+        )
 
     return sorted(names, key=key)
 

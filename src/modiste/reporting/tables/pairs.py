@@ -61,7 +61,7 @@ def _shown(value: Any) -> str:
 def paired_tests(
     a: Mapping[str, Any], b: Mapping[str, Any], resamples: int | None = None, seed: int = 0
 ) -> dict[str, Comparison]:
-    """The tests of all metrics of two results whose values per query lie beside both, A − B.
+    """The tests of all metrics of two results whose values per query are stored next to both, A − B.
 
     A metric is tested when it is the mean or the median of its values per query, or F1 and its like when the
     predictions are there. Values that do not belong to the result (of an evaluation before it) are not used.
@@ -169,7 +169,7 @@ class Marks:
     untested: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
-        """What the signs mean: the tests, the correction, and who was left out."""
+        """What the signs mean: the tests, the correction, and what was not tested."""
         if not self.p:
             return self.untested
         from modiste.metrics.comparison import RESAMPLES
@@ -232,9 +232,9 @@ def _against_best(entries: Sequence[Entry], cache: Cache) -> Iterator[tuple[Entr
 def _tests(a: Mapping[str, Any], b: Mapping[str, Any], cache: Cache) -> tuple[str, dict[str, Comparison]]:
     key = (id(a), id(b))
     if key not in cache:
-        beside = bool(per_query(a)) and bool(per_query(b))
-        why = difference(a, b) if beside else ""
-        cache[key] = why, paired_tests(a, b) if beside and not why else {}
+        stored = bool(per_query(a)) and bool(per_query(b))
+        why = difference(a, b) if stored else ""
+        cache[key] = why, paired_tests(a, b) if stored and not why else {}
     return cache[key]
 
 

@@ -26,7 +26,7 @@ class StoredResult(dict[str, Any]):
         self.path = path
 
     @property
-    def beside(self) -> Path:
+    def per_query_file(self) -> Path:
         """The file of the values per query, which may be absent."""
         return self.path.with_suffix(".npz")
 
@@ -92,27 +92,28 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> list[StoredResult]
         same = [*coordinates(result), result.get("counts"), result["model"], result["metrics"]]
         key = json.dumps(same, sort_keys=True)
         # Of copies, the one with its values per query.
-        if key not in results or (result.beside.is_file() and not results[key].beside.is_file()):
+        if key not in results or (result.per_query_file.is_file() and not results[key].per_query_file.is_file()):
             results[key] = result
     return list(results.values())
 
 
 def per_query(result: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float64]]:
-    """Name to values per query, as they lie beside a result file; empty where they do not.
+    """Name to values per query, of the ``.npz`` next to a result file; empty where there is none.
 
     Raises:
         ModisteError: The file is damaged.
     """
     import numpy as np
 
-    if not isinstance(result, StoredResult) or not result.beside.is_file():
+    if not isinstance(result, StoredResult) or not result.per_query_file.is_file():
         return {}
     try:
-        with np.load(result.beside) as values:
+        with np.load(result.per_query_file) as values:
             return {name: values[name].astype(np.float64) for name in values.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ModisteError(
-            f"The values per query in '{result.beside}' cannot be read ({error}). Evaluate again to rewrite them."
+            f"The values per query in '{result.per_query_file}' cannot be read ({error}). Evaluate again to rewrite "
+            "them."
         ) from None
 
 

@@ -191,16 +191,14 @@ def _latex_item(item: Item) -> str:
 
 
 def terminal(sheet: Sheet, compact: bool = False) -> list[Table]:
-    """Tables for a terminal, the footnotes below the last; ``compact``: no frames, only the first column is folded."""
+    """Tables for a terminal, without the footnotes; ``compact``: no frames, only the first column is folded."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     tables: list[Table] = []
     for i, grid in enumerate(sheet.grids):
-        notes = [*([sheet.caption] if sheet.caption else []), *sheet.notes] if i == len(sheet.grids) - 1 else []
-        table = Table(title=Text(sheet.title) if i == 0 else None, caption=Text("\n".join(notes)), title_justify="left")
-        table.caption_justify = "left"
+        table = Table(title=Text(sheet.title) if i == 0 else None, title_justify="left")
         if compact:
             table.box, table.pad_edge, table.collapse_padding = box.SIMPLE_HEAD, False, True
         for column, (head, side) in enumerate(zip(grid.heads, grid.align, strict=True)):
@@ -225,9 +223,8 @@ def print_sheets(sheets: Iterable[Sheet], compact: bool = False) -> None:
     if not console.is_terminal:
         console = Console(width=max(PIPE_WIDTH, console.width))
     for sheet in sheets:
-        if sheet.grids:
-            console.print(*terminal(sheet, compact))
-        else:
-            console.print(Text(sheet.title, style="bold"))
-            for line in (*sheet.notes, *sheet.commands):
-                console.print(Text(line), soft_wrap=True)
+        tables = terminal(sheet, compact)
+        console.print(*tables) if tables else console.print(Text(sheet.title, style="bold"))
+        for line in (*([f"{sheet.caption}."] if sheet.caption else []), *sheet.notes, *sheet.commands):
+            console.print(Text(line), soft_wrap=not console.is_terminal)
+        console.print()

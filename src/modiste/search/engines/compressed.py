@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class Codes:
 
     Attributes:
         kind: ``int8``, ``prefix-64`` (or another number) or ``binary``.
-        codes: (N, d) int8, or (N, d / 8) uint8.
+        codes: (N, d) int8, or (N, 8 ⌈d / 64⌉) uint8.
         rotation: (D, d) float32 that vectors are multiplied by first; empty: none.
         mean: (D,) that is subtracted before; empty: nothing.
         scale: Value of a step of the int8 codes.
@@ -64,9 +65,10 @@ class Codes:
             rotation, mean, scale = like.rotation, like.mean, like.scale
         elif word != "int8":
             rotation, mean = _rotation(vectors, dim, word, seed)
-        codes = np.empty(
-            (len(vectors), dim // 8 if word == "binary" else dim), np.uint8 if word == "binary" else np.int8
-        )
+        if word == "binary":
+            codes = np.empty((len(vectors), -(-dim // 64) * 8), np.uint8)
+        else:
+            codes = np.empty((len(vectors), dim), np.int8)
         if word != "binary" and not scale:
             largest = max((np.abs(_turned(part, rotation, mean)).max() for _, part in _tiles(vectors)), default=1.0)
             scale = float(largest) / 127
@@ -74,7 +76,7 @@ class Codes:
         for start, part in _tiles(vectors):
             turned = _turned(part, rotation, mean)
             if word == "binary":
-                codes[start : start + len(part)] = np.packbits(turned > 0, axis=1)
+                codes[start : start + len(part)] = _bits(turned)
                 continue
             own = np.rint(turned / scale).clip(-127, 127).astype(np.int8)
             codes[start : start + len(part)] = own
@@ -109,7 +111,7 @@ class Codes:
     def _query(self, query: np.ndarray) -> np.ndarray:
         turned = _turned(query[None], self.rotation, np.empty(0))[0]
         if self.kind == "binary":
-            return np.packbits(turned > 0)
+            return _bits(turned[None])[0]
         return np.rint(turned / _step(turned)).astype(np.int8)
 
     def _scan(self, query: np.ndarray, positions: np.ndarray | None) -> np.ndarray:
@@ -142,11 +144,17 @@ class Codes:
         return places[best], exact[best]
 
 
+def _bits(vectors: np.ndarray) -> np.ndarray:
+    """Signs of vectors (N, d) as bytes, filled up to whole words of 64 bits."""
+    signs = np.pad(vectors > 0, ((0, 0), (0, -vectors.shape[1] % 64)))
+    return np.packbits(signs, axis=1)
+
+
 def _step(query: np.ndarray) -> float:
     return float(np.abs(query).max()) / 127 or 1.0
 
 
-def _tiles(vectors: np.ndarray):  # type: ignore[no-untyped-def]
+def _tiles(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     for start in range(0, len(vectors), TILE):
         yield start, vectors[start : start + TILE]
 
@@ -180,7 +188,7 @@ def _dots(codes: np.ndarray, query: np.ndarray) -> np.ndarray:
 
 
 def _hamming(codes: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Differing bits (N,), int16, of bytes (N, d / 8), d a multiple of 64."""
+    """Differing bits (N,), int16, of whole words of bits as bytes, (N, 8 w) and (8 w,)."""
     words, own = np.ascontiguousarray(codes).view(np.uint64), query.view(np.uint64)
     differing = np.empty(len(words), np.int16)
     for start, part in _tiles(words):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,15 @@ NAME = "products"
 KEY = "_key"
 WORDS = "_words"
 """The column that full text looks into: product id, title and attributes."""
-PATIENCE = 600.0
-"""Seconds that a writer waits for another."""
 
 
 class LanceStore:
     """The table of an index.
 
     LanceDB 0.40 duplicates rows when two processes upsert the same id (lancedb#2463), or one process through an old
-    handle (#3377). So every write goes through `writing`: a lock on a file, a handle that always looks for the newest
-    version (``read_consistency_interval=0``), a primary key that makes the slower of two writers try again, and a check
-    for duplicates.
+    handle (#3377). So writers hold the index's lock (`modiste.search.build.writing`), the handle always looks for the
+    newest version (``read_consistency_interval=0``), a primary key makes the slower of two writers try again, and every
+    upsert ends with a check for duplicates.
 
     Args:
         folder: Of the index.
@@ -41,7 +38,7 @@ class LanceStore:
 
     @functools.cached_property
     def database(self) -> Any:
-        os.environ.setdefault("LANCE_LOG", "error")  # it warns of its own defaults
+        os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of its own defaults
         try:
             import lancedb
         except ImportError:
@@ -55,24 +52,7 @@ class LanceStore:
             table.checkout(self.at)
         return table
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """The only writer, as long as the block lasts.
-
-        Raises:
-            ModisteError: Another process has been writing for `PATIENCE` seconds; a product's row is there twice.
-        """
-        from filelock import FileLock, Timeout
-
-        try:
-            with FileLock(self.folder / "lock", timeout=PATIENCE):
-                yield
-        except Timeout:
-            raise ModisteError(
-                f"Another process has been writing to {self.folder} for {PATIENCE:.0f} s: wait for it, or end it."
-            ) from None
-
-    def create(self, data: Any) -> None:
+    def create(self, data: Any, types: Mapping[str, str]) -> None:
         """The table with its first rows."""
         self.__dict__.pop("table", None)
         table = self.database.create_table(NAME, data, mode="overwrite")
@@ -106,6 +86,10 @@ class LanceStore:
     def tidy(self) -> None:
         """Joins small files, and takes new rows into the full-text and vector indexes; old versions stay."""
         self.table.optimize(cleanup_older_than=timedelta(days=36500))
+
+    def count(self) -> int:
+        """Number of rows."""
+        return int(self.table.count_rows())
 
     @property
     def version(self) -> int:

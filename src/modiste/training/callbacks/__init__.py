@@ -1,6 +1,7 @@
 """Lightning callbacks: progress, cost, interruption, averaging, selection; samples and artifacts for wandb."""
 
 from modiste.training.callbacks.averaging import EMA
+from modiste.training.callbacks.checkpoints import CheckpointFiles, RecentCheckpoint
 from modiste.training.callbacks.cost import Cost, Throughput
 from modiste.training.callbacks.interruption import Interrupted, Interruptible, fast_dev_run
 from modiste.training.callbacks.progress import EpochLines, LineProgress, progress
@@ -10,11 +11,13 @@ from modiste.training.callbacks.wandb import Artifacts, SampleRetrievals
 __all__ = [
     "EMA",
     "Artifacts",
+    "CheckpointFiles",
     "Cost",
     "EpochLines",
     "Interrupted",
     "Interruptible",
     "LineProgress",
+    "RecentCheckpoint",
     "SampleRetrievals",
     "Selection",
     "Throughput",

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from modiste.data.pairs import Batch
+from modiste.training.callbacks.checkpoints import validation_is_due
 from modiste.utils.run_dir import RunDir
 
 REQUEUE = getattr(signal, "SIGUSR2", signal.SIGTERM)
@@ -27,7 +28,9 @@ class Interrupted(BaseException):
 
 
 class Interruptible(Checkpoint):
-    """Ctrl-C or SIGTERM: finish the step in hand, save it, stop. A second Ctrl-C stops at once.
+    """Ctrl-C or SIGTERM: finish the step in hand, and the validation that is due, save it, stop.
+
+    A second Ctrl-C stops at once.
 
     A job of submitit (``hydra/launcher=slurm``) gets SIGUSR2 before its time is up or it is preempted, and ignores
     SIGTERM: the step is saved, submitit requeues the job, and ``continue=auto`` resumes it.
@@ -51,15 +54,23 @@ class Interruptible(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         stepped, self._step = trainer.global_step > self._step, trainer.global_step
-        if not stepped:  # between the batches of an accumulated step: their gradient is in no checkpoint
-            return
+        # Between the batches of an accumulated step their gradient is in no checkpoint.
+        if stepped and not validation_is_due(trainer, batch_idx):
+            self._stop_if_requested(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._stop_if_requested(trainer)
+
+    def _stop_if_requested(self, trainer: Trainer) -> None:
         # All processes stop at the same step, whichever of them was asked to.
-        if trainer.strategy.reduce_boolean_decision(bool(self.requested), all=False):
-            if not fast_dev_run(trainer):
-                trainer.save_checkpoint(self.checkpoint)
-            if self.requested == REQUEUE:
-                self._previous[REQUEUE](REQUEUE, None)  # ends this process, if it is the first of its job
-            raise Interrupted(f"step {trainer.global_step}")
+        if not trainer.strategy.reduce_boolean_decision(bool(self.requested), all=False):
+            return
+        if not fast_dev_run(trainer):
+            trainer.save_checkpoint(self.checkpoint)
+        if self.requested == REQUEUE:
+            self._previous[REQUEUE](REQUEUE, None)  # ends this process, if it is the first of its job
+        raise Interrupted(f"step {trainer.global_step}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for number, handler in self._previous.items():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from modiste.errors import ModisteError
 from modiste.training import selection
 from modiste.training.callbacks.interruption import fast_dev_run
 from modiste.training.selection import Validation
@@ -27,15 +29,20 @@ class Selection(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
+        self._check_direction(cast(Any, pl_module).higher_is_better)
         self.criteria = dict(cast(Any, pl_module).criteria) | self.monitor
         known = {
             name: float(trainer.callback_metrics[name]) for name in self.criteria if name in trainer.callback_metrics
         }
         self.validations.append(Validation(trainer.current_epoch, trainer.global_step, known))
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and not fast_dev_run(trainer):
             selection.write(self.run, self.validations, self.criteria)
+
+    def _check_direction(self, higher_is_better: Mapping[str, bool]) -> None:
+        for metric, mode in self.monitor.items():
+            better = "max" if higher_is_better.get(metric, mode == "max") else "min"
+            if better != mode:
+                raise ModisteError(f"monitor.mode={mode} would keep the worst {metric}: set monitor.mode={better}.")
 
     def state_dict(self) -> dict[str, Any]:
         return {"validations": [asdict(validation) for validation in self.validations], "criteria": self.criteria}

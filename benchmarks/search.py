@@ -1,0 +1,318 @@
+"""Rows 18 to 22 and 25: exact and compressed search, filters, indexing from photos, upserts, and the cold command.
+
+MODISTE_BENCH_INDEX names an index of a real catalogue (`modiste index run=RUN data=kagl out=…`), whose embeddings and
+titles are then what is searched; without it they are clusters of random vectors, and every row says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+import numpy as np
+from harness import Row
+
+from embedding import photos, save_clip
+
+DIM, K = 256, 10
+SMALL, LARGE = 44_000, 1_000_000
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1, float32."""
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@functools.cache
+def real() -> tuple[np.ndarray, np.ndarray, str]:
+    """Photos' embeddings (N, D), queries' (Q, D), and what they are."""
+    folder = os.environ.get("MODISTE_BENCH_INDEX")
+    if folder:
+        import modiste.search
+
+        index = modiste.search.open(folder)
+        texts = np.load(Path(folder) / "calibration.npz")["texts"]
+        return np.array(index.snapshot.vectors[:SMALL]), texts, "embeddings of real photos, titles as queries"
+    generator = np.random.default_rng(0)
+    centres = generator.standard_normal((500, 48)) @ generator.standard_normal((48, DIM))
+    vectors = unit(
+        centres[generator.integers(0, 500, SMALL + 1000)] + 2 * generator.standard_normal((SMALL + 1000, DIM))
+    )
+    return vectors[:SMALL], vectors[SMALL:], "clusters of random vectors"
+
+
+@functools.cache
+def many(count: int) -> np.ndarray:
+    """``count`` embeddings: mixtures of two real ones, with a little noise."""
+    vectors, generator = real()[0], np.random.default_rng(1)
+    out = np.empty((count, vectors.shape[1]), np.float32)
+    for start in range(0, count, 50_000):
+        size = min(50_000, count - start)
+        a, b = vectors[generator.integers(0, len(vectors), (2, size))]
+        noise = generator.standard_normal(a.shape, np.float32) / np.sqrt(a.shape[1], dtype=np.float32)
+        out[start : start + size] = unit(a + 0.4 * b + 0.2 * noise)
+    return out
+
+
+def exact(quick: bool) -> Iterator[Row]:
+    """Row 18: the exact ten best for a batch of 256, faiss on as many threads."""
+    import faiss
+
+    from modiste.search.engines.memory import batch
+
+    _, asked, what = real()
+    queries = asked[:256]
+    for count in (SMALL,) if quick else (SMALL, LARGE):
+        vectors = real()[0] if count == SMALL else many(count)
+        flat = faiss.IndexFlatIP(vectors.shape[1])
+        flat.add(vectors)
+        theirs_best = flat.search(queries, K)[1]
+        same = float(np.mean(batch(vectors, queries, K)[0] == theirs_best))
+        ours, theirs = functools.partial(batch, vectors, queries, K), functools.partial(flat.search, queries, K)
+        a, b, ratio = harness.interleave(ours, theirs, 1 if quick or count == LARGE else 5, 0)
+        note = f"{what}; {same:.2%} of the places agree, the others are ties in float32; faiss {faiss.__version__}"
+        size = f"exact top 10 of {len(vectors):,} × {vectors.shape[1]}, batch of 256"
+        yield Row(18, size, "faiss IndexFlatIP", "time", 1e3 * a, 1e3 * b, "ms", ratio, 1, 3, note)
+
+
+def single(quick: bool) -> Iterator[Row]:
+    """Row 19: one query over a million, from codes that are scanned first."""
+    import torch
+
+    from modiste.search.engines.compressed import Codes
+    from modiste.search.engines.memory import batch, top
+
+    _, asked, what = real()
+    vectors = many(50_000 if quick else LARGE)
+    matrix = torch.from_numpy(vectors)
+    queries = asked[np.arange(100 if quick else 1000) % len(asked)]
+    truth = batch(vectors, queries, K)[0]
+    turn = iter(range(10**9))
+
+    def peer() -> Any:
+        return (matrix @ torch.from_numpy(queries[next(turn) % len(queries)])).topk(K)
+
+    for kind, width, must, aim in (("int8", 0, 3, None), ("prefix-64", 400, None, 20), ("binary", 1600, None, 20)):
+        codes = Codes.make(kind, vectors)
+
+        def search(query: np.ndarray, codes: Any = codes, width: int = width) -> np.ndarray:
+            if codes.certain:
+                return codes.exact(query, K, vectors)[0]
+            found = np.sort(codes.candidates(query, width))
+            return found[top(vectors[found] @ query, K)]
+
+        found = [np.isin(best, search(query)).mean() for query, best in zip(queries, truth, strict=True)]
+        a, b, ratio = harness.interleave(lambda: search(queries[next(turn) % len(queries)]), peer, 5 if quick else 25)
+        scan = "exact by a bound" if codes.certain else f"{width} candidates scored exactly"
+        note = f"{what}; recall {np.mean(found):.4f} on {len(queries):,} queries; {codes.codes.nbytes / 2**20:.0f} MiB"
+        size = f"single query, top 10 of {len(vectors):,} × {vectors.shape[1]}, {kind} codes, {scan}"
+        yield Row(19, size, "torch mm + topk", "time", 1e3 * a, 1e3 * b, "ms", ratio, must, aim, note)
+
+
+def indexed(folder: Path, count: int) -> Any:
+    """An index of the real embeddings with a column that filters 1 % and 0.1 %."""
+    from modiste.search.build import build
+    from modiste.search.index import Index
+
+    table = columns(count)
+    build(folder, catalogue(table), source(table, real()[0]))
+    return Index.open(folder)
+
+
+def columns(count: int) -> dict[str, list[str]]:
+    """Rows whose ``place`` is a permutation: ``place < count / 100`` passes 1 %."""
+    places = np.random.default_rng(2).permutation(count)
+    return {
+        "product_id": [f"SKU-{row}" for row in range(count)],
+        "image": [str(row) for row in range(count)],
+        "text": [f"title {row}" for row in range(count)],
+        "pixels": [f"{row:040x}" for row in range(count)],
+        "place": [str(place) for place in places],
+    }
+
+
+def catalogue(table: dict[str, list[str]]) -> Any:
+    """Of tiny pictures: only vectors and attributes matter here."""
+    from modiste.data.catalogue import Card, Catalogue
+    from modiste.data.sources import ArrayImages
+
+    return Catalogue.build(Card("bench"), table, ArrayImages(np.zeros((len(table["text"]), 2, 2), np.uint8)))
+
+
+def source(table: dict[str, list[str]], vectors: np.ndarray) -> Any:
+    """The vectors of a table's rows."""
+    from modiste.search.build import Source
+    from modiste.search.encoder import ModelCard
+
+    card = ModelCard("bench", "bench", {}, vectors.shape[1])
+    return Source(card, vectors={pixels: vectors[int(pixels, 16) % len(vectors)] for pixels in table["pixels"]})
+
+
+def filtered(quick: bool) -> Iterator[Row]:
+    """Row 20: ten best of what passes a filter."""
+    import hnswlib
+
+    count = 5_000 if quick else len(real()[0])
+    vectors, asked, what = real()[0][:count], real()[1][:200], real()[2]
+    graph = hnswlib.Index("ip", vectors.shape[1])
+    graph.init_index(count, ef_construction=200, M=16)
+    graph.add_items(vectors)
+    graph.set_ef(1000)
+    with tempfile.TemporaryDirectory() as folder:
+        index = indexed(Path(folder) / "b.index", count)
+        index.store.table.create_scalar_index("place")
+        places = np.asarray(index.snapshot.table.column("place"))
+        for part in (0.01, 0.001):
+            where = f"place < {int(part * count)}"
+            passing = np.flatnonzero(places < int(part * count))
+            truth = [set(passing[np.argsort(-(vectors[passing] @ query))[:K]].tolist()) for query in asked]
+            turn = iter(range(10**9))
+
+            def ours(query: np.ndarray | None = None) -> set[int]:
+                query = asked[next(turn) % len(asked)] if query is None else query  # noqa: B023
+                return set(index.nearest(query[None], K, where)[0][0].tolist())  # noqa: B023
+
+            def lance(query: np.ndarray | None = None) -> set[int]:
+                query = asked[next(turn) % len(asked)] if query is None else query  # noqa: B023
+                search = index.store.table.search(query, vector_column_name="_vector").distance_type("dot")
+                found = search.where(where, prefilter=True).bypass_vector_index().limit(K).select(["row"])  # noqa: B023
+                return set(found.to_arrow().column("row").to_pylist())
+
+            def hnsw(query: np.ndarray | None = None) -> set[int]:
+                query = asked[next(turn) % len(asked)] if query is None else query  # noqa: B023
+                near = graph.knn_query(query, 1000)[0][0]  # over-fetched, then filtered
+                return set(near[places[near] < int(part * count)][:K].tolist())  # noqa: B023
+
+            recalls = {f.__name__: recall(f, asked, truth) for f in (ours, lance, hnsw)}
+            size = f"filtered query, {part:.1%} of {count:,} pass"
+            for peer, name, targets in (
+                (lance, "lancedb's scan, scalar index", (5, 20)),
+                (hnsw, "hnswlib, 1,000 over-fetched", (None, None)),
+            ):
+                a, b, ratio = harness.interleave(ours, peer, 5 if quick else 41)
+                note = f"{what}; recall {recalls['ours']:.3f} against {recalls[peer.__name__]:.3f}"
+                yield Row(20, size, name, "time", 1e3 * a, 1e3 * b, "ms", ratio, *targets, note)
+
+
+def recall(search: Any, queries: np.ndarray, truth: list[set[int]]) -> float:
+    """Fraction of the true best that is found."""
+    return float(np.mean([len(search(query) & best) / len(best) for query, best in zip(queries, truth, strict=True)]))
+
+
+def annoy_of(vectors: np.ndarray) -> Any:
+    """What fashion-clip does with its embeddings: Annoy, angular, 10 trees."""
+    from annoy import AnnoyIndex
+
+    index = AnnoyIndex(vectors.shape[1], "angular")
+    for row, vector in enumerate(vectors):
+        index.add_item(row, vector)
+    index.build(10)
+    return index
+
+
+def peer_index(source: str, folder: str, names: list[str]) -> Any:
+    """fashion-clip's image encoding of a folder around a local model, then Annoy."""
+    from embedding import fashion_clip
+
+    encode = fashion_clip(source, folder, names, ["a"])
+    peer = encode.__closure__[next(i for i, n in enumerate(encode.__code__.co_freevars) if n == "peer")].cell_contents
+    paths = [str(Path(folder) / name) for name in names]
+    return lambda: annoy_of(np.asarray(peer.encode_images(paths, batch_size=32))) and None
+
+
+def from_photos(quick: bool) -> Iterator[Row]:
+    """Row 21: from photos on disk to an index that answers; CLIP ViT-B/32 with random weights on both sides."""
+    from transformers import CLIPConfig, CLIPModel
+
+    from modiste.data.catalogue import Card, Catalogue
+    from modiste.data.sources import FolderImages
+    from modiste.pretrained.transformers import TransformersDualEncoder
+    from modiste.search.build import Source, build
+
+    count = 32 if quick else 192
+    with tempfile.TemporaryDirectory() as folder:
+        names = photos(Path(folder), count)
+        source = save_clip(Path(folder) / "clip", CLIPModel(CLIPConfig()))
+        model = TransformersDualEncoder(source)
+        table = {"product_id": names, "image": names, "text": names, "pixels": names}
+        data = Catalogue.build(Card("photos"), table, FolderImages(folder))
+        options = {"batch_size": 32, "decode": "exact", "backend": "openvino"}
+        turn = iter(range(10**6))
+
+        def ours() -> None:
+            made = Source.of_model(model, "clip", {}, weights=False, export_text=False, options=options)
+            build(Path(folder) / f"{next(turn)}.index", data, made)
+
+        with harness.Apart(peer_index, source=source, folder=folder, names=names) as peer:
+            a, b, ratio = harness.interleave(ours, peer, 1 if quick else 3)
+    what = f"index of {count} products from 600×800 photos: embedded, stored, calibrated, searchable"
+    note = "CLIP ViT-B/32, random weights on both sides; the image scan of the catalogue is outside of both"
+    yield Row(21, what, "fashion-clip's encode + Annoy, in a separate process", "rate", count / a, count / b,
+              "products/s", ratio, 3, 6, note)  # fmt: skip
+
+
+def upserts(quick: bool) -> Iterator[Row]:
+    """Row 22: a thousand changed rows, until a new search sees them; embeddings exist on both sides."""
+    from modiste.search.build import build
+    from modiste.search.index import Index
+
+    count, changed = (5_000, 100) if quick else (len(real()[0]), 1000)
+    vectors, turn = real()[0][:count], iter(range(1, 10**6))
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "b.index"
+        indexed(place, count)
+        whole = columns(count)
+
+        def ours() -> None:
+            number = next(turn)
+            part = {name: values[:changed] for name, values in whole.items()}
+            part["pixels"] = [f"{number * count + row:040x}" for row in range(changed)]
+            build(place, catalogue(part), source(part, vectors))
+            index = Index.open(place)
+            index.nearest(vectors[:1], K)
+            assert len(index) == count
+
+        a, b, ratio = harness.interleave(ours, lambda: annoy_of(vectors), 1 if quick else 5)
+    what = f"upsert {changed:,} of {count:,} rows, committed and visible to a new reader"
+    note = "embeddings exist on both sides; Annoy cannot change an index, it is built anew (10 trees)"
+    yield Row(22, what, "fashion-clip's Annoy, rebuilt", "time", a, b, "s", ratio, 10, 30, note)
+
+
+def cold(quick: bool) -> Iterator[Row]:
+    """Row 25: `modiste search` from the shell."""
+    folder = os.environ.get("MODISTE_BENCH_INDEX")
+    if not folder:
+        return
+    command = [sys.executable, "-m", "modiste", "search", f"index={folder}", "red running shoes"]
+    times = []
+    for _ in range(2 if quick else 7):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    middle = float(np.median(times))
+    what = f"modiste search from the shell, a new process, {len(real()[0]):,} rows"
+    yield Row(25, what, "4 s", "time", middle, 4, "s", 4 / middle, 1, 2, f"slowest of {len(times)}: {max(times):.2f} s")
+
+
+PARTS = {18: exact, 19: single, 20: filtered, 21: from_photos, 22: upserts, 25: cold}
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """All parts."""
+    start = time.perf_counter()
+    for number, part in PARTS.items():
+        if harness.wanted(number):
+            yield from part(quick)
+            print(f"    {part.__name__} after {time.perf_counter() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    harness.main(__file__, rows)

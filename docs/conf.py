@@ -1,0 +1,34 @@
+"""Sphinx settings: `make docs` builds these pages, executes the notebooks and checks the links between pages."""
+
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+project = "Modiste"
+copyright = "The Modiste authors, Apache-2.0"
+release = version("modiste")
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "reference",
+]
+html_theme = "furo"
+html_title = "Modiste"
+exclude_patterns = ["_build", "_ext"]
+suppress_warnings = ["mystnb.unknown_mime_type"]
+default_role = "code"
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = os.environ.get("MODISTE_NOTEBOOKS", "cache")
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_default_options = {"show-inheritance": True}

@@ -1,0 +1,130 @@
+"""What can be known of a config before anything heavy is imported, so that a mistake is told within a second."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from modiste.cli.outline import Outline
+from modiste.config import paths, schema
+from modiste.config.validation import AUTOMATIC, contradictions, value_problems
+from modiste.errors import ModisteError
+from modiste.utils.run_dir import RunDir
+
+# Groups whose options set keys of the whole config.
+GLOBAL = ("experiment", "debug", "path", "local")
+
+
+Files = Sequence[tuple[Path, str]]
+
+
+def problems(
+    config: DictConfig, overrides: Sequence[str], outline: Outline, root: str, files: Callable[[], Files]
+) -> list[str]:
+    """Everything that is wrong with a composed config, a sentence each; nothing is imported.
+
+    Args:
+        config: The composed config.
+        overrides: That it was composed with.
+        outline: Of the root config.
+        root: Its name.
+        files: Tells the files that the config is made of, as `compose_with_sources` does.
+    """
+    unknown = list(_unknown(config, overrides, outline, root, files))
+    found = unknown + value_problems(config) + schema.value_problems(config, root)
+    if not found:
+        found = contradictions(config) + list(_places(config)) + list(_model(config, overrides, root))
+    return list(dict.fromkeys(found))
+
+
+def machine_problems(config: DictConfig) -> list[str]:
+    """What the trainer asks for and this machine does not have."""
+    accelerator = _selected(config, "trainer.accelerator")
+    if accelerator in ("gpu", "cuda") and not has_gpu():
+        return [f"'trainer.accelerator' is {accelerator}, and this machine has no GPU: train with trainer=cpu."]
+    return []
+
+
+def has_gpu() -> bool:
+    """Whether there may be a GPU: the driver's device files, which torch needs, without torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    devices = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+    return sys.platform != "linux" or any(map(os.path.exists, devices))
+
+
+def _unknown(
+    config: DictConfig, overrides: Sequence[str], outline: Outline, root: str, files: Callable[[], Files]
+) -> Iterator[str]:
+    top = [*outline.keys, *(group.partition("/")[0] for group in outline.groups)]
+    if "path" in outline.groups:
+        top += ["data_dir", "log_dir", "run_dir"]
+    for name in [name for name in GLOBAL if name in outline.groups]:
+        if name in config:
+            file = _file_of(name, files()) or f"{name}.yaml"
+            yield f"{file} would set nothing: its first line must be '# @package _global_'."
+    for key, near in schema.unknown_keys(config, [*top, *GLOBAL], root):
+        if not _is_used(key, config):
+            named = [o for o in overrides if o.lstrip("+").partition("=")[0] == key]
+            where = named[0] if named else _file_of(key, files()) or root
+            if where.startswith(str(paths.config_dir())):
+                continue  # Modiste's own
+            yield f"Nothing uses the key '{key}' ({where}). {near}"
+
+
+def _file_of(key: str, files: Files) -> str | None:
+    """The last file that sets ``key``."""
+    for file, package in reversed(files):
+        if package and not f"{key}.".startswith(f"{package}."):
+            continue
+        node: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for part in key[len(package) :].strip(".").split(".") if key != package else []:
+            node = node.get(part, ...) if isinstance(node, dict) else ...
+        if node is not ...:
+            return str(file)
+    return None
+
+
+def _is_used(key: str, config: DictConfig) -> bool:
+    """Whether an interpolation of the config, or of a task that may read it, refers to ``key``."""
+    return bool(re.search(rf"\$\{{[^}}]*\b{re.escape(key)}\b", OmegaConf.to_yaml(config)))
+
+
+def _places(config: DictConfig) -> Iterator[str]:
+    """Runs that are named and not there."""
+    for key in ("run", "init", "resume", "continue"):
+        value = _selected(config, key)
+        if not isinstance(value, str) or not value or (key, value) == ("continue", AUTOMATIC):
+            continue
+        path = Path(value).expanduser()
+        if key == "init" and path.suffix == ".ckpt":
+            if not path.is_file():
+                yield f"'init': there is no checkpoint {value}."
+            continue
+        try:
+            RunDir.find(value)
+        except ModisteError as error:
+            yield f"'{key}': {error}"
+
+
+def _model(config: DictConfig, overrides: Sequence[str], root: str) -> Iterator[str]:
+    if root not in ("evaluate", "embed") or _selected(config, "run") or _selected(config, "embeddings.image"):
+        return
+    if not any(override.lstrip("+").startswith(("model=", "model.")) for override in overrides):
+        matrices = ", or embeddings.image=FILE and embeddings.text=FILE" if root == "evaluate" else ""
+        yield f"No model given: name a run (run=DIR) or a model (model=NAME){matrices}."
+
+
+def _selected(config: DictConfig, key: str) -> Any:
+    try:
+        return OmegaConf.select(config, key)
+    except OmegaConfBaseException:  # reported elsewhere
+        return None

@@ -1,0 +1,235 @@
+"""An index on a Qdrant server, for catalogues beyond one machine: the calls of `modiste.search.index.Index`."""
+
+from __future__ import annotations
+
+import functools
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from math import log
+from typing import Any
+
+import numpy as np
+
+from modiste.errors import ModisteError
+from modiste.search import where as conditions
+
+MEMORY = ":memory:"
+"""The client's in-memory mode: all in this process, scored exactly in Python, for tests and trials of few rows."""
+UPLOAD = 512
+KEY, WORDS = "_key", "_words"
+SPACE = uuid.UUID("6b1f6a0e-6a3c-4f5e-9a54-0f2b7d8f1c11")
+
+
+@functools.cache
+def _client(url: str) -> Any:
+    try:
+        from qdrant_client import QdrantClient
+    except ImportError:
+        raise ModisteError("engine=qdrant needs qdrant-client: pip install 'modiste[search]'.") from None
+    return QdrantClient(MEMORY) if url == MEMORY else QdrantClient(url=url, timeout=60)
+
+
+class QdrantStore:
+    """A collection of a server, or of the client's in-memory mode.
+
+    Rows are points whose id is a UUID of their key, so that an upsert replaces them; the columns are their payload, the
+    thumbnail base64. It keeps the newest version alone; for earlier ones use the server's snapshots.
+
+    Args:
+        url: Of the server, or `MEMORY`.
+        collection: Its name.
+    """
+
+    version = 0
+
+    def __init__(self, url: str, collection: str) -> None:
+        self.url, self.collection = url, collection
+
+    @property
+    def client(self) -> Any:
+        """Of the server; one for all of this process."""
+        return _client(self.url)
+
+    def create(self, data: Any, types: Mapping[str, str]) -> None:
+        """The collection with its first rows and an index of each column that filters may name."""
+        from qdrant_client import models
+
+        dim = data.schema.field("_vector").type.list_size
+        if self.client.collection_exists(self.collection):
+            self.client.delete_collection(self.collection)
+        self.client.create_collection(
+            self.collection, vectors_config=models.VectorParams(size=dim, distance=models.Distance.DOT)
+        )
+        if self.url != MEMORY:  # the in-memory mode has none, and warns
+            for name, kind in types.items():
+                schema = models.PayloadSchemaType.KEYWORD if kind == conditions.TEXT else models.PayloadSchemaType.FLOAT
+                self.client.create_payload_index(self.collection, name, schema)
+            self.client.create_payload_index(self.collection, WORDS, models.PayloadSchemaType.TEXT)
+        self.upsert(data)
+
+    def upsert(self, data: Any) -> None:
+        """Replaces the rows whose key is there, and adds the others."""
+        import base64
+
+        from qdrant_client import models
+
+        for start in range(0, len(data), UPLOAD):
+            part = data.slice(start, UPLOAD)
+            points = []
+            for row in part.to_pylist():
+                vector = row.pop("_vector")
+                row["_thumbnail"] = base64.b64encode(row["_thumbnail"]).decode()
+                payload = {name: value for name, value in row.items() if value is not None}
+                points.append(models.PointStruct(id=self._id(row[KEY]), vector=vector, payload=payload))
+            self.client.upsert(self.collection, points, wait=True)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Deletes rows by their keys."""
+        for start in range(0, len(keys), UPLOAD):
+            self.client.delete(self.collection, [self._id(key) for key in keys[start : start + UPLOAD]], wait=True)
+
+    def count(self, condition: conditions.Node | None = None) -> int:
+        """Number of rows that fulfil a condition."""
+        return self.client.count(self.collection, count_filter=filter_of(condition), exact=True).count
+
+    def nearest(
+        self, vector: np.ndarray, k: int, condition: conditions.Node | None, exact: bool = True, width: int = 128
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and scores of the k best, best first: exact, or by the server's graph, ``width`` wide."""
+        from qdrant_client import models
+
+        found = self.client.query_points(
+            self.collection, query=vector.tolist(), query_filter=filter_of(condition), limit=k, with_payload=["row"],
+            search_params=models.SearchParams(exact=exact, hnsw_ef=width),
+        ).points  # fmt: skip
+        rows = np.array([point.payload["row"] for point in found], np.int64)
+        return rows, np.array([point.score for point in found], np.float32)
+
+    def tidy(self) -> None:
+        """Nothing: the server does so itself."""
+
+    def restore(self, version: int) -> None:
+        """Raises ModisteError: there are no earlier versions."""
+        raise ModisteError("engine=qdrant keeps the newest version alone: go back by the server's own snapshots.")
+
+    def read(self, columns: Sequence[str], condition: Any = None) -> Any:
+        """Columns of all rows that fulfil a condition, an Arrow table by ascending ``row`` if that is one of them."""
+        import base64
+
+        import pyarrow as pa
+
+        names = [name for name in columns if name != "_vector"]
+        points, offset = [], None
+        while True:
+            found, offset = self.client.scroll(
+                self.collection, scroll_filter=filter_of(condition), limit=UPLOAD, offset=offset, with_payload=names,
+                with_vectors="_vector" in columns,
+            )  # fmt: skip
+            points += found
+            if offset is None:
+                break
+        if "row" in columns:
+            points.sort(key=lambda point: point.payload["row"])
+        data = {name: [(point.payload or {}).get(name) for point in points] for name in names}
+        if "_thumbnail" in data:
+            data["_thumbnail"] = [base64.b64decode(text or "") for text in data["_thumbnail"]]
+        table = pa.table(data)
+        if "_vector" in columns:
+            flat = pa.array(np.array([point.vector for point in points], np.float32).reshape(-1))
+            dim = len(points[0].vector) if points else 1
+            table = table.append_column("_vector", pa.FixedSizeListArray.from_arrays(flat, dim))
+        return table
+
+    def take(self, rows: Sequence[int], columns: Sequence[str]) -> Any:
+        """Columns of some rows; rows that are not there are missing."""
+        return self.read(["row", *columns], conditions.In("row", tuple(map(int, rows))))
+
+    def full_text(self, query: str, k: int, condition: conditions.Node | None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows that have a word of the query, and Σ log(1 + rows / rows with the word) over those that they have."""
+        total = self.count()
+        scores: dict[int, float] = {}
+        for word in set(re.findall(r"\w+", query.lower())):
+            table = self.read(["row", WORDS], _with_word(condition, word))
+            texts = [set(re.findall(r"\w+", text.lower())) for text in table.column(WORDS).to_pylist()]
+            having = [row for row, words in zip(table.column("row").to_pylist(), texts, strict=True) if word in words]
+            for row in having:
+                scores[row] = scores.get(row, 0.0) + log(1 + total / len(having))
+        best = sorted(scores, key=lambda row: (-scores[row], row))[:k]
+        return np.array(best, np.int64), np.array([scores[row] for row in best], np.float32)
+
+    @staticmethod
+    def _id(key: str) -> str:
+        return str(uuid.uuid5(SPACE, key))
+
+
+class _Word:
+    """A condition that is Qdrant's own: the text has a word."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+
+def _with_word(condition: conditions.Node | None, word: str) -> Any:
+    own: Any = _Word(word)
+    return own if condition is None else conditions.Join("and", (condition, own))
+
+
+def filter_of(node: Any) -> Any:
+    """A condition as a Qdrant filter; None for none.
+
+    Raises:
+        ModisteError: Qdrant cannot answer it: an order of texts, or a pattern that is not ``%word%``.
+    """
+    from qdrant_client import models
+
+    if node is None:
+        return None
+    condition = _condition(node, models)
+    return condition if isinstance(condition, models.Filter) else models.Filter(must=[condition])
+
+
+def _condition(node: Any, models: Any) -> Any:
+    if isinstance(node, _Word):
+        return models.FieldCondition(key=WORDS, match=models.MatchText(text=node.word))
+    if isinstance(node, conditions.Join):
+        parts = [_condition(part, models) for part in node.parts]
+        return models.Filter(must=parts) if node.word == "and" else models.Filter(should=parts)
+    if isinstance(node, conditions.Not):
+        return models.Filter(must_not=[_condition(node.part, models)])
+    if isinstance(node, conditions.Constant):
+        nothing = models.HasIdCondition(has_id=[])
+        return models.Filter(must_not=[nothing]) if node.value else models.Filter(must=[nothing])
+    if isinstance(node, conditions.Missing):
+        return models.IsEmptyCondition(is_empty=models.PayloadField(key=node.column))
+    if isinstance(node, conditions.In):
+        return _any_of(node, models)
+    if isinstance(node, conditions.Like):
+        word = re.fullmatch(r"%(\w+)%", node.pattern)
+        if word is None:
+            raise ModisteError("engine=qdrant finds words in text: write like '%word%'.")
+        return models.FieldCondition(key=node.column, match=models.MatchText(text=word[1]))
+    return _compared(node, models)
+
+
+def _any_of(node: conditions.In, models: Any) -> Any:
+    if all(isinstance(value, type(node.values[0])) and not isinstance(value, float) for value in node.values):
+        return models.FieldCondition(key=node.column, match=models.MatchAny(any=list(node.values)))
+    return models.Filter(should=[_compared(conditions.Compare(node.column, "=", v), models) for v in node.values])
+
+
+def _compared(node: conditions.Compare, models: Any) -> Any:
+    if isinstance(node.value, str):
+        if node.sign not in ("=", "!="):
+            raise ModisteError(f"engine=qdrant has no order of texts: {node.column} {node.sign} is for numbers.")
+        equal: Any = models.FieldCondition(key=node.column, match=models.MatchValue(value=node.value))
+    elif node.sign in ("=", "!="):
+        equal = models.FieldCondition(key=node.column, range=models.Range(gte=node.value, lte=node.value))
+    else:
+        name = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}[node.sign]
+        return models.FieldCondition(key=node.column, range=models.Range(**{name: node.value}))
+    if node.sign == "=":
+        return equal
+    # A missing value is not unequal.
+    missing = models.IsEmptyCondition(is_empty=models.PayloadField(key=node.column))
+    return models.Filter(must_not=[equal, missing])

@@ -1,0 +1,135 @@
+"""An index whose rows are on a server: candidates come from there, all else is done here as for a local one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modiste.errors import ModisteError
+from modiste.search import where as conditions
+from modiste.search.engines.memory import Snapshot, top
+from modiste.search.index import LEXICAL, Index, Near, hybrid_ranking, read_facts, snapshot_of
+from modiste.search.planner import Best
+from modiste.search.query import Query
+from modiste.search.results import Exactness
+
+CANDIDATES = 256
+"""Rows, at least, that the server sends for a search."""
+NO_VERSIONS = "engine=qdrant keeps the newest version alone: go back by the server's own snapshots."
+
+
+class RemoteIndex(Index):
+    """The calls of `Index` on a Qdrant server, which has the newest version alone.
+
+    The server scores exactly (its ``exact=true``) what passes the filter; the best rows come with their vectors and are
+    ranked here, with all views of their products.
+    """
+
+    def __init__(self, path: Path, facts: Mapping[str, Any], version: int) -> None:
+        import pyarrow as pa
+
+        kinds = {"row": "int64", **facts["columns"]}
+        fields = {name: pa.array([], pa.type_for_alias(kind)) for name, kind in kinds.items()}
+        fields["product_id"] = fields["product_id"].dictionary_encode()
+        empty = Snapshot(pa.table(fields), np.empty((0, facts["model"]["embed_dim"]), np.float32))
+        super().__init__(path, facts, empty, version)
+
+    def __len__(self) -> int:
+        return self.store.count()
+
+    def count(self, where: str | None = None) -> int:
+        return self.store.count(conditions.parse(where, self.types))
+
+    def rows(self, count: int | None = None) -> list[int]:
+        return self.store.read(["row"]).column("row").to_pylist()[:count]
+
+    def facets(self, where: str | None = None) -> dict[str, dict[Any, int]]:
+        table = self.store.read(self.attributes, conditions.parse(where, self.types))
+        counted = {name: Counter(table.column(name).drop_null().to_pylist()) for name in self.attributes}
+        return {name: dict(values.most_common()) for name, values in counted.items()}
+
+    def browse(self, where: str | None = None, k: int = 10, group: bool = True) -> Any:
+        local = Index(self.path, self.facts, self._rows(conditions.parse(where, self.types)), self.version)
+        return local.browse(None, k, group)
+
+    def nearest(self, vectors: np.ndarray, k: int = 10, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        condition = conditions.parse(where, self.types)
+        found = [self.store.nearest(np.asarray(vector), k, condition) for vector in vectors]
+        return np.stack([rows for rows, _ in found]), np.stack([scores for _, scores in found])
+
+    def refresh(self) -> bool:
+        facts, embedder = read_facts(self.path), self.embedder
+        changed = facts != self.facts
+        self.__init__(self.path, facts, facts["commits"][-1]["version"])  # type: ignore[misc]
+        self.embedder = embedder
+        return changed
+
+    def at(self, version: int) -> Index:
+        if version == self.version:
+            return self
+        raise ModisteError(NO_VERSIONS)
+
+    def restore(self, version: int) -> None:
+        raise ModisteError(NO_VERSIONS)
+
+    def plan(self, choices: Sequence[str] | None = None, recall_floor: float = 0.99) -> list[Any]:
+        raise ModisteError("engine=qdrant scores exactly on the server: there is nothing to plan.")
+
+    def _rows(self, condition: Any) -> Snapshot:
+        """The rows that fulfil a condition, with their vectors."""
+        return snapshot_of(_Part(self.store, condition), self.types, self.facts["columns"])
+
+    def _vectors_of(self, product_id: str) -> np.ndarray:
+        found = self._rows(conditions.Compare("product_id", "=", product_id)).vectors
+        if not len(found):
+            raise ModisteError(f"like={product_id}: the index has no such product.")
+        return found
+
+    def _distinct(self, column: str) -> list[str]:
+        return sorted(set(self.store.read([column]).column(column).drop_null().to_pylist()))
+
+    def _near(self, vector: np.ndarray, query: Query, weight: float, condition: Any, k: int) -> Near:
+        passing = self.store.count(condition)
+        if not passing:
+            return Near(self.snapshot, None, 0, _ranked(self.snapshot, vector), Exactness("no rows"), vector)
+        lexical, scores = np.empty(0, np.int64), np.empty(0, np.float32)
+        if weight:
+            lexical, scores = self.store.full_text(" ".join(query.texts), LEXICAL, condition)
+        wanted, count = k + len(query.like), CANDIDATES
+        while True:
+            rows, _ = self.store.nearest(vector, min(count, passing), condition)
+            known = self.store.take([*rows.tolist(), *lexical[:count].tolist()], ["product_id"])
+            products = sorted(set(known.column("product_id").to_pylist()))
+            if len(products) >= wanted or count >= passing:
+                break
+            count *= 4
+        chosen = conditions.In("product_id", tuple(products))
+        snapshot = self._rows(chosen if condition is None else conditions.Join("and", (chosen, condition)))
+        rank, exactness = _ranked(snapshot, vector), Exactness(f"exact scores of {passing:,} rows, by the server")
+        if weight:
+            rank, exactness = hybrid_ranking(snapshot, vector, weight, lexical, scores, None)
+        return Near(snapshot, None, passing, rank, exactness, vector)
+
+
+class _Part:
+    """A store seen through a condition."""
+
+    def __init__(self, store: Any, condition: Any) -> None:
+        self.store, self.condition = store, condition
+
+    def read(self, columns: Sequence[str]) -> Any:
+        return self.store.read(columns, self.condition)
+
+
+def _ranked(snapshot: Snapshot, vector: np.ndarray) -> Best:
+    scores = snapshot.scores(vector)
+
+    def best(count: int) -> tuple[np.ndarray, np.ndarray]:
+        order = top(scores, count)
+        return order, scores[order]
+
+    return best

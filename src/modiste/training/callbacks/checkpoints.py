@@ -1,0 +1,83 @@
+"""Checkpoints: where in training they are saved, and how they reach the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from modiste.data.pairs import Batch
+from modiste.errors import ModisteError
+from modiste.utils.atomic import atomic
+
+RESUMABLE = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "current_model_state", "MixedPrecision")
+"""What a checkpoint needs only to be resumed from."""
+
+
+def validation_is_due(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a validation comes after this batch, before the next.
+
+    A state between a step and its validation is no clean point: Lightning, resumed from it, skips the validation.
+    """
+    batch = batch_idx + 1
+    return batch >= trainer.num_training_batches or batch % (trainer.val_check_batch or 1) == 0
+
+
+class RecentCheckpoint(ModelCheckpoint):
+    """Saves the newest state in mid-epoch, but not where a validation is due: ``last`` is saved after that.
+
+    A run that ends at ``trainer.max_steps`` in mid-epoch saves its last step, too.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if validation_is_due(trainer, batch_idx):
+            return
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.global_step == trainer.max_steps and self._last_global_step_saved != trainer.global_step:
+            trainer.save_checkpoint(Path(str(self.dirpath)) / f"{self.filename}.ckpt")
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, to the disk and not to its cache alone, and only with finite weights.
+
+    ``best.ckpt`` is for use, not for resuming: it has neither optimizer states nor positions.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write ``checkpoint`` to ``path``. Raises ModisteError where a weight is not finite."""
+        path = Path(path)
+        check_finite(checkpoint)
+        if path.name == "best.ckpt":
+            checkpoint = {name: value for name, value in checkpoint.items() if name not in RESUMABLE}
+        try:
+            with atomic(path) as unfinished:
+                torch.save(checkpoint, unfinished)
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError where the disk is full
+            if isinstance(error, RuntimeError) and "writ" not in str(error):
+                raise
+            reason = getattr(error, "strerror", None) or "the disk may be full"
+            raise ModisteError(
+                f"The checkpoint {path} cannot be written ({reason}): free space or permissions, then resume with "
+                f"modiste train continue={path.parent.parent}."
+            ) from error
+
+
+def check_finite(checkpoint: dict[str, Any]) -> None:
+    """Raises ModisteError where a weight of a checkpoint is not finite."""
+    for name, tensor in checkpoint["state_dict"].items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise diverged(f"the weight {name} is not finite", checkpoint.get("global_step", 0))
+
+
+def diverged(what: str, step: int, more: str = "") -> ModisteError:
+    """The error of a training run whose numbers are not finite any more."""
+    return ModisteError(
+        f"Training diverged at step {step}: {what}{more}. Lower optim.lr, lengthen optim.warmup, or set "
+        "trainer.precision=32-true; modiste train continue=RUN resumes from the last finite checkpoint."
+    )

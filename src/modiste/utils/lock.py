@@ -1,0 +1,54 @@
+"""One process at a time in a directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from modiste.errors import ModisteError
+
+LOCK, OWNER = ".lock", ".in_use.json"
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other processes out of ``folder`` for a while; the operating system frees it when this process dies.
+
+    The other processes of a multi-device run (``LOCAL_RANK`` or ``RANK`` above 0) belong to the one that has it.
+
+    Raises:
+        ModisteError: Another process is in it.
+    """
+    if any(os.environ.get(name, "0") not in ("", "0") for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID")):
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ModisteError(
+            f"{folder} is in use by {owner(folder)}: wait for it to end, or choose another directory."
+        ) from None
+    try:
+        (folder / OWNER).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), encoding="utf-8")
+        yield
+    finally:
+        (folder / OWNER).unlink(missing_ok=True)
+        lock.release()
+        (folder / LOCK).unlink(missing_ok=True)
+
+
+def owner(folder: Path) -> str:
+    """Who is in ``folder``, for a message."""
+    try:
+        who = json.loads((folder / OWNER).read_text(encoding="utf-8"))
+        return f"process {who['pid']} on {who['host']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"

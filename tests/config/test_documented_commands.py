@@ -1,0 +1,103 @@
+"""Every `modiste …` line of README, docs, YAML headers, help texts and docstrings composes and validates."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from modiste.cli.call import Call
+from modiste.cli.outline import commands
+from modiste.config import config_dir
+from modiste.errors import ModisteError
+
+HOME = Path(__file__).parents[2]
+TEXTS = [HOME / "README.md", HOME / "CONTRIBUTING.md", HOME / "SECURITY.md", *sorted(HOME.glob("docs/**/*.md"))]
+TEXTS += sorted(HOME.glob("experiments/**/README.md"))
+# Words in capitals, and dots, stand for something of the reader's.
+PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_]{2,}\b(?![./\w])|…")
+# What these say is about the machine or files, not about the command.
+NOT_HERE = ("No model given", "no run directory", "no folder", "has no GPU", "no checkpoint", "is not installed")
+
+
+def lines_of_markdown(text):
+    """Lines of code blocks that start with the program, continued ones joined, and commands in backquotes."""
+    for block in re.findall(r"```(?:bash|sh|console|shell)?\n(.*?)```", text, re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            if match := re.match(r"\s*(?:\$ )?((?:\w+=\S+ )*modiste .*)", line):
+                yield match[1]
+    yield from re.findall(r"`(modiste [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
+
+
+def lines_of_yaml(text):
+    """Comment lines that are a command."""
+    for line in text.splitlines():
+        if match := re.match(r"#\s+(modiste .*)", line):
+            yield match[1]
+        yield from re.findall(r"`(modiste [^`]+)`", line)
+
+
+def lines_of_python(text):
+    """Commands in docstrings, as help shows them."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and (doc := ast.get_docstring(node)):
+            yield from re.findall(r"`(modiste [^`]+)`", re.sub(r"\n\s*", " ", doc))
+            yield from re.findall(r"^[A-Z][^`\n]*: (modiste .*)$", doc, re.M)
+
+
+def documented():
+    """(place, line) of every command line."""
+    found = {}
+    for file in TEXTS:
+        if file.is_file():
+            found.update(dict.fromkeys(lines_of_markdown(file.read_text(encoding="utf-8")), file))
+    for file in config_dir().rglob("*.yaml"):
+        found.update(dict.fromkeys(lines_of_yaml(file.read_text(encoding="utf-8")), file))
+    for file in (HOME / "src").rglob("*.py"):
+        found.update(dict.fromkeys(lines_of_python(file.read_text(encoding="utf-8")), file))
+    return sorted(
+        (file.relative_to(HOME).as_posix() if HOME in file.parents else file.name, line) for line, file in found.items()
+    )
+
+
+def words(line):
+    """The arguments, without a shell's comment or pipe, and with something in place of each placeholder."""
+    line = re.split(r"\s+(?:\||>|&&|2>)\s|\s+#\s|\s{3,}\(", line)[0]
+    line = re.sub(r"\s\[[^\]=]*=[^\]]*\|.*\]", "", line)  # [a=b | c=d]
+    line = re.sub(r"(?<!\S)…(?!\S)", "", line)  # what is not shown
+    found = shlex.split(PLACEHOLDER.sub("x", line), comments=True)
+    while "=" in found[0]:
+        found.pop(0)
+    return found[1:]
+
+
+DOCUMENTED = documented()
+
+
+def test_there_are_command_lines_in_every_kind_of_place():
+    places = [place for place, _ in DOCUMENTED]
+    assert "README.md" in places
+    assert any(place.startswith(("conf", "experiment")) or place.endswith(".yaml") for place in places)
+    assert any(place.startswith("src/modiste/commands") for place in places)
+    assert len(DOCUMENTED) > 40
+
+
+@pytest.mark.parametrize(("place", "line"), DOCUMENTED, ids=lambda value: value[:70])
+@pytest.mark.usefixtures("cached_files")
+def test_it_composes_and_validates(place, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command, *arguments = words(line)
+    if command.startswith("-") or not arguments or arguments == ["x"]:
+        assert command in (*commands(), "--help", "--version", "--completion")
+        return
+    call = Call.parse(command, arguments)
+    if call.args.help or call.args.shell_completion:
+        return
+    if call.args.config_dir:
+        Path(call.args.config_dir).mkdir(parents=True)
+    try:
+        call.check()
+    except ModisteError as error:
+        if not any(word in str(error) for word in NOT_HERE):
+            raise AssertionError(f"{place}: {error}") from error

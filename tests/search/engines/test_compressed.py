@@ -1,0 +1,84 @@
+"""Compressed scans: int8 finds exactly what a full scan finds; others find what their width allows."""
+
+import numpy as np
+import pytest
+
+from modiste.errors import ModisteError
+from modiste.search.engines.compressed import Codes
+from modiste.search.engines.memory import batch, top
+
+DIM = 64
+
+
+def clustered(count):
+    generator = np.random.default_rng(0)
+    centres = generator.standard_normal((50, DIM))
+    vectors = centres[generator.integers(0, 50, count)] + 0.4 * generator.standard_normal((count, DIM))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+VECTORS, QUERIES = np.split(clustered(20_040), [20_000])
+
+
+@pytest.mark.parametrize("within", [None, np.arange(1, 20_000, 3)], ids=["all", "filtered"])
+def test_int8_finds_exactly_what_a_full_scan_finds(within):
+    codes = Codes.make("int8", VECTORS)
+    for query in QUERIES:
+        scores = (VECTORS if within is None else VECTORS[within]) @ query
+        best = top(scores, 10)
+        order, found = codes.exact(query, 10, VECTORS, within)
+        assert np.array_equal(order, best if within is None else within[best])
+        assert np.allclose(found, scores[best], atol=1e-6)
+
+
+def test_int8_is_exact_for_vectors_and_queries_that_it_rounds_badly():
+    generator = np.random.default_rng(0)
+    vectors = np.zeros((500, DIM), np.float32)
+    vectors[:, 0] = 1  # one large number makes the steps coarse
+    vectors[:, 1:] = 0.002 * generator.standard_normal((500, DIM - 1))
+    codes = Codes.make("int8", vectors)
+    for query in (generator.standard_normal(DIM).astype(np.float32), np.eye(DIM, dtype=np.float32)[3]):
+        order, _ = codes.exact(query, 10, vectors)
+        assert np.array_equal(np.sort((vectors @ query)[order]), np.sort(vectors @ query)[-10:])
+
+
+@pytest.mark.parametrize(("kind", "width"), [("prefix-32", 400), ("binary", 1600)])
+def test_a_wider_scan_finds_more(kind, width):
+    codes = Codes.make(kind, VECTORS)
+    truth, _ = batch(VECTORS, QUERIES, 10)
+
+    def recall(wide):
+        found = [
+            np.isin(best, codes.candidates(query, wide)).mean() for query, best in zip(QUERIES, truth, strict=True)
+        ]
+        return np.mean(found)
+
+    assert recall(10) < recall(width)
+    assert recall(width) > 0.98
+    assert recall(len(VECTORS)) == 1
+
+
+@pytest.mark.parametrize("kind", ["int8", "prefix-32", "binary"])
+def test_codes_are_read_as_written_and_made_alike_for_the_next_version(kind, tmp_path):
+    codes = Codes.make(kind, VECTORS[:2000])
+    codes.write(tmp_path)
+    read = Codes.read(tmp_path, kind)
+    assert np.array_equal(read.codes, codes.codes)
+    assert (read.scale, read.error) == (codes.scale, codes.error)
+    following = Codes.make(kind, VECTORS[:3000], like=read)
+    assert np.array_equal(following.codes[:2000], codes.codes)
+    assert Codes.read(tmp_path, "prefix-8") is None
+
+
+@pytest.mark.parametrize("dim", [8, 32, 100])
+@pytest.mark.parametrize("kind", ["int8", "prefix-24", "binary"])
+def test_any_dimension_has_codes(kind, dim):
+    vectors = VECTORS[:500, :dim] if dim <= DIM else np.hstack([VECTORS[:500], VECTORS[500:1000]])[:, :dim]
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    codes = Codes.make(kind, vectors)
+    assert codes.candidates(vectors[7], 1).tolist() == [7]
+
+
+def test_unknown_codes_are_refused():
+    with pytest.raises(ModisteError, match="choose from int8"):
+        Codes.make("int4", VECTORS[:10])

@@ -1,0 +1,58 @@
+"""The match threshold covers what it says, on average, for any distribution of scores."""
+
+import numpy as np
+import pytest
+
+from helpers.tiny_index import Embedder, columns, make_index, unit, vector_of
+from modiste.errors import ModisteError
+from modiste.search.calibrate import conformal
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
+@pytest.mark.parametrize("draw", ["normal", "exponential", "standard_cauchy"])
+def test_a_new_true_match_reaches_the_threshold_as_often_as_stated(coverage, draw):
+    generator = np.random.default_rng(0)
+    reached = []
+    for _ in range(2000):
+        scores = getattr(generator, draw)(size=100)
+        reached.append(getattr(generator, draw)() >= conformal(scores[:99], coverage))
+    assert np.mean(reached) == pytest.approx(coverage, abs=0.025)
+    assert np.mean(reached) > coverage - 0.02
+
+
+def test_coverage_is_a_fraction():
+    with pytest.raises(ModisteError, match="between 0 and 1"):
+        conformal(np.ones(100), 1.0)
+
+
+def test_titles_that_fit_their_photos_match_and_others_do_not(tmp_path):
+    table = columns(400)
+    index = make_index(tmp_path / "shop.index", table)
+    # A title's embedding lies near its first photo's.
+    known = {
+        t: unit(vector_of(p) + 0.5 * vector_of(t))
+        for t, p in zip(table["text"][::2], table["pixels"][::2], strict=True)
+    }
+    index.embedder = Embedder(known)
+    thresholds = index.calibrate(0.9)
+    text = thresholds["text"]
+    assert (text.pairs, text.split, text.coverage) == (200, "all", 0.9)
+    assert text.chance < 0.02
+    scores = [vector_of(p) @ known[t] for t, p in zip(table["text"][::2], table["pixels"][::2], strict=True)]
+    assert np.mean(np.array(scores) >= text.threshold) == pytest.approx(0.9, abs=0.02)
+    hit = index.search(text=table["text"][2 * int(np.argmax(scores))], k=2)
+    assert hit.table.column("match").to_pylist() == [True, False]
+    assert not hit.no_match
+    assert hit.threshold == pytest.approx(text.threshold)
+    miss = index.search(text="a phrase that fits nothing", k=2)
+    assert miss.no_match
+    assert "no good match" in miss.summary()
+    # The two photos of a product have nothing in common here, so their threshold is low; mixtures have none.
+    assert index.search(like="SKU-1").threshold == pytest.approx(thresholds["image"].threshold)
+    assert index.search(like="SKU-1", text="red").table.column("match").to_pylist()[0] is None
+
+
+def test_few_pairs_give_no_threshold(tmp_path):
+    index = make_index(tmp_path / "shop.index", columns(20))
+    assert index.calibrate() == {}
+    assert index.search(text="a").threshold is None

@@ -1,0 +1,354 @@
+"""The index answers as a brute-force search does, on either engine; versions are atomic, kept, and never doubled."""
+
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from helpers import tiny_index
+from helpers.tiny_index import CARD, Embedder, catalogue, columns, make_index, source, unit, vector_of, vectors
+from modiste.errors import ModisteError
+from modiste.search.build import Source, build
+from modiste.search.encoder import ModelCard
+from modiste.search.index import Index
+
+ROWS = 300
+
+
+def engines():
+    server = os.environ.get("MODISTE_QDRANT_URL")
+    # The client's in-memory mode stands for the server where none is named: the calls are the same, its graph is not.
+    qdrant = {"kind": "qdrant", "url": server or ":memory:", "collection": f"modiste_test_{os.getpid()}"}
+    return [pytest.param({"kind": "lancedb"}, id="lancedb"), pytest.param(qdrant, id="qdrant")]
+
+
+@pytest.fixture(scope="module", params=engines())
+def index(request, tmp_path_factory):
+    """Searched only."""
+    return make_index(tmp_path_factory.mktemp("index") / "shop.index", columns(ROWS), request.param)
+
+
+@pytest.fixture(params=engines())
+def writable(request, tmp_path):
+    return make_index(tmp_path / "shop.index", columns(40), request.param)
+
+
+@pytest.fixture
+def local(tmp_path):
+    return make_index(tmp_path / "shop.index", columns(40))
+
+
+def brute_force(table, query, k, keep=lambda row: True):
+    """Product ids of the k best products by their best photo."""
+    scores, best = vectors(table) @ query, {}
+    for row, product in enumerate(table["product_id"]):
+        if keep({name: values[row] for name, values in table.items()}):
+            best[product] = max(best.get(product, -2), scores[row])
+    return sorted(best, key=lambda product: -best[product])[:k]
+
+
+def found(results):
+    return results.table.column("product_id").to_pylist()
+
+
+FILTERS = {
+    None: lambda r: True,
+    "price < 20 and gender = 'Men'": lambda r: r["price"] != "" and int(r["price"]) < 20 and r["gender"] == "Men",
+    "price between 5 and 6": lambda r: r["price"] in ("5", "6"),
+    "colour in ('red', 'blue') and not brand = 'Brand3'": lambda r: r["colour"] != "green" and r["brand"] != "Brand3",
+    "price is null": lambda r: r["price"] == "",
+    "price != 5 and colour != 'red'": lambda r: r["price"] not in ("", "5") and r["colour"] != "red",
+    "gender = 'Men' or price >= 80": lambda r: r["gender"] == "Men" or (r["price"] != "" and int(r["price"]) >= 80),
+    "not price < 20": lambda r: r["price"] == "" or int(r["price"]) >= 20,
+    "product_id = 'SKU-7'": lambda r: r["product_id"] == "SKU-7",
+    "false": lambda r: False,
+}
+
+
+@pytest.mark.parametrize("where", FILTERS)
+def test_a_search_is_brute_force_over_what_passes(index, where):
+    table, keep = columns(ROWS), FILTERS[where]
+    results = index.search(text="shoes", where=where, k=12)
+    assert found(results) == brute_force(table, vector_of("shoes"), 12, keep)
+    passing = [row for row in range(ROWS) if keep({name: values[row] for name, values in table.items()})]
+    assert results.passing == index.count(where) == len(passing)
+    assert str(results.exactness) == "exact"
+    rows = [row for views in results.table.column("views").to_pylist() for row in views] if passing else []
+    assert set(rows) <= set(passing)
+
+
+def test_results_hold_scores_views_and_typed_attributes(index):
+    table = index.search(text="shoes", k=3).table
+    assert table.column_names[:5] == ["product_id", "row", "score", "match", "views"]
+    first = table.to_pylist()[0]
+    assert first["row"] in first["views"]
+    assert len(first["views"]) == 2
+    assert isinstance(first["price"], (int, type(None)))
+    assert first["score"] == pytest.approx((vectors(columns(ROWS)) @ vector_of("shoes")).max(), abs=1e-5)
+    frame = index.search(text="shoes", k=3).to_pandas()
+    assert list(frame["product_id"]) == table.column("product_id").to_pylist()
+
+
+def test_without_grouping_every_row_stands_for_itself(index):
+    results = index.search(text="shoes", k=5, group=False)
+    expected = np.argsort(-(vectors(columns(ROWS)) @ vector_of("shoes")))[:5]
+    assert results.table.column("row").to_pylist() == expected.tolist()
+    assert "views" not in results.table.column_names
+
+
+def test_like_this_but_not_that_is_a_weighted_sum(index):
+    own = unit(vectors(columns(ROWS))[10:12].mean(0))
+    query = unit(2 * own + vector_of("red") - 0.25 * (vector_of("blue") + vector_of("long")) / 2)
+    results = index.search(
+        like="SKU-5", text="red", minus=["blue", "long"], weights={"like": 2, "minus": 0.25}, k=8, where="price < 80"
+    )
+    expected = brute_force(columns(ROWS), query, 9, lambda r: r["price"] != "" and int(r["price"]) < 80)
+    assert found(results) == [product for product in expected if product != "SKU-5"][:8]
+
+
+def test_hybrid_search_finds_an_article_number_that_the_model_does_not_know(index):
+    assert "SKU-77" not in found(index.search(text="SKU-77", k=3))
+    assert found(index.search(text="sku-77", hybrid=0.5, k=3))[0] == "SKU-77"
+    assert found(index.search(text="Brand4 sku-77", hybrid=0.5, where="colour = 'red'", k=3))[0] != "SKU-77"
+
+
+def test_facets_count_what_passes(index):
+    table = columns(ROWS)
+    men = [row for row in range(ROWS) if table["gender"][row] == "Men"]
+    assert index.facets()["gender"] == {"Men": 150, "Women": 150}
+    counted = index.facets("gender = 'Men'")
+    assert counted["colour"]["red"] == sum(table["colour"][row] == "red" for row in men)
+    assert list(counted["colour"].values()) == sorted(counted["colour"].values(), reverse=True)
+    assert None not in counted["price"]
+
+
+def test_what_is_in_it(index):
+    assert len(index) == ROWS
+    assert index.rows(3) == [0, 1, 2]
+    assert index.types["price"] == "number"
+    assert set(index.attributes) == {"split", "price", "gender", "colour", "brand"}
+    assert index.schema.field("price").type == "int64"
+    assert index.image(5).size == (4, 4)
+    assert index.browse("colour = 'red'", k=2).column("product_id").to_pylist() == ["SKU-0", "SKU-3"]
+    rows, scores = index.nearest(vectors(columns(ROWS))[[4, 9]], 1, "price >= 0")
+    assert rows.tolist() == [[4], [9]]
+    assert np.allclose(scores, 1, atol=1e-5)
+    with pytest.raises(KeyError):
+        index.image(10**6)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({}, "Nothing is searched for"),
+        ({"text": "  "}, "Nothing is searched for"),
+        ({"text": "a", "k": 0}, "k=0"),
+        ({"like": "SKU-x"}, "no such product"),
+        ({"text": "a", "weights": {"txt": 1}}, "Did you mean 'text'"),
+        ({"text": "a", "weights": {"text": -1}}, "write minus="),
+        ({"text": "a", "hybrid": 2}, "from 0 to 1"),
+        ({"like": "SKU-1", "hybrid": 0.5}, "no words"),
+        ({"image": "nowhere.jpg"}, "no such file"),
+        ({"text": "a", "minus": "a", "weights": {"minus": 1}}, "cancel each other out"),
+        ({"text": "a", "where": "prize < 5"}, "Did you mean 'price'"),
+    ],
+)
+def test_a_mistake_is_explained(index, asked, message):
+    with pytest.raises(ModisteError, match=message):
+        index.search(**asked)
+
+
+def test_no_row_passes_and_why(index):
+    results = index.search(text="a", where="colour = 'Red'")
+    assert (len(results), results.no_match) == (0, True)
+    assert "Did you mean 'red'" in results.summary()
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def test_an_upsert_takes_what_changed_and_embeds_new_pixels_only(writable):
+    table = columns(44)
+    table["price"][0] = "77"  # an attribute
+    table["pixels"][3] = f"{999:040x}"  # another photo under the same name
+    build(writable.path, catalogue(table), source(table))
+    changes = build(writable.path, catalogue(table), source(table))
+    assert (changes.added, changes.changed, changes.unchanged) == (0, 0, 44)
+    writable.refresh()
+    assert len(writable) == 44
+    assert writable.count("price = 77") == 1
+    assert found(writable.search(text="x", k=9)) == brute_force(table, vector_of("x"), 9)
+    assert sorted(writable.rows()) == list(range(44))
+
+
+def test_an_upsert_counts_what_it_does_and_needs_a_model_for_new_photos(writable):
+    table = columns(44)
+    table["price"][0] = "77"
+    with pytest.raises(ModisteError, match="4 photos have no embedding"):
+        writable.upsert(catalogue(table))
+    assert len(writable) == 40
+    changes = build(writable.path, catalogue(table), source(table), delete_missing=True)
+    assert (changes.added, changes.changed, changes.embedded, changes.deleted, changes.unchanged) == (4, 1, 0, 0, 39)
+    table = columns(40)
+    changes = writable.upsert(catalogue(table), delete_missing=True)
+    assert (changes.added, changes.changed, changes.deleted) == (0, 1, 4)
+    assert len(writable) == 40
+
+
+def test_deleted_products_are_gone(writable):
+    assert writable.delete(["SKU-3", "SKU-4"]) == 4
+    assert len(writable) == 36
+    assert not {"SKU-3", "SKU-4"} & set(found(writable.search(text="x", k=40)))
+    with pytest.raises(ModisteError, match="no product SKU-3"):
+        writable.delete("SKU-3")
+
+
+def test_another_model_or_preprocessing_is_refused_with_both_fingerprints(writable):
+    table = columns(40)
+    other = ModelCard("other", "e" * 64, CARD.preprocess, CARD.embed_dim)
+    with pytest.raises(ModisteError, match=f"{'f' * 64}.*{'e' * 64}"):
+        build(writable.path, catalogue(table), source(table, other))
+    larger = ModelCard("tiny", CARD.fingerprint, {"size": 8}, CARD.embed_dim)
+    with pytest.raises(ModisteError, match=r"another preprocessing: .*\(size differ\)"):
+        build(writable.path, catalogue(table), source(table, larger))
+
+
+def test_values_of_another_type_and_other_columns_are_refused(writable):
+    table = columns(40, prices=["cheap"] * 40)
+    with pytest.raises(ModisteError, match=r"'price' of .* holds int64 values"):
+        writable.upsert(catalogue(table))
+    table = columns(40)
+    del table["brand"]
+    with pytest.raises(ModisteError, match="missing: brand"):
+        writable.upsert(catalogue(table))
+
+
+def test_qdrant_keeps_no_versions_and_says_so(tmp_path):
+    index = make_index(
+        tmp_path / "a.index", columns(10), {"kind": "qdrant", "url": ":memory:", "collection": "versions"}
+    )
+    for call in (lambda: index.restore(1), lambda: index.at(0)):
+        with pytest.raises(ModisteError, match="keeps the newest version alone"):
+            call()
+
+
+def test_versions_stay_and_one_can_go_back(local):
+    first = local.versions()[0]
+    local.delete("SKU-0")
+    assert (len(local), first.rows) == (38, 40)
+    before = local.at(first)
+    before.embedder = Embedder()
+    assert found(before.search(text="x", k=40)) == brute_force(columns(40), vector_of("x"), 40)
+    assert before.image(0).size == (4, 4)
+    local.restore(first)
+    assert len(local) == 40
+    assert [version.rows for version in local.versions()] == [40, 38, 40]
+    assert local.versions()[-1].note == f"back to version {first}"
+    with pytest.raises(ModisteError, match="has no version 999"):
+        local.restore(999)
+
+
+def test_a_reader_keeps_its_version_until_it_refreshes(local):
+    reader = Index.open(local.path)
+    local.delete("SKU-0")
+    assert (len(reader), len(local)) == (40, 38)
+    assert reader.image(0).size == (4, 4)
+    assert reader.refresh()
+    assert not reader.refresh()
+    assert len(reader) == 38
+
+
+def test_a_commit_that_was_killed_is_taken_back(local):
+    """Between the database's commit and the facts."""
+    (local.path / "pending").touch()
+    local.store.at = None
+    local.store.__dict__.pop("table", None)
+    local.store.delete(["SKU-0\t0"])
+    assert len(Index.open(local.path)) == 40
+    local.delete("SKU-9")
+    assert len(local) == 38
+    assert len(local.search(text="SKU", k=40)) == 19
+    assert not (local.path / "pending").exists()
+
+
+def test_a_killed_build_resumes_from_what_was_embedded(tmp_path, monkeypatch):
+    table = columns(10)
+    folder = tmp_path / "a.index"
+    monkeypatch.setattr("modiste.search.build.CHUNK", 4)
+
+    class Model:
+        embed_dim = tiny_index.DIM
+
+    embedded = []
+
+    class FakeEmbedder:
+        def __init__(self, stop):
+            self.stop = stop
+
+        def images(self, part):
+            import torch
+
+            if len(embedded) >= self.stop:
+                raise KeyboardInterrupt
+            embedded.extend(part.column("pixels"))
+            return torch.from_numpy(np.stack([vector_of(name) for name in part.column("pixels")]))
+
+    def attempt(stop):
+        monkeypatch.setattr("modiste.search.build.Staging._embedder", FakeEmbedder(stop), raising=True)
+        monkeypatch.setattr("modiste.search.encoder.Encoder.save", lambda *_, **__: None)
+        return build(folder, catalogue(table), Source(CARD, lambda: Model, export_text=False))
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt(8)
+    with pytest.raises(ModisteError, match="unfinished"):
+        Index.open(folder)
+    attempt(100)
+    assert embedded == table["pixels"]
+    assert len(Index.open(folder)) == 10
+    assert not (folder / "staging").exists()
+
+
+UPSERT = """
+import sys
+from helpers.tiny_index import catalogue, columns, source
+from modiste.search.build import build
+table = columns(40)
+table["price"] = [sys.argv[2]] * 40
+print(build(sys.argv[1], catalogue(table), source(table)).changed)
+"""
+
+
+@pytest.mark.slow
+def test_writers_of_the_same_rows_wait_for_each_other(local):
+    paths = os.pathsep.join([str(path) for path in sys.path if path])
+    command = [sys.executable, "-c", UPSERT, str(local.path)]
+    jobs = [subprocess.Popen([*command, str(price)], env={**os.environ, "PYTHONPATH": paths}) for price in (500, 501)]
+    started = time.monotonic()
+    while any(job.poll() is None for job in jobs):
+        assert len(Index.open(local.path)) == 40  # whole at any time
+        assert time.monotonic() - started < 120
+        time.sleep(0.05)
+    assert [job.returncode for job in jobs] == [0, 0]
+    local.refresh()
+    assert sorted(local.facets()["price"].values()) == [40]
+    assert len(local) == 40
+
+
+def test_a_folder_that_is_no_index_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ModisteError, match="exists and is not an index"):
+        build(tmp_path, catalogue(columns(4)), source(columns(4)))
+    with pytest.raises(ModisteError, match="is not an index"):
+        Index.open(tmp_path)
+    with pytest.raises(ModisteError, match="There is no index"):
+        Index.open(tmp_path / "shop.index")
+
+
+def test_an_attribute_may_not_have_the_name_of_a_result(tmp_path):
+    table = columns(4)
+    table["score"] = ["1"] * 4
+    with pytest.raises(ModisteError, match="The attribute 'score'"):
+        build(tmp_path / "a", catalogue(table), source(table))

@@ -1,0 +1,88 @@
+"""A plan takes the smallest way to search that holds the floor; what is said of an answer is what was measured."""
+
+import numpy as np
+import pytest
+
+from helpers.tiny_index import columns, make_index
+from modiste.errors import ModisteError
+from modiste.search import planner
+from modiste.search.planner import EXACT, Measured, Plan, Step, smallest
+
+ROWS = 1200
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    return make_index(tmp_path_factory.mktemp("plan") / "shop.index", columns(ROWS, views=1))
+
+
+def ids(results):
+    return results.table.column("product_id").to_pylist()
+
+
+def test_the_smallest_choice_that_holds_the_floor_is_used_and_says_so(index, monkeypatch):
+    monkeypatch.setattr(planner, "LIMIT", 50)
+    monkeypatch.setattr(planner, "LIMIT_SIZES", (50,))
+    exact = [ids(index.search(text=str(number))) for number in range(20)]
+    measured = {m.choice: m for m in index.plan(recall_floor=0.95)}
+    assert measured["int8"].recall == 1
+    assert measured["binary"].bytes < measured["int8"].bytes < measured[EXACT].bytes
+    assert index.plan_in_use.choice == "binary"
+    results = index.search(text="0")
+    assert str(results.exactness).startswith("approximate, recall ")
+    assert "sampled queries" in str(results.exactness)
+    hits = [len(set(ids(index.search(text=str(n)))) & set(exact[n])) / 10 for n in range(20)]
+    assert np.mean(hits) > 0.9
+    filtered = index.search(text="0", where="gender = 'Men'")
+    assert str(filtered.exactness).endswith("at this filter selectivity")
+    few = index.search(text="0", where="price < 3")
+    assert str(few.exactness) == "exact"
+    assert few.passing < 50
+    # Rarer than anything that was measured, and above the limit: exact.
+    assert index.plan_in_use.steps[-1].selectivity <= 0.05
+
+
+def test_int8_answers_exactly(index):
+    index.plan([EXACT])
+    before = {text: ids(index.search(text=text, where=where)) for text, where in (("a", None), ("b", "gender = 'Men'"))}
+    index.plan(["int8"])
+    assert index.plan_in_use.choice == "int8"
+    assert ids(index.search(text="a")) == before["a"]
+    assert str(index.search(text="a").exactness) == "exact"
+    index.delete("SKU-0")  # its codes are made anew
+    assert len(index.codes("int8").codes) == ROWS - 1
+    index.plan([EXACT])
+
+
+@pytest.mark.slow
+def test_lancedb_index_of_the_vectors(tmp_path, monkeypatch):
+    monkeypatch.setattr(planner, "LIMIT", 100)
+    index = make_index(tmp_path / "ivf.index", columns(600, views=1))
+    measured = index.plan(["ivf_rq"], recall_floor=0.5)
+    assert measured[0].recall >= 0.5
+    results = index.search(text="a", where="gender = 'Men'")
+    assert index.plan_in_use.choice == "ivf_rq"
+    assert len(results) == 10
+    assert set(results.table.column("gender").to_pylist()) == {"Men"}
+
+
+def test_a_search_is_widened_until_it_holds_the_floor():
+    plan = Plan("binary", steps=(Step(1.0, 50, 0.99), Step(0.5, 100, 0.992), Step(0.1, 400, 0.991)))
+    assert [plan.step(s).width for s in (1.0, 0.7, 0.5, 0.11)] == [50, 100, 100, 400]
+    assert plan.step(0.05) is None
+
+
+def test_a_choice_below_the_floor_at_any_selectivity_is_not_taken():
+    measured = [
+        Measured("binary", 1, 0.99, 1.0, (Step(1.0, 50, 0.99), Step(0.1, 50, 0.8))),
+        Measured("int8", 8, 1.0, 2.0),
+        Measured("exact", 32, 1.0, 3.0),
+    ]
+    assert smallest(measured, 0.99).choice == "int8"
+    with pytest.raises(ModisteError, match="No choice holds"):
+        smallest(measured[:1], 0.99)
+
+
+def test_an_unknown_choice_is_refused(index):
+    with pytest.raises(ModisteError, match="Did you mean 'int8'"):
+        index.plan(["int4"])

@@ -1,0 +1,89 @@
+"""Filters hold for the rows that plain Python says they hold for, and mistakes in them are explained."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from modiste.errors import ModisteError
+from modiste.search import where
+from modiste.search.where import NUMBER, TEXT
+
+TYPES = {"price": NUMBER, "gender": TEXT, "base colour": TEXT, "note": TEXT}
+ROWS = [
+    {"price": price, "gender": gender, "base colour": colour, "note": note}
+    for price in (10, 49.5, 50, None)
+    for gender in ("Men", "Women", None)
+    for colour in ("Red", "it's")
+    for note in ("100% cotton", None)
+]
+TABLE = pa.table({name: [row[name] for row in ROWS] for name in TYPES})
+
+CASES = {
+    "price < 50 and gender = 'Men'": lambda r: r["price"] is not None and r["price"] < 50 and r["gender"] == "Men",
+    "price >= 49.5": lambda r: r["price"] is not None and r["price"] >= 49.5,
+    "price between 10 and 50": lambda r: r["price"] is not None and 10 <= r["price"] <= 50,
+    "price in (10, 50)": lambda r: r["price"] in (10, 50),
+    "price in (49.5)": lambda r: r["price"] == 49.5,
+    "gender not in ('Men')": lambda r: r["gender"] != "Men",
+    "gender != 'Men'": lambda r: r["gender"] not in (None, "Men"),
+    "gender is null or price is not null": lambda r: r["gender"] is None or r["price"] is not None,
+    "not (gender = 'Men' or price < 50)": lambda r: (
+        not (r["gender"] == "Men" or (r["price"] is not None and r["price"] < 50))
+    ),
+    "`base colour` = 'it''s' AND NOT gender = 'Women'": lambda r: r["base colour"] == "it's" and r["gender"] != "Women",
+    "note like '%COTTON'": lambda r: r["note"] is not None,
+    "true and not false": lambda r: True,
+    "false": lambda r: False,
+    "gender = 'Men' or gender = 'Women' and price = 10": lambda r: (
+        r["gender"] == "Men" or (r["gender"] == "Women" and r["price"] == 10)
+    ),
+}
+
+
+@pytest.mark.parametrize("encode", [False, True], ids=["plain", "dictionary"])
+@pytest.mark.parametrize("text", CASES)
+def test_a_filter_holds_for_the_rows_that_plain_python_says(text, encode):
+    table = TABLE
+    for place, name in enumerate(table.column_names) if encode else ():
+        if TYPES[name] == TEXT:
+            table = table.set_column(place, name, table.column(name).combine_chunks().dictionary_encode())
+    assert where.mask(where.parse(text, TYPES), table).tolist() == [bool(CASES[text](row)) for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prce < 3", "no column 'prce'. Did you mean 'price'"),
+        ("price < '50'", "price is a number: write price = 50"),
+        ("gender = 5", "gender is text: write gender = '5'"),
+        ("gender = Men", "'Men' is unexpected where a value should stand"),
+        ("gender = 'Men' price < 3", "'price' is unexpected"),
+        ("(gender = 'Men'", "the end is unexpected where '\\)' should stand"),
+        ("gender", "the end is unexpected"),
+        ("price < 3; drop table", "cannot read '; drop table'"),
+        ("price like '3%'", "like is for text"),
+    ],
+)
+def test_a_mistake_in_a_filter_is_explained(text, message):
+    with pytest.raises(ModisteError, match=message):
+        where.parse(text, TYPES)
+
+
+def test_no_text_is_no_filter():
+    assert where.parse(None, TYPES) is None
+    assert where.parse("  ", TYPES) is None
+
+
+def test_a_value_that_no_row_has_gets_a_hint():
+    node = where.parse("gender = 'men' and `base colour` in ('Red', 'Rd')", TYPES)
+    values = {"gender": ["Men", "Women"], "base colour": ["Red", "it's"]}
+    assert where.near_misses(node, values.__getitem__) == [
+        "no row has gender = 'men'. Did you mean 'Men'?",
+        "no row has base colour = 'Rd'. Did you mean 'Red'?",
+    ]
+
+
+def test_missing_values_fulfil_no_comparison_in_a_mask():
+    table = pa.table({"price": pa.array([None, 1], pa.int64())})
+    assert where.mask(where.parse("price != 5", {"price": NUMBER}), table).tolist() == [False, True]
+    assert np.array_equal(where.mask(where.parse("price < 5", {"price": NUMBER}), table), [False, True])
