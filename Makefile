@@ -8,9 +8,9 @@ DEMO := runs/demo
 .PHONY: help install chromium demo test test-all bench check docs clean
 
 help:
-	@echo "make demo    install, train on the drawn catalogue, evaluate, print a table, write a report with pictures"
+	@echo "make demo    install, train on the synthetic catalogue, evaluate, write a report with pictures, index, search"
 	@echo "make test    install, run the tests but for the slow ones"
-	@echo "make test-all  the slow ones, too: whole trainings, sweeps and conversions, twice as long"
+	@echo "make test-all  the slow ones, too: whole training runs, sweeps and conversions, twice as long"
 	@echo "make bench   install the peers, run the benchmarks, write their table (about 75 minutes, nothing else running)"
 	@echo "make check   ruff and mypy"
 	@echo "make docs    build the documentation into docs/_build/html; executes the notebooks"
@@ -28,6 +28,8 @@ demo: install
 	rm -rf $(DEMO)
 	$(BIN)/modiste train experiment=demo hydra.run.dir=$(DEMO)
 	$(BIN)/modiste evaluate run=$(DEMO)
+	$(BIN)/modiste index run=$(DEMO) out=$(DEMO)/index
+	$(BIN)/modiste search index=$(DEMO)/index "a red dress" k=5
 
 # One process a core, of one thread each: two processes of two threads would wait for each other.
 test: install chromium
