@@ -28,13 +28,11 @@ demo: install
 	rm -rf $(DEMO)
 	$(BIN)/modiste train experiment=demo hydra.run.dir=$(DEMO)
 	$(BIN)/modiste evaluate run=$(DEMO)
-	$(BIN)/modiste index run=$(DEMO) out=$(DEMO)/index split=test
-	$(BIN)/modiste search index=$(DEMO)/index "a red dress" k=5
-	@echo
-	@echo "Report: $(DEMO)/report.html. The page:           $(BIN)/modiste serve index=$(DEMO)/index"
-	@echo "Your own data: $(BIN)/modiste data shop.csv, then docs/start/own_catalogue.md"
 	$(BIN)/modiste index run=$(DEMO) out=$(DEMO)/index
 	$(BIN)/modiste search index=$(DEMO)/index "a red dress" k=5
+	@echo
+	@echo "Report: $(DEMO)/report.html. The page: $(BIN)/modiste serve index=$(DEMO)/index"
+	@echo "Your own data: $(BIN)/modiste data shop.csv, then docs/start/own_catalogue.md"
 
 # One process a core, of one thread each: two processes of two threads would wait for each other.
 test: install chromium
