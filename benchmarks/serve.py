@@ -152,7 +152,7 @@ def free_port() -> int:
         return listening.getsockname()[1]
 
 
-def answers(port: int, path: str, process: Any, seconds: float = 120) -> None:
+def answers(port: int, path: str, process: Any, seconds: float = 300) -> None:
     """Waits for a server. Raises RuntimeError where it does not come up."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

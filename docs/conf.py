@@ -17,7 +17,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
-    "config_reference",
+    "reference",
 ]
 html_theme = "furo"
 html_title = "Modiste"
@@ -31,4 +31,4 @@ nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"show-inheritance": True}

@@ -451,3 +451,15 @@ def test_queries_of_several_requests_are_scored_in_one_pass(index):
     shared.batcher.close()
     assert sum(passes) == 40
     assert max(passes) <= 8
+
+
+def test_an_index_on_a_qdrant_server_is_refused(indexes):
+    from types import SimpleNamespace
+
+    from modiste.errors import ModisteError
+    from modiste.serve.app import create_app
+    from modiste.serve.settings import Settings
+
+    remote = SimpleNamespace(facts={"engine": {"kind": "qdrant"}})
+    with pytest.raises(ModisteError, match="engine=lancedb"):
+        create_app(Settings(str(indexes[0]), backend="torch"), lambda path: remote)

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from modiste.cli.outline import Outline
 from modiste.config import paths, schema
-from modiste.config.validation import contradictions, value_problems
+from modiste.config.validation import AUTOMATIC, contradictions, value_problems
 from modiste.errors import ModisteError
 from modiste.utils.run_dir import RunDir
 
@@ -102,7 +102,7 @@ def _places(config: DictConfig) -> Iterator[str]:
     """Runs that are named and not there."""
     for key in ("run", "init", "resume", "continue"):
         value = _selected(config, key)
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not value or (key, value) == ("continue", AUTOMATIC):
             continue
         path = Path(value).expanduser()
         if key == "init" and path.suffix == ".ckpt":

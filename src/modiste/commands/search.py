@@ -10,8 +10,29 @@ from omegaconf import DictConfig, OmegaConf
 from modiste.errors import ModisteError
 
 
+class _NoPandas:
+    """An import hook for which there is no pandas."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        if name == "pandas":
+            raise ImportError(name)
+
+
+def _spare_pandas() -> None:
+    """Let pyarrow believe that there is no pandas, which it would import (a second) at the first value it converts."""
+    import pyarrow
+
+    sys.meta_path.insert(0, _NoPandas)
+    try:
+        pyarrow.array([0])  # it looks once
+    finally:
+        sys.meta_path.remove(_NoPandas)
+
+
 def run(cfg: DictConfig) -> None:
     """Prints the results as a table, and writes the gallery that ``html`` names."""
+    _spare_pandas()
     import modiste.search
     from modiste.search.gallery import print_results, write_gallery
 

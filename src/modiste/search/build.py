@@ -607,14 +607,19 @@ def thumbnail(images: Any, ref: str) -> bytes:
     return buffer.getvalue()
 
 
-def vectors_on_disk(image: Path, catalogue: Catalogue) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Pixel hash → embedding from a matrix with a row per catalogue row, and the manifest of `modiste embed` beside it.
+def vectors_on_disk(path: Path, catalogue: Catalogue) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Pixel hash → embedding, and the manifest of `modiste embed`.
+
+    Args:
+        path: Its folder, or a matrix with a row per catalogue row.
+        catalogue: Whose rows they are.
 
     Raises:
         ModisteError: The matrix is of another number of rows, or the manifest of another catalogue.
     """
     from modiste.embedding.embedder import MatrixEmbedder, read_matrix
 
+    image = path / "image.npy" if path.is_dir() else path
     matrix = read_matrix(image)
     vectors = MatrixEmbedder(catalogue, matrix, matrix).images(catalogue).numpy()
     manifest = read_json(image.parent / "manifest.json")

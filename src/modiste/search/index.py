@@ -426,10 +426,10 @@ class Near:
             count = min(available, 4 * count)
 
     def matches(self, best: np.ndarray, cosines: Any, threshold: float | None, words: Sequence[str]) -> list[Any]:
-        """Whether each result is a match: its cosine reaches the threshold, or one of ``words`` is its id."""
+        """Whether each result is a match: its cosine reaches the threshold, or ``words`` name its id."""
         if threshold is None:
             return [None] * len(best)
-        asked = {text.strip().lower() for text in words}
+        asked = {word for text in words for word in (text.strip().lower(), *text.lower().split())}
         ids = self.snapshot.table.column("product_id").take(best).to_pylist()
         return [bool(score >= threshold) or name.lower() in asked for score, name in zip(cosines, ids, strict=True)]
 

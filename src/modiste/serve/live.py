@@ -177,6 +177,8 @@ class Live:
 
     def _load(self, before: Held | None) -> Held:
         index = self._open(self.path)
+        if index.facts["engine"]["kind"] == "qdrant":  # its rows are not here: no classification, no health
+            raise ModisteError(f"{self.path} is on a Qdrant server: modiste serve needs one made with engine=lancedb.")
         if before is not None and index.card == before.index.card:
             towers = before.towers
         else:

@@ -108,7 +108,7 @@ def classify(body: AttributeBody, held: Held, settings: Settings) -> dict[str, A
     check_prompts(classes, body.prompts, settings)
     kept = np.array([place for place, value in enumerate(values) if value])
     words = [body.words.get(name) or name for name in classes]
-    cosines = torch.as_tensor(vectors)[kept] @ ZeroShot.class_vectors(encoder(held), words, body.prompts).T
+    cosines = torch.from_numpy(vectors[kept]) @ ZeroShot.class_vectors(encoder(held), words, body.prompts).T
     index = {name: i for i, name in enumerate(classes)}
     targets = np.array([index[values[place]] for place in kept])
     predicted = cosines.argmax(dim=1).numpy()

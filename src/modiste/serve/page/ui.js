@@ -84,7 +84,8 @@ export function numbered(value) {
 
 /** The first values of a product's attributes, for a line under its title. */
 export function facts(product) {
-  return Object.values(product.attributes).filter((value) => value !== null && value !== "").slice(0, 3).join(" · ");
+  const told = Object.entries(product.attributes).filter(([name, value]) => name !== "split" && value !== null && value !== "");
+  return told.slice(0, 3).map(([, value]) => value).join(" · ");
 }
 
 /** "Base colour" of baseColour or base_colour. */

@@ -1,16 +1,37 @@
-"""Before Sphinx reads the pages: the reference of every config group and key from conf/, and the notebooks."""
+"""Before Sphinx reads the pages: the reference of every config key and public class, and the notebooks."""
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from modiste.cli.dispatch import commands
+import modiste
+from modiste.cli.outline import commands
 from modiste.config import config_dir, list_groups
 from modiste.config.comments import comments, head
+
+# The packages that people import from, outermost first, with what the page says of each.
+PACKAGES = {
+    "training": "Training: the LightningModule, optimizer settings, GradCache, callbacks",
+    "evaluation": "Evaluation: runs the tasks of a model, keeps, compares and verifies results",
+    "search": "Search over an index",
+    "export": "Export to other libraries",
+    "compat": "Drop-in replacements of other packages",
+    "embedding": "Embeddings of a catalogue, on any backend",
+    "tasks": "Tasks: one protocol per module",
+    "data": "Data: catalogues, splits, captions, batches, the data module",
+    "losses": "Losses: exact over processes, in tiles",
+    "terms": "Terms added to the loss",
+    "models": "Models: dual encoders, preprocessing, fine-tuning, interpolation",
+    "images": "Image encoders",
+    "texts": "Text encoders",
+    "pretrained": "Published models",
+    "metrics": "Metrics and intervals, in NumPy and PyTorch",
+}
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -19,15 +40,16 @@ def setup(app: Any) -> dict[str, bool]:
 
 
 def write(app: Any) -> None:
-    """`reference/config/`, a page per command and per group, and `notebooks/`."""
+    """`reference/generated/`: a page per command, per group and per package; and `notebooks/`."""
     for notebook in (Path(app.srcdir).parent / "notebooks").glob("*.ipynb"):
         write_changed(Path(app.srcdir) / "notebooks" / notebook.name, notebook.read_text(encoding="utf-8"))
-    folder = Path(app.srcdir) / "reference" / "config"
+    folder = Path(app.srcdir) / "reference" / "generated"
     pages = {f"command_{name}": command(name, line) for name, line in commands().items()}
     groups: dict[str, dict[str, dict[str, Path]]] = {}
     for name, options in list_groups([config_dir()]).items():
         groups.setdefault(name.split("/")[0], {})[name] = options
     pages |= {f"group_{name}": group(name, parts) for name, parts in groups.items()}
+    pages |= {f"package_{name}": package(name, line) for name, line in PACKAGES.items()}
     for page, text in pages.items():
         write_changed(folder / f"{page}.md", text)
 
@@ -52,6 +74,29 @@ def group(name: str, parts: dict[str, dict[str, Path]]) -> str:
         for option, file in sorted(options.items()):
             lines += [f"## {part}={option}", "", *fenced(head(file)), *keys(file), ""]
     return "\n".join(lines)
+
+
+def package(name: str, line: str) -> str:
+    """The page of a package: its public classes, and the functions whose docstring says more than a line."""
+    source = Path(modiste.__file__).parent
+    lines = [f"# modiste.{name}", "", f"{line}.", ""]
+    for file in sorted((source / name).rglob("*.py")):
+        if names := public(ast.parse(file.read_text(encoding="utf-8"))):
+            module = ".".join(file.relative_to(source.parent).with_suffix("").parts).removesuffix(".__init__")
+            directive = f".. automodule:: {module}\n   :members: {', '.join(names)}"
+            lines += [f"## {module}", "", "```{eval-rst}", directive, "```", ""]
+    return "\n".join(lines)
+
+
+def public(module: ast.Module) -> list[str]:
+    """The names of a module that are for others."""
+    found = []
+    for node in module.body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_"):
+            text = ast.get_docstring(node) or ""
+            if "\n" in text or (text and isinstance(node, ast.ClassDef)):
+                found.append(node.name)
+    return found
 
 
 def fenced(text: list[str]) -> list[str]:

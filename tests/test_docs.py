@@ -1,0 +1,59 @@
+"""The documentation's pages, links and notebooks, without building them: `make docs` does that."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).parents[1]
+DOCS = HOME / "docs"
+WRITTEN_BY_THE_BUILD = ("notebooks", "reference/generated")
+PAGES = sorted(
+    path.relative_to(DOCS).with_suffix("").as_posix()
+    for path in DOCS.rglob("*.md")
+    if not path.relative_to(DOCS).as_posix().startswith((*WRITTEN_BY_THE_BUILD, "_build"))
+)
+NOTEBOOKS = sorted((HOME / "notebooks").glob("*.ipynb"))
+TEXTS = [HOME / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + [DOCS / f"{p}.md" for p in PAGES]
+
+
+def entries():
+    """Every page that a table of contents names."""
+    for page in PAGES:
+        file = DOCS / f"{page}.md"
+        for block in re.findall(r"```\{toctree\}\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL):
+            for line in block.splitlines():
+                if line and not line.startswith(":") and "*" not in line:
+                    yield (file.parent / line).resolve().relative_to(DOCS).as_posix()
+
+
+def test_the_tables_of_contents_name_every_page_and_notebook_once_and_nothing_else():
+    named = list(entries())
+    notebooks = [f"notebooks/{file.stem}" for file in NOTEBOOKS]
+    assert len(PAGES) > 20
+    assert sorted(named) == sorted([*(page for page in PAGES if page != "index"), *notebooks])
+
+
+@pytest.mark.parametrize("file", TEXTS, ids=lambda file: file.relative_to(HOME).as_posix())
+def test_the_links_within_the_repository_lead_somewhere(file):
+    text = re.sub(r"```.*?```", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if "://" in target or "/generated/" in target:
+            continue
+        path = (file.parent / target).resolve()
+        if path.is_relative_to(DOCS / "notebooks"):
+            path = HOME / "notebooks" / path.name
+        assert path.exists(), target
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_notebooks_are_kept_without_outputs_and_parse(file):
+    cells = [cell for cell in json.loads(file.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert cells
+    for cell in cells:
+        assert not cell["outputs"]
+        assert cell["execution_count"] is None
+        source = "".join(cell["source"])
+        # Lines for the shell are IPython's.
+        compile(re.sub(r"^(\s*)!.*$", r"\1pass", source, flags=re.MULTILINE), file.name, "exec")
