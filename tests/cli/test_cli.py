@@ -409,10 +409,10 @@ def test_a_run_that_cannot_be_continued_is_one_sentence(shop, capsys):
     started(shop / "one", [])
     (shop / "one/overrides.yaml").write_text("seed: 1\n")
     assert main(["sew", "continue=one"]) == 2
-    assert "does not say how it was started" in capsys.readouterr().err
+    assert "has no record of its overrides" in capsys.readouterr().err
     (shop / "one/overrides.yaml").write_text("- seed=1\n")
     assert main(["sew", "-m", "continue=one"]) == 2
-    assert "leave out -m" in capsys.readouterr().err
+    assert "remove -m" in capsys.readouterr().err
 
 
 def test_a_path_that_is_there_is_quoted_and_the_name_of_a_run_always(shop):

@@ -71,7 +71,7 @@ class Occlusion:
 
     def __init__(self, step: int = 15, rounds: int = 5, batch_size: int = 32) -> None:
         if not 1 <= step <= PAPER_SIZE:
-            raise ModisteError(f"The step of the bands must be 1 to {PAPER_SIZE} pixels, not {step}.")
+            raise ModisteError(f"The stride of the bands must be 1 to {PAPER_SIZE} pixels, not {step}.")
         self.step, self.rounds, self.batch_size = step, rounds, batch_size
 
     def describe(self) -> dict[str, Any]:
