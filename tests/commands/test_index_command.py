@@ -85,7 +85,7 @@ def test_a_photo_and_a_product_find_themselves_and_their_like(shop):
         (["search", "index=shop.index"], "Nothing is searched for"),
         (["search", "index=shop.indx", "a"], "Did you mean 'shop.index'?"),
         (["search", "index=shop.index", "a", "where=prize < 3"], "Did you mean 'price'?"),
-        (["search", "index=shop.index", "a", "html=nowhere/out.html"], "there is no such folder"),
+        (["search", "index=shop.index", "a", "html=nowhere/out.html"], "the folder does not exist"),
         (["search", "index=shop.index", "image=nothing.png"], "no such file"),
         (["index", "plam", "index=shop.index"], "Did you mean 'plan'?"),
         (["index", "restore", "index=shop.index"], "needs at=VERSION"),

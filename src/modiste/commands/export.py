@@ -13,8 +13,8 @@ def run(cfg: DictConfig) -> None:
     from modiste.export.api import export_config
 
     exported = export_config(cfg, invocation())
-    print(f"\n{exported.path}: {FORMATS[exported.format][0]}, checked on {exported.inputs}")
+    print(f"\n{exported.path}: {FORMATS[exported.format][0]}, verified on {exported.inputs}")
     for tower, values in exported.cosine.items():
-        print(f"  {tower:5} cosine to the model's own: {values['min']:.6f} at least, {values['mean']:.6f} on average")
-    print(f"How to load it: {exported.path / 'README.md'}")
+        print(f"  {tower:5} cosine to the original model: min {values['min']:.6f}, mean {values['mean']:.6f}")
+    print(f"Usage: {exported.path / 'README.md'}")
     print(f"Publish it: modiste push folder={exported.path} repo_id=OWNER/NAME")

@@ -20,5 +20,5 @@ def run(cfg: DictConfig) -> None:
     try:
         print(ACTIONS[action](cfg, invocation()))
     except KeyboardInterrupt:
-        print("\nInterrupted; what was embedded is kept. Resume with the same command.", file=sys.stderr)
+        print("\nInterrupted; finished embeddings are kept. Resume with the same command.", file=sys.stderr)
         raise SystemExit(130) from None

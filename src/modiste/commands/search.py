@@ -39,7 +39,7 @@ def run(cfg: DictConfig) -> None:
     words = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(words, dict)
     if words["html"] and not Path(words["html"]).expanduser().absolute().parent.is_dir():
-        raise ModisteError(f"html={words['html']}: there is no such folder.")
+        raise ModisteError(f"html={words['html']}: the folder does not exist.")
     index = modiste.search.open(words["index"], words["at"])
     asked = words["query"]
     results = index.search(

@@ -78,7 +78,9 @@ class CropEnds:
     def __init__(self, p: float = 0.5, top: float = 0.25, bottom: float = 0.25) -> None:
         _check("CropEnds", p=p, top=top, bottom=bottom)
         if top + bottom >= 1:
-            raise ModisteError(f"CropEnds would cut all: top={top:g} and bottom={bottom:g} must sum to less than 1.")
+            raise ModisteError(
+                f"CropEnds would remove the whole image: top={top:g} and bottom={bottom:g} must sum to less than 1."
+            )
         self.p, self.top, self.bottom = p, top, bottom
 
     def __repr__(self) -> str:

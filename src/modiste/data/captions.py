@@ -37,7 +37,7 @@ class Captions:
 
     def __post_init__(self) -> None:
         if not self.templates:
-            raise ModisteError("data.captions.templates is empty: give at least one template, for instance '{text}'.")
+            raise ModisteError("data.captions.templates is empty: give at least one template, for example '{text}'.")
         if self.weights and len(self.weights) != len(self.templates):
             raise ModisteError(
                 f"data.captions has {len(self.templates)} templates but {len(self.weights)} weights: give one each."
@@ -54,11 +54,13 @@ class Captions:
         for name, values in self.synonyms.items():
             if name not in names:
                 raise ModisteError(
-                    f"data.captions.synonyms names '{name}', which no template has. {did_you_mean(name, names)}"
+                    f"data.captions.synonyms names '{name}', which no template uses. {did_you_mean(name, names)}"
                 )
             for value, words in values.items():
                 if isinstance(words, str):
-                    raise ModisteError(f"data.captions.synonyms.{name}.{value} is one word: give a list, [{words}].")
+                    raise ModisteError(
+                        f"data.captions.synonyms.{name}.{value} is a single word: give a list, [{words}]."
+                    )
         return BoundCaptions(self, {name: catalogue.column(name) for name in sorted(names)})
 
 

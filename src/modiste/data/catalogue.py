@@ -282,7 +282,9 @@ class Catalogue:
 
     def _masks(self) -> MaskSource:
         if "mask" not in self.table.column_names or not isinstance(self.images, MaskSource):
-            raise ModisteError(f"Data set '{self.card.name}' has no masks: grounding needs ccp, synthetic or the like.")
+            raise ModisteError(
+                f"Data set '{self.card.name}' has no masks: use a data set with masks, such as data=ccp."
+            )
         return self.images
 
     def replace_column(self, name: str, values: Sequence[Any]) -> Catalogue:
@@ -358,7 +360,7 @@ def _name_products(products: list[str], name: str) -> None:
     for row in blank:
         products[row] = f"row {row + 1}"
     if blank:
-        log.warning("%s: %s rows have no product_id; each counts as a product of its own.", name, f"{len(blank):,}")
+        log.warning("%s: %s rows have no product_id; each counts as a separate product.", name, f"{len(blank):,}")
 
 
 def _table(texts: Mapping[str, list[str]], keep: np.ndarray, typed: Mapping[str, pa.Array]) -> pa.Table:

@@ -63,7 +63,7 @@ def corrupt(catalogue: Catalogue, transforms: Sequence[Callable[[Any], Any]]) ->
     (28, 28)
     """
     if isinstance(catalogue.images, PixelSource):
-        raise ModisteError("data.corruptions needs the original images: leave data.preprocessed out.")
+        raise ModisteError("data.corruptions needs the original images: remove data.preprocessed.")
     pixels = catalogue.column("pixels")
     images = CorruptedImages(catalogue.images, transforms, dict(zip(catalogue.column("image"), pixels, strict=True)))
     described = repr(list(transforms))

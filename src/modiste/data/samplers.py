@@ -40,7 +40,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     ) -> None:
         if batch_size % world:
             raise ModisteError(
-                f"data.batch_size={batch_size} is the global batch: make it a multiple of {world} devices."
+                f"data.batch_size={batch_size} is the global batch size: make it a multiple of {world} devices."
             )
         if length < batch_size:
             raise ModisteError(

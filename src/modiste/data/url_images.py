@@ -52,7 +52,7 @@ def download(
     if failed:
         url, problem = failed[0]
         log.warning(
-            "%d of %d images could not be downloaded, for instance %s: %s", len(failed), len(missing), url, problem
+            "%d of %d images could not be downloaded, for example %s: %s", len(failed), len(missing), url, problem
         )
     return folder
 
@@ -102,7 +102,7 @@ def _check(url: str, private: bool) -> None:
     """Raises ValueError for what is no public http address."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("it is no http address")
+        raise ValueError("it is not an http URL")
     if private:
         return
     for *_, address in socket.getaddrinfo(parts.hostname, parts.port or 443):

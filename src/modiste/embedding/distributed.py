@@ -68,12 +68,10 @@ class Job:
     def __post_init__(self) -> None:
         for name in ("shard_rows", "batch_size", "threads"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ModisteError(f"{name} is a whole number from 1 on, not {getattr(self, name)!r}.")
+                raise ModisteError(f"{name} must be an integer of at least 1, not {getattr(self, name)!r}.")
         check_name(self.backend, self.precision)
         if self.backend == "auto":
-            raise ModisteError(
-                "backend=auto is decided by a measurement, and every worker would make its own: name a backend."
-            )
+            raise ModisteError("backend=auto is chosen by a benchmark that may differ between workers: name a backend.")
 
     def identity(self, fingerprint: str) -> Record:
         """What decides the shards' content, for the manifest."""
@@ -145,7 +143,7 @@ def embed_shards(job: Job, workers: str = "processes", number: int = 1, progress
         ModisteError: The folder holds other embeddings, ``workers`` is unknown, or Ray is not installed.
     """
     if workers not in WORKERS:
-        raise ModisteError(f"There are no workers={workers}. {did_you_mean(workers, WORKERS)}")
+        raise ModisteError(f"workers={workers} is not known. {did_you_mean(workers, WORKERS)}")
     if number < 1:
         raise ModisteError(f"The number of workers must be at least 1, not {number}.")
     identity = json.loads(json.dumps(job.identity(ModelEmbedder(job.model).fingerprint), default=str))

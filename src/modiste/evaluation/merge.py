@@ -116,12 +116,14 @@ def sides(cfg: DictConfig) -> tuple[Side, Side]:
     if not cfg.first or not cfg.second:
         raise ModisteError("modiste merge needs two models: first=RUN (or first=start) and second=RUN.")
     if cfg.second == START:
-        raise ModisteError("second=start has no meaning: give first=start and second=RUN.")
+        raise ModisteError("second=start is not possible: use first=start and second=RUN.")
     second = side(str(cfg.second), cfg.checkpoint)
     if cfg.first != START:
         return side(str(cfg.first), cfg.checkpoint), second
     if second.config is None:
-        raise ModisteError(f"first=start needs a run as the second model, and '{cfg.second}' is none: give second=RUN.")
+        raise ModisteError(
+            f"first=start needs a run as the second model, and '{cfg.second}' is not a run: give second=RUN."
+        )
     run_dir = RunDir.find(cfg.second)
     model = model_at_start(run_dir)
     fold_adapters(model)
@@ -252,7 +254,7 @@ class Merge:
         transforms = [side.model.preprocess.describe() for side in (first, second)]
         if transforms[0] != transforms[1]:
             log.warning(
-                "The two models transform images differently; the merged one does it as %s: %s", base.name,
+                "The two models preprocess images differently; the merged model uses that of %s: %s", base.name,
                 base.model.preprocess.describe(),
             )  # fmt: skip
 

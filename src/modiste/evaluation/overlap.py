@@ -297,8 +297,8 @@ def check_kept(node: Any) -> None:
     """Raises ModisteError for a ``data`` node whose training set is a stream, of which there is no catalogue."""
     if node.get("stream") and node.stream.shards:
         raise ModisteError(
-            "The run was trained on a stream of shards (data.stream), which is not read again to be compared: "
-            "modiste audit compares two data sets, one of them given as other=…"
+            "The run was trained on a stream of shards (data.stream), which cannot be compared: "
+            "use modiste audit with the data set as other=…"
         )
 
 

@@ -126,7 +126,7 @@ class Evaluator:
         if path is not None:
             self.catalogues[path.stem] = evaluation.catalogue
             if not self.overwrite and holds(path, expected):
-                log.info("%s exists for the same model, data and protocol: kept (overwrite=true recomputes it)", path)
+                log.info("%s exists for the same model, data and protocol: reused (overwrite=true recomputes it)", path)
                 return Outcome(entry, name, "kept", path=path, result=read(path))
         started = time.perf_counter()
         result = evaluation.tasks[name](prepared.embedder, evaluation.catalogue, evaluation.spec.split)

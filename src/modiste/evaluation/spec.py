@@ -158,7 +158,7 @@ def entry_overrides(entry: Entry) -> list[str]:
         entry = {"data": entry}
     if not isinstance(entry, Mapping):
         raise ModisteError(
-            f"'{entry}' does not say what to evaluate: give a data set's name, or groups and keys with their values, "
+            f"'{entry}' does not name data to evaluate: give a data set, or config groups and keys with their values, "
             "{data: kagl, data/split: marqo, task: [zeroshot]}."
         )
     return [f"{key}={override_value(value)}" for key, value in entry.items()]

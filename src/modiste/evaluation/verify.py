@@ -95,7 +95,7 @@ def verify_results(
     for path in dict.fromkeys(file for given in paths for file in find_results(given)):
         recipes.setdefault(recipe(read_result(path), path, run), []).append(path)
     for how, files in recipes.items():
-        print(f"Computing again: {how}", file=sys.stderr, flush=True)
+        print(f"Recomputing: {how}", file=sys.stderr, flush=True)
         yield from verify(how, files, tolerance, cache, config_dirs)
 
 
@@ -117,7 +117,7 @@ def recipe(result: dict[str, Any], path: Path, moved: str | None = None) -> Reci
     except ValueError:
         words = []
     if words[:2] != ["modiste", "evaluate"]:
-        raise ModisteError(f"{path} does not say by which modiste evaluate it was made: evaluate again.")
+        raise ModisteError(f"{path} has no record of its modiste evaluate command: evaluate again.")
     overrides = [word for word in words[2:] if not word.startswith("-")]
     overrides = result.get("overrides") or overrides
     names = [str(override).partition("=")[0].lstrip("+~") for override in overrides]
@@ -137,7 +137,7 @@ def find_run(result: dict[str, Any], path: Path, moved: str | None) -> Path:
     for folder in (recorded, path.resolve().parent.parent):
         if RunDir(folder).is_run:
             return folder
-    raise ModisteError(f"The run directory {recorded} of {path} is not there: give its place with run=DIR.")
+    raise ModisteError(f"There is no run directory {recorded}, recorded in {path}: give its location with run=DIR.")
 
 
 def verify(

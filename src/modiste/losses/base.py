@@ -75,8 +75,8 @@ class ContrastiveLoss(nn.Module):
         self.local_negatives = False
         if gather.rank() == 0:
             log.warning(
-                "%s sees the pairs of its own process only: negatives are local, fewer than data.batch_size suggests. "
-                "Start its forward with modiste.losses.gather_pairs to contrast against the whole batch.",
+                "%s uses only the pairs of its own process: negatives are local, fewer than data.batch_size suggests. "
+                "Call modiste.losses.gather_pairs in its forward to contrast against the global batch.",
                 type(self).__name__,
             )
 

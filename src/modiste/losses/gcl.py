@@ -176,4 +176,4 @@ def _check_shapes(image: Tensor, text: Tensor, fields: dict[str, Tensor] | None,
     if fields is not None and "vocabulary" in fields and len(fields["vocabulary"]) != len(fields["weight"]):
         raise ValueError(f"vocabulary has {len(fields['vocabulary'])} rows for {len(fields['weight'])} fields")
     if weight is not None and weight.shape != (size,):
-        raise ValueError(f"weight {tuple(weight.shape)} must be ({size},), one a pair")
+        raise ValueError(f"weight {tuple(weight.shape)} must be ({size},), one per pair")

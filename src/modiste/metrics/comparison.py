@@ -64,7 +64,7 @@ def mcnemar(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 
     first, second = _pair(a, b)
     if not (is_binary(first) and is_binary(second)):
-        raise ModisteError("McNemar's test is for values of 0 and 1; other values take the paired bootstrap.")
+        raise ModisteError("McNemar's test needs values of 0 and 1: use the paired bootstrap for other values.")
     only_a, only_b = int((first > second).sum()), int((first < second).sum())
     return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
@@ -183,8 +183,8 @@ def _pair(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Floats, Floats]:
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise ModisteError(
-            f"Models are compared on the same queries, at least one: these have values of shapes {first.shape} and "
-            f"{second.shape}; evaluate both on the same data."
+            f"A comparison needs values of the same queries, at least one, not of shapes {first.shape} and "
+            f"{second.shape}: evaluate both on the same data."
         )
     return first, second
 

@@ -196,7 +196,7 @@ class Programs(DualEncoder):
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         if pixels.dtype != torch.uint8 and not self.normalised:
-            raise ModisteError("This program takes uint8 pixels, as its own preprocess makes them.")
+            raise ModisteError("This program needs uint8 pixels, as produced by its own preprocess.")
         if self.normalised and pixels.dtype == torch.uint8:
             pixels = self.preprocess.normalise(pixels)
         return self.image_features(pixels)

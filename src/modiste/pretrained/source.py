@@ -25,7 +25,7 @@ def local_path(source: str) -> Path | None:
     True
     >>> local_path("./fashion-clip")
     Traceback (most recent call last):
-    modiste.errors.ModisteError: There is no file or directory './fashion-clip': correct the path.
+    modiste.errors.ModisteError: File or directory './fashion-clip' does not exist: correct the path.
     """
     if source.startswith(HUB_PREFIX):
         return None
@@ -33,10 +33,10 @@ def local_path(source: str) -> Path | None:
     if path.exists():
         return path
     if _looks_like_path(source):
-        raise ModisteError(f"There is no file or directory '{source}': correct the path.")
+        raise ModisteError(f"File or directory '{source}' does not exist: correct the path.")
     if "/" in source and path.parent.is_dir():
         raise ModisteError(
-            f"There is no '{path.name}' in the folder '{path.parent}': correct the path, "
+            f"'{path.name}' does not exist in the folder '{path.parent}': correct the path, "
             f"or write '{HUB_PREFIX}{source}' for the model hub."
         )
     return None

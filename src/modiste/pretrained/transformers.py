@@ -40,7 +40,7 @@ class TransformersDualEncoder(DualEncoder):
 
     >>> TransformersDualEncoder("./fashion-clip")
     Traceback (most recent call last):
-    modiste.errors.ModisteError: There is no file or directory './fashion-clip': correct the path.
+    modiste.errors.ModisteError: File or directory './fashion-clip' does not exist: correct the path.
     """
 
     def __init__(self, source: str, revision: str | None = None) -> None:
@@ -106,7 +106,7 @@ class TransformersDualEncoder(DualEncoder):
         norm = getattr(self.layer_groups("image")[-2][0], "layer_norm1", None)
         if norm is None:
             raise ModisteError(
-                f"The last block of {type(self.model).__name__} is of an unknown kind: use CLIP or SigLIP."
+                f"The last block of {type(self.model).__name__} has an unknown type: use CLIP or SigLIP."
             )
         return norm.register_forward_hook(lambda module, inputs, output: keep(output))
 

@@ -32,7 +32,7 @@ class Space:
         if not space and not may_be_empty:
             raise ModisteError(
                 "sweep.space is empty: choose a sweep (sweep=heads; sweep=seeds for several seeds of one "
-                "configuration), or add values, for instance "
+                "configuration), or add values, for example "
                 "'sweep.space={optim.lr: {low: 1e-4, high: 1e-2, log: true}}'."
             )
         for key, entry in space.items():

@@ -31,7 +31,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         if self.mode not in ("", "min", "max"):
-            raise ModisteError(f"The mode of {self.metric} is 'min' or 'max', not '{self.mode}'.")
+            raise ModisteError(f"The mode of {self.metric} must be 'min' or 'max', not '{self.mode}'.")
         object.__setattr__(self, "mode", self.mode or direction(self.metric))
 
     @property

@@ -203,7 +203,7 @@ class Attributes:
         wanted = next((name for name in self.words.attributes or [] if name in skipped), None)
         if wanted:
             raise ModisteError(
-                f"Attribute '{wanted}' of {data} cannot be scored in this split: {skipped[wanted]}; leave it out of "
+                f"Attribute '{wanted}' of {data} cannot be scored in this split: {skipped[wanted]}; remove it from "
                 "task.attributes.attributes, or lower task.attributes.min_positives."
             )
         if len(skipped) == len(named):
@@ -217,7 +217,7 @@ class Attributes:
         vectors = ZeroShot.class_vectors(embedder, every, self._templates(attribute))
         cosines = (images @ vectors.T).numpy()
         if not np.isfinite(cosines).all():
-            raise ModisteError("An embedding is not finite; the model has diverged or its input is bad.")
+            raise ModisteError("An embedding is not finite: the model has diverged or its input is invalid.")
         applies = np.flatnonzero([bool(cell) for cell in labels])
         has = {value: np.array([value in cell for cell in labels if cell]) for value in fit}
         absent = np.array([not cell for cell in labels])

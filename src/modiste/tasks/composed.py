@@ -122,9 +122,7 @@ class Composed:
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
         """Raises ModisteError in a training, whose validation sees neither the images nor the captions."""
         if "trainer" in cfg:
-            raise ModisteError(
-                "The composed task has its own queries and gallery: evaluate the run when it is trained."
-            )
+            raise ModisteError("The composed task has its own queries and gallery: evaluate the run after training.")
 
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
         """Evaluate the captions of ``split`` on the images of the full ``catalogue``.
@@ -250,13 +248,13 @@ def read_category(path: Path, name: str, split: str, gallery: str) -> Category:
     for file in (captions, images):
         if not file.is_file():
             raise ModisteError(
-                f"There is no {file}: give split=val, and FashionIQ's folder with task.composed.path. {CARD.download}"
+                f"{file} does not exist: set split=val, and task.composed.path to FashionIQ's folder. {CARD.download}"
             )
     try:
         queries = [_query(entry) for entry in read_json(CARD, captions, list)]
     except (KeyError, TypeError, ValueError) as error:
         raise ModisteError(
-            f"{captions} is no list of candidate, target and two captions ({error!r}): give split=val, the split whose "
+            f"{captions} is not a list of candidate, target and two captions ({error!r}): set split=val, whose "
             "targets are published."
         ) from None
     listed = dict.fromkeys(str(asin) for asin in read_json(CARD, images, list))

@@ -122,7 +122,7 @@ class Grounding:
         self.limit, self.resamples, self.seed, self.examples = limit, resamples, seed, examples
         if not self.methods or self.methods.keys() & BASELINES.keys():
             raise ModisteError(
-                f"Grounding needs at least one method, and none that is called {' or '.join(BASELINES)}: "
+                f"Grounding needs at least one method, and none named {' or '.join(BASELINES)}: "
                 "set task.grounding.methods."
             )
         if not self.prompts or any(template.count("{}") != 1 for template in self.prompts):
@@ -133,8 +133,8 @@ class Grounding:
         """Raises ModisteError for a training, whose validation has embeddings only."""
         if "trainer" in cfg:
             raise ModisteError(
-                "Grounding looks at parts of images, of which a training's validation has no embeddings: evaluate the "
-                "run with task=[grounding] when it is trained."
+                "Grounding needs patch embeddings, which validation does not compute: evaluate the "
+                "run with task=[grounding] after training."
             )
 
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
@@ -239,7 +239,7 @@ class Scan:
         self.parts = {split: [rows.parts(i) for i in range(len(rows))] for split, rows in samples.items()}
         names = list(dict.fromkeys(name for parts in self.parts.values() for image in parts for name in image))
         if not names:
-            raise ModisteError(f"No image of the split {' or '.join(samples)} has a mask of a part to look for.")
+            raise ModisteError(f"No image of the split {' or '.join(samples)} has a mask of a known part.")
         phrases = [task.words.get(name, name) for name in names]
         vectors = ZeroShot.class_vectors(embedder, phrases, task.prompts).to(self.device)
         self.vectors: dict[str, Tensor] = dict(zip(names, vectors, strict=True))
@@ -254,12 +254,12 @@ class Scan:
             try:
                 self._run(method, image, parts)
             except (ModisteError, NotImplementedError) as error:
-                log.warning("grounding: %s is left out: %s", name, error)
+                log.warning("grounding: %s is skipped: %s", name, error)
                 skipped[name] = str(error)
             else:
                 methods[name] = method
         if not methods:
-            raise ModisteError(f"No method of grounding runs with this model: {' '.join(skipped.values())}")
+            raise ModisteError(f"No grounding method supports this model: {' '.join(skipped.values())}")
         return methods, skipped
 
     def thresholds(self, split: str) -> dict[str, float]:
@@ -320,12 +320,14 @@ class Scan:
         return max(1, round(image.height * scale)), max(1, round(image.width * scale))
 
     def heat(self, image: Image.Image, parts: Sequence[str], shape: tuple[int, int]) -> dict[str, Heat]:
-        """Method → maps (K, *shape) of the parts' phrases."""
+        """Method → maps `(K, *shape)` of the parts' phrases."""
         found: dict[str, Heat] = {}
         for name, method in self.methods.items():
             maps = self._run(method, image, parts)
             if not bool(maps.isfinite().all()):
-                raise ModisteError(f"A heat-map of {name} is not finite; the model has diverged or its input is bad.")
+                raise ModisteError(
+                    f"A heat map of {name} is not finite: the model has diverged or its input is invalid."
+                )
             found[name] = on_image(maps, image.size, shape).numpy()
         return found
 

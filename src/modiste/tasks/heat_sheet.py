@@ -31,7 +31,7 @@ def heat_sheet(rows: Sequence[Mapping[str, Any]]) -> Image.Image:
         ModisteError: no rows.
     """
     if not rows:
-        raise ModisteError("There are no heat-maps to draw.")
+        raise ModisteError("There are no heat maps to draw.")
     methods = list(rows[0]["maps"])
     head, title, words = 24, 24, 20
     width, height = HEAT_CELL[0] + GAP, title + HEAT_CELL[1] + words + GAP

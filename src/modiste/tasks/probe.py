@@ -139,9 +139,13 @@ class Probe:
         if c <= 0 or max_iter < 1:
             raise ModisteError(f"The probe's c and max_iter must be positive, not {c} and {max_iter}.")
         if min_products < FEWEST:
-            raise ModisteError(f"The probe's min_products must be at least {FEWEST}: a fifth of a class is its test.")
+            raise ModisteError(
+                f"The probe's min_products must be at least {FEWEST}: a fifth of each class is the test set."
+            )
         if shot_draws < 1 or any(k < 1 for k in shots):
-            raise ModisteError(f"The probe's shots and shot_draws are at least 1, not {list(shots)} and {shot_draws}.")
+            raise ModisteError(
+                f"The probe's shots and shot_draws must be at least 1, not {list(shots)} and {shot_draws}."
+            )
         self.attributes = None if attributes is None else list(attributes)
         self.prompts = list(prompts or {})
         self.ignore_values, self.fit_split = list(ignore_values), fit_split
@@ -155,11 +159,11 @@ class Probe:
         if node.get("fit_split") and "trainer" in cfg:
             raise ModisteError(
                 "Validation in training sees the validation split only: leave task.probe.fit_split=null, and evaluate "
-                "the run with it when it is trained."
+                "the run with it after training."
             )
         if node.get("fit_split") and node.get("fit_split") == cfg.get("split"):
             raise ModisteError(
-                f"task.probe.fit_split={node['fit_split']} is the evaluated split: name another, or null to divide it."
+                f"task.probe.fit_split={node['fit_split']} is the evaluated split: name another, or null to split it."
             )
 
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
@@ -186,9 +190,7 @@ class Probe:
         for attribute in fits:
             self._probe(attribute, self.problem(attribute, classes[attribute], fit, test), found)
         if found.unconverged:
-            log.warning(
-                "%d of the probe's fits ended before their optimum; raise task.probe.max_iter.", found.unconverged
-            )
+            log.warning("%d of the probe's fits did not converge: raise task.probe.max_iter.", found.unconverged)
         return Result(
             task=self.name,
             data=catalogue.card.name,

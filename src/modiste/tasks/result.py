@@ -115,7 +115,7 @@ class Result:
         required = [name for name, f in fields.items() if f.default is f.default_factory is MISSING and not f.kw_only]
         missing = [name for name in required if name not in content]
         if missing:
-            raise ModisteError(f"This is not a result file: it has no {', '.join(missing)}.")
+            raise ModisteError(f"Not a result file: it has no {', '.join(missing)}.")
         values = {name: content[name] for name in fields if name in content}
         values["metrics"] = {name: Interval(**interval) for name, interval in content["metrics"].items()}
         stated = content.get("higher_is_better")  # absent in results of earlier versions

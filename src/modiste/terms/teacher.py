@@ -74,7 +74,7 @@ class Teacher:
             return pixels
         if pixels.ndim != 4:
             raise ModisteError(
-                "A teacher other than the start needs pixels, not the student's cached features: features.cache=false."
+                "A teacher other than the initial weights needs pixels, not cached features: set features.cache=false."
             )
         side = self.model.preprocess.size
         if pixels.shape[-2:] == (side, side):

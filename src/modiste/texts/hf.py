@@ -137,7 +137,7 @@ def load_pretrained(source: str, max_length: int, pretrained: bool) -> tuple[nn.
         first_line = str(error).strip().splitlines()[0]
         raise ModisteError(
             f"text.source={source} could not be loaded: {first_line} "
-            "Without a network, give a local directory, or use text=minilm, whose weights a package holds."
+            "Without a network, give a local directory, or use text=minilm, whose weights come from a package."
         ) from error
     return trunk, tokenizer
 
@@ -154,7 +154,7 @@ def random_trunk(config: Mapping[str, Any]) -> nn.Module:
     options = dict(config)
     model_type = options.pop("model_type", None)
     if model_type is None:
-        raise ModisteError("text.config needs a model_type, for instance bert.")
+        raise ModisteError("text.config needs a model_type, for example bert.")
     settings = AutoConfig.for_model(model_type, **options)
     return AutoModel.from_config(settings, **without_pooler(model_type))
 

@@ -135,7 +135,7 @@ def build_stream(cfg: DictConfig) -> Stream | None:
         return None
     for name in ("held_out", "corruptions"):
         if cfg.get(name):
-            raise ModisteError(f"data.{name} is not for shards (data.stream): write them as training is to see them.")
+            raise ModisteError(f"data.{name} does not apply to shards (data.stream): apply it when writing the shards.")
     options: Any = OmegaConf.to_container(cfg.stream, resolve=True)
     return Stream(**options)
 
@@ -192,7 +192,7 @@ def starting_model(model: DualEncoder, start: Start) -> DualEncoder:
         )  # beside checkpoints/, whose newest file is what resumes
         if not kept.is_file():
             raise ModisteError(
-                f"{kept.parent} has no {STARTING_WEIGHTS}, the weights from before training, since the run had no "
+                f"{kept.parent} has no {STARTING_WEIGHTS}, the initial weights, since the run had no "
                 "term with teacher=start: name a teacher, as in term.distill.teacher=RUN, or start with init=RUN."
             )
         teacher.initial_scale = None

@@ -88,7 +88,7 @@ class FeatureCache:
         frozen = [tower for tower in TOWERS if isinstance(model, TwoTower) and trunk_is_frozen(model, tower)]
         if not frozen:
             raise ModisteError(
-                "features.cache needs model=two_tower with a trunk that does not train: set tune.image.train or "
+                "features.cache needs model=two_tower with a frozen trunk: set tune.image.train or "
                 "tune.text.train to last_n with layers=1 (its projection), or to frozen; or features.cache=false."
             )
         self.model: Any = model

@@ -165,12 +165,12 @@ def explained() -> Iterator[None]:
     try:
         yield
     except MisconfigurationException as error:
-        raise ModisteError(f"The trainer refuses its settings: {' '.join(str(error).split())}") from error
+        raise ModisteError(f"The trainer rejects its settings: {' '.join(str(error).split())}") from error
     except ValueError as error:
         if "parameter group" not in str(error):
             raise
         raise ModisteError(
-            "The checkpoint's optimizer does not fit: resume and continue need the optim and tune of their run. To "
+            "The checkpoint's optimizer state does not match: resume and continue need the same optim and tune. To "
             "change them, start with init=RUN."
         ) from error
 

@@ -39,13 +39,13 @@ class GradCache:
 
     >>> GradCache(micro_batch=0)
     Traceback (most recent call last):
-    modiste.errors.ModisteError: grad_cache.micro_batch=0 must be at least 1: null turns gradient caching off.
+    modiste.errors.ModisteError: grad_cache.micro_batch=0 must be at least 1: null disables gradient caching.
     """
 
     def __init__(self, micro_batch: int | None = None, kept_micro_batches: int = 0) -> None:
         if micro_batch is not None and micro_batch < 1:
             raise ModisteError(
-                f"grad_cache.micro_batch={micro_batch} must be at least 1: null turns gradient caching off."
+                f"grad_cache.micro_batch={micro_batch} must be at least 1: null disables gradient caching."
             )
         if kept_micro_batches < 0:
             raise ModisteError(f"grad_cache.kept_micro_batches={kept_micro_batches} must be at least 0.")

@@ -210,7 +210,7 @@ class ContrastiveModule(LightningModule):
         if trainer.max_steps >= 0:
             total = min(total, trainer.max_steps)
         if math.isinf(total):
-            raise ModisteError("The schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
+            raise ModisteError("The learning rate schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
         return int(total)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -75,7 +75,7 @@ class CcpGarments:
             raise ModisteError(f"data.catalogue.least={self.least:g} must lie between 0 and 1.")
         if not self.parts or not all(self.parts.values()) or WHOLE in self.parts:
             raise ModisteError(
-                f"data.catalogue.parts needs a part or more, each with labels, none called '{WHOLE}': "
+                f"data.catalogue.parts needs at least one part, each with labels, none called '{WHOLE}': "
                 "{coat: [coat], bag: [bag, purse]}."
             )
         files, annotations = ccp.open_files(Path(self.path))

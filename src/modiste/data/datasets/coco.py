@@ -194,7 +194,7 @@ class Coco:
         absent = [split for split in files if split not in self.images]
         if absent or not files:
             where = f"images.{absent[0]}" if absent else "annotations"
-            raise ModisteError(f"data.catalogue.{where} says no file or folder: add it.")
+            raise ModisteError(f"data.catalogue.{where} is empty: set it to a file or folder.")
         folders = {split: self.images[split] for split in files}
         require(card, root, [*files.values(), *folders.values()], f"{ELSEWHERE} {ONE_SPLIT}")
         photos = {split: self._photos(root / file, split, card) for split, file in files.items()}
@@ -300,7 +300,7 @@ def _read_runs(file: Path, names: Names, card: Card) -> list[Photo]:
         rows = csv.DictReader(lines)
         missing = {"ImageId", "EncodedPixels", "Height", "Width", "ClassId"} - set(rows.fieldnames or [])
         if missing:
-            raise ModisteError(f"{file} has no column {min(missing)}: it is not the table of iMaterialist (Fashion).")
+            raise ModisteError(f"{file} has no column {min(missing)}: it is not the iMaterialist (Fashion) table.")
         try:
             for row in rows:
                 _add_run(photos, row, names)
@@ -372,6 +372,5 @@ def _check_keys(content: Any, keys: Sequence[str], file: Path) -> None:
     for key in keys:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ModisteError(
-                f"{file} has no list of {key}: it is not an annotation file in COCO's format, or one without labels; "
-                "leave it out."
+                f"{file} has no list '{key}': it is not a labelled annotation file in COCO format; remove it."
             )

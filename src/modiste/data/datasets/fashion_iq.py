@@ -54,7 +54,7 @@ class FashionIQ:
         files = {(c, s): f"image_splits/split.{c}.{s}.json" for s in splits for c in CATEGORIES}
         require(CARD, root, list(files.values()), remedy="Or read fewer: data.catalogue.splits=[val].")
         if not (root / "images").is_dir():
-            raise ModisteError(f"{root} holds the lists but no folder images. {CARD.download}")
+            raise ModisteError(f"{root} has the lists but no folder 'images'. {CARD.download}")
         lists = {key: read_json(CARD, root / file, list) for key, file in files.items()}
         rows = [(category, split, asin) for (category, split), asins in lists.items() for asin in asins]
         columns = {

@@ -68,7 +68,7 @@ class FashionMnist:
             classes = self._read(f"{part}-labels-idx1-ubyte", 1)
             if len(pixels) != len(classes) or classes.max(initial=0) >= len(CLASSES):
                 raise ModisteError(
-                    f"{len(pixels)} images and {len(classes)} labels in {self.path} do not fit together."
+                    f"{len(pixels)} images and {len(classes)} labels in {self.path} do not match: download them again."
                 )
             images.append(pixels)
             labels += [CLASSES[label] for label in classes]
@@ -91,7 +91,7 @@ class FashionMnist:
     def _read(self, name: str, dimensions: int) -> np.ndarray:
         file = self._find(name)
         if file is None:
-            raise ModisteError(f"There is no {name}[.gz] in {self.path}. {CARD.download}")
+            raise ModisteError(f"{name}[.gz] is missing in {self.path}. {CARD.download}")
         return read_idx(file, dimensions)
 
     def _download(self) -> None:
@@ -101,7 +101,7 @@ class FashionMnist:
             FashionMNIST(self.path, download=True)
         except (OSError, RuntimeError) as error:
             raise ModisteError(
-                f"Fashion-MNIST could not be downloaded: {error}. Get its files some other way."
+                f"Fashion-MNIST could not be downloaded: {error}. Download its files manually."
             ) from error
 
 
@@ -125,6 +125,6 @@ def read_idx(file: Path, dimensions: int) -> np.ndarray:
     expected = int(np.prod(shape, dtype=object))
     if len(data) - start != expected:
         raise ModisteError(
-            f"{file} unpacks to {len(data) - start:,} bytes of values, its header says {expected:,}. {CARD.download}"
+            f"{file} has {len(data) - start:,} bytes of values, not {expected:,} as in its header. {CARD.download}"
         )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

@@ -88,7 +88,7 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError:
-        raise ModisteError("Fashion-Gen is in HDF5 files: pip install 'modiste[hdf5]' to read them.") from None
+        raise ModisteError("Fashion-Gen needs h5py: pip install 'modiste[hdf5]'.") from None
     return h5py
 
 

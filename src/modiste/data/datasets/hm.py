@@ -115,4 +115,4 @@ def _from_zip(path: Path) -> tuple[Columns, ImageSource]:
     except zipfile.BadZipFile as error:
         raise cut_short(CARD, path, str(error)) from None
     except (ValueError, csv.Error) as error:
-        raise ModisteError(f"{path}:{TABLE} cannot be read as what its name says: {error}.") from error
+        raise ModisteError(f"{path}:{TABLE} cannot be read as its file type: {error}.") from error

@@ -117,6 +117,8 @@ def _attributes(root: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for item, *labels in (line.split() for line in read_counted(CARD, items_file)):
         if len(labels) != len(names):
-            raise ModisteError(f"{items_file}: {item} has {len(labels)} labels, {names_file.name} {len(names)} names.")
+            raise ModisteError(
+                f"{items_file}: {item} has {len(labels)} labels, but {names_file.name} has {len(names)} names."
+            )
         found[item] = ", ".join(name for name, label in zip(names, labels, strict=True) if label == "1")
     return found

@@ -71,7 +71,7 @@ class Subset:
             return cls(**given)  # type: ignore[arg-type]
         except TypeError:
             raise ModisteError(
-                "data.catalogue.subset needs products and classes, for instance {products: 9990, classes: 62}."
+                "data.catalogue.subset needs products and classes, for example {products: 9990, classes: 62}."
             ) from None
 
     def __call__(self, catalogue: Catalogue) -> Catalogue:
@@ -88,7 +88,7 @@ class Subset:
         if len(frequent) < self.classes or len(usable) < self.products:
             raise ModisteError(
                 f"data.catalogue.subset asks for {self.products:,} products of {self.classes} values of "
-                f"{self.column}; there are {len(usable):,} of {len(frequent)}. Ask for fewer."
+                f"{self.column}; only {len(usable):,} of {len(frequent)} exist. Ask for fewer."
             )
         keep = set(usable[: self.products])
         table = catalogue.select(rows=[row for row, i in enumerate(ids) if i in keep]).table
@@ -180,7 +180,7 @@ def _from_zip(path: Path) -> tuple[Columns, ImageSource]:
         name = min(names, key=len)
         columns = read_styles(images.archive.read(name), f"{path}:{name}")
     except zipfile.BadZipFile as error:
-        raise ModisteError(f"{path} is not a whole zip file ({error}): download it again. {CARD.download}") from None
+        raise ModisteError(f"{path} is not a complete zip file ({error}): download it again. {CARD.download}") from None
     images.prefix = name.removesuffix("styles.csv") + "images/"
     return columns, images
 

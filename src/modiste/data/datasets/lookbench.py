@@ -117,13 +117,13 @@ class LookBench:
         if len(missing) == len(PARTS):
             what = "holds none of LookBench's files" if folder.is_dir() else "does not exist"
             raise ModisteError(
-                f"{folder} {what}. {CARD.download} Then set data.catalogue.path to FOLDER; or set it to {HUB}, to load "
+                f"{folder} {what}. {CARD.download} Then set data.catalogue.path to FOLDER; or set it to {HUB} to load "
                 "it from the hub."
             )
         if missing:
             raise ModisteError(
                 f"The download of LookBench in {root} is not complete: {', '.join(missing)} of {len(PARTS)} parts are "
-                f"missing. Run it again, it gets what is missing. {CARD.download}"
+                f"missing. Run the download again to fetch them. {CARD.download}"
             )
         return {part: read_parquet(paths, _wanted(paths[0])) for part, paths in files.items()}
 

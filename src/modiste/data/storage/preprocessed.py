@@ -58,8 +58,8 @@ class PreprocessedImages:
         if wanted != self.made_by:
             differing = next(name for name in GEOMETRY if wanted[name] != self.made_by[name])
             raise ModisteError(
-                f"{self.folder} was preprocessed with {differing}={self.made_by[differing]}, but the model takes "
-                f"{differing}={wanted[differing]}: run modiste prepare for it, or leave data.preprocessed out."
+                f"{self.folder} was preprocessed with {differing}={self.made_by[differing]}, but the model needs "
+                f"{differing}={wanted[differing]}: run modiste prepare for this model, or remove data.preprocessed."
             )
 
     def identity(self, refs: list[str]) -> str:
@@ -99,17 +99,19 @@ class Preprocessed:
         manifest = read_manifest(folder)
         if manifest is None:
             raise ModisteError(
-                f"{folder} holds no preprocessed images: make it with modiste prepare data=… out={folder}."
+                f"{folder} holds no preprocessed images: create it with modiste prepare data=… out={folder}."
             )
         if manifest["format"] != FORMAT:
-            raise ModisteError(f"{folder} holds no pixels but shards for data.stream: make it with format=pixels.")
+            raise ModisteError(
+                f"{folder} holds shards for data.stream, not preprocessed images: create it with format=pixels."
+            )
         if not manifest["complete"]:
-            raise ModisteError(f"{folder} is unfinished: go on with the same modiste prepare command.")
+            raise ModisteError(f"{folder} is incomplete: resume with the same modiste prepare command.")
         for shard in manifest["shards"]:
             if not is_whole(folder, shard, checksum=self.verify):
                 raise ModisteError(
                     f"The shard {folder / shard['file']} is missing or damaged: run the same modiste prepare command "
-                    "again, which makes it anew."
+                    "again to rebuild it."
                 )
         table = pq.read_table(folder / TABLE)
         positions = [str(position) for position in range(len(table))]

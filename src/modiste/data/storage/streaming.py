@@ -88,8 +88,8 @@ class Stream:
     def __post_init__(self) -> None:
         if self.batches is None:
             raise ModisteError(
-                "data.stream.batches says how many batches an epoch has: give the number of samples in all shards // "
-                "data.batch_size, or a smaller one."
+                "data.stream.batches is missing: set the batches per epoch to the number of samples in all shards // "
+                "data.batch_size, or fewer."
             )
         for name in ("batches", "buffer"):
             if getattr(self, name) < 1:
@@ -116,7 +116,7 @@ class Stream:
         if not samples:
             raise ModisteError(
                 f"{KEY}: {damage[0] if damage else f'{url} holds no samples'}: a shard is a tar file of KEY.jpg (png, "
-                "webp, …) beside KEY.txt or KEY.json."
+                "webp, …) with KEY.txt or KEY.json."
             )
         rows = [row for row in map(_row, samples) if row is not None]
         check_columns(
@@ -200,7 +200,7 @@ class Share:
                 empty = False
                 yield sample
             if empty:
-                raise ModisteError(f"{KEY}: {', '.join(self.urls[:3])} hold no samples: leave them out.")
+                raise ModisteError(f"{KEY}: {', '.join(self.urls[:3])} hold no samples: remove them.")
 
 
 class Note(NamedTuple):
@@ -273,7 +273,7 @@ class StreamedPairs(Dataset):
             items += self._items(samples, epoch, bad)
             if not items and share.turn > began + 1:
                 report = LoadReport(sum(map(len, bad.values())), 0, bad)
-                raise ModisteError(f"{KEY}: there is no sample to train on in {', '.join(share.urls[:3])}: {report}.")
+                raise ModisteError(f"{KEY}: no usable training sample in {', '.join(share.urls[:3])}: {report}.")
         self._next = (epoch, number + self.workers)
         if share.damage:
             bad[DAMAGED_SHARD], share.damage = share.damage, []
@@ -412,8 +412,8 @@ class StreamLoader(ResumableLoader):
         places.skip = [len(range(share, places.start, pairs.workers)) * pairs.size for share in range(pairs.workers)]
         if places.start:
             log.warning(
-                "data.stream: the run was begun with another number of devices or loading processes: samples of this "
-                "epoch may come twice, or not at all."
+                "data.stream: the run was started with another number of devices or workers: samples of this "
+                "epoch may repeat or be skipped."
             )
 
 
@@ -440,8 +440,8 @@ class Seen:
             self.bad.setdefault(reason, []).extend(names)
         if note.turn and not self.again:
             log.warning(
-                "data.stream: share %d of %d has come to its end before the epoch and begins again: lower "
-                "data.stream.batches, or make the shards of one size and their number a multiple of %d.",
+                "data.stream: partition %d of %d is exhausted before the end of the epoch and restarts: lower "
+                "data.stream.batches, or write equal shards whose number is a multiple of %d.",
                 note.share * pairs.world + pairs.rank, pairs.world * pairs.workers, pairs.world * pairs.workers,
             )  # fmt: skip
             self.again.add(note.share)
@@ -501,5 +501,5 @@ def shares_of_a_device(urls: Sequence[str], world: int, num_workers: int) -> int
     2
     """
     if len(urls) < world:
-        raise ModisteError(f"{KEY} are {len(urls)}, too few for {world} devices: write smaller ones.")
+        raise ModisteError(f"{KEY} has {len(urls)} shards, too few for {world} devices: write more and smaller shards.")
     return max(min(num_workers, len(urls) // world), 1)

@@ -44,7 +44,7 @@ def library() -> ModuleType:
     try:
         import webdataset
     except ImportError:
-        raise ModisteError("Shards are read by the package webdataset: pip install 'modiste[stream]'.") from None
+        raise ModisteError("Reading shards needs the package webdataset: pip install 'modiste[stream]'.") from None
     return webdataset
 
 
@@ -69,12 +69,12 @@ def expand(shards: str | Sequence[str], key: str) -> list[str]:
     try:
         urls = [url for pattern in patterns for braced in braceexpand(pattern) for url in _matching(braced)]
     except ValueError as error:
-        raise ModisteError(f"{key}: {error}: close them.") from None
+        raise ModisteError(f"{key}: {error}: close the braces.") from None
     missing = [url for url in urls if is_local(url) and not Path(url).is_file()]
     if missing or not urls:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         what = f"{len(missing)} of {len(urls)} shards are not there ({shown})" if missing else f"{patterns} names none"
-        raise ModisteError(f"{key}: {what}: give the tar files that there are.")
+        raise ModisteError(f"{key}: {what}: give existing tar files.")
     urls = list(dict.fromkeys(urls))  # patterns may overlap
     if any(url.startswith("pipe:") for url in urls) and "pipe" not in user_allowed():
         raise ModisteError(f"{key}: 'pipe:' runs a command. If you trust it, set MODISTE_ALLOW=pipe.")
@@ -138,8 +138,8 @@ def read_shard(url: str, note: Callable[[str], None]) -> Iterator[Sample]:
         stream.close()
     except (OSError, ValueError) as error:
         raise ModisteError(
-            f"The shard {url} cannot be read ({_reason(error)}): see that it is there and can be reached. A training "
-            "that this has stopped goes on with modiste train continue=RUN."
+            f"The shard {url} cannot be read ({_reason(error)}): check that it exists and is reachable. The run "
+            "resumes with modiste train continue=RUN."
         ) from error
 
 
@@ -174,7 +174,7 @@ def read_columns(sample: Mapping[str, Any]) -> dict[str, Any]:
     """
     columns = json.loads(sample[COLUMNS]) if COLUMNS in sample else {}
     if not isinstance(columns, dict):
-        raise ValueError("the JSON is no object")
+        raise ValueError("the JSON is not an object")
     return {**columns, TEXT: sample[TEXT].decode("utf-8")} if TEXT in sample else columns
 
 
@@ -270,8 +270,8 @@ class Shards:
                 ref, suffix = f"{names[url]}/{sample['__key__']}", image_suffix(sample)
                 if ref in rows:
                     raise ModisteError(
-                        f"The shard {url} has the key {sample['__key__']} twice: the files of a key must stand "
-                        "together, as tar --sort=name puts them."
+                        f"The shard {url} has the key {sample['__key__']} twice: the files of a key must be adjacent, "
+                        "as in tar --sort=name."
                     )
                 if suffix is not None:
                     places[ref] = (url, *sample[suffix])
@@ -297,8 +297,8 @@ def _index(url: str) -> Iterator[Sample]:
 
     if not is_local(url):
         raise ModisteError(
-            f"data.catalogue.path: {url} is no file: a catalogue is read at any place, so download it; data.stream "
-            "reads shards from afar."
+            f"data.catalogue.path: {url} is not a local file: download it for random access; data.stream "
+            "reads remote shards."
         )
     try:
         with tarfile.open(url, "r:") as tar:
@@ -311,8 +311,8 @@ def _index(url: str) -> Iterator[Sample]:
     except (tarfile.TarError, ValueError, EOFError, zlib.error) as error:
         reason = error.args[0] if error.args else type(error).__name__
         raise ModisteError(
-            f"The shard {url} cannot be read ({reason}): get it again; it must be tar without compression, and no name "
-            "may come twice."
+            f"The shard {url} cannot be read ({reason}): download it again; it must be an uncompressed tar without "
+            "duplicate names."
         ) from error
 
 

@@ -68,7 +68,7 @@ class Cost(Callback):
         self, run_dir: str, price_per_hour: float | None = None, currency: str = "USD", country: str | None = None
     ) -> None:
         if price_per_hour is not None and price_per_hour < 0:
-            raise ModisteError(f"cost.price_per_hour={price_per_hour} is negative: give 0 or more, or null.")
+            raise ModisteError(f"cost.price_per_hour={price_per_hour} is negative: give at least 0, or null.")
         self.run = RunDir(run_dir)
         self.price_per_hour, self.currency, self.country = price_per_hour, currency, country
         self.seconds, self.pairs, self.peaks = 0.0, 0, {"peak_memory_mb": 0.0}
