@@ -125,12 +125,12 @@ def test_changes_versions_plan_calibration_and_health(shop):
 @pytest.mark.slow
 def test_embeddings_on_disk_make_the_same_index(shop):
     done("embed", *MODEL, *DATA, "out=embedded", "number=1", cwd=shop)
-    out = done("index", *MODEL, *DATA, "embeddings=embedded", "export_text=false", "out=b.index", cwd=shop)
+    out = done("index", *MODEL, *DATA, "vectors=embedded", "export_text=false", "out=b.index", cwd=shop)
     assert "0 photos embedded" in out
     done("index", *MODEL, *DATA, "export_text=false", "out=a.index", cwd=shop)
     a, b = (done("search", f"index={name}.index", "shoe", cwd=shop) for name in ("a", "b"))
     assert a == b
-    done("index", *DATA, "embeddings=embedded/image.npy", "out=c.index", cwd=shop)
+    done("index", *DATA, "vectors=embedded/image.npy", "out=c.index", cwd=shop)
     assert "A-" in done("search", "index=c.index", "like=A-02", cwd=shop)
     result = modiste("search", "index=c.index", "shoe", cwd=shop)
     assert "made of embeddings without a model" in result.stderr

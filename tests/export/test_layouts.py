@@ -244,15 +244,12 @@ def test_onnx_takes_uint8_pixels_and_tokens_of_any_length(kind, padded, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "transformers_js"])
-def test_int8_of_onnx_is_smaller_and_gated(format, padded, tmp_path):
+def test_int8_of_onnx_is_near_and_not_equal(format, padded, tmp_path):
     pytest.importorskip("onnxruntime")
     low = {"image": 0.9, "text": 0.9}
     exported = export(padded, format, tmp_path / "out", inputs=INPUTS, precision="int8", min_cosine=low)
     assert exported.cosine["text"]["min"] < 1
     loads_back(exported, padded, 0.9)
-    with pytest.raises(ModisteError, match="is too far from the model"):
-        export(padded, format, tmp_path / "gated", inputs=INPUTS, precision="int8",
-               min_cosine={"image": 1.1, "text": 1.1})  # fmt: skip
 
 
 @pytest.mark.slow
@@ -268,7 +265,9 @@ def test_openvino_takes_uint8_pixels_and_tokens_of_any_length(precision, padded,
     tokens = {name: tensor.numpy() for name, tensor in padded.tokenizer(WORDS).items()}
     near((images({"pixels": pixels})[0], texts(tokens)[0]), padded, 0.98)
     loads_back(exported, padded, EXACT if precision == "fp32" else 0.98)
-    assert (exported.cosine["text"]["min"] > EXACT) == (precision == "fp32")
+    weights = 4 * sum(parameter.numel() for parameter in padded.parameters())
+    kept = sum(file.stat().st_size for file in exported.path.glob("*.bin")) / weights
+    assert {"fp32": 0.9 < kept < 1.1, "bf16": kept < 0.6, "int8": kept < 0.9}[precision], kept
 
 
 @pytest.mark.slow

@@ -167,6 +167,13 @@ BY_ROOT: dict[str, dict[str, Any]] = {
     "verify": {"paths": Sequence[str], "tolerance": NonNegative},
     "table": {"paths": Sequence[str]},
     "compare": {"paths": Sequence[str], "resamples": Count},
+    "index": {"action": str | None, "index": str | None, "out": str | None, "vectors": str | None}
+    | {"delete_missing": bool, "at": Natural | None, "ids": Sequence[Any], "engine": Literal["lancedb", "qdrant"]}
+    | {"qdrant": Node, "qdrant.url": str | None, "qdrant.collection": str | None, "choices": Sequence[str] | None}
+    | {"recall_floor": Fraction, "coverage": Fraction, "export_text": bool},
+    "search": {"index": str, "query": Node, "query.*": Any, "where": str | None, "k": Count, "weights": Node}
+    | {"weights.*": NonNegative, "hybrid": Fraction, "group": bool, "at": Natural | None}
+    | {"columns": Sequence[str] | None, "html": str | None},
 }
 # Ranges and choices that the annotations of a target do not state.
 RANGES: dict[str, dict[str, Any]] = {

@@ -19,6 +19,8 @@ from modiste.pretrained.exported import PIXELS, Programs
 
 PRECISIONS = ("fp32", "bf16", "int8")
 REMEDY = "Use precision=bf16 or fp32."
+# Operations with weights, and which of their inputs these are.
+WEIGHTS = {"MatMul": 1, "Convolution": 1, "GroupConvolution": 1, "Gather": 0}
 
 
 def write(model: DualEncoder, folder: Path, job: Job) -> None:
@@ -76,20 +78,21 @@ def convert(module: torch.nn.Module, inputs: dict[str, Tensor], path: Path, prec
 
 
 def round_weights(program: Any) -> None:
-    """Makes the weights of matrix products and convolutions bfloat16, in place: half of the file."""
+    """Makes weights and tables of embeddings bfloat16, in place: half of the file."""
     import openvino as ov
     from openvino import opset13 as ops
 
     for node in program.get_ordered_ops():
-        if node.get_type_name() not in ("MatMul", "Convolution", "GroupConvolution"):
+        if node.get_type_name() not in WEIGHTS:
             continue
-        source = node.input_value(1).get_node()
+        port = WEIGHTS[node.get_type_name()]
+        source = node.input_value(port).get_node()
         if source.get_type_name() != "Constant" or source.get_element_type() != ov.Type.f32:
             continue
         # OpenVINO's own conversion cuts off where torch rounds.
         rounded = torch.from_numpy(np.array(source.get_data())).to(torch.bfloat16).float().numpy()
         weights = ops.constant(rounded, dtype=ov.Type.bf16)
-        node.input(1).replace_source_output(ops.convert(weights, "f32").output(0))
+        node.input(port).replace_source_output(ops.convert(weights, "f32").output(0))
 
 
 def read(folder: Path) -> Reader:

@@ -36,9 +36,12 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
         encoder = _whole(model, Path(parts)) if isinstance(model, TransformersDualEncoder) else _router(model, parts)
         wrapped = SentenceTransformer(modules=[encoder, Normalize()], device="cpu", similarity_fn_name="cosine")
         wrapped.to(DTYPES[job.precision]).save_pretrained(str(folder), create_model_card=False)
+    if getattr(model.tokenizer, "lower", False):
+        # The model's own class of tokenizer makes its normaliser itself, without the lower-casing in tokenizer.json.
+        transformers.update_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
     for file in folder.glob("**/sentence_bert_config.json"):
         _exact_pixels(file)
-        transformers.computes_in_float32(file.with_name("config.json"))
+        transformers.update_json(file.with_name("config.json"), transformers.IN_FLOAT32)
 
 
 def _whole(model: TransformersDualEncoder, parts: Path) -> Any:

@@ -26,6 +26,8 @@ MODEL = "modeling_modiste.ModisteModel"
 CONFIG = "configuration_modiste.ModisteConfig"
 PROCESSOR = "processing_modiste.ModisteProcessor"
 IMAGES = "image_processing_modiste.ModisteImageProcessor"
+# Whatever is on disk: processors give float32.
+IN_FLOAT32 = {"dtype": "float32"}
 
 
 def write(model: DualEncoder, folder: Path, job: Job) -> None:
@@ -52,7 +54,7 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
         "projection_dim": model.embed_dim,
         "logit_scale_init_value": float(logit_scale(model)),
         "logit_bias": model.initial_bias,
-        "dtype": "float32",  # in memory, whatever is on disk: inputs are float32
+        **IN_FLOAT32,
     }  # fmt: skip
     images = {"image_processor_type": "ModisteImageProcessor", "processor_class": "ModisteProcessor"}
     write_json(folder / "config.json", config)
@@ -70,12 +72,12 @@ def text_config(model: Any) -> dict[str, Any]:
 
 def limit(file: Path, length: int, more: dict[str, Any] | None = None) -> None:
     """Has a saved tokenizer truncate at ``length`` tokens."""
-    write_json(file, json.loads(file.read_text("utf-8")) | {"model_max_length": length} | (more or {}))
+    update_json(file, {"model_max_length": length} | (more or {}))
 
 
-def computes_in_float32(file: Path) -> None:
-    """Has weights that are kept in bfloat16 loaded as float32, which processors give."""
-    write_json(file, json.loads(file.read_text("utf-8")) | {"dtype": "float32"})
+def update_json(file: Path, values: dict[str, Any]) -> None:
+    """Sets keys of a JSON file."""
+    write_json(file, json.loads(file.read_text("utf-8")) | values)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -91,7 +93,7 @@ def save_published(model: TransformersDualEncoder, folder: Path, precision: str)
         own.logit_bias.data.fill_(model.initial_bias)
     own = own.to(torch.bfloat16) if precision == "bf16" else own
     own.save_pretrained(folder)
-    computes_in_float32(folder / "config.json")
+    update_json(folder / "config.json", IN_FLOAT32)
     tokenizer: Any = model.tokenizer
     tokenizer.tokenizer.save_pretrained(folder)
     limit(folder / "tokenizer_config.json", tokenizer.max_length)

@@ -34,9 +34,9 @@ const {AutoProcessor, AutoTokenizer, CLIPTextModelWithProjection, CLIPVisionMode
 const fs = require("fs"), path = require("path");
 const [folder, work, dtype] = process.argv.slice(1);
 env.allowRemoteModels = false;
-env.localModelPath = path.dirname(folder);
 (async () => {
-    const name = path.basename(folder), asked = JSON.parse(fs.readFileSync(path.join(work, "asked.json")));
+    const name = folder;  // a path that is no hub id is taken as it is
+    const asked = JSON.parse(fs.readFileSync(path.join(work, "asked.json")));
     const processor = await AutoProcessor.from_pretrained(name), tokenizer = await AutoTokenizer.from_pretrained(name);
     const vision = await CLIPVisionModelWithProjection.from_pretrained(name, {dtype});
     const text = await CLIPTextModelWithProjection.from_pretrained(name, {dtype});

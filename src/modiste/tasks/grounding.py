@@ -320,7 +320,7 @@ class Scan:
         return max(1, round(image.height * scale)), max(1, round(image.width * scale))
 
     def heat(self, image: Image.Image, parts: Sequence[str], shape: tuple[int, int]) -> dict[str, Heat]:
-        """Method → maps (K, *shape) of the parts' phrases."""
+        """Method → maps `(K, *shape)` of the parts' phrases."""
         found: dict[str, Heat] = {}
         for name, method in self.methods.items():
             maps = self._run(method, image, parts)

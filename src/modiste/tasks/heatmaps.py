@@ -217,7 +217,7 @@ def on_image(maps: Tensor, image_size: tuple[int, int], shape: tuple[int, int]) 
         shape: Height and width of the result, any resolution of the image.
 
     Returns:
-        float32 (K, *shape); a map that is the same everywhere is 0.
+        float32 `(K, *shape)`; a map that is the same everywhere is 0.
 
     >>> on_image(torch.tensor([[[0.0, 2.0], [0.0, 2.0]]]), (2, 2), (2, 2))
     tensor([[[0., 1.],
