@@ -49,7 +49,7 @@ def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> li
     """Overrides that Hydra reads: paths of positional arguments, values quoted, a restarted run's own overrides first.
 
     Raises:
-        ModisteError: An argument is no override, or the run to restart is not there.
+        ModisteError: An argument is no override, or the run to restart is missing.
     """
     arguments = [word for arg in arguments for word in _model_folder(arg, outline)]
     positional = [arg for arg in arguments if _is_positional(arg, outline)]
@@ -88,7 +88,7 @@ def check_local(overrides: Sequence[str], folders: Sequence[Path]) -> None:
 
 
 def _is_positional(arg: str, outline: Outline) -> bool:
-    """Not key=value; or, for a command that takes paths, a path that is there although it has an equals sign in it."""
+    """Not key=value; or, for a command that takes paths, a path that exists although it has an equals sign in it."""
     if {"paths", "write_to"} & set(outline.keys) and os.path.exists(arg):
         return True
     return "=" not in arg and not arg.startswith("~")

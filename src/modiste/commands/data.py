@@ -13,7 +13,7 @@ def run(cfg: DictConfig) -> None:
     """Describe ``cfg.data``; write ``data.json`` and ``sheet.png`` to ``cfg.run_dir``, and with ``write`` a YAML.
 
     Raises:
-        ModisteError: The data set is not there, or ``write`` is no name, or names a file that exists.
+        ModisteError: The data set is missing, or ``write`` is no name, or names a file that exists.
     """
     from rich.console import Console
 

@@ -12,7 +12,7 @@ from modiste.config.overrides import override_key
 
 
 def run(cfg: DictConfig) -> None:
-    """Writes shards, manifest, joined matrices and their ids into ``cfg.out``; the same command resumes."""
+    """Write shards, manifest, joined matrices and their ids into ``cfg.out``; the same command resumes."""
     from modiste.embedding.api import embed_config
 
     line = invocation()

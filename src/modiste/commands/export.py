@@ -9,7 +9,7 @@ from modiste.export import FORMATS
 
 
 def run(cfg: DictConfig) -> None:
-    """Writes ``cfg.out``, checked by the peer's own loader, and prints the cosines."""
+    """Write ``cfg.out``, checked by the peer's own loader, and print the cosines."""
     from modiste.export.api import export_config
 
     exported = export_config(cfg, invocation())

@@ -18,7 +18,7 @@ FORMATS = ("pixels", "webdataset")
 
 
 def run(cfg: DictConfig) -> None:
-    """Writes shards and manifest into ``cfg.out``; an interrupted run goes on with the same command.
+    """Write shards and manifest into ``cfg.out``; the same command resumes an interrupted run.
 
     Raises:
         ModisteError: There is no ``out``, or it holds other data; the format is unknown.

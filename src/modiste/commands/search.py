@@ -31,7 +31,7 @@ def _spare_pandas() -> None:
 
 
 def run(cfg: DictConfig) -> None:
-    """Prints the results as a table, and writes the gallery that ``html`` names."""
+    """Print the results as a table, and write the gallery that ``html`` names."""
     _spare_pandas()
     import modiste.search
     from modiste.search.gallery import print_results, write_gallery

@@ -17,7 +17,7 @@ PACKAGES = ("fastapi", "fastapi_offline", "multipart", "prometheus_client", "uvi
 
 
 def run(cfg: DictConfig) -> None:
-    """Serves ``cfg.index`` until it is interrupted; what was asked until then is answered.
+    """Serve ``cfg.index`` until it is interrupted; what was asked until then is answered.
 
     Raises:
         ModisteError: There is no index, it cannot be opened, the port is taken, or a setting is refused.

@@ -86,7 +86,7 @@ def compose_with_sources(
 ) -> tuple[DictConfig, list[tuple[Path, str]]]:
     """As `compose`; and the files that were merged, in order, each with the dotted key of its content ("" is the top).
 
-    Hydra's own files are left out.
+    Hydra's own files are excluded.
     """
     from hydra._internal.config_repository import CachingConfigRepository
     from hydra.core.global_hydra import GlobalHydra

@@ -19,15 +19,15 @@ class Captions:
     """Templates such as ``"{text}"`` or ``"a {baseColour} {articleType} for {gender}"``.
 
     Attributes:
-        templates: Training samples one a time and product, seeded; evaluation always takes the first.
+        templates: Training samples one per access and product, seeded; evaluation always takes the first.
         weights: Sampling weights of the templates; equal when empty.
         words: Column → value → the word that stands for it in a caption, as a data set's ``classes``.
         synonyms: Column → value → other words; training draws one of all, evaluation takes the first.
 
-    A template that names an empty column of a row is passed over for that row, unless it is the only one left.
+    A template that names an empty column of a row is skipped for that row, unless it is the only one left.
 
     Raises:
-        ModisteError: There is no template, not one weight a template, or a synonym that is no list.
+        ModisteError: There is no template, not one weight per template, or a synonym that is no list.
     """
 
     templates: Sequence[str] = field(default_factory=lambda: ["{text}"])

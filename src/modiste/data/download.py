@@ -1,4 +1,4 @@
-"""What adapters of downloaded data sets share: which files must be there, reading them, noticing what is absent."""
+"""What adapters of downloaded data sets share: which files must be there, reading them, noticing what is missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def require(card: Card, root: Path, names: Sequence[str], remedy: str = "") -> N
     """Check that the files and folders ``names`` are below ``root``.
 
     Raises:
-        ModisteError: None or only some of them are there; it names what is absent, where to get it, and ``remedy``.
+        ModisteError: None or only some of them are there; it names what is missing, where to get it, and ``remedy``.
     """
     missing = [name for name in names if not (root / name).exists()]
     if len(missing) == len(names):
@@ -32,7 +32,7 @@ def require(card: Card, root: Path, names: Sequence[str], remedy: str = "") -> N
 
 
 def cut_short(card: Card, path: Path, problem: str) -> ModisteError:
-    """The error for a file that is there and not whole."""
+    """The error for a file that exists but is incomplete."""
     return ModisteError(f"{path} is damaged ({problem}): download it again. {card.download}")
 
 

@@ -24,12 +24,12 @@ class Fields:
 
     Attributes:
         fields: Name → ``{template: "{baseColour}", weight: 1.0, vocabulary: false}``; weight and vocabulary may be
-            left out. With ``vocabulary`` an image's negatives are all texts that the training has for the field, not
+            excluded. With ``vocabulary`` an image's negatives are all texts that the training has for the field, not
             those of the batch, so that seldom ones are contrasted in every step, too (`modiste.losses.gcl`): for
             attributes of up to some hundred values, as each step embeds all of them.
         captions: Its ``words`` and ``synonyms`` word the values, as in captions.
 
-    A product has a field when no column of its template is empty; otherwise the field is left out of the loss for it.
+    A product has a field when no column of its template is empty; otherwise the field is excluded of the loss for it.
 
     Raises:
         ModisteError: A field has no template, another key, a weight that is not above 0, or a vocabulary that is
@@ -170,7 +170,7 @@ class PairWeights:
     ``inverse_sqrt`` 1/√r, ``inverse_log`` 1/log₂(1 + r), nDCG's discount.
 
     Attributes:
-        column: Of the catalogue; null: all pairs count alike.
+        column: Of the catalogue; null: all pairs have the same weight.
         function: Of the rank; null: the column holds the weights themselves.
         ranks: R of ``linear``; lower places count 0.
 

@@ -35,7 +35,7 @@ class Shape:
     def from_coco(cls, segmentation: Any) -> Shape | None:
         """COCO's ``segmentation``: polygons, or ``{"size": [h, w], "counts": …}`` as a list or a compressed string.
 
-        Polygons of fewer than three points have no area and are left out; None: nothing is left.
+        Polygons of fewer than three points have no area and are excluded; None: nothing is left.
 
         Raises:
             ValueError: It is neither.
@@ -149,7 +149,7 @@ def as_image(mask: Mask) -> Image.Image:
 
 
 def fit(mask: Image.Image, size: tuple[int, int], ref: str) -> Image.Image:
-    """``mask`` in ``size``: that of an image of the same proportions, for instance of a smaller copy.
+    """``mask`` in ``size``: that of an image of the same proportions, for example of a smaller copy.
 
     Raises:
         ModisteError: The proportions differ by more than a pixel.

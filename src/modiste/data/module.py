@@ -63,7 +63,7 @@ class ValidationSet:
 
 
 class FashionDataModule(LightningDataModule):
-    """Serves the ``train`` and ``val`` splits of a catalogue.
+    """Serve the ``train`` and ``val`` splits of a catalogue.
 
     Args:
         catalogue: The whole catalogue with its split column.
@@ -79,11 +79,11 @@ class FashionDataModule(LightningDataModule):
         positives: Which pairs of a training batch are positives of each other: those of one ``product``, or those with
             one ``caption``, where captions name types and colours that many products share.
         decode: See `modiste.data.decode.Decoder`.
-        fields: Text fields that training embeds in the place of captions; validation keeps to captions.
+        fields: Text fields that training embeds instead of captions; validation keeps to captions.
         weight: The weight of each pair in training.
-        stream: Shards that training reads in the place of the split ``train``.
+        stream: Shards that training reads instead of the split ``train``.
         validation_sets: Validated after the split ``val``, by name, in this order.
-        feature_cache: Computes or finds features of frozen trunks here, which batches then hold in the place of pixels
+        feature_cache: Computes or finds features of frozen trunks here, which batches then hold instead of pixels
             and tokens.
         cached_splits: The splits that ``feature_cache`` serves.
 
@@ -306,7 +306,7 @@ class FashionDataModule(LightningDataModule):
 
 
 def ignore_interrupts(worker: int) -> None:
-    """Ignore Ctrl-C in a loading process: a terminal sends it there too, and the current step still needs its batch."""
+    """Ignore Ctrl-C in a worker: a terminal sends it there too, and the current step still needs its batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -27,7 +27,7 @@ HELD_OUT = {"train": EXCLUDED, "val": "val_held_out", "test": "test_held_out"}
 
 @dataclass(frozen=True)
 class RandomSplit:
-    """Whole groups (`groups`) to splits at random, by a hash of the group: adding products moves no others.
+    """Whole groups (`groups`) to splits at random, by hash of the group: adding products moves no others.
 
     Attributes:
         fractions: Split → part of the groups; they add up to 1.
@@ -63,7 +63,7 @@ class GivenSplit:
         hold_out: As in `RandomSplit`.
 
     Raises:
-        ModisteError: The data set has no splits of its own, or `hold_out` names an unknown column or value.
+        ModisteError: The data set has no splits, or `hold_out` names an unknown column or value.
     """
 
     val_fraction: float = 0.0
@@ -92,7 +92,7 @@ class GivenSplit:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Leaves categories or brands out of training, and sets their validation and test products apart (`HELD_OUT`).
+    """Leave categories or brands out of training, and set their validation and test products apart (`HELD_OUT`).
 
     Unlike a split's ``hold_out``, which moves all of a category's products into one test split, this keeps a validation
     set of what was never trained, ``val_held_out``, to select a checkpoint on, and ``test_held_out`` to report it on.

@@ -62,7 +62,7 @@ class Tower:
         kind: ``image`` or ``text``.
         example: Inputs as the job has them: pixels (B, 3, S, S) uint8, or tokens; at least two, texts of several
             lengths, as exporters take a dimension of 1 and a mask without zeros for constants.
-        cache: Folder of converted towers; null converts anew.
+        cache: Folder of converted towers; null converts again.
         fingerprint: Of the model's weights, where there is a cache.
     """
 
@@ -278,7 +278,7 @@ def _openvino(tower: Tower) -> Any:
 
 
 def quantise_weights(program: Any) -> int:
-    """Makes the weights of matrix products int8, in place, with a scale for each output: w ≈ int8 · max|w| / 127.
+    """Make the weights of matrix products int8, in place, with a scale for each output: w ≈ int8 · max|w| / 127.
 
     Products whose inputs `SMALLEST_GROUP` does not divide stay as they are. Ours rather than nncf's `compress_weights`,
     which makes the embeddings of tokens int8, too, draws a progress bar of its own and reports its use to its maker.
@@ -329,7 +329,7 @@ BACKENDS: dict[str, Callable[[Tower, str], Encode]] = {
 
 
 def check_name(name: str, precision: str = "fp32") -> None:
-    """Raises ModisteError for what does not exist, or excludes each other, or whose packages are not installed."""
+    """Raise ModisteError for what does not exist, or excludes each other, or whose packages are not installed."""
     if precision not in PRECISIONS:
         raise ModisteError(f"precision={precision} is not known: choose fp32, bf16 or int8.")
     if precision == "int8" and name not in ("openvino", "auto"):
@@ -345,7 +345,7 @@ def check_name(name: str, precision: str = "fp32") -> None:
 
 
 def candidates(kind: str, device: str = "cpu") -> list[str]:
-    """What ``auto`` tries beside torch in float32, from exact to fast: the others, all in bf16 where the processor has
+    """What ``auto`` tries next to torch in float32, from exact to fast: the others, all in bf16 where the processor has
     units for it, and int8. The other backends are for CPUs: on a GPU it is torch in bf16.
 
     >>> candidates("image", "cuda")

@@ -90,7 +90,7 @@ class Job:
 
 
 class Worker:
-    """Embeds shards of a job in this process."""
+    """Embed shards of a job in this process."""
 
     def __init__(self, job: Job, number: int = 0) -> None:
         keep_pages()
@@ -102,7 +102,7 @@ class Worker:
         )
 
     def __call__(self, index: int) -> Record:
-        """Writes shard ``index``; returns its part of the manifest."""
+        """Write shard ``index``; return its part of the manifest."""
         job = self.job
         rows = np.arange(len(job.catalogue))[index * job.shard_rows :][: job.shard_rows]
         vectors = {
@@ -128,7 +128,7 @@ def default_number(device: str, cores: int) -> int:
 
 
 def embed_shards(job: Job, workers: str = "processes", number: int = 1, progress: Progress = silent) -> int:
-    """Makes the shards that are not there yet, and joins all of them in ``image.npy`` and ``text.npy``.
+    """Make the shards that are missing, and join all of them in ``image.npy`` and ``text.npy``.
 
     Args:
         job: What is embedded.
@@ -200,7 +200,7 @@ def _with_processes(job: Job, indices: Sequence[int], number: int) -> Iterator[R
             work = [pool.submit(_embed_shard, index) for index in indices]
         for done in as_completed(work):
             yield done.result()
-    except BaseException:  # also an interrupt: what is begun is not waited for
+    except BaseException:  # also an interrupt: what was started is not waited for
         for process in list(pool._processes.values()):
             process.kill()
         raise

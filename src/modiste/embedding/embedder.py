@@ -47,7 +47,7 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 
 class ModelEmbedder:
-    """Embeds images and texts with a model; what it made before for the same weights and pixels comes from a cache.
+    """Embed images and texts with a model; what it made before for the same weights and pixels comes from a cache.
 
     Args:
         model: The dual encoder; it is put into evaluation mode.

@@ -57,7 +57,7 @@ class Audit:
 
 
 def audit_config(cfg: DictConfig, line: Invocation) -> tuple[Audit, Path]:
-    """Loads both sides, compares them, and writes ``audit.json`` and ``pairs.csv`` into the returned folder.
+    """Load both sides, compare them, and write ``audit.json`` and ``pairs.csv`` into the returned folder.
 
     Args:
         cfg: The composed ``audit`` configuration.
@@ -190,7 +190,7 @@ def shown(audit: Audit) -> list[str]:
 
 
 def closest(audit: Audit, name: str) -> list[int]:
-    """The evaluated rows that ``name`` touches, the closest pair first; identical pictures are left out."""
+    """The evaluated rows that ``name`` touches, the closest pair first; identical pictures are excluded."""
     match, identical = audit.matches[name], audit.matches["identical"].touched
     rows = np.flatnonzero(match.touched & ~identical)
     return rows[np.argsort(match.distance[rows], kind="stable")].tolist()

@@ -27,7 +27,7 @@ EVERY_ROW = "all"
 
 
 class Task:
-    """Measures an embedder on a split of a catalogue (`modiste.tasks`)."""
+    """Measure an embedder on a split of a catalogue (`modiste.tasks`)."""
 
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
         """The metrics of the embeddings of ``split``."""

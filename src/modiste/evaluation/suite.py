@@ -50,7 +50,7 @@ def suite_specs(cfg: DictConfig, overrides: Sequence[str], config_dirs: Sequence
 
 
 def run_suite(evaluator: Evaluator, name: str, specs: Sequence[EvaluationSpec]) -> list[Outcome]:
-    """Runs every entry that can run; a missing one is an outcome with the reason, and the rest goes on."""
+    """Run every entry that can run; a missing one is an outcome with the reason, and the rest continues."""
     total = sum(len(spec.config.task) for spec in specs)
     outcomes: list[Outcome] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

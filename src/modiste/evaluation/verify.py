@@ -79,7 +79,7 @@ def verify_results(
     cache: bool = True,
     config_dirs: Sequence[Path] = (),
 ) -> Iterator[Verdict]:
-    """Computes results again, each as its file says, and compares them.
+    """Compute results again, each as its file says, and compare them.
 
     Args:
         paths: Result files, or directories that hold some.
@@ -102,7 +102,7 @@ def verify_results(
 def recipe(result: dict[str, Any], path: Path, moved: str | None = None) -> Recipe:
     """How ``result`` was made: by its ``overrides`` where it has them, else by its ``command``.
 
-    A file is data: keys of Hydra's are left out, and flags, folders of configs and resolvers are refused or ignored.
+    A file is data: keys of Hydra's are excluded, and flags, folders of configs and resolvers are refused or ignored.
 
     Args:
         result: Content of the result file.
@@ -110,7 +110,7 @@ def recipe(result: dict[str, Any], path: Path, moved: str | None = None) -> Reci
         moved: Where the run directory is now.
 
     Raises:
-        ModisteError: The file does not say how it was made, or the run directory is not there.
+        ModisteError: The file does not say how it was made, or the run directory is missing.
     """
     try:
         words = shlex.split(result.get("command", ""))
@@ -143,7 +143,7 @@ def find_run(result: dict[str, Any], path: Path, moved: str | None) -> Path:
 def verify(
     how: Recipe, paths: Sequence[Path], tolerance: float, cache: bool, config_dirs: Sequence[Path] = ()
 ) -> Iterator[Verdict]:
-    """Compute the results of one recipe again, in a process and a folder of their own, and compare each."""
+    """Compute the results of one recipe again, in a separate process and folder, and compare each."""
     with tempfile.TemporaryDirectory(prefix="modiste-verify-") as name:
         problem = compute(how, Path(name), cache, config_dirs)
         made = {file.name: file for file in Path(name).rglob("results/*.json")}

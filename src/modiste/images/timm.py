@@ -28,7 +28,7 @@ class TimmEncoder(nn.Module):
         mean: Mean of the pixels; null keeps what the weights were made with.
         std: Standard deviation of the pixels; null keeps what the weights were made with.
         autocast: False keeps this tower out of mixed precision.
-        patch_drop_rate: Part of a transformer's patches that training leaves out, drawn anew for every image (FLIP: Li
+        patch_drop_rate: Part of a transformer's patches that training drops, sampled per image (FLIP: Li
             et al. 2022, arXiv:2212.00794); evaluation sees all. A last epoch with 0 closes the gap between the two.
         options: Further arguments of ``timm.create_model``, such as ``drop_path_rate``.
 
@@ -172,7 +172,7 @@ def without_patches(name: str) -> ModisteError:
 
 
 def check_name(name: str) -> None:
-    """Raises ModisteError when timm has no model of this name."""
+    """Raise ModisteError when timm has no model of this name."""
     import timm
 
     if not timm.is_model(name.split(".")[0]):

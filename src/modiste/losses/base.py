@@ -198,7 +198,7 @@ class TiledLoss(ContrastiveLoss):
         Args:
             image: Unit-norm image embeddings (B, D).
             text: Unit-norm text embeddings (B, D); row i belongs to row i of ``image``.
-            product_id: Product of each pair (B,), int64; None: every pair is a product of its own.
+            product_id: Product of each pair (B,), int64; None: every pair is a separate product.
 
         Returns:
             Scalar, float32 (float64 for float64 input), also under autocast or for bfloat16 input.

@@ -89,7 +89,7 @@ class GclLoss(LogitScale, TiledLoss):
         Args:
             image: Unit-norm image embeddings (B, D).
             text: Unit-norm embeddings (U, D) of the batch's distinct texts; without ``fields`` (B, D), one an image.
-            product_id: Product of each image (B,), int64; None: every image is a product of its own.
+            product_id: Product of each image (B,), int64; None: every image is a separate product.
             fields: ``index`` (B, F), int64: row in ``text`` of each field of each product, -1 where it has none; and
                 ``weight`` (F,), at least 0, of each field; perhaps ``vocabulary`` (F, V), int64: the rows in ``text``
                 of all texts of each field, ascending, -1 after the last, all -1 for a field without one.

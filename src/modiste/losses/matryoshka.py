@@ -63,7 +63,7 @@ class MatryoshkaLoss(ContrastiveLoss):
         self.inner.clamp()
 
     def forward(self, image: Tensor, text: Tensor, *more: Any) -> Tensor:
-        """Weighted sum over the prefixes, (); ``more`` goes to the inner loss, for instance the products (B,)."""
+        """Weighted sum over the prefixes, (); ``more`` goes to the inner loss, for example the products (B,)."""
         if max(self.dims) > image.shape[1]:
             raise ModisteError(f"loss.dims={self.dims} exceed the {image.shape[1]} dimensions of the embeddings.")
         losses = [
@@ -74,7 +74,7 @@ class MatryoshkaLoss(ContrastiveLoss):
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raises ModisteError where a prefix is longer than ``model.embed_dim`` says the embeddings are."""
+        """Raise ModisteError where a prefix is longer than ``model.embed_dim`` says the embeddings are."""
         size = cfg["model"].get("embed_dim") if "model" in cfg else None
         if size is not None and node.get("dims") and max(node["dims"]) > size:
             raise ModisteError(f"dims={list(node['dims'])} exceed model.embed_dim={size}.")

@@ -76,7 +76,7 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Comparison]:
-    """Compares the metrics that both models have, by their values per query.
+    """Compare the metrics that both models have, by their values per query.
 
     Values of 0 and 1 take McNemar's test, others the bootstrap. All intervals are bootstrap intervals; metrics with as
     many queries share the resamples.
@@ -120,7 +120,7 @@ def compare_predictions(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Comparison]:
-    """Compares metrics that are no means over queries, such as F1, by a paired bootstrap over the queries' predictions.
+    """Compare metrics that are no means over queries, such as F1, by a paired bootstrap over the queries' predictions.
 
     Resampling queries is drawing the counts of the different (target, A's prediction, B's prediction) from a
     multinomial with n trials and their own frequencies.

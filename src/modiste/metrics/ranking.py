@@ -195,7 +195,7 @@ def both_ranks(queries: Tensor, gallery: Tensor, relevance: Relevance, tile: int
             for tile, spare, i, j in tiles.all()
         ):
             return forth_side.ranks(), back_side.ranks()
-    # Many relevant items are sorted rather than counted; and a product need not round alike twice on every device.
+    # Many relevant items are sorted rather than counted; and a product need not round equally twice on every device.
     return relevant_ranks(queries, gallery, relevance), relevant_ranks(gallery, queries, back)
 
 
@@ -278,7 +278,7 @@ class _Side:
         self.higher = [torch.zeros_like(items) for items in self.own_item]
 
     def count(self, tile: Tensor, spare: Tensor, rows: slice, cols: slice) -> bool:
-        """Takes in a tile; False if a relevant item's score is not the one that was taken."""
+        """Take in a tile; False if a relevant item's score is not the one that was taken."""
         for own, item, column, higher in zip(self.own, self.own_item, self.own_column, self.higher, strict=True):
             part = slice(rows.start, min(rows.stop, len(own)))
             n = part.stop - part.start
@@ -584,7 +584,7 @@ class RankingMetrics(Metric):
         self.gallery_ids.append(gallery_ids)
 
     def compute(self) -> dict[str, Tensor]:
-        """Metric name to a scalar float32; the queries without a relevant item are left out."""
+        """Metric name to a scalar float32; the queries without a relevant item are excluded."""
         query_ids, gallery_ids = (dim_zero_cat(ids).cpu().numpy() for ids in (self.query_ids, self.gallery_ids))
         relevance = Relevance.from_ids(query_ids, gallery_ids)
         ranks = relevant_ranks(dim_zero_cat(self.queries), dim_zero_cat(self.gallery), relevance)

@@ -185,7 +185,7 @@ def _name(source: str) -> str:
 
 
 def refuse_remote_code(name: str) -> None:
-    """Raises ModisteError for a repository whose configuration would have its tokenizer run code of its own."""
+    """Raise ModisteError for a repository whose configuration would have its tokenizer run custom code."""
     from open_clip.factory import _get_hf_config
 
     if name.startswith(HUB_PREFIX):
@@ -209,7 +209,7 @@ def _from_repository(source: str, name: str) -> tuple[Any, Any]:
     )
     with explained(source, remedy):
         refuse_remote_code(name)
-        # Without require_pretrained open_clip goes on with random weights and a log line.
+        # Without require_pretrained open_clip continues with random weights and a log line.
         model = open_clip.create_model(name, require_pretrained=True, **({} if hub else _own_text_config(name)))
         return model, open_clip.get_tokenizer(name)
 

@@ -98,7 +98,7 @@ class SentenceTransformersDualEncoder(DualEncoder):
         return features[FEATURES]
 
     def _route(self, tower: str) -> list[Any]:
-        """The modules that a modality goes through, Normalize left out: `encode_image` normalises."""
+        """The modules that a modality goes through, Normalize excluded: `encode_image` normalises."""
         from sentence_transformers.sentence_transformer.modules import Normalize, Router
 
         first, *rest = self.model

@@ -19,7 +19,7 @@ def local_path(source: str) -> Path | None:
 
     Raises:
         ModisteError: ``source`` looks like a path (``./x``, ``/x``, ``~/x``, ``a/b/c``, ``x.pt``, or ``a/b`` where the
-            folder ``a`` exists) and nothing is there.
+            folder ``a`` exists) but does not exist.
 
     >>> local_path("openai/clip-vit-base-patch32") is None
     True
@@ -49,7 +49,7 @@ def _looks_like_path(source: str) -> bool:
 
 @contextmanager
 def explained(source: str, remedy: str) -> Iterator[None]:
-    """Turns whatever a loading library raises into a `ModisteError`: the reason's first sentence, then ``remedy``."""
+    """Turn whatever a loading library raises into a `ModisteError`: the reason's first sentence, then ``remedy``."""
     try:
         yield
     except ModisteError:

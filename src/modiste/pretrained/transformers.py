@@ -27,7 +27,7 @@ class TransformersDualEncoder(DualEncoder):
 
     CLIP (Radford et al. 2021, arXiv:2103.00020), SigLIP (Zhai et al. 2023, arXiv:2303.15343), the fixed-resolution
     checkpoints of SigLIP 2 (Tschannen et al. 2025, arXiv:2502.14786), and others of `AutoModel`. Preprocessing and
-    tokenizer are the checkpoint's own. Weights load in float32 from safetensors, or from a ``weights_only`` pickle;
+    tokenizer are those of the checkpoint. Weights load in float32 from safetensors, or from a ``weights_only`` pickle;
     code that comes with a checkpoint never runs. Logit scale and bias belong to the loss and are frozen here.
 
     Args:
@@ -189,7 +189,7 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
     model, report = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **common)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ModisteError(f"'{name}' is a {type(model).__name__}, not a dual encoder of images and texts.")
-    # transformers would go on with random weights, as with open_clip repositories that carry a stub config.json.
+    # transformers would continue with random weights, as with open_clip repositories that carry a stub config.json.
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModisteError(

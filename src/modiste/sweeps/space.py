@@ -16,7 +16,7 @@ class Space:
     """Distributions by override.
 
     Args:
-        space: Override → ``{choices: [a, b]}``, or ``{low: 1e-4, high: 1e-2, log: true}``, whole numbers where ``low``
+        space: Override → ``{choices: [a, b]}``, or ``{low: 1e-4, high: 1e-2, log: true}``, integers where ``low``
             and ``high`` are; optionally ``step``. Choices are values, and need no quoting: words with commas or braces,
             lists and mappings reach the trial as they are.
         may_be_empty: For a sweep over seeds alone.

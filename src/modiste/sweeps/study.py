@@ -135,7 +135,7 @@ def _is_json(line: bytes) -> bool:
 def run_trials(
     study: Any, count: int, objective: Callable[[Any], Sequence[float]], sampler: Callable[[int], Any]
 ) -> None:
-    """Runs trials until the study has ``count`` of them, not counting those that were cut off.
+    """Run trials until the study has ``count`` of them, not counting those that were cut off.
 
     A trial that fails is recorded with its sentence, and the next one starts.
 

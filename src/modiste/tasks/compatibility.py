@@ -60,8 +60,8 @@ class Compatibility:
     """Compatibility prediction (AUC) and fill-in-the-blank (accuracy).
 
     Items are looked up by ``product_id`` in the whole catalogue (``data=polyvore``), whatever its splits. What is not
-    there is left out: an outfit with fewer than two items left, and a question with no item left or any candidate
-    missing, are left out and counted.
+    there is excluded: an outfit with fewer than two items left, and a question with no item left or any candidate
+    missing, are skipped and counted.
 
     Args:
         path: What polyvore_outfits.zip unpacks to.
@@ -94,7 +94,7 @@ class Compatibility:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raises ModisteError in a training, whose validation sees neither all items nor the outfits."""
+        """Raise ModisteError in a training run, whose validation sees neither all items nor the outfits."""
         if "trainer" in cfg:
             raise ModisteError("The compatibility task has its own outfits: evaluate the run after training.")
 
@@ -215,7 +215,7 @@ def _present(outfit: Outfit, position: Mapping[str, int]) -> Outfit:
 
 
 def _answerable(question: Question, position: Mapping[str, int]) -> Question | None:
-    """The question with the items that are there; None without any, or with a candidate missing."""
+    """The question with the available items; None without any, or with a candidate missing."""
     items = [item for item in question.items if item in position]
     complete = all(item in position for item in question.candidates)
     return Question(items, question.candidates, question.right) if items and complete else None

@@ -73,7 +73,7 @@ class Composed:
     """A reference image and two captions search the target image, in each category of FashionIQ.
 
     The catalogue (``data=fashion_iq``) is looked up by ``product_id`` = ASIN, whatever its splits. Queries whose
-    reference or target has no image, and gallery items without one, are left out and counted; with any of them the
+    reference or target has no image, and gallery items without one, are skipped and counted; with any of them the
     numbers are not those of the published protocol: ``complete`` in the protocol is false then, and a warning says so.
 
     Args:
@@ -85,7 +85,7 @@ class Composed:
         join: Template of the text, ``{0}`` and ``{1}`` the two captions; or ``mean``: the normalised mean of the two
             captions' embeddings.
         prefix: Put before every text.
-        exclude_reference: Whether a query's reference is left out of its gallery; published numbers keep it.
+        exclude_reference: Whether a query's reference is excluded of its gallery; published numbers keep it.
         resamples: Of the bootstrap.
         seed: Of the bootstrap and the examples.
         examples: Number of example queries kept of each category.
@@ -120,7 +120,7 @@ class Composed:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raises ModisteError in a training, whose validation sees neither the images nor the captions."""
+        """Raise ModisteError in a training run, whose validation sees neither the images nor the captions."""
         if "trainer" in cfg:
             raise ModisteError("The composed task has its own queries and gallery: evaluate the run after training.")
 

@@ -89,7 +89,7 @@ class Named:
 
 @dataclass
 class Found:
-    """The fields of a `Result` as they fill up, and what was left out for which reason."""
+    """The fields of a `Result` as they are filled, and what was excluded for which reason."""
 
     per_query: dict[str, Floats] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class Compositional:
         template: The caption, with every column of ``swaps``, e.g. ``a photo of a {baseColour} {articleType}``.
         pair_template: The caption of an (attribute, category) pair: exactly two columns; empty: only swap probes.
         classes: Column to {value: word}, where the value itself is not a good word. Values with one word are one.
-        ignore_values: Values that have no word: rows with them in a caption's column are left out and counted.
+        ignore_values: Values that have no word: rows with them in a caption's column are skipped and counted.
         held_out: Splits with pairs that were held out of training.
         rare: An image is of an improbable product if its pair is as frequent in train as this quantile of the evaluated
             images, or less; 0: if its pair does not occur there.

@@ -1,7 +1,7 @@
-"""Grounding: where on an image a phrase is, as heat-maps that are measured against the masks of parts.
+"""Grounding: where on an image a phrase is, as heat maps that are measured against the masks of parts.
 
-FashionCLIP (Sci Rep 12:18958) shows such heat-maps, made by occlusion, without a measure; here each method is measured
-by the pointing game (Zhang et al., ECCV 2016), IoU, average precision and boxes, beside two baselines that see no text.
+FashionCLIP (Sci Rep 12:18958) shows such heat maps, made by occlusion, without a measure; here each method is measured
+by the pointing game (Zhang et al., ECCV 2016), IoU, average precision and boxes, with two baselines that see no text.
 """
 
 from __future__ import annotations
@@ -82,16 +82,16 @@ class Grounding:
     """Heat-maps of the parts that each image has a mask of. A query is a pair of an image and a phrase.
 
     Args:
-        methods: Name (the metrics' prefix) to method; null leaves one out.
+        methods: Name (the metrics' prefix) to method; null disables it.
         prompts: Templates of a phrase, with one ``{}`` each: its vector is the normalised mean of theirs.
         words: Part to the word that stands for it in a prompt.
         threshold_split: Where the threshold of each method is chosen, by the mean IoU of all pairs.
         resolution: The longer side, in pixels, of masks and maps when they are compared.
-        min_area: Masks with a smaller share of the image are left out and counted.
+        min_area: Masks with a smaller share of the image are skipped and counted.
         limit: Number of images of each split, a seeded sample; null: all.
         resamples: Of the bootstrap.
         seed: Of the sample, the bootstrap and the examples.
-        examples: Rows of each sheet of heat-maps.
+        examples: Rows of each sheet of heat maps.
 
     Raises:
         ModisteError: There is no method, a name is taken, or a template has no ``{}``, or several.
@@ -130,7 +130,7 @@ class Grounding:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raises ModisteError for a training, whose validation has embeddings only."""
+        """Raise ModisteError for a training run, whose validation has embeddings only."""
         if "trainer" in cfg:
             raise ModisteError(
                 "Grounding needs patch embeddings, which validation does not compute: evaluate the "
@@ -289,7 +289,7 @@ class Scan:
         return Pairs(positions, parts, {name: np.array(of_pairs) for name, of_pairs in values.items()})
 
     def _photos(self, split: str) -> Iterator[Photo]:
-        """Raises ModisteError when no mask of the split is large enough."""
+        """Raise ModisteError when no mask of the split is large enough."""
         rows, small, images, queries = self.samples[split], 0, 0, 0
         for i in self.progress(range(len(rows)), len(rows), f"Grounding in {len(rows)} images of {split}"):
             image = rows.read_image(i)

@@ -1,4 +1,4 @@
-"""Sheets of heat-maps laid over their images."""
+"""Sheets of heat maps laid over their images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUTLINE = ("#000000", "#56B4E9")  # a dark seam and the line, to be seen on any 
 
 
 def heat_sheet(rows: Sequence[Mapping[str, Any]]) -> Image.Image:
-    """One row per phrase: the image with the outline of the mask, and the heat-map of each method laid over it.
+    """One row per phrase: the image with the outline of the mask, and the heat map of each method laid over it.
 
     Below stands the scale of colours, from the map's minimum (0) to its maximum (1).
 

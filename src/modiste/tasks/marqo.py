@@ -93,7 +93,7 @@ class Marqo:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raises ModisteError for a training: its validation may not look at a test set."""
+        """Raise ModisteError for a training run: its validation may not look at a test set."""
         if "trainer" in cfg:
             raise ModisteError("Marqo's queries are a test set: evaluate the run with task=[marqo] after training.")
 

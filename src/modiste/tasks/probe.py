@@ -64,7 +64,7 @@ class Problem:
         products: (N,) their products.
         test_features: (M, D).
         test_targets: (M,).
-        counts: Rows of the evaluated split that are left out, classes, and so on.
+        counts: Rows of the evaluated split that are excluded, classes, and so on.
     """
 
     classes: list[str]
@@ -104,11 +104,11 @@ class Probe:
         attributes: Attribute columns; without it, those that ``prompts`` names, or all if it names none. Those that are
             not named here and have fewer than two classes or more than a thousand are skipped and recorded.
         prompts: Only its names are used.
-        ignore_values: Values that are no class: rows with them are left out and counted.
+        ignore_values: Values that are no class: rows with them are skipped and counted.
         fit_split: Split to fit on; None: a part of the evaluated one.
         c: Inverse strength of the penalty.
         max_iter: Limit of the solver; fits that end before their optimum are counted and warned of.
-        min_products: Classes with fewer products (of ``fit_split``, if given) are left out and counted; at least five.
+        min_products: Classes with fewer products (of ``fit_split``, if given) are skipped and counted; at least five.
         shots: Numbers of products a class, one image of each, for few-shot fits; a class that has fewer gives all.
         shot_draws: Draws of the products; the same products come first for every number of shots.
         split_seed: Of the 80/20 split and the draws.
@@ -155,7 +155,7 @@ class Probe:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raises ModisteError for a split that there is nothing to fit on, or that training's validation cannot see."""
+        """Raise ModisteError for a split that there is nothing to fit on, or that training's validation cannot see."""
         if node.get("fit_split") and "trainer" in cfg:
             raise ModisteError(
                 "Validation in training sees the validation split only: leave task.probe.fit_split=null, and evaluate "
@@ -312,7 +312,7 @@ class Probe:
 
 @dataclass
 class Found:
-    """The fields of a `Result` as they fill up, and how many fits ended before their optimum."""
+    """The fields of a `Result` as they are filled, and how many fits ended before their optimum."""
 
     metrics: dict[str, Any] = field(default_factory=dict)
     per_query: dict[str, npt.NDArray[Any]] = field(default_factory=dict)

@@ -147,7 +147,7 @@ class Ranking:
         examples: Number of example queries of each search, hits and misses.
         select: Per-query metrics to the ones that are reported; all of them by default.
         ideal: As in `modiste.metrics.ranking.query_metrics`.
-        misses: Whether a query without a relevant item counts as a miss, rather than being left out.
+        misses: Whether a query without a relevant item counts as a miss, rather than being excluded.
     """
 
     ks: Sequence[int] = (1, 5, 10)
@@ -293,7 +293,7 @@ class Sample:
 
     Attributes:
         queries: Rows drawn a seed, without replacement; all that can be drawn where there are fewer.
-        negatives: Other products beside the query's own row.
+        negatives: Other products next to the query's own row.
         within: Column whose value the negatives share with the query.
         seeds: Draws of queries and negatives.
     """
@@ -438,7 +438,7 @@ class Retrieval:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raises ModisteError for what a training's validation cannot see: anything beyond its validation split."""
+        """Raise ModisteError for what a training's validation cannot see: anything beyond its validation split."""
         if "trainer" in cfg and (node.get("gallery") == "all" or node.get("published")):
             raise ModisteError(
                 "Validation in training sees the validation split only: leave gallery=split (or sample) and published "

@@ -57,7 +57,7 @@ class Part:
         return cls(prefix, queries, gallery, place[queries])
 
     def relevance(self, ids: Ints) -> Relevance:
-        """Gallery items with the query's id, the query itself left out; -1 is the id of nothing."""
+        """Gallery items with the query's id, the query itself excluded; -1 is the id of nothing."""
         of_queries = np.where(ids[self.queries] < 0, -2, ids[self.queries])
         return Relevance.from_ids(of_queries, ids[self.gallery]).without(self.own)
 
@@ -65,7 +65,7 @@ class Part:
 class Similar:
     """Images search images.
 
-    A query is never in its own gallery: it is left out by its row, exactly, so that a second image with the same pixels
+    A query is never in its own gallery: it is excluded by its row, exactly, so that a second image with the same pixels
     stays (``queries_with_identical_image`` among the counts says how many queries have one).
 
     Args:
@@ -120,7 +120,7 @@ class Similar:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raises ModisteError for splits that a training's validation cannot see."""
+        """Raise ModisteError for splits that a training's validation cannot see."""
         if "trainer" in cfg and (node.get("query_split") or node.get("gallery_split")):
             raise ModisteError(
                 "Validation in training sees the validation split only: set task.similar.query_split=null and "

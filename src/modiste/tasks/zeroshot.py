@@ -55,7 +55,7 @@ class ZeroShot:
             one class.
         synonyms: Attribute to {value: further words of its class}; the vector of a class is then the mean over all its
             words and templates. Published figures use none.
-        ignore_values: Values that are no class: rows with them are left out and counted.
+        ignore_values: Values that are no class: rows with them are skipped and counted.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
 

@@ -69,7 +69,7 @@ class Parallel(Term):
         assert self.student is not None
         if batch["pixels"].ndim != 4:
             raise ModisteError(UNCACHED)
-        # The generator is seeded anew for every batch, so that a resumed run draws the same.
+        # The generator is seeded again for every batch, so that a resumed run draws the same.
         rows = torch.randint(len(self.pairs), (self.batch_size,)).tolist()
         sources, translations = zip(*(self.pairs[row] for row in rows), strict=True)
         wanted = self.teacher_embeddings(sources, image.device)
@@ -114,7 +114,7 @@ def read_pairs(path: Path, source: str, languages: Sequence[str] | None) -> list
 
 
 def take_image_tower(student: DualEncoder, teacher: DualEncoder) -> None:
-    """Copies the teacher's image tower and projection into the student.
+    """Copy the teacher's image tower and projection into the student.
 
     Raises:
         ModisteError: They are of different kinds or sizes, or the student's would train.

@@ -91,7 +91,7 @@ class Teacher:
 
 
 def save_start(model: DualEncoder, path: Path) -> None:
-    """Keeps a teacher's weights and temperature as a checkpoint, which ``resume`` and ``init=PATH`` can read."""
+    """Keep a teacher's weights and temperature as a checkpoint, which ``resume`` and ``init=PATH`` can read."""
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if model.initial_scale is not None:
         state["loss.logit_scale"] = torch.tensor(model.initial_scale, dtype=torch.float64).log()

@@ -117,7 +117,7 @@ def load_pretrained(source: str, max_length: int, pretrained: bool) -> tuple[nn.
     from transformers import AutoConfig, AutoModel, AutoTokenizer
     from transformers.utils import logging
 
-    # Its load report warns of the pooler that is left out on purpose.
+    # Its load report warns of the pooler that is excluded on purpose.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():

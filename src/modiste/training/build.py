@@ -189,7 +189,7 @@ def starting_model(model: DualEncoder, start: Start) -> DualEncoder:
     if start.resumes and start.checkpoint is not None:
         kept = start.checkpoint.parent.with_name(
             STARTING_WEIGHTS
-        )  # beside checkpoints/, whose newest file is what resumes
+        )  # next to checkpoints/, whose newest file is what resumes
         if not kept.is_file():
             raise ModisteError(
                 f"{kept.parent} has no {STARTING_WEIGHTS}, the initial weights, since the run had no "
@@ -201,7 +201,7 @@ def starting_model(model: DualEncoder, start: Start) -> DualEncoder:
 
 
 def keep_start(terms: Mapping[str, Term], run_dir: RunDir) -> None:
-    """Writes ``start.ckpt`` where a term has the starting weights as its teacher: resuming needs them."""
+    """Write ``start.ckpt`` where a term has the starting weights as its teacher: resuming needs them."""
     teachers = [term.model for term in terms.values() if term.teacher == START and term.model is not None]
     path = run_dir.path / STARTING_WEIGHTS
     if teachers and not path.is_file():

@@ -40,7 +40,7 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """Cached text features (M, dim) in the place of a tokenizer."""
+    """Cached text features (M, dim) instead of a tokenizer."""
 
     rows: dict[str, int]
     array: np.ndarray
@@ -52,7 +52,7 @@ class TextFeatures:
 
 
 class FeatureCache:
-    """Computes the features that enter the projections, or finds those of an earlier run or trial.
+    """Compute the features that enter the projections, or find those of an earlier run or trial.
 
     A file is keyed by the trunk's weights, the image transform and augmentation with its seed, the images or texts, and
     the type: what matches is shared by all runs, and nothing else is. Locked towers are LiT's (Zhai et al. 2022,

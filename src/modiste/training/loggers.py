@@ -56,7 +56,7 @@ def has_key() -> bool:
 
 
 def declare_direction(loggers: Iterable[Any], name: str, higher_is_better: bool) -> None:
-    """Tells wandb's runs which way a metric is better: their summaries then hold its best value, not its last."""
+    """Tell wandb's runs which way a metric is better: their summaries then hold its best value, not its last."""
     for logger in loggers:
         run = getattr(logger, "experiment", None) if type(logger).__name__ == "WandbLogger" else None
         if run is not None and hasattr(run, "define_metric"):  # not of the processes that do not log

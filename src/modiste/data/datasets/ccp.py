@@ -88,9 +88,9 @@ class CcpImages:
 
 @dataclass(frozen=True)
 class Ccp:
-    """Reads CCP: one row a photo that has pixel labels (the repository's 1,094 others have none, and are left alone).
+    """Read CCP: one row per photo that has pixel labels (the repository's 1,094 others have none, and are left alone).
 
-    In one of the 1,004, 0536, every pixel is background: it is left out as "no annotation".
+    In one of the 1,004, 0536, every pixel is background: it is excluded as "no annotation".
 
     text = what the person wears, of the parts that are seen; attribute ``parts`` = these, joined by ", "; ``mask`` =
     the annotation that `CcpImages` reads.
@@ -102,7 +102,7 @@ class Ccp:
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: There is nothing of the kind at ``path``, or a label is in no part or in two.
+        ModisteError: ``path`` has no such data, or a label is in no part or in two.
     """
 
     path: str

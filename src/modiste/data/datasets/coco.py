@@ -161,7 +161,7 @@ def plain(name: str) -> str:
 
 @dataclass(frozen=True)
 class Coco:
-    """Reads instance annotations in COCO's JSON format, with Fashionpedia's ``attribute_ids`` where there are any.
+    """Read instance annotations in COCO's JSON format, with Fashionpedia's ``attribute_ids`` where there are any.
 
     One row an image: text = what is worn, of the annotated parts; attributes ``categories`` (the parts) and
     ``attributes``, joined by ", "; ``boxes`` = JSON ``[{"part", "box": [x, y, width, height]}]`` in pixels of the
@@ -169,7 +169,7 @@ class Coco:
 
     Attributes:
         path: The folder that the other paths are relative to.
-        annotations: Split → JSON file; null leaves the split out.
+        annotations: Split → JSON file; null skips the split.
         images: Split → folder or zip file of its images.
         card: Fields of `Card`; ``expected`` counts the images of each split.
         parts: Part → the categories that it joins; a category that is in none is a part under its own name.
@@ -255,7 +255,7 @@ def _pack(record: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RunLengths:
-    """Reads the data of iMaterialist (Fashion), 2019 at FGVC6 and 2020 at FGVC7: a row of the table is an instance.
+    """Read the data of iMaterialist (Fashion), 2019 at FGVC6 and 2020 at FGVC7: a row of the table is an instance.
 
     The table has ``ImageId, EncodedPixels, Height, Width, ClassId``; attributes are numbers after the class
     (``ClassId`` = 6_100_200, 2019) or in ``AttributesIds`` (115,136, 2020). Rows, columns and masks of the catalogue

@@ -30,18 +30,18 @@ SUFFIXES = (".jpg", ".png", ".jpeg")
 
 @dataclass(frozen=True)
 class FashionIQ:
-    """Reads the image lists: a row a (category, image), product_id = ASIN, text = "a dress", "a shirt" or "a top".
+    """Read the image lists: one row per (category, image), product_id = ASIN, text = "a dress", "a shirt" or "a top".
 
     121 validation images are in the lists of both shirt and toptee: they are two rows of one product. Images whose
-    links have died are missing: left out and counted.
+    links have died are missing: skipped and counted.
 
     Attributes:
-        path: Folder with ``image_splits`` and ``images`` (``<ASIN>.jpg`` or ``.png``, or those in a folder a category).
+        path: Folder with ``image_splits`` and ``images`` (``<ASIN>.jpg`` or ``.png``, also in one folder per category).
         splits: Which lists to read. With ``test``, data/split=given excludes the val images that are also in test.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A list, or every image, is absent.
+        ModisteError: A list, or every image, is missing.
     """
 
     path: str

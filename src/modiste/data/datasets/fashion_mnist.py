@@ -42,16 +42,16 @@ MAX_BYTES = 2**30
 
 @dataclass(frozen=True)
 class FashionMnist:
-    """Reads the four idx files: attribute ``category``, text = the class name, the official train and test splits.
+    """Read the four idx files: attribute ``category``, text = the class name, the official train and test splits.
 
     Attributes:
         path: Folder of the idx files, packed (``.gz``) or not, or the root that torchvision downloads to.
         invert: Garments on white, as in product photos and in FashionCLIP's evaluation; the files have black.
-        download: Get them through torchvision where they are absent.
+        download: Get them through torchvision where they are missing.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A file is absent, or its length is not what its header says.
+        ModisteError: A file is missing, or its length is not what its header says.
     """
 
     path: str
@@ -111,7 +111,7 @@ def read_idx(file: Path, dimensions: int) -> np.ndarray:
     The bytes that it unpacks to are counted: the compressed file's own sum depends on who compressed it.
 
     Raises:
-        ModisteError: It is not an idx file of uint8 with so many dimensions, or longer or shorter than its header says.
+        ModisteError: Not an idx file of uint8 with that number of dimensions, or its length differs from its header.
     """
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:

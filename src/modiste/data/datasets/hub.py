@@ -19,7 +19,7 @@ METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 @dataclass(frozen=True)
 class Hub:
-    """Reads a hub data set; code that comes with one is never run (`datasets` 4 and later has no way to).
+    """Read a hub data set; code that comes with one is never run (`datasets` 4 and later has no way to).
 
     Attributes:
         path: ``owner/name`` on the hub, or a folder: an image folder with ``metadata.csv``, ``.jsonl`` or ``.parquet``,
@@ -32,7 +32,7 @@ class Hub:
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: The data set or one of its columns is not there, or the hub cannot be reached.
+        ModisteError: The data set or one of its columns is missing, or the hub cannot be reached.
     """
 
     path: str

@@ -66,7 +66,7 @@ PARTS = [*(Part(config, split) for config in SUBSETS for split in SPLITS), Part(
 
 @dataclass(frozen=True)
 class LookBench:
-    """Reads all four subsets and the distractors as one catalogue, every image once.
+    """Read all four subsets and the distractors as one catalogue, every image once.
 
     Column ``subset`` is the subset of a query or gallery row; a distractor's is "all": it is in the gallery of every
     subset. Splits are ``query`` and ``gallery``. Relevance: ``category`` and ``main_attribute`` equal (fine),
@@ -129,7 +129,7 @@ class LookBench:
 
 
 def _wanted(file: Path) -> list[str]:
-    """The columns of a file that are read: the uncropped photos beside them (``raw_image``) are half of its bytes."""
+    """The columns of a file that are read: the uncropped photos next to them (``raw_image``) are half of its bytes."""
     present = read_schema(file).names
     return [name for name in ("image", "item_ID", "category", "main_attribute", *OPTIONAL) if name in present]
 

@@ -27,7 +27,7 @@ SPLIT = "data"
 
 @dataclass(frozen=True)
 class MarqoSet:
-    """Reads one set: product_id = item_ID, every row is in split "test" (the sets have no other), all attributes.
+    """Read one set: product_id = item_ID, every row is in split "test" (the sets have no other), all attributes.
 
     In the attributes' names a hyphen becomes an underscore, so that templates can name them. A row whose text is empty
     takes the values of its attributes as text.

@@ -35,7 +35,7 @@ QUOTINGS = {"quotes": True, "none": False}
 SUFFIXES = (*BY_SUFFIX, ".parquet", ".jsonl", ".ndjson", ".json", ".xml")
 PACKED = (".gz", ".bz2", ".xz", ".zip")
 SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.parquet")
-"""How the hub names one of several files, for instance ``data-00003-of-00009.parquet``."""
+"""How the hub names one of several files, for example ``data-00003-of-00009.parquet``."""
 SHARED = 20
 """A picture of at least this number of products is named as a likely placeholder."""
 PLACEHOLDER = "placeholder image"
@@ -43,7 +43,7 @@ PLACEHOLDER = "placeholder image"
 
 @dataclass(frozen=True)
 class Table:
-    """Reads a table of products whose images are files, as shops and feeds export them.
+    """Read a table of products whose images are files, as shops and feeds export them.
 
     Encoding, delimiter, quoting and compression are recognised, as are the columns that are not named: a line of log
     says what was found. Several images in a cell, in a list or in columns give a product several rows. Rows without a
@@ -61,7 +61,7 @@ class Table:
         delimiter: Of a text table; None: recognised.
         encoding: Of a text table, a codec of Python's; None: recognised.
         quoting: ``quotes`` or ``none`` (``"`` is an ordinary character); None: recognised.
-        download: Download images that are http addresses, once, into the cache. Else they are refused.
+        download: Download images that are URLs, once, into the cache. Else they are refused.
         placeholders: Rows whose picture more products than this share are bad rows; None: they stay, with a warning.
         name: Name of the data set in reports.
         max_bad: See `Catalogue.build`.
@@ -497,7 +497,7 @@ def find_parquet(folder: Path, card: Card, pattern: str = "*") -> list[Path]:
 
 
 def check_shards(files: Iterable[Path], card: Card) -> None:
-    """Raises ModisteError when files are missing of those that the names of ``files`` count (`SHARD`)."""
+    """Raise ModisteError when files are missing of those that the names of ``files`` count (`SHARD`)."""
     present = set(files)
     for file in sorted(present):
         match = SHARD.fullmatch(file.name)

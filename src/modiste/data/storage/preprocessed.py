@@ -53,7 +53,7 @@ class PreprocessedImages:
         return torch.from_numpy(np.array(self._row(ref))).permute(2, 0, 1).contiguous()
 
     def check(self, preprocess: Preprocess) -> None:
-        """Raises ModisteError when the pixels were made by another transform than ``preprocess``."""
+        """Raise ModisteError when the pixels were made by another transform than ``preprocess``."""
         wanted = geometry(preprocess)
         if wanted != self.made_by:
             differing = next(name for name in GEOMETRY if wanted[name] != self.made_by[name])
@@ -81,7 +81,7 @@ class PreprocessedImages:
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """Reads what `write` wrote: the same catalogue, its pixels ready.
+    """Read what `write` wrote: the same catalogue, its pixels ready.
 
     Attributes:
         path: The directory.
@@ -128,12 +128,12 @@ def write(
     decoder: Decoder | None = None,
     progress: Progress = silent,
 ) -> int:
-    """Writes the images as ``preprocess`` makes them, shard by shard, and the table; goes on where it was stopped.
+    """Write the images as ``preprocess`` makes them, shard by shard, and the table; resumes where it stopped.
 
     Args:
         catalogue: All rows of it, split or not.
         preprocess: The image transform of the models that will use the pixels.
-        folder: Where to; shards that are there and whole are kept.
+        folder: Where to; complete existing shards are reused.
         shard_rows: Images in a shard.
         decoder: How files are decoded.
         progress: `modiste.utils.progress.progress_bar` or `silent`.
@@ -173,14 +173,14 @@ def write_parts(
     finish: Callable[[], Any],
     progress: Progress = silent,
 ) -> int:
-    """Writes those files of a directory that are not there or damaged, and its manifest.
+    """Write those files of a directory that are missing or damaged, and its manifest.
 
     Args:
         folder: Where to.
         manifest: What decides the files, and ``card`` and ``report``.
         parts: File name → the rows in it.
         write_part: Writes rows to a path, and returns how many they were.
-        finish: What is to be done before the directory counts as complete.
+        finish: Called before the directory counts as complete.
         progress: `modiste.utils.progress.progress_bar` or `silent`.
 
     Returns:

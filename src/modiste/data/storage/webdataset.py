@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files of KEY.jpg beside KEY.txt or KEY.json, read one after another or as a catalogue."""
+"""WebDataset shards: tar files of KEY.jpg next to KEY.txt or KEY.json, read one after another or as a catalogue."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def expand(shards: str | Sequence[str], key: str) -> list[str]:
         key: The setting that they are of, for the messages.
 
     Raises:
-        ModisteError: There is none, a file is not there, or one is a command (``pipe:``) that MODISTE_ALLOW does not
+        ModisteError: There is none, a file is missing, or one is a command (``pipe:``) that MODISTE_ALLOW does not
             let run.
 
     >>> expand("https://example.org/train-{08..10}.tar", "data.stream.shards")[-1]
@@ -110,7 +110,7 @@ def read_shard(url: str, note: Callable[[str], None]) -> Iterator[Sample]:
 
     Args:
         url: A path, or http(s), pipe, and all that webdataset knows.
-        note: Is told what is wrong with a shard that is damaged: what lies behind the damage is left out.
+        note: Is told what is wrong with a shard that is damaged: what lies behind the damage is excluded.
 
     Raises:
         ModisteError: The shard cannot be opened, or not be read to its end.
@@ -251,7 +251,7 @@ class Shards:
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A shard is not there, no file, compressed, or damaged, or has the files of a key apart; no sample
+        ModisteError: A shard is missing, no file, compressed, or damaged, or has the files of a key apart; no sample
             has a column.
     """
 
@@ -291,7 +291,7 @@ def _read_row(sample: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
 
 
 def _index(url: str) -> Iterator[Sample]:
-    """The samples of a shard with offset and size in the place of the content."""
+    """The samples of a shard with offset and size instead of the content."""
     library()
     from webdataset.tariterators import group_by_keys
 
@@ -319,7 +319,7 @@ def _index(url: str) -> Iterator[Sample]:
 def check_columns(
     rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str | None], named: Sequence[str], where: str
 ) -> None:
-    """Raises ModisteError when ``columns`` names one that no row has, or the catalogue of them would have no ``named``.
+    """Raise ModisteError when ``columns`` names one that no row has, or the catalogue of them would have no ``named``.
 
     >>> check_columns([{"title": "a hat"}], {"text": "titel"}, [], "data.catalogue.columns: 0.tar")
     Traceback (most recent call last):
@@ -336,14 +336,14 @@ def check_columns(
 
 
 def write(catalogue: Catalogue, folder: Path, shard_rows: int = 4096, progress: Progress = silent) -> int:
-    """Writes a catalogue as shards, a series for each split (``train-00000.tar``, …); goes on where it was stopped.
+    """Write a catalogue as shards, a series for each split (``train-00000.tar``, …); resumes where it stopped.
 
     A sample is the image file as it is (what has no file: PNG), the text as ``txt``, and ``product_id``, ``split`` and
-    the attributes as ``json``. The rows of a split are shuffled, always alike: a stream shuffles in its buffer only.
+    the attributes as ``json``. The rows of a split are shuffled deterministically; a stream shuffles its buffer only.
 
     Args:
         catalogue: All its rows are written; where there is no split, the series is ``all``.
-        folder: Where to; shards that are there and whole are kept.
+        folder: Where to; complete existing shards are reused.
         shard_rows: Samples in a shard.
         progress: `modiste.utils.progress.progress_bar` or `silent`.
 

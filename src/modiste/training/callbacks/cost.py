@@ -18,7 +18,7 @@ from modiste.utils.run_dir import RunDir
 
 
 class Throughput(Callback):
-    """Logs ``train/pairs_per_second`` over the last ``window`` steps of an epoch."""
+    """Log ``train/pairs_per_second`` over the last ``window`` steps of an epoch."""
 
     def __init__(self, window: int = 20) -> None:
         self._times: deque[tuple[float, int]] = deque(maxlen=window + 1)
@@ -47,7 +47,7 @@ def short(number: float) -> float:
 
 
 class Cost(Callback):
-    """Writes ``cost.json``: what the training cost, summed over continuations.
+    """Write ``cost.json``: what the training cost, summed over continuations.
 
     ``seconds`` of wall time, ``pairs`` seen and ``steps``; ``peak_memory_mb`` (MiB) of the first process, and
     ``peak_gpu_memory_mb`` of its GPU; ``energy_kwh`` and ``co2e_kg`` of all machines where codecarbon is installed
