@@ -105,8 +105,11 @@ def test_it_composes_and_validates(place, line, tmp_path, monkeypatch):
     call = Call.parse(command, arguments)
     if call.args.help or call.args.shell_completion:
         return
-    if call.args.config_dir:
-        Path(call.args.config_dir).mkdir(parents=True)
+    Path("x").mkdir()  # what a placeholder stands for
+    if call.args.config_dir:  # as `modiste data shop.csv write=shop` leaves it
+        own = Path(call.args.config_dir, "data", "shop.yaml")
+        own.parent.mkdir(parents=True)
+        own.write_text("defaults: [table, _self_]\nname: shop\ncatalogue: {path: shop.csv}\n")
     try:
         call.check()
     except ModisteError as error:
