@@ -73,8 +73,9 @@ def _router(model: Any, parts: str) -> Any:
         str(image), modality_config=modality, module_output_name=FEATURES, processor_kwargs={"backend": "pil"}
     )
     texts = Transformer(str(text), max_seq_length=max_length(model))
+    pooling = {"last": "lasttoken"}.get(model.text.pooling, model.text.pooling)
     routes = {
-        "text": [texts, Pooling(model.text.dim, model.text.pooling), _dense(model.text_projection)],
+        "text": [texts, Pooling(model.text.dim, pooling), _dense(model.text_projection)],
         "image": [images, _dense(model.image_projection)],
     }
     return Router(routes, route_mappings={(None, "text"): "text", (None, "image"): "image"})

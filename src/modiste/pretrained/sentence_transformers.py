@@ -12,8 +12,8 @@ from torch import Tensor
 
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokens
+from modiste.models.layers import Group, block_groups, freeze_all_but, with_weights
 from modiste.models.preprocess import INTERPOLATIONS, Preprocess
-from modiste.pretrained.layers import Group, block_groups, freeze_all_but, with_weights
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
 from modiste.pretrained.transformers import preprocess_of
 
