@@ -5,12 +5,12 @@ BIN := .venv/bin
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 DEMO := runs/demo
 
-.PHONY: help install demo test test-all bench check docs clean
+.PHONY: help install chromium demo test test-all bench check docs clean
 
 help:
-	@echo "make demo    install, train on the drawn catalogue, evaluate, print a table, write a report with pictures"
+	@echo "make demo    install, train on the synthetic catalogue, evaluate, write a report with pictures, index, search"
 	@echo "make test    install, run the tests but for the slow ones"
-	@echo "make test-all  the slow ones, too: whole trainings, sweeps and conversions, twice as long"
+	@echo "make test-all  the slow ones, too: whole training runs, sweeps and conversions, twice as long"
 	@echo "make bench   install the peers, run the benchmarks, write their table (about 75 minutes, nothing else running)"
 	@echo "make check   ruff and mypy"
 	@echo "make docs    build the documentation into docs/_build/html; executes the notebooks"
@@ -28,13 +28,23 @@ demo: install
 	rm -rf $(DEMO)
 	$(BIN)/modiste train experiment=demo hydra.run.dir=$(DEMO)
 	$(BIN)/modiste evaluate run=$(DEMO)
+	$(BIN)/modiste index run=$(DEMO) out=$(DEMO)/index
+	$(BIN)/modiste search index=$(DEMO)/index "a red dress" k=5
+	@echo
+	@echo "Report: $(DEMO)/report.html. The page: $(BIN)/modiste serve index=$(DEMO)/index"
+	@echo "Your own data: $(BIN)/modiste data shop.csv, then docs/start/own_catalogue.md"
 
 # One process a core, of one thread each: two processes of two threads would wait for each other.
-test: install
+test: install chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
-test-all: install
+test-all: install chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# The page's tests look at it in a browser; without one they are skipped and say so.
+chromium:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { apt-get install -y -qq chromium || \
+		sudo -n apt-get install -y -qq chromium; } >/dev/null 2>&1 || echo "No Chromium: the page's tests are skipped"
 
 bench: install
 	$(BIN)/pip install --quiet --editable '.[bench]'

@@ -29,7 +29,7 @@ def captions(count: int) -> list[str]:
 
 
 def two_tower(image: Any) -> Any:
-    """An image encoder beside MiniLM."""
+    """An image encoder next to MiniLM."""
     from modiste.models.dual_encoder import TwoTower
     from modiste.texts.hf import minilm
 
@@ -48,7 +48,7 @@ def image_encoder(name: str, size: int) -> Any:
 
 
 def drawn(size: int) -> torch.Tensor:
-    """32 drawn garments, (32, 3, size, size) uint8."""
+    """32 synthetic garments, (32, 3, size, size) uint8."""
     from modiste.data.synthetic import Synthetic
 
     catalogue = Synthetic(products=32, views=1, size=size)()
@@ -56,7 +56,7 @@ def drawn(size: int) -> torch.Tensor:
 
 
 def eager(name: str, size: int) -> Any:
-    """Embeds the garments with torch in float32, in the layout of other packages."""
+    """Embed the garments with torch in float32, in the layout of other packages."""
     model, pixels = image_encoder(name, size), drawn(size)
     trunk = model.image.trunk.to(memory_format=torch.contiguous_format)
 
@@ -69,7 +69,7 @@ def eager(name: str, size: int) -> Any:
 
 
 def images(quick: bool) -> Iterator[Row]:
-    """Row 8: batches of 32 drawn garments; ViT-B/32 at the cosine of the target and at that of `modiste evaluate`."""
+    """Row 8: batches of 32 synthetic garments; ViT-B/32 at the target's cosine and at that of `modiste evaluate`."""
     size = 64 if quick else 224
     pixels = drawn(size)
     for name, *targets, wanted in (
@@ -99,7 +99,7 @@ def floor() -> str:
 
 
 def padded(count: int) -> Any:
-    """Embeds titles with MiniLM in float32, all padded to 77 tokens."""
+    """Embed titles with MiniLM in float32, all padded to 77 tokens."""
     model, titles = image_encoder("test_vit", 160), captions(count)
     tokenizer = model.tokenizer.tokenizer
 
@@ -205,7 +205,7 @@ def save_clip(folder: Path, model: Any) -> str:
 
 
 def fashion_clip(source: str, folder: str, names: list[str], titles: list[str]) -> Any:
-    """Embeds files and titles by the package's FashionCLIP object around a local model."""
+    """Embed files and titles by the package's FashionCLIP object around a local model."""
     from fashion_clip.fashion_clip import FashionCLIP
     from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 

@@ -5,7 +5,7 @@ python benchmarks/gpu.py ranking               # one topic; the other rows stay,
 python benchmarks/gpu.py --device cpu --quick  # rehearses every row in small; writes nothing
 
 Each topic runs in a separate process with a time limit: one that fails, or whose peer is not installed, is reported,
-and the others go on.
+and the others continue.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def synced(work: Work, device: torch.device) -> Work:
 
 
 def synchronise(device: torch.device) -> None:
-    """Waits for the card."""
+    """Wait for the card."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -653,7 +653,7 @@ def first_line(error: Exception) -> str:
 
 
 def run_topic(name: str, quick: bool, device: torch.device) -> None:
-    """Measures one topic in this process, one JSON object per line of the standard output."""
+    """Measure one topic in this process, one JSON object per line of the standard output."""
     logging.disable(logging.INFO)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("there is no NVIDIA card: --device cpu --quick rehearses without one")
@@ -707,7 +707,7 @@ def holds(goal: Goal, ratio: float | None) -> str:
 
 
 def write_table() -> None:
-    """Puts the table between its marks in the README."""
+    """Put the table between its marks in the README."""
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     before, rest = README.read_text(encoding="utf-8").split(BEGIN)
     README.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
@@ -725,7 +725,7 @@ def earlier(topics: Sequence[str], facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measures the topics, each in a process, and writes what was found."""
+    """Measure the topics, each in a process, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("topics", nargs="*", choices=[*TOPICS, []], help=f"of {', '.join(TOPICS)}; none: all")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])

@@ -61,7 +61,7 @@ class Row:
 
 
 class Apart:
-    """Work in a process of its own, which waits while others work: a peer as its users run it, without the settings
+    """Work in a separate process, which waits while others work: a peer as its users run it, without the settings
     that our commands make in their process (`modiste.utils.machine.keep_pages`).
 
     Args:
@@ -124,7 +124,7 @@ def seconds(work: Work) -> float:
 
 
 def release() -> None:
-    """Gives freed memory back to the system, which `modiste.utils.machine.keep_pages` keeps."""
+    """Give freed memory back to the system, which `modiste.utils.machine.keep_pages` keeps."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 
@@ -146,7 +146,7 @@ ONLY: set[int] = set()
 
 
 def wanted(number: int) -> bool:
-    """Whether a row is to be measured; a script asks before it does what takes long."""
+    """Whether a row should be measured; a script asks before it does what takes long."""
     return not ONLY or number in ONLY
 
 
@@ -188,7 +188,7 @@ def main(script: str, rows: Callable[[bool], Iterator[Row]], cases: Mapping[str,
 
 def _peak(work: Work) -> float:
     before = _memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM restarts
     work()
     return _memory("VmHWM") - before
 

@@ -32,7 +32,7 @@ def packed(content: bytes, quality: int) -> bytes:
 
 
 def pack(source: Path, out: Path, quality: int) -> int:
-    """Writes the zip; returns its bytes."""
+    """Write the zip; return its bytes."""
     out.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(source / ZIP) as original, zipfile.ZipFile(out / ZIP, "w") as small:
         files = [info for info in original.infolist() if not info.is_dir()]
@@ -54,7 +54,7 @@ def pack(source: Path, out: Path, quality: int) -> int:
 
 
 def main() -> None:
-    """Packs, and says how large it is."""
+    """Pack, and say how large it is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--source", type=Path, default=Path(os.environ.get("MODISTE_DATA", "data")))

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-OTHERS = ("gpu", "harness", "pack_kagl", "run")  # gpu.py has a table of its own
+OTHERS = ("gpu", "harness", "pack_kagl", "run")  # gpu.py has a separate table
 TOPICS = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in OTHERS)
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
@@ -20,7 +20,7 @@ def table() -> str:
     machines: dict[str, list[str]] = {}
     for path in sorted((HERE / "results").glob("*.json")):
         file = json.loads(path.read_text())
-        if path.stem in OTHERS or not file["rows"]:  # gpu.py's and scaling.py's, which have tables of their own
+        if path.stem in OTHERS or not file["rows"]:  # gpu.py's and scaling.py's, which have separate tables
             continue
         rows += [row | {"topic": path.stem} for row in file["rows"]]
         facts = file["environment"]
@@ -56,14 +56,14 @@ def holds(row: dict) -> str:
 
 
 def write_table() -> None:
-    """Puts the table between its marks in the README."""
+    """Put the table between its marks in the README."""
     readme = HERE / "README.md"
     before, rest = readme.read_text().split(BEGIN)
     readme.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}")
 
 
 def main() -> int:
-    """Runs each topic in a process of its own; a topic that fails does not stop the others."""
+    """Run each topic in a separate process; a topic that fails does not stop the others."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("topics", nargs="*", choices=[*TOPICS, []], help=f"of {', '.join(TOPICS)}; none: all")
     parser.add_argument("--table", action="store_true", help="only write the table of what was measured")

@@ -177,7 +177,7 @@ def _duration(seconds: float) -> str:
 
 
 def write_table() -> None:
-    """Puts the table of results/scaling.json between its marks in scaling.md."""
+    """Put the table of results/scaling.json between its marks in scaling.md."""
     results = json.loads((harness.RESULTS / "scaling.json").read_text())
     before, rest = SCALING.read_text(encoding="utf-8").split(BEGIN)
     content = f"{before}{BEGIN}\n{table(results)}\n{END}{rest.split(END)[1]}"

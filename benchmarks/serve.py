@@ -82,7 +82,7 @@ def index_of(folder: Path, count: int) -> Path:
 
 @contextmanager
 def ours(index: Path, backend: str) -> Iterator[tuple[int, int]]:
-    """`modiste serve` in a process of its own: its port and process id."""
+    """`modiste serve` in a separate process: its port and process id."""
     port = free_port()
     command = [sys.executable, "-m", "modiste", "serve", f"index={index}", f"port={port}", f"backend={backend}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -96,7 +96,7 @@ def ours(index: Path, backend: str) -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def theirs(index: Path) -> Iterator[int]:
-    """LitServe with the same model, vectors and batch limits, in a process of its own: its port."""
+    """LitServe with the same model, vectors and batch limits, in a separate process: its port."""
     port = free_port()
     process = multiprocessing.get_context("spawn").Process(target=serve_theirs, args=(str(index), port))
     process.start()
@@ -111,7 +111,7 @@ def theirs(index: Path) -> Iterator[int]:
 
 
 def serve_theirs(index: str, port: int) -> None:
-    """Runs the peer until it is ended."""
+    """Run the peer until it is ended."""
     server = litserve.LitServer(
         Search(index, max_batch_size=BATCH, batch_timeout=WAIT), accelerator="cpu", workers_per_device=1, timeout=60
     )
@@ -153,7 +153,7 @@ def free_port() -> int:
 
 
 def answers(port: int, path: str, process: Any, seconds: float = 300) -> None:
-    """Waits for a server. Raises RuntimeError where it does not come up."""
+    """Wait for a server. Raises RuntimeError where it does not come up."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
@@ -243,7 +243,7 @@ def against_the_peer(index: Path, count: int, rounds: int) -> Iterator[Row]:
 
 
 def settled(port: int) -> None:
-    """Waits until backends were chosen."""
+    """Wait until backends were chosen."""
     for _ in range(240):
         metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
         if 'modiste_backend_info{backend="' in metrics and 'tower="image"' in metrics.split("modiste_backend_info")[-1]:
@@ -316,7 +316,7 @@ def size(index: Path) -> int:
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """The index is made once; the servers have processes of their own, this one is the load."""
+    """The index is made once; the servers run in separate processes, this one is the load."""
     with tempfile.TemporaryDirectory() as folder:
         index = index_of(Path(folder) / "bench.index", 500 if quick else 44_000)
         if harness.wanted(23):

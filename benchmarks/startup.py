@@ -1,4 +1,4 @@
-"""Row 17: how long `modiste --help` takes, and a training from the command to the end of its first step."""
+"""Row 17: how long `modiste --help` takes, and a training run from the command to the end of its first step."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -11,7 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 project = "Modiste"
 copyright = "The Modiste authors, Apache-2.0"
-release = version("modiste")
+release = metadata.version("modiste")
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
@@ -24,11 +24,15 @@ html_title = "Modiste"
 exclude_patterns = ["_build", "_ext"]
 suppress_warnings = ["mystnb.unknown_mime_type"]
 default_role = "code"
+highlight_language = "sh"
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = os.environ.get("MODISTE_NOTEBOOKS", "cache")
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
+autodoc_inherit_docstrings = False  # Lightning's are not ours
+napoleon_use_ivar = True
+autodoc_typehints = "signature"
+maximum_signature_line_length = 88
 autodoc_default_options = {"show-inheritance": True}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import modiste
-from modiste.cli.outline import commands
+from modiste.cli.outline import Outline, commands
 from modiste.config import config_dir, list_groups
 from modiste.config.comments import comments, head
 
@@ -62,9 +64,16 @@ def write_changed(path: Path, text: str) -> None:
 
 
 def command(name: str, line: str) -> str:
-    """The page of a command: its keys with their comments."""
+    """The page of a command: its groups and its keys with their comments."""
     file = config_dir() / f"{name}.yaml"
-    return "\n".join([f"# modiste {name}", "", f"{line}.", "", *fenced(head(file)), *keys(file), ""])
+    groups = Outline.read([config_dir()], name).groups
+    rows = [
+        f"| [`{key}`](group_{key.split('/')[0]}.md) | `{choice}` | {escaped(note)} |"
+        for key, (choice, note) in groups.items()
+        if (config_dir() / key).is_dir()
+    ]
+    table = ["| group | default | what it is |", "| --- | --- | --- |", *rows, ""] if rows else []
+    return "\n".join([f"# modiste {name}", "", f"{escaped(line)}.", "", *opening(file), *table, *keys(file), ""])
 
 
 def group(name: str, parts: dict[str, dict[str, Path]]) -> str:
@@ -72,7 +81,7 @@ def group(name: str, parts: dict[str, dict[str, Path]]) -> str:
     lines = [f"# {name}", ""]
     for part, options in sorted(parts.items()):
         for option, file in sorted(options.items()):
-            lines += [f"## {part}={option}", "", *fenced(head(file)), *keys(file), ""]
+            lines += [f"## {part}={option}", "", *opening(file), *keys(file), ""]
     return "\n".join(lines)
 
 
@@ -99,9 +108,20 @@ def public(module: ast.Module) -> list[str]:
     return found
 
 
-def fenced(text: list[str]) -> list[str]:
-    """A header as it stands in the file."""
-    return ["```text", *text, "```", ""] if text else []
+def opening(file: Path) -> list[str]:
+    """The header of a YAML: prose as a paragraph, commands as code."""
+    lines = []
+    for is_command, group in groupby(head(file), lambda line: line.startswith("modiste ")):
+        text = [line for line in group if line]
+        lines += ["```sh", *text, "```", ""] if is_command else [escaped(" ".join(text)), ""]
+    return lines
+
+
+def escaped(text: str) -> str:
+    """Prose of a comment in which Markdown has nothing to say but code."""
+    parts = text.split("`")
+    plain = [re.sub(r"([\\*_<>\[\]{}$|#])", r"\\\1", part) for part in parts[::2]]
+    return "`".join(part for pair in zip_longest(plain, parts[1::2]) for part in pair if part is not None)
 
 
 def keys(file: Path) -> list[str]:
@@ -111,8 +131,8 @@ def keys(file: Path) -> list[str]:
     rows = [(key, value, notes.get(key, "")) for key, value in leaves(content, notes)]
     if not rows:
         return []
-    table = [f"| `{key}` | {cell(value)} | {note.replace('|', '&#124;')} |" for key, value, note in rows]
-    return ["| key | value | |", "| --- | --- | --- |", *table]
+    table = [f"| `{key}` | {cell(key, value)} | {escaped(note)} |" for key, value, note in rows]
+    return ["| key | value | what it is |", "| --- | --- | --- |", *table]
 
 
 def leaves(node: dict[str, Any], notes: dict[str, str], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -127,8 +147,10 @@ def leaves(node: dict[str, Any], notes: dict[str, str], path: str = "") -> Itera
             yield here, value
 
 
-def cell(value: Any) -> str:
-    """A value as YAML, in code."""
+def cell(key: str, value: Any) -> str:
+    """A value as YAML, in code; a class of ours as a link to it."""
+    if key.endswith("_target_") and str(value).startswith("modiste."):
+        return f"{{py:obj}}`{value}`"
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).strip()
     text = text.removesuffix("...").strip().replace("|", "\\|").replace("`", "'")
     return f"`{text}`"

@@ -110,7 +110,7 @@ catalogues: dict[str, Catalogue] = {}
 
 
 def measure(overrides: list[str], seed: int) -> dict[str, np.ndarray]:
-    """Trains with these overrides, unless that was done; the values of `METRICS`, query by query."""
+    """Train with these overrides, unless that was done; the values of `METRICS`, query by query."""
     given = [*overrides, f"seed={seed}", *MEASURED]
     place = RUNS / hashlib.sha256(json.dumps(given).encode()).hexdigest()[:16]
     if (place / "values.npz").is_file():
@@ -151,7 +151,7 @@ def stated(measured: dict[str, Any] | None) -> tuple[list[str], dict[str, list[s
 
 
 def main(chosen: list[str]) -> None:
-    """Measures the tables that are chosen, all of them by default, and writes ``ablation.json`` after each."""
+    """Measure the tables that are chosen, all of them by default, and write ``ablation.json`` after each."""
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for table in chosen or TABLES:
         base, variants = TABLES[table]

@@ -37,7 +37,7 @@ def modiste(*arguments: str) -> list[str]:
 
 
 def measure(recipe: str, seed: int, out: Path, device: str, quick: bool) -> None:
-    """Trains with a seed and evaluates, and keeps the result's metrics and the seconds of the training."""
+    """Train with a seed and evaluate, and keep the result's metrics and the seconds of the training."""
     run = out / f"{recipe}_{seed}_run"
     trainer = ["trainer=gpu"] if device == "cuda" else ["trainer=cpu"]
     start = time.perf_counter()
@@ -56,7 +56,7 @@ def measure(recipe: str, seed: int, out: Path, device: str, quick: bool) -> None
 
 
 def main() -> None:
-    """Measures every recipe with every seed."""
+    """Measure every recipe with every seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--recipes", nargs="+", choices=[*LARGE], default=[*LARGE])

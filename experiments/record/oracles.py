@@ -33,7 +33,7 @@ def expected_recall(wanted: list[list[str]], keys: dict[str, tuple[str, ...]], k
 
 
 def main() -> None:
-    """Writes ``oracles.json`` next to this file and prints it."""
+    """Write ``oracles.json`` next to this file and print it."""
     catalogue = Kagl(str(DATA / "fashion-product-images-small.zip"), brand=True)()
     folder = DATA / "marqo-kagl"
     wanted = list(read_judgements(folder / "ground_truth_text-image.json").values())

@@ -54,7 +54,7 @@ class Study:
         return RESULTS / f"{self.name}_{seed}.{self.result}.json"
 
     def measure(self, seed: int) -> None:
-        """Trains (or resumes), evaluates, and keeps the result and the cost of training."""
+        """Train (or resume), evaluate, and keep the result and the cost of training."""
         run = self.run(seed)
         train(run, f"experiment={self.recipe}", f"seed={seed}")
         modiste("evaluate", f"run={run}", *self.evaluation)
@@ -66,7 +66,7 @@ class Study:
         self.keep_curve(seed)
 
     def keep_curve(self, seed: int) -> None:
-        """Keeps what validation logged of the recipe's monitor, epoch by epoch."""
+        """Keep what validation logged of the recipe's monitor, epoch by epoch."""
         metric = OmegaConf.load(self.run(seed) / "config.yaml").monitor.metric
         values = read_metrics(self.run(seed))[metric][1].round(4).tolist()
         self.curve_file(seed).write_text(json.dumps({"metric": metric, "values": values}) + "\n")
@@ -121,7 +121,7 @@ def train(run: Path, *overrides: str) -> None:
 
 
 def check_recipe(run: Path, *overrides: str) -> None:
-    """Compares what a run was trained with to what its recipe says now. Raises SystemExit where they differ."""
+    """Compare what a run was trained with to what its recipe says now. Raises SystemExit where they differ."""
     from modiste.config import compose
 
     if not (run / "config.yaml").is_file() or not overrides[0].startswith("experiment="):
@@ -196,7 +196,7 @@ def gains_file(study: Study, task: str) -> Path:
 
 
 def modiste(*arguments: str) -> None:
-    """Runs a command of the project, as a user does."""
+    """Run a command of the project, as a user does."""
     print("modiste", *arguments, flush=True)
     subprocess.run([str(Path(sys.executable).with_name("modiste")), *arguments], check=True)
 
@@ -383,7 +383,7 @@ def spread(values: list[float]) -> str:
 
 
 def fill(path: Path, blocks: dict[str, str]) -> None:
-    """Writes blocks between ``<!-- name: begin -->`` and ``<!-- name: end -->``."""
+    """Write blocks between ``<!-- name: begin -->`` and ``<!-- name: end -->``."""
     text = path.read_text(encoding="utf-8")
     for name, block in blocks.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -408,18 +409,23 @@ def test_a_run_that_cannot_be_continued_is_one_sentence(shop, capsys):
     started(shop / "one", [])
     (shop / "one/overrides.yaml").write_text("seed: 1\n")
     assert main(["sew", "continue=one"]) == 2
-    assert "does not say how it was started" in capsys.readouterr().err
+    assert "has no record of its overrides" in capsys.readouterr().err
     (shop / "one/overrides.yaml").write_text("- seed=1\n")
     assert main(["sew", "-m", "continue=one"]) == 2
-    assert "leave out -m" in capsys.readouterr().err
+    assert "remove -m" in capsys.readouterr().err
 
 
 def test_a_path_that_is_there_is_quoted_and_the_name_of_a_run_always(shop):
     odd = "here (it) is, {x}"
     (shop / odd).mkdir()
-    assert main(["sew", f"title={odd}", "init=not (there"]) == 0
+    run = shop / "run (1)"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text("seed: 0\n")
+    with zipfile.ZipFile(run / "checkpoints" / "best.ckpt", "w"):
+        pass
+    assert main(["sew", f"title={odd}", "init=run (1)"]) == 0
     assert jobs(shop)[0]["cfg"]["title"] == odd
-    assert jobs(shop)[0]["cfg"]["init"] == "not (there"
+    assert jobs(shop)[0]["cfg"]["init"] == "run (1)"
 
 
 # -------------------------------------------------------------------------------------------------------- completion

@@ -148,7 +148,7 @@ def test_a_table_alone_is_enough_and_is_kept_as_a_data_set(shop):
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["gone.csv"], "There is no table 'gone.csv'"), (["shop.csv", "shop.csv"], "one table too many")],
+    [(["gone.csv"], "Table 'gone.csv' does not exist"), (["shop.csv", "shop.csv"], "is a second table")],
 )
 def test_a_table_that_is_not_there_is_one_sentence(words, message, shop):
     done = modiste("data", *words, cwd=shop)

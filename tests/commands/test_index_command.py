@@ -85,7 +85,7 @@ def test_a_photo_and_a_product_find_themselves_and_their_like(shop):
         (["search", "index=shop.index"], "Nothing is searched for"),
         (["search", "index=shop.indx", "a"], "Did you mean 'shop.index'?"),
         (["search", "index=shop.index", "a", "where=prize < 3"], "Did you mean 'price'?"),
-        (["search", "index=shop.index", "a", "html=nowhere/out.html"], "there is no such folder"),
+        (["search", "index=shop.index", "a", "html=nowhere/out.html"], "the folder does not exist"),
         (["search", "index=shop.index", "image=nothing.png"], "no such file"),
         (["index", "plam", "index=shop.index"], "Did you mean 'plan'?"),
         (["index", "restore", "index=shop.index"], "needs at=VERSION"),
@@ -125,12 +125,12 @@ def test_changes_versions_plan_calibration_and_health(shop):
 @pytest.mark.slow
 def test_embeddings_on_disk_make_the_same_index(shop):
     done("embed", *MODEL, *DATA, "out=embedded", "number=1", cwd=shop)
-    out = done("index", *MODEL, *DATA, "embeddings=embedded", "export_text=false", "out=b.index", cwd=shop)
+    out = done("index", *MODEL, *DATA, "vectors=embedded", "export_text=false", "out=b.index", cwd=shop)
     assert "0 photos embedded" in out
     done("index", *MODEL, *DATA, "export_text=false", "out=a.index", cwd=shop)
     a, b = (done("search", f"index={name}.index", "shoe", cwd=shop) for name in ("a", "b"))
     assert a == b
-    done("index", *DATA, "embeddings=embedded/image.npy", "out=c.index", cwd=shop)
+    done("index", *DATA, "vectors=embedded/image.npy", "out=c.index", cwd=shop)
     assert "A-" in done("search", "index=c.index", "like=A-02", cwd=shop)
     result = modiste("search", "index=c.index", "shoe", cwd=shop)
     assert "made of embeddings without a model" in result.stderr

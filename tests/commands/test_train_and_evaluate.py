@@ -196,7 +196,7 @@ def test_init_takes_weights_only(run, folder):
 def test_weights_of_another_model_are_refused_in_one_sentence(run, folder):
     refused = modiste("train", *TINY, "model.embed_dim=16", f"init={run}", cwd=folder)
     assert refused.returncode == 1
-    assert "do not fit this model" in refused.stderr
+    assert "do not match this model" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
@@ -217,7 +217,7 @@ def test_a_damaged_or_suspicious_checkpoint_is_refused_in_one_sentence(damage, r
 
 def test_resuming_with_another_model_or_optimizer_is_one_sentence(run, folder):
     for change, message in (
-        ("model.embed_dim=16", "do not fit this model"),
+        ("model.embed_dim=16", "do not match this model"),
         ("tune.text.train=frozen", "start with init"),
     ):
         refused = modiste("train", f"resume={run}", change, "hydra.run.dir=refused", cwd=folder)
@@ -258,7 +258,7 @@ def test_bf16_and_early_stopping(folder):
         (["train", "task=[retrieval,marqo]"], "test set"),
         (["train", "task.retrieval.gallery=all"], "validation split only"),
         (["train", "image=timm", "image.pretrained=false", "image.size=100"], "multiple of its patches of 16"),
-        (["train", "trainer=gpu"], "refuses its settings"),
+        (["train", "trainer=gpu"], "rejects its settings"),
         (["evaluate"], "Give run=DIR"),
         (["evaluate", "embeddings.image=a.npy"], "needs both"),
     ],
@@ -305,7 +305,7 @@ def test_wandb_logs_offline_without_an_account(folder):
 def test_wandb_says_that_an_offline_run_cannot_be_continued(folder):
     again = modiste("train", "continue=wandb_run", "trainer.max_epochs=2", cwd=folder, WANDB_API_KEY="")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "cannot continue an offline run" in again.stdout + again.stderr
+    assert "cannot resume an offline run" in again.stdout + again.stderr
     assert len(list((folder / "wandb_run" / "wandb").glob("offline-run-*"))) == 2
 
 

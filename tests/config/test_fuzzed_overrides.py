@@ -7,7 +7,6 @@ import random
 import pytest
 from omegaconf import OmegaConf
 
-from helpers.fast_compose import cached_files
 from modiste.cli.call import Call
 from modiste.config import compose
 from modiste.config.schema import RANGES
@@ -149,6 +148,3 @@ def test_a_target_with_declared_ranges_takes_these_arguments():
     for target, ranges in RANGES.items():
         known = signature(target)
         assert known is None or known.open or set(ranges) <= set(known.parameters), target
-
-
-__all__ = ["cached_files"]

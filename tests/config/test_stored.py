@@ -69,7 +69,7 @@ def test_a_damaged_config_is_one_sentence(tmp_path, text):
 def test_a_config_of_something_else_names_what_it_lacks(tmp_path):
     with pytest.raises(ModisteError, match="no 'data'"):
         load_config(written(tmp_path, "name: x\n"), required=["name", "data"])
-    with pytest.raises(ModisteError, match="no file"):
+    with pytest.raises(ModisteError, match="does not exist"):
         load_config(tmp_path / "absent.yaml")
 
 

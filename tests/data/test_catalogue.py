@@ -483,7 +483,7 @@ def test_a_scan_that_is_damaged_is_made_again(tmp_path, caplog):
     for content in (b"", path.read_bytes()[:-9]):
         path.write_bytes(content)
         assert Catalogue.build(Card("damaged"), columns, images).fingerprint() == first.fingerprint()
-        assert "is damaged and is made again" in caplog.text
+        assert "is damaged and will be recomputed" in caplog.text
         caplog.clear()
     Catalogue.build(Card("damaged"), columns, images)
     assert not caplog.records

@@ -70,5 +70,5 @@ def test_preprocessed_images_cannot_be_corrupted(tmp_path):
     from dataclasses import replace
 
     preprocessed = replace(make_catalogue("a", range(1)), images=PreprocessedImages(tmp_path, [], {}))
-    with pytest.raises(ModisteError, match=r"leave data\.preprocessed out"):
+    with pytest.raises(ModisteError, match=r"remove data\.preprocessed"):
         corrupt(preprocessed, [Thumbnail()])

@@ -121,7 +121,7 @@ def test_a_caption_takes_the_word_of_a_value_and_training_its_synonyms(catalogue
     assert captions.sample(other, random.Random(0)) == f"a {values[1]}"
     with pytest.raises(ModisteError, match=r"is one word: give a list, \[frock\]"):
         Captions(["{category}"], synonyms={"category": {values[0]: "frock"}}).bind(catalogue)
-    with pytest.raises(ModisteError, match="no template has"):
+    with pytest.raises(ModisteError, match="no template uses"):
         Captions(["{text}"], synonyms={"category": synonyms}).bind(catalogue)
 
 

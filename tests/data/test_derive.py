@@ -49,7 +49,7 @@ def test_the_shape_of_what_a_picture_shows_is_a_rule():
         ({"type": [{"value": "a", "text": "b"}]}, "has a column of this name"),
         ({"kind": [{"text": "b"}]}, "needs a value and a column"),
         ({"kind": [{"value": "b"}]}, "needs a value and a column"),
-        ({"kind": [{"value": "a", "text": "("}]}, "is no regular expression"),
+        ({"kind": [{"value": "a", "text": "("}]}, "is not a regular expression"),
         ({"kind": [{"value": "a", "aspect": 1}]}, "must be two numbers"),
         ({"kind": [{"value": "a", "tipe": "b"}]}, "tipe"),
     ],

@@ -192,7 +192,7 @@ def dequantised(node):
 
 @needs_openvino
 def test_a_tower_of_convolutions_has_no_int8():
-    with pytest.raises(ModisteError, match=r"precision=int8 is for matrix products.*set precision=bf16 or fp32"):
+    with pytest.raises(ModisteError, match=r"precision=int8 quantises matmuls.*set precision=bf16 or fp32"):
         choose(Tower(model(), "image", pixels(3)), "openvino-int8", 0.9)
 
 

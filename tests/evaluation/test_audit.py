@@ -194,7 +194,7 @@ def test_a_run_gives_the_training_side_and_its_model_the_embeddings(shop, tmp_pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train_split=test"], "Both sides are the split 'test'"),
+        (["train_split=test"], "split 'test': set train_split"),
         (["split=tests"], "Did you mean 'test'"),
         (["run=absent"], "no run directory absent"),
     ],

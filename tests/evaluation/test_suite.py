@@ -84,7 +84,7 @@ def test_a_result_says_how_to_make_it_again(run, folder):
 )
 def test_what_a_suite_decides_itself_is_refused(word):
     cfg = compose("evaluate", ["suite=here", "model=clip_b32"])
-    with pytest.raises(ModisteError, match="leave out"):
+    with pytest.raises(ModisteError, match="remove"):
         suite_specs(cfg, ["suite=here", "model=clip_b32", word])
 
 

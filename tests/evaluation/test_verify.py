@@ -182,7 +182,7 @@ def test_overrides_come_before_the_command_and_what_says_where_to_write_is_left_
 
 @pytest.mark.parametrize("words", ["", "modiste train data=kagl", "rm -rf /", "modiste evaluate 'open"])
 def test_a_result_that_does_not_say_how_it_was_made_is_one_sentence(words, run_dir):
-    with pytest.raises(ModisteError, match="does not say by which modiste evaluate"):
+    with pytest.raises(ModisteError, match="has no record of its modiste evaluate"):
         recipe(edited(command=words), run_dir / "results" / "x.json")
 
 
@@ -194,7 +194,7 @@ def test_the_run_is_where_it_was_or_around_the_result_or_where_one_says(run_dir,
     assert find_run(RESULT, elsewhere, str(moved)) == moved
     shutil.rmtree(run_dir)
     assert find_run(RESULT, moved / "results" / "x.json", None) == moved
-    with pytest.raises(ModisteError, match="give its place with run=DIR"):
+    with pytest.raises(ModisteError, match="give its location with run=DIR"):
         find_run(RESULT, elsewhere, None)
     with pytest.raises(ModisteError, match="no run directory"):
         find_run(RESULT, elsewhere, "absent")

@@ -219,7 +219,7 @@ def test_mistakes_are_said():
         loss(image[:5], text, None, fields)
     with pytest.raises(ValueError, match="2 rows for 3 fields"):
         loss(image, text, None, {**fields, "vocabulary": torch.tensor([[0], [1]])})
-    with pytest.raises(ValueError, match="one a pair"):
+    with pytest.raises(ValueError, match="one per pair"):
         loss(image, text, None, fields, weight[:5])
     with pytest.raises(ValueError, match="a row for each"):
         loss(image, text, None, None, weight)

@@ -179,8 +179,8 @@ def test_embeddings_that_are_not_finite_are_an_error(bad, side):
 @pytest.mark.parametrize(
     ("queries", "gallery", "message"),
     [
-        (torch.ones(2, 3), torch.ones(4, 5), "do not fit"),
-        (torch.ones(3, 3), torch.ones(4, 3), "do not fit"),
+        (torch.ones(2, 3), torch.ones(4, 5), "do not match"),
+        (torch.ones(3, 3), torch.ones(4, 3), "do not match"),
         (torch.ones(2, 3), torch.ones(0, 3), "gallery embeddings have shape"),
         (torch.ones(2), torch.ones(4, 3), "query embeddings have shape"),
     ],

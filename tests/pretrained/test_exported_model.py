@@ -50,7 +50,7 @@ def test_an_export_can_be_trained_further(tmp_path):
 
 
 def test_a_path_without_anything_is_one_sentence(tmp_path):
-    with pytest.raises(ModisteError, match="There is no file or directory"):
+    with pytest.raises(ModisteError, match="does not exist"):
         load_exported(str(tmp_path / "none" / "at" / "all"))
     with pytest.raises(ModisteError):
         load_exported(str(tmp_path))

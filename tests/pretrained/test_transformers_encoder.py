@@ -214,7 +214,7 @@ def test_missing_weights_are_an_error_and_not_random(clip_dir, tmp_path):
 
 def test_sources_that_are_not_there(tmp_path, monkeypatch):
     for source in ["./nowhere", "/nowhere/at-all", "a/b/c", str(tmp_path / "x"), "nowhere/model.safetensors"]:
-        with pytest.raises(ModisteError, match="There is no"):
+        with pytest.raises(ModisteError, match="does not exist"):
             TransformersDualEncoder(source)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()

@@ -175,7 +175,7 @@ def test_mistakes_have_a_remedy(folder):
     question = json.loads((kind / "fill_in_blank_test.json").read_text())[0]
     question["answers"] = question["question"][:1] * 4
     (kind / "fill_in_blank_test.json").write_text(json.dumps([question]))
-    with pytest.raises(ModisteError, match="not whole"):
+    with pytest.raises(ModisteError, match="is damaged"):
         read_published(kind, "test")
-    with pytest.raises(ModisteError, match="when it is trained"):
+    with pytest.raises(ModisteError, match="after training"):
         Compatibility.validate_config({}, {"trainer": {}})

@@ -187,9 +187,9 @@ def test_mistakes_have_a_remedy(folder):
     with pytest.raises(ModisteError, match="data=fashion_iq"):
         Composed(str(folder))(embedder(other), other, "val")
     (folder / "image_splits/split.shirt.val.json").write_text('["shirt1"]')
-    with pytest.raises(ModisteError, match="not whole"):
+    with pytest.raises(ModisteError, match="is damaged"):
         read_category(folder, "shirt", "val", "original")
-    with pytest.raises(ModisteError, match="when it is trained"):
+    with pytest.raises(ModisteError, match="after training"):
         Composed.validate_config({}, {"trainer": {}})
 
 

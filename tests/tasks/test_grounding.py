@@ -260,7 +260,7 @@ def test_a_method_that_the_model_has_no_means_for_is_skipped_and_recorded(flags)
     assert "OneHot has no patch embeddings" in result.protocol["skipped"]["patches"]
     assert result.primary == "seen/pointing"
     del methods["seen"]
-    with pytest.raises(ModisteError, match="No method of grounding runs with this model: OneHot"):
+    with pytest.raises(ModisteError, match="No grounding method supports this model: OneHot"):
         task(methods=methods)(ModelEmbedder(OneHot()), flags, "test")
 
 
@@ -292,5 +292,5 @@ def test_the_configuration_takes_words_and_prompts_from_the_data():
     assert built.prompts == list(cfg.data.prompts.parts)
     drawn = instantiate(compose("evaluate", ["data=synthetic", "task=[grounding]"]).task.grounding)
     assert (drawn.words, drawn.prompts) == ({}, ["a drawing of {}"])
-    with pytest.raises(ModisteError, match="validation has no embeddings"):
+    with pytest.raises(ModisteError, match="validation does not compute"):
         validate(compose("train", ["task=[grounding]"]))

@@ -151,7 +151,7 @@ def test_relevance_outside_the_gallery_is_an_error():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "There is no relevance file"),
+        (None, "Relevance file"),
         ("{", "must be JSON"),
         ("[1]", "must be JSON"),
         ('{"q": ["a"]}', "must be JSON"),
@@ -211,7 +211,7 @@ def test_options_that_do_not_exist_are_an_error():
         Retrieval(gallery="splits")
     with pytest.raises(ModisteError, match="Cut-offs"):
         Retrieval(ks=[0])
-    with pytest.raises(ModisteError, match="nothing to do"):
+    with pytest.raises(ModisteError, match="nothing to evaluate"):
         Retrieval(directions=[])
 
 

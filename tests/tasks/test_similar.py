@@ -231,7 +231,7 @@ def test_what_cannot_be_measured_is_an_error_with_a_remedy():
     with pytest.raises(ModisteError, match="'nowhere'"):
         Similar(gallery_split="nowhere")(embedder, catalogue, "test")
     catalogue.columns["single"] = [str(i) for i in range(len(catalogue))]
-    with pytest.raises(ModisteError, match="several images a product"):
+    with pytest.raises(ModisteError, match="several images per product"):
         Similar({"own": ["single"]})(embedder, catalogue, "test")
     catalogue.columns["none"] = [""] * len(catalogue)
     with pytest.raises(ModisteError, match=r"task\.similar\.group_by"):

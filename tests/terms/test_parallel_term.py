@@ -91,8 +91,8 @@ def test_mistakes_are_one_sentence(table, tmp_path):
     for options, sentence in (
         ({"source": "english"}, "has no column 'english' of captions"),
         ({"languages": ["nl"]}, "has no column 'nl'"),
-        ({"table": str(tmp_path / "no.csv")}, "There is no table"),
-        ({"teacher": "start"}, "would teach nothing: name an English model"),
+        ({"table": str(tmp_path / "no.csv")}, "no.csv does not exist"),
+        ({"teacher": "start"}, "would have no effect: name an English model"),
     ):
         with pytest.raises(ModisteError, match=sentence):
             Parallel(**{"teacher": "runs/a", "table": str(table), **options})

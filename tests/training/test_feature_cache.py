@@ -129,7 +129,7 @@ def test_float16_loses_three_digits_at_most(catalogue, tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: FeatureCache(model("full", "full"), folder), "a trunk that does not train"),
+        (lambda folder: FeatureCache(model("full", "full"), folder), "a frozen trunk"),
         (lambda folder: FeatureCache(model(), folder, dtype="float61"), "Did you mean 'float16'"),
         (lambda folder: FeatureCache(model(), folder, views=0), "at least 1"),
     ],

@@ -71,7 +71,7 @@ class Call:
         if sum(map(bool, (self.args.multirun, self.args.cfg, self.args.info))) > 1:
             raise ModisteError("--multirun, --cfg and --info exclude each other.")
         if self.args.resolve and not self.args.cfg:
-            raise ModisteError("--resolve goes with --cfg: --cfg job --resolve.")
+            raise ModisteError("--resolve needs --cfg: --cfg job --resolve.")
         outline = Outline.read(self.folders, self.config_name)
         self.overrides = grammar.normalised(self.args.overrides, outline, self.args.multirun)
         for overrides in self._variants():
@@ -157,7 +157,7 @@ class Call:
 
 def _folder(flag: str, path: str) -> Path:
     if not Path(path).is_dir():
-        raise ModisteError(f"{flag}: there is no folder '{path}'.")
+        raise ModisteError(f"{flag}: folder '{path}' does not exist.")
     return Path(path)
 
 

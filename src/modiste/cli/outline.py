@@ -30,7 +30,7 @@ def docstring(command: str) -> str:
 
 @dataclass
 class Outline:
-    """What a root config says of itself: its groups and keys, with the comments beside them."""
+    """What a root config says of itself: its groups and keys, with the comments next to them."""
 
     head: list[str] = field(default_factory=list)
     groups: dict[str, tuple[str, str]] = field(default_factory=dict)  # name: (choice, comment)

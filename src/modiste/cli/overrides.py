@@ -49,7 +49,7 @@ def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> li
     """Overrides that Hydra reads: paths of positional arguments, values quoted, a restarted run's own overrides first.
 
     Raises:
-        ModisteError: An argument is no override, or the run to restart is not there.
+        ModisteError: An argument is no override, or the run to restart is missing.
     """
     arguments = [word for arg in arguments for word in _model_folder(arg, outline)]
     positional = [arg for arg in arguments if _is_positional(arg, outline)]
@@ -88,7 +88,7 @@ def check_local(overrides: Sequence[str], folders: Sequence[Path]) -> None:
 
 
 def _is_positional(arg: str, outline: Outline) -> bool:
-    """Not key=value; or, for a command that takes paths, a path that is there although it has an equals sign in it."""
+    """Not key=value; or, for a command that takes paths, a path that exists although it has an equals sign in it."""
     if {"paths", "write_to"} & set(outline.keys) and os.path.exists(arg):
         return True
     return "=" not in arg and not arg.startswith("~")
@@ -97,10 +97,10 @@ def _is_positional(arg: str, outline: Outline) -> bool:
 def _table_overrides(positional: list[str]) -> list[str]:
     """A table of the user's own, as the one positional argument of `modiste data`."""
     if len(positional) > 1:
-        raise ModisteError(f"'{positional[1]}' is one table too many: modiste data takes one.")
+        raise ModisteError(f"'{positional[1]}' is a second table: modiste data takes one.")
     table = Path(positional[0]).expanduser()
     if not table.is_file():
-        raise ModisteError(f"There is no table '{positional[0]}': give a file, or data=NAME.")
+        raise ModisteError(f"Table '{positional[0]}' does not exist: give a file, or data=NAME.")
     name = re.sub(r"\W+", "_", table.name.partition(".")[0]).strip("_") or "table"
     return ["data=table", f"data.catalogue.path={quote(str(table))}", f"data.name={quote(name)}"]
 
@@ -163,7 +163,7 @@ def _restarted(overrides: list[str], outline: Outline, multirun: bool) -> list[s
             continue
         if key in ("resume", "continue") and key in outline.keys and value != "null":
             if multirun and key == "continue":
-                raise ModisteError("continue=RUN resumes one run: leave out -m, or give continue=auto.")
+                raise ModisteError("continue=RUN resumes a single run: remove -m, or use continue=auto.")
             run, earlier = _started_with(override)
             earlier = [o for o in earlier if o.partition("=")[0] not in STARTS]
             place = [f"hydra.run.dir={quote(str(run))}"] if key == "continue" else []

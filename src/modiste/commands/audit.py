@@ -8,7 +8,7 @@ from modiste.commands._line import invocation
 
 
 def run(cfg: DictConfig) -> None:
-    """Compares the two sides, prints what they share, and writes ``audit.json``, ``pairs.csv`` and ``pairs.png``."""
+    """Compare the two sides, print what they share, and write ``audit.json``, ``pairs.csv`` and ``pairs.png``."""
     from rich.console import Console
 
     from modiste.evaluation.audit import audit_config

@@ -18,7 +18,7 @@ def run(cfg: DictConfig) -> None:
 
     check_format(cfg.format, FORMATS)
     if len(cfg.paths) != 2:
-        raise ModisteError("Two runs are compared, or two result files: modiste compare runs/a runs/b.")
+        raise ModisteError("modiste compare needs two runs or two result files: modiste compare runs/a runs/b.")
     comparison = compare(*cfg.paths, allow=list(cfg.allow), resamples=cfg.resamples, seed=cfg.seed)
     if cfg.format == TERMINAL and cfg.output is None:
         print_sheets(comparison.sheets(every=cfg.all), compact=True)

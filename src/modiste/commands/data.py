@@ -13,7 +13,7 @@ def run(cfg: DictConfig) -> None:
     """Describe ``cfg.data``; write ``data.json`` and ``sheet.png`` to ``cfg.run_dir``, and with ``write`` a YAML.
 
     Raises:
-        ModisteError: The data set is not there, or ``write`` is no name, or names a file that exists.
+        ModisteError: The data set is missing, or ``write`` is no name, or names a file that exists.
     """
     from rich.console import Console
 
@@ -27,7 +27,7 @@ def run(cfg: DictConfig) -> None:
     console, folder = Console(), Path(cfg.run_dir)
     own = proposal.is_table(cfg.data)
     if cfg.write and not own:
-        raise ModisteError("write= keeps what was recognised in a table of your own: modiste data shop.csv write=shop.")
+        raise ModisteError("write= saves the detected settings of a table: modiste data shop.csv write=shop.")
     catalogue = load(cfg.data)
     if own:
         show_columns(*proposal.columns(cfg.data, catalogue), console)
@@ -41,4 +41,4 @@ def run(cfg: DictConfig) -> None:
         file = proposal.write(cfg.write, cfg.data, catalogue, Path(cfg.write_to))
         print(f"Wrote {file}\nTrain on it: modiste train --config-dir {file.parents[1]} data={file.stem}")
     elif own:
-        print("Keep this as data=NAME: the same command with write=NAME")
+        print("Save these settings as data=NAME: repeat the command with write=NAME")

@@ -12,7 +12,7 @@ from modiste.config.overrides import override_key
 
 
 def run(cfg: DictConfig) -> None:
-    """Writes shards, manifest, joined matrices and their ids into ``cfg.out``; the same command resumes."""
+    """Write shards, manifest, joined matrices and their ids into ``cfg.out``; the same command resumes."""
     from modiste.embedding.api import embed_config
 
     line = invocation()
@@ -21,7 +21,7 @@ def run(cfg: DictConfig) -> None:
     except KeyboardInterrupt:
         print("\nInterrupted; finished shards are kept. Resume with the same command.", file=sys.stderr)
         raise SystemExit(130) from None
-    print(f"{done.made} shards written, existing ones kept: {done.folder}")
+    print(f"{done.made} shards written, existing shards reused: {done.folder}")
     data = [o for o in line.overrides if override_key(o).split(".")[0].split("/")[0] in ("data", "data_dir")]
     files = [f"embeddings.{side}={done.folder / f'{side}.npy'}" for side in ("image", "text")]
     print(f"Evaluate: {shlex.join(['modiste', 'evaluate', *(data or [f'data={cfg.data.name}']), *files])}")

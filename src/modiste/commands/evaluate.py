@@ -8,7 +8,7 @@ from modiste.commands._line import invocation
 
 
 def run(cfg: DictConfig) -> None:
-    """Evaluates, prints a table and says where results and report are."""
+    """Evaluate, print a table and say where results and report are."""
     from modiste.evaluation.api import Evaluated, evaluate_config
     from modiste.reporting.tables import print_results
 

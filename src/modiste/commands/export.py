@@ -9,12 +9,12 @@ from modiste.export import FORMATS
 
 
 def run(cfg: DictConfig) -> None:
-    """Writes ``cfg.out``, checked by the peer's own loader, and prints the cosines."""
+    """Write ``cfg.out``, checked by the peer's own loader, and print the cosines."""
     from modiste.export.api import export_config
 
     exported = export_config(cfg, invocation())
-    print(f"\n{exported.path}: {FORMATS[exported.format][0]}, checked on {exported.inputs}")
+    print(f"\n{exported.path}: {FORMATS[exported.format][0]}, verified on {exported.inputs}")
     for tower, values in exported.cosine.items():
-        print(f"  {tower:5} cosine to the model's own: {values['min']:.6f} at least, {values['mean']:.6f} on average")
-    print(f"How to load it: {exported.path / 'README.md'}")
+        print(f"  {tower:5} cosine to the original model: min {values['min']:.6f}, mean {values['mean']:.6f}")
+    print(f"Usage: {exported.path / 'README.md'}")
     print(f"Publish it: modiste push folder={exported.path} repo_id=OWNER/NAME")

@@ -1,4 +1,4 @@
-"""Make an index of a catalogue and look after it: modiste index run=RUN data=table out=shop.index"""
+"""Make an index of a catalogue and look after it: modiste index run=RUN out=shop.index"""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def run(cfg: DictConfig) -> None:
     try:
         print(ACTIONS[action](cfg, invocation()))
     except KeyboardInterrupt:
-        print("\nInterrupted; what was embedded is kept. Resume with the same command.", file=sys.stderr)
+        print("\nInterrupted; finished embeddings are kept. Resume with the same command.", file=sys.stderr)
         raise SystemExit(130) from None

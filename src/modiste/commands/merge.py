@@ -11,7 +11,7 @@ from modiste.commands._line import invocation
 
 
 def run(cfg: DictConfig) -> None:
-    """Measures the models between the two, writes the best one as a run, and prints the curve."""
+    """Measure the models between the two, write the best one as a run, and print the curve."""
     from modiste.evaluation.merge import merge_config
 
     try:

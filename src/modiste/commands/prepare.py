@@ -18,7 +18,7 @@ FORMATS = ("pixels", "webdataset")
 
 
 def run(cfg: DictConfig) -> None:
-    """Writes shards and manifest into ``cfg.out``; an interrupted run goes on with the same command.
+    """Write shards and manifest into ``cfg.out``; the same command resumes an interrupted run.
 
     Raises:
         ModisteError: There is no ``out``, or it holds other data; the format is unknown.
@@ -34,9 +34,9 @@ def run(cfg: DictConfig) -> None:
     try:
         made, use = write(cfg, load(cfg.data), folder)
     except KeyboardInterrupt:
-        print("\nInterrupted; finished shards are kept. Go on with the same command.", file=sys.stderr)
+        print("\nInterrupted; finished shards are kept. Resume with the same command.", file=sys.stderr)
         raise SystemExit(130) from None
-    print(f"{made} shards written, the others were there: {folder}")
+    print(f"{made} shards written, existing shards reused: {folder}")
     print(f"Train on it: modiste train {use}")
 
 

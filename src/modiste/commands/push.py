@@ -10,7 +10,7 @@ from modiste.errors import ModisteError
 
 
 def run(cfg: DictConfig) -> None:
-    """Creates the repository where it does not exist, uploads the folder in one commit, and prints its address.
+    """Create the repository where it does not exist, upload the folder in one commit, and print its address.
 
     Raises:
         ModisteError: There is no folder or name; see `modiste.export.push.push`.

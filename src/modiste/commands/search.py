@@ -31,7 +31,7 @@ def _spare_pandas() -> None:
 
 
 def run(cfg: DictConfig) -> None:
-    """Prints the results as a table, and writes the gallery that ``html`` names."""
+    """Print the results as a table, and write the gallery that ``html`` names."""
     _spare_pandas()
     import modiste.search
     from modiste.search.gallery import print_results, write_gallery
@@ -39,7 +39,7 @@ def run(cfg: DictConfig) -> None:
     words = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(words, dict)
     if words["html"] and not Path(words["html"]).expanduser().absolute().parent.is_dir():
-        raise ModisteError(f"html={words['html']}: there is no such folder.")
+        raise ModisteError(f"html={words['html']}: the folder does not exist.")
     index = modiste.search.open(words["index"], words["at"])
     asked = words["query"]
     results = index.search(

@@ -17,7 +17,7 @@ PACKAGES = ("fastapi", "fastapi_offline", "multipart", "prometheus_client", "uvi
 
 
 def run(cfg: DictConfig) -> None:
-    """Serves ``cfg.index`` until it is interrupted; what was asked until then is answered.
+    """Serve ``cfg.index`` until it is interrupted; what was asked until then is answered.
 
     Raises:
         ModisteError: There is no index, it cannot be opened, the port is taken, or a setting is refused.
@@ -51,7 +51,7 @@ def read_settings(cfg: DictConfig) -> Settings:
         ModisteError: There is no index, or see `Settings`.
     """
     if not cfg.index:
-        raise ModisteError("No index given: modiste serve index=shop.index (modiste index makes one).")
+        raise ModisteError("No index given: modiste serve index=shop.index (build one with modiste index).")
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     given = {field.name: values[field.name] for field in dataclasses.fields(Settings)}
     given |= {name: tuple(map(str, given[name])) for name in ("hosts", "allow_image_hosts")}
@@ -59,7 +59,7 @@ def read_settings(cfg: DictConfig) -> Settings:
     settings = Settings(**given)
     for path in settings.paths.values():
         if not path.is_dir():
-            raise ModisteError(f"There is no index {path}: modiste index run=RUN data=… out={path} makes one.")
+            raise ModisteError(f"There is no index {path}: build it with modiste index run=RUN data=… out={path}.")
     return settings
 
 

@@ -18,7 +18,7 @@ from modiste.commands._line import invocation
 
 
 def run(cfg: DictConfig) -> None:
-    """Runs the trials that are missing, then writes table, figures and page.
+    """Run the trials that are missing, then write table, figures and page.
 
     Raises:
         ModisteError: The space or a setting is wrong, or no trial of a finished sweep is complete.

@@ -21,6 +21,6 @@ def run(cfg: DictConfig) -> None:
     wrong = sum(not verdict.sound for verdict in verdicts)
     if wrong:
         raise ModisteError(
-            f"{wrong} of {len(verdicts)} results differ from what their files say: evaluate them again with "
+            f"{wrong} of {len(verdicts)} results differ from their files: evaluate them again with "
             "overwrite=true, or restore the files."
         )

@@ -34,7 +34,7 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
     >>> instantiate({"_target_": "os.system", "command": "ls"})
     Traceback (most recent call last):
     ...
-    modiste.errors.ModisteError: 'os.system' may not be built from a config.
+    modiste.errors.ModisteError: 'os.system' may not be instantiated from a config.
     """
     path = ""
     if OmegaConf.is_config(node):
@@ -49,7 +49,7 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
     for target in targets:
         locate(target)
     if kwargs and not (isinstance(node, dict) and "_target_" in node):
-        raise ModisteError(f"'{path}' has no _target_ that could take {', '.join(kwargs)}.")
+        raise ModisteError(f"'{path}' has no _target_ that accepts {', '.join(kwargs)}.")
     return _build(node, path, kwargs)
 
 
@@ -91,7 +91,7 @@ def _build(node: Any, path: str, kwargs: Mapping[str, Any] | None = None) -> Any
 def _flag(node: Mapping[str, Any], name: str, default: bool, path: str) -> bool:
     value = node.get(name, default)
     if not isinstance(value, bool):
-        raise ModisteError(f"'{join(path, name)}' is true or false, not {value!r}.")
+        raise ModisteError(f"'{join(path, name)}' must be true or false, not {value!r}.")
     return value
 
 

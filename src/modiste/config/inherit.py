@@ -23,9 +23,9 @@ def from_run(config: DictConfig, trained: DictConfig, overrides: Sequence[str] =
     """
     named = {override_key(override) for override in overrides}
     if "model" in named:
-        raise ModisteError("run= and model= exclude each other: one model is used at a time.")
+        raise ModisteError("run= and model= exclude each other: give one model.")
     if "data/split" in named and "data" not in named:
-        raise ModisteError("data/split= with run= needs data=, too: for instance data=kagl data/split=marqo.")
+        raise ModisteError("data/split= with run= also needs data=: for example data=kagl data/split=marqo.")
     config = config.copy()
     with open_dict(config):
         config.model, config.tune = trained.model, trained.tune

@@ -14,7 +14,7 @@ def config_dir() -> Path:
     for folder in (here.parents[1] / "conf", here.parents[3] / "conf"):
         if folder.is_dir():
             return folder
-    raise ModisteError("The folder conf/ is neither in the package nor in the checkout: install modiste again.")
+    raise ModisteError("The folder conf/ is neither in the package nor in the checkout: reinstall modiste.")
 
 
 def list_groups(folders: Sequence[Path]) -> dict[str, dict[str, Path]]:

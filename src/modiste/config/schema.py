@@ -167,6 +167,13 @@ BY_ROOT: dict[str, dict[str, Any]] = {
     "verify": {"paths": Sequence[str], "tolerance": NonNegative},
     "table": {"paths": Sequence[str]},
     "compare": {"paths": Sequence[str], "resamples": Count},
+    "index": {"action": str | None, "index": str | None, "out": str | None, "vectors": str | None}
+    | {"delete_missing": bool, "at": Natural | None, "ids": Sequence[Any], "engine": Literal["lancedb", "qdrant"]}
+    | {"qdrant": Node, "qdrant.url": str | None, "qdrant.collection": str | None, "choices": Sequence[str] | None}
+    | {"recall_floor": Fraction, "coverage": Fraction, "export_text": bool},
+    "search": {"index": str, "query": Node, "query.*": Any, "where": str | None, "k": Count, "weights": Node}
+    | {"weights.*": NonNegative, "hybrid": Fraction, "group": bool, "at": Natural | None}
+    | {"columns": Sequence[str] | None, "html": str | None},
 }
 # Ranges and choices that the annotations of a target do not state.
 RANGES: dict[str, dict[str, Any]] = {
@@ -252,9 +259,13 @@ def value_problems(cfg: DictConfig, root: str = "") -> list[str]:
         annotation = _annotation(path, parent, key, declared)
         if problem := _problem(path, parent, key, annotation):
             found[path] = (problem, parent._get_node(key)._value())
-    # A value that only points to a wrong one is not told twice.
+    # Neither a value that only points to a wrong one, nor the node around it, is told as well.
     pointers = {f"${{{path}}}" for path in found}
-    problems = [problem for problem, raw in found.values() if not isinstance(raw, str) or raw not in pointers]
+    problems = [
+        problem
+        for path, (problem, raw) in found.items()
+        if not (isinstance(raw, str) and raw in pointers) and not any(deeper.startswith(f"{path}.") for deeper in found)
+    ]
     if root in ("evaluate", "merge") and not cfg.get("task"):
         problems.append("'task' is empty: name at least one, as in task=[retrieval].")
     return problems

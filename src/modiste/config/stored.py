@@ -55,7 +55,7 @@ def load_overrides(path: str | Path) -> list[str]:
     path = Path(path)
     content = read_plain(path) if path.is_file() else None
     if not isinstance(content, list):
-        raise ModisteError(f"{path.parent} does not say how it was started: {path.name} is missing or not a list.")
+        raise ModisteError(f"{path.parent} has no record of its overrides: {path.name} is missing or not a list.")
     return [rename_override(override) for override in check_overrides(content, path)]
 
 
@@ -75,9 +75,7 @@ only keys of Modiste's own may be set by a file.
     """
     for override in overrides:
         if not isinstance(override, str) or not OVERRIDE.match(override) or "hydra" in override.partition("=")[0]:
-            raise ModisteError(
-                f"{source} holds '{override}', which is refused: only keys of Modiste's own may be set by a file."
-            )
+            raise ModisteError(f"{source} holds '{override}', which is refused: a file may only set Modiste's keys.")
         if CALL.search(override):
             raise ModisteError(f"{source} holds '{override}', which is refused: a file may not call a resolver.")
     return list(overrides)
@@ -91,7 +89,7 @@ def read_plain(path: Path) -> Any:
             raise ModisteError(f"{path} has YAML aliases, which Modiste never writes: restore it.")
         return yaml.load(text, Loader=get_yaml_loader())
     except FileNotFoundError:
-        raise ModisteError(f"There is no file {path}.") from None
+        raise ModisteError(f"File {path} does not exist.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
         raise ModisteError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}. Restore it.") from error
 

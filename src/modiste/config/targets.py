@@ -80,9 +80,11 @@ def user_allowed() -> tuple[str, ...]:
         if not _is_dotted_name(name):
             raise ModisteError(f"MODISTE_ALLOW: '{name}' is not the dotted name of a package or a class.")
         if name.partition(".")[0] in sys.stdlib_module_names:
-            raise ModisteError(f"MODISTE_ALLOW: '{name}' is Python's own and is never built from a config: remove it.")
+            raise ModisteError(
+                f"MODISTE_ALLOW: '{name}' is part of Python and is never instantiated from a config: remove it."
+            )
         if name in WHOLE:
-            raise ModisteError(f"MODISTE_ALLOW: '{name}' is a whole framework: name the class, as in {name}.….")
+            raise ModisteError(f"MODISTE_ALLOW: '{name}' is an entire framework: name the class, as in {name}.….")
     return tuple(names)
 
 
@@ -97,7 +99,7 @@ def locate(target: str) -> Any:
     >>> locate("modiste.utils.run_dir.os.system")
     Traceback (most recent call last):
     ...
-    modiste.errors.ModisteError: 'modiste.utils.run_dir.os.system' may not be built from a config.
+    modiste.errors.ModisteError: 'modiste.utils.run_dir.os.system' may not be instantiated from a config.
     """
     target = current(target)
     check_name(target)
@@ -125,7 +127,7 @@ def targets_of(node: Any) -> Iterator[str]:
     if isinstance(node, dict):
         if "_target_" in node:
             if not isinstance(node["_target_"], str):
-                raise ModisteError(f"_target_ is a dotted name, not {node['_target_']!r}.")
+                raise ModisteError(f"_target_ must be a dotted name, not {node['_target_']!r}.")
             yield current(node["_target_"])
         node = list(node.values())
     if isinstance(node, list):
@@ -164,7 +166,7 @@ def _remedy(target: str) -> str:
 
 
 def _refused(target: str, remedy: str = "") -> ModisteError:
-    return ModisteError(f"'{target}' may not be built from a config.{remedy}")
+    return ModisteError(f"'{target}' may not be instantiated from a config.{remedy}")
 
 
 def _import(name: str, target: str) -> ModuleType:

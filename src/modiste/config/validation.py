@@ -24,7 +24,7 @@ HELD_OUT = "held_out"
 def validate(cfg: DictConfig, given: Mapping[str, Collection[str]] | None = None) -> None:
     """Find what is wrong with a composed config before anything is built or loaded.
 
-    Missing values, interpolations that lead nowhere, targets that are refused or absent, arguments that a target does
+    Missing values, interpolations that lead nowhere, targets that are refused or missing, arguments that a target does
     not take or lacks, and contradictions. A target may define a static ``validate_config(node, cfg)`` that raises
     ModisteError.
 

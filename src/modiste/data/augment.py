@@ -1,4 +1,4 @@
-"""Domain randomisation of catalogue photos: transforms of a PIL image for ``data.augment``, beside torchvision's."""
+"""Domain randomisation of catalogue photos: transforms of a PIL image for ``data.augment``, next to torchvision's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Thumbnail:
 
     Xiao et al., *Fashion-MNIST*, arXiv:1708.07747, section 2: trim edges near the corner's colour (5 % of the maximum
     intensity), scale the longest edge to 28 by skipping rows and columns, sharpen (Gaussian of radius 1), extend to a
-    centred square, grey. The last step, negation, is left out: the data set is shown on white. No image of
+    centred square, grey. The last step, negation, is excluded: the data set is shown on white. No image of
     Fashion-MNIST is used; this is its recipe, for photos of any catalogue.
 
     Args:
@@ -65,7 +65,7 @@ class CropEnds:
 
     Args:
         p: Probability.
-        top: Most of the height that is cut at the top, as a part of it.
+        top: Maximum height cut at the top, as a fraction of it.
         bottom: The same at the bottom.
 
     Raises:
@@ -78,7 +78,9 @@ class CropEnds:
     def __init__(self, p: float = 0.5, top: float = 0.25, bottom: float = 0.25) -> None:
         _check("CropEnds", p=p, top=top, bottom=bottom)
         if top + bottom >= 1:
-            raise ModisteError(f"CropEnds would cut all: top={top:g} and bottom={bottom:g} must sum to less than 1.")
+            raise ModisteError(
+                f"CropEnds would remove the whole image: top={top:g} and bottom={bottom:g} must sum to less than 1."
+            )
         self.p, self.top, self.bottom = p, top, bottom
 
     def __repr__(self) -> str:
@@ -101,7 +103,7 @@ class HideSkin:
 
     Args:
         p: Probability.
-        most: Largest part of the image's own pixels that may be skin.
+        most: Maximum fraction of the non-white pixels that may be skin.
 
     Raises:
         ModisteError: A number outside [0, 1].
@@ -139,7 +141,7 @@ def _check(name: str, **parts: float) -> None:
 
 
 def trim(image: Image.Image, tolerance: float = 0.05) -> Image.Image:
-    """The image without margins that differ from its corner by at most ``tolerance`` of full intensity a channel.
+    """The image without margins that differ from its corner by at most ``tolerance`` of full intensity per channel.
 
     >>> photo = Image.new("RGB", (60, 80), (250, 250, 250))
     >>> photo.paste("navy", (20, 10, 40, 70))

@@ -58,9 +58,11 @@ class Batches:
                 "uses 0.95."
             )
         if self.group_by is not None and self.mined is not None:
-            raise ModisteError("data.batches has both group_by and mined: choose one, each says what forms a group.")
+            raise ModisteError("data.batches has both group_by and mined: choose one, each defines the groups.")
         if self.balance is not None and self.mined is not None:
-            raise ModisteError("data.batches has both balance and mined: choose one; mined groups hold every row once.")
+            raise ModisteError(
+                "data.batches has both balance and mined: choose one; mined groups contain every row once."
+            )
 
     def bind(self, catalogue: Catalogue, captions: Sequence[str] = (), total: int = 0) -> Order:
         """Return the order of a catalogue's rows.

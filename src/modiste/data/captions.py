@@ -19,15 +19,15 @@ class Captions:
     """Templates such as ``"{text}"`` or ``"a {baseColour} {articleType} for {gender}"``.
 
     Attributes:
-        templates: Training samples one a time and product, seeded; evaluation always takes the first.
+        templates: Training samples one per access and product, seeded; evaluation always takes the first.
         weights: Sampling weights of the templates; equal when empty.
         words: Column → value → the word that stands for it in a caption, as a data set's ``classes``.
         synonyms: Column → value → other words; training draws one of all, evaluation takes the first.
 
-    A template that names an empty column of a row is passed over for that row, unless it is the only one left.
+    A template that names an empty column of a row is skipped for that row, unless it is the only one left.
 
     Raises:
-        ModisteError: There is no template, not one weight a template, or a synonym that is no list.
+        ModisteError: There is no template, not one weight per template, or a synonym that is no list.
     """
 
     templates: Sequence[str] = field(default_factory=lambda: ["{text}"])
@@ -37,7 +37,7 @@ class Captions:
 
     def __post_init__(self) -> None:
         if not self.templates:
-            raise ModisteError("data.captions.templates is empty: give at least one template, for instance '{text}'.")
+            raise ModisteError("data.captions.templates is empty: give at least one template, for example '{text}'.")
         if self.weights and len(self.weights) != len(self.templates):
             raise ModisteError(
                 f"data.captions has {len(self.templates)} templates but {len(self.weights)} weights: give one each."
@@ -54,11 +54,13 @@ class Captions:
         for name, values in self.synonyms.items():
             if name not in names:
                 raise ModisteError(
-                    f"data.captions.synonyms names '{name}', which no template has. {did_you_mean(name, names)}"
+                    f"data.captions.synonyms names '{name}', which no template uses. {did_you_mean(name, names)}"
                 )
             for value, words in values.items():
                 if isinstance(words, str):
-                    raise ModisteError(f"data.captions.synonyms.{name}.{value} is one word: give a list, [{words}].")
+                    raise ModisteError(
+                        f"data.captions.synonyms.{name}.{value} is a single word: give a list, [{words}]."
+                    )
         return BoundCaptions(self, {name: catalogue.column(name) for name in sorted(names)})
 
 

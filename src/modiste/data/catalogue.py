@@ -1,4 +1,4 @@
-"""The catalogue: one schema for every data set. A table of products, a row an image, and where the images are."""
+"""The catalogue: one schema for every data set. A table of products, one row per image, and where the images are."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCHEMA = ("row", "product_id", "image", "text", "split", "pixels")
 GROUNDING = ("mask", "boxes")
 SCAN_VERSION = "2"
 
-# Why a row is left out.
+# Why a row is excluded.
 MISSING_IMAGE = "missing image"
 UNREADABLE_IMAGE = "unreadable image"
 UNREACHABLE_IMAGE = "unreachable image"
@@ -49,7 +49,7 @@ class Card:
     Attributes:
         name: The word that selects it (``data=<name>``).
         expected: Counts that the publisher states, such as ``{"rows": 44446}``.
-        download: What to get from where, for the message when it is absent.
+        download: What to get from where, for the message when it is missing.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Card:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the rows that were read: ``bad`` maps a reason to the product ids that were left out for it."""
+    """What became of the rows that were read: ``bad`` maps a reason to the product ids that were excluded for it."""
 
     rows: int
     kept: int
@@ -84,7 +84,7 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """A table of products, one row an image.
+    """A table of products, one row per image.
 
     Attributes:
         table: ``row`` (int64: position in the full catalogue, kept by `select`), ``product_id``, ``image`` (the
@@ -92,7 +92,7 @@ class Catalogue:
             pixels and their size), attribute columns, and optionally ``mask`` and ``boxes``. Attributes are text (""
             = missing), or int64, float64 or bool (null = missing), which `column` gives as text.
         images: Reads an image by its reference.
-        report: Rows read, kept, and left out.
+        report: Rows read, kept, and excluded.
 
     >>> from modiste.data.sources import ArrayImages
     >>> images = ArrayImages(np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4))
@@ -116,14 +116,14 @@ class Catalogue:
         max_bad: int | float | None = None,
         problems: Sequence[str | None] | None = None,
     ) -> Catalogue:
-        """Check every row and decode every image once; leave bad rows out and count them.
+        """Check every row and decode every image once; skip bad rows and count them.
 
         The scan of the images is cached (`modiste.utils.run_dir.cache_dir`) under the identity of the source.
 
         Args:
             columns: ``product_id``, ``image``, ``text``, optionally ``split``, ``mask``, ``boxes``; any other column
                 is an attribute. With a ``pixels`` column (generated images whose content is known) nothing is decoded.
-            max_bad: How many rows (a whole number) or which part of them (a fraction) may be bad; None: any.
+            max_bad: Maximum number (int) or fraction (float) of bad rows; None: no limit.
             problems: What the adapter itself found to be wrong with each row, such as an unreadable mask.
 
         Raises:
@@ -257,7 +257,7 @@ class Catalogue:
         return replace(self, table=table)
 
     def kept(self, keep: Sequence[bool]) -> Catalogue:
-        """Return the rows to keep as a catalogue of their own, numbered anew."""
+        """Return the rows to keep as a new catalogue, renumbered."""
         table = self.select(rows=np.asarray(keep, dtype=bool)).table
         return replace(self, table=table.set_column(0, "row", pa.array(np.arange(len(table), dtype=np.int64))))
 
@@ -282,7 +282,9 @@ class Catalogue:
 
     def _masks(self) -> MaskSource:
         if "mask" not in self.table.column_names or not isinstance(self.images, MaskSource):
-            raise ModisteError(f"Data set '{self.card.name}' has no masks: grounding needs ccp, synthetic or the like.")
+            raise ModisteError(
+                f"Data set '{self.card.name}' has no masks: use a data set with masks, such as data=ccp."
+            )
         return self.images
 
     def replace_column(self, name: str, values: Sequence[Any]) -> Catalogue:
@@ -303,7 +305,7 @@ class Catalogue:
 
 
 def hash_pixels(image: Image.Image) -> str:
-    """SHA-1 of the decoded pixels and their size: equal for images that look exactly alike, whatever their encoding.
+    """SHA-1 of the decoded pixels and their size: equal for images that are pixel-identical, whatever their encoding.
 
     >>> hash_pixels(Image.new("RGB", (2, 8))) == hash_pixels(Image.new("RGB", (8, 2)))
     False
@@ -313,7 +315,7 @@ def hash_pixels(image: Image.Image) -> str:
 
 
 def as_text(value: Any) -> str:
-    """A cell as text: "" for nothing, whole numbers without a point.
+    """A cell as text: "" for nothing, integers without a point.
 
     >>> as_text(2012.0), as_text(None), as_text(float("nan")), as_text("NA")
     ('2012', '', '', 'NA')
@@ -358,7 +360,7 @@ def _name_products(products: list[str], name: str) -> None:
     for row in blank:
         products[row] = f"row {row + 1}"
     if blank:
-        log.warning("%s: %s rows have no product_id; each counts as a product of its own.", name, f"{len(blank):,}")
+        log.warning("%s: %s rows have no product_id; each counts as a separate product.", name, f"{len(blank):,}")
 
 
 def _table(texts: Mapping[str, list[str]], keep: np.ndarray, typed: Mapping[str, pa.Array]) -> pa.Table:
@@ -435,7 +437,7 @@ def _look(images: ImageSource, ref: str) -> tuple[str, str | None]:
 
 
 def image_problem(error: OSError | ValueError) -> str:
-    """Why a row is left out whose image could not be read.
+    """Why a row is excluded whose image could not be read.
 
     >>> image_problem(FileNotFoundError()), image_problem(OSError("image file is truncated"))
     ('missing image', 'unreadable image')

@@ -48,13 +48,13 @@ def corrupt(catalogue: Catalogue, transforms: Sequence[Callable[[Any], Any]]) ->
     """The catalogue with every image transformed; products, texts and splits stay (as ImageNet-C, arXiv:1903.12261).
 
     The column ``pixels`` then tells the original and the transforms apart from all others, so caches do not mix them.
-    Masks and boxes, which the transforms may move, are left out.
+    Masks and boxes, which the transforms may move, are excluded.
 
     Args:
         transforms: Of a PIL image, in order; their ``repr`` says what they do.
 
     Raises:
-        ModisteError: The images are preprocessed: the originals are not there to transform.
+        ModisteError: The images are preprocessed: there are no originals to transform.
 
     >>> from modiste.data.augment import Thumbnail
     >>> from modiste.data.synthetic import Synthetic
@@ -63,7 +63,7 @@ def corrupt(catalogue: Catalogue, transforms: Sequence[Callable[[Any], Any]]) ->
     (28, 28)
     """
     if isinstance(catalogue.images, PixelSource):
-        raise ModisteError("data.corruptions needs the original images: leave data.preprocessed out.")
+        raise ModisteError("data.corruptions needs the original images: remove data.preprocessed.")
     pixels = catalogue.column("pixels")
     images = CorruptedImages(catalogue.images, transforms, dict(zip(catalogue.column("image"), pixels, strict=True)))
     described = repr(list(transforms))

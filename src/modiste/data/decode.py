@@ -59,7 +59,7 @@ class Decoder:
         return preprocess(decode(data)) if array is None else preprocess.from_array(array)
 
     def identity(self, catalogue: Catalogue) -> dict[str, Any]:
-        """What, beside the originals and the image transform, decides the pixels: a part of cache keys.
+        """What, next to the originals and the image transform, decides the pixels: a part of cache keys.
 
         Empty for files decoded by Pillow.
         """

@@ -37,7 +37,7 @@ def derive(catalogue: Catalogue, columns: Mapping[str, Sequence[Mapping[str, Any
     """
     for name, rules in columns.items():
         if name in catalogue.table.column_names:
-            raise ModisteError(f"data.derive.{name}: the data set has a column of this name; take another.")
+            raise ModisteError(f"data.derive.{name}: the data set has a column of this name: choose another name.")
         catalogue = catalogue.replace_column(name, _values(catalogue, name, rules))
     return catalogue
 
@@ -91,4 +91,4 @@ def _compile(name: str, expression: str) -> re.Pattern[str]:
     try:
         return re.compile(expression, re.IGNORECASE)
     except re.error as error:
-        raise ModisteError(f"data.derive.{name}: '{expression}' is no regular expression: {error}.") from None
+        raise ModisteError(f"data.derive.{name}: '{expression}' is not a regular expression: {error}.") from None

@@ -1,4 +1,4 @@
-"""What adapters of downloaded data sets share: which files must be there, reading them, noticing what is absent."""
+"""What adapters of downloaded data sets share: which files must be there, reading them, noticing what is missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def require(card: Card, root: Path, names: Sequence[str], remedy: str = "") -> N
     """Check that the files and folders ``names`` are below ``root``.
 
     Raises:
-        ModisteError: None or only some of them are there; it names what is absent, where to get it, and ``remedy``.
+        ModisteError: None or only some of them are there; it names what is missing, where to get it, and ``remedy``.
     """
     missing = [name for name in names if not (root / name).exists()]
     if len(missing) == len(names):
@@ -27,13 +27,13 @@ def require(card: Card, root: Path, names: Sequence[str], remedy: str = "") -> N
     if missing:
         raise ModisteError(
             f"{root} is a partial download of {card.title}: {', '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not there. {card.download}{remedy and f' {remedy}'}"
+            f"{'is' if len(missing) == 1 else 'are'} missing. {card.download}{remedy and f' {remedy}'}"
         )
 
 
 def cut_short(card: Card, path: Path, problem: str) -> ModisteError:
-    """The error for a file that is there and not whole."""
-    return ModisteError(f"{path} is not whole ({problem}): download it again. {card.download}")
+    """The error for a file that exists but is incomplete."""
+    return ModisteError(f"{path} is damaged ({problem}): download it again. {card.download}")
 
 
 def read_json(card: Card, path: Path, kind: type) -> Any:
@@ -71,7 +71,7 @@ def chosen(word: str, given: Sequence[str], options: Sequence[str]) -> list[str]
     """``given``, in the order of ``options``. Raises ModisteError for one that is not an option, or for none."""
     for name in given:
         if name not in options:
-            raise ModisteError(f"data.catalogue.{word}: there is no '{name}'. {did_you_mean(name, options)}")
+            raise ModisteError(f"data.catalogue.{word} has no '{name}'. {did_you_mean(name, options)}")
     if not given:
         raise ModisteError(f"data.catalogue.{word} is empty: choose from {', '.join(options)}.")
     return [name for name in options if name in given]

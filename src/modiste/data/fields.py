@@ -24,12 +24,12 @@ class Fields:
 
     Attributes:
         fields: Name → ``{template: "{baseColour}", weight: 1.0, vocabulary: false}``; weight and vocabulary may be
-            left out. With ``vocabulary`` an image's negatives are all texts that the training has for the field, not
+            excluded. With ``vocabulary`` an image's negatives are all texts that the training has for the field, not
             those of the batch, so that seldom ones are contrasted in every step, too (`modiste.losses.gcl`): for
             attributes of up to some hundred values, as each step embeds all of them.
         captions: Its ``words`` and ``synonyms`` word the values, as in captions.
 
-    A product has a field when no column of its template is empty; otherwise the field is left out of the loss for it.
+    A product has a field when no column of its template is empty; otherwise the field is excluded of the loss for it.
 
     Raises:
         ModisteError: A field has no template, another key, a weight that is not above 0, or a vocabulary that is
@@ -50,11 +50,11 @@ class Fields:
                     raise ModisteError(f"data.fields.{name} has no '{key}'. {did_you_mean(key, KEYS)}")
             if not FIELD.search(options.get("template") or ""):
                 raise ModisteError(
-                    f"data.fields.{name}.template names no column: give one, for instance '{{baseColour}}'."
+                    f"data.fields.{name}.template names no column: give one, for example '{{baseColour}}'."
                 )
             if not 0 < options.get("weight", 1.0) < math.inf:
                 raise ModisteError(
-                    f"data.fields.{name}.weight={options['weight']} must be above 0: leave the field out instead."
+                    f"data.fields.{name}.weight={options['weight']} must be above 0: remove the field instead."
                 )
             if not isinstance(options.get("vocabulary", False), bool):
                 raise ModisteError(f"data.fields.{name}.vocabulary={options['vocabulary']} must be true or false.")
@@ -92,8 +92,8 @@ class Fields:
         found = [texts.all(row) for row in range(rows) if texts.complete(row)]
         if any(len(among) > 1 for among in found):
             raise ModisteError(
-                f"data.fields.{name}.vocabulary would make synonyms of one product each other's negatives: leave its "
-                "column out of data.captions.synonyms, or the vocabulary."
+                f"data.fields.{name}.vocabulary would make synonyms of one product each other's negatives: remove its "
+                "column from data.captions.synonyms, or the vocabulary."
             )
         return sorted(set().union(*found) - {""})
 
@@ -170,7 +170,7 @@ class PairWeights:
     ``inverse_sqrt`` 1/√r, ``inverse_log`` 1/log₂(1 + r), nDCG's discount.
 
     Attributes:
-        column: Of the catalogue; null: all pairs count alike.
+        column: Of the catalogue; null: all pairs have the same weight.
         function: Of the rank; null: the column holds the weights themselves.
         ranks: R of ``linear``; lower places count 0.
 
@@ -206,7 +206,7 @@ class PairWeights:
             kind = "weight, at least 0" if self.function is None else "rank, at least 1"
             raise ModisteError(
                 f"data.weight.column={self.column}: {len(bad):,} rows have no {kind}, the first is product "
-                f"{catalogue.column('product_id')[bad[0]]} with '{values[bad[0]]}'. Fill the column in."
+                f"{catalogue.column('product_id')[bad[0]]} with '{values[bad[0]]}': fill in the column."
             )
         if self.function is None:
             return numbers

@@ -35,7 +35,7 @@ class Shape:
     def from_coco(cls, segmentation: Any) -> Shape | None:
         """COCO's ``segmentation``: polygons, or ``{"size": [h, w], "counts": …}`` as a list or a compressed string.
 
-        Polygons of fewer than three points have no area and are left out; None: nothing is left.
+        Polygons of fewer than three points have no area and are excluded; None: nothing is left.
 
         Raises:
             ValueError: It is neither.
@@ -46,10 +46,10 @@ class Shape:
             _check_counts(counts, *segmentation["size"])
             return cls(counts=counts)
         if not isinstance(segmentation, list):
-            raise ValueError(f"a segmentation is polygons or run lengths, not {type(segmentation).__name__}")
+            raise ValueError(f"a segmentation must be polygons or run lengths, not {type(segmentation).__name__}")
         polygons = [np.asarray(polygon, dtype=np.float32) for polygon in segmentation]
         if any(polygon.ndim != 1 or len(polygon) % 2 for polygon in polygons):
-            raise ValueError("a polygon is a list of x and y in turn")
+            raise ValueError("a polygon must be a list of alternating x and y")
         if not all(np.isfinite(polygon).all() for polygon in polygons):
             raise ValueError("a polygon's points must be finite")
         polygons = [polygon for polygon in polygons if len(polygon) >= 6]
@@ -68,7 +68,7 @@ class Shape:
         """
         numbers = np.array(text.split(), dtype=np.int64)
         if not len(numbers) or len(numbers) % 2:
-            raise ValueError("run lengths are pairs of a start and a length")
+            raise ValueError("run lengths must be pairs of start and length")
         starts, lengths = numbers[::2] - 1, numbers[1::2]
         ends = starts + lengths
         gaps = starts - np.concatenate([[0], ends[:-1]])
@@ -103,7 +103,7 @@ def decode_counts(text: str) -> npt.NDArray[np.int64]:
     for character in text:
         code = ord(character) - 48
         if not 0 <= code < 64:
-            raise ValueError(f"{character!r} is not in COCO's run lengths")
+            raise ValueError(f"{character!r} is not valid in COCO run lengths")
         value |= (code & 31) << shift
         shift += 5
         if not code & 32:
@@ -112,13 +112,13 @@ def decode_counts(text: str) -> npt.NDArray[np.int64]:
             counts.append(value + (counts[-2] if len(counts) > 2 else 0))
             value = shift = 0
     if shift:
-        raise ValueError("the run lengths are cut off")
+        raise ValueError("the run lengths are truncated")
     return np.array(counts, dtype=np.int64)
 
 
 def _check_counts(counts: npt.NDArray[np.int64], height: int, width: int) -> None:
     if counts.ndim != 1 or (counts < 0).any() or counts.sum() != height * width:
-        raise ValueError(f"run lengths of {counts.sum()} pixels are not those of an image of {width}×{height}")
+        raise ValueError(f"run lengths of {counts.sum()} pixels do not match an image of {width}×{height}")
 
 
 def fill_runs(counts: npt.NDArray[np.int64], height: int, width: int) -> Mask:
@@ -149,7 +149,7 @@ def as_image(mask: Mask) -> Image.Image:
 
 
 def fit(mask: Image.Image, size: tuple[int, int], ref: str) -> Image.Image:
-    """``mask`` in ``size``: that of an image of the same proportions, for instance of a smaller copy.
+    """``mask`` in ``size``: that of an image of the same proportions, for example of a smaller copy.
 
     Raises:
         ModisteError: The proportions differ by more than a pixel.
@@ -158,8 +158,8 @@ def fit(mask: Image.Image, size: tuple[int, int], ref: str) -> Image.Image:
         return mask
     if abs(mask.height * size[0] / mask.width - size[1]) > 1 and abs(mask.width * size[1] / mask.height - size[0]) > 1:
         raise ModisteError(
-            f"Image '{ref}' is {size[0]}×{size[1]}, but its annotation is of {mask.width}×{mask.height} pixels: the "
-            "images are cropped, or of another data set; get those that the annotations were made for."
+            f"Image '{ref}' is {size[0]}×{size[1]}, but its annotation is {mask.width}×{mask.height} pixels: the "
+            "images are cropped or from another data set; use the images that were annotated."
         )
     return mask.resize(size, Image.Resampling.NEAREST)
 
@@ -188,7 +188,7 @@ def part_of(parts: Mapping[str, Sequence[str]], labels: Collection[str]) -> dict
             if name not in labels:
                 raise ModisteError(f"Part '{part}' names the label '{name}'. {did_you_mean(str(name), labels)}")
             if name in found:
-                raise ModisteError(f"The label '{name}' is in two parts, '{found[name]}' and '{part}': leave one.")
+                raise ModisteError(f"The label '{name}' is in two parts, '{found[name]}' and '{part}': remove one.")
             found[name] = part
     return found
 

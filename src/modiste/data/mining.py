@@ -115,14 +115,14 @@ def read(folder: Path, catalogue: Catalogue, total: int) -> tuple[Tensor, Tensor
     manifest = folder / "manifest.json"
     if not manifest.is_file() or not all(file.is_file() for file in files):
         raise ModisteError(
-            f"data.batches.mined={folder} holds no finished embeddings: make them with "
+            f"data.batches.mined={folder} holds no finished embeddings: create them with "
             f"modiste embed data={catalogue.card.name} run=RUN out={folder}."
         )
     made = json.loads(manifest.read_text(encoding="utf-8"))
     if (made["data"], made["rows"]) != (catalogue.card.name, total):
         raise ModisteError(
             f"data.batches.mined={folder} has {made['rows']:,} rows of {made['data']}, and the catalogue is "
-            f"{catalogue.card.name} with {total:,}: embed this one."
+            f"{catalogue.card.name} with {total:,}: embed this catalogue."
         )
     rows = np.asarray(catalogue.column("row"))
     image, text = (torch.from_numpy(np.load(file, mmap_mode="r")[rows].astype(np.float32)) for file in files)

@@ -63,7 +63,7 @@ class ValidationSet:
 
 
 class FashionDataModule(LightningDataModule):
-    """Serves the ``train`` and ``val`` splits of a catalogue.
+    """Serve the ``train`` and ``val`` splits of a catalogue.
 
     Args:
         catalogue: The whole catalogue with its split column.
@@ -79,11 +79,11 @@ class FashionDataModule(LightningDataModule):
         positives: Which pairs of a training batch are positives of each other: those of one ``product``, or those with
             one ``caption``, where captions name types and colours that many products share.
         decode: See `modiste.data.decode.Decoder`.
-        fields: Text fields that training embeds in the place of captions; validation keeps to captions.
+        fields: Text fields that training embeds instead of captions; validation keeps to captions.
         weight: The weight of each pair in training.
-        stream: Shards that training reads in the place of the split ``train``.
+        stream: Shards that training reads instead of the split ``train``.
         validation_sets: Validated after the split ``val``, by name, in this order.
-        feature_cache: Computes or finds features of frozen trunks here, which batches then hold in the place of pixels
+        feature_cache: Computes or finds features of frozen trunks here, which batches then hold instead of pixels
             and tokens.
         cached_splits: The splits that ``feature_cache`` serves.
 
@@ -145,11 +145,13 @@ class FashionDataModule(LightningDataModule):
     def _check_stream_goes_with(self, cached_training: bool) -> None:
         if self.limit is not None or self.batches != Batches():
             raise ModisteError(
-                "data.stream reads shards as they come: leave data.limit and data.batches out; data.stream.batches and "
-                "data.stream.shards say how much is read."
+                "data.stream reads shards sequentially: remove data.limit and data.batches; data.stream.batches and "
+                "data.stream.shards set the amount of data."
             )
         if cached_training:
-            raise ModisteError("features.cache=true needs all images beforehand, data.stream has none: leave one out.")
+            raise ModisteError(
+                "features.cache=true needs all images in advance, which data.stream does not have: remove one of them."
+            )
 
     def _cached_texts(self, cache: Cache, splits: Sequence[str]) -> Tokenizer | None:
         """Fill the cache for ``splits``; return what replaces the tokenizer."""
@@ -304,7 +306,7 @@ class FashionDataModule(LightningDataModule):
 
 
 def ignore_interrupts(worker: int) -> None:
-    """Ignore Ctrl-C in a loading process: a terminal sends it there too, and the current step still needs its batch."""
+    """Ignore Ctrl-C in a worker: a terminal sends it there too, and the current step still needs its batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -318,12 +320,14 @@ def check_training(data: FashionDataModule, loss: Any) -> None:
     weighted = data.weight.column is not None
     given = [name for name, there in (("fields", data.fields), ("weight.column", weighted)) if there]
     if given and not getattr(loss, "weighs_pairs", False):
-        raise ModisteError(f"data.{given[0]} is for loss=gcl; {type(loss).__name__} ignores it: choose one of the two.")
+        raise ModisteError(
+            f"data.{given[0]} is for loss=gcl and ignored by {type(loss).__name__}: set loss=gcl, or remove it."
+        )
     if data.stream is None:
         return
     if data.fields is not None and data.fields.with_vocabulary:
         raise ModisteError(
-            f"data.fields.{data.fields.with_vocabulary[0]}.vocabulary takes all texts of a catalogue, which a stream "
-            "does not know beforehand: leave vocabulary out."
+            f"data.fields.{data.fields.with_vocabulary[0]}.vocabulary needs all texts of a catalogue, which a stream "
+            "does not know in advance: remove vocabulary."
         )
     data.stream.check(data.training_columns)

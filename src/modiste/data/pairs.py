@@ -86,7 +86,7 @@ class Pairs(Dataset):
         return self.captions.all(index) if self.fields is None else self.fields.all(index) | {""}
 
     def with_features(self, features: ImageFeatures | None) -> Pairs:
-        """Return these pairs with cached features in the place of pixels; None: with pixels."""
+        """Return these pairs with cached features instead of pixels; None: with pixels."""
         pairs = copy.copy(self)
         pairs.features = features
         return pairs

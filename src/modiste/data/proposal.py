@@ -80,7 +80,7 @@ def write(name: str, data_cfg: Any, catalogue: Catalogue, folder: Path) -> Path:
     """
     name = str(name)
     if not re.fullmatch(r"[A-Za-z][\w-]*", name):
-        raise ModisteError(f"write={name} is no name: give letters, digits, - and _, beginning with a letter.")
+        raise ModisteError(f"write={name} is not a valid name: use letters, digits, - and _, starting with a letter.")
     file = folder / "data" / f"{name}.yaml"
     if file.exists():
         raise ModisteError(f"{file} exists: choose another write=NAME, or delete it.")

@@ -1,4 +1,4 @@
-"""The order of training batches: a function of the seed and the epoch alone, resumable in mid-epoch."""
+"""The order of training batches: a function of the seed and the epoch alone, resumable mid-epoch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index): an order that depends on (seed, epoch) only, cut into global batches.
 
     Each process takes every ``world``-th item of a global batch, so the global batches do not depend on the number of
-    processes. It can start in mid-epoch. The last, smaller batch is dropped: the contrastive loss depends on its batch
+    processes. It can start mid-epoch. The last, smaller batch is dropped: the contrastive loss depends on its batch
     size.
 
     Args:
@@ -40,7 +40,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     ) -> None:
         if batch_size % world:
             raise ModisteError(
-                f"data.batch_size={batch_size} is the global batch: make it a multiple of {world} devices."
+                f"data.batch_size={batch_size} is the global batch size: make it a multiple of {world} devices."
             )
         if length < batch_size:
             raise ModisteError(

@@ -201,7 +201,7 @@ def fill_further_rows(raw: Columns, roles: Roles) -> Columns:
 
 
 class _Text(HTMLParser):
-    """Collects the text of HTML; block elements separate words, scripts and styles are dropped."""
+    """Collect the text of HTML; block elements separate words, scripts and styles are dropped."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)

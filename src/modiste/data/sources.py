@@ -32,7 +32,7 @@ WHOLE = "whole"
 
 
 class ImageSource(Protocol):
-    """Reads one image by its reference. Picklable, and safe across forks and threads.
+    """Read one image by its reference. Picklable, and safe across forks and threads.
 
     A source may also have ``identity(refs: list[str]) -> str``: what tells whether the images behind these references
     may have changed. A scan of a source without it is not cached.
@@ -61,7 +61,7 @@ class PixelSource(ImageSource, Protocol):
         ...
 
     def check(self, preprocess: Any) -> None:
-        """Raises ModisteError when the pixels were made by another transform than ``preprocess``."""
+        """Raise ModisteError when the pixels were made by another transform than ``preprocess``."""
         ...
 
     def identity(self, refs: list[str]) -> str:

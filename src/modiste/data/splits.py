@@ -27,7 +27,7 @@ HELD_OUT = {"train": EXCLUDED, "val": "val_held_out", "test": "test_held_out"}
 
 @dataclass(frozen=True)
 class RandomSplit:
-    """Whole groups (`groups`) to splits at random, by a hash of the group: adding products moves no others.
+    """Whole groups (`groups`) to splits at random, by hash of the group: adding products moves no others.
 
     Attributes:
         fractions: Split → part of the groups; they add up to 1.
@@ -63,7 +63,7 @@ class GivenSplit:
         hold_out: As in `RandomSplit`.
 
     Raises:
-        ModisteError: The data set has no splits of its own, or `hold_out` names an unknown column or value.
+        ModisteError: The data set has no splits, or `hold_out` names an unknown column or value.
     """
 
     val_fraction: float = 0.0
@@ -74,7 +74,7 @@ class GivenSplit:
         given = catalogue.column("split")
         if not any(given):
             raise ModisteError(
-                f"Data set '{catalogue.card.name}' has no splits of its own: use data/split=random, or name its split "
+                f"Data set '{catalogue.card.name}' has no splits: use data/split=random, or name its split "
                 "column in data.catalogue.columns."
             )
         group = groups(catalogue)
@@ -92,7 +92,7 @@ class GivenSplit:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Leaves categories or brands out of training, and sets their validation and test products apart (`HELD_OUT`).
+    """Leave categories or brands out of training, and set their validation and test products apart (`HELD_OUT`).
 
     Unlike a split's ``hold_out``, which moves all of a category's products into one test split, this keeps a validation
     set of what was never trained, ``val_held_out``, to select a checkpoint on, and ``test_held_out`` to report it on.
@@ -104,7 +104,7 @@ class HeldOut:
             validation have, ``count`` of them or that ``share`` (of the values, not of the products).
 
     Raises:
-        ModisteError: A column, value or key is unknown, the draw cannot be made, or nothing is left to train on or to
+        ModisteError: A column, value or key is unknown, the draw cannot be made, or so nothing trains on or to
             validate on.
 
     >>> from modiste.data.sources import ArrayImages
@@ -136,10 +136,10 @@ class HeldOut:
         for needed, where in (("train", "to train on"), ("val_held_out", "in its validation split to hold out")):
             if needed not in split:
                 raise ModisteError(
-                    f"data.held_out leaves nothing of '{catalogue.card.name}' {where}: name other values."
+                    f"data.held_out leaves no rows of '{catalogue.card.name}' {where}: name other values."
                 )
         excluded = sum(before == "train" != after for before, after in zip(own, split, strict=True))
-        log.info("data.held_out: %d of %d training rows left out", excluded, own.count("train"))
+        log.info("data.held_out: %d of %d training rows excluded", excluded, own.count("train"))
         return catalogue.replace_column("split", split)
 
 
@@ -147,7 +147,7 @@ def _draw_keys(entry: Mapping[str, Any]) -> dict[str, Any]:
     names = ("column", "count", "share", "seed")
     for name in entry:
         if name not in names:
-            raise ModisteError(f"A draw of data.held_out has no '{name}'. {did_you_mean(str(name), names)}")
+            raise ModisteError(f"data.held_out has no option '{name}'. {did_you_mean(str(name), names)}")
     return dict(entry)
 
 
@@ -156,7 +156,7 @@ def _drawn(
 ) -> dict[str, list[str]]:
     """{column: values}: those with the lowest hash, so that a new value moves at most one other."""
     if (count is None) == (share is None):
-        raise ModisteError(f"data.held_out draws values of {column} by count or by share: give one of them.")
+        raise ModisteError(f"data.held_out for {column} needs either count or share: give one of them.")
     sides: dict[str, set[str]] = {"train": set(), "val": set()}
     for value, split in zip(catalogue.column(column), catalogue.column("split"), strict=True):
         if value and split in sides:
@@ -165,8 +165,8 @@ def _drawn(
     number = max(1, round(share * len(values))) if share is not None else count
     if not 0 < number < len(values):  # type: ignore[operator]
         raise ModisteError(
-            f"data.held_out cannot draw {number} of the {len(values)} values of {column} that training and validation "
-            "have: at least one must be held out and one be left."
+            f"data.held_out cannot hold out {number} of the {len(values)} values of {column} in train and val: "
+            "at least one must be held out and one must remain."
         )
     return {column: values[:number]}
 
@@ -225,7 +225,7 @@ class MarqoSplit:
         if not test:
             raise ModisteError(
                 f"No product of data set '{catalogue.card.name}' is in {self.queries}: use the relevance file that "
-                "belongs to the data set, or another split (data/split=random)."
+                "belongs to this data set, or another split (data/split=random)."
             )
         excluded = _sharing(catalogue, test, TITLES[self.titles])
         group = groups(catalogue)
@@ -242,8 +242,8 @@ def _relevant_products(path: str) -> set[str]:
     file = Path(path)
     if not file.is_file():
         raise ModisteError(
-            f"There is no {file}: download ground_truth_text-image.json of KAGL from Marqo's marqo-FashionCLIP "
-            "repository, and point data.split.queries to it."
+            f"{file} does not exist: download ground_truth_text-image.json of KAGL from Marqo's marqo-FashionCLIP "
+            "repository, and set data.split.queries to it."
         )
     try:
         published = json.loads(file.read_text(encoding="utf-8"))
@@ -312,7 +312,7 @@ def leaks(catalogue: Catalogue, between: Iterable[str] | None = None) -> dict[st
 def _check_fractions(fractions: Mapping[str, float]) -> None:
     if any(part < 0 for part in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-6:
         shown = ", ".join(f"{name} {part}" for name, part in fractions.items())
-        raise ModisteError(f"The fractions of data.split must be positive and add up to 1, not: {shown}.")
+        raise ModisteError(f"The fractions of data.split must be positive and sum to 1, not {shown}.")
 
 
 def _assign(group: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
@@ -342,7 +342,7 @@ def _held_out(catalogue: Catalogue, group: Sequence[str], hold_out: HoldOut) -> 
     held: dict[str, str] = {}
     for name, conditions in (hold_out or {}).items():
         if name in ("train", "val", "test", EXCLUDED) or not conditions:
-            raise ModisteError(f"data.split.hold_out.{name} must have a name of its own and name columns and values.")
+            raise ModisteError(f"data.split.hold_out.{name} must have a unique name and list columns and values.")
         for key, fits in zip(group, _fits(catalogue, f"data.split.hold_out.{name}", conditions), strict=True):
             if fits:
                 held.setdefault(key, name)
@@ -356,7 +356,7 @@ def _fits(catalogue: Catalogue, key: str, conditions: Mapping[str, Sequence[str]
         wanted = _wanted(catalogue, key, column, values)
         fits = [fit and value in wanted for fit, value in zip(fits, catalogue.column(column), strict=True)]
     if not any(fits):
-        raise ModisteError(f"{key} fits no product: no row has all of its values.")
+        raise ModisteError(f"{key} matches no product: no row has all of its values.")
     return fits
 
 

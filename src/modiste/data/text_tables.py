@@ -81,9 +81,7 @@ def read_text(path: Path, encoding: str | None = None) -> tuple[str, TextFormat]
     try:
         return data.decode(encoding), TextFormat(encoding, compression=compression)
     except LookupError:
-        raise ValueError(
-            f"there is no encoding {encoding}: give a codec of Python's, such as utf-8 or cp1252"
-        ) from None
+        raise ValueError(f"encoding {encoding} is unknown: give a Python codec such as utf-8 or cp1252") from None
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ValueError(
@@ -134,7 +132,7 @@ def _unpacked(data: bytes, compression: str) -> bytes:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             if len(members) != 1:
-                raise ValueError(f"the zip file holds {len(members)} files: give one with the table alone")
+                raise ValueError(f"the zip file holds {len(members)} files: give one that contains only the table")
             stream: Any = archive.open(members[0])
             unpacked = stream.read(MAX_TEXT + 1)
     else:
@@ -142,7 +140,7 @@ def _unpacked(data: bytes, compression: str) -> bytes:
         argument = {"fileobj": io.BytesIO(data)} if compression == "gzip" else {"filename": io.BytesIO(data)}
         unpacked = opener(**argument).read(MAX_TEXT + 1)
     if len(unpacked) > MAX_TEXT:
-        raise ValueError(f"unpacked it is larger than {MAX_TEXT:,} bytes")
+        raise ValueError(f"uncompressed it is larger than {MAX_TEXT:,} bytes")
     return unpacked
 
 
@@ -180,8 +178,8 @@ def parse_table(
             records, bad, quoted = literal, None, False
     if bad is not None:
         raise ValueError(
-            f"line {bad.line + skipped}: a quote is opened there and never closed, which swallows the rows behind it: "
-            "mend the cell, or set data.catalogue.quoting=none if quotes are ordinary characters"
+            f"line {bad.line + skipped}: a quote is opened and never closed, so the following rows are lost: "
+            "fix the cell, or set data.catalogue.quoting=none if quotes are literal characters"
         )
     return _columns(records, delimiter, skipped), replace(known, delimiter=delimiter, quoted=quoted is not False)
 
@@ -262,7 +260,7 @@ def _columns(records: Sequence[Record], delimiter: str, skipped: int) -> Columns
     for record in records[1:]:
         if any(cell.strip() for cell in record.cells[len(header) :]):
             raise ValueError(
-                f"line {record.line + skipped} has {len(record.cells)} cells, the header {len(header)}: quote cells "
+                f"line {record.line + skipped} has {len(record.cells)} cells, not {len(header)}: quote cells "
                 f"that contain '{delimiter}', or set data.catalogue.delimiter"
             )
     rows = [record.cells for record in records[1:]]

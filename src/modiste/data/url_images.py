@@ -21,7 +21,7 @@ from modiste.utils.run_dir import cache_dir
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 32 * 2**20
-"""Of one image; what is larger is left out."""
+"""Of one image; what is larger is excluded."""
 SECONDS = 30.0
 """For one image, from the first byte asked for to the last."""
 THREADS = 8
@@ -31,7 +31,7 @@ Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 def download(
     urls: Iterable[str], folder: Path | None = None, private: bool = False, progress: Progress | None = None
 ) -> Path:
-    """Download images that are not there yet; return their folder. What fails is left out, and tried again next time.
+    """Download images that are missing; return their folder. What fails is excluded, and tried again next time.
 
     Args:
         urls: http and https addresses.
@@ -52,7 +52,7 @@ def download(
     if failed:
         url, problem = failed[0]
         log.warning(
-            "%d of %d images could not be downloaded, for instance %s: %s", len(failed), len(missing), url, problem
+            "%d of %d images could not be downloaded, for example %s: %s", len(failed), len(missing), url, problem
         )
     return folder
 
@@ -67,7 +67,7 @@ def file_name(url: str) -> str:
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follows redirections only to where the first address might have led."""
+    """Follow redirections only to where the first address might have led."""
 
     def __init__(self, private: bool) -> None:
         self.private = private
@@ -99,10 +99,10 @@ def _fetch(url: str, path: Path, private: bool, opener: OpenerDirector) -> str:
 
 
 def _check(url: str, private: bool) -> None:
-    """Raises ValueError for what is no public http address."""
+    """Raise ValueError for what is no public http address."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("it is no http address")
+        raise ValueError("it is not an http URL")
     if private:
         return
     for *_, address in socket.getaddrinfo(parts.hostname, parts.port or 443):

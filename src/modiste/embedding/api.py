@@ -91,7 +91,7 @@ class EmbeddedFolder:
 
 
 def embed_config(cfg: DictConfig, line: Invocation) -> EmbeddedFolder:
-    """Embeds what an ``embed`` configuration names into a folder of shards; finished shards are kept.
+    """Embed what an ``embed`` configuration names into a folder of shards; finished shards are kept.
 
     Args:
         cfg: The composed configuration.

@@ -62,7 +62,7 @@ class Tower:
         kind: ``image`` or ``text``.
         example: Inputs as the job has them: pixels (B, 3, S, S) uint8, or tokens; at least two, texts of several
             lengths, as exporters take a dimension of 1 and a mask without zeros for constants.
-        cache: Folder of converted towers; null converts anew.
+        cache: Folder of converted towers; null converts again.
         fingerprint: Of the model's weights, where there is a cache.
     """
 
@@ -177,7 +177,7 @@ def onnxruntime(tower: Tower, precision: str) -> Encode:
     import onnxruntime as ort
 
     if precision != "fp32":
-        raise ModisteError("backend=onnxruntime computes in float32 on a CPU: set precision=fp32.")
+        raise ModisteError("backend=onnxruntime runs in float32 on a CPU: set precision=fp32.")
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
@@ -278,7 +278,7 @@ def _openvino(tower: Tower) -> Any:
 
 
 def quantise_weights(program: Any) -> int:
-    """Makes the weights of matrix products int8, in place, with a scale for each output: w ≈ int8 · max|w| / 127.
+    """Make the weights of matrix products int8, in place, with a scale for each output: w ≈ int8 · max|w| / 127.
 
     Products whose inputs `SMALLEST_GROUP` does not divide stay as they are. Ours rather than nncf's `compress_weights`,
     which makes the embeddings of tokens int8, too, draws a progress bar of its own and reports its use to its maker.
@@ -309,7 +309,7 @@ def quantise_weights(program: Any) -> int:
         node.input(1).replace_source_output(ops.multiply(rounded, ops.constant(scale)).output(0))
         group, multiplied = math.gcd(group, weights.shape[inputs]), multiplied + weights.size
     if multiplied <= convolved:
-        raise ModisteError("precision=int8 is for matrix products, and this tower has few: set precision=bf16 or fp32.")
+        raise ModisteError("precision=int8 quantises matmuls, and this tower has few: set precision=bf16 or fp32.")
     return group
 
 
@@ -329,12 +329,12 @@ BACKENDS: dict[str, Callable[[Tower, str], Encode]] = {
 
 
 def check_name(name: str, precision: str = "fp32") -> None:
-    """Raises ModisteError for what does not exist, or excludes each other, or whose packages are not installed."""
+    """Raise ModisteError for what does not exist, or excludes each other, or whose packages are not installed."""
     if precision not in PRECISIONS:
         raise ModisteError(f"precision={precision} is not known: choose fp32, bf16 or int8.")
     if precision == "int8" and name not in ("openvino", "auto"):
         raise ModisteError(
-            f"precision=int8 needs backend=openvino, not {name}: choose that, or precision=bf16 or fp32."
+            f"precision=int8 needs backend=openvino, not {name}: set backend=openvino, or precision=bf16 or fp32."
         )
     if name not in (*BACKENDS, "auto"):
         raise ModisteError(f"backend={name} is not known. {did_you_mean(name, (*BACKENDS, 'auto'))}")
@@ -345,7 +345,7 @@ def check_name(name: str, precision: str = "fp32") -> None:
 
 
 def candidates(kind: str, device: str = "cpu") -> list[str]:
-    """What ``auto`` tries beside torch in float32, from exact to fast: the others, all in bf16 where the processor has
+    """What ``auto`` tries next to torch in float32, from exact to fast: the others, all in bf16 where the processor has
     units for it, and int8. The other backends are for CPUs: on a GPU it is torch in bf16.
 
     >>> candidates("image", "cuda")
@@ -378,15 +378,15 @@ def choose(tower: Tower, name: str, min_cosine: float) -> tuple[str, Encode]:
         return name, checked(tower, name, min_cosine)[0]
     taken: tuple[str, Encode] = ("torch", tower.encode)
     speed = rate(tower, tower.encode)
-    log.info("%s tower, torch: %.0f a second", tower.kind, speed)
+    log.info("%s tower, torch: %.0f items/s", tower.kind, speed)
     for candidate in candidates(tower.kind, tower.device.type):
         try:
             encode, cosine = checked(tower, candidate, min_cosine)
         except ModisteError as error:
-            log.info("%s tower, %s: passed over: %s", tower.kind, candidate, first_line(error))
+            log.info("%s tower, %s: skipped: %s", tower.kind, candidate, first_line(error))
             continue
         measured = rate(tower, encode)
-        log.info("%s tower, %s: %.0f a second, cosine %.6f", tower.kind, candidate, measured, cosine)
+        log.info("%s tower, %s: %.0f items/s, cosine %.6f", tower.kind, candidate, measured, cosine)
         if measured > (1 + MARGIN) * speed:
             taken, speed = (candidate, encode), measured
     return taken

@@ -68,12 +68,10 @@ class Job:
     def __post_init__(self) -> None:
         for name in ("shard_rows", "batch_size", "threads"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ModisteError(f"{name} is a whole number from 1 on, not {getattr(self, name)!r}.")
+                raise ModisteError(f"{name} must be an integer of at least 1, not {getattr(self, name)!r}.")
         check_name(self.backend, self.precision)
         if self.backend == "auto":
-            raise ModisteError(
-                "backend=auto is decided by a measurement, and every worker would make its own: name a backend."
-            )
+            raise ModisteError("backend=auto is chosen by a benchmark that may differ between workers: name a backend.")
 
     def identity(self, fingerprint: str) -> Record:
         """What decides the shards' content, for the manifest."""
@@ -92,7 +90,7 @@ class Job:
 
 
 class Worker:
-    """Embeds shards of a job in this process."""
+    """Embed shards of a job in this process."""
 
     def __init__(self, job: Job, number: int = 0) -> None:
         keep_pages()
@@ -104,7 +102,7 @@ class Worker:
         )
 
     def __call__(self, index: int) -> Record:
-        """Writes shard ``index``; returns its part of the manifest."""
+        """Write shard ``index``; return its part of the manifest."""
         job = self.job
         rows = np.arange(len(job.catalogue))[index * job.shard_rows :][: job.shard_rows]
         vectors = {
@@ -130,7 +128,7 @@ def default_number(device: str, cores: int) -> int:
 
 
 def embed_shards(job: Job, workers: str = "processes", number: int = 1, progress: Progress = silent) -> int:
-    """Makes the shards that are not there yet, and joins all of them in ``image.npy`` and ``text.npy``.
+    """Make the shards that are missing, and join all of them in ``image.npy`` and ``text.npy``.
 
     Args:
         job: What is embedded.
@@ -145,7 +143,7 @@ def embed_shards(job: Job, workers: str = "processes", number: int = 1, progress
         ModisteError: The folder holds other embeddings, ``workers`` is unknown, or Ray is not installed.
     """
     if workers not in WORKERS:
-        raise ModisteError(f"There are no workers={workers}. {did_you_mean(workers, WORKERS)}")
+        raise ModisteError(f"workers={workers} is not known. {did_you_mean(workers, WORKERS)}")
     if number < 1:
         raise ModisteError(f"The number of workers must be at least 1, not {number}.")
     identity = json.loads(json.dumps(job.identity(ModelEmbedder(job.model).fingerprint), default=str))
@@ -202,7 +200,7 @@ def _with_processes(job: Job, indices: Sequence[int], number: int) -> Iterator[R
             work = [pool.submit(_embed_shard, index) for index in indices]
         for done in as_completed(work):
             yield done.result()
-    except BaseException:  # also an interrupt: what is begun is not waited for
+    except BaseException:  # also an interrupt: what was started is not waited for
         for process in list(pool._processes.values()):
             process.kill()
         raise

@@ -47,7 +47,7 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 
 class ModelEmbedder:
-    """Embeds images and texts with a model; what it made before for the same weights and pixels comes from a cache.
+    """Embed images and texts with a model; what it made before for the same weights and pixels comes from a cache.
 
     Args:
         model: The dual encoder; it is put into evaluation mode.
@@ -80,7 +80,7 @@ class ModelEmbedder:
     ) -> None:
         backends.check_name(backend, precision)
         if backend == "auto" and precision != "fp32":
-            raise ModisteError(f"backend=auto chooses the precision itself: leave precision={precision} out.")
+            raise ModisteError(f"backend=auto also chooses the precision: remove precision={precision}.")
         self.model = model.eval()
         self.batch_size, self.precision, self.cache, self.progress = batch_size, precision, cache, progress
         self.fingerprint, self.decode = fingerprint(model), decode
@@ -241,7 +241,7 @@ class ModelEmbedder:
             self.taken[tower] = backends.choose(built, self._expected(tower), self.min_cosine[tower])
         else:
             self.taken[tower] = self._chosen(built)
-        log.info("The %s tower runs on %s.", tower, self.taken[tower][0])
+        log.info("The %s tower uses backend %s.", tower, self.taken[tower][0])
 
     def _chosen(self, tower: backends.Tower) -> tuple[str, Callable[[Any], Tensor]]:
         """What ``auto`` took the last time if it is near enough on these inputs, too, or else the fastest now."""
@@ -251,7 +251,7 @@ class ModelEmbedder:
             try:
                 return backends.choose(tower, self._expected(tower.kind), wanted)
             except ModisteError as error:
-                log.info("%s tower: %s Another is chosen.", tower.kind, error)
+                log.info("%s tower: %s Using another backend.", tower.kind, error)
         taken = backends.choose(tower, "auto", wanted)
         if file is not None:
             write_json(file, {"backend": taken[0]})
@@ -347,7 +347,7 @@ class MatrixEmbedder:
                     f"The {name} embeddings have shape {tuple(matrix.shape)}, but there are {rows} rows to embed."
                 )
             if not torch.isfinite(matrix).all():
-                raise ModisteError(f"The {name} embeddings hold values that are not finite: make them anew.")
+                raise ModisteError(f"The {name} embeddings contain non-finite values: recompute them.")
         if images.shape[1] != texts.shape[1]:
             raise ModisteError(f"Image and text embeddings differ in size: {images.shape[1]} and {texts.shape[1]}.")
         self.matrix = F.normalize(images.float(), dim=-1)
@@ -368,8 +368,8 @@ class MatrixEmbedder:
         new = [text for text in dict.fromkeys(texts) if text not in self.known]
         if new and self.encode is None:
             raise ModisteError(
-                f"There is no embedding of the text '{new[0]}' ({len(new)} such): embeddings from files serve "
-                "retrieval between the catalogue's own images and texts; other tasks need a model."
+                f"The text '{new[0]}' has no embedding ({len(new)} missing): embeddings from files support "
+                "only retrieval between the catalogue's images and texts; other tasks need a model."
             )
         if new and self.encode is not None:
             self.known |= dict(zip(new, self.encode(new), strict=True))
@@ -391,7 +391,7 @@ class PrefixEmbedder:
 
     def __init__(self, embedder: Any, dim: int) -> None:
         if dim < 1:
-            raise ModisteError(f"dim={dim} must be at least 1: null takes the whole embeddings.")
+            raise ModisteError(f"dim={dim} must be at least 1: null keeps the full embeddings.")
         self.embedder, self.dim = embedder, dim
         self.fingerprint: str = embedder.fingerprint  # of the whole embeddings
 
@@ -411,18 +411,18 @@ class PrefixEmbedder:
     @property
     def model(self) -> DualEncoder:
         """Not there: what looks into the model would not see the cut."""
-        raise ModisteError(f"dim={self.dim} cuts embeddings, but this task looks into the model itself: leave dim out.")
+        raise ModisteError(f"dim={self.dim} truncates embeddings, but this task needs the model itself: remove dim.")
 
     def _cut(self, embeddings: Tensor) -> Tensor:
         if self.dim > embeddings.shape[1]:
-            raise ModisteError(f"dim={self.dim} goes beyond the {embeddings.shape[1]} numbers of an embedding.")
+            raise ModisteError(f"dim={self.dim} exceeds the {embeddings.shape[1]} dimensions of the embeddings.")
         return F.normalize(embeddings[:, : self.dim], dim=1)
 
 
 def read_matrix(path: Path) -> Tensor:
     """A matrix from a ``.npy`` file or a ``.pt`` tensor. Raises ModisteError when it is missing or neither."""
     if not path.is_file():
-        raise ModisteError(f"There is no embedding file {path}: give the path of a .npy or .pt file.")
+        raise ModisteError(f"Embedding file {path} does not exist: give the path of a .npy or .pt file.")
     try:
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(path, allow_pickle=False)).float()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def to_device(inputs: Any, device: torch.device) -> Any:
-    """Pixels, or tokens by name, on ``device``; a GPU reads them from pinned memory while the host goes on.
+    """Pixels, or tokens by name, on ``device``; a GPU reads them from pinned memory while the host continues.
 
     >>> to_device({"input_ids": torch.zeros(1, 2)}, torch.device("cpu"))["input_ids"].shape
     torch.Size([1, 2])

@@ -79,7 +79,7 @@ def evaluate(
     if subject.trained is not None:
         spec = spec.of_run(subject.trained)
     elif data is None:
-        raise ModisteError("No data given: name a data set or pass a catalogue; only a run has data of its own.")
+        raise ModisteError("No data given: name a data set or pass a catalogue; only runs have default data.")
     given = None if data is None or isinstance(data, (str, Mapping)) else data
     evaluation = spec.load(given)
     if isinstance(tasks, Mapping):

@@ -57,7 +57,7 @@ class Audit:
 
 
 def audit_config(cfg: DictConfig, line: Invocation) -> tuple[Audit, Path]:
-    """Loads both sides, compares them, and writes ``audit.json`` and ``pairs.csv`` into the returned folder.
+    """Load both sides, compare them, and write ``audit.json`` and ``pairs.csv`` into the returned folder.
 
     Args:
         cfg: The composed ``audit`` configuration.
@@ -70,13 +70,15 @@ def audit_config(cfg: DictConfig, line: Invocation) -> tuple[Audit, Path]:
     trained = load_config(run.config) if run else None
     if trained is not None:
         if cfg.other:
-            raise ModisteError("run= and other= exclude each other: there is one training side.")
+            raise ModisteError("run= and other= exclude each other: give one source of training data.")
         cfg = from_run(cfg, trained, line.overrides)
     validate(cfg)
     test = load(cfg.data)
     train = training_side(cfg, trained, test, line)
     if train is test and cfg.split == cfg.train_split:
-        raise ModisteError(f"Both sides are the split '{cfg.split}' of '{test.card.name}': choose another train_split.")
+        raise ModisteError(
+            f"Training and evaluation data are both '{test.card.name}' split '{cfg.split}': set train_split."
+        )
     subject = subject_of(cfg, line.choice("model")) if run is not None or line.choice("model") else None
     audit = compare_sides(
         train.select(split=cfg.train_split) if cfg.train_split is not None else train,
@@ -188,7 +190,7 @@ def shown(audit: Audit) -> list[str]:
 
 
 def closest(audit: Audit, name: str) -> list[int]:
-    """The evaluated rows that ``name`` touches, the closest pair first; identical pictures are left out."""
+    """The evaluated rows that ``name`` touches, the closest pair first; identical pictures are excluded."""
     match, identical = audit.matches[name], audit.matches["identical"].touched
     rows = np.flatnonzero(match.touched & ~identical)
     return rows[np.argsort(match.distance[rows], kind="stable")].tolist()

@@ -144,7 +144,7 @@ def compare(
     if not shared:
         have = " and ".join(", ".join(title_of(result) for result in side.values()) for side in (of_a, of_b))
         raise ModisteError(
-            f"The two have no result of the same data, split and task: {have}. Evaluate both on the same."
+            f"The two models have no result with the same data, split and task: {have}. Evaluate both on the same data."
         )
     found = Comparison(
         (_name(a, of_a.values(), of_b.values()), _name(b, of_b.values(), of_a.values())), [], [], resamples, seed
@@ -161,7 +161,7 @@ def compare(
     if not found.pairs:
         reasons = " ".join(found.skipped)
         raise ModisteError(
-            f"{reasons} Evaluate both with the same settings, or let a setting differ with allow=[NAME]."
+            f"{reasons} Evaluate both with the same settings, or allow a setting to differ with allow=[NAME]."
         )
     _adjust(found.pairs)
     return found

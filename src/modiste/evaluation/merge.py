@@ -63,7 +63,7 @@ class Merged:
 
 
 def merge_config(cfg: DictConfig, line: Invocation) -> Merged:
-    """Evaluates the models between ``first`` and ``second``, and writes the run directory of the best one.
+    """Evaluate the models between ``first`` and ``second``, and write the run directory of the best one.
 
     Weights are interpolated as `modiste.models.interpolate.interpolate` says, and so is the log of the temperature.
     Each (alpha, data, task) is stored in ``alphas/`` as it is measured; one of the same weights, data and protocol is
@@ -116,12 +116,14 @@ def sides(cfg: DictConfig) -> tuple[Side, Side]:
     if not cfg.first or not cfg.second:
         raise ModisteError("modiste merge needs two models: first=RUN (or first=start) and second=RUN.")
     if cfg.second == START:
-        raise ModisteError("second=start has no meaning: give first=start and second=RUN.")
+        raise ModisteError("second=start is not possible: use first=start and second=RUN.")
     second = side(str(cfg.second), cfg.checkpoint)
     if cfg.first != START:
         return side(str(cfg.first), cfg.checkpoint), second
     if second.config is None:
-        raise ModisteError(f"first=start needs a run as the second model, and '{cfg.second}' is none: give second=RUN.")
+        raise ModisteError(
+            f"first=start needs a run as the second model, and '{cfg.second}' is not a run: give second=RUN."
+        )
     run_dir = RunDir.find(cfg.second)
     model = model_at_start(run_dir)
     fold_adapters(model)
@@ -189,7 +191,7 @@ def checked_alphas(given: Sequence[Any]) -> list[float]:
 
 
 def check_monitor(cfg: DictConfig) -> None:
-    """Raises ModisteError where the monitor is of no task, or its mode unknown."""
+    """Raise ModisteError where the monitor is of no task, or its mode unknown."""
     parts = str(cfg.monitor.metric).split("/")
     if len(parts) < 3 or parts[0] != "val" or parts[1] not in cfg.task:
         raise ModisteError(
@@ -252,12 +254,12 @@ class Merge:
         transforms = [side.model.preprocess.describe() for side in (first, second)]
         if transforms[0] != transforms[1]:
             log.warning(
-                "The two models transform images differently; the merged one does it as %s: %s", base.name,
+                "The two models preprocess images differently; the merged model uses that of %s: %s", base.name,
                 base.model.preprocess.describe(),
             )  # fmt: skip
 
     def check_out(self) -> None:
-        """Raises ModisteError where ``out`` is another run or merge."""
+        """Raise ModisteError where ``out`` is another run or merge."""
         known = self.out.read_json("sides")
         same = all(known.get(name, {}).get("fingerprint") == side["fingerprint"] for name, side in self.sides.items())
         if not same and (known or self.out.is_run):
@@ -286,7 +288,7 @@ class Merge:
         return list(rows.values())
 
     def embedder(self, alpha: float) -> ModelEmbedder:
-        """Embeds with the weights of ``alpha``."""
+        """Embed with the weights of ``alpha``."""
         self.base.model.load_state_dict(interpolate(*self.ends, alpha))
         return build_embedder(self.base.model, **embedder_options(self.cfg))
 
@@ -314,7 +316,7 @@ class Merge:
         return {f"{name}/{task}/{metric}": value for metric, value in content["metrics"].items()}
 
     def check_metrics(self, row: Row) -> None:
-        """Raises ModisteError where a metric that is asked for is not in ``row``."""
+        """Raise ModisteError where a metric that is asked for is not in ``row``."""
         for key, name in (("monitor.metric", self.cfg.monitor.metric), ("transfer_metric", self.transfer_metric(row))):
             own = key == "monitor.metric"
             measured = [metric for metric in row if "/" in metric and metric.startswith(f"{IN_DOMAIN}/") == own]
@@ -335,7 +337,7 @@ class Merge:
     # -------------------------------------------------------------------------------------------------- the merged run
 
     def conclude(self, curve: list[Row]) -> Merged:
-        """Chooses alpha and writes the run directory."""
+        """Choose alpha and write the run directory."""
         metric, mode = self.cfg.monitor.metric, self.cfg.monitor.mode
         chosen = choose([(row["alpha"], row[metric]["value"]) for row in curve], mode)
         shown = self.transfer_metric(curve[0])
@@ -400,7 +402,7 @@ def choose(values: Sequence[tuple[float, float]], mode: str) -> float:
 
 
 def state_copy(model: DualEncoder) -> dict[str, Tensor]:
-    """The state dict, in memory of its own."""
+    """The state dict, in its own memory."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 

@@ -1,7 +1,7 @@
 """What evaluated rows share with training rows: identical and near-identical images, titles, products, embeddings.
 
 A perceptual hash alone finds nothing in a product catalogue: on KAGL every second test picture is within 4 bits of a
-training picture, because all shoes stand alike on white. Two pictures are near here when their hashes are close *and*
+training picture, because all shoes look similar on white. Two pictures are near here when their hashes are close *and*
 their colours agree cell by cell, which keeps re-encoded and rescaled copies and drops what only has the same outline.
 """
 
@@ -256,7 +256,7 @@ def overlap_of_run(
         data: The ``data`` node that ``catalogue`` was loaded from: where the run's is the same, it is not read again.
 
     Returns:
-        As `overlap`; None where nothing overlaps; ``{"unknown": reason}`` where the training data is not there.
+        As `overlap`; None where nothing overlaps; ``{"unknown": reason}`` where the training data is missing.
     """
     test = catalogue.select(split=split)
     try:
@@ -274,7 +274,7 @@ def training_data(run_config: Any) -> Iterator[Any]:
     """The ``data`` nodes that a run was trained on: its own, and those of the runs that it started from or merges.
 
     Raises:
-        ModisteError: A run that it started from is not there, or one was trained on a stream of shards.
+        ModisteError: A run that it started from is missing, or one was trained on a stream of shards.
     """
     seen: set[Path] = set()
     waiting = [run_config]
@@ -294,11 +294,11 @@ def training_data(run_config: Any) -> Iterator[Any]:
 
 
 def check_kept(node: Any) -> None:
-    """Raises ModisteError for a ``data`` node whose training set is a stream, of which there is no catalogue."""
+    """Raise ModisteError for a ``data`` node whose training set is a stream, of which there is no catalogue."""
     if node.get("stream") and node.stream.shards:
         raise ModisteError(
-            "The run was trained on a stream of shards (data.stream), which is not read again to be compared: "
-            "modiste audit compares two data sets, one of them given as other=…"
+            "The run was trained on a stream of shards (data.stream), which cannot be compared: "
+            "use modiste audit with the data set as other=…"
         )
 
 

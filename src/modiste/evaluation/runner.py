@@ -57,12 +57,12 @@ class Prepared:
 
 
 class Evaluator:
-    """Evaluates one model.
+    """Evaluate one model.
 
     Args:
         subject: The model, or embeddings on disk.
         out: Where results go; None: a run's go to the run.
-        folder: Where those of other models go without ``out``, each model's to a folder of its own; None: nowhere.
+        folder: Where those of other models go without ``out``, each model's to a separate folder; None: nowhere.
         command: The command line, for the record.
         overwrite: Compute results that exist again.
         overlap: Of a run: count what the evaluated images share with its training data.
@@ -89,7 +89,7 @@ class Evaluator:
             torch.use_deterministic_algorithms(True)
 
     def prepare(self, spec: EvaluationSpec) -> Prepared:
-        """Loads the data and tasks of a specification, for `run_task`.
+        """Load the data and tasks of a specification, for `run_task`.
 
         Raises:
             ModisteError: The configuration is wrong, or the data are missing.
@@ -126,7 +126,7 @@ class Evaluator:
         if path is not None:
             self.catalogues[path.stem] = evaluation.catalogue
             if not self.overwrite and holds(path, expected):
-                log.info("%s exists for the same model, data and protocol: kept (overwrite=true recomputes it)", path)
+                log.info("%s exists for the same model, data and protocol: reused (overwrite=true recomputes it)", path)
                 return Outcome(entry, name, "kept", path=path, result=read(path))
         started = time.perf_counter()
         result = evaluation.tasks[name](prepared.embedder, evaluation.catalogue, evaluation.spec.split)

@@ -27,7 +27,7 @@ EVERY_ROW = "all"
 
 
 class Task:
-    """Measures an embedder on a split of a catalogue (`modiste.tasks`)."""
+    """Measure an embedder on a split of a catalogue (`modiste.tasks`)."""
 
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
         """The metrics of the embeddings of ``split``."""
@@ -158,7 +158,7 @@ def entry_overrides(entry: Entry) -> list[str]:
         entry = {"data": entry}
     if not isinstance(entry, Mapping):
         raise ModisteError(
-            f"'{entry}' does not say what to evaluate: give a data set's name, or groups and keys with their values, "
+            f"'{entry}' does not name data to evaluate: give a data set, or config groups and keys with their values, "
             "{data: kagl, data/split: marqo, task: [zeroshot]}."
         )
     return [f"{key}={override_value(value)}" for key, value in entry.items()]

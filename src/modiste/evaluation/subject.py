@@ -36,7 +36,7 @@ class Subject:
         source: Run directory, hub id, path or word that it came from.
         model: The dual encoder; None for matrices.
         options: Of `modiste.embedding.build.build_embedder`.
-        matrices: Files of the image and the text embeddings, in the place of a model.
+        matrices: Files of the image and the text embeddings, instead of a model.
         run: The run directory whose model it is.
         trained: That run's configuration.
     """

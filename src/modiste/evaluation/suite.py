@@ -37,11 +37,11 @@ def suite_specs(cfg: DictConfig, overrides: Sequence[str], config_dirs: Sequence
     shared = [o for o in own if o not in settings]
     for override in shared:
         if override_key(override).partition(".")[0].partition("/")[0] in OF_THE_SUITE:
-            raise ModisteError(f"suite={cfg.suite.name} sets the data and tasks itself: leave out {override}.")
+            raise ModisteError(f"suite={cfg.suite.name} sets the data and tasks itself: remove {override}.")
     tasks = {task for entry in cfg.suite.entries.values() for task in entry.task}
     for override in settings:
         if override_key(override).split(".")[1] not in tasks:
-            raise ModisteError(f"suite={cfg.suite.name} has no such task: leave out {override}.")
+            raise ModisteError(f"suite={cfg.suite.name} has no such task: remove {override}.")
     specs = []
     for name, entry in cfg.suite.entries.items():
         mine = [o for o in settings if override_key(o).split(".")[1] in entry.task]
@@ -50,7 +50,7 @@ def suite_specs(cfg: DictConfig, overrides: Sequence[str], config_dirs: Sequence
 
 
 def run_suite(evaluator: Evaluator, name: str, specs: Sequence[EvaluationSpec]) -> list[Outcome]:
-    """Runs every entry that can run; a missing one is an outcome with the reason, and the rest goes on."""
+    """Run every entry that can run; a missing one is an outcome with the reason, and the rest continues."""
     total = sum(len(spec.config.task) for spec in specs)
     outcomes: list[Outcome] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -79,7 +79,7 @@ def verify_results(
     cache: bool = True,
     config_dirs: Sequence[Path] = (),
 ) -> Iterator[Verdict]:
-    """Computes results again, each as its file says, and compares them.
+    """Compute results again, each as its file says, and compare them.
 
     Args:
         paths: Result files, or directories that hold some.
@@ -95,14 +95,14 @@ def verify_results(
     for path in dict.fromkeys(file for given in paths for file in find_results(given)):
         recipes.setdefault(recipe(read_result(path), path, run), []).append(path)
     for how, files in recipes.items():
-        print(f"Computing again: {how}", file=sys.stderr, flush=True)
+        print(f"Recomputing: {how}", file=sys.stderr, flush=True)
         yield from verify(how, files, tolerance, cache, config_dirs)
 
 
 def recipe(result: dict[str, Any], path: Path, moved: str | None = None) -> Recipe:
     """How ``result`` was made: by its ``overrides`` where it has them, else by its ``command``.
 
-    A file is data: keys of Hydra's are left out, and flags, folders of configs and resolvers are refused or ignored.
+    A file is data: keys of Hydra's are excluded, and flags, folders of configs and resolvers are refused or ignored.
 
     Args:
         result: Content of the result file.
@@ -110,14 +110,14 @@ def recipe(result: dict[str, Any], path: Path, moved: str | None = None) -> Reci
         moved: Where the run directory is now.
 
     Raises:
-        ModisteError: The file does not say how it was made, or the run directory is not there.
+        ModisteError: The file does not say how it was made, or the run directory is missing.
     """
     try:
         words = shlex.split(result.get("command", ""))
     except ValueError:
         words = []
     if words[:2] != ["modiste", "evaluate"]:
-        raise ModisteError(f"{path} does not say by which modiste evaluate it was made: evaluate again.")
+        raise ModisteError(f"{path} has no record of its modiste evaluate command: evaluate again.")
     overrides = [word for word in words[2:] if not word.startswith("-")]
     overrides = result.get("overrides") or overrides
     names = [str(override).partition("=")[0].lstrip("+~") for override in overrides]
@@ -137,13 +137,13 @@ def find_run(result: dict[str, Any], path: Path, moved: str | None) -> Path:
     for folder in (recorded, path.resolve().parent.parent):
         if RunDir(folder).is_run:
             return folder
-    raise ModisteError(f"The run directory {recorded} of {path} is not there: give its place with run=DIR.")
+    raise ModisteError(f"There is no run directory {recorded}, recorded in {path}: give its location with run=DIR.")
 
 
 def verify(
     how: Recipe, paths: Sequence[Path], tolerance: float, cache: bool, config_dirs: Sequence[Path] = ()
 ) -> Iterator[Verdict]:
-    """Compute the results of one recipe again, in a process and a folder of their own, and compare each."""
+    """Compute the results of one recipe again, in a separate process and folder, and compare each."""
     with tempfile.TemporaryDirectory(prefix="modiste-verify-") as name:
         problem = compute(how, Path(name), cache, config_dirs)
         made = {file.name: file for file in Path(name).rglob("results/*.json")}

@@ -48,7 +48,7 @@ FAST: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: DepthwiseConv2d, Conv
 
 
 def fast_depthwise(trunk: nn.Module) -> None:
-    """Replaces the class of every depthwise convolution in ``trunk``, in place.
+    """Replace the class of every depthwise convolution in ``trunk``, in place.
 
     >>> trunk = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 8, 1))
     >>> before = repr(trunk)
@@ -131,7 +131,7 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _of_image(gradient: Tensor, weight: Tensor, stride: Any, padding: Any, size: torch.Size) -> Tensor:
-    """The transposed convolution: that of stride 1, of the gradient with zeros where the stride passed over."""
+    """The transposed convolution: that of stride 1, of the gradient with zeros where the stride skipped."""
     kernel = weight.shape[2:]
     if stride != (1, 1):
         sides = [side + 2 * pad - taps + 1 for side, pad, taps in zip(size, padding, kernel, strict=True)]

@@ -28,7 +28,7 @@ class TimmEncoder(nn.Module):
         mean: Mean of the pixels; null keeps what the weights were made with.
         std: Standard deviation of the pixels; null keeps what the weights were made with.
         autocast: False keeps this tower out of mixed precision.
-        patch_drop_rate: Part of a transformer's patches that training leaves out, drawn anew for every image (FLIP: Li
+        patch_drop_rate: Part of a transformer's patches that training drops, sampled per image (FLIP: Li
             et al. 2022, arXiv:2212.00794); evaluation sees all. A last epoch with 0 closes the gap between the two.
         options: Further arguments of ``timm.create_model``, such as ``drop_path_rate``.
 
@@ -130,10 +130,12 @@ class TimmEncoder(nn.Module):
         check_name(name)
         patch = re.search(r"_patch(\d+)", name)
         if patch and size % int(patch[1]):
-            raise ModisteError(f"size={size} does not fit {name}: take a multiple of its patches of {patch[1]} pixels.")
+            raise ModisteError(
+                f"size={size} does not fit {name}: use a multiple of its patch size of {patch[1]} pixels."
+            )
         made_for = timm.get_pretrained_cfg(name)
         if made_for and made_for.fixed_input_size and "vit" not in name and size != made_for.input_size[-1]:
-            raise ModisteError(f"size={size} does not fit {name}: it takes {made_for.input_size[-1]} pixels only.")
+            raise ModisteError(f"size={size} does not fit {name}: use {made_for.input_size[-1]} pixels.")
 
     def layer_groups(self) -> list[list[nn.Module | nn.Parameter]]:
         """timm's own layer groups, input first."""
@@ -164,13 +166,13 @@ def hook_trunk(trunk: Any, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
 def without_patches(name: str) -> ModisteError:
     """The error of a ``patch_drop_rate`` for a model that cannot leave out patches."""
     return ModisteError(
-        f"patch_drop_rate leaves out patches of a vision transformer, and timm's '{name}' cannot: set it to 0, or "
-        "take a ViT, for instance image.name=vit_small_patch16_224."
+        f"patch_drop_rate needs a vision transformer with patch dropout, unlike timm's '{name}': set it to 0, or "
+        "use a ViT, for example image.name=vit_small_patch16_224."
     )
 
 
 def check_name(name: str) -> None:
-    """Raises ModisteError when timm has no model of this name."""
+    """Raise ModisteError when timm has no model of this name."""
     import timm
 
     if not timm.is_model(name.split(".")[0]):
@@ -194,6 +196,6 @@ def create_trunk(name: str, pretrained: bool, size: int, options: dict[str, Any]
         if "patch_drop_rate" in str(error):
             raise without_patches(name) from error
         raise ModisteError(
-            f"timm could not make '{name}' (pretrained={pretrained}): {error}. "
-            "Without a network use image.pretrained=false, or image=lite, whose weights a package holds."
+            f"timm could not create '{name}' (pretrained={pretrained}): {error}. "
+            "Without a network use image.pretrained=false, or image=lite, whose weights come from a package."
         ) from error

@@ -75,8 +75,8 @@ class ContrastiveLoss(nn.Module):
         self.local_negatives = False
         if gather.rank() == 0:
             log.warning(
-                "%s sees the pairs of its own process only: negatives are local, fewer than data.batch_size suggests. "
-                "Start its forward with modiste.losses.gather_pairs to contrast against the whole batch.",
+                "%s uses only the pairs of its own process: negatives are local, fewer than data.batch_size suggests. "
+                "Call modiste.losses.gather_pairs in its forward to contrast against the global batch.",
                 type(self).__name__,
             )
 
@@ -198,7 +198,7 @@ class TiledLoss(ContrastiveLoss):
         Args:
             image: Unit-norm image embeddings (B, D).
             text: Unit-norm text embeddings (B, D); row i belongs to row i of ``image``.
-            product_id: Product of each pair (B,), int64; None: every pair is a product of its own.
+            product_id: Product of each pair (B,), int64; None: every pair is a separate product.
 
         Returns:
             Scalar, float32 (float64 for float64 input), also under autocast or for bfloat16 input.

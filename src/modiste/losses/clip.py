@@ -35,7 +35,7 @@ class ClipLoss(LogitScale, TiledLoss):
     images of its product (Khosla et al., *Supervised Contrastive Learning*, arXiv:2004.11362, eq. 2); with one pair
     per product this is CLIP's.
 
-    Positives with equal text embeddings have the same loss and gradients as products of their own: their logits are
+    Positives with equal text embeddings have the same loss and gradients as separate products: their logits are
     equal, so that it does not matter on which of them a target lies. Without dropout, ``data.positives=caption`` is
     therefore no difference where a row is a product; it is one to `SigLipLoss`.
 
@@ -53,7 +53,7 @@ class ClipLoss(LogitScale, TiledLoss):
     Raises:
         ModisteError: See `LogitScale` and `TiledLoss`; ``logits_cache_mib`` is negative.
 
-    Four images that cannot be told apart cost log 4, whatever the temperature:
+    Four images that are indistinguishable cost log 4, whatever the temperature:
 
     >>> loss = ClipLoss()
     >>> same = torch.tensor([[1.0, 0.0]]).repeat(4, 1)
@@ -150,7 +150,7 @@ class Powers:
 
     exp(S_ij - c_j) = E_ij · exp(shift_i - level) · exp(level - c_j), so that the N² terms take one exponential instead
     of two. `take` sees to it that neither factor leaves the range of float32: what underflows is less than exp(-27) of
-    its column. Positives are 0 in E and come on top with exponentials of their own: where they dominate, the digits of
+    its column. Positives are 0 in E and come on top with separate exponentials: where they dominate, the digits of
     the others are in how far their softmax is from 1.
 
     Attributes:
@@ -167,7 +167,7 @@ class Powers:
 
     @classmethod
     def take(cls, tile: Tile, shift: Tensor, columns: Tensor) -> Powers | None:
-        """Puts E in place of the logits (r, c); None, and they stay, where it is too far from the columns' largest.
+        """Put E in place of the logits (r, c); None, and they stay, where it is too far from the columns' largest.
 
         Args:
             tile: With its logits.
@@ -180,7 +180,7 @@ class Powers:
         return cls(shift, level, tile.logits.view(-1)[tile.positive]).put(tile)
 
     def put(self, tile: Tile) -> Powers:
-        """Puts E in place of the logits again."""
+        """Put E in place of the logits again."""
         tile.logits.sub_(self.shift.unsqueeze(1)).exp_().view(-1)[tile.positive] = 0.0
         return self
 
@@ -199,7 +199,7 @@ def _within(tile: Tile) -> tuple[Tensor, Tensor]:
 
 
 def _statistics(tile: Tile, rows: LogSumExp, cols: LogSumExp) -> Powers | None:
-    """Takes a tile into the sums of its rows and columns; its logits become exponentials where `Powers` are given."""
+    """Take a tile into the sums of its rows and columns; its logits become exponentials where `Powers` are given."""
     top = tile.logits.amax(0)
     maximum = torch.maximum(rows.maximum[tile.rows], tile.logits.amax(1))
     powers = Powers.take(tile, maximum, top)
@@ -241,7 +241,7 @@ class _TiledInfoNCE(torch.autograd.Function):
     loss = 1/2W Σ w_i (log Σ_j exp S_ij - Σ_j T_ij S_ij) + the same over columns;
     dS_ij = (w_i (P_ij - T_ij) + w_j (Q_ij - T_ij)) / 2W.
     One forward tile gives the statistics of its rows and of its columns; the backward pass forms it once more, unless
-    its `Powers` were kept. The logits of a pair that is left out are so low that its softmax is exactly 0, and its
+    its `Powers` were kept. The logits of a pair that is excluded are so low that its softmax is exactly 0, and its
     weight is 0.
     """
 
@@ -325,7 +325,7 @@ class _TiledInfoNCE(torch.autograd.Function):
 
 
 def _leave_out(tile: Tile, absent: Tensor | None, tiles: Tiles) -> None:
-    """Logits of absent (N,) pairs become low and stay finite: the maximum of a row without any other is no NaN."""
+    """Set the logits of ``absent`` (N,) pairs low but finite: the maximum of an otherwise empty row is no NaN."""
     if absent is not None:
         low = torch.finfo(tile.logits.dtype).min / 4
         tile.logits.masked_fill_(absent[tiles.own][tile.rows, None], low).masked_fill_(absent[tile.cols], low)

@@ -65,7 +65,7 @@ def check_shapes(image: Tensor, text: Tensor) -> None:
 
 
 def checked_products(image: Tensor, product_id: Tensor | None) -> Tensor:
-    """``product_id`` (n,), or where it is None a product of its own for every image (n, D) of all processes.
+    """``product_id`` (n,), or where it is None a separate product for every image (n, D) of all processes.
 
     Raises:
         ValueError: The shapes do not match.
@@ -88,7 +88,7 @@ def gather_pairs(image: Tensor, text: Tensor, product_id: Tensor | None = None) 
     Args:
         image: This process's image embeddings (n, D).
         text: This process's text embeddings (n, D), row by row.
-        product_id: Product of each pair (n,), int64; None: every pair is a product of its own.
+        product_id: Product of each pair (n,), int64; None: every pair is a separate product.
 
     Returns:
         Image and text embeddings (world_size · n, D), in order of rank, and the product of each pair

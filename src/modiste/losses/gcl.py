@@ -89,7 +89,7 @@ class GclLoss(LogitScale, TiledLoss):
         Args:
             image: Unit-norm image embeddings (B, D).
             text: Unit-norm embeddings (U, D) of the batch's distinct texts; without ``fields`` (B, D), one an image.
-            product_id: Product of each image (B,), int64; None: every image is a product of its own.
+            product_id: Product of each image (B,), int64; None: every image is a separate product.
             fields: ``index`` (B, F), int64: row in ``text`` of each field of each product, -1 where it has none; and
                 ``weight`` (F,), at least 0, of each field; perhaps ``vocabulary`` (F, V), int64: the rows in ``text``
                 of all texts of each field, ascending, -1 after the last, all -1 for a field without one.
@@ -176,4 +176,4 @@ def _check_shapes(image: Tensor, text: Tensor, fields: dict[str, Tensor] | None,
     if fields is not None and "vocabulary" in fields and len(fields["vocabulary"]) != len(fields["weight"]):
         raise ValueError(f"vocabulary has {len(fields['vocabulary'])} rows for {len(fields['weight'])} fields")
     if weight is not None and weight.shape != (size,):
-        raise ValueError(f"weight {tuple(weight.shape)} must be ({size},), one a pair")
+        raise ValueError(f"weight {tuple(weight.shape)} must be ({size},), one per pair")

@@ -76,7 +76,7 @@ def has_bfloat16(device: str) -> bool:
 
 @functools.cache
 def _warn(device: str) -> None:
-    log.warning("loss.matmul_dtype=bfloat16: this %s has no bf16 units, so the loss multiplies in float32.", device)
+    log.warning("loss.matmul_dtype=bfloat16: this %s has no bf16 units, so the loss uses float32 matmuls.", device)
 
 
 @contextmanager

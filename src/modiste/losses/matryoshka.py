@@ -42,7 +42,7 @@ class MatryoshkaLoss(ContrastiveLoss):
     def __init__(self, inner: ContrastiveLoss, dims: Sequence[int], weights: Sequence[float] = ()) -> None:
         super().__init__()
         if not dims or min(dims) < 1 or len(set(dims)) < len(dims):
-            raise ModisteError(f"loss.dims={list(dims)} must be different sizes of at least 1, for instance [64,256].")
+            raise ModisteError(f"loss.dims={list(dims)} must be distinct sizes of at least 1, for example [64,256].")
         if weights and (len(weights) != len(dims) or min(weights) <= 0):
             raise ModisteError(f"loss.weights={list(weights)} must be one positive weight for each of {list(dims)}.")
         self.inner, self.dims = inner, list(dims)
@@ -63,9 +63,9 @@ class MatryoshkaLoss(ContrastiveLoss):
         self.inner.clamp()
 
     def forward(self, image: Tensor, text: Tensor, *more: Any) -> Tensor:
-        """Weighted sum over the prefixes, (); ``more`` goes to the inner loss, for instance the products (B,)."""
+        """Weighted sum over the prefixes, (); ``more`` goes to the inner loss, for example the products (B,)."""
         if max(self.dims) > image.shape[1]:
-            raise ModisteError(f"loss.dims={self.dims} go beyond the {image.shape[1]} numbers of an embedding.")
+            raise ModisteError(f"loss.dims={self.dims} exceed the {image.shape[1]} dimensions of the embeddings.")
         losses = [
             weight * self.inner(F.normalize(image[:, :dim], dim=1), F.normalize(text[:, :dim], dim=1), *more)
             for dim, weight in zip(self.dims, self.weights, strict=True)
@@ -74,7 +74,7 @@ class MatryoshkaLoss(ContrastiveLoss):
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raises ModisteError where a prefix is longer than ``model.embed_dim`` says the embeddings are."""
+        """Raise ModisteError where a prefix is longer than ``model.embed_dim`` says the embeddings are."""
         size = cfg["model"].get("embed_dim") if "model" in cfg else None
         if size is not None and node.get("dims") and max(node["dims"]) > size:
-            raise ModisteError(f"dims={list(node['dims'])} go beyond model.embed_dim={size}.")
+            raise ModisteError(f"dims={list(node['dims'])} exceed model.embed_dim={size}.")

@@ -17,7 +17,7 @@ class VseppLoss(TiledLoss):
     """Each positive's cosine should exceed that of the hardest negative of the whole batch by a margin.
 
     Faghri et al., *VSE++: Improving Visual-Semantic Embeddings with Hard Negatives*, arXiv:1707.05612, eq. 6, as a mean
-    over the batch: with s the cosines, N the batch size, and P(i) the pairs of the product of row i,
+    over the batch: with s the cosines, N the batch size, and P(i) the pairs of the product of row i::
 
         1/N Σ_i 1/|P(i)| Σ_{p ∈ P(i)} [m + max_{n ∉ P(i)} s(image_i, text_n) - s(image_i, text_p)]_+
 

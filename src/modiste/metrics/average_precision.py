@@ -39,7 +39,7 @@ class Ranking:
         """Sum over the steps of the rise in recall times precision.
 
         Args:
-            weights: (n, b), for instance how often each item is drawn in each of b resamples.
+            weights: (n, b), for example how often each item is drawn in each of b resamples.
 
         Returns:
             (b,); nan where the positives have no weight.

@@ -33,7 +33,7 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 def classification_metrics(right: Floats, support: Floats, predicted: Floats) -> dict[str, Floats]:
     """The metrics of `DEFINITIONS` from counts per class.
 
-    A class that occurs neither in targets nor in predictions has no part in any mean, as in scikit-learn, which sees
+    A class that occurs neither in targets nor in predictions does not count in any mean, as in scikit-learn, which sees
     only the labels that occur; a class that is predicted but has no support counts as F1 = 0 in macro F1.
 
     Args:

@@ -64,7 +64,7 @@ def mcnemar(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 
     first, second = _pair(a, b)
     if not (is_binary(first) and is_binary(second)):
-        raise ModisteError("McNemar's test is for values of 0 and 1; other values take the paired bootstrap.")
+        raise ModisteError("McNemar's test needs values of 0 and 1: use the paired bootstrap for other values.")
     only_a, only_b = int((first > second).sum()), int((first < second).sum())
     return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
@@ -76,7 +76,7 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Comparison]:
-    """Compares the metrics that both models have, by their values per query.
+    """Compare the metrics that both models have, by their values per query.
 
     Values of 0 and 1 take McNemar's test, others the bootstrap. All intervals are bootstrap intervals; metrics with as
     many queries share the resamples.
@@ -120,7 +120,7 @@ def compare_predictions(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Comparison]:
-    """Compares metrics that are no means over queries, such as F1, by a paired bootstrap over the queries' predictions.
+    """Compare metrics that are no means over queries, such as F1, by a paired bootstrap over the queries' predictions.
 
     Resampling queries is drawing the counts of the different (target, A's prediction, B's prediction) from a
     multinomial with n trials and their own frequencies.
@@ -183,8 +183,8 @@ def _pair(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Floats, Floats]:
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise ModisteError(
-            f"Models are compared on the same queries, at least one: these have values of shapes {first.shape} and "
-            f"{second.shape}; evaluate both on the same data."
+            f"A comparison needs values of the same queries, at least one, not of shapes {first.shape} and "
+            f"{second.shape}: evaluate both on the same data."
         )
     return first, second
 

@@ -141,7 +141,7 @@ def bootstrap_statistics(
 
     Args:
         statistics: How often each query is drawn, (b, n), to named values (b,); nan where one is undefined in a
-            resample, which then has no part in its interval.
+            resample, which then does not count in its interval.
         n: Number of queries.
         resamples: Number of resamples of n queries with replacement.
         seed: Of the resamples.

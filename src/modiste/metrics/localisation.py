@@ -1,4 +1,4 @@
-"""How well a heat-map finds a mask: pointing game, IoU over thresholds, average precision of pixels, IoU of boxes."""
+"""How well a heat map finds a mask: pointing game, IoU over thresholds, average precision of pixels, IoU of boxes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Floats = npt.NDArray[np.float64]
 Box = tuple[int, int, int, int]
 
 THRESHOLDS: Floats = np.arange(101) / 100
-"""What a heat-map in [0, 1] is cut at: a pixel that reaches the threshold is inside."""
+"""What a heat map in [0, 1] is cut at: a pixel that reaches the threshold is inside."""
 DEFINITIONS = {
     "pointing": "whether the highest pixel is inside the mask; of equal highest pixels the share that is inside, which "
     "is the expected value of a random one of them",

@@ -66,7 +66,7 @@ def fit_logistic(features: Floats, targets: Ints, c: float = 1.0, max_iter: int 
     if len(np.unique(targets)) < 2:
         raise ModisteError("Logistic regression needs samples of at least two classes.")
     if not np.isfinite(features).all():
-        raise ModisteError("An embedding is not finite; the model has diverged or its input is bad.")
+        raise ModisteError("An embedding is not finite: the model has diverged or its input is invalid.")
     features = features.astype(np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the gradient says it

@@ -195,7 +195,7 @@ def both_ranks(queries: Tensor, gallery: Tensor, relevance: Relevance, tile: int
             for tile, spare, i, j in tiles.all()
         ):
             return forth_side.ranks(), back_side.ranks()
-    # Many relevant items are sorted rather than counted; and a product need not round alike twice on every device.
+    # Many relevant items are sorted rather than counted; and a product need not round equally twice on every device.
     return relevant_ranks(queries, gallery, relevance), relevant_ranks(gallery, queries, back)
 
 
@@ -278,7 +278,7 @@ class _Side:
         self.higher = [torch.zeros_like(items) for items in self.own_item]
 
     def count(self, tile: Tensor, spare: Tensor, rows: slice, cols: slice) -> bool:
-        """Takes in a tile; False if a relevant item's score is not the one that was taken."""
+        """Take in a tile; False if a relevant item's score is not the one that was taken."""
         for own, item, column, higher in zip(self.own, self.own_item, self.own_column, self.higher, strict=True):
             part = slice(rows.start, min(rows.stop, len(own)))
             n = part.stop - part.start
@@ -385,12 +385,12 @@ def _check(queries: Tensor, gallery: Tensor, relevance: Relevance) -> None:
         bad = sum(int((~torch.isfinite(part).all(dim=1)).sum()) for part in x.split(SLAB_ROWS))
         if bad:
             raise ModisteError(
-                f"{bad} of {len(x)} {name} embeddings are not finite; the model has diverged or its input is bad."
+                f"{bad} of {len(x)} {name} embeddings are not finite: the model has diverged or its input is invalid."
             )
     if queries.shape[1] != gallery.shape[1] or len(queries) != len(relevance):
         raise ModisteError(
             f"Queries {tuple(queries.shape)}, gallery {tuple(gallery.shape)} and the relevance of "
-            f"{len(relevance)} queries do not fit together; embed both with one model, in the order of their ids."
+            f"{len(relevance)} queries do not match: embed both with one model, in the order of their ids."
         )
 
 
@@ -437,7 +437,7 @@ def check_options(ks: Iterable[int], map_denominator: str, ideal: str = "relevan
         raise ModisteError(f"Unknown ideal of nDCG '{ideal}'. {did_you_mean(ideal, IDEALS)}")
     ks = list(ks)
     if not all(isinstance(k, int) and k >= 1 for k in ks):
-        raise ModisteError(f"Cut-offs are whole numbers from 1 on, not {ks}.")
+        raise ModisteError(f"Cut-offs must be integers of at least 1, not {ks}.")
 
 
 def metric_definitions(ks: Iterable[int], map_denominator: str = "relevant", ideal: str = "relevant") -> dict[str, str]:
@@ -490,7 +490,7 @@ def query_metrics(
     check_options(ks, map_denominator, ideal)
     n_relevant = relevance.counts[relevance.counts > 0]
     if not len(n_relevant):
-        raise ModisteError("No query has a relevant item in the gallery; check that both use the same ids.")
+        raise ModisteError("No query has a relevant item in the gallery: check that both use the same ids.")
     query = np.repeat(np.arange(len(n_relevant)), n_relevant)
     rank = ranks[np.lexsort([ranks, query])].astype(np.float64)
     nth = np.arange(len(rank)) - np.repeat(np.cumsum(n_relevant) - n_relevant, n_relevant) + 1.0
@@ -576,7 +576,7 @@ class RankingMetrics(Metric):
         if len(queries) != len(query_ids) or len(gallery) != len(gallery_ids):
             raise ModisteError(
                 f"{len(queries)} queries with {len(query_ids)} ids and {len(gallery)} gallery items with "
-                f"{len(gallery_ids)} ids: give one id an embedding."
+                f"{len(gallery_ids)} ids: give one id per embedding."
             )
         self.queries.append(queries.detach())
         self.gallery.append(gallery.detach())
@@ -584,7 +584,7 @@ class RankingMetrics(Metric):
         self.gallery_ids.append(gallery_ids)
 
     def compute(self) -> dict[str, Tensor]:
-        """Metric name to a scalar float32; the queries without a relevant item are left out."""
+        """Metric name to a scalar float32; the queries without a relevant item are excluded."""
         query_ids, gallery_ids = (dim_zero_cat(ids).cpu().numpy() for ids in (self.query_ids, self.gallery_ids))
         relevance = Relevance.from_ids(query_ids, gallery_ids)
         ranks = relevant_ranks(dim_zero_cat(self.queries), dim_zero_cat(self.gallery), relevance)

@@ -65,7 +65,7 @@ class DualEncoder(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no patch embeddings")
 
     def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
-        """From now on the image tower goes on with ``keep(features)`` in the place of its last spatial features.
+        """From now on the image tower continues with ``keep(features)`` instead of its last spatial features.
 
         Of a convolutional network its last feature map (B, C, h, w); of a transformer the normalised tokens (B, N, C)
         that enter the attention of the last block, patches last, row by row.

@@ -32,7 +32,7 @@ class Tuning:
     rank: int = 8
 
     def apply(self, model: DualEncoder, tower: str) -> None:
-        """Sets ``requires_grad`` of the tower's parameters; adds the adapters of ``lora``.
+        """Set ``requires_grad`` of the tower's parameters; add the adapters of ``lora``.
 
         Raises:
             ModisteError: Unknown mode, or more layers than the tower has.
@@ -100,7 +100,7 @@ def parameters(groups: Sequence[Sequence[nn.Module | nn.Parameter]]) -> Iterator
 
 
 def require_grad(groups: Sequence[Sequence[nn.Module | nn.Parameter]], value: bool) -> None:
-    """Sets ``requires_grad`` of every parameter of ``groups``."""
+    """Set ``requires_grad`` of every parameter of ``groups``."""
     for parameter in parameters(groups):
         parameter.requires_grad_(value)
 
@@ -114,7 +114,7 @@ def freeze_rest(model: DualEncoder) -> None:
 
 
 def rest_frozen(module: nn.Module) -> None:
-    """Puts frozen parts in evaluation mode: no dropout, and batch normalisation with its stored statistics."""
+    """Put frozen parts in evaluation mode: no dropout, and batch normalisation with its stored statistics."""
     for child in module.children():
         own = list(child.parameters())
         if own and not any(parameter.requires_grad for parameter in own):
@@ -124,7 +124,7 @@ def rest_frozen(module: nn.Module) -> None:
 
 
 def fold_adapters(model: nn.Module) -> None:
-    """Adds the adapters of ``lora`` to the weights that they adapt, W + (α/r)·B·A, and takes them out of ``model``.
+    """Add the adapters of ``lora`` to the weights that they adapt, W + (α/r)·B·A, and take them out of ``model``.
 
     What the model computes stays the same (up to rounding), and it has the names and shapes of one without adapters.
     """
@@ -139,7 +139,7 @@ def fold_adapters(model: nn.Module) -> None:
 
 
 def _without_adapter(layer: Any) -> nn.Module:
-    if hasattr(layer, "unload_and_optionally_merge_module"):  # attention, whose weights are no layer of their own
+    if hasattr(layer, "unload_and_optionally_merge_module"):  # attention, whose weights are not a separate layer
         return layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
     layer.merge()
     return layer.get_base_layer()

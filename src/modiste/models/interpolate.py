@@ -15,7 +15,7 @@ REMEDY = "Only runs with the same model, image and text, or a model and what it 
 def interpolate(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
     """(1 − alpha)·first + alpha·second, tensor by tensor: WiSE-FT (Wortsman et al. 2022, arXiv:2109.01903, eq. 1).
 
-    Every floating tensor is interpolated in float64 and rounded once to its own type, parameters and buffers alike: so
+    Every floating tensor is interpolated in float64 and rounded once to its own type, both parameters and buffers: so
     are the running means and variances of batch normalisation, which are then estimates, as no data is seen. Integer
     and boolean tensors (counters, position ids) are copied from the nearer side, the second at alpha = 1/2. At alpha 0
     and 1 the result is a copy of that side, bit for bit.
@@ -50,7 +50,7 @@ def _between(first: Tensor, second: Tensor, alpha: float) -> Tensor:
 
 
 def check_alpha(alpha: float) -> None:
-    """Raises ModisteError where ``alpha`` is outside [0, 1].
+    """Raise ModisteError where ``alpha`` is outside [0, 1].
 
     >>> check_alpha(1.5)
     Traceback (most recent call last):
@@ -61,7 +61,7 @@ def check_alpha(alpha: float) -> None:
 
 
 def check_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
-    """Raises ModisteError where two state dicts differ in names, shapes or types; the first difference is named.
+    """Raise ModisteError where two state dicts differ in names, shapes or types; the first difference is named.
 
     >>> import torch
     >>> check_same({"w": torch.zeros(2)}, {"w": torch.zeros(3)})
@@ -82,7 +82,7 @@ def _described(tensor: Tensor | None) -> str:
 
 
 def check_architecture(first: nn.Module, second: nn.Module) -> None:
-    """Raises ModisteError where weights of ``first`` mean something else in ``second``.
+    """Raise ModisteError where weights of ``first`` mean something else in ``second``.
 
     Weights alone do not tell QuickGELU from GELU, so the modules' ``repr`` is compared, too; the rate of dropout, which
     only training knows, may differ.

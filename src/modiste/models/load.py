@@ -63,10 +63,10 @@ def read_checkpoint(path: Path) -> dict:
     except Exception as error:  # torch raises many kinds for a damaged or a refused file
         raise ModisteError(
             f"The checkpoint {path} is refused: it is damaged or holds more than weights. "
-            "Use one that modiste train wrote."
+            "Use one written by modiste train."
         ) from error
     if not isinstance(checkpoint, dict) or WEIGHTS not in checkpoint:
-        raise ModisteError(f"The checkpoint {path} has no '{WEIGHTS}': use one that modiste train wrote.")
+        raise ModisteError(f"The checkpoint {path} has no '{WEIGHTS}': use one written by modiste train.")
     return checkpoint
 
 
@@ -91,8 +91,7 @@ def _fill(model: DualEncoder, weights: Mapping[str, Any], path: Path) -> None:
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:300]
         raise ModisteError(
-            f"The weights of {path} do not fit this model: start from a run with the same image, text and model. "
-            f"{detail}"
+            f"The weights of {path} do not match this model: use a run with the same image, text and model. {detail}"
         ) from error
 
 
@@ -181,13 +180,13 @@ def model_at_start(run: RunDir) -> DualEncoder:
 
     config = load_config(run.config)
     if "merge" in config:
-        raise ModisteError(f"{run.path} was merged, not trained, and has no start: give first=RUN.")
+        raise ModisteError(f"{run.path} was merged, not trained, and has no initial weights: give first=RUN.")
     origin = run.origin(config)
     if origin["resume"]:
         return model_at_start(RunDir.find(origin["resume"]))
     if config.get("continue") and not run.read_json("start"):
         log.warning(
-            "%s was continued by a version that did not record its first start: taken as one without init. If it had "
+            "%s was continued by a version that did not record its initial state: assuming no init. If it had "
             "one, give first=THAT_RUN.",
             run.path,
         )

@@ -188,7 +188,7 @@ class Programs(DualEncoder):
             self.programs = [open_program(file) for file in files]
         self.normalised = facts["format"] == "transformers_js"
         digest = hashlib.sha256(b"".join(program_bytes(file) for file in files)).digest()
-        # What identifies the programs, in the place of weights; and a parameter that says where the model is.
+        # What identifies the programs, instead of weights; and a parameter that says where the model is.
         self.digest = nn.Parameter(torch.tensor(list(digest), dtype=torch.uint8), requires_grad=False)
 
     def layer_groups(self, tower: str) -> list[list[nn.Module | nn.Parameter]]:
@@ -201,7 +201,7 @@ class Programs(DualEncoder):
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         if pixels.dtype != torch.uint8 and not self.normalised:
-            raise ModisteError("This program takes uint8 pixels, as its own preprocess makes them.")
+            raise ModisteError("This program needs uint8 pixels, as produced by its own preprocess.")
         if self.normalised and pixels.dtype == torch.uint8:
             pixels = self.preprocess.normalise(pixels)
         return self.image_features(pixels)

@@ -42,7 +42,7 @@ class OpenClipDualEncoder(DualEncoder):
 
     >>> OpenClipDualEncoder("./marqo-fashionSigLIP")
     Traceback (most recent call last):
-    modiste.errors.ModisteError: There is no file or directory './marqo-fashionSigLIP': correct the path.
+    modiste.errors.ModisteError: File or directory './marqo-fashionSigLIP' does not exist: correct the path.
     """
 
     def __init__(self, source: str, pretrained: str | None = None) -> None:
@@ -51,7 +51,7 @@ class OpenClipDualEncoder(DualEncoder):
         self.pretrained = pretrained
         name = _name(source)
         if ":" in name and pretrained:
-            raise ModisteError(f"'{source}' carries its weights: leave model.pretrained out.")
+            raise ModisteError(f"'{source}' already includes its weights: remove model.pretrained.")
         self.model, tokenizer = _from_repository(source, name) if ":" in name else _from_architecture(name, pretrained)
         self.preprocess = preprocess_of(self.model.visual.preprocess_cfg)
         self.tokenizer = OpenClipTokenizer(tokenizer)
@@ -123,7 +123,7 @@ def preprocess_of(config: dict[str, Any]) -> Preprocess:
     size = config["size"]
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
-        raise ModisteError(f"The model takes images of {height}×{width}: only square inputs are supported.")
+        raise ModisteError(f"The model needs images of {height}×{width}: only square inputs are supported.")
     return Preprocess(
         size=height,
         mean=tuple(config["mean"]),
@@ -151,7 +151,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     ):
         state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModisteError(f"'{path}' holds no state dict, bare or under one of the keys {', '.join(WRAPPERS)}.")
+        raise ModisteError(
+            f"'{path}' holds no state dict, neither directly nor under one of the keys {', '.join(WRAPPERS)}."
+        )
     wrapped = all(key.startswith("module.") for key in state)
     return {key.removeprefix("module.") if wrapped else key: value for key, value in state.items()}
 
@@ -183,7 +185,7 @@ def _name(source: str) -> str:
 
 
 def refuse_remote_code(name: str) -> None:
-    """Raises ModisteError for a repository whose configuration would have its tokenizer run code of its own."""
+    """Raise ModisteError for a repository whose configuration would have its tokenizer run custom code."""
     from open_clip.factory import _get_hf_config
 
     if name.startswith(HUB_PREFIX):
@@ -193,8 +195,8 @@ def refuse_remote_code(name: str) -> None:
     options = settings.get("model_cfg", settings).get("text_cfg", {}).get("tokenizer_kwargs") or {}
     if options.get("trust_remote_code"):
         raise ModisteError(
-            f"{name} asks to run code of its own (tokenizer_kwargs.trust_remote_code), which is refused: "
-            "remove that line from a local copy of its open_clip_config.json if its tokenizer works without."
+            f"{name} asks to run remote code (tokenizer_kwargs.trust_remote_code), which is refused: "
+            "remove that line from a local copy of its open_clip_config.json if its tokenizer works without it."
         )
 
 
@@ -207,7 +209,7 @@ def _from_repository(source: str, name: str) -> tuple[Any, Any]:
     )
     with explained(source, remedy):
         refuse_remote_code(name)
-        # Without require_pretrained open_clip goes on with random weights and a log line.
+        # Without require_pretrained open_clip continues with random weights and a log line.
         model = open_clip.create_model(name, require_pretrained=True, **({} if hub else _own_text_config(name)))
         return model, open_clip.get_tokenizer(name)
 
@@ -264,7 +266,7 @@ def _fill(model: nn.Module, path: Path) -> None:
     if wrong or missing or extra:
         some = ", ".join((wrong + missing + extra)[:3])
         raise ModisteError(
-            f"'{path}' does not fit the architecture ({len(wrong)} weights of another size, {len(missing)} missing, "
+            f"'{path}' does not fit the architecture ({len(wrong)} weights with another shape, {len(missing)} missing, "
             f"{len(extra)} unknown: {some}, …): correct model.source."
         )
     model.load_state_dict({key: value.reshape(own[key].shape) for key, value in state.items()})

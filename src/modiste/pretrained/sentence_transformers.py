@@ -35,7 +35,7 @@ class SentenceTransformersDualEncoder(DualEncoder):
 
     >>> SentenceTransformersDualEncoder("./clip-model")
     Traceback (most recent call last):
-    modiste.errors.ModisteError: There is no file or directory './clip-model': correct the path.
+    modiste.errors.ModisteError: File or directory './clip-model' does not exist: correct the path.
     """
 
     def __init__(self, source: str, revision: str | None = None) -> None:
@@ -56,7 +56,9 @@ class SentenceTransformersDualEncoder(DualEncoder):
         self.model = self.model.float()
         modalities = getattr(self.model[0], "modalities", [])
         if not {"text", "image"} <= set(modalities):
-            raise ModisteError(f"'{source}' embeds {', '.join(map(str, modalities))}: images and texts are needed.")
+            raise ModisteError(
+                f"'{source}' embeds {', '.join(map(str, modalities))}: use a model that embeds images and texts."
+            )
         self.preprocess = image_preprocess(self._route("image")[0])
         self.tokenizer = SentenceTokenizer(self.model, self._route("text")[0])
         freeze_all_but(self.model, self.layer_groups("image") + self.layer_groups("text"))
@@ -96,7 +98,7 @@ class SentenceTransformersDualEncoder(DualEncoder):
         return features[FEATURES]
 
     def _route(self, tower: str) -> list[Any]:
-        """The modules that a modality goes through, Normalize left out: `encode_image` normalises."""
+        """The modules that a modality goes through, Normalize excluded: `encode_image` normalises."""
         from sentence_transformers.sentence_transformer.modules import Normalize, Router
 
         modules: list[Any] = list(self.model)

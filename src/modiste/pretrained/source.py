@@ -19,13 +19,13 @@ def local_path(source: str) -> Path | None:
 
     Raises:
         ModisteError: ``source`` looks like a path (``./x``, ``/x``, ``~/x``, ``a/b/c``, ``x.pt``, or ``a/b`` where the
-            folder ``a`` exists) and nothing is there.
+            folder ``a`` exists) but does not exist.
 
     >>> local_path("openai/clip-vit-base-patch32") is None
     True
     >>> local_path("./fashion-clip")
     Traceback (most recent call last):
-    modiste.errors.ModisteError: There is no file or directory './fashion-clip': correct the path.
+    modiste.errors.ModisteError: File or directory './fashion-clip' does not exist: correct the path.
     """
     if source.startswith(HUB_PREFIX):
         return None
@@ -33,10 +33,10 @@ def local_path(source: str) -> Path | None:
     if path.exists():
         return path
     if _looks_like_path(source):
-        raise ModisteError(f"There is no file or directory '{source}': correct the path.")
+        raise ModisteError(f"File or directory '{source}' does not exist: correct the path.")
     if "/" in source and path.parent.is_dir():
         raise ModisteError(
-            f"There is no '{path.name}' in the folder '{path.parent}': correct the path, "
+            f"'{path.name}' does not exist in the folder '{path.parent}': correct the path, "
             f"or write '{HUB_PREFIX}{source}' for the model hub."
         )
     return None
@@ -49,7 +49,7 @@ def _looks_like_path(source: str) -> bool:
 
 @contextmanager
 def explained(source: str, remedy: str) -> Iterator[None]:
-    """Turns whatever a loading library raises into a `ModisteError`: the reason's first sentence, then ``remedy``."""
+    """Turn whatever a loading library raises into a `ModisteError`: the reason's first sentence, then ``remedy``."""
     try:
         yield
     except ModisteError:

@@ -27,7 +27,7 @@ class TransformersDualEncoder(DualEncoder):
 
     CLIP (Radford et al. 2021, arXiv:2103.00020), SigLIP (Zhai et al. 2023, arXiv:2303.15343), the fixed-resolution
     checkpoints of SigLIP 2 (Tschannen et al. 2025, arXiv:2502.14786), and others of `AutoModel`. Preprocessing and
-    tokenizer are the checkpoint's own. Weights load in float32 from safetensors, or from a ``weights_only`` pickle;
+    tokenizer are those of the checkpoint. Weights load in float32 from safetensors, or from a ``weights_only`` pickle;
     code that comes with a checkpoint never runs. Logit scale and bias belong to the loss and are frozen here.
 
     Args:
@@ -40,7 +40,7 @@ class TransformersDualEncoder(DualEncoder):
 
     >>> TransformersDualEncoder("./fashion-clip")
     Traceback (most recent call last):
-    modiste.errors.ModisteError: There is no file or directory './fashion-clip': correct the path.
+    modiste.errors.ModisteError: File or directory './fashion-clip' does not exist: correct the path.
     """
 
     def __init__(self, source: str, revision: str | None = None) -> None:
@@ -106,7 +106,7 @@ class TransformersDualEncoder(DualEncoder):
         norm = getattr(self.layer_groups("image")[-2][0], "layer_norm1", None)
         if norm is None:
             raise ModisteError(
-                f"The last block of {type(self.model).__name__} is of an unknown kind: use CLIP or SigLIP."
+                f"The last block of {type(self.model).__name__} has an unknown type: use CLIP or SigLIP."
             )
         return norm.register_forward_hook(lambda module, inputs, output: keep(output))
 
@@ -189,7 +189,7 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
     model, report = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **common)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ModisteError(f"'{name}' is a {type(model).__name__}, not a dual encoder of images and texts.")
-    # transformers would go on with random weights, as with open_clip repositories that carry a stub config.json.
+    # transformers would continue with random weights, as with open_clip repositories that carry a stub config.json.
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModisteError(

@@ -87,7 +87,7 @@ def _worse(regret: float | None) -> str:
 
 
 def _costs(cost: Mapping[str, Any]) -> list[Any]:
-    """As a table, and what is to be known of it."""
+    """As a table, and its notes."""
     notes = tables.cost_notes(cost) or [NOT_INSTALLED]
     return [table(["", ""], [list(item) for item in tables.cost_words(cost).items()]), *map(Note, notes)]
 

@@ -20,7 +20,7 @@ TARGET = "_target_"
 
 
 def find_runs(folder: str | Path) -> list[Path]:
-    """The run directories of trainings in ``folder``, or itself, in the order of their names.
+    """The run directories of training runs in ``folder``, or itself, in the order of their names.
 
     Of a trial with several seeds each is one. Folders without a log of validation are none.
     """

@@ -70,23 +70,23 @@ def _source(cfg: DictConfig, line: Invocation, folder: Path, catalogue: Any) -> 
             model.to(choose_device(cfg.device)), name, node, where, weights=not published, options=options,
             export_text=cfg.export_text, coverage=cfg.coverage,
         )  # fmt: skip
-    if cfg.embeddings:
-        vectors, manifest = vectors_on_disk(Path(cfg.embeddings).expanduser(), catalogue)
+    if cfg.vectors:
+        vectors, manifest = vectors_on_disk(Path(cfg.vectors).expanduser(), catalogue)
         made = manifest.get("model_fingerprint", "")
         dim = len(next(iter(vectors.values())))
         if source is None:
-            name = f"embeddings {cfg.embeddings}"
+            name = f"embeddings {cfg.vectors}"
             card = ModelCard(name, made or f"{name}, {dim} numbers", manifest.get("preprocess", {}), dim)
             return Source(card, vectors=vectors, options=options)
-        given = ModelCard(str(cfg.embeddings), made, manifest.get("preprocess", source.card.preprocess), dim)
+        given = ModelCard(str(cfg.vectors), made, manifest.get("preprocess", source.card.preprocess), dim)
         if made:
-            given.check(source.card, Path(cfg.embeddings))
+            given.check(source.card, Path(cfg.vectors))
         return Source(**{**vars(source), "vectors": vectors})
     if source is not None:
         return source
     if (folder / FACTS).is_file():
         return Source.of_index(Index.open(folder), options=options)
-    raise ModisteError("No model given: set run=DIR, model=NAME or embeddings=DIR.")
+    raise ModisteError("No model given: set run=DIR, model=NAME or vectors=DIR.")
 
 
 def _model(cfg: DictConfig) -> tuple[Any, str, str]:

@@ -86,7 +86,7 @@ class Encoder:
         if not self.exists:
             raise ModisteError(
                 "This index was made of embeddings without a model: it answers like=, but no text= or image=. "
-                "Index anew with run=RUN or model=NAME alongside embeddings=."
+                "Index anew with run=RUN or model=NAME alongside vectors=."
             )
         from omegaconf import DictConfig, OmegaConf
 

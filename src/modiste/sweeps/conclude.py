@@ -39,7 +39,7 @@ def conclude(study: Any, objectives: Sequence[Objective], names: Sequence[str], 
     write_report(study, objectives, names, folder, best)
     if not any(row["state"] == "complete" for row in table):
         first = table[0]["error"] if table else "there were none"
-        raise ModisteError(f"No trial of the sweep is complete; the first says: {first}")
+        raise ModisteError(f"No trial of the sweep completed; the first failed with: {first}")
     sheets = [Sheet(f"{len(table)} trials, the best by {objectives[0].metric} first", [plain_grid(_shown(ordered))])]
     if best:
         sheets.append(Sheet(f"Trial {ordered[0]['trial']} over its seeds", [plain_grid(best)]))

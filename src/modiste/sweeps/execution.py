@@ -27,7 +27,7 @@ History = list[dict[str, float]]
 
 
 class Watch:
-    """Collects the metrics of validation, epoch by epoch, and asks the pruner."""
+    """Collect the metrics of validation, epoch by epoch, and ask the pruner."""
 
     def __init__(self, trial: Any, objectives: Sequence[Objective], report: bool) -> None:
         self.trial, self.objectives, self.report = trial, objectives, report and len(objectives) == 1
@@ -44,7 +44,7 @@ class Watch:
 
 
 class SharedProcess:
-    """Trains in this process; a catalogue is loaded once for all trials that ask for the same.
+    """Train in this process; a catalogue is loaded once for all trials that ask for the same.
 
     Args:
         config_dirs: The user's folders of groups.
@@ -76,7 +76,7 @@ class SharedProcess:
 
 
 class SeparateProcess:
-    """Trains in a separate process, whose log is read while it runs. It does not outlive this one.
+    """Train in a separate process, whose log is read while it runs. It does not outlive this one.
 
     Args:
         config_dirs: The user's folders of groups.
@@ -160,7 +160,7 @@ def stoppable() -> Iterator[None]:
 
 
 def new_epochs(place: Path, watch: Watch) -> bool:
-    """Tells ``watch`` the epochs of the run's log that it has not seen; whether it calls the trial hopeless."""
+    """Tell ``watch`` the epochs of the run's log that it has not seen; whether it calls the trial hopeless."""
     if not any(place.glob("csv/version_*/metrics.csv")):
         return False
     validation = {name: series for name, series in read_metrics(place).items() if name.startswith("val/")}

@@ -20,7 +20,7 @@ class EpochReporter(Callback):
             self.pruned = trainer.should_stop = True
 
     def check(self) -> None:
-        """Raises Optuna's TrialPruned after a training run that was stopped."""
+        """Raise Optuna's TrialPruned after a training run that was stopped."""
         import optuna
 
         if self.pruned:

@@ -88,7 +88,7 @@ class Sweep:
         words = as_overrides(values)
         count, repeats = self.settings["trials"], self.settings["repeats"]
         which = f"trial {self._place(trial) + 1}/{count} (trial_{trial.number:03})"
-        log.info("%s: %s", which, " ".join(words) or "the configuration as it is")
+        log.info("%s: %s", which, " ".join(words) or "the unchanged configuration")
         found, seeds = [], {}
         for repeat, place in enumerate(places(self.folder, trial.number, repeats, self.cfg.seed)):
             seed = self.cfg.seed + repeat

@@ -16,7 +16,7 @@ class Space:
     """Distributions by override.
 
     Args:
-        space: Override → ``{choices: [a, b]}``, or ``{low: 1e-4, high: 1e-2, log: true}``, whole numbers where ``low``
+        space: Override → ``{choices: [a, b]}``, or ``{low: 1e-4, high: 1e-2, log: true}``, integers where ``low``
             and ``high`` are; optionally ``step``. Choices are values, and need no quoting: words with commas or braces,
             lists and mappings reach the trial as they are.
         may_be_empty: For a sweep over seeds alone.
@@ -32,7 +32,7 @@ class Space:
         if not space and not may_be_empty:
             raise ModisteError(
                 "sweep.space is empty: choose a sweep (sweep=heads; sweep=seeds for several seeds of one "
-                "configuration), or add values, for instance "
+                "configuration), or add values, for example "
                 "'sweep.space={optim.lr: {low: 1e-4, high: 1e-2, log: true}}'."
             )
         for key, entry in space.items():

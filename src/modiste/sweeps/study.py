@@ -31,7 +31,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         if self.mode not in ("", "min", "max"):
-            raise ModisteError(f"The mode of {self.metric} is 'min' or 'max', not '{self.mode}'.")
+            raise ModisteError(f"The mode of {self.metric} must be 'min' or 'max', not '{self.mode}'.")
         object.__setattr__(self, "mode", self.mode or direction(self.metric))
 
     @property
@@ -135,7 +135,7 @@ def _is_json(line: bytes) -> bool:
 def run_trials(
     study: Any, count: int, objective: Callable[[Any], Sequence[float]], sampler: Callable[[int], Any]
 ) -> None:
-    """Runs trials until the study has ``count`` of them, not counting those that were cut off.
+    """Run trials until the study has ``count`` of them, not counting those that were cut off.
 
     A trial that fails is recorded with its sentence, and the next one starts.
 

@@ -69,7 +69,7 @@ class Attributes:
 
     A value's score of an image is its cosine with the value's vector: the normalised mean of the normalised embeddings
     of its prompts, as in `ZeroShot`. An image may have several values. Images that an attribute does not apply to
-    (the sleeve of a bag) have no part in its values' rankings; telling them is a metric of its own.
+    (the sleeve of a bag) do not count in its values' rankings; telling them is a separate metric.
 
     Args:
         attributes: As in `ZeroShot`: attribute columns; without it, those that ``prompts`` names, or all if it names
@@ -78,8 +78,8 @@ class Attributes:
         classes: As in `ZeroShot`.
         separator: Between the values of a cell; None: a cell is one value.
         not_applicable: Values that say that the attribute does not apply (or is not known).
-        min_positives: A value with fewer positives is left out of the mean and counted.
-        resamples: Of the bootstrap over images; a value that has no positive in a resample is left out of that one.
+        min_positives: A value with fewer positives is excluded of the mean and counted.
+        resamples: Of the bootstrap over images; a value that has no positive in a resample is excluded of that one.
         seed: Of the bootstrap.
 
     Raises:
@@ -203,7 +203,7 @@ class Attributes:
         wanted = next((name for name in self.words.attributes or [] if name in skipped), None)
         if wanted:
             raise ModisteError(
-                f"Attribute '{wanted}' of {data} cannot be scored in this split: {skipped[wanted]}; leave it out of "
+                f"Attribute '{wanted}' of {data} cannot be scored in this split: {skipped[wanted]}; remove it from "
                 "task.attributes.attributes, or lower task.attributes.min_positives."
             )
         if len(skipped) == len(named):
@@ -217,7 +217,7 @@ class Attributes:
         vectors = ZeroShot.class_vectors(embedder, every, self._templates(attribute))
         cosines = (images @ vectors.T).numpy()
         if not np.isfinite(cosines).all():
-            raise ModisteError("An embedding is not finite; the model has diverged or its input is bad.")
+            raise ModisteError("An embedding is not finite: the model has diverged or its input is invalid.")
         applies = np.flatnonzero([bool(cell) for cell in labels])
         has = {value: np.array([value in cell for cell in labels if cell]) for value in fit}
         absent = np.array([not cell for cell in labels])
@@ -232,7 +232,7 @@ class Attributes:
 
 def _statistics(ranked: Mapping[str, Rankings], counts: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
     """Metric → (b,) of resamples given by counts (b, n)."""
-    # Rows of an image are next to each other; counts are small whole numbers, exact in float32.
+    # Rows of an image are next to each other; counts are small integers, exact in float32.
     weights = np.ascontiguousarray(counts.T, dtype=np.float32)
     found = {
         f"{attribute}/{metric}": values

@@ -60,8 +60,8 @@ class Compatibility:
     """Compatibility prediction (AUC) and fill-in-the-blank (accuracy).
 
     Items are looked up by ``product_id`` in the whole catalogue (``data=polyvore``), whatever its splits. What is not
-    there is left out: an outfit with fewer than two items left, and a question with no item left or any candidate
-    missing, are left out and counted.
+    there is excluded: an outfit with fewer than two items left, and a question with no item left or any candidate
+    missing, are skipped and counted.
 
     Args:
         path: What polyvore_outfits.zip unpacks to.
@@ -94,9 +94,9 @@ class Compatibility:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raises ModisteError in a training, whose validation sees neither all items nor the outfits."""
+        """Raise ModisteError in a training run, whose validation sees neither all items nor the outfits."""
         if "trainer" in cfg:
-            raise ModisteError("The compatibility task has its own outfits: evaluate the run when it is trained.")
+            raise ModisteError("The compatibility task has its own outfits: evaluate the run after training.")
 
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
         """Evaluate the outfits and questions of ``split`` on the items of the full ``catalogue``.
@@ -120,7 +120,7 @@ class Compatibility:
         documents = Documents(embedder, catalogue.select(rows=rows), self.template)
         vectors = documents.vectors(self.documents).numpy()
         if not np.isfinite(vectors).all():
-            raise ModisteError("An embedding is not finite; the model has diverged or its input is bad.")
+            raise ModisteError("An embedding is not finite: the model has diverged or its input is invalid.")
         compatibility, outscored = self._compatibility(kept_outfits, vectors, position)
         right = fill_in_blank(kept_questions, vectors, position)
         accuracy = bootstrap({ACCURACY: right}, resamples=self.resamples, seed=self.seed)
@@ -171,7 +171,9 @@ class Compatibility:
         """The AUC, and for each compatible outfit the share of incompatible ones that it outscores."""
         labels = np.array([outfit.compatible for outfit in outfits])
         if labels.all() or not labels.any():
-            raise ModisteError("All outfits left have one label, but an AUC needs both: use the images of all items.")
+            raise ModisteError(
+                "The remaining outfits all have the same label, but AUC needs both: use the images of all items."
+            )
         scores = np.array([mean_pairwise(vectors[[position[i] for i in outfit.items]]) for outfit in outfits])
         interval = bootstrap_statistic(
             lambda counts: auc(scores, labels, counts), len(scores), self.resamples, self.seed
@@ -213,7 +215,7 @@ def _present(outfit: Outfit, position: Mapping[str, int]) -> Outfit:
 
 
 def _answerable(question: Question, position: Mapping[str, int]) -> Question | None:
-    """The question with the items that are there; None without any, or with a candidate missing."""
+    """The question with the available items; None without any, or with a candidate missing."""
     items = [item for item in question.items if item in position]
     complete = all(item in position for item in question.candidates)
     return Question(items, question.candidates, question.right) if items and complete else None
@@ -232,7 +234,7 @@ def read_published(folder: Path, split: str) -> tuple[list[Outfit], list[Questio
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
         raise ModisteError(
-            f"{folder} holds no {' and no '.join(missing)}: give the unpacked folder with task.compatibility.path. "
+            f"{folder} holds no {' and no '.join(missing)}: set task.compatibility.path to the extracted folder. "
             f"{CARD.download}"
         )
     items = _items(folder)

@@ -73,7 +73,7 @@ class Composed:
     """A reference image and two captions search the target image, in each category of FashionIQ.
 
     The catalogue (``data=fashion_iq``) is looked up by ``product_id`` = ASIN, whatever its splits. Queries whose
-    reference or target has no image, and gallery items without one, are left out and counted; with any of them the
+    reference or target has no image, and gallery items without one, are skipped and counted; with any of them the
     numbers are not those of the published protocol: ``complete`` in the protocol is false then, and a warning says so.
 
     Args:
@@ -85,7 +85,7 @@ class Composed:
         join: Template of the text, ``{0}`` and ``{1}`` the two captions; or ``mean``: the normalised mean of the two
             captions' embeddings.
         prefix: Put before every text.
-        exclude_reference: Whether a query's reference is left out of its gallery; published numbers keep it.
+        exclude_reference: Whether a query's reference is excluded of its gallery; published numbers keep it.
         resamples: Of the bootstrap.
         seed: Of the bootstrap and the examples.
         examples: Number of example queries kept of each category.
@@ -120,11 +120,9 @@ class Composed:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raises ModisteError in a training, whose validation sees neither the images nor the captions."""
+        """Raise ModisteError in a training run, whose validation sees neither the images nor the captions."""
         if "trainer" in cfg:
-            raise ModisteError(
-                "The composed task has its own queries and gallery: evaluate the run when it is trained."
-            )
+            raise ModisteError("The composed task has its own queries and gallery: evaluate the run after training.")
 
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
         """Evaluate the captions of ``split`` on the images of the full ``catalogue``.
@@ -250,13 +248,13 @@ def read_category(path: Path, name: str, split: str, gallery: str) -> Category:
     for file in (captions, images):
         if not file.is_file():
             raise ModisteError(
-                f"There is no {file}: give split=val, and FashionIQ's folder with task.composed.path. {CARD.download}"
+                f"{file} does not exist: set split=val, and task.composed.path to FashionIQ's folder. {CARD.download}"
             )
     try:
         queries = [_query(entry) for entry in read_json(CARD, captions, list)]
     except (KeyError, TypeError, ValueError) as error:
         raise ModisteError(
-            f"{captions} is no list of candidate, target and two captions ({error!r}): give split=val, the split whose "
+            f"{captions} is not a list of candidate, target and two captions ({error!r}): set split=val, whose "
             "targets are published."
         ) from None
     listed = dict.fromkeys(str(asin) for asin in read_json(CARD, images, list))

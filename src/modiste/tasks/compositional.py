@@ -89,7 +89,7 @@ class Named:
 
 @dataclass
 class Found:
-    """The fields of a `Result` as they fill up, and what was left out for which reason."""
+    """The fields of a `Result` as they are filled, and what was excluded for which reason."""
 
     per_query: dict[str, Floats] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class Compositional:
         template: The caption, with every column of ``swaps``, e.g. ``a photo of a {baseColour} {articleType}``.
         pair_template: The caption of an (attribute, category) pair: exactly two columns; empty: only swap probes.
         classes: Column to {value: word}, where the value itself is not a good word. Values with one word are one.
-        ignore_values: Values that have no word: rows with them in a caption's column are left out and counted.
+        ignore_values: Values that have no word: rows with them in a caption's column are skipped and counted.
         held_out: Splits with pairs that were held out of training.
         rare: An image is of an improbable product if its pair is as frequent in train as this quantile of the evaluated
             images, or less; 0: if its pair does not occur there.
@@ -140,7 +140,7 @@ class Compositional:
         self.resamples, self.seed = resamples, seed
         for column in self.swaps.values():
             if f"{{{column}}}" not in template:
-                raise ModisteError(f"The compositional template '{template}' has no {{{column}}} to exchange: add it.")
+                raise ModisteError(f"The compositional template '{template}' has no {{{column}}} to swap: add it.")
         if pair_template and len(self.pair) != 2:
             raise ModisteError(f"The pair_template needs two columns, an attribute and a category: '{pair_template}'.")
         if not 0 <= rare < 1:
@@ -154,7 +154,7 @@ class Compositional:
         """
         if not self.swaps:
             raise ModisteError(
-                f"Nothing says which attributes of {catalogue.card.name} can be exchanged: set data.compositional, "
+                f"No swappable attributes are defined for {catalogue.card.name}: set data.compositional, "
                 "as in conf/data/kagl.yaml."
             )
         rows = self._named(catalogue.select(split=split))
@@ -167,7 +167,7 @@ class Compositional:
             generator = np.random.default_rng([self.seed, place])
             self._swap(name, column, embedder, rows, images, own, generator, found)
         if not found.per_query:
-            raise ModisteError(f"No attribute of {catalogue.card.name} has two values in split '{split}' to exchange.")
+            raise ModisteError(f"No attribute of {catalogue.card.name} has two values in split '{split}' to swap.")
         primary = next(iter(found.per_query))
         if self.pair:
             whole = self._named(catalogue)
@@ -380,5 +380,5 @@ def _cosines(a: Tensor, b: Tensor) -> npt.NDArray[np.float32]:
 
 def _finite(cosines: Tensor) -> Tensor:
     if not bool(cosines.isfinite().all()):
-        raise ModisteError("An embedding is not finite; the model has diverged or its input is bad.")
+        raise ModisteError("An embedding is not finite: the model has diverged or its input is invalid.")
     return cosines

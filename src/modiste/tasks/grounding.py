@@ -1,7 +1,7 @@
-"""Grounding: where on an image a phrase is, as heat-maps that are measured against the masks of parts.
+"""Grounding: where on an image a phrase is, as heat maps that are measured against the masks of parts.
 
-FashionCLIP (Sci Rep 12:18958) shows such heat-maps, made by occlusion, without a measure; here each method is measured
-by the pointing game (Zhang et al., ECCV 2016), IoU, average precision and boxes, beside two baselines that see no text.
+FashionCLIP (Sci Rep 12:18958) shows such heat maps, made by occlusion, without a measure; here each method is measured
+by the pointing game (Zhang et al., ECCV 2016), IoU, average precision and boxes, with two baselines that see no text.
 """
 
 from __future__ import annotations
@@ -82,16 +82,16 @@ class Grounding:
     """Heat-maps of the parts that each image has a mask of. A query is a pair of an image and a phrase.
 
     Args:
-        methods: Name (the metrics' prefix) to method; null leaves one out.
+        methods: Name (the metrics' prefix) to method; null disables it.
         prompts: Templates of a phrase, with one ``{}`` each: its vector is the normalised mean of theirs.
         words: Part to the word that stands for it in a prompt.
         threshold_split: Where the threshold of each method is chosen, by the mean IoU of all pairs.
         resolution: The longer side, in pixels, of masks and maps when they are compared.
-        min_area: Masks with a smaller share of the image are left out and counted.
+        min_area: Masks with a smaller share of the image are skipped and counted.
         limit: Number of images of each split, a seeded sample; null: all.
         resamples: Of the bootstrap.
         seed: Of the sample, the bootstrap and the examples.
-        examples: Rows of each sheet of heat-maps.
+        examples: Rows of each sheet of heat maps.
 
     Raises:
         ModisteError: There is no method, a name is taken, or a template has no ``{}``, or several.
@@ -122,7 +122,7 @@ class Grounding:
         self.limit, self.resamples, self.seed, self.examples = limit, resamples, seed, examples
         if not self.methods or self.methods.keys() & BASELINES.keys():
             raise ModisteError(
-                f"Grounding needs at least one method, and none that is called {' or '.join(BASELINES)}: "
+                f"Grounding needs at least one method, and none named {' or '.join(BASELINES)}: "
                 "set task.grounding.methods."
             )
         if not self.prompts or any(template.count("{}") != 1 for template in self.prompts):
@@ -130,11 +130,11 @@ class Grounding:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raises ModisteError for a training, whose validation has embeddings only."""
+        """Raise ModisteError for a training run, whose validation has embeddings only."""
         if "trainer" in cfg:
             raise ModisteError(
-                "Grounding looks at parts of images, of which a training's validation has no embeddings: evaluate the "
-                "run with task=[grounding] when it is trained."
+                "Grounding needs patch embeddings, which validation does not compute: evaluate the "
+                "run with task=[grounding] after training."
             )
 
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
@@ -239,7 +239,7 @@ class Scan:
         self.parts = {split: [rows.parts(i) for i in range(len(rows))] for split, rows in samples.items()}
         names = list(dict.fromkeys(name for parts in self.parts.values() for image in parts for name in image))
         if not names:
-            raise ModisteError(f"No image of the split {' or '.join(samples)} has a mask of a part to look for.")
+            raise ModisteError(f"No image of the split {' or '.join(samples)} has a mask of a known part.")
         phrases = [task.words.get(name, name) for name in names]
         vectors = ZeroShot.class_vectors(embedder, phrases, task.prompts).to(self.device)
         self.vectors: dict[str, Tensor] = dict(zip(names, vectors, strict=True))
@@ -254,12 +254,12 @@ class Scan:
             try:
                 self._run(method, image, parts)
             except (ModisteError, NotImplementedError) as error:
-                log.warning("grounding: %s is left out: %s", name, error)
+                log.warning("grounding: %s is skipped: %s", name, error)
                 skipped[name] = str(error)
             else:
                 methods[name] = method
         if not methods:
-            raise ModisteError(f"No method of grounding runs with this model: {' '.join(skipped.values())}")
+            raise ModisteError(f"No grounding method supports this model: {' '.join(skipped.values())}")
         return methods, skipped
 
     def thresholds(self, split: str) -> dict[str, float]:
@@ -289,7 +289,7 @@ class Scan:
         return Pairs(positions, parts, {name: np.array(of_pairs) for name, of_pairs in values.items()})
 
     def _photos(self, split: str) -> Iterator[Photo]:
-        """Raises ModisteError when no mask of the split is large enough."""
+        """Raise ModisteError when no mask of the split is large enough."""
         rows, small, images, queries = self.samples[split], 0, 0, 0
         for i in self.progress(range(len(rows)), len(rows), f"Grounding in {len(rows)} images of {split}"):
             image = rows.read_image(i)
@@ -320,12 +320,14 @@ class Scan:
         return max(1, round(image.height * scale)), max(1, round(image.width * scale))
 
     def heat(self, image: Image.Image, parts: Sequence[str], shape: tuple[int, int]) -> dict[str, Heat]:
-        """Method → maps (K, *shape) of the parts' phrases."""
+        """Method → maps `(K, *shape)` of the parts' phrases."""
         found: dict[str, Heat] = {}
         for name, method in self.methods.items():
             maps = self._run(method, image, parts)
             if not bool(maps.isfinite().all()):
-                raise ModisteError(f"A heat-map of {name} is not finite; the model has diverged or its input is bad.")
+                raise ModisteError(
+                    f"A heat map of {name} is not finite: the model has diverged or its input is invalid."
+                )
             found[name] = on_image(maps, image.size, shape).numpy()
         return found
 

@@ -1,4 +1,4 @@
-"""Sheets of heat-maps laid over their images."""
+"""Sheets of heat maps laid over their images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUTLINE = ("#000000", "#56B4E9")  # a dark seam and the line, to be seen on any 
 
 
 def heat_sheet(rows: Sequence[Mapping[str, Any]]) -> Image.Image:
-    """One row per phrase: the image with the outline of the mask, and the heat-map of each method laid over it.
+    """One row per phrase: the image with the outline of the mask, and the heat map of each method laid over it.
 
     Below stands the scale of colours, from the map's minimum (0) to its maximum (1).
 
@@ -31,7 +31,7 @@ def heat_sheet(rows: Sequence[Mapping[str, Any]]) -> Image.Image:
         ModisteError: no rows.
     """
     if not rows:
-        raise ModisteError("There are no heat-maps to draw.")
+        raise ModisteError("There are no heat maps to draw.")
     methods = list(rows[0]["maps"])
     head, title, words = 24, 24, 20
     width, height = HEAT_CELL[0] + GAP, title + HEAT_CELL[1] + words + GAP

@@ -1,7 +1,7 @@
 """Heat-maps of phrases on an image, by three methods that can be exchanged, in the frame of the image.
 
 Every method sees the whole image: it is padded to a square on grey, as in FashionCLIP's demo, and scaled to the side of
-the model's input with the model's interpolation; the centre crop of the model's own preprocessing is left out.
+the model's input with the model's interpolation; the centre crop of the model's own preprocessing is excluded.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Occlusion:
 
     def __init__(self, step: int = 15, rounds: int = 5, batch_size: int = 32) -> None:
         if not 1 <= step <= PAPER_SIZE:
-            raise ModisteError(f"The step of the bands must be 1 to {PAPER_SIZE} pixels, not {step}.")
+            raise ModisteError(f"The stride of the bands must be 1 to {PAPER_SIZE} pixels, not {step}.")
         self.step, self.rounds, self.batch_size = step, rounds, batch_size
 
     def describe(self) -> dict[str, Any]:
@@ -217,7 +217,7 @@ def on_image(maps: Tensor, image_size: tuple[int, int], shape: tuple[int, int]) 
         shape: Height and width of the result, any resolution of the image.
 
     Returns:
-        float32 (K, *shape); a map that is the same everywhere is 0.
+        float32 `(K, *shape)`; a map that is the same everywhere is 0.
 
     >>> on_image(torch.tensor([[[0.0, 2.0], [0.0, 2.0]]]), (2, 2), (2, 2))
     tensor([[[0., 1.],

@@ -93,9 +93,9 @@ class Marqo:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raises ModisteError for a training: its validation may not look at a test set."""
+        """Raise ModisteError for a training run: its validation may not look at a test set."""
         if "trainer" in cfg:
-            raise ModisteError("Marqo's queries are a test set: evaluate the run with task=[marqo] when it is trained.")
+            raise ModisteError("Marqo's queries are a test set: evaluate the run with task=[marqo] after training.")
 
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str = SPLIT) -> Result:
         """Evaluate on the published queries.
@@ -105,7 +105,7 @@ class Marqo:
                 split than ``test`` is asked for.
         """
         if split != SPLIT:
-            raise ModisteError(f"Marqo's queries are a test set; evaluate with split={SPLIT}, not split={split}.")
+            raise ModisteError(f"Marqo's queries are a test set: evaluate with split={SPLIT}, not split={split}.")
         tasks = read_tasks(self.path)
         judgements = read_all(self.path, tasks)
         gallery = select_gallery(catalogue, judgements, self.gallery)
@@ -172,7 +172,7 @@ def read_tasks(path: Path) -> list[MarqoTask]:
         return [MarqoTask.from_config(config) for config in json.loads(file.read_text(encoding="utf-8"))["tasks"]]
     except FileNotFoundError:
         raise ModisteError(
-            f"There is no {file}; give the folder of one data set of Marqo's benchmark: of github.com/marqo-ai/"
+            f"{file} does not exist: give the folder of one data set of Marqo's benchmark: from github.com/marqo-ai/"
             f"marqo-FashionCLIP, configs/NAME.json as config.json, and the files of data/NAME/gt_query_doc."
         ) from None
     except (ValueError, KeyError, TypeError) as error:
@@ -187,7 +187,9 @@ def read_all(path: Path, tasks: Sequence[MarqoTask]) -> list[Judgements]:
     """
     missing = [task.file for task in tasks if not (path / task.file).is_file()]
     if missing:
-        raise ModisteError(f"{len(missing)} of {len(tasks)} relevance files are not in {path}: {', '.join(missing)}.")
+        raise ModisteError(
+            f"{len(missing)} of {len(tasks)} relevance files are missing in {path}: {', '.join(missing)}."
+        )
     return [read_judgements(path / task.file) for task in tasks]
 
 
@@ -203,13 +205,13 @@ def select_gallery(catalogue: Catalogue, judgements: Sequence[Judgements], galle
     if missing:
         shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         raise ModisteError(
-            f"{len(missing)} of the benchmark's {len(wanted)} products are not in {catalogue.card.name} ({shown}); "
+            f"{len(missing)} of the benchmark's {len(wanted)} products are not in {catalogue.card.name} ({shown}): "
             f"the protocol needs the full catalogue."
         )
     rows = [row for row, product in enumerate(product_ids) if gallery == "all" or product in wanted]
     products = len({product_ids[row] for row in rows})
     if len(rows) != products:
         raise ModisteError(
-            f"{len(rows)} rows of {catalogue.card.name} belong to {products} products; the protocol needs one each."
+            f"{len(rows)} rows of {catalogue.card.name} belong to {products} products: the protocol needs one row each."
         )
     return catalogue.select(rows=rows)

@@ -64,7 +64,7 @@ class Problem:
         products: (N,) their products.
         test_features: (M, D).
         test_targets: (M,).
-        counts: Rows of the evaluated split that are left out, classes, and so on.
+        counts: Rows of the evaluated split that are excluded, classes, and so on.
     """
 
     classes: list[str]
@@ -104,11 +104,11 @@ class Probe:
         attributes: Attribute columns; without it, those that ``prompts`` names, or all if it names none. Those that are
             not named here and have fewer than two classes or more than a thousand are skipped and recorded.
         prompts: Only its names are used.
-        ignore_values: Values that are no class: rows with them are left out and counted.
+        ignore_values: Values that are no class: rows with them are skipped and counted.
         fit_split: Split to fit on; None: a part of the evaluated one.
         c: Inverse strength of the penalty.
         max_iter: Limit of the solver; fits that end before their optimum are counted and warned of.
-        min_products: Classes with fewer products (of ``fit_split``, if given) are left out and counted; at least five.
+        min_products: Classes with fewer products (of ``fit_split``, if given) are skipped and counted; at least five.
         shots: Numbers of products a class, one image of each, for few-shot fits; a class that has fewer gives all.
         shot_draws: Draws of the products; the same products come first for every number of shots.
         split_seed: Of the 80/20 split and the draws.
@@ -139,9 +139,13 @@ class Probe:
         if c <= 0 or max_iter < 1:
             raise ModisteError(f"The probe's c and max_iter must be positive, not {c} and {max_iter}.")
         if min_products < FEWEST:
-            raise ModisteError(f"The probe's min_products must be at least {FEWEST}: a fifth of a class is its test.")
+            raise ModisteError(
+                f"The probe's min_products must be at least {FEWEST}: a fifth of each class is the test set."
+            )
         if shot_draws < 1 or any(k < 1 for k in shots):
-            raise ModisteError(f"The probe's shots and shot_draws are at least 1, not {list(shots)} and {shot_draws}.")
+            raise ModisteError(
+                f"The probe's shots and shot_draws must be at least 1, not {list(shots)} and {shot_draws}."
+            )
         self.attributes = None if attributes is None else list(attributes)
         self.prompts = list(prompts or {})
         self.ignore_values, self.fit_split = list(ignore_values), fit_split
@@ -151,15 +155,15 @@ class Probe:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raises ModisteError for a split that there is nothing to fit on, or that training's validation cannot see."""
+        """Raise ModisteError for a split that there is nothing to fit on, or that training's validation cannot see."""
         if node.get("fit_split") and "trainer" in cfg:
             raise ModisteError(
                 "Validation in training sees the validation split only: leave task.probe.fit_split=null, and evaluate "
-                "the run with it when it is trained."
+                "the run with it after training."
             )
         if node.get("fit_split") and node.get("fit_split") == cfg.get("split"):
             raise ModisteError(
-                f"task.probe.fit_split={node['fit_split']} is the evaluated split: name another, or null to divide it."
+                f"task.probe.fit_split={node['fit_split']} is the evaluated split: name another, or null to split it."
             )
 
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
@@ -186,9 +190,7 @@ class Probe:
         for attribute in fits:
             self._probe(attribute, self.problem(attribute, classes[attribute], fit, test), found)
         if found.unconverged:
-            log.warning(
-                "%d of the probe's fits ended before their optimum; raise task.probe.max_iter.", found.unconverged
-            )
+            log.warning("%d of the probe's fits did not converge: raise task.probe.max_iter.", found.unconverged)
         return Result(
             task=self.name,
             data=catalogue.card.name,
@@ -310,7 +312,7 @@ class Probe:
 
 @dataclass
 class Found:
-    """The fields of a `Result` as they fill up, and how many fits ended before their optimum."""
+    """The fields of a `Result` as they are filled, and how many fits ended before their optimum."""
 
     metrics: dict[str, Any] = field(default_factory=dict)
     per_query: dict[str, npt.NDArray[Any]] = field(default_factory=dict)

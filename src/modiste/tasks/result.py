@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 BESIDE = ("per_query", "pictures")
-"""Fields that are stored beside the JSON."""
+"""Fields that are stored next to the JSON."""
 
 
 class Embedder(Protocol):
-    """Embeds columns of a catalogue: a model, or a matrix from a file."""
+    """Embed columns of a catalogue: a model, or a matrix from a file."""
 
     fingerprint: str
 
@@ -49,7 +49,7 @@ class Result:
         protocol: Plain values: prompts, definitions of the metrics, tie rule, seed, bootstrap settings …
         counts: Numbers of queries, gallery items, classes …
         primary: The metric to show when there is room for one.
-        per_query: Metric name to one value for each query that it is computed over; stored beside the JSON, not in it.
+        per_query: Metric name to one value for each query that it is computed over; stored next to the JSON, not in it.
         tables: Name to ``{"columns": [...], "rows": [[...]]}``.
         confusion: Attribute to ``{"labels": [...], "matrix": [[...]]}``; rows are targets, columns predictions.
         examples: Queries with their first results: ``kind`` (``t2i``: a text searches products, ``i2t``: an image
@@ -58,7 +58,7 @@ class Result:
             ``wanted``, the relevant item that is ranked first, and ``text`` of a query that is an image and a text.
         summary: The metrics, without their part (``weighted_f1``), that a summary shows of every part; empty: only
             ``primary``.
-        pictures: Title to a picture; each becomes a PNG beside the report, not a part of the JSON.
+        pictures: Title to a picture; each becomes a PNG next to the report, not a part of the JSON.
 
     Raises:
         ModisteError: ``primary`` is not among the metrics, or ``higher_is_better`` does not name the same metrics.
@@ -100,7 +100,7 @@ class Result:
         return direction(metric, self.higher_is_better)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dump`: every field but ``per_query`` and ``pictures``, which are files beside it."""
+        """Plain values for `json.dump`: every field but ``per_query`` and ``pictures``, which are files next to it."""
         plain = {name: value for name, value in vars(self).items() if name not in BESIDE}
         return plain | {"metrics": {name: asdict(interval) for name, interval in self.metrics.items()}}
 
@@ -115,9 +115,9 @@ class Result:
         required = [name for name, f in fields.items() if f.default is f.default_factory is MISSING and not f.kw_only]
         missing = [name for name in required if name not in content]
         if missing:
-            raise ModisteError(f"This is not a result file: it has no {', '.join(missing)}.")
+            raise ModisteError(f"Not a result file: it has no {', '.join(missing)}.")
         values = {name: content[name] for name in fields if name in content}
         values["metrics"] = {name: Interval(**interval) for name, interval in content["metrics"].items()}
-        stated = content.get("higher_is_better")  # absent in results of earlier versions
+        stated = content.get("higher_is_better")  # missing in results of earlier versions
         values["higher_is_better"] = {name: higher_is_better(name, stated) for name in values["metrics"]}
         return cls(**values, per_query={name: np.asarray(v) for name, v in (per_query or {}).items()})

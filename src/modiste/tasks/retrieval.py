@@ -147,7 +147,7 @@ class Ranking:
         examples: Number of example queries of each search, hits and misses.
         select: Per-query metrics to the ones that are reported; all of them by default.
         ideal: As in `modiste.metrics.ranking.query_metrics`.
-        misses: Whether a query without a relevant item counts as a miss, rather than being left out.
+        misses: Whether a query without a relevant item counts as a miss, rather than being excluded.
     """
 
     ks: Sequence[int] = (1, 5, 10)
@@ -248,7 +248,7 @@ def read_judgements(path: str | Path) -> Judgements:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModisteError(f"There is no relevance file {path}; check its path.") from None
+        raise ModisteError(f"Relevance file {path} does not exist: check its path.") from None
     except ValueError as error:
         raise ModisteError(f"{form}: {error}.") from None
     if not isinstance(content, dict) or not all(isinstance(items, dict) for items in content.values()):
@@ -270,8 +270,8 @@ def judged_relevance(judgements: Judgements, product_ids: Sequence[str], source:
     if missing:
         shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         raise ModisteError(
-            f"{len(missing)} of the {len(wanted)} products that {source} calls relevant are not in the gallery "
-            f"({shown}); use the catalogue, and the part of it, that the relevance was published for."
+            f"{len(missing)} of the {len(wanted)} relevant products in {source} are not in the gallery "
+            f"({shown}): use the catalogue and split that the relevance was published for."
         )
     positions: dict[str, list[int]] = {}
     for position, product in enumerate(product_ids):
@@ -293,7 +293,7 @@ class Sample:
 
     Attributes:
         queries: Rows drawn a seed, without replacement; all that can be drawn where there are fewer.
-        negatives: Other products beside the query's own row.
+        negatives: Other products next to the query's own row.
         within: Column whose value the negatives share with the query.
         seeds: Draws of queries and negatives.
     """
@@ -307,7 +307,7 @@ class Sample:
         for name in ("queries", "negatives", "seeds"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise ModisteError(f"retrieval.sample.{name} is a whole number from 1 on, not {value!r}.")
+                raise ModisteError(f"retrieval.sample.{name} must be an integer of at least 1, not {value!r}.")
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> Sample:
@@ -350,7 +350,7 @@ class Sample:
         usable = [row for row, value in enumerate(values) if value in large]
         if not usable:
             raise ModisteError(
-                f"No value of {self.within} has {self.negatives + 1} products to draw from: lower "
+                f"No value of {self.within} has {self.negatives + 1} products to sample from: lower "
                 "retrieval.sample.negatives, or name a coarser column in retrieval.sample.within."
             )
         place = {(value, name): i for value, group in large.items() for i, name in enumerate(group)}
@@ -423,7 +423,7 @@ class Retrieval:
         self.published = {str(name): str(path) for name, path in (published or {}).items()}
         if not (self.directions or self.attributes or self.published):
             raise ModisteError(
-                "The retrieval task has nothing to do: give directions, attributes or published queries."
+                "The retrieval task has nothing to evaluate: give directions, attributes or published queries."
             )
         if gallery == "sample" and (self.attributes or self.published):
             raise ModisteError(
@@ -438,11 +438,11 @@ class Retrieval:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raises ModisteError for what a training's validation cannot see: anything beyond its validation split."""
+        """Raise ModisteError for what a training's validation cannot see: anything beyond its validation split."""
         if "trainer" in cfg and (node.get("gallery") == "all" or node.get("published")):
             raise ModisteError(
                 "Validation in training sees the validation split only: leave gallery=split (or sample) and published "
-                "empty, and evaluate the run with them when it is trained."
+                "empty, and evaluate the run with them after training."
             )
 
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:

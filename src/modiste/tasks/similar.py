@@ -57,7 +57,7 @@ class Part:
         return cls(prefix, queries, gallery, place[queries])
 
     def relevance(self, ids: Ints) -> Relevance:
-        """Gallery items with the query's id, the query itself left out; -1 is the id of nothing."""
+        """Gallery items with the query's id, the query itself excluded; -1 is the id of nothing."""
         of_queries = np.where(ids[self.queries] < 0, -2, ids[self.queries])
         return Relevance.from_ids(of_queries, ids[self.gallery]).without(self.own)
 
@@ -65,7 +65,7 @@ class Part:
 class Similar:
     """Images search images.
 
-    A query is never in its own gallery: it is left out by its row, exactly, so that a second image with the same pixels
+    A query is never in its own gallery: it is excluded by its row, exactly, so that a second image with the same pixels
     stays (``queries_with_identical_image`` among the counts says how many queries have one).
 
     Args:
@@ -108,7 +108,7 @@ class Similar:
         self.relevance = {str(k): [v] if isinstance(v, str) else [str(c) for c in v] for k, v in given.items()}
         if not self.relevance or not all(self.relevance.values()):
             raise ModisteError(
-                "The similar task needs columns that decide relevance: relevance={product: [product_id]}."
+                "The similar task needs columns that define relevance: relevance={product: [product_id]}."
             )
         if without_relevant not in WITHOUT_RELEVANT:
             hint = did_you_mean(without_relevant, WITHOUT_RELEVANT)
@@ -120,11 +120,11 @@ class Similar:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raises ModisteError for splits that a training's validation cannot see."""
+        """Raise ModisteError for splits that a training's validation cannot see."""
         if "trainer" in cfg and (node.get("query_split") or node.get("gallery_split")):
             raise ModisteError(
                 "Validation in training sees the validation split only: set task.similar.query_split=null and "
-                "task.similar.gallery_split=null, and evaluate the run with them when it is trained."
+                "task.similar.gallery_split=null, and evaluate the run with them after training."
             )
 
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
@@ -181,9 +181,7 @@ class Similar:
         groups = np.asarray(rows.column(self.group_by))
         names = [name for name in dict.fromkeys(groups[queries].tolist()) if name not in ("", EVERY_GROUP)]
         if not names:
-            raise ModisteError(
-                f"No query has a group in the column '{self.group_by}': give task.similar.group_by another, or null."
-            )
+            raise ModisteError(f"No query has a group in the column '{self.group_by}': change task.similar.group_by.")
         of_gallery = groups[gallery]
         return [
             Part.of(
@@ -204,8 +202,8 @@ class Similar:
                 relevance = part.relevance(of_rows)
                 if gallery is None or not len(relevance.items):
                     raise ModisteError(
-                        f"No query image has another one of the same {' and '.join(self.relevance[name])} in the "
-                        f"gallery of {part.prefix}{name}: use a data set with several images a product, or choose "
+                        f"No query image has another image with the same {' and '.join(self.relevance[name])} in the "
+                        f"gallery of {part.prefix}{name}: use a data set with several images per product, or choose "
                         "other columns with task.similar.relevance={NAME: [COLUMN]}."
                     )
                 yield Search(part.prefix + name, "i2i", labels, queries, gallery, {"image": 1.0}, relevance, part.own)

@@ -55,7 +55,7 @@ class ZeroShot:
             one class.
         synonyms: Attribute to {value: further words of its class}; the vector of a class is then the mean over all its
             words and templates. Published figures use none.
-        ignore_values: Values that are no class: rows with them are left out and counted.
+        ignore_values: Values that are no class: rows with them are skipped and counted.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
 
@@ -87,7 +87,7 @@ class ZeroShot:
         for name, values in self.synonyms.items():
             for value, words in values.items():
                 if isinstance(words, str):
-                    raise ModisteError(f"The synonyms of {name} '{value}' are one word: give a list, [{words}].")
+                    raise ModisteError(f"The synonyms of {name} '{value}' are a single word: give a list, [{words}].")
         for name, templates in self.prompts.items():
             if not templates or any(template.count("{}") != 1 for template in templates):
                 raise ModisteError(f"Every prompt of '{name}' needs one {{}} for the class name, not {templates}.")
@@ -178,7 +178,7 @@ class ZeroShot:
         vectors = self.class_vectors(embedder, words, self._templates(attribute))
         cosines = images[kept] @ vectors.T
         if not bool(cosines.isfinite().all()):
-            raise ModisteError("An embedding is not finite; the model has diverged or its input is bad.")
+            raise ModisteError("An embedding is not finite: the model has diverged or its input is invalid.")
         predictions = cosines.argmax(dim=1).numpy()
         confusion = confusion_matrix(targets, predictions, len(classes))
         intervals = bootstrap_confusion(confusion, classification_metrics, self.resamples, self.seed)

@@ -35,7 +35,7 @@ class Term:
         self.weight, self.teacher = weight, teacher
 
     def begin(self, student: DualEncoder, teacher: Teacher | None) -> None:
-        """Takes the teacher, before the first step. None: ``own``.
+        """Take the teacher, before the first step. None: ``own``.
 
         Raises:
             ModisteError: The term cannot work with this pair of models.

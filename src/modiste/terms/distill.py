@@ -38,7 +38,7 @@ class Distill(Term):
 
     >>> Distill(similarities=0.0)
     Traceback (most recent call last):
-    modiste.errors.ModisteError: term.distill has nothing to do: give similarities, image_features or text_features.
+    modiste.errors.ModisteError: term.distill has no effect: set similarities, image_features or text_features.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Distill(Term):
     ) -> None:
         super().__init__(weight, teacher)
         if min(similarities, image_features, text_features) < 0:
-            raise ModisteError("term.distill: similarities, image_features and text_features are at least 0.")
+            raise ModisteError("term.distill: similarities, image_features and text_features must be at least 0.")
         if not (similarities or image_features or text_features):
-            raise ModisteError("term.distill has nothing to do: give similarities, image_features or text_features.")
+            raise ModisteError("term.distill has no effect: set similarities, image_features or text_features.")
         if teacher == OWN:
-            raise ModisteError("term.distill.teacher=own would teach nothing: take start, or name a model or a run.")
+            raise ModisteError("term.distill.teacher=own would have no effect: use start, or name a model or a run.")
         self.similarities, self.image_features, self.text_features = similarities, image_features, text_features
         self.scale, self.tile = scale, tile
 
@@ -66,7 +66,7 @@ class Distill(Term):
         assert teacher is not None
         if (self.image_features or self.text_features) and teacher.model.embed_dim != student.embed_dim:
             raise ModisteError(
-                f"term.distill: the teacher's embeddings have {teacher.model.embed_dim} numbers and the student's "
+                f"term.distill: the teacher's embeddings have {teacher.model.embed_dim} dimensions and the student's "
                 f"{student.embed_dim}, so their features cannot be compared: set image_features and text_features to 0."
             )
 

@@ -53,7 +53,7 @@ class Parallel(Term):
     ) -> None:
         super().__init__(weight, teacher)
         if teacher in (START, OWN):
-            raise ModisteError(f"term.parallel.teacher={teacher} would teach nothing: name an English model or a run.")
+            raise ModisteError(f"term.parallel.teacher={teacher} would have no effect: name an English model or a run.")
         self.batch_size = batch_size
         self.pairs = read_pairs(Path(table).expanduser(), source, languages)
         self.student: DualEncoder | None = None
@@ -69,7 +69,7 @@ class Parallel(Term):
         assert self.student is not None
         if batch["pixels"].ndim != 4:
             raise ModisteError(UNCACHED)
-        # The generator is seeded anew for every batch, so that a resumed run draws the same.
+        # The generator is seeded again for every batch, so that a resumed run draws the same.
         rows = torch.randint(len(self.pairs), (self.batch_size,)).tolist()
         sources, translations = zip(*(self.pairs[row] for row in rows), strict=True)
         wanted = self.teacher_embeddings(sources, image.device)
@@ -94,7 +94,7 @@ def read_pairs(path: Path, source: str, languages: Sequence[str] | None) -> list
         ModisteError: The table or a column does not exist, or there is no pair.
     """
     if not path.is_file():
-        raise ModisteError(f"There is no table {path}: set term.parallel.table to a file of parallel captions.")
+        raise ModisteError(f"Table {path} does not exist: set term.parallel.table to a file of parallel captions.")
     columns = read_table(path)
     others = list(languages) if languages else [name for name in columns if name != source]
     for name in (source, *others):
@@ -114,14 +114,14 @@ def read_pairs(path: Path, source: str, languages: Sequence[str] | None) -> list
 
 
 def take_image_tower(student: DualEncoder, teacher: DualEncoder) -> None:
-    """Copies the teacher's image tower and projection into the student.
+    """Copy the teacher's image tower and projection into the student.
 
     Raises:
         ModisteError: They are of different kinds or sizes, or the student's would train.
     """
     remedy = "give the student the teacher's image=…, its settings, and model.embed_dim."
     if not (isinstance(student, TwoTower) and isinstance(teacher, TwoTower)):
-        raise ModisteError("term.parallel teaches the text tower of model=two_tower by a run of model=two_tower.")
+        raise ModisteError("term.parallel needs model=two_tower as student and a run of model=two_tower as teacher.")
     if any(parameter.requires_grad for parameter in tower_parameters(student)):
         raise ModisteError(FROZEN)
     if student.preprocess != teacher.preprocess:

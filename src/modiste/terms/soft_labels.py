@@ -34,7 +34,7 @@ class SoftLabels(Term):
 
     >>> SoftLabels(mix=0.0)
     Traceback (most recent call last):
-    modiste.errors.ModisteError: term.soft_labels.mix=0 must lie in (0, 1]: leave the term out for hard labels.
+    modiste.errors.ModisteError: term.soft_labels.mix=0 must lie in (0, 1]: remove the term for hard labels.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class SoftLabels(Term):
     ) -> None:
         super().__init__(weight, teacher)
         if not 0 < mix <= 1:
-            raise ModisteError(f"term.soft_labels.mix={mix:g} must lie in (0, 1]: leave the term out for hard labels.")
+            raise ModisteError(f"term.soft_labels.mix={mix:g} must lie in (0, 1]: remove the term for hard labels.")
         if scale <= 0:
             raise ModisteError(f"term.soft_labels.scale={scale:g} is an inverse temperature: give a positive number.")
         self.mix, self.scale, self.tile = mix, scale, tile

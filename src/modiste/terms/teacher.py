@@ -74,7 +74,7 @@ class Teacher:
             return pixels
         if pixels.ndim != 4:
             raise ModisteError(
-                "A teacher other than the start needs pixels, not the student's cached features: features.cache=false."
+                "A teacher other than the initial weights needs pixels, not cached features: set features.cache=false."
             )
         side = self.model.preprocess.size
         if pixels.shape[-2:] == (side, side):
@@ -91,7 +91,7 @@ class Teacher:
 
 
 def save_start(model: DualEncoder, path: Path) -> None:
-    """Keeps a teacher's weights and temperature as a checkpoint, which ``resume`` and ``init=PATH`` can read."""
+    """Keep a teacher's weights and temperature as a checkpoint, which ``resume`` and ``init=PATH`` can read."""
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if model.initial_scale is not None:
         state["loss.logit_scale"] = torch.tensor(model.initial_scale, dtype=torch.float64).log()

@@ -117,7 +117,7 @@ def load_pretrained(source: str, max_length: int, pretrained: bool) -> tuple[nn.
     from transformers import AutoConfig, AutoModel, AutoTokenizer
     from transformers.utils import logging
 
-    # Its load report warns of the pooler that is left out on purpose.
+    # Its load report warns of the pooler that is excluded on purpose.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
@@ -137,7 +137,7 @@ def load_pretrained(source: str, max_length: int, pretrained: bool) -> tuple[nn.
         first_line = str(error).strip().splitlines()[0]
         raise ModisteError(
             f"text.source={source} could not be loaded: {first_line} "
-            "Without a network, give a local directory, or use text=minilm, whose weights a package holds."
+            "Without a network, give a local directory, or use text=minilm, whose weights come from a package."
         ) from error
     return trunk, tokenizer
 
@@ -154,7 +154,7 @@ def random_trunk(config: Mapping[str, Any]) -> nn.Module:
     options = dict(config)
     model_type = options.pop("model_type", None)
     if model_type is None:
-        raise ModisteError("text.config needs a model_type, for instance bert.")
+        raise ModisteError("text.config needs a model_type, for example bert.")
     settings = AutoConfig.for_model(model_type, **options)
     return AutoModel.from_config(settings, **without_pooler(model_type))
 

@@ -135,7 +135,7 @@ def build_stream(cfg: DictConfig) -> Stream | None:
         return None
     for name in ("held_out", "corruptions"):
         if cfg.get(name):
-            raise ModisteError(f"data.{name} is not for shards (data.stream): write them as training is to see them.")
+            raise ModisteError(f"data.{name} does not apply to shards (data.stream): apply it when writing the shards.")
     options: Any = OmegaConf.to_container(cfg.stream, resolve=True)
     return Stream(**options)
 
@@ -189,10 +189,10 @@ def starting_model(model: DualEncoder, start: Start) -> DualEncoder:
     if start.resumes and start.checkpoint is not None:
         kept = start.checkpoint.parent.with_name(
             STARTING_WEIGHTS
-        )  # beside checkpoints/, whose newest file is what resumes
+        )  # next to checkpoints/, whose newest file is what resumes
         if not kept.is_file():
             raise ModisteError(
-                f"{kept.parent} has no {STARTING_WEIGHTS}, the weights from before training, since the run had no "
+                f"{kept.parent} has no {STARTING_WEIGHTS}, the initial weights, since the run had no "
                 "term with teacher=start: name a teacher, as in term.distill.teacher=RUN, or start with init=RUN."
             )
         teacher.initial_scale = None
@@ -201,7 +201,7 @@ def starting_model(model: DualEncoder, start: Start) -> DualEncoder:
 
 
 def keep_start(terms: Mapping[str, Term], run_dir: RunDir) -> None:
-    """Writes ``start.ckpt`` where a term has the starting weights as its teacher: resuming needs them."""
+    """Write ``start.ckpt`` where a term has the starting weights as its teacher: resuming needs them."""
     teachers = [term.model for term in terms.values() if term.teacher == START and term.model is not None]
     path = run_dir.path / STARTING_WEIGHTS
     if teachers and not path.is_file():

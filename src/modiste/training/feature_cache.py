@@ -40,7 +40,7 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """Cached text features (M, dim) in the place of a tokenizer."""
+    """Cached text features (M, dim) instead of a tokenizer."""
 
     rows: dict[str, int]
     array: np.ndarray
@@ -52,7 +52,7 @@ class TextFeatures:
 
 
 class FeatureCache:
-    """Computes the features that enter the projections, or finds those of an earlier run or trial.
+    """Compute the features that enter the projections, or find those of an earlier run or trial.
 
     A file is keyed by the trunk's weights, the image transform and augmentation with its seed, the images or texts, and
     the type: what matches is shared by all runs, and nothing else is. Locked towers are LiT's (Zhai et al. 2022,
@@ -88,7 +88,7 @@ class FeatureCache:
         frozen = [tower for tower in TOWERS if isinstance(model, TwoTower) and trunk_is_frozen(model, tower)]
         if not frozen:
             raise ModisteError(
-                "features.cache needs model=two_tower with a trunk that does not train: set tune.image.train or "
+                "features.cache needs model=two_tower with a frozen trunk: set tune.image.train or "
                 "tune.text.train to last_n with layers=1 (its projection), or to frozen; or features.cache=false."
             )
         self.model: Any = model

@@ -72,7 +72,7 @@ def train(
     Args:
         config: Overrides of conf/train.yaml, as on the command line (``["data=kagl", "loss=siglip"]``), or the
             configuration that they compose.
-        catalogue: The data to train on, in the place of what ``config.data`` loads.
+        catalogue: The data to train on, instead of what ``config.data`` loads.
         callbacks: Further Lightning callbacks.
         line: The command line, for the record.
 
@@ -123,9 +123,9 @@ def in_new_directory(config: DictConfig) -> DictConfig:
 
 
 def settle_continue(config: DictConfig) -> None:
-    """Turns ``continue=auto`` into the run directory itself where it has a checkpoint, else null, in place.
+    """Turn ``continue=auto`` into the run directory itself where it has a checkpoint, else null, in place.
 
-    A job that a scheduler starts again, with the same command, goes on from there.
+    A job that a scheduler starts again, with the same command, continues from there.
     """
     if config["continue"] != AUTOMATIC:
         return
@@ -161,23 +161,23 @@ def quieten() -> None:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turns what Lightning and torch say of a user's mistake into one sentence."""
+    """Turn what Lightning and torch say of a user's mistake into one sentence."""
     try:
         yield
     except MisconfigurationException as error:
-        raise ModisteError(f"The trainer refuses its settings: {' '.join(str(error).split())}") from error
+        raise ModisteError(f"The trainer rejects its settings: {' '.join(str(error).split())}") from error
     except ValueError as error:
         if "parameter group" not in str(error):
             raise
         raise ModisteError(
-            "The checkpoint's optimizer does not fit: resume and continue need the optim and tune of their run. To "
+            "The checkpoint's optimizer state does not match: resume and continue need the same optim and tune. To "
             "change them, start with init=RUN."
         ) from error
 
 
 @contextmanager
 def memory_named(cfg: DictConfig) -> Iterator[None]:
-    """Turns memory that ran out into one sentence that names the settings which need less of it."""
+    """Turn memory that ran out into one sentence that names the settings which need less of it."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -224,7 +224,7 @@ def build_trainer(
 
 
 def describe(parts: TrainingParts, line: Invocation, run: RunDir, loggers: Mapping[str, Logger]) -> None:
-    """Writes what the run is: configuration, overrides, environment, ids of the loggers' runs."""
+    """Write what the run is: configuration, overrides, environment, ids of the loggers' runs."""
     run.path.mkdir(parents=True, exist_ok=True)
     config = parts.config
     start = {name: config[name] for name in ("init", "resume")}

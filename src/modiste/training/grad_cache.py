@@ -16,7 +16,7 @@ from modiste.models.finetune import parameters
 
 
 class GradCache:
-    """Embeds a batch micro-batch by micro-batch; each is embedded once more in the backward pass.
+    """Embed a batch micro-batch by micro-batch; each is embedded once more in the backward pass.
 
     Gao et al., *Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup* (GradCache), arXiv:2101.06983.
     The first pass keeps no activations, the loss sees the embeddings of the whole batch, and the backward pass takes
@@ -24,7 +24,7 @@ class GradCache:
     temperature gradients are those of the plain step, in one backward pass: processes of DDP exchange them once. The
     second pass is that of ``torch.utils.checkpoint``.
 
-    Dropout draws anew for every micro-batch, and batch normalisation in training mode takes its statistics over a
+    Dropout draws again for every micro-batch, and batch normalisation in training mode takes its statistics over a
     micro-batch, as with a batch of that size; running statistics take each micro-batch in once. A tower that does not
     train is embedded once, without a graph. Gradients come by ``backward()``: ``torch.autograd.grad`` with respect to
     parameters sees none.
@@ -39,13 +39,13 @@ class GradCache:
 
     >>> GradCache(micro_batch=0)
     Traceback (most recent call last):
-    modiste.errors.ModisteError: grad_cache.micro_batch=0 must be at least 1: null turns gradient caching off.
+    modiste.errors.ModisteError: grad_cache.micro_batch=0 must be at least 1: null disables gradient caching.
     """
 
     def __init__(self, micro_batch: int | None = None, kept_micro_batches: int = 0) -> None:
         if micro_batch is not None and micro_batch < 1:
             raise ModisteError(
-                f"grad_cache.micro_batch={micro_batch} must be at least 1: null turns gradient caching off."
+                f"grad_cache.micro_batch={micro_batch} must be at least 1: null disables gradient caching."
             )
         if kept_micro_batches < 0:
             raise ModisteError(f"grad_cache.kept_micro_batches={kept_micro_batches} must be at least 0.")
@@ -71,7 +71,7 @@ class GradCache:
         if not trains:
             with torch.no_grad():
                 return torch.cat([encode(part) for part in parts])
-        # The last micro-batch of all is the first of the backward pass: its activations take no room beside others'.
+        # The last micro-batch of all is the first of the backward pass: its activations take no room next to others'.
         cached = len(parts) - self.kept_micro_batches - last
         again = checkpointed(model, encode)
         embeddings = []

@@ -23,7 +23,7 @@ def wandb_logger(save_dir: str, offline: bool | None = None, run_id: str | None 
     Args:
         save_dir: Where it writes.
         offline: True or False; null is True when there is no key.
-        run_id: Continue this run. wandb cannot continue an offline run: then a new one begins in the same group.
+        run_id: Continue this run. wandb cannot resume an offline run: then a new one begins in the same group.
         options: Of ``WandbLogger`` (project, name, group, tags …).
 
     Raises:
@@ -33,10 +33,10 @@ def wandb_logger(save_dir: str, offline: bool | None = None, run_id: str | None 
         import wandb  # noqa: F401
         from lightning.pytorch.loggers import WandbLogger
     except ImportError:
-        raise ModisteError("logger=wandb needs wandb: pip install 'modiste[wandb]', or leave it out.") from None
+        raise ModisteError("logger=wandb needs wandb: pip install 'modiste[wandb]', or use another logger.") from None
     offline = not has_key() if offline is None else offline
     if run_id and offline:
-        log.warning("wandb cannot continue an offline run (%s): a new one begins in the same group.", run_id)
+        log.warning("wandb cannot resume an offline run (%s): starting a new one in the same group.", run_id)
         options["group"] = options.get("group") or run_id
         run_id = None
     resume: dict[str, Any] = {"id": run_id, "resume": "must"} if run_id else {}
@@ -56,7 +56,7 @@ def has_key() -> bool:
 
 
 def declare_direction(loggers: Iterable[Any], name: str, higher_is_better: bool) -> None:
-    """Tells wandb's runs which way a metric is better: their summaries then hold its best value, not its last."""
+    """Tell wandb's runs which way a metric is better: their summaries then hold its best value, not its last."""
     for logger in loggers:
         run = getattr(logger, "experiment", None) if type(logger).__name__ == "WandbLogger" else None
         if run is not None and hasattr(run, "define_metric"):  # not of the processes that do not log

@@ -30,7 +30,7 @@ from modiste.utils.seeds import mix
 
 
 class ValidationEmbeddings(Metric):
-    """Gathers the embeddings of a validation split from every process; rows that padding repeated are kept once."""
+    """Gather the embeddings of a validation split from every process; rows that padding repeated are kept once."""
 
     full_state_update = False
     images: list[Tensor]
@@ -59,7 +59,7 @@ class ValidationEmbeddings(Metric):
 
 
 class ContrastiveModule(LightningModule):
-    """Trains a `DualEncoder`.
+    """Train a `DualEncoder`.
 
     Args:
         model: The dual encoder, its trainable part already chosen (`modiste.models.finetune`).
@@ -150,7 +150,7 @@ class ContrastiveModule(LightningModule):
             embeddings.reset()
 
     def _measure(self, prefix: str, measured: ValidationSet, images: Tensor, texts: Tensor, rows: Tensor) -> None:
-        """Logs loss and metrics of a set; notes in `criteria` what one may select by, and whether min or max."""
+        """Log loss and metrics of a set; notes in `criteria` what one may select by, and whether min or max."""
         self._check_finite(images, "an image embedding")
         self._check_finite(texts, "a text embedding")
         split = measured.data.pairs(measured.split)
@@ -176,7 +176,7 @@ class ContrastiveModule(LightningModule):
             self.criteria[f"{prefix}/{name}/{result.primary}"] = result.direction(result.primary)
 
     def _check_finite(self, values: Tensor, what: str) -> None:
-        """Stops before numbers that are not finite reach the weights or a checkpoint."""
+        """Stop before numbers that are not finite reach the weights or a checkpoint."""
         if bool(torch.isfinite(values).all()):
             return
         groups = self.trainer.optimizers[0].param_groups
@@ -197,7 +197,7 @@ class ContrastiveModule(LightningModule):
         """Optimizer steps of the whole training.
 
         Not `Trainer.estimated_stepping_batches`: it makes the loader's iterator before the checkpoint has said where
-        in the epoch to go on.
+        in the epoch to continue.
         """
         trainer = self.trainer
         if self.batches_per_epoch is None:
@@ -210,7 +210,7 @@ class ContrastiveModule(LightningModule):
         if trainer.max_steps >= 0:
             total = min(total, trainer.max_steps)
         if math.isinf(total):
-            raise ModisteError("The schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
+            raise ModisteError("The learning rate schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
         return int(total)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -218,7 +218,7 @@ class ContrastiveModule(LightningModule):
         self.loss.clamp()  # here, before any checkpoint of this step
 
     def _log(self, name: str, value: Any, higher_is_better: bool) -> None:
-        """Logs a value that every process has computed from the same gathered embeddings."""
+        """Log a value that every process has computed from the same gathered embeddings."""
         if name not in self.higher_is_better:
             self.higher_is_better[name] = higher_is_better
             declare_direction(self.loggers, name, higher_is_better)

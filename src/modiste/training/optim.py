@@ -66,9 +66,7 @@ class Optim:
             group = groups.setdefault(name, {"name": name, "lr": lr, "weight_decay": decay, "params": []})
             group["params"].append(parameter)
         if not any(name.split("/")[0] != "loss" for name in groups):
-            raise ModisteError(
-                "Both towers are frozen, nothing is left to train: set tune.image.train or tune.text.train."
-            )
+            raise ModisteError("Both towers are frozen, so nothing trains: set tune.image.train or tune.text.train.")
         return list(groups.values())
 
     def _tower(self, model: DualEncoder, tower: str) -> list[tuple[int, float, nn.Parameter]]:

@@ -9,7 +9,7 @@ from modiste.training.fit import Run
 
 
 def conclude(run: Run) -> str:
-    """Writes the report of a run; returns what to tell the user."""
+    """Write the report of a run; return what to tell the user."""
     here = shlex.quote(str(run.path))
     lines = ["", f"Run directory: {run.path}"]
     if any(run.path.glob("csv/version_*/metrics.csv")):  # a few steps may be too few to log

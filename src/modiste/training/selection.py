@@ -67,7 +67,7 @@ def choose(validations: Sequence[Validation], criteria: Mapping[str, str]) -> li
     """
     for name, mode in criteria.items():
         if mode not in MODES:
-            raise ModisteError(f"The criterion {name} is 'min' or 'max', not '{mode}'.")
+            raise ModisteError(f"The mode of {name} must be 'min' or 'max', not '{mode}'.")
     best = {}
     for name, mode in criteria.items():
         known = _with(validations, name)

@@ -122,7 +122,7 @@ def read_cache(path: Path, read: Callable[[Path], Any], what: str) -> Any:
             return read(path)
     except (OSError, ValueError, KeyError, EOFError):
         pass
-    log.warning("%s: the cached file %s is damaged and is made again.", what, path)
+    log.warning("%s: the cached file %s is damaged and will be recomputed.", what, path)
     return None
 
 

@@ -85,7 +85,7 @@ class EnergyMeter:
         self._thread.start()
 
     def _begin(self) -> None:
-        """Makes the tracker; where codecarbon cannot, there is none, and a training goes on without."""
+        """Make the tracker; where codecarbon cannot, there is none, and training continues without it."""
         try:
             from codecarbon import OfflineEmissionsTracker
 
@@ -110,7 +110,7 @@ class EnergyMeter:
         return self._read
 
     def stop(self) -> None:
-        """Ends the measurement; `read` goes on saying what it was."""
+        """End the measurement; `read` still returns it."""
         tracker, self._tracker = self._started(), None
         if tracker is not None:
             tracker.stop()

@@ -28,7 +28,7 @@ def usable_cores() -> int:
 
 
 def keep_pages() -> bool:
-    """Makes glibc keep freed memory for the next allocation; returns whether it agreed (other C libraries do not).
+    """Make glibc keep freed memory for the next allocation; return whether it agreed (other C libraries do not).
 
     By default glibc gives every large tensor back to the system, and each new one costs a page fault per 4 KiB, which
     the kernel clears: half the time of a convolutional network's training step on a CPU.

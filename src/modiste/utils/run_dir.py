@@ -21,7 +21,7 @@ def cache_dir() -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` whole or not at all, even when the process is killed meanwhile."""
+    """Write ``value`` whole or not at all, even when the process is killed meanwhile."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -109,7 +109,7 @@ class RunDir:
         return sorted(filter(zipfile.is_zipfile, found), key=lambda path: path.stat().st_mtime_ns)
 
     def write_json(self, name: str, value: Any) -> None:
-        """Writes ``<name>.json`` into the directory."""
+        """Write ``<name>.json`` into the directory."""
         write_json(self.path / f"{name}.json", value)
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class RunDir:
         """``init`` and ``resume`` that the run began with: of ``start.json``, which a continuation does not touch.
 
         Args:
-            config: The run's configuration, which says it where ``start.json`` is not there.
+            config: The run's configuration, which says it where ``start.json`` is missing.
         """
         recorded = self.read_json("start") or config
         return {name: recorded.get(name) for name in ("init", "resume")}

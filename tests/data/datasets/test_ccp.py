@@ -94,7 +94,7 @@ def test_a_damaged_file_costs_its_row_and_is_reported(tmp_path, name, data, reas
 def test_a_matrix_of_too_many_pixels_is_refused_by_its_header(monkeypatch):
     monkeypatch.setattr("modiste.data.datasets.ccp.MAX_PIXELS", HEIGHT * WIDTH - 1)
     monkeypatch.setattr("scipy.io.loadmat", None)  # it would be unpacked
-    with pytest.raises(ValueError, match="fitting size"):
+    with pytest.raises(ValueError, match="of matching size"):
         read_pixel_labels(matlab(groundtruth=groundtruth(1)), 7)
 
 
@@ -112,7 +112,7 @@ def test_nothing_at_the_path_and_half_a_zip_are_one_error(tmp_path):
     path = write(tmp_path / "ccp", content(), "zip")
     whole = (tmp_path / "ccp.zip").read_bytes()
     (tmp_path / "ccp.zip").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModisteError, match="not whole"):
+    with pytest.raises(ModisteError, match="is damaged"):
         read(path)
 
 
@@ -124,7 +124,7 @@ def test_fewer_photos_than_published_are_noticed(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ignore": ["null"]}, "no part for the label 'hair'"),
+        ({"ignore": ["null"]}, "misses the label 'hair'"),
         ({"parts": {**PARTS, "hat": ["hats"]}}, "names the label 'hats'"),
         ({"ignore": [*IGNORE, "purse"]}, "'purse' is in two parts, 'bag' and 'ignore'"),
     ],

@@ -319,7 +319,7 @@ def test_nothing_at_the_path_is_one_error_with_the_remedy(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not whole"),
+        ("{", "is damaged"),
         ("[]", "no list of images"),
         (json.dumps({**TRAIN, "annotations": None}), "no list of annotations"),
         (json.dumps({**TRAIN, "annotations": [instance(9, 10, LEFT)]}), "does not list: 9"),

@@ -77,7 +77,7 @@ def test_absent_files_are_named_with_where_to_get_them(tmp_path):
     for file in (tmp_path / "lists/images").iterdir():
         file.unlink()
     (tmp_path / "lists/images").rmdir()
-    with pytest.raises(ModisteError, match=r"holds the lists but no folder images\. .*asin2url"):
+    with pytest.raises(ModisteError, match=r"has the lists but no folder 'images'\. .*asin2url"):
         FashionIQ(str(tmp_path / "lists"))()
 
 

@@ -100,7 +100,7 @@ def test_images_and_labels_must_fit(tmp_path):
     with pytest.raises(ModisteError, match=r"10 images and 9 labels"):
         FashionMnist(str(tmp_path))()
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.full(10, 10, dtype=np.uint8))))
-    with pytest.raises(ModisteError, match=r"do not fit"):
+    with pytest.raises(ModisteError, match=r"do not match"):
         FashionMnist(str(tmp_path))()
 
 

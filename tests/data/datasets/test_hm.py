@@ -142,7 +142,7 @@ def test_half_a_zip_file_is_to_be_downloaded_again(tmp_path):
     whole = write_zip(tmp_path / "hm.zip")
     with open(whole, "rb") as file:
         (tmp_path / "half.zip").write_bytes(file.read()[:1500])
-    with pytest.raises(ModisteError, match=r"is not whole .*download it again"):
+    with pytest.raises(ModisteError, match=r"is damaged .*download it again"):
         HM(str(tmp_path / "half.zip"))()
 
 

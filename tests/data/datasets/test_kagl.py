@@ -135,7 +135,7 @@ def test_mistakes_have_a_remedy(tmp_path):
     write_zip(tmp_path / "kagl.zip", ROWS)
     whole = (tmp_path / "kagl.zip").read_bytes()
     (tmp_path / "half.zip").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModisteError, match=r"not a whole zip file.*again"):
+    with pytest.raises(ModisteError, match=r"not a complete zip file.*again"):
         Kagl(str(tmp_path / "half.zip"))()
     buffer = io.BytesIO()
     zipfile.ZipFile(buffer, "w").close()

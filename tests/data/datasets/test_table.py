@@ -181,7 +181,7 @@ def test_a_wrong_attribute_is_answered_with_the_likely_one(tmp_path, images):
 
 
 def test_mistakes_about_files_have_a_remedy(tmp_path, images):
-    with pytest.raises(ModisteError, match=r"There is no table .*gone\.csv"):
+    with pytest.raises(ModisteError, match=r"Table .*gone\.csv"):
         Table(str(tmp_path / "gone.csv"), images)()
     (tmp_path / "t.xlsx").write_text("")
     with pytest.raises(ModisteError, match=r"suffix '\.xlsx'"):
@@ -195,10 +195,10 @@ def test_mistakes_about_files_have_a_remedy(tmp_path, images):
     ("name", "content", "message"),
     [
         ("t.csv", b"a,b\n1,2\n1,2,3\n", r"line 3 has 3 cells, the header 2"),
-        ("t.csv.gz", b"\x1f\x8bno", "cannot be read as what its name says"),
+        ("t.csv.gz", b"\x1f\x8bno", "cannot be read as its file type"),
         ("t.jsonl", b'{"a": 1}\n{"a": \n', "Expecting value"),
         ("t.jsonl", b"[1, 2]\n", "JSON object"),
-        ("t.parquet", b"PAR1 no", "cannot be read as what its name says"),
+        ("t.parquet", b"PAR1 no", "cannot be read as its file type"),
     ],
 )
 def test_damaged_tables_are_one_sentence(tmp_path, name, content, message):

@@ -111,7 +111,7 @@ def test_prepare_and_train_on_it_from_the_command_line(tmp_path):
     assert json.loads((tmp_path / "ready" / "manifest.json").read_text())["complete"]
     refused = modiste("train", *TINY, "data.preprocessed=ready", "trainer.max_epochs=1", cwd=tmp_path)
     assert refused.returncode != 0
-    assert "run modiste prepare for it" in refused.stderr
+    assert "run modiste prepare for this model" in refused.stderr
     assert "Traceback" not in refused.stderr
     again = modiste("prepare", "data=synthetic", *source, "size=32", "crop_pct=0.95", "out=fits", cwd=tmp_path)
     assert again.returncode == 0, again.stderr

@@ -88,9 +88,9 @@ class CcpImages:
 
 @dataclass(frozen=True)
 class Ccp:
-    """Reads CCP: one row a photo that has pixel labels (the repository's 1,094 others have none, and are left alone).
+    """Read CCP: one row per photo that has pixel labels (the repository's 1,094 others have none, and are left alone).
 
-    In one of the 1,004, 0536, every pixel is background: it is left out as "no annotation".
+    In one of the 1,004, 0536, every pixel is background: it is excluded as "no annotation".
 
     text = what the person wears, of the parts that are seen; attribute ``parts`` = these, joined by ", "; ``mask`` =
     the annotation that `CcpImages` reads.
@@ -102,7 +102,7 @@ class Ccp:
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: There is nothing of the kind at ``path``, or a label is in no part or in two.
+        ModisteError: ``path`` has no such data, or a label is in no part or in two.
     """
 
     path: str
@@ -132,7 +132,7 @@ class Ccp:
         missing = [label for label in labels if label not in found]
         if missing:
             raise ModisteError(
-                f"data.catalogue.parts has no part for the label '{missing[0]}' ({len(missing)} such): add it to one, "
+                f"data.catalogue.parts misses the label '{missing[0]}' ({len(missing)} in total): add it to a part, "
                 "or to data.catalogue.ignore."
             )
         return {part: [labels.index(name) for name in names] for part, names in self.parts.items()}
@@ -223,10 +223,10 @@ def read_pixel_labels(data: bytes, labels: int) -> npt.NDArray[np.uint8]:
         shapes = {name: shape for name, shape, _ in whosmat(io.BytesIO(data))}
         shape = shapes.get("groundtruth", ())
         if len(shape) != 2 or not 0 < prod(shape) <= MAX_PIXELS:
-            raise ValueError(f"no matrix 'groundtruth' of a fitting size among {shapes}")
+            raise ValueError(f"no matrix 'groundtruth' of matching size among {shapes}")
         pixels = loadmat(io.BytesIO(data), variable_names=["groundtruth"])["groundtruth"]
         if pixels.dtype.kind not in "ui" or not 0 <= pixels.min() <= pixels.max() < labels:
-            raise ValueError(f"'groundtruth' holds what is no number below {labels}")
+            raise ValueError(f"'groundtruth' has values outside 0 to {labels - 1}")
         return pixels.astype(np.uint8, copy=False)
     except ValueError:
         raise

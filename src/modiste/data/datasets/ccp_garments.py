@@ -49,19 +49,19 @@ class GarmentImages:
 
 @dataclass(frozen=True)
 class CcpGarments:
-    """Reads the garments of CCP: one row a part that a photo shows large enough.
+    """Read the garments of CCP: one row per part that a photo shows large enough.
 
-    product_id = the photo's number and the part, text = attribute ``garment`` = the part, split = val or test by a hash
+    product_id = the photo's number and the part, text = attribute ``garment`` = the part, split = val or test by hash
     of the photo's number, so that no photo is on both sides.
 
     Attributes:
         path: A checkout of the repository, or a zip file of it.
-        parts: Part → the labels that it joins; labels that are in none are left out.
-        least: Smallest share of the photo that a part must cover.
+        parts: Part → the labels that it joins; labels that are in none are excluded.
+        least: Minimum fraction of the photo that a part covers.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: There is nothing of the kind at ``path``; a label does not exist, is in two parts, or a part has
+        ModisteError: ``path`` has no such data; a label does not exist, is in two parts, or a part has
             none; a part is called ``whole``; ``least`` is outside [0, 1], or no photo shows a part so large.
     """
 
@@ -75,7 +75,7 @@ class CcpGarments:
             raise ModisteError(f"data.catalogue.least={self.least:g} must lie between 0 and 1.")
         if not self.parts or not all(self.parts.values()) or WHOLE in self.parts:
             raise ModisteError(
-                f"data.catalogue.parts needs a part or more, each with labels, none called '{WHOLE}': "
+                f"data.catalogue.parts needs at least one part, each with labels, none called '{WHOLE}': "
                 "{coat: [coat], bag: [bag, purse]}."
             )
         files, annotations = ccp.open_files(Path(self.path))
@@ -106,7 +106,7 @@ class CcpGarments:
         columns = {
             "product_id": [f"{stem} {part}".strip() for stem, part in zip(stems, parts, strict=True)],
             "image": [f"{annotation}{SEPARATOR}{part}" for annotation, part, _ in rows],
-            "text": [part or "unknown" for part in parts],  # a row without is left out for its mask
+            "text": [part or "unknown" for part in parts],  # a row without is excluded for its mask
             "garment": parts,
             "split": ["val" if hashlib.sha256(stem.encode()).digest()[0] < 128 else "test" for stem in stems],
         }

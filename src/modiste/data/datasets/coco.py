@@ -161,7 +161,7 @@ def plain(name: str) -> str:
 
 @dataclass(frozen=True)
 class Coco:
-    """Reads instance annotations in COCO's JSON format, with Fashionpedia's ``attribute_ids`` where there are any.
+    """Read instance annotations in COCO's JSON format, with Fashionpedia's ``attribute_ids`` where there are any.
 
     One row an image: text = what is worn, of the annotated parts; attributes ``categories`` (the parts) and
     ``attributes``, joined by ", "; ``boxes`` = JSON ``[{"part", "box": [x, y, width, height]}]`` in pixels of the
@@ -169,7 +169,7 @@ class Coco:
 
     Attributes:
         path: The folder that the other paths are relative to.
-        annotations: Split → JSON file; null leaves the split out.
+        annotations: Split → JSON file; null skips the split.
         images: Split → folder or zip file of its images.
         card: Fields of `Card`; ``expected`` counts the images of each split.
         parts: Part → the categories that it joins; a category that is in none is a part under its own name.
@@ -194,7 +194,7 @@ class Coco:
         absent = [split for split in files if split not in self.images]
         if absent or not files:
             where = f"images.{absent[0]}" if absent else "annotations"
-            raise ModisteError(f"data.catalogue.{where} says no file or folder: add it.")
+            raise ModisteError(f"data.catalogue.{where} is empty: set it to a file or folder.")
         folders = {split: self.images[split] for split in files}
         require(card, root, [*files.values(), *folders.values()], f"{ELSEWHERE} {ONE_SPLIT}")
         photos = {split: self._photos(root / file, split, card) for split, file in files.items()}
@@ -255,7 +255,7 @@ def _pack(record: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RunLengths:
-    """Reads the data of iMaterialist (Fashion), 2019 at FGVC6 and 2020 at FGVC7: a row of the table is an instance.
+    """Read the data of iMaterialist (Fashion), 2019 at FGVC6 and 2020 at FGVC7: a row of the table is an instance.
 
     The table has ``ImageId, EncodedPixels, Height, Width, ClassId``; attributes are numbers after the class
     (``ClassId`` = 6_100_200, 2019) or in ``AttributesIds`` (115,136, 2020). Rows, columns and masks of the catalogue
@@ -300,7 +300,7 @@ def _read_runs(file: Path, names: Names, card: Card) -> list[Photo]:
         rows = csv.DictReader(lines)
         missing = {"ImageId", "EncodedPixels", "Height", "Width", "ClassId"} - set(rows.fieldnames or [])
         if missing:
-            raise ModisteError(f"{file} has no column {min(missing)}: it is not the table of iMaterialist (Fashion).")
+            raise ModisteError(f"{file} has no column {min(missing)}: it is not the iMaterialist (Fashion) table.")
         try:
             for row in rows:
                 _add_run(photos, row, names)
@@ -372,6 +372,5 @@ def _check_keys(content: Any, keys: Sequence[str], file: Path) -> None:
     for key in keys:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ModisteError(
-                f"{file} has no list of {key}: it is not an annotation file in COCO's format, or one without labels; "
-                "leave it out."
+                f"{file} has no list '{key}': it is not a labelled annotation file in COCO format; remove it."
             )

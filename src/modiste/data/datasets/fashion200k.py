@@ -26,7 +26,7 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True)
 class Fashion200k:
-    """Reads the label files (``path <tab> detection score <tab> caption``) and the crops below ``women``.
+    """Read the label files (``path <tab> detection score <tab> caption``) and the crops below ``women``.
 
     product_id = the image's folder; ``category`` and ``subcategory`` are the folders above it; splits train and test
     as given.
@@ -36,7 +36,7 @@ class Fashion200k:
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A file is absent or cut short.
+        ModisteError: A file is missing or truncated.
     """
 
     path: str

@@ -30,18 +30,18 @@ SUFFIXES = (".jpg", ".png", ".jpeg")
 
 @dataclass(frozen=True)
 class FashionIQ:
-    """Reads the image lists: a row a (category, image), product_id = ASIN, text = "a dress", "a shirt" or "a top".
+    """Read the image lists: one row per (category, image), product_id = ASIN, text = "a dress", "a shirt" or "a top".
 
     121 validation images are in the lists of both shirt and toptee: they are two rows of one product. Images whose
-    links have died are missing: left out and counted.
+    links have died are missing: skipped and counted.
 
     Attributes:
-        path: Folder with ``image_splits`` and ``images`` (``<ASIN>.jpg`` or ``.png``, or those in a folder a category).
+        path: Folder with ``image_splits`` and ``images`` (``<ASIN>.jpg`` or ``.png``, also in one folder per category).
         splits: Which lists to read. With ``test``, data/split=given excludes the val images that are also in test.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A list, or every image, is absent.
+        ModisteError: A list, or every image, is missing.
     """
 
     path: str
@@ -54,7 +54,7 @@ class FashionIQ:
         files = {(c, s): f"image_splits/split.{c}.{s}.json" for s in splits for c in CATEGORIES}
         require(CARD, root, list(files.values()), remedy="Or read fewer: data.catalogue.splits=[val].")
         if not (root / "images").is_dir():
-            raise ModisteError(f"{root} holds the lists but no folder images. {CARD.download}")
+            raise ModisteError(f"{root} has the lists but no folder 'images'. {CARD.download}")
         lists = {key: read_json(CARD, root / file, list) for key, file in files.items()}
         rows = [(category, split, asin) for (category, split), asins in lists.items() for asin in asins]
         columns = {

@@ -42,16 +42,16 @@ MAX_BYTES = 2**30
 
 @dataclass(frozen=True)
 class FashionMnist:
-    """Reads the four idx files: attribute ``category``, text = the class name, the official train and test splits.
+    """Read the four idx files: attribute ``category``, text = the class name, the official train and test splits.
 
     Attributes:
         path: Folder of the idx files, packed (``.gz``) or not, or the root that torchvision downloads to.
         invert: Garments on white, as in product photos and in FashionCLIP's evaluation; the files have black.
-        download: Get them through torchvision where they are absent.
+        download: Get them through torchvision where they are missing.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A file is absent, or its length is not what its header says.
+        ModisteError: A file is missing, or its length is not what its header says.
     """
 
     path: str
@@ -68,7 +68,7 @@ class FashionMnist:
             classes = self._read(f"{part}-labels-idx1-ubyte", 1)
             if len(pixels) != len(classes) or classes.max(initial=0) >= len(CLASSES):
                 raise ModisteError(
-                    f"{len(pixels)} images and {len(classes)} labels in {self.path} do not fit together."
+                    f"{len(pixels)} images and {len(classes)} labels in {self.path} do not match: download them again."
                 )
             images.append(pixels)
             labels += [CLASSES[label] for label in classes]
@@ -91,7 +91,7 @@ class FashionMnist:
     def _read(self, name: str, dimensions: int) -> np.ndarray:
         file = self._find(name)
         if file is None:
-            raise ModisteError(f"There is no {name}[.gz] in {self.path}. {CARD.download}")
+            raise ModisteError(f"{name}[.gz] is missing in {self.path}. {CARD.download}")
         return read_idx(file, dimensions)
 
     def _download(self) -> None:
@@ -101,7 +101,7 @@ class FashionMnist:
             FashionMNIST(self.path, download=True)
         except (OSError, RuntimeError) as error:
             raise ModisteError(
-                f"Fashion-MNIST could not be downloaded: {error}. Get its files some other way."
+                f"Fashion-MNIST could not be downloaded: {error}. Download its files manually."
             ) from error
 
 
@@ -111,7 +111,7 @@ def read_idx(file: Path, dimensions: int) -> np.ndarray:
     The bytes that it unpacks to are counted: the compressed file's own sum depends on who compressed it.
 
     Raises:
-        ModisteError: It is not an idx file of uint8 with so many dimensions, or longer or shorter than its header says.
+        ModisteError: Not an idx file of uint8 with that number of dimensions, or its length differs from its header.
     """
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
@@ -125,6 +125,6 @@ def read_idx(file: Path, dimensions: int) -> np.ndarray:
     expected = int(np.prod(shape, dtype=object))
     if len(data) - start != expected:
         raise ModisteError(
-            f"{file} unpacks to {len(data) - start:,} bytes of values, its header says {expected:,}. {CARD.download}"
+            f"{file} has {len(data) - start:,} bytes of values, not {expected:,} as in its header. {CARD.download}"
         )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

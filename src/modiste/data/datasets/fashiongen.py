@@ -1,4 +1,4 @@
-"""FashionGen: studio photographs of four or so poses a product with stylists' descriptions, in two HDF5 files."""
+"""FashionGen: studio photographs of four or so poses per product with stylists' descriptions, in two HDF5 files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CHUNK = 8192
 
 @dataclass(frozen=True)
 class FashionGen:
-    """Reads the HDF5 files: text = input_description, the other texts are attributes without their ``input_``.
+    """Read the HDF5 files: text = input_description, the other texts are attributes without their ``input_``.
 
     product_id = input_productID: all poses of a product are one product. Images are read from the files one by one.
 
@@ -53,7 +53,7 @@ class FashionGen:
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: h5py is not installed, or a file is absent, damaged, or without a data set that is needed.
+        ModisteError: h5py is not installed, or a file is missing, damaged, or without a data set that is needed.
     """
 
     path: str
@@ -88,12 +88,12 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError:
-        raise ModisteError("Fashion-Gen is in HDF5 files: pip install 'modiste[hdf5]' to read them.") from None
+        raise ModisteError("Fashion-Gen needs h5py: pip install 'modiste[hdf5]'.") from None
     return h5py
 
 
 def read_texts(path: Path) -> dict[str, list[str]]:
-    """The data sets of ``path`` that hold a text or a number a row, decoded (latin-1), by name.
+    """The data sets of ``path`` that hold a text or a number per row, decoded (latin-1), by name.
 
     Raises:
         ModisteError: The file is damaged, lacks a data set, or its data sets have different lengths.

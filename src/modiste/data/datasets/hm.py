@@ -44,17 +44,17 @@ ID_DIGITS, FOLDER_DIGITS = 10, 3
 
 @dataclass(frozen=True)
 class HM:
-    """Reads the articles: product_id = article_id (ten digits), text = "prod_name. detail_desc", no splits.
+    """Read the articles: product_id = article_id (ten digits), text = "prod_name. detail_desc", no splits.
 
     An article is one colour of a product; the colours of one share ``product_code``, which is kept as an attribute.
-    About 440 articles have no photo: they are left out and counted as "missing image".
+    About 440 articles have no photo: they are skipped and counted as "missing image".
 
     Attributes:
         path: The zip file as downloaded, or a folder with ``articles.csv`` and ``images/0XX/0XXXXXXXXX.jpg``.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: The table or the images are not there, or it is not H&M's table.
+        ModisteError: The table or the images are missing, or it is not H&M's table.
     """
 
     path: str
@@ -73,7 +73,7 @@ def articles(raw: Columns) -> Columns:
     its name as text.
 
     Raises:
-        ModisteError: A column is not there.
+        ModisteError: A column is missing.
 
     >>> raw = {name: ["x"] for name in ATTRIBUTES} | {"article_id": ["108775015"], "prod_name": ["Strap top"]}
     >>> columns = articles(raw | {"detail_desc": ["Jersey top."]})
@@ -115,4 +115,4 @@ def _from_zip(path: Path) -> tuple[Columns, ImageSource]:
     except zipfile.BadZipFile as error:
         raise cut_short(CARD, path, str(error)) from None
     except (ValueError, csv.Error) as error:
-        raise ModisteError(f"{path}:{TABLE} cannot be read as what its name says: {error}.") from error
+        raise ModisteError(f"{path}:{TABLE} cannot be read as its file type: {error}.") from error

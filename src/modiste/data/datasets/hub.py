@@ -19,7 +19,7 @@ METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 @dataclass(frozen=True)
 class Hub:
-    """Reads a hub data set; code that comes with one is never run (`datasets` 4 and later has no way to).
+    """Read a hub data set; code that comes with one is never run (`datasets` 4 and later has no way to).
 
     Attributes:
         path: ``owner/name`` on the hub, or a folder: an image folder with ``metadata.csv``, ``.jsonl`` or ``.parquet``,
@@ -32,7 +32,7 @@ class Hub:
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: The data set or one of its columns is not there, or the hub cannot be reached.
+        ModisteError: The data set or one of its columns is missing, or the hub cannot be reached.
     """
 
     path: str
@@ -45,7 +45,7 @@ class Hub:
     def __call__(self) -> Catalogue:
         folder = Path(self.path).expanduser()
         if not folder.is_dir() and self._must_be_folder():
-            raise ModisteError(f"There is no folder {folder}: set data.catalogue.path to one, or to owner/name.")
+            raise ModisteError(f"There is no folder {folder}: set data.catalogue.path to a folder or to owner/name.")
         return Catalogue.build(self._card(folder), *self._read(folder), self.max_bad)
 
     def load(self, split: str) -> Any:
@@ -114,7 +114,7 @@ def _image_folder(folder: Path, tables: Sequence[Path]) -> dict[str, list[Any]]:
     for table in tables:
         part = read_table(table)
         if "file_name" not in part:
-            raise ModisteError(f"{table} has no column 'file_name', which an image folder's metadata must have.")
+            raise ModisteError(f"{table} has no column 'file_name', which is required in an image folder's metadata.")
         inside = PurePosixPath(table.parent.relative_to(folder).as_posix())
         part["file_name"] = [str(inside / str(name)) for name in part["file_name"]]
         part.setdefault("split", [inside.parts[0] if inside.parts else ""] * len(part["file_name"]))

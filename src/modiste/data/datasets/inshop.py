@@ -31,10 +31,10 @@ PATH = re.compile(r"img/(?P<gender>[^/]+)/(?P<category>[^/]+)/[^/]+/[^/]+")
 
 @dataclass(frozen=True)
 class InShop:
-    """Reads the benchmark: product_id = item id, splits train, query and gallery, gender and category from the path.
+    """Read the benchmark: product_id = item id, splits train, query and gallery, gender and category from the path.
 
     text = the item's description where ``Anno/list_description_inshop.json`` has one, otherwise gender and category
-    ("women blouses shirts"). Further attributes where their files are there (in ``Anno/attributes``, or in ``Anno`` as
+    ("women blouses shirts"). Further attributes if their files exist (in ``Anno/attributes``, or in ``Anno`` as
     of the first releases): ``color`` of the image, and ``attributes`` of the item, those labelled 1, joined by ", ".
 
     Attributes:
@@ -43,7 +43,7 @@ class InShop:
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: The partition or the images are absent, or a list is cut short.
+        ModisteError: The partition or the images are missing, or a list is truncated.
     """
 
     path: str
@@ -117,6 +117,8 @@ def _attributes(root: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for item, *labels in (line.split() for line in read_counted(CARD, items_file)):
         if len(labels) != len(names):
-            raise ModisteError(f"{items_file}: {item} has {len(labels)} labels, {names_file.name} {len(names)} names.")
+            raise ModisteError(
+                f"{items_file}: {item} has {len(labels)} labels, but {names_file.name} has {len(names)} names."
+            )
         found[item] = ", ".join(name for name, label in zip(names, labels, strict=True) if label == "1")
     return found

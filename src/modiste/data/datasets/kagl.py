@@ -71,11 +71,11 @@ class Subset:
             return cls(**given)  # type: ignore[arg-type]
         except TypeError:
             raise ModisteError(
-                "data.catalogue.subset needs products and classes, for instance {products: 9990, classes: 62}."
+                "data.catalogue.subset needs products and classes, for example {products: 9990, classes: 62}."
             ) from None
 
     def __call__(self, catalogue: Catalogue) -> Catalogue:
-        """The subset of ``catalogue``, as a data set of its own, ``kagl_<products>``.
+        """The subset of ``catalogue``, as a separate data set, ``kagl_<products>``.
 
         Raises:
             ModisteError: The column has fewer classes, or the classes fewer products.
@@ -88,7 +88,7 @@ class Subset:
         if len(frequent) < self.classes or len(usable) < self.products:
             raise ModisteError(
                 f"data.catalogue.subset asks for {self.products:,} products of {self.classes} values of "
-                f"{self.column}; there are {len(usable):,} of {len(frequent)}. Ask for fewer."
+                f"{self.column}; only {len(usable):,} of {len(frequent)} exist. Ask for fewer."
             )
         keep = set(usable[: self.products])
         table = catalogue.select(rows=[row for row, i in enumerate(ids) if i in keep]).table
@@ -103,7 +103,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class Kagl:
-    """Reads KAGL: text = productDisplayName, product_id = id, attributes under Kaggle's names; "NA" is a value.
+    """Read KAGL: text = productDisplayName, product_id = id, attributes under Kaggle's names; "NA" is a value.
 
     Attributes:
         path: The zip file as downloaded, the folder it unpacks to, or a folder with the hub's ``data/*.parquet``.
@@ -112,7 +112,7 @@ class Kagl:
         brand: Adds the attribute ``brand`` (`brands`), which KAGL does not have; the catalogue is then another one.
 
     Raises:
-        ModisteError: There is nothing of the kind at ``path``, or not enough for the subset.
+        ModisteError: ``path`` has no such data, or not enough for the subset.
     """
 
     path: str
@@ -180,7 +180,7 @@ def _from_zip(path: Path) -> tuple[Columns, ImageSource]:
         name = min(names, key=len)
         columns = read_styles(images.archive.read(name), f"{path}:{name}")
     except zipfile.BadZipFile as error:
-        raise ModisteError(f"{path} is not a whole zip file ({error}): download it again. {CARD.download}") from None
+        raise ModisteError(f"{path} is not a complete zip file ({error}): download it again. {CARD.download}") from None
     images.prefix = name.removesuffix("styles.csv") + "images/"
     return columns, images
 
@@ -202,7 +202,7 @@ def read_styles(data: bytes, name: str = "styles.csv") -> Columns:
     if header != HEADER:
         raise ModisteError(f"{name} begins with '{lines[0][:100]}', not with '{','.join(HEADER)}'. {CARD.download}")
     rows = [line.split(",", len(HEADER) - 1) for line in lines[1:] if line]
-    # A line cut short has no title, and is reported as such.
+    # A truncated line has no title, and is reported as such.
     cells = [row + [""] * (len(HEADER) - len(row)) for row in rows]
     columns: Columns = {column: [row[i] for row in cells] for i, column in enumerate(HEADER)}
     ids = columns.pop("id")

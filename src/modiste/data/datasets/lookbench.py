@@ -66,7 +66,7 @@ PARTS = [*(Part(config, split) for config in SUBSETS for split in SPLITS), Part(
 
 @dataclass(frozen=True)
 class LookBench:
-    """Reads all four subsets and the distractors as one catalogue, every image once.
+    """Read all four subsets and the distractors as one catalogue, every image once.
 
     Column ``subset`` is the subset of a query or gallery row; a distractor's is "all": it is in the gallery of every
     subset. Splits are ``query`` and ``gallery``. Relevance: ``category`` and ``main_attribute`` equal (fine),
@@ -117,19 +117,19 @@ class LookBench:
         if len(missing) == len(PARTS):
             what = "holds none of LookBench's files" if folder.is_dir() else "does not exist"
             raise ModisteError(
-                f"{folder} {what}. {CARD.download} Then set data.catalogue.path to FOLDER; or set it to {HUB}, to load "
+                f"{folder} {what}. {CARD.download} Then set data.catalogue.path to FOLDER; or set it to {HUB} to load "
                 "it from the hub."
             )
         if missing:
             raise ModisteError(
                 f"The download of LookBench in {root} is not complete: {', '.join(missing)} of {len(PARTS)} parts are "
-                f"missing. Run it again, it gets what is missing. {CARD.download}"
+                f"missing. Run the download again to fetch them. {CARD.download}"
             )
         return {part: read_parquet(paths, _wanted(paths[0])) for part, paths in files.items()}
 
 
 def _wanted(file: Path) -> list[str]:
-    """The columns of a file that are read: the uncropped photos beside them (``raw_image``) are half of its bytes."""
+    """The columns of a file that are read: the uncropped photos next to them (``raw_image``) are half of its bytes."""
     present = read_schema(file).names
     return [name for name in ("image", "item_ID", "category", "main_attribute", *OPTIONAL) if name in present]
 

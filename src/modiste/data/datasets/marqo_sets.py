@@ -27,7 +27,7 @@ SPLIT = "data"
 
 @dataclass(frozen=True)
 class MarqoSet:
-    """Reads one set: product_id = item_ID, every row is in split "test" (the sets have no other), all attributes.
+    """Read one set: product_id = item_ID, every row is in split "test" (the sets have no other), all attributes.
 
     In the attributes' names a hyphen becomes an underscore, so that templates can name them. A row whose text is empty
     takes the values of its attributes as text.
@@ -94,7 +94,7 @@ class MarqoSet:
             what = "holds no parquet files (data/*.parquet)" if folder.is_dir() else "does not exist"
             raise ModisteError(
                 f"{folder} {what}. {self.card.download} Then set data.catalogue.path to FOLDER; or set it to "
-                f"{self.hub}, to load the set from the hub."
+                f"{self.hub} to load the data set from the hub."
             )
         return read_parquet(files)
 
@@ -103,7 +103,7 @@ class MarqoSet:
         fallback = _joined(mapped, attributes)
         empty = sum(not text for text in texts)
         if empty:
-            log.warning("%s: %s rows have no text; their attributes are taken as text", self.name, f"{empty:,}")
+            log.warning("%s: %s rows have no text; their attributes are used as text", self.name, f"{empty:,}")
         return [text or other for text, other in zip(texts, fallback, strict=True)]
 
 

@@ -50,9 +50,9 @@ NAME = re.compile(r"(?P<gender>[^-]+)-(?P<category>[^-]+)-(?P<product_id>id_\d+)
 
 @dataclass(frozen=True)
 class MultiModal:
-    """Reads captions and labels: product_id, gender and category from the file name, 18 labelled attributes.
+    """Read captions and labels: product_id, gender and category from the file name, 18 labelled attributes.
 
-    Every image that has a caption or a label is a row; one without a caption is left out and counted as such. A label
+    Every image that has a caption or a label is a row; one without a caption is skipped and counted as such. A label
     of a part that is not visible is the value "NA"; an image without labels has "".
 
     Attributes:
@@ -60,7 +60,7 @@ class MultiModal:
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A file is absent or cut short, or holds a class that its definition does not have.
+        ModisteError: A file is missing or truncated, or holds a class that its definition does not have.
     """
 
     path: str

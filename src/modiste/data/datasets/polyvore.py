@@ -29,7 +29,7 @@ OUTFITS = {"test": "test.json", "val": "valid.json", "train": "train.json"}
 
 @dataclass(frozen=True)
 class Polyvore:
-    """Reads the items: a row an item, text = title, url_name or description, the first that is not empty.
+    """Read the items: one row per item, text = title, url_name or description, the first that is not empty.
 
     An item without any has its category as text. ``category`` is the name that categories.csv gives to ``category_id``;
     ``semantic_category`` is one of eleven groups. An item is test if any test outfit has it, otherwise val, otherwise
@@ -42,7 +42,7 @@ class Polyvore:
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A file is absent or cut short.
+        ModisteError: A file is missing or truncated.
     """
 
     path: str
@@ -60,7 +60,7 @@ class Polyvore:
         for name, file in outfits.items():
             for item in _members(root / file):
                 split.setdefault(item, name)
-        # An item that the metadata lack is left out for its empty caption, and counted.
+        # An item that the metadata lack is excluded for its empty caption, and counted.
         ids = list(dict.fromkeys([*items, *split]))
         records = [items.get(item, {}) for item in ids]
         categories = [names.get(as_text(record.get("category_id")), "") for record in records]

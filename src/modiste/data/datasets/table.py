@@ -35,7 +35,7 @@ QUOTINGS = {"quotes": True, "none": False}
 SUFFIXES = (*BY_SUFFIX, ".parquet", ".jsonl", ".ndjson", ".json", ".xml")
 PACKED = (".gz", ".bz2", ".xz", ".zip")
 SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.parquet")
-"""How the hub names one of several files, for instance ``data-00003-of-00009.parquet``."""
+"""How the hub names one of several files, for example ``data-00003-of-00009.parquet``."""
 SHARED = 20
 """A picture of at least this number of products is named as a likely placeholder."""
 PLACEHOLDER = "placeholder image"
@@ -43,7 +43,7 @@ PLACEHOLDER = "placeholder image"
 
 @dataclass(frozen=True)
 class Table:
-    """Reads a table of products whose images are files, as shops and feeds export them.
+    """Read a table of products whose images are files, as shops and feeds export them.
 
     Encoding, delimiter, quoting and compression are recognised, as are the columns that are not named: a line of log
     says what was found. Several images in a cell, in a list or in columns give a product several rows. Rows without a
@@ -61,7 +61,7 @@ class Table:
         delimiter: Of a text table; None: recognised.
         encoding: Of a text table, a codec of Python's; None: recognised.
         quoting: ``quotes`` or ``none`` (``"`` is an ordinary character); None: recognised.
-        download: Download images that are http addresses, once, into the cache. Else they are refused.
+        download: Download images that are URLs, once, into the cache. Else they are refused.
         placeholders: Rows whose picture more products than this share are bad rows; None: they stay, with a warning.
         name: Name of the data set in reports.
         max_bad: See `Catalogue.build`.
@@ -125,7 +125,7 @@ class Table:
         if not path.is_file():
             where = "" if path.is_absolute() else f" in {Path.cwd()}"
             raise ModisteError(
-                f"There is no table {path}{where}: set data.catalogue.path to a {', '.join(SUFFIXES)} file."
+                f"Table {path}{where} does not exist: set data.catalogue.path to a {', '.join(SUFFIXES)} file."
             )
         return path
 
@@ -137,7 +137,7 @@ class Table:
         for target, found in (("text", roles.text), ("image", roles.images)):
             if not found:
                 raise ModisteError(
-                    f"Data set '{self.name}': say which column is the {target}: "
+                    f"Data set '{self.name}': no column found for {target}: set "
                     f"data.catalogue.columns.{target}=<column>, one of: {', '.join(raw)}."
                 )
         columns = [("text", roles.text), *(("image", name) for name in roles.images), ("product_id", roles.product_id)]
@@ -174,12 +174,12 @@ class Table:
             return self._image_files(path)
         if not self.download:
             raise ModisteError(
-                f"Data set '{self.name}': {len(addresses):,} of {len(columns['image']):,} images are addresses such as "
+                f"Data set '{self.name}': {len(addresses):,} of {len(columns['image']):,} images are URLs such as "
                 f"{addresses[0]}: set data.catalogue.download=true to download them once."
             )
         if len(addresses) < len(columns["image"]):
             raise ModisteError(
-                f"Data set '{self.name}': some images are addresses and some are files: give one kind in a table."
+                f"Data set '{self.name}': some images are URLs and some are files: use one kind per table."
             )
         from modiste.data.url_images import download, file_name
         from modiste.utils.progress import progress_bar
@@ -199,16 +199,14 @@ class Table:
             return FolderImages(folder)
         if folder.is_file() and zipfile.is_zipfile(folder):
             return ZipImages(folder)
-        raise ModisteError(
-            f"{folder} is neither a folder nor a zip file: set data.catalogue.images to where the images are."
-        )
+        raise ModisteError(f"{folder} is neither a folder nor a zip file: set data.catalogue.images to the images.")
 
     def _without_placeholders(self, catalogue: Catalogue) -> Catalogue:
         shared = shared_pictures(catalogue)
         if self.placeholders is None:
             for count, _, image in shared[:3]:
                 log.warning(
-                    "%s: one picture stands for %d products, for instance %s: data.catalogue.placeholders=%d drops "
+                    "%s: %d products share one image, for example %s: data.catalogue.placeholders=%d drops "
                     "such rows.", self.name, count, image, SHARED - 1,
                 )  # fmt: skip
             return catalogue
@@ -241,7 +239,7 @@ def _arrow_columns(table: Any) -> Columns:
     elif arrow is None and type(table).__module__.startswith("pandas"):
         arrow = pa.Table.from_pandas(table, preserve_index=False)
     if arrow is None:
-        raise ModisteError(f"A {type(table).__name__} is no table: give one of pandas, Polars or pyarrow.")
+        raise ModisteError(f"A {type(table).__name__} is not a table: give a pandas, Polars or pyarrow table.")
     return {column: plain(arrow.column(column)) for column in arrow.column_names if column != "__index_level_0__"}
 
 
@@ -316,7 +314,7 @@ def _reading(path: Path, read: Any) -> Any:
         return read()
     except (*UNREADABLE, OSError) as error:
         reason = " ".join(str(error).split())
-        raise ModisteError(f"{path} cannot be read as what its name says: {reason}.") from error
+        raise ModisteError(f"{path} cannot be read as its file type: {reason}.") from error
 
 
 def _delimited(
@@ -357,7 +355,7 @@ def _records(content: Any) -> list[Any]:
         lists = [value for value in content.values() if isinstance(value, list)]
         content = lists[0] if len(lists) == 1 else content
     if not isinstance(content, list):
-        raise ValueError("it is no list of objects")
+        raise ValueError("it is not a list of objects")
     return content
 
 
@@ -365,7 +363,7 @@ def _feed(path: Path) -> list[dict[str, Any]]:
     """The items of a feed in RSS or Atom; what an item names several times is a list."""
     text = read_text(path)[0]
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise ValueError("it declares a document type, which a feed does not need")
+        raise ValueError("it declares a document type, which feeds may not")
     root = ElementTree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text.lstrip("\ufeff")))
     items = [element for element in root.iter() if element.tag.rpartition("}")[2] in ("item", "entry")]
     rows = []
@@ -446,7 +444,7 @@ def map_columns(
     for target in ("text", "image"):
         if target not in chosen:
             raise ModisteError(
-                f"Data set '{name}': say which column is the {target}: data.catalogue.columns.{target}=<column>, "
+                f"Data set '{name}': no column found for {target}: set data.catalogue.columns.{target}=<column>, "
                 f"one of: {', '.join(raw)}."
             )
     mapped: Columns = {target: list(raw[source]) for target, source in chosen.items()}
@@ -499,7 +497,7 @@ def find_parquet(folder: Path, card: Card, pattern: str = "*") -> list[Path]:
 
 
 def check_shards(files: Iterable[Path], card: Card) -> None:
-    """Raises ModisteError when files are missing of those that the names of ``files`` count (`SHARD`)."""
+    """Raise ModisteError when files are missing of those that the names of ``files`` count (`SHARD`)."""
     present = set(files)
     for file in sorted(present):
         match = SHARD.fullmatch(file.name)
@@ -512,7 +510,7 @@ def check_shards(files: Iterable[Path], card: Card) -> None:
             shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
             raise ModisteError(
                 f"The download of data set '{card.name}' is not complete: {len(missing)} of {count} files are missing "
-                f"in {file.parent} ({shown}). Run the download again, it gets what is missing. {card.download}"
+                f"in {file.parent} ({shown}). Run the download again to fetch them. {card.download}"
             )
 
 

@@ -53,13 +53,13 @@ class PreprocessedImages:
         return torch.from_numpy(np.array(self._row(ref))).permute(2, 0, 1).contiguous()
 
     def check(self, preprocess: Preprocess) -> None:
-        """Raises ModisteError when the pixels were made by another transform than ``preprocess``."""
+        """Raise ModisteError when the pixels were made by another transform than ``preprocess``."""
         wanted = geometry(preprocess)
         if wanted != self.made_by:
             differing = next(name for name in GEOMETRY if wanted[name] != self.made_by[name])
             raise ModisteError(
-                f"{self.folder} was preprocessed with {differing}={self.made_by[differing]}, but the model takes "
-                f"{differing}={wanted[differing]}: run modiste prepare for it, or leave data.preprocessed out."
+                f"{self.folder} was preprocessed with {differing}={self.made_by[differing]}, but the model needs "
+                f"{differing}={wanted[differing]}: run modiste prepare for this model, or remove data.preprocessed."
             )
 
     def identity(self, refs: list[str]) -> str:
@@ -81,7 +81,7 @@ class PreprocessedImages:
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """Reads what `write` wrote: the same catalogue, its pixels ready.
+    """Read what `write` wrote: the same catalogue, its pixels ready.
 
     Attributes:
         path: The directory.
@@ -99,17 +99,19 @@ class Preprocessed:
         manifest = read_manifest(folder)
         if manifest is None:
             raise ModisteError(
-                f"{folder} holds no preprocessed images: make it with modiste prepare data=… out={folder}."
+                f"{folder} holds no preprocessed images: create it with modiste prepare data=… out={folder}."
             )
         if manifest["format"] != FORMAT:
-            raise ModisteError(f"{folder} holds no pixels but shards for data.stream: make it with format=pixels.")
+            raise ModisteError(
+                f"{folder} holds shards for data.stream, not preprocessed images: create it with format=pixels."
+            )
         if not manifest["complete"]:
-            raise ModisteError(f"{folder} is unfinished: go on with the same modiste prepare command.")
+            raise ModisteError(f"{folder} is incomplete: resume with the same modiste prepare command.")
         for shard in manifest["shards"]:
             if not is_whole(folder, shard, checksum=self.verify):
                 raise ModisteError(
                     f"The shard {folder / shard['file']} is missing or damaged: run the same modiste prepare command "
-                    "again, which makes it anew."
+                    "again to rebuild it."
                 )
         table = pq.read_table(folder / TABLE)
         positions = [str(position) for position in range(len(table))]
@@ -126,12 +128,12 @@ def write(
     decoder: Decoder | None = None,
     progress: Progress = silent,
 ) -> int:
-    """Writes the images as ``preprocess`` makes them, shard by shard, and the table; goes on where it was stopped.
+    """Write the images as ``preprocess`` makes them, shard by shard, and the table; resumes where it stopped.
 
     Args:
         catalogue: All rows of it, split or not.
         preprocess: The image transform of the models that will use the pixels.
-        folder: Where to; shards that are there and whole are kept.
+        folder: Where to; complete existing shards are reused.
         shard_rows: Images in a shard.
         decoder: How files are decoded.
         progress: `modiste.utils.progress.progress_bar` or `silent`.
@@ -171,14 +173,14 @@ def write_parts(
     finish: Callable[[], Any],
     progress: Progress = silent,
 ) -> int:
-    """Writes those files of a directory that are not there or damaged, and its manifest.
+    """Write those files of a directory that are missing or damaged, and its manifest.
 
     Args:
         folder: Where to.
         manifest: What decides the files, and ``card`` and ``report``.
         parts: File name → the rows in it.
         write_part: Writes rows to a path, and returns how many they were.
-        finish: What is to be done before the directory counts as complete.
+        finish: Called before the directory counts as complete.
         progress: `modiste.utils.progress.progress_bar` or `silent`.
 
     Returns:

@@ -44,32 +44,32 @@ NO_WEIGHT = "no weight"
 Row = dict[str, Any] | None
 """The columns of a sample; None where they cannot be read."""
 Place = tuple[int, int, int]
-"""Epoch, number of the batch in it, and how many samples of the batch's share are passed over at first."""
+"""Epoch, number of the batch in it, and how many samples of the batch's share are skipped at first."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Training samples in WebDataset shards, in the place of the catalogue's ``train`` split.
+    """Training samples in WebDataset shards, instead of the catalogue's ``train`` split.
 
-    The shards are put in an order that (seed, epoch) decides and dealt to the loading processes of all devices, a
+    The shards are put in an order that (seed, epoch) decides and dealt to the workers of all devices, a
     *share* each, which reads its shards one after another through a buffer that shuffles. Batch n of a device comes
-    from its share n modulo the number of its loading processes. So an epoch sees every sample at most once, and all of
+    from its share n modulo the number of its workers. So an epoch sees every sample at most once, and all of
     them (but for less than a batch a share) where all shares hold as many samples: shards of one size, their number a
     multiple of devices × ``num_workers``. A share that ends early begins again, and a warning says so.
 
     The order is that of (seed, epoch, shards, devices, ``num_workers``, ``batch_size``, ``buffer``). A run that is
-    resumed in mid-epoch with the same goes on with the samples that are left, after its loading processes have read
-    through the others without decoding them. Where the number of devices or of loading processes differs, it goes on in
+    resumed mid-epoch with the same continues with the samples that are left, after its workers have read
+    through the others without decoding them. Where the number of devices or of workers differs, it continues in
     another order, in which samples of this one epoch may come twice or not at all, and a warning says so; other shards,
     another batch size or another buffer are not noticed.
 
-    Samples whose JSON names another ``split`` than ``train`` are left out. What else shards share with validation is
+    Samples whose JSON names another ``split`` than ``train`` are excluded. What else shards share with validation is
     not known: nothing reads them all beforehand.
 
     Attributes:
         shards: Paths or URLs, see `modiste.data.storage.webdataset.expand`.
         batches: Batches in an epoch: samples in all shards // ``data.batch_size``, or fewer.
-        buffer: Samples that each loading process holds, encoded, and draws from; 1 keeps the order within a shard.
+        buffer: Samples that each worker holds, encoded, and draws from; 1 keeps the order within a shard.
         columns: The catalogue's word → ``txt`` or a name in the JSON; see `webdataset.to_catalogue`.
 
     Raises:
@@ -88,8 +88,8 @@ class Stream:
     def __post_init__(self) -> None:
         if self.batches is None:
             raise ModisteError(
-                "data.stream.batches says how many batches an epoch has: give the number of samples in all shards // "
-                "data.batch_size, or a smaller one."
+                "data.stream.batches is missing: set the batches per epoch to the number of samples in all shards // "
+                "data.batch_size, or fewer."
             )
         for name in ("batches", "buffer"):
             if getattr(self, name) < 1:
@@ -102,7 +102,7 @@ class Stream:
         return self.batches
 
     def check(self, named: Iterable[str]) -> None:
-        """Looks at the first shard, before anything is trained.
+        """Look at the first shard, before anything is trained.
 
         Args:
             named: Columns of the catalogue that training needs.
@@ -116,7 +116,7 @@ class Stream:
         if not samples:
             raise ModisteError(
                 f"{KEY}: {damage[0] if damage else f'{url} holds no samples'}: a shard is a tar file of KEY.jpg (png, "
-                "webp, …) beside KEY.txt or KEY.json."
+                "webp, …) with KEY.txt or KEY.json."
             )
         rows = [row for row in map(_row, samples) if row is not None]
         check_columns(
@@ -177,7 +177,7 @@ class Share:
         self._samples = self._read()
 
     def close(self) -> None:
-        """Lets go of the shard that is open, and of the buffer."""
+        """Let go of the shard that is open, and of the buffer."""
         self._samples.close()
 
     def take(self, number: int) -> list[Sample]:
@@ -200,17 +200,17 @@ class Share:
                 empty = False
                 yield sample
             if empty:
-                raise ModisteError(f"{KEY}: {', '.join(self.urls[:3])} hold no samples: leave them out.")
+                raise ModisteError(f"{KEY}: {', '.join(self.urls[:3])} hold no samples: remove them.")
 
 
 class Note(NamedTuple):
-    """What a loading process tells beside a batch.
+    """What a worker tells next to a batch.
 
     Attributes:
         share: Of which share of the device the batch is.
         taken: Samples that this share has given in this epoch, this batch's included.
         turn: See `Share`.
-        bad: What was left out: reason → names.
+        bad: What was excluded: reason → names.
         failure: The sentence that ends the training, or "".
     """
 
@@ -222,7 +222,7 @@ class Note(NamedTuple):
 
 
 class StreamedPairs(Dataset):
-    """The batches of one device, in the order of their numbers: each loading process has its shares open and reads on.
+    """The batches of one device, in the order of their numbers: each worker has its shares open and reads on.
 
     Args:
         stream: What is read.
@@ -233,7 +233,7 @@ class StreamedPairs(Dataset):
         rank: Number of this device.
         world: Number of devices.
         workers: Shares of a device.
-        weight: Of each pair; a sample without one is left out.
+        weight: Of each pair; a sample without one is excluded.
     """
 
     def __init__(
@@ -273,7 +273,7 @@ class StreamedPairs(Dataset):
             items += self._items(samples, epoch, bad)
             if not items and share.turn > began + 1:
                 report = LoadReport(sum(map(len, bad.values())), 0, bad)
-                raise ModisteError(f"{KEY}: there is no sample to train on in {', '.join(share.urls[:3])}: {report}.")
+                raise ModisteError(f"{KEY}: no usable training sample in {', '.join(share.urls[:3])}: {report}.")
         self._next = (epoch, number + self.workers)
         if share.damage:
             bad[DAMAGED_SHARD], share.damage = share.damage, []
@@ -334,7 +334,7 @@ def _image_problem(catalogue: Catalogue, index: int) -> str | None:
 
 
 class CollateNoted:
-    """As ``collate``, the note beside the items left as it is."""
+    """As ``collate``, the note next to the items left as it is."""
 
     def __init__(self, collate: Callable[[Sequence[Batch]], Batch]) -> None:
         self.collate = collate
@@ -365,7 +365,7 @@ class PlaceSampler(EpochBatchSampler):
 
 
 class StreamLoader(ResumableLoader):
-    """The loader of a stream: it tells what was left out, and keeps how far every share was read."""
+    """The loader of a stream: it tells what was excluded, and keeps how far every share was read."""
 
     taken: list[int]
 
@@ -398,7 +398,7 @@ class StreamLoader(ResumableLoader):
     def state_dict(self) -> dict[str, Any]:
         """As `ResumableLoader.state_dict`, and ``taken``: of every device, the samples that its shares have given.
 
-        All processes of a training call it together, as Lightning does.
+        All processes of a training run call it together, as Lightning does.
         """
         taken = getattr(self, "taken", [0] * self._pairs.workers)
         return {**super().state_dict(), "taken": _of_all_processes(taken)}
@@ -412,8 +412,8 @@ class StreamLoader(ResumableLoader):
         places.skip = [len(range(share, places.start, pairs.workers)) * pairs.size for share in range(pairs.workers)]
         if places.start:
             log.warning(
-                "data.stream: the run was begun with another number of devices or loading processes: samples of this "
-                "epoch may come twice, or not at all."
+                "data.stream: the run was started with another number of devices or workers: samples of this "
+                "epoch may repeat or be skipped."
             )
 
 
@@ -434,20 +434,20 @@ class Seen:
         self.again: set[int] = set()
 
     def add(self, note: Note, pairs: StreamedPairs) -> None:
-        """Counts a batch; says at once where a share begins again."""
+        """Count a batch; say at once where a share begins again."""
         self.kept += pairs.size
         for reason, names in note.bad.items():
             self.bad.setdefault(reason, []).extend(names)
         if note.turn and not self.again:
             log.warning(
-                "data.stream: share %d of %d has come to its end before the epoch and begins again: lower "
-                "data.stream.batches, or make the shards of one size and their number a multiple of %d.",
+                "data.stream: partition %d of %d is exhausted before the end of the epoch and restarts: lower "
+                "data.stream.batches, or write equal shards whose number is a multiple of %d.",
                 note.share * pairs.world + pairs.rank, pairs.world * pairs.workers, pairs.world * pairs.workers,
             )  # fmt: skip
             self.again.add(note.share)
 
     def tell(self) -> None:
-        """Names what was left out, once."""
+        """Name what was excluded, once."""
         if self.bad:
             log.warning(
                 "data.stream: %s", LoadReport(self.kept + sum(map(len, self.bad.values())), self.kept, self.bad)
@@ -492,7 +492,7 @@ def stream_loader(
 
 
 def shares_of_a_device(urls: Sequence[str], world: int, num_workers: int) -> int:
-    """How many shares each of ``world`` devices has: a loading process reads one, which is at least a shard.
+    """How many shares each of ``world`` devices has: a worker reads one, which is at least a shard.
 
     Raises:
         ModisteError: There are fewer shards than devices.
@@ -501,5 +501,5 @@ def shares_of_a_device(urls: Sequence[str], world: int, num_workers: int) -> int
     2
     """
     if len(urls) < world:
-        raise ModisteError(f"{KEY} are {len(urls)}, too few for {world} devices: write smaller ones.")
+        raise ModisteError(f"{KEY} has {len(urls)} shards, too few for {world} devices: write more and smaller shards.")
     return max(min(num_workers, len(urls) // world), 1)

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files of KEY.jpg beside KEY.txt or KEY.json, read one after another or as a catalogue."""
+"""WebDataset shards: tar files of KEY.jpg next to KEY.txt or KEY.json, read one after another or as a catalogue."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def library() -> ModuleType:
     try:
         import webdataset
     except ImportError:
-        raise ModisteError("Shards are read by the package webdataset: pip install 'modiste[stream]'.") from None
+        raise ModisteError("Reading shards needs the package webdataset: pip install 'modiste[stream]'.") from None
     return webdataset
 
 
@@ -56,7 +56,7 @@ def expand(shards: str | Sequence[str], key: str) -> list[str]:
         key: The setting that they are of, for the messages.
 
     Raises:
-        ModisteError: There is none, a file is not there, or one is a command (``pipe:``) that MODISTE_ALLOW does not
+        ModisteError: There is none, a file is missing, or one is a command (``pipe:``) that MODISTE_ALLOW does not
             let run.
 
     >>> expand("https://example.org/train-{08..10}.tar", "data.stream.shards")[-1]
@@ -69,12 +69,12 @@ def expand(shards: str | Sequence[str], key: str) -> list[str]:
     try:
         urls = [url for pattern in patterns for braced in braceexpand(pattern) for url in _matching(braced)]
     except ValueError as error:
-        raise ModisteError(f"{key}: {error}: close them.") from None
+        raise ModisteError(f"{key}: {error}: close the braces.") from None
     missing = [url for url in urls if is_local(url) and not Path(url).is_file()]
     if missing or not urls:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         what = f"{len(missing)} of {len(urls)} shards are not there ({shown})" if missing else f"{patterns} names none"
-        raise ModisteError(f"{key}: {what}: give the tar files that there are.")
+        raise ModisteError(f"{key}: {what}: give existing tar files.")
     urls = list(dict.fromkeys(urls))  # patterns may overlap
     if any(url.startswith("pipe:") for url in urls) and "pipe" not in user_allowed():
         raise ModisteError(f"{key}: 'pipe:' runs a command. If you trust it, set MODISTE_ALLOW=pipe.")
@@ -110,7 +110,7 @@ def read_shard(url: str, note: Callable[[str], None]) -> Iterator[Sample]:
 
     Args:
         url: A path, or http(s), pipe, and all that webdataset knows.
-        note: Is told what is wrong with a shard that is damaged: what lies behind the damage is left out.
+        note: Is told what is wrong with a shard that is damaged: what lies behind the damage is excluded.
 
     Raises:
         ModisteError: The shard cannot be opened, or not be read to its end.
@@ -138,8 +138,8 @@ def read_shard(url: str, note: Callable[[str], None]) -> Iterator[Sample]:
         stream.close()
     except (OSError, ValueError) as error:
         raise ModisteError(
-            f"The shard {url} cannot be read ({_reason(error)}): see that it is there and can be reached. A training "
-            "that this has stopped goes on with modiste train continue=RUN."
+            f"The shard {url} cannot be read ({_reason(error)}): check that it exists and is reachable. The run "
+            "resumes with modiste train continue=RUN."
         ) from error
 
 
@@ -174,7 +174,7 @@ def read_columns(sample: Mapping[str, Any]) -> dict[str, Any]:
     """
     columns = json.loads(sample[COLUMNS]) if COLUMNS in sample else {}
     if not isinstance(columns, dict):
-        raise ValueError("the JSON is no object")
+        raise ValueError("the JSON is not an object")
     return {**columns, TEXT: sample[TEXT].decode("utf-8")} if TEXT in sample else columns
 
 
@@ -251,7 +251,7 @@ class Shards:
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A shard is not there, no file, compressed, or damaged, or has the files of a key apart; no sample
+        ModisteError: A shard is missing, no file, compressed, or damaged, or has the files of a key apart; no sample
             has a column.
     """
 
@@ -270,8 +270,8 @@ class Shards:
                 ref, suffix = f"{names[url]}/{sample['__key__']}", image_suffix(sample)
                 if ref in rows:
                     raise ModisteError(
-                        f"The shard {url} has the key {sample['__key__']} twice: the files of a key must stand "
-                        "together, as tar --sort=name puts them."
+                        f"The shard {url} has the key {sample['__key__']} twice: the files of a key must be adjacent, "
+                        "as in tar --sort=name."
                     )
                 if suffix is not None:
                     places[ref] = (url, *sample[suffix])
@@ -291,14 +291,14 @@ def _read_row(sample: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
 
 
 def _index(url: str) -> Iterator[Sample]:
-    """The samples of a shard with offset and size in the place of the content."""
+    """The samples of a shard with offset and size instead of the content."""
     library()
     from webdataset.tariterators import group_by_keys
 
     if not is_local(url):
         raise ModisteError(
-            f"data.catalogue.path: {url} is no file: a catalogue is read at any place, so download it; data.stream "
-            "reads shards from afar."
+            f"data.catalogue.path: {url} is not a local file: download it for random access; data.stream "
+            "reads remote shards."
         )
     try:
         with tarfile.open(url, "r:") as tar:
@@ -311,15 +311,15 @@ def _index(url: str) -> Iterator[Sample]:
     except (tarfile.TarError, ValueError, EOFError, zlib.error) as error:
         reason = error.args[0] if error.args else type(error).__name__
         raise ModisteError(
-            f"The shard {url} cannot be read ({reason}): get it again; it must be tar without compression, and no name "
-            "may come twice."
+            f"The shard {url} cannot be read ({reason}): download it again; it must be an uncompressed tar without "
+            "duplicate names."
         ) from error
 
 
 def check_columns(
     rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str | None], named: Sequence[str], where: str
 ) -> None:
-    """Raises ModisteError when ``columns`` names one that no row has, or the catalogue of them would have no ``named``.
+    """Raise ModisteError when ``columns`` names one that no row has, or the catalogue of them would have no ``named``.
 
     >>> check_columns([{"title": "a hat"}], {"text": "titel"}, [], "data.catalogue.columns: 0.tar")
     Traceback (most recent call last):
@@ -336,14 +336,14 @@ def check_columns(
 
 
 def write(catalogue: Catalogue, folder: Path, shard_rows: int = 4096, progress: Progress = silent) -> int:
-    """Writes a catalogue as shards, a series for each split (``train-00000.tar``, …); goes on where it was stopped.
+    """Write a catalogue as shards, a series for each split (``train-00000.tar``, …); resumes where it stopped.
 
     A sample is the image file as it is (what has no file: PNG), the text as ``txt``, and ``product_id``, ``split`` and
-    the attributes as ``json``. The rows of a split are shuffled, always alike: a stream shuffles in its buffer only.
+    the attributes as ``json``. The rows of a split are shuffled deterministically; a stream shuffles its buffer only.
 
     Args:
         catalogue: All its rows are written; where there is no split, the series is ``all``.
-        folder: Where to; shards that are there and whole are kept.
+        folder: Where to; complete existing shards are reused.
         shard_rows: Samples in a shard.
         progress: `modiste.utils.progress.progress_bar` or `silent`.
 

@@ -1,4 +1,4 @@
-"""`data=synthetic`: a catalogue of drawn garments, generated from a seed, with true attributes and masks.
+"""`data=synthetic`: a catalogue of synthetic garments, generated from a seed, with true attributes and masks.
 
 What is on sale is in `wardrobe`, how a garment looks in `sketches`, how it becomes pixels in `drawing`, and how it is
 described in `grammar`. Nothing is downloaded or stored: an image is drawn when it is read.
@@ -29,7 +29,7 @@ CARD = Card(
 
 @dataclass(frozen=True)
 class SyntheticImages:
-    """Draws images and masks on demand; a reference is ``<product number>/<view>``.
+    """Draw images and masks on demand; a reference is ``<product number>/<view>``.
 
     Attributes:
         size: Side of the square images in pixels.
@@ -66,7 +66,7 @@ class SyntheticImages:
         return covered.point([255 if share >= 128 else 0 for share in range(256)])
 
     def pixels(self, ref: str) -> str:
-        """SHA-1 of everything that decides the picture, which stands for the hash of its pixels: no two are alike."""
+        """SHA-1 of everything that decides the picture, which stands for the hash of its pixels: no two are equal."""
         key = f"synthetic/{VERSION}/{self.size}/{self.seed}/{self.occlusion}/{ref}"
         return hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest()
 
@@ -81,7 +81,7 @@ class Synthetic:
 
     Attribute columns: category, super_category, colour, pattern, sleeve, neckline, length, fit, gender, brand ("" where
     one does not apply, such as the sleeve of a bag). The column ``mask`` holds references for
-    `SyntheticImages.read_mask`. More products leave those that are there as they are.
+    `SyntheticImages.read_mask`. More products leave existing ones as they are.
 
     Attributes:
         products: Number of products.

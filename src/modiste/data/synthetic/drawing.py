@@ -1,7 +1,7 @@
 """From a sketch to pixels: paints, patterns, pose, light, background, occlusion; and the mask of each part.
 
 A view is drawn at twice or three times its size as one image of *codes*, one code a (part, paint) pair, from which both
-the colours and the masks are looked up. Positions are whole numbers and array arithmetic is on integers or on
+the colours and the masks are looked up. Positions are integers and array arithmetic is on integers or on
 exactly rounded operations only (no array ``sin``, ``exp`` or matrix product), so every machine draws the same picture;
 the polygon filling, resizing and blurring are Pillow's.
 """
@@ -71,7 +71,7 @@ def accents(name: str, dice: Dice) -> tuple[RGB, RGB]:
 
 
 def paints(item: Product) -> dict[str, tuple[RGB, RGB, RGB, RGB]]:
-    """Paint → its colour at the four levels of a pattern (all four alike for paints without one)."""
+    """Paint → its colour at the four levels of a pattern (all four equal for paints without one)."""
     dice, name = item.dice("paint"), item.attributes["colour"]
     base = tone(name, dice)
     accent, heart = accents(name, dice)
@@ -181,7 +181,7 @@ class Pose:
 
 
 def _pose(drawing: Sketch, dice: Dice, view: int, side: int) -> Pose:
-    """Fits the sketch into the picture; the first view stands nearly upright, the others turn more."""
+    """Fit the sketch into the picture; the first view stands nearly upright, the others turn more."""
     points = [point for stroke in drawing.strokes for point in stroke.path]
     tilt = 3.0 if view == 0 else 13.0
     angle = math.radians(dice.uniform("angle", -tilt, tilt))
@@ -256,7 +256,7 @@ class Plate:
 
 
 def plate(item: Product, view: int, size: int, occlusion: float = 0.0) -> Plate:
-    """Draws the codes of a view; ``occlusion`` is the probability that something stands in front of the garment."""
+    """Draw the codes of a view; ``occlusion`` is the probability that something stands in front of the garment."""
     over = 2 if size >= 80 else 3
     side = size * over
     drawing, dice = sketch(item, view), item.dice("view", view)

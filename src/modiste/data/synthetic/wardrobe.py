@@ -1,7 +1,7 @@
 """What the synthetic catalogue sells: garment types, the attributes that each takes, and the products themselves.
 
 Every number is drawn by hashing a name under a key (seed, product, view), so a product is the same on every machine and
-under every version of NumPy, and neither more products nor a new attribute changes those that are there.
+under every version of NumPy, and neither more products nor a new attribute changes existing ones.
 """
 
 from __future__ import annotations

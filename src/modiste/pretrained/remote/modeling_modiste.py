@@ -23,7 +23,7 @@ class ModisteOutput(ModelOutput):
 
 
 class Tower(nn.Module):
-    """Holds ``trunk``."""
+    """Hold ``trunk``."""
 
     def __init__(self, trunk):
         super().__init__()

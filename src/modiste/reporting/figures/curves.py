@@ -43,7 +43,7 @@ PANELS: tuple[tuple[str, Callable[[str], bool]], ...] = (
 def panels(metrics: Mapping[str, Series]) -> dict[str, list[str]]:
     """Which columns each panel of the training curves shows, without empty panels and columns that belong to none.
 
-    Validation metrics beyond [0, 1], such as ranks, have another unit and a panel of their own.
+    Validation metrics beyond [0, 1], such as ranks, have another unit and a separate panel.
     """
     shown: dict[str, list[str]] = {}
     for name, (_, values) in metrics.items():
@@ -75,7 +75,7 @@ def training_curves(metrics: Mapping[str, Series], folder: Path) -> list[Path]:
 
 
 def _lines(axes: Axes, series: Mapping[str, Series]) -> int:
-    """Draws the series, or some of them; returns how many."""
+    """Draw the series, or some of them; return how many."""
     shown = _spread(series)
     for i, (name, (steps, values)) in enumerate(shown.items()):
         color, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]

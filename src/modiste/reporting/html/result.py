@@ -108,7 +108,7 @@ def _galleries(run: Run, stem: str, result: Mapping[str, Any]) -> list[Any]:
 
 
 def _pictures(run: Run, result: Mapping[str, Any]) -> list[Any]:
-    """The pictures that the task made, such as heat-map sheets; none from outside the run directory."""
+    """The pictures that the task made, such as heat map sheets; none from outside the run directory."""
     blocks: list[Any] = []
     for title, file in (result.get("pictures") or {}).items():
         path = (run.path / str(file)).resolve()

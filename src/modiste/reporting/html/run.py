@@ -35,7 +35,7 @@ class Run:
 
     @classmethod
     def read(cls, path: Path, catalogue: Catalogues) -> Run:
-        """Raises ModisteError for a folder that does not exist or a malformed file in it."""
+        """Raise ModisteError for a folder that does not exist or a malformed file in it."""
         if not path.is_dir():
             raise ModisteError(f"There is no run directory '{path}'. Give the folder that a run wrote.")
         results = {file.stem: tables.read_result(file) for file in sorted((path / "results").glob("*.json"))}

@@ -89,7 +89,7 @@ class Cells:
     """The measured cells of a paper.
 
     Attributes:
-        found: (table, row's label, column's label) → cell; what was not run is not there.
+        found: (table, row's label, column's label) → cell; what was not run is missing.
         refused: (table, row's label) → why → the columns that are empty because of it.
     """
 
@@ -97,7 +97,7 @@ class Cells:
     refused: dict[tuple[str, str], dict[str, list[str]]] = field(default_factory=dict)
 
     def refuse(self, table: Table, row: Model, column: Column, why: str) -> None:
-        """Records why a result is not used."""
+        """Record why a result is not used."""
         columns = self.refused.setdefault((table.name, row.label), {}).setdefault(why, [])
         columns += [] if column.label in columns else [column.label]
 
@@ -307,7 +307,7 @@ def _fill_mean(cells: Cells, table: Table, column: Column, row: Model) -> None:
 
 
 def _mean(values: Sequence[Value], metric: str) -> Value:
-    """With the interval of resampled queries where all values per query are there."""
+    """With the interval of resampled queries where all values per query exist."""
     mean = statistics.fmean(value.value for value in values)
     results = tuple(result for value in values for result in value.results)
     groups = [per_query(result).get(metric) for result in results]

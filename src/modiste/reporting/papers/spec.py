@@ -138,7 +138,7 @@ class Model:
 
     @property
     def measurable(self) -> bool:
-        """Whether it is to be measured here."""
+        """Whether it should be measured here."""
         return bool(self.results)
 
 
@@ -181,7 +181,7 @@ def is_paper(path: str | Path) -> bool:
 
 
 class _Reader:
-    """Reads with messages that name the file and the place."""
+    """Read with messages that name the file and the place."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -152,7 +152,7 @@ class _Published:
     """The published numbers that a paper's columns name.
 
     Raises:
-        ModisteError: A column names a place in the reference file that is not there, or a row an unknown model.
+        ModisteError: A column names a place in the reference file that is missing, or a row names an unknown model.
     """
 
     def __init__(self, paper: Paper, lines: Lines) -> None:
@@ -175,7 +175,7 @@ class _Published:
                     )
 
     def _check(self, column: Column) -> None:
-        """Names the first of source, dataset, task and metric that is not in the reference file."""
+        """Name the first of source, dataset, task and metric that is not in the reference file."""
         known = set(self.index)
         for i, key in enumerate(PUBLISHED):
             word = column.published.get(key, "")
@@ -266,14 +266,14 @@ def _measured(cell: Measured | None, digits: int) -> str:
 
 
 def _difference(row: Row, label: str, cell: Measured | None, digits: int) -> str:
-    """Measured − published with its sign; empty where one of them is not there."""
+    """Measured − published with its sign; empty where one of them is missing."""
     if cell is None or label not in row.published:
         return ""
     return f"{cell.value - float(row.published[label]):+.{digits}f}".replace("-", "−")
 
 
 def _csv_lines(papers: Sequence[_Filled]) -> Iterator[list[object]]:
-    """Long form: the heads, then a line for each row and column that has a published number or is to be measured."""
+    """Long form: the heads, then a line for each row and column that has a published number or should be measured."""
     yield [
         *("paper", "table", "model", "column", "data", "split", "task", "metric", "queries", "gallery"),
         *("published", "measured", "low", "high", "sd", "seeds", "n", "difference", "best", "p_holm"),

@@ -130,7 +130,7 @@ def letter(position: int) -> str:
 
 
 def cell_of(metric: Mapping[str, Any] | None, name: str = "") -> Cell | None:
-    """The cell of a result file's metric; None for a metric that is absent or has no finite value.
+    """The cell of a result file's metric; None for a metric that is missing or has no finite value.
 
     Where every query has the same value, 0 or 1, resampling them gives no interval: it is then the exact one of a
     proportion (Clopper & Pearson, Biometrika 26, 1934). ``name`` tells a rank of 1, which is none, from a fraction.

@@ -1,4 +1,4 @@
-"""What a training cost, from the ``cost.json`` of its run directory: in words, and as a table."""
+"""What a training run cost, from the ``cost.json`` of its run directory: in words, and as a table."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def cost_notes(cost: Cost) -> list[str]:
 
 
 def costs_by_model(results: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Model's name to its training's cost; of several trainings of one name, a row each with its run's folder."""
+    """Model's name to its training's cost; of several training runs of one name, a row each with its run's folder."""
     found: dict[tuple[str, Path], dict[str, Any]] = {}
     for name, result in results:
         cost = cost_of(result)

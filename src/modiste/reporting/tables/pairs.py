@@ -64,7 +64,7 @@ def paired_tests(
     """The tests of all metrics of two results whose values per query are stored next to both, A − B.
 
     A metric is tested when it is the mean or the median of its values per query, or F1 and its like when the
-    predictions are there. Values that do not belong to the result (of an evaluation before it) are not used.
+    predictions exist. Values that do not belong to the result (of an evaluation before it) are not used.
 
     Args:
         a: A result.
@@ -191,7 +191,7 @@ Cache = dict[tuple[int, int], "tuple[str, dict[str, Comparison]]"]
 
 
 def mark(columns: Mapping[str, Sequence[Entry]], cache: Cache) -> Marks:
-    """Tests every measured number against the best of its column, where their values per query are there.
+    """Test every measured number against the best of its column, where their values per query exist.
 
     Args:
         columns: Column to its measured numbers.

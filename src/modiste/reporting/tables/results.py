@@ -27,7 +27,7 @@ class StoredResult(dict[str, Any]):
 
     @property
     def per_query_file(self) -> Path:
-        """The file of the values per query, which may be absent."""
+        """The file of the values per query, which may be missing."""
         return self.path.with_suffix(".npz")
 
 

@@ -103,7 +103,7 @@ def cost_lines(named: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[list[
 
 
 def check_format(style: str, formats: Iterable[str] = FORMATS) -> None:
-    """Raises ModisteError for an unknown format."""
+    """Raise ModisteError for an unknown format."""
     if style not in formats:
         raise ModisteError(f"There is no table format '{style}'. {did_you_mean(style, formats)}")
 

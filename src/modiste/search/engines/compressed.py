@@ -126,7 +126,7 @@ class Codes:
     def exact(self, query: np.ndarray, k: int, vectors: np.ndarray, positions: np.ndarray | None = None) -> Hits:
         """What `Snapshot.exact` gives, from int8 codes: rows that cannot be among the k best are not scored.
 
-        |x·q − x̂·q̂| ≤ |x̂| · |q − q̂| + |x − x̂| · |q| for codes x̂, q̂ of vectors x, q.
+        `|x·q − x̂·q̂| ≤ |x̂| · |q − q̂| + |x − x̂| · |q|` for codes x̂, q̂ of vectors x, q.
         """
         coded = self._query(query)
         step = _step(query)

@@ -28,9 +28,9 @@ def validation_is_due(trainer: Trainer, batch_idx: int) -> bool:
 
 
 class RecentCheckpoint(ModelCheckpoint):
-    """Saves the newest state in mid-epoch, but not where a validation is due: ``last`` is saved after that.
+    """Save the newest state mid-epoch, but not where a validation is due: ``last`` is saved after that.
 
-    A run that ends at ``trainer.max_steps`` in mid-epoch saves its last step, too.
+    A run that ends at ``trainer.max_steps`` mid-epoch saves its last step, too.
     """
 
     def on_train_batch_end(
@@ -44,7 +44,7 @@ class RecentCheckpoint(ModelCheckpoint):
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, to the disk and not to its cache alone, and only with finite weights.
+    """Write a checkpoint whole or not at all, to the disk and not to its cache alone, and only with finite weights.
 
     ``best.ckpt`` is for use, not for resuming: it has neither optimizer states nor positions.
     """
@@ -69,7 +69,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 def check_finite(checkpoint: dict[str, Any]) -> None:
-    """Raises ModisteError where a weight of a checkpoint is not finite."""
+    """Raise ModisteError where a weight of a checkpoint is not finite."""
     for name, tensor in checkpoint["state_dict"].items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise diverged(f"the weight {name} is not finite", checkpoint.get("global_step", 0))

@@ -18,7 +18,7 @@ from modiste.utils.run_dir import RunDir
 
 
 class Throughput(Callback):
-    """Logs ``train/pairs_per_second`` over the last ``window`` steps of an epoch."""
+    """Log ``train/pairs_per_second`` over the last ``window`` steps of an epoch."""
 
     def __init__(self, window: int = 20) -> None:
         self._times: deque[tuple[float, int]] = deque(maxlen=window + 1)
@@ -47,7 +47,7 @@ def short(number: float) -> float:
 
 
 class Cost(Callback):
-    """Writes ``cost.json``: what the training cost, summed over continuations.
+    """Write ``cost.json``: what the training cost, summed over continuations.
 
     ``seconds`` of wall time, ``pairs`` seen and ``steps``; ``peak_memory_mb`` (MiB) of the first process, and
     ``peak_gpu_memory_mb`` of its GPU; ``energy_kwh`` and ``co2e_kg`` of all machines where codecarbon is installed
@@ -68,7 +68,7 @@ class Cost(Callback):
         self, run_dir: str, price_per_hour: float | None = None, currency: str = "USD", country: str | None = None
     ) -> None:
         if price_per_hour is not None and price_per_hour < 0:
-            raise ModisteError(f"cost.price_per_hour={price_per_hour} is negative: give 0 or more, or null.")
+            raise ModisteError(f"cost.price_per_hour={price_per_hour} is negative: give at least 0, or null.")
         self.run = RunDir(run_dir)
         self.price_per_hour, self.currency, self.country = price_per_hour, currency, country
         self.seconds, self.pairs, self.peaks = 0.0, 0, {"peak_memory_mb": 0.0}

@@ -16,7 +16,7 @@ from modiste.utils.run_dir import RunDir
 
 
 class Selection(Callback):
-    """Writes which validation each criterion would have chosen (`modiste.training.selection`), when training ends.
+    """Write which validation each criterion would have chosen (`modiste.training.selection`), when training ends.
 
     Criteria are the losses and the tasks' primary metrics on every set that is validated, and the monitor.
     """

@@ -18,7 +18,7 @@ def wandb_loggers(trainer: Trainer) -> list[Any]:
 
 
 class SampleRetrievals(Callback):
-    """Sends a table of sample retrievals, hits and misses, to wandb after each validation, if wandb logs."""
+    """Send a table of sample retrievals, hits and misses, to wandb after each validation."""
 
     def __init__(self, count: int = 8, thumbnails: int = 5) -> None:
         self.count, self.thumbnails = count, thumbnails
@@ -46,10 +46,10 @@ class SampleRetrievals(Callback):
 
 
 class Artifacts(Callback):
-    """Gives wandb, if it logs, two artifacts at the end of a training: ``results.json`` and the best weights.
+    """Give wandb, if it logs, two artifacts at the end of a training run: ``results.json`` and the best weights.
 
     ``results.json`` has the metrics of the last validation and the tasks' results with their intervals; what the
-    training cost is beside it and in the run's summary.
+    training cost is next to it and in the run's summary.
 
     Args:
         run_dir: Where the checkpoints and ``cost.json`` are.
