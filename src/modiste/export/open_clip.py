@@ -129,7 +129,7 @@ def _published(model: OpenClipDualEncoder, folder: Path) -> tuple[dict[str, Any]
     config = config or {"model_cfg": open_clip.get_model_config(model.source.replace("/", "-"))}
     if config["model_cfg"] is None:
         raise ModisteError(f"format=open_clip needs a local copy of {model.source}: load the model from a directory.")
-    tokenizer = getattr(model.tokenizer.tokenizer, "tokenizer", None)  # type: ignore[attr-defined]
+    tokenizer: Any = getattr(model.tokenizer.tokenizer, "tokenizer", None)  # type: ignore[attr-defined]
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(folder)
     preprocess: Any = model.model.visual.preprocess_cfg

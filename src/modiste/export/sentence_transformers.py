@@ -94,7 +94,8 @@ def save_image(model: Any, folder: Path) -> None:
     from transformers import TimmWrapperConfig, TimmWrapperModel
 
     encoder = model.image
-    config = TimmWrapperConfig(
+    wrapper_config: Any = TimmWrapperConfig
+    config = wrapper_config(
         architecture=encoder.architecture, do_pooling=True, num_classes=0, pretrained_cfg=timm_data(model.preprocess),
         model_args=encoder.arguments,
     )  # fmt: skip
