@@ -7,18 +7,29 @@ from pathlib import Path
 
 import pytest
 
+from helpers.fast_compose import cached_files
 from modiste.cli.call import Call
 from modiste.cli.outline import commands
 from modiste.config import config_dir
 from modiste.errors import ModisteError
 
 HOME = Path(__file__).parents[2]
-TEXTS = [HOME / "README.md", HOME / "CONTRIBUTING.md", HOME / "SECURITY.md", *sorted(HOME.glob("docs/**/*.md"))]
+TEXTS = [HOME / "README.md", HOME / "CONTRIBUTING.md", HOME / "SECURITY.md", *sorted(HOME.glob("docs/*.md"))]
+TEXTS += [file for name in ("start", "guides") for file in sorted(HOME.glob(f"docs/{name}/*.md"))]
 TEXTS += sorted(HOME.glob("experiments/**/README.md"))
 # Words in capitals, and dots, stand for something of the reader's.
 PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_]{2,}\b(?![./\w])|…")
 # What these say is about the machine or files, not about the command.
-NOT_HERE = ("No model given", "no run directory", "no folder", "has no GPU", "no checkpoint", "is not installed")
+NOT_HERE = (
+    "No model given",
+    "There is no option 'x'",
+    "There is no table",
+    "no run directory",
+    "no folder",
+    "has no GPU",
+    "no checkpoint",
+    "is not installed",
+)
 
 
 def lines_of_markdown(text):
@@ -94,10 +105,16 @@ def test_it_composes_and_validates(place, line, tmp_path, monkeypatch):
     call = Call.parse(command, arguments)
     if call.args.help or call.args.shell_completion:
         return
-    if call.args.config_dir:
-        Path(call.args.config_dir).mkdir(parents=True)
+    Path("x").mkdir()  # what a placeholder stands for
+    if call.args.config_dir:  # as `modiste data shop.csv write=shop` leaves it
+        own = Path(call.args.config_dir, "data", "shop.yaml")
+        own.parent.mkdir(parents=True)
+        own.write_text("defaults: [table, _self_]\nname: shop\ncatalogue: {path: shop.csv}\n")
     try:
         call.check()
     except ModisteError as error:
         if not any(word in str(error) for word in NOT_HERE):
             raise AssertionError(f"{place}: {error}") from error
+
+
+__all__ = ["cached_files"]

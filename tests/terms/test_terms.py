@@ -12,6 +12,7 @@ from modiste.errors import ModisteError
 from modiste.images.timm import TimmEncoder
 from modiste.losses.clip import ClipLoss
 from modiste.models.dual_encoder import TwoTower
+from modiste.models.load import Start
 from modiste.terms.distill import Distill
 from modiste.terms.soft_labels import SoftLabels
 from modiste.terms.teacher import Teacher
@@ -163,23 +164,25 @@ def test_a_resumed_training_takes_the_teacher_that_its_run_kept(tmp_path):
     cfg = OmegaConf.create({"term": {"distill": node}, "resume": None, "continue": None, "grad_cache": GRAD_CACHE})
     model, run = build(), RunDir(tmp_path)
     model.initial_scale = 12.25
-    fresh = build_terms(cfg, model, None)
+    fresh = build_terms(cfg, model, Start(None, resumes=False))
     start = copy.deepcopy(model.state_dict())
     keep_start(fresh, run)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
     model.initial_scale = 3.0
-    keep_start(build_terms(cfg, model, None), run)  # a run goes on in its directory: what it kept stays
+    keep_start(
+        build_terms(cfg, model, Start(None, resumes=False)), run
+    )  # a run goes on in its directory: what it kept stays
     for key in ("resume", "continue"):
         going_on = OmegaConf.merge(cfg, {key: str(tmp_path)})
-        teacher = build_terms(going_on, model, run.checkpoints / "last.ckpt")["distill"].model
+        teacher = build_terms(going_on, model, Start(run.checkpoints / "last.ckpt", resumes=True))["distill"].model
         assert teacher.scale == pytest.approx(12.25, rel=1e-15)
         assert all(torch.equal(tensor, start[name]) for name, tensor in teacher.model.state_dict().items())
         assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
     (tmp_path / "start.ckpt").unlink()
     with pytest.raises(ModisteError, match="name a teacher"):
-        build_terms(going_on, model, run.checkpoints / "last.ckpt")
+        build_terms(going_on, model, Start(run.checkpoints / "last.ckpt", resumes=True))
 
 
 def test_another_model_as_teacher_gets_its_own_pixels_and_tokens():

@@ -1,4 +1,4 @@
-"""Make an index of a catalogue and look after it: modiste index run=RUN data=table out=shop.index"""
+"""Make an index of a catalogue and look after it: modiste index run=RUN out=shop.index"""
 
 from __future__ import annotations
 

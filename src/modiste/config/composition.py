@@ -52,10 +52,11 @@ OPEN = (
 def opened(override: str) -> str:
     """``override`` as Hydra takes it where it may add a key of the user's own.
 
-    >>> opened("data.derive.kind=[]"), opened("optim.lr=1")
-    ('++data.derive.kind=[]', 'optim.lr=1')
+    >>> opened("data.derive.kind=[]"), opened("transfer={fmnist: {data: fashion_mnist}}"), opened("optim.lr=1")
+    ('++data.derive.kind=[]', '++transfer={fmnist: {data: fashion_mnist}}', 'optim.lr=1')
     """
-    return f"++{override}" if override.startswith(tuple(f"{key}." for key in OPEN)) else override
+    starts = tuple(f"{key}{start}" for key in OPEN for start in (".", "={"))
+    return f"++{override}" if override.startswith(starts) else override
 
 
 def compose(

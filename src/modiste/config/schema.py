@@ -259,9 +259,13 @@ def value_problems(cfg: DictConfig, root: str = "") -> list[str]:
         annotation = _annotation(path, parent, key, declared)
         if problem := _problem(path, parent, key, annotation):
             found[path] = (problem, parent._get_node(key)._value())
-    # A value that only points to a wrong one is not told twice.
+    # Neither a value that only points to a wrong one, nor the node around it, is told as well.
     pointers = {f"${{{path}}}" for path in found}
-    problems = [problem for problem, raw in found.values() if not isinstance(raw, str) or raw not in pointers]
+    problems = [
+        problem
+        for path, (problem, raw) in found.items()
+        if not (isinstance(raw, str) and raw in pointers) and not any(deeper.startswith(f"{path}.") for deeper in found)
+    ]
     if root in ("evaluate", "merge") and not cfg.get("task"):
         problems.append("'task' is empty: name at least one, as in task=[retrieval].")
     return problems

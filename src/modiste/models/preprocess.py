@@ -21,7 +21,7 @@ INTERPOLATIONS = {
 }
 RESIZES = ("shortest", "squash", "pad")
 CROPS = ("round", "floor")
-LONGEST = 32
+LONGEST = 512
 """Long side over short side, beyond which an image is cropped before it is enlarged: a line would fill the memory."""
 
 

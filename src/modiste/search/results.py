@@ -78,7 +78,7 @@ class Results:
         'exact over 70 rows; no good match: no score reaches 0.200, which 90 % of true matches do'
         """
         parts = [f"{self.exactness} over {self.passing:,} rows"]
-        if self.threshold is not None and self.coverage is not None:
+        if len(self) and self.threshold is not None and self.coverage is not None:
             reached = sum(map(bool, self.table.column("match").to_pylist()))
             known = f"which {self.coverage:.0%} of true matches do".replace("%", " %")
             if reached:
