@@ -428,7 +428,7 @@ def _count(mask: Tensor) -> Tensor:
 
 
 def check_options(ks: Iterable[int], map_denominator: str, ideal: str = "relevant") -> None:
-    """Raise ModisteError for a cut-off that is no whole number from 1 on, or an unknown denominator or ideal."""
+    """Raise ModisteError for a cut-off that is not a positive integer, or an unknown denominator or ideal."""
     if map_denominator not in MAP_DENOMINATORS:
         raise ModisteError(
             f"Unknown MAP denominator '{map_denominator}'. {did_you_mean(map_denominator, MAP_DENOMINATORS)}"
@@ -541,7 +541,7 @@ def summarise(metrics: dict[str, Floats]) -> dict[str, float]:
 
 
 class RankingMetrics(Metric):
-    """The ranking metrics of queries against a gallery that arrive in batches, on any number of processes.
+    """Ranking metrics of queries against a gallery, accumulated over batches and processes.
 
     Queries and gallery are sharded in any way; every process holds its part and `compute` ranks against the union.
     Nothing is de-duplicated: a row that a padding sampler repeats is counted twice. Under torch.distributed every
