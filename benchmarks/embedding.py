@@ -83,8 +83,8 @@ def images(quick: bool) -> Iterator[Row]:
             a, b, ratio = harness.interleave(lambda: encode(pixels), peer, 1 if quick else 7)  # noqa: B023
         weights = "pretrained" if name == "EfficientNet-Lite0" else "random"
         note = f"{weights} weights; backend=auto took {taken}, cosine {cosine:.6f}; {floor()}"
-        what = f"embed drawn garments, {name}, {size} px, cosine of {wanted} or more"
-        peers = "eager fp32, batch 32, in a process of its own"
+        what = f"embed synthetic garments, {name}, {size} px, cosine of {wanted} or more"
+        peers = "eager fp32, batch 32, in a separate process"
         yield Row(8, what, peers, "rate", 32 / a, 32 / b, "images/s", ratio, *targets, note)
 
 
@@ -126,7 +126,7 @@ def texts(quick: bool) -> Iterator[Row]:
         assert cosine > 0.999, cosine
         a, b, ratio = harness.interleave(lambda: embedder.texts(titles), peer, 1 if quick else 3)
     note = f"backend=auto took {embedder.taken['text'][0]}, cosine {cosine:.6f}; texts of like length share a batch"
-    yield Row(9, f"embed {count} titles, MiniLM", "padded to 77, eager fp32, in a process of its own", "rate",
+    yield Row(9, f"embed {count} titles, MiniLM", "padded to 77, eager fp32, in a separate process", "rate",
               count / a, count / b, "texts/s", ratio, 4, 14, note)  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def products(quick: bool) -> Iterator[Row]:
                 "its outputs are unwrapped for transformers 5"
             )
             what = f"embed a catalogue of {count:,} products (600×800 JPEGs, titles) with CLIP ViT-B/32"
-            yield Row(10, what, "fashion-clip, in a process of its own", "rate", count / a, count / b, "products/s",
+            yield Row(10, what, "fashion-clip, in a separate process", "rate", count / a, count / b, "products/s",
                       ratio, *targets, note)  # fmt: skip
 
 

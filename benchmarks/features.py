@@ -95,7 +95,7 @@ def rows(quick: bool) -> Iterator[Row]:
     heads()
     ours = sorted(harness.seconds(heads) for _ in range(5))[2]
     theirs = harness.seconds(running(model, pairs, size))
-    what = f"a training step of the projections at batch {pairs:,}, EfficientNet-Lite0 at {size} px and MiniLM frozen"
+    what = f"training step of the projections at batch {pairs:,}, EfficientNet-Lite0 at {size} px and MiniLM frozen"
     note = (
         "the trunks once, the heads five times; batches gathered and collated; same embeddings (tests/test_features.py)"
     )

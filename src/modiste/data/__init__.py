@@ -1,4 +1,4 @@
-"""Catalogues of products and the data module that trains on them."""
+"""Product catalogues and the Lightning data module."""
 
 from __future__ import annotations
 

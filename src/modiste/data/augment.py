@@ -1,4 +1,4 @@
-"""Domain randomisation of catalogue photos: transforms of a PIL image for ``data.augment``, next to torchvision's."""
+"""Domain randomisation of catalogue photos: PIL transforms for ``data.augment``, in addition to torchvision's."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from modiste.errors import ModisteError
 
 
 class Thumbnail:
-    """With probability ``p``, the image as a small grey thumbnail, made the way Fashion-MNIST was made.
+    """Convert the image to a small grey thumbnail, the way Fashion-MNIST was made, with probability ``p``.
 
     Xiao et al., *Fashion-MNIST*, arXiv:1708.07747, section 2: trim edges near the corner's colour (5 % of the maximum
     intensity), scale the longest edge to 28 by skipping rows and columns, sharpen (Gaussian of radius 1), extend to a
-    centred square, grey. The last step, negation, is excluded: the data set is shown on white. No image of
+    centred square, grey. The last step, negation, is omitted: the data set is used on white. No image of
     Fashion-MNIST is used; this is its recipe, for photos of any catalogue.
 
     Args:
@@ -42,7 +42,7 @@ class Thumbnail:
         return f"Thumbnail(p={self.p}, size={self.size}, invert={self.invert})"
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        # Both numbers are drawn always, from torch's generator, which the data loader seeds for every item.
+        # Always draw both numbers from torch's generator, which the data loader seeds per item.
         taken, negated = torch.rand(2).tolist()
         if taken >= self.p:
             return image
@@ -59,9 +59,9 @@ class Thumbnail:
 
 
 class CropEnds:
-    """With probability ``p``, a random part of the image's top and bottom cut off: the wearer's head and legs.
+    """Crop a random part of the image's top and bottom (head and legs) with probability ``p``.
 
-    Shoes and bags, which catalogues show between wide margins, stay whole.
+    Shoes and bags, which catalogues show with wide margins, stay complete.
 
     Args:
         p: Probability.
@@ -95,7 +95,7 @@ class CropEnds:
 
 
 class HideSkin:
-    """With probability ``p``, pixels of the colour of skin turned white: a worn garment as if it lay flat.
+    """Turn skin-coloured pixels white with probability ``p``, so that a worn garment looks laid flat.
 
     Chai and Ngan, *Face segmentation using skin-color map in videophone applications*, 1999: 77 ≤ Cb ≤ 127 and
     133 ≤ Cr ≤ 173. Beige and brown goods have that colour too: an image of which more than ``most`` would go, of what
@@ -141,7 +141,7 @@ def _check(name: str, **parts: float) -> None:
 
 
 def trim(image: Image.Image, tolerance: float = 0.05) -> Image.Image:
-    """The image without margins that differ from its corner by at most ``tolerance`` of full intensity per channel.
+    """Trim margins that differ from the image's corner by at most ``tolerance`` of full intensity per channel.
 
     >>> photo = Image.new("RGB", (60, 80), (250, 250, 250))
     >>> photo.paste("navy", (20, 10, 40, 70))
@@ -157,6 +157,6 @@ def trim(image: Image.Image, tolerance: float = 0.05) -> Image.Image:
 
 
 def negate_garment(grey: Image.Image, ground: int = 242) -> Image.Image:
-    """The negative of a grey image; what is brighter than ``ground`` counts as background and stays."""
+    """Negate a grey image except its background, which is everything brighter than ``ground``."""
     background = grey.point(lambda value: 255 if value > ground else 0)
     return Image.composite(grey, ImageOps.invert(grey), background)

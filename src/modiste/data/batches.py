@@ -1,4 +1,4 @@
-"""Which pairs share a batch, and so which are each other's negatives."""
+"""Batch composition: which pairs share a batch and are each other's negatives."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from modiste.errors import ModisteError
 
 @dataclass(frozen=True)
 class Batches:
-    """The order of an epoch; cut into batches, it decides which pairs are each other's negatives.
+    """Order of an epoch, which decides the batches and thereby the negatives.
 
     Attributes:
-        group_by: A column; ``group_size`` pairs of one value are adjacent, hard negatives for each other (a group may
+        group_by: A column; ``group_size`` pairs with the same value are adjacent, as hard negatives (a group may
             continue in the next batch). None: the order is random.
-        group_size: Pairs in a group of ``group_by`` or ``mined``.
+        group_size: Pairs per group of ``group_by`` or ``mined``.
         one_per_product: No product twice in a batch. The last batches of an epoch, for which few products are left, may
             hold one twice: no row is dropped.
-        balance: A column. An epoch then draws as many rows as there are, with replacement; a row of a value that n rows
-            have is drawn with a probability proportional to n^-power.
-        power: 0 leaves the values as frequent as they are, 1 makes all equally frequent.
-        mined: A directory of ``modiste embed``: groups are of pairs that are near each other for its model
+        balance: A column. An epoch samples the number of rows with replacement; a row whose value occurs in n rows
+            has a probability proportional to n^-power.
+        power: 0 keeps the natural frequencies, 1 makes all values equally frequent.
+        mined: A directory of ``modiste embed``: groups are nearest neighbours under its model
             (`modiste.data.mining.Miner`). None: nothing is mined.
-        false_negative_margin: Pairs nearer to each other than this fraction of their own score are kept apart; see
+        false_negative_margin: Pairs above this fraction of the positive's score are separated; see
             `Miner`.
 
     Raises:
@@ -81,7 +81,7 @@ class Batches:
         if self.mined is not None:
             image, text = mining.read(Path(self.mined), catalogue, total)
             miner = mining.Miner(image, text, _numbers(products), _numbers(captions), self.false_negative_margin)
-            # More than a group needs: other groups will have taken some.
+            # more than a group needs, since other groups take some
             mined = Mined(miner, miner.neighbours(4 * self.group_size))
         weights = None if self.balance is None else inverse_frequencies(catalogue.column(self.balance), self.power)
         return Order(
@@ -134,7 +134,7 @@ class Order:
     weights: Tensor | None = None
 
     def __call__(self, generator: torch.Generator, batch_size: int) -> list[int]:
-        """The rows of an epoch in their order: each once, or as the weights draw them.
+        """Rows of an epoch in order: each once, or sampled by weight.
 
         >>> order = Order(6, groups=["shoe", "bag", "shoe", "bag", "shoe", "bag"], group_size=3)
         >>> order(torch.Generator().manual_seed(0), 6)
@@ -154,7 +154,7 @@ class Order:
 
 
 def _grouped(order: Tensor, values: Sequence[str], size: int, generator: torch.Generator) -> Tensor:
-    """``order`` with the rows of one value in groups, and the groups shuffled."""
+    """Group ``order`` by value and shuffle the groups."""
     by_value: dict[str, list[int]] = {}
     for row in order.tolist():
         by_value.setdefault(values[row], []).append(row)
@@ -168,7 +168,7 @@ def _shuffled(groups: Sequence[Sequence[int]], generator: torch.Generator) -> Te
 
 
 def _apart(rows: Sequence[int], products: Sequence[str], batch_size: int) -> list[int]:
-    """``rows``; a row whose product is already in the batch moves to the next batch that has room for it."""
+    """Move rows whose product is already in the batch to the next batch with room."""
     result: list[int] = []
     coming, waiting = deque(rows), deque[int]()
     while coming or waiting:
@@ -183,7 +183,7 @@ def _apart(rows: Sequence[int], products: Sequence[str], batch_size: int) -> lis
                     batch[products[row]] = row
         result += batch.values()
         waiting.extend(passed_over)
-        if not coming and len(batch) < batch_size:  # what is left cannot be kept apart
+        if not coming and len(batch) < batch_size:  # the rest cannot be separated
             result += waiting
             waiting.clear()
     return result

@@ -1,4 +1,4 @@
-"""What a ``data`` node of the configuration describes: its catalogue and its captions."""
+"""Build the catalogue and captions of a ``data`` config node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from modiste.data.splits import HeldOut
 from modiste.data.storage.preprocessed import Preprocessed
 from modiste.errors import ModisteError
 
-# Of a data node, what `load` reads.
+# the keys of a data node that `load` reads
 PARTS = ("name", "catalogue", "split", "derive", "preprocessed", "held_out", "corruptions")
 
 
@@ -26,7 +26,7 @@ def load(data_cfg: Any) -> Catalogue:
     Raises:
         ModisteError: The preprocessed images are those of another data set, or are to be corrupted.
     """
-    # Runs from before these keys do not have them.
+    # older runs lack these keys
     catalogue = derive(_whole(data_cfg), data_cfg.get("derive") or {})
     catalogue = instantiate(data_cfg.split)(catalogue)
     if data_cfg.get("held_out"):
@@ -46,7 +46,7 @@ def captions_of(data_cfg: Any) -> Captions:
 
 
 def bind_captions(data_cfg: Any, catalogue: Catalogue) -> BoundCaptions:
-    """Return the captions of a catalogue's rows as a ``data`` node words them: the same for every command.
+    """Return the captions of a catalogue's rows by the templates of a ``data`` node.
 
     Args:
         data_cfg: The node that ``catalogue`` was loaded from.
@@ -59,7 +59,7 @@ def bind_captions(data_cfg: Any, catalogue: Catalogue) -> BoundCaptions:
 
 
 def identity(data_cfg: Any) -> str:
-    """Return what decides the catalogue that `load` returns: nodes of one identity have the same.
+    """Return the identity of the catalogue that `load` returns: equal identities give equal catalogues.
 
     >>> from modiste.config import compose
     >>> a, b, c = (compose("train", words).data for words in ([], ["data.batch_size=8"], ["data.split.seed=1"]))

@@ -16,13 +16,13 @@ FIELD = re.compile(r"{([^{}]+)}")
 
 @dataclass(frozen=True)
 class Captions:
-    """Templates such as ``"{text}"`` or ``"a {baseColour} {articleType} for {gender}"``.
+    """Caption templates such as ``"{text}"`` or ``"a {baseColour} {articleType} for {gender}"``.
 
     Attributes:
-        templates: Training samples one per access and product, seeded; evaluation always takes the first.
+        templates: Training samples one per product and access, seeded; evaluation always uses the first.
         weights: Sampling weights of the templates; equal when empty.
-        words: Column → value → the word that stands for it in a caption, as a data set's ``classes``.
-        synonyms: Column → value → other words; training draws one of all, evaluation takes the first.
+        words: Column → value → word used in captions, like a data set's ``classes``.
+        synonyms: Column → value → alternative words; training samples one, evaluation uses the first.
 
     A template that names an empty column of a row is skipped for that row, unless it is the only one left.
 
@@ -45,7 +45,7 @@ class Captions:
 
     @property
     def columns(self) -> set[str]:
-        """The columns that the templates name."""
+        """Columns used by the templates."""
         return {name for template in self.templates for name in FIELD.findall(template)}
 
     def bind(self, catalogue: Catalogue) -> BoundCaptions:
@@ -72,11 +72,11 @@ class BoundCaptions:
     columns: dict[str, list[str]]
 
     def first(self, row: int) -> str:
-        """The caption that evaluation uses."""
+        """Caption used in evaluation."""
         return self._render(self.captions.templates[0], row, lambda words: words[0])
 
     def sample(self, row: int, generator: random.Random) -> str:
-        """A caption drawn with ``generator``."""
+        """Sample a caption with ``generator``."""
         weights = self.captions.weights or [1.0] * len(self.captions.templates)
         usable = self._usable(row)
         if not usable:
@@ -85,7 +85,7 @@ class BoundCaptions:
         return self._render(self.captions.templates[chosen], row, generator.choice)
 
     def all(self, row: int) -> set[str]:
-        """Every caption that `sample` may draw for a row."""
+        """All captions that `sample` can return for a row."""
         captions = set()
         for template in [self.captions.templates[index] for index in self._usable(row) or [0]]:
             choices = [self._words(name, self.columns[name][row]) for name in FIELD.findall(template)]
@@ -95,11 +95,11 @@ class BoundCaptions:
         return captions
 
     def complete(self, row: int) -> bool:
-        """Whether there is a template of which no column is empty in this row."""
+        """Whether some template has no empty column in this row."""
         return bool(self._usable(row))
 
     def _usable(self, row: int) -> list[int]:
-        """The templates of which no column is empty in this row."""
+        """Templates without an empty column in this row."""
         templates = enumerate(self.captions.templates)
         return [index for index, text in templates if all(self.columns[name][row] for name in FIELD.findall(text))]
 

@@ -1,4 +1,4 @@
-"""The catalogue: one schema for every data set. A table of products, one row per image, and where the images are."""
+"""The catalogue: one schema for every data set, a table with one row per image and an image source."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCHEMA = ("row", "product_id", "image", "text", "split", "pixels")
 GROUNDING = ("mask", "boxes")
 SCAN_VERSION = "2"
 
-# Why a row is excluded.
+# reasons for excluding a row
 MISSING_IMAGE = "missing image"
 UNREADABLE_IMAGE = "unreadable image"
 UNREACHABLE_IMAGE = "unreachable image"
@@ -44,12 +44,12 @@ DUPLICATE_ROW = "duplicate row"
 
 @dataclass(frozen=True)
 class Card:
-    """What a data set is, under which licence, how to cite it and where to get it.
+    """Data card: name, licence, citation and download of a data set.
 
     Attributes:
         name: The word that selects it (``data=<name>``).
         expected: Counts that the publisher states, such as ``{"rows": 44446}``.
-        download: What to get from where, for the message when it is missing.
+        download: Download instructions, shown when files are missing.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Card:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the rows that were read: ``bad`` maps a reason to the product ids that were excluded for it."""
+    """Rows read, kept and excluded; ``bad`` maps a reason to the product ids excluded for it."""
 
     rows: int
     kept: int
@@ -116,7 +116,7 @@ class Catalogue:
         max_bad: int | float | None = None,
         problems: Sequence[str | None] | None = None,
     ) -> Catalogue:
-        """Check every row and decode every image once; skip bad rows and count them.
+        """Check every row, decode every image once, and skip and count bad rows.
 
         The scan of the images is cached (`modiste.utils.run_dir.cache_dir`) under the identity of the source.
 
@@ -124,7 +124,7 @@ class Catalogue:
             columns: ``product_id``, ``image``, ``text``, optionally ``split``, ``mask``, ``boxes``; any other column
                 is an attribute. With a ``pixels`` column (generated images whose content is known) nothing is decoded.
             max_bad: Maximum number (int) or fraction (float) of bad rows; None: no limit.
-            problems: What the adapter itself found to be wrong with each row, such as an unreadable mask.
+            problems: Problem per row found by the adapter, such as an unreadable mask.
 
         Raises:
             ModisteError: A column is missing or of another length, no row is usable, or more are bad than allowed.
@@ -157,7 +157,7 @@ class Catalogue:
         name: str = "table",
         max_bad: int | float | None = None,
     ) -> Catalogue:
-        """Return the catalogue of a table in memory, split and checked as `build` does.
+        """Return the catalogue of an in-memory table, split and checked like `build`.
 
         Args:
             table: A pandas, Polars or pyarrow table, or a mapping of columns. Columns of numbers stay numbers.
@@ -195,7 +195,7 @@ class Catalogue:
 
     @classmethod
     def unchecked(cls, card: Card, columns: Mapping[str, Sequence[Any]], images: ImageSource) -> Catalogue:
-        """All rows as they are, no image decoded, for what is read once: a few samples of a stream.
+        """Return all rows unchecked, without decoding images, for data that is read once such as stream samples.
 
         Args:
             columns: As in `build`; ``pixels`` stays empty.
@@ -266,15 +266,15 @@ class Catalogue:
         return self.images.read(self.reference(i))
 
     def reference(self, i: int) -> str:
-        """By what `images` reads the i-th row's image."""
+        """Reference by which `images` reads the i-th row's image."""
         return self.table.column("image")[i].as_py()
 
     def parts(self, i: int) -> list[str]:
-        """The parts that the i-th image has a mask of. Raises ModisteError where the data set has no masks."""
+        """Parts with a mask on the i-th image. Raises ModisteError if the data set has no masks."""
         return self._masks().parts(self.table.column("mask")[i].as_py())
 
     def read_mask(self, i: int, part: str = WHOLE) -> Image.Image:
-        """Where ``part`` is on the i-th image: mode L, of the image's size, 255 inside and 0 outside.
+        """Mask of ``part`` on the i-th image: mode L, in the image's size, 255 inside and 0 outside.
 
         ``whole`` is everything that is not background. Raises ModisteError where there are no masks, or no such part.
         """
@@ -342,20 +342,20 @@ def _as_text(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
 
 
 def _typed(columns: Mapping[str, Sequence[Any]]) -> dict[str, pa.Array]:
-    """The attributes that are numbers or truth values, with their type."""
+    """Numeric and boolean attributes with their type."""
     typed = {}
     for name, values in columns.items():
         kinds = {type(value) for value in values if value is not None and value == value}
         if name not in (*SCHEMA, *GROUNDING) and kinds and (kinds == {bool} or kinds <= {int, float}):
             plain = [None if value != value else value for value in values]
             kind = pa.bool_() if kinds == {bool} else pa.float64() if float in kinds else pa.int64()
-            with suppress(pa.ArrowInvalid, OverflowError):  # a number that no column holds stays text
+            with suppress(pa.ArrowInvalid, OverflowError):  # numbers that fit no column type stay text
                 typed[name] = pa.array(plain, kind)
     return typed
 
 
 def _name_products(products: list[str], name: str) -> None:
-    """Give each row without a product id one of its own: blank ids are not one product."""
+    """Give each row without a product id a unique one: blank ids are not one product."""
     blank = [row for row, product in enumerate(products) if not product]
     for row in blank:
         products[row] = f"row {row + 1}"
@@ -372,7 +372,7 @@ def _table(texts: Mapping[str, list[str]], keep: np.ndarray, typed: Mapping[str,
 
 
 def _row_problems(texts: Mapping[str, list[str]]) -> list[str | None]:
-    """What is wrong with each row before its image is looked at; None: nothing."""
+    """Problem of each row before decoding its image; None: no problem."""
     reasons: list[str | None] = []
     seen: set[tuple[str, str]] = set()
     for product, image, text in zip(texts["product_id"], texts["image"], texts["text"], strict=True):
@@ -387,7 +387,7 @@ def _row_problems(texts: Mapping[str, list[str]]) -> list[str | None]:
 
 
 def _scan_into(reasons: list[str | None], refs: list[str], images: ImageSource, name: str) -> list[str]:
-    """The pixel hash of every row ("" for a bad one); rows whose image is bad get their reason."""
+    """Return the pixel hash of every row ("" for a bad one) and record the reason for bad images."""
     scanned = scan(sorted({ref for ref, reason in zip(refs, reasons, strict=True) if reason is None}), images, name)
     pixels = []
     for i, ref in enumerate(refs):
@@ -437,7 +437,7 @@ def _look(images: ImageSource, ref: str) -> tuple[str, str | None]:
 
 
 def image_problem(error: OSError | ValueError) -> str:
-    """Why a row is excluded whose image could not be read.
+    """Reason for excluding a row whose image could not be read.
 
     >>> image_problem(FileNotFoundError()), image_problem(OSError("image file is truncated"))
     ('missing image', 'unreadable image')

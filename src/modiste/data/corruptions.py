@@ -1,4 +1,4 @@
-"""Corrupted images: a catalogue whose every picture is transformed, to measure a model on another kind of picture."""
+"""Corrupted catalogues: every image is transformed, to evaluate robustness."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GENERATOR = threading.Lock()
 
 @dataclass(frozen=True)
 class CorruptedImages:
-    """An image source whose pictures are transformed; what a transform draws depends on the picture alone.
+    """Image source with transformed images; a transform's randomness depends only on the image.
 
     Attributes:
         images: The source of the originals.
@@ -45,7 +45,7 @@ class CorruptedImages:
 
 
 def corrupt(catalogue: Catalogue, transforms: Sequence[Callable[[Any], Any]]) -> Catalogue:
-    """The catalogue with every image transformed; products, texts and splits stay (as ImageNet-C, arXiv:1903.12261).
+    """Return the catalogue with transformed images, as in ImageNet-C (arXiv:1903.12261); all else is unchanged.
 
     The column ``pixels`` then tells the original and the transforms apart from all others, so caches do not mix them.
     Masks and boxes, which the transforms may move, are excluded.

@@ -61,7 +61,7 @@ class Fields:
 
     @property
     def columns(self) -> set[str]:
-        """The columns that the templates name."""
+        """Columns used by the templates."""
         return {name for options in self.fields.values() for name in FIELD.findall(options["template"])}
 
     @property

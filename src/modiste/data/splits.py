@@ -27,7 +27,7 @@ HELD_OUT = {"train": EXCLUDED, "val": "val_held_out", "test": "test_held_out"}
 
 @dataclass(frozen=True)
 class RandomSplit:
-    """Whole groups (`groups`) to splits at random, by hash of the group: adding products moves no others.
+    """Random split of whole groups (`groups`) by hash: adding products moves no others.
 
     Attributes:
         fractions: Split → part of the groups; they add up to 1.
@@ -92,7 +92,7 @@ class GivenSplit:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Leave categories or brands out of training, and set their validation and test products apart (`HELD_OUT`).
+    """Hold categories or brands out of training, as separate validation and test splits (`HELD_OUT`).
 
     Unlike a split's ``hold_out``, which moves all of a category's products into one test split, this keeps a validation
     set of what was never trained, ``val_held_out``, to select a checkpoint on, and ``test_held_out`` to report it on.

@@ -1,4 +1,4 @@
-"""What runs a tower when it embeds: torch, its compiler, ONNX Runtime or OpenVINO; and the choice between them.
+"""Inference backends for embedding: torch, torch.compile, ONNX Runtime, OpenVINO; and their selection.
 
 A backend is a function of a `Tower` that gives a function of inputs. All take what `DualEncoder.encode_image` and
 `encode_text` take, and give embeddings (B, D) in float32; how far they are from torch's is measured, on the inputs of
@@ -139,7 +139,7 @@ def eager(tower: Tower, precision: str) -> Encode:
 
 
 def channels_last(tower: Tower, precision: str) -> Encode:
-    """Torch's own with images in the layout that its CPU convolutions prefer, a few at a time; texts as they are."""
+    """Torch with channels_last images, a few at a time."""
     if tower.kind == "text":
         return eager(tower, precision)
     model: Any = copy.deepcopy(tower.model).to(memory_format=torch.channels_last)
@@ -278,7 +278,7 @@ def _openvino(tower: Tower) -> Any:
 
 
 def quantise_weights(program: Any) -> int:
-    """Make the weights of matrix products int8, in place, with a scale for each output: w ≈ int8 · max|w| / 127.
+    """Quantise matmul weights to int8 in place, with one scale per output: w ≈ int8 · max|w| / 127.
 
     Products whose inputs `SMALLEST_GROUP` does not divide stay as they are. Ours rather than nncf's `compress_weights`,
     which makes the embeddings of tokens int8, too, draws a progress bar of its own and reports its use to its maker.
@@ -329,7 +329,7 @@ BACKENDS: dict[str, Callable[[Tower, str], Encode]] = {
 
 
 def check_name(name: str, precision: str = "fp32") -> None:
-    """Raise ModisteError for what does not exist, or excludes each other, or whose packages are not installed."""
+    """Raise ModisteError for unknown or incompatible options and for missing packages."""
     if precision not in PRECISIONS:
         raise ModisteError(f"precision={precision} is not known: choose fp32, bf16 or int8.")
     if precision == "int8" and name not in ("openvino", "auto"):

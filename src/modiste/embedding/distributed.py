@@ -1,4 +1,4 @@
-"""Embeddings of a catalogue as independent shards with a manifest, made by any number of local processes or by Ray."""
+"""Embed a catalogue as independent shards with a manifest, in local processes or on Ray."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """What is embedded, by which model and in which batches: a shard depends on nothing else.
+    """Embedding job: data, model and batches. A shard depends on nothing else.
 
     Attributes:
         model: The dual encoder.

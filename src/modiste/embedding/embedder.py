@@ -1,4 +1,4 @@
-"""Embeddings of a catalogue: computed once for a (model, data, preprocessing) and kept, or read from files."""
+"""Embedders: compute and cache embeddings per model, data and preprocessing, or read them from files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 
 class ModelEmbedder:
-    """Embed images and texts with a model; what it made before for the same weights and pixels comes from a cache.
+    """Embed images and texts with a model, cached by weights and pixels.
 
     Args:
         model: The dual encoder; it is put into evaluation mode.
@@ -319,7 +319,7 @@ def _tensors(inputs: Any) -> list[Tensor]:
 
 
 class MatrixEmbedder:
-    """Embeddings that exist already: one row of ``images`` and of ``texts`` for every row of the catalogue.
+    """Precomputed embeddings: one row of ``images`` and of ``texts`` per catalogue row.
 
     Args:
         catalogue: The whole catalogue that the rows belong to.
@@ -377,7 +377,7 @@ class MatrixEmbedder:
 
 
 class PrefixEmbedder:
-    """The first ``dim`` numbers of another embedder's embeddings, normalised again, as loss=matryoshka trains them.
+    """Truncate another embedder's embeddings to ``dim`` dimensions and renormalise (loss=matryoshka).
 
     The whole embeddings are what is cached, so all prefixes share one pass of the towers.
 
@@ -420,7 +420,7 @@ class PrefixEmbedder:
 
 
 def read_matrix(path: Path) -> Tensor:
-    """A matrix from a ``.npy`` file or a ``.pt`` tensor. Raises ModisteError when it is missing or neither."""
+    """Load a matrix from a ``.npy`` or ``.pt`` file. Raises ModisteError if it is missing or invalid."""
     if not path.is_file():
         raise ModisteError(f"Embedding file {path} does not exist: give the path of a .npy or .pt file.")
     try:

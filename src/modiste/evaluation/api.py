@@ -96,7 +96,7 @@ def _subject(model: DualEncoder | RunDir | str | Path, cfg: DictConfig) -> Subje
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What `evaluate_config` did.
+    """Outcome of `evaluate_config`.
 
     Attributes:
         outcomes: One per task.

@@ -1,4 +1,4 @@
-"""What the evaluated images, titles and products share with training data."""
+"""Overlap of evaluated images, titles and products with training data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SMALL = 48
 
 @dataclass(frozen=True)
 class Audit:
-    """The two sides and what they share.
+    """Training and evaluation data and their overlap.
 
     Attributes:
         train: Training rows.

@@ -22,7 +22,7 @@ HEADS = ("metric", "A", "B", "A − B", "95 % interval", "p", "p Holm", "verdict
 
 @dataclass
 class Pair:
-    """Two results of one data set, split and task: every common metric, and the tests of those that have one."""
+    """Comparison of two results of one data set, split and task: common metrics and their tests."""
 
     a: StoredResult
     b: StoredResult
@@ -120,7 +120,7 @@ class Comparison:
 def compare(
     a: str | Path, b: str | Path, *, allow: Sequence[str] = (), resamples: int = 10_000, seed: int = 0
 ) -> Comparison:
-    """Compare two models on the queries that both were evaluated on, with paired tests and Holm's correction.
+    """Compare two models on the same queries, with paired tests and Holm's correction.
 
     Args:
         a: A run directory, or a result file.

@@ -43,7 +43,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Merged:
-    """What `merge` did.
+    """Outcome of `merge`.
 
     Attributes:
         run: The run directory of the merged weights.
@@ -206,7 +206,7 @@ def check_monitor(cfg: DictConfig) -> None:
 
 
 def evaluations(cfg: DictConfig, line: Invocation) -> dict[str, Evaluation]:
-    """Where every alpha is measured: in domain (``val``, which chooses), and the sets of ``transfer`` by name.
+    """Evaluation sets for every alpha: in domain (``val``, which selects) and the ``transfer`` sets by name.
 
     Raises:
         ModisteError: A set cannot be composed, or its data are missing.
@@ -229,7 +229,7 @@ def where(evaluation: Evaluation) -> str:
 
 
 class Merge:
-    """The models between two, each evaluated on every domain.
+    """Interpolated models, each evaluated on every domain.
 
     Args:
         cfg: The configuration of the command.

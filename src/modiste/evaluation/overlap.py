@@ -1,4 +1,4 @@
-"""What evaluated rows share with training rows: identical and near-identical images, titles, products, embeddings.
+"""Overlap of evaluation and training rows: (near-)identical images, titles, products, embeddings.
 
 A perceptual hash alone finds nothing in a product catalogue: on KAGL every second test picture is within 4 bits of a
 training picture, because all shoes look similar on white. Two pictures are near here when their hashes are close *and*

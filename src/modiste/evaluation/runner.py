@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task.
+    """Outcome of a task.
 
     Attributes:
         entry: Name of the evaluation in its suite.
@@ -49,7 +49,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A loaded data set with what embeds it, and the facts about that which results record."""
+    """A loaded data set with its embedder, and the facts that results record."""
 
     evaluation: Evaluation
     embedder: Embedder

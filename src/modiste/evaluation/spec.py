@@ -27,7 +27,7 @@ EVERY_ROW = "all"
 
 
 class Task:
-    """Measure an embedder on a split of a catalogue (`modiste.tasks`)."""
+    """Evaluate an embedder on a split of a catalogue (`modiste.tasks`)."""
 
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
         """The metrics of the embeddings of ``split``."""
@@ -51,7 +51,7 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationSpec:
-    """A data set, a split and tasks: of `modiste evaluate`, a suite's entry, a validation set, `merge` or `audit`.
+    """Evaluation specification: data set, split and tasks, as used by evaluate, suites, validation, merge, audit.
 
     Attributes:
         name: In messages, and of a validation set in its metrics.

@@ -1,4 +1,4 @@
-"""Whose embeddings are evaluated: a run's model, a published model, a model in memory, or matrices on disk."""
+"""Subjects of evaluation: a run's model, a published model, a model in memory, or matrices on disk."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ KEPT = ("config.yaml", "checkpoints")  # of a run directory: what an evaluation 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to compute a result again.
+    """Recipe for recomputing a result.
 
     Attributes:
         overrides: Hydra's, without those that `REPLACED` names.
@@ -57,7 +57,7 @@ class Recipe:
 
 @dataclass
 class Verdict:
-    """What became of one result: ``identical``, or what else, and what differs."""
+    """Verdict on one result: ``identical`` or another status, and the differences."""
 
     path: Path
     word: str
@@ -79,7 +79,7 @@ def verify_results(
     cache: bool = True,
     config_dirs: Sequence[Path] = (),
 ) -> Iterator[Verdict]:
-    """Compute results again, each as its file says, and compare them.
+    """Recompute results from the settings in their files and compare them.
 
     Args:
         paths: Result files, or directories that hold some.

@@ -32,7 +32,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 class DepthwiseConv2dSame(Conv2dSame):
-    """The same for timm's convolution with TensorFlow's padding."""
+    """`Depthwise` for timm's convolution with TensorFlow's padding."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not gains(self, x):

@@ -1,4 +1,4 @@
-"""Bases of the losses: `ContrastiveLoss` asks for ``forward`` alone; temperature and tiles are there to build on."""
+"""Base classes of losses: `ContrastiveLoss` needs only ``forward``; temperature and tiles are optional."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class ContrastiveLoss(nn.Module):
-    """Base of the losses over a batch of image–text pairs: a subclass implements ``forward``, and nothing else.
+    """Base class of losses over a batch of image–text pairs; subclasses implement ``forward``.
 
     Training calls ``loss(image, text, product_id)`` with unit-norm embeddings (B, D), row i of one belonging to row i
     of the other, and ``product_id`` (B,), int64; rows of one product are not negatives of each other. The loss is a
@@ -59,7 +59,7 @@ class ContrastiveLoss(nn.Module):
         """Bring parameters back into their range after an optimizer step; by default nothing."""
 
     def inverse_temperature(self) -> Tensor | None:
-        """Factor on the cosines, (), which is logged and given to the terms; None for a loss without temperature."""
+        """Logit scale, (), logged and passed to the terms; None for a loss without temperature."""
         return None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -135,7 +135,7 @@ class LogitScale(nn.Module):
 
 
 class LogitBias(LogitScale):
-    """Mix-in: `LogitScale` and a learnable ``logit_bias``, as SigLIP has them.
+    """Mix-in: `LogitScale` and a learnable ``logit_bias``, as in SigLIP.
 
     Args:
         default_scale: See `LogitScale`.
@@ -169,7 +169,7 @@ class LogitBias(LogitScale):
 
 
 class TiledLoss(ContrastiveLoss):
-    """Base of the losses whose logits are computed in tiles (`modiste.losses.tiles`): a subclass implements `compute`.
+    """Base class of losses with tiled logits (`modiste.losses.tiles`); subclasses implement `compute`.
 
     Every image and text of one product are positives of each other; duplicates are never negatives.
 

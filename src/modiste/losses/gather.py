@@ -1,4 +1,4 @@
-"""What a loss exchanges with the other processes. No other module of `modiste.losses` uses `torch.distributed`.
+"""Communication of losses between processes; the only use of `torch.distributed` in `modiste.losses`.
 
 Every function but `world_size`, `rank` and `collectives` is a collective: all processes must call it, in the same
 order. In a single process each of them is the identity. `gather_pairs` and `all_gather_with_grad` are what a loss of
@@ -80,7 +80,7 @@ def checked_products(image: Tensor, product_id: Tensor | None) -> Tensor:
 
 
 def gather_pairs(image: Tensor, text: Tensor, product_id: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """The pairs of all processes: embeddings with a gradient, and their products. The first line of a loss.
+    """Gather the pairs of all processes: embeddings with gradient, and product ids.
 
     A loss over what it returns, computed on every process, has the value and, averaged by DDP, the gradient of one
     process with the whole batch; so has the mean over a process's own rows of a loss that contrasts them against all.
@@ -107,7 +107,7 @@ def gather_pairs(image: Tensor, text: Tensor, product_id: Tensor | None = None) 
 
 
 def all_gather_with_grad(tensor: Tensor) -> Tensor:
-    """Concatenate the processes' tensors (n, ...) to (world_size · n, ...), in order of rank, with a gradient.
+    """Concatenate all processes' tensors (n, ...) to (world_size · n, ...) by rank, with gradient.
 
     The gradient of this process's part is the sum over all processes of what they have for it, so that DDP's average
     over the processes is the gradient of the mean of their losses. Without it (gathering constants) the average is
@@ -130,7 +130,7 @@ class _AllGather(torch.autograd.Function):
 
 
 def all_gather(tensor: Tensor) -> Tensor:
-    """Concatenate the processes' tensors (n, ...) to (world_size · n, ...), in order of rank, without a gradient."""
+    """Concatenate all processes' tensors (n, ...) to (world_size · n, ...) by rank, without gradient."""
     _enter()
     if world_size() == 1:
         return tensor
@@ -148,7 +148,7 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 
 def sum_over_processes(part: Tensor) -> Tensor:
-    """The sum of the processes' parts, with the gradient of ``world_size()`` times the own one, as DDP averages."""
+    """Sum over processes, with gradient scaled by ``world_size()`` to undo DDP's averaging."""
     if world_size() == 1:
         return part
     scaled = part * world_size()

@@ -13,7 +13,7 @@ from modiste.losses.clip import LOGITS_CACHE_MIB, checked_cache, infonce
 
 
 class GclLoss(LogitScale, TiledLoss):
-    """Weighted InfoNCE between the images and each text field, and between the images and the fields' mean.
+    """Weighted InfoNCE of images against each text field and against the mean of the fields.
 
     Zhu, Jung and Clark, *Generalized Contrastive Learning for Multi-Modal Retrieval and Ranking* (GCL),
     arXiv:2404.08535: the ranking score of a pair, turned into a weight, multiplies its cross-entropy, and a product of

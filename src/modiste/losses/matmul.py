@@ -21,7 +21,7 @@ Multiply = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Matmul:
-    """How two matrices are multiplied.
+    """Matmul precision.
 
     The result of ``mm`` must be fp32: a logit near 100 in bf16 would be rounded to 1/4.
 

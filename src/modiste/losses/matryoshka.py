@@ -13,7 +13,7 @@ from modiste.losses.base import ContrastiveLoss
 
 
 class MatryoshkaLoss(ContrastiveLoss):
-    """Σ w_d · inner(normalise(image[:, :d]), normalise(text[:, :d])), for embeddings that may be cut to d numbers.
+    """Matryoshka loss: Σ w_d · inner(normalise(image[:, :d]), normalise(text[:, :d])) over prefixes d.
 
     Kusupati et al., *Matryoshka Representation Learning*, arXiv:2205.13147, eq. 1. All prefixes share the inner loss's
     temperature (and bias), which is this loss's own.

@@ -16,7 +16,7 @@ from modiste.losses.tiles import Gradients, Tiles
 
 
 class SigLipLoss(LogitBias, TiledLoss):
-    """Logistic loss of every image–text pair of the batch, exact and without an N×N matrix.
+    """Pairwise sigmoid loss over all image–text pairs of the batch, exact and without an N×N matrix.
 
     Zhai et al., *Sigmoid Loss for Language Image Pre-Training* (SigLIP), arXiv:2303.15343, eq. 1: the sum over all
     pairs divided by the number N of images. Every pair of one product is positive.

@@ -14,7 +14,7 @@ from modiste.losses.tiles import Tiles
 
 
 class VseppLoss(TiledLoss):
-    """Each positive's cosine should exceed that of the hardest negative of the whole batch by a margin.
+    """Hinge loss between each positive and its hardest negative in the global batch (VSE++).
 
     Faghri et al., *VSE++: Improving Visual-Semantic Embeddings with Hard Negatives*, arXiv:1707.05612, eq. 6, as a mean
     over the batch: with s the cosines, N the batch size, and P(i) the pairs of the product of row i::

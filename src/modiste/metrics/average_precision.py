@@ -1,4 +1,4 @@
-"""Average precision of a ranking under many weightings of its items at once, as scikit-learn defines it."""
+"""Average precision of a ranking under many item weightings at once, as in scikit-learn."""
 
 from __future__ import annotations
 

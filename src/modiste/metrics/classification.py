@@ -60,7 +60,7 @@ def classification_metrics(right: Floats, support: Floats, predicted: Floats) ->
 
 
 def auc(scores: Floats, labels: npt.NDArray[np.bool_], counts: Floats | None = None) -> Floats:
-    """Area under the ROC curve: how likely a positive outscores a negative, equal scores counting half. Exact.
+    """Exact area under the ROC curve: probability that a positive outscores a negative; ties count half.
 
     Args:
         scores: (n,).
@@ -108,7 +108,7 @@ def per_class_table(confusion: npt.NDArray[np.int64], labels: Sequence[str]) -> 
 
 
 class ClassificationMetrics(Metric):
-    """The metrics of `DEFINITIONS`, accumulated in a confusion matrix that adds up over processes.
+    """Metrics of `DEFINITIONS` from a confusion matrix that is summed over processes.
 
     Args:
         n_classes: Number of classes C.

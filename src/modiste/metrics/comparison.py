@@ -1,4 +1,4 @@
-"""Whether two models differ on the same queries: McNemar's test, the paired bootstrap, and Holm's correction."""
+"""Paired tests of two models: McNemar's test, the paired bootstrap, and Holm's correction."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Comparison:
 
 
 def mcnemar(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """Two-sided p-value of McNemar's exact test: of the queries that one model alone gets right, is it half each?
+    """Two-sided p-value of McNemar's exact test over the queries that exactly one model gets right.
 
     Exact (binomial) for any number of queries, so that no approximation has to be chosen by it.
 
@@ -120,7 +120,7 @@ def compare_predictions(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Comparison]:
-    """Compare metrics that are no means over queries, such as F1, by a paired bootstrap over the queries' predictions.
+    """Compare metrics that are not means over queries, such as F1, by a paired bootstrap over predictions.
 
     Resampling queries is drawing the counts of the different (target, A's prediction, B's prediction) from a
     multinomial with n trials and their own frequencies.
@@ -159,7 +159,7 @@ def compare_predictions(
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values adjusted for being a family of tests (Holm, Scandinavian Journal of Statistics 6, 1979), in their order.
+    """Holm-adjusted p-values, in order (Holm, Scandinavian Journal of Statistics 6, 1979).
 
     The i-th smallest of m is multiplied by m − i + 1, is never below a smaller one's, and never above 1. Rejecting
     those of at most 5 % keeps the chance of any false rejection at 5 %, however the tests depend on each other.

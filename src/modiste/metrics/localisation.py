@@ -1,4 +1,4 @@
-"""How well a heat map finds a mask: pointing game, IoU over thresholds, average precision of pixels, IoU of boxes."""
+"""Localisation metrics of heat maps: pointing game, IoU over thresholds, pixel AP, box IoU."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pointing(heat: Heat, mask: Mask) -> float:
 
 
 def pixel_ap(heat: Heat, mask: Mask) -> float:
-    """Average precision, the sum of precision times the gain in recall over all distinct values, highest first.
+    """Average precision: sum of precision times gain in recall over distinct values, highest first.
 
     Args:
         heat: (h, w).

@@ -17,7 +17,7 @@ Tokenizer = Callable[[Sequence[str]], Tokens]
 
 
 class DualEncoder(nn.Module):
-    """Base of every model: an image tower and a text tower into one space.
+    """Base class of all models: an image tower and a text tower with a shared embedding space.
 
     Subclasses set the attributes and implement `image_features` and `text_features` (not normalised).
 

@@ -1,4 +1,4 @@
-"""Which part of a tower trains: all of it, nothing, its last layers, or low-rank adapters."""
+"""Fine-tuning modes of a tower: full, frozen, last layers, or low-rank adapters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ATTENTION = nn.MultiheadAttention
 
 @dataclass(frozen=True)
 class Tuning:
-    """How one tower trains.
+    """Fine-tuning mode of one tower.
 
     Attributes:
         train: ``full``; ``frozen``; ``last_n`` (the last ``layers`` layer groups, projection included); ``lora``

@@ -1,4 +1,4 @@
-"""Weights between two models of one architecture: linear interpolation, and whether it makes sense. Pure PyTorch."""
+"""Linear interpolation of the weights of two models with the same architecture, and its checks."""
 
 from __future__ import annotations
 

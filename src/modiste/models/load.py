@@ -135,7 +135,7 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
 
 
 class Start(NamedTuple):
-    """Where training starts.
+    """Initial state of training.
 
     Attributes:
         checkpoint: Gives the weights; None: from scratch.

@@ -27,7 +27,7 @@ INCOMPLETE = "Export the run again: modiste export run=RUN format=… out=DIR."
 
 
 def load_exported(source: str) -> DualEncoder:
-    """A model from what lies in a folder, or in a hub repository, of any layout that modiste writes or knows.
+    """Load a model from a folder or hub repository in any layout that modiste writes or knows.
 
     Folders of `modiste export`, of sentence-transformers, of open_clip, and of transformers.
 
@@ -166,7 +166,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="modiste", tags=["m
 
 
 class Programs(DualEncoder):
-    """The two programs of ``format=onnx``, ``openvino`` or ``transformers_js`` as a model that embeds and cannot train.
+    """Inference-only model from the programs of ``format=onnx``, ``openvino`` or ``transformers_js``.
 
     Args:
         folder: The export.

@@ -26,7 +26,7 @@ WRAPPERS = ("state_dict", "CLIP", "model")
 
 
 class OpenClipDualEncoder(DualEncoder):
-    """Any model of open_clip (Ilharco et al. 2021, doi:10.5281/zenodo.5143773), as it preprocesses and tokenizes.
+    """Any open_clip model (Ilharco et al. 2021, doi:10.5281/zenodo.5143773) with its preprocessing and tokenizer.
 
     Logit scale and bias belong to the loss and are frozen here. Weights load in float32 from safetensors or a
     ``weights_only`` pickle.

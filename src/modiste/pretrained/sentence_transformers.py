@@ -22,7 +22,7 @@ FEATURES = "sentence_embedding"
 
 
 class SentenceTransformersDualEncoder(DualEncoder):
-    """Any `SentenceTransformer` that takes images and texts into one space, as it preprocesses and tokenizes.
+    """Any multimodal `SentenceTransformer`, with its preprocessing and tokenizer.
 
     Args:
         source: Hub id, or a directory that ``save_pretrained`` wrote, of sentence-transformers or of

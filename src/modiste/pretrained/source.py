@@ -1,4 +1,4 @@
-"""Where published weights come from: a local path, or a name on the model hub; never one taken for the other."""
+"""Sources of published weights: a local path or a hub id, never confused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _looks_like_path(source: str) -> bool:
 
 @contextmanager
 def explained(source: str, remedy: str) -> Iterator[None]:
-    """Turn whatever a loading library raises into a `ModisteError`: the reason's first sentence, then ``remedy``."""
+    """Turn any error of a loading library into a `ModisteError`: its first sentence, then ``remedy``."""
     try:
         yield
     except ModisteError:

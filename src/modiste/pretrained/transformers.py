@@ -23,7 +23,7 @@ from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_p
 
 
 class TransformersDualEncoder(DualEncoder):
-    """Any model of transformers that has ``get_image_features`` and ``get_text_features``.
+    """Any transformers model with ``get_image_features`` and ``get_text_features``.
 
     CLIP (Radford et al. 2021, arXiv:2103.00020), SigLIP (Zhai et al. 2023, arXiv:2303.15343), the fixed-resolution
     checkpoints of SigLIP 2 (Tschannen et al. 2025, arXiv:2502.14786), and others of `AutoModel`. Preprocessing and

@@ -1,4 +1,4 @@
-"""Attribute prediction without training: how well a value's prompts rank the images that have it, by mean AP."""
+"""Zero-shot attribute prediction: mean AP of ranking images by the prompts of each value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outfit compatibility and fill-in-the-blank on Polyvore Outfits (Vasileva et al., ECCV 2018), without training.
+"""Zero-shot outfit compatibility and fill-in-the-blank on Polyvore Outfits (Vasileva et al., ECCV 2018).
 
 An outfit's score is the mean cosine of all pairs of its items; of the candidates for a blank, the one with the highest
 mean cosine with the question's items is chosen.

@@ -1,4 +1,4 @@
-"""Composed image retrieval: an image and the words for what is to be different search images (FashionIQ).
+"""Composed image retrieval: a reference image and relative captions retrieve the target (FashionIQ).
 
 FashionIQ (Wu et al., CVPR 2021): a reference image and two captions lead to one target image. The query is composed
 without training: normalise(image_weight · image + text_weight · text).
@@ -70,7 +70,7 @@ class Category:
 
 
 class Composed:
-    """A reference image and two captions search the target image, in each category of FashionIQ.
+    """Retrieve the target image by a reference image and two captions, per FashionIQ category.
 
     The catalogue (``data=fashion_iq``) is looked up by ``product_id`` = ASIN, whatever its splits. Queries whose
     reference or target has no image, and gallery items without one, are skipped and counted; with any of them the

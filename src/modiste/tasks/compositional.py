@@ -1,4 +1,4 @@
-"""Compositionality: does a model bind attributes to a product, also in combinations that are rare or were never seen?
+"""Compositionality: attribute binding, also in rare and unseen combinations.
 
 Swap probes in the manner of Winoground (Thrush et al., CVPR 2022) and ARO (Yuksekgonul et al., ICLR 2023), held-out
 (attribute, category) pairs, and the improbable products of FashionCLIP (Chia et al., Sci Rep 12:18958, 2022).
@@ -89,7 +89,7 @@ class Named:
 
 @dataclass
 class Found:
-    """The fields of a `Result` as they are filled, and what was excluded for which reason."""
+    """Collects the fields of a `Result`, and the excluded rows by reason."""
 
     per_query: dict[str, Floats] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)

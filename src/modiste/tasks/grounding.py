@@ -79,7 +79,7 @@ class Pairs:
 
 
 class Grounding:
-    """Heat-maps of the parts that each image has a mask of. A query is a pair of an image and a phrase.
+    """Evaluate heat maps of phrases against masks; a query is an (image, phrase) pair.
 
     Args:
         methods: Name (the metrics' prefix) to method; null disables it.
@@ -246,7 +246,7 @@ class Scan:
         self.methods, self.skipped = self._usable(names[:1])
 
     def _usable(self, parts: Sequence[str]) -> tuple[dict[str, HeatMap], dict[str, str]]:
-        """Each method is tried on one image, so that one that the model has no means for does not stop the others."""
+        """Try each method on one image, so that an unsupported one does not stop the others."""
         image = next(iter(self.samples.values())).read_image(0)
         methods: dict[str, HeatMap] = {}
         skipped: dict[str, str] = {}

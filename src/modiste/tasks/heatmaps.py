@@ -27,7 +27,7 @@ FLAT = 1e-6
 
 
 class HeatMap(Protocol):
-    """A method; interchangeable in ``task.grounding.methods``."""
+    """Heat map method, selected in ``task.grounding.methods``."""
 
     def __call__(self, model: DualEncoder, pixels: Tensor, texts: Tensor) -> Tensor:
         """Maps (K, h, w) of any resolution that cover the model's input.
@@ -46,7 +46,7 @@ class HeatMap(Protocol):
 
 
 class Occlusion:
-    """What is left of the similarity when only a band of the image is seen (FashionCLIP's ``attention_map.py``).
+    """Occlusion: similarity when only a band of the image is visible (FashionCLIP's ``attention_map.py``).
 
     The borders of the bands are the multiples of ``step`` on an image of 224 pixels, and its end, scaled to the model's
     input and rounded to whole pixels; a band lies between any two of them, across or down, and everything outside it is
@@ -130,7 +130,7 @@ class Occlusion:
 
 
 class PatchText:
-    """The cosine of each patch's embedding with the text (`DualEncoder.encode_patches`)."""
+    """Cosine of each patch embedding with the text (`DualEncoder.encode_patches`)."""
 
     def describe(self) -> dict[str, Any]:
         return {"method": "patch-text", "score": "cosine of the patch's embedding in the shared space and the text"}

@@ -1,4 +1,4 @@
-"""The retrieval benchmark of Marqo (github.com/marqo-ai/marqo-FashionCLIP, 2024), exactly, on any of its data sets.
+"""Marqo's retrieval benchmark (github.com/marqo-ai/marqo-FashionCLIP, 2024), on any of its data sets.
 
 Published queries with published relevance; the document of text-to-image is the normalised image, that of the
 attribute tasks normalise(0.9 · image + 0.1 · text), and iMaterialist's, which has no text, the image: as each data

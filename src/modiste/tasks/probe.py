@@ -94,7 +94,7 @@ class Problem:
 
 
 class Probe:
-    """Logistic regression on frozen image embeddings, an attribute at a time.
+    """Linear probe: logistic regression on frozen image embeddings, per attribute.
 
     The evaluated split alone is divided 80/20, products stratified by class: a model may have been trained on the
     others. With ``fit_split`` the regression is fitted on all of another split, and all of the evaluated one is the
@@ -312,7 +312,7 @@ class Probe:
 
 @dataclass
 class Found:
-    """The fields of a `Result` as they are filled, and how many fits ended before their optimum."""
+    """Collects the fields of a `Result`, and the number of fits that did not converge."""
 
     metrics: dict[str, Any] = field(default_factory=dict)
     per_query: dict[str, npt.NDArray[Any]] = field(default_factory=dict)

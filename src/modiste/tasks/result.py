@@ -1,4 +1,4 @@
-"""What a task receives, and what it returns: metrics with intervals, and all that a reader needs to know about them."""
+"""Interface of tasks: the embedder they receive and the `Result` they return."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def text_search(
 
 @dataclass(frozen=True)
 class Ranking:
-    """How searches are scored, whatever their queries and galleries.
+    """Scoring of searches, independent of queries and galleries.
 
     Attributes:
         ks: Cut-offs.
@@ -289,7 +289,7 @@ def judged_relevance(judgements: Judgements, product_ids: Sequence[str], source:
 
 @dataclass(frozen=True)
 class Sample:
-    """Small galleries of look-alikes: FashionGen's *sample-100* (FashionBERT, 2005.09801; Kaleido-BERT, 2103.16110).
+    """Small galleries of similar products (*sample-100*) (FashionBERT, 2005.09801; Kaleido-BERT, 2103.16110).
 
     Numbers of it are not comparable with those of a full gallery.
 
@@ -373,7 +373,7 @@ class Sample:
 
 
 class Retrieval:
-    """Searches among the products of a split.
+    """Retrieval within a split, text→image and image→text.
 
     Args:
         directions: Of ``t2i`` (each row's text searches the images) and ``i2t`` (each row's image searches the texts).
@@ -440,7 +440,7 @@ class Retrieval:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raise ModisteError for what a training's validation cannot see: anything beyond its validation split."""
+        """Raise ModisteError for options that need more than the validation split, which is all that training sees."""
         if "trainer" in cfg and (node.get("gallery") == "all" or node.get("published")):
             raise ModisteError(
                 "Validation in training sees the validation split only: leave gallery=split (or sample) and published "

@@ -64,7 +64,7 @@ class Part:
 
 
 class Similar:
-    """Images search images.
+    """Image-to-image retrieval.
 
     A query is never in its own gallery: it is excluded by its row, exactly, so that a second image with the same pixels
     stays (``queries_with_identical_image`` among the counts says how many queries have one).
@@ -121,7 +121,7 @@ class Similar:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raise ModisteError for splits that a training's validation cannot see."""
+        """Raise ModisteError for splits other than the validation split during training."""
         if "trainer" in cfg and (node.get("query_split") or node.get("gallery_split")):
             raise ModisteError(
                 "Validation in training sees the validation split only: set task.similar.query_split=null and "

@@ -13,7 +13,7 @@ from modiste.terms.teacher import Teacher
 
 
 class Term:
-    """Base of the terms: ``weight`` · value is added to the contrastive loss, value is logged as ``train/<term>``.
+    """Base class of terms: adds ``weight`` · value to the loss and logs value as ``train/<term>``.
 
     A subclass implements `__call__`. A term sees the embeddings of the whole batch of a process, whether gradient
     caching made them or not, and has no parameters of its own.

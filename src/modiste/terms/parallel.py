@@ -20,7 +20,7 @@ UNCACHED = "term.parallel takes the teacher's image tower, whose features are no
 
 
 class Parallel(Term):
-    """Mean squared distance of a caption and of its translations to the teacher's embedding of the caption.
+    """Mean squared distance of captions and translations to the teacher's caption embeddings.
 
     Reimers & Gurevych, *Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation*, EMNLP 2020,
     arXiv:2004.09813, equation 1, on unit-norm embeddings: ``(M(s) - M̂(s))² + (M(s) - M̂(t))²``, summed over the numbers

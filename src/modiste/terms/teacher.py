@@ -19,7 +19,7 @@ OWN = "own"
 
 
 class Teacher:
-    """A frozen model in evaluation mode; each tower runs at most once a batch, without a graph, whoever asks.
+    """Frozen model in evaluation mode; each tower runs at most once per batch, without gradients.
 
     It is no part of the module that trains: neither checkpoints nor the optimizer nor averages of weights hold it.
 

@@ -34,7 +34,7 @@ STARTING_WEIGHTS = "start.ckpt"
 
 @dataclass(frozen=True)
 class TrainingParts:
-    """What trains: the parts of a configuration.
+    """The built parts of a training configuration.
 
     Attributes:
         config: The resolved configuration as plain containers.

@@ -1,4 +1,4 @@
-"""Single garments cut out of CCP's street photos along its pixel labels, each on white as a catalogue shows it."""
+"""Garments cropped from CCP's street photos by their masks, on white like catalogue photos."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class GarmentImages:
 
 @dataclass(frozen=True)
 class CcpGarments:
-    """Read the garments of CCP: one row per part that a photo shows large enough.
+    """Read the garments of CCP: one row per garment that is large enough in a photo.
 
-    product_id = the photo's number and the part, text = attribute ``garment`` = the part, split = val or test by hash
+    product_id = photo number and part, text = attribute ``garment`` = part, split = val or test by hash
     of the photo's number, so that no photo is on both sides.
 
     Attributes:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class EMA(EMAWeightAveraging):
-    """An exponential moving average of the weights, which is validated, saved and used at the end.
+    """Exponential moving average of the weights, used for validation and checkpoints.
 
     The decay grows with the updates, min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage, so
     that a short run is not left with its first weights.

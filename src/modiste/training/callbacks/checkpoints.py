@@ -28,7 +28,7 @@ def validation_is_due(trainer: Trainer, batch_idx: int) -> bool:
 
 
 class RecentCheckpoint(ModelCheckpoint):
-    """Save the newest state mid-epoch, but not where a validation is due: ``last`` is saved after that.
+    """Save the latest state mid-epoch, except before a validation, after which ``last`` is saved.
 
     A run that ends at ``trainer.max_steps`` mid-epoch saves its last step, too.
     """
@@ -44,7 +44,7 @@ class RecentCheckpoint(ModelCheckpoint):
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Write a checkpoint whole or not at all, to the disk and not to its cache alone, and only with finite weights.
+    """Write checkpoints atomically, fsynced, and only with finite weights.
 
     ``best.ckpt`` is for use, not for resuming: it has neither optimizer states nor positions.
     """

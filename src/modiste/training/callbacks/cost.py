@@ -47,7 +47,7 @@ def short(number: float) -> float:
 
 
 class Cost(Callback):
-    """Write ``cost.json``: what the training cost, summed over continuations.
+    """Write ``cost.json``: cost of the run, summed over resumed parts.
 
     ``seconds`` of wall time, ``pairs`` seen and ``steps``; ``peak_memory_mb`` (MiB) of the first process, and
     ``peak_gpu_memory_mb`` of its GPU; ``energy_kwh`` and ``co2e_kg`` of all machines where codecarbon is installed

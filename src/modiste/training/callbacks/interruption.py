@@ -24,11 +24,11 @@ def fast_dev_run(trainer: Trainer) -> bool:
 
 
 class Interrupted(BaseException):
-    """Training stopped on request, its state saved."""
+    """Raised when training stops on request, with its state saved."""
 
 
 class Interruptible(Checkpoint):
-    """Ctrl-C or SIGTERM: finish the step in hand, and the validation that is due, save it, stop.
+    """On Ctrl-C or SIGTERM, finish the current step and any due validation, save the state and stop.
 
     A second Ctrl-C stops at once.
 
