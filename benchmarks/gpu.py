@@ -612,7 +612,8 @@ def ranking(quick: bool, device: torch.device) -> Iterator[Found]:
     """Exact ranks of all relevant items in both directions, against the ten nearest."""
     import numpy as np
 
-    from modiste.metrics.ranking import Relevance, both_ranks
+    from modiste.metrics.both_ranks import both_ranks
+    from modiste.metrics.relevance import Relevance
 
     count, dim, block = (300, 32, 128) if quick else (100_000, 512, 4096)
     generator = torch.Generator(device).manual_seed(0)

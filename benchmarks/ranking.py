@@ -26,7 +26,9 @@ def embeddings(pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def ours(pairs: int) -> Work:
     """R@1, 5, 10, MRR, MAP and nDCG, and the rest that one pass gives, in both directions."""
-    from modiste.metrics.ranking import Relevance, both_ranks, query_metrics, summarise
+    from modiste.metrics.both_ranks import both_ranks
+    from modiste.metrics.ranking import query_metrics, summarise
+    from modiste.metrics.relevance import Relevance
 
     image, text = embeddings(pairs)
     relevance = Relevance.from_ids(np.arange(pairs), np.arange(pairs))
@@ -105,7 +107,7 @@ def ranx_evaluate(pairs: int) -> Work:
 
 def product(pairs: int) -> Work:
     """The one matrix product alone, tile by tile into one buffer."""
-    from modiste.metrics.ranking import TILE
+    from modiste.metrics.both_ranks import TILE
 
     image, text = embeddings(pairs)
     buffer = torch.empty(TILE * TILE)

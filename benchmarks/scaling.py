@@ -27,7 +27,8 @@ def vectors(count: int, seed: int = 0) -> torch.Tensor:
 
 def ranking(products: int) -> Work:
     """Every rank in both directions between N images and N texts."""
-    from modiste.metrics.ranking import Relevance, both_ranks
+    from modiste.metrics.both_ranks import both_ranks
+    from modiste.metrics.relevance import Relevance
 
     image, text = vectors(products), vectors(products, 1)
     relevance = Relevance.from_ids(np.arange(products), np.arange(products))

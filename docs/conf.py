@@ -30,6 +30,7 @@ myst_heading_anchors = 3
 nb_execution_mode = os.environ.get("MODISTE_NOTEBOOKS", "cache")
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
+nb_output_stderr = "remove"  # progress, and warnings of libraries about the notebook
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # Lightning's are not ours
 napoleon_use_ivar = True

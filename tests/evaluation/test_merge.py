@@ -146,14 +146,14 @@ def test_the_picture_shows_both_curves(here):
         (["first=./aa", "second=b"], ["no run directory aa", "Did you mean 'a'?"]),
         (["first=a", "second=ab/alphas"], ["not a run directory"]),
         (["first=a", "second=narrow"], ["differ in architecture", "(32, ", "(16, ", "same model"]),
-        (["first=a", "second=b", "alphas=[0,1.5]"], ["alpha=1.5 is outside [0, 1]"]),
+        (["first=a", "second=b", "alphas=[0,1.5]"], ["alphas", "1.5", "from 0 to 1"]),
         (["first=a", "second=b", "alphas=[]"], ["alphas is empty"]),
-        (["first=a", "second=b", "alphas=0.5"], ["alphas=[0.5]"]),
-        (["first=a", "second=b", "alphas=[half]"], ["'half'", "not a number"]),
+        (["first=a", "second=b", "alphas=0.5"], ["takes a list"]),
+        (["first=a", "second=b", "alphas=[half]"], ["'half'", "a number"]),
         (["first=a", "second=b", "monitor.metric=val/loss"], ["val/loss", "val/<task>/<metric>", "retrieval"]),
-        (["first=a", "second=b", "monitor.metric=val/zeroshot/f1"], ["not measured here", "retrieval"]),
+        (["first=a", "second=b", "monitor.metric=val/zeroshot/f1"], ["val/zeroshot/f1", "retrieval"]),
         (["first=a", "second=b", "monitor.metric=val/retrieval/t2i/mr", "out=x"], ["Did you mean", "t2i/mrr'"]),
-        (["first=a", "second=b", "monitor.mode=best"], ["max or min"]),
+        (["first=a", "second=b", "monitor.mode=best"], ["min, max"]),
         (["first=a", "second=b", "out=narrow"], ["holds another run or merge", "out=DIR"]),
         (["first=b", "second=a", "out=ab"], ["holds another run or merge"]),
         (["first=a", "second=start"], ["first=start and second=RUN"]),
@@ -163,7 +163,7 @@ def test_the_picture_shows_both_curves(here):
 )  # fmt: skip
 def test_a_mistake_is_one_sentence(here, capsys, arguments, parts):
     kept = {key.partition("=")[0] for key in arguments}
-    assert main(["merge", *arguments, *(word for word in SMALL if word.partition("=")[0] not in kept)]) == 1
+    assert main(["merge", *arguments, *(word for word in SMALL if word.partition("=")[0] not in kept)]) in (1, 2)
     err = capsys.readouterr().err
     error = err[err.index("Error: ") :]
     assert all(part in error for part in parts), error

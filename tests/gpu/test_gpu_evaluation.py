@@ -11,7 +11,9 @@ from helpers.tiny_models import two_tower
 from modiste.data.synthetic import Synthetic
 from modiste.embedding.embedder import ModelEmbedder
 from modiste.errors import ModisteError
-from modiste.metrics.ranking import Relevance, both_ranks, relevant_ranks
+from modiste.metrics.both_ranks import both_ranks
+from modiste.metrics.ranks import relevant_ranks
+from modiste.metrics.relevance import Relevance
 
 
 def exact_embeddings(count, dim=64, seed=0):

@@ -27,10 +27,12 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor):
+            if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided:
                 self.largest = max(self.largest, leaf.untyped_storage().nbytes() // leaf.element_size())
         if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_):
             left, right = args[-2:]
+            if left.layout != torch.strided:  # of a sparse matrix
+                return out
             self.flops += 2 * left.shape[0] * left.shape[1] * right.shape[1]
         return out
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modiste.metrics import ranking
-from modiste.metrics.ranking import Relevance, both_ranks, relevant_ranks
+from modiste.metrics.both_ranks import both_ranks
+from modiste.metrics.ranks import relevant_ranks
+from modiste.metrics.relevance import Relevance
 
 
 def integers(*shape, low=-2, high=3, seed=0):
@@ -65,13 +66,13 @@ def test_a_product_that_rounds_differently_the_second_time_is_noticed(monkeypatc
         calls.append(1)
         return torch.matmul(a, b, out=out).add_(1e-3 * len(calls)) if a.shape[0] <= 16 else torch.matmul(a, b, out=out)
 
-    monkeypatch.setattr(ranking.torch, "mm", unsteady)
+    monkeypatch.setattr(torch, "mm", unsteady)
     assert both_ranks(queries, gallery, relevance, tile=16)[0].tolist() == expected.tolist()
 
 
 def test_no_more_than_tiles_of_scores_are_held(monkeypatch):
     sizes = []
-    monkeypatch.setattr(ranking.torch, "mm", lambda *a, out: sizes.append(out.numel()) or torch.matmul(*a, out=out))
+    monkeypatch.setattr(torch, "mm", lambda *a, out: sizes.append(out.numel()) or torch.matmul(*a, out=out))
     both_ranks(integers(100, 3), integers(120, 3), Relevance.from_ids(range(100), range(120)), tile=10)
     assert max(sizes) == 100
     assert len(sizes) == 10 * 12 + 10  # every tile once, and once more those of the diagonal

@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from modiste.metrics.classification import ClassificationMetrics
-from modiste.metrics.ranking import RankingMetrics
+from modiste.metrics.retrieval import RankingMetrics, RetrievalMetrics
 
 
 def data():
@@ -18,13 +18,16 @@ def data():
 
 
 def compute(own=slice(None), held=slice(None)):
-    """Both metrics, of a part of the queries and a part of the gallery."""
+    """All metrics, of a part of the queries and a part of the gallery."""
     queries, gallery, query_ids, gallery_ids = data()
     ranking = RankingMetrics(ks=[1, 5])
     ranking.update(queries[own], gallery[held], query_ids[own], gallery_ids[held])
     classes = ClassificationMetrics(13)
     classes.update((queries @ gallery.T).argmax(1)[own] % 13, query_ids[own])
-    return {name: float(value) for metric in (ranking, classes) for name, value in metric.compute().items()}
+    pairs = RetrievalMetrics(ks=[1, 5])
+    pairs.update(queries[own], gallery[: len(queries)][own], query_ids[own] // 2)
+    metrics = (ranking, classes, pairs)
+    return {name: float(value) for metric in metrics for name, value in metric.compute().items()}
 
 
 def work(rank, store, folder):

@@ -9,7 +9,10 @@ from torchmetrics import retrieval as torchmetrics_retrieval
 from helpers.trec_reference import assert_equal_to_trec, trec_values
 from modiste.errors import ModisteError
 from modiste.metrics import ranking
-from modiste.metrics.ranking import RankingMetrics, Relevance, query_metrics, relevant_ranks, summarise
+from modiste.metrics.ranking import query_metrics, summarise
+from modiste.metrics.ranks import relevant_ranks
+from modiste.metrics.relevance import Relevance
+from modiste.metrics.retrieval import RankingMetrics
 
 KS = [1, 3, 10]
 

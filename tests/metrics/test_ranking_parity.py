@@ -8,7 +8,9 @@ from torch.nn import functional as F
 from helpers.trec_reference import assert_equal_to_trec, trec_values
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.sources import ArrayImages
-from modiste.metrics.ranking import Relevance, candidate_ranks, other_ranks, query_metrics, relevant_ranks
+from modiste.metrics.ranking import query_metrics
+from modiste.metrics.ranks import candidate_ranks, other_ranks, relevant_ranks
+from modiste.metrics.relevance import Relevance
 from modiste.tasks.retrieval import Retrieval
 
 KS = [1, 2, 5, 10, 1000]

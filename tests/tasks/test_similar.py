@@ -12,7 +12,9 @@ from helpers.task_fakes import FakeCatalogue, FakeEmbedder
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.sources import ArrayImages
 from modiste.errors import ModisteError
-from modiste.metrics.ranking import Relevance, other_ranks, query_metrics
+from modiste.metrics.ranking import query_metrics
+from modiste.metrics.ranks import other_ranks
+from modiste.metrics.relevance import Relevance
 from modiste.reporting.html.gallery import Thumbs, gallery
 from modiste.tasks.similar import Similar
 
@@ -80,7 +82,7 @@ def test_other_views_agree_with_a_loop_that_takes_the_query_out_of_its_gallery(s
 @pytest.mark.parametrize("sort_from", [2, 10**6])
 def test_the_query_leaves_its_gallery_exactly_among_identical_images(sort_from, monkeypatch):
     """Every score is equal: the order is that of the gallery, in which those behind the query move up by one."""
-    monkeypatch.setattr("modiste.metrics.ranking.relevant_ranks.__defaults__", (2**20, sort_from))
+    monkeypatch.setattr("modiste.metrics.ranks.relevant_ranks.__defaults__", (2**20, sort_from))
     same = torch.ones(5, 1)
     relevance = Relevance.from_pairs([0, 2, 2, 4], [3, 1, 4, 0], n_queries=5)
     ranks = other_ranks(same, same, relevance, np.arange(5))

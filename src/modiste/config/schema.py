@@ -63,7 +63,7 @@ KEYS: dict[str, Any] = {
     "monitor": Node,
     "monitor.metric": str,
     "monitor.mode": Literal["min", "max"] | None,
-    "transfer": Node | None,
+    "transfer": Any,
     "init": str | None,
     "resume": str | None,
     "continue": str | None,
@@ -163,7 +163,7 @@ BY_ROOT: dict[str, dict[str, Any]] = {
     "prepare": {"out": str | None, "format": Literal["pixels", "webdataset"], "size": Count, "shard_rows": Count}
     | {"resize": Literal["shortest", "squash", "pad"], "crop_pct": Annotated[float, Range(above=0, most=1)]},
     "merge": {"first": str | None, "second": str | None, "alphas": Sequence[Fraction], "transfer_metric": str | None}
-    | {"out": str | None, "transfer": Any},
+    | {"out": str | None},
     "verify": {"paths": Sequence[str], "tolerance": NonNegative},
     "table": {"paths": Sequence[str]},
     "compare": {"paths": Sequence[str], "resamples": Count},

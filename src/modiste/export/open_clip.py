@@ -25,6 +25,7 @@ REMEDY = "open_clip knows no crop_pct: train with image.crop_pct=1, image.resize
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 # Text encoders whose width open_clip knows how to find.
 TEXT_TYPES = ("bert", "roberta", "xlm-roberta")
+POOLERS = {"mean": "mean_pooler", "cls": "cls_lasthidden_pooler"}
 HARMLESS = ("drop_rate", "drop_path_rate", "patch_drop_rate")
 
 
@@ -41,6 +42,10 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
 def _two_tower(model: Any, folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     save_tokenizer(model, folder, "open_clip")
     check(model)
+    if model.text.pooling not in POOLERS:
+        raise ModisteError(
+            f"open_clip has no pooling '{model.text.pooling}': choose format=sentence_transformers or transformers."
+        )
     trunk, tokenizer = model.text.trunk, model.tokenizer.tokenizer
     settings = trunk.config.to_dict()
     settings["pad_token_id"] = tokenizer.pad_token_id  # open_clip makes the attention mask from it
@@ -51,7 +56,7 @@ def _two_tower(model: Any, folder: Path) -> tuple[dict[str, Any], dict[str, torc
         "hf_tokenizer_name": str(folder),
         "hf_model_pretrained": False,
         "hf_proj_type": "linear",
-        "hf_pooler_type": {"mean": "mean_pooler", "cls": "cls_lasthidden_pooler"}[model.text.pooling],
+        "hf_pooler_type": POOLERS[model.text.pooling],
         "context_length": max_length(model),
         "vocab_size": trunk.config.vocab_size,
     }
@@ -124,7 +129,7 @@ def _published(model: OpenClipDualEncoder, folder: Path) -> tuple[dict[str, Any]
     config = config or {"model_cfg": open_clip.get_model_config(model.source.replace("/", "-"))}
     if config["model_cfg"] is None:
         raise ModisteError(f"format=open_clip needs a local copy of {model.source}: load the model from a directory.")
-    tokenizer = getattr(model.tokenizer.tokenizer, "tokenizer", None)  # type: ignore[attr-defined]
+    tokenizer: Any = getattr(model.tokenizer.tokenizer, "tokenizer", None)  # type: ignore[attr-defined]
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(folder)
     preprocess: Any = model.model.visual.preprocess_cfg

@@ -73,8 +73,9 @@ def _router(model: Any, parts: str) -> Any:
         str(image), modality_config=modality, module_output_name=FEATURES, processor_kwargs={"backend": "pil"}
     )
     texts = Transformer(str(text), max_seq_length=max_length(model))
+    pooling = {"last": "lasttoken"}.get(model.text.pooling, model.text.pooling)
     routes = {
-        "text": [texts, Pooling(model.text.dim, model.text.pooling), _dense(model.text_projection)],
+        "text": [texts, Pooling(model.text.dim, pooling), _dense(model.text_projection)],
         "image": [images, _dense(model.image_projection)],
     }
     return Router(routes, route_mappings={(None, "text"): "text", (None, "image"): "image"})
@@ -93,7 +94,8 @@ def save_image(model: Any, folder: Path) -> None:
     from transformers import TimmWrapperConfig, TimmWrapperModel
 
     encoder = model.image
-    config = TimmWrapperConfig(
+    wrapper_config: Any = TimmWrapperConfig
+    config = wrapper_config(
         architecture=encoder.architecture, do_pooling=True, num_classes=0, pretrained_cfg=timm_data(model.preprocess),
         model_args=encoder.arguments,
     )  # fmt: skip

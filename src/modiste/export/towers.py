@@ -59,7 +59,7 @@ def save_tokenizer(model: DualEncoder, folder: Path, format: str) -> None:
             f"format={format} needs tokenizer files, and this model hashes words: use format=hub, onnx or openvino, or "
             "train with text=minilm or another text encoder of transformers."
         )
-    saved = getattr(tokenizer, "tokenizer", None)
+    saved: Any = getattr(tokenizer, "tokenizer", None)
     if not hasattr(saved, "save_pretrained"):
         raise ModisteError(f"format={format} cannot save a {type(tokenizer).__name__}: use format=onnx or openvino.")
     saved.save_pretrained(folder)

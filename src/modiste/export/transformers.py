@@ -35,7 +35,7 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
     if isinstance(model, TransformersDualEncoder):
         save_published(model, folder, job.precision)
         return
-    model = two_tower(model, "transformers")
+    towers: Any = two_tower(model, "transformers")
     save_tokenizer(model, folder, "transformers")
     for file in Path(str(remote.__file__)).parent.glob("*_modiste.py"):
         shutil.copy(file, folder / file.name)
@@ -47,10 +47,10 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
             "AutoConfig": CONFIG, "AutoModel": MODEL, "AutoModelForZeroShotImageClassification": MODEL, **code
         },
         "image": {
-            "architecture": model.image.architecture, "arguments": model.image.arguments, "dim": model.image.dim
+            "architecture": towers.image.architecture, "arguments": towers.image.arguments, "dim": towers.image.dim
         },
-        "text": text_config(model),
-        "pooling": model.text.pooling,
+        "text": text_config(towers),
+        "pooling": towers.text.pooling,
         "projection_dim": model.embed_dim,
         "logit_scale_init_value": float(logit_scale(model)),
         "logit_bias": model.initial_bias,

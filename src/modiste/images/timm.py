@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -40,7 +41,7 @@ class TimmEncoder(nn.Module):
 
     Raises:
         ModisteError: timm has no such model, or its weights cannot be had; ``patch_drop_rate`` is outside [0, 1), or
-            given to a model that has no patches to leave out.
+            given to a model that has no patches to drop.
 
     >>> TimmEncoder("test_vit", size=160)(torch.zeros(2, 3, 160, 160)).shape
     torch.Size([2, 64])
@@ -97,8 +98,12 @@ class TimmEncoder(nn.Module):
         """Normalised pixels (B, 3, H, W) to a grid of features (B, h, w, dim): the head applied to every position."""
         features = self.trunk.forward_features(pixels)
         if features.ndim == 3:
-            tokens = self.trunk.fc_norm(features[:, self.trunk.num_prefix_tokens :])
-            return tokens.unflatten(1, self.trunk.patch_embed.grid_size)
+            tokens = features[:, self.trunk.num_prefix_tokens :]
+            side = math.isqrt(tokens.shape[1])  # the input is square; NaFlex has no grid of its own
+            pool = getattr(self.trunk, "attn_pool", None)
+            if pool is not None:  # SigLIP: of a single patch
+                tokens = pool(tokens.flatten(0, 1)[:, None]).reshape(tokens.shape)
+            return self.trunk.fc_norm(tokens).unflatten(1, (side, side))
         last = getattr(self.trunk, "output_fmt", "NCHW") == "NHWC"
         grid = features if last else features.movedim(1, -1)
         positions = grid.flatten(0, 2)
@@ -164,7 +169,7 @@ def hook_trunk(trunk: Any, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
 
 
 def without_patches(name: str) -> ModisteError:
-    """The error of a ``patch_drop_rate`` for a model that cannot leave out patches."""
+    """The error of a ``patch_drop_rate`` for a model that cannot drop patches."""
     return ModisteError(
         f"patch_drop_rate needs a vision transformer with patch dropout, unlike timm's '{name}': set it to 0, or "
         "use a ViT, for example image.name=vit_small_patch16_224."

@@ -275,7 +275,7 @@ class _TiledInfoNCE(torch.autograd.Function):
         row_positive, col_positive = torch.zeros_like(rows.total), torch.zeros_like(cols.total)
         known: list[Powers | None] = []
         for tile in tiles:
-            _leave_out(tile, absent, tiles)
+            _exclude(tile, absent, tiles)
             positive = tile.logits.view(-1)[tile.positive] * target[tile.positive_cols]
             row_positive.index_add_(0, tile.positive_rows, positive)
             col_positive.index_add_(0, tile.positive_cols, positive)
@@ -314,7 +314,7 @@ class _TiledInfoNCE(torch.autograd.Function):
         for tile, powers in zip(tiles, ctx.known, strict=False):
             maxima = row_maximum[tile.rows], col_maximum[tile.cols]
             if kept is None or powers is None:
-                _leave_out(tile, absent, tiles)
+                _exclude(tile, absent, tiles)
                 powers = Powers.take(tile, *maxima) if powers is None else powers.put(tile)
             both = _softmaxes(tile, powers, maxima, (row_weight[tile.rows], col_weight[tile.cols]))
             # Before the product: taken off after it, a positive with P ≈ 1 would cost the digits of all others.
@@ -324,7 +324,7 @@ class _TiledInfoNCE(torch.autograd.Function):
         return *gradients.finish(), None, None, None, None, None, None
 
 
-def _leave_out(tile: Tile, absent: Tensor | None, tiles: Tiles) -> None:
+def _exclude(tile: Tile, absent: Tensor | None, tiles: Tiles) -> None:
     """Set the logits of ``absent`` (N,) pairs low but finite: the maximum of an otherwise empty row is no NaN."""
     if absent is not None:
         low = torch.finfo(tile.logits.dtype).min / 4

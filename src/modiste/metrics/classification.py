@@ -95,7 +95,7 @@ def confusion_matrix(targets: npt.ArrayLike, predictions: npt.ArrayLike, n_class
 
 
 def per_class_table(confusion: npt.NDArray[np.int64], labels: Sequence[str]) -> dict[str, list[Any]]:
-    """``{"columns": TABLE_COLUMNS, "rows": one list a class}``, in the order of ``labels``.
+    """``{"columns": TABLE_COLUMNS, "rows": one list per class}``, in the order of ``labels``.
 
     >>> per_class_table(np.array([[1, 1], [0, 2]]), ["Dress", "Shirt"])["rows"][1]
     ['Shirt', 2, 0.6666666666666666, 1.0, 0.8]

@@ -226,7 +226,7 @@ def _class_counts(weights: Floats, targets: Ints, predictions: Ints, classes: in
 
 
 def _comparison(difference: float, draws: Floats, n: int) -> Comparison:
-    """With the p-value at which the percentile interval would begin to leave out zero."""
+    """With the p-value at which the percentile interval starts to exclude zero."""
     low, high = np.percentile(draws, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
     # Sums of the same numbers in another order: a draw of exactly 0 may come out as ± 1e-17.
     beyond = min(int((draws <= 1e-12).sum()), int((draws >= -1e-12).sum()))

@@ -70,7 +70,7 @@ def fit_logistic(features: Floats, targets: Ints, c: float = 1.0, max_iter: int 
     features = features.astype(np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the gradient says it
-        warnings.filterwarnings("ignore", "The number of unique classes")  # one sample a class is what was asked for
+        warnings.filterwarnings("ignore", "The number of unique classes")  # one sample per class is intended
         model = LogisticRegression(C=c, max_iter=max_iter, tol=TOLERANCE).fit(features, targets)
     return LogisticFit(model, int(model.n_iter_.max()), _gradient(model, features, targets, c))
 

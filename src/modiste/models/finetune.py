@@ -67,7 +67,7 @@ class Tuning:
         targets = [
             name
             for name, module in modules.items()
-            if adaptable(module) and owned(module, body) and not isinstance(modules[name.rpartition(".")[0]], ATTENTION)
+            if adaptable(module) and owned(module, body) and called(name, modules[name.rpartition(".")[0]])
         ]
         if not targets:
             raise ModisteError(f"tune.{tower}.train=lora found no linear layer to adapt: use last_n or full.")
@@ -83,7 +83,17 @@ class Tuning:
 def adaptable(module: nn.Module) -> bool:
     """Whether peft can put a low-rank adapter on ``module``."""
     pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
-    return pointwise or isinstance(module, (nn.Linear, ATTENTION))
+    transposed = type(module).__name__ == "Conv1D"  # GPT-2's linear layer; transformers is not imported for its type
+    return pointwise or transposed or isinstance(module, (nn.Linear, ATTENTION))
+
+
+def called(name: str, parent: nn.Module) -> bool:
+    """Whether ``parent`` calls the layer ``name``, rather than multiply by its weight past an adapter.
+
+    `ATTENTION` does so with its output layer, timm's EVA-02 and BEiT with ``qkv`` where they keep its biases.
+    """
+    past = name.rpartition(".")[2] == "qkv" and getattr(parent, "q_bias", None) is not None
+    return not past and not isinstance(parent, ATTENTION)
 
 
 def owned(module: nn.Module, allowed: set[int]) -> bool:

@@ -100,9 +100,15 @@ def from_transformers(folder: Path, config: dict[str, Any]) -> DualEncoder:
     return model
 
 
+def preprocess_from(described: dict[str, Any]) -> Preprocess:
+    """The transform of `Preprocess.describe`."""
+    values: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in described.items()}
+    return Preprocess(**values)
+
+
 def two_tower(folder: Path, node: dict[str, Any]) -> TwoTower:
     """A `TwoTower` with random weights from plain values; tokenizer files lie in ``folder``."""
-    transform = Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in node["preprocess"].items()})
+    transform = preprocess_from(node["preprocess"])
     arguments = {name: value for name, value in node["image"]["arguments"].items() if name != "img_size"}
     image = TimmEncoder(node["image"]["architecture"], size=transform.size, options=arguments)
     image.preprocess = transform
@@ -121,7 +127,7 @@ def tokenizer(folder: Path, node: dict[str, Any]) -> Tokenizer:
     return HfTokenizer(AutoTokenizer.from_pretrained(folder, trust_remote_code=False), node["max_length"])
 
 
-class HubModel(nn.Module, PyTorchModelHubMixin, library_name="modiste", tags=["modiste"]):  # type: ignore[call-arg]
+class HubModel(nn.Module, PyTorchModelHubMixin, library_name="modiste", tags=["modiste"]):
     """A `TwoTower` as a folder or hub repository: ``HubModel.from_pretrained("owner/name").model``.
 
     Args:
@@ -174,8 +180,7 @@ class Programs(DualEncoder):
         facts = read_facts(folder)
         with explained(str(folder), INCOMPLETE):
             self.embed_dim = facts["embed_dim"]
-            values = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["preprocess"].items()}
-            self.preprocess = Preprocess(**values)
+            self.preprocess = preprocess_from(facts["preprocess"])
             self.tokenizer = program_tokenizer(folder, facts["tokenizer"])
             self.initial_scale, self.initial_bias = facts["initial_scale"], facts["initial_bias"]
             open_program = open_openvino if facts["format"] == "openvino" else open_onnx

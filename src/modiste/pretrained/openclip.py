@@ -16,8 +16,8 @@ from torch.utils.hooks import RemovableHandle
 from modiste.errors import ModisteError, did_you_mean
 from modiste.images.timm import hook_trunk
 from modiste.models.dual_encoder import DualEncoder, Tokens
+from modiste.models.layers import Group, block_groups, freeze_all_but, with_weights
 from modiste.models.preprocess import Preprocess
-from modiste.pretrained.layers import Group, block_groups, freeze_all_but, with_weights
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
 
 DIRECTORY_PREFIX = "local-dir:"

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokens
+from modiste.models.layers import Group, block_groups, freeze_all_but, with_weights
 from modiste.models.preprocess import INTERPOLATIONS, Preprocess
-from modiste.pretrained.layers import Group, block_groups, freeze_all_but, with_weights
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
 from modiste.pretrained.transformers import preprocess_of
 
@@ -71,7 +71,7 @@ class SentenceTransformersDualEncoder(DualEncoder):
         first, *rest = self._route(tower)
         inner: Any = first.model
         named = {"image": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}[tower]
-        trunk = getattr(inner, named[0], getattr(inner, "timm_model", inner))
+        trunk: Any = getattr(inner, named[0], getattr(inner, "timm_model", inner))
         heads = [getattr(inner, named[1], None), *rest]
         if getattr(inner, "timm_model", None) is trunk:
             from timm.models import group_parameters
@@ -101,12 +101,11 @@ class SentenceTransformersDualEncoder(DualEncoder):
         """The modules that a modality goes through, Normalize excluded: `encode_image` normalises."""
         from sentence_transformers.sentence_transformer.modules import Normalize, Router
 
-        first, *rest = self.model
-        if isinstance(first, Router):
-            name = first._resolve_route(None, tower)
-            first, *inner = first.sub_modules[name]
-            rest = [*inner, *rest]
-        return [first, *(module for module in rest if not isinstance(module, Normalize))]
+        modules: list[Any] = list(self.model)
+        if isinstance(modules[0], Router):
+            route: Any = modules[0].sub_modules[str(modules[0]._resolve_route(None, tower))]
+            modules[:1] = list(route)
+        return [module for module in modules if not isinstance(module, Normalize)]
 
 
 class SentenceTokenizer:
@@ -156,7 +155,7 @@ def _timm_preprocess(data: dict[str, Any]) -> Preprocess:
         interpolation=data["interpolation"],
         resize={"center": "shortest", "squash": "squash", "border": "pad"}[data["crop_mode"]],
         crop_pct=data["crop_pct"],
-        fill=tuple(round(255 * value) for value in mean),  # type: ignore[arg-type]
+        fill=tuple(round(255 * value) for value in mean),
     )
 
 

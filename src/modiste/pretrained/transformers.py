@@ -17,8 +17,8 @@ from torch.utils.hooks import RemovableHandle
 
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokens
+from modiste.models.layers import Group, block_groups, freeze_all_but
 from modiste.models.preprocess import INTERPOLATIONS, Preprocess
-from modiste.pretrained.layers import Group, block_groups, freeze_all_but
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
 
 
@@ -132,7 +132,7 @@ class CheckpointTokenizer:
         max_length: Longest sequence; longer ones are truncated.
         fixed: Pad to ``max_length`` and return no attention mask, as SigLIP was trained; otherwise pad to the longest
             caption of the batch, which a causal text tower that pools at the end-of-text token cannot see.
-        lower: Lower-case the captions first: SigLIP's training rule, which the Gemma tokenizer of SigLIP 2 leaves out.
+        lower: Lower-case the captions first: SigLIP's training rule, which the Gemma tokenizer of SigLIP 2 skips.
     """
 
     def __init__(self, tokenizer: Any, max_length: int, fixed: bool = False, lower: bool = False) -> None:

@@ -204,8 +204,8 @@ def _label_issues(index: Index, column: str) -> list[dict[str, Any]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's of folds that are not quite even
         probabilities = cross_val_predict(
-            LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"), np.asarray(index.snapshot.vectors[kept]), labels,
-            groups=groups, cv=StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0), method="predict_proba",
+            LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"), np.asarray(index.snapshot.vectors[kept]),
+            labels, groups=groups, cv=StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0), method="predict_proba",
         )  # fmt: skip
         issues = find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
     suggested = probabilities[issues].argmax(1)

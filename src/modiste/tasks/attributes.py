@@ -251,7 +251,7 @@ def _mean_where_defined(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float
 
 
 def _value_table(rankings: Rankings, n: int) -> dict[str, list[Any]]:
-    """A row a value, the most frequent first."""
+    """One row per value, the most frequent first."""
     precisions = rankings.precisions(np.ones((n, 1), np.float32))[:, 0]
     rows = [
         [value, count, count / len(rankings.applies), float(precision)]

@@ -20,7 +20,7 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics.classification import auc
 from modiste.metrics.direction import directions
 from modiste.metrics.intervals import Interval, bootstrap, bootstrap_statistic, describe_bootstrap
-from modiste.metrics.ranking import Floats
+from modiste.metrics.relevance import Floats
 from modiste.tasks.result import Embedder, Result
 from modiste.tasks.retrieval import Documents
 

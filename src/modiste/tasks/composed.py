@@ -21,7 +21,7 @@ from modiste.data.datasets.fashion_iq import CARD
 from modiste.data.download import cut_short, read_json
 from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics.intervals import bootstrap_groups
-from modiste.metrics.ranking import Floats, Relevance
+from modiste.metrics.relevance import Floats, Relevance
 from modiste.tasks.result import Embedder, Result
 from modiste.tasks.retrieval import Documents, Ranking, Search
 

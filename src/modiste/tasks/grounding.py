@@ -71,7 +71,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The pairs of a split: positions in its sample, parts, and ``<method>/<metric>`` to one value a pair."""
+    """The pairs of a split: positions in its sample, parts, and ``<method>/<metric>`` to one value per pair."""
 
     positions: list[int]
     parts: list[str]
@@ -197,7 +197,7 @@ class Grounding:
         return rows.select(rows=np.sort(chosen))
 
     def _table(self, pairs: Pairs) -> dict[str, list[Any]]:
-        """A row a part, the frequent ones first: number of pairs, and the means of all metrics."""
+        """One row per part, the frequent ones first: number of pairs, and the means of all metrics."""
         parts = np.array(pairs.parts)
         names, counts = np.unique(parts, return_counts=True)
         rows = [

@@ -54,7 +54,7 @@ class Occlusion:
     band, m_k 1 inside the band and 0 outside, and s the cosine of the text and the whole image; then ``rounds`` times
     the mean is subtracted and what is negative set to 0.
 
-    FashionCLIP's code leaves out the horizontal bands that begin at the upper border, and stops at the last multiple
+    FashionCLIP's code skips the horizontal bands that begin at the upper border, and stops at the last multiple
     before the end, so that no band shows the last 14 rows and columns; here all borders count.
 
     Args:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modiste.errors import ModisteError, did_you_mean
-from modiste.metrics.ranking import Floats
+from modiste.metrics.relevance import Floats
 from modiste.tasks.result import Embedder, Result
 from modiste.tasks.retrieval import Documents, Judgements, Ranking, judged_relevance, read_judgements, text_search
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
 
 
-BESIDE = ("per_query", "pictures")
+FILES = ("per_query", "pictures")
 """Fields that are stored next to the JSON."""
 
 
@@ -101,7 +101,7 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dump`: every field but ``per_query`` and ``pictures``, which are files next to it."""
-        plain = {name: value for name, value in vars(self).items() if name not in BESIDE}
+        plain = {name: value for name, value in vars(self).items() if name not in FILES}
         return plain | {"metrics": {name: asdict(interval) for name, interval in self.metrics.items()}}
 
     @classmethod
@@ -111,7 +111,7 @@ class Result:
         Raises:
             ModisteError: A field is missing.
         """
-        fields = {name: f for name, f in cls.__dataclass_fields__.items() if name not in BESIDE}
+        fields = {name: f for name, f in cls.__dataclass_fields__.items() if name not in FILES}
         required = [name for name, f in fields.items() if f.default is f.default_factory is MISSING and not f.kw_only]
         missing = [name for name in required if name not in content]
         if missing:

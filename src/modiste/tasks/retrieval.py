@@ -21,9 +21,11 @@ from torch.nn import functional as F
 from modiste.data.captions import Captions
 from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics import ranking
+from modiste.metrics.both_ranks import both_ranks
 from modiste.metrics.direction import directions
 from modiste.metrics.intervals import Interval, bootstrap, describe_bootstrap
-from modiste.metrics.ranking import Floats, Ints, Relevance
+from modiste.metrics.ranks import candidate_ranks, other_ranks
+from modiste.metrics.relevance import Floats, Ints, Relevance
 from modiste.tasks.result import Embedder, Result
 
 if TYPE_CHECKING:
@@ -115,9 +117,9 @@ class Search:
         if self.known is not None:
             return self.known
         if self.candidates is not None:
-            return ranking.candidate_ranks(self.queries, gallery, self.candidates, self.relevance)
+            return candidate_ranks(self.queries, gallery, self.candidates, self.relevance)
         own = np.full(len(self.relevance), -1) if self.own is None else self.own
-        return ranking.other_ranks(self.queries, gallery, self.relevance, own)
+        return other_ranks(self.queries, gallery, self.relevance, own)
 
     @property
     def size(self) -> int:
@@ -391,7 +393,7 @@ class Retrieval:
         map_denominator: Of MAP@k: ``relevant`` or ``min_relevant_k``.
         resamples: Of the bootstrap.
         seed: Of the bootstrap and the examples.
-        examples: Number of example queries kept of each search.
+        examples: Number of example queries kept per search.
 
     Raises:
         ModisteError: An option is unknown, or nothing is asked for.
@@ -518,7 +520,7 @@ def _both_ways(searches: Sequence[Search]) -> list[Search]:
     """The two directions over the same rows, ranked from one product of their embeddings."""
     first, second = searches
     gallery = first.documents.vectors(first.weights)
-    ranks = ranking.both_ranks(first.queries, gallery, first.relevance)
+    ranks = both_ranks(first.queries, gallery, first.relevance)
     return [replace(search, known=known) for search, known in zip((first, second), ranks, strict=True)]
 
 

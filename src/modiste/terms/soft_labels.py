@@ -25,7 +25,7 @@ class SoftLabels(Term):
     Args:
         weight: See `Term`.
         teacher: Whose text embeddings: ``own`` (the student's, detached), ``start``, or a model; see `Term`.
-        mix: Part of P in the targets, in (0, 1].
+        mix: Fraction of P in the targets, in (0, 1].
         scale: Inverse temperature of P: 1/0.05 lets a text with cosine 0.9 count e⁻² of the own one.
         tile: Largest side of the tiles in which the similarities are computed.
 

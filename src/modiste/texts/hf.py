@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import Tokenizer, Tokens
+from modiste.models.layers import block_groups, distinct
 
-POOLINGS = ("mean", "cls")
-# A training batch is cut into so many parts of texts of like length, where a part then has at least so many texts.
+POOLINGS = ("mean", "cls", "last")
+# A training batch is cut into this number of parts, texts sorted by length, if a part has at least SMALLEST_BUCKET.
 LENGTH_BUCKETS = 4
 SMALLEST_BUCKET = 64
 
@@ -24,6 +25,13 @@ class HfTokenizer:
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
         tokenizer.padding_side = "right"  # `HfTextEncoder` cuts padding off at the right
+        if tokenizer.pad_token is None:  # GPT-2: padding is masked, so that any token will do
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token is None:
+            raise ModisteError(
+                "The tokenizer of text.source has no token for padding, end or unknown words: set its pad_token and "
+                "save it again with save_pretrained."
+            )
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         encoded = self.tokenizer(
@@ -33,14 +41,18 @@ class HfTokenizer:
 
 
 class HfTextEncoder(nn.Module):
-    """Any ``transformers`` text encoder, its token features pooled into one vector.
+    """Any text model of ``transformers``, its token features pooled into one vector.
+
+    Encoders (BERT, RoBERTa, ModernBERT, …), causal language models (GPT-2, Qwen, Gemma, …), the encoder of T5 and its
+    kind, and the text tower of CLIP.
 
     Args:
         source: Hub id or local directory with weights and tokenizer; or null, with ``config`` and ``tokenizer``.
         config: For random weights: a transformers config as a dictionary with its ``model_type``.
         tokenizer: The tokenizer of a ``config``.
-        pooling: ``mean`` over the real tokens or the first token (``cls``).
-        max_length: Longer texts are cut to so many tokens.
+        pooling: ``mean`` over the real tokens, the first token (``cls``) or the last real one (``last``, as causal
+            embedding models have it).
+        max_length: Longer texts are truncated to this number of tokens.
         pretrained: False leaves the weights of ``source`` random.
 
     Attributes:
@@ -48,7 +60,8 @@ class HfTextEncoder(nn.Module):
         tokenizer: Texts to tokens.
 
     Raises:
-        ModisteError: The directory does not exist or the hub does not answer.
+        ModisteError: The directory does not exist or the hub does not answer; the model has no token features, or
+            fewer positions than ``max_length``.
     """
 
     def __init__(
@@ -70,6 +83,9 @@ class HfTextEncoder(nn.Module):
             self.trunk, self.tokenizer = random_trunk(config), tokenizer
         else:
             raise ModisteError("A text encoder needs text.source, or text.config together with text.tokenizer.")
+        positions = getattr(self.trunk.config, "max_position_embeddings", None)
+        if source is not None and positions is not None and max_length > positions:
+            raise ModisteError(f"text.max_length={max_length} is more than the {positions} positions of {source}.")
         self.pooling = pooling
         self.dim: int = self.trunk.config.hidden_size
 
@@ -94,6 +110,9 @@ class HfTextEncoder(nn.Module):
         hidden = self.trunk(**tokens).last_hidden_state
         if self.pooling == "cls":
             return hidden[:, 0]
+        if self.pooling == "last":
+            last = tokens["attention_mask"].sum(1).sub(1).clamp(min=0)
+            return hidden[torch.arange(len(hidden), device=hidden.device), last]
         mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
 
@@ -101,20 +120,19 @@ class HfTextEncoder(nn.Module):
         return f"pooling={self.pooling}"
 
     def layer_groups(self) -> list[list[nn.Module | nn.Parameter]]:
-        """Embeddings, then one group a layer."""
-        children = dict(self.trunk.named_children())
-        stack = children.get("encoder", children.get("transformer", self.trunk))
-        layers = next((m for name, m in stack.named_children() if isinstance(m, nn.ModuleList)), nn.ModuleList())
-        embeddings: list[nn.Module | nn.Parameter] = [
-            module for name, module in children.items() if module is not stack and name != "pooler"
-        ]
-        groups: list[list[nn.Module | nn.Parameter]] = [embeddings]
-        return groups + [[layer] for layer in layers]
+        """Embeddings, then one group per layer; a norm behind the last layer belongs to it."""
+        # Poolers come behind the tokens' features, which are all that is used.
+        unused = [id(m) for name, m in self.trunk.named_modules() if name.rpartition(".")[2] == "pooler"]
+        groups = [[item for item in group if id(item) not in unused] for group in block_groups(self.trunk, None)]
+        groups = distinct(groups)
+        if len(groups) > 2 and type(groups[-1][0]) is not type(groups[-2][0]):
+            groups[-2:] = [[*groups[-2], *groups[-1]]]
+        return groups
 
 
 def load_pretrained(source: str, max_length: int, pretrained: bool) -> tuple[nn.Module, Tokenizer]:
     """Trunk and tokenizer of a hub id or local directory; safetensors only."""
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
     # Its load report warns of the pooler that is excluded on purpose.
@@ -127,12 +145,14 @@ def load_pretrained(source: str, max_length: int, pretrained: bool) -> tuple[nn.
     try:
         tokenizer = HfTokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=False), max_length)
         settings = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        settings = getattr(settings, "text_config", settings)  # the text tower of CLIP and its kind
         if pretrained:
-            trunk = AutoModel.from_pretrained(
-                source, use_safetensors=True, trust_remote_code=False, **without_pooler(settings.model_type)
-            )
+            trunk = text_model(settings).from_pretrained(
+                source, config=settings, use_safetensors=True, trust_remote_code=False, dtype=torch.float32,
+                **without_pooler(settings.model_type),
+            )  # fmt: skip
         else:
-            trunk = AutoModel.from_config(settings, **without_pooler(settings.model_type))
+            trunk = text_model(settings).from_config(settings, **without_pooler(settings.model_type))
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ModisteError(
@@ -142,21 +162,38 @@ def load_pretrained(source: str, max_length: int, pretrained: bool) -> tuple[nn.
     return trunk, tokenizer
 
 
+def text_model(settings: Any) -> Any:
+    """The automatic class of transformers that makes a text encoder of a config: of T5 its encoder alone.
+
+    Raises:
+        ModisteError: An encoder-decoder whose encoder transformers does not offer by itself, such as BART.
+    """
+    from transformers import AutoModel, AutoModelForTextEncoding
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    settings.use_cache = False  # of a causal model: nothing is generated
+    if type(settings) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        return AutoModelForTextEncoding
+    if getattr(settings, "is_encoder_decoder", False):
+        raise ModisteError(f"transformers has no text encoder of {settings.model_type} by itself: choose an encoder.")
+    return AutoModel
+
+
 def without_pooler(model_type: str) -> dict[str, bool]:
-    """BERT's pooler is not used here; leaving it out spares its parameters."""
-    return {"add_pooling_layer": False} if model_type in ("bert", "roberta") else {}
+    """The options without the pooler, which is not used, and its parameters."""
+    return {"add_pooling_layer": False} if model_type in ("bert", "mpnet", "roberta", "xlm-roberta") else {}
 
 
 def random_trunk(config: Mapping[str, Any]) -> nn.Module:
     """A trunk with random weights from a transformers config."""
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig
 
     options = dict(config)
     model_type = options.pop("model_type", None)
     if model_type is None:
         raise ModisteError("text.config needs a model_type, for example bert.")
     settings = AutoConfig.for_model(model_type, **options)
-    return AutoModel.from_config(settings, **without_pooler(model_type))
+    return text_model(settings).from_config(settings, **without_pooler(model_type))
 
 
 def minilm(pretrained: bool = True, max_length: int = 64) -> HfTextEncoder:

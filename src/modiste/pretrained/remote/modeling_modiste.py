@@ -16,10 +16,10 @@ from .configuration_modiste import ModisteConfig
 class ModisteOutput(ModelOutput):
     """Logits and unit-norm embeddings of images and texts."""
 
-    logits_per_image: torch.FloatTensor | None = None
-    logits_per_text: torch.FloatTensor | None = None
-    image_embeds: torch.FloatTensor | None = None
-    text_embeds: torch.FloatTensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
 
 
 class Tower(nn.Module):

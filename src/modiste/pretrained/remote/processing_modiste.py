@@ -16,7 +16,7 @@ class ModisteProcessor(ProcessorMixin):
 
     def __call__(self, text=None, images=None, return_tensors=None, padding=True, truncation=True, **kwargs):
         """``input_ids`` and ``attention_mask`` of the texts, ``pixel_values`` of the images, of what is given."""
-        data = {}
+        data: dict = {}
         if text is not None:
             tokens = self.tokenizer(text, padding=padding, truncation=truncation, return_tensors=return_tensors)
             data |= {name: tokens[name] for name in ("input_ids", "attention_mask")}

@@ -1,4 +1,4 @@
-"""The layers of somebody else's tower, in order."""
+"""The layers of a third-party tower, in order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def block_groups(tower: nn.Module, head: nn.Module | None) -> list[Group]:
     lists = {name: module for name, module in tower.named_modules() if isinstance(module, nn.ModuleList)}
     if not lists:
         raise ModisteError(f"{type(tower).__name__} has no list of blocks: this family is not supported.")
-    path = max(lists, key=lambda name: len(lists[name]))
+    # A block may hold lists of its own (T5).
+    outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
+    path = max(outer, key=lambda name: len(lists[name]))
     before: Group = []
     after: Group = []
     node = tower
@@ -36,6 +38,25 @@ def block_groups(tower: nn.Module, head: nn.Module | None) -> list[Group]:
         node = node.get_submodule(step)
     last = after if head is None else [*after, head]
     return with_weights([before, *([block] for block in lists[path]), last])
+
+
+def distinct(groups: Sequence[Group]) -> list[Group]:
+    """The groups without a module or parameter whose weights are all in an earlier place (tied embeddings).
+
+    >>> layer = nn.Linear(1, 1)
+    >>> distinct([[layer], [layer, nn.Linear(1, 2)]])
+    [[Linear(in_features=1, out_features=1, bias=True)], [Linear(in_features=1, out_features=2, bias=True)]]
+    """
+    seen: set[int] = set()
+    kept: list[Group] = []
+    for group in groups:
+        kept.append([])
+        for item in group:
+            own = {id(parameter) for parameter in _parameters(item)}
+            if not own <= seen:
+                kept[-1].append(item)
+            seen |= own
+    return [group for group in kept if group]
 
 
 def with_weights(groups: Sequence[Sequence[nn.Module | nn.Parameter | None]]) -> list[Group]:
