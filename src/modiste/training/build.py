@@ -1,4 +1,4 @@
-"""The parts of a training run, each from its node of the configuration."""
+"""Build the parts of a training run from their config nodes."""
 
 from __future__ import annotations
 

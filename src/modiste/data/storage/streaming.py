@@ -257,7 +257,7 @@ class StreamedPairs(Dataset):
         self._next: tuple[int, int] | None = None
 
     def __getitems__(self, place: Place) -> tuple[list[Batch], Note]:
-        """The items of a batch, and what is to be told of it."""
+        """The items of a batch, and notes about it."""
         try:
             return self._batch(*place)
         except ModisteError as error:  # an exception would reach the main process with its traceback as its text
@@ -467,7 +467,7 @@ def stream_loader(
     options: Mapping[str, Any],
     weight: PairWeights | None = None,
 ) -> StreamLoader:
-    """The loader of a device's part of a stream.
+    """Loader of one device's share of a stream.
 
     Args:
         stream: What is read.
