@@ -282,7 +282,7 @@ def upserts(quick: bool) -> Iterator[Row]:
 
         a, b, ratio = harness.interleave(ours, lambda: annoy_of(vectors), 1 if quick else 5)
     what = f"upsert {changed:,} of {count:,} rows, committed and visible to a new reader"
-    note = "embeddings exist on both sides; Annoy cannot change an index, it is built anew (10 trees)"
+    note = "embeddings exist on both sides; Annoy cannot change an index, so it is rebuilt (10 trees)"
     yield Row(22, what, "fashion-clip's Annoy, rebuilt", "time", a, b, "s", ratio, 10, 30, note)
 
 

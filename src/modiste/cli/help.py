@@ -131,6 +131,6 @@ def _table(rows: dict[str, str], chosen: str = "") -> list[str]:
 
 
 def _examples(command: str, head: list[str]) -> list[str]:
-    """What stands as a command line in the module's docstring, or on a line of its own at the head of its config."""
+    """What stands as a command line in the module's docstring, or on a separate line at the head of its config."""
     quoted = re.findall(rf"(?:`|: )(modiste {command}[^`\n]*)", docstring(command))
     return [f"  {example}" for example in [*quoted, *(line for line in head if line.startswith(f"modiste {command} "))]]

@@ -47,7 +47,7 @@ def explain(
         return f"This is not YAML: {' '.join(str(error).split())}."
     if first_line.startswith("Config group override") or isinstance(error, (TypeError, AttributeError)):
         wrong = [o for o in overrides if o.partition("=")[0].lstrip("+") in groups]
-        return f"Cannot read {' '.join(wrong)}: a group's choice is a name or a list of names; ~group leaves it out."
+        return f"Cannot read {' '.join(wrong)}: give a name or a list of names for a group; ~group removes it."
     if first_line.startswith("Unsupported item value in defaults"):
         return f"A defaults list names a choice that YAML reads as something else: quote it ({first_line})."
     if first_line.startswith(("Ambiguous value", "Sweep parameters")):

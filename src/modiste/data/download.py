@@ -18,7 +18,7 @@ def require(card: Card, root: Path, names: Sequence[str], remedy: str = "") -> N
     """Check that the files and folders ``names`` are below ``root``.
 
     Raises:
-        ModisteError: None or only some of them are there; it names what is missing, where to get it, and ``remedy``.
+        ModisteError: None or only some of them exist; it names what is missing, where to get it, and ``remedy``.
     """
     missing = [name for name in names if not (root / name).exists()]
     if len(missing) == len(names):

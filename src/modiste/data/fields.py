@@ -20,16 +20,16 @@ KEYS = ("template", "weight", "vocabulary")
 
 @dataclass(frozen=True)
 class Fields:
-    """Several texts a product, each a template over the catalogue's columns with a weight in the loss.
+    """Text fields of a product, each a template over the catalogue's columns with a loss weight.
 
     Attributes:
         fields: Name → ``{template: "{baseColour}", weight: 1.0, vocabulary: false}``; weight and vocabulary may be
-            excluded. With ``vocabulary`` an image's negatives are all texts that the training has for the field, not
-            those of the batch, so that seldom ones are contrasted in every step, too (`modiste.losses.gcl`): for
+            omitted. With ``vocabulary`` an image's negatives are all training texts of the field, not
+            only those of the batch, so that rare ones are contrasted in every step (`modiste.losses.gcl`): for
             attributes of up to some hundred values, as each step embeds all of them.
         captions: Its ``words`` and ``synonyms`` word the values, as in captions.
 
-    A product has a field when no column of its template is empty; otherwise the field is excluded of the loss for it.
+    A product has a field when no column of its template is empty; otherwise the field is excluded from its loss.
 
     Raises:
         ModisteError: A field has no template, another key, a weight that is not above 0, or a vocabulary that is
@@ -118,7 +118,7 @@ class BoundFields:
     vocabulary: Sequence[Sequence[str]] = ()
 
     def sample(self, row: int, generator: random.Random) -> list[str]:
-        """One text a field, synonyms drawn with ``generator``; empty where the row has none."""
+        """One text per field, synonyms sampled with ``generator``; empty if the row has none."""
         return [texts.sample(row, generator) if texts.complete(row) else "" for texts in self.captions]
 
     def all(self, row: int) -> set[str]:
@@ -129,7 +129,7 @@ class BoundFields:
         """The distinct texts of a batch, so that each is embedded once, and where each product's fields are among them.
 
         Args:
-            texts: Of B products, one a field.
+            texts: Of B products, one per field.
 
         Returns:
             The texts, U ≥ 1, and ``index`` (B, F), -1 where there is none, with ``weight`` (F,); where a field has a
@@ -162,7 +162,7 @@ FUNCTIONS: dict[str, Callable[[float, float], float]] = {
 
 @dataclass(frozen=True)
 class PairWeights:
-    """How much each pair counts in the loss.
+    """Weight of each pair in the loss.
 
     GCL (arXiv:2404.08535) calls the map from a ranking score to a weight the score-to-weight function; its Google
     Shopping scores fall linearly from 100 with the position. Here the column holds the position, r = 1 for the best of

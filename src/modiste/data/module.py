@@ -1,4 +1,4 @@
-"""The LightningDataModule: image-text pairs of a catalogue, in an order that a seed alone decides."""
+"""The LightningDataModule: image-text pairs of a catalogue, in a seeded order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ POSITIVES = ("product", "caption")
 
 
 class ModelInputs(Protocol):
-    """What a data module needs of a model: every `DualEncoder` has it."""
+    """Protocol of a model for the data module; every `DualEncoder` satisfies it."""
 
     preprocess: Preprocess
     tokenizer: Tokenizer
@@ -67,19 +67,19 @@ class FashionDataModule(LightningDataModule):
 
     Args:
         catalogue: The whole catalogue with its split column.
-        model: Its image transform and tokenizer are used; nothing else of it is kept.
+        model: Provides the image transform and tokenizer; nothing else of it is kept.
         captions: Caption templates; None: the column ``text``.
         batch_size: Pairs in a global batch, over all devices.
         eval_batch_size: Pairs in a validation batch, on each device.
-        num_workers: Loading processes; None: one for every core but one.
-        limit: Number of training rows to use, drawn by the seed; None: all.
+        num_workers: Number of workers; None: number of cores minus one.
+        limit: Number of training rows to use, sampled by the seed; None: all.
         augment: torchvision transforms of a PIL image, training only, in order.
-        seed: Decides order, captions and augmentation, together with the epoch.
+        seed: With the epoch, determines order, captions and augmentation.
         batches: Which pairs share a batch.
         positives: Which pairs of a training batch are positives of each other: those of one ``product``, or those with
             one ``caption``, where captions name types and colours that many products share.
         decode: See `modiste.data.decode.Decoder`.
-        fields: Text fields that training embeds instead of captions; validation keeps to captions.
+        fields: Text fields to train on instead of captions; validation uses captions.
         weight: The weight of each pair in training.
         stream: Shards that training reads instead of the split ``train``.
         validation_sets: Validated after the split ``val``, by name, in this order.
@@ -264,7 +264,7 @@ class FashionDataModule(LightningDataModule):
         return [own, *further] if further else own
 
     def split_loader(self, split: str, rank: int | None = None, world: int | None = None) -> DataLoader:
-        """Return a loader of a split's pairs in order, each process its share, without augmentation.
+        """Return a loader of a split's pairs in order, sharded over processes, without augmentation.
 
         Args:
             split: Its name.

@@ -28,7 +28,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 
 WHOLE = "whole"
-"""The part of an image that is everything but background."""
+"""Name of the mask of everything but the background."""
 
 
 class ImageSource(Protocol):

@@ -281,7 +281,7 @@ def quantise_weights(program: Any) -> int:
     """Quantise matmul weights to int8 in place, with one scale per output: w ≈ int8 · max|w| / 127.
 
     Products whose inputs `SMALLEST_GROUP` does not divide stay as they are. Ours rather than nncf's `compress_weights`,
-    which makes the embeddings of tokens int8, too, draws a progress bar of its own and reports its use to its maker.
+    which makes the embeddings of tokens int8, too, draws its own progress bar and sends telemetry.
 
     Returns:
         Size of the groups of activations that share a scale: it divides the inputs of all these products.

@@ -248,7 +248,7 @@ def _embed_shard(index: int) -> Record:
 
 
 class _Actor:
-    """A worker of Ray Data: one row of its input names a shard. The job lies in Ray's store, once a machine."""
+    """A worker of Ray Data: one row of its input names a shard. The job lies in Ray's store, once per machine."""
 
     def __init__(self, reference: Any) -> None:
         import ray

@@ -28,7 +28,7 @@ from modiste.utils.run_dir import cache_dir, write_json
 
 log = logging.getLogger(__name__)
 MIN_COSINE = {"image": 0.995, "text": 0.999}
-# Texts that are tokenised and sorted by length at a time.
+# number of texts tokenised and sorted by length at a time
 GROUP = 65536
 # Inputs of a job on which a backend is checked and timed.
 EXAMPLES = 32
@@ -52,13 +52,13 @@ class ModelEmbedder:
     Args:
         model: The dual encoder; it is put into evaluation mode.
         batch_size: Images or texts at a time.
-        precision: ``fp32``, or ``bf16`` for autocast on processors that are faster so, or OpenVINO's ``int8``.
-        cache: Folder of the cache; null keeps nothing.
+        precision: ``fp32``, ``bf16`` (autocast), or ``int8`` (OpenVINO only).
+        cache: Cache folder; null: no caching.
         progress: `progress_bar` or `silent`.
         decode: See `modiste.data.decode.Decoder`.
-        backend: What runs the towers, a key of `modiste.embedding.backends.BACKENDS`, or ``auto``: the
-            fastest, in the fastest precision, of those that keep to ``min_cosine``.
-        min_cosine: ``{"image": …, "text": …}``, to torch's embeddings, of a backend other than torch.
+        backend: Inference backend, a key of `modiste.embedding.backends.BACKENDS`, or ``auto``: the
+            fastest backend and precision within ``min_cosine``.
+        min_cosine: ``{"image": …, "text": …}``, minimum cosine of other backends to torch's embeddings.
 
     Attributes:
         used: ``image`` and ``text`` to the backend that made the embeddings so far.
@@ -164,7 +164,7 @@ class ModelEmbedder:
         return self._filled(len(catalogue), zip(rows, parts, strict=True))
 
     def _embed_tokens(self, groups: Sequence[Tokens]) -> Tensor:
-        """Texts of like length share a batch, so that little of it is padding; the order is put back."""
+        """Embed texts sorted by length to minimise padding, and restore their order."""
         batches, offset = [], 0
         for group in groups:
             lengths = _lengths(group)
@@ -379,7 +379,7 @@ class MatrixEmbedder:
 class PrefixEmbedder:
     """Truncate another embedder's embeddings to ``dim`` dimensions and renormalise (loss=matryoshka).
 
-    The whole embeddings are what is cached, so all prefixes share one pass of the towers.
+    The full embeddings are cached, so all prefixes share one forward pass.
 
     Args:
         embedder: A `ModelEmbedder` or `MatrixEmbedder`.
@@ -434,5 +434,5 @@ def read_matrix(path: Path) -> Tensor:
 
 
 def default_cache() -> Path:
-    """Where embeddings are kept between runs."""
+    """Cache folder of embeddings."""
     return cache_dir() / "embeddings"

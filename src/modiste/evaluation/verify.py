@@ -206,7 +206,7 @@ def compare(path: Path, again: Path, tolerance: float) -> Verdict:
     beside = path.with_suffix(".npz").is_file()
     if beside:
         found += per_query_differences(path.with_suffix(".npz"), again.with_suffix(".npz"))
-    notes = [] if beside else ["there are no values per query beside it"]
+    notes = [] if beside else ["there are no values per query next to it"]
     serious = [difference for difference in found if not _tolerated(*difference, tolerance)]
     if serious:
         more = [f"{len(serious) - SHOWN} more"] if len(serious) > SHOWN else []

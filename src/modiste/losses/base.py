@@ -23,7 +23,7 @@ class ContrastiveLoss(nn.Module):
     of the other, and ``product_id`` (B,), int64; rows of one product are not negatives of each other. The loss is a
     scalar.
 
-    With several processes each passes its own part of the batch, and DDP averages the gradients. A loss over all pairs
+    With several processes, each passes its shard of the batch, and DDP averages the gradients. A loss over all pairs
     of the whole batch starts with `modiste.losses.gather_pairs`; one that ignores the other processes contrasts
     against local negatives only, which training warns of once.
 
@@ -47,7 +47,7 @@ class ContrastiveLoss(nn.Module):
     local_negatives: bool | None = None
 
     def initialise(self, scale: float | None, bias: float | None, global_batch: int) -> None:
-        """Take over what came with pretrained weights, before training; by default nothing.
+        """Initialise from pretrained weights before training; by default a no-op.
 
         Args:
             scale: exp(logit scale) of the weights, or None.
@@ -56,7 +56,7 @@ class ContrastiveLoss(nn.Module):
         """
 
     def clamp(self) -> None:
-        """Bring parameters back into their range after an optimizer step; by default nothing."""
+        """Clamp parameters to their range after an optimizer step; by default a no-op."""
 
     def inverse_temperature(self) -> Tensor | None:
         """Logit scale, (), logged and passed to the terms; None for a loss without temperature."""
@@ -85,8 +85,8 @@ class LogitScale(nn.Module):
     """Mix-in: a learnable inverse temperature ``logit_scale``, in [1, ``max_scale``], for a `ContrastiveLoss`.
 
     Args:
-        default_scale: exp(logit scale) to start from where neither ``init_scale`` nor pretrained weights say otherwise.
-        init_scale: exp(logit scale) to start from, whatever the weights say; None leaves the choice to `initialise`.
+        default_scale: Initial exp(logit scale) if neither ``init_scale`` nor pretrained weights give one.
+        init_scale: Initial exp(logit scale), overriding pretrained weights; None: see `initialise`.
         max_scale: Upper limit that `clamp` enforces.
         more: Arguments of the class that it is mixed into.
 
@@ -141,7 +141,7 @@ class LogitBias(LogitScale):
         default_scale: See `LogitScale`.
         init_scale: See `LogitScale`.
         max_scale: See `LogitScale`.
-        init_bias: Logit bias to start from, whatever the weights say; None leaves the choice to `initialise`.
+        init_bias: Initial logit bias, overriding pretrained weights; None: see `initialise`.
         more: See `LogitScale`.
     """
 

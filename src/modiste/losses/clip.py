@@ -37,10 +37,10 @@ class ClipLoss(LogitScale, TiledLoss):
 
     Positives with equal text embeddings have the same loss and gradients as separate products: their logits are
     equal, so that it does not matter on which of them a target lies. Without dropout, ``data.positives=caption`` is
-    therefore no difference where a row is a product; it is one to `SigLipLoss`.
+    therefore equivalent if every row is a product; for `SigLipLoss` it is not.
 
     Forward and backward take 8·N²·D floating point operations and O(N·D + tile²) memory; 6·N²·D where the logits fit
-    in ``logits_cache_mib``, so that the backward pass does not compute them again. With W processes, 1/W of the
+    in ``logits_cache_mib`` and need not be recomputed. With W processes, 1/W of the
     operations each, and only text features are gathered.
 
     Args:

@@ -24,7 +24,7 @@ LOWER_IS_BETTER = ("median_rank",)
 
 
 def check_options(ks: Iterable[int], map_denominator: str, ideal: str = "relevant") -> None:
-    """Raise ModisteError for a cut-off that is not a positive integer, or an unknown denominator or ideal."""
+    """Raise ModisteError for a cut-off that is no whole number from 1 on, or an unknown denominator or ideal."""
     if map_denominator not in MAP_DENOMINATORS:
         raise ModisteError(
             f"Unknown MAP denominator '{map_denominator}'. {did_you_mean(map_denominator, MAP_DENOMINATORS)}"

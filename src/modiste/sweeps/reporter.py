@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class EpochReporter(Callback):
-    """Passes every validation's metrics on, and stops a training run that the pruner finds hopeless."""
+    """Report every validation's metrics to the pruner, and stop pruned training runs."""
 
     def __init__(self, watch: Callable[[Mapping[str, float]], bool]) -> None:
         self.watch = watch

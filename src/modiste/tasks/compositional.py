@@ -89,7 +89,7 @@ class Named:
 
 @dataclass
 class Found:
-    """Collects the fields of a `Result`, and the excluded rows by reason."""
+    """Collect the fields of a `Result`, and the excluded rows by reason."""
 
     per_query: dict[str, Floats] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)

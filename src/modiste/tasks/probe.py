@@ -312,7 +312,7 @@ class Probe:
 
 @dataclass
 class Found:
-    """Collects the fields of a `Result`, and the number of fits that did not converge."""
+    """Collect the fields of a `Result`, and the number of fits that did not converge."""
 
     metrics: dict[str, Any] = field(default_factory=dict)
     per_query: dict[str, npt.NDArray[Any]] = field(default_factory=dict)

@@ -147,7 +147,7 @@ class Ranking:
         resamples: Of the bootstrap.
         seed: Of the bootstrap and of the choice of examples.
         examples: Number of example queries of each search, hits and misses.
-        select: Per-query metrics to the ones that are reported; all of them by default.
+        select: Per-query metrics to the reported ones; all of them by default.
         ideal: As in `modiste.metrics.ranking.query_metrics`.
         misses: Whether a query without a relevant item counts as a miss, rather than being excluded.
     """

@@ -16,7 +16,7 @@ class Term:
     """Base class of terms: adds ``weight`` · value to the loss and logs value as ``train/<term>``.
 
     A subclass implements `__call__`. A term sees the embeddings of the whole batch of a process, whether gradient
-    caching made them or not, and has no parameters of its own.
+    caching made them or not, and has no parameters.
 
     Args:
         weight: Of the term in the loss that is minimised.

@@ -1,4 +1,4 @@
-"""The parts of a training run, each from its node of the configuration."""
+"""Build the parts of a training run from their config nodes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TrainingParts:
 
     Attributes:
         config: The resolved configuration as plain containers.
-        model: The dual encoder, its trainable part chosen and its weights loaded.
+        model: The dual encoder, with trainable layers set and weights loaded.
         data: Serves the pairs.
         module: The LightningModule.
     """
@@ -130,7 +130,7 @@ def build_stream(cfg: DictConfig) -> Stream | None:
     Raises:
         ModisteError: They go with what needs the whole training set, or see `modiste.data.storage.streaming.Stream`.
     """
-    # Runs of before there were streams do not have the node.
+    # older runs lack the node
     if not cfg.get("stream") or not cfg.stream.shards:
         return None
     for name in ("held_out", "corruptions"):
@@ -166,7 +166,7 @@ def build_terms(cfg: DictConfig, model: DualEncoder, start: Start) -> dict[str, 
 
     Args:
         cfg: The ``train`` config.
-        model: The model that is going to be trained, its weights loaded.
+        model: The model to train, with weights loaded.
         start: Where training starts.
 
     Raises:
@@ -184,7 +184,7 @@ def build_terms(cfg: DictConfig, model: DualEncoder, start: Start) -> dict[str, 
 
 
 def starting_model(model: DualEncoder, start: Start) -> DualEncoder:
-    """A copy of the model as it was before training: as it is now, or what the resumed run has kept."""
+    """Copy of the model before training: its current state, or the starting weights of the resumed run."""
     teacher = copy.deepcopy(model)
     if start.resumes and start.checkpoint is not None:
         kept = start.checkpoint.parent.with_name(

@@ -1,4 +1,4 @@
-"""Features of frozen trunks, computed once and memory-mapped: training then runs the heads alone."""
+"""Feature cache of frozen trunks, computed once and memory-mapped; training then runs only the heads."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class FeatureCache:
     """Compute the features that enter the projections, or find those of an earlier run or trial.
 
     A file is keyed by the trunk's weights, the image transform and augmentation with its seed, the images or texts, and
-    the type: what matches is shared by all runs, and nothing else is. Locked towers are LiT's (Zhai et al. 2022,
+    the dtype, and shared by all runs with the same key. Locked towers are LiT's (Zhai et al. 2022,
     arXiv:2111.07991).
 
     Args:
-        model: A `TwoTower` with at least one trunk that does not train.
+        model: A `TwoTower` with at least one frozen trunk.
         folder: Where the files are.
         dtype: ``float32``, or ``float16`` for half the disk and about three digits.
         views: Augmented views of each training image; epoch e takes view e modulo ``views``.

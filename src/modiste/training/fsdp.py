@@ -1,4 +1,4 @@
-"""FSDP2: the weights, gradients and optimizer state of a model spread over the processes of a training run."""
+"""FSDP2: weights, gradients and optimizer state sharded over the processes of a training run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The further validation sets of a training run, composed as `modiste evaluate` composes what it evaluates."""
+"""Additional validation sets of a training run, composed like those of `modiste evaluate`."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class RunDir:
         return states[-1]
 
     def states(self) -> list[Path]:
-        """The whole checkpoints that training can resume from, oldest first; ``best.ckpt`` holds weights only."""
+        """Complete checkpoints that training can resume from, oldest first; ``best.ckpt`` holds weights only."""
         # A kill in the middle of writing may leave a file without its end; the one before it is whole.
         found = (path for path in self.checkpoints.glob("*.ckpt") if path.name != "best.ckpt")
         return sorted(filter(zipfile.is_zipfile, found), key=lambda path: path.stat().st_mtime_ns)

@@ -65,7 +65,7 @@ class FashionGen:
         root = Path(self.path)
         splits = chosen("splits", self.splits, list(FILES))
         required = [FILES[split] for split in splits]
-        require(CARD, root, required, remedy="Or read what is there: data.catalogue.splits=[test] (or [train]).")
+        require(CARD, root, required, remedy="Or read only existing splits: data.catalogue.splits=[test] (or [train]).")
         parts = {split: read_texts(root / FILES[split]) for split in splits}
         # An attribute that only one of the files has would be empty in the other.
         names = [name for name in (*REQUIRED[1:], *OPTIONAL) if all(name in part for part in parts.values())]

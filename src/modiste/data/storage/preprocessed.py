@@ -235,7 +235,7 @@ def _write_shard(
 
 
 def is_whole(folder: Path, shard: Mapping[str, Any], checksum: bool) -> bool:
-    """Whether a shard's file is there, of its size and, if asked, of its checksum."""
+    """Whether a shard's file exists with its size and, if asked, its checksum."""
     path = folder / shard["file"]
     if not path.is_file() or path.stat().st_size != shard["bytes"]:
         return False

@@ -1,4 +1,4 @@
-"""Training on a stream of WebDataset shards: sets that no disk holds, read through once an epoch."""
+"""Train on a stream of WebDataset shards, read once per epoch, for sets larger than the disk."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ Place = tuple[int, int, int]
 class Stream:
     """Training samples in WebDataset shards, instead of the catalogue's ``train`` split.
 
-    The shards are put in an order that (seed, epoch) decides and dealt to the workers of all devices, a
-    *share* each, which reads its shards one after another through a buffer that shuffles. Batch n of a device comes
+    The shards are ordered by (seed, epoch) and distributed over the workers of all devices, one
+    *share* each, which reads its shards sequentially through a shuffle buffer. Batch n of a device comes
     from its share n modulo the number of its workers. So an epoch sees every sample at most once, and all of
     them (but for less than a batch a share) where all shares hold as many samples: shards of one size, their number a
-    multiple of devices × ``num_workers``. A share that ends early begins again, and a warning says so.
+    multiple of devices × ``num_workers``. A share that ends early restarts with a warning.
 
     The order is that of (seed, epoch, shards, devices, ``num_workers``, ``batch_size``, ``buffer``). A run that is
-    resumed mid-epoch with the same continues with the samples that are left, after its workers have read
+    resumed mid-epoch with the same settings continues with the remaining samples, after its workers have read
     through the others without decoding them. Where the number of devices or of workers differs, it continues in
-    another order, in which samples of this one epoch may come twice or not at all, and a warning says so; other shards,
-    another batch size or another buffer are not noticed.
+    another order, in which samples of this epoch may repeat or be skipped, with a warning; other shards,
+    another batch size or another buffer are not detected.
 
     Samples whose JSON names another ``split`` than ``train`` are excluded. What else shards share with validation is
     not known: nothing reads them all beforehand.
@@ -69,7 +69,7 @@ class Stream:
     Attributes:
         shards: Paths or URLs, see `modiste.data.storage.webdataset.expand`.
         batches: Batches in an epoch: samples in all shards // ``data.batch_size``, or fewer.
-        buffer: Samples that each worker holds, encoded, and draws from; 1 keeps the order within a shard.
+        buffer: Shuffle buffer per worker, in encoded samples; 1 keeps the order within a shard.
         columns: The catalogue's word → ``txt`` or a name in the JSON; see `webdataset.to_catalogue`.
 
     Raises:
@@ -102,7 +102,7 @@ class Stream:
         return self.batches
 
     def check(self, named: Iterable[str]) -> None:
-        """Look at the first shard, before anything is trained.
+        """Check the first shard before training.
 
         Args:
             named: Columns of the catalogue that training needs.
@@ -177,7 +177,7 @@ class Share:
         self._samples = self._read()
 
     def close(self) -> None:
-        """Let go of the shard that is open, and of the buffer."""
+        """Close the open shard and clear the buffer."""
         self._samples.close()
 
     def take(self, number: int) -> list[Sample]:
@@ -204,14 +204,14 @@ class Share:
 
 
 class Note(NamedTuple):
-    """What a worker tells next to a batch.
+    """Notes that a worker sends with a batch.
 
     Attributes:
         share: Of which share of the device the batch is.
         taken: Samples that this share has given in this epoch, this batch's included.
         turn: See `Share`.
         bad: What was excluded: reason → names.
-        failure: The sentence that ends the training, or "".
+        failure: Error message that ends training, or "".
     """
 
     share: int = 0
@@ -222,7 +222,7 @@ class Note(NamedTuple):
 
 
 class StreamedPairs(Dataset):
-    """The batches of one device, in the order of their numbers: each worker has its shares open and reads on.
+    """Batches of one device in order; each worker keeps its shares open.
 
     Args:
         stream: What is read.
@@ -257,7 +257,7 @@ class StreamedPairs(Dataset):
         self._next: tuple[int, int] | None = None
 
     def __getitems__(self, place: Place) -> tuple[list[Batch], Note]:
-        """The items of a batch, and what is to be told of it."""
+        """The items of a batch, and notes about it."""
         try:
             return self._batch(*place)
         except ModisteError as error:  # an exception would reach the main process with its traceback as its text
@@ -313,7 +313,7 @@ class StreamedPairs(Dataset):
         return items
 
     def _problem(self, catalogue: Catalogue, index: int, row: Row) -> str | None:
-        """Why the columns of a sample will not do, or None."""
+        """Reason why the columns of a sample are unusable, or None."""
         if row is None:
             return UNREADABLE_COLUMNS
         if not catalogue.column("text")[index]:
@@ -334,7 +334,7 @@ def _image_problem(catalogue: Catalogue, index: int) -> str | None:
 
 
 class CollateNoted:
-    """As ``collate``, the note next to the items left as it is."""
+    """Like ``collate``, with the note passed through."""
 
     def __init__(self, collate: Callable[[Sequence[Batch]], Batch]) -> None:
         self.collate = collate
@@ -365,7 +365,7 @@ class PlaceSampler(EpochBatchSampler):
 
 
 class StreamLoader(ResumableLoader):
-    """The loader of a stream: it tells what was excluded, and keeps how far every share was read."""
+    """Loader of a stream that reports excluded samples and records the position of every share."""
 
     taken: list[int]
 
@@ -426,7 +426,7 @@ def _of_all_processes(value: Any) -> list[Any]:
 
 
 class Seen:
-    """What an epoch has brought, for the warnings at its end."""
+    """Statistics of an epoch, for the warnings at its end."""
 
     def __init__(self) -> None:
         self.kept = 0
@@ -447,7 +447,7 @@ class Seen:
             self.again.add(note.share)
 
     def tell(self) -> None:
-        """Name what was excluded, once."""
+        """Warn once about excluded samples."""
         if self.bad:
             log.warning(
                 "data.stream: %s", LoadReport(self.kept + sum(map(len, self.bad.values())), self.kept, self.bad)
@@ -467,7 +467,7 @@ def stream_loader(
     options: Mapping[str, Any],
     weight: PairWeights | None = None,
 ) -> StreamLoader:
-    """The loader of a device's part of a stream.
+    """Loader of one device's share of a stream.
 
     Args:
         stream: What is read.

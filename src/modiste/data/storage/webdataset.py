@@ -242,7 +242,7 @@ def _read_part(path: str, offset: int, size: int) -> bytes:
 
 @dataclass(frozen=True)
 class Shards:
-    """A catalogue of shards that are files: what is validated and tested, or a training set that the disk holds.
+    """Catalogue of local shards, for validation and test, or for a training set on disk.
 
     Attributes:
         path: The shards, see `expand`.

@@ -76,7 +76,7 @@ def check_finite(checkpoint: dict[str, Any]) -> None:
 
 
 def diverged(what: str, step: int, more: str = "") -> ModisteError:
-    """The error of a training run whose numbers are not finite any more."""
+    """The error for a training run with non-finite numbers."""
     return ModisteError(
         f"Training diverged at step {step}: {what}{more}. Lower optim.lr, lengthen optim.warmup, or set "
         "trainer.precision=32-true; modiste train continue=RUN resumes from the last finite checkpoint."

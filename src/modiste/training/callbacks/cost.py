@@ -56,7 +56,7 @@ class Cost(Callback):
 
     Args:
         run_dir: Where it is written.
-        price_per_hour: Of one machine; null leaves the price out.
+        price_per_hour: Of one machine; null: no price.
         currency: Of the rate.
         country: Whose electricity it is, ISO 3166-1 alpha-3; null: the world's average.
 
