@@ -12,6 +12,7 @@ import torch
 from helpers.tiny_models import narrow_two_tower as model
 from modiste.embedding import backends
 from modiste.embedding.backends import Tower, check_name, choose
+from modiste.embedding.int8 import quantise_weights
 from modiste.errors import ModisteError
 from modiste.utils.machine import has_bf16
 
@@ -148,7 +149,7 @@ def test_int8_weights_are_the_nearest_of_the_finest_scale_an_output(transposed):
     given = ops.parameter([-1, 96], name="given")
     once = ops.matmul(given, stored, False, transposed)
     program = ov.Model([ops.matmul(once, once, False, True)], [given])
-    assert backends.quantise_weights(program) == 32  # the largest that divides 128 and 96
+    assert quantise_weights(program) == 32  # the largest that divides 128 and 96
     first, of_activations = products(program)
     assert of_activations.input_value(0).get_node() == of_activations.input_value(1).get_node() == first
     rounded, scale = (part if transposed else part.T for part in dequantised(first))
@@ -166,7 +167,7 @@ def test_int8_is_of_products_of_weights_that_its_groups_divide_and_of_nothing_el
     built.text_projection = torch.nn.Sequential(torch.nn.Linear(64, 48), torch.nn.Linear(48, 8))
     program = backends._openvino(Tower(built, "text", built.tokenizer(TEXTS)))
     before = [constant(node) for node in products(program)]
-    assert backends.quantise_weights(program) == 64
+    assert quantise_weights(program) == 64
     whole = [node for node, weights in zip(products(program), before, strict=True) if weights is not None]
     # Of a layer queries, keys, values, output and two of its perceptron; the two of the projection.
     assert len(whole) == 2 * 6 + 2

@@ -22,10 +22,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from modiste.embedding.int8 import quantise_weights
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
 from modiste.utils.atomic import read_cache, write_cache
@@ -43,13 +43,8 @@ MARGIN = 0.1
 CHUNK = 32
 # Images, and texts, that one stream of OpenVINO takes at a time at most.
 PARTS = {"image": 8, "text": 32}
-# OpenVINO's names of what has weights.
-WEIGHTED = ("MatMul", "Convolution", "GroupConvolution")
 # Of a matrix product; from exact to fast.
 PRECISIONS = ("fp32", "bf16", "int8")
-# Activations that share a scale in int8: larger groups are not much faster; and the smallest that is worth it (OpenVINO
-# asks for multiples of 16).
-INT8_GROUP, SMALLEST_GROUP = 128, 32
 Encode = Callable[[Any], Tensor]
 
 
@@ -275,42 +270,6 @@ def _openvino(tower: Tower) -> Any:
         except OSError:  # another process was first
             shutil.rmtree(unfinished)
     return converted
-
-
-def quantise_weights(program: Any) -> int:
-    """Quantise matmul weights to int8 in place, with one scale per output: w ≈ int8 · max|w| / 127.
-
-    Products whose inputs `SMALLEST_GROUP` does not divide stay as they are. Ours rather than nncf's `compress_weights`,
-    which makes the embeddings of tokens int8, too, draws its own progress bar and sends telemetry.
-
-    Returns:
-        Size of the groups of activations that share a scale: it divides the inputs of all these products.
-
-    Raises:
-        ModisteError: Convolutions have more weights than these products.
-    """
-    from openvino import opset13 as ops
-
-    group, multiplied, convolved = INT8_GROUP, 0, 0
-    for node in program.get_ordered_ops():
-        source = node.input_value(1).get_node() if node.get_type_name() in WEIGHTED else None
-        if source is None or source.get_type_name() != "Constant":
-            continue  # not of weights, but of two activations
-        weights = source.get_data()
-        if node.get_type_name() != "MatMul":
-            convolved += weights.size
-            continue
-        inputs = 1 if node.get_attributes()["transpose_b"] else 0
-        if weights.ndim != 2 or weights.shape[inputs] % SMALLEST_GROUP:
-            continue
-        largest = np.abs(weights).max(inputs, keepdims=True)
-        scale = np.where(largest > 0, largest, 1).astype(np.float32) / 127
-        rounded = ops.convert(ops.constant(np.rint(weights / scale).astype(np.int8)), "f32")
-        node.input(1).replace_source_output(ops.multiply(rounded, ops.constant(scale)).output(0))
-        group, multiplied = math.gcd(group, weights.shape[inputs]), multiplied + weights.size
-    if multiplied <= convolved:
-        raise ModisteError("precision=int8 quantises matmuls, and this tower has few: set precision=bf16 or fp32.")
-    return group
 
 
 def _position(port: Any, names: Sequence[str], index: int) -> int:

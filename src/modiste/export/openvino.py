@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modiste.embedding.backends import quantise_weights
+from modiste.embedding.int8 import quantise_weights
 from modiste.errors import ModisteError
 from modiste.export.onnx import Positional, examples, reader_of, save_files
 from modiste.export.writing import Job, Reader
