@@ -16,7 +16,7 @@ from modiste.errors import ModisteError
 
 # OpenVINO's names of what has weights.
 WEIGHTED = ("MatMul", "Convolution", "GroupConvolution")
-# Activations that share a scale: larger groups are not much faster; and the smallest that is worth it (OpenVINO asks for
+# Activations that share a scale: larger groups are not much faster; and the smallest worthwhile group (OpenVINO asks for
 # multiples of 16).
 INT8_GROUP, SMALLEST_GROUP = 128, 32
 
