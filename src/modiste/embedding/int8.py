@@ -16,8 +16,8 @@ from modiste.errors import ModisteError
 
 # OpenVINO's names of what has weights.
 WEIGHTED = ("MatMul", "Convolution", "GroupConvolution")
-# Activations that share a scale (larger groups are not much faster), and the smallest group that pays; OpenVINO asks for
-# multiples of 16.
+# Activations that share a scale (larger groups are hardly faster), and the smallest group that pays.
+# OpenVINO asks for multiples of 16.
 INT8_GROUP, SMALLEST_GROUP = 128, 32
 
 
