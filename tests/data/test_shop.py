@@ -152,7 +152,7 @@ def test_a_picture_of_many_products_is_named_and_can_be_dropped(folder, caplog):
 
 
 def test_addresses_are_refused_without_leave(folder):
-    with pytest.raises(ModisteError, match=r"1 of 1 images are addresses .*download=true"):
+    with pytest.raises(ModisteError, match=r"1 of 1 images are URLs .*download=true"):
         read(folder, "t.csv", "title,image\nhat,https://example.org/a.jpg\n")
 
 

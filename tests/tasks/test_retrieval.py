@@ -144,7 +144,7 @@ def test_published_queries(tmp_path):
 
 
 def test_relevance_outside_the_gallery_is_an_error():
-    with pytest.raises(ModisteError, match=r"2 of the 3 products that file.json calls relevant .* \(x, y\)"):
+    with pytest.raises(ModisteError, match=r"2 of the 3 relevant products in file.json .* \(x, y\)"):
         judged_relevance({"q": ["a", "x"], "r": ["y"]}, ["a", "b"], "file.json")
 
 

@@ -320,8 +320,8 @@ def test_nothing_at_the_path_is_one_error_with_the_remedy(tmp_path):
     ("content", "message"),
     [
         ("{", "is damaged"),
-        ("[]", "no list of images"),
-        (json.dumps({**TRAIN, "annotations": None}), "no list of annotations"),
+        ("[]", "no list 'images'"),
+        (json.dumps({**TRAIN, "annotations": None}), "no list 'annotations'"),
         (json.dumps({**TRAIN, "annotations": [instance(9, 10, LEFT)]}), "does not list: 9"),
         (json.dumps({**TRAIN, "annotations": [instance(0, 77, LEFT)]}), "does not list: 77"),
         (json.dumps({**TRAIN, "annotations": [instance(0, 10, LEFT, [5])]}), "does not list: 5"),

@@ -194,7 +194,7 @@ def test_mistakes_about_files_have_a_remedy(tmp_path, images):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", b"a,b\n1,2\n1,2,3\n", r"line 3 has 3 cells, the header 2"),
+        ("t.csv", b"a,b\n1,2\n1,2,3\n", r"line 3 has 3 cells, not 2"),
         ("t.csv.gz", b"\x1f\x8bno", "cannot be read as its file type"),
         ("t.jsonl", b'{"a": 1}\n{"a": \n', "Expecting value"),
         ("t.jsonl", b"[1, 2]\n", "JSON object"),
