@@ -275,4 +275,4 @@ def test_the_report_has_the_cost_and_says_what_is_missing(tmp_path):
     assert "0.00287 kg" in text
     assert "pip install" not in text
     (tmp_path / "cost.json").write_text(json.dumps(DONE))
-    assert "pip install &#x27;modiste[cost]&#x27;" in write_report(tmp_path).read_text()
+    assert "pip install &#39;modiste[cost]&#39;" in write_report(tmp_path).read_text()
