@@ -162,8 +162,11 @@ def test_paths_out_of_the_folder_are_bad_rows(tmp_path, images):
     [
         ({**COLUMNS, "text": "titel"}, r"columns\.text: data set 'table' has no column 'titel'. Did you mean 'title'"),
         ({**COLUMNS, "colour": "colour"}, r"columns\.colour: .* Did you mean 'Colour'"),
-        ({"text": "title"}, r"which column is the image: data\.catalogue\.columns\.image=<column>, one of: sku, title"),
-        ({"image": "path", "text": None}, r"which column is the text"),
+        (
+            {"text": "title"},
+            r"no column found for image: set data\.catalogue\.columns\.image=<column>, one of: sku, title",
+        ),
+        ({"image": "path", "text": None}, r"no column found for text"),
     ],
 )
 def test_a_wrong_column_is_answered_with_the_likely_one(tmp_path, images, columns, message):
