@@ -211,7 +211,7 @@ def test_a_damaged_or_suspicious_checkpoint_is_refused_in_one_sentence(damage, r
             torch.save({"state_dict": {}, "more": shutil.rmtree}, path)
     refused = modiste("evaluate", f"run={broken}", cwd=folder)
     assert refused.returncode == 1
-    assert ("no whole checkpoint" if damage == "cut off" else "is refused") in refused.stderr
+    assert ("no complete checkpoint" if damage == "cut off" else "is refused") in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
@@ -257,7 +257,7 @@ def test_bf16_and_early_stopping(folder):
         (["train", "task=[zeroshot]", "monitor.metric=val/retrieval/t2i/mrr"], "no task measures"),
         (["train", "task=[retrieval,marqo]"], "test set"),
         (["train", "task.retrieval.gallery=all"], "validation split only"),
-        (["train", "image=timm", "image.pretrained=false", "image.size=100"], "multiple of its patches of 16"),
+        (["train", "image=timm", "image.pretrained=false", "image.size=100"], "multiple of its patch size of 16"),
         (["train", "trainer=gpu"], "rejects its settings"),
         (["evaluate"], "Give run=DIR"),
         (["evaluate", "embeddings.image=a.npy"], "needs both"),

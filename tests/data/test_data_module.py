@@ -119,7 +119,7 @@ def test_a_caption_takes_the_word_of_a_value_and_training_its_synonyms(catalogue
     drawn = {captions.sample(named, random.Random(seed)) for seed in range(40)}
     assert drawn == {"a first thing", "a one", "a two"}
     assert captions.sample(other, random.Random(0)) == f"a {values[1]}"
-    with pytest.raises(ModisteError, match=r"is one word: give a list, \[frock\]"):
+    with pytest.raises(ModisteError, match=r"is a single word: give a list, \[frock\]"):
         Captions(["{category}"], synonyms={"category": {values[0]: "frock"}}).bind(catalogue)
     with pytest.raises(ModisteError, match="no template uses"):
         Captions(["{text}"], synonyms={"category": synonyms}).bind(catalogue)

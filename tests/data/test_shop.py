@@ -144,7 +144,7 @@ def test_a_picture_of_many_products_is_named_and_can_be_dropped(folder, caplog):
     text = "sku,title,image\n" + "\n".join(rows)
     with caplog.at_level(logging.WARNING):
         assert len(read(folder, "t.csv", text)) == 33
-    assert "one picture stands for 25 products" in caplog.text
+    assert "25 products share one image" in caplog.text
     catalogue = read(folder, "t.csv", text, placeholders=19)
     assert len(catalogue) == 8
     assert catalogue.column("row") == list(range(8))
@@ -152,7 +152,7 @@ def test_a_picture_of_many_products_is_named_and_can_be_dropped(folder, caplog):
 
 
 def test_addresses_are_refused_without_leave(folder):
-    with pytest.raises(ModisteError, match=r"1 of 1 images are addresses .*download=true"):
+    with pytest.raises(ModisteError, match=r"1 of 1 images are URLs .*download=true"):
         read(folder, "t.csv", "title,image\nhat,https://example.org/a.jpg\n")
 
 

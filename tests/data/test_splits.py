@@ -234,8 +234,8 @@ def test_splits_other_than_train_val_and_test_stay_as_they_are():
         ({"brand": ["Reebok"]}, "no rows of 'tiny' in its validation split"),
         ({"column": "brand"}, "either count or share"),
         ({"column": "brand", "count": 1, "share": 0.5}, "either count or share"),
-        ({"column": "brand", "count": 2}, "cannot draw 2 of the 2 values of brand"),
-        ({"column": "brand", "number": 1}, "no 'number'"),
+        ({"column": "brand", "count": 2}, "cannot hold out 2 of the 2 values of brand"),
+        ({"column": "brand", "number": 1}, "no option 'number'"),
     ],
 )
 def test_mistakes_in_held_out_are_named(entry, message):

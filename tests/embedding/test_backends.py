@@ -85,8 +85,8 @@ def test_auto_takes_the_fastest_that_is_near_enough_and_says_why_not_the_others(
     with caplog.at_level("INFO", "modiste.embedding.backends"):
         assert choose(tower, "auto", 0.99)[0] == "good"
     for words in (
-        "far: passed over: backend=far is too far from torch: cosine -1",
-        "nan: passed over",
+        "far: skipped: backend=far is too far from torch: cosine -1",
+        "nan: skipped",
         "cannot export",
     ):
         assert words in caplog.text

@@ -144,7 +144,7 @@ def test_published_queries(tmp_path):
 
 
 def test_relevance_outside_the_gallery_is_an_error():
-    with pytest.raises(ModisteError, match=r"2 of the 3 products that file.json calls relevant .* \(x, y\)"):
+    with pytest.raises(ModisteError, match=r"2 of the 3 relevant products in file.json .* \(x, y\)"):
         judged_relevance({"q": ["a", "x"], "r": ["y"]}, ["a", "b"], "file.json")
 
 
@@ -378,7 +378,7 @@ def test_examples_of_a_sample_show_its_candidates_alone():
 def test_mistakes_in_a_sample_have_a_remedy():
     with pytest.raises(ModisteError, match="Did you mean 'negatives'"):
         Retrieval(gallery="sample", sample={"negative": 3})
-    with pytest.raises(ModisteError, match=r"sample\.seeds is a whole number"):
+    with pytest.raises(ModisteError, match=r"sample\.seeds must be an integer"):
         Retrieval(gallery="sample", sample={"seeds": 0})
     with pytest.raises(ModisteError, match="leave attributes and published empty"):
         Retrieval(gallery="sample", attributes=["colour"])

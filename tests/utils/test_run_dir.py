@@ -31,7 +31,7 @@ def test_a_file_that_a_kill_cut_off_is_passed_over(run):
     assert run.checkpoint("last").name == "last.ckpt"
     for path in run.checkpoints.iterdir():
         path.write_bytes(b"")
-    with pytest.raises(ModisteError, match="no whole checkpoint"):
+    with pytest.raises(ModisteError, match="no complete checkpoint"):
         run.checkpoint("last")
 
 

@@ -140,7 +140,7 @@ def test_a_mask_fits_a_smaller_copy_of_its_image_and_no_other():
     mask = Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 50, 1).repeat(60, 0))
     small = fit(mask, (50, 30), "x")
     assert np.array_equal(np.asarray(small), np.asarray(mask)[::2, ::2])
-    with pytest.raises(ModisteError, match=r"'x' is 50×40, but its annotation is of 100×60"):
+    with pytest.raises(ModisteError, match=r"'x' is 50×40, but its annotation is 100×60"):
         fit(mask, (50, 40), "x")
 
 
@@ -320,8 +320,8 @@ def test_nothing_at_the_path_is_one_error_with_the_remedy(tmp_path):
     ("content", "message"),
     [
         ("{", "is damaged"),
-        ("[]", "no list of images"),
-        (json.dumps({**TRAIN, "annotations": None}), "no list of annotations"),
+        ("[]", "no list 'images'"),
+        (json.dumps({**TRAIN, "annotations": None}), "no list 'annotations'"),
         (json.dumps({**TRAIN, "annotations": [instance(9, 10, LEFT)]}), "does not list: 9"),
         (json.dumps({**TRAIN, "annotations": [instance(0, 77, LEFT)]}), "does not list: 77"),
         (json.dumps({**TRAIN, "annotations": [instance(0, 10, LEFT, [5])]}), "does not list: 5"),
@@ -338,7 +338,7 @@ def test_a_damaged_annotation_file_is_one_error(tmp_path, content, message):
 def test_images_of_other_proportions_are_no_silent_wrong_mask(tmp_path):
     root = write_fashionpedia(tmp_path / "fashionpedia")
     (root / "train" / "a.jpg").write_bytes(encoded(picture(1, (30, 20)), "JPEG"))
-    with pytest.raises(ModisteError, match="annotation is of 20×30"):
+    with pytest.raises(ModisteError, match="annotation is 20×30"):
         fashionpedia(root).read_mask(0, "dress")
 
 

@@ -71,7 +71,7 @@ def test_absent_files_are_named_with_where_to_get_them(tmp_path):
     with pytest.raises(ModisteError, match="Did you mean 'val'"):
         FashionIQ(str(root), splits=["vall"])()
     (root / "image_splits/split.dress.val.json").write_text('["B009')
-    with pytest.raises(ModisteError, match=r"split\.dress\.val\.json is not whole"):
+    with pytest.raises(ModisteError, match=r"split\.dress\.val\.json is damaged"):
         FashionIQ(str(root))()
     write(tmp_path / "lists")
     for file in (tmp_path / "lists/images").iterdir():

@@ -96,7 +96,7 @@ def test_absent_and_damaged_files_are_named(tmp_path):
     write(root)
     whole = (root / FILES["test"]).read_bytes()
     (root / FILES["test"]).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModisteError, match=r"validation\.h5 is not whole.*download it again"):
+    with pytest.raises(ModisteError, match=r"validation\.h5 is damaged.*download it again"):
         FashionGen(str(root))()
     write(root)
     with h5py.File(root / FILES["test"], "a") as file:

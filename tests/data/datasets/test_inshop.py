@@ -115,5 +115,5 @@ def test_mistakes_have_a_remedy(tmp_path):
     with pytest.raises(ModisteError, match=r"2 labels, list_attr_cloth\.txt 3 names"):
         InShop(str(root))()
     (root / "Anno/list_description_inshop.json").write_text('[{"item": "id_000')
-    with pytest.raises(ModisteError, match=r"list_description_inshop.json is not whole"):
+    with pytest.raises(ModisteError, match=r"list_description_inshop.json is damaged"):
         InShop(str(root))()

@@ -98,7 +98,7 @@ def test_an_image_without_labels_has_none(tmp_path):
         ("labels/shape/shape_anno_all.txt", f"{NAMES[0]} 1 4 0\n", "has 3 labels, not 12"),
         ("labels/texture/fabric_ann.txt", f"{NAMES[0]} 1 8 7\n", "lower_fabric has no class 8"),
         ("labels/shape/shape_anno_all.txt", lines([SHAPE[2], SHAPE[2].replace("3 1 0", "7 1 0")]), "has no class 3"),
-        ("captions.json", '{"WOMEN', "captions.json is not whole"),
+        ("captions.json", '{"WOMEN', "captions.json is damaged"),
         ("captions.json", "[]", "holds a list where a dict is expected"),
         ("captions.json", '{"1.jpg": "a dress"}', "1.jpg is no name of the form"),
     ],

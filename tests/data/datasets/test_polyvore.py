@@ -112,7 +112,7 @@ def test_absent_and_damaged_files_are_named_with_where_to_get_them(tmp_path):
         Polyvore(str(root))()
     (root / "categories.csv").write_text(CATEGORIES)
     (root / "nondisjoint/test.json").write_text('[{"set_id": "1", "item')
-    with pytest.raises(ModisteError, match=r"nondisjoint/test\.json is not whole"):
+    with pytest.raises(ModisteError, match=r"nondisjoint/test\.json is damaged"):
         Polyvore(str(root))()
     (root / "nondisjoint/test.json").write_text('[{"set_id": "1"}]')
     with pytest.raises(ModisteError, match="no list of outfits with items"):

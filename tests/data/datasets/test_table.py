@@ -162,8 +162,11 @@ def test_paths_out_of_the_folder_are_bad_rows(tmp_path, images):
     [
         ({**COLUMNS, "text": "titel"}, r"columns\.text: data set 'table' has no column 'titel'. Did you mean 'title'"),
         ({**COLUMNS, "colour": "colour"}, r"columns\.colour: .* Did you mean 'Colour'"),
-        ({"text": "title"}, r"which column is the image: data\.catalogue\.columns\.image=<column>, one of: sku, title"),
-        ({"image": "path", "text": None}, r"which column is the text"),
+        (
+            {"text": "title"},
+            r"no column found for image: set data\.catalogue\.columns\.image=<column>, one of: sku, title",
+        ),
+        ({"image": "path", "text": None}, r"no column found for text"),
     ],
 )
 def test_a_wrong_column_is_answered_with_the_likely_one(tmp_path, images, columns, message):
@@ -194,7 +197,7 @@ def test_mistakes_about_files_have_a_remedy(tmp_path, images):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", b"a,b\n1,2\n1,2,3\n", r"line 3 has 3 cells, the header 2"),
+        ("t.csv", b"a,b\n1,2\n1,2,3\n", r"line 3 has 3 cells, not 2"),
         ("t.csv.gz", b"\x1f\x8bno", "cannot be read as its file type"),
         ("t.jsonl", b'{"a": 1}\n{"a": \n', "Expecting value"),
         ("t.jsonl", b"[1, 2]\n", "JSON object"),

@@ -75,7 +75,7 @@ def test_finished_shards_are_kept_and_a_damaged_one_is_made_anew(catalogue, tmp_
 def test_pixels_of_another_transform_or_data_set_are_refused(catalogue, tmp_path):
     write(catalogue, PAD, tmp_path)
     ready = Preprocessed(str(tmp_path))()
-    with pytest.raises(ModisteError, match="resize=pad, but the model takes resize=squash"):
+    with pytest.raises(ModisteError, match="resize=pad, but the model needs resize=squash"):
         batches(ready, Preprocess(size=24, resize="squash"))
     batches(ready, Preprocess(size=24, resize="pad", mean=(0.1, 0.2, 0.3)))  # which comes after the pixels
     with pytest.raises(ModisteError, match="preprocess differs"):
