@@ -14,7 +14,7 @@ from modiste.config import instantiate
 from modiste.config.targets import LISTED, locate, registry
 from modiste.errors import ModisteError
 
-NUMBER = int(os.environ.get("MODISTE_FUZZ", "250"))
+NUMBER = int(os.environ.get("MODISTE_FUZZ", "60"))
 PROCESS = {
     "subprocess.Popen",
     "os.system",

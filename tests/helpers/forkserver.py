@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+# Only a few commands import these, which take longest.
+LATER = ("modiste.compat", "modiste.export", "modiste.pretrained.sentence_transformers", "modiste.search", "modiste.serve")
 FURTHER = ("transformers.models.bert.modeling_bert", "sklearn.linear_model", "matplotlib.pyplot", "optuna")
 
 
@@ -26,7 +28,7 @@ def preload() -> None:
 
     names = [module.name for module in pkgutil.walk_packages(modiste.__path__, "modiste.")]
     for name in [*names, *FURTHER]:
-        if not name.endswith("__main__"):
+        if not name.endswith("__main__") and not name.startswith(LATER):
             importlib.import_module(name)
     gc.collect()
     gc.freeze()  # the forks share these pages

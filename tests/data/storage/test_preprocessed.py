@@ -53,7 +53,7 @@ def test_finished_shards_are_kept_and_a_damaged_one_is_made_anew(catalogue, tmp_
 
     with pytest.raises(KeyboardInterrupt):
         write(catalogue, PAD, tmp_path, shard_rows=8, progress=stop_after_two)
-    with pytest.raises(ModisteError, match="unfinished"):
+    with pytest.raises(ModisteError, match="incomplete"):
         Preprocessed(str(tmp_path))()
     assert write(catalogue, PAD, tmp_path, shard_rows=8) == 2
     assert write(catalogue, PAD, tmp_path, shard_rows=8) == 0
@@ -93,9 +93,9 @@ def test_embeddings_of_other_pixels_have_a_cache_entry_of_their_own(catalogue, t
     ready = Preprocessed(str(tmp_path / "ready"))()
     embedder = ModelEmbedder(model, cache=tmp_path / "cache")
     first = embedder.images(catalogue)
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
     torch.testing.assert_close(embedder.images(ready), first)
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
 
 
 def test_a_directory_that_holds_none_is_one_sentence(tmp_path):
