@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 # Only a few commands import these, which take longest.
-LATER = ("modiste.compat", "modiste.export", "modiste.pretrained.sentence_transformers", "modiste.search", "modiste.serve")
+LATER = tuple(f"modiste.{name}" for name in ("compat", "export", "search", "serve", "pretrained.sentence_transformers"))
 FURTHER = ("transformers.models.bert.modeling_bert", "sklearn.linear_model", "matplotlib.pyplot", "optuna")
 
 
