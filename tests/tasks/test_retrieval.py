@@ -382,7 +382,7 @@ def test_mistakes_in_a_sample_have_a_remedy():
         Retrieval(gallery="sample", sample={"seeds": 0})
     with pytest.raises(ModisteError, match="leave attributes and published empty"):
         Retrieval(gallery="sample", attributes=["colour"])
-    with pytest.raises(ModisteError, match=r"has 101 products to draw from.*coarser"):
+    with pytest.raises(ModisteError, match=r"has 101 products to sample from.*coarser"):
         Retrieval(gallery="sample", sample={"within": "type"})(whole_numbers(135), lookalikes(), "test")
 
 

@@ -77,7 +77,7 @@ def test_one_file_is_read_alone_where_it_is_asked_for(tmp_path, caplog):
     assert FashionGen(str(root), splits=["test"])().splits == {"test": 2}
     assert "2 of 32,528 test" in caplog.text
     assert "train" not in caplog.text.split("Ask")[0]
-    with pytest.raises(ModisteError, match=r"partial download.*_train\.h5 is not there.*splits=\[test\]"):
+    with pytest.raises(ModisteError, match=r"partial download.*_train\.h5 is missing.*splits=\[test\]"):
         FashionGen(str(root))()
     with pytest.raises(ModisteError, match=r"no 'tests'. Did you mean 'test'"):
         FashionGen(str(root), splits=["tests"])()

@@ -132,7 +132,7 @@ def test_a_missing_download_has_a_remedy(tmp_path):
 
 
 def test_the_table_without_the_photos_is_a_partial_download(tmp_path):
-    with pytest.raises(ModisteError, match=r"partial download .*: images is not there\. .*kaggle"):
+    with pytest.raises(ModisteError, match=r"partial download .*: images is missing\. .*kaggle"):
         HM(write_folder(tmp_path / "hm", pictures={}))()
     with pytest.raises(ModisteError, match=r"holds no images/\. .*kaggle"):
         HM(write_zip(tmp_path / "hm.zip", pictures={}))()

@@ -75,7 +75,7 @@ def test_the_large_images_are_read_from_their_own_folder(tmp_path):
     root = write(tmp_path / "inshop", folder="img_highres")
     images = InShop(root, images="img_highres")().column("image")
     assert images[0] == "img_highres/WOMEN/Dresses/id_00000002/02_1_front.jpg"
-    with pytest.raises(ModisteError, match=r"partial download.*Img/img is not there"):
+    with pytest.raises(ModisteError, match=r"partial download.*Img/img is missing"):
         InShop(root)()
     with pytest.raises(ModisteError, match="Did you mean 'img_highres'"):
         InShop(root, images="img_high")()
@@ -112,7 +112,7 @@ def test_mistakes_have_a_remedy(tmp_path):
         InShop(str(root))()
     (root / "Eval/list_eval_partition.txt").write_text(whole)
     (root / "Anno/attributes/list_attr_items.txt").write_text(counted("item_id attribute_labels", ["id_00000001 -1 1"]))
-    with pytest.raises(ModisteError, match=r"2 labels, list_attr_cloth\.txt 3 names"):
+    with pytest.raises(ModisteError, match=r"2 labels, but list_attr_cloth\.txt has 3 names"):
         InShop(str(root))()
     (root / "Anno/list_description_inshop.json").write_text('[{"item": "id_000')
     with pytest.raises(ModisteError, match=r"list_description_inshop.json is damaged"):

@@ -117,5 +117,5 @@ def test_absent_files_are_named_with_where_to_get_them(tmp_path):
     root = tmp_path / "mm"
     write(root)
     (root / "labels/texture/fabric_ann.txt").unlink()
-    with pytest.raises(ModisteError, match=r"partial download.*: labels/texture/fabric_ann.txt is not there.*labels"):
+    with pytest.raises(ModisteError, match=r"partial download.*: labels/texture/fabric_ann.txt is missing.*labels"):
         MultiModal(str(root))()

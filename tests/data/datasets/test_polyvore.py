@@ -85,7 +85,7 @@ def test_an_item_of_several_splits_is_test_before_val_before_train(tmp_path):
 def test_the_kind_of_split_decides(tmp_path):
     root = tmp_path / "po"
     write(root, kinds=["nondisjoint"])
-    with pytest.raises(ModisteError, match=r"disjoint/test\.json, disjoint/valid\.json, disjoint/train\.json are not"):
+    with pytest.raises(ModisteError, match=r"disjoint/test\.json, disjoint/valid\.json, disjoint/train\.json are missing"):
         Polyvore(str(root), split_kind="disjoint")()
     with pytest.raises(ModisteError, match="Did you mean 'nondisjoint'"):
         Polyvore(str(root), split_kind="nondisjunct")()
@@ -108,7 +108,7 @@ def test_absent_and_damaged_files_are_named_with_where_to_get_them(tmp_path):
     root = tmp_path / "po"
     write(root)
     (root / "categories.csv").unlink()
-    with pytest.raises(ModisteError, match=r"partial download of Polyvore Outfits: categories\.csv is not there"):
+    with pytest.raises(ModisteError, match=r"partial download of Polyvore Outfits: categories\.csv is missing"):
         Polyvore(str(root))()
     (root / "categories.csv").write_text(CATEGORIES)
     (root / "nondisjoint/test.json").write_text('[{"set_id": "1", "item')
