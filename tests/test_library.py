@@ -50,6 +50,8 @@ def test_the_script_of_the_readme_trains_without_hydra_in_at_most_twenty_lines(s
     assert isinstance(trainer, Trainer)
     assert trainer.global_step == 1
     assert {"val/loss", "val/retrieval/t2i/mrr"} <= trainer.callback_metrics.keys()
+    assert names["result"].split == "test"
+    assert names["result"].metrics["t2i/mrr"].n == 12
 
 
 def test_train_evaluate_embed_and_load_are_what_the_commands_call(tmp_path, monkeypatch):
@@ -70,6 +72,9 @@ def test_train_evaluate_embed_and_load_are_what_the_commands_call(tmp_path, monk
     embeddings = modiste.embed(run, catalogue, cache=False, progress=False)
     assert embeddings.image.shape == (len(catalogue), model.embed_dim)
     assert embeddings.ids.column("product_id").to_pylist() == catalogue.column("product_id")
+    stored = (run.results / "synthetic.test.retrieval.json").read_bytes()
+    modiste.evaluate(run, catalogue.select(split="val"), ["retrieval"], split="val", cache=False)
+    assert (run.results / "synthetic.test.retrieval.json").read_bytes() == stored, "a run's record is of its own data"
     (in_memory,) = modiste.evaluate(model, catalogue, ["retrieval"], cache=False)
     assert in_memory.metrics == result.metrics
 

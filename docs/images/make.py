@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from modiste import search
 from modiste.utils.drawing import typeface
 
-QUERIES = ("a red dress", "a striped t-shirt", "black ankle boots", "a yellow handbag")
-SIDE, GAP, HEAD, RESULTS = 96, 6, 22, 6
+QUERIES = ("black ankle boots", "a yellow handbag", "a red scarf", "a polka-dot skirt")
+SIDE, GAP, HEAD, RESULTS = 60, 4, 20, 6
 
 
 def main(index: str) -> None:
@@ -29,7 +29,7 @@ def main(index: str) -> None:
         rows = opened.search(text=query, k=RESULTS).table.column("row").to_pylist()
         for place, row in enumerate(rows):
             sheet.paste(opened.image(row).convert("RGB").resize((SIDE, SIDE)), (place * (SIDE + GAP), top + HEAD))
-    sheet.quantize(64).save(Path(__file__).parent / "search.png", optimize=True)
+    sheet.quantize(16).save(Path(__file__).parent / "search.png", optimize=True)
 
 
 if __name__ == "__main__":

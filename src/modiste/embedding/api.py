@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,12 +51,15 @@ class Embeddings:
     fingerprint: str
 
 
-def embed(model: DualEncoder | RunDir | str | Path, data: Catalogue, **options: Any) -> Embeddings:
+def embed(
+    model: DualEncoder | RunDir | str | Path, data: Catalogue, captions: Sequence[str] | None = None, **options: Any
+) -> Embeddings:
     """Embed the images and texts of a catalogue.
 
     Args:
         model: A model, a run directory, or a hub id or local directory of a published model.
         data: The catalogue.
+        captions: The text of each row; None: as a run's caption templates word it, otherwise the column ``text``.
         options: Of `modiste.embedding.build.build_embedder`: ``batch_size``, ``precision``, ``backend``, ``device`` …
 
     Raises:
@@ -70,10 +73,14 @@ def embed(model: DualEncoder | RunDir | str | Path, data: Catalogue, **options: 
     >>> embeddings.image.shape, embeddings.ids.column_names
     (torch.Size([10, 16]), ['row', 'product_id', 'split', 'text'])
     """
+    run = RunDir.of(model)
+    if captions is None and run is not None:
+        bound = bind_captions(load_config(run.config).data, data)
+        captions = [bound.first(row) for row in range(len(data))]
+    texts = data.column("text") if captions is None else list(captions)
     if not isinstance(model, DualEncoder):
         model = load_model(model.path if isinstance(model, RunDir) else model).model
     embedder = build_embedder(model, **options)
-    texts = data.column("text")
     return Embeddings(embedder.images(data), embedder.texts(texts), _ids(data, texts), embedder.fingerprint)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,8 @@ def evaluate(
         tasks: Names of tasks, or tasks by name.
         split: The evaluated split; ``all``: every row.
         out: Directory for result files; results that exist there for the same model, data and protocol are not
-            computed again. None: a run keeps its results, of others none are written.
+            computed again. None: a run keeps its results, of others none are written. Results of data or tasks that
+            are passed as objects are only written with ``out``, and always computed.
         settings: Further keys of conf/evaluate.yaml: ``precision``, ``batch_size``, ``backend``, ``dim`` …
 
     Returns:
@@ -72,15 +73,28 @@ def evaluate(
     words += [f"run={override_value(str(run.path))}"] if run else []
     if isinstance(model, (str, Path)) and run is None:
         words += ["model=pretrained", f"model.source={override_value(str(model))}"]
+    if "suite" in settings:
+        raise ModisteError("A suite has data and tasks of its own: run it with modiste evaluate suite=NAME.")
+    given = None if data is None or isinstance(data, (str, Mapping)) else data
+    objects = given is not None or isinstance(tasks, Mapping)
     spec = EvaluationSpec("", compose("evaluate", words), tuple(words))
     subject = _subject(model, spec.config)
-    target = RunDir(Path(out)) if out else None
-    evaluator = Evaluator(subject, target, overwrite=spec.config.overwrite, overlap=spec.config.overlap)
-    if subject.trained is not None:
-        spec = spec.of_run(subject.trained)
-    elif data is None:
+    trained = subject.trained
+    if given is not None:  # a run's record is of data that its configuration can name
+        subject = replace(subject, run=None, trained=None)
+        spec.config.data.name = given.card.name
+    elif objects:
+        subject = replace(subject, run=None)
+    cfg = spec.config
+    # What objects mean is in no configuration, so that an earlier result may be of others.
+    evaluator = Evaluator(
+        subject, RunDir(Path(out)) if out else None, overwrite=cfg.overwrite or objects, overlap=cfg.overlap,
+        deterministic=cfg.deterministic,
+    )  # fmt: skip
+    if given is None and trained is not None:
+        spec = spec.of_run(trained)
+    elif given is None and data is None:
         raise ModisteError("No data given: name a data set or pass a catalogue; only runs have default data.")
-    given = None if data is None or isinstance(data, (str, Mapping)) else data
     evaluation = spec.load(given)
     if isinstance(tasks, Mapping):
         evaluation = Evaluation(evaluation.spec, evaluation.catalogue, dict(tasks))

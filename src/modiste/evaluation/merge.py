@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ def adopted(cfg: DictConfig, base: Side, line: Invocation) -> DictConfig:
         if base.config is None:
             path = Path(base.source).expanduser()
             source = str(path.resolve()) if path.is_dir() else base.source
-            cfg.model = {"_target_": "modiste.pretrained.transformers.TransformersDualEncoder", "source": source}
+            cfg.model = {"_target_": "modiste.pretrained.exported.load_exported", "source": source}
             cfg.tune = {tower: {"train": "full"} for tower in ("image", "text")}
         for tower in cfg.tune.values():
             if tower.train == "lora":  # its adapters are in the weights now
@@ -307,6 +307,7 @@ class Merge:
             spent = {"seconds": round(time.perf_counter() - started, 2)}
             write_json(path, {"schema": 1, "alpha": alpha, **result.to_json(), **expected, **spent})
         content = json.loads(path.read_text(encoding="utf-8"))
+        self.check_direction(name, task, content.get("higher_is_better", {}))
         primary = content["metrics"][content["primary"]]["value"]
         log.info(
             "alpha %g  %s  %s/%s %.4f%s", alpha, where(evaluation), task, content["primary"], primary,
@@ -314,6 +315,15 @@ class Merge:
         )  # fmt: skip
         self.primary[name, task] = content["primary"]
         return {f"{name}/{task}/{metric}": value for metric, value in content["metrics"].items()}
+
+    def check_direction(self, name: str, task: str, higher_is_better: Mapping[str, bool]) -> None:
+        """Raises ModisteError where the monitor's mode would choose the worst alpha."""
+        metric = str(self.cfg.monitor.metric).removeprefix(f"{name}/{task}/")
+        better = {True: "max", False: "min"}.get(higher_is_better.get(metric))  # type: ignore[arg-type]
+        if better is not None and better != self.cfg.monitor.mode:
+            raise ModisteError(
+                f"monitor.mode={self.cfg.monitor.mode} would choose the worst {metric}: set it to {better}."
+            )
 
     def check_metrics(self, row: Row) -> None:
         """Raise ModisteError where a metric that is asked for is not in ``row``."""

@@ -116,7 +116,7 @@ def recipe(result: dict[str, Any], path: Path, moved: str | None = None) -> Reci
         words = shlex.split(result.get("command", ""))
     except ValueError:
         words = []
-    if words[:2] != ["modiste", "evaluate"]:
+    if words[:2] != ["modiste", "evaluate"] and not result.get("overrides"):
         raise ModisteError(f"{path} has no record of its modiste evaluate command: evaluate again.")
     overrides = [word for word in words[2:] if not word.startswith("-")]
     overrides = result.get("overrides") or overrides

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger
@@ -19,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from modiste.config import compose, instantiate, load_config, validate
 from modiste.config.invocation import Invocation
+from modiste.config.overrides import override_key
 from modiste.config.validation import AUTOMATIC
 from modiste.data.build import load as load_catalogue
 from modiste.data.catalogue import Catalogue
@@ -87,9 +89,12 @@ def train(
     """
     if not isinstance(config, DictConfig):
         overrides = tuple(config)
+        if any(override_key(override) in ("continue", "resume") for override in overrides):
+            raise ModisteError("continue= and resume= replay a run's overrides: use modiste train on the command line.")
         line = line or Invocation(overrides=overrides)
-        config = in_new_directory(compose("train", overrides))
+        config = compose("train", overrides)
     line = line or Invocation()
+    config = in_new_directory(config)
     validate(config)
     settle_continue(config)
     start = starting_point(config)
@@ -116,9 +121,11 @@ def train(
 
 def in_new_directory(config: DictConfig) -> DictConfig:
     """The configuration with a new run directory, ``runs/<name>/<time>``, where Hydra has not made one."""
+    if HydraConfig.initialized() or not OmegaConf.is_interpolation(config, "run_dir"):
+        return config
+    config = config.copy()
     with open_dict(config):
-        if OmegaConf.is_interpolation(config, "run_dir"):
-            config.run_dir = f"runs/{config.name}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        config.run_dir = f"{config.log_dir}/{config.name}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     return config
 
 

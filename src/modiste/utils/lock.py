@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from modiste.errors import ModisteError
 
 LOCK, OWNER = ".lock", ".in_use.json"
+RANKS = ("LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 
 
 @contextmanager
@@ -25,7 +26,10 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         ModisteError: Another process is in it.
     """
-    if any(os.environ.get(name, "0") not in ("", "0") for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID")):
+    if any(
+        os.environ.get(name, "0") not in ("", "0")
+        for name in ("LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    ):
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,8 +45,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
     finally:
         (folder / OWNER).unlink(missing_ok=True)
-        lock.release()
-        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()  # the file stays: deleting it, another process could lock what is gone
 
 
 def owner(folder: Path) -> str:

@@ -116,13 +116,14 @@ class EpochLines(Callback):
     def _header(self, trainer: Trainer, module: Any) -> dict[str, str]:
         parameters = list(module.model.parameters())
         total, trained = (sum(p.numel() for p in parameters if every or p.requires_grad) for every in (True, False))
-        card = trainer.datamodule.catalogue.card  # type: ignore[attr-defined]
+        catalogue = getattr(trainer.datamodule, "catalogue", None)  # type: ignore[attr-defined]
+        name = catalogue.card.name if catalogue is not None else "loaders of your own"
         sizes = ", ".join(f"{count:,} {split}" for split, count in splits(trainer).items())
         device = trainer.strategy.root_device.type
         where = f"{trainer.world_size} × {device}" if trainer.world_size > 1 else device
         return {
             "Model": f"{type(module.model).__name__}, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained",
-            "Data": f"{card.name}: {sizes} images; {trainer.num_training_batches} batches per epoch",
+            "Data": f"{name}: {sizes} images; {trainer.num_training_batches} batches per epoch",
             "Device": f"{where}, precision {trainer.precision}",
             "Monitor": f"{self.metric} ({self.mode})",
             "Directory": str(self.run),
@@ -139,6 +140,6 @@ class EpochLines(Callback):
 
 def splits(trainer: Trainer) -> dict[str, int]:
     """Rows of each split that the catalogue has."""
-    catalogue = trainer.datamodule.catalogue  # type: ignore[attr-defined]
-    names = catalogue.column("split")
+    catalogue = getattr(trainer.datamodule, "catalogue", None)  # type: ignore[attr-defined]
+    names = catalogue.column("split") if catalogue is not None else []
     return {split: names.count(split) for split in dict.fromkeys(names) if split}

@@ -34,7 +34,9 @@ class SampleRetrievals(Callback):
         examples = [example for example in result.examples if example["kind"] == "t2i"][: self.count]
         if not examples:
             return
-        full = trainer.datamodule.catalogue  # type: ignore[attr-defined]
+        full = getattr(trainer.datamodule, "catalogue", None)  # type: ignore[attr-defined]
+        if full is None:  # loaders of somebody's own
+            return
         position = {row: index for index, row in enumerate(full.column("row"))}
         rows = []
         for example in examples:
