@@ -61,5 +61,7 @@ def test_absent_and_damaged_files_are_named_with_where_to_get_them(tmp_path):
     with pytest.raises(ModisteError, match=r"top_test_detect_all.txt is damaged .*women/tops/t-shirts/900000.*again"):
         Fashion200k(str(root))()
     file.unlink()
-    with pytest.raises(ModisteError, match=r"partial download of Fashion200k: labels/top_test_detect_all.txt is missing"):
+    with pytest.raises(
+        ModisteError, match=r"partial download of Fashion200k: labels/top_test_detect_all.txt is missing"
+    ):
         Fashion200k(str(root))()

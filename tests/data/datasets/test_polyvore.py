@@ -85,7 +85,9 @@ def test_an_item_of_several_splits_is_test_before_val_before_train(tmp_path):
 def test_the_kind_of_split_decides(tmp_path):
     root = tmp_path / "po"
     write(root, kinds=["nondisjoint"])
-    with pytest.raises(ModisteError, match=r"disjoint/test\.json, disjoint/valid\.json, disjoint/train\.json are missing"):
+    with pytest.raises(
+        ModisteError, match=r"disjoint/test\.json, disjoint/valid\.json, disjoint/train\.json are missing"
+    ):
         Polyvore(str(root), split_kind="disjoint")()
     with pytest.raises(ModisteError, match="Did you mean 'nondisjoint'"):
         Polyvore(str(root), split_kind="nondisjunct")()
