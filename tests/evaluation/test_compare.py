@@ -163,7 +163,7 @@ def test_what_only_one_side_has_or_may_not_be_compared_is_named_beside_the_rest(
 def test_a_side_is_one_result_for_each_task(tmp_path, runs):
     with pytest.raises(ModisteError, match="two results of kagl · retrieval · test"):
         compare(tmp_path, runs[1])
-    with pytest.raises(ModisteError, match="no result of the same data, split and task: kagl · retrieval · test and"):
+    with pytest.raises(ModisteError, match="no result with the same data, split and task: kagl · retrieval · test and"):
         compare(runs[0], store(tmp_path / "c", per_query(0.5, 0), task="zeroshot"))
 
 

@@ -194,7 +194,7 @@ def test_checkpoints_that_do_not_fit(clip, architecture, tmp_path):
         OpenClipDualEncoder(architecture, pretrained=str(short))
     wide = tmp_path / "wide.pt"
     torch.save({**state, "visual.proj": torch.zeros(32, 8)}, wide)
-    with pytest.raises(ModisteError, match="1 weights of another size"):
+    with pytest.raises(ModisteError, match="1 weights with another shape"):
         OpenClipDualEncoder(architecture, pretrained=str(wide))
     code = tmp_path / "code.pt"
     torch.save({"CLIP": state, "args": argparse.Namespace(lr=1)}, code)

@@ -194,7 +194,7 @@ def test_another_model_as_teacher_gets_its_own_pixels_and_tokens():
     term.begin(model, teacher)
     image, text = model(batch["pixels"], batch["tokens"])
     assert term(image, text, batch, torch.tensor(1.0)) > 0
-    with pytest.raises(ModisteError, match="6 numbers and the student's 8"):
+    with pytest.raises(ModisteError, match="6 dimensions and the student's 8"):
         Distill(teacher="runs/other", image_features=1.0).begin(model, teacher)
     with pytest.raises(ModisteError, match=r"features\.cache=false"):
         teacher.images({"pixels": torch.ones(2, 16), "texts": TEXTS[:2]})

@@ -62,6 +62,6 @@ def test_absent_and_damaged_files_are_named_with_where_to_get_them(tmp_path):
         Fashion200k(str(root))()
     file.unlink()
     with pytest.raises(
-        ModisteError, match=r"Fashion200k: labels/top_test_detect_all.txt is missing"
+        ModisteError, match=r"partial download of Fashion200k: labels/top_test_detect_all.txt is missing"
     ):
         Fashion200k(str(root))()

@@ -86,7 +86,7 @@ def test_the_kind_of_split_decides(tmp_path):
     root = tmp_path / "po"
     write(root, kinds=["nondisjoint"])
     with pytest.raises(
-        ModisteError, match=r"disjoint/valid\.json, disjoint/train\.json are missing"
+        ModisteError, match=r"disjoint/test\.json, disjoint/valid\.json, disjoint/train\.json are missing"
     ):
         Polyvore(str(root), split_kind="disjoint")()
     with pytest.raises(ModisteError, match="Did you mean 'nondisjoint'"):
