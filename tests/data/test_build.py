@@ -3,7 +3,7 @@
 from helpers.tiny_data import inputs
 from modiste.config import compose
 from modiste.data.build import bind_captions, load
-from modiste.training.build import build_data
+from modiste.training.data import build_data
 
 WORDS = [
     "data.catalogue.products=20", "data.catalogue.views=1", "data.catalogue.size=24", "~data.split.hold_out",

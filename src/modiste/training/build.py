@@ -11,21 +11,19 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from modiste.config import instantiate
-from modiste.data.batches import Batches
-from modiste.data.build import captions_of
 from modiste.data.catalogue import Catalogue
-from modiste.data.fields import Fields, PairWeights
 from modiste.data.module import FashionDataModule, ValidationSet, check_training
-from modiste.data.storage.streaming import Stream
 from modiste.errors import ModisteError
 from modiste.evaluation.spec import EvaluationSpec
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.load import Start, build_model, load, load_weights
 from modiste.terms.base import Term
 from modiste.terms.teacher import OWN, START, Teacher, save_start
+from modiste.training.data import build_data, build_stream
 from modiste.training.feature_cache import FeatureCache
 from modiste.training.grad_cache import GradCache
 from modiste.training.module import ContrastiveModule
+from modiste.training.validation_sets import build_validation_sets
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir, cache_dir
 
@@ -63,8 +61,6 @@ def build_parts(
     Raises:
         ModisteError: A part refuses its settings, data are missing, or the checkpoint does not fit.
     """
-    from modiste.training.validation_sets import build_validation_sets
-
     model = build_model(cfg, None if start.resumes else start.checkpoint)
     if start.resumes and start.checkpoint is not None:  # a file that does not fit is refused here, in one sentence
         load_weights(model, start.checkpoint)
@@ -90,54 +86,6 @@ def build_parts(
     )
     module.train()  # transformers hands out its models in evaluation mode, and Lightning leaves the mode as it is
     return TrainingParts(plain, model, data, module)
-
-
-def build_data(
-    cfg: DictConfig, catalogue: Catalogue, model: DualEncoder, stream: Stream | None = None, **more: Any
-) -> FashionDataModule:
-    """The LightningDataModule of a configuration's ``data`` node.
-
-    Args:
-        cfg: The node.
-        catalogue: Of the node.
-        model: Its image transform and tokenizer are used.
-        stream: Shards to train on.
-        more: Further arguments of `FashionDataModule`: ``validation_sets``, ``feature_cache``, ``cached_splits``.
-    """
-    captions = captions_of(cfg)
-    fields: Any = OmegaConf.to_container(cfg.fields, resolve=True)
-    options = {
-        name: cfg[name]
-        for name in ("batch_size", "eval_batch_size", "num_workers", "limit", "seed", "positives", "decode")
-    }
-    return FashionDataModule(
-        catalogue,
-        model,
-        captions=captions,
-        augment=[instantiate(node) for node in cfg.augment],
-        batches=Batches(**cfg.batches),
-        fields=Fields(fields, captions) if fields else None,
-        weight=PairWeights(**cfg.weight),
-        stream=stream,
-        **options,
-        **more,
-    )
-
-
-def build_stream(cfg: DictConfig) -> Stream | None:
-    """The shards that training reads, of a configuration's ``data`` node; None: it has none.
-
-    Raises:
-        ModisteError: They go with what needs the whole training set, or see `modiste.data.storage.streaming.Stream`.
-    """
-    # older runs lack the node
-    if not cfg.get("stream") or not cfg.stream.shards:
-        return None
-    for name in ("held_out", "corruptions"):
-        if cfg.get(name):
-            raise ModisteError(f"data.{name} does not apply to shards (data.stream): apply it when writing the shards.")
-    options: Any = OmegaConf.to_container(cfg.stream, resolve=True)
-    return Stream(**options)
 
 
 def build_cache(cfg: DictConfig, model: DualEncoder) -> FeatureCache:

@@ -16,7 +16,7 @@ from modiste.errors import ModisteError
 from modiste.evaluation.overlap import source
 from modiste.evaluation.spec import Entry, EvaluationSpec, named_entries
 from modiste.models.dual_encoder import DualEncoder
-from modiste.training.build import build_data
+from modiste.training.data import build_data
 from modiste.training.feature_cache import FeatureCache
 
 LOADING = ("batch_size", "eval_batch_size", "num_workers")

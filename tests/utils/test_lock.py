@@ -1,0 +1,32 @@
+"""One process at a time in a run directory."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from modiste.errors import ModisteError
+from modiste.utils.lock import exclusive
+
+HOLD = "import sys, time; from modiste.utils.lock import exclusive\nwith exclusive(__import__('pathlib').Path(sys.argv[1])):\n    print('in', flush=True); time.sleep(60)"
+
+
+def test_a_second_process_is_refused_with_the_pid_and_a_dead_one_leaves_the_directory_free(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "in\n"
+    with pytest.raises(ModisteError, match=f"in use by process {holder.pid} on .*: wait"), exclusive(tmp_path):
+        pass
+    holder.kill()
+    holder.wait()
+    with exclusive(tmp_path):
+        assert str(os.getpid()) in (tmp_path / ".in_use.json").read_text()
+    assert not (tmp_path / ".in_use.json").exists()
+
+
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "NODE_RANK"])
+def test_the_other_processes_of_a_run_belong_to_the_first(tmp_path, monkeypatch, name):
+    with exclusive(tmp_path):
+        monkeypatch.setenv(name, "1")
+        with exclusive(tmp_path):
+            pass
