@@ -9,7 +9,15 @@ import pytest
 from modiste.errors import ModisteError
 from modiste.utils.lock import exclusive
 
-HOLD = "import sys, time; from modiste.utils.lock import exclusive\nwith exclusive(__import__('pathlib').Path(sys.argv[1])):\n    print('in', flush=True); time.sleep(60)"
+HOLD = """
+import sys, time
+from pathlib import Path
+from modiste.utils.lock import exclusive
+
+with exclusive(Path(sys.argv[1])):
+    print("in", flush=True)
+    time.sleep(60)
+"""
 
 
 def test_a_second_process_is_refused_with_the_pid_and_a_dead_one_leaves_the_directory_free(tmp_path):

@@ -41,5 +41,5 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path, value):
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "checkpoints").write_text("a file in the place of the folder")
-    with pytest.raises(ModisteError, match="cannot be written.*continue="):
+    with pytest.raises(ModisteError, match=r"cannot be written.*continue="):
         CheckpointFiles().save_checkpoint(STATE, tmp_path / "checkpoints" / "last.ckpt")
