@@ -24,6 +24,8 @@ NOT_HERE = (
     "There is no option 'x'",
     "does not exist",
     "no run directory",
+    "not a run directory",
+    "is not a run",
     "no folder",
     "has no GPU",
     "no checkpoint",
