@@ -219,7 +219,7 @@ def test_a_loss_that_ignores_them_is_refused(catalogue):
     built = model()
     check_training(data(catalogue, built), GclLoss())
     check_training(data(catalogue, built, fields=None, weight=None), ClipLoss())
-    with pytest.raises(ModisteError, match=r"data\.fields is for loss=gcl; ClipLoss ignores it"):
+    with pytest.raises(ModisteError, match=r"data\.fields is for loss=gcl and ignored by ClipLoss"):
         check_training(data(catalogue, built), ClipLoss())
     with pytest.raises(ModisteError, match=r"data\.weight\.column is for loss=gcl"):
         check_training(data(catalogue, built, fields=None), ClipLoss())

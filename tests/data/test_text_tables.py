@@ -53,7 +53,7 @@ def test_what_is_given_overrides_what_would_be_recognised(tmp_path):
     assert columns == {"a;b": ["±;1"], "c": ["2"]}
     with pytest.raises(ValueError, match=r"line 2 is not utf-8 .*data.catalogue.encoding"):
         read_text(tmp_path / "t.csv", "utf-8")
-    with pytest.raises(ValueError, match="no encoding utf8000"):
+    with pytest.raises(ValueError, match="encoding utf8000 is unknown"):
         read_text(tmp_path / "t.csv", "utf8000")
 
 

@@ -65,7 +65,7 @@ def test_captions_without_a_token_train_too():
 
 def test_a_tokenizer_that_pads_at_the_left_is_turned_round():
     class Tokenizer:
-        padding_side = "left"
+        padding_side, pad_token = "left", "[PAD]"
 
     tokenizer = Tokenizer()
     HfTokenizer(tokenizer, 8)

@@ -211,9 +211,9 @@ def test_a_larger_subset_holds_the_smaller(tmp_path):
 
 def test_a_subset_that_cannot_be_is_an_error(tmp_path):
     path = typed_zip(tmp_path / "kagl.zip")
-    with pytest.raises(ModisteError, match=r"asks for 30 products of 3 values of articleType; there are 19 of 3"):
+    with pytest.raises(ModisteError, match=r"asks for 30 products of 3 values of articleType; only 19 of 3 exist"):
         Kagl(path, subset={"products": 30, "classes": 3})()
-    with pytest.raises(ModisteError, match=r"there are 22 of 4"):
+    with pytest.raises(ModisteError, match=r"only 22 of 4 exist"):
         Kagl(path, subset={"products": 5, "classes": 9})()
     with pytest.raises(ModisteError, match="Did you mean 'products'"):
         Kagl(path, subset={"product": 5, "classes": 9})()

@@ -192,7 +192,7 @@ def test_captions_and_fields_are_templates_over_the_json(folder, catalogue):
     colours = dict(zip(batch["texts"], batch["fields"]["index"][:, 1].tolist(), strict=True))
     assert all((index == -1) == (int(text.split()[1]) % 3 == 2) for text, index in colours.items())
     listed = Fields({"colour": {"template": "{colour}", "vocabulary": True}})
-    with pytest.raises(ModisteError, match=r"data\.fields\.colour\.vocabulary takes all texts of a catalogue"):
+    with pytest.raises(ModisteError, match=r"data\.fields\.colour\.vocabulary needs all texts of a catalogue"):
         check_training(data(catalogue, folder / "*.tar", fields=listed), GclLoss())
     by_caption = epoch(loader(data(catalogue, folder / "*.tar", positives="caption", captions=Captions(["{colour}"]))))
     assert len({product for b in by_caption for product in b["product"].tolist()}) == 3
