@@ -95,7 +95,13 @@ def test_there_are_command_lines_in_every_kind_of_place():
     assert len(DOCUMENTED) > 40
 
 
-@pytest.mark.parametrize(("place", "line"), DOCUMENTED, ids=lambda value: value[:70])
+def by_place():
+    """The README's at every run; those of docs, comments and docstrings, a hundred and more, with `make test-all`."""
+    for place, line in DOCUMENTED:
+        yield pytest.param(place, line, marks=[] if place == "README.md" else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("place", "line"), by_place(), ids=lambda value: value[:70])
 @pytest.mark.usefixtures("cached_files")
 def test_it_composes_and_validates(place, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

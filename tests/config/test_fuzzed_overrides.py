@@ -13,7 +13,7 @@ from modiste.config.schema import RANGES
 from modiste.config.tree import walk
 from modiste.errors import ModisteError
 
-NUMBER = int(os.environ.get("MODISTE_FUZZ", "40"))
+NUMBER = int(os.environ.get("MODISTE_FUZZ", "20"))
 NONSENSE = [
     "-1", "0", "1e400", "nan", "inf", "-inf", "abc", "null", "true", "[]", "[1,2]", "{}", "{a: 1}", "''", "1.5", "/",
     "99999999999999999999", "0x10", "'a, (b'", "[[]]", "{_target_: os.system}", "é", "None", "~", "-0.1", "1e-400",

@@ -198,6 +198,7 @@ def test_a_tower_of_convolutions_has_no_int8():
 
 
 @needs_openvino
+@pytest.mark.slow
 def test_int8_is_near_torch_for_other_sizes_than_the_examples_and_no_other_precision():
     built = model("test_vit", hidden=64)
     for tower, inputs in (
@@ -229,6 +230,7 @@ def test_advice_for_int8_can_be_followed(monkeypatch):
 
 
 @needs_openvino
+@pytest.mark.slow
 def test_signals_are_heard_after_two_programs_of_openvino_have_gone():
     """In a process of its own: OpenVINO's stack for signals may not be one that is gone (it was, with a Core each)."""
     script = """

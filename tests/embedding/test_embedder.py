@@ -235,7 +235,7 @@ def test_matrices_that_do_not_fit_are_one_sentence(catalogue, tmp_path):
     for wrong, message in (
         ((images[:5], texts), "there are 12 rows"),
         ((images, texts[:, :3]), "differ in size"),
-        ((images * float("nan"), texts), "not finite"),
+        ((images * float("nan"), texts), "non-finite"),
     ):
         with pytest.raises(ModisteError, match=message):
             MatrixEmbedder(catalogue, *wrong)

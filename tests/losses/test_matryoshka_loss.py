@@ -71,7 +71,7 @@ def test_senseless_settings_are_one_sentence(dims, weights, word):
 def test_a_prefix_longer_than_the_embedding_is_refused_before_anything_is_built_and_at_the_batch():
     with pytest.raises(ModisteError, match="embed_dim=100"):
         validate(compose("train", ["loss=matryoshka", "model.embed_dim=100"]))
-    with pytest.raises(ModisteError, match="8 numbers"):
+    with pytest.raises(ModisteError, match="exceed the 8 dimensions"):
         MatryoshkaLoss(ClipLoss(), [16])(*unit_pairs(3))
 
 

@@ -218,7 +218,9 @@ def test_sources_that_are_not_there(tmp_path, monkeypatch):
             TransformersDualEncoder(source)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
-    with pytest.raises(ModisteError, match=r"'fashion-clip' does not exist in the folder 'models'.*hf-hub:models/fashion-clip"):
+    with pytest.raises(
+        ModisteError, match=r"'fashion-clip' does not exist in the folder 'models'.*hf-hub:models/fashion-clip"
+    ):
         TransformersDualEncoder("models/fashion-clip")
     with pytest.raises(ModisteError, match=r"no config\.json"):
         TransformersDualEncoder("models")

@@ -267,7 +267,7 @@ def test_seeds_decide_the_draws():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"template": "a {type} for {gender}"}, r"has no \{colour\} to exchange"),
+        ({"template": "a {type} for {gender}"}, r"has no \{colour\} to swap"),
         ({"pair_template": "a {colour}"}, "needs two columns"),
         ({"rare": 1.0}, "less than 1"),
     ],

@@ -137,7 +137,7 @@ def test_the_result_records_its_protocol(tmp_path):
 
 
 def test_absent_files_are_an_error(tmp_path):
-    with pytest.raises(ModisteError, match=r"no .*config.json"):
+    with pytest.raises(ModisteError, match=r"config\.json does not exist"):
         Marqo(str(tmp_path))(embedder(), catalogue(), "test")
     benchmark(tmp_path)
     (tmp_path / FILES["color-to-product"]).unlink()

@@ -150,7 +150,7 @@ class Compositional:
         """Evaluate on ``split`` of the full ``catalogue``.
 
         Raises:
-            ModisteError: There is nothing to exchange, a column is unknown, or no row has all values.
+            ModisteError: There is nothing to swap, a column is unknown, or no row has all values.
         """
         if not self.swaps:
             raise ModisteError(
