@@ -137,7 +137,7 @@ def test_two_data_sets(shop, tmp_path, capsys):
 def test_another_data_set_by_its_name(shop, tmp_path, monkeypatch):
     loaded = []
     monkeypatch.setattr(audit_module, "load", lambda data: loaded.append(data.name) or load(data))
-    with pytest.raises(ModisteError, match="train-images-idx3-ubyte.* is missing"):
+    with pytest.raises(ModisteError, match=r"train-images-idx3-ubyte.* is missing"):
         audit(*shop, "other=fashion_mnist", f"data_dir={tmp_path}")
     assert loaded == ["table", "fashion_mnist"]
 

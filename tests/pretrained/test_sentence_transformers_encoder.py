@@ -68,7 +68,7 @@ def test_a_text_model_is_refused(tmp_path):
 
     text = Transformer(str(save_bert(tmp_path / "bert")))
     sbert.SentenceTransformer(modules=[text, Pooling(32)], device="cpu").save_pretrained(str(tmp_path / "text"))
-    with pytest.raises(ModisteError, match="embeds text: images and texts are needed"):
+    with pytest.raises(ModisteError, match="embeds text: use a model that embeds images and texts"):
         SentenceTransformersDualEncoder(str(tmp_path / "text"))
 
 

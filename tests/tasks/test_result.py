@@ -42,7 +42,7 @@ def test_other_keys_of_a_result_file_are_left_alone():
 
 
 def test_what_is_no_result_is_an_error():
-    with pytest.raises(ModisteError, match="not a result file: it has no metrics"):
+    with pytest.raises(ModisteError, match="Not a result file: it has no metrics"):
         Result.from_json({k: v for k, v in result().to_json().items() if k not in ("metrics", "examples")})
     with pytest.raises(ModisteError, match="primary metric 'mrr'"):
         Result.from_json(result().to_json() | {"primary": "mrr"})

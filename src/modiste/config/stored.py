@@ -71,7 +71,7 @@ def check_overrides(overrides: Sequence[Any], source: str | Path) -> list[str]:
     Traceback (most recent call last):
     ...
     modiste.errors.ModisteError: overrides.yaml holds '+hydra.callbacks.x={_target_: os.system}', which is refused: \
-only keys of Modiste's own may be set by a file.
+a file may only set Modiste's keys.
     """
     for override in overrides:
         if not isinstance(override, str) or not OVERRIDE.match(override) or "hydra" in override.partition("=")[0]:
