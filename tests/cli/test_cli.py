@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.hydra_config import HydraConfig
 
 import modiste.commands
 from modiste import __version__, config
@@ -543,3 +544,9 @@ def test_the_users_local_settings_are_merged_by_every_command(tmp_path, capsys):
     assert "log_dir: /scratch/runs" in capsys.readouterr().out
     assert main(["train", "local=absent"]) == 2
     assert "no option 'absent' in the group local" in capsys.readouterr().err
+
+
+def test_a_command_leaves_nothing_of_hydras_for_what_is_composed_next(shop):
+    before = HydraConfig.instance().cfg
+    assert main(["sew"]) == 0
+    assert HydraConfig.instance().cfg is before

@@ -126,6 +126,7 @@ def shop(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_table_alone_is_enough_and_is_kept_as_a_data_set(shop):
     done = modiste("data", "shop.csv", "write=mode", cwd=shop)
     assert done.returncode == 0, done.stdout + done.stderr

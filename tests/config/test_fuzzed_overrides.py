@@ -73,6 +73,7 @@ def is_sane(path, value):
     return least.get(leaf, -math.inf) <= value <= most.get(leaf, math.inf)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cached_files")
 def test_random_overrides_are_accepted_and_sane_or_refused_in_words(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

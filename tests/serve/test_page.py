@@ -114,6 +114,7 @@ def test_facets_filter_and_count_and_can_be_cleared(page):
     page.wait_for_selector(".facets input:checked")
 
 
+@pytest.mark.slow
 def test_a_range_of_prices(page):
     page.goto("/?q=dress")
     shown(page)
@@ -162,6 +163,7 @@ def test_what_is_no_photo_is_told(page):
     page.get_by_text("not an image that the browser can read").wait_for()
 
 
+@pytest.mark.slow
 def test_more_like_this_and_like_this_but(page):
     page.goto("/?q=dress")
     first = shown(page)[0]
@@ -215,6 +217,7 @@ def test_classify_a_photo_while_labels_are_edited(page):
     assert "labels=" in page.url
 
 
+@pytest.mark.slow
 def test_classify_an_attribute_and_look_into_a_cell(page):
     page.goto("/?tab=classify")
     answer = answered(page, lambda: page.get_by_role("button", name="An attribute").click(), "/zero-shot/attribute")
@@ -228,6 +231,7 @@ def test_classify_an_attribute_and_look_into_a_cell(page):
     assert word.input_value() == "zebra"  # the answer did not take the field away
 
 
+@pytest.mark.slow
 def test_ground_draws_a_map_for_each_phrase(page):
     page.goto("/?q=shirt")
     shown(page)
@@ -242,6 +246,7 @@ def test_ground_draws_a_map_for_each_phrase(page):
     assert "most similar at the" in page.locator(".heat canvas").first.get_attribute("aria-label")
 
 
+@pytest.mark.slow
 def test_compare_side_by_side_and_blind(page):
     page.goto("/?tab=compare&q=dress")
     page.wait_for_selector(".pair .card")
@@ -266,6 +271,7 @@ def test_compare_side_by_side_and_blind(page):
     assert sum(row["marked"] == "1" for row in rows) == 1
 
 
+@pytest.mark.slow
 def test_catalogue_health_lists_and_exports(page):
     page.goto("/?tab=health")
     page.wait_for_selector(".summary strong")

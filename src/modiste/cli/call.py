@@ -148,7 +148,7 @@ class Call:
         user_setting = os.environ.get("HYDRA_FULL_ERROR")
         # With the variable set, Hydra raises what went wrong and leaves the reporting to `main`.
         for_hydra = [flag for flag in self.flags if not flag.startswith("--config-path=")]  # given as `root`
-        with _process([f"modiste {self.command}", *for_hydra, *self._for_hydra()], full_error="1"):
+        with _process([f"modiste {self.command}", *for_hydra, *self._for_hydra()], full_error="1"), _hydra_config():
             hydra.main(config_path=str(self.root.resolve()), config_name=self.command, **VERSION_BASE)(task)()
         if failures:
             raise failures[0]
@@ -177,6 +177,18 @@ def _process(argv: list[str], full_error: str | None) -> Iterator[None]:
         yield
     finally:
         set_both(*before)
+
+
+@contextmanager
+def _hydra_config() -> Iterator[None]:
+    """Hydra leaves the last job's configuration behind, without its directory: what is composed next would read it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    before = HydraConfig.instance().cfg
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before
 
 
 def _refuse_flag(parser: argparse.ArgumentParser, command: str, argv: list[str], message: str) -> NoReturn:

@@ -84,6 +84,7 @@ def test_other_parts_are_another_source(folder):
     assert first.images.identity(refs) == pickle.loads(pickle.dumps(first)).images.identity(refs)
 
 
+@pytest.mark.slow
 def test_the_real_garments(ccp_zip):
     catalogue = load(compose("evaluate", ["data=ccp_garments", f"data_dir={ccp_zip.parent}"]).data)
     assert len(catalogue) == 2055
