@@ -63,6 +63,7 @@ def test_the_manifest_says_what_the_shards_are(single, model):
             assert shards.file_digest(single / shard[side]["file"]) == shard[side]["sha256"]
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_bits(single, model, catalogue, tmp_path):
     assert embed_shards(job(model, catalogue, tmp_path), "processes", 2) == 5
     for name in ("image.npy", "text.npy"):

@@ -95,6 +95,7 @@ def test_typing_searches_and_the_address_holds_the_query(page):
     assert page.get_by_label("Query").input_value() == "red dress"
 
 
+@pytest.mark.slow
 def test_facets_filter_and_count_and_can_be_cleared(page):
     page.goto("/?q=dress")
     shown(page)
@@ -127,6 +128,7 @@ def test_a_range_of_prices(page):
     assert "r.price=..40" in page.url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["paste", "drop", "upload"])
 def test_a_photo_searches_however_it_is_given(page, server, way):
     page.goto("/")
@@ -181,6 +183,7 @@ def test_more_like_this_and_like_this_but(page):
     assert "like=" not in page.url
 
 
+@pytest.mark.slow
 def test_the_keyboard_is_enough(page):
     page.goto("/?q=shoe")
     found = shown(page)
