@@ -96,6 +96,15 @@ def resample(preprocess: Preprocess) -> int:
     return int(INTERPOLATIONS[preprocess.interpolation])
 
 
+def common_steps(preprocess: Preprocess) -> dict[str, Any]:
+    """The keys of an image processor of transformers that do not depend on how images are resized and cropped."""
+    return {
+        "do_convert_rgb": True, "do_resize": True, "resample": resample(preprocess), "do_rescale": True,
+        "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+    }  # fmt: skip
+
+
 def timm_data(preprocess: Preprocess) -> dict[str, Any]:
     """timm's ``pretrained_cfg`` for the transform; timm pads with the mean, so that ``pad`` is not the same."""
     mode = {"shortest": "center", "squash": "squash", "pad": "border"}[preprocess.resize]

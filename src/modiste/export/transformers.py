@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from modiste.export.towers import cast, logit_scale, max_length, resample, save_tokenizer, two_tower
+from modiste.export.towers import cast, common_steps, logit_scale, max_length, save_tokenizer, two_tower
 from modiste.export.writing import Job, Reader
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.preprocess import Preprocess
@@ -103,11 +103,7 @@ def save_published(model: TransformersDualEncoder, folder: Path, precision: str)
 def image_processor(preprocess: Preprocess, model_type: str) -> dict[str, Any]:
     """The transform in the words of CLIP's or SigLIP's image processor (``preprocess_of``, the other way round)."""
     size = preprocess.size
-    common = {
-        "do_convert_rgb": True, "do_resize": True, "resample": resample(preprocess), "do_rescale": True,
-        "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": list(preprocess.mean),
-        "image_std": list(preprocess.std),
-    }  # fmt: skip
+    common = common_steps(preprocess)
     if preprocess.resize == "squash":
         kind = "SiglipImageProcessor" if model_type.startswith("siglip") else "ViTImageProcessor"
         return {"image_processor_type": kind, "size": {"height": size, "width": size}, **common}

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from modiste.errors import ModisteError
 from modiste.export.onnx import Positional, convert, examples, quantise, reader_of
-from modiste.export.towers import resample, save_tokenizer
+from modiste.export.towers import common_steps, save_tokenizer
 from modiste.export.transformers import limit, write_json
 from modiste.export.writing import Job, Reader
 from modiste.models.dual_encoder import DualEncoder
@@ -89,11 +89,7 @@ def processor(preprocess: Preprocess) -> dict[str, Any]:
     [255.0, 255.0, 255.0]
     """
     size = preprocess.size
-    common = {
-        "do_convert_rgb": True, "do_resize": True, "resample": resample(preprocess), "do_rescale": True,
-        "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": list(preprocess.mean),
-        "image_std": list(preprocess.std),
-    }  # fmt: skip
+    common = common_steps(preprocess)
     if preprocess.resize == "squash":
         return {"image_processor_type": "ViTImageProcessor", "size": {"height": size, "width": size}, **common}
     if preprocess.resize == "pad":
