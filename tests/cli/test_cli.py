@@ -470,7 +470,7 @@ def program(folder):
 def shell(words, folder):
     """The lines that a shell prints."""
     if shutil.which(words[0]) is None:
-        pytest.skip(f"{words[0]} is not installed")
+        pytest.skip(f"the shell {words[0]} is not installed: apt-get install {words[0]}")
     done = subprocess.run(words, capture_output=True, text=True, check=True, env=program(folder))
     return done.stdout.splitlines()
 

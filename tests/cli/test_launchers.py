@@ -82,7 +82,7 @@ def test_a_run_over_several_nodes_asks_slurm_for_a_task_per_gpu(strategy):
 def test_a_preempted_job_is_requeued_and_ends_as_one_that_was_not(tmp_path):
     """submitit's own requeueing, by its launcher for this machine; of Slurm only the queue is another."""
     if not installed("local"):
-        pytest.skip("pip install 'modiste[slurm]'")
+        pytest.skip("submitit's launcher is not installed: pip install 'modiste[slurm]'")
     given = ["-m", *TINY, "hydra/launcher=local", "continue=auto", "callbacks.recent.every_n_train_steps=3"]
     path = os.pathsep.join(sys.path)
     job = modiste("train", *given, "hydra.sweep.dir=grid", cwd=tmp_path, background=True, PYTHONPATH=path)

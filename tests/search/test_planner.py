@@ -49,7 +49,7 @@ def test_int8_answers_exactly(index):
     assert index.plan_in_use.choice == "int8"
     assert ids(index.search(text="a")) == before["a"]
     assert str(index.search(text="a").exactness) == "exact"
-    index.delete("SKU-0")  # its codes are made anew
+    index.delete("SKU-0")  # its codes are recomputed
     assert len(index.codes("int8").codes) == ROWS - 1
     index.plan([EXACT])
 

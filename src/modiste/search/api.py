@@ -152,7 +152,7 @@ def plan(cfg: DictConfig, line: Invocation) -> str:
 
 
 def calibrate(cfg: DictConfig, line: Invocation) -> str:
-    """Sets the match thresholds anew."""
+    """Recalibrates the match thresholds."""
     found = _index(cfg).calibrate(cfg.coverage)
     if not found:
         return "Too few pairs: no threshold is set, and no result is called a match or none."

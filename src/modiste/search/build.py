@@ -444,7 +444,7 @@ def typed(table: pa.Table, columns: Mapping[str, str], folder: Path) -> pa.Table
     if new or lacking:
         said = [f"{word} {', '.join(sorted(names))}" for word, names in (("new:", new), ("missing:", lacking)) if names]
         raise ModisteError(
-            f"The catalogue's columns are not those of {folder} ({'; '.join(said)}): index anew with another out=."
+            f"The catalogue's columns are not those of {folder} ({'; '.join(said)}): re-index with another out=."
         )
     for name, kind in columns.items():
         wanted, column = pa.type_for_alias(kind), table.column(name)
@@ -453,7 +453,7 @@ def typed(table: pa.Table, columns: Mapping[str, str], folder: Path) -> pa.Table
         except pa.ArrowInvalid as error:
             raise ModisteError(
                 f"The column '{name}' of {folder} holds {kind} values, the catalogue's holds others ({error}): "
-                "correct them, or index anew with another out=."
+                "correct them, or re-index with another out=."
             ) from error
     return table
 
@@ -625,6 +625,6 @@ def vectors_on_disk(path: Path, catalogue: Catalogue) -> tuple[dict[str, np.ndar
     manifest = read_json(image.parent / "manifest.json")
     if manifest and manifest.get("data_fingerprint") != catalogue.fingerprint():
         raise ModisteError(
-            f"{image} was made of another catalogue than data= gives: use the same data=, or embed anew."
+            f"{image} was made of another catalogue than data= gives: use the same data=, or embed again."
         )
     return dict(zip(catalogue.column("pixels"), vectors, strict=True)), manifest

@@ -123,5 +123,5 @@ def queries(index: Index, count: int, seed: int = 0) -> np.ndarray:
 
 
 def record(thresholds: dict[str, Threshold]) -> dict[str, Any]:
-    """For an index's facts; thresholds that no score misses say nothing and are left out."""
+    """For an index's facts; thresholds that no score misses say nothing and are dropped."""
     return {kind: asdict(one) for kind, one in thresholds.items() if math.isfinite(one.threshold)}

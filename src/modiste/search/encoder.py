@@ -40,7 +40,7 @@ class ModelCard:
     def check(self, other: ModelCard, place: Path) -> None:
         """Raises ModisteError where ``other`` is another model, or sees other pixels."""
         remedy = (
-            f"Index anew with another out=, or use the model that {place} was made with ({self.source or self.name})."
+            f"Re-index with another out=, or use the model that {place} was made with ({self.source or self.name})."
         )
         if other.fingerprint != self.fingerprint:
             raise ModisteError(
@@ -86,7 +86,7 @@ class Encoder:
         if not self.exists:
             raise ModisteError(
                 "This index was made of embeddings without a model: it answers like=, but no text= or image=. "
-                "Index anew with run=RUN or model=NAME alongside vectors=."
+                "Re-index with run=RUN or model=NAME alongside vectors=."
             )
         from omegaconf import DictConfig, OmegaConf
 
@@ -100,7 +100,7 @@ class Encoder:
         if fingerprint(model) != cfg.fingerprint:
             raise ModisteError(
                 f"The model of the index has changed: {cfg.name} has the fingerprint {fingerprint(model)}, "
-                f"the index was embedded by {cfg.fingerprint}. Index anew."
+                f"the index was embedded by {cfg.fingerprint}. Re-index."
             )
         return model
 

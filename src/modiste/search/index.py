@@ -311,7 +311,7 @@ class Index:
         return measured
 
     def calibrate(self, coverage: float = 0.9) -> dict[str, Any]:
-        """Sets the match thresholds anew (`modiste.search.calibrate`); returns them by the kind of query."""
+        """Recalibrates the match thresholds (`modiste.search.calibrate`); returns them by the kind of query."""
         from modiste.search.build import record_thresholds
 
         found = record_thresholds(self, coverage)
@@ -408,7 +408,7 @@ class Near:
     vector: np.ndarray
 
     def grouped(self, k: int, left_out: set[int], group: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions, scores and product numbers of the k best products, or rows, that are not left out."""
+        """Positions, scores and product numbers of the k best products, or rows, that are not excluded."""
         products = self.snapshot.products
         available = min(self.passing, len(self.snapshot))
         count = min(available, 4 * (k + 4) if group or left_out else k)

@@ -4,7 +4,7 @@ export function read() {
   return Object.fromEntries(new URLSearchParams(location.search));
 }
 
-/** Replaces (or, with `step`, adds to the history) the address. Values that are empty are left out. */
+/** Replaces (or, with `step`, adds to the history) the address. Empty values are dropped. */
 export function write(values, step = false) {
   const kept = Object.entries(values).filter(([, value]) => value !== undefined && value !== null && value !== "" && value !== false);
   const query = new URLSearchParams(kept).toString();
