@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
@@ -125,9 +126,8 @@ class HideSkin:
     def __call__(self, image: Image.Image) -> Image.Image:
         if torch.rand(()).item() >= self.p:
             return image
-        luma, blue, red = np.moveaxis(np.asarray(image.convert("YCbCr")), 2, 0)
-        skin = (blue >= 77) & (blue <= 127) & (red >= 133) & (red <= 173)
-        if skin.sum() > self.most * (luma < 240).sum():
+        skin = is_skin(image)
+        if skin.sum() > self.most * (np.asarray(image.convert("YCbCr").getchannel("Y")) < 240).sum():
             return image
         pixels = np.asarray(image.convert("RGB")).copy()
         pixels[skin] = 255
@@ -138,6 +138,16 @@ def _check(name: str, **parts: float) -> None:
     for key, value in parts.items():
         if not 0 <= value <= 1:
             raise ModisteError(f"{name}.{key}={value:g}: give a number from 0 to 1.")
+
+
+def is_skin(image: Image.Image) -> npt.NDArray[np.bool_]:
+    """(h, w) True where a pixel has the colour of skin: 77 ≤ Cb ≤ 127 and 133 ≤ Cr ≤ 173 (Chai and Ngan 1999).
+
+    >>> is_skin(Image.new("RGB", (2, 1), (224, 172, 140))).tolist()
+    [[True, True]]
+    """
+    _, blue, red = np.moveaxis(np.asarray(image.convert("YCbCr")), 2, 0)
+    return (blue >= 77) & (blue <= 127) & (red >= 133) & (red <= 173)
 
 
 def trim(image: Image.Image, tolerance: float = 0.05) -> Image.Image:

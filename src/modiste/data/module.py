@@ -179,7 +179,7 @@ class FashionDataModule(LightningDataModule):
         if self.augment:
             from torchvision.transforms import v2
 
-            augment = v2.Compose(self.augment)
+            augment = v2.Compose([self._bound(step) for step in self.augment])
         return partial(
             training_pairs,
             captions=self.captions,
@@ -191,6 +191,12 @@ class FashionDataModule(LightningDataModule):
             fields=self.fields,
             weight=self.weight,
         )
+
+    def _bound(self, step: Any) -> Any:
+        """A transform that uses other rows than its own (`modiste.data.scenes.InScene`), with the training rows."""
+        if self.stream is not None or not hasattr(step, "bind"):
+            return step
+        return step.bind(self._limited(self.catalogue.select(split="train")))
 
     def _limited(self, part: Catalogue) -> Catalogue:
         if self.limit is None or self.limit >= len(part):

@@ -1,0 +1,29 @@
+"""Scenes made of a catalogue's own product photos, with the label of every pixel: training data for grounding.
+
+Photos on a clean background are cut out (`cutouts`), laid out loosely or as a dressed figure (`composer`, by the zones
+of `zones`) on generated backgrounds (`backgrounds`). Cut, Paste and Learn (Dwibedi et al., ICCV 2017,
+arXiv:1708.01642) for catalogues. `augment` puts single products into such scenes.
+"""
+
+from typing import TYPE_CHECKING
+
+from modiste.utils.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from modiste.data.scenes.augment import InScene as InScene
+    from modiste.data.scenes.composer import Composer as Composer
+    from modiste.data.scenes.composer import Scene as Scene
+    from modiste.data.scenes.composer import Scenes as Scenes
+    from modiste.data.scenes.cutouts import CutOut as CutOut
+    from modiste.data.scenes.cutouts import cut_out as cut_out
+
+_HOMES = {
+    "Composer": "modiste.data.scenes.composer",
+    "CutOut": "modiste.data.scenes.cutouts",
+    "InScene": "modiste.data.scenes.augment",
+    "Scene": "modiste.data.scenes.composer",
+    "Scenes": "modiste.data.scenes.composer",
+    "cut_out": "modiste.data.scenes.cutouts",
+}
+__all__ = sorted(_HOMES)
+__getattr__ = lazy_exports(__name__, _HOMES)

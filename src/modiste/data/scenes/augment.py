@@ -1,0 +1,92 @@
+"""Single products in scenes: an augmentation for ``data.augment``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from modiste.data.catalogue import Catalogue
+from modiste.data.scenes.backgrounds import background
+from modiste.data.scenes.composer import Canvas
+from modiste.data.scenes.cutouts import CutOut, cut_out
+from modiste.errors import ModisteError
+
+
+@dataclass(frozen=True)
+class InScene:
+    """Put a product on a generated background, in front of other products, with probability ``p``.
+
+    A photo whose background is not clean stays as it is. The distractors are other products of the training rows, to
+    which `modiste.data.module.FashionDataModule` binds this transform; unbound, there are none.
+
+    Attributes:
+        p: Probability.
+        size: Side of the square scene in pixels.
+        scale: Smallest and largest fraction of the side that the product's longer side takes.
+        turn: Largest angle in degrees.
+        distractors: Largest number of other products; they are smaller.
+        occlusion: How often something covers a part of the scene.
+        tolerance: See `modiste.data.scenes.cutouts.foreground`.
+
+    Raises:
+        ModisteError: A number is out of range.
+
+    >>> photo = Image.new("RGB", (60, 80), "white")
+    >>> photo.paste("navy", (20, 10, 40, 70))
+    >>> InScene(p=1.0, size=96)(photo).size
+    (96, 96)
+    """
+
+    p: float = 0.5
+    size: int = 128
+    scale: Sequence[float] = (0.5, 1.0)
+    turn: float = 15.0
+    distractors: int = 2
+    occlusion: float = 0.1
+    tolerance: int = 20
+    catalogue: Catalogue | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("p", "occlusion"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ModisteError(f"InScene.{name}={getattr(self, name):g}: give a number from 0 to 1.")
+        if self.size < 16 or self.distractors < 0:
+            raise ModisteError("InScene.size must be at least 16 pixels, and InScene.distractors at least 0.")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            raise ModisteError(
+                f"InScene.scale={list(self.scale)} must be a smallest and a largest fraction, such as [0.5,1.0]."
+            )
+
+    def bind(self, catalogue: Catalogue) -> InScene:
+        """This transform with distractors from the rows of a catalogue."""
+        return replace(self, catalogue=catalogue) if self.distractors else self
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        # One number from torch's generator, which the data loader seeds per item, decides all others.
+        rng = np.random.default_rng(int(torch.randint(2**31, ())))
+        if rng.random() >= self.p:
+            return image
+        product = cut_out(image, tolerance=self.tolerance)
+        if product is None:
+            return image
+        canvas = Canvas(background(rng, (self.size, self.size)))
+        for other in self._distractors(rng):
+            canvas.place(rng, 1, other, rng.uniform(0.2, 0.45), self.turn)
+        smallest, largest = self.scale
+        side = rng.uniform(smallest, largest)
+        room = max(1 - side, 0) / 2
+        canvas.place(rng, 0, product, side, self.turn, around=(0.5 - room, 0.5 + room))
+        if rng.random() < self.occlusion:
+            canvas.cover(rng)
+        return canvas.image
+
+    def _distractors(self, rng: np.random.Generator) -> list[CutOut]:
+        if self.catalogue is None:
+            return []
+        rows = rng.integers(len(self.catalogue), size=int(rng.integers(self.distractors + 1)))
+        found = [cut_out(self.catalogue.read_image(int(row)), tolerance=self.tolerance) for row in rows]
+        return [other for other in found if other is not None]

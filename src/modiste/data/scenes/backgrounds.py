@@ -1,0 +1,85 @@
+"""Generated backgrounds: plain, gradients, clouds of colour, stripes, tiles and grain."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+Size = tuple[int, int]
+
+
+def background(rng: np.random.Generator, size: Size) -> Image.Image:
+    """A background of this width and height.
+
+    >>> background(np.random.default_rng(0), (30, 20)).size
+    (30, 20)
+    """
+    kinds = (_plain, _gradient, _clouds, _clouds, _stripes, _tiles, _room, _room)
+    image = kinds[int(rng.integers(len(kinds)))](rng, size)
+    if rng.random() < 0.3:
+        image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.5, 3))))
+    if rng.random() < 0.6:
+        pixels = np.asarray(image, dtype=np.float32)
+        grain = rng.normal(0, rng.uniform(2, 14), (*pixels.shape[:2], 1)).astype(np.float32)
+        image = Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
+    return image
+
+
+def colour(rng: np.random.Generator) -> tuple[int, int, int]:
+    """A colour, more often a dull one."""
+    grey, tint = rng.uniform(10, 250), rng.normal(0, rng.choice([6, 20, 60]), 3)
+    red, green, blue = np.clip(grey + tint, 0, 255).astype(int).tolist()
+    return red, green, blue
+
+
+def _plain(rng: np.random.Generator, size: Size) -> Image.Image:
+    return Image.new("RGB", size, colour(rng))
+
+
+def _gradient(rng: np.random.Generator, size: Size) -> Image.Image:
+    corners = np.array([colour(rng) for _ in range(4)], dtype=np.uint8).reshape(2, 2, 3)
+    return Image.fromarray(corners).resize(size, Image.Resampling.BICUBIC)
+
+
+def _clouds(rng: np.random.Generator, size: Size) -> Image.Image:
+    """Noise of several scales around a colour."""
+    image = np.zeros((size[1], size[0], 3), dtype=np.float32) + np.array(colour(rng), dtype=np.float32)
+    for cells in (3, 9, 27):
+        noise = rng.normal(0, 70, (cells, cells, 1)) + rng.normal(0, 15, (cells, cells, 3))
+        noise = (noise / cells**0.4).clip(-127, 127) + 128
+        larger = Image.fromarray(noise.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+        image += np.asarray(larger, dtype=np.float32) - 128
+    return Image.fromarray(image.clip(0, 255).astype(np.uint8))
+
+
+def _stripes(rng: np.random.Generator, size: Size) -> Image.Image:
+    """Planks, shutters, wallpaper: stripes of two or more shades, across or down."""
+    count = int(rng.integers(4, 40))
+    base = np.array(colour(rng), dtype=np.float32)
+    shades = np.clip(base + rng.normal(0, rng.uniform(5, 50), (count, 1)) + rng.normal(0, 4, (count, 3)), 0, 255)
+    line = shades.astype(np.uint8)[None] if rng.random() < 0.5 else shades.astype(np.uint8)[:, None]
+    return Image.fromarray(line).resize(size, Image.Resampling.NEAREST)
+
+
+def _tiles(rng: np.random.Generator, size: Size) -> Image.Image:
+    """Bricks, windows, cobbles: a grid of rectangles with seams."""
+    rows, columns = rng.integers(3, 24, 2)
+    base = np.array(colour(rng), dtype=np.float32)
+    shades = np.clip(base + rng.normal(0, rng.uniform(4, 40), (rows, columns, 1)), 0, 255)
+    image = np.asarray(Image.fromarray(shades.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)).copy()
+    seam, width = colour(rng), int(rng.integers(1, 4))
+    for edge in np.linspace(0, size[1], rows + 1)[1:-1].astype(int):
+        image[edge : edge + width] = seam
+    for edge in np.linspace(0, size[0], columns + 1)[1:-1].astype(int):
+        image[:, edge : edge + width] = seam
+    return Image.fromarray(image)
+
+
+def _room(rng: np.random.Generator, size: Size) -> Image.Image:
+    """A wall above a floor, each of another kind."""
+    kinds = (_plain, _gradient, _clouds, _stripes, _tiles)
+    horizon = int(size[1] * rng.uniform(0.3, 0.9))
+    image = kinds[int(rng.integers(len(kinds)))](rng, size)
+    floor = kinds[int(rng.integers(len(kinds)))](rng, (size[0], max(size[1] - horizon, 1)))
+    image.paste(floor, (0, horizon))
+    return image
