@@ -128,6 +128,12 @@ def jobs(shop):
         (["train", "loss=siglop"], 2),
         (["train", "--cfg", "job"], 0),
         (["-sc", "query=bash"], 0),
+        (["index", "out=shop.index"], 1),
+        (["export", "run=runs/gone"], 2),
+        (["merge", "first=runs/a"], 1),
+        (["search", "red shoes"], 2),
+        (["serve"], 1),
+        (["push", "folder=export"], 1),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -48,8 +48,11 @@ def test_an_exported_run_is_evaluated_by_its_folder_with_the_runs_own_numbers(ru
     ("words", "sentence"),
     [
         (["run=run", "format=open_clip"], "hashes words: use format=hub, onnx or openvino"),
-        (["run=run"], "modiste export needs a layout: format=FORMAT. Choose from: hub, onnx, open_clip"),
-        (["format=hub"], "No model given: set run=DIR or model=NAME."),
+        (
+            ["run=run"],
+            "modiste export needs a layout and a directory: format=FORMAT out=DIR, FORMAT one of hub, onnx, open_clip",
+        ),
+        (["format=hub"], "No model given: run=DIR or model=NAME."),
         (["run=run", "format=hub", "precision=int8"], "format=hub has no int8"),
         (["run=run", "format=hub", "out=run"], "is not an export of modiste: choose another out=DIR"),
     ],

@@ -9,6 +9,7 @@ import pytest
 
 from helpers.commands import modiste
 from helpers.tiny_data import picture
+from modiste.cli import main
 
 MODEL = [
     "model=two_tower",
@@ -95,11 +96,12 @@ def test_a_photo_and_a_product_find_themselves_and_their_like(shop):
         (["index", *MODEL, "seed=1", *DATA, "out=shop.index"], "embedded by another model: its fingerprint is"),
     ],
 )
-def test_mistakes_are_one_sentence(shop, arguments, message):
-    result = modiste(*arguments, cwd=shop)
-    assert result.returncode != 0
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+def test_mistakes_are_one_sentence(shop, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(shop)
+    assert main(arguments) in (1, 2)
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow

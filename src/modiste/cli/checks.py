@@ -17,8 +17,29 @@ from modiste.cli.outline import Outline
 from modiste.config import paths, schema
 from modiste.config.validation import AUTOMATIC, contradictions, value_problems
 from modiste.errors import ModisteError
+from modiste.export import FORMATS
 from modiste.utils.run_dir import RunDir
 
+# Root → keys that must be given, and what to say where one is not.
+NEEDED: dict[str, tuple[tuple[str, ...], str]] = {
+    "embed": (("out",), "modiste embed needs a directory: out=DIR."),
+    "export": (
+        ("format", "out"),
+        "modiste export needs a layout and a directory: format=FORMAT out=DIR, FORMAT one of "
+        f"{', '.join(sorted(FORMATS))}.",
+    ),
+    "index": (("out",), "modiste index needs a folder: out=shop.index."),
+    "merge": (("first", "second"), "modiste merge needs two models: first=RUN (or first=start) and second=RUN."),
+    "prepare": (("out",), "modiste prepare needs a directory: out=DIR."),
+    "push": (("folder", "repo_id"), "modiste push needs an export and a repository: folder=DIR repo_id=OWNER/NAME."),
+}
+# Root → keys that name a model or stand for one, and how to give one.
+MODELS = {
+    "embed": (("run",), "run=DIR or model=NAME"),
+    "evaluate": (("run", "embeddings.image"), "run=DIR, model=NAME, or embeddings.image=FILE and embeddings.text=FILE"),
+    "export": (("run",), "run=DIR or model=NAME"),
+    "index": (("run", "vectors"), "run=DIR, model=NAME or vectors=DIR"),
+}
 # Groups whose options set keys of the whole config.
 GLOBAL = ("experiment", "debug", "path", "local")
 
@@ -41,7 +62,7 @@ def problems(
     unknown = list(_unknown(config, overrides, outline, root, files))
     found = unknown + value_problems(config) + schema.value_problems(config, root)
     if not found:
-        found = contradictions(config) + list(_places(config)) + list(_model(config, overrides, root))
+        found = contradictions(config) + list(_places(config)) + list(_missing(config, overrides, root))
     return list(dict.fromkeys(found))
 
 
@@ -115,12 +136,22 @@ def _places(config: DictConfig) -> Iterator[str]:
             yield f"'{key}': {error}"
 
 
-def _model(config: DictConfig, overrides: Sequence[str], root: str) -> Iterator[str]:
-    if root not in ("evaluate", "embed") or _selected(config, "run") or _selected(config, "embeddings.image"):
+def _missing(config: DictConfig, overrides: Sequence[str], root: str) -> Iterator[str]:
+    """What the command cannot do without, and is not given."""
+    if root == "index" and (config.action not in (None, "build") or config.at is not None):
         return
-    if not any(override.lstrip("+").startswith(("model=", "model.")) for override in overrides):
-        matrices = ", or embeddings.image=FILE and embeddings.text=FILE" if root == "evaluate" else ""
-        yield f"No model given: name a run (run=DIR) or a model (model=NAME){matrices}."
+    keys, sentence = NEEDED.get(root, ((), ""))
+    if any(_selected(config, key) in (None, "") for key in keys):
+        yield sentence
+    elif root in MODELS and not _has_model(config, overrides, root):
+        yield f"No model given: {MODELS[root][1]}."
+
+
+def _has_model(config: DictConfig, overrides: Sequence[str], root: str) -> bool:
+    if root == "index" and Path(config.out).expanduser().is_dir():
+        return True  # an index that is brought up to date has its own
+    named = any(override.lstrip("+").startswith(("model=", "model.")) for override in overrides)
+    return named or any(_selected(config, key) for key in MODELS[root][0])
 
 
 def _selected(config: DictConfig, key: str) -> Any:

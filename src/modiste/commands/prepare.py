@@ -23,8 +23,6 @@ def run(cfg: DictConfig) -> None:
     Raises:
         ModisteError: There is no ``out``, or it holds other data; the format is unknown.
     """
-    if not cfg.out:
-        raise ModisteError("modiste prepare needs a directory: out=DIR.")
     if cfg.format not in FORMATS:
         raise ModisteError(f"format={cfg.format} is not known. {did_you_mean(cfg.format, FORMATS)}")
     from modiste.data.build import load

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from modiste.errors import ModisteError
-
 
 def run(cfg: DictConfig) -> None:
     """Create the repository where it does not exist, upload the folder in one commit, and print its address.
@@ -15,8 +13,6 @@ def run(cfg: DictConfig) -> None:
     Raises:
         ModisteError: There is no folder or name; see `modiste.export.push.push`.
     """
-    if not cfg.folder or not cfg.repo_id:
-        raise ModisteError("modiste push needs an export and a repository: folder=DIR repo_id=OWNER/NAME.")
     from modiste.export.push import push
 
     address = push(Path(cfg.folder), cfg.repo_id, private=cfg.private, message=cfg.message, revision=cfg.revision)

@@ -105,10 +105,8 @@ def embed_config(cfg: DictConfig, line: Invocation) -> EmbeddedFolder:
         line: Where it came from.
 
     Raises:
-        ModisteError: There is no ``out`` or no model, or the folder holds other embeddings.
+        ModisteError: The folder holds other embeddings.
     """
-    if not cfg.out:
-        raise ModisteError("modiste embed needs a directory: out=DIR.")
     model, cfg = _model(cfg, line)
     validate(cfg)
     catalogue = load(cfg.data)
@@ -131,8 +129,6 @@ def _model(cfg: DictConfig, line: Invocation) -> tuple[DualEncoder, DictConfig]:
         run = RunDir.find(cfg.run)
         trained = load_config(run.config)
         return load_model(run.path, cfg.checkpoint).model, from_run(cfg, trained, line.overrides)
-    if line.choice("model") is None:
-        raise ModisteError("No model given: set run=DIR or model=NAME.")
     import torch
 
     torch.manual_seed(cfg.seed)  # model=two_tower is random

@@ -113,8 +113,6 @@ class Side:
 
 def sides(cfg: DictConfig) -> tuple[Side, Side]:
     """The two models. Raises ModisteError when one is not given or not there."""
-    if not cfg.first or not cfg.second:
-        raise ModisteError("modiste merge needs two models: first=RUN (or first=start) and second=RUN.")
     if cfg.second == START:
         raise ModisteError("second=start is not possible: use first=start and second=RUN.")
     second = side(str(cfg.second), cfg.checkpoint)

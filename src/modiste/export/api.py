@@ -13,8 +13,6 @@ from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
 from modiste.config.overrides import override_key
 from modiste.data.build import load as load_data
-from modiste.errors import ModisteError, did_you_mean
-from modiste.export import FORMATS
 from modiste.export.inputs import of_catalogue
 from modiste.export.writing import Exported, check_target, export, layout_of
 from modiste.models.load import build_model
@@ -31,18 +29,12 @@ def export_config(cfg: DictConfig, line: Invocation) -> Exported:
     Raises:
         ModisteError: There is no format, folder or model; see `modiste.export.writing.export`.
     """
-    if not cfg.format:
-        raise ModisteError(f"modiste export needs a layout: format=FORMAT. {did_you_mean('', FORMATS)}")
-    if not cfg.out:
-        raise ModisteError("modiste export needs a directory: out=DIR.")
     layout_of(cfg.format, cfg.precision)  # before anything is loaded
     check_target(Path(cfg.out).expanduser())
     source: Any
     if cfg.run:
         run = RunDir.find(cfg.run)
         source, cfg = run.path, from_run(cfg, load_config(run.config), line.overrides)
-    elif line.choice("model") is None:
-        raise ModisteError("No model given: set run=DIR or model=NAME.")
     validate(cfg)
     if not cfg.run:
         torch.manual_seed(cfg.seed)  # model=two_tower is random

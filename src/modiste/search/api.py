@@ -26,8 +26,6 @@ def make(cfg: DictConfig, line: Invocation) -> str:
     from modiste.search.build import build
     from modiste.utils.progress import progress_bar
 
-    if not cfg.out:
-        raise ModisteError("modiste index needs a folder: out=shop.index.")
     folder = Path(cfg.out).expanduser()
     if cfg.run:
         cfg = from_run(cfg, load_config(RunDir.find(cfg.run).config), line.overrides)
