@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score
 
 from modiste.errors import ModisteError
 from modiste.metrics.comparison import compare, compare_predictions, holm, mcnemar
+from modiste.metrics.intervals import bootstrap_clusters
 
 
 def right(n, p, seed):
@@ -51,6 +52,20 @@ def test_holm_agrees_with_an_example_by_hand():
     """Of p .01 .04 .03 .005 and .2: ×5 .005, ×4 .01, ×3 .03, ×2 .04 (held up to .09), ×1 .2."""
     assert holm([0.01, 0.04, 0.03, 0.005, 0.2]) == pytest.approx([0.04, 0.09, 0.09, 0.025, 0.2])
     assert holm([]) == []
+
+
+def test_clusters_are_resampled_whole_and_binary_values_take_no_mcnemar_test():
+    generator = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(40), generator.integers(1, 6, 40))
+    better = (generator.random(40) < 0.3)[clusters]
+    b = right(len(clusters), 0.4, 1)
+    a = np.where(better, 1.0, b)
+    found, plain = (compare({"pointing": a}, {"pointing": b}, clusters=c)["pointing"] for c in (clusters, None))
+    wanted = bootstrap_clusters({"x": a - b}, clusters, resamples=10_000)["x"]
+    assert (found.difference, found.low, found.high) == pytest.approx((wanted.value, wanted.low, wanted.high))
+    assert (found.test, found.n) == ("bootstrap", len(clusters))
+    assert found.high - found.low > plain.high - plain.low
+    assert found.p > plain.p
 
 
 def test_the_bootstrap_of_a_difference_of_means_is_that_of_the_paired_t_test_for_many_queries():

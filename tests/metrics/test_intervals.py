@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score
 from modiste.errors import ModisteError
 from modiste.metrics import intervals
 from modiste.metrics.classification import classification_metrics, confusion_matrix
-from modiste.metrics.intervals import bootstrap, bootstrap_confusion
+from modiste.metrics.intervals import bootstrap, bootstrap_clusters, bootstrap_confusion
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 50])
@@ -45,6 +45,37 @@ def test_the_interval_equals_scipys():
     assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.05 * width)
     assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.05 * width)
     assert width == pytest.approx(2 * 1.96 * values.std() / np.sqrt(300), rel=0.05)
+
+
+@pytest.mark.parametrize("macro", [False, True])
+def test_cluster_intervals_equal_a_loop_that_resamples_whole_clusters(macro):
+    """Photos with one to six pairs, whose values depend on the photo: the plain bootstrap is too narrow."""
+    generator = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(60), generator.integers(1, 7, 60))
+    classes = generator.choice(["a", "b", "c"], len(clusters), p=[0.7, 0.25, 0.05])
+    values = (generator.random(60)[clusters] + 0.1 * generator.random(len(clusters))) * (1 + (classes == "a"))
+    ours = bootstrap_clusters({"x": values}, clusters, classes if macro else None, resamples=4000)["x"]
+
+    def mean(rows):
+        if not macro:
+            return values[rows].mean()
+        return np.mean([values[rows][classes[rows] == name].mean() for name in np.unique(classes[rows])])
+
+    members = [np.flatnonzero(clusters == cluster) for cluster in range(60)]
+    draws = [mean(np.concatenate([members[cluster] for cluster in generator.integers(0, 60, 60)])) for _ in range(2000)]
+    width = ours.high - ours.low
+    assert (ours.low, ours.high) == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])), abs=0.07 * width)
+    assert ours.value == pytest.approx(mean(np.arange(len(clusters))))
+    assert ours.n == len(clusters)
+    if not macro:
+        plain = bootstrap({"x": values}, resamples=4000)["x"]
+        assert plain.high - plain.low < 0.8 * width
+
+
+def test_clusters_of_one_query_are_the_plain_bootstrap():
+    values = {"x": np.random.default_rng(0).random(50)}
+    plain, clustered = bootstrap(values)["x"], bootstrap_clusters(values, np.arange(50))["x"]
+    assert vars(clustered) == pytest.approx(vars(plain))
 
 
 def test_f1_intervals_equal_resampling_the_pairs():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from modiste.errors import ModisteError
 from modiste.metrics.classification import classification_metrics
-from modiste.metrics.intervals import CHUNK, CONFIDENCE, _medians, _resamples
+from modiste.metrics.intervals import CHUNK, CONFIDENCE, _medians, _resamples, cluster_means
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -75,11 +76,12 @@ def compare(
     medians: Collection[str] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
+    clusters: npt.NDArray[Any] | None = None,
 ) -> dict[str, Comparison]:
     """Compare the metrics that both models have, by their values per query.
 
-    Values of 0 and 1 take McNemar's test, others the bootstrap. All intervals are bootstrap intervals; metrics with as
-    many queries share the resamples.
+    Values of 0 and 1 take McNemar's test, others and values in clusters the bootstrap. All intervals are bootstrap
+    intervals; metrics with as many queries share the resamples.
 
     Args:
         a: Metric name to (n,) values; n may differ between metrics.
@@ -87,6 +89,8 @@ def compare(
         medians: The metrics whose statistic is the median, not the mean.
         resamples: Number of resamples of the queries with replacement.
         seed: Of the resamples.
+        clusters: (n,) each query's cluster, such as its photo, which is resampled whole; all metrics then have the
+            same n queries, and none is a median.
 
     Raises:
         ModisteError: A metric has no values, or other numbers of them, or there is no resample.
@@ -95,17 +99,22 @@ def compare(
     Comparison(difference=0.5, low=0.0, high=1.0, p=0.5, test='McNemar', n=4)
     """
     pairs = {name: _pair(a[name], b[name]) for name in a if name in b}
+    if clusters is not None and pairs:
+        _check(resamples)
+        table = np.stack([first - second for first, second in pairs.values()], axis=1)
+        value, draws = cluster_means(table, clusters, None, resamples, seed)
+        return {name: _comparison(float(v), d, len(table)) for name, v, d in zip(pairs, value, draws.T, strict=True)}
     by_size: dict[int, list[str]] = {}
     for name, (first, _) in pairs.items():
         by_size.setdefault(len(first), []).append(name)
     found: dict[str, Comparison] = {}
     for n, names in by_size.items():
-        draws = _difference_draws({name: pairs[name] for name in names}, medians, resamples, seed)
+        drawn = _difference_draws({name: pairs[name] for name in names}, medians, resamples, seed)
         for name in names:
             first, second = pairs[name]
             statistic = np.median if name in medians else np.mean
             difference = float(statistic(first) - statistic(second))
-            found[name] = _comparison(difference, draws[name], n)
+            found[name] = _comparison(difference, drawn[name], n)
             if name not in medians and is_binary(first) and is_binary(second):
                 exact = mcnemar(first, second)
                 found[name] = Comparison(difference, found[name].low, found[name].high, exact, MCNEMAR, n)

@@ -1,9 +1,10 @@
-"""Percentile bootstrap intervals: queries resampled, seeded, vectorised in bounded memory."""
+"""Percentile bootstrap intervals: queries, or clusters of them, resampled, seeded, vectorised in bounded memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +35,11 @@ class Interval:
     n: int
 
 
-def describe_bootstrap(resamples: int, seed: int) -> dict[str, str | int | float]:
+def describe_bootstrap(resamples: int, seed: int, unit: str = "query") -> dict[str, str | int | float]:
     """Plain facts for results."""
     return {
         "method": "percentile",
-        "unit": "query",
+        "unit": unit,
         "confidence": CONFIDENCE,
         "resamples": resamples,
         "seed": seed,
@@ -108,6 +109,66 @@ def bootstrap_groups(
         n += len(table)
     pairs = zip(names, values / len(groups), total.T / len(groups), strict=True)
     return {name: _interval(float(value), draws, n) for name, value, draws in pairs}
+
+
+def bootstrap_clusters(
+    values: Mapping[str, Floats],
+    clusters: npt.NDArray[Any],
+    classes: npt.NDArray[Any] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Intervals of means of per-query values that depend on each other within a cluster, such as a photo's phrases.
+
+    Clusters are resampled with all of their queries (Davison & Hinkley 1997, §3.8); a resample's mean is over its
+    queries, whose number varies. All metrics share the resamples.
+
+    Args:
+        values: Metric name to (n,) values, the same queries in every metric.
+        clusters: (n,) each query's cluster.
+        classes: (n,) each query's class: the macro average, the mean over classes of their means; a class without a
+            query in a resample is no part of its mean. None: the micro average, the mean over queries.
+        resamples: Number of resamples of the clusters with replacement.
+        seed: Of the resamples.
+
+    Raises:
+        ModisteError: There is no query, or no resample.
+
+    >>> hits = {"pointing": np.array([1.0, 1.0, 1.0, 0.0])}
+    >>> photo, phrase = np.array([0, 0, 0, 1]), np.array(["hat", "coat", "bag", "bag"])
+    >>> bootstrap_clusters(hits, photo)["pointing"]
+    Interval(value=0.75, low=0.0, high=1.0, n=4)
+    >>> bootstrap_clusters(hits, photo, phrase)["pointing"].value
+    0.8333333333333334
+    """
+    n = len(clusters)
+    _check(n, resamples)
+    value, draws = cluster_means(np.stack([*values.values()], axis=1), clusters, classes, resamples, seed)
+    return {name: _interval(float(v), d, n) for name, v, d in zip(values, value, draws.T, strict=True)}
+
+
+def cluster_means(
+    table: Floats, clusters: npt.NDArray[Any], classes: npt.NDArray[Any] | None, resamples: int, seed: int
+) -> tuple[Floats, Floats]:
+    """Means (m,) of a table of values (n, m), and those of each resample, (resamples, m); see `bootstrap_clusters`."""
+    n = len(clusters)
+    names, cluster = np.unique(clusters, return_inverse=True)
+    kinds, kind = np.unique(np.zeros(n) if classes is None else classes, return_inverse=True)
+    sums, sizes = np.zeros((len(kinds), len(names), table.shape[1])), np.zeros((len(kinds), len(names)))
+    np.add.at(sums, (kind, cluster), table)
+    np.add.at(sizes, (kind, cluster), 1)
+
+    def means(counts: Floats) -> Floats:
+        """Of counts (b, C) of the clusters, (b, m)."""
+        total, present = np.zeros((len(counts), table.shape[1])), np.zeros((len(counts), 1))
+        for of_kind, size in zip(sums, sizes, strict=True):
+            queries = (counts @ size)[:, None]
+            total += counts @ of_kind / np.maximum(queries, 1)
+            present += queries > 0
+        return total / present
+
+    draws = [means(counts) for counts in _resamples(len(names), resamples, np.random.default_rng(seed))]
+    return means(np.ones((1, len(names))))[0], np.concatenate(draws)
 
 
 def bootstrap_statistic(

@@ -102,3 +102,23 @@ def box_iou(a: Box | None, b: Box | None) -> float:
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     both = max(0, width) * max(0, height)
     return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+def measure(heat: Heat, mask: Mask, threshold: float) -> dict[str, float]:
+    """The metrics of `DEFINITIONS` of one pair.
+
+    Args:
+        heat: (h, w) in [0, 1].
+        mask: (h, w), True somewhere.
+        threshold: Of the method.
+
+    >>> measure(np.array([[1.0, 0.2]], np.float32), np.array([[True, False]]), 0.5)
+    {'pointing': 1.0, 'iou': 1.0, 'pixel_ap': 1.0, 'box_iou': 1.0}
+    """
+    chosen = heat >= np.float64(threshold)
+    return {
+        "pointing": pointing(heat, mask),
+        "iou": float((chosen & mask).sum() / (chosen | mask).sum()),
+        "pixel_ap": pixel_ap(heat, mask),
+        "box_iou": box_iou(box(chosen), box(mask)),
+    }

@@ -17,8 +17,10 @@ ALPHA = 0.05
 BEST, WORSE, SAME = "best", "↓", "≈"
 TARGET, PREDICTION = "target", "prediction"
 """Names, after the part, of class indices per query: what F1 is computed from."""
+CLUSTER = "cluster"
+"""Name of what queries depend on each other in, such as their photo: resampled whole."""
 # Of a protocol: what a model decides, not the benchmark.
-OF_THE_MODEL = ("in_domain", "skipped", "thresholds")
+OF_THE_MODEL = ("in_domain", "input_size", "skipped", "thresholds")
 SHOWN = 60  # characters of a setting that is named
 
 
@@ -83,7 +85,7 @@ def paired_tests(
     usable = [name for name in shared if kinds[name] and of_a[name].shape == of_b[name].shape]
     medians = [name for name in usable if "mean" not in kinds[name]]
     of_both = [{name: of[name] for name in usable} for of in (of_a, of_b)]
-    found = compare(of_both[0], of_both[1], medians, resamples, seed)
+    found = compare(of_both[0], of_both[1], medians, resamples, seed, of_a.get(CLUSTER))
     for part in parts_of(name for name in shared if name not in found):
         rest = [name for name in shared if name not in found and split_name(name)[0] == part]
         found |= _prediction_tests(a, b, of_a, of_b, part, rest, resamples, seed)
