@@ -7,7 +7,7 @@ from helpers.tiny_models import small_text
 from modiste.images.timm import TimmEncoder
 from modiste.models.dual_encoder import TwoTower
 from modiste.models.finetune import Tuning, freeze_rest, parameters
-from modiste.tasks.heatmaps import GradCam
+from modiste.models.heatmaps import GradCam
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 # name, side of the input, options, side of the grid of patches

@@ -7,9 +7,9 @@ from torch.nn import functional as F
 from helpers.tiny_openclip import CLIP, RESNET, save
 from helpers.tiny_openclip import save_siglip as save_openclip_siglip
 from modiste.errors import ModisteError
+from modiste.models.heatmaps import GradCam, PatchText, input_pixels
 from modiste.pretrained.openclip import OpenClipDualEncoder
 from modiste.pretrained.transformers import TransformersDualEncoder
-from modiste.tasks.heatmaps import GradCam, PatchText, input_pixels
 
 
 def transformers_clip(encoder, pixels):

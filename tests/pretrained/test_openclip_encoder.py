@@ -159,6 +159,35 @@ def test_patch_of_a_one_patch_image_is_its_embedding(tmp_path, images, vision):
     torch.testing.assert_close(patches[:, 0, 0], whole, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_another_size_interpolates_the_positions_and_shares_the_weights(family, request):
+    encoder = request.getfixturevalue(family)
+    side = encoder.preprocess.size
+    wide = encoder.at_size(2 * side + 3)
+    assert (wide.preprocess.size, encoder.preprocess.size) == (2 * side, side)
+    pixels = torch.randint(0, 256, (1, 3, 2 * side, 2 * side), dtype=torch.uint8)
+    with torch.no_grad():
+        patches, whole = wide.encode_patches(pixels), wide.encode_image(pixels)
+        grid = encoder.encode_patches(pixels[:, :, :side, :side]).shape[1]
+    assert patches.shape[1:3] == (2 * grid, 2 * grid)
+    torch.testing.assert_close(whole.norm(dim=-1), torch.ones(1))
+    own, other = dict(encoder.named_parameters()), dict(wide.named_parameters())
+    changed = [name for name in own if own[name] is not other[name]]
+    assert len(changed) == 1
+    assert "pos" in changed[0]
+    if family == "clip":
+        token, places = own[changed[0]].detach().split([1, grid**2])
+        places = places.T.reshape(1, -1, grid, grid)
+        places = F.interpolate(places, (2 * grid, 2 * grid), mode="bicubic", antialias=True, align_corners=False)
+        wanted = torch.cat([token, places[0].flatten(1).T])
+        torch.testing.assert_close(other[changed[0]].detach(), wanted)
+
+
+def test_a_resnet_with_attention_pooling_keeps_its_size(resnet):
+    with pytest.raises(NotImplementedError, match="ModifiedResNet only takes images of"):
+        resnet.at_size(384)
+
+
 def test_a_resnet_has_no_patches(resnet):
     with pytest.raises(ModisteError, match="ModifiedResNet has no patch embeddings"):
         resnet.encode_patches(torch.zeros(1, 3, 32, 32))

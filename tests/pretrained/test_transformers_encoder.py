@@ -169,6 +169,23 @@ def test_siglip_patch_of_a_one_patch_image_is_its_embedding(tmp_path, images):
     torch.testing.assert_close(patches[:, 0, 0], whole, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_another_size_interpolates_the_positions(family, request):
+    encoder = request.getfixturevalue(family)
+    side = encoder.preprocess.size
+    wide = encoder.at_size(2 * side + 3)
+    assert (wide.preprocess.size, encoder.preprocess.size) == (2 * side, side)
+    pixels = torch.randint(0, 256, (1, 3, 2 * side, 2 * side), dtype=torch.uint8)
+    with torch.no_grad():
+        patches = wide.encode_patches(pixels)
+        wanted = encoder.model.get_image_features(
+            pixel_values=encoder.preprocess.normalise(pixels), interpolate_pos_encoding=True
+        ).pooler_output
+        grid = encoder.encode_patches(pixels[:, :, :side, :side]).shape[1]
+        torch.testing.assert_close(wide.encode_image(pixels), F.normalize(wanted, dim=-1))
+    assert patches.shape[1:3] == (2 * grid, 2 * grid)
+
+
 def test_describe_is_plain(clip, clip_dir):
     facts = json.loads(json.dumps(clip.describe()))
     assert facts["source"] == str(clip_dir)

@@ -185,24 +185,28 @@ def test_the_confusions_of_an_attribute_are_those_of_the_zero_shot_task(client, 
     assert "no column" in client.post("/zero-shot/attribute", json={"attribute": "x"}).json()["error"]["message"]
 
 
-@pytest.mark.parametrize("method", ["patch-text", "grad-cam", "occlusion"])
-def test_ground_gives_the_task_s_own_maps(client, index, method):
+@pytest.mark.parametrize("method", ["patches", "cam", "gradcam", "occlusion"])
+def test_ground_gives_the_model_s_own_maps(client, index, method):
     import torch
 
-    from modiste.serve.looking import METHODS
-    from modiste.tasks.heatmaps import input_pixels, on_image
+    from modiste.models.grounding import METHODS
+    from modiste.models.heatmaps import input_pixels, on_image, resized
 
     answer = ok(client.post("/ground", json={"row": 1, "phrases": ["sleeve", "collar"], "method": method}))
     model, photo = index.model, index.image(1)
     with torch.inference_mode():
         texts = model.encode_text(model.tokenizer(["sleeve", "collar"]))
-    maps = METHODS[method](model, input_pixels(model, photo), texts)
+    wide = resized(model, 384)[0]
+    maps = METHODS[method](wide, input_pixels(wide, photo), texts)
     shape = (answer["maps"][0]["height"], answer["maps"][0]["width"])
     expected = on_image(maps, photo.size, shape).numpy()
     for one, wanted in zip(answer["maps"], expected, strict=True):
         values = np.frombuffer(base64.b64decode(one["values"]), np.uint8).reshape(shape)
         assert np.abs(values / 255 - wanted).max() < 0.01
     assert [one["phrase"] for one in answer["maps"]] == ["sleeve", "collar"]
+    for one, found, raw in zip(answer["maps"], model.ground(photo, ["sleeve", "collar"], method), maps, strict=True):
+        assert one["score"] == pytest.approx(found.score, abs=1e-5) == pytest.approx(float(raw.max()), abs=1e-5)
+        assert np.abs(np.subtract(one["box"], found.box)).max() <= np.ceil(max(photo.size) / max(shape)) + 1
 
 
 # -------------------------------------------------------------------------------------------------------- embeddings

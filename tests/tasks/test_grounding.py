@@ -15,12 +15,17 @@ from modiste.data.synthetic import Synthetic
 from modiste.embedding.embedder import ModelEmbedder
 from modiste.errors import ModisteError
 from modiste.images.timm import TimmEncoder
+from modiste.metrics.intervals import Interval
 from modiste.models.dual_encoder import DualEncoder, TwoTower
+from modiste.models.heatmaps import GradCam, Occlusion, PatchText, input_pixels, on_image
 from modiste.models.preprocess import Preprocess
-from modiste.tasks.grounding import Grounding
-from modiste.tasks.heatmaps import GradCam, Occlusion, PatchText, input_pixels, on_image
+from modiste.tasks.grounding import PROMPTS, Grounding, grounds, verdict
+from modiste.tasks.grounding_maps import Scan
+from modiste.tasks.zeroshot import ZeroShot
 
 METRICS = ("pointing", "iou", "pixel_ap", "box_iou")
+KINDS = ("", "/minus_mean", "/own_mean", "/wrong_phrase", "/other_photo")
+BASELINES = ("centre", "foreground", "prior")
 
 
 class Words(torch.nn.Module):
@@ -54,6 +59,7 @@ def garments():
 def task(**options):
     chosen = {
         "methods": {"patches": PatchText(), "gradcam": GradCam()},
+        "size": None,
         "resolution": 32,
         "examples": 2,
         "resamples": 50,
@@ -135,18 +141,29 @@ def test_all_that_a_reader_needs_is_in_the_result(model, garments):
     result = task(methods={"occlusion": Occlusion(step=75), "gradcam": GradCam(), "patches": None})(
         ModelEmbedder(model), garments, "test"
     )
-    names = [f"{method}/{metric}" for method in ("occlusion", "gradcam", "centre", "foreground") for metric in METRICS]
-    assert list(result.metrics) == list(result.per_query) == names
-    assert (result.primary, result.summary) == ("occlusion/pointing", list(METRICS))
+    maps = [f"{method}{kind}" for method in ("occlusion", "gradcam") for kind in KINDS] + [*BASELINES]
+    names = [f"{name}/{metric}" for name in maps for metric in METRICS]
+    assert list(result.per_query)[: len(names)] == names
+    micro = [name for name in result.metrics if "macro_" not in name]
+    assert [*micro, "cluster", "phrase"] == list(result.per_query)
+    frequent = [*result.protocol["phrases"]].index(result.tables["phrases"]["rows"][0][0])
+    assert (result.per_query["phrase"] == frequent).sum() == result.tables["phrases"]["rows"][0][1]
+    assert {name.replace("macro_", "") for name in result.metrics if "macro_" in name} == set(micro)
+    assert result.primary == "occlusion/pointing"
+    assert result.summary[:2] == ["pointing", "macro_pointing"]
     table = result.tables["phrases"]
-    assert table["columns"] == ["phrase", "pairs", *names]
+    pointing = [f"{name}/pointing" for name in maps]
+    ends = [f"{name}/pointing_{end}" for name in ("occlusion", "gradcam") for end in ("low", "high")]
+    assert table["columns"] == ["phrase", "pairs", *pointing, *ends]
     counts = [row[1] for row in table["rows"]]
     assert sum(counts) == result.counts["test/queries"]
     assert counts == sorted(counts, reverse=True)
     mean = sum(row[1] * row[2] for row in table["rows"]) / sum(counts)
     assert mean == pytest.approx(result.metrics["occlusion/pointing"].value)
     assert result.protocol["methods"]["occlusion"]["step"] == 75
-    assert set(result.protocol["thresholds"]) == {"occlusion", "gradcam", "centre", "foreground"}
+    assert list(result.protocol["thresholds"]) == maps
+    macro = sum(row[2] for row in table["rows"]) / len(table["rows"])
+    assert macro == pytest.approx(result.metrics["occlusion/macro_pointing"].value)
     assert result.counts["val/images"] <= 6
     assert list(result.pictures) == ["heat-maps", "best of occlusion", "worst of occlusion"]
     assert result.pictures["heat-maps"].width > 400
@@ -247,6 +264,147 @@ def test_a_perfect_method_has_perfect_scores_and_words_stand_for_parts(flags):
     assert result.protocol["phrases"] == words
 
 
+class TrueMasks:
+    """The true masks as maps: knows a photo by its pixels, and a part by its phrase's vector."""
+
+    def __init__(self, catalogue, vectors):
+        self.vectors = vectors
+        side = max(catalogue.read_image(0).size)
+        model = SimpleNamespace(preprocess=Preprocess(size=side))
+        self.rows = {input_pixels(model, catalogue.read_image(i)).numpy().tobytes(): i for i in range(len(catalogue))}
+        self.catalogue = catalogue
+
+    def describe(self):
+        return {"method": "true masks"}
+
+    def __call__(self, model, pixels, texts):
+        row = self.rows[pixels.numpy().tobytes()]
+        maps = torch.zeros(len(texts), *pixels.shape[1:])
+        for heat, text in zip(maps, texts, strict=True):
+            part = max(self.vectors, key=lambda name: float(self.vectors[name] @ text))
+            if part in self.catalogue.parts(row):
+                mask = torch.from_numpy(np.asarray(self.catalogue.read_mask(row, part)) / 255)
+                top, left = ((outer - inner) // 2 for outer, inner in zip(heat.shape, mask.shape, strict=True))
+                heat[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+        return maps
+
+
+@pytest.mark.parametrize("name", ["garments", "flags"])
+def test_true_masks_at_full_resolution_have_pointing_one(name, model, request):
+    catalogue = request.getfixturevalue(name)
+    encoder, words = (model, {}) if name == "garments" else (OneHot(), {"left": "red field", "right": "blue field"})
+    parts = sorted({part for i in range(len(catalogue)) for part in catalogue.parts(i)})
+    vectors = ZeroShot.class_vectors(ModelEmbedder(encoder), [words.get(part, part) for part in parts], PROMPTS)
+    side = max(catalogue.read_image(0).size)
+    method = TrueMasks(catalogue, dict(zip(parts, vectors, strict=True)))
+    encoder.preprocess = Preprocess(size=side) if name == "flags" else encoder.preprocess
+    result = task(methods={"true": method}, words=words, resolution=side, size=side)(
+        ModelEmbedder(encoder), catalogue, "test"
+    )
+    for metric in METRICS:
+        assert set(result.per_query[f"true/{metric}"]) == {1.0}
+    assert result.metrics["true/wrong_phrase/pointing"].value < 0.5
+    assert result.metrics["true/own_mean/pointing"].value < 1
+
+
+SHAPES = [(40, 60), (60, 40), (60, 60), (30, 60), (60, 20)]
+
+
+class Flat(Flags):
+    """Flags of several shapes; the blue field is on the first three."""
+
+    def read(self, ref):
+        return super().read(ref).resize(SHAPES[int(ref)])
+
+    def parts(self, ref):
+        return list(BOXES) if int(ref) < 3 else ["left"]
+
+    def read_mask(self, ref, part="whole"):
+        return super().read_mask(ref, part).resize(SHAPES[int(ref)], Image.Resampling.NEAREST)
+
+
+def test_controls_equal_means_and_maps_of_the_other_photos_in_the_padded_square():
+    """Own mean, other photo, prior and the subtracted mean, by loops over whole squares."""
+    columns = {"product_id": list("abcde"), "image": list("01234"), "text": ["x"] * 5, "mask": list("01234")}
+    shapes = Catalogue.build(Card("shapes"), columns | {"pixels": list("abcde"), "split": ["val"] * 5}, Flat())
+    generator = torch.Generator().manual_seed(0)
+    random = {size: torch.rand(2, 9, 9, generator=generator) for size in range(5)}
+
+    class Random(Seen):
+        photo = 0
+
+        def __call__(self, model, pixels, texts):
+            return torch.stack([random[Random.photo][int(text[2])] for text in texts])
+
+    scan = Scan(
+        OneHot(), {"random": Random()}, {"left": torch.eye(3)[0], "right": torch.eye(3)[2]}, {"val": shapes},
+        resolution=60, min_area=0, mean_weight=0.5, seed=0, bf16=False,
+        progress=lambda items, *_: items,
+    )  # fmt: skip
+    inner = scan._photo
+
+    def photo(rows, i, present):
+        Random.photo = i
+        return inner(rows, i, present)
+
+    scan._photo = photo
+    squares = np.full((2, 2, 5, 60, 60), np.nan)  # kind, part, photo
+    for i, (width, height) in enumerate(SHAPES):
+        top, left = (60 - height) // 2, (60 - width) // 2
+        window = slice(top, top + height), slice(left, left + width)
+        for k, part in enumerate(shapes.parts(i)):
+            squares[0, k, i][window] = on_image(random[i][k : k + 1], (width, height), (height, width))[0]
+            squares[1, k, i][window] = np.asarray(shapes.read_mask(i, part)) > 0
+
+    def scale(heat):
+        return (heat - heat.min()) / max(heat.max() - heat.min(), 1e-30)
+
+    seen = 0
+    for found, maps in scan.maps("val", "val"):
+        i, (height, width) = found.position, found.shape
+        top, left = (60 - height) // 2, (60 - width) // 2
+        for k, part in enumerate(found.parts):
+            others = [j for j in range(5) if j != i and part in shapes.parts(j)]
+            covered = np.maximum((~np.isnan(squares[:, k, others])).sum(axis=1), 1)
+            mean, mask = (np.nansum(squares[:, k, others], axis=1) / covered)[
+                :, top : top + height, left : left + width
+            ]
+            own = squares[0, k, i][top : top + height, left : left + width]
+            np.testing.assert_allclose(maps["random"][k], own, atol=1e-6)
+            np.testing.assert_allclose(maps["random/own_mean"][k], scale(mean), atol=1e-5)
+            np.testing.assert_allclose(maps["random/minus_mean"][k], scale(own - 0.5 * mean), atol=1e-5)
+            np.testing.assert_allclose(maps["prior"][k], scale(mask), atol=1e-6)
+            moved = [scale(np.nan_to_num(squares[0, k, j])[top : top + height, left : left + width]) for j in others]
+            assert any(np.allclose(maps["random/other_photo"][k], one, atol=1e-5) for one in moved)
+            wrong = on_image(random[i][1 - k : 2 - k], (width, height), (height, width))[0]
+            np.testing.assert_allclose(maps["random/wrong_phrase"][k], wrong, atol=1e-6)
+            seen += 1
+    assert seen == 8
+
+
+def test_the_verdict_is_about_the_own_mean_and_the_wrong_phrase(flags):
+    def metrics(mean, wrong):
+        names = {"own_mean": mean, "wrong_phrase": wrong, "prior": -1}
+        found = {f"m/gain_over_{name}": Interval(low + 0.1, low, low + 0.2, 9) for name, low in names.items()}
+        return found | {name: Interval(0.4, 0.3, 0.5, 9) for name in ("m/pointing", "prior/pointing")}
+
+    assert grounds(metrics(0.01, 0.01), "m")
+    assert not grounds(metrics(0.0, 0.01), "m")
+    assert not grounds(metrics(0.01, -0.01), "m")
+    assert verdict(metrics(-0.05, 0.02), "m") == (
+        "m does not ground: its pointing, 0.400, does not beat its own mean map (+0.050 [-0.050, +0.150]) and beats "
+        "a wrong phrase's map (+0.120 [+0.020, +0.220]); it is below the position prior (0.400), which sees no photo."
+    )
+
+
+def test_the_input_has_the_size_of_the_task_where_the_model_takes_it(model, garments, flags):
+    result = task(size=96)(ModelEmbedder(model), garments, "test")
+    assert result.protocol["input_size"] == {"pixels": 96, "kept": ""}
+    assert result.metrics != task()(ModelEmbedder(model), garments, "test").metrics
+    fixed = task(methods={"seen": Seen()}, size=96)(ModelEmbedder(OneHot()), flags, "test")
+    assert fixed.protocol["input_size"] == {"pixels": 32, "kept": "OneHot only takes images of 32 pixels"}
+
+
 def test_occlusion_finds_the_colour_that_the_phrase_names(flags):
     words = {"left": "red field", "right": "blue field"}
     result = task(methods={"occlusion": Occlusion()}, words=words)(ModelEmbedder(OneHot()), flags, "test")
@@ -282,12 +440,15 @@ def test_what_cannot_be_evaluated_says_what_to_do(model, garments):
         task(methods={"centre": PatchText()})
     with pytest.raises(ModisteError, match=r"one \{\} for the phrase"):
         task(prompts=["a photo"])
+    with pytest.raises(ModisteError, match="skip: there is no method 'occlusion': use patches, gradcam"):
+        task(skip=["occlusion"])
 
 
 def test_the_configuration_takes_words_and_prompts_from_the_data():
-    cfg = compose("evaluate", ["data=ccp", "task=[grounding]", "task.grounding.methods.gradcam=null"])
+    cfg = compose("evaluate", ["data=ccp", "task=[grounding]", "task.grounding.skip=[gradcam]"])
     built = instantiate(cfg.task.grounding)
-    assert list(built.methods) == ["occlusion", "patches"]
+    assert list(built.methods) == ["patches", "cam", "occlusion"]
+    assert built.size == 384
     assert built.words["dress"] == "a dress"
     assert built.prompts == list(cfg.data.prompts.parts)
     drawn = instantiate(compose("evaluate", ["data=synthetic", "task=[grounding]"]).task.grounding)

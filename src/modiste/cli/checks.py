@@ -28,6 +28,10 @@ NEEDED: dict[str, tuple[tuple[str, ...], str]] = {
         "modiste export needs a layout and a directory: format=FORMAT out=DIR, FORMAT one of "
         f"{', '.join(sorted(FORMATS))}.",
     ),
+    "ground": (
+        ("photo", "phrases"),
+        'modiste ground needs a photo and a phrase: modiste ground RUN photo.jpg "red shoes".',
+    ),
     "index": (("out",), "modiste index needs a folder: out=shop.index."),
     "merge": (("first", "second"), "modiste merge needs two models: first=RUN (or first=start) and second=RUN."),
     "prepare": (("out",), "modiste prepare needs a directory: out=DIR."),
@@ -38,6 +42,7 @@ MODELS = {
     "embed": (("run",), "run=DIR or model=NAME"),
     "evaluate": (("run", "embeddings.image"), "run=DIR, model=NAME, or embeddings.image=FILE and embeddings.text=FILE"),
     "export": (("run",), "run=DIR or model=NAME"),
+    "ground": (("run",), "modiste ground RUN photo.jpg PHRASE, or model=NAME"),
     "index": (("run", "vectors"), "run=DIR, model=NAME or vectors=DIR"),
 }
 # Groups whose options set keys of the whole config.

@@ -13,6 +13,7 @@ from modiste.config.paths import list_groups
 from modiste.config.quoting import quote
 from modiste.config.validation import AUTOMATIC, STARTS
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.run_dir import RunDir
 
 POSITIONAL = {"paths": "paths", "query": "query.text", "action": "action"}
 """Keys of commands, and what takes the words of a line that stand without key=."""
@@ -60,6 +61,8 @@ def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> li
             raise ModisteError(f"There is no key '{key}': write {SYNONYMS[key]}={value}.")
     if positional and "write_to" in outline.keys:
         overrides = [*_table_overrides(positional), *overrides]
+    elif positional and "phrases" in outline.keys:
+        overrides += _phrase_overrides(positional, overrides, outline)
     elif positional:
         overrides.append(_positional_override(positional, outline))
     return _restarted(overrides, outline, multirun)
@@ -89,7 +92,7 @@ def check_local(overrides: Sequence[str], folders: Sequence[Path]) -> None:
 
 def _is_positional(arg: str, outline: Outline) -> bool:
     """Not key=value; or, for a command that takes paths, a path that exists although it has an equals sign in it."""
-    if {"paths", "write_to"} & set(outline.keys) and os.path.exists(arg):
+    if {"paths", "phrases", "write_to"} & set(outline.keys) and os.path.exists(arg):
         return True
     return "=" not in arg and not arg.startswith("~")
 
@@ -103,6 +106,20 @@ def _table_overrides(positional: list[str]) -> list[str]:
         raise ModisteError(f"Table '{positional[0]}' does not exist: give a file, or data=NAME.")
     name = re.sub(r"\W+", "_", table.name.partition(".")[0]).strip("_") or "table"
     return ["data=table", f"data.catalogue.path={quote(str(table))}", f"data.name={quote(name)}"]
+
+
+def _phrase_overrides(positional: list[str], overrides: Sequence[str], outline: Outline) -> list[str]:
+    """The run or folder of a model (where no model is named), the photo, and the phrases of `modiste ground`."""
+    named = {override.partition("=")[0] for override in overrides}
+    wanted = [key for key in ("run", "photo") if key not in named and not (key == "run" and "model" in named)]
+    given = dict(zip(wanted, positional, strict=False))
+    phrases = positional[len(wanted) :]
+    source = given.pop("run", None)
+    found = [] if source is None else [f"run={quote(source)}"]
+    if source is not None and Path(source).is_dir() and RunDir.of(source) is None:
+        found = _model_folder(f"model={source}", outline)
+    found += [f"{key}={quote(value)}" for key, value in given.items()]
+    return [*found, f"phrases=[{','.join(map(quote, phrases))}]"] if phrases else found
 
 
 def _positional_override(positional: list[str], outline: Outline) -> str:

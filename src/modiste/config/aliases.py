@@ -12,6 +12,7 @@ MOVED = {
     "modiste.loggers": "modiste.training.loggers",
     "modiste.model": "modiste.models.dual_encoder",
     "modiste.optim": "modiste.training.optim",
+    "modiste.tasks.heatmaps": "modiste.models.heatmaps",
     "modiste.data.shards": "modiste.data.storage.webdataset",
     **{
         f"modiste.data.{name}": f"modiste.data.datasets.{name}"

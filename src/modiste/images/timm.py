@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.images.depthwise import fast_depthwise
+from modiste.models.layers import shared_copy
 from modiste.models.preprocess import Preprocess
 
 
@@ -114,6 +116,12 @@ class TimmEncoder(nn.Module):
         """See `modiste.models.dual_encoder.DualEncoder.feature_hook`."""
         return hook_trunk(self.trunk, keep)
 
+    def at_size(self, size: int) -> TimmEncoder:
+        """See `modiste.models.dual_encoder.DualEncoder.at_size`."""
+        other = shared_copy(self)
+        other.preprocess = replace(self.preprocess, size=resize_trunk(other.trunk, size))
+        return other
+
     def extra_repr(self) -> str:
         return f"autocast={self.autocast}"
 
@@ -149,6 +157,19 @@ class TimmEncoder(nn.Module):
         names = group_parameters(self.trunk, self.trunk.group_matcher(coarse=False))
         parameters = dict(self.trunk.named_parameters())
         return [[parameters[name] for name in names[layer]] for layer in sorted(names)]
+
+
+def resize_trunk(trunk: Any, size: int) -> int:
+    """Let a timm model take images of ``size`` pixels, or of the largest multiple of its patches below; the new size.
+
+    A convolutional network takes every size as it is.
+    """
+    if not hasattr(trunk, "set_input_size"):
+        return size
+    patch = trunk.patch_embed.patch_size[0]
+    size = max(size // patch, 1) * patch
+    trunk.set_input_size(img_size=(size, size))
+    return size
 
 
 def hook_trunk(trunk: Any, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
+from modiste.models.layers import with_module
 from modiste.models.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from modiste.models.grounding import Grounded
 
 Tokens = dict[str, Tensor]
 Tokenizer = Callable[[Sequence[str]], Tokens]
@@ -60,9 +65,35 @@ class DualEncoder(nn.Module):
         """Unit-norm embeddings (B, D) of tokens from `tokenizer`; `TwoTower` also takes ``features`` of its trunk."""
         return F.normalize(self.text_features(tokens).float(), dim=-1)
 
-    def encode_patches(self, pixels: Tensor) -> Tensor:
-        """Unit-norm patch embeddings (B, h, w, D) in the shared space, where the tower has them."""
+    def patch_features(self, pixels: Tensor) -> Tensor:
+        """Normalised-input pixels (B, 3, H, W) float to features (B, h, w, D) of each patch, where the tower has them.
+
+        Where the image's features are the mean of its patches', through the same linear projection, their mean is
+        `image_features`.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no patch embeddings")
+
+    def encode_patches(self, pixels: Tensor) -> Tensor:
+        """Unit-norm patch embeddings (B, h, w, D) in the shared space of pixels as in `encode_image`."""
+        if pixels.dtype == torch.uint8:
+            pixels = self.preprocess.normalise(pixels)
+        return F.normalize(self.patch_features(pixels).float(), dim=-1)
+
+    def at_size(self, size: int) -> DualEncoder:
+        """This model for square inputs of another size: the same weights, position embeddings interpolated.
+
+        Args:
+            size: Side of the input in pixels; a transformer takes the largest multiple of its patch size below.
+
+        Returns:
+            A model that shares the weights; its ``preprocess.size`` is the new size.
+
+        Raises:
+            NotImplementedError: The inputs of the image tower have a fixed size.
+        """
+        if size == self.preprocess.size:
+            return self
+        raise NotImplementedError(f"{type(self).__name__} only takes images of {self.preprocess.size} pixels")
 
     def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
         """From now on the image tower continues with ``keep(features)`` instead of its last spatial features.
@@ -71,6 +102,59 @@ class DualEncoder(nn.Module):
         that enter the attention of the last block, patches last, row by row.
         """
         raise NotImplementedError(f"{type(self).__name__} has no feature hook")
+
+    @overload
+    def ground(
+        self, image: Image.Image, phrase: str, method: str = ..., size: int | None = ..., threshold: float = ...
+    ) -> Grounded: ...
+
+    @overload
+    def ground(
+        self,
+        image: Image.Image,
+        phrase: Sequence[str],
+        method: str = ...,
+        size: int | None = ...,
+        threshold: float = ...,
+    ) -> list[Grounded]: ...
+
+    def ground(
+        self,
+        image: Image.Image,
+        phrase: str | list[str],
+        method: str = "patches",
+        size: int | None = 384,
+        threshold: float = 0.5,
+    ) -> Grounded | list[Grounded]:
+        """Where a phrase is on a photo: map, box and highest place.
+
+        A map always shows something; whether a model's maps mean anything is what ``task=[grounding]`` measures.
+
+        Args:
+            image: The photo; all of it is seen, on a grey square.
+            phrase: The phrase, or several, whose results are a list.
+            method: ``patches``, ``cam``, ``gradcam`` or ``occlusion`` (`modiste.models.heatmaps`).
+            size: Side of the model's input in pixels, if it takes another than its own; None: its own.
+            threshold: The box is around what reaches it, in [0, 1].
+
+        Raises:
+            ModisteError: There is no such method, or the model does not have what it needs.
+
+        >>> from modiste.images.timm import TimmEncoder
+        >>> from modiste.texts.hf import HfTextEncoder
+        >>> from modiste.texts.words import HashTokenizer
+        >>> bert = {"model_type": "bert", "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1,
+        ...         "num_attention_heads": 1, "intermediate_size": 16}
+        >>> text = HfTextEncoder(config=bert, tokenizer=HashTokenizer(buckets=64))
+        >>> model = TwoTower(TimmEncoder("test_efficientnet", size=64), text, embed_dim=8).eval()
+        >>> found = model.ground(Image.new("RGB", (30, 40)), "red shoes", size=96)
+        >>> found.heat.shape, len(found.box)
+        ((40, 30), 4)
+        """
+        from modiste.models.grounding import ground
+
+        found = ground(self, image, [phrase] if isinstance(phrase, str) else phrase, method, size, threshold)
+        return found[0] if isinstance(phrase, str) else found
 
     def forward(self, pixels: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Image and text embeddings, each (B, D), unit norm."""
@@ -108,11 +192,17 @@ class TwoTower(DualEncoder):
     def text_features(self, tokens: Tokens) -> Tensor:
         return self.text_projection(tokens["features"] if "features" in tokens else self.text(tokens))
 
-    def encode_patches(self, pixels: Tensor) -> Tensor:
-        if pixels.dtype == torch.uint8:
-            pixels = self.preprocess.normalise(pixels)
+    def patch_features(self, pixels: Tensor) -> Tensor:
         patches: Any = self.image.patches
-        return F.normalize(self.image_projection(patches(pixels)).float(), dim=-1)
+        return self.image_projection(patches(pixels))
+
+    def at_size(self, size: int) -> DualEncoder:
+        if size == self.preprocess.size or not hasattr(self.image, "at_size"):
+            return super().at_size(size)
+        resized: Any = self.image.at_size
+        other = with_module(self, "image", resized(size))
+        other.preprocess = other.image.preprocess
+        return other
 
     def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
         if not hasattr(self.image, "feature_hook"):

@@ -1,14 +1,17 @@
-"""The layers of a third-party tower, in order."""
+"""The layers of a third-party tower, in order, and copies of modules that share weights."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from torch import nn
 
 from modiste.errors import ModisteError
 
 Group = list[nn.Module | nn.Parameter]
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def block_groups(tower: nn.Module, head: nn.Module | None) -> list[Group]:
@@ -79,3 +82,29 @@ def freeze_all_but(model: nn.Module, groups: Sequence[Group]) -> None:
 
 def _parameters(item: nn.Module | nn.Parameter) -> Iterator[nn.Parameter]:
     return iter([item]) if isinstance(item, nn.Parameter) else item.parameters()
+
+
+def shared_copy(module: AnyModule) -> AnyModule:
+    """A copy of the modules with the same parameters and buffers.
+
+    >>> layer = nn.Sequential(nn.Linear(1, 1))
+    >>> other = shared_copy(layer)
+    >>> other[0] is layer[0], other[0].weight is layer[0].weight
+    (False, True)
+    """
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+
+
+def with_module(module: AnyModule, name: str, child: nn.Module) -> AnyModule:
+    """The same module with another child of this name; the module itself is left alone.
+
+    >>> layers = nn.Sequential(nn.Linear(1, 1), nn.ReLU())
+    >>> with_module(layers, "1", nn.Tanh()), layers[1]
+    (Sequential(
+      (0): Linear(in_features=1, out_features=1, bias=True)
+      (1): Tanh()
+    ), ReLU())
+    """
+    other = copy.copy(module)
+    other._modules = {**module._modules, name: child}
+    return other

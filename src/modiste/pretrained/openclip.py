@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from modiste.errors import ModisteError, did_you_mean
-from modiste.images.timm import hook_trunk
+from modiste.images.timm import hook_trunk, resize_trunk
 from modiste.models.dual_encoder import DualEncoder, Tokens
-from modiste.models.layers import Group, block_groups, freeze_all_but, with_weights
+from modiste.models.layers import Group, block_groups, freeze_all_but, shared_copy, with_module, with_weights
 from modiste.models.preprocess import Preprocess
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
 
@@ -72,8 +72,8 @@ class OpenClipDualEncoder(DualEncoder):
     def text_features(self, tokens: Tokens) -> Tensor:
         return self.model.encode_text(tokens["input_ids"])
 
-    def encode_patches(self, pixels: Tensor) -> Tensor:
-        """Unit-norm patch embeddings (B, h, w, D): the last layer's patch tokens through final norm and projection.
+    def patch_features(self, pixels: Tensor) -> Tensor:
+        """Features (B, h, w, D) of each patch: the last layer's patch tokens through final norm and projection.
 
         With attention pooling (SigLIP) the pooling head is applied to every patch alone, which is the image's embedding
         if all of the head's attention were on that patch.
@@ -81,14 +81,17 @@ class OpenClipDualEncoder(DualEncoder):
         Raises:
             ModisteError: The image tower is not a vision transformer, or its pooling mixes patches (CoCa).
         """
-        if pixels.dtype == torch.uint8:
-            pixels = self.preprocess.normalise(pixels)
         project = _patch_projection(self.model.visual)
         output = self.model.visual.forward_intermediates(
             pixels, indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NCHW"
         )
         patches = output["image_intermediates"][-1].permute(0, 2, 3, 1)
-        return F.normalize(project(patches.flatten(0, 2)).unflatten(0, patches.shape[:3]).float(), dim=-1)
+        return project(patches.flatten(0, 2)).unflatten(0, patches.shape[:3])
+
+    def at_size(self, size: int) -> OpenClipDualEncoder:
+        other = with_module(self, "model", shared_copy(self.model))
+        other.preprocess = replace(self.preprocess, size=_resize(other.model, size))
+        return other
 
     def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
         visual: Any = self.model.visual
@@ -270,6 +273,28 @@ def _fill(model: nn.Module, path: Path) -> None:
             f"{len(extra)} unknown: {some}, …): correct model.source."
         )
     model.load_state_dict({key: value.reshape(own[key].shape) for key, value in state.items()})
+
+
+def _resize(model: Any, size: int) -> int:
+    """Let the image tower of a model take images of ``size`` pixels, or of the largest multiple of its patches below.
+
+    Raises:
+        NotImplementedError: The tower is a ResNet with attention pooling, or its pooling has positions of its own.
+    """
+    from open_clip.model import resize_pos_embed
+
+    visual = model.visual
+    if hasattr(visual, "trunk"):
+        return resize_trunk(visual.trunk, size)
+    if not hasattr(visual, "transformer"):
+        raise NotImplementedError(f"{type(visual).__name__} only takes images of {visual.image_size} pixels")
+    patch = visual.patch_size[0]
+    side = max(size // patch, 1)
+    visual.image_size, visual.grid_size = (side * patch,) * 2, (side,) * 2
+    state = {"visual.positional_embedding": visual.positional_embedding.detach()}
+    resize_pos_embed(state, model)
+    visual.positional_embedding = nn.Parameter(state["visual.positional_embedding"], requires_grad=False)
+    return side * patch
 
 
 def _image_groups(visual: Any) -> list[list[Any]]:

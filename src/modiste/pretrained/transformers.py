@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from modiste.errors import ModisteError
@@ -48,6 +50,7 @@ class TransformersDualEncoder(DualEncoder):
         path = local_path(source)
         self.source = source
         self.revision = None if path else revision
+        self._positions: dict[str, bool] = {}
         if path and not (path / "config.json").is_file():
             raise ModisteError(f"'{source}' has no config.json: give the directory of a transformers checkpoint.")
         name = str(path) if path else source.removeprefix(HUB_PREFIX)
@@ -74,13 +77,13 @@ class TransformersDualEncoder(DualEncoder):
         return block_groups(self._tower("text_model"), getattr(self.model, "text_projection", None))
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        return self.model.get_image_features(pixel_values=pixels).pooler_output
+        return self.model.get_image_features(pixel_values=pixels, **self._positions).pooler_output
 
     def text_features(self, tokens: Tokens) -> Tensor:
         return self.model.get_text_features(**tokens).pooler_output
 
-    def encode_patches(self, pixels: Tensor) -> Tensor:
-        """Unit-norm patch embeddings (B, h, w, D).
+    def patch_features(self, pixels: Tensor) -> Tensor:
+        """Features (B, h, w, D) of each patch.
 
         CLIP: the last layer's patch tokens through the final norm and the projection. SigLIP: the pooling head is
         applied to every patch alone, which is the image's embedding if all of the head's attention were on that patch.
@@ -88,10 +91,8 @@ class TransformersDualEncoder(DualEncoder):
         Raises:
             ModisteError: The image tower is neither a CLIP nor a SigLIP vision transformer.
         """
-        if pixels.dtype == torch.uint8:
-            pixels = self.preprocess.normalise(pixels)
         tower = self._tower("vision_model")
-        hidden = tower(pixel_values=pixels).last_hidden_state
+        hidden = tower(pixel_values=pixels, **self._positions).last_hidden_state
         if self._visual_projection is not None and hasattr(tower, "post_layernorm"):
             patches = self._visual_projection(tower.post_layernorm(hidden[:, 1:]))
         elif self.model.config.model_type.startswith("siglip"):  # normalised already, no class token
@@ -99,7 +100,16 @@ class TransformersDualEncoder(DualEncoder):
         else:
             raise ModisteError(f"{type(self.model).__name__} has no patch embeddings here: use CLIP or SigLIP.")
         height = pixels.shape[-2] // tower.config.patch_size
-        return F.normalize(patches.float().unflatten(1, (height, -1)), dim=-1)
+        return patches.unflatten(1, (height, -1))
+
+    def at_size(self, size: int) -> TransformersDualEncoder:
+        if "interpolate_pos_encoding" not in signature(self.model.get_image_features).parameters:
+            raise NotImplementedError(f"{type(self.model).__name__} does not interpolate its position embeddings")
+        patch = self._tower("vision_model").config.patch_size
+        other = copy.copy(self)
+        other.preprocess = replace(self.preprocess, size=max(size // patch, 1) * patch)
+        other._positions = {"interpolate_pos_encoding": True}
+        return other
 
     def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
         """See `DualEncoder.feature_hook`. Raises ModisteError for towers whose blocks have no ``layer_norm1``."""

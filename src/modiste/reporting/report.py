@@ -19,7 +19,7 @@ from modiste.reporting.logs import read_metrics
 from modiste.reporting.words import reading_order
 from modiste.utils.energy import NOT_INSTALLED
 
-DRAWN = ("curves.*.svg", "selection.*.svg", "*.metrics.*.svg", "*.few_shot.svg")
+DRAWN = ("curves.*.svg", "selection.*.svg", "*.metrics.*.svg", "*.few_shot.svg", "*.phrases.*.svg")
 """The figures that are redrawn with every report."""
 
 

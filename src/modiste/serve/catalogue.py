@@ -110,7 +110,7 @@ def describe(name: str, held: Held) -> dict[str, Any]:
         "model": {
             "name": index.card.name, "fingerprint": towers.fingerprint[:12], "dim": towers.model.embed_dim,
             "backends": towers.used,
-            "patches": type(towers.model).encode_patches is not DualEncoder.encode_patches,
+            "patches": type(towers.model).patch_features is not DualEncoder.patch_features,
         },
     }  # fmt: skip
 

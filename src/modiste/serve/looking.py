@@ -12,13 +12,14 @@ import torch
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from modiste.errors import ModisteError
 from modiste.metrics.classification import classification_metrics, confusion_matrix
+from modiste.models.grounding import Grounded, locate
 from modiste.serve.live import Held
 from modiste.serve.schema import AttributeBody, GroundBody, ZeroShotBody
 from modiste.serve.server import Server, products
 from modiste.serve.settings import Settings
 from modiste.serve.uploads import Refused
-from modiste.tasks.heatmaps import GradCam, HeatMap, Occlusion, PatchText, input_pixels, on_image
 from modiste.tasks.zeroshot import ZeroShot
 
 SCALE = 100.0
@@ -28,7 +29,6 @@ CELL = 12
 CLASSES = 60
 MAP_SIDE = 96
 """Longer side of a heat-map, in its own pixels."""
-METHODS: dict[str, HeatMap] = {"patch-text": PatchText(), "grad-cam": GradCam(), "occlusion": Occlusion(step=28)}
 
 
 def router(server: Server) -> APIRouter:
@@ -59,19 +59,22 @@ def router(server: Server) -> APIRouter:
 
     @routes.post("/ground")
     def ground(body: GroundBody) -> JSONResponse:
-        """Heat-maps of phrases on a photo; values are bytes, row by row, base64, 255 where it is most similar."""
+        """Heat-maps of phrases on a photo; values are bytes, row by row, base64, 255 where it is most similar.
+
+        Boxes (left, top, right, bottom) and points (x, y) are in pixels of the photo.
+        """
         with server.use() as held:
             photo = server.photo(body, held)
             texts = held.towers.texts(body.phrases)
             image = held.towers.pictures([photo])[0]
-            maps = heat_maps(body.method, held, photo, texts)
-        height, width = maps.shape[1:]
+            grounded = find(body.method, held, photo, texts)
         found = [
             {
-                "phrase": phrase, "cosine": float(text @ image), "width": width, "height": height,
-                "values": base64.b64encode((255 * one).round().byte().numpy().tobytes()).decode(),
+                "phrase": phrase, "cosine": float(text @ image), "box": one.box, "point": one.point, "score": one.score,
+                "width": one.heat.shape[1], "height": one.heat.shape[0],
+                "values": base64.b64encode((255 * one.heat).round().astype(np.uint8).tobytes()).decode(),
             }
-            for phrase, text, one in zip(body.phrases, texts, maps, strict=True)
+            for phrase, text, one in zip(body.phrases, texts, grounded, strict=True)
         ]  # fmt: skip
         return JSONResponse({"maps": found, "width": photo.width, "height": photo.height, "method": body.method})
 
@@ -123,17 +126,12 @@ def classify(body: AttributeBody, held: Held, settings: Settings) -> dict[str, A
     return {"classes": classes, "matrix": matrix.tolist(), "n": len(kept), "cells": cells, **wanted}
 
 
-def heat_maps(method: str, held: Held, photo: Any, texts: torch.Tensor) -> torch.Tensor:
-    """Maps (K, h, w) in [0, 1] over the photo. Raises Refused where the model does not have what the method needs."""
+def find(method: str, held: Held, photo: Any, texts: torch.Tensor) -> list[Grounded]:
+    """Where the texts are on the photo. Raises Refused where the model does not have what the method needs."""
     towers = held.towers
-    device = towers.embedder.device
-    pixels = input_pixels(towers.model, photo).to(device)
+    model = towers.grounding
     try:
-        with towers.hooked if method == "grad-cam" else contextlib.nullcontext():
-            maps = METHODS[method](towers.model, pixels, texts.to(device))
-    except (NotImplementedError, AttributeError) as error:
-        others = " or ".join(name for name in METHODS if name != method)
-        raise Refused(f"This model cannot do {method}: choose {others}.") from error
-    scale = MAP_SIDE / max(photo.size)
-    shape = (max(1, round(photo.height * scale)), max(1, round(photo.width * scale)))
-    return on_image(maps, photo.size, shape)
+        with towers.hooked if method == "gradcam" else contextlib.nullcontext():
+            return locate(model, photo, texts, method, side=MAP_SIDE)
+    except ModisteError as error:
+        raise Refused(str(error)) from error

@@ -84,7 +84,7 @@ class GroundBody(PhotoBody):
     """Phrases to be found on a photo."""
 
     phrases: list[Text] = Field(min_length=1, max_length=16, examples=[["collar", "sleeves"]])
-    method: Literal["patch-text", "grad-cam", "occlusion"] = "patch-text"
+    method: Literal["patches", "cam", "gradcam", "occlusion"] = "patches"
 
 
 class EmbeddingsBody(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -16,6 +17,8 @@ from modiste.embedding.backends import without_padding
 from modiste.embedding.embedder import ModelEmbedder, default_cache
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokens
+from modiste.models.grounding import SIZE
+from modiste.models.heatmaps import resized
 from modiste.serve.batching import Batcher, Busy
 from modiste.serve.metrics import Metrics
 from modiste.serve.settings import Settings
@@ -85,6 +88,12 @@ class Towers:
         tokens = self.model.tokenizer(list(texts))
         counted = tokens.get("attention_mask")
         return int(next(iter(tokens.values())).numel() if counted is None else counted.sum())
+
+    @functools.cached_property
+    def grounding(self) -> DualEncoder:
+        """The model at the size of input that heat-maps are made at."""
+        with self.hooked:
+            return resized(self.model, SIZE)[0]
 
     def close(self) -> None:
         """Returns when all that was queued is embedded."""

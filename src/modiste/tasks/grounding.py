@@ -1,81 +1,63 @@
 """Grounding: where on an image a phrase is, as heat maps that are measured against the masks of parts.
 
 FashionCLIP (Sci Rep 12:18958) shows such heat maps, made by occlusion, without a measure; here each method is measured
-by the pointing game (Zhang et al., ECCV 2016), IoU, average precision and boxes, with two baselines that see no text.
+by the pointing game (Zhang et al., ECCV 2016), IoU, average precision and boxes. A map that is good by these may still
+know nothing of the photo, since garments have their places: baselines and controls tell how much is the photo's.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from modiste.data.sources import WHOLE
 from modiste.embedding.embedder import silent
 from modiste.errors import ModisteError
 from modiste.metrics.direction import directions
-from modiste.metrics.intervals import bootstrap, describe_bootstrap
-from modiste.metrics.localisation import (
-    DEFINITIONS,
-    THRESHOLDS,
-    Floats,
-    Heat,
-    Mask,
-    best_threshold,
-    box,
-    box_iou,
-    iou_curve,
-    pixel_ap,
-    pointing,
-)
-from modiste.tasks.heatmaps import GradCam, HeatMap, Occlusion, PatchText, input_pixels, on_image
+from modiste.metrics.intervals import Interval, bootstrap, bootstrap_clusters, describe_bootstrap
+from modiste.metrics.localisation import DEFINITIONS, THRESHOLDS, Floats, best_threshold, iou_curve, measure
+from modiste.models.heatmaps import Cam, GradCam, HeatMap, PatchText, resized
+from modiste.tasks.grounding_maps import BASELINES, CONTROLS, MINUS_MEAN, Photo, Scan
 from modiste.tasks.result import Embedder, Result
 from modiste.tasks.zeroshot import ZeroShot
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
-    from modiste.models.dual_encoder import DualEncoder
-
-log = logging.getLogger(__name__)
 
 PROMPTS = ("a photo of {}",)
-BASELINES = {
-    "centre": "exp(-d² / 2) with d the distance to the centre of the image in quarters of its width and height",
-    "foreground": "the image's true foreground (its mask 'whole'): 1 inside, 0 outside",
-}
-SPREAD = 0.25
-
-
-@dataclass(frozen=True)
-class Photo:
-    """What an image's pairs are measured on.
-
-    Attributes:
-        position: In the sample of its split.
-        parts: Names of its K parts.
-        masks: (K, h, w).
-        heat: Method or baseline → (K, h, w) in [0, 1].
-    """
-
-    position: int
-    parts: list[str]
-    masks: Mask
-    heat: dict[str, Heat]
+MACRO = "macro_"
+DECISIVE = ("own_mean", "wrong_phrase")
+"""What a method must beat to ground."""
+WORDS = {"own_mean": "its own mean map", "wrong_phrase": "a wrong phrase's map"}
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The pairs of a split: positions in its sample, parts, and ``<method>/<metric>`` to one value per pair."""
+    """The pairs of a split: their photos and parts, and ``<map>/<metric>`` to one value per pair.
 
-    positions: list[int]
+    Attributes:
+        photos: Each pair's photo, in the order of the split.
+        places: Each pair's place among the parts of its photo.
+        parts: Each pair's part.
+        values: The metrics of `DEFINITIONS` of every map, and the gains (`gains`).
+    """
+
+    photos: list[Photo]
+    places: list[int]
     parts: list[str]
     values: dict[str, Floats]
+
+    @property
+    def clusters(self) -> np.ndarray:
+        """(n,) the photo's position in the sample of its split."""
+        return np.array([photo.position for photo in self.photos])
+
+    def phrases(self, parts: Sequence[str]) -> np.ndarray:
+        """(n,) each pair's place among ``parts``."""
+        return np.array([parts.index(part) for part in self.parts])
 
 
 class Grounding:
@@ -83,18 +65,23 @@ class Grounding:
 
     Args:
         methods: Name (the metrics' prefix) to method; null disables it.
+        skip: Names of methods that are not measured.
+        size: Side of the model's input in pixels, independent of training; a tower that only takes its own size keeps
+            it, and the result says so. null: the model's own.
         prompts: Templates of a phrase, with one ``{}`` each: its vector is the normalised mean of theirs.
         words: Part to the word that stands for it in a prompt.
-        threshold_split: Where the threshold of each method is chosen, by the mean IoU of all pairs.
+        threshold_split: Where the threshold of each method is chosen, by the mean IoU of all pairs, and whose mean
+            masks are the position prior.
         resolution: The longer side, in pixels, of masks and maps when they are compared.
         min_area: Masks with a smaller share of the image are skipped and counted.
+        mean_weight: How much of a method's mean map of a phrase is subtracted in ``<method>/minus_mean``.
         limit: Number of images of each split, a seeded sample; null: all.
         resamples: Of the bootstrap.
-        seed: Of the sample, the bootstrap and the examples.
+        seed: Of the sample, the controls, the bootstrap and the examples.
         examples: Rows of each sheet of heat maps.
 
     Raises:
-        ModisteError: There is no method, a name is taken, or a template has no ``{}``, or several.
+        ModisteError: There is no method, a name is taken or unknown, or a template has no ``{}``, or several.
     """
 
     name = "grounding"
@@ -102,22 +89,28 @@ class Grounding:
     def __init__(
         self,
         methods: Mapping[str, HeatMap | None] | None = None,
+        skip: Sequence[str] = (),
+        size: int | None = 384,
         prompts: Sequence[str] | None = None,
         words: Mapping[str, str] | None = None,
         threshold_split: str = "val",
         resolution: int = 112,
         min_area: float = 0.002,
+        mean_weight: float = 0.5,
         limit: int | None = None,
         resamples: int = 1000,
         seed: int = 0,
         examples: int = 8,
     ) -> None:
         chosen: Mapping[str, HeatMap | None] = (
-            {"occlusion": Occlusion(), "patches": PatchText(), "gradcam": GradCam()} if methods is None else methods
+            {"patches": PatchText(), "cam": Cam(), "gradcam": GradCam()} if methods is None else methods
         )
-        self.methods = {str(name): method for name, method in chosen.items() if method is not None}
+        unknown = [name for name in skip if name not in chosen]
+        if unknown:
+            raise ModisteError(f"task.grounding.skip: there is no method '{unknown[0]}': use {', '.join(chosen)}.")
+        self.methods = {str(name): method for name, method in chosen.items() if method is not None and name not in skip}
         self.prompts = list(PROMPTS if prompts is None else prompts)
-        self.words = dict(words or {})
+        self.words, self.size, self.mean_weight = dict(words or {}), size, mean_weight
         self.threshold_split, self.resolution, self.min_area = threshold_split, resolution, min_area
         self.limit, self.resamples, self.seed, self.examples = limit, resamples, seed, examples
         if not self.methods or self.methods.keys() & BASELINES.keys():
@@ -147,10 +140,11 @@ class Grounding:
         if getattr(embedder, "model", None) is None:
             raise ModisteError("Grounding needs a model, not embeddings from files: give run=DIR or model=NAME.")
         samples = {name: self._sample(catalogue.select(split=name)) for name in (self.threshold_split, split)}
-        scan = Scan(self, embedder, samples)
-        thresholds = scan.thresholds(self.threshold_split)
-        pairs = scan.score(split, thresholds)
-        metrics = bootstrap(pairs.values, resamples=self.resamples, seed=self.seed)
+        scan, why_size = self._scan(embedder, samples)
+        thresholds = self._thresholds(scan)
+        pairs = self._pairs(scan, split, thresholds)
+        metrics = self._intervals(pairs)
+        findings = [verdict(metrics, name) for name in scan.methods]
         first = next(iter(scan.methods))
         return Result(
             task=self.name,
@@ -158,37 +152,71 @@ class Grounding:
             split=split,
             metrics=metrics,
             higher_is_better=directions(metrics),
-            protocol=self.describe(scan) | {"thresholds": thresholds},
-            counts=scan.counts,
+            protocol=self.describe(scan, why_size) | {"thresholds": thresholds},
+            counts=scan.counts | {f"{name}/flat_maps": _flat(pairs, name) for name in scan.methods},
             primary=f"{first}/pointing",
-            per_query=dict(pairs.values),
-            tables={"phrases": self._table(pairs)},
-            summary=list(DEFINITIONS),
-            pictures=self._pictures(scan, split, pairs, first),
+            per_query=pairs.values | {"cluster": pairs.clusters, "phrase": pairs.phrases([*scan.vectors])},
+            tables={"phrases": self._table(pairs, list(scan.methods))},
+            summary=[name for metric in DEFINITIONS for name in (metric, MACRO + metric)],
+            findings=findings,
+            pictures=self._pictures(scan, split, pairs, first, findings),
         )
 
-    def describe(self, scan: Scan) -> dict[str, Any]:
+    def describe(self, scan: Scan, why_size: str = "") -> dict[str, Any]:
         """The protocol as plain values."""
         return {
             "methods": {name: method.describe() for name, method in scan.methods.items()},
             "skipped": scan.skipped,
             "baselines": BASELINES,
+            "controls": CONTROLS,
+            MINUS_MEAN: f"the method's map minus {self.mean_weight:g} times its mean map of the phrase (own_mean), "
+            "minimum to maximum",
+            "without": "a control or prior without another photo of the phrase is flat",
+            "frame": "mean maps and other photos' maps lie in the padded square at their own proportions",
             "input": "the image on a grey (128) square, scaled to the model's input without a crop",
+            "input_size": {"pixels": scan.model.preprocess.size, "kept": why_size},
             "map": "over the image without the padding, minimum to maximum; 0 where it is the same everywhere",
             "resolution": self.resolution,
             "sampling": "maps bilinear and masks nearest, both at the centres of the pixels of the resolution",
             "prompts": self.prompts,
             "phrases": {part: self.words.get(part, part) for part in scan.vectors},
+            "per_query": {"cluster": "the photo's place in its split", "phrase": "the pair's place among the phrases"},
             "phrase_vector": "normalised mean of the normalised embeddings of the prompts; cosine",
             "queries": "pairs of an image and a part that it has a mask of",
             "min_area": self.min_area,
             "limit": self.limit,
-            "metrics": DEFINITIONS,
-            "threshold": "one a method, of 0, 0.01, …, 1: the best mean IoU over all pairs, the lowest of several",
+            "metrics": DEFINITIONS
+            | {f"{MACRO}{metric}": f"mean over phrases of the mean {metric} of their pairs" for metric in DEFINITIONS}
+            | {"gain_over_…": "pointing minus the pointing of that map, on the same pairs"},
+            "verdict": f"a method grounds if the intervals of its gains over {' and '.join(DECISIVE)} lie above 0",
+            "threshold": "one a map, of 0, 0.01, …, 1: the best mean IoU over all pairs, the lowest of several",
             "threshold_split": self.threshold_split,
-            "bootstrap": describe_bootstrap(self.resamples, self.seed),
+            "bootstrap": describe_bootstrap(self.resamples, self.seed, "photo, with all of its pairs"),
             "seed": self.seed,
         }
+
+    def _scan(self, embedder: Any, samples: Mapping[str, Catalogue]) -> tuple[Scan, str]:
+        """The maps, and why the model keeps its own size of input."""
+        names = {name: None for rows in samples.values() for i in range(len(rows)) for name in rows.parts(i)}
+        if not names:
+            raise ModisteError(f"No image of the split {' or '.join(samples)} has a mask of a known part.")
+        phrases = [self.words.get(name, name) for name in names]
+        model, why = resized(embedder.model, self.size)
+        device = next(model.parameters()).device
+        vectors = ZeroShot.class_vectors(embedder, phrases, self.prompts).to(device)
+        scan = Scan(
+            model,
+            self.methods,
+            dict(zip(names, vectors, strict=True)),
+            samples,
+            resolution=self.resolution,
+            min_area=self.min_area,
+            mean_weight=self.mean_weight,
+            seed=self.seed,
+            bf16=getattr(embedder, "precision", "fp32") == "bf16",
+            progress=getattr(embedder, "progress", silent),
+        )
+        return scan, why
 
     def _sample(self, rows: Catalogue) -> Catalogue:
         if self.limit is None or self.limit >= len(rows):
@@ -196,17 +224,63 @@ class Grounding:
         chosen = np.random.default_rng(self.seed).choice(len(rows), self.limit, replace=False)
         return rows.select(rows=np.sort(chosen))
 
-    def _table(self, pairs: Pairs) -> dict[str, list[Any]]:
-        """One row per part, the frequent ones first: number of pairs, and the means of all metrics."""
+    def _thresholds(self, scan: Scan) -> dict[str, float]:
+        """Map → the threshold that is best on the threshold split."""
+        curves: dict[str, Floats] = {name: np.zeros(len(THRESHOLDS)) for name in scan.names}
+        for photo, maps in scan.maps(self.threshold_split, self.threshold_split):
+            for name, curve in curves.items():
+                for heat, mask in zip(maps[name], photo.masks, strict=True):
+                    curve += iou_curve(heat, mask)
+        return {name: best_threshold(curve) for name, curve in curves.items()}
+
+    def _pairs(self, scan: Scan, split: str, thresholds: Mapping[str, float]) -> Pairs:
+        """The metrics of every pair of ``split``."""
+        photos: list[Photo] = []
+        values: dict[str, list[float]] = {f"{name}/{metric}": [] for name in thresholds for metric in DEFINITIONS}
+        for photo, maps in scan.maps(split, self.threshold_split):
+            photos.append(photo)
+            for name, threshold in thresholds.items():
+                for heat, mask in zip(maps[name], photo.masks, strict=True):
+                    for metric, value in measure(heat, mask, threshold).items():
+                        values[f"{name}/{metric}"].append(value)
+        measured = {name: np.array(of_pairs) for name, of_pairs in values.items()}
+        return Pairs(
+            [photo for photo in photos for _ in photo.parts],
+            [place for photo in photos for place in range(len(photo.parts))],
+            [part for photo in photos for part in photo.parts],
+            measured | gains(measured, scan.methods),
+        )
+
+    def _intervals(self, pairs: Pairs) -> dict[str, Interval]:
+        """Micro and macro averages, map by map."""
+        micro, macro = (
+            bootstrap_clusters(pairs.values, pairs.clusters, classes, self.resamples, self.seed)
+            for classes in (None, np.array(pairs.parts))
+        )
+        found: dict[str, Interval] = {}
+        for name in pairs.values:
+            part, _, metric = name.rpartition("/")
+            found |= {name: micro[name], f"{part}/{MACRO}{metric}": macro[name]}
+        return found
+
+    def _table(self, pairs: Pairs, methods: Sequence[str]) -> dict[str, list[Any]]:
+        """One row per phrase, the frequent ones first: number of pairs, pointing of every map, of methods its ends."""
         parts = np.array(pairs.parts)
         names, counts = np.unique(parts, return_counts=True)
-        rows = [
-            [self.words.get(name, name), int(count), *(float(v[parts == name].mean()) for v in pairs.values.values())]
-            for name, count in sorted(zip(names.tolist(), counts, strict=True), key=lambda row: (-row[1], row[0]))
-        ]
-        return {"columns": ["phrase", "pairs", *pairs.values], "rows": rows}
+        order = sorted(zip(names.tolist(), counts.tolist(), strict=True), key=lambda row: (-row[1], row[0]))
+        pointing = {name: values for name, values in pairs.values.items() if name.endswith("/pointing")}
+        ends = [f"{method}/pointing" for method in methods]
+        rows: list[list[Any]] = []
+        for name, count in order:
+            found = bootstrap({n: v[parts == name] for n, v in pointing.items()}, (), self.resamples, self.seed)
+            row = [self.words.get(name, name), count, *(found[n].value for n in pointing)]
+            rows.append([*row, *(end for n in ends for end in (found[n].low, found[n].high))])
+        columns = ["phrase", "pairs", *pointing, *(f"{n}_{end}" for n in ends for end in ("low", "high"))]
+        return {"columns": columns, "rows": rows}
 
-    def _pictures(self, scan: Scan, split: str, pairs: Pairs, first: str) -> dict[str, Image.Image]:
+    def _pictures(
+        self, scan: Scan, split: str, pairs: Pairs, first: str, findings: Sequence[str]
+    ) -> dict[str, Image.Image]:
         """Sheets of a seeded choice of pairs, and of the best and the worst of the first method."""
         from modiste.tasks.heat_sheet import heat_sheet
 
@@ -216,164 +290,66 @@ class Grounding:
         chosen = np.sort(np.random.default_rng(self.seed).choice(len(pairs.parts), number, replace=False))
         order = np.argsort(-pairs.values[f"{first}/pixel_ap"], kind="stable")
         sheets = {"heat-maps": chosen, f"best of {first}": order[:number], f"worst of {first}": order[::-1][:number]}
-        return {title: heat_sheet([scan.example(split, pairs, i) for i in rows]) for title, rows in sheets.items()}
-
-
-class Scan:
-    """One evaluation, image by image, so that the maps of one image are in memory.
-
-    Attributes:
-        methods: Those that run with the model.
-        skipped: The others, each with the reason.
-        vectors: Part → the phrase's unit-norm vector (D,), on the model's device.
-        counts: Images, queries and masks that are too small, of each split; maps that are flat, of each method.
-    """
-
-    def __init__(self, task: Grounding, embedder: Any, samples: Mapping[str, Catalogue]) -> None:
-        self.task, self.samples = task, samples
-        self.model: DualEncoder = embedder.model
-        self.device = next(self.model.parameters()).device
-        self.bf16 = getattr(embedder, "precision", "fp32") == "bf16"
-        self.progress = getattr(embedder, "progress", silent)
-        self.counts: dict[str, int] = {}
-        self.parts = {split: [rows.parts(i) for i in range(len(rows))] for split, rows in samples.items()}
-        names = list(dict.fromkeys(name for parts in self.parts.values() for image in parts for name in image))
-        if not names:
-            raise ModisteError(f"No image of the split {' or '.join(samples)} has a mask of a known part.")
-        phrases = [task.words.get(name, name) for name in names]
-        vectors = ZeroShot.class_vectors(embedder, phrases, task.prompts).to(self.device)
-        self.vectors: dict[str, Tensor] = dict(zip(names, vectors, strict=True))
-        self.methods, self.skipped = self._usable(names[:1])
-
-    def _usable(self, parts: Sequence[str]) -> tuple[dict[str, HeatMap], dict[str, str]]:
-        """Try each method on one image, so that an unsupported one does not stop the others."""
-        image = next(iter(self.samples.values())).read_image(0)
-        methods: dict[str, HeatMap] = {}
-        skipped: dict[str, str] = {}
-        for name, method in self.task.methods.items():
-            try:
-                self._run(method, image, parts)
-            except (ModisteError, NotImplementedError) as error:
-                log.warning("grounding: %s is skipped: %s", name, error)
-                skipped[name] = str(error)
-            else:
-                methods[name] = method
-        if not methods:
-            raise ModisteError(f"No grounding method supports this model: {' '.join(skipped.values())}")
-        return methods, skipped
-
-    def thresholds(self, split: str) -> dict[str, float]:
-        """Method or baseline → the threshold that is best on ``split``."""
-        curves: dict[str, Floats] = {name: np.zeros(len(THRESHOLDS)) for name in (*self.methods, *BASELINES)}
-        for photo in self._photos(split):
-            for name, curve in curves.items():
-                for heat, mask in zip(photo.heat[name], photo.masks, strict=True):
-                    curve += iou_curve(heat, mask)
-        return {name: best_threshold(curve) for name, curve in curves.items()}
-
-    def score(self, split: str, thresholds: Mapping[str, float]) -> Pairs:
-        """The metrics of every pair of ``split``."""
-        positions: list[int] = []
-        parts: list[str] = []
-        values: dict[str, list[float]] = {f"{name}/{metric}": [] for name in thresholds for metric in DEFINITIONS}
-        self.counts |= {f"{name}/flat_maps": 0 for name in self.methods}
-        for photo in self._photos(split):
-            positions += [photo.position] * len(photo.parts)
-            parts += photo.parts
-            for name, threshold in thresholds.items():
-                for heat, mask in zip(photo.heat[name], photo.masks, strict=True):
-                    for metric, value in measure(heat, mask, threshold).items():
-                        values[f"{name}/{metric}"].append(value)
-            for name in self.methods:
-                self.counts[f"{name}/flat_maps"] += int((photo.heat[name].max(axis=(1, 2)) == 0).sum())
-        return Pairs(positions, parts, {name: np.array(of_pairs) for name, of_pairs in values.items()})
-
-    def _photos(self, split: str) -> Iterator[Photo]:
-        """Raise ModisteError when no mask of the split is large enough."""
-        rows, small, images, queries = self.samples[split], 0, 0, 0
-        for i in self.progress(range(len(rows)), len(rows), f"Grounding in {len(rows)} images of {split}"):
-            image = rows.read_image(i)
-            shape = self._shape(image)
-            masks = {part: read_mask(rows, i, part, shape) for part in self.parts[split][i]}
-            large = [part for part, mask in masks.items() if mask.any() and mask.mean() >= self.task.min_area]
-            small += len(masks) - len(large)
-            if not large:
-                continue
-            images, queries = images + 1, queries + len(large)
-            heat = self.heat(image, large, shape) | {
-                "centre": np.broadcast_to(centred_blob(shape), (len(large), *shape)),
-                "foreground": np.broadcast_to(read_mask(rows, i, WHOLE, shape), (len(large), *shape)).astype(
-                    np.float32
-                ),
-            }
-            yield Photo(i, large, np.stack([masks[part] for part in large]), heat)
-        if not queries:
-            raise ModisteError(
-                f"No mask of split '{split}' covers {self.task.min_area:.2%} of its image: lower "
-                "task.grounding.min_area."
-            )
-        self.counts |= {f"{split}/images": images, f"{split}/queries": queries, f"{split}/small_masks": small}
-
-    def _shape(self, image: Image.Image) -> tuple[int, int]:
-        """Height and width at which an image is evaluated."""
-        scale = self.task.resolution / max(image.size)
-        return max(1, round(image.height * scale)), max(1, round(image.width * scale))
-
-    def heat(self, image: Image.Image, parts: Sequence[str], shape: tuple[int, int]) -> dict[str, Heat]:
-        """Method → maps `(K, *shape)` of the parts' phrases."""
-        found: dict[str, Heat] = {}
-        for name, method in self.methods.items():
-            maps = self._run(method, image, parts)
-            if not bool(maps.isfinite().all()):
-                raise ModisteError(
-                    f"A heat map of {name} is not finite: the model has diverged or its input is invalid."
-                )
-            found[name] = on_image(maps, image.size, shape).numpy()
-        return found
-
-    def _run(self, method: HeatMap, image: Image.Image, parts: Sequence[str]) -> Tensor:
-        pixels = input_pixels(self.model, image).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return method(self.model, pixels, torch.stack([self.vectors[part] for part in parts]))
-
-    def example(self, split: str, pairs: Pairs, i: int) -> dict[str, Any]:
-        """A row of `modiste.tasks.heat_sheet.heat_sheet` for the i-th pair."""
-        position, part = pairs.positions[i], pairs.parts[i]
-        image = self.samples[split].read_image(position)
-        shape = self._shape(image)
-        maps = {name: maps[0] for name, maps in self.heat(image, [part], shape).items()}
-        value = {name: (pairs.values[f"{name}/pixel_ap"][i], pairs.values[f"{name}/iou"][i]) for name in maps}
         return {
-            "title": self.task.words.get(part, part),
-            "image": image,
-            "mask": read_mask(self.samples[split], position, part, shape),
-            "maps": maps,
-            "words": {name: f"AP {ap:.2f}  IoU {iou:.2f}" for name, (ap, iou) in value.items()},
+            title: heat_sheet([self._example(scan, split, pairs, i) for i in rows], findings)
+            for title, rows in sheets.items()
+        }
+
+    def _example(self, scan: Scan, split: str, pairs: Pairs, i: int) -> dict[str, Any]:
+        """A row of `modiste.tasks.heat_sheet.heat_sheet` for the i-th pair."""
+        photo, place, part = pairs.photos[i], pairs.places[i], pairs.parts[i]
+        words = {}
+        for name in scan.methods:
+            hit, iou, ap = (float(pairs.values[f"{name}/{metric}"][i]) for metric in ("pointing", "iou", "pixel_ap"))
+            words[name] = f"{'hit' if hit > 0.5 else 'miss'}  IoU {iou:.2f}  AP {ap:.2f}"
+        return {
+            "title": self.words.get(part, part),
+            "image": scan.samples[split].read_image(photo.position),
+            "mask": photo.masks[place],
+            "maps": {name: photo.heat(name, slice(place, place + 1))[0].numpy() for name in scan.methods},
+            "words": words,
         }
 
 
-def measure(heat: Heat, mask: Mask, threshold: float) -> dict[str, float]:
-    """The metrics of `DEFINITIONS` of one pair, heat and mask (h, w)."""
-    chosen = heat >= np.float64(threshold)
-    return {
-        "pointing": pointing(heat, mask),
-        "iou": float((chosen & mask).sum() / (chosen | mask).sum()),
-        "pixel_ap": pixel_ap(heat, mask),
-        "box_iou": box_iou(box(chosen), box(mask)),
-    }
+def gains(values: Mapping[str, Floats], methods: Sequence[str] | Mapping[str, Any]) -> dict[str, Floats]:
+    """``<method>/gain_over_<map>``: differences of pointing on the same pairs, to every control and baseline.
 
-
-def read_mask(rows: Catalogue, i: int, part: str, shape: tuple[int, int]) -> Mask:
-    """(h, w) True where ``part`` is on the i-th image, taken at the centres of the pixels of ``shape``."""
-    mask = rows.read_mask(i, part).resize((shape[1], shape[0]), Image.Resampling.NEAREST)
-    return np.asarray(mask) >= 128
-
-
-def centred_blob(shape: tuple[int, int]) -> Heat:
-    """The baseline ``centre``, (h, w) in [0, 1].
-
-    >>> centred_blob((1, 3))
-    array([[0.41111228, 1.        , 0.41111228]], dtype=float32)
+    Args:
+        values: ``<map>/pointing`` → (n,) values.
+        methods: Their names.
     """
-    rows, columns = (((np.arange(n) + 0.5) / n - 0.5) / SPREAD for n in shape)
-    return np.exp(-(rows[:, None] ** 2 + columns**2) / 2).astype(np.float32)
+    found: dict[str, Floats] = {}
+    for method in methods:
+        own = values[f"{method}/pointing"]
+        others = {name: f"{method}/{name}" for name in CONTROLS} | {name: name for name in BASELINES}
+        found |= {f"{method}/gain_over_{name}": own - values[f"{other}/pointing"] for name, other in others.items()}
+        mean = values[f"{method}/own_mean/pointing"]
+        found[f"{method}/{MINUS_MEAN}/gain_over_own_mean"] = values[f"{method}/{MINUS_MEAN}/pointing"] - mean
+    return found
+
+
+def grounds(metrics: Mapping[str, Interval], method: str) -> bool:
+    """Whether a method beats its own mean map and a wrong phrase's map by intervals above 0."""
+    return all(metrics[f"{method}/gain_over_{name}"].low > 0 for name in DECISIVE)
+
+
+def verdict(metrics: Mapping[str, Interval], method: str) -> str:
+    """Whether a method grounds, in a sentence with its figures."""
+    clauses = []
+    for name in DECISIVE:
+        gain = metrics[f"{method}/gain_over_{name}"]
+        words = "beats" if gain.low > 0 else "does not beat"
+        clauses.append(f"{words} {WORDS[name]} ({gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}])")
+    prior = metrics[f"{method}/gain_over_prior"]
+    place = "above" if prior.low > 0 else "below" if prior.high < 0 else "not distinguishable from"
+    judged = "grounds" if grounds(metrics, method) else "does not ground"
+    return (
+        f"{method} {judged}: its pointing, {metrics[f'{method}/pointing'].value:.3f}, {' and '.join(clauses)}; it is "
+        f"{place} the position prior ({metrics['prior/pointing'].value:.3f}), which sees no photo."
+    )
+
+
+def _flat(pairs: Pairs, method: str) -> int:
+    """Number of maps of a method that are the same everywhere."""
+    places = zip(pairs.photos, pairs.places, strict=True)
+    return sum(bool((photo.heat(method, slice(k, k + 1)) == 0).all()) for photo, k in places)

@@ -9,23 +9,27 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
 from modiste.errors import ModisteError
+from modiste.models.grounding import Grounded
 from modiste.utils.drawing import write
 
 INK, FAINT, PAPER, GAP = "#1A1A1A", "#6A6A6A", "#FFFFFF", 14
 HEAT_CELL = (150, 190)  # width, height that images are fitted into
+PHOTO_CELL = (300, 420)
 HEAT_COLOURS = "inferno"
 SCALE = (150, 12)  # width, height of the scale of colours
 OUTLINE = ("#000000", "#56B4E9")  # a dark seam and the line, to be seen on any ground
 
 
-def heat_sheet(rows: Sequence[Mapping[str, Any]]) -> Image.Image:
-    """One row per phrase: the image with the outline of the mask, and the heat map of each method laid over it.
+def heat_sheet(rows: Sequence[Mapping[str, Any]], verdicts: Sequence[str] = ()) -> Image.Image:
+    """One row per phrase: the image with the outline of the mask, and the map of each method laid over it.
 
-    Below stands the scale of colours, from the map's minimum (0) to its maximum (1).
+    On each map stand the outline of the mask and a cross at the highest pixel; below it whether that is a hit, and the
+    measures. At the foot are the scale of colours, from the map's minimum (0) to its maximum (1), and the verdicts.
 
     Args:
         rows: ``title``; ``image``; ``mask`` (h, w), True inside; ``maps``, method → (h, w) in [0, 1]; ``words``,
             method → what stands below its map. The same methods in each row; maps and masks of any resolution.
+        verdicts: Sentences for the foot.
 
     Raises:
         ModisteError: no rows.
@@ -33,25 +37,72 @@ def heat_sheet(rows: Sequence[Mapping[str, Any]]) -> Image.Image:
     if not rows:
         raise ModisteError("There are no heat maps to draw.")
     methods = list(rows[0]["maps"])
-    head, title, words = 24, 24, 20
+    head, title, words, foot = 24, 24, 20, SCALE[1] + 24
     width, height = HEAT_CELL[0] + GAP, title + HEAT_CELL[1] + words + GAP
-    sheet = Image.new("RGB", (GAP + width * (1 + len(methods)), head + height * len(rows) + SCALE[1] + 24), PAPER)
+    size = (GAP + width * (1 + len(methods)), head + height * len(rows) + foot + 46 * len(verdicts))
+    sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(["mask", *methods]):
         write(draw, (GAP + column * width, 6), name, 13, FAINT, HEAT_CELL[0])
     for i, row in enumerate(rows):
         top = head + i * height
         write(draw, (GAP, top), f"“{row['title']}”", 14, INK, sheet.width - 2 * GAP)
-        image = row["image"].convert("RGB")
-        scale = min(HEAT_CELL[0] / image.width, HEAT_CELL[1] / image.height)
-        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+        image = fitted(row["image"], HEAT_CELL)
         sheet.paste(_outlined(image, row["mask"]), (GAP, top + title))
         for column, name in enumerate(methods, 1):
-            sheet.paste(_outlined(_heated(image, row["maps"][name]), row["mask"]), (GAP + column * width, top + title))
+            heat = row["maps"][name]
+            y, x = np.unravel_index(int(np.argmax(heat)), np.shape(heat))
+            drawn = _outlined(_heated(image, heat), row["mask"])
+            _cross(drawn, ((x + 0.5) * image.width / heat.shape[1], (y + 0.5) * image.height / heat.shape[0]))
+            sheet.paste(drawn, (GAP + column * width, top + title))
             corner = GAP + column * width, top + title + image.height + 3
             write(draw, corner, row["words"][name], 11, FAINT, HEAT_CELL[0])
-    _scale(sheet, (GAP, head + height * len(rows) + 4))
+    top = head + height * len(rows) + 4
+    _scale(sheet, (GAP, top))
+    for i, verdict in enumerate(verdicts):
+        write(draw, (GAP, top + foot - 4 + 46 * i), verdict, 12, INK, sheet.width - 2 * GAP, lines=3)
     return sheet
+
+
+def photo_sheet(image: Image.Image, found: Sequence[tuple[str, Grounded]]) -> Image.Image:
+    """A photo, and next to it for each phrase the photo with its map, its box and a cross at its highest pixel.
+
+    Args:
+        image: The photo.
+        found: Phrases, each with where it is (`modiste.models.dual_encoder.DualEncoder.ground`).
+    """
+    photo = fitted(image, PHOTO_CELL)
+    scale = photo.width / image.width
+    width, head = photo.width + GAP, 30
+    sheet = Image.new("RGB", (GAP + width * (1 + len(found)), head + photo.height + GAP + SCALE[1] + 16), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    sheet.paste(photo, (GAP, head))
+    for column, (phrase, one) in enumerate(found, 1):
+        left = GAP + column * width
+        write(draw, (left, 8), f"“{phrase}”", 15, INK, photo.width)
+        drawn = _heated(photo, one.heat)
+        corners = [scale * side for side in one.box]
+        for colour, line in zip(OUTLINE, (4, 2), strict=True):
+            ImageDraw.Draw(drawn).rectangle([*corners[:2], corners[2] - 1, corners[3] - 1], outline=colour, width=line)
+        _cross(drawn, (one.point[0] * scale, one.point[1] * scale))
+        sheet.paste(drawn, (left, head))
+    _scale(sheet, (GAP, head + photo.height + GAP))
+    return sheet
+
+
+def fitted(image: Image.Image, cell: tuple[int, int]) -> Image.Image:
+    """The image as RGB, fitted into a cell of this width and height."""
+    scale = min(cell[0] / image.width, cell[1] / image.height)
+    return image.convert("RGB").resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+
+
+def _cross(image: Image.Image, point: tuple[float, float]) -> None:
+    """A cross at a point (x, y)."""
+    x, y = point
+    draw = ImageDraw.Draw(image)
+    for colour, line in (("#000000", 5), ("#FFFFFF", 2)):
+        draw.line([x - 6, y, x + 6, y], fill=colour, width=line)
+        draw.line([x, y - 6, x, y + 6], fill=colour, width=line)
 
 
 def _scale(sheet: Image.Image, corner: tuple[int, int]) -> None:

@@ -50,6 +50,7 @@ class Result:
         counts: Numbers of queries, gallery items, classes …
         primary: The metric to show when there is room for one.
         per_query: Metric name to one value for each query that it is computed over; stored next to the JSON, not in it.
+            ``cluster``, where there is one, is each query's cluster, such as its photo, which tests resample whole.
         tables: Name to ``{"columns": [...], "rows": [[...]]}``.
         confusion: Attribute to ``{"labels": [...], "matrix": [[...]]}``; rows are targets, columns predictions.
         examples: Queries with their first results: ``kind`` (``t2i``: a text searches products, ``i2t``: an image
@@ -58,6 +59,7 @@ class Result:
             ``wanted``, the relevant item that is ranked first, and ``text`` of a query that is an image and a text.
         summary: The metrics, without their part (``weighted_f1``), that a summary shows of every part; empty: only
             ``primary``.
+        findings: What the numbers say, in sentences for people.
         pictures: Title to a picture; each becomes a PNG next to the report, not a part of the JSON.
 
     Raises:
@@ -83,6 +85,7 @@ class Result:
     confusion: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
     summary: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
     pictures: dict[str, Image.Image] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from modiste.config import compose
 from modiste.data.build import load
 from modiste.data.datasets.ccp import Ccp, read_pixel_labels
 from modiste.data.sources import MaskSource
+from modiste.data.splits import RandomSplit
 from modiste.errors import ModisteError
 
 
@@ -145,7 +146,14 @@ def real(ccp_zip):
 def test_the_real_photos_are_all_there_but_the_one_without_labels(real):
     assert (real.report.rows, real.report.bad) == (1004, {"no annotation": ["0536"]})
     assert set(real.splits) == {"val", "test"}
-    assert 0.75 < real.splits["test"] / len(real) < 0.85
+    assert 0.45 < real.splits["test"] / len(real) < 0.55
+
+
+def test_the_test_half_stays_when_part_of_the_other_half_is_trained_on(real):
+    trained = RandomSplit({"train": 0.4, "val": 0.1, "test": 0.5})(real)
+    assert set(trained.splits) == {"train", "val", "test"}
+    halves = [{i for i, split in enumerate(one.column("split")) if split == "test"} for one in (real, trained)]
+    assert halves[0] == halves[1]
 
 
 def test_every_real_label_is_in_the_table_or_ignored_once(real, ccp_zip):

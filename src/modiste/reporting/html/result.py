@@ -8,7 +8,14 @@ from typing import Any
 import yaml
 
 from modiste.reporting import tables
-from modiste.reporting.figures import confused_classes, few_shot_curves, interval_plots, most_confused
+from modiste.reporting.figures import (
+    confused_classes,
+    few_shot_curves,
+    interval_plots,
+    is_by_phrase,
+    most_confused,
+    phrase_bars,
+)
 from modiste.reporting.figures.few_shot import is_few_shot
 from modiste.reporting.html.blocks import (
     Code,
@@ -74,9 +81,11 @@ def result_section(run: Run, stem: str, result: Mapping[str, Any], published: Se
     warnings = cautions([result], parts)
     about += [tables.overlap_note(result), *(note for note in block.notes if note not in warnings)]
     blocks: list[Any] = [Note(text, warning=True) for text in warnings] + [Note(text) for text in about if text]
+    blocks += [Note(str(finding)) for finding in result.get("findings") or []]
     blocks += _galleries(run, stem, result)
     blocks += _pictures(run, result)
     blocks += _figures(run, stem, result)
+    blocks += _phrases(run, stem, result)
     blocks += _published(block)
     blocks += [Heading("All metrics"), metric_table(result, f"{stem.replace('.', '-')}-metric")]
     blocks += _classes(result.get("tables") or {}, result.get("confusion") or {})
@@ -134,6 +143,17 @@ def _figures(run: Run, stem: str, result: Mapping[str, Any]) -> list[Any]:
     tables_of_shots = {name: table for name, table in (result.get("tables") or {}).items() if is_few_shot(table)}
     shots = [block for name, table in tables_of_shots.items() for block in (Heading(name), *_table(table))]
     return [*blocks, Pictures([(curve, "few-shot accuracy")]), Fold("Few-shot tables", shots)]
+
+
+def _phrases(run: Run, stem: str, result: Mapping[str, Any]) -> list[Any]:
+    """Pointing by phrase, a figure per method."""
+    drawn = []
+    for table in filter(is_by_phrase, (result.get("tables") or {}).values()):
+        methods = [name.removesuffix("/pointing_low") for name in table["columns"] if name.endswith("/pointing_low")]
+        for method in methods:
+            path = run.path / "figures" / f"{stem}.phrases.{method}.svg"
+            drawn.append((phrase_bars(table, method, path), f"{method}: pointing by phrase"))
+    return [Heading("By phrase"), Pictures(drawn)] if drawn else []
 
 
 def _published(block: tables.Block) -> list[Any]:

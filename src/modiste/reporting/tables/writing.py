@@ -189,8 +189,11 @@ def _rows_are_models(block: Block) -> Sheet:
 
 
 def print_results(paths: Iterable[str | Path]) -> None:
-    """Print the summaries of result files to the terminal, next to the packaged published numbers."""
-    print_sheets(terminal_sheets(load_results(paths), read_published()))
+    """Print the summaries of result files to the terminal, next to the packaged published numbers, and findings."""
+    results = load_results(paths)
+    print_sheets(terminal_sheets(results, read_published()))
+    for finding in (finding for result in results for finding in result.get("findings") or []):
+        print(f"\n{finding}")
 
 
 def emit(text: str, output: str | Path | None) -> None:

@@ -6,7 +6,7 @@ import { picker } from "./photo.js";
 import { write } from "./state.js";
 import { empty, failure, h, latest, lines, waiting } from "./ui.js";
 
-const METHODS = { "patch-text": "Patch–text similarity", "grad-cam": "Grad-CAM", occlusion: "Occlusion (slow)" };
+const METHODS = { patches: "Patch–text similarity", cam: "CAM", gradcam: "Grad-CAM", occlusion: "Occlusion (slow)" };
 // From nothing to most: paper, amber, coral, crimson, oxblood. Drawn over the photo by multiplication.
 const COLOURS = [[253, 247, 236], [246, 201, 138], [226, 114, 91], [163, 38, 42], [61, 11, 29]];
 let app, state, nodes;
@@ -36,7 +36,7 @@ const ground = latest(async (signal) => {
     nodes.out.replaceChildren(empty("ground", "No photo yet", "Drop or paste one anywhere on this page, or open a product and choose Ground."));
     return;
   }
-  Object.assign(state, { phrases: nodes.phrases.value, method: nodes.method.value === "patch-text" ? "" : nodes.method.value });
+  Object.assign(state, { phrases: nodes.phrases.value, method: nodes.method.value === "patches" ? "" : nodes.method.value });
   write(state);
   if (!nodes.out.childElementCount) nodes.out.replaceChildren(waiting("Looking …"));
   try {

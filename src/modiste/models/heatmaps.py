@@ -1,4 +1,4 @@
-"""Heat-maps of phrases on an image, by three methods that can be exchanged, in the frame of the image.
+"""Heat-maps of phrases on an image, by four methods that can be exchanged, in the frame of the image.
 
 Every method sees the whole image: it is padded to a square on grey, as in FashionCLIP's demo, and scaled to the side of
 the model's input with the model's interpolation; the centre crop of the model's own preprocessing is excluded.
@@ -7,6 +7,7 @@ the model's input with the model's interpolation; the centre crop of the model's
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from dataclasses import replace
 from typing import Any, Protocol
@@ -141,6 +142,22 @@ class PatchText:
         return torch.einsum("hwd,kd->khw", patches, texts)
 
 
+class Cam:
+    """Class activation map (Zhou et al., CVPR 2016, equation 2): the patch features' dot products with the text.
+
+    Unlike `PatchText`, no patch is normalised. Where the image's features are the mean of its patches' through one
+    linear projection, the map's mean is the dot product of the image's features and the text: an exact decomposition.
+    """
+
+    def describe(self) -> dict[str, Any]:
+        return {"method": "CAM", "score": "dot product of the patch's features in the shared space and the text"}
+
+    @torch.inference_mode()
+    def __call__(self, model: DualEncoder, pixels: Tensor, texts: Tensor) -> Tensor:
+        patches = model.patch_features(model.preprocess.normalise(pixels[None]))[0].float()
+        return torch.einsum("hwd,kd->khw", patches, texts)
+
+
 class GradCam:
     """Grad-CAM (Selvaraju et al., ICCV 2017, equations 1 and 2) of the cosine of image and text.
 
@@ -189,6 +206,28 @@ def as_map(features: Tensor) -> Tensor:
     return features[:, -(side**2) :].float().mT.unflatten(2, (side, side))
 
 
+def resized(model: DualEncoder, size: int | None) -> tuple[DualEncoder, str]:
+    """The model for inputs of ``size`` pixels (None: its own), and why it keeps its own size; empty where it does not.
+
+    Tried on one grey image: of some towers only that shows that their inputs have a fixed size.
+    """
+    if size is None:
+        return model, ""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)  # libraries say that they interpolate
+    try:
+        other = model.at_size(size)
+        side = other.preprocess.size
+        device = next(model.parameters()).device
+        with torch.inference_mode():
+            other.encode_image(torch.full((1, 3, side, side), GREY, dtype=torch.uint8, device=device))
+    except (ModisteError, NotImplementedError, RuntimeError, AssertionError, ValueError) as error:
+        return model, str(error)
+    finally:
+        logging.disable(before)
+    return other, ""
+
+
 def pad_to_square(image: Image.Image) -> Image.Image:
     """The image in the middle of a grey square.
 
@@ -229,9 +268,9 @@ def on_image(maps: Tensor, image_size: tuple[int, int], shape: tuple[int, int]) 
         for corner, length, n in zip(_corner(image_size), image_size, reversed(shape), strict=True)
     ]
     grid = torch.stack(torch.meshgrid(*axes, indexing="xy"), dim=-1)
-    square = _scaled(maps.float().cpu())
+    square = scaled(maps.float().cpu())
     sampled = F.grid_sample(square[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]
-    return _scaled(sampled, FLAT)
+    return scaled(sampled, FLAT)
 
 
 def _corner(size: tuple[int, int]) -> tuple[int, int]:
@@ -239,8 +278,12 @@ def _corner(size: tuple[int, int]) -> tuple[int, int]:
     return (max(size) - size[0]) // 2, (max(size) - size[1]) // 2
 
 
-def _scaled(maps: Tensor, flat: float = 0.0) -> Tensor:
-    """Each map from its minimum to its maximum; 0 where they differ by no more than ``flat``."""
+def scaled(maps: Tensor, flat: float = 0.0) -> Tensor:
+    """Each map (K, h, w) from its minimum to its maximum; 0 where they differ by no more than ``flat``.
+
+    >>> scaled(torch.tensor([[[1.0, 2.0, 3.0]], [[5.0, 5.0, 5.0]]])).tolist()
+    [[[0.0, 0.5, 1.0]], [[0.0, 0.0, 0.0]]]
+    """
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
     spread = high - low
     return torch.where(spread > flat, (maps - low) / spread.clamp(min=torch.finfo(maps.dtype).tiny), 0.0)

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from modiste.errors import ModisteError
 from modiste.images.timm import TimmEncoder
 from modiste.models.dual_encoder import DualEncoder, TwoTower
-from modiste.models.preprocess import Preprocess
-from modiste.tasks.heatmaps import (
+from modiste.models.heatmaps import (
+    Cam,
     GradCam,
     Occlusion,
     PatchText,
@@ -19,7 +19,9 @@ from modiste.tasks.heatmaps import (
     input_pixels,
     on_image,
     pad_to_square,
+    resized,
 )
+from modiste.models.preprocess import Preprocess
 
 
 class NoText(nn.Module):
@@ -146,6 +148,52 @@ def test_patch_text_is_the_cosine_of_each_patch(vit):
         for y in range(4):
             for x in range(4):
                 assert float(maps[k, y, x]) == pytest.approx(float(patches[y, x] @ texts[k]), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "resnet10t"])
+def test_cam_decomposes_the_image_features_of_a_pooled_network(name):
+    """The mean over the map is the dot product of image and text; each cell is W f · t, in float64."""
+    model = tower(name, 64)
+    pixels, texts = input_pixels(model, noise(64, 50)), phrases()
+    maps = Cam()(model, pixels, texts)
+    with torch.no_grad():
+        normalised = model.preprocess.normalise(pixels[None])
+        whole = texts @ model.image_features(normalised)[0]
+        features = model.image.trunk.forward_features(normalised)[0].double()
+        cells = torch.einsum("kd,dc,chw->khw", texts.double(), model.image_projection.weight.double(), features)
+    torch.testing.assert_close(maps.mean((1, 2)), whole, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(maps.double(), cells, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "grid"), [("test_vit", 96, 6), ("test_efficientnet", 97, 4), ("convnext_atto", 97, 3)]
+)
+def test_a_tower_takes_another_size_with_the_same_weights(name, size, grid):
+    model = tower(name, 64)
+    other, why = resized(model, 97)
+    assert (other.preprocess.size, model.preprocess.size, why) == (size, 64, "")
+    pixels = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+    assert other.encode_patches(pixels).shape[1:3] == (grid, grid)
+    own = model.encode_patches(pixels[:, :, :64, :64]).shape[1:3]
+    assert own == ((4, 4) if name == "test_vit" else (2, 2))
+    changed = {n for (n, a), b in zip(model.named_parameters(), other.parameters(), strict=True) if a is not b}
+    assert changed == ({"image.trunk.pos_embed"} if name == "test_vit" else set())
+
+
+def test_interpolated_positions_are_timms_own():
+    from timm.layers import resample_abs_pos_embed
+
+    model = tower("test_vit", 64)
+    wanted = resample_abs_pos_embed(model.image.trunk.pos_embed, [6, 6], num_prefix_tokens=1)
+    torch.testing.assert_close(model.at_size(96).image.trunk.pos_embed, wanted)
+
+
+def test_a_tower_of_one_size_keeps_it_and_says_why():
+    model = tower("mixer_s32_224", 224)
+    same, why = resized(model, 384)
+    assert same is model
+    assert "384" in why
+    assert resized(model, None) == (model, "")
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "resnet10t"])

@@ -1,0 +1,94 @@
+"""Phrases on one photo: found, drawn, and with what is known of the model's grounding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from PIL import Image, ImageOps
+
+from modiste.config import validate
+from modiste.errors import ModisteError, did_you_mean
+from modiste.models.grounding import METHODS, THRESHOLD, Grounded
+from modiste.models.load import build_model, load
+from modiste.tasks.heat_sheet import photo_sheet
+from modiste.utils.run_dir import RunDir, read_json
+
+
+@dataclass(frozen=True)
+class GroundedPhoto:
+    """What was found on a photo.
+
+    Attributes:
+        found: Phrase → where it is.
+        known: What the run's grounding results say of the method, in sentences.
+        picture: The PNG that was written.
+    """
+
+    found: dict[str, Grounded]
+    known: list[str]
+    picture: Path
+
+
+def ground_config(cfg: DictConfig) -> GroundedPhoto:
+    """Find the phrases of a ``ground`` configuration on its photo, and draw them into ``out``.
+
+    Raises:
+        ModisteError: There is no such model or photo, the method is unknown, or the model does not support it.
+    """
+    if cfg.method not in METHODS:
+        raise ModisteError(f"There is no grounding method '{cfg.method}'. {did_you_mean(cfg.method, METHODS)}")
+    image = read_photo(Path(cfg.photo).expanduser())
+    picture = Path(cfg.out or f"{Path(cfg.photo).stem}.ground.png").expanduser()
+    if picture.suffix.lower() != ".png" or not picture.absolute().parent.is_dir():
+        raise ModisteError(f"out={picture} cannot be written: name a .png file in a folder that exists.")
+    if cfg.run:
+        model, results = load(cfg.run, cfg.checkpoint).model, grounding_results(cfg.run)
+    else:
+        validate(cfg)
+        torch.manual_seed(cfg.seed)  # model=two_tower is random
+        model, results = build_model(cfg).eval(), []
+    threshold = cfg.threshold if cfg.threshold is not None else known_threshold(results, cfg.method)
+    phrases = [str(phrase) for phrase in cfg.phrases]
+    found = model.ground(image, phrases, cfg.method, cfg.size, threshold)
+    photo_sheet(image, list(zip(phrases, found, strict=True))).save(picture)
+    return GroundedPhoto(dict(zip(phrases, found, strict=True)), known(results, cfg.method, cfg.run), picture)
+
+
+def read_photo(path: Path) -> Image.Image:
+    """An image file as RGB, upright. Raises ModisteError where it is missing or no image."""
+    if not path.is_file():
+        raise ModisteError(f"Photo '{path}' does not exist: give an image file.")
+    try:
+        return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ModisteError(f"'{path}' is not a readable image ({error}): give a JPEG, PNG or WebP file.") from None
+
+
+def grounding_results(run: str) -> list[dict[str, Any]]:
+    """The contents of a run's grounding results."""
+    files = sorted(RunDir(run).results.glob("*.grounding*.json"))
+    return [content for content in map(read_json, files) if content.get("task") == "grounding"]
+
+
+def known_threshold(results: Sequence[dict[str, Any]], method: str) -> float:
+    """The threshold that a run's first grounding result chose for the method."""
+    stated = [result.get("protocol", {}).get("thresholds", {}).get(method) for result in results]
+    return next((threshold for threshold in stated if threshold is not None), THRESHOLD)
+
+
+def known(results: Sequence[dict[str, Any]], method: str, run: str | None) -> list[str]:
+    """What grounding results say of the method, or how to find out."""
+    said = [
+        f"On {result['data']} ({result['split']}): {finding}"
+        for result in results
+        for finding in result.get("findings", [])
+        if finding.split(" ")[0] == method
+    ]
+    subject = f"run={run}" if run else "model=NAME"
+    unknown = f"Whether {method} grounds with this model is not measured: modiste evaluate {subject} 'task=[grounding]'"
+    return said or [f"{unknown} data=ccp, for example."]

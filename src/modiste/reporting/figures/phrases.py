@@ -1,0 +1,54 @@
+"""Pointing by phrase: a method's bars with intervals, and what it must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from modiste.reporting.figures.style import FAINT, INK, PALETTE, WIDTH, head, new_figure
+
+MARKS = {
+    "{}/own_mean": ("own mean map", "|"),
+    "{}/wrong_phrase": ("wrong phrase", "x"),
+    "prior": ("position prior", "d"),
+}
+MOST = 35
+
+
+def is_by_phrase(table: Mapping[str, Any]) -> bool:
+    """Whether a result's table holds pointing by phrase."""
+    return {"phrase", "pairs"} <= set(table["columns"])
+
+
+def phrase_bars(table: Mapping[str, Any], method: str, path: Path) -> Path:
+    """A bar per phrase with its 95 % interval, and marks for the method's own mean map, a wrong phrase and the prior.
+
+    Args:
+        table: Of a grounding result: ``phrase``, ``pairs``, ``<map>/pointing``, ``<method>/pointing_low`` and
+            ``_high``; the frequent phrases first, of which `MOST` are drawn.
+        method: Which.
+        path: The SVG or PNG to write.
+    """
+    rows = table["rows"][:MOST]
+    column = {name: [row[place] for row in rows] for place, name in enumerate(table["columns"])}
+    places = range(len(rows))
+    with new_figure(1.6 * WIDTH, 1.1 + 0.24 * len(rows), path) as figure:
+        axes = figure.add_subplot()
+        values, low, high = (column[f"{method}/pointing{end}"] for end in ("", "_low", "_high"))
+        axes.barh(places, values, height=0.6, color=PALETTE[0], alpha=0.45, label=method)
+        axes.hlines(places, low, high, color=PALETTE[0], linewidth=1.6, label="95 % interval")
+        for (name, (label, marker)), colour in zip(MARKS.items(), (INK, PALETTE[1], PALETTE[2]), strict=True):
+            axes.plot(
+                column[f"{name.format(method)}/pointing"], places, marker, color=colour, markersize=7,
+                markeredgewidth=1.6, fillstyle="none", linestyle="", clip_on=False, label=label,
+            )  # fmt: skip
+        axes.set_yticks(
+            places, [f"{phrase}  ({n:,})" for phrase, n in zip(column["phrase"], column["pairs"], strict=True)]
+        )
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(0, 1)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("pointing (pairs)", color=FAINT)
+        head(figure, f"{method}: pointing by phrase", columns=5)
+    return path

@@ -1,0 +1,353 @@
+"""The maps that grounding compares: each method's on every photo of a split, its controls, and the baselines.
+
+Maps of several photos meet in the frame of the padded square, the models' own input: a photo's map lies in the middle
+of it, at its own proportions, and no map is resampled.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from modiste.data.sources import WHOLE
+from modiste.errors import ModisteError
+from modiste.metrics.localisation import Floats, Heat, Mask
+from modiste.models.heatmaps import HeatMap, input_pixels, on_image, scaled
+
+if TYPE_CHECKING:
+    from modiste.data.catalogue import Catalogue
+    from modiste.models.dual_encoder import DualEncoder
+    from modiste.utils.progress import Progress
+
+log = logging.getLogger(__name__)
+
+SPREAD = 0.25
+STEPS = 2**24
+"""Of a map's values between 0 and 1 when maps are summed: whole numbers, so that one is taken out again exactly."""
+BASELINES = {
+    "centre": "exp(-d² / 2) with d the distance to the centre of the image in quarters of its width and height",
+    "foreground": "the image's true foreground (its mask 'whole'): 1 inside, 0 outside",
+    "prior": "the position prior: mean mask of the phrase on the threshold split (over the other photos when that is "
+    "the evaluated split), which sees no photo",
+}
+CONTROLS = {
+    "own_mean": "the method's mean map of the phrase over the other photos of the split that have it (leave one out)",
+    "wrong_phrase": "the method's map of another phrase on the photo: a seeded choice of those that the photo does not "
+    "have, of the others where it has all",
+    "other_photo": "the method's map of the phrase on another photo: a seeded choice of those of the split that have "
+    "it",
+}
+MINUS_MEAN = "minus_mean"
+
+
+@dataclass(frozen=True)
+class Photo:
+    """What is kept of a photo with K parts.
+
+    Attributes:
+        position: In the sample of its split.
+        size: Width and height in pixels.
+        parts: Names of its parts.
+        masks: (K, h, w).
+        foreground: (h, w).
+        maps: Method → maps of the parts' phrases and then of the wrong phrases, (2K, …), see `compact`.
+    """
+
+    position: int
+    size: tuple[int, int]
+    parts: list[str]
+    masks: Mask
+    foreground: Mask
+    maps: dict[str, Tensor]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width at which it is evaluated."""
+        return self.masks.shape[1:]
+
+    def heat(self, method: str, rows: slice = slice(None)) -> Tensor:
+        """Maps (2K, h, w) in [0, 1], or some of them."""
+        maps = self.maps[method][rows]
+        return maps if maps.shape[1:] == self.shape else on_image(maps, self.size, self.shape)
+
+
+def compact(maps: Tensor, size: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """Maps over the padded square as they are, or at the photo's pixels (`on_image`), whichever are smaller."""
+    return maps.float().cpu() if maps[0].numel() < shape[0] * shape[1] else on_image(maps, size, shape)
+
+
+class MeanMaps:
+    """Sums of maps by phrase in the padded square; photos of any proportions lie in its middle.
+
+    Args:
+        side: Of the square, in pixels: the longer side of every map.
+
+    >>> maps = MeanMaps(2)
+    >>> maps.add("hat", np.array([[1.0, 0.0]]))
+    >>> maps.add("hat", np.array([[0.5, 0.5]]))
+    >>> maps.mean("hat", (1, 2)), maps.mean("hat", (1, 2), without=np.array([[1.0, 0.0]]))
+    (array([[0.75, 0.25]]), array([[0.5, 0.5]]))
+    """
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+        self.sums: dict[str, npt.NDArray[np.int64]] = {}
+        self.counts: dict[str, npt.NDArray[np.int64]] = {}
+
+    def add(self, phrase: str, heat: npt.NDArray[Any]) -> None:
+        """A map (h, w) in [0, 1]."""
+        for table, values in ((self.sums, _steps(heat)), (self.counts, 1)):
+            table.setdefault(phrase, np.zeros((self.side, self.side), np.int64))[self.window(heat.shape)] += values
+
+    def mean(self, phrase: str, shape: tuple[int, ...], without: npt.NDArray[Any] | None = None) -> Floats:
+        """Mean map (h, w) of a phrase, of the photos that cover each pixel.
+
+        0 where none does, and so everywhere for a phrase without a map.
+
+        Args:
+            phrase: Which.
+            shape: Height and width of the photo that it is for.
+            without: A map of that photo that was added, which does not count.
+        """
+        if phrase not in self.sums:
+            return np.zeros(shape)
+        window = self.window(shape)
+        total, count = self.sums[phrase][window], self.counts[phrase][window]
+        if without is not None:
+            total, count = total - _steps(without), count - 1
+        return total / np.maximum(count, 1) / STEPS
+
+    def window(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
+        """The part of the square where a photo of this shape lies."""
+        top, left = ((self.side - length) // 2 for length in shape)
+        return slice(top, top + shape[0]), slice(left, left + shape[1])
+
+    def moved(self, heat: Heat, shape: tuple[int, ...]) -> Heat:
+        """A photo's map (h', w') as one of a photo of another shape (h, w); 0 where the first does not cover it."""
+        square = np.zeros((self.side, self.side), np.float32)
+        square[self.window(heat.shape)] = heat
+        return square[self.window(shape)]
+
+
+def _steps(heat: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    return np.rint(heat.astype(np.float64) * STEPS).astype(np.int64)
+
+
+class Scan:
+    """The maps of all photos of the splits of one evaluation.
+
+    Args:
+        model: At the size of input that the maps are made at.
+        methods: Name → method; one that the model does not support is skipped.
+        vectors: Part → the phrase's unit-norm vector (D,).
+        samples: Split → its photos.
+        resolution: The longer side, in pixels, of masks and maps.
+        min_area: Masks with a smaller share of the image are skipped and counted.
+        mean_weight: Of the mean map in `MINUS_MEAN`.
+        seed: Of the choice of wrong phrases and of other photos.
+        bf16: Whether the model runs in autocast.
+        progress: Shows it.
+
+    Attributes:
+        methods: Those that run with the model.
+        skipped: The others, each with the reason.
+        counts: Images, queries and masks that are too small, of each split; maps that are flat, of each method.
+
+    Raises:
+        ModisteError: No method runs with the model.
+    """
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        methods: Mapping[str, HeatMap],
+        vectors: Mapping[str, Tensor],
+        samples: Mapping[str, Catalogue],
+        resolution: int,
+        min_area: float,
+        mean_weight: float,
+        seed: int,
+        bf16: bool,
+        progress: Progress,
+    ) -> None:
+        self.model, self.vectors, self.samples, self.progress = model, vectors, samples, progress
+        self.resolution, self.min_area, self.mean_weight = resolution, min_area, mean_weight
+        self.seed, self.bf16 = seed, bf16
+        self.device = next(model.parameters()).device
+        self.counts: dict[str, int] = {}
+        self._photos: dict[str, list[Photo]] = {}
+        self._means: dict[tuple[str, str], MeanMaps] = {}
+        self.methods, self.skipped = self._usable(methods)
+
+    @property
+    def names(self) -> list[str]:
+        """Every kind of map: each method with its variants and controls, then the baselines."""
+        kinds = ["", *(f"/{kind}" for kind in (MINUS_MEAN, *CONTROLS))]
+        return [f"{method}{kind}" for method in self.methods for kind in kinds] + [*BASELINES]
+
+    def _usable(self, wanted: Mapping[str, HeatMap]) -> tuple[dict[str, HeatMap], dict[str, str]]:
+        """Try each method on one image, so that an unsupported one does not stop the others."""
+        image = next(iter(self.samples.values())).read_image(0)
+        methods: dict[str, HeatMap] = {}
+        skipped: dict[str, str] = {}
+        for name, method in wanted.items():
+            try:
+                self._run(method, image, [next(iter(self.vectors))])
+            except (ModisteError, NotImplementedError) as error:
+                log.warning("grounding: %s is skipped: %s", name, error)
+                skipped[name] = str(error)
+            else:
+                methods[name] = method
+        if not methods:
+            raise ModisteError(f"No grounding method supports this model: {' '.join(skipped.values())}")
+        return methods, skipped
+
+    def _run(self, method: HeatMap, image: Image.Image, parts: Sequence[str]) -> Tensor:
+        pixels = input_pixels(self.model, image).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return method(self.model, pixels, torch.stack([self.vectors[part] for part in parts]))
+
+    def photos(self, split: str) -> list[Photo]:
+        """The photos of a split that have a mask that is large enough, with their maps.
+
+        Raises:
+            ModisteError: There is none, or a map is not finite.
+        """
+        if split in self._photos:
+            return self._photos[split]
+        rows, small, found = self.samples[split], 0, []
+        means = {name: MeanMaps(self.resolution) for name in (*self.methods, "prior")}
+        for i in self.progress(range(len(rows)), len(rows), f"Grounding in {len(rows)} images of {split}"):
+            present = rows.parts(i)
+            photo = self._photo(rows, i, present)
+            small += len(present) - len(photo.parts if photo else [])
+            if photo is None:
+                continue
+            found.append(photo)
+            for name in self.methods:
+                for part, heat in zip(photo.parts, photo.heat(name).numpy(), strict=False):
+                    means[name].add(part, heat)
+            for part, mask in zip(photo.parts, photo.masks, strict=True):
+                means["prior"].add(part, mask)
+        if not found:
+            raise ModisteError(
+                f"No mask of split '{split}' covers {self.min_area:.2%} of its image: lower task.grounding.min_area."
+            )
+        queries = sum(len(photo.parts) for photo in found)
+        self.counts |= {f"{split}/images": len(found), f"{split}/queries": queries, f"{split}/small_masks": small}
+        self._photos[split] = found
+        self._means |= {(split, name): maps for name, maps in means.items()}
+        return found
+
+    def _photo(self, rows: Catalogue, i: int, present: Sequence[str]) -> Photo | None:
+        image = rows.read_image(i)
+        scale = self.resolution / max(image.size)
+        shape = max(1, round(image.height * scale)), max(1, round(image.width * scale))
+        masks = {part: read_mask(rows, i, part, shape) for part in present}
+        large = [part for part, mask in masks.items() if mask.any() and mask.mean() >= self.min_area]
+        if not large:
+            return None
+        phrases = [*large, *self._wrong_phrases(i, large, present)]
+        maps: dict[str, Tensor] = {}
+        for name, method in self.methods.items():
+            made = self._run(method, image, phrases)
+            if not bool(made.isfinite().all()):
+                raise ModisteError(
+                    f"A heat map of {name} is not finite: the model has diverged or its input is invalid."
+                )
+            maps[name] = compact(made, image.size, shape)
+        foreground = read_mask(rows, i, WHOLE, shape)
+        return Photo(i, image.size, large, np.stack([masks[part] for part in large]), foreground, maps)
+
+    def _wrong_phrases(self, i: int, parts: Sequence[str], present: Sequence[str]) -> list[str]:
+        """Another phrase for each part; its own one where the data set has no other."""
+        absent = [part for part in self.vectors if part not in present]
+        draw = np.random.default_rng([self.seed, i])
+        choices = [absent or [other for other in self.vectors if other != part] or [part] for part in parts]
+        return [str(draw.choice(among)) for among in choices]
+
+    def maps(self, split: str, prior_split: str) -> Iterator[tuple[Photo, dict[str, Heat]]]:
+        """Each photo of a split with all of `names` → maps (K, h, w) in [0, 1].
+
+        Args:
+            split: Which.
+            prior_split: Of the masks whose mean is the position prior.
+        """
+        photos = self.photos(split)
+        self.photos(prior_split)
+        holders: dict[str, list[tuple[Photo, int]]] = {}
+        for photo in photos:
+            for k, part in enumerate(photo.parts):
+                holders.setdefault(part, []).append((photo, k))
+        for photo in self.progress(photos, len(photos), f"Comparing {len(photos)} images of {split}"):
+            found: dict[str, Heat] = {}
+            others = self._others(photo, holders)
+            for name in self.methods:
+                found |= self._controlled(split, name, photo, others)
+            number, shape = len(photo.parts), photo.shape
+            found["centre"] = np.broadcast_to(centred_blob(shape), (number, *shape))
+            found["foreground"] = np.broadcast_to(photo.foreground, (number, *shape)).astype(np.float32)
+            masks = photo.masks if prior_split == split else [None] * number
+            prior = self._means[prior_split, "prior"]
+            found["prior"] = rescaled(
+                [prior.mean(part, shape, mask) for part, mask in zip(photo.parts, masks, strict=True)]
+            )
+            yield photo, {name: found[name] for name in self.names}
+
+    def _others(self, photo: Photo, holders: Mapping[str, list[tuple[Photo, int]]]) -> list[tuple[Photo, int] | None]:
+        """For each part another photo that has it, and the part's place there; None where there is none."""
+        draw = np.random.default_rng([self.seed, photo.position, 1])
+        chosen: list[tuple[Photo, int] | None] = []
+        for part in photo.parts:
+            among = [holder for holder in holders[part] if holder[0] is not photo]
+            chosen.append(among[int(draw.integers(len(among)))] if among else None)
+        return chosen
+
+    def _controlled(
+        self, split: str, name: str, photo: Photo, others: Sequence[tuple[Photo, int] | None]
+    ) -> dict[str, Heat]:
+        """A method's maps on a photo, the variant, and the controls, each (K, h, w)."""
+        means, number, shape = self._means[split, name], len(photo.parts), photo.shape
+        heat = photo.heat(name).numpy()
+        own, wrong = heat[:number], heat[number:]
+        mean = np.stack([means.mean(part, shape, one) for part, one in zip(photo.parts, own, strict=True)])
+        moved = [
+            means.moved(one[0].heat(name, slice(one[1], one[1] + 1))[0].numpy(), shape) if one else np.zeros(shape)
+            for one in others
+        ]
+        return {
+            name: own,
+            f"{name}/{MINUS_MEAN}": rescaled(own - self.mean_weight * mean),
+            f"{name}/own_mean": rescaled(mean),
+            f"{name}/wrong_phrase": wrong,
+            f"{name}/other_photo": rescaled(moved),
+        }
+
+
+def rescaled(maps: npt.ArrayLike) -> Heat:
+    """Maps (K, h, w), each from its minimum to its maximum; 0 where they are the same."""
+    return scaled(torch.as_tensor(np.asarray(maps, np.float32))).numpy()
+
+
+def read_mask(rows: Catalogue, i: int, part: str, shape: tuple[int, int]) -> Mask:
+    """(h, w) True where ``part`` is on the i-th image, taken at the centres of the pixels of ``shape``."""
+    mask = rows.read_mask(i, part).resize((shape[1], shape[0]), Image.Resampling.NEAREST)
+    return np.asarray(mask) >= 128
+
+
+def centred_blob(shape: tuple[int, int]) -> Heat:
+    """The baseline ``centre``, (h, w) in [0, 1].
+
+    >>> centred_blob((1, 3))
+    array([[0.41111228, 1.        , 0.41111228]], dtype=float32)
+    """
+    rows, columns = (((np.arange(n) + 0.5) / n - 0.5) / SPREAD for n in shape)
+    return np.exp(-(rows[:, None] ** 2 + columns**2) / 2).astype(np.float32)

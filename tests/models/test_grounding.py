@@ -1,0 +1,62 @@
+"""`DualEncoder.ground`: its map is the method's at the photo's resolution, and box and point are read off it."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers.tiny_models import two_tower
+from modiste.errors import ModisteError
+from modiste.models.dual_encoder import DualEncoder, TwoTower
+from modiste.models.grounding import METHODS, locate
+from modiste.models.heatmaps import input_pixels, on_image
+
+
+class Unpatched(TwoTower):
+    patch_features = DualEncoder.patch_features
+
+
+@pytest.fixture(scope="module")
+def photo():
+    noise = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((70, 50), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_map_is_the_methods_on_the_photo_and_the_box_is_around_what_reaches_the_threshold(method, photo):
+    model = two_tower().eval()
+    found = model.ground(photo, ["red shoes", "a hat"], method, size=64, threshold=0.6)
+    wide = model.at_size(64)
+    with torch.inference_mode():
+        texts = model.encode_text(model.tokenizer(["red shoes", "a hat"]))
+    maps = METHODS[method](wide, input_pixels(wide, photo), texts)
+    for one, raw, wanted in zip(found, maps, on_image(maps, photo.size, (50, 70)), strict=True):
+        np.testing.assert_allclose(one.heat, wanted, atol=1e-5)
+        inside = [(x, y) for y in range(50) for x in range(70) if one.heat[y, x] >= 0.6]
+        if inside:
+            xs, ys = zip(*inside, strict=True)
+            assert one.box == (min(xs), min(ys), max(xs) + 1, max(ys) + 1)
+            assert one.heat[one.point[1], one.point[0]] == one.heat.max() == 1
+        assert one.score == pytest.approx(float(raw.max()), abs=1e-5)
+    alone = model.ground(photo, "red shoes", method, size=64, threshold=0.6)
+    np.testing.assert_allclose(alone.heat, found[0].heat, atol=1e-5)
+
+
+def test_a_smaller_map_has_its_box_and_point_in_pixels_of_the_photo(photo):
+    model = two_tower().eval()
+    texts = torch.nn.functional.normalize(torch.randn(1, 16, generator=torch.Generator().manual_seed(0)))
+    (large,) = locate(model, photo, texts)
+    (small,) = locate(model, photo, texts, side=35)
+    assert small.heat.shape == (25, 35)
+    assert np.abs(np.subtract(small.box, large.box)).max() <= 4
+    assert np.abs(np.subtract(small.point, large.point)).max() <= 4
+    assert small.place == large.place
+
+
+def test_what_cannot_be_grounded_says_what_to_do(photo):
+    model = two_tower().eval()
+    with pytest.raises(ModisteError, match=r"no grounding method 'patch'\. Did you mean 'patches'"):
+        model.ground(photo, "hat", method="patch")
+    model.__class__ = Unpatched
+    with pytest.raises(ModisteError, match=r"cannot do patches \(Unpatched has no patch embeddings\): choose cam or"):
+        model.ground(photo, "hat", size=64)
