@@ -71,6 +71,9 @@ SCORES = {
     "pixel AP": "pixel_ap",
     "box IoU": "box_iou",
 }
+OTHERS = ("wrong_phrase", "absent_phrase", "other_photo")
+COLUMNS = 9
+"""Of the table of controls, without recipe and method."""
 BASELINES = {"centre": "centred blob", "foreground": "true foreground", "prior": "position prior"}
 
 
@@ -175,10 +178,17 @@ def controls(data: str) -> str:
     for recipe in RECIPES:
         found = recipe.found(data)
         if found is None:
-            rows.append([label(recipe, found), *["—"] * 9])
+            rows.append([label(recipe, found), *["—"] * (COLUMNS + 1)])
             continue
         rows += [[label(recipe, found), method, *control_cells(found, method)] for method in METHODS]
-    heads = ["own mean map", "wrong phrase", "another photo", "gain over own mean map", "… its mean subtracted"]
+    heads = [
+        "own mean map",
+        "wrong phrase",
+        "absent phrase",
+        "another photo",
+        "gain over own mean map",
+        "… its mean subtracted",
+    ]
     heads += ["gain over wrong phrase", "gain over position prior", "grounds"]
     return table(["", "method", *heads], rows)
 
@@ -186,8 +196,8 @@ def controls(data: str) -> str:
 def control_cells(found: dict[str, Any], method: str) -> list[str]:
     """Pointing of the controls, the gains and the verdict of one method."""
     if f"{method}/pointing" not in found["metrics"]:
-        return ["—"] * 8
-    maps = [interval(found, f"{method}/{name}/pointing") for name in ("own_mean", "wrong_phrase", "other_photo")]
+        return ["—"] * COLUMNS
+    maps = [interval(found, f"{method}/{name}/pointing") for name in ("own_mean", *OTHERS)]
     gains = ("gain_over_own_mean", "minus_mean/gain_over_own_mean", "gain_over_wrong_phrase", "gain_over_prior")
     grounds = all(found["metrics"][f"{method}/gain_over_{name}"]["low"] > 0 for name in DECISIVE)
     return [*maps, *(interval(found, f"{method}/{name}", signed=True) for name in gains), "yes" if grounds else "no"]

@@ -24,7 +24,7 @@ from modiste.tasks.grounding_maps import Scan
 from modiste.tasks.zeroshot import ZeroShot
 
 METRICS = ("pointing", "iou", "pixel_ap", "box_iou")
-KINDS = ("", "/minus_mean", "/own_mean", "/wrong_phrase", "/other_photo")
+KINDS = ("", "/minus_mean", "/own_mean", "/wrong_phrase", "/absent_phrase", "/other_photo")
 BASELINES = ("centre", "foreground", "prior")
 
 
@@ -377,9 +377,25 @@ def test_controls_equal_means_and_maps_of_the_other_photos_in_the_padded_square(
             moved = [scale(np.nan_to_num(squares[0, k, j])[top : top + height, left : left + width]) for j in others]
             assert any(np.allclose(maps["random/other_photo"][k], one, atol=1e-5) for one in moved)
             wrong = on_image(random[i][1 - k : 2 - k], (width, height), (height, width))[0]
-            np.testing.assert_allclose(maps["random/wrong_phrase"][k], wrong, atol=1e-6)
+            for name in ("wrong_phrase", "absent_phrase"):  # there are two phrases
+                np.testing.assert_allclose(maps[f"random/{name}"][k], wrong, atol=1e-6)
             seen += 1
     assert seen == 8
+
+
+def test_a_wrong_phrase_is_elsewhere_on_the_photo_and_an_absent_one_is_not(model, garments):
+    names = sorted({part for i in range(len(garments)) for part in garments.parts(i)})
+    scan = Scan.__new__(Scan)
+    scan.vectors, scan.seed = dict.fromkeys(names), 0
+    for i in range(len(garments)):
+        parts = garments.parts(i)
+        found = scan._other_phrases(i, parts, parts)
+        assert found == scan._other_phrases(i, parts, parts)
+        wrong, absent = found[: len(parts)], found[len(parts) :]
+        assert all(name in parts and name != part for name, part in zip(wrong, parts, strict=True))
+        assert not set(absent) & set(parts)
+    assert set(scan._other_phrases(0, names[:1], names[:1])) <= set(names[1:])
+    assert scan._other_phrases(0, names, names)[len(names) :] != names
 
 
 def test_the_verdict_is_about_the_own_mean_and_the_wrong_phrase(flags):

@@ -40,8 +40,10 @@ BASELINES = {
 }
 CONTROLS = {
     "own_mean": "the method's mean map of the phrase over the other photos of the split that have it (leave one out)",
-    "wrong_phrase": "the method's map of another phrase on the photo: a seeded choice of those that the photo does not "
-    "have, of the others where it has all",
+    "wrong_phrase": "the method's map of another phrase that the photo has elsewhere: a seeded choice, of the phrases "
+    "that it does not have where it has no other",
+    "absent_phrase": "the method's map of a phrase that the photo does not have: a seeded choice, of its other phrases "
+    "where it has all",
     "other_photo": "the method's map of the phrase on another photo: a seeded choice of those of the split that have "
     "it",
 }
@@ -58,7 +60,7 @@ class Photo:
         parts: Names of its parts.
         masks: (K, h, w).
         foreground: (h, w).
-        maps: Method → maps of the parts' phrases and then of the wrong phrases, (2K, …), see `compact`.
+        maps: Method → maps of the parts' phrases, of the wrong and of the absent phrases, (3K, …), see `compact`.
     """
 
     position: int
@@ -74,7 +76,7 @@ class Photo:
         return self.masks.shape[1:]
 
     def heat(self, method: str, rows: slice = slice(None)) -> Tensor:
-        """Maps (2K, h, w) in [0, 1], or some of them."""
+        """Maps (3K, h, w) in [0, 1], or some of them."""
         maps = self.maps[method][rows]
         return maps if maps.shape[1:] == self.shape else on_image(maps, self.size, self.shape)
 
@@ -152,7 +154,7 @@ class Scan:
         resolution: The longer side, in pixels, of masks and maps.
         min_area: Masks with a smaller share of the image are skipped and counted.
         mean_weight: Of the mean map in `MINUS_MEAN`.
-        seed: Of the choice of wrong phrases and of other photos.
+        seed: Of the choice of other phrases and of other photos.
         bf16: Whether the model runs in autocast.
         progress: Shows it.
 
@@ -255,7 +257,7 @@ class Scan:
         large = [part for part, mask in masks.items() if mask.any() and mask.mean() >= self.min_area]
         if not large:
             return None
-        phrases = [*large, *self._wrong_phrases(i, large, present)]
+        phrases = [*large, *self._other_phrases(i, large, present)]
         maps: dict[str, Tensor] = {}
         for name, method in self.methods.items():
             made = self._run(method, image, phrases)
@@ -267,12 +269,14 @@ class Scan:
         foreground = read_mask(rows, i, WHOLE, shape)
         return Photo(i, image.size, large, np.stack([masks[part] for part in large]), foreground, maps)
 
-    def _wrong_phrases(self, i: int, parts: Sequence[str], present: Sequence[str]) -> list[str]:
-        """Another phrase for each part; its own one where the data set has no other."""
+    def _other_phrases(self, i: int, parts: Sequence[str], present: Sequence[str]) -> list[str]:
+        """For each part a wrong phrase, then for each an absent one; its own where the data set has no other."""
         absent = [part for part in self.vectors if part not in present]
+        elsewhere = [[other for other in present if other != part] for part in parts]
         draw = np.random.default_rng([self.seed, i])
-        choices = [absent or [other for other in self.vectors if other != part] or [part] for part in parts]
-        return [str(draw.choice(among)) for among in choices]
+        wrong = [others or absent or [part] for part, others in zip(parts, elsewhere, strict=True)]
+        missing = [absent or others or [part] for part, others in zip(parts, elsewhere, strict=True)]
+        return [str(draw.choice(among)) for among in (*wrong, *missing)]
 
     def maps(self, split: str, prior_split: str) -> Iterator[tuple[Photo, dict[str, Heat]]]:
         """Each photo of a split with all of `names` → maps (K, h, w) in [0, 1].
@@ -317,7 +321,7 @@ class Scan:
         """A method's maps on a photo, the variant, and the controls, each (K, h, w)."""
         means, number, shape = self._means[split, name], len(photo.parts), photo.shape
         heat = photo.heat(name).numpy()
-        own, wrong = heat[:number], heat[number:]
+        own, wrong, absent = heat.reshape(3, number, *shape)
         mean = np.stack([means.mean(part, shape, one) for part, one in zip(photo.parts, own, strict=True)])
         moved = [
             means.moved(one[0].heat(name, slice(one[1], one[1] + 1))[0].numpy(), shape) if one else np.zeros(shape)
@@ -328,6 +332,7 @@ class Scan:
             f"{name}/{MINUS_MEAN}": rescaled(own - self.mean_weight * mean),
             f"{name}/own_mean": rescaled(mean),
             f"{name}/wrong_phrase": wrong,
+            f"{name}/absent_phrase": absent,
             f"{name}/other_photo": rescaled(moved),
         }
 
