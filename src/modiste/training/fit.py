@@ -15,6 +15,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -215,19 +216,30 @@ def build_trainer(
     more_callbacks: Sequence[Callback] = (),
     batches_per_epoch: int | None = None,
 ) -> Trainer:
-    """Lightning's trainer with the callbacks of the configuration; it logs at least once per epoch."""
+    """Lightning's trainer with the callbacks of the configuration and no others; it logs at least once per epoch."""
     callbacks = [instantiate(node) for node in cfg.callbacks.values() if node is not None] + list(more_callbacks)
     # FSDP2 gathers and writes checkpoints by itself.
     sharded = "ModelParallelStrategy" in str(OmegaConf.select(cfg, "trainer.strategy._target_"))
     plugins = [*instantiate(cfg.trainer.get("plugins") or []), *([] if sharded else [CheckpointFiles()])]
     return instantiate(
         cfg.trainer,
+        **without_defaults(cfg, callbacks),
         plugins=plugins,
         logger=list(loggers.values()),
         callbacks=callbacks,
         default_root_dir=str(run.path),
         log_every_n_steps=max(1, min(cfg.trainer.log_every_n_steps, batches_per_epoch or math.inf)),
     )
+
+
+def without_defaults(cfg: DictConfig, callbacks: Sequence[Callback]) -> dict[str, bool]:
+    """Settings that keep Lightning from adding a bar or a checkpoint of its own where the configuration has none."""
+    defaults = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
+    return {
+        name: any(isinstance(callback, kind) for callback in callbacks)
+        for name, kind in defaults.items()
+        if name not in cfg.trainer
+    }
 
 
 def describe(parts: TrainingParts, line: Invocation, run: RunDir, loggers: Mapping[str, Logger]) -> None:

@@ -1,0 +1,19 @@
+"""How Modiste's log messages read, on the console and in a run's log file."""
+
+from __future__ import annotations
+
+import logging
+
+
+class Line(logging.Formatter):
+    """A message without the logger's name; warnings and errors say what they are.
+
+    >>> Line().format(logging.makeLogRecord({"msg": "3 rows dropped", "levelno": 30, "levelname": "WARNING"}))
+    'Warning: 3 rows dropped'
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.levelno >= logging.WARNING:
+            record = logging.makeLogRecord(record.__dict__)
+            record.msg, record.args = f"{record.levelname.capitalize()}: {record.getMessage()}", None
+        return super().format(record)
