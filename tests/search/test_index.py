@@ -1,6 +1,7 @@
 """The index answers as a brute-force search does, on either engine; versions are atomic, kept, and never doubled."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,8 @@ from helpers.tiny_index import CARD, Embedder, catalogue, columns, make_index, s
 from modiste.errors import ModisteError
 from modiste.search.build import Source, build
 from modiste.search.encoder import ModelCard
-from modiste.search.index import Index
+from modiste.search.engines.lancedb import LanceStore
+from modiste.search.index import Index, snapshot_of
 
 ROWS = 300
 
@@ -196,6 +198,32 @@ def test_an_upsert_counts_what_it_does_and_needs_a_model_for_new_photos(writable
     changes = writable.upsert(catalogue(table), delete_missing=True)
     assert (changes.added, changes.changed, changes.deleted) == (0, 1, 4)
     assert len(writable) == 40
+
+
+def test_an_upserts_snapshot_is_what_the_database_holds(local):
+    """It is made from the one before, without reading the whole database; also where that is not on disk."""
+    table = columns(46)
+    table["price"][0], table["colour"][5] = "77", "mauve"
+    kept = {name: values[4:] for name, values in table.items()}
+    for values, delete_missing in ((table, False), (kept, True), (columns(40), False)):
+        build(local.path, catalogue(values), source(values), delete_missing)
+        local.refresh()
+        held = snapshot_of(LanceStore(local.path), local.facts["types"])
+        assert local.snapshot.table.equals(held.table)
+        assert (local.snapshot.vectors == held.vectors).all()
+    shutil.rmtree(local.path / "snapshots")
+    build(local.path, catalogue(table), source(table))
+    assert local.refresh()
+    assert len(local) == 46
+
+
+def test_full_text_finds_rows_that_its_index_does_not_have_yet(local):
+    table = columns(41)
+    table["text"][40] = "unheard-of galoshes"
+    build(local.path, catalogue(table), source(table))
+    local.refresh()
+    (row,), _ = local.store.full_text("galoshes", 5, None)
+    assert row == 40
 
 
 def test_deleted_products_are_gone(writable):

@@ -28,7 +28,7 @@ from modiste.search.encoder import Encoder, ModelCard
 from modiste.search.engines.compressed import Codes
 from modiste.search.engines.lancedb import KEY, WORDS, LanceStore
 from modiste.search.engines.memory import Snapshot
-from modiste.search.index import FACTS, Index, read_facts, snapshot_folder, snapshot_of, store_of
+from modiste.search.index import FACTS, Index, changed_snapshot, read_facts, snapshot_folder, snapshot_of, store_of
 from modiste.search.planner import EXACT, IVF, QUERIES, Measured, Plan, measure, measured_limit, smallest
 from modiste.search.where import NUMBER, TEXT
 from modiste.utils.machine import usable_cores
@@ -46,6 +46,8 @@ SMALL = 16 * 1024
 """Bytes up to which an encoded photo is its own thumbnail."""
 WEB_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 KEPT_SNAPSHOTS = 2
+TIDY_EVERY = 8
+"""Commits after which the database is compacted; it scans what its indexes do not have yet."""
 RESULT_COLUMNS = ("score", "match", "views", KEY)
 
 
@@ -224,11 +226,14 @@ def _update(
         numbers.append(old_rows[at[i]] if at[i] is not None else following)
         following += at[i] is None
     with pending(folder):
+        snapshot = None
         if touched:
-            store.upsert(staging.complete(part.append_column("row", pa.array(numbers, pa.int64()))))
+            complete = staging.complete(part.append_column("row", pa.array(numbers, pa.int64())))
+            store.upsert(complete)
+            snapshot = _after(folder, facts, complete, [old_rows[place[key]] for key in gone])
         store.delete(gone)
         note = f"{added} added, {len(touched) - added} changed, {len(gone)} deleted"
-        version = _commit(folder, store, facts | {"next_row": following}, note)
+        version = _commit(folder, store, facts | {"next_row": following}, note, snapshot)
     staging.clear()
     return Changes(added, len(touched) - added, embedded, len(gone), len(table) - len(touched), version)
 
@@ -261,13 +266,30 @@ def restore(index: Index, version: int) -> None:
         _commit(index.path, store, facts, f"back to version {version}")
 
 
-def _commit(folder: Path, store: Any, facts: dict[str, Any], note: str) -> int:
-    """Makes what the store holds now the newest version that readers see."""
-    store.tidy()
+def _after(folder: Path, facts: Mapping[str, Any], part: pa.Table, gone: Sequence[int]) -> Snapshot | None:
+    """The snapshot after an upsert, from the one before; None where that is not on disk."""
+    try:
+        before = Snapshot.read(snapshot_folder(folder, facts["commits"][-1]["version"]))
+    except OSError:
+        return None
+    return changed_snapshot(before, part, gone)
+
+
+def _commit(folder: Path, store: Any, facts: dict[str, Any], note: str, snapshot: Snapshot | None = None) -> int:
+    """Makes what the store holds now the newest version that readers see.
+
+    Args:
+        folder: Of the index.
+        store: Whose rows are final.
+        facts: Of the index; the version is added to them.
+        note: What changed.
+        snapshot: Of these rows, where it is known; None: it is read from the store.
+    """
+    if len(facts["commits"]) % TIDY_EVERY == 0:
+        store.tidy()
     version = store.version
     if facts["engine"]["kind"] == "lancedb":
-        snapshot = snapshot_of(store, facts["types"])
-        _write_snapshot(folder, version, snapshot, facts)
+        _write_snapshot(folder, version, snapshot or snapshot_of(store, facts["types"]), facts)
     else:  # the server keeps the newest version alone
         version = 1 + max((commit["version"] for commit in facts["commits"]), default=0)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -514,18 +514,51 @@ def snapshot_of(store: Any, types: Mapping[str, str], columns: Mapping[str, str]
     """The rows of a store's version; ``columns`` are Arrow types for a store that has none of its own."""
     import pyarrow as pa
 
-    table = store.read(["row", "product_id", "text", *(n for n in types if n not in FIXED), "_vector"]).combine_chunks()
-    column = table.column("_vector").combine_chunks()
-    flat = column.values if hasattr(column, "values") else column.flatten()
-    vectors = flat.to_numpy(zero_copy_only=False).reshape(len(table), column.type.list_size)
-    table = table.drop_columns(["_vector"])
+    table = store.read(["row", "product_id", "text", *(n for n in types if n not in FIXED), "_vector"])
     for name, kind in (columns or {}).items():
         typed = table.column(name).cast(pa.type_for_alias(kind))
         table = table.set_column(table.column_names.index(name), name, typed)
+    return snapshot_from(table)
+
+
+def snapshot_from(table: Any) -> Snapshot:
+    """Rows in ascending order with their ``_vector``, as a snapshot."""
+    table = table.combine_chunks()
+    column = table.column("_vector").combine_chunks()
+    flat = column.values if hasattr(column, "values") else column.flatten()
+    vectors = flat.to_numpy(zero_copy_only=False).reshape(len(table), column.type.list_size)
+    return Snapshot(_encoded(table.drop_columns(["_vector"])), np.ascontiguousarray(vectors, np.float32))
+
+
+def _encoded(table: Any) -> Any:
+    """A table whose strings are dictionaries, but for the texts, of which nearly all differ."""
+    import pyarrow as pa
+
     for place, field in enumerate(table.schema):
         if pa.types.is_string(field.type) and field.name != "text":
             table = table.set_column(place, field.name, table.column(field.name).combine_chunks().dictionary_encode())
-    return Snapshot(table, np.ascontiguousarray(vectors, np.float32))
+    return table
+
+
+def changed_snapshot(old: Snapshot, part: Any, gone: Sequence[int]) -> Snapshot:
+    """``old`` with rows replaced, added and deleted: what `snapshot_of` reads, without reading the whole store.
+
+    Args:
+        old: The version before.
+        part: Changed and new rows, with the columns of ``old`` and ``_vector``.
+        gone: Row numbers of the deleted ones.
+    """
+    import pyarrow as pa
+
+    rows = part.column("row").to_numpy()
+    kept = np.flatnonzero(~np.isin(old.rows, np.concatenate([rows, np.asarray(gone, np.int64)])))
+    columns = {name: _plain(old.table.column(name)).take(pa.array(kept)) for name in old.table.column_names}
+    new = snapshot_from(part.select([*columns, "_vector"]))
+    plain = {name: _plain(new.table.column(name)) for name in columns}
+    order = np.argsort(np.concatenate([old.rows[kept], rows]), kind="stable")
+    table = pa.concat_tables([pa.table(columns), pa.table(plain)]).take(pa.array(order))
+    vectors = np.concatenate([old.vectors[kept], new.vectors])[order]
+    return Snapshot(_encoded(table.combine_chunks()), vectors)
 
 
 def _check_version(facts: Mapping[str, Any], version: int, folder: Path) -> None:
