@@ -40,3 +40,12 @@ def test_what_is_no_run_is_one_sentence(run):
         RunDir.find(run.checkpoints)
     with pytest.raises(ModisteError, match="There is no run directory"):
         RunDir.find(run.path / "nowhere")
+
+
+def test_a_folder_of_runs_names_the_newest(tmp_path):
+    """`modiste train` writes runs/NAME/TIME; run=runs/NAME is what one tries next."""
+    for name in ("2026-11-28_10-00-00", "2026-11-29_09-00-00"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("name: a")
+    with pytest.raises(ModisteError, match=r"It holds runs; the newest is .*2026-11-29_09-00-00\.$"):
+        RunDir.find(tmp_path)

@@ -53,7 +53,9 @@ class RunDir:
         if run.is_run:
             return run
         if run.path.exists():
-            raise ModisteError(f"{path} is not a run directory: it has no {CONFIG}.")
+            inside = sorted(config.parent for config in run.path.glob(f"*/{CONFIG}")) if run.path.is_dir() else []
+            newest = f" It holds runs; the newest is {inside[-1]}." if inside else ""
+            raise ModisteError(f"{path} is not a run directory: it has no {CONFIG}.{newest}")
         siblings = [p.name for p in run.path.parent.glob("*") if cls(p).is_run] if run.path.parent.is_dir() else []
         hint = did_you_mean(run.path.name, siblings) if siblings else "Runs are written under runs/."
         raise ModisteError(f"There is no run directory {path}. {hint}")
