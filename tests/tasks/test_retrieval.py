@@ -186,6 +186,26 @@ def test_examples_are_a_seeded_mix_of_hits_and_misses():
     assert Retrieval(examples=6, seed=1)(chance(), cat, "test").examples != result.examples
 
 
+def test_queries_are_shown_first_and_not_measured():
+    """Their results are the best of all rows that training did not use; rows with the values are relevant."""
+    held = catalogue()
+    held.columns["split"] = ["test"] * 40 + ["train"] * 10 + ["val"] * 10
+    asked = {"a red garment": {"colour": "red"}, "nothing like it": {"colour": "mauve"}, "blue": {"colour": "blue"}}
+    embedder = chance()
+    result = Retrieval(queries=asked)(embedder, held, "test")
+    assert result.metrics == Retrieval()(chance(), held, "test").metrics
+    red, blue = result.examples[:2]
+    assert (red["query"], blue["query"], red["search"]) == ("a red garment", "blue", "queries")
+    rows = np.array([row for row, split in enumerate(held.column("split")) if split != "train"])
+    for example, colour in ((red, "red"), (blue, "blue")):
+        scores = embedder.images(held).numpy()[rows] @ embedder.texts([example["query"]])[0].numpy()
+        order = rows[np.argsort(-scores, kind="stable")]
+        right = [held.column("colour")[row] == colour for row in order]
+        assert [found["row"] for found in example["results"]] == order[:5].tolist()
+        assert [found["relevant"] for found in example["results"]] == right[:5]
+        assert example["rank"] == right.index(True) + 1
+
+
 def test_where_all_are_hits_the_examples_are_hits():
     assert len(Retrieval(directions=["t2i"], examples=8)(oracle(), catalogue(), "test").examples) == 8
 

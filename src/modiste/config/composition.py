@@ -43,6 +43,7 @@ OPEN = (
     "data.catalogue.columns",
     "data.stream.columns",
     "data.prompts",
+    "data.queries",
     "data.classes",
     "data.split.hold_out",
     "sweep.space",

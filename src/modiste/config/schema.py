@@ -137,6 +137,8 @@ KEYS: dict[str, Any] = {
     "data.classes.*": Node,
     "data.synonyms": Node | None,
     "data.compositional": Node | None,
+    "data.queries": Node,
+    "data.queries.*": Node,
     "data.similar": Node | None,
     "data.grounding": Node | None,
     "data.judgements": str,

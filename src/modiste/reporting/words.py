@@ -7,7 +7,12 @@ from typing import Any
 
 from modiste.reporting.tables.names import split_name
 
-DIRECTIONS = {"t2i": "text→image", "i2t": "image→text", "i2i": "image→image"}
+DIRECTIONS = {
+    "t2i": "text→image",
+    "i2t": "image→text",
+    "i2i": "image→image",
+    "queries": "text→image, among all rows that training did not use",
+}
 TASKS = {  # in reading order: title, and the adjective of a metric; others are called by their names
     "retrieval": ("Retrieval", "retrieval"),
     "marqo": ("Retrieval, Marqo 2024 protocol", "Marqo"),
@@ -60,6 +65,8 @@ def part_words(part: str) -> str:
 
     >>> part_words("t2i"), part_words("sub-category-to-product"), part_words("")
     ('text→image', 'sub-category→product', 'value')
+    >>> part_words("queries")  # of data.queries
+    'text→image, among all rows that training did not use'
     """
     return DIRECTIONS.get(part, part.replace("-to-", "→")) or "value"
 

@@ -385,6 +385,8 @@ class Retrieval:
         attributes: Attribute columns whose values are queries (attribute→product): relevant are the rows with the
             value. The metrics' prefix is ``<attribute>-to-product``.
         published: Name (the metrics' prefix) to a JSON file ``{query text: {product id: 1}}``.
+        queries: Text to the attribute values of what it asks for. Their first results among all rows that training did
+            not use are among the examples; they are not measured.
         documents: Weights of ``image`` and text columns in the vector of a product, for attributes and published
             queries: normalise(Σ weight · embedding).
         template: Of the text of a row, as query and as document, over the catalogue's columns.
@@ -409,6 +411,7 @@ class Retrieval:
         sample: Mapping[str, Any] | None = None,
         attributes: Sequence[str] = (),
         published: Mapping[str, str] | None = None,
+        queries: Mapping[str, Mapping[str, str]] | None = None,
         documents: Mapping[str, float] | None = None,
         template: str = "{text}",
         words: Words | None = None,
@@ -434,6 +437,7 @@ class Retrieval:
             )
         self.gallery, self.template, self.prefix = gallery, template, prefix
         self.words = {column: dict(values) for column, values in (words or {}).items() if f"{{{column}}}" in template}
+        self.queries = {str(text): dict(wanted) for text, wanted in (queries or {}).items()}
         self.sample = Sample.parse(sample or {})
         self.documents = {str(k): float(v) for k, v in (documents or {"image": 0.9, "text": 0.1}).items()}
         self.ranking = Ranking(list(ks), map_denominator, resamples, seed, examples)
@@ -468,6 +472,7 @@ class Retrieval:
             searches = [_sampled(search, rows, candidates) for search in searches]
             counts = {f"{search.name}/short": short for search in searches}
         found = self.ranking.run(searches)
+        found["examples"] = self._queries(own, catalogue) + found["examples"]
         return Result(
             task=self.name,
             data=catalogue.card.name,
@@ -514,6 +519,28 @@ class Retrieval:
         judgements = read_judgements(path)
         relevance = judged_relevance(judgements, documents.catalogue.column("product_id"), path)
         return text_search(name, list(judgements), self.prefix, documents, self.documents, relevance)
+
+    def _queries(self, own: Documents, catalogue: Catalogue) -> list[dict[str, Any]]:
+        """The first results of `queries`; of those alone that something answers."""
+        if not self.queries:
+            return []
+        unseen = [row for row, split in enumerate(catalogue.column("split")) if split != "train"]
+        rows = catalogue.select(rows=unseen)
+        documents = own if len(rows) == len(own.rows) else Documents(own.embedder, rows, self.template, self.words)
+        columns = {name: np.asarray(rows.column(name)) for wanted in self.queries.values() for name in wanted}
+        right = {
+            text: np.flatnonzero(np.all([columns[name] == value for name, value in wanted.items()], axis=0))
+            for text, wanted in self.queries.items()
+        }
+        texts = [text for text, found in right.items() if len(found)]
+        if not texts:
+            return []
+        pairs = [(place, item) for place, text in enumerate(texts) for item in right[text]]
+        relevance = Relevance.from_pairs(*zip(*pairs, strict=True), n_queries=len(texts))
+        search = text_search("queries", texts, self.prefix, documents, {"image": 1.0}, relevance)
+        gallery = documents.vectors(search.weights)
+        best = np.minimum.reduceat(search.ranks(gallery), relevance.starts[:-1])
+        return [_example(search, gallery, place, int(rank)) for place, rank in enumerate(best)]
 
 
 def _both_ways(searches: Sequence[Search]) -> list[Search]:
