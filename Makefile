@@ -18,21 +18,30 @@ help:
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml
+# What one uses; the tests need more.
+.venv/usable: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --editable '.[offline,serve]'
+	@touch $@
+
+.venv/installed: .venv/usable
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: install
+demo: .venv/usable
 	rm -rf $(DEMO)
 	$(BIN)/modiste train experiment=demo hydra.run.dir=$(DEMO)
 	$(BIN)/modiste evaluate run=$(DEMO)
 	$(BIN)/modiste index run=$(DEMO) out=$(DEMO)/index
 	$(BIN)/modiste search index=$(DEMO)/index "a red dress" k=5
 	@echo
-	@echo "Report: $(DEMO)/report.html. The page: $(BIN)/modiste serve index=$(DEMO)/index"
-	@echo "Your own data: $(BIN)/modiste data shop.csv, then docs/start/own_catalogue.md"
+	@echo "Curves, searches and metrics with intervals: $(DEMO)/report.html"
+	@echo "Try next:"
+	@echo "  $(BIN)/modiste serve index=$(DEMO)/index                                the search page in a browser"
+	@echo "  $(BIN)/modiste data shop.csv                                            your own table: columns, bad rows"
+	@echo "  $(BIN)/modiste train data=table data.catalogue.path=shop.csv data.catalogue.images=photos image=lite text=minilm"
+	@echo "The rest of the way to a search over your own products: docs/start/own_catalogue.md"
 
 # One process a core, of one thread each: two processes of two threads would wait for each other.
 test: install chromium

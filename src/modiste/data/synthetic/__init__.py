@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -17,7 +17,7 @@ from modiste.data.catalogue import Card, Catalogue
 from modiste.data.sources import WHOLE
 from modiste.data.synthetic.drawing import OCCLUDER, VERSION, Plate, picture, plate
 from modiste.data.synthetic.grammar import caption, parse
-from modiste.data.synthetic.wardrobe import ATTRIBUTES, product
+from modiste.data.synthetic.wardrobe import ATTRIBUTES, WARDROBES, product
 from modiste.errors import ModisteError, did_you_mean
 
 CARD = Card(
@@ -35,6 +35,7 @@ class SyntheticImages:
         size: Side of the square images in pixels.
         seed: Another seed, other products.
         occlusion: Probability that something covers a part of the garment.
+        wardrobe: What is on sale, of `modiste.data.synthetic.wardrobe.WARDROBES`.
 
     >>> SyntheticImages(size=64).read("3/0").size
     (64, 64)
@@ -43,6 +44,7 @@ class SyntheticImages:
     size: int = 128
     seed: int = 0
     occlusion: float = 0.0
+    wardrobe: str = "full"
 
     def read(self, ref: str) -> Image.Image:
         """The RGB image behind ``ref``. Raises ValueError for what is no reference."""
@@ -67,12 +69,13 @@ class SyntheticImages:
 
     def pixels(self, ref: str) -> str:
         """SHA-1 of everything that decides the picture, which stands for the hash of its pixels: no two are equal."""
-        key = f"synthetic/{VERSION}/{self.size}/{self.seed}/{self.occlusion}/{ref}"
+        wardrobe = "" if self.wardrobe == "full" else f"/{self.wardrobe}"
+        key = f"synthetic/{VERSION}{wardrobe}/{self.size}/{self.seed}/{self.occlusion}/{ref}"
         return hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest()
 
     def _plate(self, ref: str) -> Plate:
         number, view = ref.split("/")
-        return plate(product(self.seed, int(number)), int(view), self.size, self.occlusion)
+        return plate(product(self.seed, int(number), self.wardrobe), int(view), self.size, self.occlusion)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class Synthetic:
         size: Side of the square images in pixels, 16 to 1024.
         seed: Another seed, other products.
         occlusion: Probability that something covers a part of the garment.
+        wardrobe: ``full``: 19 types, 14 colours, 6 patterns and every cut; ``basics``: 15 types, 10 colours, 5 patterns
+            and the cuts that are easily told apart, in captions that say more.
 
     Raises:
         ModisteError: A number is out of range.
@@ -103,6 +108,7 @@ class Synthetic:
     size: int = 128
     seed: int = 0
     occlusion: float = 0.1
+    wardrobe: str = "full"
 
     def __post_init__(self) -> None:
         if self.products < 1 or self.views < 1:
@@ -111,10 +117,14 @@ class Synthetic:
             raise ModisteError(f"data.catalogue.size={self.size} must be 16 to 1024 pixels.")
         if not 0 <= self.occlusion <= 1:
             raise ModisteError(f"data.catalogue.occlusion={self.occlusion} must be a probability, 0 to 1.")
+        if self.wardrobe not in WARDROBES:
+            hint = did_you_mean(self.wardrobe, list(WARDROBES))
+            raise ModisteError(f"data.catalogue.wardrobe={self.wardrobe} does not exist. {hint}")
 
     def __call__(self) -> Catalogue:
-        images = SyntheticImages(self.size, self.seed, self.occlusion)
-        rows = [(product(self.seed, number), view) for number in range(self.products) for view in range(self.views)]
+        images = SyntheticImages(self.size, self.seed, self.occlusion, self.wardrobe)
+        made = [product(self.seed, number, self.wardrobe) for number in range(self.products)]
+        rows = [(item, view) for item in made for view in range(self.views)]
         refs = [f"{item.number}/{view}" for item, view in rows]
         columns = {
             "product_id": [str(item.number) for item, _ in rows],
@@ -124,7 +134,8 @@ class Synthetic:
             **{name: [item.attributes[name] for item, _ in rows] for name in ATTRIBUTES},
             "mask": refs,
         }
-        return Catalogue.build(CARD, columns, images)
+        card = CARD if self.wardrobe == "full" else replace(CARD, title=f"{CARD.title}, {self.wardrobe}")
+        return Catalogue.build(card, columns, images)
 
 
 def ceiling(catalogue: Catalogue, split: str | None = None, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
@@ -133,13 +144,13 @@ def ceiling(catalogue: Catalogue, split: str | None = None, ks: Sequence[int] = 
     Products that agree with everything that a caption says are equally likely to be meant (see `grammar`), so the best
     that a model can do is to rank the m images of these n products first, in any order: each is relevant with
     probability r/m, where r is the number of images of the product that is meant. Showing different products first
-    finds it among the first k with probability min(1, k/n) (hit rate); on average min(1, k/m) of its images are among
-    the first k (true recall). Every row's caption is a query, all images of the split are the gallery.
+    finds it among the first k with probability min(1, k/n) (hit rate), at an expected reciprocal rank of
+    (1 + 1/2 + … + 1/n)/n (MRR); on average min(1, k/m) of its images are among the first k (true recall). Every row's caption is a query, all images of the split are the gallery.
 
     The pictures may be harder than that: a covered badge cannot be read, so this is a bound from above.
 
     Returns:
-        ``t2i/hit_rate@k`` and ``t2i/recall@k`` for each k.
+        ``t2i/mrr``, and ``t2i/hit_rate@k`` and ``t2i/recall@k`` for each k.
 
     >>> round(ceiling(Synthetic(products=50, views=1)())["t2i/hit_rate@1"], 3) <= 1
     True
@@ -147,7 +158,7 @@ def ceiling(catalogue: Catalogue, split: str | None = None, ks: Sequence[int] = 
     rows = catalogue if split is None else catalogue.select(split=split)
     columns = {name: np.array(rows.column(name)) for name in ATTRIBUTES}
     products = np.array(rows.column("product_id"))
-    hits, recalls = [], []
+    hits, recalls, reciprocal = [], [], []
     for text in rows.column("text"):
         agrees = np.ones(len(rows), bool)
         for name, value in parse(text).items():
@@ -155,7 +166,9 @@ def ceiling(catalogue: Catalogue, split: str | None = None, ks: Sequence[int] = 
         images, candidates = int(agrees.sum()), len(np.unique(products[agrees]))
         hits.append([min(1.0, k / candidates) for k in ks])
         recalls.append([min(1.0, k / images) for k in ks])
+        reciprocal.append(np.mean(1 / np.arange(1, candidates + 1)))
     return {
+        "t2i/mrr": float(np.mean(reciprocal)),
         **{f"t2i/hit_rate@{k}": float(np.mean(column)) for k, column in zip(ks, zip(*hits, strict=True), strict=True)},
         **{f"t2i/recall@{k}": float(np.mean(column)) for k, column in zip(ks, zip(*recalls, strict=True), strict=True)},
     }

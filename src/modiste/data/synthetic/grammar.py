@@ -1,8 +1,9 @@
 """Captions: a small grammar with synonyms, optional attributes and several word orders, and its exact inverse.
 
-The category is always named. Every other attribute is named with a probability that depends on the attribute alone,
-never on its value, and in words that only its value has. So all products that agree with a caption are equally likely
-to have it, which makes the ceiling of retrieval (`modiste.data.synthetic.ceiling`) exact.
+The category is always named. Every other attribute is named with a probability (`wardrobe.Wardrobe.mentioned`) that
+depends on the attribute alone, never on its value, and in words that only its value has. So all products that agree
+with a caption are equally likely to have it, which makes the ceiling of retrieval (`modiste.data.synthetic.ceiling`)
+exact.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from modiste.data.synthetic.wardrobe import BRANDS, Dice, Product
+from modiste.data.synthetic.wardrobe import BRANDS, WARDROBES, Dice, Product
 
 Words = dict[str, tuple[str, ...]]
 
@@ -126,12 +127,6 @@ PHRASES: dict[str, Words] = {
 }
 """Attribute → value → phrases after the noun."""
 
-MENTIONED = {
-    "colour": 0.9, "pattern": 0.75, "gender": 0.6, "brand": 0.55, "sleeve": 0.5, "neckline": 0.5, "length": 0.5,
-    "fit": 0.4,
-}  # fmt: skip
-"""Attribute → how often a caption names it, where it applies."""
-
 ORDERS = (
     ("brand", "gender", "fit", "length", "colour", "pattern", "neckline", "sleeve"),
     ("colour", "pattern", "brand", "gender", "fit", "sleeve", "neckline", "length"),
@@ -147,7 +142,8 @@ def caption(item: Product, view: int = 0) -> str:
     'cropped tangerine long-sleeve jacket with a stand collar and no pattern for women by Fennick'
     """
     values, dice = item.attributes, item.dice("caption", view)
-    named = [name for name in dice.choice("order", ORDERS) if values[name] and dice.chance(name, MENTIONED[name])]
+    often = WARDROBES[item.wardrobe].mentioned
+    named = [name for name in dice.choice("order", ORDERS) if values[name] and dice.chance(name, often[name])]
     after = [name for name in named if dice.chance(f"after/{name}", 0.35)]
     before = [_word(dice, ADJECTIVES, name, values[name]) for name in named if name not in after]
     after.sort(key=lambda name: dice.uniform(f"sort/{name}"))

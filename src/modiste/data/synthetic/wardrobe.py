@@ -1,5 +1,7 @@
 """What the synthetic catalogue sells: garment types, the attributes that each takes, and the products themselves.
 
+There are two wardrobes: ``full`` has every type, cut and colour, ``basics`` the ones that are easily told apart.
+
 Every number is drawn by hashing a name under a key (seed, product, view), so a product is the same on every machine and
 under every version of NumPy, and neither more products nor a new attribute changes existing ones.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TypeVar
 
@@ -153,6 +155,64 @@ TYPES: dict[str, GarmentType] = {
 }
 
 
+MENTIONED = {
+    "colour": 0.9, "pattern": 0.75, "gender": 0.6, "brand": 0.55, "sleeve": 0.5, "neckline": 0.5, "length": 0.5,
+    "fit": 0.4,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Wardrobe:
+    """A selection of what is on sale, and how often captions name its attributes.
+
+    Attributes:
+        types: The garment types.
+        mentioned: Attribute → how often a caption names it, where it applies.
+    """
+
+    types: dict[str, GarmentType]
+    mentioned: dict[str, float]
+
+
+_BASICS = (
+    "t-shirt", "shirt", "sweater", "hoodie", "dress", "skirt", "trousers", "shorts", "handbag", "backpack", "sneaker",
+    "ankle boot", "high heel", "cap", "scarf",
+)  # fmt: skip
+_DISTINCT = {
+    "colour": ("black", "white", "red", "orange", "yellow", "green", "teal", "blue", "purple", "pink"),
+    "pattern": ("plain", "striped", "checked", "dotted", "floral"),
+    "sleeve": ("sleeveless", "short", "long"),
+    "neckline": ("crew", "v-neck", "turtleneck", "point collar"),
+    "length": ("cropped", "regular", "mini", "knee", "maxi", "full"),
+    "fit": ("slim", "loose"),
+}
+"""Values that are easily told apart; attributes that are not named keep all of theirs."""
+
+
+def _basic(garment: GarmentType) -> GarmentType:
+    """The type with its distinct values only."""
+
+    def kept(name: str, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(value for value in values if value in _DISTINCT.get(name, values))
+
+    return replace(
+        garment,
+        options={name: kept(name, values) for name, values in garment.options.items()},
+        colour=kept("colour", garment.colour),
+        pattern=kept("pattern", garment.pattern),
+    )
+
+
+WARDROBES = {
+    "full": Wardrobe(TYPES, MENTIONED),
+    "basics": Wardrobe(
+        {name: _basic(TYPES[name]) for name in _BASICS},
+        {"colour": 1.0, "pattern": 0.9, "gender": 0.5, "brand": 0.3, "sleeve": 0.7, "neckline": 0.5, "length": 0.7,
+         "fit": 0.5},
+    ),
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Product:
     """One product: its key (seed, number) and the true values of its attributes ("" where one does not apply)."""
@@ -160,6 +220,7 @@ class Product:
     seed: int
     number: int
     values: tuple[tuple[str, str], ...]
+    wardrobe: str = "full"
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -172,8 +233,8 @@ class Product:
 
 
 @lru_cache(maxsize=4096)
-def product(seed: int, number: int) -> Product:
-    """Product ``number`` of the catalogue of ``seed``.
+def product(seed: int, number: int, wardrobe: str = "full") -> Product:
+    """Product ``number`` of the catalogue of ``seed``, from one of `WARDROBES`.
 
     Half of the products are plain, as in a shop; everything else is uniform over what the type allows.
 
@@ -181,8 +242,9 @@ def product(seed: int, number: int) -> Product:
     True
     """
     dice = Dice("product", seed, number)
-    category = dice.choice("category", list(TYPES))
-    garment = TYPES[category]
+    types = WARDROBES[wardrobe].types
+    category = dice.choice("category", list(types))
+    garment = types[category]
     patterned = len(garment.pattern) > 1 and dice.chance("patterned", 0.5)
     values = {
         "category": category,
@@ -192,4 +254,4 @@ def product(seed: int, number: int) -> Product:
         "gender": dice.choice("gender", garment.gender),
         "brand": dice.choice("brand", BRANDS),
     } | {name: dice.choice(name, options) for name, options in garment.options.items()}
-    return Product(seed, number, tuple((name, values.get(name, "")) for name in ATTRIBUTES))
+    return Product(seed, number, tuple((name, values.get(name, "")) for name in ATTRIBUTES), wardrobe)
