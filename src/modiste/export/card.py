@@ -358,7 +358,7 @@ def limits(cfg: Any) -> list[str]:
         "Trained on product data of one source: styles, brands and sizes that it lacks are not represented, and photos "
         "of people are not what it was made for. It must not be used to identify or judge persons.",
     ]
-    if cfg is not None and cfg.data.name == "synthetic":
+    if cfg is not None and cfg.data.name in ("synthetic", "synthetic_hard"):
         known.append("Trained on synthetic garments: a demonstration, not a model of real fashion.")
     return known
 
