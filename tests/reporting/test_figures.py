@@ -172,6 +172,30 @@ def test_few_shot_is_a_curve_over_the_shots(tmp_path):
     assert figures.few_shot_curves({}, tmp_path / "none.svg") is None
 
 
+# --- phrases
+
+
+def phrase_table():
+    columns = [
+        "phrase",
+        "pairs",
+        "cam/pointing",
+        "cam/own_mean/pointing",
+        "cam/wrong_phrase/pointing",
+        "prior/pointing",
+    ]
+    rows = [["a dress", 30, 0.5, 0.4, 0.1, 0.6, 0.3, 0.7], ["shoes", 12, 0.25, 0.2, 0.1, 0.3, 0.1, 0.5]]
+    return {"columns": [*columns, "cam/pointing_low", "cam/pointing_high"], "rows": rows}
+
+
+def test_pointing_by_phrase_has_a_bar_and_its_interval_for_each_phrase(tmp_path):
+    path = figures.phrase_bars(phrase_table(), "cam", tmp_path / "phrases.svg")
+    assert {"a dress  (30)", "shoes  (12)", "own mean map", "wrong phrase", "position prior"} <= set(words(path))
+    spans = [re.findall(r"[ML] ([-\d.]+)", d) for d in shapes(path, figures.PALETTE[0])]
+    lengths = sorted(float(b) - float(a) for a, b in (span for span in spans if len(span) == 2))[-2:]
+    assert lengths[0] == pytest.approx(lengths[1])  # both intervals are 0.4 wide
+
+
 # --- selection
 
 

@@ -189,6 +189,25 @@ def test_few_queries_and_a_single_class_are_warned_of(run):
     assert "1.000 [0.664, 1.000]" in text  # 0.025 ** (1 / 9)
 
 
+def test_findings_and_pointing_by_phrase_are_shown(run):
+    columns = [
+        "phrase",
+        "pairs",
+        *(f"{name}/pointing" for name in ("cam", "cam/own_mean", "cam/wrong_phrase", "prior")),
+    ]
+    table = {
+        "columns": [*columns, "cam/pointing_low", "cam/pointing_high"],
+        "rows": [["shoes", 12, 0.5, 0.2, 0.1, 0.3, 0.1, 0.5]],
+    }
+    finding = "cam grounds: its pointing, 0.500, beats its own mean map."
+    content = {"metrics": {"cam/pointing": interval(0.5)}, "primary": "cam/pointing", "findings": [finding]}
+    put(run, "kagl.test.grounding", result("grounding", **content, tables={"phrases": table}))
+    text = read(write_report(run))
+    assert finding in text
+    assert "cam: pointing by phrase" in text
+    assert (run / "figures" / "kagl.test.grounding.phrases.cam.svg").is_file()
+
+
 def test_pictures_outside_the_run_directory_are_not_shown(run):
     Image.new("RGB", (4, 4)).save(run.parent / "secret.png")
     Image.new("RGB", (4, 4)).save(run / "figures.png")
