@@ -63,11 +63,13 @@ def reading_order(task: str) -> int:
 def part_words(part: str) -> str:
     """A part of a result.
 
-    >>> part_words("t2i"), part_words("sub-category-to-product"), part_words("")
-    ('text→image', 'sub-category→product', 'value')
+    >>> part_words("t2i"), part_words("sub-category-to-product"), part_words("cam/own_mean"), part_words("")
+    ('text→image', 'sub-category→product', 'cam: own mean', 'value')
     >>> part_words("queries")  # of data.queries
     'text→image, among all rows that training did not use'
     """
+    if "/" in part:
+        return part.replace("/", ": ").replace("_", " ")
     return DIRECTIONS.get(part, part.replace("-to-", "→")) or "value"
 
 

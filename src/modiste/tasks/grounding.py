@@ -157,7 +157,7 @@ class Grounding:
             primary=f"{first}/pointing",
             per_query=pairs.values | {"cluster": pairs.clusters, "phrase": pairs.phrases([*scan.vectors])},
             tables={"phrases": self._table(pairs, list(scan.methods))},
-            summary=[name for metric in DEFINITIONS for name in (metric, MACRO + metric)],
+            summary=["pointing"],
             findings=findings,
             pictures=self._pictures(scan, split, pairs, first, findings),
         )
@@ -291,7 +291,7 @@ class Grounding:
         order = np.argsort(-pairs.values[f"{first}/pixel_ap"], kind="stable")
         sheets = {"heat-maps": chosen, f"best of {first}": order[:number], f"worst of {first}": order[::-1][:number]}
         return {
-            title: heat_sheet([self._example(scan, split, pairs, i) for i in rows], findings)
+            title: heat_sheet([self._example(scan, split, pairs, i) for i in rows], findings if rows is chosen else ())
             for title, rows in sheets.items()
         }
 
@@ -301,7 +301,7 @@ class Grounding:
         words = {}
         for name in scan.methods:
             hit, iou, ap = (float(pairs.values[f"{name}/{metric}"][i]) for metric in ("pointing", "iou", "pixel_ap"))
-            words[name] = f"{'hit' if hit > 0.5 else 'miss'}  IoU {iou:.2f}  AP {ap:.2f}"
+            words[name] = f"{'hit' if hit > 0.5 else 'miss'} · IoU {iou:.2f} · AP {ap:.2f}"
         return {
             "title": self.words.get(part, part),
             "image": scan.samples[split].read_image(photo.position),

@@ -33,10 +33,10 @@ SPREAD = 0.25
 STEPS = 2**24
 """Of a map's values between 0 and 1 when maps are summed: whole numbers, so that one is taken out again exactly."""
 BASELINES = {
-    "centre": "exp(-d² / 2) with d the distance to the centre of the image in quarters of its width and height",
-    "foreground": "the image's true foreground (its mask 'whole'): 1 inside, 0 outside",
     "prior": "the position prior: mean mask of the phrase on the threshold split (over the other photos when that is "
     "the evaluated split), which sees no photo",
+    "centre": "exp(-d² / 2) with d the distance to the centre of the image in quarters of its width and height",
+    "foreground": "the image's true foreground (its mask 'whole'): 1 inside, 0 outside",
 }
 CONTROLS = {
     "own_mean": "the method's mean map of the phrase over the other photos of the split that have it (leave one out)",
@@ -191,9 +191,9 @@ class Scan:
 
     @property
     def names(self) -> list[str]:
-        """Every kind of map: each method with its variants and controls, then the baselines."""
-        kinds = ["", *(f"/{kind}" for kind in (MINUS_MEAN, *CONTROLS))]
-        return [f"{method}{kind}" for method in self.methods for kind in kinds] + [*BASELINES]
+        """Every kind of map: the methods, the baselines, then the variant and the controls of each method."""
+        kinds = [f"{method}/{kind}" for method in self.methods for kind in (MINUS_MEAN, *CONTROLS)]
+        return [*self.methods, *BASELINES, *kinds]
 
     def _usable(self, wanted: Mapping[str, HeatMap]) -> tuple[dict[str, HeatMap], dict[str, str]]:
         """Try each method on one image, so that an unsupported one does not stop the others."""

@@ -39,7 +39,7 @@ def heat_sheet(rows: Sequence[Mapping[str, Any]], verdicts: Sequence[str] = ()) 
     methods = list(rows[0]["maps"])
     head, title, words, foot = 24, 24, 20, SCALE[1] + 24
     width, height = HEAT_CELL[0] + GAP, title + HEAT_CELL[1] + words + GAP
-    size = (GAP + width * (1 + len(methods)), head + height * len(rows) + foot + 46 * len(verdicts))
+    size = (GAP + width * (1 + len(methods)), head + height * len(rows) + foot + 56 * len(verdicts))
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(["mask", *methods]):
@@ -60,7 +60,7 @@ def heat_sheet(rows: Sequence[Mapping[str, Any]], verdicts: Sequence[str] = ()) 
     top = head + height * len(rows) + 4
     _scale(sheet, (GAP, top))
     for i, verdict in enumerate(verdicts):
-        write(draw, (GAP, top + foot - 4 + 46 * i), verdict, 12, INK, sheet.width - 2 * GAP, lines=3)
+        write(draw, (GAP, top + foot - 4 + 56 * i), verdict, 12, INK, sheet.width - 2 * GAP, lines=3)
     return sheet
 
 

@@ -20,7 +20,7 @@ export function render(root, values, given) {
   const strength = h("input", { type: "range", min: 0, max: 1, step: 0.05, value: 0.65, oninput: (event) => nodes.out.style.setProperty("--heat", event.target.value) });
   nodes.out.style.setProperty("--heat", 0.65);
   root.replaceChildren(h("div", { class: "view" },
-    h("div", { class: "view-head" }, h("div", {}, h("h1", {}, "Ground"), h("p", {}, "Where on the photo the model sees a phrase. A map is scaled to its own minimum and maximum: compare places within a map, not maps with each other."))),
+    h("div", { class: "view-head" }, h("div", {}, h("h1", {}, "Ground"), h("p", {}, "Where on the photo the model sees a phrase. A map is scaled to its own minimum and maximum: compare places within a map, not maps with each other. The box is around what reaches half of the maximum."))),
     h("div", { class: "columns" },
       h("section", { class: "panel", "aria-label": "Settings" }, picker(source(state), (photo) => onPhoto(photo, app)),
         h("label", { class: "field" }, h("span", {}, "Phrases, one per line"), nodes.phrases),
@@ -52,6 +52,7 @@ const ground = latest(async (signal) => {
 function figure(map, photo, { width, height }) {
   const canvas = h("canvas", { width: map.width, height: map.height, role: "img", "aria-label": `Heat-map of “${map.phrase}”: most similar at ${place(map)}` });
   paint(canvas, map);
+  outline(canvas, map, width, height);
   return h("figure", {}, h("div", { class: "frame tile" }, h("img", { src: photo.src, alt: photo.alt, width, height }), canvas),
     h("figcaption", {}, h("span", {}, map.phrase), h("span", { class: "soft number", title: "Cosine of the whole photo and the phrase" }, map.cosine.toFixed(3))));
 }
@@ -71,6 +72,14 @@ function paint(canvas, map) {
     pixels.data[4 * i + 3] = 255;
   });
   context.putImageData(pixels, 0, 0);
+}
+
+/** The box around what reaches half of the map's maximum, given in pixels of the photo. */
+function outline(canvas, { box: [left, top, right, bottom] }, width, height) {
+  const context = canvas.getContext("2d");
+  const [across, down] = [canvas.width / width, canvas.height / height];
+  context.strokeStyle = "rgb(61 11 29)";
+  context.strokeRect(left * across + 0.5, top * down + 0.5, (right - left) * across - 1, (bottom - top) * down - 1);
 }
 
 /** "the upper left" for those who do not see the map. */
