@@ -10,7 +10,9 @@ from modiste.errors import ModisteError
 
 
 def run(cfg: DictConfig) -> None:
-    """Describe ``cfg.data``; write ``data.json`` and ``sheet.png`` to ``cfg.run_dir``, and with ``write`` a YAML.
+    """Describe ``cfg.data``; write ``data.json`` and ``sheet.png`` to ``cfg.run_dir``.
+
+    With ``scenes`` also ``scenes.png``, with ``write`` a YAML.
 
     Raises:
         ModisteError: The data set is missing, or ``write`` is no name, or names a file that exists.
@@ -37,6 +39,12 @@ def run(cfg: DictConfig) -> None:
     draw_sheet(catalogue, sheet, cfg.seed)
     write_json(folder / "data.json", {**facts, "seed": cfg.seed, "sheet": sheet.name})
     print(f"Wrote {folder / 'data.json'} and {sheet}")
+    if cfg.scenes:
+        from modiste.data.scenes import Composer
+        from modiste.reporting.scene_sheet import draw_scenes
+
+        draw_scenes(Composer(cfg.scenes).bind(catalogue, cfg.seed), folder / "scenes.png")
+        print(f"Wrote {folder / 'scenes.png'}")
     if cfg.write:
         file = proposal.write(cfg.write, cfg.data, catalogue, Path(cfg.write_to))
         print(f"Wrote {file}\nTrain on it: modiste train --config-dir {file.parents[1]} data={file.stem}")

@@ -169,10 +169,15 @@ class FashionDataModule(LightningDataModule):
         Raises:
             ModisteError: The split is empty.
         """
-        part = self.catalogue.select(split=split)
         if train:
-            return self._training_pairs(self.products)(self._limited(part))
+            return self._training_pairs(self.products)(self.training_rows)
+        part = self.catalogue.select(split=split)
         return Pairs(part, self.captions.bind(part), self.preprocess, self.products, self.seed, None, self.decoder)
+
+    @property
+    def training_rows(self) -> Catalogue:
+        """The rows of the split ``train``, at most ``limit`` of them. Raises ModisteError where there are none."""
+        return self._limited(self.catalogue.select(split="train"))
 
     def _training_pairs(self, products: Mapping[str, int] | None) -> Callable[[Catalogue], Pairs]:
         augment = None
@@ -196,7 +201,7 @@ class FashionDataModule(LightningDataModule):
         """A transform that uses other rows than its own (`modiste.data.scenes.InScene`), with the training rows."""
         if self.stream is not None or not hasattr(step, "bind"):
             return step
-        return step.bind(self._limited(self.catalogue.select(split="train")))
+        return step.bind(self.training_rows)
 
     def _limited(self, part: Catalogue) -> Catalogue:
         if self.limit is None or self.limit >= len(part):

@@ -36,6 +36,8 @@ class LiteEncoder(TimmEncoder):
         resize: See `Preprocess.resize`.
         autocast: See `TimmEncoder`.
         variant: ``lite0`` (3.4 M parameters), ``lite1`` (4.1 M) or ``lite2`` (4.8 M).
+        output_stride: See `TimmEncoder`.
+        patch_stages: See `TimmEncoder`; the five stages have 16, 24, 40, 112 and 320 channels (lite0).
 
     Raises:
         ModisteError: The variant is unknown or its package is not installed.
@@ -48,6 +50,8 @@ class LiteEncoder(TimmEncoder):
         resize: str = "shortest",
         autocast: bool = True,
         variant: str = "lite0",
+        output_stride: int | None = None,
+        patch_stages: Sequence[int] | None = None,
     ) -> None:
         if variant not in VARIANTS:
             raise ModisteError(f"image.variant={variant} is not known. {did_you_mean(variant, VARIANTS)}")
@@ -59,6 +63,8 @@ class LiteEncoder(TimmEncoder):
             mean=(0.5,) * 3,
             std=(0.5,) * 3,
             autocast=autocast,
+            output_stride=output_stride,
+            patch_stages=patch_stages,
         )
         if pretrained:
             self.trunk.load_state_dict(package_weights(variant))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from modiste.errors import ModisteError, did_you_mean
@@ -34,16 +35,23 @@ class TimmEncoder(nn.Module):
         patch_drop_rate: Part of a transformer's patches that training drops, sampled per image (FLIP: Li
             et al. 2022, arXiv:2212.00794); evaluation sees all. A last epoch with 0 closes the gap between the two.
         options: Further arguments of ``timm.create_model``, such as ``drop_path_rate``.
+        output_stride: Pixels of the input per position of the last feature map, 8, 16 or 32: less than the network's
+            own dilates its last stages, which keeps the weights and makes maps finer; for convolutional networks.
+            null: the network's own.
+        patch_stages: Stages whose feature maps `stages` concatenates, counted from 0, or from the end with -1 (timm's
+            ``feature_info``; of a transformer, blocks). A model then embeds patches by a projection of these, which
+            term=regions trains; null: by the projection of the whole image.
 
     Attributes:
         dim: Number of output features.
+        patch_dim: Number of features of `stages`; None without ``patch_stages``.
         preprocess: The transform of its input.
         architecture: timm's name of the model, and
         arguments: what ``timm.create_model`` needs to make it again.
 
     Raises:
         ModisteError: timm has no such model, or its weights cannot be had; ``patch_drop_rate`` is outside [0, 1), or
-            given to a model that has no patches to drop.
+            given to a model that has no patches to drop; timm cannot dilate this network, or it has no such stage.
 
     >>> TimmEncoder("test_vit", size=160)(torch.zeros(2, 3, 160, 160)).shape
     torch.Size([2, 64])
@@ -62,18 +70,23 @@ class TimmEncoder(nn.Module):
         autocast: bool = True,
         patch_drop_rate: float = 0.0,
         options: Mapping[str, Any] | None = None,
+        output_stride: int | None = None,
+        patch_stages: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         drop = {"patch_drop_rate": patch_drop_rate} if patch_drop_rate else {}
-        trunk, sized = create_trunk(name, pretrained, size, {**(options or {}), **drop})
+        own = {**(options or {}), **({"output_stride": output_stride} if output_stride else {})}
+        trunk, sized = create_trunk(name, pretrained, size, {**own, **drop})
         self.architecture: str = trunk.pretrained_cfg.get("architecture") or name
-        self.arguments: dict[str, Any] = {**(options or {}), **({"img_size": size} if sized else {})}
+        self.arguments: dict[str, Any] = {**own, **({"img_size": size} if sized else {})}
         if patch_drop_rate and not hasattr(getattr(trunk, "patch_drop", None), "prob"):  # swallowed by a **kwargs
             raise without_patches(name)
         self.autocast = autocast
         # Convolutions on a CPU are half as fast again in this layout.
         self.trunk: Any = trunk.to(memory_format=torch.channels_last)
         fast_depthwise(self.trunk)
+        self.patch_stages = list(patch_stages or ())
+        self.patch_dim = stage_channels(trunk, self.patch_stages, name) if self.patch_stages else None
         self.dim: int = trunk.num_features if not hasattr(trunk, "head_hidden_size") else trunk.head_hidden_size
         made_for = trunk.pretrained_cfg
         crop_mode = {"center": "shortest", "squash": "squash", "border": "pad"}
@@ -91,9 +104,7 @@ class TimmEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, H, W) to features (B, dim)."""
-        with torch.autocast(
-            pixels.device.type, enabled=self.autocast and torch.is_autocast_enabled(pixels.device.type)
-        ):
+        with self._autocast(pixels):
             return self.trunk(pixels.contiguous(memory_format=torch.channels_last))
 
     def patches(self, pixels: Tensor) -> Tensor:
@@ -111,6 +122,26 @@ class TimmEncoder(nn.Module):
         positions = grid.flatten(0, 2)
         positions = positions[:, None, None, :] if last else positions[:, :, None, None]
         return self.trunk.forward_head(positions, pre_logits=True).view(*grid.shape[:3], self.dim)
+
+    def stages(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, H, W) to the feature maps of ``patch_stages``, (B, h, w, patch_dim).
+
+        Coarser maps are enlarged to the finest one, bilinearly.
+        """
+        with self._autocast(pixels):
+            maps = self.trunk.forward_intermediates(
+                pixels.contiguous(memory_format=torch.channels_last),
+                indices=self.patch_stages,
+                output_fmt="NCHW",
+                intermediates_only=True,
+            )
+        finest = max(tuple(found.shape[-2:]) for found in maps)
+        enlarged = [F.interpolate(found.float(), finest, mode="bilinear") for found in maps]
+        return torch.cat(enlarged, dim=1).movedim(1, -1)
+
+    def _autocast(self, pixels: Tensor) -> torch.autocast:
+        device = pixels.device.type
+        return torch.autocast(device, enabled=self.autocast and torch.is_autocast_enabled(device))
 
     def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
         """See `modiste.models.dual_encoder.DualEncoder.feature_hook`."""
@@ -136,6 +167,8 @@ class TimmEncoder(nn.Module):
 
         name, size = str(node.get("name", "tf_efficientnet_lite0")), node.get("size", 224)
         rate = node.get("patch_drop_rate", 0.0)
+        if node.get("output_stride") not in (None, 8, 16, 32):
+            raise ModisteError(f"output_stride={node['output_stride']} must be 8, 16 or 32, or null.")
         if not 0 <= rate < 1:
             raise ModisteError(f"patch_drop_rate={rate:g} must lie in [0, 1).")
         if ":" in name:
@@ -170,6 +203,20 @@ def resize_trunk(trunk: Any, size: int) -> int:
     size = max(size // patch, 1) * patch
     trunk.set_input_size(img_size=(size, size))
     return size
+
+
+def stage_channels(trunk: Any, stages: Sequence[int], name: str) -> int:
+    """Sum of the channels of a timm model's stages. Raises ModisteError where it has no such stage."""
+    info = list(trunk.feature_info)
+    if not hasattr(trunk, "forward_intermediates") or not info:
+        raise ModisteError(f"image.patch_stages: timm's '{name}' does not give its stages: remove patch_stages.")
+    wrong = [stage for stage in stages if not -len(info) <= stage < len(info)]
+    if wrong or len({stage % len(info) for stage in stages}) < len(stages):
+        raise ModisteError(
+            f"image.patch_stages={list(stages)} must be distinct stages of {name}, 0 to {len(info) - 1} or negative "
+            "from the end."
+        )
+    return sum(info[stage]["num_chs"] for stage in stages)
 
 
 def hook_trunk(trunk: Any, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
@@ -221,6 +268,11 @@ def create_trunk(name: str, pretrained: bool, size: int, options: dict[str, Any]
     except (OSError, RuntimeError, TypeError, ValueError, AssertionError) as error:
         if "patch_drop_rate" in str(error):
             raise without_patches(name) from error
+        if "output_stride" in str(error):
+            raise ModisteError(
+                f"timm cannot build '{name}' with image.output_stride={options['output_stride']}: use null, or a "
+                "convolutional network such as image=lite."
+            ) from error
         raise ModisteError(
             f"timm could not create '{name}' (pretrained={pretrained}): {error}. "
             "Without a network use image.pretrained=false, or image=lite, whose weights come from a package."

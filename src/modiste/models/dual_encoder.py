@@ -165,6 +165,29 @@ class DualEncoder(nn.Module):
         return {"class": type(self).__name__, "embed_dim": self.embed_dim, "preprocess": self.preprocess.describe()}
 
 
+class PatchHead(nn.Module):
+    """Linear projection of patch features into the shared space, and what background looks like there.
+
+    Args:
+        dim: Number of features of a patch.
+        embed_dim: Size D of the shared space.
+
+    Attributes:
+        background: Learned vector (D,), which patches that show no product are close to (LSeg, arXiv:2201.03546, has
+            a text for it; RegionCLIP, arXiv:2112.09106, this vector).
+    """
+
+    def __init__(self, dim: int, embed_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)  # stages differ in scale
+        self.projection = nn.Linear(dim, embed_dim)
+        self.background = nn.Parameter(torch.randn(embed_dim) / embed_dim**0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (..., dim) to (..., D)."""
+        return self.projection(self.norm(features))
+
+
 class TwoTower(DualEncoder):
     """Any image encoder and any text encoder, each with a linear projection into the shared space.
 
@@ -172,6 +195,10 @@ class TwoTower(DualEncoder):
         image: An encoder with ``dim``, ``preprocess``, ``patches`` and ``layer_groups`` (`modiste.images`).
         text: An encoder with ``dim``, ``tokenizer`` and ``layer_groups`` (`modiste.texts`).
         embed_dim: Size D of the shared space.
+
+    Attributes:
+        patch_head: Projects the stages of the image encoder that have ``patch_dim`` features (``image.patch_stages``)
+            into the shared space; None: patches take the projection of the image.
     """
 
     def __init__(self, image: Any, text: Any, embed_dim: int = 256) -> None:
@@ -181,10 +208,13 @@ class TwoTower(DualEncoder):
         self.tokenizer = text.tokenizer
         self.image_projection = nn.Linear(image.dim, embed_dim, bias=False)
         self.text_projection = nn.Linear(text.dim, embed_dim, bias=False)
+        patch_dim = getattr(image, "patch_dim", None)
+        self.patch_head = PatchHead(patch_dim, embed_dim) if patch_dim else None
 
     def layer_groups(self, tower: str) -> list[list[nn.Module | nn.Parameter]]:
         encoder, projection = getattr(self, tower), getattr(self, f"{tower}_projection")
-        return [*encoder.layer_groups(), [projection]]
+        heads = [self.patch_head] if tower == "image" and self.patch_head is not None else []
+        return [*encoder.layer_groups(), [projection, *heads]]
 
     def image_features(self, pixels: Tensor) -> Tensor:
         return self.image_projection(self.image(pixels) if pixels.ndim == 4 else pixels)
@@ -193,8 +223,10 @@ class TwoTower(DualEncoder):
         return self.text_projection(tokens["features"] if "features" in tokens else self.text(tokens))
 
     def patch_features(self, pixels: Tensor) -> Tensor:
-        patches: Any = self.image.patches
-        return self.image_projection(patches(pixels))
+        image: Any = self.image
+        if self.patch_head is not None:
+            return self.patch_head(image.stages(pixels))
+        return self.image_projection(image.patches(pixels))
 
     def at_size(self, size: int) -> DualEncoder:
         if size == self.preprocess.size or not hasattr(self.image, "at_size"):

@@ -8,12 +8,14 @@ if TYPE_CHECKING:
     from modiste.terms.base import Term as Term
     from modiste.terms.distill import Distill as Distill
     from modiste.terms.parallel import Parallel as Parallel
+    from modiste.terms.regions import Regions as Regions
     from modiste.terms.soft_labels import SoftLabels as SoftLabels
     from modiste.terms.teacher import Teacher as Teacher
 
 _HOMES = {
     "Distill": "modiste.terms.distill",
     "Parallel": "modiste.terms.parallel",
+    "Regions": "modiste.terms.regions",
     "SoftLabels": "modiste.terms.soft_labels",
     "Teacher": "modiste.terms.teacher",
     "Term": "modiste.terms.base",

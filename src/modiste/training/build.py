@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,7 +18,7 @@ from modiste.errors import ModisteError
 from modiste.evaluation.spec import EvaluationSpec
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.load import Start, build_model, load, load_weights
-from modiste.terms.base import Term
+from modiste.terms.base import Term, TrainingInputs
 from modiste.terms.teacher import OWN, START, Teacher, save_start
 from modiste.training.data import build_data, build_stream
 from modiste.training.feature_cache import FeatureCache
@@ -71,6 +72,8 @@ def build_parts(
     data = build_data(cfg.data, catalogue, model, stream, validation_sets=sets, feature_cache=cache)
     check_training(data, loss)
     loss.initialise(model.initial_scale, model.initial_bias, data.batch_size)
+    grad_cache = GradCache(**cfg.grad_cache)
+    inputs = TrainingInputs(data.training_rows, cfg.seed, partial(grad_cache.patches, model), cache)
     own = ValidationSet(data, "val", {name: instantiate(node) for name, node in cfg.task.items()})
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     module = ContrastiveModule(
@@ -81,8 +84,8 @@ def build_parts(
         batches_per_epoch=data.batches_per_epoch,
         seed=cfg.seed,
         config=plain,
-        grad_cache=GradCache(**cfg.grad_cache),
-        terms=build_terms(cfg, model, start),
+        grad_cache=grad_cache,
+        terms=build_terms(cfg, model, start, inputs),
     )
     module.train()  # transformers hands out its models in evaluation mode, and Lightning leaves the mode as it is
     return TrainingParts(plain, model, data, module)
@@ -109,24 +112,34 @@ def own_gpu(devices: Any) -> str:
     return f"cuda:{devices[local] if OmegaConf.is_list(devices) else local}"
 
 
-def build_terms(cfg: DictConfig, model: DualEncoder, start: Start) -> dict[str, Term]:
+def build_terms(
+    cfg: DictConfig, model: DualEncoder, start: Start, inputs: TrainingInputs | None = None
+) -> dict[str, Term]:
     """The terms of a configuration's ``term`` node, by name, each with its teacher; terms share one of the same name.
 
     Args:
         cfg: The ``train`` config.
         model: The model to train, with weights loaded.
         start: Where training starts.
+        inputs: For terms with data of their own; None: there are none.
 
     Raises:
         ModisteError: A teacher cannot be loaded, or a resumed run kept no starting weights.
     """
     terms: dict[str, Term] = {name: instantiate(node) for name, node in (cfg.get("term") or {}).items()}
+    if getattr(model, "patch_head", None) is not None and not any(term.trains_patches for term in terms.values()):
+        raise ModisteError(
+            "image.patch_stages gives the model a head for patches that nothing here trains: add term=regions, or "
+            "remove patch_stages."
+        )
     teachers: dict[str, Teacher | None] = {OWN: None}
     for term in terms.values():
         name = term.teacher
         if name not in teachers:
             teacher = starting_model(model, start) if name == START else load(name).model
             teachers[name] = Teacher(teacher, name == START, cfg.grad_cache.micro_batch)
+        if inputs is not None:
+            term.prepare(model, inputs)
         term.begin(model, teachers[name])
     return terms
 

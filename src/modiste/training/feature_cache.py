@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from modiste.data.pairs import Pairs
+from modiste.data.scenes.composer import Scene, Scenes, pixels_of
 from modiste.embedding.embedder import fingerprint
 from modiste.embedding.transfer import fetched, to_device
 from modiste.errors import ModisteError, did_you_mean
@@ -24,6 +26,7 @@ from modiste.utils.atomic import read_cache, write_cache
 from modiste.utils.progress import Progress, silent
 
 DTYPES = ("float32", "float16")
+SCENES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,19 @@ class TextFeatures:
         """``features`` (B, dim), float32, which `modiste.models.dual_encoder.TwoTower` takes for tokens."""
         chosen = self.array[[self.rows[text] for text in texts]]
         return {"features": torch.from_numpy(chosen.astype(np.float32))}
+
+
+@dataclass(frozen=True)
+class SceneFeatures:
+    """Cached patch features of scenes.
+
+    Attributes:
+        features: (N, h, w, patch_dim).
+        rows: (N, h, w) what each cell shows, as `modiste.data.scenes.Scene.rows`.
+    """
+
+    features: np.ndarray
+    rows: np.ndarray
 
 
 class FeatureCache:
@@ -108,7 +124,9 @@ class FeatureCache:
         if pairs.augment is not None:
             facts += [repr(pairs.augment), f"seed {pairs.seed}, view {view}"]
         shape = (len(pairs), self.model.image.dim)
-        return self._array([*facts, *pairs.catalogue.column("pixels")], lambda: self._image_batches(pairs, view), shape)
+        return self._array(
+            [*facts, *pairs.catalogue.column("pixels")], lambda: on_host(self._image_batches(pairs, view)), shape
+        )
 
     def texts(self, texts: Iterable[str]) -> TextFeatures | None:
         """The features of texts, each once, or None where the text trunk trains."""
@@ -117,12 +135,45 @@ class FeatureCache:
         # Texts of like length stand together, so that little of a batch is padding.
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
         facts = [fingerprint(self.model.text), repr(self.model.tokenizer(["a", "b c"])), *distinct]
-        array = self._array(facts, lambda: self._text_batches(distinct), (len(distinct), self.model.text.dim))
+        shape = (len(distinct), self.model.text.dim)
+        array = self._array(facts, lambda: on_host(self._text_batches(distinct)), shape)
         return TextFeatures({text: row for row, text in enumerate(distinct)}, array)
 
+    def scenes(self, scenes: Scenes) -> SceneFeatures | None:
+        """What enters the patch head of the first ``len(scenes)`` scenes, or None where the image trunk trains."""
+        if "image" not in self.frozen:
+            return None
+        side = scenes.composer.size
+        grid = tuple(self._stages(torch.zeros(1, 3, side, side)).shape[1:])
+        record = np.dtype([("features", self.dtype, grid), ("rows", "int32", grid[:2])])
+        facts = [fingerprint(self.model.image), f"stages {self.model.image.patch_stages}"]
+        facts += [str(self.model.preprocess.describe()), repr(scenes), f"{len(scenes)} scenes"]
+        facts += scenes.catalogue.column("pixels")
+        array = self._array(facts, lambda: self._scene_batches(scenes, record), (len(scenes),), record)
+        return SceneFeatures(array["features"], array["rows"])
+
+    def _scene_batches(self, scenes: Scenes, record: np.dtype) -> Iterable[np.ndarray]:
+        grid = record["rows"].shape[0]
+        loader = DataLoader(
+            scenes,
+            SCENES_AT_ONCE,
+            collate_fn=partial(stack_scenes, grid=grid),
+            num_workers=self._workers(len(scenes) - 4 * SCENES_AT_ONCE),
+        )
+        for pixels, rows in self.progress(loader, len(loader), "Features of scenes"):
+            batch = np.empty(len(rows), record)
+            inputs = self.model.preprocess.normalise(to_device(pixels, self.device))
+            batch["features"], batch["rows"] = self._stages(inputs).cpu().numpy(), rows
+            yield batch
+
     def _array(
-        self, facts: Sequence[str], batches: Callable[[], Iterable[Tensor]], shape: tuple[int, int]
+        self,
+        facts: Sequence[str],
+        batches: Callable[[], Iterable[np.ndarray]],
+        shape: tuple[int, ...],
+        dtype: Any = None,
     ) -> np.ndarray:
+        dtype = dtype or self.dtype
         key = hashlib.sha256("\n".join([self.dtype, *facts]).encode()).hexdigest()
         path = self.folder / f"{key}.npy"
         known = read_cache(path, mapped, "Cached features")
@@ -131,25 +182,29 @@ class FeatureCache:
 
         def fill(array: np.ndarray) -> np.ndarray:
             start = 0
-            for _, batch in fetched((None, batch) for batch in batches()):
-                array[start : start + len(batch)] = batch.numpy()
+            for batch in batches():
+                array[start : start + len(batch)] = batch
                 start += len(batch)
             return array
 
         def write(unfinished: Path) -> None:
-            fill(np.lib.format.open_memmap(unfinished, mode="w+", dtype=self.dtype, shape=shape)).flush()  # type: ignore[attr-defined]
+            fill(np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)).flush()  # type: ignore[attr-defined]
 
         if write_cache(path, write, "Features"):
             return mapped(path)
-        return fill(np.empty(shape, self.dtype))  # where the cache cannot be written, in memory
+        return fill(np.empty(shape, dtype))  # where the cache cannot be written, in memory
 
     def _image_batches(self, pairs: Pairs, view: int) -> Iterable[Tensor]:
         keys: Any = [(view, index) for index in range(len(pairs))] if pairs.augment is not None else range(len(pairs))
-        workers = max((os.cpu_count() or 1) - 1, 0) if len(pairs) > 4 * self.batch_size else 0
+        workers = self._workers(len(pairs) - 4 * self.batch_size)
         loader = DataLoader(pairs, self.batch_size, sampler=keys, collate_fn=stack_pixels, num_workers=workers)
         title = f"Image features, view {view + 1}"
         for pixels in self.progress(loader, len(loader), title):
             yield self._run(self.model.image, self.model.preprocess.normalise(to_device(pixels, self.device)))
+
+    def _workers(self, items: int) -> int:
+        """Worker processes of a loader; none for few items, which they would take longer to start than to load."""
+        return max((os.cpu_count() or 1) - 1, 0) if items > 0 else 0
 
     def _text_batches(self, texts: Sequence[str]) -> Iterable[Tensor]:
         starts = range(0, len(texts), self.batch_size)
@@ -157,13 +212,27 @@ class FeatureCache:
             tokens = self.model.tokenizer(texts[start : start + self.batch_size])
             yield self._run(self.model.text, to_device(tokens, self.device))
 
-    def _run(self, trunk: Any, inputs: Any) -> Tensor:
+    def _stages(self, pixels: Tensor) -> Tensor:
+        return self._run(self.model.image, pixels, self.model.image.stages)
+
+    def _run(self, trunk: Any, inputs: Any, encode: Callable[[Any], Tensor] | None = None) -> Tensor:
         was_training = trunk.training
         trunk.eval().to(self.device)
         with torch.inference_mode():
-            features = trunk(inputs).float()
+            features = (encode or trunk)(inputs).float()
         trunk.train(was_training)
         return features
+
+
+def on_host(parts: Iterable[Tensor]) -> Iterator[np.ndarray]:
+    """Batches as arrays, the next one computed while one is copied from a GPU."""
+    for _, part in fetched((None, part) for part in parts):
+        yield part.numpy()
+
+
+def stack_scenes(scenes: Sequence[Scene], grid: int) -> tuple[Tensor, np.ndarray]:
+    """Pixels (B, 3, S, S) of scenes, and the rows (B, grid, grid) that their cells show."""
+    return torch.stack([pixels_of(scene.image) for scene in scenes]), np.stack([scene.rows(grid) for scene in scenes])
 
 
 def mapped(path: Path) -> np.ndarray:

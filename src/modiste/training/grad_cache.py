@@ -64,6 +64,14 @@ class GradCache:
         image = self._embed(model, model.encode_image, pixels.split(size), image_trains, last=True)
         return image, text[order.argsort()]
 
+    def patches(self, model: DualEncoder, pixels: Tensor) -> Tensor:
+        """Patch embeddings (B, h, w, D) of pixels (B, 3, H, W), unit norm."""
+        size = self.micro_batch
+        if size is None or size >= len(pixels):
+            return model.encode_patches(pixels)
+        trains = tower_trains(model, "image")
+        return self._embed(model, model.encode_patches, pixels.split(size), trains, last=False)
+
     def _embed(
         self, model: DualEncoder, encode: Callable[[Any], Tensor], parts: Sequence[Any], trains: bool, last: bool
     ) -> Tensor:

@@ -87,7 +87,8 @@ def test_of_a_worn_top_only_the_band_below_the_shoulders_without_skin_is_the_gar
 @pytest.mark.parametrize(
     ("kind", "zone"),
     [("Casual Shoes", "shoes"), ("Flip Flops", "shoes"), ("Laptop Bag", "hand"), ("Tshirts", "top"),
-     ("Shorts", "bottom"), ("Dresses", "full"), ("Rain Jacket", "top"), ("Ties and Cufflinks", "neck"), ("Sunglasses", "eyes"),
+     ("Shorts", "bottom"), ("Dresses", "full"), ("Rain Jacket", "top"),
+     ("Ties and Cufflinks", "neck"), ("Sunglasses", "eyes"),
      ("ankle boot", "shoes"), ("high heel", "shoes"), ("pair of jeans", "bottom"), ("Perfume", None), ("laptop", None)],
 )  # fmt: skip
 def test_words_say_where_a_type_is_worn(kind, zone):

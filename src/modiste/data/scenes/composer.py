@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image, ImageDraw, ImageFilter
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from modiste.data.catalogue import Catalogue
@@ -18,8 +20,10 @@ from modiste.errors import ModisteError
 from modiste.utils.seeds import mix
 
 Labels = npt.NDArray[np.int16]
+Rows = npt.NDArray[np.int32]
 
 BACKGROUND, UNKNOWN = 0, -1
+BACKGROUND_ROW, UNKNOWN_ROW = -2, -1
 GREY = (128, 128, 128)
 TRIES = 12
 PROBE = 48
@@ -61,6 +65,16 @@ class Scene:
         best = counts.argmax(axis=1)
         enough = counts.max(axis=1) >= majority * counts.sum(axis=1)
         return np.where(enough, best - 1, UNKNOWN).astype(np.int16).reshape(grid, grid)
+
+    def rows(self, grid: int) -> Rows:
+        """(grid, grid) the catalogue's row that each of `cells` shows; -2 is background, -1 unknown."""
+        row = np.array([BACKGROUND_ROW, *self.products, UNKNOWN_ROW], dtype=np.int32)
+        return row[self.cells(grid)]
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    """uint8 (3, H, W) of an RGB image."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 @dataclass(frozen=True)
