@@ -10,20 +10,21 @@ import torch
 from torch.nn import functional as F
 
 from helpers.commands import TINY, modiste
-from modiste.config import compose
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.scenes import Composer
 from modiste.data.sources import ArrayImages
 from modiste.errors import ModisteError
 from modiste.images.timm import TimmEncoder
+from modiste.losses.clip import ClipLoss
+from modiste.losses.filip import FilipLoss
 from modiste.models.dual_encoder import TwoTower
 from modiste.models.finetune import Tuning
-from modiste.models.load import Start, load
+from modiste.models.load import load
 from modiste.terms.base import TrainingInputs
 from modiste.terms.regions import Regions
 from modiste.texts.hf import HfTextEncoder
 from modiste.texts.words import HashTokenizer
-from modiste.training.build import build_terms
+from modiste.training.build import check_patch_head
 from modiste.training.feature_cache import FeatureCache
 from modiste.training.grad_cache import GradCache
 
@@ -158,10 +159,14 @@ def test_what_the_term_cannot_work_with(catalogue):
             Regions(**wrong)
 
 
-def test_without_a_term_that_trains_it_a_patch_head_is_refused():
-    config = compose("train", ["term=[]", "image=timm"])
+def test_a_patch_head_that_nothing_trains_is_refused():
+    built = model()
     with pytest.raises(ModisteError, match="term=regions"):
-        build_terms(config, model(), Start(None, resumes=False))
+        check_patch_head(built, ClipLoss(), {})
+    check_patch_head(built, ClipLoss(), {"regions": term()})
+    assert built.patch_head.background.requires_grad
+    check_patch_head(built, FilipLoss(), {})
+    assert not built.patch_head.background.requires_grad
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from modiste.losses.base import LogitScale as LogitScale
     from modiste.losses.base import TiledLoss as TiledLoss
     from modiste.losses.clip import ClipLoss as ClipLoss
+    from modiste.losses.filip import FilipLoss as FilipLoss
     from modiste.losses.gather import all_gather_with_grad as all_gather_with_grad
     from modiste.losses.gather import gather_pairs as gather_pairs
     from modiste.losses.gcl import GclLoss as GclLoss
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ClipLoss": "modiste.losses.clip",
     "ContrastiveLoss": "modiste.losses.base",
+    "FilipLoss": "modiste.losses.filip",
     "GclLoss": "modiste.losses.gcl",
     "LogitBias": "modiste.losses.base",
     "LogitScale": "modiste.losses.base",

@@ -30,6 +30,8 @@ class ContrastiveLoss(nn.Module):
     Attributes:
         local_negatives: True: the loss ignores other processes by design. False: it takes them into account. None:
             the first call under several processes finds out, by whether it used `modiste.losses.gather`.
+        needs_tokens: Whether training passes ``tokens``, too: the embeddings of patches and words
+            (`modiste.losses.filip.TokenEmbeddings`).
 
     A triplet loss, exact on any number of processes:
 
@@ -45,6 +47,7 @@ class ContrastiveLoss(nn.Module):
     """
 
     local_negatives: bool | None = None
+    needs_tokens = False
 
     def initialise(self, scale: float | None, bias: float | None, global_batch: int) -> None:
         """Initialise from pretrained weights before training; by default a no-op.

@@ -95,6 +95,10 @@ class DualEncoder(nn.Module):
             return self
         raise NotImplementedError(f"{type(self).__name__} only takes images of {self.preprocess.size} pixels")
 
+    def encode_tokens(self, tokens: Tokens) -> Tensor:
+        """Unit-norm embeddings (B, L, D) of each token in the shared space, where the tower has them."""
+        raise NotImplementedError(f"{type(self).__name__} has no token embeddings")
+
     def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
         """From now on the image tower continues with ``keep(features)`` instead of its last spatial features.
 
@@ -235,6 +239,12 @@ class TwoTower(DualEncoder):
         other = with_module(self, "image", resized(size))
         other.preprocess = other.image.preprocess
         return other
+
+    def encode_tokens(self, tokens: Tokens) -> Tensor:
+        if not hasattr(self.text, "tokens"):
+            raise NotImplementedError(f"{type(self.text).__name__} has no token embeddings")
+        text: Any = self.text
+        return F.normalize(self.text_projection(text.tokens(tokens)).float(), dim=-1)
 
     def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
         if not hasattr(self.image, "feature_hook"):

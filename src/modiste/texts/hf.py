@@ -106,6 +106,10 @@ class HfTextEncoder(nn.Module):
         ]
         return torch.cat(features)[order.argsort()]
 
+    def tokens(self, tokens: Tokens) -> Tensor:
+        """Tokens, each (B, L), to the features of each (B, L, dim), those of padding among them."""
+        return self.trunk(**tokens).last_hidden_state
+
     def _features(self, tokens: Tokens) -> Tensor:
         hidden = self.trunk(**tokens).last_hidden_state
         if self.pooling == "cls":

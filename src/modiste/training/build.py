@@ -16,6 +16,7 @@ from modiste.data.catalogue import Catalogue
 from modiste.data.module import FashionDataModule, ValidationSet, check_training
 from modiste.errors import ModisteError
 from modiste.evaluation.spec import EvaluationSpec
+from modiste.losses.base import ContrastiveLoss
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.load import Start, build_model, load, load_weights
 from modiste.terms.base import Term, TrainingInputs
@@ -75,6 +76,8 @@ def build_parts(
     grad_cache = GradCache(**cfg.grad_cache)
     inputs = TrainingInputs(data.training_rows, cfg.seed, partial(grad_cache.patches, model), cache)
     own = ValidationSet(data, "val", {name: instantiate(node) for name, node in cfg.task.items()})
+    terms = build_terms(cfg, model, start, inputs)
+    check_patch_head(model, loss, terms)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     module = ContrastiveModule(
         model,
@@ -85,7 +88,7 @@ def build_parts(
         seed=cfg.seed,
         config=plain,
         grad_cache=grad_cache,
-        terms=build_terms(cfg, model, start, inputs),
+        terms=terms,
     )
     module.train()  # transformers hands out its models in evaluation mode, and Lightning leaves the mode as it is
     return TrainingParts(plain, model, data, module)
@@ -127,11 +130,6 @@ def build_terms(
         ModisteError: A teacher cannot be loaded, or a resumed run kept no starting weights.
     """
     terms: dict[str, Term] = {name: instantiate(node) for name, node in (cfg.get("term") or {}).items()}
-    if getattr(model, "patch_head", None) is not None and not any(term.trains_patches for term in terms.values()):
-        raise ModisteError(
-            "image.patch_stages gives the model a head for patches that nothing here trains: add term=regions, or "
-            "remove patch_stages."
-        )
     teachers: dict[str, Teacher | None] = {OWN: None}
     for term in terms.values():
         name = term.teacher
@@ -142,6 +140,23 @@ def build_terms(
             term.prepare(model, inputs)
         term.begin(model, teachers[name])
     return terms
+
+
+def check_patch_head(model: DualEncoder, loss: ContrastiveLoss, terms: Mapping[str, Term]) -> None:
+    """Refuse a head for patches that nothing trains; freeze its background where no term has use for it.
+
+    Raises:
+        ModisteError: ``image.patch_stages`` without a term or a loss that compares patches.
+    """
+    head = getattr(model, "patch_head", None)
+    if head is None or any(term.trains_patches for term in terms.values()):
+        return
+    if not loss.needs_tokens:
+        raise ModisteError(
+            "image.patch_stages gives the model a head for patches that nothing here trains: add term=regions, choose "
+            "loss=filip, or remove patch_stages."
+        )
+    head.background.requires_grad_(False)
 
 
 def starting_model(model: DualEncoder, start: Start) -> DualEncoder:

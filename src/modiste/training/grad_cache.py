@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from modiste.errors import ModisteError
+from modiste.losses.filip import TokenEmbeddings
 from modiste.models.dual_encoder import DualEncoder, Tokens
 from modiste.models.finetune import parameters
 
@@ -66,11 +67,27 @@ class GradCache:
 
     def patches(self, model: DualEncoder, pixels: Tensor) -> Tensor:
         """Patch embeddings (B, h, w, D) of pixels (B, 3, H, W), unit norm."""
-        size = self.micro_batch
-        if size is None or size >= len(pixels):
-            return model.encode_patches(pixels)
-        trains = tower_trains(model, "image")
-        return self._embed(model, model.encode_patches, pixels.split(size), trains, last=False)
+        parts = pixels.split(self.micro_batch or len(pixels))
+        return self._embed(model, model.encode_patches, parts, tower_trains(model, "image"), last=False)
+
+    def tokens(self, model: DualEncoder, pixels: Tensor, tokens: Tokens) -> TokenEmbeddings:
+        """Embeddings of patches and tokens, for losses that compare these.
+
+        Raises:
+            ModisteError: The batch holds cached features, or the model has none of these embeddings.
+        """
+        if pixels.ndim != 4 or "attention_mask" not in tokens:
+            raise ModisteError(
+                "The loss compares patches with tokens, which cached features do not have: set features.cache=false."
+            )
+        size = self.micro_batch or len(pixels)
+        parts = zip(*(tensor.split(size) for tensor in tokens.values()), strict=True)
+        texts = [dict(zip(tokens, part, strict=True)) for part in parts]
+        try:
+            text = self._embed(model, model.encode_tokens, texts, tower_trains(model, "text"), last=False)
+            return TokenEmbeddings(self.patches(model, pixels).flatten(1, 2), text, tokens["attention_mask"].bool())
+        except NotImplementedError as error:
+            raise ModisteError(f"This loss needs a model with patch and token embeddings: {error}.") from error
 
     def _embed(
         self, model: DualEncoder, encode: Callable[[Any], Tensor], parts: Sequence[Any], trains: bool, last: bool

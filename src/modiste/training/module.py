@@ -122,6 +122,8 @@ class ContrastiveModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, text = self.grad_cache(self.model, batch["pixels"], batch["tokens"])
         more = {name: batch[name] for name in ("fields", "weight") if name in batch}
+        if self.loss.needs_tokens:
+            more["tokens"] = self.grad_cache.tokens(self.model, batch["pixels"], batch["tokens"])
         loss = self.loss(image, text, batch["product"], **more)
         self._check_finite(loss, "the loss")
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
