@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,6 +11,8 @@ from torch.nn import functional as F
 from modiste.losses import gather
 
 UNKNOWN = -1
+BARELY = 1e-4
+"""By how much a biased class is above the others."""
 
 
 def region_contrast(
@@ -54,3 +58,34 @@ def region_contrast(
     totals = torch.stack([(counts[:-1] ** (1 - power))[counts[:-1] > 0].sum(), counts[-1]])
     means = gather.sum_over_processes(sums / torch.where(totals > 0, totals, 1.0))
     return means[0] + background_weight * means[1]
+
+
+def assign_tags(scores: Tensor, tags: Sequence[int], word_share: float, background_share: float) -> Tensor:
+    """The class of each cell among a picture's tags and background: the E step of EM-Adapt.
+
+    Papandreou et al. 2015, arXiv:1502.02734, section 3.2: a class that would have less than its share of the cells has
+    a bias added to its scores, the smallest one with which it is above all others in that share of them.
+
+    Args:
+        scores: (N, V + 1) of the cells for V words and, last, background.
+        tags: The words that the picture shows, each once.
+        word_share: Fraction of the cells that each of the tags has at least, before the others' biases.
+        background_share: The same of background.
+
+    Returns:
+        (N,) int64: one of the tags, or V.
+
+    >>> scores = torch.tensor([[2.0, 9.0, 3.0], [1.0, 9.0, 3.0], [0.0, 9.0, 3.0]])
+    >>> assign_tags(scores, [0], word_share=0.3, background_share=0.3).tolist()
+    [0, 2, 2]
+    """
+    classes = [*tags, scores.shape[1] - 1]
+    own = scores[:, classes]
+    biased = own.clone()
+    for column, share in enumerate([*[word_share] * len(tags), background_share]):
+        others = torch.cat([own[:, :column], own[:, column + 1 :]], dim=1).amax(1)
+        count = max(1, round(share * len(own))) if share else 0
+        if count:
+            lead = (own[:, column] - others).topk(count).values[-1]
+            biased[:, column] += torch.where(lead < 0, BARELY - lead, 0.0)
+    return torch.tensor(classes, device=scores.device)[biased.argmax(1)]

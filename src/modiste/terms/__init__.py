@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from modiste.terms.parallel import Parallel as Parallel
     from modiste.terms.regions import Regions as Regions
     from modiste.terms.soft_labels import SoftLabels as SoftLabels
+    from modiste.terms.tags import Tags as Tags
     from modiste.terms.teacher import Teacher as Teacher
 
 _HOMES = {
@@ -17,6 +18,7 @@ _HOMES = {
     "Parallel": "modiste.terms.parallel",
     "Regions": "modiste.terms.regions",
     "SoftLabels": "modiste.terms.soft_labels",
+    "Tags": "modiste.terms.tags",
     "Teacher": "modiste.terms.teacher",
     "Term": "modiste.terms.base",
 }

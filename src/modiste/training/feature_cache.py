@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from modiste.data.pairs import Pairs
 from modiste.data.scenes.composer import Scene, Scenes, pixels_of
+from modiste.data.scenes.photos import Photo, Photos
 from modiste.embedding.embedder import fingerprint
 from modiste.embedding.transfer import fetched, to_device
 from modiste.errors import ModisteError, did_you_mean
@@ -139,11 +140,11 @@ class FeatureCache:
         array = self._array(facts, lambda: on_host(self._text_batches(distinct)), shape)
         return TextFeatures({text: row for row, text in enumerate(distinct)}, array)
 
-    def scenes(self, scenes: Scenes) -> SceneFeatures | None:
-        """What enters the patch head of the first ``len(scenes)`` scenes, or None where the image trunk trains."""
+    def scenes(self, scenes: Scenes | Photos) -> SceneFeatures | None:
+        """What enters the patch head of the first ``len(scenes)`` pictures, or None where the image trunk trains."""
         if "image" not in self.frozen:
             return None
-        side = scenes.composer.size
+        side = scenes.size
         grid = tuple(self._stages(torch.zeros(1, 3, side, side)).shape[1:])
         record = np.dtype([("features", self.dtype, grid), ("rows", "int32", grid[:2])])
         facts = [fingerprint(self.model.image), f"stages {self.model.image.patch_stages}"]
@@ -152,7 +153,7 @@ class FeatureCache:
         array = self._array(facts, lambda: self._scene_batches(scenes, record), (len(scenes),), record)
         return SceneFeatures(array["features"], array["rows"])
 
-    def _scene_batches(self, scenes: Scenes, record: np.dtype) -> Iterable[np.ndarray]:
+    def _scene_batches(self, scenes: Scenes | Photos, record: np.dtype) -> Iterable[np.ndarray]:
         grid = record["rows"].shape[0]
         loader = DataLoader(
             scenes,
@@ -230,7 +231,7 @@ def on_host(parts: Iterable[Tensor]) -> Iterator[np.ndarray]:
         yield part.numpy()
 
 
-def stack_scenes(scenes: Sequence[Scene], grid: int) -> tuple[Tensor, np.ndarray]:
+def stack_scenes(scenes: Sequence[Scene | Photo], grid: int) -> tuple[Tensor, np.ndarray]:
     """Pixels (B, 3, S, S) of scenes, and the rows (B, grid, grid) that their cells show."""
     return torch.stack([pixels_of(scene.image) for scene in scenes]), np.stack([scene.rows(grid) for scene in scenes])
 

@@ -157,6 +157,11 @@ class Scenes(Dataset):
         self._any = self._choice(list(self._by_kind))
         self._check(usable)
 
+    @property
+    def size(self) -> int:
+        """Side of the scenes in pixels."""
+        return self.composer.size
+
     def __len__(self) -> int:
         return self.count
 

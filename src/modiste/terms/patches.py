@@ -1,0 +1,149 @@
+"""Terms that contrast cells of a patch grid against words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modiste.data.scenes.composer import BACKGROUND_ROW, Rows, pixels_of
+from modiste.errors import ModisteError
+from modiste.losses.regions import UNKNOWN
+from modiste.models.dual_encoder import DualEncoder, TwoTower
+from modiste.terms.base import Term, TrainingInputs
+from modiste.terms.parallel import moved
+from modiste.terms.teacher import OWN
+
+NO_HEAD = "term.{} trains a head on stages of the image tower, which this model lacks: set image.patch_stages."
+FROZEN = "term.{} trains a head of the image tower: set tune.image.train=last_n; with layers=1, only heads."
+
+
+class PatchTerm(Term):
+    """Base class of terms that train `TwoTower.patch_head` with pictures of their own.
+
+    Where the image trunk is frozen and features are cached (``features.cache``), those of all pictures are computed
+    once, and each step draws some; otherwise each step makes pictures, whose patches pass through the trunk as training
+    embeds a batch (``grad_cache``).
+
+    Args:
+        name: Of the term, for messages.
+        templates: Prompts with one ``{}``: a word's vector is the normalised mean of their embeddings.
+        weight: See `Term`.
+        batch_size: Pictures per step, on each device.
+        scale: Inverse temperature.
+        background: Weight of the cells of background.
+        power: See `modiste.losses.regions.region_contrast`.
+
+    Raises:
+        ModisteError: A number is out of range, or a template has no ``{}``.
+    """
+
+    trains_patches = True
+
+    def __init__(
+        self,
+        name: str,
+        templates: Sequence[str],
+        weight: float,
+        batch_size: int,
+        scale: float,
+        background: float,
+        power: float,
+    ) -> None:
+        super().__init__(weight, OWN)
+        if batch_size < 1:
+            raise ModisteError(f"term.{name}.batch_size={batch_size} must be at least 1.")
+        if scale <= 0 or background < 0 or not 0 <= power <= 1:
+            raise ModisteError(f"term.{name}: scale must be above 0, background at least 0 and power from 0 to 1.")
+        if not templates or any(template.count("{}") != 1 for template in templates):
+            raise ModisteError(f"term.{name}.templates={list(templates)} must have one {{}} each, for the word.")
+        self.name, self.templates, self.batch_size = name, list(templates), batch_size
+        self.options = {"scale": scale, "background_weight": background, "power": power}
+
+    def take(self, student: DualEncoder, inputs: TrainingInputs, pictures: Any, words: Sequence[str]) -> None:
+        """Take the model, the pictures and the words of all vocabularies, in a row.
+
+        Args:
+            student: The model.
+            inputs: See `Term.prepare`.
+            pictures: `modiste.data.scenes.Scenes`, or a data set like it.
+            words: Words.
+
+        Raises:
+            ModisteError: The model has no `TwoTower.patch_head` that trains.
+        """
+        if not isinstance(student, TwoTower) or student.patch_head is None:
+            raise ModisteError(NO_HEAD.format(self.name))
+        if not any(parameter.requires_grad for parameter in student.patch_head.parameters()):
+            raise ModisteError(FROZEN.format(self.name))
+        self.student, self.inputs, self.pictures = student, inputs, pictures
+        prompts = [template.format(word) for word in words for template in self.templates]
+        cached = inputs.cache.texts(prompts) if inputs.cache else None
+        self.tokens = (cached or student.tokenizer)(prompts)
+        self.cached = inputs.cache.scenes(pictures) if inputs.cache else None
+
+    def words(self, device: torch.device) -> Tensor:
+        """The unit-norm vectors (V, D) of all words."""
+        texts = self.student.encode_text(moved(self.tokens, device))
+        return F.normalize(texts.unflatten(0, (-1, len(self.templates))).mean(1), dim=1)
+
+    def background(self) -> Tensor:
+        """The unit-norm vector (D,) of background."""
+        assert self.student.patch_head is not None
+        return F.normalize(self.student.patch_head.background.float(), dim=0)
+
+    def cells(self, device: torch.device) -> tuple[Tensor, Rows]:
+        """Embeddings (B, h, w, D) of the cells of some pictures, and the rows of the catalogue (B, h, w) they show."""
+        # The generator is seeded again for every batch, so that a resumed run draws the same.
+        chosen = torch.randint(len(self.pictures), (self.batch_size,))
+        if self.cached is not None:
+            assert self.student.patch_head is not None
+            features = torch.from_numpy(self.cached.features[chosen.numpy()].astype(np.float32)).to(device)
+            return F.normalize(self.student.patch_head(features).float(), dim=-1), self.cached.rows[chosen.numpy()]
+        with ThreadPoolExecutor() as pool:
+            pictures = list(pool.map(self.pictures.__getitem__, chosen.tolist()))
+        cells = self.inputs.encode_patches(torch.stack([pixels_of(picture.image) for picture in pictures]).to(device))
+        return cells, np.stack([picture.rows(cells.shape[1]) for picture in pictures])
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The distinct words of a column.
+
+    Attributes:
+        words: Sorted.
+        word: Of each row of the catalogue (R,), its number; -1: the row has none.
+    """
+
+    words: list[str]
+    word: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, values: Sequence[str], words: Mapping[str, str]) -> Vocabulary:
+        """The vocabulary of a column's values, worded by ``words``.
+
+        >>> Vocabulary.of(["Tshirts", "", "Caps"], {"Tshirts": "t-shirt"})
+        Vocabulary(words=['Caps', 't-shirt'], word=array([ 1, -1,  0]))
+        """
+        texts = [words.get(value, value) for value in values]
+        known = sorted(set(texts) - {""})
+        number = {text: index for index, text in enumerate(known)} | {"": UNKNOWN}
+        return cls(known, np.array([number[text] for text in texts], dtype=np.int64))
+
+    def labels(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """Labels for `region_contrast` of cells by the catalogue's rows that they show.
+
+        >>> from modiste.data.scenes.composer import BACKGROUND_ROW, UNKNOWN_ROW
+        >>> known = Vocabulary.of(["cap", "", "hat"], {})
+        >>> known.labels(np.array([2, 1, BACKGROUND_ROW, UNKNOWN_ROW])).tolist()
+        [1, -1, 2, -1]
+        """
+        labels = np.where(rows >= 0, self.word[rows.clip(0)], UNKNOWN)
+        return np.where(rows == BACKGROUND_ROW, len(self.words), labels)

@@ -1,0 +1,89 @@
+"""Weak supervision: what is somewhere on a photo, by expectation and maximisation over its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modiste.data.scenes.photos import Photos
+from modiste.errors import ModisteError
+from modiste.losses.regions import UNKNOWN, assign_tags, region_contrast
+from modiste.models.dual_encoder import DualEncoder
+from modiste.terms.base import TrainingInputs
+from modiste.terms.patches import PatchTerm
+
+
+class Tags(PatchTerm):
+    """Region–text contrast on the training photos, whose tags say what they show but not where.
+
+    EM-Adapt (Papandreou et al. 2015, arXiv:1502.02734, section 3.2): in each step every cell of a photo is given to
+    one of the photo's tags or to background, by the model's own scores with a bias that lets each tag have at least
+    ``word_share`` of the cells and background ``background_share`` (`modiste.losses.regions.assign_tags`); the term is
+    the cross-entropy of these labels among all tags and background. No mask is read.
+
+    Starts from a model that grounds already: ``modiste train init=RUN data=ccp term=[tags]``.
+
+    Args:
+        column: The tags of each photo, joined by ``separator``.
+        separator: Between tags.
+        words: Tag → word in the prompt, as in ``data.classes``.
+        size: Side of the photos in pixels; they are scaled to fit, between grey margins.
+        word_share: Fraction of a photo's cells that each tag has at least.
+        background_share: Fraction that background has at least.
+        templates: See `PatchTerm`, as the following.
+        weight: See `Term`.
+        batch_size: Photos per step, on each device.
+        scale: Inverse temperature.
+        background: Weight of the cells of background.
+        power: A cell of a tag counts n^-power, of its n cells in the step.
+
+    Raises:
+        ModisteError: See `PatchTerm`; a fraction is out of range; before training: no photo has a tag.
+    """
+
+    def __init__(
+        self,
+        column: str = "parts",
+        separator: str = ", ",
+        words: Mapping[str, str] | None = None,
+        size: int = 384,
+        word_share: float = 0.03,
+        background_share: float = 0.4,
+        templates: Sequence[str] = ("a photo of a person wearing {}",),
+        weight: float = 1.0,
+        batch_size: int = 8,
+        scale: float = 20.0,
+        background: float = 1.0,
+        power: float = 0.5,
+    ) -> None:
+        super().__init__("tags", templates, weight, batch_size, scale, background, power)
+        if not (0 <= word_share <= 1 and 0 <= background_share <= 1):
+            raise ModisteError("term.tags: word_share and background_share must be fractions, from 0 to 1.")
+        self.column, self.separator, self.worded, self.size = column, separator, dict(words or {}), size
+        self.word_share, self.background_share = word_share, background_share
+
+    def prepare(self, student: DualEncoder, inputs: TrainingInputs) -> None:
+        tags = [[tag for tag in cell.split(self.separator) if tag] for cell in inputs.catalogue.column(self.column)]
+        known = sorted({tag for photo in tags for tag in photo})
+        if not known:
+            raise ModisteError(f"Column '{self.column}' has no tag: set term.tags.column to what photos show.")
+        self.tags = [[known.index(tag) for tag in photo] for photo in tags]
+        photos = Photos(inputs.catalogue, self.size)
+        self.take(student, inputs, photos, [self.worded.get(tag, tag) for tag in known])
+
+    def __call__(self, image: Tensor, text: Tensor, batch: Mapping[str, Any], scale: Tensor | None) -> Tensor:
+        cells, rows = self.cells(image.device)
+        words, background = self.words(image.device), self.background()
+        with torch.no_grad():
+            scores = self.options["scale"] * cells @ torch.cat([words, background[None]]).T
+        labels = torch.full(rows.shape, UNKNOWN, dtype=torch.int64, device=image.device)
+        for photo, shown in zip(range(len(rows)), np.asarray(rows).reshape(len(rows), -1).max(1).tolist(), strict=True):
+            inside = torch.from_numpy(rows[photo] >= 0).to(image.device)
+            if shown >= 0 and self.tags[shown]:
+                shares = self.word_share, self.background_share
+                labels[photo, inside] = assign_tags(scores[photo, inside], self.tags[shown], *shares)
+        return region_contrast(cells.flatten(0, 2), labels.flatten(), words, background, **self.options)
