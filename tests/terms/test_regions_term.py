@@ -60,7 +60,9 @@ def term(**options):
     scenes = Composer(size=64, figures=0.5, products=(1, 3))
     columns = ["articleType", "shade"]
     words = {"articleType": {"Tshirts": "t-shirt"}}
-    return Regions(scenes, columns, words, TEMPLATES, batch_size=6, count=10, scale=5.0, background=0.7, **options)
+    return Regions(
+        scenes, columns, words, TEMPLATES, batch_size=6, count=10, cells=None, scale=5.0, background=0.7, **options
+    )
 
 
 def prepared(built, catalogue, cache=None, micro_batch=None):
@@ -183,3 +185,16 @@ def test_one_run_learns_both_and_its_model_grounds(tmp_path):
     patches = loaded.encode_patches(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
     assert patches.shape[1:3] == (4, 4)
     assert json.dumps(loaded.describe())
+
+
+def test_cells_of_a_step_are_drawn_from_its_scenes_each_once(catalogue, tmp_path):
+    built = model("last_n")
+    made = prepared(built, catalogue, FeatureCache(built, tmp_path))
+    torch.manual_seed(5)
+    everything, rows = made.cells(torch.device("cpu"))
+    torch.manual_seed(5)
+    some, of = made.cells(torch.device("cpu"), 10)
+    assert some.shape == (10, 8)
+    matches = (torch.cdist(some, everything) < 1e-5).any(1)
+    assert matches.all()
+    assert set(of.tolist()) <= set(rows.tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -99,18 +100,33 @@ class PatchTerm(Term):
         assert self.student.patch_head is not None
         return F.normalize(self.student.patch_head.background.float(), dim=0)
 
-    def cells(self, device: torch.device) -> tuple[Tensor, Rows]:
-        """Embeddings (B, h, w, D) of the cells of some pictures, and the rows of the catalogue (B, h, w) they show."""
+    def cells(self, device: torch.device, number: int | None = None) -> tuple[Tensor, Rows]:
+        """Embeddings (N, D) of cells of some pictures, and the rows of the catalogue (N,) that they show.
+
+        Args:
+            device: Where the model is.
+            number: Cells, drawn from all of the pictures'; None: all.
+        """
         # The generator is seeded again for every batch, so that a resumed run draws the same.
         chosen = torch.randint(len(self.pictures), (self.batch_size,))
         if self.cached is not None:
+            picture, y, x = self._drawn((self.batch_size, *self.cached.rows.shape[1:]), number)
+            where = chosen.numpy()[picture], y, x
+            features = torch.from_numpy(self.cached.features[where].astype(np.float32)).to(device)
             assert self.student.patch_head is not None
-            features = torch.from_numpy(self.cached.features[chosen.numpy()].astype(np.float32)).to(device)
-            return F.normalize(self.student.patch_head(features).float(), dim=-1), self.cached.rows[chosen.numpy()]
+            return F.normalize(self.student.patch_head(features).float(), dim=1), self.cached.rows[where]
         with ThreadPoolExecutor() as pool:
             pictures = list(pool.map(self.pictures.__getitem__, chosen.tolist()))
         cells = self.inputs.encode_patches(torch.stack([pixels_of(picture.image) for picture in pictures]).to(device))
-        return cells, np.stack([picture.rows(cells.shape[1]) for picture in pictures])
+        drawn = self._drawn(cells.shape[:3], number)
+        return cells[drawn], np.stack([picture.rows(cells.shape[1]) for picture in pictures])[drawn]
+
+    @staticmethod
+    def _drawn(shape: Sequence[int], number: int | None) -> tuple[npt.NDArray[np.int64], ...]:
+        """Indices (N,) into pictures, rows and columns of ``number`` cells, each once; all where there are no more."""
+        total = math.prod(shape)
+        flat = torch.arange(total) if number is None or number >= total else torch.randperm(total)[:number]
+        return np.unravel_index(flat.numpy(), shape)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ class Regions(PatchTerm):
         weight: See `Term`.
         batch_size: Scenes per step, on each device.
         count: Number of scenes.
+        cells: Cells per step, drawn from all of the step's scenes; null: all. Without cached features all pass through
+            the trunk in any case.
         scale: Inverse temperature.
         background: Weight of the cells of background.
         power: A cell of a word counts n^-power, of its n cells in the step.
@@ -50,14 +52,15 @@ class Regions(PatchTerm):
         weight: float = 1.0,
         batch_size: int = 8,
         count: int = 640,
+        cells: int | None = 2048,
         scale: float = 20.0,
         background: float = 1.0,
         power: float = 0.5,
     ) -> None:
         super().__init__("regions", templates, weight, batch_size, scale, background, power)
-        if count < 1:
-            raise ModisteError(f"term.regions.count={count} must be at least 1.")
-        self.composer, self.count = scenes or Composer(), count
+        if count < 1 or (cells is not None and cells < 1):
+            raise ModisteError("term.regions: count and cells must be at least 1.")
+        self.composer, self.count, self.number = scenes or Composer(), count, cells
         self.columns = list(columns) or [self.composer.column]
         self.worded = dict(words or {})
 
@@ -68,10 +71,10 @@ class Regions(PatchTerm):
         self.take(student, inputs, scenes, [word for known in self.vocabularies for word in known.words])
 
     def __call__(self, image: Tensor, text: Tensor, batch: Mapping[str, Any], scale: Tensor | None) -> Tensor:
-        cells, rows = self.cells(image.device)
+        cells, rows = self.cells(image.device, self.number)
         words = self.words(image.device).split([len(known.words) for known in self.vocabularies])
         value = image.new_zeros(())
         for known, vectors in zip(self.vocabularies, words, strict=True):
-            labels = torch.from_numpy(known.labels(rows.ravel())).to(image.device)
-            value = value + region_contrast(cells.flatten(0, 2), labels, vectors, self.background(), **self.options)
+            labels = torch.from_numpy(known.labels(rows)).to(image.device)
+            value = value + region_contrast(cells, labels, vectors, self.background(), **self.options)
         return value / len(self.vocabularies)

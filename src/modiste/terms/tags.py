@@ -81,9 +81,8 @@ class Tags(PatchTerm):
         with torch.no_grad():
             scores = self.options["scale"] * cells @ torch.cat([words, background[None]]).T
         labels = torch.full(rows.shape, UNKNOWN, dtype=torch.int64, device=image.device)
-        for photo, shown in zip(range(len(rows)), np.asarray(rows).reshape(len(rows), -1).max(1).tolist(), strict=True):
-            inside = torch.from_numpy(rows[photo] >= 0).to(image.device)
-            if shown >= 0 and self.tags[shown]:
-                shares = self.word_share, self.background_share
-                labels[photo, inside] = assign_tags(scores[photo, inside], self.tags[shown], *shares)
-        return region_contrast(cells.flatten(0, 2), labels.flatten(), words, background, **self.options)
+        for row in np.unique(rows[rows >= 0]).tolist():
+            if self.tags[row]:
+                shown = torch.from_numpy(rows == row).to(image.device)
+                labels[shown] = assign_tags(scores[shown], self.tags[row], self.word_share, self.background_share)
+        return region_contrast(cells, labels, words, background, **self.options)

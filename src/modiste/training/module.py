@@ -121,7 +121,7 @@ class ContrastiveModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, text = self.grad_cache(self.model, batch["pixels"], batch["tokens"])
-        more = {name: batch[name] for name in ("fields", "weight") if name in batch}
+        more: dict[str, Any] = {name: batch[name] for name in ("fields", "weight") if name in batch}
         if self.loss.needs_tokens:
             more["tokens"] = self.grad_cache.tokens(self.model, batch["pixels"], batch["tokens"])
         loss = self.loss(image, text, batch["product"], **more)
