@@ -174,7 +174,7 @@ def test_a_patch_head_that_nothing_trains_is_refused():
 @pytest.mark.slow
 def test_one_run_learns_both_and_its_model_grounds(tmp_path):
     words = ["image.name=test_efficientnet", "image.patch_stages=[-2,-1]", "image.output_stride=16", "term=[regions]"]
-    words += ["term.regions.scenes.column=category", "term.regions.scenes.size=64", "term.regions.count=16"]
+    words += ["term.regions.scenes.column=category", "term.regions.columns=[]", "term.regions.scenes.size=64", "term.regions.count=16"]
     words += ["tune.image.train=last_n", "tune.image.layers=1", "features.cache=true", "trainer.max_epochs=2"]
     run = modiste("train", *TINY, *words, "hydra.run.dir=run", cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
