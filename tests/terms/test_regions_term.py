@@ -44,13 +44,13 @@ def catalogue():
     return Catalogue.build(Card("plain"), columns, ArrayImages(photos))
 
 
-def model(train="full"):
+def model(train="full", image=None):
     torch.manual_seed(0)
     config = {
         "model_type": "bert", "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
         "intermediate_size": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
     }  # fmt: skip
-    image = TimmEncoder("test_efficientnet", size=32, output_stride=16, patch_stages=[-2, -1])
+    image = image or TimmEncoder("test_efficientnet", size=32, output_stride=16, patch_stages=[-2, -1])
     built = TwoTower(image, HfTextEncoder(config=config, tokenizer=HashTokenizer(buckets=64)), embed_dim=8)
     Tuning(train, layers=1).apply(built, "image")
     return built.eval()  # batch normalisation by stored statistics: a micro-batch then has the same
@@ -148,6 +148,12 @@ def test_cached_scenes_are_those_that_a_frozen_trunk_would_embed(catalogue, tmp_
     assert list(tmp_path.iterdir()) == files, "found again"
 
 
+def test_a_transformer_sees_scenes_at_their_size(catalogue, tmp_path):
+    built = model("last_n", TimmEncoder("test_vit", size=32, patch_stages=[0, -1]))
+    cached = value(prepared(built, catalogue, FeatureCache(built, tmp_path)))
+    assert value(prepared(built, catalogue)).item() == pytest.approx(cached.item(), rel=1e-4)
+
+
 def test_what_the_term_cannot_work_with(catalogue):
     built = model("frozen")
     inputs = TrainingInputs(catalogue, 0, built.encode_patches)
@@ -174,7 +180,12 @@ def test_a_patch_head_that_nothing_trains_is_refused():
 @pytest.mark.slow
 def test_one_run_learns_both_and_its_model_grounds(tmp_path):
     words = ["image.name=test_efficientnet", "image.patch_stages=[-2,-1]", "image.output_stride=16", "term=[regions]"]
-    words += ["term.regions.scenes.column=category", "term.regions.columns=[]", "term.regions.scenes.size=64", "term.regions.count=16"]
+    words += [
+        "term.regions.scenes.column=category",
+        "term.regions.columns=[]",
+        "term.regions.scenes.size=64",
+        "term.regions.count=16",
+    ]
     words += ["tune.image.train=last_n", "tune.image.layers=1", "features.cache=true", "trainer.max_epochs=2"]
     run = modiste("train", *TINY, *words, "hydra.run.dir=run", cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr

@@ -145,15 +145,16 @@ class FeatureCache:
         if "image" not in self.frozen:
             return None
         side = scenes.size
-        grid = tuple(self._stages(torch.zeros(1, 3, side, side)).shape[1:])
+        image: Any = self.model.at_size(side).image
+        grid = tuple(self._run(image, torch.zeros(1, 3, side, side), image.stages).shape[1:])
         record = np.dtype([("features", self.dtype, grid), ("rows", "int32", grid[:2])])
         facts = [fingerprint(self.model.image), f"stages {self.model.image.patch_stages}"]
         facts += [str(self.model.preprocess.describe()), repr(scenes), f"{len(scenes)} scenes"]
         facts += scenes.catalogue.column("pixels")
-        array = self._array(facts, lambda: self._scene_batches(scenes, record), (len(scenes),), record)
+        array = self._array(facts, lambda: self._scene_batches(scenes, record, image), (len(scenes),), record)
         return SceneFeatures(array["features"], array["rows"])
 
-    def _scene_batches(self, scenes: Scenes | Photos, record: np.dtype) -> Iterable[np.ndarray]:
+    def _scene_batches(self, scenes: Scenes | Photos, record: np.dtype, image: Any) -> Iterable[np.ndarray]:
         grid = record["rows"].shape[0]
         loader = DataLoader(
             scenes,
@@ -164,7 +165,7 @@ class FeatureCache:
         for pixels, rows in self.progress(loader, len(loader), "Features of scenes"):
             batch = np.empty(len(rows), record)
             inputs = self.model.preprocess.normalise(to_device(pixels, self.device))
-            batch["features"], batch["rows"] = self._stages(inputs).cpu().numpy(), rows
+            batch["features"], batch["rows"] = self._run(image, inputs, image.stages).cpu().numpy(), rows
             yield batch
 
     def _array(
@@ -212,9 +213,6 @@ class FeatureCache:
         for start in self.progress(starts, len(starts), "Text features"):
             tokens = self.model.tokenizer(texts[start : start + self.batch_size])
             yield self._run(self.model.text, to_device(tokens, self.device))
-
-    def _stages(self, pixels: Tensor) -> Tensor:
-        return self._run(self.model.image, pixels, self.model.image.stages)
 
     def _run(self, trunk: Any, inputs: Any, encode: Callable[[Any], Tensor] | None = None) -> Tensor:
         was_training = trunk.training

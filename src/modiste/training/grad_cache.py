@@ -66,7 +66,8 @@ class GradCache:
         return image, text[order.argsort()]
 
     def patches(self, model: DualEncoder, pixels: Tensor) -> Tensor:
-        """Patch embeddings (B, h, w, D) of pixels (B, 3, H, W), unit norm."""
+        """Patch embeddings (B, h, w, D) of square pixels (B, 3, S, S) of any size, unit norm."""
+        model = model.at_size(pixels.shape[-1])
         parts = pixels.split(self.micro_batch or len(pixels))
         return self._embed(model, model.encode_patches, parts, tower_trains(model, "image"), last=False)
 
