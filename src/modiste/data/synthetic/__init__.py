@@ -145,7 +145,8 @@ def ceiling(catalogue: Catalogue, split: str | None = None, ks: Sequence[int] = 
     that a model can do is to rank the m images of these n products first, in any order: each is relevant with
     probability r/m, where r is the number of images of the product that is meant. Showing different products first
     finds it among the first k with probability min(1, k/n) (hit rate), at an expected reciprocal rank of
-    (1 + 1/2 + … + 1/n)/n (MRR); on average min(1, k/m) of its images are among the first k (true recall). Every row's caption is a query, all images of the split are the gallery.
+    (1 + 1/2 + … + 1/n)/n (MRR); on average min(1, k/m) of its images are among the first k (true recall). Every row's
+    caption is a query, all images of the split are the gallery.
 
     The pictures may be harder than that: a covered badge cannot be read, so this is a bound from above.
 
