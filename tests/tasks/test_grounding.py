@@ -1,5 +1,6 @@
 """The grounding task against a plain reimplementation of its protocol, on drawn garments with true masks."""
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,10 +18,10 @@ from modiste.errors import ModisteError
 from modiste.images.timm import TimmEncoder
 from modiste.metrics.intervals import Interval
 from modiste.models.dual_encoder import DualEncoder, TwoTower
-from modiste.models.heatmaps import GradCam, Occlusion, PatchText, input_pixels, on_image
+from modiste.models.heatmaps import Cam, GradCam, Occlusion, PatchText, input_pixels, on_image
 from modiste.models.preprocess import Preprocess
 from modiste.tasks.grounding import PROMPTS, Grounding, grounds, verdict
-from modiste.tasks.grounding_maps import Scan
+from modiste.tasks.grounding_maps import Scan, remembering
 from modiste.tasks.zeroshot import ZeroShot
 
 METRICS = ("pointing", "iou", "pixel_ap", "box_iou")
@@ -396,6 +397,20 @@ def test_a_wrong_phrase_is_elsewhere_on_the_photo_and_an_absent_one_is_not(model
         assert not set(absent) & set(parts)
     assert set(scan._other_phrases(0, names[:1], names[:1])) <= set(names[1:])
     assert scan._other_phrases(0, names, names)[len(names) :] != names
+
+
+def test_methods_share_the_patch_features_of_a_photo(model):
+    calls = []
+    inner = model.patch_features
+    counting = copy.copy(model)
+    counting.patch_features = lambda pixels: calls.append(len(pixels)) or inner(pixels)
+    shared = remembering(counting)
+    texts, pixels = torch.eye(8)[:2], torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8)
+    maps = [[method(shared, one, texts) for method in (PatchText(), Cam())] for one in pixels]
+    assert calls == [1, 1]
+    for one, found in zip(pixels, maps, strict=True):
+        for method, heat in zip((PatchText(), Cam()), found, strict=True):
+            torch.testing.assert_close(heat, method(model, one, texts))
 
 
 def test_the_verdict_is_about_the_own_mean_and_the_wrong_phrase(flags):

@@ -6,6 +6,7 @@ of it, at its own proportions, and no map is resampled.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -180,7 +181,7 @@ class Scan:
         bf16: bool,
         progress: Progress,
     ) -> None:
-        self.model, self.vectors, self.samples, self.progress = model, vectors, samples, progress
+        self.model, self.vectors, self.samples, self.progress = remembering(model), vectors, samples, progress
         self.resolution, self.min_area, self.mean_weight = resolution, min_area, mean_weight
         self.seed, self.bf16 = seed, bf16
         self.device = next(model.parameters()).device
@@ -335,6 +336,20 @@ class Scan:
             f"{name}/absent_phrase": absent,
             f"{name}/other_photo": rescaled(moved),
         }
+
+
+def remembering(model: DualEncoder) -> DualEncoder:
+    """The model, which keeps the patch features of its last input: several methods ask for those of one photo."""
+    other: Any = copy.copy(model)
+    inner, last = model.patch_features, []
+
+    def patch_features(pixels: Tensor) -> Tensor:
+        if not (last and last[0].shape == pixels.shape and torch.equal(last[0], pixels)):
+            last[:] = pixels, inner(pixels)
+        return last[1]
+
+    other.patch_features = patch_features
+    return other
 
 
 def rescaled(maps: npt.ArrayLike) -> Heat:

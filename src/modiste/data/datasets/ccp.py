@@ -49,6 +49,7 @@ class CcpImages:
 
     def __init__(self, files: Files, parts: Mapping[str, Sequence[int]], labels: int) -> None:
         self.files, self.numbers, self.labels = files, {name: list(numbers) for name, numbers in parts.items()}, labels
+        self._last: tuple[str, npt.NDArray[np.uint8]] | None = None  # the parts of a photo are read one after another
 
     def read(self, ref: str) -> Image.Image:
         """The RGB photo."""
@@ -78,7 +79,10 @@ class CcpImages:
 
     def pixel_labels(self, ref: str) -> npt.NDArray[np.uint8]:
         """(h, w) the number of each pixel's label. Raises OSError or ValueError where it is missing or damaged."""
-        return read_pixel_labels(self.files.read_bytes(ref), self.labels)
+        last = self._last
+        if last is None or last[0] != ref:
+            last = self._last = ref, read_pixel_labels(self.files.read_bytes(ref), self.labels)
+        return last[1]
 
     def present(self, pixels: npt.NDArray[np.uint8]) -> list[str]:
         """The parts that are somewhere among ``pixels``."""
