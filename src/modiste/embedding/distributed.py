@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from modiste.embedding.backends import check_name
 from modiste.embedding.embedder import MIN_COSINE, ModelEmbedder, save_array
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
-from modiste.utils.atomic import atomic
+from modiste.utils.atomic import atomic, check_space
 from modiste.utils.machine import keep_pages
+from modiste.utils.orphans import end_with_parent
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import write_json
 
@@ -156,6 +157,8 @@ def embed_shards(job: Job, workers: str = "processes", number: int = 1, progress
         write_json(job.folder / MANIFEST, identity | {"complete": complete, "shards": shards})
 
     if missing:
+        rows = min(len(missing) * job.shard_rows, len(job.catalogue)) + len(job.catalogue)  # shards, and all joined
+        check_space(job.folder, len(SIDES) * rows * job.model.embed_dim * 4, "Embedding")
         note(False)
         records = WORKERS[workers](job, missing, number)
         for record in progress(records, len(missing), f"Embedding {len(job.catalogue)} products"):
@@ -237,6 +240,8 @@ _worker: Worker | None = None
 def _start(job: Job, numbers: Any) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked for the work decides
+    parent = parent_process()
+    end_with_parent(parent.pid if parent else None)
     with numbers.get_lock():
         number, numbers.value = numbers.value, numbers.value + 1
     _worker = Worker(job, number)

@@ -26,10 +26,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         ModisteError: Another process is in it.
     """
-    if any(
-        os.environ.get(name, "0") not in ("", "0")
-        for name in ("LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-    ):
+    if is_further_process():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,6 +43,11 @@ def exclusive(folder: Path) -> Iterator[None]:
     finally:
         (folder / OWNER).unlink(missing_ok=True)
         lock.release()  # the file stays: deleting it, another process could lock what is gone
+
+
+def is_further_process() -> bool:
+    """Whether this is a process of a multi-device run other than its first."""
+    return any(os.environ.get(name, "0") not in ("", "0") for name in RANKS)
 
 
 def owner(folder: Path) -> str:
