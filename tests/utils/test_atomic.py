@@ -1,14 +1,17 @@
 """Whole files or none; damaged caches are noticed, unwritable ones cost a warning."""
 
+import errno
 import logging
 import os
 import subprocess
 import sys
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
-from modiste.utils.atomic import atomic, read_cache, write_cache, write_text
+from modiste.utils import atomic as atomic_module
+from modiste.utils.atomic import DiskFullError, atomic, check_space, read_cache, write_cache, write_text
 
 
 def test_an_error_leaves_the_file_as_it_was_and_nothing_behind(tmp_path):
@@ -50,3 +53,27 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert not write_cache(tmp_path / "file" / "x", lambda path: path.write_text(""), "Numbers")
     assert "Numbers could not be cached" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "free"),
+    [(OSError(errno.ENOSPC, "No space left on device"), 2**30), (RuntimeError("unexpected pos 64 vs 0"), 0),
+     (OSError("problem writing element 8192 to file"), 0)],
+)  # fmt: skip
+def test_a_full_disk_is_one_sentence_whatever_the_writer_says(error, free, tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(DiskFullError, match=r"No space left for .*a\.txt: free some"), atomic(tmp_path / "a.txt"):
+        raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_of_a_writer_stay_what_they_are(tmp_path):
+    with pytest.raises(RuntimeError, match="a bug"), atomic(tmp_path / "a.txt"):
+        raise RuntimeError("a bug")
+
+
+def test_space_is_asked_for_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**20))
+    check_space(tmp_path / "new", 2**20, "Preparing")
+    with pytest.raises(DiskFullError, match=r"Preparing needs 2 MiB, and .* has 1 MiB left"):
+        check_space(tmp_path / "new", 2**21, "Preparing")

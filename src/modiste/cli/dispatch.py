@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,19 @@ from modiste import __version__
 from modiste.cli import help
 from modiste.cli.outline import commands
 from modiste.errors import ModisteError, did_you_mean
+
+MACHINE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or ask for a larger quota",
+    errno.EROFS: "choose a directory that can be written",
+    errno.EACCES: "change its permissions, or choose another path",
+    errno.EPERM: "change its permissions, or choose another path",
+    errno.EIO: "check the disk or the network share",
+    errno.ESTALE: "check the network share",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or lower data.num_workers",
+    errno.ENAMETOOLONG: "choose a shorter path",
+}
+"""What a machine refuses, and what helps: not a fault of the program."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"Error: {error}", file=sys.stderr)
         return code
+    except OSError as error:
+        if debug or error.errno not in MACHINE:
+            raise
+        place = f" ('{error.filename}')" if error.filename else ""
+        print(f"Error: {error.strerror}{place}: {MACHINE[error.errno]}, then run the command again.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     except SystemExit as stop:

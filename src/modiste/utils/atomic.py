@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from modiste.errors import ModisteError
 
 log = logging.getLogger(__name__)
 
 TEMPORARY = re.compile(r"\.(\d+)\.tmp$")
 SUFFIX = ".sha256"
 """Of the file that holds a cache file's checksum."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+RESERVE = 2**20
+"""Bytes below which a disk counts as full: what is written is buffered, and the writer's error may not say why."""
+
+
+class DiskFullError(ModisteError, OSError):
+    """There is no space left for a file."""
 
 
 @contextmanager
@@ -29,7 +42,8 @@ def atomic(path: Path) -> Iterator[Path]:
         path: Its folder is made where it does not exist.
 
     Raises:
-        OSError: The folder cannot be written, or the disk is full.
+        OSError: The folder cannot be written.
+        DiskFullError: There is no space left.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -45,10 +59,35 @@ def atomic(path: Path) -> Iterator[Path]:
         yield unfinished
         _flush(unfinished)
         unfinished.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+        if is_full(error, path.parent):
+            raise DiskFullError(f"No space left for {path}: free some, then run the same command again.") from error
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
     with suppress(OSError):  # not every file system lets a folder be opened
         _flush(path.parent)
+
+
+def is_full(error: BaseException, folder: Path) -> bool:
+    """Whether an error while writing into ``folder`` comes of a full disk or quota."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in FULL
+    with suppress(OSError):
+        return shutil.disk_usage(folder).free < RESERVE
+    return False
+
+
+def check_space(folder: Path, size: int, what: str) -> None:
+    """Raise DiskFullError where ``folder`` has less than ``size`` bytes left for ``what``, before the work is done."""
+    while not folder.exists() and folder.parent != folder:
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise DiskFullError(
+            f"{what} needs {size / 2**20:,.0f} MiB, and {folder} has {free / 2**20:,.0f} MiB left: free some, or "
+            "choose another directory."
+        )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -20,9 +20,10 @@ from modiste.data.catalogue import Card, Catalogue, LoadReport
 from modiste.data.decode import Decoder
 from modiste.errors import ModisteError
 from modiste.models.preprocess import Preprocess
-from modiste.utils.atomic import atomic, file_digest, write_text
+from modiste.utils.atomic import atomic, check_space, file_digest, write_text
 from modiste.utils.machine import usable_cores
 from modiste.utils.progress import Progress, silent
+from modiste.utils.run_dir import read_json
 
 MANIFEST, TABLE = "manifest.json", "table.parquet"
 FORMAT = 1
@@ -85,14 +86,14 @@ class Preprocessed:
 
     Attributes:
         path: The directory.
-        verify: Compare every shard with its checksum first.
+        verify: Compare every shard with its checksum first, not only its size.
 
     Raises:
         ModisteError: The directory is none, unfinished, or a shard is missing or damaged.
     """
 
     path: str
-    verify: bool = False
+    verify: bool = True
 
     def __call__(self) -> Catalogue:
         folder = Path(self.path)
@@ -162,6 +163,7 @@ def write(
         lambda rows, path: _write_shard(catalogue, preprocess, decoder, rows, path),
         lambda: _write_table(catalogue, folder / TABLE),
         progress,
+        3 * preprocess.size**2,
     )
 
 
@@ -172,6 +174,7 @@ def write_parts(
     write_part: Callable[[Sequence[int], Path], int],
     finish: Callable[[], Any],
     progress: Progress = silent,
+    bytes_each: int = 0,
 ) -> int:
     """Write those files of a directory that are missing or damaged, and its manifest.
 
@@ -182,12 +185,13 @@ def write_parts(
         write_part: Writes rows to a path, and returns how many they were.
         finish: Called before the directory counts as complete.
         progress: `modiste.utils.progress.progress_bar` or `silent`.
+        bytes_each: Of a row, where that is known before it is made.
 
     Returns:
         The number of files that had to be made.
 
     Raises:
-        ModisteError: The directory holds other data.
+        ModisteError: The directory holds other data, or the disk has too little space.
     """
     folder.mkdir(parents=True, exist_ok=True)
     known: dict[str, dict[str, Any]] = {}
@@ -197,6 +201,7 @@ def write_parts(
             if earlier.get(name) != json.loads(json.dumps(manifest[name])):
                 raise ModisteError(f"{folder} holds other data ({name} differs): choose another out=…")
         known = {shard["file"]: shard for shard in earlier["shards"] if is_whole(folder, shard, checksum=True)}
+    check_space(folder, sum(bytes_each * len(rows) for name, rows in parts.items() if name not in known), "Preparing")
     made = 0
     for name in progress(parts, len(parts), f"Preparing {sum(map(len, parts.values()))} images"):
         if name in known:
@@ -243,9 +248,28 @@ def is_whole(folder: Path, shard: Mapping[str, Any], checksum: bool) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a directory, or None where there is none."""
-    path = folder / MANIFEST
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """The manifest of a directory, or None where there is none.
+
+    Raises:
+        ModisteError: It is damaged, or names a file that is not in the directory itself.
+    """
+    manifest = read_json(folder / MANIFEST)
+    if not manifest:
+        return None
+    shards = manifest.get("shards") if isinstance(manifest, dict) else None
+    if not isinstance(shards, list) or not all(isinstance(shard, dict) for shard in shards):
+        raise ModisteError(f"{folder / MANIFEST} is damaged: delete it, and run the same command again.")
+    files = (part["file"] for shard in shards for part in (shard, *shard.values()) if _names_a_file(part))
+    outside = next((file for file in files if not isinstance(file, str) or file != Path(file).name), None)
+    if outside is not None:
+        raise ModisteError(
+            f"{folder / MANIFEST} names the file {outside!r}, which is not in its directory: restore it."
+        )
+    return manifest
+
+
+def _names_a_file(part: Any) -> bool:
+    return isinstance(part, dict) and "file" in part
 
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

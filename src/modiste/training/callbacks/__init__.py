@@ -1,7 +1,7 @@
 """Lightning callbacks: progress, cost, interruption, averaging, selection; samples and artifacts for wandb."""
 
 from modiste.training.callbacks.averaging import EMA
-from modiste.training.callbacks.checkpoints import CheckpointFiles, RecentCheckpoint
+from modiste.training.callbacks.checkpoints import CheckpointFiles, EpochCheckpoint, RecentCheckpoint
 from modiste.training.callbacks.cost import Cost, Throughput
 from modiste.training.callbacks.interruption import Interrupted, Interruptible, fast_dev_run
 from modiste.training.callbacks.progress import EpochLines, LineProgress, progress
@@ -13,6 +13,7 @@ __all__ = [
     "Artifacts",
     "CheckpointFiles",
     "Cost",
+    "EpochCheckpoint",
     "EpochLines",
     "Interrupted",
     "Interruptible",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from modiste.data.pairs import Batch
 from modiste.errors import ModisteError
-from modiste.utils.atomic import atomic
+from modiste.utils.atomic import DiskFullError, atomic
 
 RESUMABLE = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "current_model_state", "MixedPrecision")
 """What a checkpoint needs only to be resumed from."""
@@ -25,6 +26,17 @@ def validation_is_due(trainer: Trainer, batch_idx: int) -> bool:
     """
     batch = batch_idx + 1
     return batch >= trainer.num_training_batches or batch % (trainer.val_check_batch or 1) == 0
+
+
+class EpochCheckpoint(ModelCheckpoint):
+    """Save after every validation, but not where ``trainer.max_steps`` ends the run mid-epoch.
+
+    Lightning counts such an epoch as over, and a run resumed from there would never see the rest of it.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 class RecentCheckpoint(ModelCheckpoint):
@@ -58,13 +70,11 @@ class CheckpointFiles(TorchCheckpointIO):
         try:
             with atomic(path) as unfinished:
                 torch.save(checkpoint, unfinished)
-        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError where the disk is full
-            if isinstance(error, RuntimeError) and "writ" not in str(error):
-                raise
-            reason = getattr(error, "strerror", None) or "the disk may be full"
+        except OSError as error:
+            reason = "no space left" if isinstance(error, DiskFullError) else error.strerror
             raise ModisteError(
                 f"The checkpoint {path} cannot be written ({reason}): free space or permissions, then resume with "
-                f"modiste train continue={path.parent.parent}."
+                f"modiste train continue={shlex.quote(str(path.parent.parent))}."
             ) from error
 
 
