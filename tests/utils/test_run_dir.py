@@ -49,3 +49,17 @@ def test_a_folder_of_runs_names_the_newest(tmp_path):
         (tmp_path / name / "config.yaml").write_text("name: a")
     with pytest.raises(ModisteError, match=r"It holds runs; the newest is .*2026-11-29_09-00-00\.$"):
         RunDir.find(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["last", "best"])
+def test_a_checkpoint_with_a_flipped_byte_is_never_used(run, kind, caplog):
+    chosen = run.checkpoint(kind)
+    torch.save({"state_dict": {"weight": torch.arange(1000.0)}}, chosen)
+    os.utime(chosen, (2000, 2000))
+    assert run.checkpoint(kind) == chosen
+    data = bytearray(chosen.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    chosen.write_bytes(data)
+    os.utime(chosen, (2000, 2000))
+    assert run.checkpoint(kind) != chosen
+    assert f"{chosen.name} is damaged" in caplog.text

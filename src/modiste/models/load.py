@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import DictConfig
 
-from modiste.config import STARTS, instantiate, load_config
+from modiste.config import STARTS, instantiate, load_run_config
 from modiste.config.aliases import rename_keys
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokenizer
 from modiste.models.finetune import TOWERS, Tuning, fold_adapters, freeze_rest
 from modiste.models.preprocess import Preprocess
-from modiste.utils.run_dir import RunDir
+from modiste.utils.run_dir import RunDir, is_intact
 
 log = logging.getLogger(__name__)
 WEIGHTS = "state_dict"
@@ -59,6 +59,8 @@ def read_checkpoint(path: Path) -> dict:
     if not path.is_file():
         raise ModisteError(f"There is no checkpoint {path}: give a run directory or a .ckpt file.")
     try:
+        if not is_intact(path):
+            raise ValueError("its checksums do not hold")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or a refused file
         raise ModisteError(
@@ -125,7 +127,7 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
     path = Path(source).expanduser()
     if path.is_dir() and RunDir(path).is_run:
         run = RunDir(path)
-        model = build_model(load_config(run.config))
+        model = build_model(load_run_config(run.config))
         load_weights(model, run.checkpoint(checkpoint))
     else:
         # By its target, as conf/model/exported.yaml names it: the families of pretrained/ build on this folder.
@@ -156,10 +158,10 @@ def starting_point(cfg: Mapping[str, Any]) -> Start:
     """
     if cfg["continue"]:
         run = RunDir.find(cfg["continue"])
-        states = run.states()
-        if not states:
-            return starting_point({"continue": None, **run.origin(load_config(run.config))})
-        return Start(states[-1], resumes=True)
+        state = run.latest_state()
+        if state is None:
+            return starting_point({"continue": None, **run.origin(load_run_config(run.config))})
+        return Start(state, resumes=True)
     if cfg["resume"]:
         return Start(RunDir.find(cfg["resume"]).checkpoint("last"), resumes=True)
     init = cfg["init"]
@@ -178,7 +180,7 @@ def model_at_start(run: RunDir) -> DualEncoder:
     """
     from lightning.pytorch import seed_everything
 
-    config = load_config(run.config)
+    config = load_run_config(run.config)
     if "merge" in config:
         raise ModisteError(f"{run.path} was merged, not trained, and has no initial weights: give first=RUN.")
     origin = run.origin(config)

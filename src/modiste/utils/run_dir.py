@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.atomic import write_text
 
 CONFIG = "config.yaml"
+log = logging.getLogger(__name__)
 
 
 def cache_dir() -> Path:
@@ -31,8 +34,20 @@ def read_json(path: Path) -> Any:
         return {}
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModisteError(f"'{path}' is not readable JSON ({error}). Repair or delete the file.") from None
+
+
+def is_intact(checkpoint: Path) -> bool:
+    """Whether a checkpoint is complete and its checksums hold (the CRC-32 of each tensor); a line of log where not."""
+    try:
+        with zipfile.ZipFile(checkpoint) as file:
+            damaged = file.testzip() is not None
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
+        damaged = True
+    if damaged:
+        log.warning("%s is damaged and will not be used.", checkpoint)
+    return not damaged
 
 
 class RunDir:
@@ -94,21 +109,22 @@ class RunDir:
         Raises:
             ModisteError: The run has no such checkpoint.
         """
-        best, states = self.checkpoints / "best.ckpt", self.states()
-        if kind == "best" and zipfile.is_zipfile(best):
+        best = self.checkpoints / "best.ckpt"
+        if kind == "best" and best.is_file() and is_intact(best):
             return best
-        if not states:
+        state = self.latest_state()
+        if state is None:
             raise ModisteError(
                 f"{self.path} has no complete checkpoint: it was stopped before one was saved. Start over with modiste "
                 f"train continue={self.path}."
             )
-        return states[-1]
+        return state
 
-    def states(self) -> list[Path]:
-        """Complete checkpoints that training can resume from, oldest first; ``best.ckpt`` holds weights only."""
-        # A kill in the middle of writing may leave a file without its end; the one before it is whole.
+    def latest_state(self) -> Path | None:
+        """The newest intact checkpoint that training can resume from; ``best.ckpt`` holds weights only."""
         found = (path for path in self.checkpoints.glob("*.ckpt") if path.name != "best.ckpt")
-        return sorted(filter(zipfile.is_zipfile, found), key=lambda path: path.stat().st_mtime_ns)
+        newest_first = sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        return next(filter(is_intact, newest_first), None)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write ``<name>.json`` into the directory."""
