@@ -1,5 +1,6 @@
 """Parameter groups and schedule."""
 
+import itertools
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from helpers.tiny_models import two_tower
 from modiste.errors import ModisteError
 from modiste.losses.clip import ClipLoss
 from modiste.models.finetune import Tuning
-from modiste.training.optim import Optim
+from modiste.training.optim import Length, Optim
 
 
 def optim(**options):
@@ -60,7 +61,7 @@ def test_warm_up_then_cosine_by_step():
 
 def test_the_scheduler_follows_it_step_by_step():
     schedule = optim(lr=2.0, warmup=2)
-    optimizer, scheduler = schedule.build(two_tower(), ClipLoss(), 6)
+    optimizer, scheduler = schedule.build(two_tower(), ClipLoss(), Length([(0, 6)]))
     for step in range(6):
         assert optimizer.param_groups[-1]["lr"] == pytest.approx(2.0 * schedule.factor(step, 6))
         optimizer.step()
@@ -77,3 +78,22 @@ def test_mistakes_are_one_sentence():
         Tuning("frozen").apply(model, tower)
     with pytest.raises(ModisteError, match="so nothing trains"):
         optim().groups(model, ClipLoss())
+
+
+def test_a_run_that_is_extended_has_no_jump_in_its_learning_rate():
+    schedule, length = optim(lr=1.0, warmup=2, schedule="cosine"), Length([(0, 20)])
+    before = [schedule.factor(length.place(step), length.first) for step in range(21)]
+    length.change(10, 40)
+    after = [schedule.factor(length.place(step), length.first) for step in range(41)]
+    assert after[:11] == before[:11]
+    assert max(abs(a - b) for a, b in itertools.pairwise(after[10:])) < 0.05
+    assert after[40] == before[20] == 0
+    # Stretched once more, in the middle of the stretched part.
+    length.change(25, 30)
+    assert schedule.factor(length.place(25), length.first) == pytest.approx(after[25], abs=1e-12)
+    assert schedule.factor(length.place(30), length.first) == 0
+
+
+@pytest.mark.parametrize("total", [1, 3, 7, 97])
+def test_the_place_in_a_plan_that_never_changed_is_the_step_to_the_bit(total):
+    assert [Length([(0, total)]).place(step) for step in range(total + 2)] == [*range(total + 1), total]

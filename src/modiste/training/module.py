@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,8 +26,12 @@ from modiste.training.callbacks.checkpoints import diverged
 from modiste.training.fsdp import shard
 from modiste.training.grad_cache import GradCache
 from modiste.training.loggers import declare_direction
-from modiste.training.optim import Optim
+from modiste.training.optim import Length, Optim
 from modiste.utils.seeds import mix
+
+log = logging.getLogger(__name__)
+LENGTH = "length"
+"""Of a checkpoint: the planned numbers of steps."""
 
 
 class ValidationEmbeddings(Metric):
@@ -100,6 +105,7 @@ class ContrastiveModule(LightningModule):
         self.criteria: dict[str, str] = {}
         self.higher_is_better: dict[str, bool] = {}
         self.sharded = False
+        self.length: Length | None = None
 
     def configure_model(self) -> None:
         """Spreads the weights over the processes where ``trainer=fsdp`` asks for it."""
@@ -188,12 +194,58 @@ class ContrastiveModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         assert self.optim is not None
-        optimizer, scheduler = self.optim.build(self.model, self.loss, self._total_steps())
+        self.length = self.length or Length([(0, self._total_steps())])
+        optimizer, scheduler = self.optim.build(self.model, self.loss, self.length)
+        self._settings = {group["name"]: _without_parameters(group) for group in optimizer.param_groups}
         # Lightning's LearningRateMonitor logs every parameter group under this name.
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "train/lr"},
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.length is not None:
+            checkpoint[LENGTH] = [list(span) for span in self.length.spans]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        spans = [(int(step), int(total)) for step, total in checkpoint.get(LENGTH, [])]
+        if spans and self.length is not None:  # sharded weights: loaded after the optimizer was built
+            self.length.spans = spans
+        elif spans:
+            self.length = Length(spans)
+
+    def on_train_start(self) -> None:
+        """Take the learning rate and the optimizer's settings from the configuration, its state from the checkpoint."""
+        step = self.trainer.global_step
+        if not step or self.optim is None or self.length is None:
+            return
+        self._extend(step)
+        (optimizer,), (schedule,) = self.trainer.optimizers, self.trainer.lr_scheduler_configs
+        for index, group in enumerate(optimizer.param_groups):
+            if group.get("name") in self._settings:
+                group.update(self._settings[group["name"]])
+                schedule.scheduler.base_lrs[index] = group["initial_lr"]
+                group["lr"] = group["initial_lr"] * self.optim.factor(self.length.place(step), self.length.first)
+
+    def _extend(self, step: int) -> None:
+        """Stretch the schedule where the resumed run plans another number of steps."""
+        total, length, optim = self._total_steps(), self.length, self.optim
+        assert length is not None
+        assert optim is not None
+        if total == length.total or total <= step:
+            return
+        if step >= length.total and optim.schedule != "constant":
+            raise ModisteError(
+                f"The {optim.schedule} schedule of the run ended at step {length.total}, and more steps would need a "
+                "learning rate: start a new run from its weights with init=RUN, or add optim.schedule=constant and "
+                "optim.lr=…."
+            )
+        if optim.schedule != "constant":
+            log.warning(
+                "The rest of the %s schedule, steps %d to %d, is stretched to step %d.",
+                optim.schedule, step, length.total, total,
+            )  # fmt: skip
+        length.change(step, total)
 
     def _total_steps(self) -> int:
         """Optimizer steps of the whole training.
@@ -245,3 +297,7 @@ class ContrastiveModule(LightningModule):
             tokens = self.model.tokenizer(texts[start : start + batch_size])
             parts.append(self.model.encode_text({name: t.to(self.device) for name, t in tokens.items()}).float().cpu())
         return torch.cat(parts)
+
+
+def _without_parameters(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}

@@ -18,6 +18,50 @@ from modiste.models.finetune import TOWERS, parameters
 SCHEDULES = ("cosine", "linear", "constant")
 
 
+@dataclass
+class Length:
+    """The planned number of optimizer steps, which a resumed run may change.
+
+    The rest of a schedule is then stretched, or compressed, to the new end: the learning rate has no jump.
+
+    Attributes:
+        spans: (step, total) of every plan, the first from step 0.
+
+    >>> length = Length([(0, 10)])
+    >>> length.change(5, 15)
+    >>> [length.place(step) for step in (4, 5, 10, 15)]
+    [4.0, 5.0, 7.5, 10.0]
+    """
+
+    spans: list[tuple[int, int]]
+
+    @property
+    def first(self) -> int:
+        """The total of the first plan, in whose steps `place` is."""
+        return self.spans[0][1]
+
+    @property
+    def total(self) -> int:
+        """The total of the latest plan."""
+        return self.spans[-1][1]
+
+    def place(self, step: int) -> float:
+        """Where in the first plan ``step`` is."""
+        place, (start, total) = 0.0, self.spans[0]
+        for after, new_total in [*self.spans[1:], (step, 0)]:
+            until = min(after, step)
+            share = min(1.0, (until - start) / max(1, total - start))
+            place = float(min(until, self.first)) if start == 0 else place + (self.first - place) * share
+            if after >= step:
+                break
+            start, total = after, new_total
+        return place
+
+    def change(self, step: int, total: int) -> None:
+        """Plan ``total`` steps from ``step`` on."""
+        self.spans.append((step, total))
+
+
 @dataclass(frozen=True)
 class Optim:
     """An optimizer, its parameter groups and its schedule.
@@ -80,7 +124,7 @@ class Optim:
         ]
         return entries + [(len(trunk), self.lr, p) for p in head]
 
-    def factor(self, step: int, total: int) -> float:
+    def factor(self, step: float, total: int) -> float:
         """Learning rate at ``step`` of ``total`` as a part of the peak."""
         warmup = round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
         if step < warmup:
@@ -91,7 +135,7 @@ class Optim:
         curve = 0.5 * (1 + math.cos(math.pi * done)) if self.schedule == "cosine" else 1 - done
         return self.final + (1 - self.final) * curve
 
-    def build(self, model: DualEncoder, loss: nn.Module, total_steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
-        """Optimizer and per-step scheduler."""
+    def build(self, model: DualEncoder, loss: nn.Module, length: Length) -> tuple[torch.optim.Optimizer, LambdaLR]:
+        """Optimizer and per-step scheduler over the ``length`` of training."""
         optimizer = self.optimizer(self.groups(model, loss))
-        return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
+        return optimizer, LambdaLR(optimizer, lambda step: self.factor(length.place(step), length.first))
