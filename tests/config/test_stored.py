@@ -3,7 +3,8 @@
 import pytest
 from omegaconf import OmegaConf
 
-from modiste.config import load_config, load_overrides
+from modiste.config import load_config, load_overrides, load_run_config
+from modiste.config.signatures import Unknown, signature
 from modiste.config.stored import check_overrides
 from modiste.errors import ModisteError
 
@@ -116,3 +117,32 @@ def test_usual_overrides_of_a_file_are_kept():
         "task=[retrieval,zeroshot]",
     ]
     assert check_overrides(kept, "file") == kept
+
+
+def test_a_file_gives_no_leave_to_download():
+    given = ["data.catalogue.download=true", "++data.catalogue.download=true", "name=download"]
+    assert check_overrides(given, "file") == ["name=download"]
+    with pytest.raises(ModisteError, match="no leave"):
+        check_overrides(["data.catalogue={path: a.csv, download: true}"], "file")
+
+
+@pytest.mark.parametrize("change", [{"model": 5}, {"data": None}, {"tune": {"image": "full"}}, {"seed": "x"}])
+def test_the_configuration_of_a_run_has_values_of_the_right_types(tmp_path, change):
+    good = {"name": "a", "seed": 0, "data": {"name": "d"}, "model": {}, "tune": {"image": {"train": "full"}}}
+    OmegaConf.save(OmegaConf.create(good), tmp_path / "config.yaml")
+    assert load_run_config(tmp_path / "config.yaml").name == "a"
+    OmegaConf.save(OmegaConf.create(good | change), tmp_path / "config.yaml")
+    with pytest.raises(ModisteError, match=r"config\.yaml is damaged: '(model|data|tune\.image|seed)' is"):
+        load_run_config(tmp_path / "config.yaml")
+
+
+def test_the_annotations_of_a_strangers_module_are_not_evaluated(tmp_path, monkeypatch):
+    (tmp_path / "evil.py").write_text(
+        "class Loss:\n    def __init__(self, x: [].__class__.__base__.__subclasses__()[0] = 1): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert signature("evil.Loss") is None
+    monkeypatch.setenv("MODISTE_ALLOW", "evil")
+    signature.cache_clear()
+    assert signature("evil.Loss").parameters["x"].type is Unknown
+    signature.cache_clear()

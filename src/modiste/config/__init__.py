@@ -7,7 +7,7 @@ from modiste.config.composition import VERSION_BASE, compose, run_or
 from modiste.config.messages import LAUNCHERS
 from modiste.config.paths import config_dir, list_groups
 from modiste.config.quoting import quote
-from modiste.config.stored import load_config, load_overrides
+from modiste.config.stored import load_config, load_overrides, load_run_config
 from modiste.config.targets import locate
 from modiste.config.validation import HELD_OUT, STARTS, report, validate, value_problems
 
@@ -22,6 +22,7 @@ __all__ = [
     "list_groups",
     "load_config",
     "load_overrides",
+    "load_run_config",
     "locate",
     "quote",
     "report",

@@ -158,7 +158,7 @@ CLASSES = {
 # Keys of one root config alone, or that are null in others.
 BY_ROOT: dict[str, dict[str, Any]] = {
     "evaluate": {"split": str},
-    "audit": {"other": Any, "hamming": Natural, "colour": Natural, "cosine": Fraction}
+    "audit": {"other": Any, "hamming": Natural, "colour": Natural, "cosine": Fraction, "copies": bool}
     | {"show": Natural, "sheet": Natural, "output": str | None},
     "embed": {"out": str | None, "workers": Literal["processes", "ray"], "number": Count | None}
     | {"threads": Count, "shard_rows": Count},
@@ -270,6 +270,12 @@ def value_problems(cfg: DictConfig, root: str = "") -> list[str]:
         for path, (problem, raw) in found.items()
         if not (isinstance(raw, str) and raw in pointers) and not any(deeper.startswith(f"{path}.") for deeper in found)
     ]
+    if root == "sweep":
+        problems += [
+            f"'sweep.space.{key}' needs choices, or low and high."
+            for key, entry in (plain(cfg.sweep.get("space")) or {}).items()
+            if isinstance(entry, dict) and not ("choices" in entry or {"low", "high"} <= entry.keys())
+        ]
     if root in ("evaluate", "merge") and not cfg.get("task"):
         problems.append("'task' is empty: name at least one, as in task=[retrieval].")
     return problems

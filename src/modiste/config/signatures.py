@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from modiste.config.ranges import NAMES
+from modiste.config.targets import is_allowed
 
 
 class Unknown:
@@ -51,14 +52,24 @@ PLAIN |= {"Callable": Unknown, "Path": str, "PathLike": str, "StrPath": str, "ty
 PLAIN |= {"List": list, "Dict": dict, "Tuple": tuple, "Sequence": Sequence, "Mapping": Mapping, "Iterable": Iterable}
 PLAIN |= {type_.__name__: type_ for type_ in (int, float, str, bool, list, dict, tuple)} | NAMES
 
+TYPE_NODES = (
+    ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Tuple, ast.List, ast.BinOp, ast.BitOr, ast.UnaryOp,
+    ast.USub, ast.Load,
+)  # fmt: skip
+"""What an annotation may be made of: no call, no comprehension."""
+
 
 @functools.cache
 def signature(target: str) -> Signature | None:
-    """The arguments of the class or function ``target``; None where its source does not say.
+    """The arguments of the class or function ``target``; None where its source does not say, or it is not allowed.
+
+    A stranger's configuration may name a file of the stranger's, next to it, whose annotations are evaluated here.
 
     >>> sorted(signature("modiste.losses.siglip.SigLipLoss").parameters)[:2]
     ['init_bias', 'init_scale']
     """
+    if not is_allowed(target):
+        return None
     module, _, name = target.rpartition(".")
     return _of_name(module, name, depth=0) if module else None
 
@@ -110,7 +121,7 @@ def _parameter(annotation: ast.expr | None, default: ast.expr | None) -> Paramet
 
 
 def _type(annotation: ast.expr | None) -> Any:
-    if annotation is None:
+    if annotation is None or not all(isinstance(node, TYPE_NODES) for node in ast.walk(annotation)):
         return Unknown
     try:
         return eval(compile(ast.Expression(annotation), "annotation", "eval"), {"__builtins__": {}}, _Names(PLAIN))

@@ -15,11 +15,16 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
 
+from modiste.config import schema
 from modiste.config.aliases import current, rename_keys, rename_override
 from modiste.errors import ModisteError
 
 # "${" and a colon somewhere behind it: what OmegaConf could take for the call of a resolver.
 CALL = re.compile(r"\$\{.*:", re.DOTALL)
+# Leave to fetch what an address names, within a value; as a key of its own it is dropped.
+LEAVE = re.compile(r"=.*\bdownload['\"]?\s*:", re.DOTALL)
+RUN_KEYS = ("name", "seed", "data", "model", "tune")
+"""What the configuration of a run has at least."""
 # What an override of Modiste's own keys looks like; hydra's node and its packages (@) are not among them.
 OVERRIDE = re.compile(r"(\+{0,2}(?!hydra\b)[A-Za-z_][\w./-]*(@[\w.]+)?=|~(?!hydra\b)[A-Za-z_][\w./-]*)")
 
@@ -46,6 +51,19 @@ def load_config(path: str | Path, required: Collection[str] = ()) -> DictConfig:
     return OmegaConf.create(rename_keys(_literal(content, path)))
 
 
+def load_run_config(path: str | Path) -> DictConfig:
+    """The configuration of a run that has a model and data, its values of the types that they should have.
+
+    Raises:
+        ModisteError: See `load_config`; or a value is of a wrong type or out of range.
+    """
+    config = load_config(path, RUN_KEYS)
+    problems = schema.value_problems(config)
+    if problems:
+        raise ModisteError(f"{path} is damaged: {problems[0]} Restore it, or retrain.")
+    return config
+
+
 def load_overrides(path: str | Path) -> list[str]:
     """The overrides that a run was started with, checked by `check_overrides`.
 
@@ -61,6 +79,8 @@ def load_overrides(path: str | Path) -> list[str]:
 
 def check_overrides(overrides: Sequence[Any], source: str | Path) -> list[str]:
     """``overrides`` of a file, which may set Modiste's own keys to plain values, and nothing else.
+
+    Leave to download (``data.catalogue.download=true``) is dropped: it has to be given on the command line.
 
     Raises:
         ModisteError: One is a flag, sets a key of Hydra's, or calls a resolver.
@@ -78,7 +98,9 @@ a file may only set Modiste's keys.
             raise ModisteError(f"{source} holds '{override}', which is refused: a file may only set Modiste's keys.")
         if CALL.search(override):
             raise ModisteError(f"{source} holds '{override}', which is refused: a file may not call a resolver.")
-    return list(overrides)
+        if LEAVE.search(override):
+            raise ModisteError(f"{source} holds '{override}', which is refused: a file gives no leave to download.")
+    return [override for override in overrides if not re.match(r"[+\w./]*\bdownload=", override)]
 
 
 def read_plain(path: Path) -> Any:

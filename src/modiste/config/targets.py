@@ -135,11 +135,16 @@ def targets_of(node: Any) -> Iterator[str]:
             yield from targets_of(value)
 
 
+def is_allowed(target: str) -> bool:
+    """Whether `check_name` lets ``target`` pass."""
+    return _is_dotted_name(target) and (_is_listed(target) or _by_user(target))
+
+
 def check_name(target: str) -> None:
     """Raise a ModisteError where ``target`` is not a config target; nothing is imported."""
     if not _is_dotted_name(target):
         raise ModisteError(f"'{target}' is not the dotted name of a class or a function.")
-    if not _is_listed(target) and not _by_user(target):
+    if not is_allowed(target):
         raise _refused(target, _remedy(target))
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
-from modiste.config import load_config, validate
+from modiste.config import load_run_config, validate
 from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
 from modiste.data.build import bind_captions, load
@@ -75,7 +75,7 @@ def embed(
     """
     run = RunDir.of(model)
     if captions is None and run is not None:
-        bound = bind_captions(load_config(run.config).data, data)
+        bound = bind_captions(load_run_config(run.config).data, data)
         captions = [bound.first(row) for row in range(len(data))]
     texts = data.column("text") if captions is None else list(captions)
     if not isinstance(model, DualEncoder):
@@ -127,7 +127,7 @@ def _model(cfg: DictConfig, line: Invocation) -> tuple[DualEncoder, DictConfig]:
     """The model of the run or of the ``model`` node, and the configuration with what the run gives it."""
     if cfg.run:
         run = RunDir.find(cfg.run)
-        trained = load_config(run.config)
+        trained = load_run_config(run.config)
         return load_model(run.path, cfg.checkpoint).model, from_run(cfg, trained, line.overrides)
     import torch
 

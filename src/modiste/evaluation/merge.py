@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -15,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
-from modiste.config import load_config, validate
+from modiste.config import load_run_config, validate
 from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
 from modiste.config.overrides import override_key, override_value
@@ -31,7 +30,7 @@ from modiste.models.load import load, model_at_start
 from modiste.utils.atomic import atomic
 from modiste.utils.machine import environment, keep_pages
 from modiste.utils.progress import progress_bar
-from modiste.utils.run_dir import RunDir, write_json
+from modiste.utils.run_dir import RunDir, read_json, write_json
 
 log = logging.getLogger(__name__)
 START = "start"
@@ -139,7 +138,7 @@ def side(source: str, checkpoint: str) -> Side:
     fold_adapters(model)
     if run_dir is None:
         return Side(source, model, None, path.name, [])
-    config: Any = load_config(run_dir.config)
+    config: Any = load_run_config(run_dir.config)
     return Side(source, model, config, run_dir.path.resolve().name, [str(run_dir.path.resolve())])
 
 
@@ -304,7 +303,7 @@ class Merge:
             result = evaluation.tasks[task](embedder, evaluation.catalogue, evaluation.spec.split)
             spent = {"seconds": round(time.perf_counter() - started, 2)}
             write_json(path, {"schema": 1, "alpha": alpha, **result.to_json(), **expected, **spent})
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         self.check_direction(name, task, content.get("higher_is_better", {}))
         primary = content["metrics"][content["primary"]]["value"]
         log.info(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from omegaconf import DictConfig
 
-from modiste.config import load_config
+from modiste.config import load_run_config
 from modiste.data.build import bind_captions
 from modiste.embedding.build import build_embedder, decode_of, embedder_options
 from modiste.embedding.embedder import MatrixEmbedder, ModelEmbedder, PrefixEmbedder, read_matrix
@@ -53,7 +53,7 @@ class Subject:
     @classmethod
     def of_run(cls, run: RunDir, checkpoint: str = "best", options: dict[str, Any] | None = None) -> Subject:
         """The model of a run directory. Raises ModisteError where it has no checkpoint."""
-        trained = load_config(run.config)
+        trained = load_run_config(run.config)
         return cls(
             trained.name, str(run.path), load(run.path, checkpoint).model, options or {}, run=run, trained=trained
         )

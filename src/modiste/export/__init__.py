@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Format → the library that reads it, the extra that installs the library, and its packages.
 FORMATS: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "sentence_transformers": ("sentence-transformers ≥ 5.4", "sentence-transformers", ("sentence_transformers",)),
+    "sentence_transformers": ("sentence-transformers ≥ 6", "sentence-transformers", ("sentence_transformers",)),
     "open_clip": ("open_clip", "open-clip", ("open_clip",)),
     "transformers": ("transformers", "", ()),
     "onnx": ("ONNX Runtime", "onnx", ("onnx", "onnxruntime", "onnxscript")),

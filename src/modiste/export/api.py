@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from modiste.config import load_config, validate
+from modiste.config import load_run_config, validate
 from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
 from modiste.config.overrides import override_key
@@ -34,7 +34,7 @@ def export_config(cfg: DictConfig, line: Invocation) -> Exported:
     source: Any
     if cfg.run:
         run = RunDir.find(cfg.run)
-        source, cfg = run.path, from_run(cfg, load_config(run.config), line.overrides)
+        source, cfg = run.path, from_run(cfg, load_run_config(run.config), line.overrides)
     validate(cfg)
     if not cfg.run:
         torch.manual_seed(cfg.seed)  # model=two_tower is random

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from modiste.config import load_config
+from modiste.config import load_run_config
 from modiste.errors import ModisteError, did_you_mean
 from modiste.export import FORMATS
 from modiste.export.inputs import Inputs, synthetic
@@ -128,7 +128,7 @@ def write_card(
     unknown = set(given) - set(GIVEN)
     if unknown:
         raise ModisteError(f"card.{min(unknown)} is not known. {did_you_mean(min(unknown), GIVEN)}")
-    cfg: Any = load_config(run.config) if run else None
+    cfg: Any = load_run_config(run.config) if run else None
     title = given.get("title") or (cfg.name if cfg is not None else folder.name.strip(".").split(".")[0])
     results = stored(run)
     cost = run.read_json("cost") if run else {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from modiste.config import load_config
+from modiste.config import load_run_config
 from modiste.data.build import bind_captions, load
 from modiste.data.catalogue import Catalogue
 from modiste.data.synthetic import Synthetic
@@ -52,7 +52,7 @@ def _shaped(image: Image.Image, row: int) -> Image.Image:
 
 def of_run(run: RunDir, count: int = SAMPLES) -> Inputs:
     """The first products of the run's test split, or of its validation split; synthetic garments without the data."""
-    cfg = load_config(run.config)
+    cfg = load_run_config(run.config)
     try:
         catalogue = load(cfg.data)
     except ModisteError as error:

@@ -1,4 +1,4 @@
-"""sentence-transformers ≥ 5.4: a Router of a text and an image route, then Normalize; no code in the folder.
+"""sentence-transformers ≥ 6: a Router of a text and an image route, then Normalize; no code in the folder.
 
 Layout: https://sbert.net/docs/package_reference/sentence_transformer/modules.html. The image route is transformers'
 wrapper of timm; its modality and output have to be named, as the default picks ``last_hidden_state``.

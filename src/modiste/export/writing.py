@@ -238,5 +238,5 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """What `export` recorded in a folder. Raises ModisteError when it is not an export."""
     try:
         return json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise ModisteError(f"{folder} is not an export of modiste: it has no {FACTS}.") from None

@@ -20,7 +20,7 @@ def make(cfg: DictConfig, line: Invocation) -> str:
     Raises:
         ModisteError: There is no ``out`` or no model, or the index is of another model.
     """
-    from modiste.config import load_config, validate
+    from modiste.config import load_run_config, validate
     from modiste.config.inherit import from_run
     from modiste.data.build import load
     from modiste.search.build import build
@@ -28,7 +28,7 @@ def make(cfg: DictConfig, line: Invocation) -> str:
 
     folder = Path(cfg.out).expanduser()
     if cfg.run:
-        cfg = from_run(cfg, load_config(RunDir.find(cfg.run).config), line.overrides)
+        cfg = from_run(cfg, load_run_config(RunDir.find(cfg.run).config), line.overrides)
     validate(cfg)
     catalogue = load(cfg.data)
     if cfg.split is not None:

@@ -488,6 +488,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """What an index says of itself. Raises ModisteError where there is none, or an unfinished one."""
     facts = read_json(folder / FACTS)
     if facts:
+        if not isinstance(facts, dict) or not {"commits", "engine"} <= facts.keys():
+            raise ModisteError(f"{folder / FACTS} is damaged: make the index again with modiste index out={folder}.")
         return facts
     if (folder / "staging").is_dir() or (folder / "lance").is_dir():
         raise ModisteError(f"{folder} is unfinished: run the modiste index command that made it again, it resumes.")
