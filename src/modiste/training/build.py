@@ -25,7 +25,7 @@ from modiste.training.data import build_data, build_stream
 from modiste.training.feature_cache import FeatureCache
 from modiste.training.grad_cache import GradCache
 from modiste.training.module import ContrastiveModule
-from modiste.training.validation_sets import build_validation_sets
+from modiste.training.validation_sets import build_validation_sets, check_monitor
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir, cache_dir
 
@@ -90,6 +90,7 @@ def build_parts(
         grad_cache=grad_cache,
         terms=terms,
     )
+    check_monitor(cfg.monitor.metric, module.sets)
     module.train()  # transformers hands out its models in evaluation mode, and Lightning leaves the mode as it is
     return TrainingParts(plain, model, data, module)
 

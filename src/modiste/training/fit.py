@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from modiste.config import compose, instantiate, load_config, validate
+from modiste.config import compose, instantiate, load_run_config, validate
 from modiste.config.invocation import Invocation
 from modiste.config.overrides import override_key
 from modiste.config.validation import AUTOMATIC
@@ -31,8 +31,9 @@ from modiste.training.build import TrainingParts, build_parts, keep_start
 from modiste.training.callbacks import CheckpointFiles, Interrupted, fast_dev_run
 from modiste.training.loggers import flat
 from modiste.training.validation_sets import validation_specs
-from modiste.utils.lock import exclusive
+from modiste.utils.lock import exclusive, is_further_process
 from modiste.utils.machine import environment, is_out_of_memory, keep_pages
+from modiste.utils.orphans import end_with_parent
 from modiste.utils.run_dir import RunDir
 
 WHERE_TO_START = ("init", "resume", "continue", "run_dir")
@@ -95,6 +96,8 @@ def train(
         line = line or Invocation(overrides=overrides)
         config = compose("train", overrides)
     line = line or Invocation()
+    if is_further_process():
+        end_with_parent()
     config = in_new_directory(config)
     validate(config)
     settle_continue(config)
@@ -105,7 +108,7 @@ def train(
     parts = build_parts(config, catalogue, specs, start)
     run = RunDir(config.run_dir)
     loggers = build_loggers(config, run)
-    with exclusive(run.path), explained(), memory_named(config):
+    with exclusive(run.path), explained(), same_groups(), memory_named(config):
         trainer = build_trainer(config, run, loggers, callbacks, parts.data.batches_per_epoch)
         if trainer.is_global_zero and not fast_dev_run(trainer):
             describe(parts, line, run, loggers)
@@ -169,11 +172,22 @@ def quieten() -> None:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn what Lightning and torch say of a user's mistake into one sentence."""
+    """Turn what Lightning and wandb say of a user's mistake into one sentence."""
     try:
         yield
     except MisconfigurationException as error:
         raise ModisteError(f"The trainer rejects its settings: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        if not type(error).__module__.startswith("wandb."):
+            raise
+        raise ModisteError(f"logger.wandb rejects its settings: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def same_groups() -> Iterator[None]:
+    """Turn an optimizer's state of other parameters into one sentence."""
+    try:
+        yield
     except ValueError as error:
         if "parameter group" not in str(error):
             raise
@@ -248,7 +262,7 @@ def describe(parts: TrainingParts, line: Invocation, run: RunDir, loggers: Mappi
     config = parts.config
     start = {name: config[name] for name in ("init", "resume")}
     if config["continue"]:
-        start = run.origin(load_config(run.config))  # what it began with is still training data of it
+        start = run.origin(load_run_config(run.config))  # what it began with is still training data of it
     else:
         run.write_json("start", start)
     OmegaConf.save(OmegaConf.create(config | start), run.config)
