@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from typing import Any
 
@@ -28,7 +29,7 @@ def load(data_cfg: Any) -> Catalogue:
     """
     # older runs lack these keys
     catalogue = derive(_whole(data_cfg), data_cfg.get("derive") or {})
-    catalogue = instantiate(data_cfg.split)(catalogue)
+    catalogue = _part(data_cfg, "split", catalogue)(catalogue)
     if data_cfg.get("held_out"):
         catalogue = HeldOut.parse(instantiate(data_cfg.held_out))(catalogue)
     return corrupt(catalogue, instantiate(data_cfg.corruptions)) if data_cfg.get("corruptions") else catalogue
@@ -70,10 +71,20 @@ def identity(data_cfg: Any) -> str:
     return json.dumps({name: plain.get(name) for name in PARTS}, sort_keys=True)
 
 
+def _part(data_cfg: Any, name: str, *arguments: Any) -> Any:
+    """The part ``name``. Raises ModisteError where its target is one of something else, as a damaged file may say."""
+    part = instantiate(data_cfg[name])
+    try:
+        inspect.signature(part).bind(*arguments)
+    except TypeError:
+        raise ModisteError(f"'data.{name}' is {data_cfg[name].get('_target_')}, which is no {name}.") from None
+    return part
+
+
 def _whole(data_cfg: Any) -> Catalogue:
     folder = data_cfg.get("preprocessed")
     if not folder:
-        return instantiate(data_cfg.catalogue)()
+        return _part(data_cfg, "catalogue")()
     catalogue = Preprocessed(folder)()
     wanted = data_cfg["name"]
     if catalogue.card.name != wanted and not catalogue.card.name.startswith(f"{wanted}_"):  # or a subset of it

@@ -40,7 +40,7 @@ def read_json(card: Card, path: Path, kind: type) -> Any:
     """The content of a JSON file whose outermost value is a ``kind``. Raises ModisteError for any other file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise cut_short(card, path, str(error)) from None
     if not isinstance(content, kind):
         raise cut_short(card, path, f"it holds a {type(content).__name__} where a {kind.__name__} is expected")

@@ -194,10 +194,11 @@ TITLES: dict[str, Callable[[str], str]] = {"exact": str, "normalised": normalise
 
 @dataclass(frozen=True)
 class MarqoSplit:
-    """KAGL without leaks into the Marqo protocol: a model trained on its train split is an in-domain model.
+    """KAGL for the Marqo protocol: no equal title or image in training; a model trained on it is an in-domain model.
 
     test: every product that is relevant to one of the published queries. excluded: every other product that shares a
-    title or an identical image with one of them. The rest is train and val, by group (`groups`).
+    title or an identical image with one of them. The rest is train and val, by group (`groups`). Of 2,774 test images
+    106 still have a training title that differs in case or punctuation only, and 36 a near-identical training image.
 
     Attributes:
         queries: ``ground_truth_text-image.json`` of Marqo's benchmark: ``{query: {product_id: relevance}}``.
@@ -248,7 +249,7 @@ def _relevant_products(path: str) -> set[str]:
     try:
         published = json.loads(file.read_text(encoding="utf-8"))
         return {str(product) for relevant in published.values() for product in relevant}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ModisteError(f"{file} is not a JSON object {{query: {{product_id: relevance}}}}: {error}") from None
 
 

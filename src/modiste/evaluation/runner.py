@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from modiste.evaluation.store import ResultStore, holds, identity, variant_of
 from modiste.evaluation.subject import Subject
 from modiste.tasks.result import Embedder, Result
 from modiste.utils.machine import keep_pages
-from modiste.utils.run_dir import RunDir
+from modiste.utils.run_dir import RunDir, read_json
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
@@ -168,7 +167,7 @@ class Evaluator:
 
 def read(path: Path) -> Result:
     """A stored result with its values per query."""
-    content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: Mapping[str, Any] = read_json(path)
     values = path.with_suffix(".npz")
     if not values.is_file():
         return Result.from_json(content)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from modiste.models.preprocess import Preprocess
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
 from modiste.texts.hf import HfTextEncoder, HfTokenizer
 from modiste.texts.words import HashTokenizer
+from modiste.utils.run_dir import read_json
 
 FACTS = "modiste.json"
 PIXELS = "pixels"
@@ -55,7 +55,7 @@ def load_exported(source: str) -> DualEncoder:
         return SentenceTransformersDualEncoder(str(folder))
     if facts.get("format") in ("onnx", "openvino", "transformers_js"):
         return Programs(folder)
-    config = json.loads((folder / "config.json").read_text("utf-8")) if (folder / "config.json").is_file() else {}
+    config = read_json(folder / "config.json")
     if facts.get("format") == "hub":
         return HubModel.from_pretrained(str(folder)).model
     if config.get("model_type") == "modiste":
@@ -67,32 +67,25 @@ def load_exported(source: str) -> DualEncoder:
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """What `modiste export` recorded in a folder; empty for another's."""
-    path = folder / FACTS
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModisteError(f"'{path}' is not readable JSON ({error}). {INCOMPLETE}") from None
+    return read_json(folder / FACTS)
 
 
 def from_transformers(folder: Path, config: dict[str, Any]) -> DualEncoder:
     """The two towers of ``format=transformers``, without the code that lies in the folder."""
     from safetensors.torch import load_file
 
-    transform = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
-    tokens = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
-    node = {
-        "image": {name: config["image"][name] for name in ("architecture", "arguments")},
-        "preprocess": {name: transform[name] for name in Preprocess.__dataclass_fields__},
-        "text": config["text"],
-        "pooling": config["pooling"],
-        "embed_dim": config["projection_dim"],
-        "max_length": tokens["model_max_length"],
-        "initial_scale": float(torch.tensor(config["logit_scale_init_value"]).exp()),
-        "initial_bias": config["logit_bias"],
-    }
+    transform, tokens = (read_json(folder / f"{name}_config.json") for name in ("preprocessor", "tokenizer"))
     with explained(str(folder), INCOMPLETE):
+        node = {
+            "image": {name: config["image"][name] for name in ("architecture", "arguments")},
+            "preprocess": {name: transform[name] for name in Preprocess.__dataclass_fields__},
+            "text": config["text"],
+            "pooling": config["pooling"],
+            "embed_dim": config["projection_dim"],
+            "max_length": tokens["model_max_length"],
+            "initial_scale": float(torch.tensor(config["logit_scale_init_value"]).exp()),
+            "initial_bias": config["logit_bias"],
+        }
         model = two_tower(folder, node)
         state = load_file(folder / WEIGHTS)
         state.pop("logit_scale")
@@ -158,7 +151,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="modiste", tags=["m
                         local_files_only=local_files_only, force_download=force_download,
                     )
                 )  # fmt: skip
-            node = json.loads((folder / "config.json").read_text("utf-8"))
+            node = read_json(folder / "config.json")
             loaded = cls(str(folder), **node)
             state = load_file(folder / WEIGHTS)
             loaded.model.load_state_dict({k: t.float() if t.is_floating_point() else t for k, t in state.items()})

@@ -1,8 +1,9 @@
-"""CLIP-like models of sentence-transformers ≥ 5.4: those that embed both images and texts."""
+"""CLIP-like models of sentence-transformers ≥ 6: those that embed both images and texts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from modiste.models.preprocess import INTERPOLATIONS, Preprocess
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
 from modiste.pretrained.transformers import preprocess_of
 
-ABSENT = "sentence-transformers ≥ 5.4 is not installed: pip install 'modiste[sentence-transformers]'."
+ABSENT = "sentence-transformers ≥ 6 is not installed: pip install -U 'modiste[sentence-transformers]'."
 FEATURES = "sentence_embedding"
 
 
@@ -47,6 +48,8 @@ class SentenceTransformersDualEncoder(DualEncoder):
             from sentence_transformers import SentenceTransformer
         except ImportError:
             raise ModisteError(ABSENT) from None
+        if int(version("sentence-transformers").partition(".")[0]) < 6:  # runs the code of a local directory
+            raise ModisteError(ABSENT)
         remedy = "The directory must hold modules.json." if path else hub_remedy(name, revision)
         with explained(source, remedy):
             self.model: Any = SentenceTransformer(

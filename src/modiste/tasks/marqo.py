@@ -175,7 +175,7 @@ def read_tasks(path: Path) -> list[MarqoTask]:
             f"{file} does not exist: give the folder of one data set of Marqo's benchmark: from github.com/marqo-ai/"
             f"marqo-FashionCLIP, configs/NAME.json as config.json, and the files of data/NAME/gt_query_doc."
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModisteError(f"{file} is not a configuration of Marqo's benchmark: {error!r}.") from None
 
 

@@ -251,7 +251,7 @@ def read_judgements(path: str | Path) -> Judgements:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModisteError(f"Relevance file {path} does not exist: check its path.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModisteError(f"{form}: {error}.") from None
     if not isinstance(content, dict) or not all(isinstance(items, dict) for items in content.values()):
         raise ModisteError(f"{form}.")

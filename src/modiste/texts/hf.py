@@ -84,8 +84,13 @@ class HfTextEncoder(nn.Module):
         else:
             raise ModisteError("A text encoder needs text.source, or text.config together with text.tokenizer.")
         positions = getattr(self.trunk.config, "max_position_embeddings", None)
-        if source is not None and positions is not None and max_length > positions:
-            raise ModisteError(f"text.max_length={max_length} is more than the {positions} positions of {source}.")
+        length = getattr(self.tokenizer, "max_length", None)
+        if isinstance(positions, int) and isinstance(length, int) and length > positions:
+            key = "text.max_length" if source is not None else "text.tokenizer.max_length"
+            raise ModisteError(
+                f"{key}={length} is more than the {positions} positions of {source or 'text.config'}: lower it"
+                + ("." if source is not None else ", or raise text.config.max_position_embeddings.")
+            )
         self.pooling = pooling
         self.dim: int = self.trunk.config.hidden_size
 

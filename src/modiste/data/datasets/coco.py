@@ -238,7 +238,7 @@ def _read_json(file: Path, card: Card) -> Any:
     """
     try:
         return json.loads(file.read_bytes(), object_hook=_pack)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise cut_short(card, file, str(error)) from None
 
 

@@ -30,7 +30,9 @@ from modiste.utils.run_dir import cache_dir
 
 log = logging.getLogger(__name__)
 
-UNREADABLE = (ValueError, EOFError, csv.Error, pa.ArrowException, zipfile.BadZipFile, ElementTree.ParseError)
+UNREADABLE = (
+    ValueError, EOFError, RecursionError, csv.Error, pa.ArrowException, zipfile.BadZipFile, ElementTree.ParseError,
+)  # fmt: skip
 QUOTINGS = {"quotes": True, "none": False}
 SUFFIXES = (*BY_SUFFIX, ".parquet", ".jsonl", ".ndjson", ".json", ".xml")
 PACKED = (".gz", ".bz2", ".xz", ".zip")
@@ -72,7 +74,7 @@ class Table:
 
     path: str
     images: str | None = None
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, str | int | Sequence[str | int] | None] = field(default_factory=dict)
     attributes: Sequence[str] | None = None
     delimiter: str | None = None
     encoding: str | None = None
@@ -81,6 +83,17 @@ class Table:
     placeholders: int | None = None
     name: str = "table"
     max_bad: int | float | None = None
+
+    def __post_init__(self) -> None:
+        # A name of digits alone is read as a number.
+        names = {word: self._names(column) for word, column in self.columns.items()}
+        object.__setattr__(self, "columns", names)
+
+    @staticmethod
+    def _names(column: Any) -> Any:
+        return (
+            str(column) if isinstance(column, int) else list(map(str, column)) if isinstance(column, list) else column
+        )
 
     def __call__(self) -> Catalogue:
         path = self.file

@@ -69,7 +69,7 @@ def read_result(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> StoredResult:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModisteError(f"'{path}' is not a readable JSON file ({error}). Evaluate again to rewrite it.") from None
     problem = _problem(result)
     if problem:
