@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
 from modiste.commands._line import invocation
+from modiste.config import load_overrides
 from modiste.config.overrides import override_key
+from modiste.utils.run_dir import RunDir
 
 
 def run(cfg: DictConfig) -> None:
@@ -22,6 +25,13 @@ def run(cfg: DictConfig) -> None:
         print("\nInterrupted; finished shards are kept. Resume with the same command.", file=sys.stderr)
         raise SystemExit(130) from None
     print(f"{done.made} shards written, existing shards reused: {done.folder}")
-    data = [o for o in line.overrides if override_key(o).split(".")[0].split("/")[0] in ("data", "data_dir")]
+    data = of_data(line.overrides)
+    if cfg.run and not any(override_key(override) == "data" for override in data):
+        data = [*of_data(load_overrides(RunDir.find(cfg.run).path / "overrides.yaml")), *data]
     files = [f"embeddings.{side}={done.folder / f'{side}.npy'}" for side in ("image", "text")]
     print(f"Evaluate: {shlex.join(['modiste', 'evaluate', *(data or [f'data={cfg.data.name}']), *files])}")
+
+
+def of_data(overrides: Sequence[str]) -> list[str]:
+    """Those of ``overrides`` that choose the data set."""
+    return [o for o in overrides if override_key(o).split(".")[0].split("/")[0] in ("data", "data_dir")]

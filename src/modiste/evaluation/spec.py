@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 Entry = str | Mapping[str, Any]
 """A data set's name, or groups and keys of `modiste evaluate` to their values: ``{data: kagl, task: [marqo]}``."""
 
+
+log = logging.getLogger(__name__)
 
 EVERY_ROW = "all"
 """The split that takes all rows, for data of others that has no splits."""
@@ -127,7 +130,19 @@ class EvaluationSpec:
         catalogue = load(self.config.data) if catalogue is None else catalogue
         if self.split == EVERY_ROW:
             catalogue = catalogue.replace_column("split", [EVERY_ROW] * len(catalogue))
+        elif "data" in self.named and self._is_split_at_random:
+            part = catalogue.splits.get(self.split, 0)
+            log.warning(
+                "%s: evaluating %d of %d rows, the random split '%s'; split=all evaluates every row.",
+                catalogue.card.name, part, len(catalogue), self.split,
+            )  # fmt: skip
         return Evaluation(self, catalogue, tasks)
+
+    @property
+    def _is_split_at_random(self) -> bool:
+        """Whether the data are somebody's table, and not split by what it says."""
+        targets = (str(self.config.data[part].get("_target_")) for part in ("catalogue", "split"))
+        return tuple(target.rpartition(".")[2] for target in targets) == ("Table", "RandomSplit")
 
     def for_task(self, task: str) -> list[str]:
         """The overrides that give the result of ``task`` alone.
