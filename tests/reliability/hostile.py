@@ -1,0 +1,620 @@
+"""Run directories, results, tables, models and caches of a stranger: no code of theirs runs, nothing outside is read.
+
+Every case is a folder that an attacker could hand over, and a command that a victim could run on it. Outside of the
+folder lies a secret; the environment holds another. A case is a fault where a process starts, code of the folder runs,
+a socket opens, a file outside is opened or written, or a secret reaches what the command prints or writes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import pickle
+import shutil
+import struct
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reliability import forks
+from reliability.kills import TINY
+
+SECRET = "hunter2-0b5f"
+PICTURE = (64, 48)
+"""Size of the secret picture."""
+EVALUATE = ("evaluate", "run=evil", "task=[retrieval]")
+CONTINUE = ("train", "continue=evil")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is handed over, and what the victim runs.
+
+    Attributes:
+        name: In the report of faults.
+        make: Writes into the folder; it gets the folder and the path of what is outside.
+        command: Of `modiste`; ``{out}`` is outside.
+        bad: A word that must not be printed, beyond the secrets.
+    """
+
+    name: str
+    make: Callable[[Path, Path], Any]
+    command: tuple[str, ...]
+    bad: str = ""
+
+
+class Payload:
+    """Unpickled, it writes PWNED outside."""
+
+    def __init__(self, outside: Path) -> None:
+        self.outside = outside
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"id > {self.outside}/PWNED",)
+
+
+def payload(outside: Path) -> bytes:
+    """A pickle that runs a command."""
+    return pickle.dumps(Payload(outside))
+
+
+def torch_payload(path: Path, outside: Path) -> None:
+    """A file of `torch.save` that runs a command when it is unpickled."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", payload(outside))
+        file.writestr("archive/version", "3")
+
+
+# -------------------------------------------------------------------------------------------------------- configuration
+
+
+def targets(outside: Path) -> list[dict[str, Any]]:
+    """Nodes that would run or read something."""
+    command = f"id > {outside}/PWNED"
+    return [
+        {"_target_": "os.system", "command": command},
+        {"_target_": "subprocess.Popen", "args": command, "shell": True},
+        {"_target_": "builtins.eval", "_args_": [f"__import__('os').system('{command}')"]},
+        {"_target_": "builtins.open", "file": f"{outside}/secret.txt"},
+        {"_target_": "torch.load", "f": "evil/x.pt", "weights_only": False},
+        {"_target_": "torch.hub.load", "repo_or_dir": "evil", "model": "x", "source": "local"},
+        {"_target_": "torch.utils.cpp_extension.load_inline", "name": "x", "cpp_sources": "int x;"},
+        {"_target_": "torch.nn.modules.module.os.system", "command": command},
+        {"_target_": "numpy.load", "file": "evil/x.npy", "allow_pickle": True},
+        {"_target_": "pickle.loads", "_args_": ["x"]},
+        {"_target_": "functools.partial", "_args_": [{"_target_": "os.system", "_partial_": True}, command]},
+        {"_target_": "hydra.utils.instantiate", "config": {"_target_": "os.system", "command": command}},
+        {"_target_": "hydra._internal.instantiate._instantiate2.instantiate", "config": {}},
+        {"_target_": "modiste.config.building.instantiate", "node": {}},
+        {"_target_": "modiste.data.storage.webdataset.read_shard", "url": f"pipe:{command}", "note": None},
+        {"_target_": "modiste.data.datasets.table.from_records", "records": []},
+        {"_target_": "modiste.utils.run_dir.os.system", "command": command},
+        {"_target_": "modiste.evaluation.verify.subprocess.run", "args": command, "shell": True},
+        {"_target_": "modiste.data.storage.webdataset.Shards", "path": f"pipe:{command}"},
+        {"_target_": "modiste.data.storage.webdataset.Shards", "path": f"{outside}/../../x/{{0..1}}.tar | {command}"},
+        {"_target_": "lightning.pytorch.Trainer", "callbacks": [{"_target_": "os.system", "command": command}]},
+        {"_target_": "transformers.pipeline", "task": "x", "model": "evil", "trust_remote_code": True},
+        {"_target_": "transformers.AutoModel.from_pretrained", "_args_": ["evil"], "trust_remote_code": True},
+        {"_target_": "evil.module.Class"},
+        {"_target_": "torchvision.datasets.utils.download_url", "url": f"file://{outside}/secret.txt", "root": "."},
+        {"_target_": "torchmetrics.utilities.imports.compare_version", "package": "x", "op": "os", "version": "1"},
+    ]
+
+
+def in_config(change: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], None]:
+    """A run directory with a changed ``config.yaml``."""
+
+    def make(folder: Path, outside: Path) -> None:
+        path = folder / "config.yaml"
+        config = yaml.safe_load(path.read_text())
+        change(config)
+        path.write_text(yaml.safe_dump(config))
+        torch_payload(folder / "x.pt", outside)
+
+    return make
+
+
+def put(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """Sets a dotted key."""
+
+    def change(config: dict[str, Any]) -> None:
+        *above, last = key.split(".")
+        for name in above:
+            config = config[name]
+        config[last] = value
+
+    return change
+
+
+def configs(outside: Path) -> Iterator[Case]:
+    """Hostile ``config.yaml``."""
+    places = ["model", "model.image", "data.catalogue", "task.retrieval", "data.split"]
+    for number, node in enumerate(targets(outside)):
+        place = places[number % len(places)]
+        yield Case(f"config.yaml: {node['_target_']} as {place}", in_config(put(place, node)), EVALUATE)
+    for text in ("${oc.env:SECRET_TOKEN}", "${oc.decode:${oc.env:SECRET_TOKEN}}", "${hydra:runtime.cwd}"):
+        yield Case(f"config.yaml: name: {text}", in_config(put("name", text)), EVALUATE)
+    yield Case("config.yaml: a prompt that reads the environment",
+               in_config(put("data.captions.templates", ["${oc.env:SECRET_TOKEN}"])), EVALUATE)  # fmt: skip
+    for tag in ("!!python/object/apply:os.system [{}]", "!!python/name:os.system ''", "!!python/module:os ''"):
+        text = "name: x\nmodel: " + tag.format(f"id > {outside}/PWNED")
+        yield Case(f"config.yaml: {tag}", text_file("config.yaml", text), EVALUATE)
+    yield Case("config.yaml: a billion laughs", text_file("config.yaml", laughs()), EVALUATE)
+    yield Case("config.yaml: a target next to it, whose annotations are code", beside, EVALUATE)
+    yield Case("config.yaml is a FIFO", special("config.yaml"), EVALUATE)
+
+
+def beside(folder: Path, outside: Path) -> None:
+    """A module of the stranger's, which ``python -m modiste`` finds in the working directory."""
+    in_config(put("loss", {"_target_": "evil.part.Loss", "scale": 1}))(folder, outside)
+    escape = (
+        "[c for c in ().__class__.__base__.__subclasses__() if c.__name__ == '_wrap_close'][0].__init__.__globals__"
+    )
+    (folder / "part.py").write_text(
+        f"import os\nos.system('id > {outside}/PWNED')\n"
+        f"class Loss:\n    def __init__(self, scale: {escape}['system']('id > {outside}/PWNED') = 1): ...\n"
+    )
+
+
+def laughs() -> str:
+    """YAML aliases that expand without end."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    return "\n".join([*lines, *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))])
+
+
+def text_file(name: str, text: str) -> Callable[[Path, Path], None]:
+    """One file of the folder, written anew."""
+
+    def make(folder: Path, outside: Path) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text.replace("{out}", str(outside)))
+        torch_payload(folder / "x.pt", outside)
+
+    return make
+
+
+def special(name: str) -> Callable[[Path, Path], None]:
+    """A FIFO in place of a file."""
+
+    def make(folder: Path, outside: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return make
+
+
+OVERRIDES = (
+    "+hydra.callbacks.x={_target_: torch.load, f: evil/x.pt, weights_only: false}",
+    "hydra.run.dir={out}",
+    "hydra/launcher=slurm",
+    "++hydra.searchpath=[file://evil/conf]",
+    "--config-dir=evil/conf",
+    "--config-path=evil/conf",
+    "-m",
+    "+loss@hydra.callbacks.x=clip",
+    "name=${oc.env:SECRET_TOKEN}",
+    "'name=${oc.env:SECRET_TOKEN}'",
+    "data.catalogue={_target_: os.system, command: id}",
+    "+callbacks.x={_target_: os.system, command: id}",
+    "+callbacks.x={_target_: torch.load, f: evil/x.pt, weights_only: false}",
+    "logger.x={_target_: subprocess.run, args: id, shell: true}",
+    "data.stream.shards='pipe:id > {out}/PWNED'",
+    "callbacks.best.dirpath={out}",
+    "run_dir={out}",
+    "trainer.profiler={_target_: lightning.pytorch.profilers.SimpleProfiler, dirpath: '{out}', filename: PWNED}",
+    "init={out}/secret.txt",
+)
+
+
+def overrides() -> Iterator[Case]:
+    """Hostile ``overrides.yaml``, continued, resumed, and of a sweep."""
+    for number, line in enumerate(OVERRIDES):
+        text = yaml.safe_dump([line])
+        key = "resume" if number % 3 == 2 else "continue"
+        yield Case(
+            f"overrides.yaml, {key}: {line}",
+            text_file("overrides.yaml", text),
+            ("train", f"{key}=evil", "trainer.max_epochs=2"),
+        )
+    for line in OVERRIDES[:6]:
+        yield Case(
+            f"overrides.yaml of a sweep: {line}",
+            text_file("overrides.yaml", yaml.safe_dump([line])),
+            ("sweep", "continue=evil"),
+        )
+
+
+# -------------------------------------------------------------------------------------------------------------- results
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    """A result file that the tables take."""
+    metrics = {"t2i/mrr": {"value": 0.5, "low": 0.4, "high": 0.6, "count": 9}}
+    return {
+        "schema": 1, "task": "retrieval", "data": "synthetic", "split": "test", "model": {"name": "x"},
+        "metrics": metrics,
+        "primary": "t2i/mrr", "environment": {}, "command": "modiste evaluate run=evil", "examples": [], **changes,
+    }  # fmt: skip
+
+
+def results(outside: Path) -> Iterator[Case]:
+    """Hostile result files."""
+    file = "results/synthetic.test.retrieval.json"
+
+    def case(name: str, victim: Sequence[str], bad: str = "", **changes: Any) -> Case:
+        return Case(f"result: {name}", text_file(file, json.dumps(result(**changes))), tuple(victim), bad)
+
+    verify = ("verify", f"evil/{file}")
+    yield case("--config-dir", verify, overrides=["--config-dir=evil/conf", "suite=e"])
+    yield case(
+        "hydra.callbacks",
+        verify,
+        overrides=["+hydra.callbacks.x={_target_: torch.load, f: evil/x.pt, weights_only: false}"],
+    )
+    yield case("a resolver", verify, overrides=["run=evil", "name=${oc.env:SECRET_TOKEN}"])
+    yield case("a command with a shell", verify, command=f"modiste evaluate run=evil; id > {outside}/PWNED")
+    yield case("a command that substitutes", verify, command=f"modiste evaluate run=$(id > {outside}/PWNED)")
+    yield case("another program", verify, command=f"sh -c 'id > {outside}/PWNED'")
+    yield case("a target", verify, overrides=["run=evil", "task.retrieval={_target_: os.system, command: id}"])
+    picture = {"kind": "t2i", "query": "a", "rank": 1, "results": [{"row": 0, "image": f"{outside}/secret.png"}]}
+    yield case("pictures outside", ("evaluate", "run=evil"), examples=[picture])
+    script = "<script>fetch('http://127.0.0.1:9')</script>"
+    for style in ("markdown", "csv", "latex"):
+        bad = "" if style == "csv" else script
+        yield case(f"a name for {style}", ("table", "evil", f"format={style}"), bad, model={"name": script})
+    yield case(
+        "a formula",
+        ("table", "evil", "format=csv"),
+        "\n=HYPERLINK",
+        model={"name": '=HYPERLINK("http://127.0.0.1:9","x")'},
+    )
+    pickled = text_file(file, json.dumps(result()))
+
+    def arrays(folder: Path, out: Path) -> None:
+        pickled(folder, out)
+        with zipfile.ZipFile((folder / file).with_suffix(".npz"), "w") as archive:
+            archive.writestr("t2i/mrr.npy", npy_payload(out))
+
+    yield Case("result: pickled arrays, compare", arrays, ("compare", "evil", "evil"))
+    yield Case("result: pickled arrays, table", arrays, ("table", "evil"))
+
+
+def npy_payload(outside: Path) -> bytes:
+    """An object array of numpy, whose elements are a pickle."""
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + payload(outside)
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+TABLE = ("data", "data=table", "data.catalogue.path=evil/t.csv", "data.catalogue.images=evil")
+
+
+def tables(outside: Path) -> Iterator[Case]:
+    """Hostile tables and folders of images."""
+    secret = f"{outside}/secret.png"
+    for ref in (secret, "../outside/secret.png", "a/../../outside/secret.png", f"file://{secret}", "link.png",
+                "link/secret.png",
+                "http://127.0.0.1:9/x.png", "/dev/stdin", "fifo.png"):  # fmt: skip
+
+        def make(folder: Path, out: Path, ref: str = ref) -> None:
+            (folder / "t.csv").write_text(f"image,text\n{ref},a hat\n")
+            (folder / "link.png").symlink_to(f"{out}/secret.png")
+            (folder / "link").symlink_to(out)
+            os.mkfifo(folder / "fifo.png")
+
+        yield Case(f"table: image {ref}", make, TABLE, f"{PICTURE[0]}x")
+
+    def parquet(folder: Path, out: Path, path: str = secret) -> None:
+        forks.apart(write_parquet, folder / "t.parquet", path)
+
+    for path in (secret, "/dev/zero", "../outside/secret.png"):
+        yield Case(
+            f"Parquet: path {path}",
+            lambda f, o, path=path: parquet(f, o, path),
+            (*TABLE[:2], "data.catalogue.path=evil/t.parquet", TABLE[3]),
+        )
+    entity = f'<?xml version="1.0"?><!DOCTYPE r [<!ENTITY x SYSTEM "file://{outside}/secret.txt">]><rss><channel><item><text>&x;</text></item></channel></rss>'
+    yield Case("XML: an entity", text_file("t.xml", entity), (*TABLE[:2], "data.catalogue.path=evil/t.xml", TABLE[3]))
+
+    def zipped(folder: Path, out: Path) -> None:
+        with zipfile.ZipFile(folder / "im.zip", "w") as archive:
+            archive.writestr("../outside/PWNED", "x")
+            link = zipfile.ZipInfo("s.png")
+            link.external_attr = 0o120777 << 16
+            archive.writestr(link, f"{out}/secret.png")
+        (folder / "t.csv").write_text("image,text\n../outside/PWNED,a hat\ns.png,a tie\n")
+
+    yield Case("zip: links and paths", zipped, (*TABLE[:3], "data.catalogue.images=evil/im.zip"))
+
+    def tar(folder: Path, out: Path, member: str = "0.png", link: str = "") -> None:
+        with tarfile.open(folder / "s.tar", "w") as archive:
+            info = tarfile.TarInfo(member)
+            info.type, info.linkname = (tarfile.SYMTYPE, link) if link else (tarfile.REGTYPE, "")
+            archive.addfile(info)
+
+    shards = ("data", "data=shards")
+    yield Case("shard: a link", lambda f, o: tar(f, o, link=secret), (*shards, "data.catalogue.path=evil/s.tar"))
+    yield Case(
+        "shard: a path", lambda f, o: tar(f, o, "../../outside/PWNED.png"), (*shards, "data.catalogue.path=evil/s.tar")
+    )
+    yield Case("shard: pipe", text_file("t", ""), (*shards, f"data.catalogue.path='pipe:id > {outside}/PWNED'"))
+    yield Case(
+        "shard: file name with a command",
+        lambda f, o: tar(f, o),
+        (*shards, f"data.catalogue.path='evil/s.tar; id > {outside}/PWNED'"),
+    )
+
+
+def write_parquet(file: Path, path: str) -> None:
+    """A table of one picture that is elsewhere."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"text": ["a hat"], "image": [{"bytes": None, "path": path}]}), file)
+
+
+# --------------------------------------------------------------------------------------------------- weights and caches
+
+
+def weights() -> Iterator[Case]:
+    """Pickles and paths in checkpoints, embeddings and manifests."""
+    for name in ("best", "last"):
+
+        def checkpoint(folder: Path, out: Path, name: str = name) -> None:
+            for file in (folder / "checkpoints").iterdir():
+                file.unlink()
+            torch_payload(folder / "checkpoints" / f"{name}.ckpt", out)
+
+        yield Case(f"pickle: {name}.ckpt, evaluate", checkpoint, EVALUATE)
+        yield Case(f"pickle: {name}.ckpt, continue", checkpoint, CONTINUE)
+    yield Case(
+        "pickle: init",
+        lambda f, o: torch_payload(f / "x.ckpt", o),
+        ("train", *TINY, "init=evil/x.ckpt", "hydra.run.dir=new"),
+    )
+    yield Case(
+        "pickle: start.ckpt",
+        lambda f, o: torch_payload(f / "start.ckpt", o),
+        ("train", "continue=evil", "trainer.max_epochs=2", "term=[distill]"),
+    )
+
+    def matrices(folder: Path, out: Path) -> None:
+        for side in ("image", "text"):
+            (folder / f"{side}.npy").write_bytes(npy_payload(out))
+            torch_payload(folder / f"{side}.pt", out)
+
+    for suffix in ("npy", "pt"):
+        files = (f"embeddings.{side}=evil/{side}.{suffix}" for side in ("image", "text"))
+        yield Case(f"pickle: embeddings.{suffix}", matrices, ("evaluate", "data=synthetic", *files))
+
+    def manifest(folder: Path, out: Path) -> None:
+        shard = {"file": f"{out}/secret.npy", "rows": 1, "bytes": 1, "sha256": "0"}
+        content = {"format": 1, "complete": True, "shards": [shard], "preprocess": {}, "report": {}, "card": {}}
+        (folder / "manifest.json").write_text(json.dumps(content))
+
+    yield Case("manifest: a file outside", manifest, ("train", *TINY, "data.preprocessed=evil", "hydra.run.dir=new"))
+    yield Case(
+        "manifest: too deep",
+        text_file("manifest.json", "[" * 100000),
+        ("train", *TINY, "data.preprocessed=evil", "hydra.run.dir=new"),
+        "Traceback",
+    )
+    yield Case("logger.json: another", text_file("logger.json", '{"csv": {"_target_": "os.system"}}'), CONTINUE)
+    yield Case(
+        "start.json: elsewhere", text_file("start.json", '{"init": "{out}/secret.txt", "resume": null}'), CONTINUE
+    )
+
+
+def models(outside: Path) -> Iterator[Case]:
+    """Models that bring code."""
+    code = f"import os\nos.system('id > {outside}/PWNED')\nclass M: pass\n"
+
+    def folder_of(files: dict[str, Any]) -> Callable[[Path, Path], None]:
+        def make(folder: Path, out: Path) -> None:
+            shutil.rmtree(folder)
+            folder.mkdir()
+            for name, content in files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+            torch_payload(folder / "pytorch_model.bin", out)
+
+        return make
+
+    maps = {
+        "AutoModel": "modeling.M",
+        "AutoConfig": "modeling.M",
+        "AutoProcessor": "modeling.M",
+        "AutoTokenizer": ["modeling.M", None],
+    }
+    embed = ("embed", "data=synthetic", "data.catalogue.products=20", "model=evil", "out=vectors")
+    yield Case(
+        "model: auto_map",
+        folder_of({"config.json": {"model_type": "mine", "auto_map": maps}, "modeling.py": code}),
+        embed,
+    )
+    yield Case("model: a pickle of weights", folder_of({"config.json": {"model_type": "clip"}}), embed)
+    for kind in (
+        "modeling.M",
+        "os.system",
+        "sentence_transformers.util.misc.importlib",
+        "sentence_transformers.base.model.torch",
+    ):
+        modules = [{"idx": 0, "name": "0", "path": "", "type": kind}]
+        yield Case(
+            f"model: module {kind}",
+            folder_of({"modules.json": modules, "config_sentence_transformers.json": {}, "modeling.py": code}),
+            embed,
+        )
+    remote = {"model_cfg": {"embed_dim": 8, "text_cfg": {"tokenizer_kwargs": {"trust_remote_code": True}}}}
+    yield Case("model: open_clip's remote code", folder_of({"open_clip_config.json": remote}), embed)
+    facts = {"format": "hub"}
+    yield Case(
+        "model: a target of the hub's config",
+        folder_of({"modiste.json": facts, "config.json": {"image": {"_target_": "os.system"}}}),
+        embed,
+    )
+    yield Case("model: config.json too deep", folder_of({"config.json": "[" * 100000}), embed, "Traceback")
+    yield Case(
+        "model: modiste's own code",
+        folder_of({"config.json": {"model_type": "modiste", "auto_map": maps}, "modeling.py": code}),
+        embed,
+    )
+    index = {"index.json": {"engine": "os.system", "model": "evil"}}
+    yield Case("index: a stranger's", folder_of(index), ("search", "index=evil", "a red dress"))
+
+
+def cases(outside: Path) -> list[Case]:
+    """All of them."""
+    return [*configs(outside), *overrides(), *results(outside), *tables(outside), *weights(), *models(outside)]
+
+
+# ------------------------------------------------------------------------------------------------------------- watching
+
+TOOLS = ("uname", "lscpu", "file", "nvidia-smi", "rocm-smi")
+"""What Python, torch and codecarbon ask for the machine, with arguments of their own."""
+PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pty.spawn")
+NETWORK = ("socket.connect", "socket.getaddrinfo")
+
+
+def watched(case: Path, found: Path) -> Callable[[], None]:
+    """Notes what the process does that it should not."""
+
+    def install() -> None:
+        os.environ |= {
+            "SECRET_TOKEN": SECRET,
+            "HF_HUB_OFFLINE": "1",
+            "MODISTE_CACHE": str(case / "cache"),
+            "WANDB_MODE": "disabled",
+        }
+        os.environ.pop("MODISTE_ALLOW", None)
+        descriptor = os.open(found, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+        def note(event: str, what: Any) -> None:
+            os.write(descriptor, f"{event}: {str(what)[:200]}\n".encode())
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            if event in PROCESSES:
+                if arguments[0] not in TOOLS and "'-m', 'modiste', 'evaluate'" not in str(arguments[1:2]):
+                    note(event, arguments)
+            elif event in NETWORK and "AF_UNIX" not in str(arguments):
+                note(event, arguments[1:])
+            elif event == "open" and isinstance(arguments[0], str) and isinstance(arguments[2], int):
+                path = os.path.abspath(arguments[0])
+                if arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not path.startswith(
+                    (str(case), "/dev/", "/proc/")
+                ):
+                    note("written outside", path)
+
+        sys.addaudithook(hook)
+
+    return install
+
+
+class Opened:
+    """The names in a folder that anybody opens, by Linux's inotify: libraries in C are seen, too."""
+
+    def __init__(self, folder: Path) -> None:
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.descriptor = self.libc.inotify_init1(os.O_NONBLOCK)
+        opened, changed = 0x20, 0x2 | 0x100 | 0x80  # IN_OPEN; IN_MODIFY, IN_CREATE, IN_MOVED_TO
+        self.libc.inotify_add_watch(self.descriptor, str(folder).encode(), opened | changed)
+
+    def names(self) -> list[str]:
+        """Since the last call."""
+        try:
+            data = os.read(self.descriptor, 65536)
+        except BlockingIOError:
+            return []
+        found = []
+        while data:
+            _, mask, _, length = struct.unpack_from("iIII", data)
+            name = data[16 : 16 + length].rstrip(b"\0").decode()
+            if name and not mask & 0x40000000:
+                found.append(name)
+            data = data[16 + length :]
+        return found
+
+
+def attack(case: Case, base: Path, folder: Path, outside: Path, opened: Opened) -> str:
+    """Run a case; what is wrong, or an empty string."""
+    evil, found, log = folder / "evil", folder / "found", folder / "log"
+    shutil.copytree(base, evil)
+    case.make(evil, outside)
+    opened.names()
+    command = [word.replace("{out}", str(outside)) for word in case.command]
+    try:
+        code = forks.wait(forks.start(command, folder, log, watched(folder, found)), 60)
+    except TimeoutError:
+        return "it waits for ever"
+    wrong = [f"opened outside: {sorted(set(names))}"] if (names := opened.names()) else []
+    printed = log.read_text(errors="replace")
+    if found.is_file():
+        wrong += found.read_text().splitlines()[:3]
+    if (outside / "PWNED").exists():
+        (outside / "PWNED").unlink()
+        wrong.append("code ran")
+    if case.bad and case.bad in printed:
+        wrong.append(f"printed {case.bad!r}")
+    if "Traceback (most recent" in printed:
+        wrong.append(f"a traceback: {printed.strip().splitlines()[-1][:150]}")
+    written = [file for file in folder.rglob("*") if file.is_file() and file.stat().st_size < 2**24]
+    wrong += [
+        f"the secret is in {file.relative_to(folder)}"
+        for file in written
+        if SECRET.encode() in file.read_bytes() and file not in sent(evil)
+    ]
+    if code < 0:
+        wrong.append(f"killed by signal {-code}")
+    return "; ".join(wrong)
+
+
+def sent(evil: Path) -> list[Path]:
+    """Files that hold the secret because the case put it there."""
+    return [evil / "t.csv"]
+
+
+def prepare(folder: Path) -> tuple[Path, Path]:
+    """A finished run that cases change, and the folder outside with the secrets."""
+    base, outside = folder / "base", folder / "outside"
+    outside.mkdir()
+    (outside / "secret.txt").write_text(SECRET)
+    forks.apart(draw_secret, outside / "secret.png")
+    code = forks.run(["train", *TINY, "trainer.max_epochs=1", f"hydra.run.dir={base}"], folder, folder / "base.log")
+    if code:
+        raise RuntimeError((folder / "base.log").read_text()[-2000:])
+    return base, outside
+
+
+def draw_secret(path: Path) -> None:
+    """The picture that nobody may read."""
+    from PIL import Image
+
+    Image.new("RGB", PICTURE, "red").save(path)
+
+
+def measure(every: int = 1, chosen: Callable[[Case], bool] = lambda case: True) -> tuple[int, list[str]]:
+    """Run the cases, or every ``every``-th; how many, and what is wrong."""
+    faults = []
+    with tempfile.TemporaryDirectory() as temporary:
+        top = Path(temporary)
+        base, outside = prepare(top)
+        opened = Opened(outside)
+        wanted = [case for case in cases(outside)[::every] if chosen(case)]
+        for number, case in enumerate(wanted):
+            folder = top / f"case{number}"
+            folder.mkdir()
+            wrong = attack(case, base, folder, outside, opened)
+            if wrong:
+                faults.append(f"{case.name}: {wrong}")
+            shutil.rmtree(folder, ignore_errors=True)
+    return len(wanted), faults
