@@ -13,6 +13,7 @@ from PIL import Image
 import modiste.evaluation.audit as audit_module
 from modiste.commands.audit import run
 from modiste.config import compose
+from modiste.config.invocation import Invocation
 from modiste.data.build import load
 from modiste.errors import ModisteError
 from modiste.evaluation.audit_report import CAPTION, HEADING, MARGIN, THUMB
@@ -59,7 +60,7 @@ def write_table(folder, pictures, splits, titles):
 
 
 def audit(*overrides):
-    run(compose("audit", list(overrides)))
+    run(compose("audit", ["copies=false", *overrides]))
 
 
 def save_run(config, folder):
@@ -80,7 +81,7 @@ def test_counts_shares_and_pairs_are_written(shop, tmp_path, capsys):
     audit(*shop)
     folder = tmp_path / "runs" / "audit" / "shop-shop"
     facts = read(folder)
-    assert images(facts) == {"identical": 0, "near": 2, "title": 1, "product": 0}
+    assert images(facts) == {"identical": 0, "near": 2, "title": 1, "similar title": 1, "product": 0}
     assert facts["measures"]["near"]["share"] == 0.5
     assert "4 of 64 bits" in facts["measures"]["near"]["meaning"]
     assert (facts["train"]["rows"], facts["test"]["rows"], facts["test"]["splits"]) == (6, 4, ["test"])
@@ -95,6 +96,7 @@ def test_counts_shares_and_pairs_are_written(shop, tmp_path, capsys):
         ("near", "red tie", "tie"),
         ("near", "sock", "bag"),
         ("title", "SHOE.", "shoe"),
+        ("similar title", "SHOE.", "shoe"),
     ]
     out = " ".join(capsys.readouterr().out.split())
     for expected in ("near 2 50.00%", "shop-6: red tie", "pairs.png", "6 images (train)"):
@@ -127,7 +129,7 @@ def test_two_data_sets(shop, tmp_path, capsys):
     entry = ", ".join(f"{key}: {value}" for key, _, value in (word.partition("=") for word in other))
     audit(*shop, f"other={{{entry}}}")
     facts = read(tmp_path / "runs" / "audit" / "other-shop")
-    assert images(facts) == {"identical": 1, "near": 1, "title": 1}
+    assert images(facts) == {"identical": 1, "near": 1, "title": 1, "similar title": 1}
     assert facts["closest"]["near"] == []  # identical ones need not be looked at
     assert "not compared" in " ".join(capsys.readouterr().out.split())
     audit(*shop, f"other={{{entry}}}", "train_split=null")
@@ -204,7 +206,22 @@ def test_mistakes_are_one_sentence(shop, words, message):
         audit(*shop, *words)
 
 
-def test_run_and_other_exclude_each_other(shop, tmp_path):
-    save_run(compose("train", [*shop, "run_dir=x"]), tmp_path / "run")
-    with pytest.raises(ModisteError, match="exclude each other"):
-        audit("run=run", "other=synthetic")
+def test_a_runs_model_compares_two_other_catalogues(shop, tmp_path, monkeypatch):
+    save_run(compose("train", ["run_dir=x"]), tmp_path / "run")  # of the synthetic catalogue
+    chosen = []
+    monkeypatch.setattr(audit_module, "subject_of", lambda cfg, choice: chosen.append(cfg.run))
+    entry = ", ".join(f"{key}: {value}" for key, _, value in (word.partition("=") for word in shop))
+    words = (*shop, "run=run", f"other={{{entry}}}", "output=out", "copies=false")
+    audit_module.audit_config(compose("audit", words), Invocation(overrides=words))
+    facts = read(tmp_path / "out")
+    assert chosen == ["run"]
+    assert (facts["train"]["data"], facts["test"]["data"], images(facts)["near"]) == ("shop", "shop", 2)
+
+
+def test_changed_copies_are_counted_and_what_is_not_seen_is_said(shop, tmp_path, capsys):
+    audit(*shop, "output=out", "copies=true")
+    facts = read(tmp_path / "out")
+    assert images(facts)["copy"] == 2  # the re-encoded ones; tests/evaluation/test_copies.py has the changed ones
+    assert any(note.startswith("Not seen: other photographs") for note in facts["notes"])
+    audit(*shop, "output=out")
+    assert "were not looked for: copies=true" in " ".join(capsys.readouterr().out.split())

@@ -19,7 +19,6 @@ from modiste.data.build import bind_captions, load
 from modiste.data.catalogue import Catalogue
 from modiste.embedding.build import build_embedder, choose_device, decode_of
 from modiste.embedding.distributed import Job, default_number, embed_shards
-from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.load import build_model
 from modiste.models.load import load as load_model

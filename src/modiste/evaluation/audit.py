@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from modiste.config import load_config, validate
+from modiste.config import load_run_config, validate
 from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
 from modiste.config.overrides import override_value
@@ -21,19 +21,24 @@ from modiste.data.catalogue import Catalogue
 from modiste.data.splits import normalised
 from modiste.embedding.build import build_embedder, embedder_options
 from modiste.errors import ModisteError
+from modiste.evaluation.copies import match_copies, thumbnails
 from modiste.evaluation.overlap import Match, check_kept, match_vectors, measure, same_products
 from modiste.evaluation.spec import EvaluationSpec
 from modiste.evaluation.subject import Subject, subject_of
+from modiste.evaluation.titles import match_titles
+from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir, write_json
 
 MEANING = {
     "identical": "equal pixels, whatever the file's encoding",
     "near": "hashes at most {hamming} of 64 bits apart, 8×8 cells at most {colour} of 255 levels; identical included",
+    "copy": "the same picture, mirrored, cropped, padded, turned by a few degrees, brighter or grey",
     "embedding": "cosine of the model's image embeddings at least {cosine}; identical included",
     "title": "equal titles, case, punctuation and spaces aside",
+    "similar title": "titles that differ in accents, the order of words or one letter; equal included",
     "product": "equal product ids",
 }
-VISIBLE = ("near", "embedding")
+VISIBLE = ("near", "copy", "embedding")
 """Measures whose pairs are shown: in the others the two sides are equal."""
 SMALL = 48
 """Pictures of a shorter side have few details: different ones may be near."""
@@ -67,10 +72,8 @@ def audit_config(cfg: DictConfig, line: Invocation) -> tuple[Audit, Path]:
         ModisteError: Contradictory settings, a side without rows, or data that are missing.
     """
     run = RunDir.find(cfg.run) if cfg.run else None
-    trained = load_config(run.config) if run else None
+    trained = load_run_config(run.config) if run else None
     if trained is not None:
-        if cfg.other:
-            raise ModisteError("run= and other= exclude each other: give one source of training data.")
         cfg = from_run(cfg, trained, line.overrides)
     validate(cfg)
     test = load(cfg.data)
@@ -83,7 +86,7 @@ def audit_config(cfg: DictConfig, line: Invocation) -> tuple[Audit, Path]:
     audit = compare_sides(
         train.select(split=cfg.train_split) if cfg.train_split is not None else train,
         test.select(split=cfg.split) if cfg.split is not None else test,
-        cfg.hamming, cfg.colour, subject, cfg.cosine, embedder_options(cfg),
+        cfg.hamming, cfg.colour, subject, cfg.cosine, embedder_options(cfg), cfg.copies,
     )  # fmt: skip
     names = [re.sub(r"[^\w-]+", "_", side.card.name) for side in (audit.train, audit.test)]
     folder = Path(cfg.output or f"runs/audit/{'-'.join(names)}")
@@ -100,6 +103,7 @@ def compare_sides(
     subject: Subject | None = None,
     cosine: float = 0.98,
     options: dict[str, Any] | None = None,
+    copies: bool = False,
 ) -> Audit:
     """What the rows of ``test`` share with those of ``train``.
 
@@ -111,9 +115,13 @@ def compare_sides(
         subject: Whose image embeddings find near pictures, too; None: nobody's.
         cosine: Least cosine of those.
         options: Of `modiste.embedding.build.build_embedder`.
+        copies: Look for changed copies of pictures, too (`modiste.evaluation.copies`).
     """
     settings: dict[str, Any] = {"hamming": hamming, "colour": colour}
     matches = measure(train, test, hamming, colour)
+    matches["similar title"] = match_titles(train.column("text"), test.column("text"))
+    if copies:
+        matches["copy"] = match_copies(thumbnails(train, progress_bar), thumbnails(test, progress_bar), progress_bar)
     if subject is not None and subject.model is not None:
         embedder = build_embedder(subject.model, **(options or {}))
         matches["embedding"] = match_vectors(embedder.images(train).numpy(), embedder.images(test).numpy(), cosine)
@@ -123,8 +131,8 @@ def compare_sides(
 
 
 def training_side(cfg: DictConfig, trained: DictConfig | None, evaluated: Catalogue, line: Invocation) -> Catalogue:
-    """The whole catalogue of the training side: a run's, another data set's, or the evaluated one itself."""
-    if trained is not None:
+    """The whole catalogue of the training side: ``other``, a run's, or the evaluated one itself."""
+    if trained is not None and not cfg.other:
         check_kept(trained.data)
         return evaluated if trained.data == cfg.data else load(trained.data)
     if not cfg.other:
@@ -148,6 +156,12 @@ def notes(audit: Audit) -> list[str]:
     titles = len(set(map(normalised, audit.test.column("text"))))
     if titles < len(audit.test) / 10:
         found.append(f"The evaluated titles are {titles:,} different ones, as class names are: equal ones tell little.")
+    found.append(
+        "Not seen: other photographs of the same product, crops of more than a third, turns of more than about ten "
+        "degrees, what lies over a picture (text, watermarks), and recoloured copies; titles that are worded anew."
+    )
+    if "copy" not in audit.matches:
+        found.append("Changed copies (mirrored, cropped, turned …) were not looked for: copies=true.")
     if "embedding" in audit.matches:
         found.append("What cosine means the same picture depends on the model: judge it by the sheet.")
     return found

@@ -186,6 +186,19 @@ def close_pairs(train: Floats, test: Floats, least: float) -> Iterator[tuple[Int
         yield i + a, j + b, products[i, j]
 
 
+def close_rows(train: Floats, test: Floats, least: float, most: int) -> tuple[Ints, Ints]:
+    """The at most ``most`` training rows of each test row whose dot product is at least ``least``, a tile at a time."""
+    rows, columns = [], []
+    for start in range(0, len(test), ROWS):
+        products = test[start : start + ROWS] @ train.T
+        count = min(most, len(train))
+        nearest = np.argpartition(-products, count - 1, axis=1)[:, :count]
+        i, k = np.nonzero(np.take_along_axis(products, nearest, 1) >= least)
+        rows.append(i + start)
+        columns.append(nearest[i, k])
+    return np.concatenate(rows), np.concatenate(columns)
+
+
 def _signs(table: Looks) -> Floats:
     """Hash bits as ±1, (n, 64): a dot product is then 64 - 2 · Hamming distance, exactly."""
     return np.unpackbits(table[:, :HASH_BYTES], axis=1).astype(np.float32) * 2 - 1
@@ -290,7 +303,7 @@ def training_data(run_config: Any) -> Iterator[Any]:
             run = RunDir.find(path.resolve().parent.parent if path.suffix == ".ckpt" else path)
             if run.path.resolve() not in seen:
                 seen.add(run.path.resolve())
-                waiting.append(load_config(run.config))
+                waiting.append(load_config(run.config, ["data"]))
 
 
 def check_kept(node: Any) -> None:

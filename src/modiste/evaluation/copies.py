@@ -1,0 +1,336 @@
+"""Copies of a picture that were mirrored, cropped, padded, rotated a little, brightened or made grey.
+
+Each evaluated picture is compared with its nearest training pictures by the correlation of small grey thumbnails, whole
+and trimmed of a plain border, as it is and mirrored. Each of these pairs is aligned by an affine map (Lucas & Kanade
+1981, in the inverse order of Baker & Matthews 2004), and counts as a copy where the details of the aligned pictures
+correlate and their colours agree up to one gain and one offset.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from modiste.data.catalogue import Catalogue
+from modiste.evaluation.overlap import Match, close_rows
+from modiste.utils.atomic import read_cache, write_cache
+from modiste.utils.machine import usable_cores
+from modiste.utils.progress import Progress, silent
+from modiste.utils.run_dir import cache_dir
+
+SIDE, COARSE = 48, 16
+NEIGHBOURS = 6
+"""Training pictures that are aligned, for each kind of thumbnail and each orientation."""
+LEAST_COARSE = 0.8
+"""Correlation of unaligned thumbnails below which pictures are not aligned."""
+PROMISING = 0.6
+"""Correlation of details, after the first steps of the alignment, from which on it is completed."""
+DETAILS, FINEST = 0.95, 0.93
+"""Least correlations of the details of a copy, and of its finest ones."""
+COLOURS = 14.0
+"""Levels of 255 that 95 % of a copy's cells differ in at most, up to gain and offset."""
+BATCH = 2048
+WINDOW = 0.86
+"""Part of the side that is compared: a rotation leaves wedges, and a crop an edge."""
+GREY = torch.tensor([0.299, 0.587, 0.114])
+"""Weights of red, green and blue in luminance (ITU-R BT.601)."""
+LIMITS = (0.6, 1.6)
+"""Of the scale of a copy."""
+UNEVEN, TURN = 1.12, 0.18
+"""Largest ratio of the scales of the two sides, and sine of the angle by which a side is turned."""
+GAINS = (0.6, 1.7)
+"""Of a brighter or darker copy."""
+BORDER = 24
+"""Levels in which content differs from a plain border."""
+VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """Small versions of N pictures.
+
+    Attributes:
+        rgb: (N, 3, SIDE, SIDE) float32, 0 to 255.
+        box: (N, 4) left, top, right, bottom of what is within a plain border, in parts of the sides.
+        trimmed: (N, SIDE, SIDE) float32, grey, of that part alone.
+    """
+
+    rgb: Tensor
+    box: Tensor
+    trimmed: Tensor
+
+    @classmethod
+    def unpacked(cls, made: np.ndarray) -> Thumbnails:
+        """Of the bytes (N, …) that `thumbnail` makes."""
+        rgb, trimmed, box = torch.from_numpy(made.astype(np.float32)).split([3 * SIDE**2, SIDE**2, 4], 1)
+        shaped = rgb.reshape(-1, SIDE, SIDE, 3).permute(0, 3, 1, 2).contiguous()
+        return cls(shaped, box / 255, trimmed.reshape(-1, SIDE, SIDE))
+
+    @property
+    def grey(self) -> Tensor:
+        """(N, SIDE, SIDE)."""
+        return grey(self.rgb)
+
+    def of(self, rows: Tensor) -> Thumbnails:
+        """Those of some rows."""
+        return Thumbnails(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def mirrored(self) -> Thumbnails:
+        """Left and right exchanged."""
+        left, top, right, bottom = self.box.unbind(1)
+        box = torch.stack([1 - right, top, 1 - left, bottom], 1)
+        return Thumbnails(self.rgb.flip(3), box, self.trimmed.flip(2))
+
+
+def grey(rgb: Tensor) -> Tensor:
+    """Luminance (N, H, W) of pictures (N, 3, H, W)."""
+    return torch.einsum("nchw,c->nhw", rgb, GREY)
+
+
+def thumbnail(image: Image.Image) -> np.ndarray:
+    """What `Thumbnails` keeps of a picture, as bytes: its colours, the trimmed grey picture, and the box.
+
+    >>> thumbnail(Image.new("RGB", (60, 80))).shape
+    (9220,)
+    """
+    image = image.convert("RGB")
+    box = content(np.asarray(image))
+    width, height = image.size
+    part = (round(box[0] * width), round(box[1] * height), round(box[2] * width), round(box[3] * height))
+    rgb = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    grey = image.convert("L").crop(part).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    corners = np.asarray([round(255 * edge) for edge in box], np.uint8)
+    return np.concatenate([np.asarray(rgb).ravel(), np.asarray(grey).ravel(), corners])
+
+
+def content(pixels: np.ndarray) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom, in parts of the sides, of what is within a plain border; all of it without one.
+
+    >>> pixels = np.full((10, 10, 3), 255, np.uint8)
+    >>> pixels[2:8, 1:9] = 0
+    >>> content(pixels)
+    (0.1, 0.2, 0.9, 0.8)
+    """
+    height, width = pixels.shape[:2]
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    plain = np.median(edge, axis=0)
+    if (np.abs(edge - plain).max(1) > BORDER).mean() > 0.1:
+        return 0.0, 0.0, 1.0, 1.0
+    inside = np.abs(pixels - plain).max(2) > BORDER
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    if len(rows) < height / 5 or len(columns) < width / 5:
+        return 0.0, 0.0, 1.0, 1.0
+    return columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
+
+
+def thumbnails(catalogue: Catalogue, progress: Progress = silent) -> Thumbnails:
+    """The thumbnails of a catalogue's pictures; kept in the cache."""
+    path = cache_dir() / "thumbnails" / f"{VERSION}-{catalogue.fingerprint()}.npy"
+    what = f"The thumbnails of '{catalogue.card.name}'"
+    known = read_cache(path, np.load, what)
+    if known is None:
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            made = pool.map(lambda row: thumbnail(catalogue.read_image(row)), range(len(catalogue)))
+            known = np.stack(list(progress(made, len(catalogue), f"{catalogue.card.name}: thumbnails")))
+        write_cache(path, lambda unfinished: save(unfinished, known), what)
+    return Thumbnails.unpacked(known)
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    """Write an array without a suffix of numpy's choice."""
+    with path.open("wb") as file:
+        np.save(file, array)
+
+
+# ----------------------------------------------------------------------------------------------------------- candidates
+
+
+def coarse(grey: Tensor) -> Tensor:
+    """Unit vectors (N, COARSE²) whose products are the correlations of the pictures (N, SIDE, SIDE)."""
+    vectors = F.adaptive_avg_pool2d(grey[:, None], COARSE).flatten(1)
+    return F.normalize(vectors - vectors.mean(1, keepdim=True))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of a test and a training row.
+
+    Attributes:
+        test: (P,) rows.
+        train: (P,) rows.
+        mirrored: (P,) whether the test picture is mirrored.
+        theta: (P, 2, 3) the affine map from the training picture's coordinates, -1 to 1, to those of the test picture.
+    """
+
+    test: Tensor
+    train: Tensor
+    mirrored: Tensor
+    theta: Tensor
+
+    def of(self, chosen: Tensor) -> Pairs:
+        """Some of them."""
+        return Pairs(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+
+def candidates(train: Thumbnails, test: Thumbnails, progress: Progress = silent) -> Pairs:
+    """The nearest training pictures of each test picture: whole, trimmed, and trimmed against whole; also mirrored."""
+    whole = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    kinds = [("whole", "whole"), ("trimmed", "trimmed"), ("trimmed", "whole"), ("whole", "trimmed")]
+    vectors = {
+        "whole": (coarse(train.grey), whole.expand(len(train.box), 4)),
+        "trimmed": (coarse(train.trimmed), train.box),
+    }
+    found = []
+    jobs = [(kind, mirrored) for kind in kinds for mirrored in (False, True)]
+    for (mine, theirs), mirrored in progress(jobs, len(jobs), "Nearest thumbnails"):
+        side = test.mirrored() if mirrored else test
+        own = (
+            (coarse(side.grey), whole.expand(len(side.box), 4)) if mine == "whole" else (coarse(side.trimmed), side.box)
+        )
+        rows, columns = close_rows(vectors[theirs][0].numpy(), own[0].numpy(), LEAST_COARSE, NEIGHBOURS)
+        i, j = torch.from_numpy(rows), torch.from_numpy(columns)
+        theta = between(vectors[theirs][1][j], own[1][i])
+        found.append(Pairs(i, j, torch.full((len(i),), mirrored), theta))
+    return Pairs(*(torch.cat([getattr(part, field.name) for part in found]) for field in fields(Pairs)))
+
+
+def between(source: Tensor, target: Tensor) -> Tensor:
+    """The affine maps (P, 2, 3), of coordinates from -1 to 1, that take boxes (P, 4) to others."""
+    theta = torch.zeros(len(source), 2, 3)
+    for axis, (low, high) in enumerate(((0, 2), (1, 3))):
+        (a, b), (c, d) = ((2 * box[:, low] - 1, 2 * box[:, high] - 1) for box in (source, target))
+        scale = (d - c) / (b - a)
+        theta[:, axis, axis], theta[:, axis, 2] = scale, c - scale * a
+    return theta
+
+
+# ------------------------------------------------------------------------------------------------------------ alignment
+
+
+def warp(pictures: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures (P, C, SIDE, SIDE) through affine maps, and weights (P, SIDE, SIDE): inside both and the window."""
+    grid = F.affine_grid(theta, [len(theta), 1, SIDE, SIDE], align_corners=False)
+    axis = torch.linspace(-1 + 1 / SIDE, 1 - 1 / SIDE, SIDE).abs() <= WINDOW
+    weight = ((grid.abs() <= WINDOW + 0.1).all(3) & axis & axis[:, None]).float()
+    return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False), weight
+
+
+def standardised(pictures: Tensor, weight: Tensor) -> Tensor:
+    """Pictures (P, SIDE, SIDE) of zero mean and unit deviation under a weight."""
+    total = weight.sum((1, 2), keepdim=True).clamp(min=1)
+    centred = pictures - (pictures * weight).sum((1, 2), keepdim=True) / total
+    return centred / (((centred**2 * weight).sum((1, 2), keepdim=True) / total).sqrt() + 3)
+
+
+def align(test: Tensor, train: Tensor, theta: Tensor, steps: int) -> Tensor:
+    """Affine maps (P, 2, 3) after ``steps`` of Gauss-Newton on grey pictures (P, SIDE, SIDE)."""
+    axis = torch.linspace(-1 + 1 / SIDE, 1 - 1 / SIDE, SIDE)
+    x, y = axis.expand(SIDE, SIDE), axis[:, None].expand(SIDE, SIDE)
+    for _ in range(steps):
+        warped, weight = warp(test[:, None], theta)
+        own, other = standardised(warped[:, 0], weight), standardised(train, weight)
+        edge = F.pad(own[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+        across = (edge[:, 1:-1, 2:] - edge[:, 1:-1, :-2]) * (SIDE / 4)
+        down = (edge[:, 2:, 1:-1] - edge[:, :-2, 1:-1]) * (SIDE / 4)
+        slopes = torch.stack([across * x, across * y, across, down * x, down * y, down], -1).flatten(1, 2)
+        weighted = (slopes * weight.flatten(1)[..., None]).transpose(1, 2)
+        system = weighted @ slopes
+        ridge = 1e-3 * system.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + 1e-3
+        change = torch.linalg.solve(system + ridge * torch.eye(6), weighted @ (other - own).flatten(1)[..., None])
+        theta = theta @ _small(change[..., 0].clamp(-0.1, 0.1))
+    return theta
+
+
+def _small(change: Tensor) -> Tensor:
+    """Changes (P, 6) as maps (P, 3, 3) near the identity."""
+    maps = torch.eye(3).repeat(len(change), 1, 1)
+    maps[:, :2] += change.view(-1, 2, 3)
+    return maps
+
+
+def details(test: Tensor, train: Tensor, weight: Tensor, fine: int = 3, coarse: int = 9) -> Tensor:
+    """Correlation (P,) of pictures (P, SIDE, SIDE) as means of ``fine``² pixels, without those of ``coarse``²."""
+    parts = [(_smooth(picture, fine) - _smooth(picture, coarse)) * weight for picture in (test, train)]
+    norms = [(part**2).sum((1, 2)).sqrt() for part in parts]
+    return (parts[0] * parts[1]).sum((1, 2)) / (norms[0] * norms[1] + 1e-6)
+
+
+def _smooth(pictures: Tensor, size: int) -> Tensor:
+    return F.avg_pool2d(pictures[:, None], size, 1, size // 2, count_include_pad=False)[:, 0]
+
+
+def colours(test: Tensor, train: Tensor, weight: Tensor) -> Tensor:
+    """Levels (P,) that 95 % of the cells of aligned pictures (P, 3, SIDE, SIDE) differ in, up to one gain.
+
+    The gain is that of all three channels together, fitted where the test picture is not saturated. An offset as well
+    would make any two things of two tones alike.
+    """
+    used = weight[:, None] * ((test > 8) & (test < 247))
+    gain = (test * train * used).sum((1, 2, 3)) / ((train**2 * used).sum((1, 2, 3)) + 1)
+    gain = torch.where(used.mean((1, 2, 3)) > 0.005, gain, torch.ones(())).clamp(*GAINS)
+    expected = (gain.view(-1, 1, 1, 1) * train).clamp(0, 255)
+    share = F.adaptive_avg_pool2d(weight[:, None], COARSE)
+    cells = F.adaptive_avg_pool2d((test - expected) * weight[:, None], COARSE) / share.clamp(min=0.25)
+    worst = torch.where(share[:, 0] > 0.5, cells.abs().amax(1), torch.zeros(()))
+    return torch.quantile(worst.flatten(1), 0.95, dim=1)
+
+
+def plausible(theta: Tensor) -> Tensor:
+    """Whether affine maps (P, 2, 3) scale both sides alike, and turn and skew little."""
+    across, down = theta[:, :, 0], theta[:, :, 1]
+    scales = torch.stack([across.norm(dim=1), down.norm(dim=1)], 1)
+    turn = torch.stack([across[:, 1] / scales[:, 0], down[:, 0] / scales[:, 1]], 1).abs()
+    uneven = scales.amax(1) / scales.amin(1)
+    return (scales.amin(1) >= LIMITS[0]) & (scales.amax(1) <= LIMITS[1]) & (uneven <= UNEVEN) & (turn.amax(1) <= TURN)
+
+
+def match_copies(train: Thumbnails, test: Thumbnails, progress: Progress = silent) -> Match:
+    """The training picture that each test picture is a copy of; ``distance`` is 1 - the correlation of the finest
+    details."""
+    pairs = candidates(train, test, progress)
+    best = np.full(len(test.box), np.inf)
+    found = np.full(len(test.box), -1, dtype=np.int64)
+    starts = range(0, len(pairs.test), BATCH)
+    for start in progress(starts, len(starts), "Aligning pictures"):
+        part = pairs.of(torch.arange(start, min(start + BATCH, len(pairs.test))))
+        for i, j, distance in zip(*aligned(train, test, part), strict=True):
+            if (distance, j) < (best[i], found[i]):
+                best[i], found[i] = distance, j
+    return Match(found, np.where(found >= 0, best, np.nan))
+
+
+def aligned(train: Thumbnails, test: Thumbnails, pairs: Pairs) -> tuple[list[int], list[int], list[float]]:
+    """The pairs that are copies: test rows, training rows, distances."""
+    theta, correlation = _aligned(train, test, pairs, 4)
+    pairs = Pairs(pairs.test, pairs.train, pairs.mirrored, theta).of((correlation > PROMISING).nonzero()[:, 0])
+    if not len(pairs.test):
+        return [], [], []
+    theta, correlation = _aligned(train, test, pairs, 8)
+    own, other = _rgb(train, test, pairs)
+    warped, weight = warp(own, theta)
+    finest = details(grey(warped), grey(other), weight, 1, 5)
+    copy = (correlation >= DETAILS) & (finest >= FINEST) & (colours(warped, other, weight) <= COLOURS)
+    copy &= plausible(theta) & (weight.mean((1, 2)) > 0.4)
+    return pairs.test[copy].tolist(), pairs.train[copy].tolist(), (1 - finest[copy]).tolist()
+
+
+def _aligned(train: Thumbnails, test: Thumbnails, pairs: Pairs, steps: int) -> tuple[Tensor, Tensor]:
+    own, other = map(grey, _rgb(train, test, pairs))
+    theta = align(own, other, pairs.theta, steps)
+    warped, weight = warp(own[:, None], theta)
+    return theta, details(warped[:, 0], other, weight)
+
+
+def _rgb(train: Thumbnails, test: Thumbnails, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """Test and training pictures (P, 3, SIDE, SIDE); where the test picture is grey, the other is, too."""
+    own, other = test.rgb[pairs.test], train.rgb[pairs.train]
+    own = torch.where(pairs.mirrored.view(-1, 1, 1, 1), own.flip(3), own)
+    is_grey = (own.amax(1) - own.amin(1)).flatten(1).amax(1) < 12
+    return own, torch.where(is_grey.view(-1, 1, 1, 1), grey(other)[:, None].expand_as(other), other)
