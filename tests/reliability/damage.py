@@ -12,7 +12,7 @@ from reliability import forks
 from reliability.kills import TINY
 
 FROZEN = ["tune.image.train=last_n", "tune.image.layers=1", "tune.text.train=last_n", "tune.text.layers=1"]
-DATA = ["data=synthetic", "data.catalogue.products=80", "data.catalogue.size=24"]
+DATA = ["data=synthetic_hard", "data.catalogue.products=80", "data.catalogue.size=24"]
 EVALUATE = ["evaluate", "run=run", "task=[retrieval]", "overwrite=true"]
 
 

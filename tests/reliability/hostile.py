@@ -395,7 +395,7 @@ def weights() -> Iterator[Case]:
 
     for suffix in ("npy", "pt"):
         files = (f"embeddings.{side}=evil/{side}.{suffix}" for side in ("image", "text"))
-        yield Case(f"pickle: embeddings.{suffix}", matrices, ("evaluate", "data=synthetic", *files))
+        yield Case(f"pickle: embeddings.{suffix}", matrices, ("evaluate", "data=synthetic_hard", *files))
 
     def manifest(folder: Path, out: Path) -> None:
         shard = {"file": f"{out}/secret.npy", "rows": 1, "bytes": 1, "sha256": "0"}
@@ -436,7 +436,7 @@ def models(outside: Path) -> Iterator[Case]:
         "AutoProcessor": "modeling.M",
         "AutoTokenizer": ["modeling.M", None],
     }
-    embed = ("embed", "data=synthetic", "data.catalogue.products=20", "model=evil", "out=vectors")
+    embed = ("embed", "data=synthetic_hard", "data.catalogue.products=20", "model=evil", "out=vectors")
     yield Case(
         "model: auto_map",
         folder_of({"config.json": {"model_type": "mine", "auto_map": maps}, "modeling.py": code}),

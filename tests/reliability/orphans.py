@@ -26,7 +26,7 @@ LONG = [*TINY, "trainer.max_epochs=200"]
 SAVED = "checkpoints/last.ckpt"
 JOBS = {
     "embed number=2": (
-        ["embed", "run={run}", "data=synthetic", "data.catalogue.products=2000", "data.catalogue.size=24",
+        ["embed", "run={run}", "data=synthetic_hard", "data.catalogue.products=2000", "data.catalogue.size=24",
          "shard_rows=8", "batch_size=4", "number=2", "out={out}"],
         "image-00001.npy",
     ),
