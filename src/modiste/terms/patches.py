@@ -27,7 +27,7 @@ FROZEN = "term.{} trains a head of the image tower: set tune.image.train=last_n;
 
 
 class PatchTerm(Term):
-    """Base class of terms that train `TwoTower.patch_head` with pictures of their own.
+    """Base class of terms that train `TwoTower.patch_head` with pictures of their own, and an image trunk that trains.
 
     Where the image trunk is frozen and features are cached (``features.cache``), those of all pictures are computed
     once, and each step draws some; otherwise each step makes pictures, whose patches pass through the trunk as training
@@ -90,8 +90,9 @@ class PatchTerm(Term):
         self.tokens = (cached or student.tokenizer)(prompts)
         self.cached = inputs.cache.scenes(pictures) if inputs.cache else None
 
+    @torch.no_grad()
     def words(self, device: torch.device) -> Tensor:
-        """The unit-norm vectors (V, D) of all words."""
+        """The unit-norm vectors (V, D) of all words; patches learn where words are, and words stay where they are."""
         texts = self.student.encode_text(moved(self.tokens, device))
         return F.normalize(texts.unflatten(0, (-1, len(self.templates))).mean(1), dim=1)
 

@@ -1,9 +1,9 @@
-"""Generated backgrounds: plain, gradients, clouds of colour, stripes, tiles and grain."""
+"""Generated backgrounds: plain, gradients, clouds of colour, stripes, tiles, dead leaves, rooms, and grain."""
 
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 Size = tuple[int, int]
 
@@ -14,7 +14,7 @@ def background(rng: np.random.Generator, size: Size) -> Image.Image:
     >>> background(np.random.default_rng(0), (30, 20)).size
     (30, 20)
     """
-    kinds = (_plain, _gradient, _clouds, _clouds, _stripes, _tiles, _room, _room)
+    kinds = (_plain, _gradient, _clouds, _stripes, _tiles, _leaves, _leaves, _leaves, _room, _room, _room)
     image = kinds[int(rng.integers(len(kinds)))](rng, size)
     if rng.random() < 0.3:
         image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.5, 3))))
@@ -75,9 +75,30 @@ def _tiles(rng: np.random.Generator, size: Size) -> Image.Image:
     return Image.fromarray(image)
 
 
+def _leaves(rng: np.random.Generator, size: Size) -> Image.Image:
+    """Dead leaves: shapes over shapes, their sizes by a power law, with the statistics of natural pictures.
+
+    Lee, Mumford and Huang 2001; Baradad et al., *Learning to See by Looking at Noise*, arXiv:2106.05963.
+    """
+    image = Image.new("RGB", size, colour(rng))
+    draw = ImageDraw.Draw(image)
+    shades = [colour(rng) for _ in range(int(rng.integers(3, 12)))]
+    largest = max(size) * rng.uniform(0.1, 0.4)
+    count = int(rng.integers(80, 400))
+    radii = np.minimum(largest, 2 * (1 - rng.random(count)) ** -0.8 * max(size) / 100)
+    for radius in -np.sort(-radii):
+        x, y = rng.uniform(0, size[0]), rng.uniform(0, size[1])
+        shade = np.clip(np.array(shades[int(rng.integers(len(shades)))]) + rng.normal(0, 12, 3), 0, 255)
+        angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 9))))
+        reach = radius * rng.uniform(0.5, 1.5, len(angles))
+        outline = zip((x + reach * np.cos(angles)).tolist(), (y + reach * np.sin(angles)).tolist(), strict=True)
+        draw.polygon(list(outline), fill=tuple(shade.astype(int).tolist()))
+    return image
+
+
 def _room(rng: np.random.Generator, size: Size) -> Image.Image:
     """A wall above a floor, each of another kind."""
-    kinds = (_plain, _gradient, _clouds, _stripes, _tiles)
+    kinds = (_plain, _gradient, _clouds, _stripes, _tiles, _leaves)
     horizon = int(size[1] * rng.uniform(0.3, 0.9))
     image = kinds[int(rng.integers(len(kinds)))](rng, size)
     floor = kinds[int(rng.integers(len(kinds)))](rng, (size[0], max(size[1] - horizon, 1)))
