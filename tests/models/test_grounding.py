@@ -12,6 +12,18 @@ from modiste.models.grounding import METHODS, locate
 from modiste.models.heatmaps import input_pixels, on_image
 
 
+def region(inside, start):
+    """The points that are joined with the first one by a chain of sides."""
+    found, open_ends = {start}, [start]
+    while open_ends:
+        x, y = open_ends.pop()
+        for near in ((x - 1, y), (x + 1, y), (x, y - 1), (x, y + 1)):
+            if 0 <= near[1] < inside.shape[0] and 0 <= near[0] < inside.shape[1] and inside[near[::-1]]:
+                open_ends += [] if near in found else [near]
+                found.add(near)
+    return found
+
+
 class Unpatched(TwoTower):
     patch_features = DualEncoder.patch_features
 
@@ -32,9 +44,8 @@ def test_the_map_is_the_methods_on_the_photo_and_the_box_is_around_what_reaches_
     maps = METHODS[method](wide, input_pixels(wide, photo), texts)
     for one, raw, wanted in zip(found, maps, on_image(maps, photo.size, (50, 70)), strict=True):
         np.testing.assert_allclose(one.heat, wanted, atol=1e-5)
-        inside = [(x, y) for y in range(50) for x in range(70) if one.heat[y, x] >= 0.6]
-        if inside:
-            xs, ys = zip(*inside, strict=True)
+        if one.heat.any():
+            xs, ys = zip(*region(one.heat >= 0.6, one.point), strict=True)
             assert one.box == (min(xs), min(ys), max(xs) + 1, max(ys) + 1)
             assert one.heat[one.point[1], one.point[0]] == one.heat.max() == 1
         assert one.score == pytest.approx(float(raw.max()), abs=1e-5)

@@ -139,7 +139,7 @@ class DualEncoder(nn.Module):
             phrase: The phrase, or several, whose results are a list.
             method: ``patches``, ``cam``, ``gradcam`` or ``occlusion`` (`modiste.models.heatmaps`).
             size: Side of the model's input in pixels, if it takes another than its own; None: its own.
-            threshold: The box is around what reaches it, in [0, 1].
+            threshold: The box is around the region of the highest pixel that reaches it, in [0, 1].
 
         Raises:
             ModisteError: There is no such method, or the model does not have what it needs.

@@ -32,8 +32,8 @@ class Grounded(NamedTuple):
 
     Attributes:
         heat: (H, W) float32 in [0, 1], minimum to maximum over the photo; 0 where the method sees no difference.
-        box: Left, top, right, bottom in pixels of the photo, the ends excluded: the smallest box around what reaches
-            the threshold.
+        box: Left, top, right, bottom in pixels of the photo, the ends excluded: the smallest box around the region of
+            the highest pixel that reaches the threshold (pixels joined by their sides).
         point: x and y of the highest pixel; the middle of the photo where the map is the same everywhere.
         score: The method's own value there, not scaled: for ``patches`` the cosine of the best patch and the phrase.
     """
@@ -104,11 +104,14 @@ def locate(
 
 def _found(heat: Heat, score: float, size: tuple[int, int], threshold: float) -> Grounded:
     """Box and point in pixels of a photo of this width and height, from a map of any resolution."""
+    from scipy.ndimage import label
+
     height, width = heat.shape
     across, down = size[0] / width, size[1] / height
-    left, top, right, bottom = box(heat >= threshold) or (0, 0, width, height)
-    found = round(left * across), round(top * down), round(right * across), round(bottom * down)
     y, x = _peak(heat)
+    regions = label(heat >= threshold)[0]
+    left, top, right, bottom = box((regions == regions[y, x]) & (regions > 0)) or (0, 0, width, height)
+    found = round(left * across), round(top * down), round(right * across), round(bottom * down)
     return Grounded(heat, found, (int((x + 0.5) * across), int((y + 0.5) * down)), score)
 
 

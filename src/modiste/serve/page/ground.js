@@ -20,7 +20,7 @@ export function render(root, values, given) {
   const strength = h("input", { type: "range", min: 0, max: 1, step: 0.05, value: 0.65, oninput: (event) => nodes.out.style.setProperty("--heat", event.target.value) });
   nodes.out.style.setProperty("--heat", 0.65);
   root.replaceChildren(h("div", { class: "view" },
-    h("div", { class: "view-head" }, h("div", {}, h("h1", {}, "Ground"), h("p", {}, "Where on the photo the model sees a phrase. A map is scaled to its own minimum and maximum: compare places within a map, not maps with each other. The box is around what reaches half of the maximum."))),
+    h("div", { class: "view-head" }, h("div", {}, h("h1", {}, "Ground"), h("p", {}, "Where on the photo the model sees a phrase. A map is scaled to its own minimum and maximum: compare places within a map, not maps with each other. The box is around the region of the highest place that reaches half of it."))),
     h("div", { class: "columns" },
       h("section", { class: "panel", "aria-label": "Settings" }, picker(source(state), (photo) => onPhoto(photo, app)),
         h("label", { class: "field" }, h("span", {}, "Phrases, one per line"), nodes.phrases),
@@ -74,7 +74,7 @@ function paint(canvas, map) {
   context.putImageData(pixels, 0, 0);
 }
 
-/** The box around what reaches half of the map's maximum, given in pixels of the photo. */
+/** The box around the region of the map's maximum that reaches half of it, given in pixels of the photo. */
 function outline(canvas, { box: [left, top, right, bottom] }, width, height) {
   const context = canvas.getContext("2d");
   const [across, down] = [canvas.width / width, canvas.height / height];
