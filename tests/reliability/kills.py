@@ -21,9 +21,10 @@ from typing import Any
 from reliability import forks
 
 TINY = [
-    "data=synthetic_hard", "data.catalogue.products=80", "data.catalogue.size=24", "data.limit=64", "data.batch_size=16",
-    "data.num_workers=0", "image=timm", "image.name=test_resnet", "image.pretrained=false", "image.size=32",
-    "text.config.hidden_size=32", "text.config.intermediate_size=32", "text.config.vocab_size=256",
+    "data=synthetic_hard", "data.catalogue.products=80", "data.catalogue.size=24", "data.limit=64",
+    "data.batch_size=16", "data.num_workers=0", "image=timm", "image.name=test_resnet", "image.pretrained=false",
+    "image.size=32", "text.config.hidden_size=32", "text.config.intermediate_size=32",
+    "text.config.vocab_size=256",
     "text.tokenizer.buckets=256", "text.config.hidden_dropout_prob=0.2", "model.embed_dim=32",
     "trainer.max_epochs=3", "trainer.log_every_n_steps=1", "callbacks.recent.every_n_train_steps=1",
 ]  # fmt: skip
