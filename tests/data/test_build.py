@@ -1,8 +1,10 @@
 """What a data node describes: captions are worded alike for every command."""
 
+from omegaconf import OmegaConf
+
 from helpers.tiny_data import inputs
 from modiste.config import compose
-from modiste.data.build import bind_captions, load
+from modiste.data.build import bind_captions, captions_of, load
 from modiste.training.data import build_data
 
 WORDS = [
@@ -24,3 +26,8 @@ def test_captions_of_a_node_have_its_words_and_synonyms_as_training_has_them():
     pairs = trained.pairs("train")
     embedded = bind_captions(node, pairs.catalogue)
     assert [pairs.caption(row) for row in range(len(pairs))] == [embedded.first(row) for row in range(len(pairs))]
+
+
+def test_words_may_be_those_of_the_prompts():
+    cfg = compose("train", ["experiment=kagl_transfer"])
+    assert captions_of(cfg.data).words == OmegaConf.to_container(cfg.data.classes)

@@ -42,7 +42,9 @@ def captions_of(data_cfg: Any) -> Captions:
     >>> captions_of(compose("train", ["data=kagl"]).data).templates
     ['{text}']
     """
-    plain: Any = OmegaConf.to_container(OmegaConf.create(data_cfg).captions, resolve=True)
+    # Not a copy of a node, which would lose the rest of the config: captions.words is often ${data.classes}.
+    node = data_cfg if OmegaConf.is_config(data_cfg) else OmegaConf.create(data_cfg)
+    plain: Any = OmegaConf.to_container(node.captions, resolve=True)
     return Captions(**plain)
 
 
