@@ -9,6 +9,7 @@ import torch
 from helpers.commands import TINY, modiste
 from modiste.config import compose, validate
 from modiste.errors import ModisteError
+from modiste.training.module import ContrastiveModule
 from modiste.training.validation_sets import validation_specs
 
 HELD = "data.held_out={column: category, count: 4, seed: 1}"
@@ -81,6 +82,34 @@ def test_the_monitor_may_follow_a_set_that_there_is():
         validate(compose("train", ["+transfer.retrieval={data: kagl}"]))
 
 
+MEAN = "monitor.mean=[val/retrieval/t2i/mrr,val/other/retrieval/t2i/mrr]"
+
+
+def test_the_monitor_may_follow_the_mean_of_several_sets():
+    validate(compose("train", [OTHER, MEAN, "monitor.metric=val/mean"]))
+    for words, message in (
+        (["monitor.metric=val/mean"], r"mean of nothing: list its metrics in monitor\.mean"),
+        ([MEAN], r"'monitor\.mean\[1\]' is val/other/retrieval/t2i/mrr, which no task measures"),
+        (["+transfer.mean={data: kagl}"], r"transfer\.mean.*name of val/mean"),
+    ):
+        with pytest.raises(ModisteError, match=message):
+            validate(compose("train", words))
+
+
+@pytest.mark.parametrize(
+    ("mean", "message"),
+    [
+        (["val/retrieval/t2i/mrr", "val/retrieval/t2i/mr"], "which is not measured. Did you mean"),
+        (["val/retrieval/t2i/mrr", "val/loss"], "mixes metrics where higher is better with val/loss"),
+    ],
+)
+def test_a_mean_is_of_measured_metrics_of_one_direction(mean, message):
+    module = ContrastiveModule(torch.nn.Identity(), torch.nn.Identity(), mean=mean)
+    module.higher_is_better = {"val/retrieval/t2i/mrr": True, "val/loss": False}
+    with pytest.raises(ModisteError, match=message):
+        module._direction_of_mean({"val/retrieval/t2i/mrr": 0.5, "val/loss": 1.0})
+
+
 # ----------------------------------------------------------------------------------------------------------- end to end
 
 
@@ -144,6 +173,21 @@ def test_the_best_checkpoint_and_the_selection_follow_the_curves(run):
     best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert best["epoch"] == monitor.index(max(monitor))
     assert "Which epoch each criterion chooses" in (run / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_checkpoint_follows_the_mean_over_the_sets(folder):
+    words = (*TINY, OTHER, MEAN, "monitor.metric=val/mean", "hydra.run.dir=mean")
+    finished = modiste("train", *words, cwd=folder)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    rows = logged(folder / "mean")
+    means = [float(row["val/mean"]) for row in rows]
+    names = ("val/retrieval/t2i/mrr", "val/other/retrieval/t2i/mrr")
+    assert means == pytest.approx([sum(float(row[name]) for name in names) / 2 for row in rows], rel=1e-6)
+    best = torch.load(folder / "mean" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["epoch"] == means.index(max(means))
+    content = json.loads((folder / "mean" / "selection.json").read_text())
+    assert content["criteria"]["val/mean"] == "max"
 
 
 @pytest.mark.slow

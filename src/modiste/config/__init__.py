@@ -9,11 +9,12 @@ from modiste.config.paths import config_dir, list_groups
 from modiste.config.quoting import quote
 from modiste.config.stored import load_config, load_overrides, load_run_config
 from modiste.config.targets import locate
-from modiste.config.validation import HELD_OUT, STARTS, report, validate, value_problems
+from modiste.config.validation import HELD_OUT, MEAN, STARTS, report, validate, value_problems
 
 __all__ = [
     "HELD_OUT",
     "LAUNCHERS",
+    "MEAN",
     "STARTS",
     "VERSION_BASE",
     "compose",

@@ -63,6 +63,7 @@ KEYS: dict[str, Any] = {
     "monitor": Node,
     "monitor.metric": str,
     "monitor.mode": Literal["min", "max"] | None,
+    "monitor.mean": Sequence[str],
     "transfer": Any,
     "init": str | None,
     "resume": str | None,

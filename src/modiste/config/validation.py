@@ -19,6 +19,8 @@ AUTOMATIC = "auto"
 """Of ``continue``: the run directory itself, where it has a checkpoint."""
 HELD_OUT = "held_out"
 """The validation set that ``data.held_out`` makes."""
+MEAN = "val/mean"
+"""The metric that ``monitor.mean`` makes."""
 
 
 def validate(cfg: DictConfig, given: Mapping[str, Collection[str]] | None = None) -> None:
@@ -108,19 +110,33 @@ def contradictions(cfg: DictConfig) -> list[str]:
     batch_size = value_at(cfg, "data.batch_size")
     if "loss" in cfg and isinstance(batch_size, int) and batch_size < 2:
         problems.append(f"'data.batch_size' is {batch_size}: a contrastive loss needs at least 2 pairs in a batch.")
-    monitor, tasks = value_at(cfg, "monitor.metric"), list(value_at(cfg, "task") or {})
+    tasks = list(value_at(cfg, "task") or {})
     sets = [*(value_at(cfg, "transfer") or {}), *([HELD_OUT] if value_at(cfg, "data.held_out") else [])]
     problems += [f"'transfer.{name}' has the name of a task: give the set another." for name in sets if name in tasks]
-    measured = [["val", name] for name in (*tasks, *sets)]
-    if isinstance(monitor, str) and monitor != "val/loss" and monitor.split("/")[:2] not in measured:
-        problems.append(
-            f"'monitor.metric' is {monitor}, which no task measures: give val/loss, or val/<task>/<metric> of one of "
-            f"{', '.join(tasks) or 'no tasks'}"
-            + (f", or val/<set>/loss or val/<set>/<task>/<metric> of one of {', '.join(sets)}." if sets else ".")
-        )
+    if MEAN.removeprefix("val/") in sets:
+        problems.append(f"'transfer.mean' has the name of {MEAN}: give the set another.")
+    problems += _not_measured(cfg, tasks, sets)
     if "run" in cfg and "embeddings" in cfg:
         problems += _what_to_evaluate(cfg)
     return problems
+
+
+def _not_measured(cfg: DictConfig, tasks: Sequence[str], sets: Sequence[str]) -> list[str]:
+    """What the monitor names and nothing measures, a sentence each."""
+    named = {"monitor.metric": value_at(cfg, "monitor.metric")}
+    named |= {f"monitor.mean[{place}]": name for place, name in enumerate(value_at(cfg, "monitor.mean") or ())}
+    if named["monitor.metric"] == MEAN:
+        del named["monitor.metric"]
+        if not named:
+            return [f"'monitor.metric' is {MEAN}, a mean of nothing: list its metrics in monitor.mean."]
+    measured = [["val", name] for name in (*tasks, *sets)]
+    of = f", or val/<set>/loss or val/<set>/<task>/<metric> of one of {', '.join(sets)}." if sets else "."
+    return [
+        f"'{key}' is {name}, which no task measures: give val/loss, or val/<task>/<metric> of one of "
+        f"{', '.join(tasks) or 'no tasks'}{of}"
+        for key, name in named.items()
+        if isinstance(name, str) and name != "val/loss" and name.split("/")[:2] not in measured
+    ]
 
 
 def _what_to_evaluate(cfg: DictConfig) -> list[str]:

@@ -39,8 +39,9 @@ class Sweep:
         plain: Any = OmegaConf.to_container(cfg.sweep, resolve=True)
         self.settings: dict[str, Any] = plain
         self.space = Space(self.settings["space"], may_be_empty=self.settings["repeats"] > 1)
-        monitor: Any = OmegaConf.to_container(cfg.monitor, resolve=True)
-        chosen: list[dict[str, str]] = self.settings["objectives"] or [monitor]
+        chosen: list[dict[str, str]] = self.settings["objectives"] or [
+            {"metric": cfg.monitor.metric, "mode": cfg.monitor.mode}
+        ]
         self.objectives = [Objective(**objective) for objective in chosen]
         self.base = [o for o in line.overrides if o.lstrip("+~").split("=")[0].split(".")[0] not in OWN]
         processes = self.settings["processes"]

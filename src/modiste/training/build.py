@@ -89,6 +89,7 @@ def build_parts(
         config=plain,
         grad_cache=grad_cache,
         terms=terms,
+        mean=cfg.monitor.mean,
     )
     check_monitor(cfg.monitor.metric, module.sets)
     module.train()  # transformers hands out its models in evaluation mode, and Lightning leaves the mode as it is

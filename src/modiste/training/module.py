@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from modiste.config import MEAN
 from modiste.data.module import ValidationSet
 from modiste.data.pairs import Batch
 from modiste.embedding.embedder import MatrixEmbedder
-from modiste.errors import ModisteError
+from modiste.errors import ModisteError, did_you_mean
 from modiste.losses.base import ContrastiveLoss
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.finetune import rest_frozen
@@ -78,6 +79,7 @@ class ContrastiveModule(LightningModule):
         config: The resolved configuration as plain containers; kept in the checkpoint.
         grad_cache: How training embeds a batch; null: all of it at once.
         terms: What is added to the loss, by name; ``train/loss`` is without it, as ``val/loss`` is.
+        mean: Metrics of validation whose unweighted mean is logged as `MEAN`.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class ContrastiveModule(LightningModule):
         config: Mapping[str, Any] | None = None,
         grad_cache: GradCache | None = None,
         terms: Mapping[str, Term] | None = None,
+        mean: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.save_hyperparameters({"config": dict(config or {})}, logger=False)  # the command logs it
@@ -99,7 +102,7 @@ class ContrastiveModule(LightningModule):
         self.sets = dict(validation or {})
         self.batches_per_epoch = batches_per_epoch
         self.grad_cache = grad_cache or GradCache()
-        self.terms = dict(terms or {})
+        self.terms, self.mean = dict(terms or {}), list(mean)
         self.validation: Any = nn.ModuleList(ValidationEmbeddings() for _ in self.sets)
         self.results: dict[str, Result] = {}
         self.criteria: dict[str, str] = {}
@@ -153,12 +156,33 @@ class ContrastiveModule(LightningModule):
         self.validation[dataloader_idx].update(image, text, batch["row"])
 
     def on_validation_epoch_end(self) -> None:
+        values: dict[str, float] = {}
         for (prefix, measured), embeddings in zip(self.sets.items(), self.validation, strict=True):
-            self._measure(prefix, measured, *embeddings.compute())
+            values |= self._measure(prefix, measured, *embeddings.compute())
             embeddings.reset()
+        if self.mean:
+            better = self._direction_of_mean(values)
+            self._log(MEAN, sum(values[name] for name in self.mean) / len(self.mean), better)
 
-    def _measure(self, prefix: str, measured: ValidationSet, images: Tensor, texts: Tensor, rows: Tensor) -> None:
-        """Log loss and metrics of a set; notes in `criteria` what one may select by, and whether min or max."""
+    def _direction_of_mean(self, values: Mapping[str, float]) -> bool:
+        """Whether a higher mean is better.
+
+        Raises:
+            ModisteError: A metric is not measured, or higher is better for one and worse for another.
+        """
+        for name in self.mean:
+            if name not in values:
+                raise ModisteError(f"monitor.mean names {name}, which is not measured. {did_you_mean(name, values)}")
+        better = {name: self.higher_is_better[name] for name in self.mean}
+        if len(set(better.values())) > 1:
+            lower = next(name for name, higher in better.items() if not higher)
+            raise ModisteError(f"monitor.mean mixes metrics where higher is better with {lower}: remove one kind.")
+        return better[self.mean[0]]
+
+    def _measure(
+        self, prefix: str, measured: ValidationSet, images: Tensor, texts: Tensor, rows: Tensor
+    ) -> dict[str, float]:
+        """Log and return loss and metrics of a set; notes in `criteria` what one may select by: min or max."""
         self._check_finite(images, "an image embedding")
         self._check_finite(texts, "a text embedding")
         split = measured.data.pairs(measured.split)
@@ -166,7 +190,8 @@ class ContrastiveModule(LightningModule):
         positions = {row: index for index, row in enumerate(split.rows)}
         part = [positions[row] for row in chosen.tolist()]
         products = torch.tensor([split.product[index] for index in part], device=self.device)
-        self._log(f"{prefix}/loss", self._loss(images, texts, products, measured.data.batch_size), False)
+        values = {f"{prefix}/loss": self._loss(images, texts, products, measured.data.batch_size)}
+        self._log(f"{prefix}/loss", values[f"{prefix}/loss"], False)
         self.criteria[f"{prefix}/loss"] = "min"
         captions = [split.captions.first(index) for index in part]
         seen = split.catalogue.select(rows=part)
@@ -180,8 +205,10 @@ class ContrastiveModule(LightningModule):
             if prefix == "val":  # their examples are rows of the training run's catalogue
                 self.results[name] = result
             for metric, interval in result.metrics.items():
+                values[f"{prefix}/{name}/{metric}"] = interval.value
                 self._log(f"{prefix}/{name}/{metric}", interval.value, result.higher_is_better[metric])
             self.criteria[f"{prefix}/{name}/{result.primary}"] = result.direction(result.primary)
+        return values
 
     def _check_finite(self, values: Tensor, what: str) -> None:
         """Stop before numbers that are not finite reach the weights or a checkpoint."""
