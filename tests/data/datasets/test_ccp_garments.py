@@ -40,6 +40,19 @@ def test_a_garment_is_its_pixels_on_white(folder):
     assert np.array_equal(np.asarray(catalogue.read_image(2)), expected[box])
 
 
+def test_a_garment_in_its_photo_is_the_bounding_box_of_its_pixels(folder):
+    white, photo = read(folder), read(folder, background="photo")
+    assert (white.card.name, photo.card.name) == ("ccp_garments", "ccp_garments_photo")
+    rows, columns = np.nonzero(np.isin(groundtruth(2), [4, 6]))
+    with Image.open(f"{folder}/photos/0002.jpg") as whole:
+        expected = np.array(whole.convert("RGB"))[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    assert np.array_equal(np.asarray(photo.read_image(2)), expected)
+    assert photo.column("garment") == white.column("garment")
+    assert photo.fingerprint() != white.fingerprint()
+    with pytest.raises(ModisteError, match=r"background=phto is unknown\. Did you mean 'photo'"):
+        read(folder, background="phto")
+
+
 def test_small_garments_are_left_out(folder):
     # A dress of 48 of 192 pixels, a purse of 6, three shoes of one pixel each and a heel.
     assert read(folder, least=0.2).column("garment") == ["dress"]

@@ -1,4 +1,4 @@
-"""Garments cropped from CCP's street photos by their masks, on white like catalogue photos."""
+"""Garments cropped from CCP's street photos: by their masks, on white like catalogue photos, or as they were worn."""
 
 from __future__ import annotations
 
@@ -17,26 +17,31 @@ from modiste.data.catalogue import Catalogue
 from modiste.data.datasets import ccp
 from modiste.data.masks import UNREADABLE_MASK, part_of
 from modiste.data.sources import WHOLE
-from modiste.errors import ModisteError
+from modiste.errors import ModisteError, did_you_mean
 
 CARD = replace(ccp.CARD, name="ccp_garments", title="Garments of Clothing Co-Parsing", expected={})
+WHITE, PHOTO = "white", "photo"
 SEPARATOR = "#"  # between the annotation and the part in a reference
 
 
 @dataclass(frozen=True)
 class GarmentImages:
-    """Garments on white; a reference is the annotation's path in the repository, ``#`` and the part.
+    """Garments; a reference is the annotation's path in the repository, ``#`` and the part.
 
     Attributes:
         photos: The photos and their masks.
+        background: See `CcpGarments`.
     """
 
     photos: ccp.CcpImages
+    background: str = WHITE
 
     def read(self, ref: str) -> Image.Image:
         """The garment in its bounding box, RGB. Raises OSError or ValueError as `CcpImages`."""
         annotation, _, part = ref.partition(SEPARATOR)
         photo, mask = self.photos.read(ccp.photo_of(annotation)), self.photos.read_mask(annotation, part)
+        if self.background == PHOTO:
+            return photo.crop(mask.getbbox())
         return Image.composite(photo, Image.new("RGB", photo.size, "white"), mask).crop(mask.getbbox())
 
     def identity(self, refs: list[str]) -> str:
@@ -44,7 +49,8 @@ class GarmentImages:
         annotations = sorted({ref.partition(SEPARATOR)[0] for ref in refs})
         files = self.photos.identity([*annotations, *map(ccp.photo_of, annotations)])
         parts = json.dumps(self.photos.numbers, sort_keys=True)
-        return hashlib.sha256(f"{files}|{parts}".encode()).hexdigest()
+        background = f"|{self.background}" if self.background != WHITE else ""
+        return hashlib.sha256(f"{files}|{parts}{background}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -58,19 +64,26 @@ class CcpGarments:
         path: A checkout of the repository, or a zip file of it.
         parts: Part → the labels that it joins; labels that are in none are excluded.
         least: Minimum fraction of the photo that a part covers.
+        background: ``white``: cut out by its mask; ``photo``: all of the photo in the garment's bounding box, with
+            its wearer, what is worn over it and the street. The latter is a separate data set, ``ccp_garments_photo``.
         max_bad: See `Catalogue.build`.
 
     Raises:
         ModisteError: ``path`` has no such data; a label does not exist, is in two parts, or a part has
-            none; a part is called ``whole``; ``least`` is outside [0, 1], or no photo shows a part so large.
+            none; a part is called ``whole``; ``least`` is outside [0, 1], no photo shows a part so large, or the
+            background is unknown.
     """
 
     path: str
     parts: Mapping[str, Sequence[str]]
     least: float = 0.01
+    background: str = WHITE
     max_bad: int | float | None = None
 
     def __call__(self) -> Catalogue:
+        if self.background not in (WHITE, PHOTO):
+            hint = did_you_mean(self.background, (WHITE, PHOTO))
+            raise ModisteError(f"data.catalogue.background={self.background} is unknown. {hint}")
         if not 0 <= self.least <= 1:
             raise ModisteError(f"data.catalogue.least={self.least:g} must lie between 0 and 1.")
         if not self.parts or not all(self.parts.values()) or WHOLE in self.parts:
@@ -110,4 +123,6 @@ class CcpGarments:
             "garment": parts,
             "split": ["val" if hashlib.sha256(stem.encode()).digest()[0] < 128 else "test" for stem in stems],
         }
-        return Catalogue.build(CARD, columns, GarmentImages(photos), self.max_bad, [problem for *_, problem in rows])
+        card = CARD if self.background == WHITE else replace(CARD, name=f"{CARD.name}_{self.background}")
+        images = GarmentImages(photos, self.background)
+        return Catalogue.build(card, columns, images, self.max_bad, [problem for *_, problem in rows])
