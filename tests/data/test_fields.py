@@ -2,6 +2,7 @@
 
 import copy
 import math
+import random
 
 import pytest
 import torch
@@ -122,6 +123,22 @@ def test_a_vocabulary_is_all_texts_of_the_field_that_training_has(catalogue):
         assert all(row[row >= 0].tolist() == sorted(row[row >= 0].tolist()) for row in words)
         for place, row in zip(batch["fields"]["index"][:, 3].tolist(), batch["row"].tolist(), strict=True):
             assert recorder.texts[place] == f"a {catalogue.column('category')[catalogue.column('row').index(row)]}"
+
+
+def test_of_several_templates_a_step_has_one_that_fits_the_product(catalogue):
+    fields = Fields({"prose": {"template": ["{colour} by {brand}", "a {colour} {category}"]}}, CAPTIONS).bind(catalogue)
+    brands, colours, categories = (catalogue.column(name) for name in ("brand", "colour", "category"))
+    for row in range(len(catalogue)):
+        words = ["red", "scarlet"] if colours[row] == "red" else [colours[row]]
+        expected = {f"a {word} {categories[row]}" for word in words}
+        expected |= {f"{word} by the Acme company" for word in words if brands[row]}
+        assert fields.all(row) == expected
+        assert {fields.sample(row, random.Random(seed))[0] for seed in range(60)} == expected
+    for template in ([], ["{colour}", "no column"]):
+        with pytest.raises(ModisteError, match="names no column"):
+            Fields({"prose": {"template": template}})
+    with pytest.raises(ModisteError, match="give one template"):
+        Fields({"kind": {"template": ["{category}", "a {category}"], "vocabulary": True}}).bind(catalogue)
 
 
 def test_validation_keeps_to_captions(catalogue):

@@ -20,13 +20,14 @@ KEYS = ("template", "weight", "vocabulary")
 
 @dataclass(frozen=True)
 class Fields:
-    """Text fields of a product, each a template over the catalogue's columns with a loss weight.
+    """Text fields of a product, each a template, or several, over the catalogue's columns, with a loss weight.
 
     Attributes:
         fields: Name → ``{template: "{baseColour}", weight: 1.0, vocabulary: false}``; weight and vocabulary may be
-            omitted. With ``vocabulary`` an image's negatives are all training texts of the field, not
-            only those of the batch, so that rare ones are contrasted in every step (`modiste.losses.gcl`): for
-            attributes of up to some hundred values, as each step embeds all of them.
+            omitted. Of a list of templates training samples one per product and step. With ``vocabulary`` an image's
+            negatives are all training texts of the field, not only those of the batch, so that rare ones are contrasted
+            in every step (`modiste.losses.gcl`): for attributes of up to some hundred values, as each step embeds all
+            of them.
         captions: Its ``words`` and ``synonyms`` word the values, as in captions.
 
     A product has a field when no column of its template is empty; otherwise the field is excluded from its loss.
@@ -48,7 +49,8 @@ class Fields:
             for key in options:
                 if key not in KEYS:
                     raise ModisteError(f"data.fields.{name} has no '{key}'. {did_you_mean(key, KEYS)}")
-            if not FIELD.search(options.get("template") or ""):
+            templates = templates_of(options)
+            if not templates or not all(FIELD.search(template or "") for template in templates):
                 raise ModisteError(
                     f"data.fields.{name}.template names no column: give one, for example '{{baseColour}}'."
                 )
@@ -62,7 +64,8 @@ class Fields:
     @property
     def columns(self) -> set[str]:
         """Columns used by the templates."""
-        return {name for options in self.fields.values() for name in FIELD.findall(options["template"])}
+        templates = [template for options in self.fields.values() for template in templates_of(options)]
+        return {name for template in templates for name in FIELD.findall(template)}
 
     @property
     def weights(self) -> list[float]:
@@ -75,7 +78,7 @@ class Fields:
         Raises:
             ModisteError: A column is unknown, or a product has several texts of a field with a vocabulary.
         """
-        texts = [self._captions(options["template"]).bind(catalogue) for options in self.fields.values()]
+        texts = [self._captions(templates_of(options)).bind(catalogue) for options in self.fields.values()]
         vocabulary = [
             self._vocabulary(name, bound, len(catalogue)) if options.get("vocabulary") else []
             for (name, options), bound in zip(self.fields.items(), texts, strict=True)
@@ -92,15 +95,25 @@ class Fields:
         found = [texts.all(row) for row in range(rows) if texts.complete(row)]
         if any(len(among) > 1 for among in found):
             raise ModisteError(
-                f"data.fields.{name}.vocabulary would make synonyms of one product each other's negatives: remove its "
-                "column from data.captions.synonyms, or the vocabulary."
+                f"data.fields.{name}.vocabulary would make synonyms of one product each other's negatives: give one "
+                "template, and no column in data.captions.synonyms, or remove the vocabulary."
             )
         return sorted(set().union(*found) - {""})
 
-    def _captions(self, template: str) -> Captions:
-        named = set(FIELD.findall(template))
+    def _captions(self, templates: Sequence[str]) -> Captions:
+        named = {name for template in templates for name in FIELD.findall(template)}
         synonyms = {column: words for column, words in self.captions.synonyms.items() if column in named}
-        return replace(self.captions, templates=[template], weights=(), synonyms=synonyms)
+        return replace(self.captions, templates=templates, weights=(), synonyms=synonyms)
+
+
+def templates_of(options: Mapping[str, Any]) -> Sequence[str]:
+    """The templates of a field.
+
+    >>> templates_of({"template": "{colour}"}), templates_of({"template": ["{colour}", "a {colour} item"]})
+    (['{colour}'], ['{colour}', 'a {colour} item'])
+    """
+    template = options.get("template")
+    return [template] if template is None or isinstance(template, str) else template
 
 
 @dataclass(frozen=True)
