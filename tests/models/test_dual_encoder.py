@@ -9,6 +9,7 @@ from helpers.tiny_models import TEXTS, pixels, small_text, two_tower
 from modiste.errors import ModisteError
 from modiste.images.lite import VARIANTS, LiteEncoder, package_weights
 from modiste.images.timm import TimmEncoder
+from modiste.models.dual_encoder import TwoTower
 from modiste.models.finetune import Tuning, parameters, rest_frozen
 from modiste.texts.hf import HfTextEncoder, HfTokenizer, minilm
 
@@ -20,6 +21,18 @@ def test_embeddings_have_unit_norm_and_uint8_equals_normalised_float():
     torch.testing.assert_close(images.norm(dim=-1), torch.ones(3))
     torch.testing.assert_close(texts.norm(dim=-1), torch.ones(3))
     torch.testing.assert_close(model.encode_image(model.preprocess.normalise(pixels())), images)
+
+
+def test_an_isometric_text_projection_starts_with_the_cosines_of_the_text_encoder():
+    text = small_text().eval()
+    features = text(text.tokenizer(TEXTS))
+    expected = nn.functional.normalize(features, dim=-1) @ nn.functional.normalize(features, dim=-1).T
+    for wider in (0, 8):
+        model = TwoTower(two_tower().image, text, text.dim + wider, text_isometry=True).eval()
+        embedded = model.encode_text(text.tokenizer(TEXTS))
+        torch.testing.assert_close(embedded @ embedded.T, expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ModisteError, match=r"model\.embed_dim of at least"):
+        TwoTower(two_tower().image, text, text.dim - 1, text_isometry=True)
 
 
 def test_padding_does_not_change_a_text():

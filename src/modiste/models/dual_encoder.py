@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
+from modiste.errors import ModisteError
 from modiste.models.layers import with_module
 from modiste.models.preprocess import Preprocess
 
@@ -199,13 +200,19 @@ class TwoTower(DualEncoder):
         image: An encoder with ``dim``, ``preprocess``, ``patches`` and ``layer_groups`` (`modiste.images`).
         text: An encoder with ``dim``, ``tokenizer`` and ``layer_groups`` (`modiste.texts`).
         embed_dim: Size D of the shared space.
+        text_isometry: Start with a text projection that keeps the angles between the text encoder's features, an
+            orthogonal matrix: the shared space is then the one that a sentence encoder was trained for, words that
+            training never sees included. It needs ``embed_dim`` ≥ ``text.dim``.
 
     Attributes:
         patch_head: Projects the stages of the image encoder that have ``patch_dim`` features (``image.patch_stages``)
             into the shared space; None: patches take the projection of the image.
+
+    Raises:
+        ModisteError: ``text_isometry`` in a space of fewer dimensions.
     """
 
-    def __init__(self, image: Any, text: Any, embed_dim: int = 256) -> None:
+    def __init__(self, image: Any, text: Any, embed_dim: int = 256, text_isometry: bool = False) -> None:
         super().__init__()
         self.image, self.text, self.embed_dim = image, text, embed_dim
         self.preprocess = image.preprocess
@@ -214,6 +221,13 @@ class TwoTower(DualEncoder):
         self.text_projection = nn.Linear(text.dim, embed_dim, bias=False)
         patch_dim = getattr(image, "patch_dim", None)
         self.patch_head = PatchHead(patch_dim, embed_dim) if patch_dim else None
+        if text_isometry:
+            if embed_dim < text.dim:
+                raise ModisteError(
+                    f"model.text_isometry cannot keep the angles of {text.dim} features in {embed_dim} dimensions: "
+                    f"set model.embed_dim of at least {text.dim}."
+                )
+            nn.init.orthogonal_(self.text_projection.weight)
 
     def layer_groups(self, tower: str) -> list[list[nn.Module | nn.Parameter]]:
         encoder, projection = getattr(self, tower), getattr(self, f"{tower}_projection")
