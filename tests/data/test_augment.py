@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modiste.data.augment import CropEnds, HideSkin, Thumbnail, negate_garment
+from modiste.data.augment import CropEnds, HideSkin, RoomLight, Thumbnail, negate_garment
 from modiste.errors import ModisteError
 
 SKIN = (224, 172, 140)
@@ -20,7 +20,9 @@ def worn():
     return photo
 
 
-@pytest.mark.parametrize("make", [lambda p: Thumbnail(p=p), lambda p: CropEnds(p=p), lambda p: HideSkin(p=p)])
+@pytest.mark.parametrize(
+    "make", [lambda p: Thumbnail(p=p), lambda p: CropEnds(p=p), lambda p: HideSkin(p=p), lambda p: RoomLight(p=p)]
+)
 def test_p_is_how_often_and_the_generator_decides(make, worn):
     untouched = sum(np.array_equal(make(0.3)(worn), worn) for _ in range(300))
     assert 170 < untouched < 250
@@ -48,6 +50,17 @@ def test_goods_of_the_colour_of_skin_stay(worn):
     beige = Image.new("RGB", (60, 80), "white")
     beige.paste(SKIN, (15, 20, 45, 60))
     assert np.array_equal(HideSkin(p=1.0)(beige), beige)
+
+
+def test_light_is_uneven_and_hues_stay(worn):
+    torch.manual_seed(0)
+    lit = np.stack([np.asarray(RoomLight(p=1.0)(worn), np.float64) for _ in range(50)])
+    garment = lit[:, 25:55, 20:40]
+    assert (garment.mean((1, 2))[:, 2] > 3 * garment.mean((1, 2))[:, :2].max(1)).all(), "navy stays blue"
+    assert garment.std((1, 2))[:, 2].mean() > 3, "brighter here than there"
+    assert garment.mean((1, 2, 3)).std() > 3, "brighter in one photo than in another"
+    still = RoomLight(p=1.0, exposure=0, cast=0, slope=0, folds=0)
+    assert np.array_equal(np.asarray(still(worn)), np.asarray(worn))
 
 
 def test_the_negative_of_a_garment_leaves_the_ground_white():
