@@ -1,15 +1,18 @@
 """Every recipe composes, and trains end to end on a tiny catalogue with towers of a few thousand parameters."""
 
+import json
 import os
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from helpers.commands import modiste
 from helpers.tiny_encoders import save_clip, save_siglip
 from modiste.config import compose, config_dir, validate
+from modiste.data.datasets.kagl import HEADER
 
 RECIPES = sorted(file.stem for file in (config_dir() / "experiment").glob("*.yaml"))
 # The drawn garments in the place of a recipe's own data, whose columns their captions, batches and prompts name.
@@ -61,6 +64,41 @@ def test_lit_trains_the_text_tower_on_cached_image_features(tmp_path):
     state = train("lit", tmp_path, *TOWERS)
     assert any(key.startswith("model.text.") for key in state["state_dict"])
     assert list(Path(os.environ["MODISTE_CACHE"]).glob("features/*.npy"))
+
+
+def tiny_kagl(root):
+    """A shop in KAGL's layout: types that are trained and types that are held out, worn by nobody, on white."""
+    (root / "images").mkdir(parents=True)
+    types = [("Shirts", "check"), ("Tshirts", "Polo"), ("Jeans", ""), ("Handbags", ""), ("Flats", ""), ("Scarves", "")]
+    rows = []
+    for number in range(120):
+        kind, word = types[number % len(types)]
+        colour = ("Red", "Navy Blue")[number // len(types) % 2]
+        rows.append(f"{number},Women,Apparel,Sub,{kind},{colour},Summer,2012,Casual,Brand {number} {word} {kind}")
+        photo = Image.new("RGB", (60, 80), "white")
+        # No two are identical: held-out products take their duplicates with them.
+        photo.paste(("red", "navy")[colour == "Navy Blue"], (8, 10, 32 + number % 20, 50 + 2 * (number // 20)))
+        photo.save(root / "images" / f"{number}.jpg")
+    (root / "styles.csv").write_text("\n".join([",".join(HEADER), *rows, ""]))
+    return root
+
+
+@pytest.mark.slow
+def test_kagl_general_trains_on_a_shop_and_is_selected_by_the_mean_over_its_domains(tmp_path):
+    small = [*TOWERS, "trainer.precision=32-true", "data.batch_size=16", "data.num_workers=1", "model.embed_dim=32"]
+    # The shop's own domains: its thumbnails, scenes and held-out types.
+    own = ["~transfer.cutouts", "~transfer.street", "~transfer.synthetic"]
+    names = ("retrieval/t2i/mrr", "held_out/zeroshot/articleType/weighted_f1", "scenes/zeroshot/garment/weighted_f1")
+    mean = f"monitor.mean=[{','.join(f'val/{name}' for name in names)}]"
+    shop = [f"data.catalogue.path={tiny_kagl(tmp_path / 'shop')}", "data/split=random"]
+    shop += ["data.held_out={articleType: [Flats, Scarves]}"]  # two of the recipe's
+    words = ["experiment=kagl_general", *shop, *small, *own, mean, *SHORT, "hydra.run.dir=run"]
+    run = modiste("train", *words, cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    (values,) = json.loads((tmp_path / "run" / "selection.json").read_text())["validations"]
+    assert values["values"]["val/mean"] == pytest.approx(
+        sum(values["values"][f"val/{name}"] for name in names) / len(names), rel=1e-5
+    )
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ class Fields:
                 if key not in KEYS:
                     raise ModisteError(f"data.fields.{name} has no '{key}'. {did_you_mean(key, KEYS)}")
             templates = templates_of(options)
-            if not templates or not all(FIELD.search(template or "") for template in templates):
+            if not templates or not all(FIELD.search(str(template)) for template in templates):
                 raise ModisteError(
                     f"data.fields.{name}.template names no column: give one, for example '{{baseColour}}'."
                 )
@@ -112,8 +112,8 @@ def templates_of(options: Mapping[str, Any]) -> Sequence[str]:
     >>> templates_of({"template": "{colour}"}), templates_of({"template": ["{colour}", "a {colour} item"]})
     (['{colour}'], ['{colour}', 'a {colour} item'])
     """
-    template = options.get("template")
-    return [template] if template is None or isinstance(template, str) else template
+    template: str | Sequence[str] = options.get("template") or ()
+    return [template] if isinstance(template, str) else template
 
 
 @dataclass(frozen=True)
