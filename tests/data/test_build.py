@@ -8,7 +8,7 @@ from modiste.data.build import bind_captions, captions_of, load
 from modiste.training.data import build_data
 
 WORDS = [
-    "data.catalogue.products=20", "data.catalogue.views=1", "data.catalogue.size=24", "~data.split.hold_out",
+    "data.catalogue.products=40", "data.catalogue.views=1", "data.catalogue.size=24", "~data.split.hold_out",
     "data.captions.templates=['a {colour} {category}']", "+data.captions.words.category={dress: gown}",
     "+data.captions.synonyms.category={dress: [frock]}",
 ]  # fmt: skip
