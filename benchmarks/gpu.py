@@ -1,11 +1,11 @@
-"""On a GPU: ours and its peers in the same run, every row of the table in at most eight minutes on one card.
+"""On a GPU: whether everything works there and how fast, next to its peers, in at most eight minutes on one card.
 
-python benchmarks/gpu.py                       # measures all, writes results/gpu.json and the table in README.md
+python benchmarks/gpu.py                       # tests/gpu and all rows; writes results/gpu.json and the README's table
 python benchmarks/gpu.py ranking               # one topic; the other rows stay, if they are of this card
 python benchmarks/gpu.py --device cpu --quick  # rehearses every row in small; writes nothing
 
-Each topic runs in a separate process with a time limit: one that fails, or whose peer is not installed, is reported,
-and the others continue.
+The topic `tests` runs `pytest -m gpu`. Each topic runs in a separate process with a time limit: one that fails, or
+whose peer is not installed, is reported, and the others continue.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ from modiste.utils.machine import environment, is_out_of_memory, usable_cores
 
 README, RESULTS = Path(__file__).with_name("README.md"), harness.RESULTS / "gpu.json"
 BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
-LIMIT = 55
-"""Seconds per topic."""
+TOTAL = 480
+"""Seconds of the whole command."""
+LIMIT = 45
+"""Seconds per topic, and of ``tests`` three times as many."""
+TESTS = "tests"
 NOT_RUN = "not run on a GPU"
 
 
@@ -674,6 +677,24 @@ def in_a_process(name: str, quick: bool, device: str, limit: float) -> tuple[lis
     return [json.loads(line) for line in printed.splitlines() if line.startswith('{"key"')], failure
 
 
+def tests(quick: bool, device: str, limit: float) -> tuple[str, str]:
+    """Run `pytest -m gpu`, a test per core: what it counted, and what failed (``quick``: only the losses)."""
+    folder = Path(__file__).parents[1] / "tests" / "gpu"
+    chosen = folder / "test_gpu_losses.py" if quick else folder
+    # Processes that share the card must fit into its memory together.
+    processes = str(min(usable_cores(), 8))
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", str(chosen), "-q", "-n", processes, "--no-header"]
+    set_by = {**os.environ, "MODISTE_TEST_DEVICE": device, "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=set_by, cwd=folder.parents[1])
+    except subprocess.TimeoutExpired:
+        return "", f"not finished in {limit:.0f} s"
+    lines = (done.stdout.strip() or done.stderr.strip() or "pytest said nothing").splitlines()
+    failed = [text.partition(" - ")[0].removeprefix("FAILED ") for text in lines if text.startswith("FAILED ")]
+    counted = lines[-1].strip("= ")
+    return counted, "; ".join(failed) or ("" if done.returncode == 0 else counted)
+
+
 def table(results: dict[str, Any]) -> str:
     """All rows of `GOALS` as Markdown, measured or not."""
     found = {row["key"]: row for row in results.get("rows", [])}
@@ -683,7 +704,8 @@ def table(results: dict[str, Any]) -> str:
     lines += [line(key, goal, found.get(key), failed.get(key.split("/")[0], "")) for key, goal in GOALS.items()]
     card = results.get("environment", {}).get("accelerators", [])
     where = f"Measured on {card[0]}." if card else f"{NOT_RUN[0].upper()}{NOT_RUN[1:]} yet: no card was at hand."
-    return "\n".join([*lines, "", where])
+    checked = results.get(TESTS) or failed.get(TESTS) or NOT_RUN
+    return "\n".join([*lines, "", f"{where} `pytest -m gpu`: {checked}."])
 
 
 def line(key: str, goal: Goal, row: dict[str, Any] | None, failure: str) -> str:
@@ -717,18 +739,38 @@ def write_table() -> None:
 def earlier(topics: Sequence[str], facts: dict[str, Any]) -> dict[str, Any]:
     """Stored rows of other topics, if they are of this machine."""
     stored = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    if set(topics) == set(TOPICS) or stored.get("environment") != facts:
+    if set(topics) == {TESTS, *TOPICS} or stored.get("environment") != facts:
         return {"rows": [], "failed": {}}
-    return {
+    kept = {TESTS: stored[TESTS]} if TESTS in stored and TESTS not in topics else {}
+    return kept | {
         "rows": [row for row in stored["rows"] if row["key"].split("/")[0] not in topics],
         "failed": {name: why for name, why in stored["failed"].items() if name not in topics},
     }
 
 
+def measure(name: str, chosen: argparse.Namespace, results: dict[str, Any], seconds_left: float) -> None:
+    """Put what a topic found, or why it failed, into ``results``."""
+    if name == TESTS:
+        results[TESTS], failure = tests(chosen.quick, chosen.device, min(3 * chosen.limit, seconds_left))
+        print(f"pytest -m gpu: {results[TESTS]}", flush=True)
+        missing: set[str] = set()
+    else:
+        rows, failure = in_a_process(name, chosen.quick, chosen.device, min(chosen.limit, seconds_left))
+        for row in rows:
+            # A rehearsal must not look like the table, whose sizes are a card's.
+            small = f"{row['key']}, rehearsed in small: {row['ours']:.4g} against {row['theirs']}; {row['note']}"
+            print(small if chosen.quick else line(row["key"], GOALS[row["key"]], row, ""), flush=True)
+        results["rows"] += rows
+        missing = {key for key in GOALS if key.startswith(f"{name}/")} - {row["key"] for row in rows}
+    if failure or missing:
+        results["failed"][name] = failure or f"no {', '.join(sorted(missing))}"
+
+
 def main() -> int:
     """Measure the topics, each in a process, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("topics", nargs="*", choices=[*TOPICS, []], help=f"of {', '.join(TOPICS)}; none: all")
+    choices = [TESTS, *TOPICS]
+    parser.add_argument("topics", nargs="*", choices=[*choices, []], help=f"of {', '.join(choices)}; none: all")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--quick", action="store_true", help="small sizes, writes nothing: only to see that it runs")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds per topic")
@@ -746,21 +788,15 @@ def main() -> int:
     if chosen.device == "cuda" and not torch.cuda.is_available():
         print("There is no NVIDIA card: --device cpu --quick rehearses without one.", file=sys.stderr)
         return 1
-    topics, facts = chosen.topics or list(TOPICS), environment()
+    topics, facts = chosen.topics or choices, environment()
     results = {"environment": facts, **earlier(topics, facts)}
+    end = time.perf_counter() + TOTAL
     for name in topics:
         start = time.perf_counter()
-        rows, failure = in_a_process(name, chosen.quick, chosen.device, chosen.limit)
-        for row in rows:
-            # A rehearsal must not look like the table, whose sizes are a card's.
-            small = f"{row['key']}, rehearsed in small: {row['ours']:.4g} against {row['theirs']}; {row['note']}"
-            print(small if chosen.quick else line(row["key"], GOALS[row["key"]], row, ""), flush=True)
-        missing = {key for key in GOALS if key.startswith(f"{name}/")} - {row["key"] for row in rows}
-        if failure or missing:
-            results["failed"][name] = failure or f"no {', '.join(sorted(missing))}"
+        measure(name, chosen, results, max(end - start, 1))
+        if name in results["failed"]:
             print(f"{name} failed: {results['failed'][name]}", flush=True)
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-        results["rows"] += rows
     if not chosen.quick:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

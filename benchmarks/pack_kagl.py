@@ -3,8 +3,8 @@
 python benchmarks/pack_kagl.py OUT                    # JPEG quality 70, all products; MODISTE_DATA holds the original
 modiste train experiment=kagl_adapt data_dir=OUT …    # as with the original: same rows, ids and splits
 
-The images stay 60×80; only their JPEG quality is lower, so that no number may be compared with one of the original
-without saying so. The published queries of the Marqo protocol are copied next to the zip.
+The images stay 60×80; only their JPEG quality is lower, which the zip's comment says, so that no number is compared
+with one of the original without saying so. The published queries of the Marqo protocol are copied next to the zip.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def pack(source: Path, out: Path, quality: int) -> int:
             if info not in pictures:
                 small.writestr(info.filename, original.read(info), zipfile.ZIP_DEFLATED)
         with ThreadPoolExecutor() as pool:
+            small.comment = f"JPEG quality {quality}".encode()
             for start in range(0, len(pictures), 1024):  # a zip is read by one thread
                 part = pictures[start : start + 1024]
                 contents = [original.read(info) for info in part]

@@ -19,6 +19,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+import gpu
 from modiste.reporting.logs import read_metrics
 from modiste.reporting.tables.sheets import Grid, Item, grid_markdown
 
@@ -234,7 +235,19 @@ def by_seed(study: Study, metrics: dict[str, str]) -> list[list[str]]:
         values = [[result["metrics"][name]["value"] for result in found.values()] for name in metrics.values()]
         means = [f"{figure(statistics.mean(v))} ± {spread(v)}" for v in values]
         rows.append([f"… mean ± s.d. of {len(found)} seeds", *means, ""])
-    return rows
+    return [*rows, on_a_gpu(study.recipe, metrics)]
+
+
+def on_a_gpu(recipe: str, metrics: dict[str, str]) -> list[str]:
+    """The row of a recipe with a GPU's batch and epochs, over the seeds that were run."""
+    large, found = gpu.RECIPES[recipe], gpu.found(recipe)
+    name = f"`{recipe} trainer=gpu`, batch {large.batch:,}, {large.epochs} epochs"
+    if not found:
+        return [f"{name}: not run on a GPU", *("—" for _ in metrics), "—"]
+    cells = [together([result["metrics"][metric] for result in found]) for metric in metrics.values()]
+    seconds = statistics.median(result["seconds"] for result in found)
+    what = f"{found[0]['accelerators'][0]}; images {found[0]['images']}; seeds: {len(found)}"
+    return [f"{name} ({what})", *cells, f"{seconds / 60:.1f} min"]
 
 
 def transfer() -> str:
@@ -391,9 +404,13 @@ def seeds_together(study: Study, metric: str) -> list[str]:
         return [f"`{study.recipe}`", "—", "0", "—"]
     seconds = [study.cost(seed)["seconds"] for seed in study.found() if study.cost(seed)]
     minutes = f"{statistics.median(seconds) / 60:.0f} min" if seconds else "—"
-    values = [value["value"] for value in found]
-    shown = interval(found[0]) if len(found) == 1 else f"{figure(statistics.mean(values))} ± {spread(values)}"
-    return [f"`{study.recipe}`", shown, str(len(found)), minutes]
+    return [f"`{study.recipe}`", together(found), str(len(found)), minutes]
+
+
+def together(metrics: list[dict[str, float]]) -> str:
+    """A metric over seeds: mean ± s.d., or of one seed its interval."""
+    values = [metric["value"] for metric in metrics]
+    return interval(metrics[0]) if len(values) == 1 else f"{figure(statistics.mean(values))} ± {spread(values)}"
 
 
 def spread(values: list[float]) -> str:
