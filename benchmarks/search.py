@@ -118,12 +118,12 @@ def single(quick: bool) -> Iterator[Row]:
 
 def indexed(folder: Path, count: int) -> Any:
     """An index of the real embeddings with a column that filters 1 % and 0.1 %."""
+    from modiste import search
     from modiste.search.build import build
-    from modiste.search.index import Index
 
     table = columns(count)
     build(folder, catalogue(table), source(table, real()[0]))
-    return Index.open(folder)
+    return search.open(folder)
 
 
 def columns(count: int) -> dict[str, list[str]]:
@@ -263,8 +263,8 @@ def from_photos(quick: bool) -> Iterator[Row]:
 
 def upserts(quick: bool) -> Iterator[Row]:
     """Row 22: a thousand changed rows, until a new search sees them; embeddings exist on both sides."""
+    from modiste import search
     from modiste.search.build import build
-    from modiste.search.index import Index
 
     count, changed = (5_000, 100) if quick else (len(real()[0]), 1000)
     vectors, turn = real()[0][:count], iter(range(1, 10**6))
@@ -278,7 +278,7 @@ def upserts(quick: bool) -> Iterator[Row]:
             part = {name: values[:changed] for name, values in whole.items()}
             part["pixels"] = [f"{number * count + row:040x}" for row in range(changed)]
             build(place, catalogue(part), source(part, vectors))
-            index = Index.open(place)
+            index = search.open(place)
             index.nearest(vectors[:1], K)
             assert len(index) == count
 

@@ -1,6 +1,8 @@
-"""Imports only point inwards: the layers of CONTRIBUTING.md, and no cycle between folders."""
+"""Imports only point inwards: the layers of CONTRIBUTING.md, and no cycle between modules."""
 
 import ast
+import itertools
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import modiste
@@ -20,11 +22,19 @@ LAYERS = (
 LEVEL = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
 
 
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip("."): file
+    for file in ROOT.rglob("*.py")
+}
+
+
 def imports():
-    """(importing module, imported module) of every import statement, also those inside functions."""
-    for file in ROOT.rglob("*.py"):
-        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    """(importing module, imported module) of every import statement, those inside functions included.
+
+    What is imported for type checkers alone is never executed and does not count.
+    """
+    for module, file in MODULES.items():
+        for node in executed(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "modiste":
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
             elif isinstance(node, ast.Import):
@@ -33,6 +43,31 @@ def imports():
                 continue
             for name in names:
                 yield module, name.removeprefix("modiste.")
+
+
+def executed(tree):
+    """Every node of a module but those below ``if TYPE_CHECKING``."""
+    yield tree
+    for child in ast.iter_child_nodes(tree):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from executed(child)
+
+
+def module_of(name):
+    """The module that an import names, or that has the name."""
+    return name if name in MODULES else name.rpartition(".")[0]
+
+
+def cycle(edges):
+    """One cycle of (importing, imported) modules; None where there is none."""
+    graph = {}
+    for a, b in edges:
+        graph.setdefault(a, set()).add(b)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return None
 
 
 def folders():
@@ -57,6 +92,17 @@ def test_imports_point_inwards():
 def test_no_two_folders_import_each_other():
     edges = {(a, b) for a, b in folders() if a != b}
     assert not {(a, b) for a, b in edges if (b, a) in edges and a < b}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    edges = {(a, module_of(b)) for a, b in imports()}
+    assert not cycle({(a, b) for a, b in edges if b and a != b})
+
+
+def test_a_cycle_is_found_at_any_length():
+    chain = list(itertools.pairwise("abcd"))
+    assert cycle(chain) is None
+    assert set(cycle([*chain, ("d", "b")])) == set("bcd")
 
 
 def test_the_layers_are_those_of_contributing():

@@ -59,6 +59,10 @@ def test_train_evaluate_embed_and_load_are_what_the_commands_call(tmp_path, monk
     run = modiste.train([*TINY, "trainer.max_epochs=1", "data.num_workers=0", f"run_dir={tmp_path / 'run'}"])
     assert (run.path / "checkpoints" / "best.ckpt").is_file()
     assert run.score is not None
+    continued = modiste.train([f"continue={run.path}", "trainer.max_epochs=2"])
+    assert continued.path == run.path
+    assert continued.trainer.current_epoch == 2
+    assert continued.trainer.global_step == 2 * run.trainer.global_step
     (result,) = modiste.evaluate(run, tasks=["retrieval"], cache=False)
     assert result.per_query["t2i/mrr"].shape == (result.counts["t2i/queries"],)
     assert (run.results / "synthetic.test.retrieval.json").is_file()
@@ -80,8 +84,8 @@ def test_train_evaluate_embed_and_load_are_what_the_commands_call(tmp_path, monk
 
 
 def test_a_table_of_arrow_is_a_catalogue_too(shop):
-    from modiste.data import Catalogue
+    from modiste.data import from_table
 
     table = pa.Table.from_pandas(shop, preserve_index=False)
-    catalogue = Catalogue.from_table(table, images="photos", text="title", image="file", product_id="sku")
+    catalogue = from_table(table, images="photos", text="title", image="file", product_id="sku")
     assert len(catalogue) == 48

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from helpers.tiny_data import encoded, picture
-from modiste.data import Catalogue
+from modiste.data import from_table
 from modiste.data.datasets.table import PLACEHOLDER, Table
 from modiste.errors import ModisteError
 
@@ -83,8 +83,7 @@ def test_lists_of_images_are_rows_of_one_product(kind, folder):
     catalogue = Table(str(path))()
     assert catalogue.column("product_id") == ["a", "a", "b", "b"]
     assert catalogue.column("pixels") == [
-        Catalogue.from_table({"text": ["x"], "image": [f"{n}.png"]}, folder / "images").column("pixels")[0]
-        for n in range(4)
+        from_table({"text": ["x"], "image": [f"{n}.png"]}, folder / "images").column("pixels")[0] for n in range(4)
     ]
 
 
@@ -118,7 +117,7 @@ def test_columns_that_are_nearly_unique_long_or_numeric_are_no_classes(folder):
         "added": [f"2024-01-{i:02}T10:00" for i in range(40)],
         "about": ["a long story about a hat, " * 4, "and another one about its maker, " * 4] * 20,
     }
-    assert Catalogue.from_table(rows, folder / "images").class_attributes == ["colour"]
+    assert from_table(rows, folder / "images").class_attributes == ["colour"]
 
 
 def test_rows_without_a_product_id_are_products_of_their_own(folder, caplog):
@@ -173,15 +172,15 @@ def test_a_table_in_memory_is_a_catalogue_in_one_line(folder):
     frame["kind"] = pandas.Categorical(["a", "b", "c"] * 4)
     images = folder / "images"
     for table in (frame, pa.Table.from_pandas(frame), frame[frame.sale | True]):
-        catalogue = Catalogue.from_table(table, images, split={"train": 0.5, "val": 0.5})
+        catalogue = from_table(table, images, split={"train": 0.5, "val": 0.5})
         assert len(catalogue) == 12
         assert set(catalogue.splits) <= {"train", "val"}
         assert catalogue.column("sale")[:2] == ["True", "False"]
         assert catalogue.column("kind")[:3] == ["a", "b", "c"]
     with pytest.raises(ModisteError, match=r"no column 'titel'. Did you mean 'title'"):
-        Catalogue.from_table(frame, images, text="titel")
+        from_table(frame, images, text="titel")
     with pytest.raises(ModisteError, match="is not a table"):
-        Catalogue.from_table([1, 2], images)
+        from_table([1, 2], images)
 
 
 def test_paths_in_parquet_rows_stay_within_the_folder(folder):

@@ -4,11 +4,11 @@ import hashlib
 
 import numpy as np
 
+from modiste import search
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.sources import ArrayImages
 from modiste.search.build import Source, build
 from modiste.search.encoder import ModelCard
-from modiste.search.index import Index
 
 DIM = 64
 COLOURS = ("red", "blue", "green")
@@ -63,7 +63,7 @@ class Embedder:
 
 def make_index(folder, table, engine=None):
     build(folder, catalogue(table), source(table), engine=engine)
-    index = Index.open(folder)
+    index = search.open(folder)
     index.embedder = Embedder()
     return index
 

@@ -34,4 +34,5 @@ def test_a_gallery_holds_its_pictures_and_escapes_what_it_shows(index, tmp_path)
     assert page.count("data:image/jpeg;base64,") == 10
     assert "<b>bold" not in page.replace("<b>a &lt;", "")
     assert "&lt;script&gt;" in page
-    assert "http" not in page
+    assert "://" not in page
+    assert "Content-Security-Policy" in page

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from helpers.tiny_index import DIM, Embedder, catalogue, columns, unit
+from modiste import search
 from modiste.errors import ModisteError
 from modiste.search import health
 from modiste.search.build import Source, build
 from modiste.search.encoder import ModelCard
-from modiste.search.index import Index
 
 ROWS = 240
 
@@ -30,7 +30,7 @@ def index(tmp_path_factory):
     source = Source(ModelCard("tiny", "f", {}, DIM), vectors=dict(zip(table["pixels"], photos, strict=True)))
     folder = tmp_path_factory.mktemp("health") / "shop.index"
     build(folder, catalogue(table), source)
-    index = Index.open(folder)
+    index = search.open(folder)
     index.embedder = Embedder(titles)
     return index
 

@@ -11,11 +11,12 @@ import pytest
 
 from helpers import tiny_index
 from helpers.tiny_index import CARD, Embedder, catalogue, columns, make_index, source, unit, vector_of, vectors
+from modiste import search
 from modiste.errors import ModisteError
 from modiste.search.build import Source, build
 from modiste.search.encoder import ModelCard
 from modiste.search.engines.lancedb import LanceStore
-from modiste.search.index import Index, snapshot_of
+from modiste.search.opened import snapshot_of
 
 ROWS = 300
 
@@ -280,7 +281,7 @@ def test_versions_stay_and_one_can_go_back(local):
 
 
 def test_a_reader_keeps_its_version_until_it_refreshes(local):
-    reader = Index.open(local.path)
+    reader = search.open(local.path)
     local.delete("SKU-0")
     assert (len(reader), len(local)) == (40, 38)
     assert reader.image(0).size == (4, 4)
@@ -295,7 +296,7 @@ def test_a_commit_that_was_killed_is_taken_back(local):
     local.store.at = None
     local.store.__dict__.pop("table", None)
     local.store.delete(["SKU-0\t0"])
-    assert len(Index.open(local.path)) == 40
+    assert len(search.open(local.path)) == 40
     local.delete("SKU-9")
     assert len(local) == 38
     assert len(local.search(text="SKU", k=40)) == 19
@@ -332,10 +333,10 @@ def test_a_killed_build_resumes_from_what_was_embedded(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         attempt(8)
     with pytest.raises(ModisteError, match="unfinished"):
-        Index.open(folder)
+        search.open(folder)
     attempt(100)
     assert embedded == table["pixels"]
-    assert len(Index.open(folder)) == 10
+    assert len(search.open(folder)) == 10
     assert not (folder / "staging").exists()
 
 
@@ -356,7 +357,7 @@ def test_writers_of_the_same_rows_wait_for_each_other(local):
     jobs = [subprocess.Popen([*command, str(price)], env={**os.environ, "PYTHONPATH": paths}) for price in (500, 501)]
     started = time.monotonic()
     while any(job.poll() is None for job in jobs):
-        assert len(Index.open(local.path)) == 40  # whole at any time
+        assert len(search.open(local.path)) == 40  # whole at any time
         assert time.monotonic() - started < 120
         time.sleep(0.05)
     assert [job.returncode for job in jobs] == [0, 0]
@@ -370,9 +371,9 @@ def test_a_folder_that_is_no_index_is_left_alone(tmp_path):
     with pytest.raises(ModisteError, match="exists and is not an index"):
         build(tmp_path, catalogue(columns(4)), source(columns(4)))
     with pytest.raises(ModisteError, match="is not an index"):
-        Index.open(tmp_path)
+        search.open(tmp_path)
     with pytest.raises(ModisteError, match="There is no index"):
-        Index.open(tmp_path / "shop.index")
+        search.open(tmp_path / "shop.index")
 
 
 def test_an_attribute_may_not_have_the_name_of_a_result(tmp_path):

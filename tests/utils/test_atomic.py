@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from modiste.utils import atomic as atomic_module
-from modiste.utils.atomic import DiskFullError, atomic, check_space, read_cache, write_cache, write_text
+from modiste.utils.atomic import DiskFullError, atomic, atomic_folder, check_space, read_cache, write_cache, write_text
 
 
 def test_an_error_leaves_the_file_as_it_was_and_nothing_behind(tmp_path):
@@ -21,11 +21,23 @@ def test_an_error_leaves_the_file_as_it_was_and_nothing_behind(tmp_path):
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "before")]
 
 
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    with suppress(ZeroDivisionError), atomic_folder(tmp_path / "a") as unfinished:
+        (unfinished / "new").write_text(str(1 / 0))
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")] == ["a", "a/old"]
+    with atomic_folder(tmp_path / "a") as unfinished:
+        (unfinished / "new").touch()
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")] == ["a", "a/new"]
+
+
 def test_leftovers_of_dead_processes_are_removed_and_those_of_others_stay(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     for name in (f"a[1].txt.{dead.pid}.tmp", f"b.txt.{dead.pid}.tmp", f"a[1].txt.{os.getppid()}.tmp"):
         (tmp_path / name).touch()
+    (tmp_path / f"a[1].txt.former.{dead.pid}.tmp" / "part").mkdir(parents=True)
     write_text(tmp_path / "a[1].txt", "")
     left = {file.name for file in tmp_path.iterdir()}
     assert left == {"a[1].txt", f"b.txt.{dead.pid}.tmp", f"a[1].txt.{os.getppid()}.tmp"}

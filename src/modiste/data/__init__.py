@@ -9,8 +9,9 @@ from modiste.utils.lazy import lazy_exports
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
     from modiste.data.module import FashionDataModule, ValidationSet
+    from modiste.data.tables import from_table
 
-__all__ = ["Catalogue", "FashionDataModule", "ValidationSet"]
+__all__ = ["Catalogue", "FashionDataModule", "ValidationSet", "from_table"]
 
 __getattr__ = lazy_exports(
     __name__,
@@ -18,5 +19,6 @@ __getattr__ = lazy_exports(
         "Catalogue": "modiste.data.catalogue",
         "FashionDataModule": "modiste.data.module",
         "ValidationSet": "modiste.data.module",
+        "from_table": "modiste.data.tables",
     },
 )

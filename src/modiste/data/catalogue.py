@@ -146,54 +146,6 @@ class Catalogue:
         return cls(card, _table(texts, keep, _typed(columns)), images, report)
 
     @classmethod
-    def from_table(
-        cls,
-        table: Any,
-        images: str | Path,
-        text: str | None = None,
-        image: str | Sequence[str] | None = None,
-        product_id: str | None = None,
-        split: str | Mapping[str, float] | None = None,
-        name: str = "table",
-        max_bad: int | float | None = None,
-    ) -> Catalogue:
-        """Return the catalogue of an in-memory table, split and checked like `build`.
-
-        Args:
-            table: A pandas, Polars or pyarrow table, or a mapping of columns. Columns of numbers stay numbers.
-            images: Folder, or zip file, that the images' paths are relative to.
-            text: The column of captions; None: recognised by its name, as ``image`` and ``product_id``.
-            image: The column of paths, or several.
-            product_id: Rows of one product share it; without one, each row is a product.
-            split: The column of splits, or split → fraction; None: a column ``split`` where there is one, else 80 %
-                train, 10 % val, 10 % test.
-            name: Names the data set in results.
-            max_bad: See `build`.
-
-        Raises:
-            ModisteError: A column is missing or cannot be recognised, or see `build`.
-
-        >>> from tempfile import TemporaryDirectory
-        >>> import pyarrow as pa
-        >>> with TemporaryDirectory() as folder:
-        ...     Image.new("RGB", (8, 8), "red").save(f"{folder}/a.png")
-        ...     Image.new("RGB", (8, 8), "blue").save(f"{folder}/b.png")
-        ...     table = {"title": ["a red hat", "a blue cap"], "file": ["a.png", "b.png"], "price": [9.5, 12.0]}
-        ...     catalogue = Catalogue.from_table(pa.table(table), images=folder)
-        >>> len(catalogue), catalogue.column("text"), catalogue.attributes
-        (2, ['a red hat', 'a blue cap'], ['price'])
-        """
-        from modiste.data.datasets.table import from_memory
-        from modiste.data.splits import GivenSplit, RandomSplit
-
-        column = split if isinstance(split, str) else None
-        columns = {"text": text, "image": image, "product_id": product_id, "split": column}
-        catalogue = from_memory(table, images, columns, name, max_bad)
-        if column is not None or (split is None and any(catalogue.column("split"))):
-            return GivenSplit()(catalogue)
-        return RandomSplit(split or {"train": 0.8, "val": 0.1, "test": 0.1})(catalogue)  # type: ignore[arg-type]
-
-    @classmethod
     def unchecked(cls, card: Card, columns: Mapping[str, Sequence[Any]], images: ImageSource) -> Catalogue:
         """Return all rows unchecked, without decoding images, for data that is read once such as stream samples.
 
@@ -287,7 +239,7 @@ class Catalogue:
             )
         return self.images
 
-    def replace_column(self, name: str, values: Sequence[Any]) -> Catalogue:
+    def replace_column(self, name: str, values: Sequence[str]) -> Catalogue:
         """A copy with the text column ``name`` replaced, or added."""
         array = pa.array(values, pa.string())
         names = self.table.column_names
@@ -314,7 +266,7 @@ def hash_pixels(image: Image.Image) -> str:
     return hashlib.sha1(f"{image.width}x{image.height}:".encode() + image.tobytes(), usedforsecurity=False).hexdigest()
 
 
-def as_text(value: Any) -> str:
+def as_text(value: object) -> str:
     """A cell as text: "" for nothing, integers without a point.
 
     >>> as_text(2012.0), as_text(None), as_text(float("nan")), as_text("NA")

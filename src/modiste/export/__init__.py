@@ -9,20 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modiste.export.formats import FORMATS
+
 if TYPE_CHECKING:
     from modiste.export.writing import Exported
     from modiste.models.dual_encoder import DualEncoder
 
-# Format → the library that reads it, the extra that installs the library, and its packages.
-FORMATS: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "sentence_transformers": ("sentence-transformers ≥ 6", "sentence-transformers", ("sentence_transformers",)),
-    "open_clip": ("open_clip", "open-clip", ("open_clip",)),
-    "transformers": ("transformers", "", ()),
-    "onnx": ("ONNX Runtime", "onnx", ("onnx", "onnxruntime", "onnxscript")),
-    "transformers_js": ("transformers.js", "onnx", ("onnx", "onnxruntime", "onnxscript")),
-    "openvino": ("OpenVINO", "openvino", ("openvino",)),
-    "hub": ("huggingface_hub's PyTorchModelHubMixin", "", ()),
-}
+__all__ = ["FORMATS", "export"]
 
 
 def export(run_or_model: str | Path | DualEncoder, format: str, out: str | Path, **options: Any) -> Exported:

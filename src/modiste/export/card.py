@@ -6,16 +6,20 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from modiste.config import load_run_config
 from modiste.errors import ModisteError, did_you_mean
-from modiste.export import FORMATS
+from modiste.export.formats import FORMATS
 from modiste.export.inputs import Inputs, synthetic
 from modiste.reporting.tables import duration, load_results
 from modiste.utils.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
+    from omegaconf import DictConfig
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 CARD = "README.md"
@@ -149,7 +153,7 @@ def write_card(
 def metadata(
     title: str, format: str, results: Sequence[Mapping[str, Any]], cost: Mapping[str, Any],
     environment: Mapping[str, Any], given: Mapping[str, Any],
-) -> Any:  # fmt: skip
+) -> ModelCardData:  # fmt: skip
     """The card's YAML: huggingface_hub's ``ModelCardData`` with ``model-index`` and ``co2_eq_emissions``."""
     from huggingface_hub import ModelCardData
 
@@ -176,7 +180,7 @@ def metadata(
     )
 
 
-def evaluated(result: Mapping[str, Any]) -> list[Any]:
+def evaluated(result: Mapping[str, Any]) -> list[EvalResult]:
     """A result's main metrics as entries of ``model-index``."""
     from huggingface_hub import EvalResult
 
@@ -212,7 +216,7 @@ def validate(path: Path) -> None:
         model_index_to_eval_results(read["model-index"])
 
 
-def stored(run: RunDir | None) -> list[Any]:
+def stored(run: RunDir | None) -> list[dict[str, Any]]:
     """The run's results on whole splits, by data set and task."""
     if run is None or not any(run.results.glob("*.json")):
         return []
@@ -275,7 +279,12 @@ def hardware(environment: Mapping[str, Any]) -> str:
 
 
 def sections(
-    run: RunDir | None, cfg: Any, facts: Mapping[str, Any], given: Mapping[str, Any], repo_id: str, inputs: Inputs
+    run: RunDir | None,
+    cfg: DictConfig | None,
+    facts: Mapping[str, Any],
+    given: Mapping[str, Any],
+    repo_id: str,
+    inputs: Inputs,
 ) -> dict[str, Any]:
     """The template's other values."""
     name = f'"{repo_id or "DIR"}"'
@@ -321,13 +330,13 @@ def sections(
     }
 
 
-def summary(cfg: Any) -> str:
+def summary(cfg: DictConfig | None) -> str:
     """What the model is, in a sentence."""
     about = "A dual encoder of product photos and texts into one space, for retrieval and zero-shot classification"
     return f"{about}, trained on {cfg.data.name} by modiste." if cfg is not None else f"{about}, exported by modiste."
 
 
-def encoder(cfg: Any, tower: str) -> str:
+def encoder(cfg: DictConfig, tower: str) -> str:
     """A tower in a line: what the configuration calls it, and which part of it was trained."""
     node = cfg.model.get(tower) or cfg.model
     words = [str(node[key]) for key in ("name", "source") if node.get(key)]
@@ -336,7 +345,7 @@ def encoder(cfg: Any, tower: str) -> str:
     return f"{' '.join([kind, *words])}, trained: {trained}"
 
 
-def data_section(cfg: Any) -> str:
+def data_section(cfg: DictConfig | None) -> str:
     """The data set with its split and captions."""
     if cfg is None:
         return ""
@@ -351,7 +360,7 @@ def command_of(run: RunDir | None) -> str:
     return shlex.join(word for word in words if not word.startswith(("hydra.run.dir=", "run_dir=")))
 
 
-def limits(cfg: Any) -> list[str]:
+def limits(cfg: DictConfig | None) -> list[str]:
     """What a user of the model should know."""
     known = [
         "Scores are cosines: how high one has to be for a match depends on the catalogue; calibrate it on your pairs.",
@@ -363,7 +372,7 @@ def limits(cfg: Any) -> list[str]:
     return known
 
 
-def licences(cfg: Any, given: Mapping[str, Any], inputs: Inputs) -> dict[str, str]:
+def licences(cfg: DictConfig | None, given: Mapping[str, Any], inputs: Inputs) -> dict[str, str]:
     """Licences of the weights it began with, of the data, and of this model, where they are known."""
     rows = {"this model": str(given.get("licence") or "not stated: set card.licence when exporting")}
     if cfg is None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -23,12 +21,14 @@ from torch.nn import functional as F
 from modiste import __version__
 from modiste.embedding.embedder import MIN_COSINE, fingerprint
 from modiste.errors import ModisteError, did_you_mean
-from modiste.export import FORMATS
+from modiste.export.card import write_card
+from modiste.export.formats import FORMATS
 from modiste.export.inputs import Inputs, of_run, synthetic
 from modiste.export.towers import tokenizer_facts, without_adapters
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.load import load
 from modiste.pretrained.exported import FACTS, Programs
+from modiste.utils.atomic import atomic_folder
 from modiste.utils.run_dir import RunDir, write_json
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Exported:
 
     Attributes:
         path: Its folder.
-        format: A key of `modiste.export.FORMATS`.
+        format: A key of `modiste.export.formats.FORMATS`.
         cosine: ``image`` and ``text`` to the smallest and mean cosine between the peer's embeddings and the model's.
         inputs: Which inputs they were computed on.
         warnings: What is not exact, a sentence each.
@@ -95,7 +95,7 @@ def export(
 
     Args:
         run_or_model: A run directory, or what `modiste.train` returns; a model, or what else `modiste.load` takes.
-        format: A key of `modiste.export.FORMATS`.
+        format: A key of `modiste.export.formats.FORMATS`.
         out: The folder; an earlier export there is replaced, anything else refused.
         precision: ``bf16`` stores the weights in bfloat16; ``int8`` those of matrix products (ONNX, OpenVINO).
         checkpoint: ``best`` or ``last`` of a run directory.
@@ -139,24 +139,22 @@ def export(
         write_json(folder / FACTS, facts)
         if hasattr(layout, "relocate"):
             layout.relocate(folder, out, repo_id)
-        from modiste.export.card import write_card
-
         write_card(folder, run, facts, inputs, dict(card or {}), repo_id)
     for warning in warnings:
         log.warning(warning)
     return Exported(out, format, cosine, inputs.source, warnings)
 
 
-def resolved(run_or_model: Any, checkpoint: str) -> tuple[DualEncoder, RunDir | None]:
+def resolved(run_or_model: str | Path | RunDir | DualEncoder, checkpoint: str) -> tuple[DualEncoder, RunDir | None]:
     """The model, and the run directory that it is of, if it is one's; ``modiste.train`` returns an object of a run."""
     if isinstance(run_or_model, DualEncoder):
         return run_or_model, None
-    source = getattr(run_or_model, "path", run_or_model)
+    source = run_or_model.path if isinstance(run_or_model, RunDir) else run_or_model
     run = RunDir(Path(source).expanduser())
     return load(source, checkpoint).model, run if run.is_run else None
 
 
-def layout_of(format: str, precision: str = "fp32") -> Any:
+def layout_of(format: str, precision: str = "fp32") -> ModuleType:
     """The module of a format. Raises ModisteError for an unknown one, a missing package or a wrong precision."""
     if format not in FORMATS:
         raise ModisteError(f"format={format} is not known. {did_you_mean(format, FORMATS)}")
@@ -183,21 +181,11 @@ def check_target(out: Path) -> None:
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """A temporary folder next to ``out`` that takes its place when the block ends, and is removed when it fails."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        folder.chmod(0o755)
+    """A new folder that takes the place of ``out`` when the block ends, and is removed when it fails."""
+    with atomic_folder(out) as folder:
         yield folder
         for file in folder.rglob("*"):  # some writers make theirs for the owner alone
             file.chmod(0o755 if file.is_dir() else 0o644)
-        former = folder.with_name(f"{folder.name}.former")
-        if out.exists():
-            os.replace(out, former)
-        os.replace(folder, out)
-        shutil.rmtree(former, ignore_errors=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @torch.inference_mode()
@@ -216,7 +204,7 @@ def compare(model: DualEncoder, reader: Reader, inputs: Inputs) -> dict[str, dic
 
 
 def judged(
-    cosine: Mapping[str, Mapping[str, float]], min_cosine: Mapping[str, float], format: str, layout: Any
+    cosine: Mapping[str, Mapping[str, float]], min_cosine: Mapping[str, float], format: str, layout: ModuleType
 ) -> list[str]:
     """Warnings about towers that are not exact. Raises ModisteError for one below ``min_cosine``."""
     warnings = []

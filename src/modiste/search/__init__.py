@@ -21,6 +21,11 @@ def open(path: str | Path, version: int | None = None) -> Index:
         ModisteError: There is none, it is unfinished, or it has no such version.
     """
     from modiste.search.index import Index
+    from modiste.search.opened import newest_version, read_facts
+    from modiste.search.remote import RemoteIndex
 
-    index = Index.open(path)
+    folder = Path(path).expanduser()
+    facts = read_facts(folder)
+    kind = RemoteIndex if facts["engine"]["kind"] == "qdrant" else Index
+    index = kind(folder, facts, newest_version(facts))
     return index if version is None else index.at(version)

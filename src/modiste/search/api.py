@@ -10,7 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from modiste.config.invocation import Invocation
 from modiste.errors import ModisteError
-from modiste.search.index import FACTS, Index
+from modiste.search import open as open_index
+from modiste.search.index import Index
+from modiste.search.opened import FACTS
 from modiste.utils.run_dir import RunDir
 
 
@@ -83,7 +85,7 @@ def _source(cfg: DictConfig, line: Invocation, folder: Path, catalogue: Any) -> 
     if source is not None:
         return source
     if (folder / FACTS).is_file():
-        return Source.of_index(Index.open(folder), options=options)
+        return Source.of_index(open_index(folder), options=options)
     raise ModisteError("No model given: set run=DIR, model=NAME or vectors=DIR.")
 
 
@@ -104,7 +106,7 @@ def _model(cfg: DictConfig) -> tuple[Any, str, str]:
 def _index(cfg: DictConfig) -> Index:
     if not cfg.index:
         raise ModisteError("Which index? Give index=shop.index.")
-    return Index.open(cfg.index)
+    return open_index(cfg.index)
 
 
 def versions(cfg: DictConfig, line: Invocation) -> str:

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,12 +27,18 @@ from modiste.search.encoder import Encoder, ModelCard
 from modiste.search.engines.compressed import Codes
 from modiste.search.engines.lancedb import KEY, WORDS, LanceStore
 from modiste.search.engines.memory import Snapshot
-from modiste.search.index import FACTS, Index, changed_snapshot, read_facts, snapshot_folder, snapshot_of, store_of
+from modiste.search.opened import FACTS, Opened, changed_snapshot, newest, read_facts, snapshot_folder, snapshot_of, store_of
 from modiste.search.planner import EXACT, IVF, QUERIES, Measured, Plan, measure, measured_limit, smallest
 from modiste.search.where import NUMBER, TEXT
+from modiste.utils.atomic import atomic
 from modiste.utils.machine import usable_cores
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import read_json, write_json
+
+if TYPE_CHECKING:
+    from modiste.data.sources import ImageSource
+    from modiste.models.dual_encoder import DualEncoder
+    from modiste.search.index import Index
 
 FORMAT = 1
 PATIENCE = 600.0
@@ -76,7 +81,7 @@ class Source:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of_model(cls, model: Any, name: str, node: Mapping[str, Any], source: str = "", **more: Any) -> Source:
+    def of_model(cls, model: DualEncoder, name: str, node: Mapping[str, Any], source: str = "", **more: Any) -> Source:
         """A dual encoder and the configuration that builds it."""
         from modiste.embedding.embedder import fingerprint
 
@@ -192,7 +197,7 @@ def _create(folder: Path, catalogue: Catalogue, source: Source, progress: Progre
     version = _commit(folder, store, facts, f"{len(table):,} rows of {catalogue.card.name}")
     staging.clear()
     if source.load is not None:
-        index = Index.open(folder)
+        index = newest(folder)
         index.embedder.use(source.load())
         _record(folder, thresholds=record(calibrate(index, source.coverage)))
     return Changes(added=len(table), embedded=embedded, version=version)
@@ -336,7 +341,7 @@ def record_plan(index: Index, choices: list[str], floor: float) -> list[Measured
     return measured
 
 
-def record_thresholds(index: Index, coverage: float) -> dict[str, Threshold]:
+def record_thresholds(index: Opened, coverage: float) -> dict[str, Threshold]:
     """See `Index.calibrate`."""
     found = calibrate(index, coverage)
     with writing(index.path):
@@ -434,7 +439,7 @@ def public(table: pa.Table) -> list[str]:
     return [name for name in table.column_names if name not in (KEY, WORDS, "row") and not name.startswith("_")]
 
 
-def numbers_of(values: Any) -> Any:
+def numbers_of(values: pa.Array) -> pa.Array:
     """An attribute as numbers where all its values are some, with null for ""; else as text.
 
     >>> numbers_of(pa.array(["12", "", "7"])).to_pylist(), numbers_of(pa.array(["007", "8"])).to_pylist()
@@ -537,7 +542,7 @@ class Staging:
             with pa.OSFile(str(file)) as opened:
                 self._take(pa.ipc.open_file(opened).read_all())
 
-    def remember(self, store: Any, rows: Mapping[str, int]) -> None:
+    def remember(self, store: LanceStore, rows: Mapping[str, int]) -> None:
         """Takes over from the store what it has of these pixels."""
         if rows:
             found = store.take(list(rows.values()), ["_pixels", "_vector", "_thumbnail"])
@@ -576,10 +581,12 @@ class Staging:
             {"_pixels": pixels, "_vector": _vectors(vectors), "_thumbnail": pa.array(thumbnails, pa.binary())}
         )
         file = self.folder / f"{len(list(self.folder.glob('*.arrow'))):06}.arrow"
-        unfinished = file.with_suffix(f".{os.getpid()}.tmp")
-        with pa.OSFile(str(unfinished), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        with (
+            atomic(file) as unfinished,
+            pa.OSFile(str(unfinished), "wb") as sink,
+            pa.ipc.new_file(sink, table.schema) as writer,
+        ):
             writer.write_table(table)
-        unfinished.replace(file)
         self._take(table)
 
     @functools.cached_property
@@ -612,7 +619,7 @@ def _vectors(vectors: np.ndarray) -> Any:
     return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
 
 
-def thumbnail(images: Any, ref: str) -> bytes:
+def thumbnail(images: ImageSource, ref: str) -> bytes:
     """A photo of at most `THUMBNAIL` pixels a side as a JPEG; a file of at most `SMALL` bytes as it is.
 
     >>> from modiste.data.sources import ArrayImages

@@ -13,7 +13,7 @@ from modiste.errors import ModisteError
 from modiste.search.encoder import Encoder
 
 if TYPE_CHECKING:
-    from modiste.search.index import Index
+    from modiste.search.opened import Opened
 
 PAIRS = 1000
 FEWEST = 20
@@ -59,7 +59,7 @@ def conformal(scores: np.ndarray, coverage: float) -> float:
     return float(np.sort(scores)[rank - 1]) if rank else -math.inf
 
 
-def calibrate(index: Index, coverage: float, seed: int = 0) -> dict[str, Threshold]:
+def calibrate(index: Opened, coverage: float, seed: int = 0) -> dict[str, Threshold]:
     """Thresholds of text queries (titles to their product's photos) and image queries (photos to its other photos).
 
     Also keeps the titles' embeddings next to the index: they are the queries that recall is measured with.
@@ -84,7 +84,7 @@ def calibrate(index: Index, coverage: float, seed: int = 0) -> dict[str, Thresho
 
 
 def _threshold(
-    index: Index, queries: np.ndarray, positions: np.ndarray, split: str, coverage: float, generator: Any, itself: bool
+    index: Opened, queries: np.ndarray, positions: np.ndarray, split: str, coverage: float, generator: Any, itself: bool
 ) -> Threshold:
     products, vectors = index.snapshot.products, index.snapshot.vectors
     order = np.argsort(products, kind="stable")
@@ -100,7 +100,7 @@ def _threshold(
     return Threshold(threshold, coverage, len(scores), split, chance)
 
 
-def sample(index: Index, seed: int) -> tuple[str, np.ndarray]:
+def sample(index: Opened, seed: int) -> tuple[str, np.ndarray]:
     """The split that pairs are from, and positions of at most `PAIRS` rows, one per product."""
     splits = np.array(index.snapshot.table.column("split").to_pylist()) if "split" in index.types else np.array([])
     split = next((name for name in ("val", "test") if (splits == name).sum() >= FEWEST), "all")
@@ -110,7 +110,7 @@ def sample(index: Index, seed: int) -> tuple[str, np.ndarray]:
     return split, np.sort(rows[chosen])
 
 
-def queries(index: Index, count: int, seed: int = 0) -> np.ndarray:
+def queries(index: Opened, count: int, seed: int = 0) -> np.ndarray:
     """Vectors (Q, D) such as users ask with: titles of the catalogue; without a model, mixtures of photos."""
     file = Path(index.path) / FILE
     generator = np.random.default_rng(seed)

@@ -5,15 +5,22 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modiste.errors import ModisteError
+from modiste.utils import onnx
+from modiste.utils.atomic import atomic, write_text
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+    from PIL.Image import Image
+
+    from modiste.models.dual_encoder import DualEncoder
 
 MIN_COSINE = 0.9999
 """Of the exported text tower to torch's, on texts of the catalogue."""
@@ -77,7 +84,7 @@ class Encoder:
         return (self.folder / "config.yaml").is_file()
 
     @functools.cached_property
-    def model(self) -> Any:
+    def model(self) -> DualEncoder:
         """The whole dual encoder (`modiste.models.dual_encoder.DualEncoder`), loaded when it is first asked for.
 
         Raises:
@@ -104,7 +111,7 @@ class Encoder:
             )
         return model
 
-    def use(self, model: Any) -> None:
+    def use(self, model: DualEncoder) -> None:
         """Takes a model that is loaded already."""
         self.__dict__["model"] = model
 
@@ -118,7 +125,7 @@ class Encoder:
         embeddings = ModelEmbedder(self.model).texts(list(texts)).numpy()
         return embeddings
 
-    def pictures(self, images: Sequence[Any]) -> np.ndarray:
+    def pictures(self, images: Sequence[Image]) -> np.ndarray:
         """Embeddings (N, D), float32, of PIL images."""
         import torch
 
@@ -130,7 +137,7 @@ class Encoder:
     def _text(self) -> TextTower | None:
         return TextTower.read(self.folder / "text")
 
-    def save(self, model: Any, name: str, node: dict[str, Any], weights: bool) -> None:
+    def save(self, model: DualEncoder, name: str, node: dict[str, Any], weights: bool) -> None:
         """Writes a model into ``folder``.
 
         Args:
@@ -144,16 +151,14 @@ class Encoder:
 
         from modiste.embedding.embedder import fingerprint
 
-        self.folder.mkdir(parents=True, exist_ok=True)
         if weights:
             state = {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
-            torch.save({"state_dict": state}, self.folder / "weights.ckpt")
+            with atomic(self.folder / "weights.ckpt") as unfinished:
+                torch.save({"state_dict": state}, unfinished)
         facts = {"name": name, "fingerprint": fingerprint(model), **node}
-        unfinished = self.folder / f"config.{os.getpid()}.tmp"
-        OmegaConf.save(OmegaConf.create(facts), unfinished)
-        unfinished.replace(self.folder / "config.yaml")
+        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(facts)))
 
-    def export(self, model: Any, texts: Sequence[str]) -> None:
+    def export(self, model: DualEncoder, texts: Sequence[str]) -> None:
         """Writes the text tower in ONNX where that is possible, checked on ``texts`` of the catalogue."""
         TextTower.write(self.folder / "text", model, texts)
 
@@ -161,7 +166,7 @@ class Encoder:
 class TextTower:
     """A text tower in ONNX with its tokenizer: embeds a query without importing torch or transformers."""
 
-    def __init__(self, session: Any, tokenize: Any) -> None:
+    def __init__(self, session: InferenceSession, tokenize: Callable[[list[str]], dict[str, np.ndarray]]) -> None:
         self.session, self.tokenize = session, tokenize
         self.names = [node.name for node in session.get_inputs()]
 
@@ -176,18 +181,14 @@ class TextTower:
         if not (folder / "tower.onnx").is_file():
             return None
         try:
-            import onnxruntime as ort
+            # A short text is soon done; to optimise the graph would take longer. It was optimised when written.
+            session = onnx.session(folder / "tower.onnx", onnx.options(optimise="none"))
         except ImportError:
             return None
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        # A short text is soon done; the graph's own optimisation would take longer. It was optimised when written.
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        session = ort.InferenceSession(str(folder / "tower.onnx"), options, providers=["CPUExecutionProvider"])
         return cls(session, _tokenizer(folder, json.loads((folder / "tokenizer_settings.json").read_text())))
 
     @classmethod
-    def write(cls, folder: Path, model: Any, texts: Sequence[str]) -> None:
+    def write(cls, folder: Path, model: DualEncoder, texts: Sequence[str]) -> None:
         """Exports the text tower of ``model``, unless it, its tokenizer or this machine cannot: then torch is used."""
         from importlib.util import find_spec
 
@@ -207,7 +208,8 @@ class TextTower:
             return
         _optimised(content, folder / "tower.onnx")
         if settings["kind"] == "huggingface":
-            model.tokenizer.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+            tokenizer: Any = model.tokenizer
+            tokenizer.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
         (folder / "tokenizer_settings.json").write_text(json.dumps(settings))
         with torch.inference_mode():
             expected = model.encode_text(tokens).float().numpy()
@@ -218,13 +220,9 @@ class TextTower:
 
 def _optimised(content: bytes, path: Path) -> None:
     """Writes an ONNX graph as ONNX Runtime would optimise it for any CPU."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(path)
-    ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    settings = onnx.options(optimise="extended")
+    settings.optimized_model_filepath = str(path)
+    onnx.session(content, settings)
 
 
 def _settings(tokenizer: Any) -> dict[str, Any] | None:

@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from modiste.errors import ModisteError, did_you_mean
-from modiste.search.index import FIXED, Index
+from modiste.reporting.html.page import data_uri, write_page
+from modiste.search.index import Index
+from modiste.search.opened import FIXED
 from modiste.search.results import Results
 
 OWN = ("product_id", "row", "score", "match", "views", "text")
 PIPE_WIDTH = 200
 """Characters of a line where the output is no terminal."""
 MARKS = {True: "✓", False: "·", None: ""}
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --ink: light-dark(#1d1b19, #eceae6); --soft: light-dark(#6d6862, #a5a09a);
-  --line: light-dark(#e4e0da, #3a3733); --page: light-dark(#faf8f5, #191817); --card: light-dark(#fff, #232120); }}
-body {{ font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--page); margin: 0 auto;
-  max-width: 1200px; padding: 24px; }}
-h1 {{ font-size: 22px; margin: 0 0 4px; }} p {{ color: var(--soft); margin: 0 0 20px; }}
-ol {{ list-style: none; padding: 0; display: grid; gap: 16px;
-  grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); }}
-li {{ background: var(--card); border: 1px solid var(--line); border-radius: 10px; overflow: hidden; }}
-li.weak {{ opacity: .55; }} figure {{ margin: 0; background: #fff; height: 210px; }}
-img {{ width: 100%; height: 100%; object-fit: contain; }} div {{ padding: 10px 12px 12px; }}
-b {{ display: block; font-weight: 600; }} small {{ color: var(--soft); display: block; overflow-wrap: anywhere; }}
-</style>
-<h1>{title}</h1>
-<p>{summary}</p>
-<ol>
-{items}
-</ol>
-</html>
-"""
 
 
 def print_results(results: Results, columns: Sequence[str] | None, file: IO[str] | None = None) -> None:
@@ -89,23 +66,20 @@ def chosen_columns(results: Results, columns: Sequence[str] | None, room: int) -
 def write_gallery(file: Path, index: Index, results: Results, asked: Mapping[str, Any]) -> None:
     """Writes a page that holds everything in itself, its pictures, too."""
     title = ", ".join(f"{name}: {_shown(value)}" for name, value in asked.items() if value) or "Everything"
-    items = [_item(place, row, index) for place, row in enumerate(results.table.to_pylist(), 1)]
-    page = PAGE.format(title=html.escape(title), summary=html.escape(results.summary()), items="\n".join(items))
-    file.write_text(page, encoding="utf-8")
+    items = [_item(row, index) for row in results.table.to_pylist()]
+    write_page(file, "gallery.html", title=title, summary=results.summary(), items=items)
 
 
-def _item(place: int, row: Mapping[str, Any], index: Index) -> str:
-    data = base64.b64encode(index.thumbnail(row["row"])).decode()
-    kind = "png" if data.startswith("iVBOR") else "jpeg"
-    facts = " · ".join(_shown(row[n]) for n in row if n not in (*OWN, "split") and row[n] not in (None, ""))
-    weak = ' class="weak"' if row["match"] is False else ""
+def _item(row: Mapping[str, Any], index: Index) -> dict[str, Any]:
+    """What the template shows of a result."""
     views = f" · {len(row['views'])} views" if len(row.get("views") or []) > 1 else ""
-    title = html.escape(row["text"])
-    return (
-        f'<li{weak}><figure><img alt="{title}" src="data:image/{kind};base64,{data}"></figure><div><b>{title}</b>'
-        f"<small>{place}. {html.escape(row['product_id'])} · {row['score']:.3f}{views}</small>"
-        f"<small>{html.escape(facts)}</small></div></li>"
-    )
+    return {
+        "title": row["text"],
+        "picture": data_uri(index.thumbnail(row["row"])),
+        "what": f"{row['product_id']} · {row['score']:.3f}{views}",
+        "facts": " · ".join(_shown(row[n]) for n in row if n not in (*OWN, "split") and row[n] not in (None, "")),
+        "weak": row["match"] is False,
+    }
 
 
 def _shown(value: Any) -> str:

@@ -14,6 +14,8 @@ from modiste.search.engines.memory import batch
 from modiste.search.where import TEXT
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from modiste.search.index import Index
 
 LIKENESS = 0.98
@@ -30,7 +32,7 @@ MOST_VALUES = 200
 CHUNK = 256
 
 
-def duplicates(index: Index, likeness: float = LIKENESS, limit: int = 1000) -> Any:
+def duplicates(index: Index, likeness: float = LIKENESS, limit: int = 1000) -> pa.Table:
     """Pairs of different products whose photos look alike to the model, most alike first.
 
     Returns:
@@ -50,7 +52,7 @@ def duplicates(index: Index, likeness: float = LIKENESS, limit: int = 1000) -> A
     return _table({**columns, "score": np.array([score for _, score in best], np.float32)})
 
 
-def misfits(index: Index, better: float = BETTER, limit: int = 1000, seed: int = 0) -> Any:
+def misfits(index: Index, better: float = BETTER, limit: int = 1000, seed: int = 0) -> pa.Table:
     """Photos that many other products' titles fit better than their own, worst first.
 
     Returns:
@@ -79,7 +81,7 @@ def misfits(index: Index, better: float = BETTER, limit: int = 1000, seed: int =
     )
 
 
-def attributes(index: Index, columns: Sequence[str] | None = None, limit: int = 1000) -> Any:
+def attributes(index: Index, columns: Sequence[str] | None = None, limit: int = 1000) -> pa.Table:
     """Values that the photos contradict, by confident learning (Northcutt et al. 2021, arXiv:1911.00068; cleanlab).
 
     A linear discriminant analysis predicts each text column from the photos of other products, in `FOLDS` folds.
@@ -106,8 +108,8 @@ def attributes(index: Index, columns: Sequence[str] | None = None, limit: int = 
     return _table({**facts, **{name: [issue[name] for issue in found] for name in names}})
 
 
-def unfound(index: Index, k: int = 10, limit: int = 1000, seed: int = 0) -> Any:
-    """Products that are among the k best of no title in the catalogue, not even of their own, worst first.
+def unfound(index: Index, k: int = 10, limit: int = 1000, seed: int = 0) -> pa.Table:
+    """Products that are among the k best of no title in the catalogue, not even of its own, worst first.
 
     Returns:
         Arrow table: ``row``, ``product_id``, ``text``, ``rank`` (of its best photo for its own title, from 1).

@@ -7,89 +7,59 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.search import where as conditions
-from modiste.search.encoder import Encoder, ModelCard
 from modiste.search.engines.compressed import Codes
-from modiste.search.engines.lancedb import LanceStore
 from modiste.search.engines.memory import Snapshot, top
+from modiste.search.opened import (
+    FIXED,
+    Opened,
+    Version,
+    check_version,
+    plain_column,
+    read_facts,
+    snapshot_folder,
+)
 from modiste.search.planner import EXACT, IVF, Best, Measured, Plan, ranking
-from modiste.search.query import Query
+from modiste.search.query import Pictures, Query
 from modiste.search.results import Exactness, Results
-from modiste.utils.run_dir import read_json
 
-FACTS = "index.json"
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from PIL.Image import Image
+
+    from modiste.data.catalogue import Catalogue
+    from modiste.models.dual_encoder import DualEncoder
+    from modiste.search.build import Changes
+    from modiste.utils.progress import Progress
+
 HYBRID = 0.3
 """Weight of the full text's score where ``hybrid=True``."""
 LEXICAL = 10_000
 """Rows that match the words, at most, which a hybrid search considers."""
-FIXED = ("row", "product_id", "text")
-"""Columns of every index; the others are the catalogue's attributes."""
 
 
-class Version(int):
-    """The number of a version, and what it was.
+class Index(Opened):
+    """One version of an index on disk; `modiste.search.open` opens it. Others may write new versions meanwhile:
+    `refresh` goes to the newest.
 
-    Attributes:
-        created: When, ISO 8601.
-        rows: How many it has.
-        note: What was done.
+    Attributes: see `modiste.search.opened.Opened`.
     """
 
-    created: str
-    rows: int
-    note: str
-
-    @classmethod
-    def of(cls, commit: Mapping[str, Any]) -> Version:
-        """From a record of the index's facts."""
-        version = cls(commit["version"])
-        version.created, version.rows, version.note = commit["created"], commit["rows"], commit["note"]
-        return version
-
-
-class Index:
-    """One version of an index on disk. Others may write new versions meanwhile: `refresh` goes to the newest.
-
-    Attributes:
-        path: Its folder.
-        version: Which is open.
-        card: The model that embedded it: name, fingerprint, preprocessing.
-        types: Column → ``text`` or ``number``.
-        embedder: ``texts(list) -> (N, D)`` and ``pictures(list of PIL images) -> (N, D)`` of its model; a server puts
-            its own batching one here.
-    """
-
-    def __init__(self, path: Path, facts: Mapping[str, Any], snapshot: Snapshot, version: int) -> None:
-        self.path, self.facts, self.snapshot, self.version = path, facts, snapshot, version
-        self.card = ModelCard(**facts["model"])
-        self.types: dict[str, str] = facts["types"]
-        self.embedder: Any = Encoder(path / "model")
-        self.store: Any = store_of(path, facts["engine"], version)
+    def __init__(self, path: Path, facts: Mapping[str, Any], version: int, snapshot: Snapshot | None = None) -> None:
+        super().__init__(path, facts, version, snapshot)
         self._codes: dict[str, Codes] = {}
-
-    @classmethod
-    def open(cls, path: str | Path) -> Index:
-        """The newest version. Raises ModisteError where there is none, or an unfinished one."""
-        folder = Path(path).expanduser()
-        facts = read_facts(folder)
-        version = facts["commits"][-1]["version"]
-        if facts["engine"]["kind"] == "qdrant":
-            from modiste.search.remote import RemoteIndex
-
-            return RemoteIndex(folder, facts, version)
-        return cls(folder, facts, _snapshot(folder, facts, version), version)
 
     # ------------------------------------------------------------------------------------------------------- search
 
     def search(
         self,
         text: str | Sequence[str] | None = None,
-        image: Any = None,
+        image: Pictures = None,
         like: str | Sequence[str] | None = None,
         minus: str | Sequence[str] | None = None,
         where: str | None = None,
@@ -130,7 +100,7 @@ class Index:
         hints = [] if near.passing else conditions.near_misses(condition, self._distinct)
         return Results(table, near.exactness, threshold, self._coverage(query.kind), near.passing, tuple(hints))
 
-    def browse(self, where: str | None = None, k: int = 10, group: bool = True) -> Any:
+    def browse(self, where: str | None = None, k: int = 10, group: bool = True) -> pa.Table:
         """The first k products that pass a filter, in the index's order, as a table like `Results.table`."""
         positions = self.snapshot.passing(conditions.parse(where, self.types))
         order = np.arange(len(self.snapshot)) if positions is None else positions
@@ -200,17 +170,12 @@ class Index:
         return self.card.fingerprint
 
     @property
-    def has_model(self) -> bool:
-        """Whether it came with a model; one made of embeddings on disk need not."""
-        return Encoder(self.path / "model").exists
-
-    @property
-    def model(self) -> Any:
+    def model(self) -> DualEncoder:
         """The dual encoder, loaded when it is first asked for."""
         return self.embedder.model
 
     @functools.cached_property
-    def schema(self) -> Any:
+    def schema(self) -> pa.Schema:
         """Arrow schema of the columns that filters may name: product, title, attributes."""
         import pyarrow as pa
 
@@ -248,10 +213,10 @@ class Index:
         import pyarrow.compute as pc
 
         return [
-            value for value in pc.unique(_plain(self.snapshot.table.column(column))).to_pylist() if value is not None
+            value for value in pc.unique(plain_column(self.snapshot.table.column(column))).to_pylist() if value is not None
         ]
 
-    def image(self, row: int) -> Any:
+    def image(self, row: int) -> Image:
         """The photo of a row as a PIL image: the original where it still lies where it was indexed, else a thumbnail.
 
         Raises:
@@ -330,9 +295,8 @@ class Index:
         version = facts["commits"][-1]["version"]
         if version == self.version and facts == self.facts:
             return False
-        snapshot = _snapshot(self.path, facts, version)
         embedder, same = self.embedder, facts["model"] == self.facts["model"]
-        self.__init__(self.path, facts, snapshot, version)  # type: ignore[misc]
+        self.__init__(self.path, facts, version)  # type: ignore[misc]
         for cached in ("schema", "plan_in_use"):
             self.__dict__.pop(cached, None)
         if same:
@@ -346,12 +310,12 @@ class Index:
             ModisteError: There is no such version.
         """
         facts = read_facts(self.path)
-        _check_version(facts, version, self.path)
-        index = Index(self.path, facts, _snapshot(self.path, facts, version), version)
+        check_version(facts, version, self.path)
+        index = Index(self.path, facts, version)
         index.embedder = self.embedder
         return index
 
-    def upsert(self, catalogue: Any, delete_missing: bool = False, progress: Any = None) -> Any:
+    def upsert(self, catalogue: Catalogue, delete_missing: bool = False, progress: Progress | None = None) -> Changes:
         """Takes new and changed rows of a catalogue; photos whose pixels are known are not embedded again.
 
         Args:
@@ -425,7 +389,9 @@ class Near:
                 return found[chosen], scores[chosen], codes[chosen] if group else np.empty(0, np.int64)
             count = min(available, 4 * count)
 
-    def matches(self, best: np.ndarray, cosines: Any, threshold: float | None, words: Sequence[str]) -> list[Any]:
+    def matches(
+        self, best: np.ndarray, cosines: np.ndarray, threshold: float | None, words: Sequence[str]
+    ) -> list[bool | None]:
         """Whether each result is a match: its cosine reaches the threshold, or ``words`` name its id."""
         if threshold is None:
             return [None] * len(best)
@@ -433,12 +399,14 @@ class Near:
         ids = self.snapshot.table.column("product_id").take(best).to_pylist()
         return [bool(score >= threshold) or name.lower() in asked for score, name in zip(cosines, ids, strict=True)]
 
-    def table(self, best: np.ndarray, scores: Any, products: np.ndarray, match: list[Any]) -> Any:
+    def table(
+        self, best: np.ndarray, scores: np.ndarray | list[None], products: np.ndarray, match: list[bool | None]
+    ) -> pa.Table:
         """`Results.table`."""
         import pyarrow as pa
 
         rows = self.snapshot.table.take(best)
-        plain = {name: _plain(rows.column(name)) for name in rows.column_names}
+        plain = {name: plain_column(rows.column(name)) for name in rows.column_names}
         columns = {
             "product_id": plain.pop("product_id"),
             "row": plain.pop("row"),
@@ -458,7 +426,12 @@ class Near:
 
 
 def hybrid_ranking(
-    snapshot: Snapshot, vector: np.ndarray, weight: float, rows: Any, lexical: Any, positions: np.ndarray | None
+    snapshot: Snapshot,
+    vector: np.ndarray,
+    weight: float,
+    rows: np.ndarray,
+    lexical: np.ndarray,
+    positions: np.ndarray | None,
 ) -> tuple[Best, Exactness]:
     """Rows by ``(1 − weight) · cosine + weight · full-text score / the best one``."""
     total = (1 - weight) * snapshot.scores(vector)
@@ -475,100 +448,6 @@ def hybrid_ranking(
     return best, Exactness(f"exact scores, and full text with weight {weight:g}")
 
 
-def store_of(folder: Path, engine: Mapping[str, str], version: int | None = None) -> Any:
-    """Where an index keeps its rows."""
-    if engine["kind"] == "qdrant":
-        from modiste.search.engines.qdrant import QdrantStore
-
-        return QdrantStore(engine["url"], engine["collection"])
-    return LanceStore(folder, version)
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What an index says of itself. Raises ModisteError where there is none, or an unfinished one."""
-    facts = read_json(folder / FACTS)
-    if facts:
-        if not isinstance(facts, dict) or not {"commits", "engine"} <= facts.keys():
-            raise ModisteError(f"{folder / FACTS} is damaged: make the index again with modiste index out={folder}.")
-        return facts
-    if (folder / "staging").is_dir() or (folder / "lance").is_dir():
-        raise ModisteError(f"{folder} is unfinished: run the modiste index command that made it again, it resumes.")
-    if folder.exists():
-        raise ModisteError(f"{folder} is not an index: it has no {FACTS}. Make one with modiste index out={folder}.")
-    near = [path.name for path in folder.parent.glob("*") if (path / FACTS).is_file()] if folder.parent.is_dir() else []
-    hint = did_you_mean(folder.name, near) if near else f"Make one with modiste index run=RUN data=… out={folder}."
-    raise ModisteError(f"There is no index {folder}. {hint}")
-
-
-def snapshot_folder(folder: Path, version: int) -> Path:
-    """Where the snapshot of a version lies."""
-    return folder / "snapshots" / str(version)
-
-
-def _snapshot(folder: Path, facts: Mapping[str, Any], version: int) -> Snapshot:
-    try:
-        return Snapshot.read(snapshot_folder(folder, version))
-    except OSError:  # of an old version, or one that was killed while it was written
-        return snapshot_of(LanceStore(folder, version), facts["types"])
-
-
-def snapshot_of(store: Any, types: Mapping[str, str], columns: Mapping[str, str] | None = None) -> Snapshot:
-    """The rows of a store's version; ``columns`` are Arrow types for a store that has none of its own."""
-    import pyarrow as pa
-
-    table = store.read(["row", "product_id", "text", *(n for n in types if n not in FIXED), "_vector"])
-    for name, kind in (columns or {}).items():
-        typed = table.column(name).cast(pa.type_for_alias(kind))
-        table = table.set_column(table.column_names.index(name), name, typed)
-    return snapshot_from(table)
-
-
-def snapshot_from(table: Any) -> Snapshot:
-    """Rows in ascending order with their ``_vector``, as a snapshot."""
-    table = table.combine_chunks()
-    column = table.column("_vector").combine_chunks()
-    flat = column.values if hasattr(column, "values") else column.flatten()
-    vectors = flat.to_numpy(zero_copy_only=False).reshape(len(table), column.type.list_size)
-    return Snapshot(_encoded(table.drop_columns(["_vector"])), np.ascontiguousarray(vectors, np.float32))
-
-
-def _encoded(table: Any) -> Any:
-    """A table whose strings are dictionaries, but for the texts, of which nearly all differ."""
-    import pyarrow as pa
-
-    for place, field in enumerate(table.schema):
-        if pa.types.is_string(field.type) and field.name != "text":
-            table = table.set_column(place, field.name, table.column(field.name).combine_chunks().dictionary_encode())
-    return table
-
-
-def changed_snapshot(old: Snapshot, part: Any, gone: Sequence[int]) -> Snapshot:
-    """``old`` with rows replaced, added and deleted: what `snapshot_of` reads, without reading the whole store.
-
-    Args:
-        old: The version before.
-        part: Changed and new rows, with the columns of ``old`` and ``_vector``.
-        gone: Row numbers of the deleted ones.
-    """
-    import pyarrow as pa
-
-    rows = part.column("row").to_numpy()
-    kept = np.flatnonzero(~np.isin(old.rows, np.concatenate([rows, np.asarray(gone, np.int64)])))
-    columns = {name: _plain(old.table.column(name)).take(pa.array(kept)) for name in old.table.column_names}
-    new = snapshot_from(part.select([*columns, "_vector"]))
-    plain = {name: _plain(new.table.column(name)) for name in columns}
-    order = np.argsort(np.concatenate([old.rows[kept], rows]), kind="stable")
-    table = pa.concat_tables([pa.table(columns), pa.table(plain)]).take(pa.array(order))
-    vectors = np.concatenate([old.vectors[kept], new.vectors])[order]
-    return Snapshot(_encoded(table.combine_chunks()), vectors)
-
-
-def _check_version(facts: Mapping[str, Any], version: int, folder: Path) -> None:
-    known = [commit["version"] for commit in facts["commits"]]
-    if version not in known:
-        raise ModisteError(f"{folder} has no version {version}. Choose from: {', '.join(map(str, known))}.")
-
-
 def _hybrid_weight(hybrid: bool | float | None, query: Query) -> float:
     weight = HYBRID if hybrid is True else float(hybrid or 0)
     if not 0 <= weight <= 1:
@@ -576,13 +455,6 @@ def _hybrid_weight(hybrid: bool | float | None, query: Query) -> float:
     if weight and not query.texts:
         raise ModisteError("hybrid= weighs the full text, and the query has no words: leave it out, or add some.")
     return weight
-
-
-def _plain(column: Any) -> Any:
-    """A column without dictionary encoding."""
-    import pyarrow as pa
-
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 def _image_source(described: Mapping[str, str] | None) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modiste.errors import ModisteError, did_you_mean
+from modiste.search import where as conditions
 from modiste.search.engines.compressed import Codes
 from modiste.search.engines.memory import Snapshot, batch, top
 from modiste.search.results import Exactness
@@ -107,7 +108,9 @@ class Measured:
     steps: Sequence[Step] = ()
 
 
-def ranking(index: Index, vector: np.ndarray, positions: np.ndarray | None, condition: Any) -> tuple[Best, Exactness]:
+def ranking(
+    index: Index, vector: np.ndarray, positions: np.ndarray | None, condition: conditions.Node | None
+) -> tuple[Best, Exactness]:
     """The best rows for a query vector among those at ``positions`` (None: all), and how they are found."""
     plan, snapshot = index.plan_in_use, index.snapshot
     passing = len(snapshot) if positions is None else len(positions)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from modiste.errors import ModisteError, did_you_mean
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+Words = str | Sequence[str] | None
+Picture: TypeAlias = "Image.Image | bytes | str | Path"
+Pictures: TypeAlias = "Picture | Sequence[Picture] | None"
 PARTS = ("text", "image", "like", "minus")
 
 
@@ -32,7 +39,7 @@ class Query:
     weights: Mapping[str, float] | None = None
 
     @classmethod
-    def of(cls, text: Any, image: Any, like: Any, minus: Any, weights: Mapping[str, float] | None) -> Query:
+    def of(cls, text: Words, image: Pictures, like: Words, minus: Words, weights: Mapping[str, float] | None) -> Query:
         """From a user's arguments, each a value or several.
 
         Raises:
@@ -84,7 +91,7 @@ class Query:
         return 1.0 if given is None else given
 
 
-def several(value: Any) -> Iterator[Any]:
+def several(value: object) -> Iterator[Any]:
     """The values of an argument that takes one or a list; empty texts are none.
 
     >>> list(several("a")), list(several(["a", "b"])), list(several(None))
@@ -94,7 +101,7 @@ def several(value: Any) -> Iterator[Any]:
     return (one for one in values if one is not None and not (isinstance(one, str) and not one.strip()))
 
 
-def picture(image: Any) -> Any:
+def picture(image: Picture) -> Image.Image:
     """A PIL image from one, from encoded bytes or from a file's path.
 
     Raises:
@@ -106,15 +113,13 @@ def picture(image: Any) -> Any:
 
     if isinstance(image, Image.Image):
         return image
+    shown = "image" if isinstance(image, bytes) else f"image={image}"
     try:
         if isinstance(image, bytes):
             return decode(image)
-        from pathlib import Path
-
         path = Path(image).expanduser()
         return FolderImages(path.parent).read(path.name)
     except FileNotFoundError:
-        raise ModisteError(f"image={image}: there is no such file.") from None
+        raise ModisteError(f"{shown}: there is no such file.") from None
     except (OSError, ValueError) as error:
-        shown = "image" if isinstance(image, bytes) else f"image={image}"
         raise ModisteError(f"{shown} cannot be read as a picture: {error}.") from error

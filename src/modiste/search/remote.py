@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modiste.errors import ModisteError
 from modiste.search import where as conditions
 from modiste.search.engines.memory import Snapshot, top
-from modiste.search.index import LEXICAL, Index, Near, hybrid_ranking, read_facts, snapshot_of
+from modiste.search.index import LEXICAL, Index, Near, hybrid_ranking
+from modiste.search.opened import read_facts, snapshot_of
 from modiste.search.planner import Best
 from modiste.search.query import Query
 from modiste.search.results import Exactness
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from modiste.search.planner import Measured
 
 CANDIDATES = 256
 """Rows, at least, that the server sends for a search."""
@@ -28,15 +33,6 @@ class RemoteIndex(Index):
     The server scores exactly (its ``exact=true``) what passes the filter; the best rows come with their vectors and are
     ranked here, with all views of their products.
     """
-
-    def __init__(self, path: Path, facts: Mapping[str, Any], version: int) -> None:
-        import pyarrow as pa
-
-        kinds = {"row": "int64", **facts["columns"]}
-        fields = {name: pa.array([], pa.type_for_alias(kind)) for name, kind in kinds.items()}
-        fields["product_id"] = fields["product_id"].dictionary_encode()
-        empty = Snapshot(pa.table(fields), np.empty((0, facts["model"]["embed_dim"]), np.float32))
-        super().__init__(path, facts, empty, version)
 
     def __len__(self) -> int:
         return self.store.count()
@@ -52,8 +48,9 @@ class RemoteIndex(Index):
         counted = {name: Counter(table.column(name).drop_null().to_pylist()) for name in self.attributes}
         return {name: dict(values.most_common()) for name, values in counted.items()}
 
-    def browse(self, where: str | None = None, k: int = 10, group: bool = True) -> Any:
-        local = Index(self.path, self.facts, self._rows(conditions.parse(where, self.types)), self.version)
+    def browse(self, where: str | None = None, k: int = 10, group: bool = True) -> pa.Table:
+        rows = self._rows(conditions.parse(where, self.types))
+        local = Index(self.path, self.facts, self.version, rows)
         return local.browse(None, k, group)
 
     def nearest(self, vectors: np.ndarray, k: int = 10, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +73,7 @@ class RemoteIndex(Index):
     def restore(self, version: int) -> None:
         raise ModisteError(NO_VERSIONS)
 
-    def plan(self, choices: Sequence[str] | None = None, recall_floor: float = 0.99) -> list[Any]:
+    def plan(self, choices: Sequence[str] | None = None, recall_floor: float = 0.99) -> list[Measured]:
         raise ModisteError("engine=qdrant scores exactly on the server: there is nothing to plan.")
 
     def _rows(self, condition: Any) -> Snapshot:

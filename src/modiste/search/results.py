@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Results:
             return True
         return self.threshold is not None and not any(self.table.column("match").to_pylist())
 
-    def to_pandas(self) -> Any:
+    def to_pandas(self) -> pd.DataFrame:
         """The table as a DataFrame. Raises ImportError where pandas is not installed."""
         return self.table.to_pandas()
 

@@ -6,11 +6,14 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modiste.errors import ModisteError, did_you_mean
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 TEXT, NUMBER = "text", "number"
 """The two types that a column may have."""
@@ -238,7 +241,7 @@ class _Parser:
 # ------------------------------------------------------------------------------------------------------- evaluation
 
 
-def mask(node: Node, table: Any) -> np.ndarray:
+def mask(node: Node, table: pa.Table) -> np.ndarray:
     """Which rows of an Arrow ``table`` fulfil the condition, (N,) bool.
 
     >>> import pyarrow as pa

@@ -6,9 +6,11 @@ import hmac
 import json
 import time
 from http.cookies import SimpleCookie
+from pathlib import Path
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modiste.serve.metrics import Metrics
 from modiste.serve.settings import Settings
@@ -23,11 +25,7 @@ POLICY = (
 DOCS_POLICY = POLICY.replace("script-src 'self'", "script-src 'self' 'unsafe-inline'").replace(
     "style-src 'self'", "style-src 'self' 'unsafe-inline'"
 )
-LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Modiste</title><link rel="stylesheet" href="assets/style.css"><div class="view"><form class="search panel stack"
-method="post" action="token"><h1>Modiste</h1><label class="field"><span>This server asks for its token</span>
-<input type="text" name="token" autocomplete="off" autofocus required></label>
-<button class="button primary">Enter</button></form></div></html>"""
+LOGIN = (Path(__file__).parent / "page" / "login.html").read_text(encoding="utf-8")
 
 
 class Gate:
@@ -39,12 +37,12 @@ class Gate:
         metrics: Counts what is answered, by route and status.
     """
 
-    def __init__(self, app: Any, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
         self.in_flight = 0
         self.limit = int(settings.max_upload_mb * 2**20)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         start, status = time.perf_counter(), 500

@@ -20,7 +20,8 @@ from modiste.data.sources import image_format
 from modiste.errors import ModisteError
 from modiste.search import where as conditions
 from modiste.search.engines.memory import Snapshot
-from modiste.search.index import read_facts
+from modiste.search.index import Index
+from modiste.search.opened import read_facts
 from modiste.serve.batching import Batcher
 from modiste.serve.metrics import Metrics
 from modiste.serve.settings import Settings
@@ -68,13 +69,14 @@ class Held:
         version: Of the index.
     """
 
-    def __init__(self, index: Any, towers: Towers) -> None:
+    def __init__(self, index: Index, towers: Towers) -> None:
         self.index, self.towers, self.version = index, towers, int(index.version)
         self.photo = functools.lru_cache(KEPT_PHOTOS)(self._photo)
 
     def close(self) -> None:
         """Returns when the queries that were sent to it are scored."""
-        self.index.snapshot.batcher.close()
+        if isinstance(self.index.snapshot, SharedScores):
+            self.index.snapshot.batcher.close()
 
     def row_of(self, product_id: str) -> int | None:
         """The first row of a product."""

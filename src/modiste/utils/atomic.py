@@ -11,13 +11,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from modiste.errors import ModisteError
 
 log = logging.getLogger(__name__)
 
 TEMPORARY = re.compile(r"\.(\d+)\.tmp$")
+Content = TypeVar("Content")
 SUFFIX = ".sha256"
 """Of the file that holds a cache file's checksum."""
 
@@ -90,6 +91,45 @@ def check_space(folder: Path, size: int, what: str) -> None:
         )
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the place of the folder ``path`` at the end.
+
+    After an error ``path`` is as before and the new folder is gone. What killed processes left is removed as `atomic`
+    does.
+
+    Args:
+        path: Its parent is made where it does not exist.
+
+    Raises:
+        OSError: The folder cannot be written, or the disk is full.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as parent:
+    ...     for content in ("first", "second"):
+    ...         with atomic_folder(Path(parent, "a")) as unfinished:
+    ...             _ = (unfinished / content).write_text(content)
+    ...     print([str(file.relative_to(parent)) for file in sorted(Path(parent).rglob("*"))])
+    ['a', 'a/second']
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
+    unfinished, former = (path.with_name(f"{path.name}.{word}{os.getpid()}.tmp") for word in ("", "former."))
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        if path.exists():  # a folder replaces no folder that holds something
+            path.replace(former)
+        try:
+            unfinished.replace(path)
+        except OSError:
+            former.replace(path)
+            raise
+    finally:
+        for folder in (unfinished, former):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
     with atomic(path) as unfinished:
@@ -97,12 +137,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the temporary files of ``path`` whose processes no longer run."""
+    """Remove the temporary files and folders of ``path`` whose processes no longer run."""
     for file in path.parent.glob(f"{_escaped(path.name)}.*.tmp"):
         match = TEMPORARY.search(file.name)
         if match and not _runs(int(match[1])):
-            with suppress(OSError):
-                file.unlink()
+            if file.is_dir():
+                shutil.rmtree(file, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    file.unlink()
 
 
 def file_digest(path: Path) -> str:
@@ -136,7 +179,7 @@ def write_cache(path: Path, write: Callable[[Path], Any], what: str) -> bool:
     return True
 
 
-def read_cache(path: Path, read: Callable[[Path], Any], what: str) -> Any:
+def read_cache(path: Path, read: Callable[[Path], Content], what: str) -> Content | None:
     """Return what ``read`` makes of a cache file; None where there is none or it is damaged, with a line of log.
 
     Args:

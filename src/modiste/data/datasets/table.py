@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as with_changes
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import pyarrow as pa
@@ -27,6 +27,9 @@ from modiste.data.sources import ArrowImages, BytesImages, FolderImages, ImageSo
 from modiste.data.text_tables import BY_SUFFIX, Columns, parse_table, read_text
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.run_dir import cache_dir
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -201,10 +204,10 @@ class Table:
         columns["image"] = [file_name(address) for address in columns["image"]]
         return FolderImages(folder)
 
-    def _folder(self, beside: Path) -> Path:
+    def _folder(self, folder: Path) -> Path:
         if self.images is not None:
             return Path(self.images).expanduser()
-        return next((beside / name for name in ("images", "photos") if (beside / name).is_dir()), beside)
+        return next((folder / name for name in ("images", "photos") if (folder / name).is_dir()), folder)
 
     def _image_files(self, path: Path) -> ImageSource:
         folder = self._folder(path.parent)
@@ -231,29 +234,6 @@ class Table:
         report = LoadReport(catalogue.report.rows, sum(keep), {**catalogue.report.bad, PLACEHOLDER: dropped})
         log.warning("%s: %s", self.name, report)
         return with_changes(catalogue.kept(keep), report=report)
-
-
-def from_memory(
-    table: Any, images: str | Path, columns: Mapping[str, Any], name: str, max_bad: int | float | None = None
-) -> Catalogue:
-    """Return the catalogue of a table in memory; see `Catalogue.from_table`."""
-    raw = table if isinstance(table, Mapping) else _arrow_columns(table)
-    reader = Table("", str(images), columns, name=name, max_bad=max_bad)
-    return reader.catalogue(dict(raw), Path(images), title="")
-
-
-def _arrow_columns(table: Any) -> Columns:
-    """The columns of a pandas, Polars or pyarrow table."""
-    arrow = table if isinstance(table, pa.Table) else None
-    if arrow is None and hasattr(table, "__arrow_c_stream__"):
-        arrow = pa.table(table)
-    elif arrow is None and hasattr(table, "to_arrow"):
-        arrow = table.to_arrow()
-    elif arrow is None and type(table).__module__.startswith("pandas"):
-        arrow = pa.Table.from_pandas(table, preserve_index=False)
-    if arrow is None:
-        raise ModisteError(f"A {type(table).__name__} is not a table: give a pandas, Polars or pyarrow table.")
-    return {column: plain(arrow.column(column)) for column in arrow.column_names if column != "__index_level_0__"}
 
 
 def shared_pictures(catalogue: Catalogue, least: int = SHARED) -> list[tuple[int, str, str]]:
@@ -417,16 +397,17 @@ def read_delimited(lines: Iterable[str], delimiter: str = ",") -> Columns:
     return parse_table("".join(lines), TextFormat(), delimiter, True)[0]
 
 
-def from_records(records: Sequence[Any]) -> Columns:
+def from_records(records: Sequence[object]) -> Columns:
     """The columns of rows that are mappings; None where a row lacks one. Raises ValueError for a row that is none.
 
     >>> from_records([{"a": 1}, {"b": 2}])
     {'a': [1, None], 'b': [None, 2]}
     """
-    if not all(isinstance(record, dict) for record in records):
+    rows = [record for record in records if isinstance(record, dict)]
+    if len(rows) < len(records):
         raise ValueError("every line must be a JSON object")
-    names = dict.fromkeys(name for record in records for name in record)
-    return {name: [record.get(name) for record in records] for name in names}
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def map_columns(
@@ -527,7 +508,7 @@ def check_shards(files: Iterable[Path], card: Card) -> None:
             )
 
 
-def read_parquet(files: Sequence[Path], columns: Sequence[str] | None = None) -> Any:
+def read_parquet(files: Sequence[Path], columns: Sequence[str] | None = None) -> Dataset:
     """Parquet files that hold images, as one memory-mapped `datasets.Dataset`; ``columns`` of them, or all.
 
     Raises:
@@ -550,7 +531,7 @@ def read_parquet(files: Sequence[Path], columns: Sequence[str] | None = None) ->
 
 
 def from_dataset(
-    dataset: Any,
+    dataset: Dataset,
     columns: Mapping[str, str | None],
     attributes: Sequence[str] | None,
     name: str,

@@ -113,21 +113,21 @@ class Section:
     open: bool = True
 
 
-def plain_table(columns: Sequence[Any], rows: Sequence[Sequence[Any]], wrap: bool = False) -> Table:
+def plain_table(columns: Sequence[object], rows: Sequence[Sequence[Any]], wrap: bool = False) -> Table:
     """Plain values as a table: words to the left, a fraction also as a bar."""
     words = [bool(rows) and isinstance(rows[0][i], str) for i in range(len(columns))]
     heads = [Td(str(column), words=word) for column, word in zip(columns, words, strict=True)]
     return Table(heads, [[cell(value) for value in row] for row in rows], wrap=wrap)
 
 
-def cell(value: Any) -> Td:
+def cell(value: object) -> Td:
     """A plain value."""
     part = 100 * value if isinstance(value, float) and 0 <= value <= 1 else None
     number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
     return Td(plain(value), words=isinstance(value, str), part=part, sort=number)
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """A value in words.
 
     >>> plain(None), plain(True), plain(1234), plain(0.25)

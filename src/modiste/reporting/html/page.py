@@ -18,7 +18,7 @@ def write_page(path: Path, template: str, **context: Any) -> Path:
     Everything that a user wrote is escaped. A content security policy makes "no external requests" a fact, and allows
     the page's own script alone.
     """
-    from modiste.utils.run_dir import write_text
+    from modiste.utils.atomic import write_text
 
     script = SCRIPT.read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -39,6 +39,12 @@ def _environment() -> Any:
     return environment
 
 
-def data_uri(path: Path) -> str:
-    """A picture as an address that holds it."""
-    return f"data:{TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+def data_uri(picture: Path | bytes) -> str:
+    """A picture, as a file or encoded, as an address that holds it."""
+    if isinstance(picture, bytes):
+        from modiste.data.sources import image_format
+
+        kind, content = f"image/{image_format(picture).lower()}", picture
+    else:
+        kind, content = TYPES[picture.suffix], picture.read_bytes()
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

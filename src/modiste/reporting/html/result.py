@@ -96,7 +96,7 @@ def result_section(run: Run, stem: str, result: Mapping[str, Any], published: Se
     return Section(stem.replace(".", "-"), title, blocks)
 
 
-def dump(value: Any) -> str:
+def dump(value: object) -> str:
     """As YAML."""
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
 

@@ -7,12 +7,15 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modiste.errors import ModisteError
 from modiste.search import where as conditions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 NAME = "products"
 KEY = "_key"
@@ -52,7 +55,7 @@ class LanceStore:
             table.checkout(self.at)
         return table
 
-    def create(self, data: Any, types: Mapping[str, str]) -> None:
+    def create(self, data: pa.Table, types: Mapping[str, str]) -> None:
         """The table with its first rows."""
         self.__dict__.pop("table", None)
         table = self.database.create_table(NAME, data, mode="overwrite")
@@ -60,8 +63,8 @@ class LanceStore:
         # No positions: phrases are not searched, and LanceDB crashed on them in `optimize`.
         table.create_fts_index(WORDS, with_position=False, stem=True, remove_stop_words=True)
 
-    def upsert(self, data: Any) -> None:
-        """Replaces the rows whose id is there, and adds the others, in one step."""
+    def upsert(self, data: pa.Table) -> None:
+        """Replaces the rows whose id exists, and adds the others, in one step."""
         merge = self.table.merge_insert(KEY).when_matched_update_all().when_not_matched_insert_all()
         merge.execute(data)
         self.check()
@@ -72,14 +75,14 @@ class LanceStore:
             self.table.delete(str(conditions.sql(conditions.In(KEY, tuple(ids[start : start + 1000])))))
 
     def check(self) -> None:
-        """Raises ModisteError where a row is there twice."""
+        """Raises ModisteError where a row exists twice."""
         import pyarrow.compute as pc
 
         ids = self.read([KEY]).column(KEY)
         twice = len(ids) - pc.count_distinct(ids).as_py()
         if twice:
             raise ModisteError(
-                f"{self.folder}: {twice} rows are there twice, written by something other than Modiste. "
+                f"{self.folder}: {twice} rows exist twice, written by something other than Modiste. "
                 f"Go back to an earlier version: modiste index index={self.folder} at=VERSION."
             )
 
@@ -101,9 +104,9 @@ class LanceStore:
         try:
             self.table.restore(version)
         except Exception as error:  # lancedb raises plain runtime errors
-            raise ModisteError(f"Version {version} of {self.folder} is not there any more: {error}.") from error
+            raise ModisteError(f"Version {version} of {self.folder} no longer exists: {error}.") from error
 
-    def read(self, columns: Sequence[str]) -> Any:
+    def read(self, columns: Sequence[str]) -> pa.Table:
         """All rows of some columns, as an Arrow table, in ascending order of ``row`` if that is one of them."""
         table = self.table.search().select(list(columns)).limit(max(1, self.table.count_rows())).to_arrow()
         return table.sort_by("row") if "row" in columns else table
@@ -133,7 +136,7 @@ class LanceStore:
             query = query.where(conditions.sql(condition), prefilter=True)
         return query.refine_factor(4).limit(k).select(["row"]).to_arrow().column("row").to_numpy()
 
-    def take(self, rows: Sequence[int], columns: Sequence[str]) -> Any:
+    def take(self, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
         """Columns of some rows, in their order; rows that are not there are missing."""
         import pyarrow as pa
 

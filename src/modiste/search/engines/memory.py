@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modiste.search import where as conditions
+from modiste.utils.atomic import atomic_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 TILE = 4096
 """Rows that are scored at a time: their scores for a batch of queries stay in the processor's cache."""
@@ -26,7 +28,7 @@ class Snapshot:
         rows: ``row`` as an array (N,).
     """
 
-    def __init__(self, table: Any, vectors: np.ndarray) -> None:
+    def __init__(self, table: pa.Table, vectors: np.ndarray) -> None:
         self.table, self.vectors = table, vectors
         self.rows: np.ndarray = table.column("row").to_numpy()
         self._products: tuple[np.ndarray, Any] | None = None
@@ -44,13 +46,11 @@ class Snapshot:
         """Writes ``folder`` whole or not at all."""
         import pyarrow as pa
 
-        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-        unfinished.mkdir(parents=True)
-        with pa.OSFile(str(unfinished / "rows.arrow"), "wb") as sink, pa.ipc.new_file(sink, self.table.schema) as file:
-            file.write_table(self.table.combine_chunks())
-        np.save(unfinished / "vectors.npy", self.vectors)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.replace(folder)
+        with atomic_folder(folder) as unfinished:
+            path = str(unfinished / "rows.arrow")
+            with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, self.table.schema) as file:
+                file.write_table(self.table.combine_chunks())
+            np.save(unfinished / "vectors.npy", self.vectors)
 
     def __len__(self) -> int:
         return len(self.rows)

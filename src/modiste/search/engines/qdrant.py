@@ -7,12 +7,16 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from math import log
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modiste.errors import ModisteError
 from modiste.search import where as conditions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from qdrant_client import models
 
 MEMORY = ":memory:"
 """The client's in-memory mode: all in this process, scored exactly in Python, for tests and trials of few rows."""
@@ -51,7 +55,7 @@ class QdrantStore:
         """Of the server; one for all of this process."""
         return _client(self.url)
 
-    def create(self, data: Any, types: Mapping[str, str]) -> None:
+    def create(self, data: pa.Table, types: Mapping[str, str]) -> None:
         """The collection with its first rows and an index of each column that filters may name."""
         from qdrant_client import models
 
@@ -68,8 +72,8 @@ class QdrantStore:
             self.client.create_payload_index(self.collection, WORDS, models.PayloadSchemaType.TEXT)
         self.upsert(data)
 
-    def upsert(self, data: Any) -> None:
-        """Replaces the rows whose key is there, and adds the others."""
+    def upsert(self, data: pa.Table) -> None:
+        """Replaces the rows whose key exists, and adds the others."""
         import base64
 
         from qdrant_client import models
@@ -113,7 +117,7 @@ class QdrantStore:
         """Raises ModisteError: there are no earlier versions."""
         raise ModisteError("engine=qdrant keeps the newest version alone: go back by the server's own snapshots.")
 
-    def read(self, columns: Sequence[str], condition: Any = None) -> Any:
+    def read(self, columns: Sequence[str], condition: conditions.Node | None = None) -> pa.Table:
         """Columns of all rows that fulfil a condition, an Arrow table by ascending ``row`` if that is one of them."""
         import base64
 
@@ -141,7 +145,7 @@ class QdrantStore:
             table = table.append_column("_vector", pa.FixedSizeListArray.from_arrays(flat, dim))
         return table
 
-    def take(self, rows: Sequence[int], columns: Sequence[str]) -> Any:
+    def take(self, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
         """Columns of some rows; rows that are not there are missing."""
         return self.read(["row", *columns], conditions.In("row", tuple(map(int, rows))))
 
@@ -175,7 +179,7 @@ def _with_word(condition: conditions.Node | None, word: str) -> Any:
     return own if condition is None else conditions.Join("and", (condition, own))
 
 
-def filter_of(node: Any) -> Any:
+def filter_of(node: conditions.Node | None) -> models.Filter | None:
     """A condition as a Qdrant filter; None for none.
 
     Raises:

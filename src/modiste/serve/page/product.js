@@ -35,7 +35,7 @@ export function large(address) {
   return `${address}${address.includes("?") ? "&" : "?"}large=1`;
 }
 
-/** The product in a dialog; `links` are [label, run] beside it, `but` takes the words of "like this, but …". */
+/** The product in a dialog; `links` are [label, run] next to it, `but` takes the words of "like this, but …". */
 export function openProduct(product, { links = [], but } = {}) {
   const close = () => dialog.close();
   const photo = h("img", { src: product.image, alt: altOf(product) });

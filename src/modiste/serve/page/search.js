@@ -64,7 +64,7 @@ function drop(name) {
   app.show("search", { ...state, [name]: "", w: "" });
 }
 
-/** Second thoughts about the query: what it is not, and how much the words count beside the photo. */
+/** Second thoughts about the query: what it is not, and how much the words count next to the photo. */
 function refine() {
   const asked = state.q || state.like || state.image;
   const without = h("input", { type: "text", value: state.minus || "", placeholder: "nothing", oninput: (event) => change({ minus: event.target.value }) });

@@ -1,0 +1,77 @@
+"""A catalogue of a table in memory and a folder of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from modiste.data.catalogue import Catalogue
+from modiste.data.datasets.table import Table, plain
+from modiste.data.splits import GivenSplit, RandomSplit
+from modiste.data.text_tables import Columns
+from modiste.errors import ModisteError
+
+
+def from_table(
+    table: Any,
+    images: str | Path,
+    text: str | None = None,
+    image: str | Sequence[str] | None = None,
+    product_id: str | None = None,
+    split: str | Mapping[str, float] | None = None,
+    name: str = "table",
+    max_bad: int | float | None = None,
+) -> Catalogue:
+    """Return the catalogue of an in-memory table, split and checked like `Catalogue.build`.
+
+    Args:
+        table: A pandas, Polars or pyarrow table, or a mapping of columns. Columns of numbers stay numbers.
+        images: Folder, or zip file, that the images' paths are relative to.
+        text: The column of captions; None: recognised by its name, as ``image`` and ``product_id``.
+        image: The column of paths, or several.
+        product_id: Rows of one product share it; without one, each row is a product.
+        split: The column of splits, or split → fraction; None: a column ``split`` where there is one, else 80 %
+            train, 10 % val, 10 % test.
+        name: Names the data set in results.
+        max_bad: See `Catalogue.build`.
+
+    Raises:
+        ModisteError: A column is missing or cannot be recognised, or see `Catalogue.build`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> import pyarrow as pa
+    >>> from PIL import Image
+    >>> with TemporaryDirectory() as folder:
+    ...     Image.new("RGB", (8, 8), "red").save(f"{folder}/a.png")
+    ...     Image.new("RGB", (8, 8), "blue").save(f"{folder}/b.png")
+    ...     table = {"title": ["a red hat", "a blue cap"], "file": ["a.png", "b.png"], "price": [9.5, 12.0]}
+    ...     catalogue = from_table(pa.table(table), images=folder)
+    >>> len(catalogue), catalogue.column("text"), catalogue.attributes
+    (2, ['a red hat', 'a blue cap'], ['price'])
+    """
+    column = split if isinstance(split, str) else None
+    columns = {"text": text, "image": image, "product_id": product_id, "split": column}
+    raw = table if isinstance(table, Mapping) else _columns(table)
+    reader = Table("", str(images), columns, name=name, max_bad=max_bad)
+    catalogue = reader.catalogue(dict(raw), Path(images), title="")
+    if column is not None or (split is None and any(catalogue.column("split"))):
+        return GivenSplit()(catalogue)
+    fractions = split if isinstance(split, Mapping) else {"train": 0.8, "val": 0.1, "test": 0.1}
+    return RandomSplit(fractions)(catalogue)
+
+
+def _columns(table: Any) -> Columns:
+    """The columns of a pandas, Polars or pyarrow table."""
+    arrow = table if isinstance(table, pa.Table) else None
+    if arrow is None and hasattr(table, "__arrow_c_stream__"):
+        arrow = pa.table(table)
+    elif arrow is None and hasattr(table, "to_arrow"):
+        arrow = table.to_arrow()
+    elif arrow is None and type(table).__module__.startswith("pandas"):
+        arrow = pa.Table.from_pandas(table, preserve_index=False)
+    if arrow is None:
+        raise ModisteError(f"A {type(table).__name__} is not a table: give a pandas, Polars or pyarrow table.")
+    return {column: plain(arrow.column(column)) for column in arrow.column_names if column != "__index_level_0__"}

@@ -1,0 +1,199 @@
+"""An index as it lies on disk: what it says of itself, its versions, and the rows of one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modiste.errors import ModisteError, did_you_mean
+from modiste.search.encoder import Encoder, ModelCard
+from modiste.search.engines.lancedb import LanceStore
+from modiste.search.engines.memory import Snapshot
+from modiste.utils.run_dir import read_json
+
+if TYPE_CHECKING:
+    from modiste.search.engines.qdrant import QdrantStore
+
+    pass
+
+FACTS = "index.json"
+FIXED = ("row", "product_id", "text")
+"""Columns of every index; the others are the catalogue's attributes."""
+
+
+class Version(int):
+    """The number of a version, and what it was.
+
+    Attributes:
+        created: When, ISO 8601.
+        rows: How many it has.
+        note: What was done.
+    """
+
+    created: str
+    rows: int
+    note: str
+
+    @classmethod
+    def of(cls, commit: Mapping[str, Any]) -> Version:
+        """From a record of the index's facts."""
+        version = cls(commit["version"])
+        version.created, version.rows, version.note = commit["created"], commit["rows"], commit["note"]
+        return version
+
+
+class Opened:
+    """One version of an index, read.
+
+    Attributes:
+        path: Its folder.
+        facts: What ``index.json`` says.
+        snapshot: The version's rows; none for an index on a server.
+        version: Which is open.
+        card: The model that embedded it: name, fingerprint, preprocessing.
+        types: Column → ``text`` or ``number``.
+        embedder: ``texts(list) -> (N, D)`` and ``pictures(list of PIL images) -> (N, D)`` of its model; a server puts
+            its own batching one here.
+    """
+
+    def __init__(self, path: Path, facts: Mapping[str, Any], version: int, snapshot: Snapshot | None = None) -> None:
+        self.path, self.facts, self.version = path, facts, version
+        self.snapshot = read_snapshot(path, facts, version) if snapshot is None else snapshot
+        self.card = ModelCard(**facts["model"])
+        self.types: dict[str, str] = facts["types"]
+        self.embedder: Any = Encoder(path / "model")
+        self.store: Any = store_of(path, facts["engine"], version)
+
+    @property
+    def has_model(self) -> bool:
+        """Whether it came with a model; one made of embeddings on disk need not."""
+        return Encoder(self.path / "model").exists
+
+
+def newest(folder: Path) -> Opened:
+    """The newest version. Raises ModisteError where there is no index, or an unfinished one."""
+    facts = read_facts(folder)
+    return Opened(folder, facts, newest_version(facts))
+
+
+def newest_version(facts: Mapping[str, Any]) -> int:
+    """The number of the version that readers see."""
+    return facts["commits"][-1]["version"]
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What an index says of itself. Raises ModisteError where there is none, or an unfinished one."""
+    facts = read_json(folder / FACTS)
+    if facts:
+        if not isinstance(facts, dict) or not {"commits", "engine"} <= facts.keys():
+            raise ModisteError(f"{folder / FACTS} is damaged: make the index again with modiste index out={folder}.")
+        return facts
+    if (folder / "staging").is_dir() or (folder / "lance").is_dir():
+        raise ModisteError(f"{folder} is unfinished: run the modiste index command that made it again, it resumes.")
+    if folder.exists():
+        raise ModisteError(f"{folder} is not an index: it has no {FACTS}. Make one with modiste index out={folder}.")
+    near = [path.name for path in folder.parent.glob("*") if (path / FACTS).is_file()] if folder.parent.is_dir() else []
+    hint = did_you_mean(folder.name, near) if near else f"Make one with modiste index run=RUN data=… out={folder}."
+    raise ModisteError(f"There is no index {folder}. {hint}")
+
+
+def snapshot_folder(folder: Path, version: int) -> Path:
+    """Where the snapshot of a version lies."""
+    return folder / "snapshots" / str(version)
+
+
+def store_of(folder: Path, engine: Mapping[str, str], version: int | None = None) -> LanceStore | QdrantStore:
+    """Where an index keeps its rows."""
+    if engine["kind"] == "qdrant":
+        from modiste.search.engines.qdrant import QdrantStore
+
+        return QdrantStore(engine["url"], engine["collection"])
+    return LanceStore(folder, version)
+
+
+def read_snapshot(folder: Path, facts: Mapping[str, Any], version: int) -> Snapshot:
+    """The rows of a version; of an index on a server none."""
+    if facts["engine"]["kind"] == "qdrant":
+        return no_rows(facts)
+    try:
+        return Snapshot.read(snapshot_folder(folder, version))
+    except OSError:  # of an old version, or one that was killed while it was written
+        return snapshot_of(LanceStore(folder, version), facts["types"])
+
+
+def no_rows(facts: Mapping[str, Any]) -> Snapshot:
+    """An index's columns without rows."""
+    import pyarrow as pa
+
+    kinds = {"row": "int64", **facts["columns"]}
+    fields = {name: pa.array([], pa.type_for_alias(kind)) for name, kind in kinds.items()}
+    fields["product_id"] = fields["product_id"].dictionary_encode()
+    return Snapshot(pa.table(fields), np.empty((0, facts["model"]["embed_dim"]), np.float32))
+
+
+def snapshot_of(store: Any, types: Mapping[str, str], columns: Mapping[str, str] | None = None) -> Snapshot:
+    """The rows of a store's version; ``columns`` are Arrow types for a store that has none of its own."""
+    import pyarrow as pa
+
+    table = store.read(["row", "product_id", "text", *(n for n in types if n not in FIXED), "_vector"])
+    for name, kind in (columns or {}).items():
+        typed = table.column(name).cast(pa.type_for_alias(kind))
+        table = table.set_column(table.column_names.index(name), name, typed)
+    return snapshot_from(table)
+
+
+def snapshot_from(table: pa.Table) -> Snapshot:
+    """Rows in ascending order with their ``_vector``, as a snapshot."""
+    table = table.combine_chunks()
+    column = table.column("_vector").combine_chunks()
+    flat = column.values if hasattr(column, "values") else column.flatten()
+    vectors = flat.to_numpy(zero_copy_only=False).reshape(len(table), column.type.list_size)
+    return Snapshot(_encoded(table.drop_columns(["_vector"])), np.ascontiguousarray(vectors, np.float32))
+
+
+def _encoded(table: pa.Table) -> pa.Table:
+    """A table whose strings are dictionaries, but for the texts, of which nearly all differ."""
+    import pyarrow as pa
+
+    for place, field in enumerate(table.schema):
+        if pa.types.is_string(field.type) and field.name != "text":
+            table = table.set_column(place, field.name, table.column(field.name).combine_chunks().dictionary_encode())
+    return table
+
+
+def changed_snapshot(old: Snapshot, part: pa.Table, gone: Sequence[int]) -> Snapshot:
+    """``old`` with rows replaced, added and deleted: what `snapshot_of` reads, without reading the whole store.
+
+    Args:
+        old: The version before.
+        part: Changed and new rows, with the columns of ``old`` and ``_vector``.
+        gone: Row numbers of the deleted ones.
+    """
+    import pyarrow as pa
+
+    rows = part.column("row").to_numpy()
+    kept = np.flatnonzero(~np.isin(old.rows, np.concatenate([rows, np.asarray(gone, np.int64)])))
+    columns = {name: plain_column(old.table.column(name)).take(pa.array(kept)) for name in old.table.column_names}
+    new = snapshot_from(part.select([*columns, "_vector"]))
+    plain = {name: plain_column(new.table.column(name)) for name in columns}
+    order = np.argsort(np.concatenate([old.rows[kept], rows]), kind="stable")
+    table = pa.concat_tables([pa.table(columns), pa.table(plain)]).take(pa.array(order))
+    vectors = np.concatenate([old.vectors[kept], new.vectors])[order]
+    return Snapshot(_encoded(table.combine_chunks()), vectors)
+
+
+def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column without dictionary encoding."""
+    import pyarrow as pa
+
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def check_version(facts: Mapping[str, Any], version: int, folder: Path) -> None:
+    """Raise ModisteError for a version that an index does not have."""
+    known = [commit["version"] for commit in facts["commits"]]
+    if version not in known:
+        raise ModisteError(f"{folder} has no version {version}. Choose from: {', '.join(map(str, known))}.")
