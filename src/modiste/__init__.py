@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from modiste.utils.lazy import lazy_exports
@@ -35,4 +34,8 @@ _lazy = lazy_exports(
 
 
 def __getattr__(name: str) -> Any:
-    return version("modiste") if name == "__version__" else _lazy(name)
+    if name != "__version__":
+        return _lazy(name)
+    from importlib.metadata import version  # takes longer than all else of `modiste --help`
+
+    return version("modiste")

@@ -15,9 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from modiste.cli.outline import Outline
 from modiste.config import paths, schema
-from modiste.config.validation import AUTOMATIC, contradictions, value_problems
+from modiste.config.validation import AUTOMATIC, GLOBAL, contradictions, value_problems
 from modiste.errors import ModisteError
-from modiste.export import FORMATS
+from modiste.export.formats import FORMATS
 from modiste.utils.run_dir import RunDir
 
 # Root → keys that must be given, and what to say where one is not.
@@ -45,10 +45,6 @@ MODELS = {
     "ground": (("run",), "modiste ground RUN photo.jpg PHRASE, or model=NAME"),
     "index": (("run", "vectors"), "run=DIR, model=NAME or vectors=DIR"),
 }
-# Groups whose options set keys of the whole config.
-GLOBAL = ("experiment", "debug", "path", "local")
-
-
 Files = Sequence[tuple[Path, str]]
 
 

@@ -11,7 +11,7 @@ from modiste.cli.outline import Outline
 from modiste.config import paths
 from modiste.config.paths import list_groups
 from modiste.config.quoting import quote
-from modiste.config.validation import AUTOMATIC, STARTS
+from modiste.config.validation import STARTS
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.run_dir import RunDir
 
@@ -174,45 +174,17 @@ def _quoted(override: str, outline: Outline, multirun: bool) -> str:
 
 def _restarted(overrides: list[str], outline: Outline, multirun: bool) -> list[str]:
     """``resume=RUN`` and ``continue=RUN`` begin with the overrides that RUN was started with."""
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if override == f"continue={AUTOMATIC}":  # the command line is whole, and only the job knows its directory
-            continue
-        if key in ("resume", "continue") and key in outline.keys and value != "null":
-            if multirun and key == "continue":
-                raise ModisteError("continue=RUN resumes a single run: remove -m, or use continue=auto.")
-            run, earlier = _started_with(override)
-            earlier = [o for o in earlier if o.partition("=")[0] not in STARTS]
-            place = [f"hydra.run.dir={quote(str(run))}"] if key == "continue" else []
-            return _merged(earlier, [*place, *overrides], outline)
-    return overrides
+    if not {"resume", "continue"} & set(outline.keys):
+        return overrides
+    from modiste.config.restart import restart
 
-
-def _started_with(override: str) -> tuple[Path, list[str]]:
-    """The run directory that ``resume=RUN`` or ``continue=RUN`` names, and the overrides that it was started with."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
-    from omegaconf import OmegaConf
-
-    from modiste.config import load_overrides
-    from modiste.utils.run_dir import RunDir
-
-    try:
-        parsed = OverridesParser.create().parse_overrides([override])[0]
-    except OverrideParseException:
-        raise ModisteError(f"Cannot read '{override}': give one run directory, in quotes.") from None
-    if parsed.is_sweep_override():
-        raise ModisteError(f"{override}: give one run directory.")
-    run = RunDir.find(str(OmegaConf.create({"run": parsed.value()}).run)).path
-    return run, load_overrides(run / "overrides.yaml")
-
-
-def _merged(earlier: list[str], later: list[str], outline: Outline) -> list[str]:
-    """Both lists; of the earlier one without the keys that the later one sets, and what lay in a group it replaces."""
-    keys = {override.partition("=")[0] for override in later}
-    replaced = tuple(f"{key}{sign}" for key in keys & set(outline.groups) for sign in "./")
-    kept = [o for o in earlier if o.partition("=")[0] not in keys and not o.lstrip("+~").startswith(replaced)]
-    return [*kept, *later]
+    again = restart(overrides, outline.groups)
+    if again is None:
+        return overrides
+    if multirun and again.continues:
+        raise ModisteError("continue=RUN resumes a single run: remove -m, or use continue=auto.")
+    place = [f"hydra.run.dir={quote(str(again.run))}"] if again.continues else []
+    return [*again.overrides, *place, *overrides]
 
 
 def sweep_values(override: str, folders: Sequence[Path]) -> list[str]:

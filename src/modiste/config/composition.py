@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,19 +90,25 @@ def compose_with_sources(
 
     Hydra's own files are excluded.
     """
-    from hydra._internal.config_repository import CachingConfigRepository
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.types import RunMode
-
+    loading: Any = importlib.import_module("hydra._internal.config_loader_impl")
     folders = [root or paths.config_dir(), *config_dirs]
     given = _with_searchpath(list(map(opened, overrides)), config_dirs)
-    with _hydra(config_name, overrides, folders):
-        loader: Any = GlobalHydra.instance().config_loader()
-        loader.repository = CachingConfigRepository(loader.repository)  # a file is parsed once for both
-        config = hydra.compose(config_name, given)
-        merged = loader.compute_defaults_list(config_name, given, RunMode.RUN)
+    merged: list[Any] = []
+    create = loading.create_defaults_list
+
+    def remembered(*arguments: Any, **more: Any) -> Any:
+        """The list of files is made once for both: to make it is half of composing."""
+        merged.append(create(*arguments, **more))
+        return merged[-1]
+
+    loading.create_defaults_list = remembered
+    try:
+        with _hydra(config_name, overrides, folders):
+            config = hydra.compose(config_name, given)
+    finally:
+        loading.create_defaults_list = create
     files = []
-    for default in merged.defaults:
+    for default in merged[-1].defaults:
         found = [folder / f"{default.config_path}.yaml" for folder in folders]
         files += [(file, default.package or "") for file in found if file.is_file()][:1]
     return config, files

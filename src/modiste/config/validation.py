@@ -15,6 +15,8 @@ from modiste.config.tree import join, nodes, value_at, walk
 from modiste.errors import ModisteError
 
 STARTS = ("init", "resume", "continue")
+GLOBAL = ("experiment", "debug", "path", "local")
+"""Groups whose options set keys of the whole config."""
 AUTOMATIC = "auto"
 """Of ``continue``: the run directory itself, where it has a checkpoint."""
 HELD_OUT = "held_out"

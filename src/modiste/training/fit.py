@@ -19,9 +19,9 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from modiste.config import compose, instantiate, load_run_config, validate
+from modiste.config import compose, config_dir, instantiate, list_groups, load_run_config, quote, validate
 from modiste.config.invocation import Invocation
-from modiste.config.overrides import override_key
+from modiste.config.restart import check_unchanged, restart
 from modiste.config.validation import AUTOMATIC
 from modiste.data.build import load as load_catalogue
 from modiste.data.catalogue import Catalogue
@@ -75,7 +75,7 @@ def train(
 
     Args:
         config: Overrides of conf/train.yaml, as on the command line (``["data=kagl", "loss=siglip"]``), or the
-            configuration that they compose.
+            configuration that they compose. ``continue=RUN`` and ``resume=RUN`` begin with RUN's own overrides.
         catalogue: The data to train on, instead of what ``config.data`` loads.
         callbacks: Further Lightning callbacks.
         line: The command line, for the record.
@@ -84,15 +84,14 @@ def train(
         The run directory, which `modiste.evaluate`, `modiste.embed` and `modiste.load` take.
 
     Raises:
-        ModisteError: The configuration is wrong, data are missing, or a checkpoint does not fit.
+        ModisteError: The configuration is wrong, data are missing, a checkpoint does not fit, or the settings of a run
+            that starts again have changed.
 
     Example:
         ``run = modiste.train(["data=kagl", "image=lite", "text=minilm"])``, then ``modiste.evaluate(run, tasks=[…])``.
     """
     if not isinstance(config, DictConfig):
-        overrides = tuple(config)
-        if any(override_key(override) in ("continue", "resume") for override in overrides):
-            raise ModisteError("continue= and resume= replay a run's overrides: use modiste train on the command line.")
+        overrides = restarted(config)
         line = line or Invocation(overrides=overrides)
         config = compose("train", overrides)
     line = line or Invocation()
@@ -101,6 +100,7 @@ def train(
     config = in_new_directory(config)
     validate(config)
     settle_continue(config)
+    check_unchanged(config, line.overrides)
     start = starting_point(config)
     prepare_process(config.seed)
     specs = validation_specs(config, line.config_dirs)
@@ -121,6 +121,15 @@ def train(
         finally:
             finish_loggers()
     return Run(run.path, trainer)
+
+
+def restarted(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The overrides; those of a run that ``resume=`` or ``continue=`` names before them, as on the command line."""
+    again = restart(overrides, list_groups([config_dir()]))
+    if again is None:
+        return tuple(overrides)
+    place = [f"run_dir={quote(str(again.run))}"] if again.continues else []
+    return (*again.overrides, *place, *overrides)
 
 
 def in_new_directory(config: DictConfig) -> DictConfig:

@@ -1,0 +1,73 @@
+"""A run that starts again begins with its own overrides, and has the settings that it was stopped with."""
+
+import pytest
+from omegaconf import OmegaConf, open_dict
+
+from modiste.config import compose, quote
+from modiste.config.restart import check_unchanged, restart
+from modiste.errors import ModisteError
+
+STARTED = ["image=small", "loss=siglip", "optim.lr=0.002"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The directory of a run that was started with `STARTED`; its place needs quotes."""
+    folder = tmp_path / "a (run)"
+    folder.mkdir()
+    config = compose("train", STARTED)
+    with open_dict(config):
+        config.run_dir = str(folder)
+    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    OmegaConf.save(OmegaConf.create(STARTED), folder / "overrides.yaml")
+    return folder
+
+
+def again(run, *more):
+    """The configuration of ``continue=RUN``, and its overrides."""
+    overrides = [f"continue={quote(str(run))}", *more]
+    found = restart(overrides, {"loss", "image", "data"})
+    assert found.run == run
+    assert found.continues
+    line = [*found.overrides, f"run_dir={quote(str(run))}", *overrides]
+    return compose("train", line), line
+
+
+def test_it_begins_with_its_own_overrides_and_the_new_ones_win(run):
+    config, line = again(run, "optim.lr=0.01", "loss=clip")
+    assert line[:1] == ["image=small"]
+    assert config.optim.lr == 0.01
+    assert "clip" in config.loss._target_.lower()
+    assert config.run_dir == str(run)
+    check_unchanged(config, line)  # what the user says may differ
+
+
+def test_an_unchanged_configuration_passes(run):
+    check_unchanged(*again(run))
+
+
+@pytest.mark.parametrize("key", ["optim.weight_decay", "data.batch_size", "loss.tile"])
+def test_a_default_that_was_edited_meanwhile_is_named_with_both_values(run, key):
+    config, line = again(run)
+    before = OmegaConf.select(config, key)
+    OmegaConf.update(config, key, 3 * before)
+    with pytest.raises(ModisteError, match=rf"started with {key}={before}, .* sets to {3 * before}: give {key}="):
+        check_unchanged(config, line)
+    check_unchanged(config, [*line, f"{key}={3 * before}"])
+
+
+def test_a_new_recipe_and_new_or_removed_keys_may_change_what_they_like(run):
+    config, line = again(run)
+    with open_dict(config):
+        config.optim.something_new = 1
+        del config.optim["warmup"]
+    check_unchanged(config, line)
+    config.seed += 1
+    check_unchanged(config, [*line, "experiment=demo"])
+    with pytest.raises(ModisteError, match="seed="):
+        check_unchanged(config, line)
+
+
+def test_what_names_no_run_is_none(run):
+    assert restart(["continue=auto", "loss=clip"], {"loss"}) is None
+    assert restart(["init=elsewhere", "resume=null"], {"loss"}) is None
