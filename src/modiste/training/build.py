@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from modiste.training.data import build_data, build_stream
 from modiste.training.feature_cache import FeatureCache
 from modiste.training.grad_cache import GradCache
 from modiste.training.module import ContrastiveModule
+from modiste.training.monitor import settle_monitor
 from modiste.training.validation_sets import build_validation_sets, check_monitor
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir, cache_dir
@@ -61,7 +62,8 @@ def build_parts(
         start: Where training starts.
 
     Raises:
-        ModisteError: A part refuses its settings, data are missing, or the checkpoint does not fit.
+        ModisteError: A part refuses its settings, data are missing, or the checkpoint does not fit; or see
+            `modiste.training.monitor.settle_monitor`.
     """
     model = build_model(cfg, None if start.resumes else start.checkpoint)
     if start.resumes and start.checkpoint is not None:  # a file that does not fit is refused here, in one sentence
@@ -78,12 +80,14 @@ def build_parts(
     own = ValidationSet(data, "val", {name: instantiate(node) for name, node in cfg.task.items()})
     terms = build_terms(cfg, model, start, inputs)
     check_patch_head(model, loss, terms)
+    validated = {"val": own, **{f"val/{name}": part for name, part in sets.items()}}
+    settle_monitor(cfg, validated)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     module = ContrastiveModule(
         model,
         loss,
         instantiate(cfg.optim),
-        validation={"val": own, **{f"val/{name}": part for name, part in sets.items()}},
+        validation=validated,
         batches_per_epoch=data.batches_per_epoch,
         seed=cfg.seed,
         config=plain,
@@ -104,7 +108,7 @@ def build_cache(cfg: DictConfig, model: DualEncoder) -> FeatureCache:
     return FeatureCache(model, folder, cfg.features.dtype, cfg.features.views, progress=progress_bar, device=device)
 
 
-def own_gpu(devices: Any) -> str:
+def own_gpu(devices: int | str | Sequence[int]) -> str:
     """The GPU of this process among the trainer's ``devices``, or the CPU where there is none.
 
     Before the trainer has been built: Lightning and Slurm say which process of its machine this is.
@@ -114,7 +118,7 @@ def own_gpu(devices: Any) -> str:
     if not torch.cuda.is_available():
         return "cpu"
     local = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
-    return f"cuda:{devices[local] if OmegaConf.is_list(devices) else local}"
+    return f"cuda:{local if isinstance(devices, (int, str)) else devices[local]}"
 
 
 def build_terms(

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from modiste.errors import ModisteError
 from modiste.training import selection
 from modiste.training.callbacks.interruption import fast_dev_run
+from modiste.training.monitor import wrong_mode
 from modiste.training.selection import Validation
 from modiste.utils.run_dir import RunDir
 
@@ -42,7 +43,7 @@ class Selection(Callback):
         for metric, mode in self.monitor.items():
             better = "max" if higher_is_better.get(metric, mode == "max") else "min"
             if better != mode:
-                raise ModisteError(f"monitor.mode={mode} would keep the worst {metric}: set monitor.mode={better}.")
+                raise ModisteError(wrong_mode(metric, better))
 
     def state_dict(self) -> dict[str, Any]:
         return {"validations": [asdict(validation) for validation in self.validations], "criteria": self.criteria}

@@ -1,0 +1,71 @@
+"""The monitor of a training run: that it is measured, and whether it is better when lower, before training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from modiste.data.module import ValidationSet
+from modiste.embedding.embedder import MatrixEmbedder
+from modiste.errors import ModisteError, did_you_mean
+
+ROWS = 2000
+"""Rows of a split, at most, on which a task is tried."""
+DIM = 8
+
+
+def settle_monitor(config: DictConfig, sets: Mapping[str, ValidationSet]) -> None:
+    """Check the monitor before training, and set ``monitor.mode`` where it follows from the metric, in place.
+
+    The monitor's task is run once on random embeddings: its result names the metrics and says which way each is better.
+    A task that this tells nothing of is left to the first validation.
+
+    Args:
+        config: With ``monitor``.
+        sets: What is validated, by the prefix of its metrics.
+
+    Raises:
+        ModisteError: The task does not measure the monitor, or ``monitor.mode`` would keep the worst epoch.
+    """
+    metric = config.monitor.metric
+    prefix = max((name for name in sets if metric.startswith(f"{name}/")), key=len, default=None)
+    task = "" if prefix is None else metric[len(prefix) + 1 :].partition("/")[0]
+    if prefix is None or task not in sets[prefix].tasks:
+        return
+    measured, whole = tried(sets[prefix], task)
+    known = {f"{prefix}/{task}/{name}": better for name, better in measured.items()}
+    if metric not in known:
+        if known and whole:
+            raise ModisteError(
+                f"'monitor.metric' is {metric}, which {task} does not measure. {did_you_mean(metric, known)}"
+            )
+        return
+    better = "max" if known[metric] else "min"
+    if config.monitor.mode is None or OmegaConf.is_interpolation(config.monitor, "mode"):
+        config.monitor.mode = better
+    elif config.monitor.mode != better:
+        raise ModisteError(wrong_mode(metric, better))
+
+
+def wrong_mode(metric: str, better: str) -> str:
+    """What is wrong with the other ``monitor.mode``."""
+    worse = "min" if better == "max" else "max"
+    return f"monitor.mode={worse} would keep the worst {metric}: set monitor.mode={better}."
+
+
+def tried(measured: ValidationSet, task: str) -> tuple[Mapping[str, bool], bool]:
+    """``higher_is_better`` of a task's metrics, and whether all rows of the split were there; {} where it fails."""
+    split = measured.data.pairs(measured.split)
+    count = min(len(split), ROWS)
+    rows = split.catalogue.select(rows=range(count))
+    captions = [split.captions.first(index) for index in range(count)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        image, text = (torch.randn(count, DIM) for _ in range(2))
+        embedder = MatrixEmbedder(rows, image, text, captions, lambda texts: torch.randn(len(texts), DIM))
+        try:
+            return measured.tasks[task](embedder, rows, measured.split).higher_is_better, count == len(split)
+        except Exception:  # of any task's own code; what is really wrong, the first validation says
+            return {}, False
