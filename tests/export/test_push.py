@@ -1,5 +1,6 @@
 """Uploads, by a fake of the hub's client: nothing here reaches a network."""
 
+import errno
 import json
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from helpers.tiny_models import two_tower
 from modiste.errors import ModisteError
 from modiste.export import export
 from modiste.export.inputs import synthetic
-from modiste.export.push import push
+from modiste.export.push import network_errors, push
 
 
 class FakeApi:
@@ -77,12 +78,20 @@ def test_open_clip_learns_where_its_text_encoder_will_be_and_the_folder_stays_as
     [
         (OfflineModeIsEnabled("offline"), "cannot be reached: upload from a machine with network"),
         (ConnectionError("no route"), "cannot be reached"),
+        (network_errors()[0]("no answer"), "cannot be reached"),
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot be uploaded: .*No space left on device"),
         (LocalTokenNotFoundError("none"), "Nobody is logged in to the model hub: run `hf auth login`"),
     ],
 )
 def test_what_goes_wrong_is_a_sentence(api, folder, error, sentence):
     api.error = error
     with pytest.raises(ModisteError, match=sentence):
+        push(folder, "somebody/model")
+
+
+def test_a_bug_of_ours_is_no_network_that_is_down(api, folder):
+    api.error = KeyError("a bug")
+    with pytest.raises(KeyError, match="a bug"):
         push(folder, "somebody/model")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from modiste.errors import ModisteError
 from modiste.export.open_clip import CONFIG, relocate
@@ -28,15 +27,15 @@ def push(
 
     Raises:
         ModisteError: The folder is not an export, the name is not one of a repository, nobody is logged in, or the hub
-            cannot be reached or refuses.
+            cannot be reached or refuses, or a file cannot be read or copied.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
 
     folder = folder.expanduser()
     facts = read_facts(folder)
     message = message or f"{facts['format']} by modiste {facts['modiste']}"
-    api = HfApi()
+    api, unreachable = HfApi(), (*network_errors(), LocalTokenNotFoundError)
     try:
         if "/" not in repo_id:
             raise HFValidationError(f"'{repo_id}' has no owner")
@@ -48,9 +47,20 @@ def push(
             api.upload_folder(repo_id=repo_id, folder_path=sent, commit_message=message, revision=revision)
     except HFValidationError as error:
         raise ModisteError(f"repo_id={repo_id} is not the name of a repository: write owner/name ({error}).") from error
-    except Exception as error:
+    except unreachable as error:
         raise explained(error, repo_id) from error
+    except OSError as error:  # of this machine: a full disk, a file that cannot be read
+        raise ModisteError(f"{folder} cannot be uploaded: {error}. Free or repair what it names.") from error
     return str(repository)
+
+
+def network_errors() -> tuple[type[Exception], ...]:
+    """What the hub's client raises where it does not reach the hub, or is refused."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # By its version the client is built on requests, httpx or httpx2: the outermost class of theirs stands for all.
+    own = [kind for kind in HfHubHTTPError.__mro__ if kind.__module__ != "builtins"]
+    return (own[-1], ConnectionError, TimeoutError)
 
 
 def for_hub(folder: Path, repo_id: str, work: Path) -> Path:
@@ -63,9 +73,9 @@ def for_hub(folder: Path, repo_id: str, work: Path) -> Path:
     return copy
 
 
-def explained(error: Any, repo_id: str) -> ModisteError:
+def explained(error: Exception, repo_id: str) -> ModisteError:
     """What the hub's client raised, in a sentence."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, LocalTokenNotFoundError) or status == 401:
@@ -74,7 +84,4 @@ def explained(error: Any, repo_id: str) -> ModisteError:
         return ModisteError(f"The hub does not let this token write to {repo_id}: use one with write access to it.")
     if isinstance(error, HfHubHTTPError) and status:
         return ModisteError(f"The hub refused the upload to {repo_id} ({status}): {str(error).splitlines()[0][:200]}")
-    network = isinstance(error, (OfflineModeIsEnabled, ConnectionError, TimeoutError, OSError)) or (
-        type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "requests")
-    )
-    return ModisteError(OFFLINE) if network else ModisteError(f"The upload to {repo_id} failed: {error}")
+    return ModisteError(OFFLINE)
