@@ -20,9 +20,9 @@ import logging
 import os
 import random
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
@@ -35,6 +35,9 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.load import load
 from modiste.utils.progress import progress_bar
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +95,7 @@ class FCLIPDataset:
         fields: Sequence[str] = ("id", "short_description"),
         strict: bool = False,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Figure | None:
         """A matplotlib figure of products with what ``fields`` says of each; ``kwargs`` as of `display_images`.
 
         Raises:
@@ -122,7 +125,7 @@ class FCLIPDataset:
         hashes = "".join(self._hash_list(values) for values in (self.ids, self.images, self.captions))
         return hashlib.sha256(hashes.encode()).hexdigest()
 
-    def _hash_list(self, values: Sequence[Any]) -> str:
+    def _hash_list(self, values: Iterable[object]) -> str:
         joined = " ".join(hashlib.sha256(str(value).encode()).hexdigest() for value in values)
         return hashlib.sha256(joined.encode()).hexdigest()
 
@@ -237,7 +240,7 @@ class FashionCLIP:
             print(similarity)
         return [text_labels[index] for index in similarity.argmax(axis=-1)]
 
-    def retrieval(self, queries: Sequence[str], top_k: int = 10) -> Any:
+    def retrieval(self, queries: Sequence[str], top_k: int = 10) -> npt.NDArray[np.int64]:
         """Positions (N, k) of the data set's images nearest to each query, best first.
 
         Raises:
@@ -248,7 +251,7 @@ class FashionCLIP:
         vectors = self.encode_text(queries, batch_size=8)
         return self._nearest_neighbours(top_k, vectors, self.image_vectors)
 
-    def display_attention(self, image_path: str, query_text: str, pixel_size: int = 15, iterations: int = 5) -> Any:
+    def display_attention(self, image_path: str, query_text: str, pixel_size: int = 15, iterations: int = 5) -> Figure:
         """A matplotlib figure of a photo and of where ``query_text`` is in it, by grey occlusion bands."""
         heatmap, image = self._get_heatmap(image_path, query_text, pixel_size, iterations)
         return display_heatmap(image, query_text, heatmap)
@@ -273,7 +276,7 @@ def unit(vectors: Vectors) -> Vectors:
     return vectors / np.linalg.norm(vectors, ord=2, axis=-1, keepdims=True)
 
 
-def open_image(image: Any) -> Image.Image:
+def open_image(image: str | Path | Image.Image) -> Image.Image:
     """A PIL image of an image, a path or an address, in RGB. Raises ModisteError when it cannot be read."""
     if isinstance(image, Image.Image):
         return image.convert("RGB")
@@ -321,7 +324,7 @@ def padded(image: Image.Image, size: int) -> Image.Image:
 
 
 def display_images(
-    image_paths: Sequence[Any],
+    image_paths: Sequence[str | Path | Image.Image],
     product_info: Sequence[dict[str, Any]] | None = None,
     columns: int = 5,
     width: int = 20,
@@ -329,7 +332,7 @@ def display_images(
     max_images: int = 15,
     font_size: int = 8,
     text_wrap_length: int = 35,
-) -> Any:
+) -> Figure | None:
     """A matplotlib figure of images with a few words under each."""
     from matplotlib import pyplot
 
@@ -352,7 +355,7 @@ def display_images(
     return figure
 
 
-def display_heatmap(image: Image.Image, text: str, heatmap: npt.NDArray[Any]) -> Any:
+def display_heatmap(image: Image.Image, text: str, heatmap: npt.NDArray[Any]) -> Figure:
     """A matplotlib figure of a photo, a heat-map and both."""
     from matplotlib import pyplot
 

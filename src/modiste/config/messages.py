@@ -111,7 +111,7 @@ def _explain_key(cause: Any, config_name: str, overrides: Sequence[str], groups:
     return f"There is no key '{key}' in {config_name}. {remedy}{add}"
 
 
-def closest_key(key: str, config: Any, groups: Collection[str]) -> str:
+def closest_key(key: str, config: DictConfig, groups: Collection[str]) -> str:
     """The same name elsewhere in the config, else the most similar key or group, else the neighbours."""
     keys = [path for path, *_ in walk(config) if path.startswith("hydra") == key.startswith("hydra")]
     parent, _, leaf = key.rpartition(".")

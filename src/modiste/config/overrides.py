@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -19,7 +18,7 @@ def override_key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def override_value(value: Any) -> str:
+def override_value(value: object) -> str:
     """A plain value in the grammar of Hydra's command line.
 
     >>> override_value(["marqo", "zeroshot"]), override_value("kagl"), override_value(None), override_value({"a": 1})

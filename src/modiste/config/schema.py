@@ -297,7 +297,7 @@ def _annotation(path: str, parent: Any, key: Any, declared: Mapping[str, Any]) -
     return declared.get(path, declared.get(f"{above}.*", Unknown) if above else Unknown)
 
 
-def path_above(path: str, key: Any) -> str:
+def path_above(path: str, key: object) -> str:
     """The path of the node that ``key``, which may have dots, is in."""
     return path[: -len(str(key))].rstrip(".")
 
@@ -329,14 +329,14 @@ def plain(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as an override writes it, shortened."""
     words = {None: "null", True: "true", False: "false"}
     text = words[value] if value is None or isinstance(value, bool) else str(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
-def fits(value: Any, annotation: Any) -> bool:
+def fits(value: object, annotation: Any) -> bool:
     """Whether a plain ``value`` is of a type; a node with a target may become anything.
 
     >>> fits(0.5, Fraction), fits(2, Fraction), fits(True, int), fits([1, 2], Sequence[int]), fits(None, str | None)

@@ -77,7 +77,7 @@ def load_overrides(path: str | Path) -> list[str]:
     return [rename_override(override) for override in check_overrides(content, path)]
 
 
-def check_overrides(overrides: Sequence[Any], source: str | Path) -> list[str]:
+def check_overrides(overrides: Sequence[object], source: str | Path) -> list[str]:
     """``overrides`` of a file, which may set Modiste's own keys to plain values, and nothing else.
 
     Leave to download (``data.catalogue.download=true``) is dropped: it has to be given on the command line.
@@ -100,7 +100,7 @@ a file may only set Modiste's keys.
             raise ModisteError(f"{source} holds '{override}', which is refused: a file may not call a resolver.")
         if LEAVE.search(override):
             raise ModisteError(f"{source} holds '{override}', which is refused: a file gives no leave to download.")
-    return [override for override in overrides if not re.match(r"[+\w./]*\bdownload=", override)]
+    return [o for o in overrides if isinstance(o, str) and not re.match(r"[+\w./]*\bdownload=", o)]
 
 
 def read_plain(path: Path) -> Any:

@@ -122,7 +122,7 @@ def locate(target: str) -> Any:
     return found
 
 
-def targets_of(node: Any) -> Iterator[str]:
+def targets_of(node: object) -> Iterator[str]:
     """Every ``_target_`` in plain containers."""
     if isinstance(node, dict):
         if "_target_" in node:

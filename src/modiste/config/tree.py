@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 
-def join(path: str, key: Any) -> str:
+def join(path: str, key: object) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
@@ -20,7 +20,7 @@ def value_at(cfg: DictConfig, path: str) -> Any:
         return None
 
 
-def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+def walk(node: object, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(dotted path, container, key) of everything in ``node``; what an interpolation points to is visited once."""
     if not isinstance(node, (DictConfig, ListConfig)) or node._is_none() or node._is_missing():
         return

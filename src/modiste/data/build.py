@@ -6,7 +6,7 @@ import inspect
 import json
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from modiste.config import instantiate
 from modiste.data.captions import BoundCaptions, Captions
@@ -21,7 +21,7 @@ from modiste.errors import ModisteError
 PARTS = ("name", "catalogue", "split", "derive", "preprocessed", "held_out", "corruptions")
 
 
-def load(data_cfg: Any) -> Catalogue:
+def load(data_cfg: DictConfig) -> Catalogue:
     """Return the catalogue of a ``data`` node: split, held out and corrupted as the node says.
 
     Raises:
@@ -35,7 +35,7 @@ def load(data_cfg: Any) -> Catalogue:
     return corrupt(catalogue, instantiate(data_cfg.corruptions)) if data_cfg.get("corruptions") else catalogue
 
 
-def captions_of(data_cfg: Any) -> Captions:
+def captions_of(data_cfg: DictConfig) -> Captions:
     """Return the caption templates of a ``data`` node, with their words and synonyms.
 
     >>> from modiste.config import compose
@@ -48,7 +48,7 @@ def captions_of(data_cfg: Any) -> Captions:
     return Captions(**plain)
 
 
-def bind_captions(data_cfg: Any, catalogue: Catalogue) -> BoundCaptions:
+def bind_captions(data_cfg: DictConfig, catalogue: Catalogue) -> BoundCaptions:
     """Return the captions of a catalogue's rows by the templates of a ``data`` node.
 
     Args:
@@ -61,7 +61,7 @@ def bind_captions(data_cfg: Any, catalogue: Catalogue) -> BoundCaptions:
     return captions_of(data_cfg).bind(catalogue)
 
 
-def identity(data_cfg: Any) -> str:
+def identity(data_cfg: DictConfig) -> str:
     """Return the identity of the catalogue that `load` returns: equal identities give equal catalogues.
 
     >>> from modiste.config import compose

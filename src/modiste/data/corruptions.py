@@ -58,8 +58,8 @@ def corrupt(catalogue: Catalogue, transforms: Sequence[Callable[[Any], Any]]) ->
 
     >>> from modiste.data.augment import Thumbnail
     >>> from modiste.data.synthetic import Synthetic
-    >>> drawn = Synthetic(products=2, views=1, size=64)()
-    >>> corrupt(drawn, [Thumbnail(p=1.0)]).read_image(0).size
+    >>> garments = Synthetic(products=2, views=1, size=64)()
+    >>> corrupt(garments, [Thumbnail(p=1.0)]).read_image(0).size
     (28, 28)
     """
     if isinstance(catalogue.images, PixelSource):

@@ -225,7 +225,7 @@ class PairWeights:
             return numbers
         return [FUNCTIONS[self.function](number, self.ranks) for number in numbers]
 
-    def fits(self, value: Any) -> bool:
+    def fits(self, value: object) -> bool:
         """Whether a cell of the column is a number that will do.
 
         >>> PairWeights("rank", "inverse").fits("0"), PairWeights("weight").fits("0")

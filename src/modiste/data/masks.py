@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +31,7 @@ class Shape:
     counts: npt.NDArray[np.int64] | None = None
 
     @classmethod
-    def from_coco(cls, segmentation: Any) -> Shape | None:
+    def from_coco(cls, segmentation: object) -> Shape | None:
         """COCO's ``segmentation``: polygons, or ``{"size": [h, w], "counts": …}`` as a list or a compressed string.
 
         Polygons of fewer than three points have no area and are excluded; None: nothing is left.

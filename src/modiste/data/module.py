@@ -17,7 +17,7 @@ from modiste.data.captions import Captions
 from modiste.data.catalogue import Catalogue
 from modiste.data.decode import Decoder
 from modiste.data.fields import BoundFields, Fields, PairWeights
-from modiste.data.pairs import Collate, ImageFeatures, Pairs, training_pairs
+from modiste.data.pairs import Batch, Collate, ImageFeatures, Pairs, training_pairs
 from modiste.data.samplers import EpochBatchSampler, ResumableLoader
 from modiste.data.sources import PixelSource
 from modiste.data.storage.streaming import Stream, stream_loader
@@ -267,14 +267,14 @@ class FashionDataModule(LightningDataModule):
         captions = [pairs.captions.first(index) for index in range(len(pairs))] if self.batches.mined else []
         return self.batches.bind(pairs.catalogue, captions, len(self.catalogue))
 
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Return the loader of ``val``, with `validation_sets` a list: their loaders after that of ``val``."""
         own = self.split_loader("val")
         process = self._process()
         further = [part.data.split_loader(part.split, *process) for part in self.validation_sets.values()]
         return [own, *further] if further else own
 
-    def split_loader(self, split: str, rank: int | None = None, world: int | None = None) -> DataLoader:
+    def split_loader(self, split: str, rank: int | None = None, world: int | None = None) -> DataLoader[Batch]:
         """Return a loader of a split's pairs in order, sharded over processes, without augmentation.
 
         Args:
@@ -321,7 +321,7 @@ def ignore_interrupts(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def check_training(data: FashionDataModule, loss: Any) -> None:
+def check_training(data: FashionDataModule, loss: object) -> None:
     """Check before training that ``loss`` uses what batches carry, and that a stream's shards have what it needs.
 
     Raises:

@@ -27,7 +27,7 @@ ImageFeatures = Callable[[Key], Tensor]
 """Key to the cached features (dim,) that replace an item's pixels."""
 
 
-class Pairs(Dataset):
+class Pairs(Dataset[Batch]):
     """Image-text pairs of a catalogue; item (epoch, index) is a pure function of the seed and its key.
 
     Args:

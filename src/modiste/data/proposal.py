@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from modiste.data import shop
 from modiste.data.catalogue import Catalogue
@@ -21,18 +21,18 @@ LOOKED_AT = 1000
 """Rows that examples are taken from."""
 
 
-def is_table(data_cfg: Any) -> bool:
+def is_table(data_cfg: DictConfig) -> bool:
     """Whether a ``data`` node is a table of the user's own."""
     return data_cfg.catalogue.get("_target_") == TARGET and not data_cfg.get("preprocessed")
 
 
-def reader(data_cfg: Any) -> Table:
+def reader(data_cfg: DictConfig) -> Table:
     """Return the reader of a node for which `is_table` holds."""
     options: Any = OmegaConf.to_container(data_cfg.catalogue, resolve=True)
     return Table(**{name: value for name, value in options.items() if name != "_target_"})
 
 
-def columns(data_cfg: Any, catalogue: Catalogue) -> tuple[dict[str, str], dict[str, list[str]]]:
+def columns(data_cfg: DictConfig, catalogue: Catalogue) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Return what each column of the table was taken for, and a few of its values.
 
     Args:
@@ -66,7 +66,7 @@ def _kind(catalogue: Catalogue, name: str) -> str:
     return {"string": "text, too varied for classes", "bool": "true/false"}.get(kind, "numbers, for filters")
 
 
-def write(name: str, data_cfg: Any, catalogue: Catalogue, folder: Path) -> Path:
+def write(name: str, data_cfg: DictConfig, catalogue: Catalogue, folder: Path) -> Path:
     """Write what was recognised as ``data/NAME.yaml`` below a folder of configs; return the file.
 
     Args:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from modiste.data.batches import Order
 from modiste.errors import ModisteError
 from modiste.utils.seeds import mix
+
+Position = Callable[[], dict[str, int]]
 
 
 class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
@@ -73,7 +75,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
             yield [(epoch, index) for index in indices[self.rank :: self.world]]
 
 
-class ResumableLoader(DataLoader):
+class ResumableLoader(DataLoader[dict[str, Any]]):
     """A DataLoader whose state is the trainer's own count of batches, not what its workers have prefetched.
 
     Args:
@@ -81,7 +83,7 @@ class ResumableLoader(DataLoader):
         position: Gives ``{"epoch", "batch"}`` of the next batch to train on.
     """
 
-    def __init__(self, dataset: Any, position: Callable[[], dict[str, int]] | None = None, **options: Any) -> None:
+    def __init__(self, dataset: Dataset[dict[str, Any]], position: Position | None = None, **options: Any) -> None:
         super().__init__(dataset, **options)
         self.position = position
 

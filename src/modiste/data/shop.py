@@ -135,7 +135,7 @@ def _filled(cell: Any) -> bool:
     return cell is not None and cell == cell and cell != "" and cell != []
 
 
-def references(cell: Any) -> list[Any]:
+def references(cell: object) -> list[Any]:
     """Return the images that a cell names: a list, or several paths separated by commas, semicolons, pipes or lines.
 
     >>> references("a.jpg, b.jpg"), references("Hat, red.jpg"), references(["a.jpg", None])

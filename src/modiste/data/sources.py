@@ -17,7 +17,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import Tensor
+
+    from modiste.models.preprocess import Preprocess
 
 MAX_PIXELS = 64_000_000
 """An image that declares more pixels than this is refused before it is decoded."""
@@ -56,11 +59,11 @@ class EncodedSource(ImageSource, Protocol):
 class PixelSource(ImageSource, Protocol):
     """An image source that holds the pixels of one image transform, and no others."""
 
-    def preprocessed_pixels(self, ref: str, preprocess: Any) -> Tensor:
+    def preprocessed_pixels(self, ref: str, preprocess: Preprocess) -> Tensor:
         """Pixels (3, size, size), uint8. Raises ModisteError as `check`."""
         ...
 
-    def check(self, preprocess: Any) -> None:
+    def check(self, preprocess: Preprocess) -> None:
         """Raise ModisteError when the pixels were made by another transform than ``preprocess``."""
         ...
 
@@ -296,7 +299,7 @@ class ArrowImages:
         folder: Where paths must lie, and what they are relative to; None: paths are not read.
     """
 
-    def __init__(self, dataset: Any, column: str, folder: Path | None = None):
+    def __init__(self, dataset: Dataset, column: str, folder: Path | None = None):
         import datasets
 
         if isinstance(dataset.features[column], datasets.Image):

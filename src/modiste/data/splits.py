@@ -30,7 +30,7 @@ class RandomSplit:
     """Random split of whole groups (`groups`) by hash: adding products moves no others.
 
     Attributes:
-        fractions: Split → part of the groups; they add up to 1.
+        fractions: Split → fraction of the groups; they add up to 1.
         seed: Another seed, another split.
         hold_out: Split → {column: values}: a group with a row that has one of the values in every one of the columns
             goes there whole, and nowhere else (FashionCLIP's HOUT-C and HOUT-B). The first entry that fits, wins.
@@ -59,7 +59,7 @@ class GivenSplit:
     as do rows without a split. Splits other than train and val may share products: galleries hold their queries'.
 
     Attributes:
-        val_fraction: Part of the groups of train that becomes val, for data sets without one.
+        val_fraction: Fraction of the groups of train that becomes val, for data sets without one.
         hold_out: As in `RandomSplit`.
 
     Raises:

@@ -12,8 +12,6 @@ import hashlib
 import json
 import logging
 import math
-import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -27,8 +25,9 @@ from torch import Tensor, nn
 
 from modiste.embedding.int8 import quantise_weights
 from modiste.errors import ModisteError, did_you_mean
-from modiste.models.dual_encoder import DualEncoder
-from modiste.utils.atomic import read_cache, write_cache
+from modiste.models.dual_encoder import DualEncoder, Tokens
+from modiste.utils import onnx
+from modiste.utils.atomic import atomic_folder, read_cache, write_cache
 from modiste.utils.machine import has_bf16, installed
 from modiste.utils.openvino import core
 
@@ -39,13 +38,15 @@ EXTRAS = {"onnxruntime": ("onnx", ("onnxruntime", "onnx", "onnxscript")), "openv
 PROBE_SECONDS = 2.0
 # By how much a backend has to be faster in a probe, whose noise is of this size.
 MARGIN = 0.1
-# Activations of so many images stay in the processor's cache.
+# Activations of this number of images stay in the processor's cache.
 CHUNK = 32
 # Images, and texts, that one stream of OpenVINO takes at a time at most.
 PARTS = {"image": 8, "text": 32}
 # Of a matrix product; from exact to fast.
 PRECISIONS = ("fp32", "bf16", "int8")
 Encode = Callable[[Any], Tensor]
+Inputs = Tensor | Tokens
+"""Pixels (B, 3, S, S), or tokens (B, L) by name."""
 
 
 @dataclass(frozen=True)
@@ -77,24 +78,24 @@ class Tower:
         """Of the model."""
         return next(self.model.parameters()).device
 
-    def encode(self, inputs: Any) -> Tensor:
+    def encode(self, inputs: Inputs) -> Tensor:
         """Torch's own embeddings (B, D), float32."""
         encode: Encode = self.model.encode_image if self.kind == "image" else self.model.encode_text
         with torch.inference_mode():
             return encode(inputs).float()
 
-    def tensors(self, inputs: Any) -> list[Tensor]:
+    def tensors(self, inputs: Inputs) -> list[Tensor]:
         """Inputs as a list of tensors, in the order of `names`."""
-        return [inputs] if self.kind == "image" else [inputs[name] for name in self.names]
+        return [inputs] if isinstance(inputs, Tensor) else [inputs[name] for name in self.names]
 
     def module(self) -> nn.Module:
         """The tower as a module of positional tensors."""
         return _Positional(self)
 
-    def part(self) -> Any:
+    def part(self) -> Inputs:
         """The last of the example without what is padding in all of them: another batch size, and length of text."""
         count = max(1, len(self.tensors(self.example)[0]) // 3)
-        if self.kind == "image":
+        if isinstance(self.example, Tensor):
             return self.example[-count:].clone()
         return without_padding({name: tensor[-count:] for name, tensor in self.example.items()})
 
@@ -169,14 +170,9 @@ def _autocast(tower: Tower, encode: Encode, precision: str) -> Encode:
 
 def onnxruntime(tower: Tower, precision: str) -> Encode:
     """ONNX Runtime's, from the tower exported with any batch size and text length."""
-    import onnxruntime as ort
-
     if precision != "fp32":
         raise ModisteError("backend=onnxruntime runs in float32 on a CPU: set precision=fp32.")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(_onnx(tower), options, providers=["CPUExecutionProvider"])
+    session = onnx.session(_onnx(tower), onnx.options(threads=torch.get_num_threads()))
     names = [node.name for node in session.get_inputs()]
 
     def run(inputs: Any) -> Tensor:
@@ -261,14 +257,9 @@ def _openvino(tower: Tower) -> Any:
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(tower.module(), example, check_trace=False)
         converted = ov.convert_model(traced, example_input=example)
-    if path is not None:
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        unfinished.mkdir(parents=True)
-        ov.save_model(converted, unfinished / "tower.xml", compress_to_fp16=False)
-        try:
-            unfinished.rename(path)
-        except OSError:  # another process was first
-            shutil.rmtree(unfinished)
+    if path is not None and not path.is_dir():  # another process may have been first
+        with atomic_folder(path) as unfinished:
+            ov.save_model(converted, unfinished / "tower.xml", compress_to_fp16=False)
     return converted
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from modiste.embedding.embedder import MIN_COSINE, ModelEmbedder, default_cache
 from modiste.models.dual_encoder import DualEncoder
 from modiste.utils.progress import progress_bar, silent
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 OPTIONS = ("batch_size", "precision", "backend", "min_cosine", "device", "cache")
 """Keys of a configuration that `build_embedder` takes."""
@@ -53,7 +56,7 @@ def build_embedder(
     )
 
 
-def embedder_options(cfg: Any) -> dict[str, Any]:
+def embedder_options(cfg: DictConfig) -> dict[str, Any]:
     """What a command's configuration says of its embedder, for `build_embedder`.
 
     >>> from modiste.config import compose
@@ -63,7 +66,7 @@ def embedder_options(cfg: Any) -> dict[str, Any]:
     return {name: cfg[name] for name in OPTIONS if name in cfg} | {"decode": decode_of(cfg.data)}
 
 
-def decode_of(data_cfg: Any) -> str:
+def decode_of(data_cfg: DictConfig) -> str:
     """How a data node's images are decoded; nodes from before there was a choice do not say."""
     return data_cfg.get("decode", "pil")
 

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from modiste.data.catalogue import Catalogue
-from modiste.data.storage.preprocessed import MANIFEST, file_digest, is_whole, read_manifest
+from modiste.data.storage.preprocessed import MANIFEST, is_whole, read_manifest
 from modiste.embedding.backends import check_name
 from modiste.embedding.embedder import MIN_COSINE, ModelEmbedder, save_array
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
-from modiste.utils.atomic import atomic, check_space
+from modiste.utils.atomic import atomic, check_space, file_digest
 from modiste.utils.machine import keep_pages
 from modiste.utils.orphans import end_with_parent
 from modiste.utils.progress import Progress, silent

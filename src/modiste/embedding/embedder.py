@@ -91,7 +91,7 @@ class ModelEmbedder:
     def images(self, catalogue: Catalogue) -> Tensor:
         """Unit-norm embeddings (N, D), float32 on the CPU, of the catalogue's images, row by row."""
         pixels = catalogue.column("pixels")
-        facts = {"preprocess": self.model.preprocess.describe(), "pixels": pixels}
+        facts: dict[str, object] = {"preprocess": self.model.preprocess.describe(), "pixels": pixels}
         facts |= Decoder(self.decode).identity(catalogue)
         rows, place = _distinct(pixels)
         part = catalogue.select(rows=rows) if len(rows) < len(pixels) else catalogue
@@ -109,7 +109,9 @@ class ModelEmbedder:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def _cached(self, tower: str, facts: dict, example: Callable[[], Any], compute: Callable[[], Tensor]) -> Tensor:
+    def _cached(
+        self, tower: str, facts: Mapping[str, object], example: Callable[[], Any], compute: Callable[[], Tensor]
+    ) -> Tensor:
         if self.cache is None:
             self.take(tower, example)
             self.used[tower] = self.taken[tower][0] if tower in self.taken else "torch"
@@ -127,7 +129,7 @@ class ModelEmbedder:
         write_cache(path, lambda file: save_array(file, embeddings.numpy()), f"{tower.capitalize()} embeddings")
         return embeddings
 
-    def _entry(self, described: dict, backend: str) -> Path:
+    def _entry(self, described: dict[str, object], backend: str) -> Path:
         assert self.cache is not None
         facts = described if backend == "torch" else described | {"backend": backend}
         return self.cache / f"{hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()}.npy"

@@ -8,11 +8,14 @@ quantises token embeddings, too, and sends telemetry.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from modiste.errors import ModisteError
+
+if TYPE_CHECKING:
+    from openvino import Model
 
 # OpenVINO's names of what has weights.
 WEIGHTED = ("MatMul", "Convolution", "GroupConvolution")
@@ -21,7 +24,7 @@ WEIGHTED = ("MatMul", "Convolution", "GroupConvolution")
 INT8_GROUP, SMALLEST_GROUP = 128, 32
 
 
-def quantise_weights(program: Any) -> int:
+def quantise_weights(program: Model) -> int:
     """Quantise matmul weights to int8 in place, with one scale per output: w ≈ int8 · max|w| / 127.
 
     Matmuls whose inputs `SMALLEST_GROUP` does not divide stay as they are, and so do convolutions and token embeddings.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+Inputs = TypeVar("Inputs", Tensor, dict[str, Tensor])
 
-def to_device(inputs: Any, device: torch.device) -> Any:
+
+def to_device(inputs: Inputs, device: torch.device) -> Inputs:
     """Pixels, or tokens by name, on ``device``; a GPU reads them from pinned memory while the host continues.
 
     >>> to_device({"input_ids": torch.zeros(1, 2)}, torch.device("cpu"))["input_ids"].shape

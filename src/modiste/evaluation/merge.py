@@ -167,7 +167,7 @@ def slug(one: Side) -> str:
 # ------------------------------------------------------------------------------------------------------- the settings
 
 
-def checked_alphas(given: Sequence[Any]) -> list[float]:
+def checked_alphas(given: Sequence[object]) -> list[float]:
     """Ascending, each once.
 
     Raises:
@@ -180,11 +180,13 @@ def checked_alphas(given: Sequence[Any]) -> list[float]:
         raise ModisteError(f"alphas={given} is not a list: write alphas=[{given}].")
     if not given:
         raise ModisteError("alphas is empty: give at least one fraction of the second model, alphas=[0.5].")
+    alphas = set()
     for alpha in given:
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
             raise ModisteError(f"alphas has '{alpha}', which is not a number: give fractions in [0, 1].")
         check_alpha(alpha)
-    return sorted({float(alpha) for alpha in given})
+        alphas.add(float(alpha))
+    return sorted(alphas)
 
 
 def check_monitor(cfg: DictConfig) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,9 @@ from modiste.errors import ModisteError
 from modiste.utils.atomic import read_cache, write_cache
 from modiste.utils.machine import usable_cores
 from modiste.utils.run_dir import RunDir, cache_dir
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +103,7 @@ def looks(catalogue: Catalogue) -> Looks:
         title = f"{catalogue.card.name}: hashing {len(new):,} images once"
         with ThreadPoolExecutor(usable_cores()) as pool:
             hashed = pool.map(lambda item: look(catalogue.read_image(item[1])).tobytes(), new)
-            known |= zip((key for key, _ in new), _bar(hashed, len(new), title), strict=True)
+            known |= dict(zip((key for key, _ in new), _bar(hashed, len(new), title), strict=True))
         table = pa.table({"pixels": list(known), "look": list(known.values())})
         write_cache(path, lambda unfinished: pq.write_table(table, unfinished), what)
     found = np.frombuffer(b"".join(known[key] for key in pixels.tolist()), np.uint8)
@@ -256,7 +259,7 @@ def _counts(measured: Sequence[dict[str, Match]], images: int) -> dict[str, int 
 
 
 def overlap_of_run(
-    run_config: Any, catalogue: Catalogue, split: str, data: Any = None
+    run_config: DictConfig, catalogue: Catalogue, split: str, data: DictConfig | None = None
 ) -> dict[str, int | str | None] | None:
     """What the ``split`` of ``catalogue`` shares with the training data of a run, and of the run it started from.
 
@@ -283,7 +286,7 @@ def overlap_of_run(
     return dict(counts) if any(count for name, count in counts.items() if name != "images") else None
 
 
-def training_data(run_config: Any) -> Iterator[Any]:
+def training_data(run_config: DictConfig) -> Iterator[DictConfig]:
     """The ``data`` nodes that a run was trained on: its own, and those of the runs that it started from or merges.
 
     Raises:
@@ -306,7 +309,7 @@ def training_data(run_config: Any) -> Iterator[Any]:
                 waiting.append(load_config(run.config, ["data"]))
 
 
-def check_kept(node: Any) -> None:
+def check_kept(node: DictConfig) -> None:
     """Raise ModisteError for a ``data`` node whose training set is a stream, of which there is no catalogue."""
     if node.get("stream") and node.stream.shards:
         raise ModisteError(
@@ -315,7 +318,7 @@ def check_kept(node: Any) -> None:
         )
 
 
-def source(node: Any) -> Any:
+def source(node: DictConfig) -> dict[str, object]:
     """What decides the rows of a ``data`` node."""
     plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
     return {name: plain.get(name) for name in ("catalogue", "split", "held_out", "corruptions")}  # type: ignore[union-attr]

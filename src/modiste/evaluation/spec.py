@@ -179,7 +179,7 @@ def entry_overrides(entry: Entry) -> list[str]:
     return [f"{key}={override_value(value)}" for key, value in entry.items()]
 
 
-def named_entries(given: Any) -> dict[str, Entry]:
+def named_entries(given: object) -> dict[str, Entry]:
     """Sets by name: of a mapping from name to entry, or of data sets' names, each named after itself.
 
     >>> named_entries("fashion_mnist"), named_entries({"grey": {"data": "kagl"}}), named_entries(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -77,7 +77,7 @@ class ResultStore:
         write_json(path, content | {"environment": environment()})
 
 
-def variant_of(cfg: Any) -> str:
+def variant_of(cfg: Mapping[str, Any]) -> str:
     """The word in a result's file name for settings other than the usual.
 
     >>> variant_of({"variant": "original", "dim": 64}), variant_of({})
@@ -108,7 +108,7 @@ def write_pictures(path: Path, result: Result) -> dict[str, str]:
     return files
 
 
-def strings(value: Any) -> Iterator[str]:
+def strings(value: object) -> Iterator[str]:
     """All strings in plain containers.
 
     >>> list(strings({"a": ["x", {"b": "y"}], "c": 1}))

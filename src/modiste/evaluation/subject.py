@@ -128,7 +128,7 @@ def subject_of(cfg: DictConfig, choice: str | None = None) -> Subject:
     return Subject.of_config(cfg, choice)
 
 
-def same_data(trained: Any, evaluated: Any) -> bool:
+def same_data(trained: DictConfig, evaluated: DictConfig) -> bool:
     """Whether two data nodes are the same data set, or hold the photos of one (``origin``)."""
     if trained.get("origin", trained.name) != evaluated.get("origin", evaluated.name):
         return False

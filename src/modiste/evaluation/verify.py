@@ -203,10 +203,10 @@ def compare(path: Path, again: Path, tolerance: float) -> Verdict:
     keys = [key for key in NUMBERS if key in before and not (gone and key == "overlap")]
     new["examples"] = as_stored(old["examples"], new["examples"])
     found = [item for key in keys for item in differences(old[key], new[key], key)]
-    beside = path.with_suffix(".npz").is_file()
-    if beside:
+    stored = path.with_suffix(".npz").is_file()
+    if stored:
         found += per_query_differences(path.with_suffix(".npz"), again.with_suffix(".npz"))
-    notes = [] if beside else ["there are no values per query next to it"]
+    notes = [] if stored else ["there are no values per query next to it"]
     serious = [difference for difference in found if not _tolerated(*difference, tolerance)]
     if serious:
         more = [f"{len(serious) - SHOWN} more"] if len(serious) > SHOWN else []
@@ -226,7 +226,7 @@ def comparable(result: dict[str, Any]) -> dict[str, Any]:
     return {key: without_paths(result, key) for key in (*IDENTITY, *NUMBERS)} | {"model": weights}
 
 
-def as_stored(before: Any, after: Any) -> Any:
+def as_stored(before: list[dict[str, Any]] | None, after: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
     """Examples without what those of an earlier version do not record, such as the wanted item of a miss.
 
     >>> as_stored([{"rank": 1}], [{"rank": 2, "wanted": {}}])

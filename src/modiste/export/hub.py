@@ -6,7 +6,7 @@ It holds every model of two towers, those that hash words among them, bit for bi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
@@ -20,6 +20,9 @@ from modiste.pretrained.exported import HubModel
 from modiste.pretrained.openclip import OpenClipDualEncoder
 from modiste.pretrained.transformers import TransformersDualEncoder
 from modiste.texts.words import HashTokenizer
+
+if TYPE_CHECKING:
+    from modiste.models.dual_encoder import TwoTower
 
 PRECISIONS = ("fp32", "bf16")
 REMEDY = "Use precision=fp32."
@@ -36,9 +39,9 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
     save_file(cast(model.state_dict(), job.precision), folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def node_of(model: Any) -> dict[str, Any]:
+def node_of(model: TwoTower) -> dict[str, Any]:
     """Plain arguments of `HubModel`, from which the architecture is made again without any download."""
-    tokenizer = model.tokenizer
+    tokenizer: Any = model.tokenizer
     words = isinstance(tokenizer, HashTokenizer)
     return {
         "image": {"architecture": model.image.architecture, "arguments": model.image.arguments},

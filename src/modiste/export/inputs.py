@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -15,6 +15,9 @@ from modiste.data.catalogue import Catalogue
 from modiste.data.synthetic import Synthetic
 from modiste.errors import ModisteError
 from modiste.utils.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
 SAMPLES = 32
@@ -61,7 +64,7 @@ def of_run(run: RunDir, count: int = SAMPLES) -> Inputs:
     return of_catalogue(catalogue, cfg.data, count)
 
 
-def of_catalogue(catalogue: Catalogue, data: Any, count: int = SAMPLES) -> Inputs:
+def of_catalogue(catalogue: Catalogue, data: DictConfig, count: int = SAMPLES) -> Inputs:
     """The first ``count`` products of a catalogue's test, validation or only split, with their first captions."""
     split = next((name for name in ("test", "val") if catalogue.splits.get(name)), None)
     part = catalogue.select(split=split) if split else catalogue

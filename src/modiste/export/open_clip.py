@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -19,6 +19,9 @@ from modiste.models.dual_encoder import DualEncoder
 from modiste.models.preprocess import Preprocess
 from modiste.pretrained.openclip import DIRECTORY_PREFIX, OpenClipDualEncoder
 from modiste.pretrained.source import explained
+
+if TYPE_CHECKING:
+    from modiste.models.dual_encoder import TwoTower
 
 PRECISIONS = ("fp32", "bf16")
 REMEDY = "open_clip knows no crop_pct: train with image.crop_pct=1, image.resize=squash or pad, or lower min_cosine."
@@ -83,7 +86,7 @@ def _two_tower(model: Any, folder: Path) -> tuple[dict[str, Any], dict[str, torc
     return {"model_cfg": config, "preprocess_cfg": preprocess_cfg(preprocess)}, state
 
 
-def check(model: Any) -> None:
+def check(model: TwoTower) -> None:
     """Raises ModisteError for towers that open_clip's configuration cannot describe."""
     kind = model.text.trunk.config.model_type
     if kind not in TEXT_TYPES:
@@ -94,7 +97,7 @@ def check(model: Any) -> None:
     standard = model.image.trunk.pretrained_cfg.get("input_size", (3, 0, 0))[-1]
     if arguments.pop("img_size", standard) != standard or arguments:
         raise ModisteError(
-            "format=open_clip makes timm's models with no arguments of their own, and this image encoder was made with "
+            "format=open_clip makes timm's models without arguments, and this image encoder was made with "
             f"{model.image.arguments}: use format=sentence_transformers, transformers or onnx."
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from modiste.export.onnx import Positional, examples, reader_of, save_files
 from modiste.export.writing import Job, Reader
 from modiste.models.dual_encoder import DualEncoder
 from modiste.pretrained.exported import PIXELS, Programs
+
+if TYPE_CHECKING:
+    from openvino import Model
 
 PRECISIONS = ("fp32", "bf16", "int8")
 REMEDY = "Use precision=bf16 or fp32."
@@ -77,7 +80,7 @@ def convert(module: torch.nn.Module, inputs: dict[str, Tensor], path: Path, prec
     return refused
 
 
-def round_weights(program: Any) -> None:
+def round_weights(program: Model) -> None:
     """Makes weights and tables of embeddings bfloat16, in place: half of the file."""
     import openvino as ov
     from openvino import opset13 as ops

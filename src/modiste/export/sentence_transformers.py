@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -21,6 +21,9 @@ from modiste.export.towers import DTYPES, max_length, padding_processor, save_to
 from modiste.export.writing import Job, Reader
 from modiste.models.dual_encoder import DualEncoder
 from modiste.pretrained.transformers import TransformersDualEncoder
+
+if TYPE_CHECKING:
+    from modiste.models.dual_encoder import TwoTower
 
 PRECISIONS = ("fp32", "bf16")
 REMEDY = "Train with image.resize=shortest or squash, or accept it with min_cosine."
@@ -89,7 +92,7 @@ def _dense(projection: nn.Linear) -> Any:
     return dense
 
 
-def save_image(model: Any, folder: Path) -> None:
+def save_image(model: TwoTower, folder: Path) -> None:
     """The image trunk as transformers wraps timm's models, with its preprocessing."""
     from transformers import TimmWrapperConfig, TimmWrapperModel
 

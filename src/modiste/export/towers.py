@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from modiste.errors import ModisteError
 from modiste.images.timm import TimmEncoder
-from modiste.models.dual_encoder import DualEncoder, TwoTower
+from modiste.models.dual_encoder import DualEncoder, Tokenizer, TwoTower
 from modiste.models.preprocess import INTERPOLATIONS, Preprocess
 from modiste.texts.hf import HfTextEncoder, HfTokenizer
 from modiste.texts.words import HashTokenizer
@@ -39,7 +39,7 @@ def _merged(layer: Any) -> nn.Module:
     return layer.get_base_layer()
 
 
-def two_tower(model: DualEncoder, format: str) -> Any:
+def two_tower(model: DualEncoder, format: str) -> TwoTower:
     """``model``, whose towers are timm's and transformers'. Raises ModisteError for any other."""
     if not (
         isinstance(model, TwoTower) and isinstance(model.image, TimmEncoder) and isinstance(model.text, HfTextEncoder)
@@ -65,7 +65,7 @@ def save_tokenizer(model: DualEncoder, folder: Path, format: str) -> None:
     saved.save_pretrained(folder)
 
 
-def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
+def tokenizer_facts(tokenizer: Tokenizer) -> dict[str, Any]:
     """Plain values from which `modiste.pretrained.exported` makes the tokenizer again."""
     if isinstance(tokenizer, HashTokenizer):
         return {"kind": "words", "buckets": tokenizer.buckets, "max_length": tokenizer.max_length}

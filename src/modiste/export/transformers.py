@@ -1,4 +1,4 @@
-"""transformers: published families as their own class; two towers with code of their own, or after `register`."""
+"""transformers: published families as their own class; two towers with code in the folder, or after `register`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -19,6 +19,9 @@ from modiste.models.dual_encoder import DualEncoder
 from modiste.models.preprocess import Preprocess
 from modiste.pretrained import remote
 from modiste.pretrained.transformers import TransformersDualEncoder
+
+if TYPE_CHECKING:
+    from modiste.models.dual_encoder import TwoTower
 
 PRECISIONS = ("fp32", "bf16")
 REMEDY = "Use another format, or accept it with min_cosine."
@@ -64,7 +67,7 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
     save_file(cast(state, job.precision), folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def text_config(model: Any) -> dict[str, Any]:
+def text_config(model: TwoTower) -> dict[str, Any]:
     """The text trunk's configuration, without what only says where it came from."""
     plain = json.loads(json.dumps(model.text.trunk.config.to_dict(), default=str))
     return {name: v for name, v in plain.items() if not name.startswith("_") and name != "transformers_version"}
@@ -80,7 +83,7 @@ def update_json(file: Path, values: dict[str, Any]) -> None:
     write_json(file, json.loads(file.read_text("utf-8")) | values)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")
 
 

@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -41,7 +42,7 @@ def compare_processes(losses: Mapping[str, Mapping[str, Any]], embed_dim: int = 
     """
     alone = {name: _step(node, embed_dim, slice(None), parallel=False) for name, node in losses.items()}
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_process, args=(folder, dict(losses), embed_dim), nprocs=2)
+        spawn(_process, args=(folder, dict(losses), embed_dim), nprocs=2)
         both = [torch.load(f"{folder}/{rank}.pt", weights_only=True) for rank in range(2)]
     return {
         name: "" if _is_local(node) else _difference(alone[name], *(seen[name] for seen in both))

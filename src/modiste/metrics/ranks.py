@@ -140,7 +140,7 @@ def check_embeddings(queries: Tensor, gallery: Tensor, relevance: Relevance) -> 
         if x.ndim != 2 or not len(x):
             raise ModisteError(f"The {name} embeddings have shape {tuple(x.shape)}; ranking needs (N, D) with N > 0.")
         # Part by part: the intermediate results of a whole gallery take more than its ranking.
-        bad = sum(int((~torch.isfinite(part).all(dim=1)).sum()) for part in x.split(SLAB_ROWS))
+        bad = sum(int((~torch.isfinite(part).all(dim=1)).sum().item()) for part in x.split(SLAB_ROWS))
         if bad:
             raise ModisteError(
                 f"{bad} of {len(x)} {name} embeddings are not finite: the model has diverged or its input is invalid."

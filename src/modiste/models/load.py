@@ -50,7 +50,7 @@ def build_model(cfg: DictConfig, start: Path | None = None) -> DualEncoder:
     return model
 
 
-def read_checkpoint(path: Path) -> dict:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's contents; tensors and plain containers only.
 
     Raises:

@@ -18,6 +18,7 @@ from modiste.models.preprocess import Preprocess
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
 from modiste.texts.hf import HfTextEncoder, HfTokenizer
 from modiste.texts.words import HashTokenizer
+from modiste.utils import onnx
 from modiste.utils.run_dir import read_json
 
 FACTS = "modiste.json"
@@ -237,12 +238,7 @@ def program_bytes(file: Path) -> bytes:
 
 def open_onnx(file: Path) -> Callable[[Tokens], Tensor]:
     """ONNX Runtime's function of named tensors; its threads are torch's."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    session = onnx.session(file, onnx.options(threads=torch.get_num_threads()))
     names = [node.name for node in session.get_inputs()]
 
     def run(inputs: Tokens) -> Tensor:

@@ -74,9 +74,10 @@ class SentenceTransformersDualEncoder(DualEncoder):
         first, *rest = self._route(tower)
         inner: Any = first.model
         named = {"image": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}[tower]
-        trunk: Any = getattr(inner, named[0], getattr(inner, "timm_model", inner))
+        timm_model: Any = getattr(inner, "timm_model", None)
+        trunk: Any = getattr(inner, named[0], timm_model or inner)
         heads = [getattr(inner, named[1], None), *rest]
-        if getattr(inner, "timm_model", None) is trunk:
+        if trunk is timm_model:
             from timm.models import group_parameters
 
             names = group_parameters(trunk, trunk.group_matcher(coarse=False))

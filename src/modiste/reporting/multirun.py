@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 
 from modiste.errors import ModisteError
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 
 class GridTable(Callback):
     """A callback of Hydra's: prints the grid's table when its last run has ended, and where the runs are."""
 
-    def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from modiste.reporting.tables import grid, print_sheets
 
         folder = Path(config.hydra.sweep.dir)

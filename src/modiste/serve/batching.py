@@ -55,14 +55,14 @@ class Batcher:
     ) -> None:
         self.run, self.max_items, self.max_wait, self.max_queue = run, max_items, max_wait, max_queue
         self.observe = observe
-        self._waiting: deque[tuple[float, Any, Future]] = deque()
+        self._waiting: deque[tuple[float, Any, Future[Any]]] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._item_seconds = 0.01  # moving average, from which Retry-After is estimated
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, items: Sequence[Any]) -> list[Future]:
+    def submit(self, items: Sequence[Any]) -> list[Future[Any]]:
         """A future per item.
 
         Raises:
@@ -75,7 +75,7 @@ class Batcher:
             if len(self._waiting) + len(items) > self.max_queue:
                 raise Busy(max(1, math.ceil(len(self._waiting) * self._item_seconds)))
             now = time.monotonic()
-            entries: list[tuple[float, Any, Future]] = [(now, item, Future()) for item in items]
+            entries: list[tuple[float, Any, Future[Any]]] = [(now, item, Future()) for item in items]
             self._waiting.extend(entries)
             self._changed.notify()
         return [future for _, _, future in entries]
@@ -115,7 +115,7 @@ class Batcher:
             self._item_seconds += 0.1 * (seconds / len(wanted) - self._item_seconds)
             self.observe(len(wanted), seconds)
 
-    def _next(self) -> list[tuple[float, Any, Future]]:
+    def _next(self) -> list[tuple[float, Any, Future[Any]]]:
         """The next batch; empty when closed and drained."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)

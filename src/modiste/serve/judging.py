@@ -121,7 +121,9 @@ def judge(drafts: Sequence[Sequence[tuple[str, str]]], picked: Sequence[Sequence
     }
 
 
-def measure(queries: Sequence[Query], main: Sequence[Sequence[str]], other: Sequence[Sequence[str]]) -> list[dict]:
+def measure(
+    queries: Sequence[Query], main: Sequence[Sequence[str]], other: Sequence[Sequence[str]]
+) -> list[dict[str, Any]]:
     """Hit rate and MRR at `CUTOFF` over the queries whose product is known, and the test of their difference."""
     known = [row for row, query in enumerate(queries) if query.product]
     if not known:

@@ -28,9 +28,9 @@ class Lists:
     def __init__(self, compute: Mapping[str, Compute]) -> None:
         self.compute = compute
         self._lock, self._turn = threading.Lock(), threading.Lock()
-        self._made: dict[str, tuple[Any, Future]] = {}
+        self._made: dict[str, tuple[Any, Future[Any]]] = {}
 
-    def get(self, name: str, held: Held) -> Future:
+    def get(self, name: str, held: Held) -> Future[Any]:
         """The list for this version, to be waited for."""
         with self._lock:
             version, future = self._made.get(name, (None, None))
@@ -41,7 +41,7 @@ class Lists:
                 threading.Thread(target=self._compute, args=(name, held, future), daemon=True).start()
             return future
 
-    def _compute(self, name: str, held: Held, future: Future) -> None:
+    def _compute(self, name: str, held: Held, future: Future[Any]) -> None:
         with self._turn:
             try:
                 index = copy.copy(held.index)

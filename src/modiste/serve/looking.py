@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from modiste.serve.server import Server, products
 from modiste.serve.settings import Settings
 from modiste.serve.uploads import Refused
 from modiste.tasks.zeroshot import ZeroShot
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SCALE = 100.0
 """Of cosines, where a model brought no temperature: CLIP's."""
@@ -41,7 +44,7 @@ def router(server: Server) -> APIRouter:
         check_prompts(body.labels, body.prompts, server.settings)
         with server.use() as held:
             image = held.towers.pictures([server.photo(body, held)])[0]
-            cosines = ZeroShot.class_vectors(encoder(held), body.labels, body.prompts) @ image
+            cosines = ZeroShot.class_vectors(held.towers, body.labels, body.prompts) @ image
             known = held.towers.model.initial_scale
         scale = known or SCALE
         shares = torch.softmax(scale * cosines, dim=0)
@@ -81,11 +84,6 @@ def router(server: Server) -> APIRouter:
     return routes
 
 
-def encoder(held: Held) -> Any:
-    """The towers, of which classifying needs the texts alone."""
-    return held.towers
-
-
 def check_prompts(labels: Sequence[str], prompts: Sequence[str], settings: Settings) -> None:
     """Raises Refused for a template without exactly one ``{}``, or too many texts to embed."""
     for template in prompts:
@@ -111,7 +109,7 @@ def classify(body: AttributeBody, held: Held, settings: Settings) -> dict[str, A
     check_prompts(classes, body.prompts, settings)
     kept = np.array([place for place, value in enumerate(values) if value])
     words = [body.words.get(name) or name for name in classes]
-    cosines = torch.from_numpy(vectors[kept]) @ ZeroShot.class_vectors(encoder(held), words, body.prompts).T
+    cosines = torch.from_numpy(vectors[kept]) @ ZeroShot.class_vectors(held.towers, words, body.prompts).T
     index = {name: i for i, name in enumerate(classes)}
     targets = np.array([index[values[place]] for place in kept])
     predicted = cosines.argmax(dim=1).numpy()
@@ -126,7 +124,7 @@ def classify(body: AttributeBody, held: Held, settings: Settings) -> dict[str, A
     return {"classes": classes, "matrix": matrix.tolist(), "n": len(kept), "cells": cells, **wanted}
 
 
-def find(method: str, held: Held, photo: Any, texts: torch.Tensor) -> list[Grounded]:
+def find(method: str, held: Held, photo: Image, texts: torch.Tensor) -> list[Grounded]:
     """Where the texts are on the photo. Raises Refused where the model does not have what the method needs."""
     towers = held.towers
     model = towers.grounding

@@ -12,7 +12,7 @@ ITEMS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Collectors of one server, in a registry of their own: several servers fit into one process.
+    """Collectors of one server, in a separate registry: several servers fit into one process.
 
     >>> metrics = Metrics()
     >>> metrics.observe("/search", 200, 0.012)

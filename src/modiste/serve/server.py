@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -16,6 +16,9 @@ from modiste.serve.metrics import Metrics
 from modiste.serve.schema import Filter, PhotoBody, SearchBody
 from modiste.serve.settings import Settings
 from modiste.serve.uploads import Refused, read_image
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MANY = 500
 """A text column with more values than this is no facet."""
@@ -72,11 +75,11 @@ class Server:
         with self.use(body.index) as held:
             image = None if body.image is None else read_image(body.image, self.settings)
             where = where_of(body.where, body.filters, held)
-            asked = {"text": body.text, "image": image, "like": body.like}
+            asked: dict[str, Any] = {"text": body.text, "image": image, "like": body.like}
             given = {name: value for name, value in asked.items() if value not in (None, "")}
             if given or body.minus:
                 found = held.index.search(
-                    **given, minus=body.minus or None, where=where, k=body.k, weights=dict(body.weights) or None,
+                    **given, minus=body.minus or None, where=where, k=body.k, weights={**body.weights} or None,
                     hybrid=body.hybrid and bool(body.text), group=body.group,
                 )  # fmt: skip
                 facts = {
@@ -104,7 +107,7 @@ def row_image(held: Held, row: int) -> Image.Image:
         raise Refused(f"The index has no photo in row {row}.", 404) from error
 
 
-def products(table: Any, index: str, held: Held) -> list[dict[str, Any]]:
+def products(table: pa.Table, index: str, held: Held) -> list[dict[str, Any]]:
     """Rows of results as clients get them."""
     end = f"?v={held.version}" + (f"&index={index}" if index != "main" else "")
     return [

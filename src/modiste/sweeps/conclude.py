@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modiste.errors import ModisteError
 from modiste.reporting.html.blocks import Note, Pictures, Section, Table, Td, plain_table
@@ -12,13 +12,17 @@ from modiste.reporting.html.page import write_page
 from modiste.reporting.tables.sheets import Sheet, csv_text, plain, plain_grid
 from modiste.sweeps.pictures import history_plot, importance, importance_plot, parallel_coordinates
 from modiste.sweeps.study import Objective, best_first, finished, over_seeds, plus_minus, rows
-from modiste.utils.run_dir import write_json, write_text
+from modiste.utils.atomic import write_text
+from modiste.utils.run_dir import write_json
+
+if TYPE_CHECKING:
+    from optuna import Study
 
 FEW = 30
 """Trials up to which an importance is a hint."""
 
 
-def conclude(study: Any, objectives: Sequence[Objective], names: Sequence[str], folder: Path) -> list[Sheet]:
+def conclude(study: Study, objectives: Sequence[Objective], names: Sequence[str], folder: Path) -> list[Sheet]:
     """Write ``trials.csv``, ``sweep.json``, the figures and ``report.html``; returns the tables to print, best first.
 
     Of several seeds per trial, ``seeds.csv`` has mean and s.d. of every metric; the second table has the best trial's.
@@ -59,7 +63,11 @@ def write_rows(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_report(
-    study: Any, objectives: Sequence[Objective], names: Sequence[str], folder: Path, seeds: Sequence[Mapping[str, Any]]
+    study: Study,
+    objectives: Sequence[Objective],
+    names: Sequence[str],
+    folder: Path,
+    seeds: Sequence[Mapping[str, Any]],
 ) -> Path:
     """``report.html`` with its figures under ``figures/``; ``seeds`` are the rows of the best trial over its seeds."""
     table = rows(study, objectives)

@@ -12,12 +12,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from modiste.config import compose, quote
 from modiste.errors import ModisteError
 from modiste.reporting.logs import read_metrics
 from modiste.sweeps.study import Objective
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 POLL_SECONDS = 1.0
 PATIENCE = 30.0
@@ -29,7 +32,7 @@ History = list[dict[str, float]]
 class Watch:
     """Collect the metrics of validation, epoch by epoch, and ask the pruner."""
 
-    def __init__(self, trial: Any, objectives: Sequence[Objective], report: bool) -> None:
+    def __init__(self, trial: Trial, objectives: Sequence[Objective], report: bool) -> None:
         self.trial, self.objectives, self.report = trial, objectives, report and len(objectives) == 1
         self.history: History = []
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modiste.reporting.figures.style import FAINT, INK, PALETTE, WIDTH, new_figure
 from modiste.sweeps.study import Objective, best_first, finished
 
+if TYPE_CHECKING:
+    from optuna import Study
+
 FEW = 5
-"""A column of at most so many values is drawn as kinds, not to scale."""
+"""A column of at most this number of values is drawn as kinds, not to scale."""
 ENOUGH = 10
 """Complete trials without which nothing is said of importance."""
 
 
-def importance(study: Any, objectives: Sequence[Objective]) -> dict[str, float]:
+def importance(study: Study, objectives: Sequence[Objective]) -> dict[str, float]:
     """Share of each parameter in the variance of the first objective (fANOVA, Hutter et al. 2014), largest first.
 
     Empty where fewer than `ENOUGH` trials are complete, or nothing varies.

@@ -6,7 +6,7 @@ import functools
 import logging
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,6 +16,9 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.sweeps.execution import SeparateProcess, SharedProcess, Watch, stoppable
 from modiste.sweeps.space import Space, as_overrides
 from modiste.sweeps.study import Objective, cut_off, mean_and_deviation, open_study, run_trials, sampler_of
+
+if TYPE_CHECKING:
+    from optuna import Study
 
 PROCESSES = ("auto", "shared", "own")
 OWN = ("sweep", "run_dir", "continue", "seed")
@@ -61,7 +64,7 @@ class Sweep:
         kept = [override for override in line.overrides if override.split("=")[0] not in ("continue", "run_dir")]
         OmegaConf.save(OmegaConf.create(kept), self.folder / "overrides.yaml")
 
-    def run(self) -> Any:
+    def run(self) -> Study:
         """Run the trials that are missing; returns the study.
 
         Raises:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modiste.config.overrides import override_value
 from modiste.errors import ModisteError, did_you_mean
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 RANGE = ("low", "high", "log", "step")
 
@@ -50,7 +53,7 @@ class Space:
             first | {key: choice} for key, entry in self.space.items() for choice in entry.get("choices", [])[1:]
         ]
 
-    def suggest(self, trial: Any) -> dict[str, Any]:
+    def suggest(self, trial: Trial) -> dict[str, Any]:
         """The values of an Optuna trial."""
         return {key: self._suggest(trial, key, entry) for key, entry in self.space.items()}
 
@@ -64,7 +67,7 @@ class Space:
         return suggest(key, low, high, **options)
 
 
-def is_plain(value: Any) -> bool:
+def is_plain(value: object) -> bool:
     """Whether Optuna can remember a choice as it is."""
     return value is None or isinstance(value, (bool, int, float, str))
 

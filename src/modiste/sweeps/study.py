@@ -8,13 +8,19 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modiste.config import instantiate
 from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics.direction import direction
 from modiste.utils.atomic import atomic
 from modiste.utils.seeds import mix
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
 
 STORAGES = ("journal", "sqlite")
 NAME = "sweep"
@@ -61,8 +67,8 @@ class Objective:
 
 
 def open_study(
-    folder: Path, storage: str, objectives: Sequence[Objective], pruner: Any, names: Sequence[str] = ()
-) -> Any:
+    folder: Path, storage: str, objectives: Sequence[Objective], pruner: BasePruner, names: Sequence[str] = ()
+) -> Study:
     """The study in ``folder``, new or as it was left; trials that a kill cut off are repeated with the same values.
 
     Args:
@@ -133,7 +139,7 @@ def _is_json(line: bytes) -> bool:
 
 
 def run_trials(
-    study: Any, count: int, objective: Callable[[Any], Sequence[float]], sampler: Callable[[int], Any]
+    study: Study, count: int, objective: Callable[[Any], Sequence[float]], sampler: Callable[[int], Any]
 ) -> None:
     """Run trials until the study has ``count`` of them, not counting those that were cut off.
 
@@ -176,7 +182,7 @@ def run_trials(
 ORDERED = ("QMCSampler", "GridSampler")
 
 
-def sampler_of(node: Mapping[str, Any], before: int) -> Any:
+def sampler_of(node: Mapping[str, Any], before: int) -> BaseSampler:
     """The sampler of the trial that ``before`` others precede.
 
     Its seed is one of that trial, but for `ORDERED` samplers: a resumed sweep draws what the whole one would have
@@ -192,19 +198,19 @@ def sampler_of(node: Mapping[str, Any], before: int) -> Any:
     return instantiate({**node, "seed": mix(int(node["seed"]), before)})
 
 
-def finished(study: Any) -> list[Any]:
+def finished(study: Study) -> list[FrozenTrial]:
     """The trials that ended in any way, by number."""
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
 
-def cut_off(study: Any) -> dict[int, int | None]:
+def cut_off(study: Study) -> dict[int, int | None]:
     """Trials that a kill cut off, each with the trial that repeats its values; None: they were drawn again."""
     trials = study.get_trials(deepcopy=False)
     again = {trial.user_attrs[REPEATS]: trial.number for trial in trials if REPEATS in trial.user_attrs}
     return {trial.number: again.get(trial.number) for trial in trials if CUT_OFF in trial.user_attrs} | again
 
 
-def rows(study: Any, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
+def rows(study: Study, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
     """One flat row per trial: number, state, values with their deviation over seeds, parameters, error."""
     cut = {
         number: "cut off" if again is None else f"cut off, repeated as trial {again}"

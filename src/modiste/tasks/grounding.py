@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from modiste.embedding.embedder import silent
 from modiste.errors import ModisteError
 from modiste.metrics.direction import directions
 from modiste.metrics.intervals import Interval, bootstrap, bootstrap_clusters, describe_bootstrap
@@ -23,6 +22,7 @@ from modiste.models.heatmaps import Cam, GradCam, HeatMap, PatchText, resized
 from modiste.tasks.grounding_maps import BASELINES, CONTROLS, MINUS_MEAN, Photo, Scan
 from modiste.tasks.result import Embedder, Result
 from modiste.tasks.zeroshot import ZeroShot
+from modiste.utils.progress import silent
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue

@@ -23,16 +23,20 @@ FILES = ("per_query", "pictures")
 """Fields that are stored next to the JSON."""
 
 
-class Embedder(Protocol):
+class TextEmbedder(Protocol):
+    """Embed texts."""
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit-norm embeddings (M, D), float32 on the CPU."""
+
+
+class Embedder(TextEmbedder, Protocol):
     """Embed columns of a catalogue: a model, or a matrix from a file."""
 
     fingerprint: str
 
     def images(self, catalogue: Catalogue) -> Tensor:
         """Unit-norm embeddings (N, D), float32 on the CPU, of the catalogue's images, row by row."""
-
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit-norm embeddings (M, D), float32 on the CPU."""
 
 
 @dataclass

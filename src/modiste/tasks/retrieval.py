@@ -229,7 +229,7 @@ def _example(search: Search, gallery: Tensor, query: int, rank: int) -> dict[str
     results = [
         {"row": int(rows[i]), "text": texts[i], "score": float(scores[i]), "relevant": i in relevant} for i in first
     ]
-    example = {
+    example: dict[str, Any] = {
         "kind": search.kind, "search": search.name, "query": search.labels[query], "rank": rank, "results": results,
     }  # fmt: skip
     if relevant and relevant.isdisjoint(first):

@@ -20,7 +20,7 @@ from modiste.metrics.classification import (
 )
 from modiste.metrics.direction import directions
 from modiste.metrics.intervals import bootstrap_confusion, describe_bootstrap
-from modiste.tasks.result import Embedder, Result
+from modiste.tasks.result import Embedder, Result, TextEmbedder
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
@@ -199,7 +199,7 @@ class ZeroShot:
         }
 
     @staticmethod
-    def class_vectors(embedder: Embedder, words: Sequence[str | Sequence[str]], templates: Sequence[str]) -> Tensor:
+    def class_vectors(embedder: TextEmbedder, words: Sequence[str | Sequence[str]], templates: Sequence[str]) -> Tensor:
         """Unit-norm vectors (C, D) of classes, each of one word or several: normalised mean over all prompts."""
         named = [[word] if isinstance(word, str) else list(word) for word in words]
         prompts = [[template.replace("{}", word) for word in among for template in templates] for among in named]

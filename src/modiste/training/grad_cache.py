@@ -121,7 +121,7 @@ def checkpointed(model: DualEncoder, encode: Callable[[Any], Tensor]) -> Callabl
     the tensors that it saves.
     """
 
-    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), without_running_statistics(model)
 
     def by_itself(part: Any, _: Tensor) -> Tensor:

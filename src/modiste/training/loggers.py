@@ -55,7 +55,7 @@ def has_key() -> bool:
         return False
 
 
-def declare_direction(loggers: Iterable[Any], name: str, higher_is_better: bool) -> None:
+def declare_direction(loggers: Iterable[object], name: str, higher_is_better: bool) -> None:
     """Tell wandb's runs which way a metric is better: their summaries then hold its best value, not its last."""
     for logger in loggers:
         run = getattr(logger, "experiment", None) if type(logger).__name__ == "WandbLogger" else None

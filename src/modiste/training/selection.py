@@ -16,7 +16,8 @@ import numpy as np
 from modiste.errors import ModisteError
 from modiste.reporting.tables import EMPTY
 from modiste.reporting.tables.sheets import Grid, Item, grid_markdown
-from modiste.utils.run_dir import RunDir, write_text
+from modiste.utils.atomic import write_text
+from modiste.utils.run_dir import RunDir
 
 MODES = {"min": 1.0, "max": -1.0}
 

@@ -54,7 +54,7 @@ def validation_specs(cfg: DictConfig, config_dirs: Sequence[Path] = ()) -> dict[
     return specs
 
 
-def _compose(name: str, entry: dict, trained: DictConfig, config_dirs: Sequence[Path]) -> EvaluationSpec:
+def _compose(name: str, entry: dict[str, Any], trained: DictConfig, config_dirs: Sequence[Path]) -> EvaluationSpec:
     named = {key.partition(".")[0] for key in entry}
     settings = {"data_dir": trained.data_dir, "seed": trained.seed}
     settings |= {f"data.{key}": trained.data[key] for key in LOADING}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openvino import Core
 
 
 @functools.cache
-def core() -> Any:
+def core() -> Core:
     """The one Core of this process. Each brings a stack for signals; where they go in the order in which they came, the
     process is left with one that is gone, and the next signal, such as that of a child's end, kills it."""
     import openvino as ov

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 Item = TypeVar("Item")
-Progress = Callable[[Iterable[Item], int, str], Iterable[Item]]
 QUIET = 2.0
 """Seconds of work that show nothing: short jobs would only fill the screen."""
 BETWEEN = 10.0
 """Seconds between two lines where there is no terminal."""
+
+
+class Progress(Protocol):
+    """What callers pass in: items, their number and what the work is; gives the items."""
+
+    def __call__(self, items: Iterable[Item], total: int, title: str, /) -> Iterable[Item]: ...
 
 
 def silent(items: Iterable[Item], total: int, title: str) -> Iterable[Item]:
@@ -47,7 +55,7 @@ def progress_bar(items: Iterable[Item], total: int, title: str) -> Iterator[Item
             bar.stop()
 
 
-def _bar(total: int, title: str) -> Any:
+def _bar(total: int, title: str) -> Bar:
     from rich.console import Console
     from rich.progress import (
         BarColumn,

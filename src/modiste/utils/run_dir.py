@@ -23,7 +23,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("MODISTE_CACHE") or Path.home() / ".cache" / "modiste")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write ``value`` whole or not at all, even when the process is killed meanwhile."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
@@ -126,7 +126,7 @@ class RunDir:
         newest_first = sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
         return next(filter(is_intact, newest_first), None)
 
-    def write_json(self, name: str, value: Any) -> None:
+    def write_json(self, name: str, value: object) -> None:
         """Write ``<name>.json`` into the directory."""
         write_json(self.path / f"{name}.json", value)
 

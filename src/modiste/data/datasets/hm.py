@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modiste.data.catalogue import Card, Catalogue
-from modiste.data.datasets.table import Columns, map_columns, read_delimited, read_table
+from modiste.data.datasets.table import map_columns, read_delimited, read_table
 from modiste.data.download import cut_short, note_partial, require
 from modiste.data.sources import FolderImages, ImageSource, ZipImages
+from modiste.data.text_tables import Columns
 from modiste.errors import ModisteError
 
 CARD = Card(

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modiste.data.catalogue import Card, Catalogue
-from modiste.data.datasets.table import Columns, from_dataset, map_columns, read_table
+from modiste.data.datasets.table import from_dataset, map_columns, read_table
 from modiste.data.shop import split_word
 from modiste.data.sources import FolderImages, ImageSource
+from modiste.data.text_tables import Columns
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.run_dir import cache_dir
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
@@ -48,7 +52,7 @@ class Hub:
             raise ModisteError(f"There is no folder {folder}: set data.catalogue.path to a folder or to owner/name.")
         return Catalogue.build(self._card(folder), *self._read(folder), self.max_bad)
 
-    def load(self, split: str) -> Any:
+    def load(self, split: str) -> Dataset:
         """One split as a `datasets.Dataset`. Raises ModisteError where there is none of that name."""
         loaded = self._load(Path(self.path).expanduser())
         if split not in loaded:

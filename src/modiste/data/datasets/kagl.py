@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from modiste.data.catalogue import Card, Catalogue, as_text
-from modiste.data.datasets.table import Columns, find_parquet, from_dataset, read_parquet
+from modiste.data.datasets.table import find_parquet, from_dataset, read_parquet
 from modiste.data.sources import FolderImages, ImageSource, ZipImages
+from modiste.data.text_tables import Columns
 from modiste.errors import ModisteError, did_you_mean
 
 CARD = Card(

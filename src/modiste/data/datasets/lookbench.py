@@ -12,9 +12,10 @@ from typing import Any
 
 from modiste.data.catalogue import Card, Catalogue, as_text
 from modiste.data.datasets.hub import Hub
-from modiste.data.datasets.table import Columns, find_parquet, from_dataset, read_parquet, read_schema
+from modiste.data.datasets.table import find_parquet, from_dataset, read_parquet, read_schema
 from modiste.data.download import note_partial
 from modiste.data.sources import ArrowImages
+from modiste.data.text_tables import Columns
 from modiste.errors import ModisteError
 
 HUB = "srpone/look-bench"

@@ -221,7 +221,7 @@ class Note(NamedTuple):
     failure: str = ""
 
 
-class StreamedPairs(Dataset):
+class StreamedPairs(Dataset[Batch]):
     """Batches of one device in order; each worker keeps its shares open.
 
     Args:

@@ -23,8 +23,9 @@ from PIL import Image
 
 from modiste.config.targets import user_allowed
 from modiste.data.catalogue import Card, Catalogue, as_text
-from modiste.data.datasets.table import Columns, from_records, map_columns
+from modiste.data.datasets.table import from_records, map_columns
 from modiste.data.sources import MAX_BYTES, EncodedSource, ImageTooLargeError, _stamp, decode, image_format
+from modiste.data.text_tables import Columns
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.progress import Progress, silent
 

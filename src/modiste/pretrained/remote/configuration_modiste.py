@@ -1,5 +1,7 @@
 """Configuration of a dual encoder that modiste exported."""
 
+from typing import Any
+
 from transformers import PretrainedConfig
 
 
@@ -19,14 +21,14 @@ class ModisteConfig(PretrainedConfig):
 
     def __init__(
         self,
-        image=None,
-        text=None,
-        pooling="mean",
-        projection_dim=256,
-        logit_scale_init_value=2.6592,
-        logit_bias=None,
-        **kwargs,
-    ):
+        image: dict[str, Any] | None = None,
+        text: dict[str, Any] | None = None,
+        pooling: str = "mean",
+        projection_dim: int = 256,
+        logit_scale_init_value: float = 2.6592,
+        logit_bias: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.image = image or {}
         self.text = text or {}
         self.pooling = pooling

@@ -1,5 +1,8 @@
 """Image preprocessing of a dual encoder that modiste exported: on PIL, as the model saw it in training."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from PIL import Image
 from transformers.image_processing_base import BatchFeature
@@ -13,28 +16,28 @@ class ModisteImageProcessor(BaseImageProcessor):
 
     def __init__(
         self,
-        size=224,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        interpolation="bicubic",
-        resize="shortest",
-        crop_pct=1.0,
-        fill=(255, 255, 255),
-        crop="round",
-        **kwargs,
-    ):
+        size: int = 224,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+        interpolation: str = "bicubic",
+        resize: str = "shortest",
+        crop_pct: float = 1.0,
+        fill: Sequence[int] = (255, 255, 255),
+        crop: str = "round",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.size, self.mean, self.std = size, list(mean), list(std)
         self.interpolation, self.resize, self.crop_pct, self.crop = interpolation, resize, crop_pct, crop
         self.fill = list(fill)
 
-    def preprocess(self, images, return_tensors=None, **kwargs):
+    def preprocess(self, images: Any, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
         """PIL images, or arrays (H, W, 3) uint8, to ``pixel_values`` (B, 3, size, size)."""
         images = images if isinstance(images, (list, tuple)) else [images]
         pixels = [self._pixels(image if isinstance(image, Image.Image) else Image.fromarray(image)) for image in images]
         return BatchFeature({"pixel_values": np.stack(pixels)}, tensor_type=return_tensors)
 
-    def _pixels(self, image):
+    def _pixels(self, image: Image.Image) -> np.ndarray:
         image = image.convert("RGB")
         resized = image.resize(self._resized(*image.size), Image.Resampling[self.interpolation.upper()])
         if self.resize == "pad":
@@ -48,7 +51,7 @@ class ModisteImageProcessor(BaseImageProcessor):
         array = (array - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return array.transpose(2, 0, 1)
 
-    def _resized(self, width, height):
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
         if self.resize == "squash":
             return self.size, self.size
         if self.resize == "pad":
@@ -59,6 +62,6 @@ class ModisteImageProcessor(BaseImageProcessor):
             return target, int(target * height / width)
         return int(target * width / height), target
 
-    def _margin(self, side):
+    def _margin(self, side: int) -> int:
         extra = side - self.size
         return extra // 2 if self.crop == "floor" else round(extra / 2)

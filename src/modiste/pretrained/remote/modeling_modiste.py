@@ -1,13 +1,15 @@
 """A dual encoder that modiste exported, as a model of transformers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import ModelOutput
 
 from .configuration_modiste import ModisteConfig
 
@@ -25,7 +27,7 @@ class ModisteOutput(ModelOutput):
 class Tower(nn.Module):
     """Hold ``trunk``."""
 
-    def __init__(self, trunk):
+    def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
         self.trunk = trunk
 
@@ -37,7 +39,7 @@ class ModisteModel(PreTrainedModel):
     base_model_prefix = ""
     main_input_name = "pixel_values"
 
-    def __init__(self, config):
+    def __init__(self, config: ModisteConfig) -> None:
         super().__init__(config)
         image = config.image
         settings = dict(config.text)
@@ -50,16 +52,19 @@ class ModisteModel(PreTrainedModel):
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.post_init()
 
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         pass
 
-    def get_image_features(self, pixel_values=None, **kwargs):
+    def get_image_features(self, pixel_values: torch.Tensor | None = None, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Features (B, D), not normalised, as ``pooler_output``."""
         return BaseModelOutputWithPooling(pooler_output=self.image_projection(self.image.trunk(pixel_values)))
 
-    def get_text_features(self, input_ids=None, attention_mask=None, **kwargs):
+    def get_text_features(
+        self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
         """Features (B, D), not normalised, as ``pooler_output``."""
         if attention_mask is None:
+            assert input_ids is not None
             attention_mask = torch.ones_like(input_ids)
         hidden = self.text.trunk(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         if self.config.pooling == "cls":
@@ -69,10 +74,20 @@ class ModisteModel(PreTrainedModel):
             pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
         return BaseModelOutputWithPooling(pooler_output=self.text_projection(pooled))
 
-    def forward(self, input_ids=None, pixel_values=None, attention_mask=None, return_dict=True, **kwargs):
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        return_dict: bool = True,
+        **kwargs: Any,
+    ) -> ModisteOutput | tuple[Any, ...]:
         """Similarities of all images with all texts."""
-        image = F.normalize(self.get_image_features(pixel_values).pooler_output, dim=-1)
-        text = F.normalize(self.get_text_features(input_ids, attention_mask).pooler_output, dim=-1)
+        image = self.get_image_features(pixel_values).pooler_output
+        text = self.get_text_features(input_ids, attention_mask).pooler_output
+        assert image is not None
+        assert text is not None
+        image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
         logits = image @ text.T * self.logit_scale.exp()
         if self.config.logit_bias is not None:
             logits = logits + self.config.logit_bias

@@ -1,5 +1,7 @@
 """Images and texts to the inputs of a dual encoder that modiste exported."""
 
+from typing import Any
+
 from transformers import ProcessorMixin
 from transformers.tokenization_utils_base import BatchEncoding
 
@@ -11,12 +13,20 @@ class ModisteProcessor(ProcessorMixin):
     image_processor_class = "AutoImageProcessor"
     tokenizer_class = "AutoTokenizer"
 
-    def __init__(self, image_processor=None, tokenizer=None, **kwargs):
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, **kwargs: Any) -> None:
         super().__init__(image_processor, tokenizer)
 
-    def __call__(self, text=None, images=None, return_tensors=None, padding=True, truncation=True, **kwargs):
+    def __call__(
+        self,
+        text: Any = None,
+        images: Any = None,
+        return_tensors: str | None = None,
+        padding: bool | str = True,
+        truncation: bool = True,
+        **kwargs: Any,
+    ) -> BatchEncoding:
         """``input_ids`` and ``attention_mask`` of the texts, ``pixel_values`` of the images, of what is given."""
-        data: dict = {}
+        data: dict[str, Any] = {}
         if text is not None:
             tokens = self.tokenizer(text, padding=padding, truncation=truncation, return_tensors=return_tensors)
             data |= {name: tokens[name] for name in ("input_ids", "attention_mask")}

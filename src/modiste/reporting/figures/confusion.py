@@ -9,7 +9,9 @@ import numpy as np
 CONFUSED_CLASSES = 25
 
 
-def most_confused(labels: Sequence[str], matrix: Sequence[Sequence[float]], n: int = 15) -> list[tuple]:
+def most_confused(
+    labels: Sequence[str], matrix: Sequence[Sequence[float]], n: int = 15
+) -> list[tuple[str, str, int, float]]:
     """The ``n`` largest off-diagonal cells as (true, predicted, count, fraction of the true class).
 
     >>> most_confused(["shirt", "top"], [[8, 2], [1, 9]], n=1)

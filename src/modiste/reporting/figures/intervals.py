@@ -12,7 +12,7 @@ from modiste.reporting.tables.names import ordered, parts_of, split_name
 from modiste.reporting.words import measure_words, part_words
 
 ONE_AXIS = 3
-"""From so many parts on, a panel is a metric and its rows are the parts, to be compared on one axis."""
+"""From this number of parts on, a panel is a metric and its rows are the parts, to be compared on one axis."""
 MOST_PANELS = 6
 
 

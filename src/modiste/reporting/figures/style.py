@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modiste.utils.run_dir import write_text
+from modiste.utils.atomic import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,7 +79,7 @@ def new_figure(width: float, height: float, path: Path) -> Iterator[Figure]:
 
 
 def head(figure: Figure, title: str, columns: int = 0) -> None:
-    """The figure's title, and below it the legend in so many columns where there is one."""
+    """The figure's title, and below it the legend in ``columns`` columns where there is one."""
     if columns:
         font = {"size": 11, "weight": "bold"}
         figure.legend(loc="outside upper left", ncols=columns, title=title, alignment="left", title_fontproperties=font)

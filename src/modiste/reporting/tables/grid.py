@@ -12,8 +12,9 @@ from modiste.errors import ModisteError
 from modiste.metrics.direction import direction
 from modiste.reporting.logs import read_metrics
 from modiste.reporting.runs import SEED, config_of, differing, find_runs, shorter
+from modiste.reporting.tables.blocks import EMPTY
 from modiste.reporting.tables.names import number, ordered, split_name
-from modiste.reporting.tables.sheets import EMPTY, Grid, Item, Sheet
+from modiste.reporting.tables.sheets import Grid, Item, Sheet
 
 MAIN = ("mrr", "recall@1", "weighted_f1", "accuracy")
 """Metrics, besides the monitored one, that a table in a terminal shows, the first `SHOWN` that were logged."""

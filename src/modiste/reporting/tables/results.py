@@ -153,7 +153,9 @@ def without_paths(result: Mapping[str, Any], key: str) -> Any:
     return replaced(result.get(key))
 
 
-def differences(one: Any, other: Any, name: str = "", absent: Any = "nothing") -> Iterator[tuple[str, Any, Any]]:
+def differences(
+    one: object, other: object, name: str = "", absent: object = "nothing"
+) -> Iterator[tuple[str, Any, Any]]:
     """(where, one, other) of every leaf that differs in plain containers; numbers to the last bit.
 
     Args:

@@ -91,7 +91,7 @@ def plain_grid(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None 
     return Grid(columns, align, [[Item(plain(row.get(name))) for name in columns] for row in rows])
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """A value in a table.
 
     >>> plain(0.123456), plain(None), plain(7)

@@ -15,13 +15,13 @@ from modiste.reporting.tables.pairs import BEST
 from modiste.reporting.tables.published import read_published
 from modiste.reporting.tables.results import load_results
 from modiste.reporting.tables.sheets import Grid, Item, Sheet, csv_text, latex, markdown, print_sheets
-from modiste.utils.run_dir import write_text
+from modiste.utils.atomic import write_text
 
 TERMINAL = "terminal"
 FORMATS = (TERMINAL, "markdown", "csv", "latex")
 SUFFIXES = {".csv": "csv", ".tex": "latex"}
 SIDE_BY_SIDE = 3
-"""At most so many models are the columns of a table in a terminal; more are its rows."""
+"""Up to this number, models are the columns of a table in a terminal; more are its rows."""
 
 
 def chunks(columns: Sequence[str], most: int = COLUMNS_PER_TABLE) -> list[list[str]]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from modiste.utils.run_dir import RunDir
 
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import WandbLogger
 
-def wandb_loggers(trainer: Trainer) -> list[Any]:
+
+def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
     """Those of the trainer's loggers, in the process that logs."""
     from lightning.pytorch.loggers import WandbLogger
 
