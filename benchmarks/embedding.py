@@ -23,7 +23,7 @@ WORDS = ["black", "white", "cotton", "slim", "casual", "shirt", "dress", "watch"
 
 
 def captions(count: int) -> list[str]:
-    """So many titles of three to fifteen words."""
+    """``count`` titles of three to fifteen words."""
     generator = np.random.default_rng(0)
     return [" ".join(generator.choice(WORDS, generator.integers(3, 16))) for _ in range(count)]
 
@@ -47,7 +47,7 @@ def image_encoder(name: str, size: int) -> Any:
     return two_tower(TimmEncoder({"ViT-B/32": "vit_base_patch32_224"}.get(name, name), size=size))
 
 
-def drawn(size: int) -> torch.Tensor:
+def garments(size: int) -> torch.Tensor:
     """32 synthetic garments, (32, 3, size, size) uint8."""
     from modiste.data.synthetic import Synthetic
 
@@ -57,7 +57,7 @@ def drawn(size: int) -> torch.Tensor:
 
 def eager(name: str, size: int) -> Any:
     """Embed the garments with torch in float32, in the layout of other packages."""
-    model, pixels = image_encoder(name, size), drawn(size)
+    model, pixels = image_encoder(name, size), garments(size)
     trunk = model.image.trunk.to(memory_format=torch.contiguous_format)
 
     def encode() -> np.ndarray:
@@ -71,7 +71,7 @@ def eager(name: str, size: int) -> Any:
 def images(quick: bool) -> Iterator[Row]:
     """Row 8: batches of 32 synthetic garments; ViT-B/32 at the target's cosine and at that of `modiste evaluate`."""
     size = 64 if quick else 224
-    pixels = drawn(size)
+    pixels = garments(size)
     for name, *targets, wanted in (
         ("EfficientNet-Lite0", 4, 14, 0.995),
         ("ViT-B/32", 3, 5, 0.9999),

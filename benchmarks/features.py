@@ -16,7 +16,7 @@ WORDS = ["black", "white", "cotton", "slim", "casual", "shirt", "dress", "watch"
 
 
 def captions(count: int) -> list[str]:
-    """So many titles of three to eleven words."""
+    """``count`` titles of three to eleven words."""
     generator = np.random.default_rng(0)
     return [" ".join(generator.choice(WORDS, generator.integers(3, 12))) for _ in range(count)]
 

@@ -51,10 +51,10 @@ def index_of(folder: Path, count: int) -> Path:
     from modiste.models.load import build_model
     from modiste.search.build import Source, build
 
-    drawn, photos = Synthetic(products=64, views=1, size=96)(), []
-    for row in range(len(drawn)):
+    garments, photos = Synthetic(products=64, views=1, size=96)(), []
+    for row in range(len(garments)):
         content = io.BytesIO()
-        drawn.read_image(row).save(content, "JPEG")
+        garments.read_image(row).save(content, "JPEG")
         photos.append(content.getvalue())
     generator, names = np.random.default_rng(0), [str(row) for row in range(count)]
     columns = {

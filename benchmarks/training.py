@@ -44,7 +44,7 @@ WORDS = [
 
 
 def captions(count: int) -> list[str]:
-    """So many titles of three to eleven words."""
+    """``count`` titles of three to eleven words."""
     generator = np.random.default_rng(0)
     return [" ".join(generator.choice(WORDS, generator.integers(3, 12))) for _ in range(count)]
 

@@ -7,20 +7,11 @@ import sys
 
 import pytest
 
-from helpers.commands import modiste
+from helpers.commands import TOWERS, modiste
 from helpers.tiny_data import picture
 from modiste.cli import main
 
-MODEL = [
-    "model=two_tower",
-    "image=timm",
-    "image.name=test_efficientnet",
-    "image.pretrained=false",
-    "image.size=32",
-    "text.config.hidden_size=32",
-    "text.config.intermediate_size=32",
-    "model.embed_dim=32",
-]
+MODEL = ["model=two_tower", *TOWERS]
 DATA = [
     "data=table",
     "data.catalogue.path=shop.csv",

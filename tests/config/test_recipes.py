@@ -15,7 +15,7 @@ from modiste.config import compose, config_dir, validate
 from modiste.data.datasets.kagl import HEADER
 
 RECIPES = sorted(file.stem for file in (config_dir() / "experiment").glob("*.yaml"))
-# The drawn garments in the place of a recipe's own data, whose columns their captions, batches and prompts name.
+# The synthetic garments in the place of a recipe's own data, whose columns their captions, batches and prompts name.
 DATA = ["data=synthetic", "data/split=random", "data.catalogue.products=80", "data.catalogue.size=32"]
 DATA += [
     "data.num_workers=1",

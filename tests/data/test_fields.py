@@ -1,4 +1,4 @@
-"""Batches of several text fields a product, absent ones left out, and of weights of pairs; and the step on them."""
+"""Batches of several text fields per product, absent ones dropped, and of weights of pairs; and the step on them."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Tiny trainings for the tests: the drawn catalogue, towers of a few thousand parameters, run by the command line."""
+"""Tiny training runs for the tests: the synthetic catalogue, towers of a few thousand parameters, the command line."""
 
 import atexit
 import functools
@@ -14,12 +14,7 @@ READ_LATE = ("CUBLAS_", "MODISTE_", "NVIDIA_", "OMP_NUM_THREADS", "PYTHONPATH", 
 """Beginnings of variables that nothing reads while it is imported. wandb does, and makes a directory, which the first
 fork to end would take away from the others."""
 
-TINY = [
-    "data=synthetic",
-    "data.catalogue.products=160",
-    "data.catalogue.size=32",
-    "data.batch_size=16",
-    "data.num_workers=1",
+TOWERS = [
     "image=timm",
     "image.name=test_efficientnet",
     "image.pretrained=false",
@@ -27,6 +22,14 @@ TINY = [
     "text.config.hidden_size=32",
     "text.config.intermediate_size=32",
     "model.embed_dim=32",
+]
+TINY = [
+    "data=synthetic",
+    "data.catalogue.products=160",
+    "data.catalogue.size=32",
+    "data.batch_size=16",
+    "data.num_workers=1",
+    *TOWERS,
     "trainer.max_epochs=3",
     "trainer.log_every_n_steps=1",
 ]

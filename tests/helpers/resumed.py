@@ -21,7 +21,7 @@ def assert_same_end(run, other):
 
 
 def stop_at_second_save(run, process, number):
-    """Sends ``number`` when the second mid-epoch checkpoint is there; False when training was faster than this."""
+    """Sends ``number`` when the second mid-epoch checkpoint exists; False when training was faster than this."""
     recent = run / "checkpoints" / "recent.ckpt"
     seen = set()
     while process.poll() is None:

@@ -1,4 +1,4 @@
-"""Result files as an evaluation writes them, values per query beside them."""
+"""Result files as an evaluation writes them, values per query next to them."""
 
 import json
 

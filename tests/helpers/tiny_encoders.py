@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 SIZES = [(60, 80), (80, 60), (28, 28), (32, 32), (61, 33), (33, 61), (35, 300), (1, 50), (97, 64)]
 TEXTS = ["Red dress with long sleeves", "a", "Blue-jeans, slim fit: 501!"]
@@ -17,6 +18,16 @@ def pictures():
     for width, height in SIZES:
         small = draw.integers(0, 256, (height // 4 + 2, width // 4 + 2, 3), dtype=np.uint8)
         yield Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def without_gradient(encoder, images, texts):
+    """Names of the trainable parameters that a step on the pairs gives no gradient; the encoder is left as it was."""
+    pixels = torch.stack([encoder.preprocess(image) for image in images])
+    image, text = encoder(pixels, encoder.tokenizer(texts))
+    F.cross_entropy(10 * image @ text.T, torch.arange(len(images))).backward()
+    names = [name for name, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
+    encoder.zero_grad()
+    return names
 
 
 def save_clip(path: Path, eos: int, side: int = 32, crop: int = 32) -> Path:

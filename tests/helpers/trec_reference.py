@@ -5,7 +5,7 @@ import pytrec_eval
 
 
 def trec_values(scores, relevance, ks, present=None):
-    """One {trec measure: value} a query that has a relevant item; queries without any are left out there as here.
+    """One {trec measure: value} per query that has a relevant item; queries without any are excluded there as here.
 
     trec_eval sorts by score and breaks ties by document name, last first: names that descend with the index give our
     rule, lower index first. ``present`` (Q, G) says which documents a query's gallery holds; all of them by default.

@@ -1,4 +1,4 @@
-"""Patches are left out in training only, the same ones in both passes of gradient caching; others are refused."""
+"""Patches are dropped in training only, the same ones in both passes of gradient caching; others are refused."""
 
 import functools
 

@@ -129,3 +129,16 @@ def test_large_logits_stay_finite():
         (gradient,) = torch.autograd.grad(value, image)
         assert math.isfinite(value.item())
         assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [ClipLoss, SigLipLoss])
+def test_upstream_gradient_and_second_backward(kind):
+    """3·loss has three times the gradient, and a retained graph gives it again (nothing saved is overwritten)."""
+    image, text = unit_pairs(9)
+    leaf = image.clone().requires_grad_()
+    value = kind(tile=4)(leaf, text)
+    (once,) = torch.autograd.grad(value, leaf, retain_graph=True)
+    (thrice,) = torch.autograd.grad(3 * value, leaf, retain_graph=True)
+    (again,) = torch.autograd.grad(value, leaf, retain_graph=True)
+    torch.testing.assert_close(thrice, 3 * once)
+    assert torch.equal(once, again)

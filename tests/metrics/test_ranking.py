@@ -96,7 +96,7 @@ def test_relevance_by_pairs_is_sorted_and_counts_a_pair_once():
     "embed", [integers, lambda *s, seed=0: torch.from_numpy(np.random.default_rng(seed).normal(size=s))]
 )
 def test_metrics_equal_pytrec_eval(embed):
-    """Per query, with ties, negative scores, several relevant items, and queries without any (left out there too)."""
+    """Per query, with ties, negative scores, several relevant items, and queries without any (excluded there too)."""
     queries, gallery = embed(30, 4), embed(60, 4, seed=1)
     relevance = Relevance.from_ids(np.arange(30), np.arange(60) ** 2 % 31)
     assert 0 in relevance.counts

@@ -39,7 +39,7 @@ CASES = {
     "mostly tied": (signs(20, 4), signs(45, 4, seed=1), some(2)),
     "every item the same": (signs(20, 4), torch.ones(45, 4), some(3)),
     "every document three times": (normal(20, 8), normal(15, 8, seed=1).repeat(3, 1), some(4)),
-    "duplicates beside each other": (normal(20, 8), normal(15, 8, seed=1).repeat_interleave(3, 0), some(5)),
+    "duplicates next to each other": (normal(20, 8), normal(15, 8, seed=1).repeat_interleave(3, 0), some(5)),
     "all relevant": (normal(20, 8), normal(45, 8, seed=1), EVERYTHING),
     "all relevant and tied": (torch.ones(20, 4), torch.ones(45, 4), EVERYTHING),
     "all scores negative": (normal(20, 8).abs(), -normal(45, 8, seed=1).abs(), some(6)),
@@ -75,7 +75,7 @@ def test_the_cases_have_the_ties_and_the_queries_without_relevant_items_that_the
         return np.mean([len(row.unique()) < len(row) for row in queries @ gallery.T])
 
     assert tied("random") == 0
-    named = ("mostly tied", "every item the same", "every document three times", "duplicates beside each other")
+    named = ("mostly tied", "every item the same", "every document three times", "duplicates next to each other")
     assert all(tied(case) == 1 for case in named)
     assert 0 in CASES["random, most queries without a relevant item"][2].counts
     assert all(len(gallery) < KS[-1] for _, gallery, _ in CASES.values())

@@ -37,7 +37,7 @@ def test_embeddings_are_those_of_sentence_transformers(encoder, folder):
     with torch.inference_mode():
         images = encoder.encode_image(torch.stack([encoder.preprocess(image) for image in IMAGES]))
         texts = encoder.encode_text(encoder.tokenizer(TEXTS))
-    # It resizes with torchvision, a shade beside PIL.
+    # It resizes with torchvision, a shade off PIL.
     for ours, inputs, floor in ((images, IMAGES, 0.999), (texts, TEXTS, 0.999999)):
         wanted = torch.as_tensor(np.asarray(theirs.encode(inputs)))
         assert torch.nn.functional.cosine_similarity(ours, wanted).min() > floor

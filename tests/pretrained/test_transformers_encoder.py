@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from helpers.tiny_encoders import save_clip, save_siglip
+from helpers.tiny_encoders import save_clip, save_siglip, without_gradient
 from modiste.errors import ModisteError
 from modiste.models.preprocess import Preprocess
 from modiste.pretrained.transformers import TransformersDualEncoder, preprocess_of
@@ -142,11 +142,7 @@ def test_layer_groups_are_in_order(clip):
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_every_trainable_parameter_gets_a_gradient(family, images, texts, request):
     encoder = request.getfixturevalue(family)
-    pixels = torch.stack([encoder.preprocess(image) for image in images[:3]])
-    image, text = encoder(pixels, encoder.tokenizer(texts))
-    F.cross_entropy(10 * image @ text.T, torch.arange(3)).backward()
-    assert [name for name, p in encoder.named_parameters() if p.requires_grad and p.grad is None] == []
-    encoder.zero_grad()
+    assert without_gradient(encoder, images[:3], texts) == []
 
 
 def test_clip_patches_are_the_projected_tokens(clip, images):
@@ -218,7 +214,7 @@ def test_pickled_weights_load_and_code_in_them_does_not_run(clip, clip_dir, tmp_
 
 
 def test_missing_weights_are_an_error_and_not_random(clip_dir, tmp_path):
-    """Marqo's repositories hold a stub config.json beside open_clip weights: transformers would go on untrained."""
+    """Marqo's repositories hold a stub config.json next to open_clip weights: transformers would go on untrained."""
     from safetensors.torch import load_file, save_file
 
     copy_of(clip_dir, tmp_path)

@@ -60,7 +60,7 @@ def titles(indexes):
 
 
 def shown(page):
-    """Product ids of the grid, once the answer is there."""
+    """Product ids of the grid, once the answer has come."""
     page.wait_for_selector("section[aria-busy=false] .card")
     return page.eval_on_selector_all(".card", "cards => cards.map((card) => card.dataset.product)")
 

@@ -1,4 +1,4 @@
-"""The grounding task against a plain reimplementation of its protocol, on drawn garments with true masks."""
+"""The grounding task against a plain reimplementation of its protocol, on synthetic garments with true masks."""
 
 import copy
 from types import SimpleNamespace

@@ -28,7 +28,7 @@ def result():
 
 
 def test_json_and_back_is_the_same():
-    """Every field survives strict JSON, floats to the last bit; the per-query values travel beside it."""
+    """Every field survives strict JSON, floats to the last bit; the per-query values travel next to it."""
     text = json.dumps(result().to_json(), allow_nan=False)
     again = Result.from_json(json.loads(text), per_query=result().per_query)
     assert again == result()

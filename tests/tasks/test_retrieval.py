@@ -128,7 +128,7 @@ def test_attribute_values_search_products():
 
 
 def test_published_queries(tmp_path):
-    """All images of a relevant product are relevant; what is judged 0 is not; a query without any is left out."""
+    """All images of a relevant product are relevant; what is judged 0 is not; a query without any is excluded."""
     path = tmp_path / "relevance.json"
     path.write_text(json.dumps({"garment 3": {"p3": 1, "p5": 0}, "garment 4": {"p4": 1, "p1": 1}, "none": {"p9": 0}}))
     task = Retrieval(directions=[], published={"mine": str(path)}, documents={"image": 1}, ks=[2])

@@ -13,23 +13,30 @@ SAME = [*TINY, "image.name=test_vit", "trainer.max_epochs=2", "optim.optimizer._
 SAME += ["~optim.optimizer.betas", "~optim.optimizer.eps", "optim.lr=0.1"]
 
 
-@pytest.mark.parametrize("loss", ["clip", "siglip"])
-def test_two_gloo_processes_equal_one(loss, tmp_path):
-    for trainer in ("cpu", "ddp_cpu"):
-        run = modiste("train", *SAME, f"trainer={trainer}", f"loss={loss}", f"hydra.run.dir={trainer}", cwd=tmp_path)
-        assert run.returncode == 0, run.stdout + run.stderr
-    one, two = (
-        torch.load(tmp_path / trainer / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for trainer in ("cpu", "ddp_cpu")
-    )
+def weights(run):
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def same_weights(first, second):
+    """The last weights of a run, which are those of another."""
+    one, two = weights(first), weights(second)
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(
             two[name], one[name], rtol=2e-4, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
+    return one
+
+
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
+def test_two_gloo_processes_equal_one(loss, tmp_path):
+    for trainer in ("cpu", "ddp_cpu"):
+        run = modiste("train", *SAME, f"trainer={trainer}", f"loss={loss}", f"hydra.run.dir={trainer}", cwd=tmp_path)
+        assert run.returncode == 0, run.stdout + run.stderr
+    one = same_weights(tmp_path / "cpu", tmp_path / "ddp_cpu")
     start = modiste("train", *SAME, "optim.lr=1e-12", f"loss={loss}", "hydra.run.dir=start", cwd=tmp_path)
     assert start.returncode == 0, start.stdout + start.stderr
-    still = torch.load(tmp_path / "start" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    still = weights(tmp_path / "start")
     moved = [float((one[name] - still[name]).abs().max()) for name in one if one[name].is_floating_point()]
     assert max(moved) > 100 * 2e-5, "training moved nothing, the comparison says nothing"
 
@@ -40,13 +47,5 @@ def test_two_processes_that_share_the_weights_equal_one(tmp_path):
         words = [f"trainer={trainer}", "trainer.gradient_clip_val=null", f"hydra.run.dir={trainer}"]
         run = modiste("train", *SAME, *words, cwd=tmp_path)
         assert run.returncode == 0, run.stdout + run.stderr
-    one, two = (
-        torch.load(tmp_path / trainer / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for trainer in ("cpu", "fsdp_cpu")
-    )
-    assert one.keys() == two.keys()
-    for name in one:
-        torch.testing.assert_close(
-            two[name], one[name], rtol=2e-4, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
-        )
+    same_weights(tmp_path / "cpu", tmp_path / "fsdp_cpu")
     assert package.load(str(tmp_path / "fsdp_cpu")).model.embed_dim == 32

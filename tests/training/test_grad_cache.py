@@ -135,7 +135,7 @@ def test_the_last_micro_batch_of_all_needs_no_second_pass():
 
 
 def most_saved(model, step):
-    """The most bytes beside the parameters that autograd saved at once while ``step()`` ran."""
+    """The most bytes besides the parameters that autograd saved at once while ``step()`` ran."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved, most = collections.Counter(), 0
 
@@ -170,7 +170,7 @@ def test_what_the_last_micro_batch_keeps_is_gone_before_the_second_pass_of_anoth
     )
     alone = most_saved(model, lambda: model.encode_image(inputs(model)[0][:1]).sum().backward())
     assert cached < 1.3 * alone < plain / 5, "more than one micro-batch and what the loss holds"
-    assert one_more > 1.8 * alone, "activations that live beside others are not seen"
+    assert one_more > 1.8 * alone, "activations that live next to others are not seen"
 
 
 @pytest.mark.usefixtures("either")

@@ -1,4 +1,4 @@
-"""What a training cost: energy and CO2e without network or files, sums over continuations, price, table and report."""
+"""What a training run cost: energy and CO2e without network or files, sums over restarts, price, table and report."""
 
 import builtins
 import csv

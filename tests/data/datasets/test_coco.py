@@ -385,7 +385,7 @@ KAGGLE_ROWS = [("a", 10, [1, 160], 0), ("a", 23, [], 1), ("b", 31, [160], 2)]
 
 
 def write_imaterialist(root, year, rows=KAGGLE_ROWS):
-    """2019: files with suffix and attributes after the class; 2020: without, and in a column of their own."""
+    """2019: files with suffix and attributes after the class; 2020: without, and in a separate column."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(["ImageId", "EncodedPixels", "Height", "Width", "ClassId", *(["AttributesIds"] * (year == 2020))])

@@ -29,7 +29,7 @@ NOISE = datasets.Features({"image": datasets.Image(), "category": STRING, "main_
 
 
 def part(start, ids, category="Dress", attribute="high_neck"):
-    """Rows with pictures of their own."""
+    """Rows with different pictures."""
     columns = {
         "image": [{"bytes": encoded(picture(start + i), "JPEG"), "path": None} for i in range(len(ids))],
         "raw_image": [{"bytes": b"never read", "path": None}] * len(ids),

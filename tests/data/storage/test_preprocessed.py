@@ -41,7 +41,7 @@ def test_batches_are_those_of_the_files_bit_for_bit(catalogue, tmp_path):
     assert ready.read_image(3).size == (24, 24)
 
 
-def test_finished_shards_are_kept_and_a_damaged_one_is_made_anew(catalogue, tmp_path):
+def test_finished_shards_are_kept_and_a_damaged_one_is_made_again(catalogue, tmp_path):
     shown = []
 
     def stop_after_two(items, total, title):

@@ -152,7 +152,7 @@ NOISY = {
 def test_a_resumed_epoch_goes_on_with_the_samples_that_are_left(start, workers, folder, catalogue, tmp_path):
     (tmp_path / "0.tar").write_bytes((folder / "0.tar").read_bytes())
     broken = list(members(range(6, 48)))
-    broken[0] = (broken[0][0], broken[0][1][:60])  # a sample that is left out moves the others
+    broken[0] = (broken[0][0], broken[0][1][:60])  # a sample that is dropped moves the others
     write_tar(tmp_path / "1.tar", broken)
     settings = {"num_workers": workers, "batches": 5, **NOISY}
     whole = loader(data(catalogue, tmp_path / "*.tar", **settings))
@@ -357,7 +357,7 @@ def test_without_the_package_the_remedy_is_said(folder, monkeypatch):
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory):
-    """Drawn garments as shards, every eighth picture damaged; and the settings of a training on them."""
+    """Synthetic garments as shards, every eighth picture damaged; and the settings of a training run on them."""
     folder = tmp_path_factory.mktemp("ready")
     source = [setting for setting in TINY if setting.startswith("data.catalogue")]
     words = ["data=synthetic", "data.batch_size=16", "format=webdataset", "shard_rows=32", "out=ready"]
