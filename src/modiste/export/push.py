@@ -35,7 +35,8 @@ def push(
     folder = folder.expanduser()
     facts = read_facts(folder)
     message = message or f"{facts['format']} by modiste {facts['modiste']}"
-    api, unreachable = HfApi(), (*network_errors(), LocalTokenNotFoundError)
+    api = HfApi()
+    unreachable: tuple[type[Exception], ...] = (*network_errors(), LocalTokenNotFoundError)
     try:
         if "/" not in repo_id:
             raise HFValidationError(f"'{repo_id}' has no owner")
@@ -59,7 +60,7 @@ def network_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import HfHubHTTPError
 
     # By its version the client is built on requests, httpx or httpx2: the outermost class of theirs stands for all.
-    own = [kind for kind in HfHubHTTPError.__mro__ if kind.__module__ != "builtins"]
+    own = [kind for kind in HfHubHTTPError.__mro__ if issubclass(kind, Exception) and kind.__module__ != "builtins"]
     return (own[-1], ConnectionError, TimeoutError)
 
 

@@ -38,6 +38,7 @@ from modiste.utils.run_dir import read_json, write_json
 if TYPE_CHECKING:
     from modiste.data.sources import ImageSource
     from modiste.models.dual_encoder import DualEncoder
+    from modiste.search.engines.qdrant import QdrantStore
     from modiste.search.index import Index
 
 FORMAT = 1
@@ -542,7 +543,7 @@ class Staging:
             with pa.OSFile(str(file)) as opened:
                 self._take(pa.ipc.open_file(opened).read_all())
 
-    def remember(self, store: LanceStore, rows: Mapping[str, int]) -> None:
+    def remember(self, store: LanceStore | QdrantStore, rows: Mapping[str, int]) -> None:
         """Takes over from the store what it has of these pixels."""
         if rows:
             found = store.take(list(rows.values()), ["_pixels", "_vector", "_thumbnail"])

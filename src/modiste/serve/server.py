@@ -77,9 +77,10 @@ class Server:
             where = where_of(body.where, body.filters, held)
             asked: dict[str, Any] = {"text": body.text, "image": image, "like": body.like}
             given = {name: value for name, value in asked.items() if value not in (None, "")}
+            weights = {str(part): weight for part, weight in body.weights.items()}
             if given or body.minus:
                 found = held.index.search(
-                    **given, minus=body.minus or None, where=where, k=body.k, weights={**body.weights} or None,
+                    **given, minus=body.minus or None, where=where, k=body.k, weights=weights or None,
                     hybrid=body.hybrid and bool(body.text), group=body.group,
                 )  # fmt: skip
                 facts = {
