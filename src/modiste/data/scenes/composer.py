@@ -135,7 +135,7 @@ class Composer:
         return Scenes(self, catalogue, seed, count)
 
 
-class Scenes(Dataset):
+class Scenes(Dataset[Scene]):
     """Scenes of one catalogue, see `Composer.bind`.
 
     Attributes:
