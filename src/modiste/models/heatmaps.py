@@ -10,7 +10,7 @@ import hashlib
 import logging
 import math
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from PIL import Image
@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modiste.errors import ModisteError
-from modiste.models.dual_encoder import DualEncoder
+
+if TYPE_CHECKING:
+    from modiste.models.dual_encoder import DualEncoder
 
 GREY = 128
 PAPER_SIZE = 224
