@@ -24,11 +24,12 @@ REASONS = {
     "any kind of table": "data.tables:from_table",
     "any of several classes with the attributes that its docstring names": """
         embedding.embedder:PrefixEmbedder.__init__ models.dual_encoder:TwoTower.__init__
-        reporting.html.gallery:Images.card search.opened:snapshot_of
+        reporting.html.gallery:Images.card search.opened:snapshot_of terms.patches:PatchTerm.take
         search.query:several serve.batching:Batcher.submit losses.base:ContrastiveLoss.__call__
     """,
     "objects of timm, open_clip, transformers and sentence-transformers, which have no types": """
-        images.timm:hook_trunk images.timm:resize_trunk pretrained.openclip:OpenClipTokenizer.__init__
+        images.timm:hook_trunk images.timm:resize_trunk images.timm:stage_channels
+        pretrained.openclip:OpenClipTokenizer.__init__
         pretrained.sentence_transformers:SentenceTokenizer.__init__
         pretrained.sentence_transformers:image_preprocess pretrained.sentence_transformers:on_pil
         pretrained.transformers:CheckpointTokenizer.__init__ pretrained.transformers:preprocess_of

@@ -27,7 +27,16 @@ from modiste.search.encoder import Encoder, ModelCard
 from modiste.search.engines.compressed import Codes
 from modiste.search.engines.lancedb import KEY, WORDS, LanceStore
 from modiste.search.engines.memory import Snapshot
-from modiste.search.opened import FACTS, Opened, changed_snapshot, newest, read_facts, snapshot_folder, snapshot_of, store_of
+from modiste.search.opened import (
+    FACTS,
+    Opened,
+    changed_snapshot,
+    newest,
+    read_facts,
+    snapshot_folder,
+    snapshot_of,
+    store_of,
+)
 from modiste.search.planner import EXACT, IVF, QUERIES, Measured, Plan, measure, measured_limit, smallest
 from modiste.search.where import NUMBER, TEXT
 from modiste.utils.atomic import atomic

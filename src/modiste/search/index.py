@@ -213,7 +213,9 @@ class Index(Opened):
         import pyarrow.compute as pc
 
         return [
-            value for value in pc.unique(plain_column(self.snapshot.table.column(column))).to_pylist() if value is not None
+            value
+            for value in pc.unique(plain_column(self.snapshot.table.column(column))).to_pylist()
+            if value is not None
         ]
 
     def image(self, row: int) -> Image:

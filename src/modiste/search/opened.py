@@ -15,9 +15,9 @@ from modiste.search.engines.memory import Snapshot
 from modiste.utils.run_dir import read_json
 
 if TYPE_CHECKING:
-    from modiste.search.engines.qdrant import QdrantStore
+    import pyarrow as pa
 
-    pass
+    from modiste.search.engines.qdrant import QdrantStore
 
 FACTS = "index.json"
 FIXED = ("row", "product_id", "text")
