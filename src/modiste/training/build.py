@@ -26,7 +26,7 @@ from modiste.training.feature_cache import FeatureCache
 from modiste.training.grad_cache import GradCache
 from modiste.training.module import ContrastiveModule
 from modiste.training.monitor import settle_monitor
-from modiste.training.validation_sets import build_validation_sets, check_monitor
+from modiste.training.validation_sets import build_validation_sets
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir, cache_dir
 
@@ -95,7 +95,6 @@ def build_parts(
         terms=terms,
         mean=cfg.monitor.mean,
     )
-    check_monitor(cfg.monitor.metric, module.sets)
     module.train()  # transformers hands out its models in evaluation mode, and Lightning leaves the mode as it is
     return TrainingParts(plain, model, data, module)
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from modiste.config import HELD_OUT, instantiate, validate
@@ -14,8 +13,7 @@ from modiste.config.overrides import override_value
 from modiste.data.build import load
 from modiste.data.catalogue import Catalogue
 from modiste.data.module import ValidationSet
-from modiste.embedding.embedder import MatrixEmbedder
-from modiste.errors import ModisteError, did_you_mean
+from modiste.errors import ModisteError
 from modiste.evaluation.overlap import source
 from modiste.evaluation.spec import Entry, EvaluationSpec, named_entries
 from modiste.models.dual_encoder import DualEncoder
@@ -102,38 +100,3 @@ def build_validation_sets(
             raise ModisteError(f"transfer.{name}: {error}") from error
         sets[name] = ValidationSet(data, spec.split, {key: instantiate(node) for key, node in cfg.task.items()})
     return sets
-
-
-def check_monitor(metric: str, sets: Mapping[str, ValidationSet]) -> None:
-    """Check before training that a task logs the monitor: the task is asked, with random embeddings.
-
-    Args:
-        metric: ``val/<task>/<metric>`` or ``val/<set>/<task>/<metric>``; losses always exist.
-        sets: What is validated, by the prefix of its metrics.
-
-    Raises:
-        ModisteError: The task measures no such metric.
-    """
-    tasks = [(f"{prefix}/{name}/", part, task) for prefix, part in sets.items() for name, task in part.tasks.items()]
-    for start, part, task in tasks:
-        if not metric.startswith(start):
-            continue
-        known = _measured(part, task)
-        if known and metric.removeprefix(start) not in known:
-            hint = did_you_mean(metric, [start + name for name in known])
-            raise ModisteError(f"'monitor.metric' is {metric}, which validation does not measure. {hint}")
-
-
-def _measured(part: ValidationSet, task: Any) -> set[str]:
-    """The metrics of a task on a set; empty where random embeddings cannot tell."""
-    pairs, generator = part.data.pairs(part.split), torch.Generator().manual_seed(0)
-
-    def embed(texts: Sequence[str]) -> torch.Tensor:
-        return torch.nn.functional.normalize(torch.randn(len(texts), 8, generator=generator))
-
-    captions = [pairs.captions.first(row) for row in range(len(pairs))]
-    embedder = MatrixEmbedder(pairs.catalogue, embed(captions), embed(captions), captions, embed)
-    try:
-        return set(task(embedder, pairs.catalogue, part.split).metrics)
-    except Exception:  # validation will say what is wrong
-        return set()
