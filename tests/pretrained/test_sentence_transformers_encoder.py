@@ -78,5 +78,5 @@ def test_without_the_package_the_sentence_says_how_to_get_it(folder, monkeypatch
     from modiste.pretrained.sentence_transformers import SentenceTransformersDualEncoder
 
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(ModisteError, match=r"pip install 'modiste\[sentence-transformers\]'"):
+    with pytest.raises(ModisteError, match=r"pip install -U 'modiste\[sentence-transformers\]'"):
         SentenceTransformersDualEncoder(str(folder))

@@ -127,7 +127,9 @@ def content(pixels: np.ndarray) -> tuple[float, float, float, float]:
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     if len(rows) < height / 5 or len(columns) < width / 5:
         return 0.0, 0.0, 1.0, 1.0
-    return columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
+    left, right = int(columns[0]), int(columns[-1]) + 1
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    return left / width, top / height, right / width, bottom / height
 
 
 def thumbnails(catalogue: Catalogue, progress: Progress = silent) -> Thumbnails:
