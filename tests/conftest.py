@@ -1,7 +1,9 @@
 """What every test shares: a cache of its own, two threads, and the real data sets where MODISTE_DATA has them."""
 
+import contextlib
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,6 +17,12 @@ def pytest_configure(config):
     """Scans and embeddings never go to the user's cache, not even those of a doctest."""
     config.modiste_cache = tempfile.mkdtemp(prefix="modiste-cache-")
     os.environ["MODISTE_CACHE"] = config.modiste_cache
+    # TensorBoard's absl closes the stream of its handler when a command in this process configures logging, unless that
+    # is the real stderr: as pytest's capture it would take the rest of the tests with it.
+    with contextlib.suppress(ImportError):
+        from absl import logging as absl_logging
+
+        absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 def pytest_unconfigure(config):
