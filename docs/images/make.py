@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from modiste import search
 from modiste.utils.drawing import typeface
 
-QUERIES = ("black ankle boots", "a yellow handbag", "a red scarf", "a polka-dot skirt")
+QUERIES = ("a red dress", "black ankle boots", "a yellow handbag", "a striped t-shirt")
 SIDE, GAP, HEAD, RESULTS = 60, 4, 20, 6
 
 
@@ -29,7 +29,7 @@ def main(index: str) -> None:
         rows = opened.search(text=query, k=RESULTS).table.column("row").to_pylist()
         for place, row in enumerate(rows):
             sheet.paste(opened.image(row).convert("RGB").resize((SIDE, SIDE)), (place * (SIDE + GAP), top + HEAD))
-    sheet.quantize(16).save(Path(__file__).parent / "search.png", optimize=True)
+    sheet.quantize(32).save(Path(__file__).parent / "search.png", optimize=True)
 
 
 if __name__ == "__main__":
