@@ -158,7 +158,7 @@ def notes(audit: Audit) -> list[str]:
         found.append(f"The evaluated titles are {titles:,} different ones, as class names are: equal ones tell little.")
     found.append(
         "Not seen: other photographs of the same product, crops of more than a third, turns of more than about ten "
-        "degrees, what lies over a picture (text, watermarks), and recoloured copies; titles that are worded anew."
+        "degrees, what lies over a picture (text, watermarks), and recoloured copies; reworded titles."
     )
     if "copy" not in audit.matches:
         found.append("Changed copies (mirrored, cropped, turned …) were not looked for: copies=true.")
