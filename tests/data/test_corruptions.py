@@ -59,7 +59,7 @@ def test_caches_tell_originals_and_transforms_apart(drawn):
 
 
 def test_the_split_is_that_of_the_originals():
-    words = ["data.catalogue.products=40", "data.catalogue.size=32"]
+    words = ["data.catalogue.products=120", "data.catalogue.size=32"]
     thumbnail = "data.corruptions=[{_target_: modiste.data.augment.Thumbnail, p: 1.0}]"
     plain, degraded = (load(compose("evaluate", [*words, *more]).data) for more in ([], [thumbnail]))
     assert degraded.column("split") == plain.column("split")
