@@ -15,6 +15,4 @@ def test_the_demo_classifies_retrieves_and_finds_red_dresses(tmp_path):
     assert zeroshot.metrics["category/weighted_f1"].value >= 0.8
     assert retrieval.metrics["t2i/mrr"].value >= 0.75
     searches = {e["query"]: e["results"] for e in retrieval.examples if e["search"] == "queries"}
-    assert "a red dress" in searches
-    for query, results in searches.items():
-        assert [result["relevant"] for result in results[:3]] == [True] * 3, query
+    assert [result["relevant"] for result in searches["a red dress"]] == [True] * 5
