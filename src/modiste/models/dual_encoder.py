@@ -117,7 +117,7 @@ class DualEncoder(nn.Module):
     def ground(
         self,
         image: Image.Image,
-        phrase: Sequence[str],
+        phrase: list[str],
         method: str = ...,
         size: int | None = ...,
         threshold: float = ...,

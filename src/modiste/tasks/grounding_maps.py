@@ -341,7 +341,8 @@ class Scan:
 def remembering(model: DualEncoder) -> DualEncoder:
     """The model, which keeps the patch features of its last input: several methods ask for those of one photo."""
     other: Any = copy.copy(model)
-    inner, last = model.patch_features, []
+    inner = model.patch_features
+    last: list[Tensor] = []
 
     def patch_features(pixels: Tensor) -> Tensor:
         if not (last and last[0].shape == pixels.shape and torch.equal(last[0], pixels)):

@@ -34,7 +34,7 @@ class Photo:
         return np.where(down[:, None] & across, self.row, UNKNOWN_ROW).astype(np.int32)
 
 
-class Photos(Dataset):
+class Photos(Dataset[Photo]):
     """The photos of a catalogue, each scaled to fit a square of ``size`` pixels, without a crop.
 
     >>> from modiste.data.synthetic import Synthetic
