@@ -171,7 +171,7 @@ def laughs() -> str:
 
 
 def text_file(name: str, text: str) -> Callable[[Path, Path], None]:
-    """One file of the folder, written anew."""
+    """One file of the folder, replaced."""
 
     def make(folder: Path, outside: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
