@@ -68,6 +68,13 @@ def test_a_new_recipe_and_new_or_removed_keys_may_change_what_they_like(run):
         check_unchanged(config, line)
 
 
+def test_a_group_that_is_chosen_again_keeps_its_keys_and_another_takes_them_with_it(run):
+    OmegaConf.save(OmegaConf.create([*STARTED, "loss.init_bias=-5"]), run / "overrides.yaml")
+    resume = f"resume={quote(str(run))}"
+    assert "loss.init_bias=-5" in restart([resume, "loss=siglip"], {"loss", "image"}).overrides
+    assert "loss.init_bias=-5" not in restart([resume, "loss=clip"], {"loss", "image"}).overrides
+
+
 def test_what_names_no_run_is_none(run):
     assert restart(["continue=auto", "loss=clip"], {"loss"}) is None
     assert restart(["init=elsewhere", "resume=null"], {"loss"}) is None

@@ -69,9 +69,10 @@ def _named_run(override: str) -> Path:
 
 
 def _in_force(earlier: Sequence[str], later: Sequence[str], groups: Collection[str]) -> list[str]:
-    """Overrides without the keys that later ones set, and without what lay in a group that they replace."""
+    """Overrides without the keys that later ones set, and without what lay in a group that they replace by another."""
     keys = {override.partition("=")[0] for override in later}
-    replaced = tuple(f"{key}{sign}" for key in keys & set(groups) for sign in "./")
+    other = {override.partition("=")[0] for override in later if override not in earlier}
+    replaced = tuple(f"{key}{sign}" for key in other & set(groups) for sign in "./")
     return [o for o in earlier if o.partition("=")[0] not in keys and not o.lstrip("+~").startswith(replaced)]
 
 
