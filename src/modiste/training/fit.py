@@ -175,6 +175,7 @@ def quieten() -> None:
         "`isinstance.treespec, LeafSpec.` is deprecated",
         "The '.*_dataloader' does not have many workers",
         "Checkpoint directory .* exists and is not empty",
+        "The dirpath has changed from",  # a resumed run has a directory of its own
     ):
         warnings.filterwarnings("ignore", message)
 
