@@ -57,6 +57,17 @@ def test_a_patch_head_leaves_the_global_embedding_and_old_checkpoints_as_they_ar
     assert new.patch_head in new.layer_groups("image")[-1]
 
 
+def test_features_of_patches_are_left_out_in_training_only():
+    model = TwoTower(encoder(patch_stages=[-2, -1]), small_text(), 16, patch_dropout=0.5)
+    features = torch.randn(4, 4, model.image.patch_dim)
+    with torch.no_grad():
+        head = model.eval().patch_head
+        assert torch.equal(head(features), head.projection(head.norm(features)))
+        assert not torch.equal(model.train().patch_head(features), head.projection(head.norm(features)))
+    with pytest.raises(ModisteError, match=r"model\.patch_dropout=1 must be at least 0 and below 1"):
+        TwoTower(encoder(patch_stages=[-2, -1]), small_text(), 16, patch_dropout=1.0)
+
+
 def test_what_a_network_cannot_do_is_said():
     with pytest.raises(ModisteError, match="output_stride=16: use null"):
         encoder("test_vit", output_stride=16)

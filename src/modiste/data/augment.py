@@ -34,7 +34,7 @@ class Thumbnail:
     """
 
     def __init__(self, p: float = 0.5, size: int = 28, invert: float = 0.0) -> None:
-        _check("Thumbnail", p=p, invert=invert)
+        check_fractions("Thumbnail", p=p, invert=invert)
         if size < 1:
             raise ModisteError(f"Thumbnail.size={size} must be at least 1.")
         self.p, self.size, self.invert = p, size, invert
@@ -77,7 +77,7 @@ class CropEnds:
     """
 
     def __init__(self, p: float = 0.5, top: float = 0.25, bottom: float = 0.25) -> None:
-        _check("CropEnds", p=p, top=top, bottom=bottom)
+        check_fractions("CropEnds", p=p, top=top, bottom=bottom)
         if top + bottom >= 1:
             raise ModisteError(
                 f"CropEnds would remove the whole image: top={top:g} and bottom={bottom:g} must sum to less than 1."
@@ -117,7 +117,7 @@ class HideSkin:
     """
 
     def __init__(self, p: float = 0.5, most: float = 0.5) -> None:
-        _check("HideSkin", p=p, most=most)
+        check_fractions("HideSkin", p=p, most=most)
         self.p, self.most = p, most
 
     def __repr__(self) -> str:
@@ -159,7 +159,7 @@ class RoomLight:
     def __init__(
         self, p: float = 0.5, exposure: float = 0.15, cast: float = 0.05, slope: float = 0.12, folds: float = 0.12
     ) -> None:
-        _check("RoomLight", p=p, exposure=exposure, cast=cast, slope=slope, folds=folds)
+        check_fractions("RoomLight", p=p, exposure=exposure, cast=cast, slope=slope, folds=folds)
         self.p, self.exposure, self.cast, self.slope, self.folds = p, exposure, cast, slope, folds
 
     def __repr__(self) -> str:
@@ -185,7 +185,8 @@ class RoomLight:
         return np.asarray(Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC))
 
 
-def _check(name: str, **parts: float) -> None:
+def check_fractions(name: str, **parts: float) -> None:
+    """Raise ModisteError where one of the parts of ``name`` is outside [0, 1]."""
     for key, value in parts.items():
         if not 0 <= value <= 1:
             raise ModisteError(f"{name}.{key}={value:g}: give a number from 0 to 1.")

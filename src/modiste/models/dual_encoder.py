@@ -176,21 +176,23 @@ class PatchHead(nn.Module):
     Args:
         dim: Number of features of a patch.
         embed_dim: Size D of the shared space.
+        dropout: Probability with which a feature is left out in training, against what only composed scenes show.
 
     Attributes:
         background: Learned vector (D,), which patches that show no product are close to (LSeg, arXiv:2201.03546, has
             a text for it; RegionCLIP, arXiv:2112.09106, this vector).
     """
 
-    def __init__(self, dim: int, embed_dim: int) -> None:
+    def __init__(self, dim: int, embed_dim: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(dim)  # stages differ in scale
         self.projection = nn.Linear(dim, embed_dim)
         self.background = nn.Parameter(torch.randn(embed_dim) / embed_dim**0.5)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (..., dim) to (..., D)."""
-        return self.projection(self.norm(features))
+        return self.projection(self.norm(self.dropout(features)))
 
 
 class TwoTower(DualEncoder):
@@ -203,24 +205,29 @@ class TwoTower(DualEncoder):
         text_isometry: Start with a text projection that keeps the angles between the text encoder's features, an
             orthogonal matrix: the shared space is then the one that a sentence encoder was trained for, words that
             training never sees included. It needs ``embed_dim`` ≥ ``text.dim``.
+        patch_dropout: See `PatchHead`.
 
     Attributes:
         patch_head: Projects the stages of the image encoder that have ``patch_dim`` features (``image.patch_stages``)
             into the shared space; None: patches take the projection of the image.
 
     Raises:
-        ModisteError: ``text_isometry`` in a space of fewer dimensions.
+        ModisteError: ``text_isometry`` in a space of fewer dimensions, or ``patch_dropout`` is no probability below 1.
     """
 
-    def __init__(self, image: Any, text: Any, embed_dim: int = 256, text_isometry: bool = False) -> None:
+    def __init__(
+        self, image: Any, text: Any, embed_dim: int = 256, text_isometry: bool = False, patch_dropout: float = 0.0
+    ) -> None:
         super().__init__()
+        if not 0 <= patch_dropout < 1:
+            raise ModisteError(f"model.patch_dropout={patch_dropout:g} must be at least 0 and below 1.")
         self.image, self.text, self.embed_dim = image, text, embed_dim
         self.preprocess = image.preprocess
         self.tokenizer = text.tokenizer
         self.image_projection = nn.Linear(image.dim, embed_dim, bias=False)
         self.text_projection = nn.Linear(text.dim, embed_dim, bias=False)
         patch_dim = getattr(image, "patch_dim", None)
-        self.patch_head = PatchHead(patch_dim, embed_dim) if patch_dim else None
+        self.patch_head = PatchHead(patch_dim, embed_dim, patch_dropout) if patch_dim else None
         if text_isometry:
             if embed_dim < text.dim:
                 raise ModisteError(

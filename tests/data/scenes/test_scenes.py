@@ -146,6 +146,20 @@ def test_scenes_show_products_of_the_labels_and_figures_only_what_is_worn(plain)
     assert {"Tshirts", "Jeans", "Sports Shoes"} <= worn
 
 
+def test_a_softened_scene_is_the_same_scene_with_less_detail(plain):
+    """Products and background alike; the labels stay."""
+    sharp, soft = (Composer(size=64, softened=often).bind(plain) for often in (0.0, 1.0))
+
+    def detail(scene):
+        grey = np.asarray(scene.image.convert("L"), dtype=float)
+        return np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean()
+
+    pairs = [(sharp[index], soft[index]) for index in range(8)]
+    assert all(np.array_equal(one.labels, other.labels) for one, other in pairs)
+    assert all(detail(other) < detail(one) for one, other in pairs)
+    assert all(np.abs(np.mean(one.image) - np.mean(other.image)) < 3 for one, other in pairs)
+
+
 def test_a_catalogue_without_clean_backgrounds_or_types_is_refused(plain):
     noise = np.random.default_rng(0).integers(0, 256, (4, 40, 30, 3), dtype=np.uint8)
     numbers = list("0123")

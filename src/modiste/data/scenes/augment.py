@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from modiste.data.augment import check_fractions
 from modiste.data.catalogue import Catalogue
 from modiste.data.scenes.backgrounds import background
 from modiste.data.scenes.composer import Canvas
@@ -51,9 +52,7 @@ class InScene:
     catalogue: Catalogue | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("p", "occlusion"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ModisteError(f"InScene.{name}={getattr(self, name):g}: give a number from 0 to 1.")
+        check_fractions("InScene", p=self.p, occlusion=self.occlusion)
         if self.size < 16 or self.distractors < 0:
             raise ModisteError("InScene.size must be at least 16 pixels, and InScene.distractors at least 0.")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from modiste.data.augment import check_fractions
 from modiste.data.catalogue import Catalogue
 from modiste.data.scenes.backgrounds import background
 from modiste.data.scenes.cutouts import CutOut, cut_out
@@ -26,6 +27,9 @@ BACKGROUND, UNKNOWN = 0, -1
 BACKGROUND_ROW, UNKNOWN_ROW = -2, -1
 GREY = (128, 128, 128)
 TRIES = 12
+SOFTEST = 0.25
+"""The coarsest scene's side, as a fraction of its own; the logarithm is uniform."""
+BICUBIC = Image.Resampling.BICUBIC
 PROBE = 48
 """Products of which a tenth must have a clean background."""
 
@@ -89,6 +93,8 @@ class Composer:
         worn: Where a photo shows a model: how often the model is kept, not only the garment.
         occlusion: How often something covers a part of the scene.
         padded: How often a figure's scene is an upright picture between grey margins, as the grounding task pads one.
+        softened: How often a scene is drawn coarsely, products and background alike, by `SOFTEST` at most: products
+            of small photos are less sharp than what is drawn around them, which would give them away.
         tolerance: See `modiste.data.scenes.cutouts.foreground`.
         power: A type of n products is drawn with a probability proportional to n^power.
         zones: Zone (`modiste.data.scenes.zones.ZONES`) → types, where their words do not say it; "none": not worn.
@@ -105,15 +111,15 @@ class Composer:
     worn: float = 0.7
     occlusion: float = 0.15
     padded: float = 0.5
+    softened: float = 0.8
     tolerance: int = 20
     power: float = 0.5
     zones: Mapping[str, Sequence[str]] = field(default_factory=dict)
     exclude: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for name in ("figures", "worn", "occlusion", "padded", "power"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ModisteError(f"scenes.{name}={getattr(self, name):g}: give a number from 0 to 1.")
+        fractions = ("figures", "worn", "occlusion", "padded", "softened", "power")
+        check_fractions("scenes", **{name: getattr(self, name) for name in fractions})
         if self.size < 32:
             raise ModisteError(f"scenes.size={self.size} must be at least 32 pixels.")
         if len(self.products) != 2 or not 1 <= self.products[0] <= self.products[1]:
@@ -175,7 +181,7 @@ class Scenes(Dataset[Scene]):
         (self._figure if upright else self._collage)(rng, canvas)
         if rng.random() < self.composer.occlusion:
             canvas.cover(rng)
-        return canvas.finished(self.composer.size, rng)
+        return canvas.finished(self.composer.size, rng, softened=rng.random() < self.composer.softened)
 
     def cut_out(self, row: int) -> CutOut | None:
         """The product of a row; None where its background is not clean."""
@@ -310,7 +316,7 @@ class Canvas:
             self.products.append(row)
         whole = max(1, round(size[0])), max(1, round(size[1]))
         layers = [cut.image, cut.mask, cut.garment, cut.body]
-        kinds = [Image.Resampling.BICUBIC, *[Image.Resampling.BILINEAR] * 3]
+        kinds = [BICUBIC, *[Image.Resampling.BILINEAR] * 3]
         layers = [layer.resize(whole, kind) for layer, kind in zip(layers, kinds, strict=True)]
         if flip:
             layers = [layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for layer in layers]
@@ -363,8 +369,8 @@ class Canvas:
         self.image.paste(background(rng, (width, height)), corner, mask)
         self._label(np.asarray(mask) >= 128, corner, BACKGROUND)
 
-    def finished(self, size: int, rng: np.random.Generator) -> Scene:
-        """The scene: light and sharpness varied, an upright picture between grey margins."""
+    def finished(self, size: int, rng: np.random.Generator, softened: bool = False) -> Scene:
+        """The scene: light and sharpness varied, an upright picture between grey margins; ``softened``: coarse."""
         image = self.image
         if rng.random() < 0.5:
             image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.2))))
@@ -379,6 +385,9 @@ class Canvas:
             image = square
         if rng.random() < 0.5:
             image, labels = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), labels[:, ::-1].copy()
+        if softened:
+            coarse = max(1, round(size * SOFTEST ** rng.random()))
+            image = image.resize((coarse, coarse), BICUBIC).resize((size, size), BICUBIC)
         return Scene(image, labels, self.products)
 
 
