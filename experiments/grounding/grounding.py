@@ -114,7 +114,8 @@ def pooled(seeds: list[dict[str, np.ndarray]]) -> dict[str, Any]:
         raise SystemExit("The seeds were evaluated on different pairs: evaluate them again.")
     names = [name for name in seeds[0] if name not in ("cluster", "phrase")]
     means = {name: np.mean([values[name] for values in seeds], axis=0) for name in names}
-    micro, macro = (bootstrap_clusters(means, photos, kinds, RESAMPLES) for kinds in (None, phrases))
+    differences = [name for name in means if "/gain_over_" in name]
+    micro, macro = (bootstrap_clusters(means, photos, kinds, RESAMPLES, 0, differences) for kinds in (None, phrases))
     found = {name: asdict(interval) for name, interval in micro.items()}
     for name, interval in macro.items():
         part, _, metric = name.rpartition("/")

@@ -8,7 +8,13 @@ from sklearn.metrics import f1_score
 from modiste.errors import ModisteError
 from modiste.metrics import intervals
 from modiste.metrics.classification import classification_metrics, confusion_matrix
-from modiste.metrics.intervals import bootstrap, bootstrap_clusters, bootstrap_confusion
+from modiste.metrics.intervals import (
+    bootstrap,
+    bootstrap_clusters,
+    bootstrap_confusion,
+    bootstrap_groups,
+    bootstrap_statistic,
+)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 50])
@@ -100,6 +106,35 @@ def test_accuracy_is_the_same_from_pairs_and_from_the_confusion_matrix():
     cells = bootstrap_confusion(np.array([[40, 10], [20, 30]]), classification_metrics, resamples=4000)["accuracy"]
     assert mean.value == pytest.approx(cells.value)
     assert (mean.low, mean.high) == pytest.approx((cells.low, cells.high), abs=0.011)
+
+
+@pytest.mark.parametrize("n", [1, 9, 40])
+@pytest.mark.parametrize("right", [0, 1])
+def test_all_right_or_all_wrong_is_no_certainty(n, right):
+    """The exact interval of a proportion, as scipy has it; not of ranks, of differences, or where queries differ."""
+    exact = stats.binomtest(right * n, n).proportion_ci(method="exact")
+    same = np.full(n, float(right))
+    ends = {"accuracy": (exact.low, exact.high), "gain": (right, right)}
+    confusion = np.array([[n, 0], [0, 0]]) if right else np.array([[0, n], [0, 0]])
+    of_pairs = bootstrap_confusion(confusion, classification_metrics)
+    found = [
+        bootstrap({"accuracy": same, "gain": same}, medians=["gain"]),
+        bootstrap_clusters({"accuracy": same, "gain": same}, np.arange(n), signed=["gain"]),
+        bootstrap_groups([{"accuracy": same}, {"accuracy": np.full(n + 3, float(right))}]),
+        {"accuracy": bootstrap_statistic(lambda counts: counts @ same / n, n)},
+        {"accuracy": of_pairs["accuracy"]},
+        {"accuracy": of_pairs["weighted_f1"]},
+    ]
+    for intervals_of in found:
+        for name, one in intervals_of.items():
+            assert (one.low, one.high) == pytest.approx(ends[name])
+            assert one.value == pytest.approx(right)
+
+
+def test_photos_not_their_phrases_count_at_the_edge():
+    hits = {"pointing": np.ones(30)}
+    photos = np.arange(30) // 3
+    assert bootstrap_clusters(hits, photos)["pointing"].low == pytest.approx(0.025 ** (1 / 10))
 
 
 def test_the_seed_decides():

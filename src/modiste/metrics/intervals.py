@@ -14,6 +14,7 @@ from modiste.errors import ModisteError
 Floats = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-12
 CHUNK = 2**22
 """Numbers that a chunk of resamples holds at most."""
 
@@ -21,6 +22,9 @@ CHUNK = 2**22
 @dataclass(frozen=True)
 class Interval:
     """A metric's value and its bootstrap interval.
+
+    Where every resample has the value 0, or every one 1, the percentiles would be that value, as if it were certain: the
+    other end is then the exact one of a proportion (Clopper & Pearson 1934), a bound of any mean of values in [0, 1].
 
     Attributes:
         value: On the queries as they are.
@@ -38,7 +42,7 @@ class Interval:
 def describe_bootstrap(resamples: int, seed: int, unit: str = "query") -> dict[str, str | int | float]:
     """Plain facts for results."""
     return {
-        "method": "percentile",
+        "method": "percentile; exact where all resamples are 0 or all are 1",
         "unit": unit,
         "confidence": CONFIDENCE,
         "resamples": resamples,
@@ -78,7 +82,7 @@ def bootstrap(
     draws = dict(zip(means, np.concatenate(mean_draws).T, strict=True))
     draws |= {name: np.concatenate(parts) for name, parts in median_draws.items()}
     statistic = {name: float(np.median(v) if name in medians else np.mean(v)) for name, v in values.items()}
-    return {name: _interval(statistic[name], draws[name], n) for name in values}
+    return {name: _interval(statistic[name], draws[name], n if name in means else None, n) for name in values}
 
 
 def bootstrap_groups(
@@ -108,7 +112,8 @@ def bootstrap_groups(
         values += table.mean(axis=0)
         n += len(table)
     pairs = zip(names, values / len(groups), total.T / len(groups), strict=True)
-    return {name: _interval(float(value), draws, n) for name, value, draws in pairs}
+    fewest = min(len(group[names[0]]) for group in groups)
+    return {name: _interval(float(value), draws, fewest, n) for name, value, draws in pairs}
 
 
 def bootstrap_clusters(
@@ -117,6 +122,7 @@ def bootstrap_clusters(
     classes: npt.NDArray[Any] | None = None,
     resamples: int = 1000,
     seed: int = 0,
+    signed: Collection[str] = (),
 ) -> dict[str, Interval]:
     """Intervals of means of per-query values that depend on each other within a cluster, such as a photo's phrases.
 
@@ -130,6 +136,7 @@ def bootstrap_clusters(
             query in a resample is no part of its mean. None: the micro average, the mean over queries.
         resamples: Number of resamples of the clusters with replacement.
         seed: Of the resamples.
+        signed: Metrics whose values may be negative, such as differences.
 
     Raises:
         ModisteError: There is no query, or no resample.
@@ -144,7 +151,9 @@ def bootstrap_clusters(
     n = len(clusters)
     _check(n, resamples)
     value, draws = cluster_means(np.stack([*values.values()], axis=1), clusters, classes, resamples, seed)
-    return {name: _interval(float(v), d, n) for name, v, d in zip(values, value, draws.T, strict=True)}
+    units = len(np.unique(clusters))
+    found = zip(values, value, draws.T, strict=True)
+    return {name: _interval(float(v), d, None if name in signed else units, n) for name, v, d in found}
 
 
 def cluster_means(
@@ -218,7 +227,7 @@ def bootstrap_statistics(
     for name, (value,) in statistics(np.ones((1, n))).items():
         draws = np.concatenate([chunk[name] for chunk in chunks])
         draws = draws[~np.isnan(draws)]
-        intervals[name] = _interval(float(value), draws + (value - draws.mean() if unbiased else 0), n)
+        intervals[name] = _interval(float(value), draws + (value - draws.mean() if unbiased else 0), n, n)
     return intervals
 
 
@@ -262,7 +271,7 @@ def bootstrap_confusion(
     sizes = [min(step, resamples - start) for start in range(0, resamples, step)]
     chunks = [evaluate(generator.multinomial(n, cells / n, size=b).astype(np.float64)) for b in sizes]
     value = evaluate(cells.astype(np.float64))
-    return {name: _interval(float(v), np.concatenate([c[name] for c in chunks]), n) for name, v in value.items()}
+    return {name: _interval(float(v), np.concatenate([c[name] for c in chunks]), n, n) for name, v in value.items()}
 
 
 def _check(n: int, resamples: int) -> None:
@@ -288,6 +297,11 @@ def _medians(ordered: Floats, counts: Floats) -> Floats:
     return (lower + upper) / 2
 
 
-def _interval(value: float, draws: Floats, n: int) -> Interval:
+def _interval(value: float, draws: Floats, units: int | None, n: int) -> Interval:
+    """The interval of n queries; ``units``: those that are resampled, None where the value is none of [0, 1]."""
     low, high = np.percentile(draws, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    edge = round(value)
+    if units is not None and edge in (0, 1) and max(abs(end - edge) for end in (low, high, value)) < ROUNDING:
+        reach = ((1 - CONFIDENCE) / 2) ** (1 / units)
+        low, high = (reach, 1.0) if edge else (0.0, 1 - reach)
     return Interval(value, float(low), float(high), n)

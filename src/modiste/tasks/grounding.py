@@ -253,8 +253,9 @@ class Grounding:
 
     def _intervals(self, pairs: Pairs) -> dict[str, Interval]:
         """Micro and macro averages, map by map."""
+        differences = [name for name in pairs.values if "/gain_over_" in name]
         micro, macro = (
-            bootstrap_clusters(pairs.values, pairs.clusters, classes, self.resamples, self.seed)
+            bootstrap_clusters(pairs.values, pairs.clusters, classes, self.resamples, self.seed, differences)
             for classes in (None, np.array(pairs.parts))
         )
         found: dict[str, Interval] = {}
