@@ -6,6 +6,7 @@ import signal
 import time
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -143,6 +144,9 @@ def test_the_command_is_interrupted_goes_on_and_its_output_is_evaluated(tmp_path
     assert "Traceback" not in output
     done = modiste(*[word.replace("here", "there") for word in words], cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    ids = pq.read_table(tmp_path / "there" / "ids.parquet")
+    assert ids.column("row").to_pylist() == list(range(len(np.load(tmp_path / "there" / "image.npy"))))
+    assert len(set(ids.column("product_id").to_pylist())) == 60
     files = [f"embeddings.{side}=there/{side}.npy" for side in ("image", "text")]
     evaluated = modiste("evaluate", *TINY[1:4], *files, "task=[retrieval]", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stdout + evaluated.stderr

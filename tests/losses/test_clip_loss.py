@@ -225,10 +225,11 @@ def test_second_derivatives_are_refused_rather_than_wrong():
             gradient.sum().backward()
 
 
-def test_autocast_and_bfloat16_input_use_float32_logits():
+@pytest.mark.parametrize("kind", [ClipLoss, SigLipLoss])
+def test_autocast_and_bfloat16_input_use_float32_logits(kind):
     """Under bf16 autocast, forward and backward, the result is that of the upcast input to float32 precision."""
     image, text = (features.bfloat16() for features in unit_pairs(40, dim=16))
-    loss = ClipLoss(init_scale=100.0, tile=16)
+    loss = kind(init_scale=100.0, tile=16)
     plain = [features.float().requires_grad_() for features in (image, text)]
     loss(*plain).backward()
     low = [features.clone().requires_grad_() for features in (image, text)]
