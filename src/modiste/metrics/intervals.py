@@ -23,7 +23,7 @@ CHUNK = 2**22
 class Interval:
     """A metric's value and its bootstrap interval.
 
-    Where every resample has the value 0, or every one 1, the percentiles would be that value, as if it were certain: the
+    Where all resamples have the value 0, or all have 1, the percentiles would be that value, as if it were certain: the
     other end is then the exact one of a proportion (Clopper & Pearson 1934), which bounds any mean of values in [0, 1].
 
     Attributes:
