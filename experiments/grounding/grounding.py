@@ -1,6 +1,6 @@
 """Grounding of every recipe: python experiments/grounding/grounding.py; with --tables, only the tables.
 
-Evaluates the runs ``runs/<recipe>_<seed>`` that exist on both data sets, averages the values of each pair over a
+Evaluates the runs ``runs/<recipe>_<seed>`` that exist on all data sets, averages the values of each pair over a
 recipe's seeds, bootstraps photos, keeps that in ``results/<recipe>.<data>.json``, and writes the tables between the
 markers of this folder's README. MODISTE_DATA says where CCP is. Recipes without a run are rows of "—".
 """
@@ -24,7 +24,8 @@ from modiste.tasks.grounding import DECISIVE, MACRO
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 SEEDS = (0, 1, 2)
-DATA = ("ccp", "synthetic")
+DATA = {"ccp": "ccp", "scenes": "synthetic_scenes", "synthetic": "synthetic"}
+"""Choice of ``data=`` → the name in results."""
 RESAMPLES = 2000
 
 
@@ -62,6 +63,7 @@ RECIPES = (
     Recipe("kagl_transfer", ("transfer",)),
     Recipe("kagl_ground"),
     Recipe("kagl_ground_tags", weak=True),
+    Recipe("synthetic_ground"),
 )
 METHODS = ("patches", "cam")
 SKIPPED = "task.grounding.skip=[gradcam,occlusion]"  # each costs more than the two methods that share patch features
@@ -86,7 +88,7 @@ def measure(recipe: Recipe, data: str) -> None:
     results, values = {}, {}
     for seed, run in runs.items():
         modiste("evaluate", f"run={run}", f"data={data}", "split=test", "task=[grounding]", SKIPPED)
-        file = run / "results" / f"{data}.test.grounding.json"
+        file = run / "results" / f"{DATA[data]}.test.grounding.json"
         results[seed] = json.loads(file.read_text())
         with np.load(file.with_suffix(".npz")) as stored:
             values[seed] = dict(stored)

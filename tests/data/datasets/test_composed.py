@@ -1,0 +1,66 @@
+"""`data=scenes`: scenes of another data set's products, with masks that are exact."""
+
+import numpy as np
+import pytest
+
+from modiste.config import compose
+from modiste.data.build import load
+from modiste.data.sources import WHOLE
+from modiste.errors import ModisteError
+
+SMALL = [
+    "data=scenes",
+    "data.of.catalogue.products=200",
+    "data.catalogue.scenes.size=64",
+    "data.catalogue.count={val: 3, test: 12}",
+]
+
+
+@pytest.fixture(scope="module")
+def config():
+    return compose("train", SMALL).data
+
+
+@pytest.fixture(scope="module")
+def catalogue(config):
+    return load(config)
+
+
+def test_each_split_has_scenes_of_its_own_products(config, catalogue):
+    assert catalogue.splits == {"test": 12, "val": 3}
+    assert catalogue.card.name == config.name == "synthetic_scenes"
+    assert catalogue.fingerprint() == load(config).fingerprint()
+    products = load(config.of)
+    for split, scenes in catalogue.images.scenes.items():
+        shown = {row for number in range(len(scenes)) for row in scenes[number].products}
+        own = products.select(split=split)
+        assert scenes.catalogue.column("product_id") == own.column("product_id")
+        assert shown <= set(range(len(own)))
+
+
+def test_the_masks_of_all_types_are_the_labels_of_the_scene(catalogue):
+    for i in range(len(catalogue)):
+        split, number = catalogue.column("image")[i].split("/")
+        scenes = catalogue.images.scenes[split]
+        scene = scenes[int(number)]
+        assert catalogue.read_image(i).tobytes() == scene.image.tobytes()
+        assert np.array_equal(np.asarray(catalogue.read_mask(i, WHOLE)) > 0, scene.labels != 0)
+        wanted = np.full(scene.labels.shape, "", dtype=object)
+        for k, row in enumerate(scene.products):
+            wanted[scene.labels == k + 1] = scenes.kinds[row]
+        parts = catalogue.parts(i)
+        assert parts == sorted(set(wanted.ravel()) - {""})
+        assert catalogue.column("text")[i] == ", ".join(parts)
+        for part in parts:
+            assert np.array_equal(np.asarray(catalogue.read_mask(i, part)) > 0, wanted == part)
+    with pytest.raises(ModisteError, match="has no part 'sofa'"):
+        catalogue.read_mask(0, "sofa")
+
+
+def test_what_makes_no_scene_is_refused():
+    with pytest.raises(ModisteError, match="at least 1 scene"):
+        load(compose("train", [*SMALL, "data.catalogue.count.test=0"]).data)
+    with pytest.raises(ModisteError, match="no rows in split 'holiday'"):
+        load(compose("train", [*SMALL, "+data.catalogue.count.holiday=2"]).data)
+    with pytest.raises(ModisteError, match="has no column 'kind'"):
+        load(compose("train", [*SMALL, "data.catalogue.scenes.column=kind"]).data)
