@@ -54,6 +54,21 @@ def test_a_stored_result_says_whether_the_model_grounds_and_gives_the_threshold(
     assert (shop / "found.png").is_file()
 
 
+def test_without_a_method_the_one_that_points_best_in_the_runs_result_is_taken(shop, capsys):
+    metrics = {"patches/pointing": 0.2, "cam/pointing": 0.5, "gradcam/pointing": 0.3}
+    content = {"task": "grounding", "data": "ccp", "split": "test", "protocol": {}}
+    content["metrics"] = {name: {"value": value, "low": 0.0, "high": 1.0, "n": 9} for name, value in metrics.items()}
+    content["findings"] = [f"{name} …" for name in ("patches", "cam", "gradcam")]
+    (shop / "run" / "results").mkdir(exist_ok=True)
+    (shop / "run" / "results" / "ccp.test.grounding.json").write_text(json.dumps(content))
+    said = {}
+    for words in ([], ["method=cam"], ["method=patches"]):
+        assert main(["ground", "run", "photo.jpg", "red shoes", "size=64", *words]) == 0
+        said[tuple(words)] = capsys.readouterr().out
+    assert said[()] == said[("method=cam",)] != said[("method=patches",)]
+    assert "On ccp (test): cam …" in said[()]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

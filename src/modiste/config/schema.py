@@ -167,7 +167,7 @@ BY_ROOT: dict[str, dict[str, Any]] = {
     | {"resize": Literal["shortest", "squash", "pad"], "crop_pct": Annotated[float, Range(above=0, most=1)]},
     "merge": {"first": str | None, "second": str | None, "alphas": Sequence[Fraction], "transfer_metric": str | None}
     | {"out": str | None},
-    "ground": {"photo": str | None, "phrases": Sequence[Text] | None, "method": Text, "size": Count | None}
+    "ground": {"photo": str | None, "phrases": Sequence[Text] | None, "method": Text | None, "size": Count | None}
     | {"threshold": Fraction | None, "out": str | None},
     "verify": {"paths": Sequence[str], "tolerance": NonNegative},
     "table": {"paths": Sequence[str]},

@@ -40,7 +40,7 @@ def ground_config(cfg: DictConfig) -> GroundedPhoto:
     Raises:
         ModisteError: There is no such model or photo, the method is unknown, or the model does not support it.
     """
-    if cfg.method not in METHODS:
+    if cfg.method is not None and cfg.method not in METHODS:
         raise ModisteError(f"There is no grounding method '{cfg.method}'. {did_you_mean(cfg.method, METHODS)}")
     image = read_photo(Path(cfg.photo).expanduser())
     picture = Path(cfg.out or f"{Path(cfg.photo).stem}.ground.png").expanduser()
@@ -52,11 +52,12 @@ def ground_config(cfg: DictConfig) -> GroundedPhoto:
         validate(cfg)
         torch.manual_seed(cfg.seed)  # model=two_tower is random
         model, results = build_model(cfg).eval(), []
-    threshold = cfg.threshold if cfg.threshold is not None else known_threshold(results, cfg.method)
+    method = cfg.method or best_method(results)
+    threshold = cfg.threshold if cfg.threshold is not None else known_threshold(results, method)
     phrases = [str(phrase) for phrase in cfg.phrases]
-    found = model.ground(image, phrases, cfg.method, cfg.size, threshold)
+    found = model.ground(image, phrases, method, cfg.size, threshold)
     photo_sheet(image, list(zip(phrases, found, strict=True))).save(picture)
-    return GroundedPhoto(dict(zip(phrases, found, strict=True)), known(results, cfg.method, cfg.run), picture)
+    return GroundedPhoto(dict(zip(phrases, found, strict=True)), known(results, method, cfg.run), picture)
 
 
 def read_photo(path: Path) -> Image.Image:
@@ -73,6 +74,13 @@ def grounding_results(run: str) -> list[dict[str, Any]]:
     """The contents of a run's grounding results."""
     files = sorted(RunDir(run).results.glob("*.grounding*.json"))
     return [content for content in map(read_json, files) if content.get("task") == "grounding"]
+
+
+def best_method(results: Sequence[dict[str, Any]]) -> str:
+    """The method that points best in a run's first grounding result; ``patches`` where nothing is measured."""
+    metrics = results[0].get("metrics", {}) if results else {}
+    pointing = {name: metrics[f"{name}/pointing"]["value"] for name in METHODS if f"{name}/pointing" in metrics}
+    return max(pointing, key=lambda name: pointing[name], default="patches")
 
 
 def known_threshold(results: Sequence[dict[str, Any]], method: str) -> float:
