@@ -1,4 +1,5 @@
-"""Grounding of every recipe: python experiments/grounding/grounding.py; with --tables, only the tables.
+"""Grounding of every recipe: python experiments/grounding/grounding.py; with --tables, only the tables; with names of
+recipes and data sets, only those are measured.
 
 Evaluates the runs ``runs/<recipe>_<seed>`` that exist on all data sets, averages the values of each pair over a
 recipe's seeds, bootstraps photos, keeps that in ``results/<recipe>.<data>.json``, and writes the tables between the
@@ -218,10 +219,12 @@ def fill(path: Path, blocks: dict[str, str]) -> None:
 
 def main() -> None:
     """Measure what exists, unless only tables are wanted, and write them."""
-    if "--tables" not in sys.argv[1:]:
-        for data in DATA:
+    named = set(sys.argv[1:])
+    if "--tables" not in named:
+        for data in [data for data in DATA if data in named or not named & set(DATA)]:
             for recipe in RECIPES:
-                measure(recipe, data)
+                if recipe.name in named or named <= set(DATA):
+                    measure(recipe, data)
     blocks = {f"{data} {kind.__name__}": kind(data) for data in DATA for kind in (scores, controls)}
     fill(HERE / "README.md", blocks)
 
