@@ -485,3 +485,13 @@ def test_prompts_mean_the_class_in_the_words_of_the_captions(name: str):
             word = config["classes"].get(name, {}).get(value, value)
             for template in templates:
                 assert parse(template.format(word)).get(name) == value, template.format(word)
+
+
+def test_a_picture_that_is_read_again_is_the_same_and_ones_own():
+    """Pictures are kept: whoever draws into one leaves the next reader's as it was."""
+    images = SyntheticImages(48)
+    first = images.read("3/0")
+    before = first.tobytes()
+    first.paste("red", (0, 0, 48, 48))
+    assert images.read("3/0").tobytes() == before
+    assert SyntheticImages(48, seed=1).read("3/0").tobytes() != before
