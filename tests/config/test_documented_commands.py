@@ -14,8 +14,9 @@ from modiste.errors import ModisteError
 
 HOME = Path(__file__).parents[2]
 TEXTS = [HOME / "README.md", HOME / "CONTRIBUTING.md", HOME / "SECURITY.md", *sorted(HOME.glob("docs/*.md"))]
-TEXTS += [file for name in ("start", "guides") for file in sorted(HOME.glob(f"docs/{name}/*.md"))]
-TEXTS += sorted(HOME.glob("experiments/**/README.md"))
+TEXTS += [file for name in ("start", "guides", "reference") for file in sorted(HOME.glob(f"docs/{name}/*.md"))]
+TEXTS += [*sorted(HOME.glob("experiments/**/README.md")), HOME / "benchmarks" / "README.md"]
+TABLES = sorted(HOME.glob("experiments/*/table.yaml"))
 # Words in capitals, and dots, stand for something of the reader's.
 PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_]{2,}\b(?![./\w])|…")
 # What these say is about the machine or files, not about the command.
@@ -35,11 +36,12 @@ NOT_HERE = (
 
 def lines_of_markdown(text):
     """Lines of code blocks that start with the program, continued ones joined, and commands in backquotes."""
-    for block in re.findall(r"```(?:bash|sh|console|shell)?\n(.*?)```", text, re.S):
-        for line in block.replace("\\\n", " ").splitlines():
-            if match := re.match(r"\s*(?:\$ )?((?:\w+=\S+ )*modiste .*)", line):
-                yield match[1]
-    yield from re.findall(r"`(modiste [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
+    for language, block in re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.S | re.M):
+        if language in ("", "bash", "sh", "console", "shell"):
+            for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+                if match := re.match(r"\s*(?:\$ )?((?:\w+=\S+ )*modiste .*)", line):
+                    yield match[1]
+    yield from re.findall(r"`(modiste [^`]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M))
 
 
 def lines_of_yaml(text):
@@ -48,6 +50,19 @@ def lines_of_yaml(text):
         if match := re.match(r"#\s+(modiste .*)", line):
             yield match[1]
         yield from re.findall(r"`(modiste [^`]+)`", line)
+
+
+def lines_of_table(text):
+    """The commands that a paper's table names, one for each of its rows' models."""
+    for line in re.findall(r"^\s*command: (modiste .*)$", text, re.M):
+        yield line.replace("{model}", "fashionclip_2")
+
+
+def lines_of_make(text):
+    """The commands of the targets, with the run's directory in place."""
+    run = re.search(r"^DEMO := (.*)$", text, re.M)[1]
+    for line in re.findall(r"^\t\$\(BIN\)/(modiste .*)$", text, re.M):
+        yield line.replace("$(DEMO)", run)
 
 
 def lines_of_python(text):
@@ -64,6 +79,9 @@ def documented():
     for file in TEXTS:
         if file.is_file():
             found.update(dict.fromkeys(lines_of_markdown(file.read_text(encoding="utf-8")), file))
+    found.update(dict.fromkeys(lines_of_make((HOME / "Makefile").read_text(encoding="utf-8")), HOME / "Makefile"))
+    for file in TABLES:
+        found.update(dict.fromkeys(lines_of_table(file.read_text(encoding="utf-8")), file))
     for file in config_dir().rglob("*.yaml"):
         found.update(dict.fromkeys(lines_of_yaml(file.read_text(encoding="utf-8")), file))
     for file in (HOME / "src").rglob("*.py"):
@@ -89,7 +107,8 @@ DOCUMENTED = documented()
 
 def test_there_are_command_lines_in_every_kind_of_place():
     places = [place for place, _ in DOCUMENTED]
-    assert "README.md" in places
+    assert {"README.md", "CONTRIBUTING.md", "Makefile", "docs/guides/ground.md"} <= set(places)
+    assert any(place.endswith("table.yaml") for place in places)
     assert any(place.startswith(("conf", "experiment")) or place.endswith(".yaml") for place in places)
     assert any(place.startswith("src/modiste/commands") for place in places)
     assert len(DOCUMENTED) > 40
@@ -98,6 +117,8 @@ def test_there_are_command_lines_in_every_kind_of_place():
 def by_place():
     """The README's at every run; those of docs, comments and docstrings, a hundred and more, with `make test-all`."""
     for place, line in DOCUMENTED:
+        if "CONTRIBUTING.md" in place and "--config-dir" in line:
+            continue  # the reader's own parts: tests/test_contributing.py writes them and runs it
         yield pytest.param(place, line, marks=[] if place == "README.md" else pytest.mark.slow)
 
 

@@ -50,17 +50,24 @@ def run(request: dict) -> None:
     runpy.run_module("modiste", run_name="__main__", alter_sys=True)
 
 
-def wait(pid: int, seconds: float) -> int | None:
-    """The exit code of a process, or None after it was killed for taking too long."""
+def ended(pid: int, seconds: float, every: float = 0.01) -> int | None:
+    """The exit code of a process, negative for the signal that ended it; None: it still runs after ``seconds``."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+        time.sleep(every)
     return None
+
+
+def wait(pid: int, seconds: float, every: float = 0.01) -> int | None:
+    """The exit code of a process that leads a session, or None after it was killed for taking too long."""
+    code = ended(pid, seconds, every)
+    if code is None:
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return code
 
 
 def main() -> None:

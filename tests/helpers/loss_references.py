@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modiste.losses.base import ContrastiveLoss
 from modiste.losses.matmul import Matmul
 
 
@@ -31,6 +32,23 @@ def unit_pairs(n: int, dim: int = 8, seed: int = 0, noise: float = 0.3) -> tuple
     image = torch.randn(n, dim, generator=generator, dtype=torch.float64)
     text = image + noise * torch.randn(n, dim, generator=generator, dtype=torch.float64)
     return F.normalize(image, dim=1), F.normalize(text, dim=1)
+
+
+def twenty_steps(loss: ContrastiveLoss) -> list[float]:
+    """The loss before each of 20 steps of SGD, of two linear towers that learn to pair two views of the same points."""
+    torch.manual_seed(0)
+    points = torch.randn(48, 12)
+    towers = torch.nn.ModuleList([torch.nn.Linear(12, 8), torch.nn.Linear(12, 8)])
+    optimizer = torch.optim.SGD([*towers.parameters(), *loss.parameters()], lr=0.1)
+    values = []
+    for _ in range(20):
+        value = loss(*(F.normalize(tower(points), dim=1) for tower in towers), torch.arange(48) // 2)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        loss.clamp()
+        values.append(value.item())
+    return values
 
 
 def product_ids(n: int, products: int, seed: int = 0) -> Tensor:

@@ -38,6 +38,17 @@ def make_catalogue(products, pixels, texts=None, splits=None, **attributes) -> C
     return Catalogue.build(Card("tiny"), columns, ArrayImages(np.zeros((count, 4, 4), np.uint8)))
 
 
+def rectangles(colours: dict[str, tuple[int, int, int]], count: int, **columns) -> Catalogue:
+    """A product per row, of the types in turn (``articleType``, and its text): a rectangle of its colour on white."""
+    kinds = [list(colours)[row % len(colours)] for row in range(count)]
+    photos = np.full((count, 40, 30, 3), 255, dtype=np.uint8)
+    for row, kind in enumerate(kinds):
+        photos[row, 6:34, 6:24] = colours[kind]
+    numbers = list(map(str, range(count)))
+    own = {"product_id": numbers, "image": numbers, "text": kinds, "articleType": kinds}
+    return Catalogue.build(Card("plain"), own | columns, ArrayImages(photos))
+
+
 def inputs(preprocess: int | Preprocess) -> SimpleNamespace:
     """What a data module needs of a model: an image transform (or its size) and a tokenizer."""
     transform = Preprocess(preprocess) if isinstance(preprocess, int) else preprocess

@@ -30,6 +30,21 @@ def without_gradient(encoder, images, texts):
     return names
 
 
+def at_twice_the_size(encoder):
+    """The encoder for inputs of twice its side, one such input, and the number of patches along its own side.
+
+    A side that is no multiple of the patch's is rounded down, and the encoder itself stays as it is.
+    """
+    side = encoder.preprocess.size
+    wide = encoder.at_size(2 * side + 3)
+    assert (wide.preprocess.size, encoder.preprocess.size) == (2 * side, side)
+    pixels = torch.randint(0, 256, (1, 3, 2 * side, 2 * side), dtype=torch.uint8)
+    with torch.no_grad():
+        grid = encoder.encode_patches(pixels[:, :, :side, :side]).shape[1]
+        assert wide.encode_patches(pixels).shape[1:3] == (2 * grid, 2 * grid)
+    return wide, pixels, grid
+
+
 def save_clip(path: Path, eos: int, side: int = 32, crop: int = 32) -> Path:
     from tokenizers import pre_tokenizers
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from helpers.loss_references import clip_reference, product_ids, unit_pairs, value_and_gradients
+from helpers.loss_references import clip_reference, product_ids, twenty_steps, unit_pairs, value_and_gradients
 from modiste.errors import ModisteError
 from modiste.losses.base import LogitScale, TiledLoss
 from modiste.losses.clip import ClipLoss, Powers, infonce
@@ -290,17 +290,5 @@ def test_shapes_are_checked():
 
 def test_twenty_steps_of_sgd_lower_the_loss():
     """Two linear towers and the temperature learn to pair two views of the same points."""
-    torch.manual_seed(0)
-    points = torch.randn(48, 12)
-    towers = torch.nn.ModuleList([torch.nn.Linear(12, 8), torch.nn.Linear(12, 8)])
-    loss = ClipLoss(tile=20)
-    optimizer = torch.optim.SGD([*towers.parameters(), *loss.parameters()], lr=0.1)
-    values = []
-    for _ in range(20):
-        value = loss(*(F.normalize(tower(points), dim=1) for tower in towers), torch.arange(48) // 2)
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        loss.clamp()
-        values.append(value.item())
+    values = twenty_steps(ClipLoss(tile=20))
     assert values[-1] < 0.8 * values[0]

@@ -9,7 +9,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from helpers.tiny_encoders import without_gradient
+from helpers.tiny_encoders import at_twice_the_size, without_gradient
 from helpers.tiny_openclip import CLIP, RESNET, save, save_siglip
 from modiste.errors import ModisteError
 from modiste.pretrained.openclip import OpenClipDualEncoder, preprocess_of
@@ -159,14 +159,9 @@ def test_patch_of_a_one_patch_image_is_its_embedding(tmp_path, images, vision):
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_another_size_interpolates_the_positions_and_shares_the_weights(family, request):
     encoder = request.getfixturevalue(family)
-    side = encoder.preprocess.size
-    wide = encoder.at_size(2 * side + 3)
-    assert (wide.preprocess.size, encoder.preprocess.size) == (2 * side, side)
-    pixels = torch.randint(0, 256, (1, 3, 2 * side, 2 * side), dtype=torch.uint8)
+    wide, pixels, grid = at_twice_the_size(encoder)
     with torch.no_grad():
-        patches, whole = wide.encode_patches(pixels), wide.encode_image(pixels)
-        grid = encoder.encode_patches(pixels[:, :, :side, :side]).shape[1]
-    assert patches.shape[1:3] == (2 * grid, 2 * grid)
+        whole = wide.encode_image(pixels)
     torch.testing.assert_close(whole.norm(dim=-1), torch.ones(1))
     own, other = dict(encoder.named_parameters()), dict(wide.named_parameters())
     changed = [name for name in own if own[name] is not other[name]]

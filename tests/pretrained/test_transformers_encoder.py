@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from helpers.tiny_encoders import save_clip, save_siglip, without_gradient
+from helpers.tiny_encoders import at_twice_the_size, save_clip, save_siglip, without_gradient
 from modiste.errors import ModisteError
 from modiste.models.preprocess import Preprocess
 from modiste.pretrained.transformers import TransformersDualEncoder, preprocess_of
@@ -168,18 +168,12 @@ def test_siglip_patch_of_a_one_patch_image_is_its_embedding(tmp_path, images):
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_another_size_interpolates_the_positions(family, request):
     encoder = request.getfixturevalue(family)
-    side = encoder.preprocess.size
-    wide = encoder.at_size(2 * side + 3)
-    assert (wide.preprocess.size, encoder.preprocess.size) == (2 * side, side)
-    pixels = torch.randint(0, 256, (1, 3, 2 * side, 2 * side), dtype=torch.uint8)
+    wide, pixels, _ = at_twice_the_size(encoder)
     with torch.no_grad():
-        patches = wide.encode_patches(pixels)
         wanted = encoder.model.get_image_features(
             pixel_values=encoder.preprocess.normalise(pixels), interpolate_pos_encoding=True
         ).pooler_output
-        grid = encoder.encode_patches(pixels[:, :, :side, :side]).shape[1]
         torch.testing.assert_close(wide.encode_image(pixels), F.normalize(wanted, dim=-1))
-    assert patches.shape[1:3] == (2 * grid, 2 * grid)
 
 
 def test_describe_is_plain(clip, clip_dir):

@@ -8,12 +8,11 @@ import random
 import runpy
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers.forkserver import preload
+from helpers import forkserver
 
 SECONDS = 300.0
 """After which a command that has not ended is a fault."""
@@ -22,7 +21,7 @@ SECONDS = 300.0
 def ready() -> None:
     """Import everything once. Nothing may run torch in this process before it forks."""
     if not hasattr(ready, "done"):
-        preload()
+        forkserver.preload()
         ready.done = True  # type: ignore[attr-defined]
 
 
@@ -71,15 +70,10 @@ def wait(pid: int, seconds: float = SECONDS) -> int:
     Raises:
         TimeoutError: It has not ended; it is killed.
     """
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    raise TimeoutError(f"process {pid} has not ended in {seconds:.0f} s")
+    code = forkserver.wait(pid, seconds, every=0.002)
+    if code is None:
+        raise TimeoutError(f"process {pid} has not ended in {seconds:.0f} s")
+    return code
 
 
 def run(arguments: Sequence[str], cwd: Path, output: Path, before: Callable[[], None] | None = None) -> int:
@@ -89,14 +83,11 @@ def run(arguments: Sequence[str], cwd: Path, output: Path, before: Callable[[], 
 
 def kill_after(pid: int, seconds: float, number: int = signal.SIGKILL) -> int:
     """Send a signal after ``seconds`` to a command that still runs; returns its exit code."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.001)
-    os.kill(pid, number)
-    return wait(pid)
+    code = forkserver.ended(pid, seconds, every=0.001)
+    if code is None:
+        os.kill(pid, number)
+        return wait(pid)
+    return code
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:

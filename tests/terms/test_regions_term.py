@@ -10,9 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from helpers.commands import TINY, modiste
-from modiste.data.catalogue import Card, Catalogue
+from helpers.tiny_data import rectangles
 from modiste.data.scenes import Composer
-from modiste.data.sources import ArrayImages
 from modiste.errors import ModisteError
 from modiste.images.timm import TimmEncoder
 from modiste.losses.clip import ClipLoss
@@ -34,14 +33,7 @@ TEMPLATES = ["a {}", "{} on a person"]
 
 @pytest.fixture(scope="module")
 def catalogue():
-    kinds = [list(COLOURS)[row % 4] for row in range(12)]
-    photos = np.full((12, 40, 30, 3), 255, dtype=np.uint8)
-    for row, kind in enumerate(kinds):
-        photos[row, 6:34, 6:24] = COLOURS[kind]
-    numbers = [str(row) for row in range(12)]
-    shades = ["bright" if row < 6 else "dark" for row in range(12)]
-    columns = {"product_id": numbers, "image": numbers, "text": numbers, "articleType": kinds, "shade": shades}
-    return Catalogue.build(Card("plain"), columns, ArrayImages(photos))
+    return rectangles(COLOURS, 12, text=list(map(str, range(12))), shade=["bright"] * 6 + ["dark"] * 6)
 
 
 def model(train="full", image=None):

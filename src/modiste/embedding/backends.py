@@ -151,7 +151,7 @@ def channels_last(tower: Tower, precision: str) -> Encode:
 def compiled(tower: Tower, precision: str) -> Encode:
     """torch.compile's with the weights as constants; the first batches take a while."""
     encode: Any = tower.model.encode_image if tower.kind == "image" else tower.model.encode_text
-    program = torch.compile(encode, options={"freezing": True})
+    program: Encode = torch.compile(encode, options={"freezing": True})
 
     def run(inputs: Any) -> Tensor:
         with torch.no_grad():  # constants are folded only where no gradient can be asked for

@@ -535,8 +535,8 @@ class Retrieval:
         texts = [text for text, found in right.items() if len(found)]
         if not texts:
             return []
-        pairs = [(place, item) for place, text in enumerate(texts) for item in right[text]]
-        relevance = Relevance.from_pairs(*zip(*pairs, strict=True), n_queries=len(texts))
+        places = np.repeat(np.arange(len(texts)), [len(right[text]) for text in texts])
+        relevance = Relevance.from_pairs(places, np.concatenate([right[text] for text in texts]), n_queries=len(texts))
         search = text_search("queries", texts, self.prefix, documents, {"image": 1.0}, relevance)
         gallery = documents.vectors(search.weights)
         best = np.minimum.reduceat(search.ranks(gallery), relevance.starts[:-1])

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.tiny_data import rectangles
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.module import FashionDataModule
 from modiste.data.scenes import Composer, InScene, cut_out
@@ -28,13 +29,7 @@ def synthetic():
 @pytest.fixture(scope="module")
 def plain():
     """Rectangles of one colour per type, on white."""
-    kinds = [list(COLOURS)[row % 4] for row in range(16)]
-    photos = np.full((16, 40, 30, 3), 255, dtype=np.uint8)
-    for row, kind in enumerate(kinds):
-        photos[row, 6:34, 6:24] = COLOURS[kind]
-    numbers = [str(row) for row in range(16)]
-    columns = {"product_id": numbers, "image": numbers, "text": kinds, "articleType": kinds, "split": ["train"] * 16}
-    return Catalogue.build(Card("plain"), columns, ArrayImages(photos))
+    return rectangles(COLOURS, 16, split=["train"] * 16)
 
 
 def solid(colour, size=(10, 20)):

@@ -166,7 +166,8 @@ class Table:
 
     def _mapping(self, roles: shop.Roles) -> dict[str, str | None]:
         own = {"text": roles.text, "image": roles.images[0], "product_id": roles.product_id, "split": roles.split}
-        return {**{name: column for name, column in self.columns.items() if name != "image"}, **own}
+        given = {name: None if column is None else str(column) for name, column in self.columns.items()}
+        return {**{name: column for name, column in given.items() if name != "image"}, **own}
 
     def _mapped(self, raw: Columns, roles: shop.Roles) -> Columns:
         raw = shop.fill_further_rows(raw, roles)
@@ -253,7 +254,7 @@ def _pictures_in_cells(columns: Columns) -> ImageSource | None:
     return BytesImages([cell if isinstance(cell, bytes) else (cell or {}).get("bytes") for cell in cells])
 
 
-def _column_of_pictures(path: Path, column: str | None) -> str | None:
+def _column_of_pictures(path: Path, column: str | int | Sequence[str | int] | None) -> str | None:
     """The column of a Parquet file that holds encoded images, if it is the image column."""
     schema = read_schema(path)
     if column is not None:
