@@ -27,7 +27,7 @@ class SentenceTransformersDualEncoder(DualEncoder):
 
     Args:
         source: Hub id, or a directory that ``save_pretrained`` wrote, of sentence-transformers or of
-            `modiste export format=sentence_transformers`. Code that comes with a model never runs.
+            `modiste export format=sentence_transformers out=DIR`. Code that comes with a model never runs.
         revision: Branch, tag or commit of the hub repository; a directory has none and ignores it.
 
     Raises:
