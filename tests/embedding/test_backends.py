@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -302,6 +304,35 @@ def test_a_backend_that_is_unknown_or_not_installed_is_one_sentence(monkeypatch)
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     with pytest.raises(ModisteError, match=r"pip install 'modiste\[openvino\]'"):
         check_name("openvino")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_the_model_answers_while_it_is_converted(name):
+    """`modiste serve` converts in the background."""
+    pytest.importorskip(name)
+    built = model()
+    with torch.inference_mode():
+        wanted = built.encode_image(pixels(2))
+    weights, answers, done = set(), [], threading.Event()
+
+    @torch.inference_mode()
+    def ask():
+        while not done.is_set():
+            weights.update(type(weight) for weight in built.parameters())
+            answers.append(built.encode_image(pixels(2)))
+
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(ask)
+        try:
+            choose(Tower(built, "image", pixels(3)), name, 0.9999)
+        finally:
+            done.set()
+        asked.result()
+    assert weights == {torch.nn.Parameter}
+    assert len(answers) > 10
+    for answer in answers:
+        torch.testing.assert_close(answer, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
