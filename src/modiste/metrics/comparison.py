@@ -240,8 +240,8 @@ def _class_counts(weights: Floats, targets: Ints, predictions: Ints, classes: in
 def _comparison(difference: float, draws: Floats, n: int, units: int | None = None) -> Comparison:
     """With the p-value at which the percentile interval starts to exclude zero.
 
-    Of ``units`` pairs (null: n) no test that exchanges the models' names can give less than 2^(1 − units); the bootstrap
-    of a few would, up to none at all of a single one.
+    Of ``units`` pairs (None: n) no test that exchanges the models' names can give less than 2^(1 − units); the
+    bootstrap of a few would.
     """
     low, high = np.percentile(draws, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
     # Sums of the same numbers in another order: a draw of exactly 0 may come out as ± 1e-17.
