@@ -126,6 +126,14 @@ def test_of_two_that_are_as_fast_within_the_noise_the_more_exact_is_taken(fakes,
     assert choose(Tower(model(), "image", pixels(3)), "auto", 0.99)[0] == "good"
 
 
+@pytest.mark.parametrize("module", ["embedding.backends", "export.openvino", "utils.openvino"])
+def test_openvino_sends_no_telemetry(module):
+    """It would on import and in every conversion, from a forked process; not where openvino_telemetry is missing."""
+    pytest.importorskip("openvino")
+    code = f"import modiste.{module}, sys, openvino.tools.ovc; print(sys.modules['openvino_telemetry'])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "None\n"
+
+
 def test_int8_is_of_openvino_and_tried_last():
     assert backends.candidates("image")[-1] == backends.candidates("text")[-1] == "openvino-int8"
     with pytest.raises(ModisteError, match="precision=int8 needs backend=openvino, not torch"):
