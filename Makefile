@@ -40,7 +40,7 @@ demo: .venv/usable
 	@echo "Try next:"
 	@echo "  $(BIN)/modiste serve index=$(DEMO)/index                                the search page in a browser"
 	@echo "  $(BIN)/modiste data shop.csv                                            your own table: columns, bad rows"
-	@echo "  $(BIN)/modiste train data=table data.catalogue.path=shop.csv data.catalogue.images=photos image=lite text=minilm"
+	@echo "  $(BIN)/modiste train data=table data.catalogue.path=shop.csv data.catalogue.images=photos image=lite text=minilm data.batch_size=64"
 	@echo "The rest of the way to a search over your own products: docs/start/own_catalogue.md"
 
 # One process a core, of one thread each: two processes of two threads would wait for each other.

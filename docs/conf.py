@@ -17,6 +17,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "links",
     "reference",
 ]
 html_theme = "furo"
@@ -31,6 +32,7 @@ nb_execution_mode = os.environ.get("MODISTE_NOTEBOOKS", "cache")
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_output_stderr = "remove"  # progress, and warnings of libraries about the notebook
+viewcode_follow_imported_members = False  # else sources link back to anchors that no page has
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # Lightning's are not ours
 napoleon_use_ivar = True

@@ -1,5 +1,6 @@
 """The documentation's pages, links and notebooks, without building them: `make docs` does that."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -57,3 +58,13 @@ def test_notebooks_are_kept_without_outputs_and_parse(file):
         source = "".join(cell["source"])
         # Lines for the shell are IPython's.
         compile(re.sub(r"^(\s*)!.*$", r"\1pass", source, flags=re.MULTILINE), file.name, "exec")
+
+
+def test_the_build_names_links_without_a_page_or_without_the_anchor(tmp_path):
+    pytest.importorskip("sphinx", reason="sphinx is of the extra docs")
+    spec = importlib.util.spec_from_file_location("links", DOCS / "_ext" / "links.py")
+    links = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(links)
+    (tmp_path / "a.html").write_text('<a href="b.html#here"></a><a href="b.html#gone"></a><a href="https://x.y/"></a>')
+    (tmp_path / "b.html").write_text('<p id="here"><img src="none.png"><a href="#here"></a></p>')
+    assert links.broken(tmp_path) == ["a.html: b.html#gone", "b.html: none.png"]

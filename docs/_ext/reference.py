@@ -38,7 +38,13 @@ PACKAGES = {
 
 def setup(app: Any) -> dict[str, bool]:
     app.connect("builder-inited", write)
+    app.connect("autodoc-process-docstring", escape_types, priority=600)  # after napoleon
     return {"parallel_read_safe": True}
+
+
+def escape_types(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """`numpy.str_` in an attribute's type, which napoleon writes, is no link of reStructuredText."""
+    lines[:] = [re.sub(r"_(?=[\],])", r"\\_", line) if line.startswith(":vartype ") else line for line in lines]
 
 
 def write(app: Any) -> None:

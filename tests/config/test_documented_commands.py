@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,9 @@ def test_it_composes_and_validates(place, line, tmp_path, monkeypatch):
     except ModisteError as error:
         if not any(word in str(error) for word in NOT_HERE):
             raise AssertionError(f"{place}: {error}") from error
+
+
+def test_every_documented_command_is_shell():
+    lines = [line for _, line in documented()]
+    found = subprocess.run(["bash", "-n"], input="\n".join(lines), capture_output=True, text=True)
+    assert not found.stderr, [lines[int(number) - 1] for number in re.findall(r"line (\d+)", found.stderr)]

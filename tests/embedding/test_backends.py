@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -122,6 +124,14 @@ def test_of_two_that_are_as_fast_within_the_noise_the_more_exact_is_taken(fakes,
     speeds = iter([1.0, 5.0, 5.4, *[1.0] * 9])  # torch, good, slow, those in bf16
     monkeypatch.setattr(backends, "rate", lambda tower, encode: next(speeds))
     assert choose(Tower(model(), "image", pixels(3)), "auto", 0.99)[0] == "good"
+
+
+@pytest.mark.parametrize("module", ["embedding.backends", "export.openvino", "utils.openvino"])
+def test_openvino_sends_no_telemetry(module):
+    """It would on import and in every conversion, from a forked process; not where openvino_telemetry is missing."""
+    pytest.importorskip("openvino")
+    code = f"import modiste.{module}, sys, openvino.tools.ovc; print(sys.modules['openvino_telemetry'])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "None\n"
 
 
 def test_int8_is_of_openvino_and_tried_last():
@@ -302,6 +312,35 @@ def test_a_backend_that_is_unknown_or_not_installed_is_one_sentence(monkeypatch)
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     with pytest.raises(ModisteError, match=r"pip install 'modiste\[openvino\]'"):
         check_name("openvino")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_the_model_answers_while_it_is_converted(name):
+    """`modiste serve` converts in the background."""
+    pytest.importorskip(name)
+    built = model()
+    with torch.inference_mode():
+        wanted = built.encode_image(pixels(2))
+    weights, answers, done = set(), [], threading.Event()
+
+    @torch.inference_mode()
+    def ask():
+        while not done.is_set():
+            weights.update(type(weight) for weight in built.parameters())
+            answers.append(built.encode_image(pixels(2)))
+
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(ask)
+        try:
+            choose(Tower(built, "image", pixels(3)), name, 0.9999)
+        finally:
+            done.set()
+        asked.result()
+    assert weights == {torch.nn.Parameter}
+    assert len(answers) > 10
+    for answer in answers:
+        torch.testing.assert_close(answer, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

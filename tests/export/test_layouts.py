@@ -181,6 +181,42 @@ def test_open_clip_models_go_back_to_open_clip(tmp_path):
     loads_back(export(model, "open_clip", tmp_path / "out", inputs=INPUTS), model)
 
 
+@pytest.fixture(scope="module")
+def grounded(tmp_path_factory):
+    """With a projection of patches, as `experiment=kagl_ground` trains one."""
+    stages = {"patch_stages": [-2, -1], "output_stride": 16, "mean": [0.5] * 3, "std": [0.5] * 3}
+    return towers(tmp_path_factory.mktemp("tokenizer"), image="efficientnet_lite0", resize="pad", **stages)
+
+
+def test_hub_holds_the_projection_of_patches(grounded, tmp_path):
+    exported = export(grounded, "hub", tmp_path / "out", inputs=INPUTS)
+    assert exported.warnings == []
+    back = loads_back(exported, grounded)
+    assert fingerprint(back) == fingerprint(grounded)
+    pixels = torch.stack([grounded.preprocess(image) for image in IMAGES])
+    with torch.inference_mode():
+        assert torch.equal(back.encode_patches(pixels), grounded.encode_patches(pixels))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["sentence_transformers", "transformers", "onnx", "openvino", "transformers_js"])
+def test_other_layouts_say_that_the_projection_of_patches_is_not_in_them(format, grounded, tmp_path):
+    for package in {"onnx": ["onnxscript"], "transformers_js": ["onnxscript"]}.get(format, [format]):
+        pytest.importorskip(package)
+    low = {"image": 0.97, "text": 0.999}  # transformers.js resizes in its own way
+    exported = export(grounded, format, tmp_path / "out", inputs=INPUTS, min_cosine=low)
+    assert "projection of patches" in exported.warnings[-1]
+    assert exported.warnings[-1] in (exported.path / "README.md").read_text()
+    loads_back(exported, grounded)
+    assert grounded.patch_head is not None  # the model itself is left alone
+
+
+def test_open_clip_refuses_a_dilated_network(grounded, tmp_path):
+    pytest.importorskip("open_clip")
+    with pytest.raises(ModisteError, match=r"made with .*output_stride"):
+        export(grounded, "open_clip", tmp_path / "out", inputs=INPUTS)
+
+
 @pytest.mark.parametrize("hashed", [False, True])
 def test_hub_is_bit_equal_for_files_and_for_hashed_words(hashed, padded, tmp_path):
     from modiste.pretrained.exported import HubModel

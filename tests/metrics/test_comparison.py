@@ -172,3 +172,13 @@ def test_other_queries_are_refused():
         compare({"m": []}, {"m": []})
     with pytest.raises(ModisteError, match="one resample"):
         compare({"m": [1.0]}, {"m": [0.5]}, resamples=0)
+
+
+@pytest.mark.parametrize(("n", "p"), [(1, 1.0), (2, 0.5), (5, 1 / 16)])
+def test_a_few_queries_prove_nothing_however_far_apart(n, p):
+    """Of n pairs a sign test cannot give less than 2^(1 − n), and the bootstrap does not either."""
+    found = compare({"mrr": np.linspace(0.6, 0.9, n)}, {"mrr": np.full(n, 0.1)})["mrr"]
+    assert found.p == pytest.approx(p)
+    photos = np.repeat(np.arange(n), 10)
+    found = compare({"mrr": np.linspace(0.6, 0.9, 10 * n)}, {"mrr": np.full(10 * n, 0.1)}, clusters=photos)["mrr"]
+    assert found.p == pytest.approx(p)

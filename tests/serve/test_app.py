@@ -467,3 +467,10 @@ def test_an_index_on_a_qdrant_server_is_refused(indexes):
     remote = SimpleNamespace(facts={"engine": {"kind": "qdrant"}})
     with pytest.raises(ModisteError, match="engine=lancedb"):
         create_app(Settings(str(indexes[0]), backend="torch"), lambda path: remote)
+
+
+def test_the_split_is_the_last_of_the_columns(client):
+    """Facets stand in this order, and the first are unfolded."""
+    names = [column["name"] for column in client.get("/catalogue").json()["indexes"]["main"]["columns"]]
+    assert len(names) > 3
+    assert names[-1] == "split"

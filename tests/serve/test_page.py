@@ -225,6 +225,9 @@ def test_classify_an_attribute_and_look_into_a_cell(page):
     page.goto("/?tab=classify")
     answer = answered(page, lambda: page.get_by_role("button", name="An attribute").click(), "/zero-shot/attribute")
     page.wait_for_selector(".matrix")
+    assert "split" not in page.get_by_label("Attribute").locator("option").evaluate_all(
+        "all => all.map((o) => o.value)"
+    )
     assert page.locator(".matrix tbody tr").count() == len(answer["classes"])
     page.locator(".matrix button:not(:disabled)").first.click()
     page.wait_for_selector(".columns .grid.small .card")

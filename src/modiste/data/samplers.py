@@ -46,7 +46,8 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
             )
         if length < batch_size:
             raise ModisteError(
-                f"data.batch_size={batch_size} is larger than the {length} training pairs: lower it, or add data."
+                f"data.batch_size={batch_size} is larger than the {length} training pairs: lower it, for instance to "
+                f"{1 << max(length // 2, 1).bit_length() - 1}, or add data."
             )
         self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
         self.order = order or Order(length)

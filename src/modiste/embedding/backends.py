@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from modiste.embedding.int8 import quantise_weights
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder, Tokens
+from modiste.models.layers import shared_copy
 from modiste.utils import onnx
 from modiste.utils.atomic import atomic_folder, read_cache, write_cache
 from modiste.utils.machine import has_bf16, installed
@@ -121,7 +122,8 @@ def without_padding(tokens: dict[str, Tensor]) -> dict[str, Tensor]:
 class _Positional(nn.Module):
     def __init__(self, tower: Tower) -> None:
         super().__init__()
-        self.model, self.kind, self.names = tower.model, tower.kind, tower.names
+        # torch.export puts other tensors into the modules while it runs, and the model may be in use meanwhile.
+        self.model, self.kind, self.names = shared_copy(tower.model), tower.kind, tower.names
 
     def forward(self, *tensors: Tensor) -> Tensor:
         if self.kind == "image":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -270,6 +271,7 @@ def _with_ray(job: Job, indices: Sequence[int], number: int) -> Iterator[Record]
         import ray.data
     except ImportError as error:
         raise ModisteError("workers=ray needs Ray Data: pip install 'ray[data]', or use workers=processes.") from error
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # its telemetry
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     shards: Any = ray.data.from_items(list(indices), override_num_blocks=len(indices))

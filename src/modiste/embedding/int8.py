@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import modiste.utils.openvino  # noqa: F401  before openvino: no telemetry
 from modiste.errors import ModisteError
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from modiste.models.dual_encoder import TwoTower
 
 PRECISIONS = ("fp32", "bf16")
+PATCHES = True  # it holds the projection of patches
 REMEDY = "Use precision=fp32."
 
 
@@ -43,8 +44,9 @@ def node_of(model: TwoTower) -> dict[str, Any]:
     """Plain arguments of `HubModel`, from which the architecture is made again without any download."""
     tokenizer: Any = model.tokenizer
     words = isinstance(tokenizer, HashTokenizer)
+    stages = {"patch_stages": model.image.patch_stages} if model.image.patch_stages else {}
     return {
-        "image": {"architecture": model.image.architecture, "arguments": model.image.arguments},
+        "image": {"architecture": model.image.architecture, "arguments": model.image.arguments, **stages},
         "preprocess": model.preprocess.describe(),
         "text": text_config(model),
         "pooling": model.text.pooling,

@@ -117,6 +117,7 @@ def export(
         raise ModisteError(f"{run_or_model} holds programs, which have no weights to export: export the run itself.")
     identity = fingerprint(model.eval())
     plain = without_adapters(model)
+    lost = without_patches(plain, format, layout)
     with replacing(out) as folder:
         layout.write(plain, folder, Job(precision, inputs, repo_id))
         facts: dict[str, Any] = {
@@ -132,7 +133,7 @@ def export(
         }
         write_json(folder / FACTS, facts)
         cosine = compare(model, layout.read(folder), inputs)
-        warnings = judged(cosine, min_cosine, format, layout)
+        warnings = judged(cosine, min_cosine, format, layout) + lost
         facts |= {"cosine": cosine, "inputs": inputs.source, "warnings": warnings}
         if hasattr(layout, "checked_by"):
             facts["checked_by"] = layout.checked_by()
@@ -143,6 +144,17 @@ def export(
     for warning in warnings:
         log.warning(warning)
     return Exported(out, format, cosine, inputs.source, warnings)
+
+
+def without_patches(model: DualEncoder, format: str, layout: ModuleType) -> list[str]:
+    """Takes the projection of patches off a model whose layout has no place for it; says so in a sentence."""
+    if getattr(model, "patch_head", None) is None or getattr(layout, "PATCHES", False):
+        return []
+    model.patch_head = None
+    return [
+        f"The projection of patches (image.patch_stages) is not in {format}: retrieval is the run's, heat-maps "
+        "are not. format=hub holds it."
+    ]
 
 
 def resolved(run_or_model: str | Path | RunDir | DualEncoder, checkpoint: str) -> tuple[DualEncoder, RunDir | None]:

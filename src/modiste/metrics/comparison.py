@@ -103,7 +103,10 @@ def compare(
         _check(resamples)
         table = np.stack([first - second for first, second in pairs.values()], axis=1)
         value, draws = cluster_means(table, clusters, None, resamples, seed)
-        return {name: _comparison(float(v), d, len(table)) for name, v, d in zip(pairs, value, draws.T, strict=True)}
+        units = len(np.unique(clusters))
+        return {
+            name: _comparison(float(v), d, len(table), units) for name, v, d in zip(pairs, value, draws.T, strict=True)
+        }
     by_size: dict[int, list[str]] = {}
     for name, (first, _) in pairs.items():
         by_size.setdefault(len(first), []).append(name)
@@ -234,10 +237,14 @@ def _class_counts(weights: Floats, targets: Ints, predictions: Ints, classes: in
         yield weights @ cells
 
 
-def _comparison(difference: float, draws: Floats, n: int) -> Comparison:
-    """With the p-value at which the percentile interval starts to exclude zero."""
+def _comparison(difference: float, draws: Floats, n: int, units: int | None = None) -> Comparison:
+    """With the p-value at which the percentile interval starts to exclude zero.
+
+    Of ``units`` pairs (None: n) no test that exchanges the models' names can give less than 2^(1 − units); the
+    bootstrap of a few would.
+    """
     low, high = np.percentile(draws, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
     # Sums of the same numbers in another order: a draw of exactly 0 may come out as ± 1e-17.
     beyond = min(int((draws <= 1e-12).sum()), int((draws >= -1e-12).sum()))
-    p = min(1.0, 2 * (beyond + 1) / (len(draws) + 1))
+    p = min(1.0, max(2 * (beyond + 1) / (len(draws) + 1), 2.0 ** (1 - (n if units is None else units))))
     return Comparison(difference, float(low), float(high), p, BOOTSTRAP, n)

@@ -104,7 +104,8 @@ def two_tower(folder: Path, node: dict[str, Any]) -> TwoTower:
     """A `TwoTower` with random weights from plain values; tokenizer files lie in ``folder``."""
     transform = preprocess_from(node["preprocess"])
     arguments = {name: value for name, value in node["image"]["arguments"].items() if name != "img_size"}
-    image = TimmEncoder(node["image"]["architecture"], size=transform.size, options=arguments)
+    stages = node["image"].get("patch_stages")
+    image = TimmEncoder(node["image"]["architecture"], size=transform.size, options=arguments, patch_stages=stages)
     image.preprocess = transform
     text = HfTextEncoder(config=node["text"], tokenizer=tokenizer(folder, node), pooling=node["pooling"])
     model = TwoTower(image, text, node["embed_dim"])

@@ -116,10 +116,13 @@ def describe(name: str, held: Held) -> dict[str, Any]:
 
 
 def columns(held: Held) -> list[dict[str, Any]]:
-    """The attribute columns: numbers with their range, texts with their values where these are few."""
+    """The attribute columns: numbers with their range, texts with their values where these are few.
+
+    The split comes last: it is of use to who trains the model, not to who searches.
+    """
     described: list[dict[str, Any]] = []
     counted = facets(held, None, {})
-    for column in held.index.attributes:
+    for column in sorted(held.index.attributes, key="split".__eq__):
         if held.index.types[column] == TEXT:
             values = [entry["value"] for entry in counted.get(column, [])]
             described.append({"name": column, "type": "text", "facet": len(values) > 1, "values": values})

@@ -40,7 +40,7 @@ function suggested() {
 }
 
 function texts() {
-  return app.catalogue.indexes.main.columns.filter((column) => column.facet && column.type === "text");
+  return app.catalogue.indexes.main.columns.filter((column) => column.facet && column.type === "text" && column.name !== "split");
 }
 
 function prompts(run) {

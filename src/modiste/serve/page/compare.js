@@ -130,7 +130,7 @@ async function verdict() {
       result.measured.length ? h("div", { class: "table-wrap" }, h("table", { class: "rows" },
         h("thead", {}, h("tr", {}, ["SKU given", main.name, compare.name, "difference", "95 % interval", "p"].map((name, i) => h("th", { class: i ? "number" : "" }, name)))),
         h("tbody", {}, result.measured.map((row) => h("tr", {}, h("td", {}, row.metric), h("td", { class: "number" }, row.main.toFixed(3)), h("td", { class: "number" }, row.compare.toFixed(3)),
-          h("td", { class: "number" }, row.difference.toFixed(3)), h("td", { class: "number" }, `[${row.low.toFixed(3)}, ${row.high.toFixed(3)}]`), h("td", { class: "number" }, p(row.p))))))) : null,
+          h("td", { class: "number" }, row.difference.toFixed(3)), h("td", { class: "number" }, row.n > 1 ? `[${row.low.toFixed(3)}, ${row.high.toFixed(3)}]` : "–"), h("td", { class: "number" }, p(row.p))))))) : null,
       h("p", { class: "soft small" }, "A query is won by the model whose results were marked more often. The test asks whether the queries that were not tied are split half and half (McNemar, exact)."),
       h("div", { class: "row" }, back, again, h("a", { class: "button", download: "judgements.csv", href: exported(answer, picked, result) }, icon("download"), "Export CSV"))));
   } catch (error) {

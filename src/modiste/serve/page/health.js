@@ -21,6 +21,7 @@ export async function render(root, values, given) {
     nodes.lists.replaceChildren(...lists.map((list) => h("button", { type: "button", "aria-pressed": list.name === state.list,
       onclick: () => app.show("health", { list: list.name }) },
       h("span", {}, list.title, list.total === null ? null : h("b", {}, numbered(list.total))), h("span", {}, list.description))));
+    nodes.lists.querySelector("[aria-pressed=true]").scrollIntoView({ block: "nearest", inline: "nearest" });
     load(lists.find(({ name }) => name === state.list));
   } catch (error) {
     nodes.out.replaceChildren(failure(error));
