@@ -7,6 +7,7 @@ benchmarks/soak.md.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -117,6 +118,8 @@ def main() -> int:
     parser.add_argument("--number", type=int, help="cases; the usual number by default")
     parser.add_argument("--table", action="store_true", help="only write the tables of what was measured")
     chosen = parser.parse_args()
+    # A shell ignores it in what it starts with &, and so would every process that the topics interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     faults = 0
     for name in [] if chosen.table else chosen.topics or TOPICS:
         function, usual = TOPICS[name]
