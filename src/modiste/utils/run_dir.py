@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -120,7 +121,7 @@ class RunDir:
         if state is None:
             raise ModisteError(
                 f"{self.path} has no complete checkpoint: it was stopped before one was saved. Start over with modiste "
-                f"train continue={self.path}."
+                f"train continue={shlex.quote(str(self.path))}."
             )
         return state
 
