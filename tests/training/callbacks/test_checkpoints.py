@@ -56,7 +56,9 @@ def free(monkeypatch, size):
     monkeypatch.setattr(atomic.shutil, "disk_usage", lambda folder: SimpleNamespace(free=size))
 
 
-@pytest.mark.parametrize(("averaged", "kept", "needed"), [(False, 1, 10), (True, 1, 13), (False, 3, 16), (False, -1, 19)])
+@pytest.mark.parametrize(
+    ("averaged", "kept", "needed"), [(False, 1, 10), (True, 1, 13), (False, 3, 16), (False, -1, 19)]
+)
 def test_the_disk_has_room_for_what_will_be_kept_or_training_does_not_start(
     tmp_path, monkeypatch, averaged, kept, needed
 ):
@@ -74,7 +76,9 @@ def test_the_disk_has_room_for_what_will_be_kept_or_training_does_not_start(
     free(monkeypatch, needed * 2**20)
     check_checkpoint_space(trainer, module)
     free(monkeypatch, needed * 2**20 - 1)
-    with pytest.raises(DiskFullError, match=rf"run_dir={tmp_path}.*best, .*last, recent.* needs {needed} MiB.*free some"):
+    with pytest.raises(
+        DiskFullError, match=rf"run_dir={tmp_path}.*best, .*last, recent.* needs {needed} MiB.*free some"
+    ):
         check_checkpoint_space(trainer, module)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.ckpt").write_bytes(bytes(2**20))  # a run that continues replaces what exists
