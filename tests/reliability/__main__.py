@@ -87,6 +87,18 @@ def orphans(number: int) -> dict[str, Any]:
     return {"cases": sum(map(len, found.values())), "faults": faults}
 
 
+def planted(number: int) -> dict[str, Any]:
+    """Copies of KAGL's pictures and titles, planted; a fault is a control that is reported and is no copy."""
+    from reliability import planted
+
+    found = planted.measure()
+    faults = [
+        f"{what}: {control!r} is no copy of {of!r}" for what, pairs in found.false.items() for control, of in pairs
+    ]
+    facts = {"kinds": found.kinds, "controls": found.controls, "reported": found.reported}
+    return {"cases": sum(found.controls.values()), "faults": faults, **facts}
+
+
 def soak(number: int) -> dict[str, Any]:
     """A long training run and a long-lived server."""
     from reliability import soak
@@ -104,6 +116,7 @@ TOPICS: dict[str, tuple[Topic, int]] = {
     "catalogues": (catalogues, 1000),
     "images": (images, 10_000),
     "orphans": (orphans, 0),
+    "planted": (planted, 0),
     "soak": (soak, 10_000),
 }
 """Topic → its function and its usual number."""
