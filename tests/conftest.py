@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 def pytest_configure(config):
     """Scans and embeddings never go to the user's cache, not even those of a doctest."""
+    # A shell ignores it in what it starts with &, and so would every process that the tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.modiste_cache = tempfile.mkdtemp(prefix="modiste-cache-")
     os.environ["MODISTE_CACHE"] = config.modiste_cache
     # TensorBoard's absl closes the stream of its handler when a command in this process configures logging, unless that

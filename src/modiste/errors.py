@@ -10,6 +10,10 @@ class ModisteError(Exception):
     """A mistake of the user's: one clear sentence and the remedy. The command line prints it without a traceback."""
 
 
+class NothingToMeasureError(ModisteError):
+    """The data lack what a task measures: of an evaluation by its default tasks, the rest goes on."""
+
+
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """A sentence that names the closest option, or lists the options when none is close.
 

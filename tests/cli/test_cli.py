@@ -299,6 +299,17 @@ def test_a_job_runs_in_its_own_directory(shop):
     assert (Path(job["out"]) / ".hydra/overrides.yaml").is_file()
 
 
+@pytest.mark.parametrize("quoted", ["~/{}", '"~/{}"', "'~/{}'"])
+def test_a_path_below_the_home_folder_is_there_and_makes_no_folder_named_tilde(shop, monkeypatch, quoted):
+    monkeypatch.setenv("HOME", str(shop / "my home"))
+    assert main(["sew", f"hydra.run.dir={quoted.format('a')}", f"title={quoted.format('b')}"]) == 0
+    (job,) = jobs(shop)
+    assert Path(job["out"]) == shop / "my home" / "a"
+    assert job["cfg"]["title"] == str(shop / "my home" / "b")
+    assert (shop / "my home" / "a").is_dir()
+    assert not (shop / "~").exists()
+
+
 def test_flags_and_overrides_in_any_order_and_a_sweep_over_groups_globs_and_values(shop):
     assert main(["sew", "seed=1,2", "-m", "cloth=glob(*n*)", "recipe=summer"]) == 0
     assert [(job["cfg"]["seed"], job["cfg"]["cloth"]["weight"]) for job in jobs(shop)] == [(1, 2), (2, 2)]

@@ -457,6 +457,28 @@ def test_a_target_checks_its_own_node_once_everything_else_is_right(allowed):
     assert "paper" not in problems_of({**tree, "x": "???"})
 
 
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (["experiment=zooclaw_2026", "term=[]"], "distill"),
+        (["experiment=zooclaw_2026", "term=[distill]"], "soft_labels"),
+        (["+term.distil.weight=2"], "distil"),
+        (["+logger.wandb.project=x"], "wandb"),
+        (["+task.grounding.seed=1"], "grounding"),
+        (["+callbacks.ema.decay=0.9"], "ema"),
+    ],
+)
+def test_keys_of_a_part_that_is_not_chosen_are_named(overrides, part):
+    with pytest.raises(ModisteError, match=rf"'\w+\.{part}' is not chosen, but \w+\.{part}\.\w+.* set: choose it"):
+        validate(compose("train", overrides))
+
+
+def test_a_recipes_terms_are_removed_with_their_keys():
+    cfg = compose("train", ["experiment=zooclaw_2026", "term=[]", "~term.distill", "~term.soft_labels"])
+    assert not cfg.term
+    validate(cfg)
+
+
 def test_values_are_checked_without_imports():
     tree = OmegaConf.create({"a": {"_target_": "no.such.thing", "x": "???"}, "b": "${a.y}"})
     assert [problem.split("'")[1] for problem in value_problems(tree)] == ["a.x", "b"]

@@ -37,6 +37,7 @@ def test_random_overrides_are_accepted_and_sane_or_refused_in_words(tmp_path, mo
         "train callbacks.artifacts=0",
         "train transfer=inf",
         "train trainer.precision=fp16",
+        "train trainer.precision=bf16-true",
         "train trainer.precision=x",
         "train trainer.gradient_clip_val=None",
         "train trainer.devices=-2",

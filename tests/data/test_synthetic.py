@@ -454,6 +454,18 @@ def configured(name: str) -> dict:
     return config
 
 
+@pytest.mark.parametrize("products", [1, 12, 80])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_few_products_have_no_rows_to_hold_out_rather_than_an_error(name, products, caplog):
+    hold_out = configured(name)["split"]["hold_out"]
+    catalogue = Synthetic(products=products, size=24, wardrobe=CONFIGS[name])()
+    split = RandomSplit({"train": 0.8, "val": 0.1, "test": 0.1}, hold_out=hold_out)(catalogue)
+    for entry in set(hold_out) - set(split.splits):
+        assert f"data.split.hold_out.{entry} matches no product" in caplog.text
+    with pytest.raises(ModisteError, match="Did you mean 'hoodie'"):
+        RandomSplit({"train": 1.0}, hold_out={"hout_c": {"category": ["hodie"]}})(catalogue)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_held_out_splits_hold_what_they_should(name: str):
     config = configured(name)

@@ -7,6 +7,7 @@ benchmarks/soak.md.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -86,6 +87,18 @@ def orphans(number: int) -> dict[str, Any]:
     return {"cases": sum(map(len, found.values())), "faults": faults}
 
 
+def planted(number: int) -> dict[str, Any]:
+    """Copies of KAGL's pictures and titles, planted; a fault is a control that is reported and is no copy."""
+    from reliability import planted
+
+    found = planted.measure()
+    faults = [
+        f"{what}: {control!r} is no copy of {of!r}" for what, pairs in found.false.items() for control, of in pairs
+    ]
+    facts = {"kinds": found.kinds, "controls": found.controls, "reported": found.reported}
+    return {"cases": sum(found.controls.values()), "faults": faults, **facts}
+
+
 def soak(number: int) -> dict[str, Any]:
     """A long training run and a long-lived server."""
     from reliability import soak
@@ -103,6 +116,7 @@ TOPICS: dict[str, tuple[Topic, int]] = {
     "catalogues": (catalogues, 1000),
     "images": (images, 10_000),
     "orphans": (orphans, 0),
+    "planted": (planted, 0),
     "soak": (soak, 10_000),
 }
 """Topic → its function and its usual number."""
@@ -117,6 +131,8 @@ def main() -> int:
     parser.add_argument("--number", type=int, help="cases; the usual number by default")
     parser.add_argument("--table", action="store_true", help="only write the tables of what was measured")
     chosen = parser.parse_args()
+    # A shell ignores it in what it starts with &, and so would every process that the topics interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     faults = 0
     for name in [] if chosen.table else chosen.topics or TOPICS:
         function, usual = TOPICS[name]

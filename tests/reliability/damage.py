@@ -64,8 +64,9 @@ PREPARE = ("prepare", *DATA, "size=32", "resize=shortest", "shard_rows=64", "out
 EMBED = ("embed", "run=run", *DATA, "shard_rows=64", "out=vectors")
 SWEEP = ("sweep", "sweep=heads", *TINY, *FROZEN, "trainer.max_epochs=1", "sweep.trials=1", "sweep.processes=shared",
          "hydra.run.dir=sweep")  # fmt: skip
+SHOP = ("data", "data=table", "data.catalogue.path=shop/shop.csv", "data.catalogue.images=shop/photos.zip")
 KINDS = (
-    Kind("cache: scan", "cache/scans/**/*.parquet", tuple(EVALUATE), True),
+    Kind("cache: scan", "cache/scans/**/*.parquet", SHOP, True),
     Kind("cache: looks", "cache/looks/*.parquet", tuple(EVALUATE), True),
     Kind("cache: embeddings", "cache/embeddings/**/*.npy", tuple(EVALUATE), True),
     Kind("cache: features", "cache/features/*.npy", (*TRAIN, *FROZEN, "features.cache=true"), True),
@@ -88,9 +89,27 @@ KINDS = (
 def prepare(folder: Path) -> None:
     """Everything that can be damaged."""
     train = ["train", *TINY, *FROZEN, "features.cache=true", "trainer.max_epochs=2", "hydra.run.dir=run"]
-    for command in (train, EVALUATE, PREPARE, EMBED, SWEEP):
+    forks.apart(draw_shop, folder / "shop")
+    for command in (train, EVALUATE, PREPARE, EMBED, SWEEP, SHOP):
         if forks.run(command, folder, folder / "log", cached(folder)):
             raise RuntimeError((folder / "log").read_text()[-2000:])
+
+
+def draw_shop(folder: Path) -> None:
+    """A table whose pictures are in a zip."""
+    import io
+    import zipfile
+
+    from PIL import Image
+
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "photos.zip", "w") as photos:
+        for number in range(12):
+            file = io.BytesIO()
+            Image.new("RGB", (32, 32), (20 * number, 90, 10)).save(file, "PNG")
+            photos.writestr(f"{number}.png", file.getvalue())
+    rows = "".join(f"{number}.png,hat {number}\n" for number in range(12))
+    (folder / "shop.csv").write_text(f"image,text\n{rows}")
 
 
 def cached(folder: Path) -> Callable[[], None]:

@@ -19,6 +19,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -482,6 +483,8 @@ def cases(outside: Path) -> list[Case]:
 
 TOOLS = ("uname", "lscpu", "file", "nvidia-smi", "rocm-smi")
 """What Python, torch and codecarbon ask for the machine, with arguments of their own."""
+CPU = [sys.executable, str(Path(find_spec("cpuinfo").origin).with_name("cpuinfo.py")), "--json"]  # type: ignore
+"""What codecarbon starts to name the processor."""
 PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pty.spawn")
 NETWORK = ("socket.connect", "socket.getaddrinfo")
 
@@ -504,7 +507,11 @@ def watched(case: Path, found: Path) -> Callable[[], None]:
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
             if event in PROCESSES:
-                if arguments[0] not in TOOLS and "'-m', 'modiste', 'evaluate'" not in str(arguments[1:2]):
+                if (
+                    arguments[0] not in TOOLS
+                    and arguments[1:2] != (CPU,)
+                    and "'-m', 'modiste', 'evaluate'" not in str(arguments[1:2])
+                ):
                     note(event, arguments)
             elif event in NETWORK and "AF_UNIX" not in str(arguments):
                 note(event, arguments[1:])

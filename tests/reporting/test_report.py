@@ -277,6 +277,25 @@ def test_searches_have_their_own_galleries_and_the_later_ones_are_folded(run):
     assert folded.endswith('<details class="fold">')
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"results": None},
+        {"results": [{"row": 0, "image": "../../secret.png"}]},
+        {"results": [{"row": "0; x", "score": 1.0, "relevant": True}]},
+        {"results": [7]},
+        {"wanted": {"row": 0}, "results": []},
+        {"query": ...},
+    ],
+)
+def test_examples_of_another_form_are_not_shown(run, damage):
+    broken = {name: value for name, value in (example(True) | damage).items() if value is not ...}
+    put(run, "kagl.test.retrieval", result("retrieval", examples=[broken, "x", example(True, "green hat")]))
+    text = words(write_report(run, Plain()))
+    assert "green hat" in text
+    assert "blue dress" not in text
+
+
 def test_a_catalogue_draws_only_its_own_data(run):
     put(run, "other.test.retrieval", result("retrieval", data="other", examples=[example(True)]))
     assert "Images are not shown: those of other" in words(write_report(run, Plain()))

@@ -141,6 +141,24 @@ def test_a_torn_line_with_more_after_it_is_dropped_too(tmp_path):
     assert [t.state.name for t in finished(study(tmp_path))].count("COMPLETE") == 4
 
 
+@pytest.mark.parametrize("line", range(1, 11))
+def test_a_byte_that_flipped_anywhere_in_the_journal_loses_its_trial_alone(tmp_path, line):
+    """Two trials of five lines: created, three parameters, the result."""
+    run(study(tmp_path), 2, valley)
+    journal = tmp_path / "study.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 11
+    middle = len(lines[line]) // 2
+    lines[line] = lines[line][:middle] + bytes([lines[line][middle] ^ 0xFF]) + lines[line][middle + 1 :]
+    journal.write_bytes(b"".join(lines))
+    again = study(tmp_path)
+    run(again, 4, valley)
+    found = [trial for trial in finished(again) if trial.state.name == "COMPLETE"]
+    assert len(found) == 4
+    assert {frozenset(trial.params) for trial in found} == {frozenset(SPACE.space)}
+    conclude(again, [LOSS], list(SPACE.space), tmp_path)
+
+
 def test_choices_are_values_and_need_no_quoting(tmp_path):
     """Words with commas, braces, quotes or parentheses, lists and mappings reach the trial as they are."""
     choices = {

@@ -9,7 +9,7 @@ import torch
 from helpers.commands import TINY, modiste
 from modiste.config import compose, validate
 from modiste.errors import ModisteError
-from modiste.training.module import ContrastiveModule
+from modiste.training.module import ContrastiveModule, ValidationEmbeddings
 from modiste.training.validation_sets import validation_specs
 
 HELD = "data.held_out={column: category, count: 4, seed: 1}"
@@ -50,6 +50,13 @@ def test_prompts_of_a_set_are_of_its_own_data():
     (kagl,) = sets("+transfer.shop={data: kagl, task: [zeroshot]}").values()
     assert "articleType" in kagl.task.zeroshot.prompts
     assert "pattern" not in kagl.task.zeroshot.prompts
+
+
+@pytest.mark.parametrize(("count", "dim"), [(1, 1), (1, 4), (3, 1), (3, 4)])
+def test_a_set_of_one_row_is_measured_like_any_other(count, dim):
+    embeddings = ValidationEmbeddings()
+    embeddings.update(torch.ones(count, dim), torch.ones(count, dim), torch.arange(count))
+    assert [tuple(part.shape) for part in embeddings.gathered()] == [(count, dim), (count, dim), (count,)]
 
 
 def test_without_any_there_is_none_and_ones_own_held_out_set_wins():

@@ -11,7 +11,16 @@ from types import SimpleNamespace
 import pytest
 
 from modiste.utils import atomic as atomic_module
-from modiste.utils.atomic import DiskFullError, atomic, atomic_folder, check_space, read_cache, write_cache, write_text
+from modiste.utils.atomic import (
+    DiskFullError,
+    atomic,
+    atomic_folder,
+    check_space,
+    read_cache,
+    remove_all_leftovers,
+    write_cache,
+    write_text,
+)
 
 
 def test_an_error_leaves_the_file_as_it_was_and_nothing_behind(tmp_path):
@@ -41,6 +50,12 @@ def test_leftovers_of_dead_processes_are_removed_and_those_of_others_stay(tmp_pa
     write_text(tmp_path / "a[1].txt", "")
     left = {file.name for file in tmp_path.iterdir()}
     assert left == {"a[1].txt", f"b.txt.{dead.pid}.tmp", f"a[1].txt.{os.getppid()}.tmp"}
+    (tmp_path / "below" / f"c.{dead.pid}.tmp").mkdir(parents=True)
+    (tmp_path / "below" / f"c.{dead.pid}.tmp" / f"d.{dead.pid}.tmp").touch()
+    (tmp_path / "below" / "mine.tmp").touch()
+    remove_all_leftovers(tmp_path)
+    left = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
+    assert left == {"a[1].txt", f"a[1].txt.{os.getppid()}.tmp", "below/mine.tmp"}
 
 
 @pytest.mark.parametrize("content", [b"", b"1 2", b"1 2 4"])

@@ -51,6 +51,17 @@ def test_a_folder_of_runs_names_the_newest(tmp_path):
         RunDir.find(tmp_path)
 
 
+def test_hydras_record_is_no_run(tmp_path):
+    """A run that ended before it began has a .hydra/config.yaml and nothing else."""
+    hydra = tmp_path / "run" / ".hydra"
+    hydra.mkdir(parents=True)
+    (hydra / "config.yaml").write_text("name: a")
+    for path in (hydra, hydra.parent):
+        with pytest.raises(ModisteError, match=r"it has no config\.yaml\.$"):
+            RunDir.find(path)
+    assert RunDir.of(hydra) is None
+
+
 @pytest.mark.parametrize("kind", ["last", "best"])
 def test_a_checkpoint_with_a_flipped_byte_is_never_used(run, kind, caplog):
     chosen = run.checkpoint(kind)

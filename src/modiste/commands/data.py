@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -47,6 +48,7 @@ def run(cfg: DictConfig) -> None:
         print(f"Wrote {folder / 'scenes.png'}")
     if cfg.write:
         file = proposal.write(cfg.write, cfg.data, catalogue, Path(cfg.write_to))
-        print(f"Wrote {file}\nTrain on it: modiste train --config-dir {file.parents[1]} data={file.stem}")
+        options = shlex.join(["--config-dir", str(file.parents[1]), f"data={file.stem}"])
+        print(f"Wrote {file}\nTrain on it: modiste train {options}")
     elif own:
         print("Save these settings as data=NAME: repeat the command with write=NAME")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from modiste.commands._line import invocation
+from modiste.commands._line import invocation, of_data
 from modiste.config import load_overrides
 from modiste.config.overrides import override_key
 from modiste.utils.run_dir import RunDir
@@ -30,8 +29,3 @@ def run(cfg: DictConfig) -> None:
         data = [*of_data(load_overrides(RunDir.find(cfg.run).path / "overrides.yaml")), *data]
     files = [f"embeddings.{side}={done.folder / f'{side}.npy'}" for side in ("image", "text")]
     print(f"Evaluate: {shlex.join(['modiste', 'evaluate', *(data or [f'data={cfg.data.name}']), *files])}")
-
-
-def of_data(overrides: Sequence[str]) -> list[str]:
-    """Those of ``overrides`` that choose the data set."""
-    return [o for o in overrides if override_key(o).split(".")[0].split("/")[0] in ("data", "data_dir")]

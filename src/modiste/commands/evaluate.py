@@ -13,10 +13,14 @@ def run(cfg: DictConfig) -> None:
     from modiste.reporting.tables import print_results
 
     done: Evaluated = evaluate_config(cfg, invocation())
-    if cfg.get("suite") is not None:
+    missing = [outcome for outcome in done.outcomes if outcome.status == "missing"]
+    if cfg.get("suite") is None:
+        for outcome in missing:
+            print(f"Skipped {outcome.task}: {outcome.why}")
+    else:
         counts = {s: sum(o.status == s for o in done.outcomes) for s in ("computed", "kept", "missing")}
         print(f"\nSuite {cfg.suite.name}: " + ", ".join(f"{number} {status}" for status, number in counts.items()))
-        for outcome in (o for o in done.outcomes if o.status == "missing"):
+        for outcome in missing:
             print(f"- missing: {outcome.entry} · {outcome.task}: {outcome.why}")
     print_results(done.paths)
     print(f"\nResults: {done.folder.results}\nReport: {done.report}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from omegaconf import DictConfig
 
 from modiste.commands._line import invocation
@@ -17,4 +19,4 @@ def run(cfg: DictConfig) -> None:
     for tower, values in exported.cosine.items():
         print(f"  {tower:5} cosine to the original model: min {values['min']:.6f}, mean {values['mean']:.6f}")
     print(f"Usage: {exported.path / 'README.md'}")
-    print(f"Publish it: modiste push folder={exported.path} repo_id=OWNER/NAME")
+    print(f"Publish it: modiste push folder={shlex.quote(str(exported.path))} repo_id=OWNER/NAME")

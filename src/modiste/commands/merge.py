@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Any
 
@@ -22,7 +23,7 @@ def run(cfg: DictConfig) -> None:
     print_curve(merged.curve, merged.alpha, merged.shown)
     print(f"\nalpha = {merged.alpha:g} is best by {merged.monitor}")
     print(f"Curve: {merged.run.path / 'merge.json'}\nPicture: {merged.picture}")
-    print(f"Evaluate it: modiste evaluate run={merged.run.path}")
+    print(f"Evaluate it: modiste evaluate run={shlex.quote(str(merged.run.path))}")
 
 
 def print_curve(curve: list[dict[str, Any]], chosen: float, names: list[str]) -> None:

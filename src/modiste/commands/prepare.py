@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from modiste.commands._line import invocation, of_data
+from modiste.config.overrides import override_key, override_value
 from modiste.errors import ModisteError, did_you_mean
 
 if TYPE_CHECKING:
@@ -47,7 +50,10 @@ def write_pixels(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[i
 
     preprocess = Preprocess(size=cfg.size, resize=cfg.resize, interpolation=cfg.interpolation, crop_pct=cfg.crop_pct)
     made = write(catalogue, preprocess, folder, cfg.shard_rows, Decoder(cfg.data.decode), progress_bar)
-    return made, f"data={cfg.data.name} data.preprocessed={folder}"
+    own = of_data(invocation().overrides)
+    if not any(override_key(override) == "data" for override in own):
+        own = [f"data={cfg.data.name}", *own]
+    return made, shlex.join([*own, f"data.preprocessed={folder}"])
 
 
 def write_webdataset(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[int, str]:
@@ -57,8 +63,7 @@ def write_webdataset(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tup
 
     made = write(catalogue, folder, cfg.shard_rows, progress_bar)
     batches = max(catalogue.splits.get("train", 0) // cfg.data.batch_size, 1)
-    others = ",".join(f"{folder}/{split}-*.tar" for split in catalogue.splits if split != "train")
-    return made, (
-        f"data=shards data/split=given 'data.catalogue.path=[{others}]' 'data.stream.shards=\"{folder}/train-*.tar\"' "
-        f"data.stream.batches={batches}"
-    )
+    others = [f"{folder}/{split}-*.tar" for split in catalogue.splits if split != "train"]
+    use = {"data.catalogue.path": others, "data.stream.shards": f"{folder}/train-*.tar", "data.stream.batches": batches}
+    words = [f"{key}={override_value(value)}" for key, value in use.items()]
+    return made, shlex.join(["data=shards", "data/split=given", *words])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 import socket
 from importlib.util import find_spec
 from typing import Any
@@ -59,7 +60,9 @@ def read_settings(cfg: DictConfig) -> Settings:
     settings = Settings(**given)
     for path in settings.paths.values():
         if not path.is_dir():
-            raise ModisteError(f"There is no index {path}: build it with modiste index run=RUN data=… out={path}.")
+            raise ModisteError(
+                f"There is no index {path}: build it with modiste index run=RUN data=… out={shlex.quote(str(path))}."
+            )
     return settings
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,13 +52,32 @@ OPEN = (
 )
 
 
+HOME = re.compile(r"""([^=]*=)(["']?)~(?=/|\2$)""")
+
+
+def at_home(override: str) -> str:
+    """``override`` with the path of the home folder where its value begins with ``~``: no shell sees a quoted one.
+
+    >>> at_home('run="~/run"').endswith('/run"'), at_home("~callbacks.best"), at_home("note=a ~/b")
+    (True, '~callbacks.best', 'note=a ~/b')
+    """
+    found = HOME.match(override)
+    if not found:
+        return override
+    key, mark = found.groups()
+    home, rest = str(Path("~").expanduser()), override[found.end() :]
+    within = home if mark == "'" else quote(home)[1:-1]
+    return f"{key}{mark}{within}{rest}"
+
+
 def opened(override: str) -> str:
-    """``override`` as Hydra takes it where it may add a key of the user's own.
+    """``override`` as Hydra takes it, where it may add a key of the user's own or be a path below ``~``.
 
     >>> opened("data.derive.kind=[]"), opened("transfer={fmnist: {data: fashion_mnist}}"), opened("optim.lr=1")
     ('++data.derive.kind=[]', '++transfer={fmnist: {data: fashion_mnist}}', 'optim.lr=1')
     """
     starts = tuple(f"{key}{start}" for key in OPEN for start in (".", "={"))
+    override = at_home(override)
     return f"++{override}" if override.startswith(starts) else override
 
 

@@ -17,6 +17,8 @@ from modiste.errors import ModisteError
 STARTS = ("init", "resume", "continue")
 GLOBAL = ("experiment", "debug", "path", "local")
 """Groups whose options set keys of the whole config."""
+PARTS = ("task", "term", "logger", "callbacks")
+"""Groups that add named parts to the config, several of them."""
 AUTOMATIC = "auto"
 """Of ``continue``: the run directory itself, where it has a checkpoint."""
 HELD_OUT = "held_out"
@@ -46,7 +48,7 @@ def validate(cfg: DictConfig, given: Mapping[str, Collection[str]] | None = None
     """
     given = given or {}
     problems = value_problems(cfg, {join(path, name) for path in given for name in given[path]})
-    problems += schema.value_problems(cfg) + contradictions(cfg)
+    problems += schema.value_problems(cfg) + contradictions(cfg) + not_chosen(cfg)
     checks = []
     for path, node in [("", cfg), *nodes(cfg)]:
         if "_target_" not in node or OmegaConf.is_missing(node, "_target_"):
@@ -98,6 +100,21 @@ def value_problems(cfg: DictConfig, given: Collection[str] = ()) -> list[str]:
                     continue
                 text = OmegaConf.to_container(parent, resolve=False)[key]  # type: ignore[index]
                 problems.append(f"'{path}' = {text} cannot be resolved: {explain_interpolation(error, cfg)}")
+    return problems
+
+
+def not_chosen(cfg: DictConfig) -> list[str]:
+    """Keys that a recipe or an override sets of a part that is not chosen, as ``term=[]`` leaves them."""
+    problems = []
+    for group in PARTS:
+        parts = value_at(cfg, group)
+        for name, node in parts.items() if isinstance(parts, DictConfig) else ():
+            if isinstance(node, DictConfig) and "_target_" not in node:
+                keys = ", ".join(f"{group}.{name}.{key}" for key in node)
+                problems.append(
+                    f"'{group}.{name}' is not chosen{f', but {keys} set' if keys else ''}: choose it "
+                    f"('{group}=[{name}]'), or remove it ('~{group}.{name}')."
+                )
     return problems
 
 

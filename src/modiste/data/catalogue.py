@@ -50,6 +50,7 @@ class Card:
         name: The word that selects it (``data=<name>``).
         expected: Counts that the publisher states, such as ``{"rows": 44446}``.
         download: Download instructions, shown when files are missing.
+        values: Attribute → values of the whole data set, of which a small part may lack some.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Card:
     homepage: str = ""
     expected: Mapping[str, int] = field(default_factory=dict)
     download: str = ""
+    values: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

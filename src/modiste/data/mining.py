@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,7 +117,7 @@ def read(folder: Path, catalogue: Catalogue, total: int) -> tuple[Tensor, Tensor
     if not manifest.is_file() or not all(file.is_file() for file in files):
         raise ModisteError(
             f"data.batches.mined={folder} holds no finished embeddings: create them with "
-            f"modiste embed data={catalogue.card.name} run=RUN out={folder}."
+            f"modiste embed data={catalogue.card.name} run=RUN out={shlex.quote(str(folder))}."
         )
     made = json.loads(manifest.read_text(encoding="utf-8"))
     if (made["data"], made["rows"]) != (catalogue.card.name, total):

@@ -344,25 +344,32 @@ def _held_out(catalogue: Catalogue, group: Sequence[str], hold_out: HoldOut) -> 
     for name, conditions in (hold_out or {}).items():
         if name in ("train", "val", "test", EXCLUDED) or not conditions:
             raise ModisteError(f"data.split.hold_out.{name} must have a unique name and list columns and values.")
-        for key, fits in zip(group, _fits(catalogue, f"data.split.hold_out.{name}", conditions), strict=True):
-            if fits:
+        fits = _fits(catalogue, f"data.split.hold_out.{name}", conditions)
+        if not any(fits):
+            log.warning("data.split.hold_out.%s matches no product: split '%s' is empty; add products.", name, name)
+        for key, fit in zip(group, fits, strict=True):
+            if fit:
                 held.setdefault(key, name)
     return held
 
 
 def _fits(catalogue: Catalogue, key: str, conditions: Mapping[str, Sequence[str]]) -> list[bool]:
-    """Whether each row has one of the values in every one of the columns; ``key`` is the config's, for messages."""
-    fits = [True] * len(catalogue)
+    """Whether each row has one of the values in every one of the columns; ``key`` is the config's, for messages.
+
+    No row may fit only where the data set's card knows the values: a small part of it lacks some.
+    """
+    fits, known = [True] * len(catalogue), True
     for column, values in conditions.items():
         wanted = _wanted(catalogue, key, column, values)
         fits = [fit and value in wanted for fit, value in zip(fits, catalogue.column(column), strict=True)]
-    if not any(fits):
+        known = known and wanted <= set(catalogue.card.values.get(column, ()))
+    if not any(fits) and not known:
         raise ModisteError(f"{key} matches no product: no row has all of its values.")
     return fits
 
 
 def _wanted(catalogue: Catalogue, key: str, column: str, values: Sequence[str] | str) -> set[str]:
-    present = set(catalogue.column(column))
+    present = {*catalogue.column(column), *catalogue.card.values.get(column, ())}
     listed = [values] if isinstance(values, (str, int, float)) else values
     wanted = {as_text(value) for value in listed}
     for value in wanted - present:

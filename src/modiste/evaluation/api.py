@@ -142,7 +142,8 @@ def evaluate_config(cfg: DictConfig, line: Invocation) -> Evaluated:
         cfg.deterministic,
     )  # fmt: skip
     if cfg.get("suite") is None:
-        outcomes = list(evaluator.run(EvaluationSpec("", cfg, line.overrides)))
+        asked = any(override.startswith("task") for override in line.overrides)
+        outcomes = list(evaluator.run(EvaluationSpec("", cfg, line.overrides), skip=not asked))
     else:
         outcomes = run_suite(evaluator, cfg.suite.name, suite_specs(cfg, line.overrides, line.config_dirs))
     paths = [outcome.path for outcome in outcomes if outcome.path]

@@ -2,8 +2,8 @@
 
 Each evaluated picture is compared with its nearest training pictures by the correlation of small grey thumbnails, whole
 and trimmed of a plain border, as it is and mirrored. Each of these pairs is aligned by an affine map (Lucas & Kanade
-1981, in the inverse order of Baker & Matthews 2004), and counts as a copy where the details of the aligned pictures
-correlate and their colours agree up to one gain and one offset.
+1981, in the inverse order of Baker & Matthews 2004). It counts as a copy where the test picture is what the training
+picture becomes under that map and one gain: their details correlate, everywhere, and so do their colours.
 """
 
 from __future__ import annotations
@@ -32,10 +32,18 @@ LEAST_COARSE = 0.8
 """Correlation of unaligned thumbnails below which pictures are not aligned."""
 PROMISING = 0.6
 """Correlation of details, after the first steps of the alignment, from which on it is completed."""
-DETAILS, FINEST = 0.95, 0.93
+DETAILS, FINEST = 0.94, 0.978
 """Least correlations of the details of a copy, and of its finest ones."""
-COLOURS = 14.0
-"""Levels of 255 that 95 % of a copy's cells differ in at most, up to gain and offset."""
+ODD = 0.002
+"""Largest fraction of a copy's textured places whose details do not correlate: plain wallets share their outline."""
+COLOURS = 18.0
+"""Levels of 255 that 99 % of a copy's places differ in at most, up to gain."""
+RICH = 0.6
+"""Fraction of textured places from which on two pictures are not alike by chance."""
+RICH_FINEST, RICH_COLOURS = 0.96, 28.0
+"""`FINEST` and `COLOURS` of such pictures, if all of their textured places correlate."""
+NOISE = 6.0
+"""Levels that a resized JPEG file differs in: what varies less has no texture."""
 BATCH = 2048
 WINDOW = 0.86
 """Part of the side that is compared: a rotation leaves wedges, and a crop an edge."""
@@ -268,20 +276,38 @@ def _smooth(pictures: Tensor, size: int) -> Tensor:
     return F.avg_pool2d(pictures[:, None], size, 1, size // 2, count_include_pad=False)[:, 0]
 
 
-def colours(test: Tensor, train: Tensor, weight: Tensor) -> Tensor:
-    """Levels (P,) that 95 % of the cells of aligned pictures (P, 3, SIDE, SIDE) differ in, up to one gain.
+def expected(test: Tensor, train: Tensor, theta: Tensor, weight: Tensor) -> Tensor:
+    """What the training pictures (P, 3, SIDE, SIDE) look like where the aligned ``test`` pictures are their copies.
 
-    The gain is that of all three channels together, fitted where the test picture is not saturated. An offset as well
-    would make any two things of two tones alike.
+    Brighter or darker by one gain of all channels together, fitted where the test picture is not saturated, and
+    saturated as it is; an offset as well would make any two things of two tones alike. As blurred as it is: sampled by
+    the map and back.
     """
     used = weight[:, None] * ((test > 8) & (test < 247))
     gain = (test * train * used).sum((1, 2, 3)) / ((train**2 * used).sum((1, 2, 3)) + 1)
     gain = torch.where(used.mean((1, 2, 3)) > 0.005, gain, torch.ones(())).clamp(*GAINS)
-    expected = (gain.view(-1, 1, 1, 1) * train).clamp(0, 255)
-    share = F.adaptive_avg_pool2d(weight[:, None], COARSE)
-    cells = F.adaptive_avg_pool2d((test - expected) * weight[:, None], COARSE) / share.clamp(min=0.25)
-    worst = torch.where(share[:, 0] > 0.5, cells.abs().amax(1), torch.zeros(()))
-    return torch.quantile(worst.flatten(1), 0.95, dim=1)
+    there = (gain.view(-1, 1, 1, 1) * train).clamp(0, 255)
+    whole = F.pad(theta, (0, 0, 0, 1))
+    whole[:, 2, 2] = 1
+    return warp(warp(there, torch.linalg.inv(whole)[:, :2])[0], theta)[0]
+
+
+def odd(test: Tensor, train: Tensor, weight: Tensor, size: int = 5) -> tuple[Tensor, Tensor]:
+    """The fractions (P,) of textured places of pictures (P, SIDE, SIDE) where windows of ``size``² do not correlate,
+    and of textured places among all."""
+    means = [_smooth(picture, size) for picture in (test, train)]
+    spread = [(_smooth(p**2, size) - m**2).clamp(min=0) for p, m in zip((test, train), means, strict=True)]
+    shared = _smooth(test * train, size) - means[0] * means[1]
+    correlation = (shared + NOISE**2) / ((spread[0] + NOISE**2) * (spread[1] + NOISE**2)).sqrt()
+    textured = (torch.maximum(*spread) > NOISE**2) & (_smooth(weight, size) > 0.99)
+    count = textured.sum((1, 2))
+    return ((correlation < 0.7) & textured).sum((1, 2)) / count.clamp(min=1), count / weight.sum((1, 2)).clamp(min=1)
+
+
+def colours(test: Tensor, train: Tensor, weight: Tensor) -> Tensor:
+    """Levels (P,) that 99 % of the places of pictures (P, 3, SIDE, SIDE) differ in, as means of 3² pixels."""
+    apart = F.avg_pool2d(test - train, 3, 1, 1, count_include_pad=False).abs().amax(1)
+    return torch.nanquantile(apart.masked_fill(weight == 0, torch.nan).flatten(1), 0.99, dim=1)
 
 
 def plausible(theta: Tensor) -> Tensor:
@@ -314,12 +340,16 @@ def aligned(train: Thumbnails, test: Thumbnails, pairs: Pairs) -> tuple[list[int
     pairs = Pairs(pairs.test, pairs.train, pairs.mirrored, theta).of((correlation > PROMISING).nonzero()[:, 0])
     if not len(pairs.test):
         return [], [], []
-    theta, correlation = _aligned(train, test, pairs, 8)
+    theta, _ = _aligned(train, test, pairs, 8)
     own, other = _rgb(train, test, pairs)
     warped, weight = warp(own, theta)
-    finest = details(grey(warped), grey(other), weight, 1, 5)
-    copy = (correlation >= DETAILS) & (finest >= FINEST) & (colours(warped, other, weight) <= COLOURS)
-    copy &= plausible(theta) & (weight.mean((1, 2)) > 0.4)
+    other = expected(warped, other, theta, weight)
+    sides = grey(warped), grey(other), weight
+    finest, levels = details(*sides, 1, 5), colours(warped, other, weight)
+    apart, textured = odd(*sides)
+    copy = (finest >= FINEST) & (levels <= COLOURS) & (apart <= ODD)
+    copy |= (finest >= RICH_FINEST) & (levels <= RICH_COLOURS) & (apart == 0) & (textured >= RICH)
+    copy &= (details(*sides) >= DETAILS) & plausible(theta) & (weight.mean((1, 2)) > 0.4)
     return pairs.test[copy].tolist(), pairs.train[copy].tolist(), (1 - finest[copy]).tolist()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from modiste.errors import NothingToMeasureError
 from modiste.evaluation.spec import Evaluation, EvaluationSpec
 from modiste.evaluation.store import ResultStore, holds, identity, variant_of
 from modiste.evaluation.subject import Subject
@@ -103,15 +104,24 @@ class Evaluator:
         self.store = self._store(prepared.facts)
         return prepared
 
-    def run(self, spec: EvaluationSpec) -> Iterator[Outcome]:
+    def run(self, spec: EvaluationSpec, skip: bool = False) -> Iterator[Outcome]:
         """Each task of a specification as it is done.
+
+        Args:
+            spec: What to evaluate.
+            skip: A task whose attributes the data lack is an outcome with the reason.
 
         Raises:
             ModisteError: The configuration is wrong, the data are missing, or a task refuses them.
         """
         prepared = self.prepare(spec)
         for name in prepared.evaluation.tasks:
-            yield self.run_task(prepared, name)
+            try:
+                yield self.run_task(prepared, name)
+            except NothingToMeasureError as error:
+                if not skip:
+                    raise
+                yield Outcome(prepared.evaluation.spec.name, name, "missing", str(error))
 
     def run_task(self, prepared: Prepared, name: str) -> Outcome:
         """The task ``name``, unless its result exists.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,4 +28,4 @@ class GridTable(Callback):
         except ModisteError as error:  # debug=step validates nothing
             print(error, file=sys.stderr)
             return
-        print(f"\nEvery metric: modiste table {folder} all=true")
+        print(f"\nEvery metric: modiste table {shlex.quote(str(folder))} all=true")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def make(cfg: DictConfig, line: Invocation) -> str:
         catalogue = catalogue.select(split=cfg.split)
     source = _source(cfg, line, folder, catalogue)
     changes = build(folder, catalogue, source, cfg.delete_missing, progress_bar, _engine(cfg, folder))
-    return f'{changes}: {folder}\nSearch: modiste search index={folder} "red shoes"'
+    return f'{changes}: {folder}\nSearch: modiste search index={shlex.quote(str(folder))} "red shoes"'
 
 
 def _engine(cfg: DictConfig, folder: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,14 +90,22 @@ def read_facts(folder: Path) -> dict[str, Any]:
     facts = read_json(folder / FACTS)
     if facts:
         if not isinstance(facts, dict) or not {"commits", "engine"} <= facts.keys():
-            raise ModisteError(f"{folder / FACTS} is damaged: make the index again with modiste index out={folder}.")
+            raise ModisteError(
+                f"{folder / FACTS} is damaged: make the index again with modiste index out={shlex.quote(str(folder))}."
+            )
         return facts
     if (folder / "staging").is_dir() or (folder / "lance").is_dir():
         raise ModisteError(f"{folder} is unfinished: run the modiste index command that made it again, it resumes.")
     if folder.exists():
-        raise ModisteError(f"{folder} is not an index: it has no {FACTS}. Make one with modiste index out={folder}.")
+        raise ModisteError(
+            f"{folder} is not an index: it has no {FACTS}. Make one with modiste index out={shlex.quote(str(folder))}."
+        )
     near = [path.name for path in folder.parent.glob("*") if (path / FACTS).is_file()] if folder.parent.is_dir() else []
-    hint = did_you_mean(folder.name, near) if near else f"Make one with modiste index run=RUN data=… out={folder}."
+    hint = (
+        did_you_mean(folder.name, near)
+        if near
+        else f"Make one with modiste index run=RUN data=… out={shlex.quote(str(folder))}."
+    )
     raise ModisteError(f"There is no index {folder}. {hint}")
 
 

@@ -97,7 +97,7 @@ def open_study(
             from optuna.storages.journal import JournalFileBackend
 
             path = folder / "study.journal"
-            mend(path)
+            mend(path, names)
             kept = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
         study = optuna.create_study(
             study_name=NAME, storage=kept, pruner=pruner, load_if_exists=True, directions=directions
@@ -115,20 +115,58 @@ def open_study(
     return study
 
 
-def mend(journal: Path) -> None:
-    """Drop lines of a journal that a full disk or a power cut has torn; their trials are repeated."""
+def mend(journal: Path, names: Sequence[str] = ()) -> None:
+    """Drop lines of a journal that a full disk or a power cut has torn; their trials are repeated.
+
+    Args:
+        journal: Optuna's, a JSON object per line.
+        names: The parameters. A trial that lost one of them is no longer complete.
+    """
     if not journal.is_file():
         return
     raw = journal.read_bytes()
     lines = raw.split(b"\n")
     whole = [line for line in lines if line and _is_json(line)]
-    mended = b"".join(line + b"\n" for line in whole)
+    torn = sum(bool(line) for line in lines) - len(whole)
+    mended = b"".join(line + b"\n" for line in (_without_lost(whole, names) if torn else whole))
     if mended != raw:
-        torn = sum(bool(line) for line in lines) - len(whole)
         if torn:
             log.warning("%s: %d torn lines dropped; their trials are repeated", journal, torn)
         with atomic(journal) as unfinished:
             unfinished.write_bytes(mended)
+
+
+# Of optuna.storages.journal.JournalOperation, and states that stand for a value.
+CREATE_TRIAL, SET_PARAM, SET_STATE = 4, 5, 6
+COMPLETE_OR_PRUNED = (1, 2)
+
+
+def _without_lost(lines: Sequence[bytes], names: Sequence[str]) -> list[bytes]:
+    """Lines of a journal as if the trials that lost some of theirs had been cut off: a trial's number is the place of
+    the line that creates it, which is made again; a result without its parameters is dropped."""
+    known = [(line, json.loads(line)) for line in lines]
+    creates = next((line for line, entry in known if entry.get("op_code") == CREATE_TRIAL), None)
+    kept: list[tuple[bytes, dict[str, Any]]] = []
+    parameters: dict[int, set[str]] = {}
+    for line, entry in known:
+        trial = len(parameters) if entry.get("op_code") == CREATE_TRIAL else entry.get("trial_id", -1)
+        while creates is not None and trial >= len(parameters):
+            parameters[len(parameters)] = set()
+            if entry.get("op_code") != CREATE_TRIAL:
+                kept.append((creates, {}))
+        if entry.get("op_code") == SET_PARAM:
+            parameters.setdefault(trial, set()).add(str(entry.get("param_name")))
+        kept.append((line, entry))
+    lost = {trial for trial, found in parameters.items() if not set(names) <= found}
+    return [
+        line
+        for line, entry in kept
+        if not (
+            entry.get("op_code") == SET_STATE
+            and entry.get("state") in COMPLETE_OR_PRUNED
+            and entry.get("trial_id") in lost
+        )
+    ]
 
 
 def _is_json(line: bytes) -> bool:

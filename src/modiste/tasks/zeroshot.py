@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modiste.errors import ModisteError, did_you_mean
+from modiste.errors import ModisteError, NothingToMeasureError, did_you_mean
 from modiste.metrics.classification import (
     DEFINITIONS,
     classification_metrics,
@@ -158,7 +158,9 @@ class ZeroShot:
             )
         fit = [name for name in named if name not in unfit]
         if not fit:
-            raise ModisteError(f"{rows.card.name} has no attribute with 1 to {MAX_CLASSES} values to classify.")
+            raise NothingToMeasureError(
+                f"{rows.card.name} has no attribute with 1 to {MAX_CLASSES} values to classify."
+            )
         return fit, unfit
 
     def _labels(self, attribute: str, rows: Catalogue) -> list[str | None]:

@@ -76,9 +76,13 @@ def build_parts(
     check_training(data, loss)
     loss.initialise(model.initial_scale, model.initial_bias, data.batch_size)
     grad_cache = GradCache(**cfg.grad_cache)
-    inputs = TrainingInputs(data.training_rows, cfg.seed, partial(grad_cache.patches, model), cache)
+    inputs = None
+    if stream is None:
+        inputs = TrainingInputs(data.training_rows, cfg.seed, partial(grad_cache.patches, model), cache)
     own = ValidationSet(data, "val", {name: instantiate(node) for name, node in cfg.task.items()})
     terms = build_terms(cfg, model, start, inputs)
+    if stream is not None:
+        check_streamed(terms)
     check_patch_head(model, loss, terms)
     validated = {"val": own, **{f"val/{name}": part for name, part in sets.items()}}
     settle_monitor(cfg, validated)
@@ -145,6 +149,15 @@ def build_terms(
             term.prepare(model, inputs)
         term.begin(model, teachers[name])
     return terms
+
+
+def check_streamed(terms: Mapping[str, Term]) -> None:
+    """Raise ModisteError for a term that takes training rows in advance, which a stream does not have."""
+    for name, term in terms.items():
+        if type(term).prepare is not Term.prepare:
+            raise ModisteError(
+                f"term.{name} needs the training rows in advance, which data.stream does not have: remove one of them."
+            )
 
 
 def check_patch_head(model: DualEncoder, loss: ContrastiveLoss, terms: Mapping[str, Term]) -> None:

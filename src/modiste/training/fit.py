@@ -28,9 +28,10 @@ from modiste.data.catalogue import Catalogue
 from modiste.errors import ModisteError
 from modiste.models.load import starting_point
 from modiste.training.build import TrainingParts, build_parts, keep_start
-from modiste.training.callbacks import CheckpointFiles, Interrupted, fast_dev_run
+from modiste.training.callbacks import CheckpointFiles, Interrupted, check_checkpoint_space, fast_dev_run
 from modiste.training.loggers import flat
 from modiste.training.validation_sets import validation_specs
+from modiste.utils.atomic import remove_all_leftovers
 from modiste.utils.lock import exclusive, is_further_process
 from modiste.utils.machine import environment, is_out_of_memory, keep_pages
 from modiste.utils.orphans import end_with_parent
@@ -111,6 +112,8 @@ def train(
     with exclusive(run.path), explained(), same_groups(), memory_named(config):
         trainer = build_trainer(config, run, loggers, callbacks, parts.data.batches_per_epoch)
         if trainer.is_global_zero and not fast_dev_run(trainer):
+            remove_all_leftovers(run.path)
+            check_checkpoint_space(trainer, parts.module)
             describe(parts, line, run, loggers)
             keep_start(parts.module.terms, run)
         checkpoint = start.checkpoint if start.resumes else None

@@ -63,6 +63,12 @@ class ValidationEmbeddings(Metric):
         first[1:] = rows[1:] != rows[:-1]
         return images[order][first], texts[order][first], rows[first]
 
+    def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`compute`; of a single row torchmetrics drops the dimensions, which are restored here."""
+        images, texts, rows = self.compute()
+        count = rows.numel()
+        return images.reshape(count, -1), texts.reshape(count, -1), rows.reshape(count)
+
 
 class ContrastiveModule(LightningModule):
     """Train a `DualEncoder`.
@@ -158,7 +164,7 @@ class ContrastiveModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         values: dict[str, float] = {}
         for (prefix, measured), embeddings in zip(self.sets.items(), self.validation, strict=True):
-            values |= self._measure(prefix, measured, *embeddings.compute())
+            values |= self._measure(prefix, measured, *embeddings.gathered())
             embeddings.reset()
         if self.mean:
             better = self._direction_of_mean(values)

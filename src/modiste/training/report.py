@@ -14,4 +14,12 @@ def conclude(run: Run) -> str:
     lines = ["", f"Run directory: {run.path}"]
     if any(run.path.glob("csv/version_*/metrics.csv")):  # a few steps may be too few to log
         lines.append(f"Report: {write_report(run.path)}")
-    return "\n".join([*lines, f"Evaluate it: modiste evaluate run={here}"])
+    return "\n".join([*lines, f"Evaluate it: modiste evaluate run={here}{split_of(run)}"])
+
+
+def split_of(run: Run) -> str:
+    """The override that evaluates a run whose data have no test split."""
+    splits = run.trainer.datamodule.catalogue.splits  # type: ignore[attr-defined]
+    return (
+        "" if "test" in splits else next((f" split={name}" for name in ("val", "all") if name in splits), " split=all")
+    )

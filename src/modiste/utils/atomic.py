@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -138,7 +138,16 @@ def write_text(path: Path, text: str) -> None:
 
 def remove_leftovers(path: Path) -> None:
     """Remove the temporary files and folders of ``path`` whose processes no longer run."""
-    for file in path.parent.glob(f"{_escaped(path.name)}.*.tmp"):
+    _remove(path.parent.glob(f"{_escaped(path.name)}.*.tmp"))
+
+
+def remove_all_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders anywhere in ``folder`` whose processes no longer run."""
+    _remove(list(folder.rglob("*.tmp")))
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
         match = TEMPORARY.search(file.name)
         if match and not _runs(int(match[1])):
             if file.is_dir():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -50,6 +51,10 @@ def is_intact(checkpoint: Path) -> bool:
     return not damaged
 
 
+HYDRA = ".hydra"
+"""Hydra's own record in a run directory, which holds a config.yaml, too."""
+
+
 class RunDir:
     """A run directory and the places in it.
 
@@ -68,7 +73,7 @@ class RunDir:
         if run.is_run:
             return run
         if run.path.exists():
-            inside = sorted(config.parent for config in run.path.glob(f"*/{CONFIG}")) if run.path.is_dir() else []
+            inside = sorted(p for p in run.path.glob("*") if cls(p).is_run) if run.path.is_dir() else []
             newest = f" It holds runs; the newest is {inside[-1]}." if inside else ""
             raise ModisteError(f"{path} is not a run directory: it has no {CONFIG}.{newest}")
         siblings = [p.name for p in run.path.parent.glob("*") if cls(p).is_run] if run.path.parent.is_dir() else []
@@ -85,7 +90,7 @@ class RunDir:
 
     @property
     def is_run(self) -> bool:
-        return (self.path / CONFIG).is_file()
+        return (self.path / CONFIG).is_file() and self.path.name != HYDRA
 
     @property
     def config(self) -> Path:
@@ -116,7 +121,7 @@ class RunDir:
         if state is None:
             raise ModisteError(
                 f"{self.path} has no complete checkpoint: it was stopped before one was saved. Start over with modiste "
-                f"train continue={self.path}."
+                f"train continue={shlex.quote(str(self.path))}."
             )
         return state
 

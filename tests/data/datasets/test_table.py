@@ -215,3 +215,23 @@ def test_damaged_tables_are_one_sentence(tmp_path, name, content, message):
 def test_a_very_long_cell_is_read(tmp_path):
     write_delimited(tmp_path / "t.csv", [["x" * 300_000, "b"]], ["a", "b"])
     assert len(read_table(tmp_path / "t.csv")["a"][0]) == 300_000
+
+
+def test_local_files_are_read_without_a_word_to_the_hub(tmp_path, monkeypatch):
+    """`datasets` reports every load, also of files on disk, unless it is told not to."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", True)
+    seen = []
+    load = datasets.load_dataset
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda *words, **options: seen.append(datasets.config.HF_UPDATE_DOWNLOAD_COUNTS) or load(*words, **options),
+    )
+    pq.write_table(
+        pa.table({"text": ["a hat"], "image": [{"bytes": encoded(picture(0)), "path": None}]}), tmp_path / "a.parquet"
+    )
+    assert len(Table(str(tmp_path / "a.parquet"))()) == 1
+    assert seen == [False]
+    assert datasets.config.HF_UPDATE_DOWNLOAD_COUNTS

@@ -387,6 +387,9 @@ def test_train_and_evaluate_from_the_command_line(ready):
     assert measured.returncode == 0, measured.stdout + measured.stderr
     (result,) = (folder / "run" / "results").glob("*.json")
     assert "stream of shards" in json.loads(result.read_text())["overlap"]["unknown"]
+    regions = modiste("train", *words, "term=[regions]", "image.patch_stages=[2,3]", cwd=folder)
+    assert regions.returncode == 1
+    assert "term.regions needs the training rows in advance, which data.stream does not have" in regions.stderr
     missing = modiste("train", *settings, 'data.stream.shards="ready/train-{00000..00099}.tar"', cwd=folder)
     assert missing.returncode == 1
     assert missing.stderr.startswith("Error: data.stream.shards: ")

@@ -4,10 +4,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
+from helpers.commands import TINY
 from modiste.errors import ModisteError
-from modiste.training.callbacks import CheckpointFiles
+from modiste.training import fit
+from modiste.training.callbacks import EMA, CheckpointFiles, EpochCheckpoint, RecentCheckpoint, check_checkpoint_space
 from modiste.training.callbacks.checkpoints import RESUMABLE, validation_is_due
+from modiste.utils import atomic
+from modiste.utils.atomic import DiskFullError
 
 STATE = {"state_dict": {"model.w": torch.ones(2)}, "global_step": 7, "epoch": 1, "hyper_parameters": {}}
 
@@ -43,3 +49,44 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "checkpoints").write_text("a file in the place of the folder")
     with pytest.raises(ModisteError, match=r"cannot be written.*continue="):
         CheckpointFiles().save_checkpoint(STATE, tmp_path / "checkpoints" / "last.ckpt")
+
+
+def free(monkeypatch, size):
+    """A disk with ``size`` bytes left."""
+    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda folder: SimpleNamespace(free=size))
+
+
+@pytest.mark.parametrize(
+    ("averaged", "kept", "needed"), [(False, 1, 10), (True, 1, 13), (False, 3, 16), (False, -1, 19)]
+)
+def test_the_disk_has_room_for_what_will_be_kept_or_training_does_not_start(
+    tmp_path, monkeypatch, averaged, kept, needed
+):
+    """Weights of 1 MiB, all trained: a state has 3 MiB, with an average 4; 1 + 3 and the 3 being written, and so on."""
+    module = torch.nn.Linear(2**18, 1, bias=False)
+    callbacks = [
+        ModelCheckpoint(tmp_path / "checkpoints", "best", monitor="val/loss"),
+        EpochCheckpoint(tmp_path / "checkpoints", "last", save_top_k=kept, monitor="val/loss"),
+        RecentCheckpoint(tmp_path / "checkpoints", "recent", every_n_train_steps=1),
+    ]
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=4, default_root_dir=tmp_path, logger=False, enable_progress_bar=False,
+        callbacks=[*callbacks, *([EMA()] if averaged else [])],
+    )  # fmt: skip
+    free(monkeypatch, needed * 2**20)
+    check_checkpoint_space(trainer, module)
+    free(monkeypatch, needed * 2**20 - 1)
+    with pytest.raises(
+        DiskFullError, match=rf"run_dir={tmp_path}.*best, .*last, recent.* needs {needed} MiB.*free some"
+    ):
+        check_checkpoint_space(trainer, module)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.ckpt").write_bytes(bytes(2**20))  # a run that continues replaces what exists
+    check_checkpoint_space(trainer, module)
+
+
+def test_a_full_disk_is_noticed_before_the_first_step_and_leaves_no_run(tmp_path, monkeypatch):
+    free(monkeypatch, 2**10)
+    with pytest.raises(DiskFullError, match=r"The training run in run_dir=.* needs .* MiB, and .* has 0 MiB left"):
+        fit.train([*TINY, f"run_dir={tmp_path / 'run'}"])
+    assert not list(tmp_path.glob("run/*.yaml"))

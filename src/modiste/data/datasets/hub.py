@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from modiste.data.catalogue import Card, Catalogue
-from modiste.data.datasets.table import from_dataset, map_columns, read_table
+from modiste.data.datasets.table import from_dataset, map_columns, read_table, unreported
 from modiste.data.shop import split_word
 from modiste.data.sources import FolderImages, ImageSource
 from modiste.data.text_tables import Columns
@@ -89,7 +89,9 @@ class Hub:
             if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
                 return datasets.load_from_disk(str(folder))
             # The whole path: "json" alone would name a format.
-            return datasets.load_dataset(str(folder.resolve()), self.config, cache_dir=str(cache_dir() / "datasets"))
+            with unreported():
+                cache = str(cache_dir() / "datasets")
+                return datasets.load_dataset(str(folder.resolve()), self.config, cache_dir=cache)
         except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             if folder.is_dir():

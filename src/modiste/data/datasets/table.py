@@ -11,7 +11,8 @@ import logging
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from dataclasses import replace as with_changes
 from pathlib import Path
@@ -520,15 +521,28 @@ def read_parquet(files: Sequence[Path], columns: Sequence[str] | None = None) ->
     for file in files:
         read_schema(file)
     try:
-        return datasets.load_dataset(
-            "parquet",
-            data_files=[str(file) for file in files],
-            columns=None if columns is None else list(columns),
-            split="train",
-            cache_dir=str(cache_dir() / "datasets"),
-        )
+        with unreported():
+            return datasets.load_dataset(
+                "parquet",
+                data_files=[str(file) for file in files],
+                columns=None if columns is None else list(columns),
+                split="train",
+                cache_dir=str(cache_dir() / "datasets"),
+            )
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, pa.ArrowException) as error:
         raise ModisteError(f"{files[0].parent} cannot be read as Parquet files of one schema: {error}.") from error
+
+
+@contextmanager
+def unreported() -> Iterator[None]:
+    """Local files are read without a word to the hub, where `datasets` counts every load."""
+    import datasets
+
+    before, datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS, False
+    try:
+        yield
+    finally:
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = before
 
 
 def from_dataset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -100,7 +101,8 @@ class Preprocessed:
         manifest = read_manifest(folder)
         if manifest is None:
             raise ModisteError(
-                f"{folder} holds no preprocessed images: create it with modiste prepare data=… out={folder}."
+                f"{folder} holds no preprocessed images: create it with modiste prepare data=… "
+                f"out={shlex.quote(str(folder))}."
             )
         if manifest["format"] != FORMAT:
             raise ModisteError(

@@ -18,7 +18,7 @@ from modiste.data.catalogue import Card, Catalogue
 from modiste.data.sources import WHOLE
 from modiste.data.synthetic.drawing import OCCLUDER, VERSION, Plate, picture, plate
 from modiste.data.synthetic.grammar import caption, parse
-from modiste.data.synthetic.wardrobe import ATTRIBUTES, WARDROBES, product
+from modiste.data.synthetic.wardrobe import ATTRIBUTES, WARDROBES, on_sale, product
 from modiste.errors import ModisteError, did_you_mean
 
 CARD = Card(
@@ -143,8 +143,8 @@ class Synthetic:
             **{name: [item.attributes[name] for item, _ in rows] for name in ATTRIBUTES},
             "mask": refs,
         }
-        card = CARD if self.wardrobe == "full" else replace(CARD, title=f"{CARD.title}, {self.wardrobe}")
-        return Catalogue.build(card, columns, images)
+        title = CARD.title if self.wardrobe == "full" else f"{CARD.title}, {self.wardrobe}"
+        return Catalogue.build(replace(CARD, title=title, values=on_sale(self.wardrobe)), columns, images)
 
 
 def ceiling(catalogue: Catalogue, split: str | None = None, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:

@@ -213,6 +213,21 @@ WARDROBES = {
 }  # fmt: skip
 
 
+def on_sale(wardrobe: str) -> dict[str, list[str]]:
+    """Attribute → the values that it takes in a wardrobe, sorted.
+
+    >>> on_sale("basics")["pattern"]
+    ['checked', 'dotted', 'floral', 'plain', 'striped']
+    """
+    values: dict[str, set[str]] = {name: set() for name in ATTRIBUTES}
+    for category, garment in WARDROBES[wardrobe].types.items():
+        fixed = {"category": (category,), "super_category": (garment.super_category,), "brand": BRANDS}
+        own = {"colour": garment.colour, "pattern": garment.pattern, "gender": garment.gender}
+        for name, options in (fixed | own | garment.options).items():
+            values[name].update(options)
+    return {name: sorted(options) for name, options in values.items()}
+
+
 @dataclass(frozen=True)
 class Product:
     """One product: its key (seed, number) and the true values of its attributes ("" where one does not apply)."""

@@ -138,6 +138,19 @@ def encode(image: Image.Image) -> tuple[str, int, int]:
     return f"{SAFE[not small]}{base64.b64encode(file.getvalue()).decode('ascii')}", *image.size
 
 
+def is_example(example: Any) -> bool:
+    """Whether this is an example as the tasks record it; a result file may come from anywhere."""
+    if not isinstance(example, Mapping) or not isinstance(example.get("results"), list):
+        return False
+    wanted = example.get("wanted")
+    shown = [*example["results"], *([wanted | {"relevant": False}] if isinstance(wanted, Mapping) else [])]
+    types = {"row": int, "score": (int, float), "relevant": bool}
+    return {"query", "kind"} <= example.keys() and all(
+        isinstance(result, Mapping) and all(isinstance(result.get(name), kind) for name, kind in types.items())
+        for result in shown
+    )
+
+
 def is_hit(example: Mapping[str, Any]) -> bool:
     """Whether one of the results that a gallery shows is relevant."""
     return any(result["relevant"] for result in example["results"][:RESULTS])

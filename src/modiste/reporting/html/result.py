@@ -30,7 +30,7 @@ from modiste.reporting.html.blocks import (
     plain,
     plain_table,
 )
-from modiste.reporting.html.gallery import Thumbs, gallery
+from modiste.reporting.html.gallery import Thumbs, gallery, is_example
 from modiste.reporting.html.run import Run
 from modiste.reporting.tables.blocks import cautions
 from modiste.reporting.words import chance, headline, measure_words, part_words, task_title
@@ -104,7 +104,7 @@ def dump(value: object) -> str:
 def _galleries(run: Run, stem: str, result: Mapping[str, Any]) -> list[Any]:
     """Hits and misses of every search (t2i, i2t, an attribute, a task of Marqo's)."""
     searches: dict[str, list[Mapping[str, Any]]] = {}
-    for example in result.get("examples") or []:
+    for example in filter(is_example, result.get("examples") or []):
         searches.setdefault(str(example.get("search") or example["kind"]), []).append(example)
     if not searches:
         return []

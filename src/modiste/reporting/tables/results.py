@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -44,7 +45,9 @@ def find_results(path: str | Path) -> list[Path]:
         raise ModisteError(f"There is no run directory or result file '{path}'. Give the folder that a run wrote.")
     found = _below(path)
     if not found:
-        raise ModisteError(f"'{path}' has no results/*.json. Run `modiste evaluate run={path}` first.")
+        raise ModisteError(
+            f"'{path}' has no results/*.json. Run `modiste evaluate run={shlex.quote(str(path))}` first."
+        )
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -83,7 +84,7 @@ class LanceStore:
         if twice:
             raise ModisteError(
                 f"{self.folder}: {twice} rows exist twice, written by something other than Modiste. "
-                f"Go back to an earlier version: modiste index index={self.folder} at=VERSION."
+                f"Go back to an earlier version: modiste index index={shlex.quote(str(self.folder))} at=VERSION."
             )
 
     def tidy(self) -> None:

@@ -1,7 +1,12 @@
 """Lightning callbacks: progress, cost, interruption, averaging, selection; samples and artifacts for wandb."""
 
 from modiste.training.callbacks.averaging import EMA
-from modiste.training.callbacks.checkpoints import CheckpointFiles, EpochCheckpoint, RecentCheckpoint
+from modiste.training.callbacks.checkpoints import (
+    CheckpointFiles,
+    EpochCheckpoint,
+    RecentCheckpoint,
+    check_checkpoint_space,
+)
 from modiste.training.callbacks.cost import Cost, Throughput
 from modiste.training.callbacks.interruption import Interrupted, Interruptible, fast_dev_run
 from modiste.training.callbacks.progress import EpochLines, LineProgress, progress
@@ -22,6 +27,7 @@ __all__ = [
     "SampleRetrievals",
     "Selection",
     "Throughput",
+    "check_checkpoint_space",
     "fast_dev_run",
     "progress",
 ]

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
 from modiste.data.pairs import Batch
 from modiste.errors import ModisteError
-from modiste.utils.atomic import DiskFullError, atomic
+from modiste.utils.atomic import DiskFullError, atomic, check_space
 
 RESUMABLE = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "current_model_state", "MixedPrecision")
 """What a checkpoint needs only to be resumed from."""
@@ -76,6 +76,32 @@ class CheckpointFiles(TorchCheckpointIO):
                 f"The checkpoint {path} cannot be written ({reason}): free space or permissions, then resume with "
                 f"modiste train continue={shlex.quote(str(path.parent.parent))}."
             ) from error
+
+
+def check_checkpoint_space(trainer: Trainer, module: LightningModule) -> None:
+    """Raise DiskFullError where the disk of the run directory has no room for the checkpoints, before training starts.
+
+    Counted are the files that the callbacks keep, less those that exist, and the one that is written before it replaces
+    another: weights, the moving average, and two moments of every trained weight (Adam's; other optimizers need less).
+    """
+    storages = {tensor.untyped_storage().data_ptr(): tensor.nbytes for tensor in module.state_dict().values()}
+    weights = sum(storages.values())
+    averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    trained = sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
+    state = weights * (2 if averaged else 1) + 2 * trained
+    needed, largest, names, folder = 0, 0, [], Path(trainer.default_root_dir)
+    for callback in trainer.checkpoint_callbacks:
+        if not isinstance(callback, ModelCheckpoint) or not callback.save_top_k:
+            continue
+        size = weights if callback.filename == "best" else state
+        kept = callback.save_top_k if callback.save_top_k > 0 else max(trainer.max_epochs or 1, 1)
+        needed, largest = needed + size * kept, max(largest, size)
+        names.append(f"{kept} × {callback.filename}" if kept > 1 else str(callback.filename))
+        folder = Path(callback.dirpath or folder)
+    existing = sum(path.stat().st_size for path in folder.glob("*.ckpt"))
+    if names:
+        what = f"The training run in run_dir={trainer.default_root_dir} (checkpoints {', '.join(names)})"
+        check_space(folder, max(needed - existing, 0) + largest, what)
 
 
 def check_finite(checkpoint: dict[str, Any]) -> None:
