@@ -1,5 +1,5 @@
 """Grounding of every recipe: python experiments/grounding/grounding.py; with --tables, only the tables; with names of
-recipes and data sets, only those are measured.
+recipes and data sets, or ``retrieval``, only those are measured.
 
 Evaluates the runs ``runs/<recipe>_<seed>`` that exist on all data sets, averages the values of each pair over a
 recipe's seeds, bootstraps photos, keeps that in ``results/<recipe>.<data>.json``, and writes the tables between the
@@ -75,6 +75,8 @@ SCORES = {
     "pixel AP": "pixel_ap",
     "box IoU": "box_iou",
 }
+WITHOUT = "no_regions"
+RETRIEVAL = ("t2i/mrr", "t2i/hit_rate@1", "t2i/hit_rate@10", "i2t/mrr")
 OTHERS = ("wrong_phrase", "absent_phrase", "other_photo")
 COLUMNS = 9
 """Of the table of controls, without recipe and method."""
@@ -208,6 +210,50 @@ def control_cells(found: dict[str, Any], method: str) -> list[str]:
     return [*maps, *(interval(found, f"{method}/{name}", signed=True) for name in gains), "yes" if grounds else "no"]
 
 
+def compare_retrieval() -> None:
+    """Keep the paired differences of global retrieval between the recipe and the same without its regional term."""
+    seeds = [seed for seed in SEEDS if all(Recipe(name).run(seed) for name in ("kagl_ground", WITHOUT))]
+    if not seeds:
+        return
+    values: dict[str, list[dict[str, np.ndarray]]] = {"kagl_ground": [], WITHOUT: []}
+    for name, of_seeds in values.items():
+        for seed in seeds:
+            run = Recipe(name).run(seed)
+            modiste("evaluate", f"run={run}", "split=test", "task=[retrieval]")
+            with np.load(f"{run}/results/kagl.test.retrieval.npz") as stored:
+                of_seeds.append({metric: stored[metric] for metric in RETRIEVAL})
+    means = {
+        name: {metric: np.mean([one[metric] for one in found], axis=0) for metric in RETRIEVAL}
+        for name, found in values.items()
+    }
+    with_term, without = means["kagl_ground"], means[WITHOUT]
+    rows = {}
+    for metric in RETRIEVAL:
+        difference = with_term[metric] - without[metric]
+        found = bootstrap_clusters({metric: difference}, np.arange(len(difference)), None, RESAMPLES, 0, [metric])
+        rows[metric] = {
+            "with": float(with_term[metric].mean()),
+            "without": float(without[metric].mean()),
+            "difference": asdict(found[metric]),
+        }
+    (RESULTS / "retrieval.json").write_text(json.dumps({"seeds": seeds, "metrics": rows}, indent=1) + "\n")
+
+
+def retrieval() -> str:
+    """The table of `compare_retrieval`."""
+    file = RESULTS / "retrieval.json"
+    if not file.is_file():
+        return table(["metric", "", "with the term", "without", "difference"], [["—"] * 5])
+    found = json.loads(file.read_text())
+    rows = []
+    for metric, values in found["metrics"].items():
+        row = {"metrics": {metric: values["difference"]}}
+        rows.append(
+            [metric, "", f"{values['with']:.3f}", f"{values['without']:.3f}", interval(row, metric, signed=True)]
+        )
+    return table(["metric", f"{len(found['seeds'])} seeds", "with the term", "without", "difference"], rows)
+
+
 def fill(path: Path, blocks: dict[str, str]) -> None:
     """Write blocks between ``<!-- name: begin -->`` and ``<!-- name: end -->``."""
     text = path.read_text(encoding="utf-8")
@@ -223,10 +269,12 @@ def main() -> None:
     if "--tables" not in named:
         for data in [data for data in DATA if data in named or not named & set(DATA)]:
             for recipe in RECIPES:
-                if recipe.name in named or named <= set(DATA):
+                if recipe.name in named or named <= {*DATA}:
                     measure(recipe, data)
+        if "retrieval" in named or not named:
+            compare_retrieval()
     blocks = {f"{data} {kind.__name__}": kind(data) for data in DATA for kind in (scores, controls)}
-    fill(HERE / "README.md", blocks)
+    fill(HERE / "README.md", blocks | {"retrieval": retrieval()})
 
 
 if __name__ == "__main__":
