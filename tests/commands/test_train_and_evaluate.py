@@ -301,7 +301,8 @@ def test_wandb_logs_offline_without_an_account_and_its_summary_holds_the_best(fo
         values = [step[name] for step in run.history if name in step]
         assert len(values) == 2
         assert run.summary[name] == {best.__name__: pytest.approx(best(values))}
-    assert {"train/loss", "val/retrieval/samples", "train/lr/image/0/decay", "train/lr/loss/no_decay"} <= set(run.summary)
+    rates = {"train/lr/image/0/decay", "train/lr/text/0/no_decay", "train/lr/loss/no_decay"}
+    assert {"train/loss", "val/retrieval/samples", *rates} <= set(run.summary)
     table, _ = (json.loads(file.read_text()) for file in offline.glob("files/media/table/val/retrieval/*.json"))
     assert table["columns"][:3] == ["query", "rank", "top 1"]
     assert len(table["data"]) >= 4

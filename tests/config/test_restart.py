@@ -43,7 +43,8 @@ def test_it_begins_with_its_own_overrides_and_the_new_ones_win(run):
 
 
 def test_a_value_that_another_of_the_stored_overrides_replaced_may_come_back(run):
-    OmegaConf.save(OmegaConf.create(["optim.lr=0.01", "loss=clip", *STARTED, "loss.init_bias=-5"]), run / "overrides.yaml")
+    earlier = ["optim.lr=0.01", "loss=clip", *STARTED, "loss.init_bias=-5"]
+    OmegaConf.save(OmegaConf.create(earlier), run / "overrides.yaml")
     config, line = again(run, "optim.lr=0.01")
     assert config.optim.lr == 0.01
     check_unchanged(config, line)

@@ -25,7 +25,7 @@ class Restart(NamedTuple):
 
     Attributes:
         run: Its directory.
-        continues: Whether training goes on in that directory.
+        continues: Whether training resumes in that directory.
         overrides: What it was started with, as far as the new overrides leave it in force.
     """
 
