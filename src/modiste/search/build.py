@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from modiste.data.catalogue import Catalogue
-from modiste.data.sources import decode, image_format
+from modiste.data.sources import FolderImages, ZipImages, decode, image_format
 from modiste.errors import ModisteError
 from modiste.search.calibrate import Threshold, calibrate, queries, record
 from modiste.search.encoder import Encoder, ModelCard
@@ -514,8 +514,6 @@ def _hashes(table: pa.Table, pixels: Sequence[str]) -> list[str]:
 
 def image_source(catalogue: Catalogue) -> dict[str, str] | None:
     """Where the original photos are; None for what is not in files, such as generated garments."""
-    from modiste.data.sources import FolderImages, ZipImages
-
     images = catalogue.images
     if isinstance(images, FolderImages):
         return {"kind": "folder", "path": str(Path(images.root).resolve())}

@@ -12,7 +12,7 @@ import numpy as np
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.search import where as conditions
-from modiste.search.engines.memory import Snapshot, top
+from modiste.search.engines.memory import Snapshot, batch, top
 from modiste.search.opened import (
     FIXED,
     Opened,
@@ -105,8 +105,6 @@ class Index(Opened):
 
     def nearest(self, vectors: np.ndarray, k: int = 10, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Rows and exact scores, each (B, k), of the best rows for a batch of unit-norm vectors (B, D)."""
-        from modiste.search.engines.memory import batch
-
         positions = self.snapshot.passing(conditions.parse(where, self.types))
         matrix = self.snapshot.vectors if positions is None else self.snapshot.vectors[positions]
         order, scores = batch(matrix, np.asarray(vectors, np.float32), k)

@@ -238,8 +238,6 @@ def _measured(
 def _searcher(
     index: Planned, choice: str, codes: Any, width: int, positions: Any
 ) -> Callable[[np.ndarray], np.ndarray]:
-    from modiste.search import where as conditions
-
     condition = None
     if positions is not None and choice == IVF:  # LanceDB filters by a condition: a random one of rows
         condition = conditions.In("row", tuple(index.snapshot.rows[positions].tolist()))
