@@ -29,12 +29,9 @@ MODULES = {
 
 
 def imports():
-    """(importing module, imported module) of every import statement, those inside functions included.
-
-    What is imported for type checkers alone is never executed and does not count.
-    """
+    """(importing module, imported module) of every import statement, inside functions and for type checkers, too."""
     for module, file in MODULES.items():
-        for node in executed(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "modiste":
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
             elif isinstance(node, ast.Import):
@@ -43,14 +40,6 @@ def imports():
                 continue
             for name in names:
                 yield module, name.removeprefix("modiste.")
-
-
-def executed(tree):
-    """Every node of a module but those below ``if TYPE_CHECKING``."""
-    yield tree
-    for child in ast.iter_child_nodes(tree):
-        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
-            yield from executed(child)
 
 
 def module_of(name):

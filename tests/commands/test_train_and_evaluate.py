@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from helpers.commands import TINY, modiste
+from helpers.wandb_log import OfflineRun
 from modiste.embedding.embedder import fingerprint
 
 ROOT = Path(__file__).parents[2]
@@ -284,18 +285,25 @@ def test_a_code_target_in_a_runs_config_is_refused(run, folder):
     assert "Traceback" not in refused.stderr
 
 
-def test_wandb_logs_offline_without_an_account(folder):
+def test_wandb_logs_offline_without_an_account_and_its_summary_holds_the_best(folder):
     pytest.importorskip("wandb")
-    finished = modiste(
-        "train", *TINY, "logger=wandb", "trainer.max_epochs=1", "hydra.run.dir=wandb_run", cwd=folder, WANDB_API_KEY=""
-    )
+    short = ["trainer.max_epochs=2", "optim.schedule=constant"]  # a cosine's end is final
+    words = [*TINY, *short, "logger=wandb", "hydra.run.dir=wandb_run"]
+    finished = modiste("train", *words, cwd=folder, WANDB_API_KEY="")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     run_id = json.loads((folder / "wandb_run" / "logger.json").read_text())["wandb"]
     (offline,) = (folder / "wandb_run" / "wandb").glob(f"offline-run-*-{run_id}")
-    log = (offline / f"run-{run_id}.wandb").read_bytes()
-    for word in (b"val/loss", b"train/loss", b"val/retrieval/samples"):
-        assert word in log, word
-    (table,) = (json.loads(file.read_text()) for file in offline.glob("files/media/table/val/retrieval/*.json"))
+    run = OfflineRun(offline)
+    assert run.name == "synthetic-synthetic-seed0"  # recipe, data, seed
+    config = yaml.safe_load((folder / "wandb_run" / "config.yaml").read_text())
+    assert run.config["optim.lr"] == config["optim"]["lr"]
+    for name, best in (("val/loss", min), ("val/retrieval/t2i/mrr", max), ("val/retrieval/t2i/median_rank", min)):
+        values = [step[name] for step in run.history if name in step]
+        assert len(values) == 2
+        assert run.summary[name] == {best.__name__: pytest.approx(best(values))}
+    rates = {"train/lr/image/0/decay", "train/lr/text/0/no_decay", "train/lr/loss/no_decay"}
+    assert {"train/loss", "val/retrieval/samples", *rates} <= set(run.summary)
+    table, _ = (json.loads(file.read_text()) for file in offline.glob("files/media/table/val/retrieval/*.json"))
     assert table["columns"][:3] == ["query", "rank", "top 1"]
     assert len(table["data"]) >= 4
     # The table's own file stands in for pictures by their type; they are in the run's artifact of the same name.
@@ -303,7 +311,7 @@ def test_wandb_logs_offline_without_an_account(folder):
 
 
 def test_wandb_says_that_an_offline_run_cannot_be_continued(folder):
-    again = modiste("train", "continue=wandb_run", "trainer.max_epochs=2", cwd=folder, WANDB_API_KEY="")
+    again = modiste("train", "continue=wandb_run", "trainer.max_epochs=3", cwd=folder, WANDB_API_KEY="")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "cannot resume an offline run" in again.stdout + again.stderr
     assert len(list((folder / "wandb_run" / "wandb").glob("offline-run-*"))) == 2

@@ -42,6 +42,15 @@ def test_it_begins_with_its_own_overrides_and_the_new_ones_win(run):
     check_unchanged(config, line)  # what the user says may differ
 
 
+def test_a_value_that_another_of_the_stored_overrides_replaced_may_come_back(run):
+    earlier = ["optim.lr=0.01", "loss=clip", *STARTED, "loss.init_bias=-5"]
+    OmegaConf.save(OmegaConf.create(earlier), run / "overrides.yaml")
+    config, line = again(run, "optim.lr=0.01")
+    assert config.optim.lr == 0.01
+    check_unchanged(config, line)
+    assert "loss.init_bias=-5" not in restart([f"resume={quote(str(run))}", "loss=clip"], {"loss"}).overrides
+
+
 def test_an_unchanged_configuration_passes(run):
     check_unchanged(*again(run))
 

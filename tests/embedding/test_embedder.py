@@ -47,14 +47,14 @@ def test_the_second_time_nothing_is_computed(catalogue, tmp_path, monkeypatch):
 def test_a_stale_entry_is_never_used(catalogue, tmp_path):
     model = two_tower()
     before, _ = embed(model, catalogue, tmp_path)
-    files = len(list(tmp_path.iterdir()))
     with torch.no_grad():
         next(model.image.parameters()).add_(0.1)
     weights, _ = embed(model, catalogue, tmp_path)
     assert not torch.allclose(weights, before)
+    files = len(list(tmp_path.iterdir()))
     model.preprocess = replace(model.preprocess, resize="squash", interpolation="nearest")
     preprocessing, _ = embed(model, catalogue, tmp_path)
-    assert not torch.equal(preprocessing, weights) or len(list(tmp_path.iterdir())) > files + 2
+    assert len(list(tmp_path.iterdir())) > files, "photos of the input's size are the same pixels, under another key"
     other = Synthetic(products=12, views=1, size=32, seed=1)()
     assert not torch.allclose(embed(model, other, tmp_path)[0], preprocessing)
     backwards = catalogue.select(rows=list(range(len(catalogue)))[::-1])

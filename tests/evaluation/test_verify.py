@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from omegaconf import OmegaConf
 
 from helpers.commands import TINY, modiste
 from modiste.commands import verify as command
-from modiste.config import compose
+from modiste.config import compose, instantiate
 from modiste.errors import ModisteError
 from modiste.evaluation.verify import Recipe, compare, find_run, recipe
 from modiste.reporting.tables import differences
+from modiste.reporting.tables.results import read_result
 
 METRICS = {"t2i/mrr": {"value": 0.1 + 0.2, "low": 0.1, "high": 0.7, "n": 8}}
 RESULT = {
@@ -33,6 +35,9 @@ RESULT = {
     "command": "modiste evaluate run=runs/a 'task=[retrieval,zeroshot]'",
 }
 
+HOME = Path(__file__).parents[2]
+RECORDS = {file: json.loads(file.read_text()) for file in sorted(HOME.glob("experiments/*/results/*.json"))}
+STORED = [file for file, record in RECORDS.items() if isinstance(record, dict) and "task" in record]
 PER_QUERY = ({"mrr": np.array([0.5])},) * 2
 
 
@@ -261,3 +266,14 @@ def test_a_run_that_was_moved_is_verified_and_nothing_is_written_to_it(tmp_path)
     assert sound.returncode == 0, sound.stdout + sound.stderr
     assert sound.stdout.startswith("identical: moved/results/synthetic.test.retrieval.json")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "moved").rglob("*")} == before
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.relative_to(HOME / "experiments").as_posix())
+def test_a_stored_result_can_be_computed_again_once_its_run_is_there(path, tmp_path):
+    """Its record composes to the task that its file names; the weights are not in the repository."""
+    (tmp_path / "config.yaml").write_text("{}")
+    result = read_result(path)
+    how = recipe(result, path, str(tmp_path))
+    config = compose("evaluate", list(how.overrides))
+    assert config.task[result["task"]]._target_ == result["config"]["_target_"]
+    assert type(instantiate(result["config"])).__name__ == result["config"]["_target_"].rpartition(".")[2]

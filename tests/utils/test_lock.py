@@ -38,3 +38,5 @@ def test_the_other_processes_of_a_run_belong_to_the_first(tmp_path, monkeypatch,
         monkeypatch.setenv(name, "1")
         with exclusive(tmp_path):
             pass
+        assert (tmp_path / ".in_use.json").exists(), "the first process is still running"
+    assert not (tmp_path / ".in_use.json").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class Restart(NamedTuple):
 
     Attributes:
         run: Its directory.
-        continues: Whether training goes on in that directory.
+        continues: Whether training resumes in that directory.
         overrides: What it was started with, as far as the new overrides leave it in force.
     """
 
@@ -71,9 +71,15 @@ def _named_run(override: str) -> Path:
 def _in_force(earlier: Sequence[str], later: Sequence[str], groups: Collection[str]) -> list[str]:
     """Overrides without the keys that later ones set, and without what lay in a group that they replace by another."""
     keys = {override.partition("=")[0] for override in later}
-    other = {override.partition("=")[0] for override in later if override not in earlier}
+    before = _last(earlier)
+    other = {override.partition("=")[0] for override in later if override not in before}
     replaced = tuple(f"{key}{sign}" for key in other & set(groups) for sign in "./")
     return [o for o in earlier if o.partition("=")[0] not in keys and not o.lstrip("+~").startswith(replaced)]
+
+
+def _last(overrides: Iterable[str]) -> set[str]:
+    """Of overrides those that count: the last one of each key."""
+    return set({override_key(override): override for override in overrides}.values())
 
 
 def check_unchanged(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -94,7 +100,7 @@ def check_unchanged(config: DictConfig, overrides: Sequence[str]) -> None:
         return
     run = RunDir.find(named)
     recorded = run.path / "overrides.yaml"
-    known = load_overrides(recorded) if recorded.is_file() else []
+    known = _last(load_overrides(recorded)) if recorded.is_file() else set()
     given = {override_key(o).partition("@")[0].replace("/", ".") for o in overrides if o not in known}
     if given & set(GLOBAL):
         return

@@ -176,7 +176,7 @@ class PatchHead(nn.Module):
     Args:
         dim: Number of features of a patch.
         embed_dim: Size D of the shared space.
-        dropout: Probability with which a feature is left out in training, against what only composed scenes show.
+        dropout: Probability of dropping a feature in training, so that what only composed scenes show is learned less.
 
     Attributes:
         background: Learned vector (D,), which patches that show no product are close to (LSeg, arXiv:2201.03546, has

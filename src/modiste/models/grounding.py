@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -11,10 +11,17 @@ from torch import Tensor
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics.localisation import Box, Heat, box
-from modiste.models.heatmaps import Cam, GradCam, HeatMap, Occlusion, PatchText, input_pixels, on_image, resized
-
-if TYPE_CHECKING:
-    from modiste.models.dual_encoder import DualEncoder
+from modiste.models.heatmaps import (
+    Cam,
+    GradCam,
+    HeatMap,
+    Occlusion,
+    PatchEncoder,
+    PatchText,
+    input_pixels,
+    on_image,
+    resized,
+)
 
 SIZE = 384
 THRESHOLD = 0.5
@@ -52,7 +59,7 @@ class Grounded(NamedTuple):
 
 
 def ground(
-    model: DualEncoder,
+    model: PatchEncoder,
     image: Image.Image,
     phrases: Sequence[str],
     method: str = "patches",
@@ -68,7 +75,7 @@ def ground(
 
 
 def locate(
-    model: DualEncoder,
+    model: PatchEncoder,
     image: Image.Image,
     texts: Tensor,
     method: str = "patches",

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -20,7 +20,12 @@ from torch.nn import functional as F
 from modiste.errors import ModisteError
 
 if TYPE_CHECKING:
-    from modiste.models.dual_encoder import DualEncoder
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from torch.utils.hooks import RemovableHandle
+    from typing_extensions import Self
+
+    from modiste.models.preprocess import Preprocess
 
 GREY = 128
 PAPER_SIZE = 224
@@ -29,10 +34,36 @@ FLAT = 1e-6
 """A map in [0, 1] that varies by less within the image is the same everywhere: the rest is rounding."""
 
 
+class PatchEncoder(Protocol):
+    """What heat maps ask of a model; the methods are those of `modiste.models.dual_encoder.DualEncoder`."""
+
+    preprocess: Preprocess
+
+    @property
+    def tokenizer(self) -> Callable[[Sequence[str]], Mapping[str, Tensor]]: ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+    def encode_image(self, pixels: Tensor) -> Tensor: ...
+
+    def encode_text(self, tokens: dict[str, Tensor]) -> Tensor: ...
+
+    def encode_patches(self, pixels: Tensor) -> Tensor: ...
+
+    def patch_features(self, pixels: Tensor) -> Tensor: ...
+
+    def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle: ...
+
+    def at_size(self, size: int) -> Self: ...
+
+
+Encoder = TypeVar("Encoder", bound=PatchEncoder)
+
+
 class HeatMap(Protocol):
     """Heat map method, selected in ``task.grounding.methods``."""
 
-    def __call__(self, model: DualEncoder, pixels: Tensor, texts: Tensor) -> Tensor:
+    def __call__(self, model: PatchEncoder, pixels: Tensor, texts: Tensor) -> Tensor:
         """Maps (K, h, w) of any resolution that cover the model's input.
 
         Args:
@@ -101,7 +132,7 @@ class Occlusion:
         return torch.stack([(position >= first) & (position < last) for first, last in pairs])
 
     @torch.inference_mode()
-    def __call__(self, model: DualEncoder, pixels: Tensor, texts: Tensor) -> Tensor:
+    def __call__(self, model: PatchEncoder, pixels: Tensor, texts: Tensor) -> Tensor:
         bands = self.bands(pixels.shape[-1]).to(pixels.device)
         grey = torch.tensor(GREY, dtype=torch.uint8, device=pixels.device)
         across = torch.where(bands[:, None, :, None], pixels, grey)
@@ -109,7 +140,7 @@ class Occlusion:
         embeddings = self._embed(model, torch.cat([pixels[None], across, down]))
         return self._score((texts @ embeddings.T).cpu().double(), bands.cpu().double())
 
-    def _embed(self, model: DualEncoder, images: Tensor) -> Tensor:
+    def _embed(self, model: PatchEncoder, images: Tensor) -> Tensor:
         """Unit-norm embeddings (B, D); equal images, such as bands of the padding, are embedded once."""
         found: dict[bytes, int] = {}
         keys = [hashlib.sha1(image.tobytes(), usedforsecurity=False).digest() for image in images.cpu().numpy()]
@@ -139,7 +170,7 @@ class PatchText:
         return {"method": "patch-text", "score": "cosine of the patch's embedding in the shared space and the text"}
 
     @torch.inference_mode()
-    def __call__(self, model: DualEncoder, pixels: Tensor, texts: Tensor) -> Tensor:
+    def __call__(self, model: PatchEncoder, pixels: Tensor, texts: Tensor) -> Tensor:
         patches = model.encode_patches(pixels[None])[0]
         return torch.einsum("hwd,kd->khw", patches, texts)
 
@@ -155,7 +186,7 @@ class Cam:
         return {"method": "CAM", "score": "dot product of the patch's features in the shared space and the text"}
 
     @torch.inference_mode()
-    def __call__(self, model: DualEncoder, pixels: Tensor, texts: Tensor) -> Tensor:
+    def __call__(self, model: PatchEncoder, pixels: Tensor, texts: Tensor) -> Tensor:
         patches = model.patch_features(model.preprocess.normalise(pixels[None]))[0].float()
         return torch.einsum("hwd,kd->khw", patches, texts)
 
@@ -174,7 +205,7 @@ class GradCam:
             "layer": "last feature map, or the normalised patch tokens that enter the last block",
         }
 
-    def __call__(self, model: DualEncoder, pixels: Tensor, texts: Tensor) -> Tensor:
+    def __call__(self, model: PatchEncoder, pixels: Tensor, texts: Tensor) -> Tensor:
         kept: list[Tensor] = []
 
         def keep(features: Tensor) -> Tensor:
@@ -208,7 +239,7 @@ def as_map(features: Tensor) -> Tensor:
     return features[:, -(side**2) :].float().mT.unflatten(2, (side, side))
 
 
-def resized(model: DualEncoder, size: int | None) -> tuple[DualEncoder, str]:
+def resized(model: Encoder, size: int | None) -> tuple[Encoder, str]:
     """The model for inputs of ``size`` pixels (None: its own), and why it keeps its own size; empty where it does not.
 
     Tried on one grey image: of some towers only that shows that their inputs have a fixed size.
@@ -242,7 +273,7 @@ def pad_to_square(image: Image.Image) -> Image.Image:
     return square
 
 
-def input_pixels(model: DualEncoder, image: Image.Image) -> Tensor:
+def input_pixels(model: PatchEncoder, image: Image.Image) -> Tensor:
     """uint8 (3, S, S): the padded square in the size of the model's input, uncropped."""
     return replace(model.preprocess, resize="squash", crop_pct=1.0)(pad_to_square(image))
 

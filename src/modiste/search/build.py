@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from modiste.data.catalogue import Catalogue
-from modiste.data.sources import decode, image_format
+from modiste.data.sources import FolderImages, ZipImages, decode, image_format
 from modiste.errors import ModisteError
 from modiste.search.calibrate import Threshold, calibrate, queries, record
 from modiste.search.encoder import Encoder, ModelCard
@@ -31,6 +31,7 @@ from modiste.search.opened import (
     FACTS,
     Opened,
     changed_snapshot,
+    check_version,
     newest,
     read_facts,
     snapshot_folder,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from modiste.data.sources import ImageSource
     from modiste.models.dual_encoder import DualEncoder
     from modiste.search.engines.qdrant import QdrantStore
-    from modiste.search.index import Index
 
 FORMAT = 1
 PATIENCE = 600.0
@@ -99,7 +99,7 @@ class Source:
         return cls(card, lambda: model, node, **more)
 
     @classmethod
-    def of_index(cls, index: Index, **more: Any) -> Source:
+    def of_index(cls, index: Opened, **more: Any) -> Source:
         """The model that an index came with, if it came with one."""
         return cls(index.card, (lambda: index.model) if index.has_model else None, **more)
 
@@ -173,7 +173,7 @@ def build(
         return _create(folder, catalogue, source, progress, {"kind": "lancedb", **(engine or {})})
 
 
-def upsert(index: Index, catalogue: Catalogue, delete_missing: bool, progress: Progress | None) -> Changes:
+def upsert(index: Opened, catalogue: Catalogue, delete_missing: bool, progress: Progress | None) -> Changes:
     """See `Index.upsert`."""
     source = Source.of_index(index)
     return build(index.path, catalogue, source, delete_missing, progress or silent)
@@ -253,7 +253,7 @@ def _update(
     return Changes(added, len(touched) - added, embedded, len(gone), len(table) - len(touched), version)
 
 
-def delete(index: Index, product_ids: Sequence[str]) -> int:
+def delete(index: Opened, product_ids: Sequence[str]) -> int:
     """See `Index.delete`."""
     store = store_of(index.path, index.facts["engine"])
     with writing(index.path):
@@ -271,9 +271,9 @@ def delete(index: Index, product_ids: Sequence[str]) -> int:
     return len(ids)
 
 
-def restore(index: Index, version: int) -> None:
+def restore(index: Opened, version: int) -> None:
     """See `Index.restore`."""
-    index.at(version)  # raises for an unknown version
+    check_version(read_facts(index.path), version, index.path)
     store = store_of(index.path, index.facts["engine"])
     with writing(index.path), pending(index.path):
         facts = read_facts(index.path)
@@ -329,7 +329,7 @@ def _write_snapshot(folder: Path, version: int, snapshot: Snapshot, facts: Mappi
         Codes.make(choice, snapshot.vectors, Codes.read(snapshot_folder(folder, before), choice)).write(place)
 
 
-def record_plan(index: Index, choices: list[str], floor: float) -> list[Measured]:
+def record_plan(index: Opened, choices: list[str], floor: float) -> list[Measured]:
     """See `Index.plan`."""
     asked = queries(index, QUERIES)
     store = LanceStore(index.path)
@@ -514,8 +514,6 @@ def _hashes(table: pa.Table, pixels: Sequence[str]) -> list[str]:
 
 def image_source(catalogue: Catalogue) -> dict[str, str] | None:
     """Where the original photos are; None for what is not in files, such as generated garments."""
-    from modiste.data.sources import FolderImages, ZipImages
-
     images = catalogue.images
     if isinstance(images, FolderImages):
         return {"kind": "folder", "path": str(Path(images.root).resolve())}

@@ -6,15 +6,13 @@ import functools
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.search import where as conditions
-from modiste.search.engines.compressed import Codes
-from modiste.search.engines.memory import Snapshot, top
+from modiste.search.engines.memory import Snapshot, batch, top
 from modiste.search.opened import (
     FIXED,
     Opened,
@@ -22,9 +20,8 @@ from modiste.search.opened import (
     check_version,
     plain_column,
     read_facts,
-    snapshot_folder,
 )
-from modiste.search.planner import EXACT, IVF, Best, Measured, Plan, ranking
+from modiste.search.planner import EXACT, Best, Measured, ranking
 from modiste.search.query import Pictures, Query
 from modiste.search.results import Exactness, Results
 
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from modiste.data.catalogue import Catalogue
-    from modiste.models.dual_encoder import DualEncoder
     from modiste.search.build import Changes
     from modiste.utils.progress import Progress
 
@@ -49,10 +45,6 @@ class Index(Opened):
 
     Attributes: see `modiste.search.opened.Opened`.
     """
-
-    def __init__(self, path: Path, facts: Mapping[str, Any], version: int, snapshot: Snapshot | None = None) -> None:
-        super().__init__(path, facts, version, snapshot)
-        self._codes: dict[str, Codes] = {}
 
     # ------------------------------------------------------------------------------------------------------- search
 
@@ -113,8 +105,6 @@ class Index(Opened):
 
     def nearest(self, vectors: np.ndarray, k: int = 10, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Rows and exact scores, each (B, k), of the best rows for a batch of unit-norm vectors (B, D)."""
-        from modiste.search.engines.memory import batch
-
         positions = self.snapshot.passing(conditions.parse(where, self.types))
         matrix = self.snapshot.vectors if positions is None else self.snapshot.vectors[positions]
         order, scores = batch(matrix, np.asarray(vectors, np.float32), k)
@@ -168,11 +158,6 @@ class Index(Opened):
     def fingerprint(self) -> str:
         """Of the model that embedded it."""
         return self.card.fingerprint
-
-    @property
-    def model(self) -> DualEncoder:
-        """The dual encoder, loaded when it is first asked for."""
-        return self.embedder.model
 
     @functools.cached_property
     def schema(self) -> pa.Schema:
@@ -244,20 +229,6 @@ class Index(Opened):
         return found[0]
 
     # ---------------------------------------------------------------------------------------- how searches are made
-
-    @functools.cached_property
-    def plan_in_use(self) -> Plan:
-        """How searches are made, as `plan` chose it; an index begins with exact scores of all rows."""
-        return Plan.of(self.facts.get("plan"))
-
-    def codes(self, kind: str) -> Codes | None:
-        """The compressed vectors of this version; None for what is not compressed in memory."""
-        if kind in (EXACT, IVF):
-            return None
-        if kind not in self._codes:
-            stored = Codes.read(snapshot_folder(self.path, self.version), kind)
-            self._codes[kind] = stored or Codes.make(kind, self.snapshot.vectors)
-        return self._codes[kind]
 
     def plan(self, choices: Sequence[str] | None = None, recall_floor: float = 0.99) -> list[Measured]:
         """Measures what each way to search costs and finds; the smallest that holds the floor is used from then on.

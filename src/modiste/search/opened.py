@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,13 +12,16 @@ import numpy as np
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.search.encoder import Encoder, ModelCard
+from modiste.search.engines.compressed import Codes
 from modiste.search.engines.lancedb import LanceStore
 from modiste.search.engines.memory import Snapshot
+from modiste.search.planner import EXACT, IVF, Plan
 from modiste.utils.run_dir import read_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from modiste.models.dual_encoder import DualEncoder
     from modiste.search.engines.qdrant import QdrantStore
 
 FACTS = "index.json"
@@ -67,11 +71,31 @@ class Opened:
         self.types: dict[str, str] = facts["types"]
         self.embedder: Any = Encoder(path / "model")
         self.store: Any = store_of(path, facts["engine"], version)
+        self._codes: dict[str, Codes] = {}
 
     @property
     def has_model(self) -> bool:
         """Whether it came with a model; one made of embeddings on disk need not."""
         return Encoder(self.path / "model").exists
+
+    @property
+    def model(self) -> DualEncoder:
+        """The dual encoder, loaded when it is first asked for."""
+        return self.embedder.model
+
+    @functools.cached_property
+    def plan_in_use(self) -> Plan:
+        """How searches are made, as `Index.plan` chose it; an index begins with exact scores of all rows."""
+        return Plan.of(self.facts.get("plan"))
+
+    def codes(self, kind: str) -> Codes | None:
+        """The compressed vectors of this version; None for what is not compressed in memory."""
+        if kind in (EXACT, IVF):
+            return None
+        if kind not in self._codes:
+            stored = Codes.read(snapshot_folder(self.path, self.version), kind)
+            self._codes[kind] = stored or Codes.make(kind, self.snapshot.vectors)
+        return self._codes[kind]
 
 
 def newest(folder: Path) -> Opened:

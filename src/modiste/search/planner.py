@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from modiste.search import where as conditions
 from modiste.search.engines.compressed import Codes
 from modiste.search.engines.memory import Snapshot, batch, top
 from modiste.search.results import Exactness
-
-if TYPE_CHECKING:
-    from modiste.search.index import Index
 
 EXACT, IVF = "exact", "ivf_rq"
 CHOICES = (EXACT, "int8", "prefix-64", "binary", IVF)
@@ -108,8 +105,20 @@ class Measured:
     steps: Sequence[Step] = ()
 
 
+class Planned(Protocol):
+    """What is searched by a plan: `modiste.search.opened.Opened`."""
+
+    snapshot: Snapshot
+    store: Any
+
+    @property
+    def plan_in_use(self) -> Plan: ...
+
+    def codes(self, kind: str) -> Codes | None: ...
+
+
 def ranking(
-    index: Index, vector: np.ndarray, positions: np.ndarray | None, condition: conditions.Node | None
+    index: Planned, vector: np.ndarray, positions: np.ndarray | None, condition: conditions.Node | None
 ) -> tuple[Best, Exactness]:
     """The best rows for a query vector among those at ``positions`` (None: all), and how they are found."""
     plan, snapshot = index.plan_in_use, index.snapshot
@@ -139,7 +148,7 @@ def _exactly(snapshot: Snapshot, vector: np.ndarray, positions: np.ndarray | Non
 
 
 def _approximately(
-    index: Index, choice: str, codes: Codes | None, width: int, vector: np.ndarray, positions: Any, condition: Any
+    index: Planned, choice: str, codes: Codes | None, width: int, vector: np.ndarray, positions: Any, condition: Any
 ) -> Best:
     def best(count: int) -> tuple[np.ndarray, np.ndarray]:
         if codes is not None:
@@ -159,7 +168,7 @@ def _approximately(
 
 
 def measure(
-    index: Index, choices: Sequence[str], floor: float, queries: np.ndarray, seed: int = 0
+    index: Planned, choices: Sequence[str], floor: float, queries: np.ndarray, seed: int = 0
 ) -> Iterator[Measured]:
     """Bytes, recall and latency of each choice.
 
@@ -195,7 +204,7 @@ def _truth(snapshot: Snapshot, queries: np.ndarray, positions: np.ndarray | None
 
 
 def _measured(
-    index: Index,
+    index: Planned,
     choice: str,
     floor: float,
     queries: np.ndarray,
@@ -226,9 +235,9 @@ def _measured(
     return Measured(choice, stored, steps[0].recall, _median_ms(search, queries), steps)
 
 
-def _searcher(index: Index, choice: str, codes: Any, width: int, positions: Any) -> Callable[[np.ndarray], np.ndarray]:
-    from modiste.search import where as conditions
-
+def _searcher(
+    index: Planned, choice: str, codes: Any, width: int, positions: Any
+) -> Callable[[np.ndarray], np.ndarray]:
     condition = None
     if positions is not None and choice == IVF:  # LanceDB filters by a condition: a random one of rows
         condition = conditions.In("row", tuple(index.snapshot.rows[positions].tolist()))

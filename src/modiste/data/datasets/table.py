@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from modiste.data import shop
 from modiste.data.catalogue import GROUNDING, REQUIRED, SCHEMA, Card, Catalogue, LoadReport
 from modiste.data.sources import ArrowImages, BytesImages, FolderImages, ImageSource, ZipImages
-from modiste.data.text_tables import BY_SUFFIX, Columns, parse_table, read_text
+from modiste.data.text_tables import BY_SUFFIX, Columns, TextFormat, parse_table, read_text
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.run_dir import cache_dir
 
@@ -394,8 +394,6 @@ def read_delimited(lines: Iterable[str], delimiter: str = ",") -> Columns:
     >>> read_delimited(["a,b\\n", '1,"x, y"\\n', "2\\n"])
     {'a': ['1', '2'], 'b': ['x, y', '']}
     """
-    from modiste.data.text_tables import TextFormat
-
     return parse_table("".join(lines), TextFormat(), delimiter, True)[0]
 
 
