@@ -48,7 +48,7 @@ def run(cfg):
 FILES = {
     "commands/__init__.py": "",
     "commands/sew.py": SEW,
-    "commands/measure.py": '"""Compare suits."""\nimport json\n\ndef run(cfg): print(json.dumps(list(cfg.paths)))\n',
+    "commands/measure.py": '"""Compare suits."""\nimport json\n\ndef run(cfg): print(json.dumps(list(cfg.sources)))\n',
     "conf/sew.yaml": """\
 # Sew a suit
 # modiste sew -m cloth=linen,wool
@@ -73,7 +73,7 @@ hydra:
   job_logging: {root: {handlers: []}}
   hydra_logging: {root: {handlers: []}}
 """,
-    "conf/measure.yaml": "# Compare suits\npaths: []\nunit: cm\nhydra: {run: {dir: .}, output_subdir: null}\n",
+    "conf/measure.yaml": "# Compare suits\nsources: []\nunit: cm\nhydra: {run: {dir: .}, output_subdir: null}\n",
     "conf/cloth/wool.yaml": """\
 # Warm
 weight: 3

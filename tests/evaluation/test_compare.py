@@ -39,7 +39,7 @@ def rows(text):
 
 def arguments(*paths, **changes):
     listed = ",".join(map(str, paths))
-    return compose("compare", [f"paths=[{listed}]", *(f"{key}={value}" for key, value in changes.items())])
+    return compose("compare", [f"sources=[{listed}]", *(f"{key}={value}" for key, value in changes.items())])
 
 
 def test_every_common_metric_has_its_test_and_holms_correction(runs):

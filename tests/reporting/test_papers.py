@@ -367,18 +367,18 @@ def test_the_command_makes_a_papers_table_and_goes_on_making_those_of_runs(tmp_p
         writer = csv.DictWriter(file, list(PUBLISHED[0]))
         writer.writeheader()
         writer.writerows(PUBLISHED)
-    command.run(arguments(paths=f"[{tmp_path}]", published=published))
+    command.run(arguments(sources=f"[{tmp_path}]", published=published))
     assert "A paper" in capsys.readouterr().out
-    command.run(arguments(paths=f"[{tmp_path}]", published=published, format="markdown"))
+    command.run(arguments(sources=f"[{tmp_path}]", published=published, format="markdown"))
     assert "## A paper" in capsys.readouterr().out
-    command.run(arguments(paths=f"[{tmp_path / 'runs'}]", published=published))
+    command.run(arguments(sources=f"[{tmp_path / 'runs'}]", published=published))
     assert "kagl · marqo · test" in capsys.readouterr().out
-    command.run(arguments(paths=f"[{tmp_path}]", published=published, format="latex", output=tmp_path / "t.tex"))
+    command.run(arguments(sources=f"[{tmp_path}]", published=published, format="latex", output=tmp_path / "t.tex"))
     assert r"\begin{tabular}" in (tmp_path / "t.tex").read_text()
     with pytest.raises(ModisteError, match="make a table of each"):
-        command.run(arguments(paths=f"[{tmp_path},{tmp_path / 'runs'}]", published=published))
+        command.run(arguments(sources=f"[{tmp_path},{tmp_path / 'runs'}]", published=published))
     with pytest.raises(ModisteError, match="Did you mean 'csv'"):
-        command.run(arguments(paths=f"[{tmp_path}]", published=published, format="cvs"))
+        command.run(arguments(sources=f"[{tmp_path}]", published=published, format="cvs"))
 
 
 # --- a table of one's own runs
@@ -399,7 +399,7 @@ def test_the_documented_example_is_built(tmp_path, capsys):
     means = [scores[seed].mean() for seed in range(3)]
     assert float(rows[0]["measured"]) == scores[2].mean()
     assert (float(rows[2]["measured"]), float(rows[2]["sd"])) == pytest.approx((np.mean(means), np.std(means, ddof=1)))
-    command.run(arguments(paths=f"[{tmp_path}]"))
+    command.run(arguments(sources=f"[{tmp_path}]"))
     assert "KAGL, text-to-image" in capsys.readouterr().out
 
 

@@ -87,7 +87,7 @@ def _unknown(
     config: DictConfig, overrides: Sequence[str], outline: Outline, root: str, files: Callable[[], Files]
 ) -> Iterator[str]:
     top = [*outline.keys, *(group.partition("/")[0] for group in outline.groups)]
-    if "path" in outline.groups:
+    if "paths" in outline.groups:
         top += ["data_dir", "log_dir", "run_dir"]
     for name in [name for name in GLOBAL if name in outline.groups]:
         if name in config:

@@ -15,7 +15,7 @@ from modiste.config.validation import STARTS
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.run_dir import RunDir
 
-POSITIONAL = {"paths": "paths", "query": "query.text", "action": "action"}
+POSITIONAL = {"sources": "sources", "query": "query.text", "action": "action"}
 """Keys of commands, and what takes the words of a line that stand without key=."""
 QUERY = ("text", "image", "like", "minus")
 """What may stand without ``query.`` before it, in a command that has a ``query``; else they are groups."""
@@ -92,7 +92,7 @@ def check_local(overrides: Sequence[str], folders: Sequence[Path]) -> None:
 
 def _is_positional(arg: str, outline: Outline) -> bool:
     """Not key=value; or, for a command that takes paths, a path that exists although it has an equals sign in it."""
-    if {"paths", "phrases", "write_to"} & set(outline.keys) and os.path.exists(arg):
+    if {"sources", "phrases", "write_to"} & set(outline.keys) and os.path.exists(arg):
         return True
     return "=" not in arg and not arg.startswith("~")
 
@@ -127,8 +127,8 @@ def _positional_override(positional: list[str], outline: Outline) -> str:
     key = next((target for key, target in POSITIONAL.items() if key in outline.keys), None)
     if key is None:
         raise ModisteError(f"'{positional[0]}' is not an override: {_meant(positional[0], outline)}")
-    if key == "paths":
-        return f"paths=[{','.join(map(quote, positional))}]"
+    if key == "sources":
+        return f"sources=[{','.join(map(quote, positional))}]"
     return f"{key}={quote(' '.join(positional))}"
 
 

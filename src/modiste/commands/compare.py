@@ -17,9 +17,9 @@ def run(cfg: DictConfig) -> None:
     from modiste.reporting.tables import FORMATS, TERMINAL, check_format, emit, print_sheets
 
     check_format(cfg.format, FORMATS)
-    if len(cfg.paths) != 2:
+    if len(cfg.sources) != 2:
         raise ModisteError("modiste compare needs two runs or two result files: modiste compare runs/a runs/b.")
-    comparison = compare(*cfg.paths, allow=list(cfg.allow), resamples=cfg.resamples, seed=cfg.seed)
+    comparison = compare(*cfg.sources, allow=list(cfg.allow), resamples=cfg.resamples, seed=cfg.seed)
     if cfg.format == TERMINAL and cfg.output is None:
         print_sheets(comparison.sheets(every=cfg.all), compact=True)
     else:

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 
 def run(cfg: DictConfig) -> None:
-    """Build the table of ``cfg.paths`` in ``cfg.format`` and print it, or write it to ``cfg.output``.
+    """Build the table of ``cfg.sources`` in ``cfg.format`` and print it, or write it to ``cfg.output``.
 
     Raises:
         ModisteError: The paths are of both kinds, papers and runs, or not readable.
@@ -15,7 +15,7 @@ def run(cfg: DictConfig) -> None:
     from modiste.reporting.tables import emit, format_of, print_sheets, read_published
 
     style = format_of(cfg.format, cfg.output)
-    table = build_table(list(cfg.paths), read_published(cfg.published), style, cfg.all)
+    table = build_table(list(cfg.sources), read_published(cfg.published), style, cfg.all)
     if isinstance(table, str):
         emit(table, cfg.output)
     else:

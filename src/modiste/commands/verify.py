@@ -9,13 +9,13 @@ from modiste.errors import ModisteError
 
 
 def run(cfg: DictConfig) -> None:
-    """Verifies every result under ``cfg.paths``, a line each. Raises ModisteError when one is another."""
+    """Verifies every result under ``cfg.sources``, a line each. Raises ModisteError when one is another."""
     from modiste.evaluation.verify import verify_results
 
-    if not cfg.paths:
+    if not cfg.sources:
         raise ModisteError("No results given: name files or run directories, modiste verify runs/a.")
     verdicts = []
-    for verdict in verify_results(cfg.paths, cfg.run, cfg.tolerance, cfg.cache, invocation().config_dirs):
+    for verdict in verify_results(cfg.sources, cfg.run, cfg.tolerance, cfg.cache, invocation().config_dirs):
         verdicts.append(verdict)
         print(verdict, flush=True)
     wrong = sum(not verdict.sound for verdict in verdicts)

@@ -167,9 +167,9 @@ BY_ROOT: dict[str, dict[str, Any]] = {
     | {"out": str | None},
     "ground": {"photo": str | None, "phrases": Sequence[Text] | None, "method": Text | None, "size": Count | None}
     | {"threshold": Fraction | None, "out": str | None},
-    "verify": {"paths": Sequence[str], "tolerance": NonNegative},
-    "table": {"paths": Sequence[str]},
-    "compare": {"paths": Sequence[str], "resamples": Count},
+    "verify": {"sources": Sequence[str], "tolerance": NonNegative},
+    "table": {"sources": Sequence[str]},
+    "compare": {"sources": Sequence[str], "resamples": Count},
     "index": {"action": str | None, "index": str | None, "out": str | None, "vectors": str | None}
     | {"delete_missing": bool, "at": Natural | None, "ids": Sequence[Any], "engine": Literal["lancedb", "qdrant"]}
     | {"qdrant": Node, "qdrant.url": str | None, "qdrant.collection": str | None, "choices": Sequence[str] | None}

@@ -15,7 +15,7 @@ from modiste.config.tree import join, nodes, value_at, walk
 from modiste.errors import ModisteError
 
 STARTS = ("init", "resume", "continue")
-GLOBAL = ("experiment", "debug", "path", "local")
+GLOBAL = ("experiment", "debug", "paths", "local")
 """Groups whose options set keys of the whole config."""
 PARTS = ("task", "term", "logger", "callbacks")
 """Groups that add named parts to the config, several of them."""
