@@ -180,10 +180,15 @@ def main(script: str, rows: Callable[[bool], Iterator[Row]], cases: Mapping[str,
         print(f"{row.number:>3} {row.what} | {row.quantity}: {row.ratio:.2f}× better than {row.peer}"
               f" ({row.ours:.4g} against {row.theirs:.4g} {row.unit}) {row.note}", flush=True)  # fmt: skip
         measured.append(asdict(row))
-    if not chosen.quick:
-        RESULTS.mkdir(exist_ok=True)
-        content = {"environment": facts, "rows": sorted(measured, key=lambda row: row["number"])}
-        file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        if not chosen.quick:  # each as it comes: hours may be lost with an interrupted run
+            store(file, facts, measured)
+
+
+def store(file: Path, facts: dict[str, Any], measured: list[dict[str, Any]]) -> None:
+    """The measured rows, by number, with their environment."""
+    RESULTS.mkdir(exist_ok=True)
+    content = {"environment": facts, "rows": sorted(measured, key=lambda row: row["number"])}
+    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _peak(work: Work) -> float:

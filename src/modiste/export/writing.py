@@ -25,7 +25,7 @@ from modiste.export.card import write_card
 from modiste.export.formats import FORMATS
 from modiste.export.inputs import Inputs, of_run, synthetic
 from modiste.export.towers import tokenizer_facts, without_adapters
-from modiste.models.dual_encoder import DualEncoder
+from modiste.models.dual_encoder import DualEncoder, TwoTower
 from modiste.models.load import load
 from modiste.pretrained.exported import FACTS, Programs
 from modiste.utils.atomic import atomic_folder
@@ -148,7 +148,7 @@ def export(
 
 def without_patches(model: DualEncoder, format: str, layout: ModuleType) -> list[str]:
     """Takes the projection of patches off a model whose layout has no place for it; says so in a sentence."""
-    if getattr(model, "patch_head", None) is None or getattr(layout, "PATCHES", False):
+    if not isinstance(model, TwoTower) or model.patch_head is None or getattr(layout, "PATCHES", False):
         return []
     model.patch_head = None
     return [
