@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from helpers.loss_references import clip_reference, product_ids, twenty_steps, unit_pairs, value_and_gradients
 from modiste.errors import ModisteError
-from modiste.losses.base import LogitScale, TiledLoss
+from modiste.losses.base import LogitScale, Origin, TiledLoss
+from modiste.losses.build import build_loss
 from modiste.losses.clip import ClipLoss, Powers, infonce
 from modiste.losses.matmul import Matmul
 from modiste.losses.siglip import SigLipLoss
@@ -256,23 +257,30 @@ def test_a_loss_of_plain_products_is_in_float32_too():
     assert torch.equal(value, (image @ text.T).mean())
 
 
-def test_clamp_and_initialise():
+@pytest.mark.parametrize(
+    ("given", "origin", "scale"),
+    [
+        ({}, Origin(global_batch=32), 1 / 0.07),
+        ({}, Origin(55.0, global_batch=32), 55.0),
+        ({"init_scale": None}, Origin(117.3, -12.9, 32), 100.0),  # SigLIP's weights, trained on with this loss
+        ({"max_scale": 20.0}, Origin(55.0), 20.0),
+        ({"init_scale": 20.0}, Origin(55.0), 20.0),
+    ],
+)
+def test_it_begins_at_the_temperature_of_the_weights_unless_one_is_given(given, origin, scale):
+    loss = build_loss({"_target_": "modiste.losses.clip.ClipLoss"} | given, origin)
+    assert loss.scale.item() == pytest.approx(scale)
+    assert [name for name, _ in loss.named_parameters()] == ["logit_scale"]
+
+
+def test_clamp():
     loss = ClipLoss()
-    assert loss.scale.item() == pytest.approx(1 / 0.07)
-    loss.initialise(scale=55.0, bias=None, global_batch=32)
-    assert loss.scale.item() == pytest.approx(55.0)
-    loss.initialise(scale=117.3, bias=-12.9, global_batch=32)  # SigLIP's weights, trained on with this loss
-    assert loss.scale.item() == pytest.approx(100.0)
     loss.logit_scale.data.fill_(9.0)
     loss.clamp()
     assert loss.scale.item() == pytest.approx(100.0)
     loss.logit_scale.data.fill_(-3.0)
     loss.clamp()
     assert loss.scale.item() == pytest.approx(1.0)
-    chosen = ClipLoss(init_scale=20.0)
-    chosen.initialise(scale=55.0, bias=None, global_batch=32)
-    assert chosen.scale.item() == pytest.approx(20.0)
-    assert [name for name, _ in chosen.named_parameters()] == ["logit_scale"]
 
 
 @pytest.mark.parametrize("bad", [{"tile": 0}, {"max_scale": 0.5}, {"init_scale": 120.0}, {"init_scale": 0.0}])

@@ -7,7 +7,9 @@ import torch
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from modiste.config import compose, config_dir, instantiate
+from modiste.config import compose, config_dir
+from modiste.losses.base import Origin
+from modiste.losses.build import build_loss
 from modiste.losses.testing import compare_processes
 
 NAMES = sorted(file.stem for file in (config_dir() / "loss").glob("*.yaml"))
@@ -63,8 +65,7 @@ def test_config_builds_a_loss_that_runs(name):
     config = compose("train", [f"loss={name}"]).loss
     options = set(config) - {"_target_"}
     assert options <= set(inspect.signature(get_class(config._target_)).parameters)
-    loss = instantiate(config)
-    loss.initialise(scale=None, bias=None, global_batch=4)
+    loss = build_loss(config, Origin(global_batch=4))
     image = torch.eye(4, 256, requires_grad=True)
     loss(image, torch.eye(4, 256)[[1, 2, 3, 0]], torch.arange(4)).backward()
     loss.clamp()

@@ -7,6 +7,8 @@ from torch.nn import functional as F
 from helpers.loss_references import clip_reference, product_ids, siglip_reference, unit_pairs, value_and_gradients
 from modiste.config import compose, validate
 from modiste.errors import ModisteError
+from modiste.losses.base import Origin
+from modiste.losses.build import build_loss
 from modiste.losses.clip import ClipLoss
 from modiste.losses.matryoshka import MatryoshkaLoss
 from modiste.losses.siglip import SigLipLoss
@@ -41,8 +43,9 @@ def test_value_and_gradients_are_those_of_the_weighted_full_matrices(kind, weigh
 
 
 def test_the_temperature_is_the_inner_losss_under_the_name_of_any_loss():
-    loss = MatryoshkaLoss(SigLipLoss(), [2])
-    loss.initialise(scale=12.0, bias=None, global_batch=5)
+    inner = {"_target_": "modiste.losses.siglip.SigLipLoss"}
+    node = {"_target_": "modiste.losses.matryoshka.MatryoshkaLoss", "inner": inner, "dims": [2]}
+    loss = build_loss(node, Origin(scale=12.0, global_batch=5))
     assert loss.inverse_temperature().item() == pytest.approx(12.0)
     assert loss.state_dict()["logit_scale"].exp().item() == pytest.approx(12.0)
     assert loss.state_dict()["logit_bias"].exp().item() == pytest.approx(0.25)

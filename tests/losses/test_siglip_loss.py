@@ -7,6 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from helpers.loss_references import product_ids, siglip_reference, twenty_steps, unit_pairs, value_and_gradients
+from modiste.losses.base import Origin
+from modiste.losses.build import build_loss
 from modiste.losses.siglip import SigLipLoss
 
 
@@ -87,19 +89,20 @@ def test_equals_open_clip():
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_initialise():
+SIGLIP = {"_target_": "modiste.losses.siglip.SigLipLoss"}
+
+
+def test_where_it_begins():
     """Bias log(p/(1-p)), p = 1/batch: the first loss is near that of a perfect prior, not of N confident negatives."""
-    loss = SigLipLoss()
-    loss.initialise(scale=None, bias=None, global_batch=1024)
+    loss = build_loss(SIGLIP, Origin(global_batch=1024))
     assert loss.scale.item() == pytest.approx(10.0)
     assert torch.sigmoid(loss.logit_bias).item() == pytest.approx(1 / 1024, rel=1e-5)
-    loss.initialise(scale=117.3, bias=-12.9, global_batch=1024)  # SigLIP B/16's own
+    loss = build_loss(SIGLIP, Origin(117.3, -12.9, 1024))  # SigLIP B/16's own
     loss.clamp()
     assert (loss.scale.item(), loss.logit_bias.item()) == pytest.approx((117.3, -12.9), rel=1e-5)
-    loss.initialise(scale=None, bias=None, global_batch=1)
-    assert math.isfinite(loss.logit_bias.item())
-    chosen = SigLipLoss(init_scale=20.0, init_bias=-4.0, max_scale=30.0)
-    chosen.initialise(scale=117.3, bias=-12.9, global_batch=8)
+    assert math.isfinite(build_loss(SIGLIP, Origin(global_batch=1)).logit_bias.item())
+    given = {"init_scale": 20.0, "init_bias": -4.0, "max_scale": 30.0}
+    chosen = build_loss(SIGLIP | given, Origin(117.3, -12.9, 8))
     assert (chosen.scale.item(), chosen.logit_bias.item()) == pytest.approx((20.0, -4.0))
     chosen.logit_scale.data.fill_(9.0)
     chosen.clamp()
@@ -107,7 +110,6 @@ def test_initialise():
 
 
 def test_twenty_steps_of_sgd_lower_the_loss():
-    loss = SigLipLoss(tile=20)
-    loss.initialise(None, None, 48)
+    loss = build_loss(SIGLIP | {"tile": 20}, Origin(global_batch=48))
     values = twenty_steps(loss)
     assert values[-1] < 0.8 * values[0]

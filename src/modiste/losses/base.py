@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +17,21 @@ from modiste.losses import gather
 from modiste.losses.matmul import check_matmul_dtype
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where training starts, for a loss.
+
+    Attributes:
+        scale: exp(logit scale) of the pretrained weights, or None.
+        bias: Logit bias of the weights, or None.
+        global_batch: Pairs per step over all processes.
+    """
+
+    scale: float | None = None
+    bias: float | None = None
+    global_batch: int = 1
 
 
 class ContrastiveLoss(nn.Module):
@@ -49,14 +67,13 @@ class ContrastiveLoss(nn.Module):
     local_negatives: bool | None = None
     needs_tokens = False
 
-    def initialise(self, scale: float | None, bias: float | None, global_batch: int) -> None:
-        """Initialise from pretrained weights before training; by default a no-op.
+    @classmethod
+    def begin(cls, given: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
+        """Arguments that follow from where training starts; by default none.
 
-        Args:
-            scale: exp(logit scale) of the weights, or None.
-            bias: Logit bias of the weights, or None.
-            global_batch: Pairs per step over all processes.
+        `modiste.losses.build.build_loss` constructs the loss with them where ``given``, its config node, has none.
         """
+        return {}
 
     def clamp(self) -> None:
         """Clamp parameters to their range after an optimizer step; by default a no-op."""
@@ -89,7 +106,7 @@ class LogitScale(nn.Module):
 
     Args:
         default_scale: Initial exp(logit scale) if neither ``init_scale`` nor pretrained weights give one.
-        init_scale: Initial exp(logit scale), overriding pretrained weights; None: see `initialise`.
+        init_scale: Initial exp(logit scale); in a configuration null: that of pretrained weights (`begin`).
         max_scale: Upper limit that `clamp` enforces.
         more: Arguments of the class that it is mixed into.
 
@@ -112,7 +129,7 @@ class LogitScale(nn.Module):
         start = min(default_scale, max_scale) if init_scale is None else init_scale
         if not 1 <= start <= max_scale:
             raise ModisteError(f"loss.init_scale={start:g} must lie between 1 and loss.max_scale={max_scale:g}.")
-        self.init_scale, self.max_scale = init_scale, max_scale
+        self.max_scale = max_scale
         self.logit_scale = nn.Parameter(torch.tensor(math.log(start)))
 
     @property
@@ -124,12 +141,13 @@ class LogitScale(nn.Module):
         """See `ContrastiveLoss.inverse_temperature`."""
         return self.scale
 
-    @torch.no_grad()
-    def initialise(self, scale: float | None, bias: float | None, global_batch: int) -> None:
-        """Start from the temperature of pretrained weights, cut to ``max_scale``, unless ``init_scale`` was given."""
-        if scale is not None and self.init_scale is None:
-            self.logit_scale.fill_(math.log(scale))
-            self.clamp()
+    @classmethod
+    def begin(cls, given: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
+        """The temperature of pretrained weights, within [1, ``max_scale``]."""
+        if origin.scale is None:
+            return {}
+        limit = given.get("max_scale", inspect.signature(cls).parameters["max_scale"].default)
+        return {"init_scale": min(max(origin.scale, 1.0), limit)}
 
     @torch.no_grad()
     def clamp(self) -> None:
@@ -144,7 +162,7 @@ class LogitBias(LogitScale):
         default_scale: See `LogitScale`.
         init_scale: See `LogitScale`.
         max_scale: See `LogitScale`.
-        init_bias: Initial logit bias, overriding pretrained weights; None: see `initialise`.
+        init_bias: Initial logit bias; None: -10; in a configuration null: see `begin`.
         more: See `LogitScale`.
     """
 
@@ -157,18 +175,16 @@ class LogitBias(LogitScale):
         **more: Any,
     ) -> None:
         super().__init__(default_scale, init_scale, max_scale, **more)
-        self.init_bias = init_bias
         self.logit_bias = nn.Parameter(torch.tensor(-10.0 if init_bias is None else init_bias))
 
-    @torch.no_grad()
-    def initialise(self, scale: float | None, bias: float | None, global_batch: int) -> None:
-        """Start from pretrained weights, unless ``init_scale`` and ``init_bias`` were given.
+    @classmethod
+    def begin(cls, given: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
+        """Temperature and bias of pretrained weights.
 
         Without a bias of the weights it is log(p/(1-p)) with p = 1/global_batch, the prior of a positive.
         """
-        super().initialise(scale, bias, global_batch)
-        if self.init_bias is None:
-            self.logit_bias.fill_(math.log(1 / max(global_batch - 1, 1)) if bias is None else bias)
+        prior = math.log(1 / max(origin.global_batch - 1, 1))
+        return super().begin(given, origin) | {"init_bias": prior if origin.bias is None else origin.bias}
 
 
 class TiledLoss(ContrastiveLoss):

@@ -54,10 +54,6 @@ class MatryoshkaLoss(ContrastiveLoss):
         """That of the inner loss."""
         return self.inner.inverse_temperature()
 
-    def initialise(self, scale: float | None, bias: float | None, global_batch: int) -> None:
-        """See `modiste.losses.base.ContrastiveLoss.initialise`."""
-        self.inner.initialise(scale, bias, global_batch)
-
     def clamp(self) -> None:
         """See `modiste.losses.base.ContrastiveLoss.clamp`."""
         self.inner.clamp()

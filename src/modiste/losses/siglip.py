@@ -34,10 +34,7 @@ class SigLipLoss(LogitBias, TiledLoss):
 
     Two orthogonal pairs and their exact sum, -log σ(10) - log σ(0) for each image:
 
-    >>> loss = SigLipLoss()
-    >>> loss.initialise(scale=None, bias=None, global_batch=2)
-    >>> loss.logit_bias.item()
-    0.0
+    >>> loss = SigLipLoss(init_bias=0.0)
     >>> pairs = torch.eye(2)
     >>> round(loss(pairs, pairs).item(), 4)
     0.6932

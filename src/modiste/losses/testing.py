@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from modiste.config import instantiate
-from modiste.losses.base import ContrastiveLoss
+from modiste.losses.base import ContrastiveLoss, Origin
+from modiste.losses.build import build_loss
 
 # Products with pairs on one process, on both, and single ones.
 PRODUCTS = [0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 0, 0, 10, 11, 2, 12, 13, 14, 15, 16]
@@ -70,8 +71,7 @@ def _is_local(node: Mapping[str, Any]) -> bool:
 
 def _step(node: Mapping[str, Any], embed_dim: int, part: slice, parallel: bool) -> Step:
     """Value and gradients on a part of the batch."""
-    loss = instantiate(dict(node))
-    loss.initialise(None, None, len(PRODUCTS))
+    loss = build_loss(node, Origin(global_batch=len(PRODUCTS)))
     model: nn.Module = _Towers(loss, embed_dim)
     model = DistributedDataParallel(model) if parallel else model
     pairs = torch.randn(2, len(PRODUCTS), 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

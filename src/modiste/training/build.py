@@ -16,7 +16,8 @@ from modiste.data.catalogue import Catalogue
 from modiste.data.module import FashionDataModule, ValidationSet, check_training
 from modiste.errors import ModisteError
 from modiste.evaluation.spec import EvaluationSpec
-from modiste.losses.base import ContrastiveLoss
+from modiste.losses.base import ContrastiveLoss, Origin
+from modiste.losses.build import build_loss
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.load import Start, build_model, load, load_weights
 from modiste.terms.base import Term, TrainingInputs
@@ -68,13 +69,12 @@ def build_parts(
     model = build_model(cfg, None if start.resumes else start.checkpoint)
     if start.resumes and start.checkpoint is not None:  # a file that does not fit is refused here, in one sentence
         load_weights(model, start.checkpoint)
-    loss = instantiate(cfg.loss)
     cache = build_cache(cfg, model) if cfg.features.cache else None
     sets = build_validation_sets(validation, cfg, catalogue, model, cache)
     stream = build_stream(cfg.data)
     data = build_data(cfg.data, catalogue, model, stream, validation_sets=sets, feature_cache=cache)
+    loss = build_loss(cfg.loss, Origin(model.initial_scale, model.initial_bias, data.batch_size))
     check_training(data, loss)
-    loss.initialise(model.initial_scale, model.initial_bias, data.batch_size)
     grad_cache = GradCache(**cfg.grad_cache)
     inputs = None
     if stream is None:

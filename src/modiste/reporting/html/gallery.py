@@ -138,7 +138,7 @@ def encode(image: Image.Image) -> tuple[str, int, int]:
     return f"{SAFE[not small]}{base64.b64encode(file.getvalue()).decode('ascii')}", *image.size
 
 
-def is_example(example: Any) -> bool:
+def is_example(example: object) -> bool:
     """Whether this is an example as the tasks record it; a result file may come from anywhere."""
     if not isinstance(example, Mapping) or not isinstance(example.get("results"), list):
         return False
