@@ -181,10 +181,10 @@ def fill_further_rows(raw: Columns, roles: Roles) -> Columns:
     """
     if roles.product_id is None or roles.text is None:
         return raw
-    products, texts = raw[roles.product_id], raw[roles.text]
-    first: dict[Any, int] = {}
+    products, texts = [str(product) if _filled(product) else None for product in raw[roles.product_id]], raw[roles.text]
+    first: dict[str | None, int] = {}
     for row, (product, text) in enumerate(zip(products, texts, strict=True)):
-        if _filled(product) and _filled(text):
+        if product is not None and _filled(text):
             first.setdefault(product, row)
     further = [
         (row, first[product])

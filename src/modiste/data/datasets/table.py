@@ -252,7 +252,8 @@ def _pictures_in_cells(columns: Columns) -> ImageSource | None:
     if not any(isinstance(cell, (bytes, dict)) for cell in cells):
         return None
     columns["image"] = [str(number) for number in range(len(cells))]
-    return BytesImages([cell if isinstance(cell, bytes) else (cell or {}).get("bytes") for cell in cells])
+    encoded = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
+    return BytesImages([cell if isinstance(cell, bytes) else None for cell in encoded])
 
 
 def _column_of_pictures(path: Path, column: str | int | Sequence[str | int] | None) -> str | None:
