@@ -143,8 +143,8 @@ def is_example(example: object) -> bool:
     if not isinstance(example, Mapping) or not isinstance(example.get("results"), list):
         return False
     wanted = example.get("wanted")
-    shown = [*example["results"], *([wanted | {"relevant": False}] if isinstance(wanted, Mapping) else [])]
-    types = {"row": int, "score": (int, float), "relevant": bool}
+    shown = [*example["results"], *([{**wanted, "relevant": False}] if isinstance(wanted, Mapping) else [])]
+    types: dict[str, type | tuple[type, ...]] = {"row": int, "score": (int, float), "relevant": bool}
     return {"query", "kind"} <= example.keys() and all(
         isinstance(result, Mapping) and all(isinstance(result.get(name), kind) for name, kind in types.items())
         for result in shown
