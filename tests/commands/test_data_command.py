@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -136,6 +137,8 @@ def test_a_table_alone_is_enough_and_is_kept_as_a_data_set(shop):
     assert "Größe EU classes" in rows["Größe"]
     assert "from 9.5 to 38.5" in done.stdout
     assert "Beschreibung text, too varied for classes" in " ".join(done.stdout.split())
+    hint = r"Train on it: modiste train --config-dir conf data=mode data\.batch_size=(4|8|16)$"
+    assert re.search(hint, done.stdout, re.MULTILINE)
     again = modiste("data", "--config-dir", "conf", "data=mode", "name=again", cwd=shop)
     assert again.returncode == 0, again.stdout + again.stderr
     (facts,) = (json.loads(path.read_text()) for path in (shop / "runs/data/again").glob("*/data.json"))

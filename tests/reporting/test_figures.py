@@ -49,13 +49,13 @@ def test_a_log_that_is_no_log_is_named(tmp_path):
 
 def test_every_column_goes_to_its_panel():
     names = ["val/loss", "lr-AdamW/head", "train/loss", "train/scale", "val/retrieval/t2i/recall@1", "train/grad_norm"]
-    names += ["train/lr", "train/bias", "train/temperature", "train/pairs_per_second"]
+    names += ["train/lr", "train/lr/loss/no_decay", "train/bias", "train/temperature", "train/pairs_per_second"]
     metrics = {name: (np.arange(2), np.array([0.1, 0.5])) for name in names}
     # Ranks and distances have another unit than fractions, whatever they are called.
     metrics["val/hue/distance"] = metrics["val/retrieval/t2i/median_rank"] = (np.arange(2), np.array([0.5, 14.0]))
     assert curves.panels(metrics) == {
         "loss": ["val/loss", "train/loss"],
-        "learning rate": ["lr-AdamW/head", "train/lr"],
+        "learning rate": ["lr-AdamW/head", "train/lr", "train/lr/loss/no_decay"],
         "logit scale (1 / temperature)": ["train/scale"],
         "temperature": ["train/temperature"],
         "logit bias": ["train/bias"],

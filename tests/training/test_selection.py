@@ -75,9 +75,9 @@ def test_values_that_are_missing_or_not_finite_choose_nothing():
 def test_the_table_has_a_row_a_choice_and_a_column_a_criterion():
     header, _, *rows = table(choose(curves(), CRITERIA)).splitlines()
     assert header.count("|") == 4 + 4
-    assert rows[0] == "| val/loss | 2 | 29 | **1** | 0.6 (0.1 worse) | 0.45 (0.05 worse) | 0.2 (0.05 worse) |"
+    assert rows[0] == "| val/loss | 3 | 29 | **1** | 0.6 (0.1 worse) | 0.45 (0.05 worse) | 0.2 (0.05 worse) |"
     partial = table(choose([*curves(), Validation(4, 49, {"val/loss": 0.5})], CRITERIA))
-    assert "| val/loss | 4 | 49 | **0.5** | — | — | — |" in partial
+    assert "| val/loss | 5 | 49 | **0.5** | — | — | — |" in partial
 
 
 def test_json_and_table_are_in_the_run_directory(tmp_path):

@@ -22,7 +22,7 @@ def run(cfg: DictConfig) -> None:
 
     from modiste.data import proposal
     from modiste.data.build import load
-    from modiste.data.facts import describe
+    from modiste.data.facts import describe, fitting_batch_size
     from modiste.reporting.data_sheet import draw_sheet
     from modiste.reporting.data_tables import show, show_columns
     from modiste.utils.run_dir import write_json
@@ -48,7 +48,11 @@ def run(cfg: DictConfig) -> None:
         print(f"Wrote {folder / 'scenes.png'}")
     if cfg.write:
         file = proposal.write(cfg.write, cfg.data, catalogue, Path(cfg.write_to))
-        options = shlex.join(["--config-dir", str(file.parents[1]), f"data={file.stem}"])
+        words = ["--config-dir", str(file.parents[1]), f"data={file.stem}"]
+        pairs = catalogue.splits.get("train", 0)
+        if pairs < cfg.data.batch_size:
+            words.append(f"data.batch_size={fitting_batch_size(pairs)}")
+        options = shlex.join(words)
         print(f"Wrote {file}\nTrain on it: modiste train {options}")
     elif own:
         print("Save these settings as data=NAME: repeat the command with write=NAME")

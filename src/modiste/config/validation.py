@@ -110,10 +110,11 @@ def not_chosen(cfg: DictConfig) -> list[str]:
         parts = value_at(cfg, group)
         for name, node in parts.items() if isinstance(parts, DictConfig) else ():
             if isinstance(node, DictConfig) and "_target_" not in node:
-                keys = ", ".join(f"{group}.{name}.{key}" for key in node)
+                part = f"{group}.{name!s}"
+                keys = ", ".join(f"{part}.{key!s}" for key in node)
                 problems.append(
-                    f"'{group}.{name}' is not chosen{f', but {keys} set' if keys else ''}: choose it "
-                    f"('{group}=[{name}]'), or remove it ('~{group}.{name}')."
+                    f"'{part}' is not chosen{f', but {keys} set' if keys else ''}: choose it "
+                    f"('{group}=[{name!s}]'), or remove it ('~{part}')."
                 )
     return problems
 

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from modiste.data.batches import Order
+from modiste.data.facts import fitting_batch_size
 from modiste.errors import ModisteError
 from modiste.utils.seeds import mix
 
@@ -47,7 +48,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         if length < batch_size:
             raise ModisteError(
                 f"data.batch_size={batch_size} is larger than the {length} training pairs: lower it, for instance to "
-                f"{1 << max(length // 2, 1).bit_length() - 1}, or add data."
+                f"{fitting_batch_size(length)}, or add data."
             )
         self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
         self.order = order or Order(length)

@@ -74,7 +74,7 @@ def _selection(run: Run) -> list[Section]:
     rows = []
     for number, choice in enumerate(choices):
         values = [Td(plain(choice["values"].get(name)), _worse(choice["regret"].get(name))) for name in names]
-        rows.append([Td(f"{letter(number)}  {choice['criterion']}", words=True), Td(str(choice["epoch"])), *values])
+        rows.append([Td(f"{letter(number)}  {choice['criterion']}", words=True), Td(str(choice["epoch"] + 1)), *values])
     heads = [Td("chosen by", words=True), Td("epoch"), *(Td(name) for name in names)]
     figures = selection_figures(run.selection, run.path / "figures")
     caption = "Circles: the epochs that the criteria choose, by their letters."

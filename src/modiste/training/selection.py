@@ -90,15 +90,22 @@ def _with(validations: Sequence[Validation], name: str) -> list[Validation]:
 def table(choices: Sequence[Choice]) -> str:
     """A Markdown table, a row per choice, a column per criterion; in brackets how far from the column's best.
 
+    Epochs are counted from 1, as training prints them.
+
     >>> print(table([Choice("val/loss", 1, 20, {"val/loss": 1.0, "val/acc": 0.3}, {"val/loss": 0.0, "val/acc": 0.1})]))
     | chosen by | epoch | step | val/loss | val/acc |
     | --- | ---: | ---: | ---: | ---: |
-    | val/loss | 1 | 20 | **1** | 0.3 (0.1 worse) |
+    | val/loss | 2 | 20 | **1** | 0.3 (0.1 worse) |
     """
     names = [choice.criterion for choice in choices]
     names = list(dict.fromkeys([*names, *(name for choice in choices for name in choice.values)]))
     rows = [
-        [Item(choice.criterion), Item(str(choice.epoch)), Item(str(choice.step)), *(_cell(choice, n) for n in names)]
+        [
+            Item(choice.criterion),
+            Item(str(choice.epoch + 1)),
+            Item(str(choice.step)),
+            *(_cell(choice, n) for n in names),
+        ]
         for choice in choices
     ]
     return grid_markdown(Grid(["chosen by", "epoch", "step", *names], f"lrr{'r' * len(names)}", rows))

@@ -24,13 +24,13 @@ MAIN = ("recall@1", "recall@10", "mrr", "accuracy", "weighted_f1")
 
 def _is_rate(name: str) -> bool:
     last = name.rpartition("/")[2]
-    return last.startswith(("lr-", "lr_", "learning_rate")) or last == "lr" or name.startswith("lr")
+    return last.startswith(("lr-", "lr_", "learning_rate")) or "lr" in name.split("/") or name.startswith("lr")
 
 
 FRACTIONS, OTHER_UNITS = "validation metrics", "validation, other units"
 # Panel title and which columns it shows; a column goes to the first panel that takes it.
 PANELS: tuple[tuple[str, Callable[[str], bool]], ...] = (
-    ("loss", lambda name: "loss" in name),
+    ("loss", lambda name: "loss" in name and not _is_rate(name)),  # train/lr/loss/no_decay is a group's rate
     ("learning rate", _is_rate),
     ("logit scale (1 / temperature)", lambda name: name.rpartition("/")[2] in {"scale", "logit_scale"}),
     ("temperature", lambda name: name.rpartition("/")[2] == "temperature"),
@@ -80,7 +80,7 @@ def _lines(axes: Axes, series: Mapping[str, Series]) -> int:
     for i, (name, (steps, values)) in enumerate(shown.items()):
         color, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
         few = len(steps) <= 30
-        if len(steps) > 100 and "loss" in name:  # a batch's loss is noisy; rates and scales are not
+        if len(steps) > 100 and "loss" in name and not _is_rate(name):  # a batch loss is noisy
             axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
             values = _smooth(values)
         axes.plot(steps, values, color=color, label=name, linewidth=1.6, marker=marker if few else "", markersize=3)
