@@ -13,6 +13,7 @@ import yaml
 
 from helpers.commands import TINY, modiste
 from helpers.resumed import assert_same_end, checkpoint, stop_at_second_save
+from modiste.utils.run_dir import RunDir
 
 # All that could lose its place: dropout, augmentation, caption sampling, workers, momentum, a moving average.
 NOISY = [
@@ -88,5 +89,6 @@ def test_sigterm_to_the_whole_group_saves_the_step_and_says_how_to_go_on(tmp_pat
     assert process.returncode == 130, printed
     assert "modiste train continue=run" in printed or f"modiste train continue={tmp_path / 'run'}" in printed
     assert "Traceback" not in printed
+    assert RunDir.find(tmp_path / "run").unfinished
     with pytest.raises(ProcessLookupError):  # no worker is left
         os.killpg(process.pid, 0)

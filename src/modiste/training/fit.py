@@ -124,6 +124,7 @@ def train(
             check_checkpoint_space(trainer, parts.module)
             describe(parts, line, run, loggers)
             keep_start(parts.module.terms, run)
+            run.write_json("status", {"finished": False})
         checkpoint = start.checkpoint if start.resumes else None
         try:
             trainer.fit(parts.module, parts.data, ckpt_path=checkpoint, weights_only=True)
@@ -138,6 +139,8 @@ def train(
             ) from error
         finally:
             finish_loggers()
+        if trainer.is_global_zero and not fast_dev_run(trainer):
+            run.write_json("status", {"finished": True})
     return Run(run.path, trainer)
 
 
