@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import PurePath
 
 
 class ModisteError(Exception):
@@ -14,17 +15,28 @@ class NothingToMeasureError(ModisteError):
     """The data lack what a task measures: of an evaluation by its default tasks, the rest goes on."""
 
 
-def did_you_mean(word: str, options: Iterable[str]) -> str:
+def did_you_mean(word: str, options: Iterable[str], folder: str | PurePath = "") -> str:
     """A sentence that names the closest option, or lists the options when none is close.
+
+    Args:
+        word: What was given.
+        options: What there is.
+        folder: Where files and folders of these names are: they are named as they have to be typed.
 
     >>> did_you_mean("siglop", ["clip", "siglip"])
     "Did you mean 'siglip'?"
     >>> did_you_mean("xyz", ["clip", "siglip"])
     'Choose from: clip, siglip.'
+    >>> did_you_mean("dmo", ["demo"], "runs")
+    "Did you mean 'runs/demo'?"
     """
     options = sorted(options)
+
+    def typed(name: str) -> str:
+        return str(PurePath(folder, name)) if folder else name
+
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     if close:
-        return f"Did you mean '{close[0]}'?"
-    shown = ", ".join(options[:20]) + (", …" if len(options) > 20 else "")
+        return f"Did you mean '{typed(close[0])}'?"
+    shown = ", ".join(map(typed, options[:20])) + (", …" if len(options) > 20 else "")
     return f"Choose from: {shown}." if options else "There is nothing to choose from."

@@ -34,7 +34,7 @@ def test_a_picture_boxes_and_what_is_not_known(shop, capsys):
     assert second.startswith("hat        ")
     assert "box " in first
     assert "score " in first
-    assert "Whether patches grounds with this model is not measured: modiste evaluate run=run" in out
+    assert "Whether 'patches' grounds with this model is not measured: modiste evaluate run=run" in out
     picture = Image.open("photo.ground.png")
     assert picture.width > 3 * 280
 

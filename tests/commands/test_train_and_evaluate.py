@@ -52,6 +52,7 @@ def test_a_run_directory_describes_itself(run):
         "figures/curves.loss.svg",
     ):
         assert (run / name).is_file(), name
+    assert json.loads((run / "status.json").read_text()) == {"finished": True}
     assert "data=synthetic" in yaml.safe_load((run / "overrides.yaml").read_text())
     cost = json.loads((run / "cost.json").read_text())
     epoch = cost["pairs"] / 8
@@ -98,6 +99,15 @@ def test_results_say_what_they_are_results_of(run, evaluated):
     assert "category/weighted_f1" in result(run, "zeroshot")["metrics"]
     assert "t2i/mrr" in evaluated.stdout
     assert (run / "report.html").read_text().count("<img") >= 3
+
+
+def test_evaluate_says_that_a_run_is_unfinished(run, evaluated, folder):
+    assert "unfinished" not in evaluated.stdout
+    shutil.copytree(run, folder / "stopped")
+    (folder / "stopped" / "status.json").write_text('{"finished": false}')
+    again = modiste("evaluate", "run=stopped", "task=[retrieval]", cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert "The training of stopped is unfinished: to complete it, modiste train continue=stopped\n" in again.stdout
 
 
 def test_an_existing_result_is_kept_until_something_changes(run, evaluated, folder):

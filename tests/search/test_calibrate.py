@@ -55,4 +55,11 @@ def test_titles_that_fit_their_photos_match_and_others_do_not(tmp_path):
 def test_few_pairs_give_no_threshold(tmp_path):
     index = make_index(tmp_path / "shop.index", columns(20))
     assert index.calibrate() == {}
-    assert index.search(text="a").threshold is None
+    found = index.search(text="a")
+    assert found.threshold is None
+    assert found.uncalibrated == (
+        "No match threshold was calibrated for text queries: the index has 10 products, and calibration needs 20."
+    )
+    assert "10 products" not in found.summary()
+    assert "the index has 10 products with two photos" in index.search(like="SKU-1").uncalibrated
+    assert "mixed queries" in index.search(text="a", like="SKU-1").uncalibrated

@@ -23,6 +23,7 @@ def test_a_table_shows_titles_as_they_are_and_the_columns_asked_for(index):
     assert "colour" in text
     assert "brand" not in text
     assert "exact over 10 rows" in text
+    assert text.splitlines()[-1].startswith("No match threshold was calibrated")
     with pytest.raises(ModisteError, match="Did you mean 'colour'"):
         print_results(index.search(text="a"), ["color"], out)
 

@@ -381,3 +381,18 @@ def test_an_attribute_may_not_have_the_name_of_a_result(tmp_path):
     table["score"] = ["1"] * 4
     with pytest.raises(ModisteError, match="The attribute 'score'"):
         build(tmp_path / "a", catalogue(table), source(table))
+
+
+def test_a_folder_that_is_no_index_gets_advice_that_works(tmp_path):
+    run = tmp_path / "demo"
+    run.mkdir()
+    with pytest.raises(ModisteError, match=r"modiste index run=RUN data=… out=shop\.index\.$"):
+        search.open(run)
+    (run / "config.yaml").write_text("name: demo")
+    with pytest.raises(ModisteError, match=f"modiste index run={run} out={run}/index\\.$"):
+        search.open(run)
+    make_index(run / "index", columns(4))
+    with pytest.raises(ModisteError, match=f"It holds one: give index={run}/index\\.$"):
+        search.open(run)
+    with pytest.raises(ModisteError, match=f"Did you mean '{run}/index'"):
+        search.open(run / "indx")

@@ -93,6 +93,8 @@ def test_typing_searches_and_the_address_holds_the_query(page):
     page.reload()
     assert shown(page) == found
     assert page.get_by_label("Query").input_value() == "red dress"
+    page.goto("/?text=red+dress")
+    assert shown(page) == found
 
 
 @pytest.mark.slow

@@ -37,8 +37,18 @@ def test_a_mistake_is_a_sentence(tmp_path, monkeypatch, capsys, arguments, says)
 
 
 @pytest.mark.slow
-def test_it_serves_and_stops_on_sigterm(indexes, tmp_path):
-    process = modiste("serve", f"index={indexes[0]}", "port=0", "backend=torch", cwd=tmp_path, background=True)
+@pytest.mark.parametrize(
+    ("backend", "number", "codes"),
+    [
+        ("torch", signal.SIGTERM, (0, -signal.SIGTERM)),
+        ("torch", signal.SIGINT, (0, 130)),
+        ("auto", signal.SIGTERM, (0, -signal.SIGTERM)),  # the towers are still being converted in the background
+        ("auto", signal.SIGINT, (0, 130)),
+    ],
+)
+def test_it_serves_and_stops_on_a_signal(indexes, tmp_path, monkeypatch, backend, number, codes):
+    monkeypatch.setenv("MODISTE_CACHE", str(tmp_path / "cache"))  # nothing is converted yet
+    process = modiste("serve", f"index={indexes[0]}", "port=0", f"backend={backend}", cwd=tmp_path, background=True)
     try:
         lines = [process.stdout.readline() for _ in range(2)]
         address = re.search(r"http://\S+", lines[1])[0]
@@ -50,9 +60,10 @@ def test_it_serves_and_stops_on_sigterm(indexes, tmp_path):
             except httpx.TransportError:
                 time.sleep(0.1)
         assert len(answer.json()["results"]) == 3
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         output, _ = process.communicate(timeout=30)
     finally:
         process.kill()
-    assert process.returncode in (0, -signal.SIGTERM)
+    assert process.returncode in codes, output
     assert "Traceback" not in output
+    assert "terminate called" not in output

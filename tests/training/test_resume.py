@@ -1,7 +1,11 @@
 """Killed in mid-epoch and continued, a run ends with the weights of one that was never stopped, bit for bit."""
 
 import csv
+import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -9,6 +13,7 @@ import yaml
 
 from helpers.commands import TINY, modiste
 from helpers.resumed import assert_same_end, checkpoint, stop_at_second_save
+from modiste.utils.run_dir import RunDir
 
 # All that could lose its place: dropout, augmentation, caption sampling, workers, momentum, a moving average.
 NOISY = [
@@ -66,3 +71,24 @@ def test_ctrl_c_saves_the_step_and_says_how_to_go_on(whole, tmp_path):
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert_same_end(whole, tmp_path / "other")
     assert yaml.safe_load((tmp_path / "other" / "config.yaml").read_text())["text"]["config"]["hidden_size"] == 32
+
+
+def test_sigterm_to_the_whole_group_saves_the_step_and_says_how_to_go_on(tmp_path):
+    """As `timeout` and job schedulers send it: to the data loader's workers, too."""
+    command = [sys.executable, "-m", "modiste", "train", *NOISY, "trainer.max_epochs=200", "data.num_workers=2"]
+    process = subprocess.Popen(
+        [*command, "hydra.run.dir=run"], cwd=tmp_path, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    end = time.monotonic() + 200
+    while not list((tmp_path / "run").glob("checkpoints/*.ckpt")) and time.monotonic() < end:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, printed
+    assert "modiste train continue=run" in printed or f"modiste train continue={tmp_path / 'run'}" in printed
+    assert "Traceback" not in printed
+    assert RunDir.find(tmp_path / "run").unfinished
+    with pytest.raises(ProcessLookupError):  # no worker is left
+        os.killpg(process.pid, 0)

@@ -36,6 +36,26 @@ def test_a_child_ends_when_its_parent_is_killed(number):
     assert not runs(child)
 
 
+WORKER = """
+import time
+from modiste.utils.orphans import obey_parent_only
+obey_parent_only()
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_worker_outlives_what_the_group_gets_and_obeys_its_parent():
+    worker = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True)
+    assert worker.stdout.readline() == "up\n"
+    stranger = f"import os; [os.kill({worker.pid}, number) for number in (2, 15)]"
+    subprocess.run([sys.executable, "-c", stranger], check=True)
+    time.sleep(0.3)
+    assert worker.poll() is None
+    worker.terminate()
+    assert worker.wait(10) == 0
+
+
 def runs(pid):
     """Whether a process runs; a zombie does not."""
     try:

@@ -51,6 +51,23 @@ def test_a_folder_of_runs_names_the_newest(tmp_path):
         RunDir.find(tmp_path)
 
 
+def test_a_near_miss_is_suggested_as_it_has_to_be_typed(run, monkeypatch):
+    monkeypatch.chdir(run.path.parent.parent)
+    folder = run.path.parent.name
+    near = f"{run.path.name[:-1]}x"
+    with pytest.raises(ModisteError, match=f"Did you mean '{folder}/{run.path.name}'"):
+        RunDir.find(f"{folder}/{near}")
+    with pytest.raises(ModisteError, match=f"Did you mean '{run.path}'"):
+        RunDir.find(run.path.parent / near)
+
+
+def test_a_run_says_whether_it_is_unfinished(run):
+    assert not run.unfinished  # nothing is recorded
+    for finished in (False, True):
+        run.write_json("status", {"finished": finished})
+        assert run.unfinished != finished
+
+
 def test_hydras_record_is_no_run(tmp_path):
     """A run that ended before it began has a .hydra/config.yaml and nothing else."""
     hydra = tmp_path / "run" / ".hydra"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from modiste.commands._line import invocation
+from modiste.utils.run_dir import RunDir
 
 
 def run(cfg: DictConfig) -> None:
@@ -23,4 +27,7 @@ def run(cfg: DictConfig) -> None:
         for outcome in missing:
             print(f"- missing: {outcome.entry} · {outcome.task}: {outcome.why}")
     print_results(done.paths)
+    if cfg.get("run") and RunDir(Path(cfg.run).expanduser()).unfinished:
+        here = shlex.quote(str(cfg.run))
+        print(f"\nThe training of {here} is unfinished: to complete it, modiste train continue={here}")
     print(f"\nResults: {done.folder.results}\nReport: {done.report}")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import shlex
 import socket
+import sys
+import threading
 from importlib.util import find_spec
 from typing import Any
 
@@ -42,7 +45,23 @@ def run(cfg: DictConfig) -> None:
         f"Serving {settings.index} at http://{shown}:{port} (API: /docs, metrics: /metrics). Ctrl-C stops.", flush=True
     )
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30)
-    uvicorn.Server(config).run([listening])
+    code = 0
+    try:
+        uvicorn.Server(config).run([listening])
+    except KeyboardInterrupt:  # uvicorn raises it again once everything is closed
+        code = 130
+    leave(code)
+
+
+def leave(code: int) -> None:
+    """End the process; a thread that is still converting a tower in a native library would abort Python's own exit."""
+    if any(thread.daemon for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    if code:
+        raise KeyboardInterrupt
 
 
 def read_settings(cfg: DictConfig) -> Settings:

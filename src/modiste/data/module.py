@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import Tokenizer
 from modiste.models.preprocess import Preprocess
 from modiste.utils.machine import usable_cores
+from modiste.utils.orphans import obey_parent_only
 from modiste.utils.seeds import mix
 
 POSITIVES = ("product", "caption")
@@ -302,7 +302,7 @@ class FashionDataModule(LightningDataModule):
     def _workers(self) -> dict[str, Any]:
         return {
             "num_workers": self.num_workers,
-            "worker_init_fn": ignore_interrupts,
+            "worker_init_fn": obey_trainer,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
         }
@@ -316,9 +316,9 @@ class FashionDataModule(LightningDataModule):
         return {"epoch": epoch, "batch": loop.epoch_loop.batch_progress.current.ready}
 
 
-def ignore_interrupts(worker: int) -> None:
-    """Ignore Ctrl-C in a worker: a terminal sends it there too, and the current step still needs its batch."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def obey_trainer(worker: int) -> None:
+    """Ignore in a worker what is sent to the whole process group: the current step still needs its batch."""
+    obey_parent_only()
 
 
 def check_training(data: FashionDataModule, loss: object) -> None:

@@ -98,5 +98,7 @@ def known(results: Sequence[dict[str, Any]], method: str, run: str | None) -> li
         if finding.split(" ")[0] == method
     ]
     subject = f"run={run}" if run else "model=NAME"
-    unknown = f"Whether {method} grounds with this model is not measured: modiste evaluate {subject} 'task=[grounding]'"
+    unknown = (
+        f"Whether '{method}' grounds with this model is not measured: modiste evaluate {subject} 'task=[grounding]'"
+    )
     return said or [f"{unknown} data=ccp, for example."]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,25 @@ def calibrate(index: Opened, coverage: float, seed: int = 0) -> dict[str, Thresh
         photos = np.asarray(index.snapshot.vectors[several])
         found["image"] = _threshold(index, photos, several, split, coverage, generator, itself=False)
     return found
+
+
+def uncalibrated(index: Opened, kind: str) -> str:
+    """Why an index has no threshold for ``text``, ``image`` or ``mixed`` queries, in a sentence with the remedy."""
+    if kind == "mixed":
+        return "No match threshold: mixed queries have none, search by words alone or by photos alone for one."
+    if "thresholds" not in index.facts:
+        again = f"modiste index calibrate index={shlex.quote(str(index.path))}"
+        return f"No match threshold was calibrated when the index was made: run {again}."
+    split, positions = sample(index, seed=0)
+    pairs, what = len(positions), "products"
+    if kind == "image":
+        several = np.bincount(index.snapshot.products)[index.snapshot.products[positions]] > 1
+        pairs, what = int(several.sum()), "products with two photos or more"
+    where = "the index" if split == "all" else f"split {split}"
+    if pairs < FEWEST:
+        need = f"{where} has {pairs} {what}, and calibration needs {FEWEST}"
+        return f"No match threshold was calibrated for {kind} queries: {need}."
+    return f"No match threshold was calibrated for {kind} queries: {pairs} pairs are too few for its coverage."
 
 
 def _threshold(

@@ -49,6 +49,8 @@ def print_results(results: Results, columns: Sequence[str] | None, file: IO[str]
     if len(results):
         console.print(table)
     console.print(_escaped(results.summary()), style="dim", soft_wrap=True)
+    if len(results) and results.uncalibrated:
+        console.print(_escaped(results.uncalibrated), style="dim", soft_wrap=True)
 
 
 def chosen_columns(results: Results, columns: Sequence[str] | None, room: int) -> list[str]:

@@ -89,8 +89,9 @@ class Index(Opened):
         cosines = near.snapshot.scores(near.vector, best) if weight else scores
         match = near.matches(best, cosines, threshold, query.texts if weight else ())
         table = near.table(best, scores, products, match)
+        why = "" if threshold is not None else self._uncalibrated(query.kind)
         hints = [] if near.passing else conditions.near_misses(condition, self._distinct)
-        return Results(table, near.exactness, threshold, self._coverage(query.kind), near.passing, tuple(hints))
+        return Results(table, near.exactness, threshold, self._coverage(query.kind), near.passing, tuple(hints), why)
 
     def browse(self, where: str | None = None, k: int = 10, group: bool = True) -> pa.Table:
         """The first k products that pass a filter, in the index's order, as a table like `Results.table`."""
@@ -145,6 +146,14 @@ class Index(Opened):
 
     def _threshold(self, kind: str) -> float | None:
         return self.facts.get("thresholds", {}).get(kind, {}).get("threshold")
+
+    def _uncalibrated(self, kind: str) -> str:
+        """Why there is no threshold for a kind of query."""
+        from modiste.search.calibrate import uncalibrated
+
+        if kind not in self._why:
+            self._why[kind] = uncalibrated(self, kind)
+        return self._why[kind]
 
     def _coverage(self, kind: str) -> float | None:
         return self.facts.get("thresholds", {}).get(kind, {}).get("coverage")

@@ -16,7 +16,7 @@ from modiste.search.engines.compressed import Codes
 from modiste.search.engines.lancedb import LanceStore
 from modiste.search.engines.memory import Snapshot
 from modiste.search.planner import EXACT, IVF, Plan
-from modiste.utils.run_dir import read_json
+from modiste.utils.run_dir import RunDir, read_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,6 +72,7 @@ class Opened:
         self.embedder: Any = Encoder(path / "model")
         self.store: Any = store_of(path, facts["engine"], version)
         self._codes: dict[str, Codes] = {}
+        self._why: dict[str, str] = {}  # kind of query → why it has no threshold
 
     @property
     def has_model(self) -> bool:
@@ -115,22 +116,31 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if facts:
         if not isinstance(facts, dict) or not {"commits", "engine"} <= facts.keys():
             raise ModisteError(
-                f"{folder / FACTS} is damaged: make the index again with modiste index out={shlex.quote(str(folder))}."
+                f"{folder / FACTS} is damaged: make the index again with modiste index run=RUN data=… "
+                f"out={shlex.quote(str(folder))}."
             )
         return facts
     if (folder / "staging").is_dir() or (folder / "lance").is_dir():
         raise ModisteError(f"{folder} is unfinished: run the modiste index command that made it again, it resumes.")
     if folder.exists():
-        raise ModisteError(
-            f"{folder} is not an index: it has no {FACTS}. Make one with modiste index out={shlex.quote(str(folder))}."
-        )
+        raise ModisteError(f"{folder} is not an index: it has no {FACTS}. {remedy(folder)}")
     near = [path.name for path in folder.parent.glob("*") if (path / FACTS).is_file()] if folder.parent.is_dir() else []
     hint = (
-        did_you_mean(folder.name, near)
+        did_you_mean(folder.name, near, folder.parent)
         if near
         else f"Make one with modiste index run=RUN data=… out={shlex.quote(str(folder))}."
     )
     raise ModisteError(f"There is no index {folder}. {hint}")
+
+
+def remedy(folder: Path) -> str:
+    """What to do about a folder that exists and is no index."""
+    inside, run = shlex.quote(str(folder / "index")), shlex.quote(str(folder))
+    if (folder / "index" / FACTS).is_file():
+        return f"It holds one: give index={inside}."
+    if RunDir(folder).is_run:
+        return f"It is a run directory: index its catalogue with modiste index run={run} out={inside}."
+    return "Make one in a new folder with modiste index run=RUN data=… out=shop.index."
 
 
 def snapshot_folder(folder: Path, version: int) -> Path:

@@ -50,6 +50,7 @@ class Results:
         coverage: Fraction of true matches that reach the threshold, as calibrated.
         passing: Number of rows that pass the filter.
         hints: Why there may be nothing, such as a value that no row has.
+        uncalibrated: Why there is no threshold, in a sentence; empty where there is one.
     """
 
     table: Any
@@ -58,6 +59,7 @@ class Results:
     coverage: float | None = None
     passing: int = 0
     hints: Sequence[str] = field(default_factory=tuple)
+    uncalibrated: str = ""
 
     @property
     def no_match(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,14 @@ from modiste.data.catalogue import Catalogue
 from modiste.errors import ModisteError
 from modiste.models.load import starting_point
 from modiste.training.build import TrainingParts, build_parts, keep_start
-from modiste.training.callbacks import CheckpointFiles, Interrupted, check_checkpoint_space, fast_dev_run
+from modiste.training.callbacks import (
+    CheckpointFiles,
+    Interrupted,
+    Interruptible,
+    check_checkpoint_space,
+    fast_dev_run,
+    is_lost_worker,
+)
 from modiste.training.loggers import flat
 from modiste.training.validation_sets import validation_specs
 from modiste.utils.atomic import remove_all_leftovers
@@ -116,13 +124,23 @@ def train(
             check_checkpoint_space(trainer, parts.module)
             describe(parts, line, run, loggers)
             keep_start(parts.module.terms, run)
+            run.write_json("status", {"finished": False})
         checkpoint = start.checkpoint if start.resumes else None
         try:
             trainer.fit(parts.module, parts.data, ckpt_path=checkpoint, weights_only=True)
         except Interrupted as stop:
             return Run(run.path, trainer, interrupted=str(stop))
+        except RuntimeError as error:
+            if not is_lost_worker(error) or not stop_requested(trainer):
+                raise
+            raise ModisteError(
+                "A data loader worker was killed before the last step was done: the steps since the newest checkpoint "
+                f"are lost. Continue with: modiste train continue={shlex.quote(str(run.path))}"
+            ) from error
         finally:
             finish_loggers()
+        if trainer.is_global_zero and not fast_dev_run(trainer):
+            run.write_json("status", {"finished": True})
     return Run(run.path, trainer)
 
 
@@ -194,6 +212,12 @@ def explained() -> Iterator[None]:
         if not type(error).__module__.startswith("wandb."):
             raise
         raise ModisteError(f"logger.wandb rejects its settings: {' '.join(str(error).split())}") from error
+
+
+def stop_requested(trainer: Trainer) -> bool:
+    """Whether a signal has asked this process to stop after its step."""
+    found = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Interruptible)]
+    return any(callback.requested for callback in found)
 
 
 @contextmanager

@@ -59,8 +59,9 @@ class RunDir:
     """A run directory and the places in it.
 
     ``config.yaml`` (resolved), ``overrides.yaml``, ``checkpoints/``, ``csv/``, ``results/``, ``figures/``,
-    ``report.html``, ``environment.json``, ``cost.json``, ``start.json`` (what it began with) and ``logger.json`` (ids
-    of the logger's run); ``start.ckpt`` where a term has the starting weights as its teacher.
+    ``report.html``, ``environment.json``, ``cost.json``, ``start.json`` (what it began with), ``status.json``
+    (whether training came to its end) and ``logger.json`` (ids of the logger's run); ``start.ckpt`` where a term has
+    the starting weights as its teacher.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -77,7 +78,7 @@ class RunDir:
             newest = f" It holds runs; the newest is {inside[-1]}." if inside else ""
             raise ModisteError(f"{path} is not a run directory: it has no {CONFIG}.{newest}")
         siblings = [p.name for p in run.path.parent.glob("*") if cls(p).is_run] if run.path.parent.is_dir() else []
-        hint = did_you_mean(run.path.name, siblings) if siblings else "Runs are written under runs/."
+        hint = did_you_mean(run.path.name, siblings, Path(path).parent) if siblings else "Runs are written under runs/."
         raise ModisteError(f"There is no run directory {path}. {hint}")
 
     @classmethod
@@ -130,6 +131,11 @@ class RunDir:
         found = (path for path in self.checkpoints.glob("*.ckpt") if path.name != "best.ckpt")
         newest_first = sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
         return next(filter(is_intact, newest_first), None)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether training has not come to its end: it was stopped, or still runs. False where nothing says."""
+        return self.read_json("status").get("finished") is False
 
     def write_json(self, name: str, value: object) -> None:
         """Write ``<name>.json`` into the directory."""

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import time
 
 import pytest
 import torch
 from lightning.pytorch import Callback
+from torch.utils.data import DataLoader
 
 from helpers.tiny_training import Line, train
 from modiste.training.callbacks import Interrupted, Interruptible
@@ -52,3 +54,26 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         train(Line(), tmp_path, Signals(signal.SIGINT, signal.SIGINT), Interruptible(str(tmp_path)))
     assert not (tmp_path / "checkpoints" / "recent.ckpt").exists()
+
+
+class LoseWorker(Callback):
+    """Asks for a stop and loses a worker of a data loader while a batch is on its way."""
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 4:
+            loader = iter(DataLoader(range(8), num_workers=1))
+            next(loader)
+            os.kill(os.getpid(), signal.SIGTERM)
+            loader._workers[0].kill()
+            loader._workers[0].join()
+            time.sleep(0.2)  # here torch's handler of SIGCHLD would raise
+
+
+def test_a_worker_killed_along_with_the_request_does_not_end_the_step(tmp_path):
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        with pytest.raises(Interrupted, match="step 5"):
+            train(Line(), tmp_path, LoseWorker(), Interruptible(str(tmp_path)))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert (tmp_path / "checkpoints" / "recent.ckpt").exists()

@@ -1,7 +1,8 @@
 // The query is the address: whatever a view shows can be reloaded, shared, and gone back from.
 
 export function read() {
-  return Object.fromEntries(new URLSearchParams(location.search));
+  const { text, ...given } = Object.fromEntries(new URLSearchParams(location.search));
+  return text === undefined ? given : { q: text, ...given }; // as the API calls it
 }
 
 /** Replaces (or, with `step`, adds to the history) the address. Empty values are dropped. */

@@ -8,7 +8,7 @@ from modiste.training.callbacks.checkpoints import (
     check_checkpoint_space,
 )
 from modiste.training.callbacks.cost import Cost, Throughput
-from modiste.training.callbacks.interruption import Interrupted, Interruptible, fast_dev_run
+from modiste.training.callbacks.interruption import Interrupted, Interruptible, fast_dev_run, is_lost_worker
 from modiste.training.callbacks.progress import EpochLines, LineProgress, progress
 from modiste.training.callbacks.selection import Selection
 from modiste.training.callbacks.wandb import Artifacts, SampleRetrievals
@@ -29,5 +29,6 @@ __all__ = [
     "Throughput",
     "check_checkpoint_space",
     "fast_dev_run",
+    "is_lost_worker",
     "progress",
 ]

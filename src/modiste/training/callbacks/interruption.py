@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -16,6 +17,9 @@ from modiste.utils.run_dir import RunDir
 
 REQUEUE = getattr(signal, "SIGUSR2", signal.SIGTERM)
 """What submitit has Slurm send before a job ends."""
+
+LOST_WORKER = "DataLoader worker "
+"""How torch's errors begin."""
 
 
 def fast_dev_run(trainer: Trainer) -> bool:
@@ -81,3 +85,35 @@ class Interruptible(Checkpoint):
         if self.requested and number != REQUEUE:
             raise KeyboardInterrupt
         self.requested = number
+        tolerate_lost_workers()
+
+
+def tolerate_lost_workers() -> None:
+    """Let the current step end although whoever asks for a stop has killed data loader workers, too.
+
+    torch's handler of SIGCHLD raises wherever the main thread is. A loader that waits for a lost worker's batch still
+    notices.
+    """
+    handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    if not callable(handler) or isinstance(handler, Tolerant):
+        return
+    signal.signal(signal.SIGCHLD, Tolerant(handler))
+
+
+class Tolerant:
+    """A signal handler without the errors that torch raises for lost workers."""
+
+    def __init__(self, handler: Callable[[int, FrameType | None], Any]) -> None:
+        self.handler = handler
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        try:
+            self.handler(number, frame)
+        except RuntimeError as error:
+            if not is_lost_worker(error):
+                raise
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether torch's data loader says that a worker was killed."""
+    return str(error).startswith(LOST_WORKER)
