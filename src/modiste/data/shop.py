@@ -1,4 +1,4 @@
-"""A shop's export as a catalogue: which column is what, further rows and images of a product, HTML, numbers."""
+"""A shop's export as a catalogue: which column is what, further rows and images of a product, HTML."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ SPLITS = {
 IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif|ppm)(\?.*)?$", re.IGNORECASE)
 URL = re.compile(r"https?://", re.IGNORECASE)
 TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--|&(#\d+|#x[0-9a-fA-F]+|[A-Za-z]+);")
-INTEGER, DECIMAL = re.compile(r"-?(0|[1-9]\d{0,17})"), re.compile(r"-?(0|[1-9]\d*)\.\d+")
 LONG = 60
 """Characters; longer texts are descriptions, no classes."""
 
@@ -236,22 +235,6 @@ def without_html(cell: Any) -> Any:
     parser.feed(cell)
     parser.close()
     return " ".join("".join(parser.parts).split())
-
-
-def with_numbers(cells: Sequence[Any]) -> Sequence[Any]:
-    """Return a column of texts as numbers where every one is a number; codes such as "007" stay text.
-
-    >>> with_numbers(["12", ""]), with_numbers(["12.50", "3"]), with_numbers(["007", "12"])
-    ([12, None], [12.5, 3.0], ['007', '12'])
-    """
-    texts = [cell.strip() for cell in cells if isinstance(cell, str) and cell.strip()]
-    if not texts or not all(isinstance(cell, str) or cell is None for cell in cells):
-        return cells
-    if all(INTEGER.fullmatch(text) for text in texts):
-        return [int(cell) if cell and cell.strip() else None for cell in cells]
-    if all(INTEGER.fullmatch(text) or DECIMAL.fullmatch(text) for text in texts):
-        return [float(cell) if cell and cell.strip() else None for cell in cells]
-    return cells
 
 
 def may_be_classes(values: Sequence[str]) -> bool:

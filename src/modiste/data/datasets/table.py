@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from modiste.data import shop
 from modiste.data.catalogue import GROUNDING, REQUIRED, SCHEMA, Card, Catalogue, LoadReport
+from modiste.data.numbers import read_numbers
 from modiste.data.sources import ArrowImages, BytesImages, FolderImages, ImageSource, ZipImages
 from modiste.data.text_tables import BY_SUFFIX, Columns, TextFormat, parse_table, read_text
 from modiste.errors import ModisteError, did_you_mean
@@ -53,7 +54,8 @@ class Table:
 
     Encoding, delimiter, quoting and compression are recognised, as are the columns that are not named: a line of log
     says what was found. Several images in a cell, in a list or in columns give a product several rows. Rows without a
-    text take that of their product's first row. HTML is removed from texts. Columns of numbers are numbers.
+    text take that of their product's first row. HTML is removed from texts. Columns of numbers are
+    numbers, also with decimal commas and currencies; among prices, a rare cell that is none is empty.
 
     Attributes:
         path: ``.csv``, ``.tsv``, ``.txt``, ``.parquet``, ``.jsonl``, ``.ndjson``, ``.json`` (a list of objects) or
@@ -183,8 +185,19 @@ class Table:
             for name, cells in raw.items()
         }
         columns = map_columns(cleaned, self._mapping(roles), self.attributes, self.name)
-        plain = (*REQUIRED, *SCHEMA, *GROUNDING)
-        return {name: cells if name in plain else list(shop.with_numbers(cells)) for name, cells in columns.items()}
+        return {
+            name: cells if name in (*REQUIRED, *SCHEMA, *GROUNDING) else self._typed(name, cells)
+            for name, cells in columns.items()
+        }
+
+    def _typed(self, name: str, cells: list[Any]) -> list[Any]:
+        """An attribute's cells, as numbers where they are; what is worth saying of them is logged."""
+        numbers = read_numbers(cells, name)
+        if numbers is None:
+            return cells
+        if numbers.comma or numbers.odd:
+            log.info("%s: %s: %s", self.name, name, numbers)
+        return numbers.values
 
     def _images(self, path: Path, columns: Columns) -> ImageSource:
         addresses = [cell for cell in columns["image"] if isinstance(cell, str) and shop.URL.match(cell)]
