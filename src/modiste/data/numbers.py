@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 ODD = 0.05
 """Fraction of a column's cells that may be no number, such as "on request"; a single one may in a short column."""
@@ -50,7 +49,7 @@ class Numbers:
         return kind + (f"; no number, taken as empty: {shown}" if self.odd else "")
 
 
-def read_numbers(cells: Sequence[Any], name: str = "") -> Numbers | None:
+def read_numbers(cells: Sequence[object], name: str = "") -> Numbers | None:
     """Return a column of texts as numbers where all or nearly all are numbers in one notation; None: it stays text.
 
     A column that holds codes such as "007" stays text. A cell that is no number is dropped only among amounts: numbers
@@ -89,13 +88,13 @@ def read_numbers(cells: Sequence[Any], name: str = "") -> Numbers | None:
     count = len(texts) - len(odd)
     if odd and (not amounts or count < LEAST or len(odd) > max(1, ODD * len(texts))):
         return None
-    values = [known[cell.strip()] if cell and cell.strip() else None for cell in cells]
+    values = [known[cell.strip()] if isinstance(cell, str) and cell.strip() else None for cell in cells]
     if any(isinstance(value, float) for value in values):
         values = [None if value is None else float(value) for value in values]
     return Numbers(values, comma and any("," in text for text in numbers.values()), tuple(dict.fromkeys(odd)))
 
 
-def _has_decimal_comma(numbers: Any, amounts: bool) -> bool | None:
+def _has_decimal_comma(numbers: Iterable[str], amounts: bool) -> bool | None:
     """The notation in which more of the numbers can be read; None where it cannot be told.
 
     "1,299" alone may be either. Among amounts, which have no three decimals, it is a thousand and more; "1.299" of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -20,10 +21,21 @@ ROLES = {
         "image images imagelink imagesrc imageurl imagepath imagefile imagefilename filename file path picture photo "
         "img imgurl photourl pictureurl bild foto immagine imagen"
     ),
-    "product_id": "productid itemid articleid productcode sku handle id artikelnummer",
+    "product_id": (
+        "productid itemid articleid productcode sku articlenumber articleno articlenr itemnumber itemno itemnr "
+        "itemcode productnumber productno productnr artikelnummer artikelnr artikelno artikelid artikelcode artnr "
+        "artno artnummer produktnummer produktnr produktid bestellnummer bestellnr stylenumber styleno "
+        "referenceproduit refproduit numeroarticle idarticle codearticle codeproduit idproduit "
+        "codicearticolo codiceprodotto idprodotto "
+        "idarticolo codigoarticulo codigoproducto codigoproduto idproducto idproduto productnummer varenummer "
+        "artikelnum handle id"
+    ),
     "split": "split fold partition subset",
 }
 """The catalogue's words → usual names of their columns, the likeliest first, compared without case and signs."""
+CODES = "reference ref referencia riferimento codice codigo code referenz nummer nr number no"
+"""Names of product ids that may mean something else: taken where every row has a value, and most have their own."""
+ID = re.compile(r"(?=.*\d)(?!\d{1,4}[-/]\d{1,2}[-/]\d{1,4}$)[A-Za-z0-9][\w/-]{3,39}", re.ASCII)
 MORE_IMAGES = re.compile(r"(additional|further|other)?images?(links?|src|urls?|paths?|files?)?\d*")
 SPLITS = {
     "train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "dev": "val",
@@ -93,19 +105,47 @@ def recognise(raw: Mapping[str, Sequence[Any]], given: Mapping[str, Any] | None 
     found = {}
     for role in ("text", "product_id", "split"):
         found[role] = given[role] if role in given else _named(raw, role, taken)
+    if "product_id" not in given and found["product_id"] is None:
+        found["product_id"] = _code_column(raw, taken)
     if "split" not in given and found["split"] and not _are_splits(raw[str(found["split"])]):
         found["split"] = None
     return Roles(found["text"], (images,) if isinstance(images, str) else tuple(images), *list(found.values())[1:])
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"^g:|[\W_]+", "", name.strip().lower())
+    letters = unicodedata.normalize("NFKD", name.strip().lower())
+    return re.sub(r"^g:|[\W_]+", "", "".join(letter for letter in letters if not unicodedata.combining(letter)))
 
 
 def _named(raw: Mapping[str, Sequence[Any]], role: str, taken: Iterable[str] = ()) -> str | None:
     """The column that is named for a role, and holds something."""
     present = {_plain(name): name for name in reversed(list(raw)) if name not in taken and any(map(_filled, raw[name]))}
     return next((present[name] for name in ROLES[role].split() if name in present), None)
+
+
+def _code_column(raw: Mapping[str, Sequence[Any]], taken: Iterable[str]) -> str | None:
+    """A column that one of `CODES` names, if its values can be product ids."""
+    present = {_plain(name): name for name in reversed(list(raw)) if name not in taken}
+    for name in (present[code] for code in CODES.split() if code in present):
+        cells = raw[name]
+        if all(map(_filled, cells)) and len(cells) < 2 * len(set(map(str, cells))):
+            return name
+    return None
+
+
+def like_ids(raw: Mapping[str, Sequence[Any]], roles: Roles) -> str | None:
+    """Return the first column without a role whose values look like product ids: short codes, each only once.
+
+    >>> like_ids({"title": ["hat", "cap"], "Ware": ["A-1001", "A-1002"]}, Roles("title", (), None, None))
+    'Ware'
+    """
+    taken = {roles.text, roles.product_id, roles.split, *roles.images}
+    for name, cells in raw.items():
+        if name in taken or not len(set(map(str, cells))) == len(cells) > 1:
+            continue
+        if all(isinstance(cell, (str, int)) and ID.fullmatch(str(cell).strip()) for cell in cells):
+            return name
+    return None
 
 
 def _image_columns(raw: Mapping[str, Sequence[Any]]) -> list[str]:
