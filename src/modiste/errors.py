@@ -15,7 +15,7 @@ class NothingToMeasureError(ModisteError):
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """A sentence that names the closest option, or lists the options when none is close.
+    """A sentence that names the closest option, whatever its case, or lists the options when none is close.
 
     >>> did_you_mean("siglop", ["clip", "siglip"])
     "Did you mean 'siglip'?"
@@ -23,8 +23,10 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     'Choose from: clip, siglip.'
     """
     options = sorted(options)
+    lower = {option.lower(): option for option in reversed(options)}
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    close = close or [lower[found] for found in difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6)]
     if close:
-        return f"Did you mean '{close[0]}'?"
+        return f"Did you mean '{lower.get(word.lower(), close[0])}'?"
     shown = ", ".join(options[:20]) + (", …" if len(options) > 20 else "")
     return f"Choose from: {shown}." if options else "There is nothing to choose from."
