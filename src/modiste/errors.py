@@ -26,6 +26,7 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     lower = {option.lower(): option for option in reversed(options)}
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     close = close or [lower[found] for found in difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6)]
+    close = close or [option for option in options if " " in option and word.lower() in option.lower().split()][:1]
     if close:
         return f"Did you mean '{lower.get(word.lower(), close[0])}'?"
     shown = ", ".join(options[:20]) + (", …" if len(options) > 20 else "")
