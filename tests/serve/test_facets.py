@@ -1,6 +1,7 @@
 """Facets are the text columns with few values, the fewest first; ids and long texts are none."""
 
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from modiste.serve.server import facet_columns
 
 class Shop:
     snapshot = SimpleNamespace(products=np.arange(100))
-    columns = {
+    columns: ClassVar = {
         "sku": {f"SKU-{n}": 1 for n in range(100)},
         "about": {f"a long story about a garment, its maker and its wool, {n}": 25 for n in range(4)},
         "colour": {f"colour {n}": 5 for n in range(20)},
@@ -18,7 +19,7 @@ class Shop:
         "price": {9.5: 50, 10.5: 50},
         "empty": {"": 100},
     }
-    types = {name: NUMBER if name == "price" else TEXT for name in columns}
+    types: ClassVar = dict.fromkeys(columns, TEXT) | {"price": NUMBER}
 
     def facets(self):
         return self.columns
