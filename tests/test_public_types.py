@@ -18,7 +18,7 @@ REASONS = {
     """,
     "cells of a column: text, or the numbers of rows": """
         data.catalogue:Catalogue.column data.datasets.table:plain data.shop:split_word data.shop:references
-        data.shop:without_html data.shop:with_numbers reporting.html.gallery:Images.column
+        data.shop:without_html reporting.html.gallery:Images.column
         reporting.tables.names:number
     """,
     "any kind of table": "data.tables:from_table",

@@ -16,7 +16,7 @@ class NothingToMeasureError(ModisteError):
 
 
 def did_you_mean(word: str, options: Iterable[str], folder: str | PurePath = "") -> str:
-    """A sentence that names the closest option, or lists the options when none is close.
+    """A sentence that names the closest option, whatever its case, or lists the options when none is close.
 
     Args:
         word: What was given.
@@ -35,8 +35,11 @@ def did_you_mean(word: str, options: Iterable[str], folder: str | PurePath = "")
     def typed(name: str) -> str:
         return str(PurePath(folder, name)) if folder else name
 
+    lower = {option.lower(): option for option in reversed(options)}
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    close = close or [lower[found] for found in difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6)]
+    close = close or [option for option in options if " " in option and word.lower() in option.lower().split()][:1]
     if close:
-        return f"Did you mean '{typed(close[0])}'?"
+        return f"Did you mean '{typed(lower.get(word.lower(), close[0]))}'?"
     shown = ", ".join(map(typed, options[:20])) + (", …" if len(options) > 20 else "")
     return f"Choose from: {shown}." if options else "There is nothing to choose from."

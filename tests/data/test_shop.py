@@ -191,3 +191,31 @@ def test_paths_in_parquet_rows_stay_within_the_folder(folder):
     catalogue = Table(str(folder / "t.parquet"), str(folder / "images"))()
     assert len(catalogue) == 1
     assert catalogue.report.bad == {"image outside the folder, or no regular file": ["1", "2"]}
+
+
+@pytest.mark.parametrize(
+    "name", ["Artikel Nr", "Art.-Nr.", "Artikelnummer", "Item number", "Référence", "Codice", "SKU"]
+)
+def test_an_article_number_is_the_product_id_in_common_languages(name, folder, caplog):
+    text = f"{name};Title;Image;Image 2\nSKU-1;hat;0.png;1.png\n19702;bag;2.png;\n"
+    with caplog.at_level(logging.INFO):
+        catalogue = read(folder, "t.csv", text)
+    assert catalogue.column("product_id") == ["SKU-1", "SKU-1", "19702"]
+    assert f"product_id = {name}" in caplog.text
+    assert f"images in {folder / 'images'}" in caplog.text
+
+
+def test_a_column_that_looks_like_ids_gets_a_hint(folder, caplog):
+    with caplog.at_level(logging.INFO):
+        read(
+            folder, "t.csv", "Ware (neu);Title;Image;Code\nA-1001;hat;0.png;x\nA-1002;bag;1.png;x\nA-1003;cap;2.png;x\n"
+        )
+    assert "'data.catalogue.columns.product_id=\"Ware (neu)\"'" in caplog.text
+    assert "each row a product" in caplog.text  # a code that all rows share is none
+
+
+def test_rows_without_an_id_are_called_by_their_line_in_the_file(folder):
+    text = 'title,image,about\nhat,"0.png,1.png","two\nlines"\nbag,gone.png,\n'
+    catalogue = read(folder, "t.csv", text)
+    assert catalogue.column("product_id") == ["line 2", "line 2"]
+    assert catalogue.report.bad == {"missing image": ["line 4"]}

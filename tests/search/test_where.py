@@ -54,7 +54,11 @@ def test_a_filter_holds_for_the_rows_that_plain_python_says(text, encode):
     ("text", "message"),
     [
         ("prce < 3", "no column 'prce'. Did you mean 'price'"),
-        ("price < '50'", "price is a number: write price = 50"),
+        ("price < '50'", "price is a number: write price < 50"),
+        ("`base colour` < 80", "`base colour` is text, for instance 'on request', and < compares numbers: use = or in"),
+        ("`base colour` = 80", "`base colour` is text: write `base colour` = '80'"),
+        ("BASE < 80", "no column 'BASE'. Did you mean 'base colour'. Write `base colour`, with the back quotes"),
+        ("PRICE < 80", "no column 'PRICE'. Did you mean 'price'"),
         ("gender = 5", "gender is text: write gender = '5'"),
         ("gender = Men", "'Men' is unexpected where a value should stand"),
         ("gender = 'Men' price < 3", "'price' is unexpected"),
@@ -66,7 +70,7 @@ def test_a_filter_holds_for_the_rows_that_plain_python_says(text, encode):
 )
 def test_a_mistake_in_a_filter_is_explained(text, message):
     with pytest.raises(ModisteError, match=message):
-        where.parse(text, TYPES)
+        where.parse(text, TYPES, lambda column: ["", "80", "on request"])
 
 
 def test_no_text_is_no_filter():

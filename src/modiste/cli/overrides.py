@@ -20,7 +20,9 @@ POSITIONAL = {"sources": "sources", "query": "query.text", "action": "action"}
 QUERY = ("text", "image", "like", "minus")
 """What may stand without ``query.`` before it, in a command that has a ``query``; else they are groups."""
 LITERAL = (*(f"query.{name}" for name in QUERY), "where")
-"""Keys whose values are free text."""
+"""Keys whose values are free text, which is not parsed."""
+WHOLE = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*\'""", re.DOTALL)
+"""A value that is quoted already, as a whole."""
 
 # Words of other programs, and what they are here.
 SYNONYMS = {
@@ -164,12 +166,16 @@ def _quoted(override: str, outline: Outline, multirun: bool) -> str:
     if key in QUERY and "query" in outline.keys:
         key = f"query.{key}"
         override = f"{key}={value}"
-    if key in LITERAL and value != "null" and value[:1] not in ("'", '"', "["):
+    if key in LITERAL and value != "null" and not WHOLE.fullmatch(value) and (key == "where" or not _is_list(value)):
         return f"{key}={quote(value)}"
     plain = re.fullmatch(r"[\w./:@+\-]*", value, re.ASCII) or value[:1] in "'\""
     if not plain and (os.path.exists(value) or (key in STARTS and not multirun)):
         return f"{key}={quote(value)}"
     return override
+
+
+def _is_list(value: str) -> bool:
+    return value.startswith("[") and value.endswith("]")
 
 
 def _restarted(overrides: list[str], outline: Outline, multirun: bool) -> list[str]:

@@ -1,9 +1,10 @@
-"""A shop's export as a catalogue: which column is what, further rows and images of a product, HTML, numbers."""
+"""A shop's export as a catalogue: which column is what, further rows and images of a product, HTML."""
 
 from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -20,10 +21,21 @@ ROLES = {
         "image images imagelink imagesrc imageurl imagepath imagefile imagefilename filename file path picture photo "
         "img imgurl photourl pictureurl bild foto immagine imagen"
     ),
-    "product_id": "productid itemid articleid productcode sku handle id artikelnummer",
+    "product_id": (
+        "productid itemid articleid productcode sku articlenumber articleno articlenr itemnumber itemno itemnr "
+        "itemcode productnumber productno productnr artikelnummer artikelnr artikelno artikelid artikelcode artnr "
+        "artno artnummer produktnummer produktnr produktid bestellnummer bestellnr stylenumber styleno "
+        "referenceproduit refproduit numeroarticle idarticle codearticle codeproduit idproduit "
+        "codicearticolo codiceprodotto idprodotto "
+        "idarticolo codigoarticulo codigoproducto codigoproduto idproducto idproduto productnummer varenummer "
+        "artikelnum handle id"
+    ),
     "split": "split fold partition subset",
 }
 """The catalogue's words → usual names of their columns, the likeliest first, compared without case and signs."""
+CODES = "reference ref referencia riferimento codice codigo code referenz nummer nr number no"
+"""Names of product ids that may mean something else: taken where every row has a value, and most have their own."""
+ID = re.compile(r"(?=.*\d)(?!\d{1,4}[-/]\d{1,2}[-/]\d{1,4}$)[A-Za-z0-9][\w/-]{3,39}", re.ASCII)
 MORE_IMAGES = re.compile(r"(additional|further|other)?images?(links?|src|urls?|paths?|files?)?\d*")
 SPLITS = {
     "train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "dev": "val",
@@ -33,7 +45,6 @@ SPLITS = {
 IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif|ppm)(\?.*)?$", re.IGNORECASE)
 URL = re.compile(r"https?://", re.IGNORECASE)
 TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--|&(#\d+|#x[0-9a-fA-F]+|[A-Za-z]+);")
-INTEGER, DECIMAL = re.compile(r"-?(0|[1-9]\d{0,17})"), re.compile(r"-?(0|[1-9]\d*)\.\d+")
 LONG = 60
 """Characters; longer texts are descriptions, no classes."""
 
@@ -94,19 +105,47 @@ def recognise(raw: Mapping[str, Sequence[Any]], given: Mapping[str, Any] | None 
     found = {}
     for role in ("text", "product_id", "split"):
         found[role] = given[role] if role in given else _named(raw, role, taken)
+    if "product_id" not in given and found["product_id"] is None:
+        found["product_id"] = _code_column(raw, taken)
     if "split" not in given and found["split"] and not _are_splits(raw[str(found["split"])]):
         found["split"] = None
     return Roles(found["text"], (images,) if isinstance(images, str) else tuple(images), *list(found.values())[1:])
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"^g:|[\W_]+", "", name.strip().lower())
+    letters = unicodedata.normalize("NFKD", name.strip().lower())
+    return re.sub(r"^g:|[\W_]+", "", "".join(letter for letter in letters if not unicodedata.combining(letter)))
 
 
 def _named(raw: Mapping[str, Sequence[Any]], role: str, taken: Iterable[str] = ()) -> str | None:
     """The column that is named for a role, and holds something."""
     present = {_plain(name): name for name in reversed(list(raw)) if name not in taken and any(map(_filled, raw[name]))}
     return next((present[name] for name in ROLES[role].split() if name in present), None)
+
+
+def _code_column(raw: Mapping[str, Sequence[Any]], taken: Iterable[str]) -> str | None:
+    """A column that one of `CODES` names, if its values can be product ids."""
+    present = {_plain(name): name for name in reversed(list(raw)) if name not in taken}
+    for name in (present[code] for code in CODES.split() if code in present):
+        cells = raw[name]
+        if all(map(_filled, cells)) and len(cells) < 2 * len(set(map(str, cells))):
+            return name
+    return None
+
+
+def like_ids(raw: Mapping[str, Sequence[Any]], roles: Roles) -> str | None:
+    """Return the first column without a role whose values look like product ids: short codes, each only once.
+
+    >>> like_ids({"title": ["hat", "cap"], "Ware": ["A-1001", "A-1002"]}, Roles("title", (), None, None))
+    'Ware'
+    """
+    taken = {roles.text, roles.product_id, roles.split, *roles.images}
+    for name, cells in raw.items():
+        if name in taken or not len(set(map(str, cells))) == len(cells) > 1:
+            continue
+        if all(isinstance(cell, (str, int)) and ID.fullmatch(str(cell).strip()) for cell in cells):
+            return name
+    return None
 
 
 def _image_columns(raw: Mapping[str, Sequence[Any]]) -> list[str]:
@@ -236,22 +275,6 @@ def without_html(cell: Any) -> Any:
     parser.feed(cell)
     parser.close()
     return " ".join("".join(parser.parts).split())
-
-
-def with_numbers(cells: Sequence[Any]) -> Sequence[Any]:
-    """Return a column of texts as numbers where every one is a number; codes such as "007" stay text.
-
-    >>> with_numbers(["12", ""]), with_numbers(["12.50", "3"]), with_numbers(["007", "12"])
-    ([12, None], [12.5, 3.0], ['007', '12'])
-    """
-    texts = [cell.strip() for cell in cells if isinstance(cell, str) and cell.strip()]
-    if not texts or not all(isinstance(cell, str) or cell is None for cell in cells):
-        return cells
-    if all(INTEGER.fullmatch(text) for text in texts):
-        return [int(cell) if cell and cell.strip() else None for cell in cells]
-    if all(INTEGER.fullmatch(text) or DECIMAL.fullmatch(text) for text in texts):
-        return [float(cell) if cell and cell.strip() else None for cell in cells]
-    return cells
 
 
 def may_be_classes(values: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +46,7 @@ class TextFormat:
         delimiter: Between cells, one character.
         quoted: Whether ``"`` quotes cells; else it is an ordinary character.
         compression: ``gzip``, ``bzip2``, ``xz``, ``zip`` or "".
+        lines: The line of the file on which each row begins, counted from 1 as in an editor.
 
     >>> str(TextFormat("cp1252", ";"))
     'cp1252, cells separated by semicolons'
@@ -55,6 +56,7 @@ class TextFormat:
     delimiter: str = ","
     quoted: bool = True
     compression: str = ""
+    lines: Sequence[int] = field(default=(), repr=False, compare=False)
 
     def __str__(self) -> str:
         parts = [self.encoding, f"cells separated by {NAMES.get(self.delimiter, repr(self.delimiter))}"]
@@ -181,7 +183,11 @@ def parse_table(
             f"line {bad.line + skipped}: a quote is opened and never closed, so the following rows are lost: "
             "fix the cell, or set data.catalogue.quoting=none if quotes are literal characters"
         )
-    return _columns(records, delimiter, skipped), replace(known, delimiter=delimiter, quoted=quoted is not False)
+    lines = [record.line + skipped for record in records[1:]]
+    return (
+        _columns(records, delimiter, skipped),
+        replace(known, delimiter=delimiter, quoted=quoted is not False, lines=lines),
+    )
 
 
 def recognise_delimiter(text: str, suffix: str = "") -> str:

@@ -10,6 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 KINDS = {"string": "text", "int64": "numbers", "double": "numbers", "bool": "true/false"}
+SHOWN, FEW = 30, 3
+"""Characters of a value, and values of a column of varied text, that the table of attributes shows."""
+UNIQUE = 0.7
+"""Distinct values per row from which a column has none that are frequent: products may have several rows."""
 
 
 def show(facts: dict[str, Any], console: Console) -> None:
@@ -53,15 +57,24 @@ def _columns_table(facts: dict[str, Any]) -> Table:
     table = _table("Attributes", "column", "type", "values", "missing", "rarest has")
     table.add_column("most frequent", justify="left", ratio=1)
     for name, column in facts["columns"].items():
-        top = ", ".join(f"{value} {count / facts['rows']['kept']:.1%}" for value, count in column["top"])
+        classes = name in facts["classes"]
+        most = column["top"] if classes else column["top"][:FEW]
+        top = ", ".join(f"{_short(value)} {count / facts['rows']['kept']:.1%}" for value, count in most)
+        filled = facts["rows"]["kept"] - column["missing"]
         if column["range"] is not None:
             top = "from {:g} to {:g}".format(*column["range"])
-        elif column["values"] > 1 and column["top"][0][1] == 1:
-            top = ""  # no value occurs twice
-        kind = "classes" if name in facts["classes"] else KINDS.get(column["type"], column["type"])
+        elif column["values"] > 1 and (
+            column["top"][0][1] == 1 or (not classes and column["values"] > UNIQUE * filled)
+        ):
+            top = ""  # hardly a value occurs twice
+        kind = "classes" if classes else KINDS.get(column["type"], column["type"])
         counts = (f"{column[key]:,}" for key in ("values", "missing", "rarest"))
         table.add_row(escape(name), kind, *counts, escape(top))
     return table
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= SHOWN else value[: SHOWN - 1] + "…"
 
 
 def _leaks_table(facts: dict[str, Any]) -> Table:

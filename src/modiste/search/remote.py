@@ -38,23 +38,23 @@ class RemoteIndex(Index):
         return self.store.count()
 
     def count(self, where: str | None = None) -> int:
-        return self.store.count(conditions.parse(where, self.types))
+        return self.store.count(conditions.parse(where, self.types, self._distinct))
 
     def rows(self, count: int | None = None) -> list[int]:
         return self.store.read(["row"]).column("row").to_pylist()[:count]
 
     def facets(self, where: str | None = None) -> dict[str, dict[Any, int]]:
-        table = self.store.read(self.attributes, conditions.parse(where, self.types))
+        table = self.store.read(self.attributes, conditions.parse(where, self.types, self._distinct))
         counted = {name: Counter(table.column(name).drop_null().to_pylist()) for name in self.attributes}
         return {name: dict(values.most_common()) for name, values in counted.items()}
 
     def browse(self, where: str | None = None, k: int = 10, group: bool = True) -> pa.Table:
-        rows = self._rows(conditions.parse(where, self.types))
+        rows = self._rows(conditions.parse(where, self.types, self._distinct))
         local = Index(self.path, self.facts, self.version, rows)
         return local.browse(None, k, group)
 
     def nearest(self, vectors: np.ndarray, k: int = 10, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        condition = conditions.parse(where, self.types)
+        condition = conditions.parse(where, self.types, self._distinct)
         found = [self.store.nearest(np.asarray(vector), k, condition) for vector in vectors]
         return np.stack([rows for rows, _ in found]), np.stack([scores for _, scores in found])
 

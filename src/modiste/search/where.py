@@ -87,7 +87,7 @@ class Join:
 Node = Compare | In | Like | Missing | Constant | Not | Join
 
 
-def parse(text: str | None, types: Mapping[str, str]) -> Node | None:
+def parse(text: str | None, types: Mapping[str, str], values: Callable[[str], list[str]] | None = None) -> Node | None:
     """The condition that ``text`` writes, or None for none.
 
     Comparisons (``= != < <= > >=``), ``in (…)``, ``not in``, ``between … and …``, ``like '…%'``, ``is null``,
@@ -97,6 +97,7 @@ def parse(text: str | None, types: Mapping[str, str]) -> Node | None:
     Args:
         text: The condition.
         types: Column → `TEXT` or `NUMBER`.
+        values: Gives the distinct values of a text column, of which a message shows one that is no number.
 
     Raises:
         ModisteError: It cannot be read, a column is unknown, or a value is of the other type.
@@ -110,12 +111,12 @@ def parse(text: str | None, types: Mapping[str, str]) -> Node | None:
     """
     if text is None or not text.strip():
         return None
-    return _Parser(text, types).parse()
+    return _Parser(text, types, values).parse()
 
 
 class _Parser:
-    def __init__(self, text: str, types: Mapping[str, str]) -> None:
-        self.text, self.types = text, types
+    def __init__(self, text: str, types: Mapping[str, str], values: Callable[[str], list[str]] | None = None) -> None:
+        self.text, self.types, self.values = text, types, values
         self.tokens = list(self._tokens())
         self.place = 0
 
@@ -197,7 +198,10 @@ class _Parser:
         if name is None:
             raise self._unexpected("a column")
         if name not in self.types:
-            raise ModisteError(f"where: there is no column '{name}'. {did_you_mean(name, self.types)}")
+            hint = did_you_mean(name, self.types)
+            meant = next((column for column in self.types if hint == f"Did you mean '{column}'?"), "")
+            written = f" Write {_named(meant)}, with the back quotes." if meant and _named(meant) != meant else ""
+            raise ModisteError(f"where: there is no column '{name}'. {hint}{written}")
         return name
 
     def _condition(self, column: str) -> Node:
@@ -208,7 +212,7 @@ class _Parser:
         if self._take("word", "not"):
             return Not(self._listed(column))
         sign = self._take("sign", *_COMPARE)
-        return Compare(column, sign, self._value(column)) if sign else self._listed(column)
+        return Compare(column, sign, self._value(column, sign)) if sign else self._listed(column)
 
     def _listed(self, column: str) -> Node:
         word = self._expect("word", "in", "between", "like")
@@ -217,9 +221,9 @@ class _Parser:
                 raise ModisteError(f"where: {column} is a number: like is for text.")
             return Like(column, self._expect("text"))
         if word == "between":
-            low = self._value(column)
+            low = self._value(column, ">=")
             self._expect("word", "and")
-            return Join("and", (Compare(column, ">=", low), Compare(column, "<=", self._value(column))))
+            return Join("and", (Compare(column, ">=", low), Compare(column, "<=", self._value(column, "<="))))
         self._expect("sign", "(")
         values = [self._value(column)]
         while self._take("sign", ","):
@@ -227,15 +231,35 @@ class _Parser:
         self._expect("sign", ")")
         return In(column, tuple(values))
 
-    def _value(self, column: str) -> Value:
+    def _value(self, column: str, sign: str = "=") -> Value:
         kind, value = self._next()
         if kind not in ("text", "number"):
             raise self._unexpected("a value")
         if kind != self.types[column]:
-            example = f"a number: write {column} = 50" if kind == "text" else f"text: write {column} = '{value}'"
-            raise ModisteError(f"where: {column} is {example}.")
+            raise ModisteError(f"where: {self._other_type(column, sign, value)}")
         self.place += 1
         return value
+
+    def _other_type(self, column: str, sign: str, value: Value) -> str:
+        """What is wrong with a value of the other type than its column, and what to write."""
+        name = _named(column)
+        if isinstance(value, str):
+            number = value if re.fullmatch(r"-?\d+(\.\d+)?", value) else "50"
+            return f"{name} is a number: write {name} {sign} {number}."
+        if sign in ("=", "!="):
+            return f"{name} is text: write {name} {sign} '{value}'."
+        known = [text for text in (self.values(column) if self.values else []) if text]
+        odd = next((text for text in known if not re.fullmatch(r"-?\d+(\.\d+)?", text)), None)
+        shown = f", for instance '{odd if len(odd) <= 40 else odd[:39] + '…'}'" if odd is not None else ""
+        return (
+            f"{name} is text{shown}, and {sign} compares numbers: use = or in, or repair the column "
+            "in the table and index it again."
+        )
+
+
+def _named(column: str) -> str:
+    """A column as a condition writes it: in back quotes where it is more than a word."""
+    return column if re.fullmatch(r"[^\W\d]\w*", column) else f"`{column}`"
 
 
 # ------------------------------------------------------------------------------------------------------- evaluation

@@ -118,11 +118,15 @@ def describe(name: str, held: Held) -> dict[str, Any]:
 def columns(held: Held) -> list[dict[str, Any]]:
     """The attribute columns: numbers with their range, texts with their values where these are few.
 
-    The split comes last: it is of use to who trains the model, not to who searches.
+    Texts with few values come first, then numbers, then what is no facet. The split comes last: it is of use to who
+    trains the model, not to who searches.
     """
     described: list[dict[str, Any]] = []
     counted = facets(held, None, {})
-    for column in sorted(held.index.attributes, key="split".__eq__):
+    order = {name: place for place, name in enumerate(held.facets)}
+    numbers = [name for name in held.index.attributes if held.index.types[name] != TEXT]
+    order |= dict.fromkeys(numbers, len(order))
+    for column in sorted(held.index.attributes, key=lambda name: (name == "split", order.get(name, len(order) + 1))):
         if held.index.types[column] == TEXT:
             values = [entry["value"] for entry in counted.get(column, [])]
             described.append({"name": column, "type": "text", "facet": len(values) > 1, "values": values})

@@ -78,6 +78,13 @@ class Held:
         if isinstance(self.index.snapshot, SharedScores):
             self.index.snapshot.batcher.close()
 
+    @functools.cached_property
+    def facets(self) -> list[str]:
+        """The text columns that are facets, in their order; the same ones whatever is filtered."""
+        from modiste.serve.server import facet_columns
+
+        return facet_columns(self.index)
+
     def row_of(self, product_id: str) -> int | None:
         """The first row of a product."""
         found = self.index.snapshot.of_product(product_id)
@@ -93,7 +100,7 @@ class Held:
     def vectors(self, where: str | None) -> tuple[pa.Table, np.ndarray]:
         """The columns and the embeddings (N, D) of the rows that pass a filter."""
         snapshot = self.index.snapshot
-        positions = snapshot.passing(conditions.parse(where, self.index.types))
+        positions = snapshot.passing(conditions.parse(where, self.index.types, self.index._distinct))
         if positions is None:
             return snapshot.table, np.asarray(snapshot.vectors)
         return snapshot.table.take(positions), snapshot.vectors[positions]

@@ -9,6 +9,7 @@ import csv
 import json
 import logging
 import re
+import shlex
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,8 +23,10 @@ from xml.etree import ElementTree
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from modiste.config.quoting import quote
 from modiste.data import shop
-from modiste.data.catalogue import GROUNDING, REQUIRED, SCHEMA, Card, Catalogue, LoadReport
+from modiste.data.catalogue import GROUNDING, REQUIRED, SCHEMA, Card, Catalogue, LoadReport, as_text
+from modiste.data.numbers import read_numbers
 from modiste.data.sources import ArrowImages, BytesImages, FolderImages, ImageSource, ZipImages
 from modiste.data.text_tables import BY_SUFFIX, Columns, TextFormat, parse_table, read_text
 from modiste.errors import ModisteError, did_you_mean
@@ -53,7 +56,8 @@ class Table:
 
     Encoding, delimiter, quoting and compression are recognised, as are the columns that are not named: a line of log
     says what was found. Several images in a cell, in a list or in columns give a product several rows. Rows without a
-    text take that of their product's first row. HTML is removed from texts. Columns of numbers are numbers.
+    text take that of their product's first row. HTML is removed from texts. Columns of numbers are
+    numbers, also with decimal commas and currencies; among prices, a rare cell that is none is empty.
 
     Attributes:
         path: ``.csv``, ``.tsv``, ``.txt``, ``.parquet``, ``.jsonl``, ``.ndjson``, ``.json`` (a list of objects) or
@@ -105,8 +109,9 @@ class Table:
         if column is not None:
             return self._of_pictures(path, column)
         raw, how = _read(path, self.delimiter, self.encoding, self.quoting)
-        log.info("%s: %s%d rows, %d columns", path.name, how, len(next(iter(raw.values()), [])), len(raw))
-        return self.catalogue(raw, path, path.name)
+        said = f"{how}; " if how else ""
+        log.info("%s: %s%d rows, %d columns", path.name, said, len(next(iter(raw.values()), [])), len(raw))
+        return self.catalogue(raw, path, path.name, how.lines if how else None)
 
     def _of_pictures(self, path: Path, column: str) -> Catalogue:
         """The catalogue of a Parquet file that holds the images, which stay in it."""
@@ -120,18 +125,23 @@ class Table:
         catalogue = Catalogue.build(Card(self.name, title=path.name), columns, images, self.max_bad)
         return self._without_placeholders(catalogue)
 
-    def catalogue(self, raw: Columns, path: Path, title: str) -> Catalogue:
+    def catalogue(self, raw: Columns, path: Path, title: str, lines: Sequence[int] | None = None) -> Catalogue:
         """Return the catalogue of a table that is read already.
 
         Args:
             raw: Its columns.
             path: The file, next to which images are looked for.
             title: Of the data set's card.
+            lines: The line of each row in its file, by which rows without a product id are called; None: by number.
         """
         roles = shop.recognise(raw, self.columns)
         self._complete(roles, raw)
         log.info("%s: %s", title or self.name, roles)
-        columns = self._mapped(raw, roles)
+        if roles.product_id is None and (column := shop.like_ids(raw, roles)) is not None:
+            value = column if re.fullmatch(r"\w+", column) else quote(column)
+            setting = shlex.quote(f"data.catalogue.columns.product_id={value}")
+            log.info("%s: '%s' looks like a product id: if it is one, set %s", title or self.name, column, setting)
+        columns = self._mapped(raw, roles, lines)
         images = _pictures_in_cells(columns) or self._images(path, columns)
         return self._without_placeholders(Catalogue.build(Card(self.name, title=title), columns, images, self.max_bad))
 
@@ -170,21 +180,43 @@ class Table:
         given = {name: None if column is None else str(column) for name, column in self.columns.items()}
         return {**{name: column for name, column in given.items() if name != "image"}, **own}
 
-    def _mapped(self, raw: Columns, roles: shop.Roles) -> Columns:
+    def _mapped(self, raw: Columns, roles: shop.Roles, lines: Sequence[int] | None) -> Columns:
         raw = shop.fill_further_rows(raw, roles)
+        count = len(next(iter(raw.values()), []))
+        names = [f"line {line}" for line in lines] if lines else [f"row {row + 1}" for row in range(count)]
         if roles.product_id is None:  # each row is one, also when it has several images
-            numbers = [f"row {row + 1}" for row in range(len(next(iter(raw.values()), [])))]
             single = len(roles.images) == 1 and all(len(shop.references(cell)) < 2 for cell in raw[roles.images[0]])
             if not single:
-                raw, roles = {**raw, "product_id": numbers}, with_changes(roles, product_id="product_id")
+                raw, roles = {**raw, "product_id": names}, with_changes(roles, product_id="product_id")
+        else:
+            raw = {**raw, roles.product_id: self._all_named(raw[roles.product_id], names)}
         raw = shop.one_row_per_image(raw, roles)
         cleaned = {
             name: cells if name in roles.images else [shop.without_html(cell) for cell in cells]
             for name, cells in raw.items()
         }
         columns = map_columns(cleaned, self._mapping(roles), self.attributes, self.name)
-        plain = (*REQUIRED, *SCHEMA, *GROUNDING)
-        return {name: cells if name in plain else list(shop.with_numbers(cells)) for name, cells in columns.items()}
+        return {
+            name: cells if name in (*REQUIRED, *SCHEMA, *GROUNDING) else self._typed(name, cells)
+            for name, cells in columns.items()
+        }
+
+    def _all_named(self, products: Sequence[Any], names: Sequence[str]) -> list[Any]:
+        """The product ids; a row without one gets its own, which says where it is."""
+        blank = [not as_text(product) for product in products]
+        if any(blank):
+            count = f"{sum(blank):,}"
+            log.warning("%s: %s rows have no product_id; each counts as a separate product.", self.name, count)
+        return [name if empty else product for product, name, empty in zip(products, names, blank, strict=True)]
+
+    def _typed(self, name: str, cells: list[Any]) -> list[Any]:
+        """An attribute's cells, as numbers where they are; what is worth saying of them is logged."""
+        numbers = read_numbers(cells, name)
+        if numbers is None:
+            return cells
+        if numbers.comma or numbers.odd:
+            log.info("%s: %s: %s", self.name, name, numbers)
+        return numbers.values
 
     def _images(self, path: Path, columns: Columns) -> ImageSource:
         addresses = [cell for cell in columns["image"] if isinstance(cell, str) and shop.URL.match(cell)]
@@ -213,6 +245,7 @@ class Table:
 
     def _image_files(self, path: Path) -> ImageSource:
         folder = self._folder(path.parent)
+        log.info("%s: images in %s", self.name, folder)
         if folder.is_dir():
             return FolderImages(folder)
         if folder.is_file() and zipfile.is_zipfile(folder):
@@ -292,8 +325,8 @@ def read_table(
 
 def _read(
     path: Path, delimiter: str | None = None, encoding: str | None = None, quoting: str | None = None
-) -> tuple[Columns, str]:
-    """The columns of a table, and how it is written, in words; see `read_table`."""
+) -> tuple[Columns, TextFormat | None]:
+    """The columns of a table, and how it is written if that is text with delimiters; see `read_table`."""
     if quoting is not None and quoting not in QUOTINGS:
         raise ModisteError(f"data.catalogue.quoting={quoting} is not known. {did_you_mean(quoting, QUOTINGS)}")
     inner = path.with_suffix("") if path.suffix.lower() in PACKED else path
@@ -301,7 +334,7 @@ def _read(
     if delimiter is None and suffix not in SUFFIXES:
         raise ModisteError(f"{path} has the suffix '{suffix}'. {did_you_mean(suffix, SUFFIXES)}")
     if suffix in READERS:
-        return _reading(path, lambda: READERS[suffix](path, encoding)), ""
+        return _reading(path, lambda: READERS[suffix](path, encoding)), None
     return _reading(path, lambda: _delimited(path, suffix, delimiter, encoding, quoting))
 
 
@@ -315,10 +348,9 @@ def _reading(path: Path, read: Any) -> Any:
 
 def _delimited(
     path: Path, suffix: str, delimiter: str | None, encoding: str | None, quoting: str | None
-) -> tuple[Columns, str]:
+) -> tuple[Columns, TextFormat]:
     text, found = read_text(path, encoding)
-    columns, found = parse_table(text, found, delimiter, None if quoting is None else QUOTINGS[quoting], suffix)
-    return columns, f"{found}; "
+    return parse_table(text, found, delimiter, None if quoting is None else QUOTINGS[quoting], suffix)
 
 
 def _parquet(path: Path, encoding: str | None) -> Columns:
