@@ -92,6 +92,7 @@ embeddings = program({{"pixels": pixels}})[0]""",
 import {{ AutoProcessor, AutoTokenizer, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, RawImage }}
     from "@huggingface/transformers";
 
+// vision_model.onnx resizes and normalises: one picture per call, or several of one size.
 const name = {name}, options = {{ dtype: "{dtype}" }};
 const processor = await AutoProcessor.from_pretrained(name);
 const tokenizer = await AutoTokenizer.from_pretrained(name);

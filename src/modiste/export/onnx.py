@@ -62,8 +62,8 @@ def save_files(model: DualEncoder, folder: Path, format: str) -> None:
         save_tokenizer(model, folder, format)
 
 
-def convert(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Path) -> None:
-    """Exports ``module`` with any batch size, and any length of a sequence.
+def convert(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Path, any_size: bool = False) -> None:
+    """Exports ``module`` with any batch size and any length of a sequence; ``any_size``: any height and width, too.
 
     Raises:
         ModisteError: torch's exporter cannot convert it.
@@ -71,7 +71,8 @@ def convert(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Pat
     for chatty in ("onnxscript", "onnx_ir"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     dynamic = torch.export.Dim.DYNAMIC
-    shapes = tuple({0: dynamic} if tensor.ndim == 4 else {0: dynamic, 1: dynamic} for tensor in inputs.values())
+    sides = (0, 2, 3) if any_size else (0,)
+    shapes = tuple(dict.fromkeys(sides if t.ndim == 4 else (0, 1), dynamic) for t in inputs.values())
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")

@@ -1,4 +1,8 @@
-"""transformers.js: two ONNX programs in the names of its CLIP classes, preprocessing and tokenizer in its words."""
+"""transformers.js: two ONNX programs in the names of its CLIP classes, and the tokenizer's files.
+
+Its processor only reads the pixels. transformers.js resizes without smoothing on Node, and by whatever a browser's
+canvas does elsewhere; so the program of images resizes, pads, crops and normalises, as `Preprocess` does.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +22,20 @@ from torch.nn import functional as F
 
 from modiste.errors import ModisteError
 from modiste.export.onnx import Positional, convert, examples, quantise, reader_of
-from modiste.export.towers import common_steps, save_tokenizer
+from modiste.export.resizing import Resizing
+from modiste.export.towers import save_tokenizer
 from modiste.export.transformers import limit, write_json
 from modiste.export.writing import Job, Reader
 from modiste.models.dual_encoder import DualEncoder
-from modiste.models.preprocess import Preprocess
 from modiste.pretrained.exported import Programs
 
 PRECISIONS = ("fp32", "int8")
-REMEDY = "transformers.js resizes and pads in its own way: accept it with min_cosine, or use precision=fp32."
+REMEDY = "Accept it with min_cosine, or use precision=fp32."
 PACKAGE = "@huggingface/transformers"
+# Steps that the program does itself; the processor hands it the picture's pixels from 0 to 255.
+PROCESSOR = {"image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True} | dict.fromkeys(
+    ("do_resize", "do_center_crop", "do_rescale", "do_normalize"), False
+)
 SCRIPT = """
 const {AutoProcessor, AutoTokenizer, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, RawImage, env} =
     require("@huggingface/transformers");
@@ -62,52 +70,24 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
         limit(folder / "tokenizer_config.json", tokenizer.max_length)
     programs = folder / "onnx"
     programs.mkdir()
-    pixels, tokens = examples(model, job)
-    names = sorted(tokens)
+    _, tokens = examples(model, job)
+    names, resize = sorted(tokens), Resizing(model.preprocess)
 
     def text(*tensors: Tensor) -> Tensor:
         return F.normalize(model.text_features(dict(zip(names, tensors, strict=True))), dim=-1)
 
     def image(pixel_values: Tensor) -> Tensor:
-        return F.normalize(model.image_features(pixel_values), dim=-1)
+        return F.normalize(model.image_features(model.preprocess.normalise(resize(pixel_values))), dim=-1)
 
-    normalised = model.preprocess.normalise(pixels)
-    convert(Positional(model, image), {"pixel_values": normalised}, "image_embeds", programs / "vision_model.onnx")
+    pixels = {"pixel_values": torch.zeros(3, 3, 90, 70)}
+    convert(Positional(model, image), pixels, "image_embeds", programs / "vision_model.onnx", any_size=True)
     convert(Positional(model, text), {n: tokens[n] for n in names}, "text_embeds", programs / "text_model.onnx")
     if job.precision == "int8":
         for name in ("vision_model", "text_model"):
             quantise(programs / f"{name}.onnx", programs / f"{name}_quantized.onnx")
             (programs / f"{name}.onnx").unlink()
     write_json(folder / "config.json", {"model_type": "clip", "projection_dim": model.embed_dim})
-    write_json(folder / "preprocessor_config.json", processor(model.preprocess))
-
-
-def processor(preprocess: Preprocess) -> dict[str, Any]:
-    """The transform in transformers.js's words; its padding comes after normalisation, in normalised values.
-
-    >>> processor(Preprocess(size=96, resize="pad"))["background_color"]
-    [255.0, 255.0, 255.0]
-    """
-    size = preprocess.size
-    common = common_steps(preprocess)
-    if preprocess.resize == "squash":
-        return {"image_processor_type": "ViTImageProcessor", "size": {"height": size, "width": size}, **common}
-    if preprocess.resize == "pad":
-        colour = zip(preprocess.fill, preprocess.mean, preprocess.std, strict=True)
-        return {
-            "image_processor_type": "VLMImageProcessor",
-            "image_size": size,
-            "size": {"longest_edge": size},
-            "background_color": [(fill - 255 * mean) / std for fill, mean, std in colour],
-            **common,
-        }
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "size": {"shortest_edge": int(size / preprocess.crop_pct)},
-        "do_center_crop": True,
-        "crop_size": {"height": size, "width": size},
-        **common,
-    }
+    write_json(folder / "preprocessor_config.json", PROCESSOR)
 
 
 def node_environment() -> dict[str, str] | None:

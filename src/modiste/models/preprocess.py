@@ -111,6 +111,16 @@ class Preprocess:
             return target, int(target * height / width)
         return int(target * width / height), target
 
+    def margins(self) -> tuple[int, int, int, int]:
+        """What the centre crop takes off a square picture at its left, right, top and bottom.
+
+        >>> Preprocess(size=28, crop_pct=0.875).margins()
+        (2, 2, 2, 2)
+        """
+        target = int(self.size / self.crop_pct) if self.resize == "shortest" else self.size
+        begin = self._margin(target)
+        return (begin, target - self.size - begin) * 2
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 pixels (B, 3, H, W) to float32 with the encoder's mean and standard deviation."""
         # Made on a GPU at once, they would wait for all that it still has to do.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from modiste.errors import ModisteError
 from modiste.images.timm import TimmEncoder
@@ -181,7 +182,7 @@ class Programs(DualEncoder):
             open_program = open_openvino if facts["format"] == "openvino" else open_onnx
             files = [program_file(folder, facts["format"], tower) for tower in ("image", "text")]
             self.programs = [open_program(file) for file in files]
-        self.normalised = facts["format"] == "transformers_js"
+        self.resizes = facts["format"] == "transformers_js"  # the program does, from pixels 0 to 255
         digest = hashlib.sha256(b"".join(program_bytes(file) for file in files)).digest()
         # What identifies the programs, instead of weights; and a parameter that says where the model is.
         self.digest = nn.Parameter(torch.tensor(list(digest), dtype=torch.uint8), requires_grad=False)
@@ -192,13 +193,13 @@ class Programs(DualEncoder):
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """Pixels as the program takes them; see `encode_image`."""
-        return self.programs[0]({"pixel_values" if self.normalised else PIXELS: pixels})
+        if self.resizes:
+            pixels = F.pad(pixels.float(), self.preprocess.margins())
+        return self.programs[0]({"pixel_values" if self.resizes else PIXELS: pixels})
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        if pixels.dtype != torch.uint8 and not self.normalised:
+        if pixels.dtype != torch.uint8:
             raise ModisteError("This program needs uint8 pixels, as produced by its own preprocess.")
-        if self.normalised and pixels.dtype == torch.uint8:
-            pixels = self.preprocess.normalise(pixels)
         return self.image_features(pixels)
 
     def text_features(self, tokens: Tokens) -> Tensor:
