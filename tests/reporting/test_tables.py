@@ -504,7 +504,7 @@ def test_an_unknown_format_gets_a_suggestion():
 def test_the_command_prints_or_writes(tmp_path, capsys):
     write(tmp_path / "run", result())
     cfg = OmegaConf.load(CONF)
-    cfg.paths = [str(tmp_path / "run")]
+    cfg.sources = [str(tmp_path / "run")]
     command.run(cfg)
     assert "kagl · marqo · test · summary" in capsys.readouterr().out
     cfg.format = "markdown"

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from modiste.search.where import NUMBER, TEXT
-from modiste.serve.server import facet_columns
+from modiste.serve.facets import facet_columns
 
 
 class Shop:

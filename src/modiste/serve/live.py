@@ -23,6 +23,7 @@ from modiste.search.engines.memory import Snapshot
 from modiste.search.index import Index
 from modiste.search.opened import read_facts
 from modiste.serve.batching import Batcher
+from modiste.serve.facets import facet_columns
 from modiste.serve.metrics import Metrics
 from modiste.serve.settings import Settings
 from modiste.serve.towers import EXAMPLES, Towers
@@ -81,8 +82,6 @@ class Held:
     @functools.cached_property
     def facets(self) -> list[str]:
         """The text columns that are facets, in their order; the same ones whatever is filtered."""
-        from modiste.serve.server import facet_columns
-
         return facet_columns(self.index)
 
     def row_of(self, product_id: str) -> int | None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from modiste.search.where import TEXT
 from modiste.serve.lists import Compute, Lists
 from modiste.serve.live import Held, Live, Open
 from modiste.serve.metrics import Metrics
@@ -20,14 +19,7 @@ from modiste.serve.uploads import Refused, read_image
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from modiste.search.index import Index
 
-MANY = 500
-"""A text column with more values than this is no facet."""
-FEW = 8
-"""Up to this number of values a column is a facet also where few products share one."""
-LONG = 40
-"""Characters: a text column whose values are longer on average is no facet."""
 LISTED = 60
 """Values of a facet that are listed, the most frequent ones."""
 SEPARATE = ("product_id", "row", "score", "match", "views", "text")
@@ -146,21 +138,6 @@ def facets(held: Held, where: str | None, filters: Mapping[str, Filter]) -> dict
         for name, values in counted.items()
         if name in held.facets
     }
-
-
-def facet_columns(index: Index) -> list[str]:
-    """The text columns that are of use as facets, those with the fewest values first.
-
-    Long texts and columns that have a value of its own for most products, such as article numbers, are none.
-    """
-    products = int(index.snapshot.products.max()) + 1 if len(index) else 0
-    found = {}
-    for name, counts in index.facets().items():
-        values = [value for value in counts if value != ""] if index.types[name] == TEXT else []
-        few = len(values) <= products / 2 or (len(values) <= FEW and len(values) < products)
-        if 0 < len(values) <= MANY and few and sum(map(len, values)) <= LONG * len(values):
-            found[name] = len(values)
-    return sorted(found, key=lambda name: found[name])
 
 
 def where_of(where: str | None, filters: Mapping[str, Filter], held: Held) -> str | None:
