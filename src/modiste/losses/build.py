@@ -6,14 +6,12 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from modiste.config import instantiate
 from modiste.config.targets import locate
 from modiste.losses.base import ContrastiveLoss, Origin
 
 
-def build_loss(node: DictConfig | Mapping[str, Any], origin: Origin) -> ContrastiveLoss:
+def build_loss(node: Mapping[str, Any], origin: Origin) -> ContrastiveLoss:
     """The loss of a config node; what the node leaves open follows from where training starts.
 
     Args:
@@ -27,18 +25,16 @@ def build_loss(node: DictConfig | Mapping[str, Any], origin: Origin) -> Contrast
     >>> round(build_loss(clip, Origin(scale=50.0, global_batch=8)).scale.item(), 3)
     50.0
     """
-    plain: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
-    loss: ContrastiveLoss = instantiate(_begun(plain, origin))
+    inner = {key: build_loss(value, origin) for key, value in node.items() if _class_of(value)}
+    target = _class_of(node)
+    begun = target.begin(node, origin) if target else {}
+    loss: ContrastiveLoss = instantiate(
+        node, **inner, **{name: value for name, value in begun.items() if node.get(name) is None}
+    )
     return loss
 
 
-def _begun(node: dict[str, Any], origin: Origin) -> dict[str, Any]:
-    """The node with the arguments of `ContrastiveLoss.begin`, its own losses' too."""
-    node = {
-        key: _begun(value, origin) if isinstance(value, dict) and "_target_" in value else value
-        for key, value in node.items()
-    }
-    target = locate(node["_target_"])
-    if not (inspect.isclass(target) and issubclass(target, ContrastiveLoss)):
-        return node
-    return node | {name: value for name, value in target.begin(node, origin).items() if node.get(name) is None}
+def _class_of(node: Any) -> type[ContrastiveLoss] | None:
+    """The class of a loss that a config node describes; None for anything else."""
+    target = locate(node["_target_"]) if isinstance(node, Mapping) and "_target_" in node else None
+    return target if inspect.isclass(target) and issubclass(target, ContrastiveLoss) else None
