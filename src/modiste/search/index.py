@@ -81,7 +81,7 @@ class Index(Opened):
         if k < 1:
             raise ModisteError(f"k={k} is the number of results: give 1 or more.")
         weight = _hybrid_weight(hybrid, query)
-        condition = conditions.parse(where, self.types, self._distinct)
+        condition = self._condition(where)
         near = self._near(self._vector(query), query, weight, condition, k)
         left_out = {code for like in query.like for code in near.snapshot.products[near.snapshot.of_product(like)]}
         best, scores, products = near.grouped(k, left_out, group)
@@ -95,7 +95,7 @@ class Index(Opened):
 
     def browse(self, where: str | None = None, k: int = 10, group: bool = True) -> pa.Table:
         """The first k products that pass a filter, in the index's order, as a table like `Results.table`."""
-        positions = self.snapshot.passing(conditions.parse(where, self.types, self._distinct))
+        positions = self.snapshot.passing(self._condition(where))
         order = np.arange(len(self.snapshot)) if positions is None else positions
         zeros = np.zeros(len(order), np.float32)
         near = Near(
@@ -106,7 +106,7 @@ class Index(Opened):
 
     def nearest(self, vectors: np.ndarray, k: int = 10, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Rows and exact scores, each (B, k), of the best rows for a batch of unit-norm vectors (B, D)."""
-        positions = self.snapshot.passing(conditions.parse(where, self.types, self._distinct))
+        positions = self.snapshot.passing(self._condition(where))
         matrix = self.snapshot.vectors if positions is None else self.snapshot.vectors[positions]
         order, scores = batch(matrix, np.asarray(vectors, np.float32), k)
         return self.snapshot.rows[order if positions is None else positions[order]], scores
@@ -181,9 +181,12 @@ class Index(Opened):
         """The catalogue's own columns."""
         return [name for name in self.types if name not in FIXED]
 
+    def _condition(self, where: str | None) -> conditions.Node | None:
+        return conditions.parse(where, self.types, self._distinct)
+
     def count(self, where: str | None = None) -> int:
         """Number of rows that pass a filter."""
-        positions = self.snapshot.passing(conditions.parse(where, self.types, self._distinct))
+        positions = self.snapshot.passing(self._condition(where))
         return len(self.snapshot) if positions is None else len(positions)
 
     def rows(self, count: int | None = None) -> list[int]:
@@ -194,7 +197,7 @@ class Index(Opened):
         """Attribute → value → number of rows that pass the filter and have it, the most frequent first."""
         import pyarrow.compute as pc
 
-        positions = self.snapshot.passing(conditions.parse(where, self.types, self._distinct))
+        positions = self.snapshot.passing(self._condition(where))
         found = {}
         for name in self.attributes:
             column = self.snapshot.table.column(name).combine_chunks()
