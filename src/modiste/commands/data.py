@@ -22,7 +22,7 @@ def run(cfg: DictConfig) -> None:
 
     from modiste.data import proposal
     from modiste.data.build import load
-    from modiste.data.facts import describe, fitting_batch_size
+    from modiste.data.facts import describe
     from modiste.reporting.data_sheet import draw_sheet
     from modiste.reporting.data_tables import show, show_columns
     from modiste.utils.run_dir import write_json
@@ -47,6 +47,8 @@ def run(cfg: DictConfig) -> None:
         draw_scenes(Composer(cfg.scenes).bind(catalogue, cfg.seed), folder / "scenes.png")
         print(f"Wrote {folder / 'scenes.png'}")
     if cfg.write:
+        from modiste.data.samplers import fitting_batch_size
+
         file = proposal.write(cfg.write, cfg.data, catalogue, Path(cfg.write_to))
         words = ["--config-dir", str(file.parents[1]), f"data={file.stem}"]
         pairs = catalogue.splits.get("train", 0)

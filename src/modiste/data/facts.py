@@ -72,12 +72,3 @@ def _text_facts(texts: list[str]) -> dict[str, float]:
         "words_max": words[-1],
         "characters_max": max(map(len, texts)),
     }
-
-
-def fitting_batch_size(pairs: int) -> int:
-    """A batch size for few training pairs: the largest power of 2 of which two batches can be made.
-
-    >>> fitting_batch_size(113), fitting_batch_size(1)
-    (32, 1)
-    """
-    return 1 << max(pairs // 2, 1).bit_length() - 1

@@ -9,7 +9,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from modiste.data.batches import Order
-from modiste.data.facts import fitting_batch_size
 from modiste.errors import ModisteError
 from modiste.utils.seeds import mix
 
@@ -98,3 +97,12 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
         """Continue from ``state``."""
         assert isinstance(self.batch_sampler, EpochBatchSampler)
         self.batch_sampler.resume(state["epoch"], state["batch"])
+
+
+def fitting_batch_size(pairs: int) -> int:
+    """A batch size for few training pairs: the largest power of 2 of which two batches can be made.
+
+    >>> fitting_batch_size(113), fitting_batch_size(1)
+    (32, 1)
+    """
+    return 1 << max(pairs // 2, 1).bit_length() - 1
