@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,7 @@ from modiste.utils.atomic import read_cache, write_cache
 from modiste.utils.run_dir import cache_dir
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 REQUIRED = ("product_id", "image", "text")
 SCHEMA = ("row", "product_id", "image", "text", "split", "pixels")
@@ -132,7 +133,8 @@ class Catalogue:
             ModisteError: A column is missing or of another length, no row is usable, or more are bad than allowed.
         """
         texts = _as_text(columns)
-        _name_products(texts["product_id"], card.name)
+        rows = [f"row {row + 1}" for row in range(len(texts["product_id"]))]
+        texts["product_id"] = name_products(texts["product_id"], rows, card.name)
         reasons = _row_problems(texts)
         if problems is not None:
             reasons = [own or found for own, found in zip(problems, reasons, strict=True)]
@@ -308,13 +310,16 @@ def _typed(columns: Mapping[str, Sequence[Any]]) -> dict[str, pa.Array]:
     return typed
 
 
-def _name_products(products: list[str], name: str) -> None:
-    """Give each row without a product id a unique one: blank ids are not one product."""
-    blank = [row for row, product in enumerate(products) if not product]
-    for row in blank:
-        products[row] = f"row {row + 1}"
-    if blank:
-        log.warning("%s: %s rows have no product_id; each counts as a separate product.", name, f"{len(blank):,}")
+def name_products(products: Sequence[T], rows: Sequence[T], name: str) -> list[T]:
+    """The product ids; a row without one gets its name in ``rows``: blank ids are not one product.
+
+    >>> name_products(["a", ""], ["row 1", "row 2"], "shop")
+    ['a', 'row 2']
+    """
+    blank = [not as_text(product) for product in products]
+    if any(blank):
+        log.warning("%s: %s rows have no product_id; each counts as a separate product.", name, f"{sum(blank):,}")
+    return [row if empty else product for product, row, empty in zip(products, rows, blank, strict=True)]
 
 
 def _table(texts: Mapping[str, list[str]], keep: np.ndarray, typed: Mapping[str, pa.Array]) -> pa.Table:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from modiste.config.quoting import quote
 from modiste.data import shop
-from modiste.data.catalogue import GROUNDING, REQUIRED, SCHEMA, Card, Catalogue, LoadReport, as_text
+from modiste.data.catalogue import GROUNDING, REQUIRED, SCHEMA, Card, Catalogue, LoadReport, name_products
 from modiste.data.numbers import read_numbers
 from modiste.data.sources import ArrowImages, BytesImages, FolderImages, ImageSource, ZipImages
 from modiste.data.text_tables import BY_SUFFIX, Columns, TextFormat, parse_table, read_text
@@ -189,7 +189,7 @@ class Table:
             if not single:
                 raw, roles = {**raw, "product_id": names}, with_changes(roles, product_id="product_id")
         else:
-            raw = {**raw, roles.product_id: self._all_named(raw[roles.product_id], names)}
+            raw = {**raw, roles.product_id: name_products(raw[roles.product_id], names, self.name)}
         raw = shop.one_row_per_image(raw, roles)
         cleaned = {
             name: cells if name in roles.images else [shop.without_html(cell) for cell in cells]
@@ -200,14 +200,6 @@ class Table:
             name: cells if name in (*REQUIRED, *SCHEMA, *GROUNDING) else self._typed(name, cells)
             for name, cells in columns.items()
         }
-
-    def _all_named(self, products: Sequence[Any], names: Sequence[str]) -> list[Any]:
-        """The product ids; a row without one gets its own, which says where it is."""
-        blank = [not as_text(product) for product in products]
-        if any(blank):
-            count = f"{sum(blank):,}"
-            log.warning("%s: %s rows have no product_id; each counts as a separate product.", self.name, count)
-        return [name if empty else product for product, name, empty in zip(products, names, blank, strict=True)]
 
     def _typed(self, name: str, cells: list[Any]) -> list[Any]:
         """An attribute's cells, as numbers where they are; what is worth saying of them is logged."""
