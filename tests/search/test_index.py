@@ -227,6 +227,14 @@ def test_full_text_finds_rows_that_its_index_does_not_have_yet(local):
     assert row == 40
 
 
+def test_rows_that_exist_twice_are_noticed(local):
+    """LanceDB duplicates a row that two handles upsert (lancedb#2463, #3377), or others add one."""
+    rows = local.store.database.open_table("products")
+    rows.add(rows.head(1))
+    with pytest.raises(ModisteError, match="1 rows exist twice"):
+        local.upsert(catalogue(columns(40, prices=[1] * 40)))
+
+
 def test_deleted_products_are_gone(writable):
     assert writable.delete(["SKU-3", "SKU-4"]) == 4
     assert len(writable) == 36

@@ -1,5 +1,6 @@
 """The HTTP API as clients use it, against a server that listens."""
 
+import asyncio
 import base64
 import io
 import shutil
@@ -430,7 +431,7 @@ def test_an_unforeseen_error_says_nothing_and_the_server_goes_on(indexes, caplog
     from modiste.serve.settings import Settings
 
     app = create_app(Settings(str(indexes[0]), backend="torch"))
-    monkeypatch.setattr(app.state.server, "search", lambda body: 1 / 0)
+    monkeypatch.setattr(app.state.server, "answer", lambda body: 1 / 0)
     with running(app) as served:
         response = httpx.post(f"{served.url}/search", json={"text": "x"})
         assert response.status_code == 500
@@ -439,22 +440,32 @@ def test_an_unforeseen_error_says_nothing_and_the_server_goes_on(indexes, caplog
     assert "division by zero" in caplog.text
 
 
-def test_queries_of_several_requests_are_scored_in_one_pass(index):
-    from modiste.serve.live import SharedScores
+def test_words_of_several_requests_are_scored_in_one_pass(indexes, monkeypatch):
+    from modiste.serve import towers
+    from modiste.serve.app import create_app
+    from modiste.serve.settings import Settings
 
-    shared = SharedScores(index.snapshot, 8)
-    generator = np.random.default_rng(0)
-    queries = generator.standard_normal((40, index.snapshot.vectors.shape[1])).astype(np.float32)
-    passes = []
-    shared.batcher.observe = lambda items, seconds: passes.append(items)
-    with ThreadPoolExecutor(40) as pool:
-        scores = list(pool.map(shared.scores, queries))
-    np.testing.assert_allclose(np.stack(scores), queries @ index.snapshot.vectors.T, atol=1e-5)
-    part = shared.scores(queries[0], np.array([3, 1]))
-    np.testing.assert_allclose(part, index.snapshot.vectors[[3, 1]] @ queries[0], atol=1e-5)
-    shared.batcher.close()
-    assert sum(passes) == 40
-    assert max(passes) <= 8
+    server = create_app(Settings(str(indexes[0]), backend="torch", max_batch=8)).state.server
+    texts, batches = [f"a dress of kind {number}" for number in range(40)], []
+
+    async def ask(held):
+        return await asyncio.gather(*(held.asked([text], alone=True) for text in texts))
+
+    with server.use() as held:
+        monkeypatch.setattr(held.towers._text, "observe", lambda items, seconds: batches.append(items))
+        monkeypatch.setattr(towers, "SCORES", 3 * len(held.index))  # three texts in a pass
+        views = asyncio.run(ask(held))
+        assert sum(batches) == 40
+        assert max(batches) == 8
+        for text, view in zip(texts, views, strict=True):
+            query = view.embedder.texts([text]).numpy()[0]
+            np.testing.assert_allclose(view.snapshot.scores(query), held.index.snapshot.vectors @ query, atol=1e-5)
+            some = np.array([1, 3])
+            np.testing.assert_allclose(view.snapshot.scores(query, some), held.index.snapshot.vectors[some] @ query)
+            alone = held.index.search(text=text, k=5).table
+            assert view.search(text=text, k=5).table["row"].equals(alone["row"])
+        assert held.index.snapshot.known is None
+    server.close()
 
 
 def test_an_index_on_a_qdrant_server_is_refused(indexes):

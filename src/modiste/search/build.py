@@ -6,6 +6,8 @@ import functools
 import hashlib
 import io
 import json
+import math
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -220,6 +222,7 @@ def _update(
     table = typed(rows_of(catalogue), facts["columns"], folder)
     old = store.read([KEY, "row", "_pixels", "_hash"])
     place = {key: index for index, key in enumerate(old.column(KEY).to_pylist())}
+    _check_unique(folder, len(old) - len(place))
     hashes, pixels = old.column("_hash").to_pylist(), old.column("_pixels").to_pylist()
     at = [place.get(key) for key in table.column(KEY).to_pylist()]
     new_hashes = table.column("_hash").to_pylist()
@@ -245,6 +248,7 @@ def _update(
         if touched:
             complete = staging.complete(part.append_column("row", pa.array(numbers, pa.int64())))
             store.upsert(complete)
+            _check_unique(folder, store.count() - len(old) - added)
             snapshot = _after(folder, facts, complete, [old_rows[place[key]] for key in gone])
         store.delete(gone)
         note = f"{added} added, {len(touched) - added} changed, {len(gone)} deleted"
@@ -279,6 +283,15 @@ def restore(index: Opened, version: int) -> None:
         facts = read_facts(index.path)
         store.restore(version)
         _commit(index.path, store, facts, f"back to version {version}")
+
+
+def _check_unique(folder: Path, twice: int) -> None:
+    """Raises ModisteError where there are more rows than keys."""
+    if twice:
+        raise ModisteError(
+            f"{folder}: {twice} rows exist twice, written by something other than Modiste. "
+            f"Go back to an earlier version: modiste index index={shlex.quote(str(folder))} at=VERSION."
+        )
 
 
 def _after(folder: Path, facts: Mapping[str, Any], part: pa.Table, gone: Sequence[int]) -> Snapshot | None:
@@ -583,8 +596,7 @@ class Staging:
             vectors = self._embedder.images(part).numpy()
         else:
             vectors = np.stack([self.vectors[name] for name in pixels])
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            thumbnails = list(pool.map(functools.partial(thumbnail, part.images), part.column("image")))
+        thumbnails = _thumbnails(part.images, part.column("image"))
         table = pa.table(
             {"_pixels": pixels, "_vector": _vectors(vectors), "_thumbnail": pa.array(thumbnails, pa.binary())}
         )
@@ -625,6 +637,15 @@ class Staging:
 def _vectors(vectors: np.ndarray) -> Any:
     flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+
+
+def _thumbnails(images: ImageSource, refs: Sequence[str]) -> list[bytes]:
+    """Of several photos, a share of them on each core: a task each would cost more than a small photo."""
+    share = math.ceil(len(refs) / usable_cores())
+    shares = [refs[start : start + share] for start in range(0, len(refs), share)]
+    with ThreadPoolExecutor(len(shares)) as pool:
+        made = pool.map(lambda some: [thumbnail(images, ref) for ref in some], shares)
+        return [one for some in made for one in some]
 
 
 def thumbnail(images: ImageSource, ref: str) -> bytes:

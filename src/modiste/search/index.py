@@ -380,9 +380,12 @@ class Near:
         """Whether each result is a match: its cosine reaches the threshold, or ``words`` name its id."""
         if threshold is None:
             return [None] * len(best)
+        near = [bool(score >= threshold) for score in cosines]
+        if not words:
+            return near
         asked = {word for text in words for word in (text.strip().lower(), *text.lower().split())}
         ids = self.snapshot.table.column("product_id").take(best).to_pylist()
-        return [bool(score >= threshold) or name.lower() in asked for score, name in zip(cosines, ids, strict=True)]
+        return [match or name.lower() in asked for match, name in zip(near, ids, strict=True)]
 
     def table(
         self, best: np.ndarray, scores: np.ndarray | list[None], products: np.ndarray, match: list[bool | None]
@@ -406,7 +409,9 @@ class Near:
         """The rows of each product that pass the filter."""
         codes = self.snapshot.products if self.positions is None else self.snapshot.products[self.positions]
         rows = self.snapshot.rows if self.positions is None else self.snapshot.rows[self.positions]
-        among = np.flatnonzero(np.isin(codes, products))
+        wanted = np.zeros(self.snapshot.products.max() + 1, bool)
+        wanted[products] = True
+        among = np.flatnonzero(wanted[codes])
         return [rows[among[codes[among] == product]].tolist() for product in products]
 
 

@@ -81,32 +81,32 @@ def add_search(app: FastAPI, server: Server) -> None:
     """``/search`` by JSON, by address and by form, and ``/similar``."""
 
     @app.post("/search", tags=["search"])
-    def search(body: SearchBody) -> JSONResponse:
+    async def search(body: SearchBody) -> JSONResponse:
         """Search by words, a photo, a product, several at once with weights, and what it should not be."""
-        return JSONResponse(server.search(body))
+        return JSONResponse(await server.answer(body))
 
     @app.get("/search", tags=["search"])
-    def search_by_address(
+    async def search_by_address(
         text: str | None = None, like: str | None = None, minus: str | None = None, where: str | None = None,
         hybrid: bool = False, group: bool = True, k: int = Query(20, ge=1), index: str = "main",
     ) -> JSONResponse:  # fmt: skip
         """The same for what fits into an address: `curl 'localhost:8000/search?text=red+shoes&k=5'`."""
         given = {"text": text, "like": like, "minus": minus, "where": where, "hybrid": hybrid, "group": group}
-        return JSONResponse(server.search(SearchBody.model_validate(given | {"k": k, "index": index})))
+        return JSONResponse(await server.answer(SearchBody.model_validate(given | {"k": k, "index": index})))
 
     @app.post("/search/upload", tags=["search"])
-    def search_by_upload(
+    async def search_by_upload(
         image: UploadFile, text: str | None = Form(None), where: str | None = Form(None), k: int = Form(20, ge=1),
 
     ) -> JSONResponse:  # fmt: skip
         """Search with an uploaded photo: `curl -F image=@photo.jpg -F k=5 localhost:8000/search/upload`."""
-        photo = base64.b64encode(image.file.read()).decode()
-        return JSONResponse(server.search(SearchBody(image=photo, text=text, where=where, k=k)))
+        photo = base64.b64encode(await image.read()).decode()
+        return JSONResponse(await server.answer(SearchBody(image=photo, text=text, where=where, k=k)))
 
     @app.get("/similar", tags=["search"])
-    def similar(product_id: str, where: str | None = None, k: int = Query(20, ge=1)) -> JSONResponse:
+    async def similar(product_id: str, where: str | None = None, k: int = Query(20, ge=1)) -> JSONResponse:
         """More like this product."""
-        return JSONResponse(server.search(SearchBody(like=product_id, where=where, k=k)))
+        return JSONResponse(await server.answer(SearchBody(like=product_id, where=where, k=k)))
 
     @app.get("/image/product/{product_id:path}", tags=["catalogue"], response_class=Response)
     def product_image(product_id: str, index: str = "main", large: bool = False) -> Response:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,47 +23,38 @@ from modiste.search import where as conditions
 from modiste.search.engines.memory import Snapshot
 from modiste.search.index import Index
 from modiste.search.opened import read_facts
-from modiste.serve.batching import Batcher
+from modiste.search.planner import EXACT
 from modiste.serve.facets import facet_columns
 from modiste.serve.metrics import Metrics
 from modiste.serve.settings import Settings
-from modiste.serve.towers import EXAMPLES, Towers
+from modiste.serve.towers import EXAMPLES, Embedded, Towers, Words
 
 log = logging.getLogger(__name__)
 Open = Callable[[Path], Any]
 KEPT_PHOTOS = 1024
 """Encoded photos of a version that are kept in memory."""
-SCORES = 2**24
-"""Scores of one pass over the vectors, at most."""
 LARGE = 800
 """Longer side, in pixels, of a photo that is looked at alone."""
 
 
-class SharedScores(Snapshot):
-    """A snapshot that scores the queries of several requests in one pass over its vectors, which memory bounds.
+class Scored(Snapshot):
+    """A snapshot with the scores of one request's query, where they were computed together with those of others.
 
-    Queries that come while others are scored share the next pass; none waits for company.
-
-    Args:
-        snapshot: Of an index.
-        max_batch: Queries in a pass.
+    Attributes:
+        known: Dot products (N,) of the query and all rows.
     """
 
-    def __init__(self, snapshot: Snapshot, max_batch: int) -> None:
-        super().__init__(snapshot.table, snapshot.vectors)
-        queries = max(1, min(max_batch, SCORES // max(1, len(snapshot))))
-        self.batcher = Batcher(self._score, queries, max_wait=0, max_queue=2**31, name="scores")
+    known: np.ndarray | None = None
 
     def scores(self, query: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
         """Dot products (N,) of ``query`` and all rows, or those at ``positions``."""
-        return self.batcher.submit([query])[0].result() if positions is None else super().scores(query, positions)
-
-    def _score(self, queries: list[np.ndarray]) -> np.ndarray:
-        return np.stack(queries) @ self.vectors.T
+        if positions is None and self.known is not None:
+            return self.known
+        return super().scores(query, positions)
 
 
 class Held:
-    """One version of an index with what serves it; closed once it was replaced and the last request has let it go.
+    """One version of an index with what serves it.
 
     Attributes:
         index: A `modiste.search.index.Index`.
@@ -74,10 +66,24 @@ class Held:
         self.index, self.towers, self.version = index, towers, int(index.version)
         self.photo = functools.lru_cache(KEPT_PHOTOS)(self._photo)
 
-    def close(self) -> None:
-        """Returns when the queries that were sent to it are scored."""
-        if isinstance(self.index.snapshot, SharedScores):
-            self.index.snapshot.batcher.close()
+    async def asked(self, texts: Sequence[str], alone: bool) -> Index:
+        """The index for one request, which knows these words' embeddings; no thread waits for them.
+
+        Args:
+            texts: Words of the request.
+            alone: Whether they are all that is asked for: then they are scored together with those of others.
+
+        Raises:
+            Busy: The text tower's queue is full.
+        """
+        index = copy.copy(self.index)
+        snapshot = index.snapshot if alone and index.plan_in_use.choice == EXACT else None
+        words = [Words(text, snapshot) for text in texts]
+        index.embedder = Embedded(self.towers, dict(zip(texts, await self.towers.soon(words), strict=True)))
+        if snapshot is not None:
+            index.snapshot = copy.copy(snapshot)
+            index.snapshot.known = words[0].scores
+        return index
 
     @functools.cached_property
     def facets(self) -> list[str]:
@@ -178,8 +184,6 @@ class Live:
         self._stopped.set()
         self._watcher.join()
         held = {self._held, *self._users}
-        for one in held:
-            one.close()
         for towers in {one.towers for one in held}:
             towers.close()
 
@@ -192,7 +196,7 @@ class Live:
         else:
             photos = [index.image(row) for row in index.rows(EXAMPLES)]
             towers = Towers(index.model, photos, self.settings, self.metrics)
-        index.embedder, index.snapshot = towers, SharedScores(index.snapshot, self.settings.max_batch)
+        index.embedder, index.snapshot = towers, Scored(index.snapshot.table, index.snapshot.vectors)
         self.metrics.index.labels(self.name).info({"path": str(self.path), "version": str(index.version)})
         return Held(index, towers)
 
@@ -203,8 +207,6 @@ class Live:
             for held in gone:
                 del self._users[held]
             kept = {held.towers for held in [self._held, *self._users]}
-        for held in gone:
-            held.close()
         for towers in {held.towers for held in gone} - kept:
             towers.close()
 

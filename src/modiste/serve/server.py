@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from anyio import CapacityLimiter, to_thread
 from PIL import Image
 
 from modiste.serve.lists import Compute, Lists
@@ -15,9 +16,12 @@ from modiste.serve.metrics import Metrics
 from modiste.serve.schema import Filter, PhotoBody, SearchBody
 from modiste.serve.settings import Settings
 from modiste.serve.uploads import Refused, read_image
+from modiste.utils.machine import usable_cores
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from modiste.search.index import Index
 
 
 LISTED = 60
@@ -29,12 +33,16 @@ SEPARATE = ("product_id", "row", "score", "match", "views", "text")
 class Server:
     """The served indexes, opened; `close` it.
 
+    Attributes:
+        few: Searches that run at a time, in their turn, once their words are embedded.
+
     Raises:
         ModisteError: An index cannot be opened.
     """
 
     def __init__(self, settings: Settings, open_index: Open, health: Mapping[str, Compute]) -> None:
         self.settings, self.metrics, self.lists = settings, Metrics(), Lists(health)
+        self.few = CapacityLimiter(2 * usable_cores())
         self.lives: dict[str, Live] = {}
         for name, path in settings.paths.items():
             self.lives[name] = Live(name, path, open_index, settings, self.metrics)
@@ -59,6 +67,18 @@ class Server:
         assert body.row is not None
         return row_image(held, body.row)
 
+    async def answer(self, body: SearchBody) -> dict[str, Any]:
+        """`search`, with a thread only for what follows the words' embedding.
+
+        One for each request that waits would compete with the towers for the interpreter, and answer out of turn.
+        """
+        with self.use(body.index) as held:
+            texts = list(dict.fromkeys(text for text in (body.text, body.minus) if text and text.strip()))
+            alone = len(texts) == 1 and not (body.minus or body.image or body.like or body.where or body.filters)
+            index = await held.asked(texts, alone)
+            threads = None if body.image else self.few  # a photo still has to be embedded
+            return await to_thread.run_sync(self._search, body, held, index, limiter=threads)
+
     def search(self, body: SearchBody) -> dict[str, Any]:
         """The answer to a search.
 
@@ -67,34 +87,37 @@ class Server:
             Refused: The image cannot be taken, or ``k`` is too large.
             Busy: A tower's queue is full.
         """
+        with self.use(body.index) as held:
+            return self._search(body, held, held.index)
+
+    def _search(self, body: SearchBody, held: Held, index: Index) -> dict[str, Any]:
         if body.k > self.settings.max_results:
             raise Refused(f"k={body.k} is more than {self.settings.max_results}: ask for fewer results.")
         start = time.perf_counter()
-        with self.use(body.index) as held:
-            image = None if body.image is None else read_image(body.image, self.settings)
-            where = where_of(body.where, body.filters, held)
-            asked: dict[str, Any] = {"text": body.text, "image": image, "like": body.like}
-            given = {name: value for name, value in asked.items() if value not in (None, "")}
-            weights = {str(part): weight for part, weight in body.weights.items()}
-            if given or body.minus:
-                found = held.index.search(
-                    **given, minus=body.minus or None, where=where, k=body.k, weights=weights or None,
-                    hybrid=body.hybrid and bool(body.text), group=body.group,
-                )  # fmt: skip
-                facts = {
-                    "exactness": str(found.exactness), "no_match": found.no_match, "threshold": found.threshold,
-                    "coverage": found.coverage, "count": found.passing, "hints": list(found.hints),
-                }  # fmt: skip
-                table = found.table
-            else:
-                facts = {
-                    "exactness": "", "no_match": False, "threshold": None,
-                    "coverage": None, "count": held.index.count(where), "hints": [],
-                }  # fmt: skip
-                table = held.index.browse(where, body.k, body.group)
-            answer = facts | {"results": products(table, body.index, held), "version": held.version}
-            if body.facets:
-                answer["facets"] = facets(held, body.where, body.filters)
+        image = None if body.image is None else read_image(body.image, self.settings)
+        where = where_of(body.where, body.filters, held)
+        asked: dict[str, Any] = {"text": body.text, "image": image, "like": body.like}
+        given = {name: value for name, value in asked.items() if value not in (None, "")}
+        weights = {str(part): weight for part, weight in body.weights.items()}
+        if given or body.minus:
+            found = index.search(
+                **given, minus=body.minus or None, where=where, k=body.k, weights=weights or None,
+                hybrid=body.hybrid and bool(body.text), group=body.group,
+            )  # fmt: skip
+            facts = {
+                "exactness": str(found.exactness), "no_match": found.no_match, "threshold": found.threshold,
+                "coverage": found.coverage, "count": found.passing, "hints": list(found.hints),
+            }  # fmt: skip
+            table = found.table
+        else:
+            facts = {
+                "exactness": "", "no_match": False, "threshold": None,
+                "coverage": None, "count": index.count(where), "hints": [],
+            }  # fmt: skip
+            table = index.browse(where, body.k, body.group)
+        answer = facts | {"results": products(table, body.index, held), "version": held.version}
+        if body.facets:
+            answer["facets"] = facets(held, body.where, body.filters)
         return answer | {"took_ms": 1000 * (time.perf_counter() - start)}
 
 

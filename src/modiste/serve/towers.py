@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,6 +22,7 @@ from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokens
 from modiste.models.grounding import SIZE
 from modiste.models.heatmaps import resized
+from modiste.search.engines.memory import Snapshot
 from modiste.serve.batching import Batcher, Busy
 from modiste.serve.metrics import Metrics
 from modiste.serve.settings import Settings
@@ -27,6 +31,23 @@ log = logging.getLogger(__name__)
 # On which a backend is checked and timed: queries of the lengths that shoppers type.
 QUERIES = ("dress", "red summer dress", "blue slim fit jeans for men", "women's black leather ankle boots with a zip")
 EXAMPLES = 16
+SCORES = 2**24
+"""Scores of one pass over an index's vectors, at most: memory bounds it."""
+
+
+@dataclass(eq=False)
+class Words:
+    """A text for the text tower.
+
+    Attributes:
+        text: What is embedded.
+        snapshot: Rows that it is scored against, in one pass with the other texts of its micro-batch; None: none.
+        scores: Dot products (N,) with these rows, once it is embedded.
+    """
+
+    text: str
+    snapshot: Snapshot | None = None
+    scores: np.ndarray | None = None
 
 
 class Towers:
@@ -77,7 +98,11 @@ class Towers:
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Unit-norm embeddings (N, D), float32 on the CPU. Raises Busy."""
-        return _results(self._text, texts, self.model.embed_dim)
+        return _results(self._text, [Words(text) for text in texts], self.model.embed_dim)
+
+    async def soon(self, words: Sequence[Words]) -> list[Tensor]:
+        """Unit-norm embeddings (D,), for a request that takes no thread while it waits. Raises Busy."""
+        return await asyncio.gather(*map(asyncio.wrap_future, self._text.submit(words)))
 
     def pictures(self, images: Sequence[Image.Image]) -> Tensor:
         """Unit-norm embeddings (N, D), float32 on the CPU. Raises Busy."""
@@ -101,8 +126,15 @@ class Towers:
         self._text.close()
         self._image.close()
 
-    def _run_texts(self, texts: list[str]) -> Tensor:
-        return self._run("text", without_padding(self.model.tokenizer(texts)))
+    def _run_texts(self, words: list[Words]) -> Tensor:
+        embeddings = self._run("text", without_padding(self.model.tokenizer([one.text for one in words])))
+        for snapshot in {one.snapshot for one in words if one.snapshot}:
+            places = [place for place, one in enumerate(words) if one.snapshot is snapshot]
+            step = max(1, SCORES // len(snapshot))
+            for some in (places[start : start + step] for start in range(0, len(places), step)):
+                for place, scores in zip(some, embeddings[some].numpy() @ snapshot.vectors.T, strict=True):
+                    words[place].scores = scores
+        return embeddings
 
     def _run_pixels(self, pixels: list[Tensor]) -> Tensor:
         with self.hooked:
@@ -138,6 +170,22 @@ class Towers:
             if tower in self.embedder.taken:
                 self.used[tower], self._encode[tower] = self.embedder.taken[tower]
             self.metrics.backend.labels(tower).info({"backend": self.used[tower]})
+
+
+class Embedded:
+    """The towers for a request whose words are embedded already.
+
+    Args:
+        towers: Of the server.
+        known: Text to its unit-norm embedding (D,).
+    """
+
+    def __init__(self, towers: Towers, known: dict[str, Tensor]) -> None:
+        self.known, self.pictures = known, towers.pictures
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """As `Towers.texts`, of the known ones."""
+        return torch.stack([self.known[text] for text in texts])
 
 
 class Patient:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -29,8 +28,8 @@ class LanceStore:
 
     LanceDB 0.40 duplicates rows when two processes upsert the same id (lancedb#2463), or one process through an old
     handle (#3377). So writers hold the index's lock (`modiste.search.build.writing`), the handle always looks for the
-    newest version (``read_consistency_interval=0``), a primary key makes the slower of two writers try again, and every
-    upsert ends with a check for duplicates.
+    newest version (``read_consistency_interval=0``), a primary key makes the slower of two writers try again, and
+    `modiste.search.build` counts the rows before and after every upsert.
 
     Args:
         folder: Of the index.
@@ -68,24 +67,11 @@ class LanceStore:
         """Replaces the rows whose id exists, and adds the others, in one step."""
         merge = self.table.merge_insert(KEY).when_matched_update_all().when_not_matched_insert_all()
         merge.execute(data)
-        self.check()
 
     def delete(self, ids: Sequence[str]) -> None:
         """Deletes rows by their ids."""
         for start in range(0, len(ids), 1000):
             self.table.delete(str(conditions.sql(conditions.In(KEY, tuple(ids[start : start + 1000])))))
-
-    def check(self) -> None:
-        """Raises ModisteError where a row exists twice."""
-        import pyarrow.compute as pc
-
-        ids = self.read([KEY]).column(KEY)
-        twice = len(ids) - pc.count_distinct(ids).as_py()
-        if twice:
-            raise ModisteError(
-                f"{self.folder}: {twice} rows exist twice, written by something other than Modiste. "
-                f"Go back to an earlier version: modiste index index={shlex.quote(str(self.folder))} at=VERSION."
-            )
 
     def tidy(self) -> None:
         """Joins small files, and takes new rows into the full-text and vector indexes; old versions stay."""
