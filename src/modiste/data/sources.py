@@ -93,8 +93,13 @@ class ImageTooLargeError(ValueError):
     """The image declares more pixels, or the file holds more bytes, than a source decodes."""
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, smallest: int | None = None) -> Image.Image:
     """An encoded image as RGB: upright (EXIF), transparent parts white, its size checked before it is decoded.
+
+    Args:
+        data: Of the file.
+        smallest: Pixels that both sides keep at least, where they have them: a JPEG is decoded at a half, a quarter or
+            an eighth of its size; None: at its size.
 
     Raises:
         ImageTooLargeError: It declares more than `MAX_PIXELS` pixels.
@@ -104,11 +109,17 @@ def decode(data: bytes) -> Image.Image:
     >>> Image.new("RGBA", (4, 2), (0, 0, 0, 0)).save(buffer, "PNG")
     >>> decode(buffer.getvalue()).getpixel((0, 0))
     (255, 255, 255)
+    >>> photo = io.BytesIO()
+    >>> Image.new("RGB", (600, 800)).save(photo, "JPEG")
+    >>> decode(photo.getvalue(), smallest=256).size
+    (300, 400)
     """
     try:
         image = _opened(data)
         if image.width * image.height > MAX_PIXELS:
             raise ImageTooLargeError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
+        if smallest is not None:
+            image.draft(None, (smallest, smallest))
         return _as_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLargeError(str(error)) from error

@@ -658,7 +658,7 @@ def thumbnail(images: ImageSource, ref: str) -> bytes:
     data = images.read_bytes(ref) if hasattr(images, "read_bytes") else None
     if data is not None and len(data) <= SMALL and image_format(data) in WEB_FORMATS:
         return data
-    image = images.read(ref) if data is None else decode(data)
+    image = images.read(ref) if data is None else decode(data, THUMBNAIL)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
