@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
+from torch import Tensor
 
 from modiste.data.sources import image_format
 from modiste.errors import ModisteError
@@ -27,7 +28,7 @@ from modiste.search.planner import EXACT
 from modiste.serve.facets import facet_columns
 from modiste.serve.metrics import Metrics
 from modiste.serve.settings import Settings
-from modiste.serve.towers import EXAMPLES, Embedded, Towers, Words
+from modiste.serve.towers import EXAMPLES, Towers, Words
 
 log = logging.getLogger(__name__)
 Open = Callable[[Path], Any]
@@ -66,20 +67,21 @@ class Held:
         self.index, self.towers, self.version = index, towers, int(index.version)
         self.photo = functools.lru_cache(KEPT_PHOTOS)(self._photo)
 
-    async def asked(self, texts: Sequence[str], alone: bool) -> Index:
-        """The index for one request, which knows these words' embeddings; no thread waits for them.
+    async def asked(self, texts: Sequence[str], pixels: Sequence[Tensor] = (), alone: bool = False) -> Index:
+        """The index for one request, which knows what its words and photos embed to; no thread waits for them.
 
         Args:
             texts: Words of the request.
-            alone: Whether they are all that is asked for: then they are scored together with those of others.
+            pixels: Its photos, preprocessed.
+            alone: Whether one text is all that is asked for: it is scored together with those of other requests.
 
         Raises:
-            Busy: The text tower's queue is full.
+            Busy: A tower's queue is full.
         """
         index = copy.copy(self.index)
         snapshot = index.snapshot if alone and index.plan_in_use.choice == EXACT else None
         words = [Words(text, snapshot) for text in texts]
-        index.embedder = Embedded(self.towers, dict(zip(texts, await self.towers.soon(words), strict=True)))
+        index.embedder = await self.towers.soon(words, pixels)
         if snapshot is not None:
             index.snapshot = copy.copy(snapshot)
             index.snapshot.known = words[0].scores

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from modiste.utils.machine import usable_cores
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from torch import Tensor
 
     from modiste.search.index import Index
 
@@ -68,16 +69,19 @@ class Server:
         return row_image(held, body.row)
 
     async def answer(self, body: SearchBody) -> dict[str, Any]:
-        """`search`, with a thread only for what follows the words' embedding.
+        """`search`, with a thread only for what comes before and after the embedding.
 
         One for each request that waits would compete with the towers for the interpreter, and answer out of turn.
         """
         with self.use(body.index) as held:
+            images: list[Image.Image] = []
+            pixels: list[Tensor] = []
+            if body.image is not None:
+                images, pixels = await to_thread.run_sync(self._pictures, body.image, held, limiter=self.few)
             texts = list(dict.fromkeys(text for text in (body.text, body.minus) if text and text.strip()))
-            alone = len(texts) == 1 and not (body.minus or body.image or body.like or body.where or body.filters)
-            index = await held.asked(texts, alone)
-            threads = None if body.image else self.few  # a photo still has to be embedded
-            return await to_thread.run_sync(self._search, body, held, index, limiter=threads)
+            alone = len(texts) == 1 and not (body.minus or images or body.like or body.where or body.filters)
+            index = await held.asked(texts, pixels, alone)
+            return await to_thread.run_sync(self._search, body, held, index, images, limiter=self.few)
 
     def search(self, body: SearchBody) -> dict[str, Any]:
         """The answer to a search.
@@ -88,16 +92,21 @@ class Server:
             Busy: A tower's queue is full.
         """
         with self.use(body.index) as held:
-            return self._search(body, held, held.index)
+            images = [] if body.image is None else [read_image(body.image, self.settings)]
+            return self._search(body, held, held.index, images)
 
-    def _search(self, body: SearchBody, held: Held, index: Index) -> dict[str, Any]:
+    def _pictures(self, encoded: str, held: Held) -> tuple[list[Image.Image], list[Tensor]]:
+        """The photo of a search, and its pixels for the image tower."""
+        image = read_image(encoded, self.settings)
+        return [image], [held.towers.model.preprocess(image)]
+
+    def _search(self, body: SearchBody, held: Held, index: Index, images: Sequence[Image.Image]) -> dict[str, Any]:
         if body.k > self.settings.max_results:
             raise Refused(f"k={body.k} is more than {self.settings.max_results}: ask for fewer results.")
         start = time.perf_counter()
-        image = None if body.image is None else read_image(body.image, self.settings)
         where = where_of(body.where, body.filters, held)
-        asked: dict[str, Any] = {"text": body.text, "image": image, "like": body.like}
-        given = {name: value for name, value in asked.items() if value not in (None, "")}
+        asked: dict[str, Any] = {"text": body.text, "image": images, "like": body.like}
+        given = {name: value for name, value in asked.items() if value}
         weights = {str(part): weight for part, weight in body.weights.items()}
         if given or body.minus:
             found = index.search(

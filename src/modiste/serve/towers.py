@@ -100,9 +100,17 @@ class Towers:
         """Unit-norm embeddings (N, D), float32 on the CPU. Raises Busy."""
         return _results(self._text, [Words(text) for text in texts], self.model.embed_dim)
 
-    async def soon(self, words: Sequence[Words]) -> list[Tensor]:
-        """Unit-norm embeddings (D,), for a request that takes no thread while it waits. Raises Busy."""
-        return await asyncio.gather(*map(asyncio.wrap_future, self._text.submit(words)))
+    async def soon(self, words: Sequence[Words], pixels: Sequence[Tensor] = ()) -> Embedded:
+        """What a request asks for, embedded while it takes no thread. Raises Busy.
+
+        Args:
+            words: Its texts.
+            pixels: Its photos, preprocessed.
+        """
+        futures = [*self._text.submit(words), *self._image.submit(pixels)]
+        made = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        texts = {one.text: embedding for one, embedding in zip(words, made, strict=False)}
+        return Embedded(texts, made[len(words) :])
 
     def pictures(self, images: Sequence[Image.Image]) -> Tensor:
         """Unit-norm embeddings (N, D), float32 on the CPU. Raises Busy."""
@@ -173,19 +181,23 @@ class Towers:
 
 
 class Embedded:
-    """The towers for a request whose words are embedded already.
+    """An embedder of what one request asks for, which is embedded already.
 
     Args:
-        towers: Of the server.
-        known: Text to its unit-norm embedding (D,).
+        words: Text to its unit-norm embedding (D,).
+        photos: Unit-norm embeddings (D,) of its photos.
     """
 
-    def __init__(self, towers: Towers, known: dict[str, Tensor]) -> None:
-        self.known, self.pictures = known, towers.pictures
+    def __init__(self, words: dict[str, Tensor], photos: list[Tensor]) -> None:
+        self.words, self.photos = words, photos
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """As `Towers.texts`, of the known ones."""
-        return torch.stack([self.known[text] for text in texts])
+        """Embeddings (N, D)."""
+        return torch.stack([self.words[text] for text in texts])
+
+    def pictures(self, images: Sequence[Image.Image]) -> Tensor:
+        """Embeddings (N, D) of all its photos."""
+        return torch.stack(self.photos)
 
 
 class Patient:
