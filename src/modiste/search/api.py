@@ -96,12 +96,22 @@ def _model(cfg: DictConfig) -> tuple[Any, str, str]:
     from modiste.models.load import load as load_model
 
     if cfg.run:
-        return load_model(Path(cfg.run).expanduser(), cfg.checkpoint).model, str(cfg.name), str(cfg.run)
+        return load_model(Path(cfg.run).expanduser(), cfg.checkpoint).model, run_name(cfg.run), str(cfg.run)
     import torch
 
     torch.manual_seed(cfg.seed)  # model=two_tower is random
     source = str(cfg.model.get("source", cfg.model["_target_"].rpartition(".")[2]))
     return build_model(cfg).eval(), source, source
+
+
+def run_name(run: str) -> str:
+    """A run as people call it: its directory, with the one above where it is named by the time.
+
+    >>> run_name("runs/shop"), run_name("runs/demo/2026-11-30_10-00-00/")
+    ('shop', 'demo/2026-11-30_10-00-00')
+    """
+    path = Path(run).expanduser().resolve()
+    return f"{path.parent.name}/{path.name}" if path.name[:1].isdigit() else path.name
 
 
 def _index(cfg: DictConfig) -> Index:
