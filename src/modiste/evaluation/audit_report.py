@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modiste.evaluation.audit import MEANING, Audit, closest, notes, pair, shown
-from modiste.utils.drawing import typeface, wrap
+from modiste.utils.drawing import write
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +54,7 @@ def draw_pairs(audit: Audit, path: Path, most: int) -> bool:
 
     Evenly spaced, so that the sheet also shows where the threshold cuts. Returns whether there is any pair to draw.
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image
 
     sections = {name: _spread(closest(audit, name), most) for name in shown(audit)}
     sections = {name: rows for name, rows in sections.items() if rows}
@@ -64,13 +64,13 @@ def draw_pairs(audit: Audit, path: Path, most: int) -> bool:
     width, height = 2 * THUMB[0] + 2 * MARGIN, THUMB[1] + CAPTION
     heights = [HEADING + -(-len(rows) // PER_ROW) * height for rows in sections.values()]
     sheet = Image.new("RGB", (MARGIN + PER_ROW * width, sum(heights) + MARGIN), "white")
-    draw = ImageDraw.Draw(sheet)
     for top, (name, rows) in zip(np.cumsum([0, *heights]).tolist(), sections.items(), strict=False):
         total = len(closest(audit, name))
-        draw.text((MARGIN, top + 6), f"{name}: {len(rows)} of {total} pairs, closest first", "black", typeface(15))
+        heading = f"{name}: {len(rows)} of {total} pairs, closest first"
+        write(sheet, (MARGIN, top + 6), heading, 15, "black", sheet.width - 2 * MARGIN)
         for place, row in enumerate(rows):
             corner = (MARGIN + place % PER_ROW * width, top + HEADING + place // PER_ROW * height)
-            _draw_pair(sheet, draw, corner, audit, name, row)
+            _draw_pair(sheet, corner, audit, name, row)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
     return True
@@ -86,9 +86,9 @@ def _spread(rows: Sequence[int], most: int) -> list[int]:
     return [rows[place] for place in places.tolist()]
 
 
-def _draw_pair(sheet: Any, draw: Any, corner: tuple[int, int], audit: Audit, name: str, row: int) -> None:
+def _draw_pair(sheet: Any, corner: tuple[int, int], audit: Audit, name: str, row: int) -> None:
     x, y = corner
-    cells, small = pair(audit, name, row), typeface(10)
+    cells = pair(audit, name, row)
     for offset, catalogue, position in (
         (0, audit.test, row),
         (THUMB[0] + 2, audit.train, int(audit.matches[name].train[row])),
@@ -97,7 +97,7 @@ def _draw_pair(sheet: Any, draw: Any, corner: tuple[int, int], audit: Audit, nam
         scale = min(THUMB[0] / image.width, THUMB[1] / image.height)
         image = image.resize([max(1, round(length * scale)) for length in image.size])
         sheet.paste(image, (x + offset + (THUMB[0] - image.width) // 2, y + (THUMB[1] - image.height) // 2))
-    draw.text((x, y + THUMB[1] + 2), f"{cells['distance']:.4g}", "#D55E00", small)
+    write(sheet, (x, y + THUMB[1] + 2), f"{cells['distance']:.4g}", 10, "#D55E00", 2 * THUMB[0])
     for line, side in enumerate(("test", "train")):
-        lines = wrap(f"{cells[f'{side}_product_id']} {cells[f'{side}_text']}", small, 2 * THUMB[0], lines=1)
-        draw.text((x, y + THUMB[1] + 15 + 13 * line), lines[0], "#333333", small)
+        said = f"{cells[f'{side}_product_id']} {cells[f'{side}_text']}"
+        write(sheet, (x, y + THUMB[1] + 15 + 13 * line), said, 10, "#333333", 2 * THUMB[0])

@@ -43,4 +43,4 @@ def _draw_scene(sheet: Image.Image, corner: tuple[int, int], scene: Scene, kinds
     for place, kind in enumerate(kinds[:8]):
         x, y = left + place % 2 * (CELL // 2), below + place // 2 * 15
         draw.rectangle((x, y + 3, x + 9, y + 12), fill=COLOURS[place % len(COLOURS)])
-        write(draw, (x + 13, y), kind, 11, "#333333", CELL // 2 - 16)
+        write(sheet, (x + 13, y), kind, 11, "#333333", CELL // 2 - 16)

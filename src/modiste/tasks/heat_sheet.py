@@ -41,12 +41,11 @@ def heat_sheet(rows: Sequence[Mapping[str, Any]], verdicts: Sequence[str] = ()) 
     width, height = HEAT_CELL[0] + GAP, title + HEAT_CELL[1] + words + GAP
     size = (GAP + width * (1 + len(methods)), head + height * len(rows) + foot + 56 * len(verdicts))
     sheet = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(["mask", *methods]):
-        write(draw, (GAP + column * width, 6), name, 13, FAINT, HEAT_CELL[0])
+        write(sheet, (GAP + column * width, 6), name, 13, FAINT, HEAT_CELL[0])
     for i, row in enumerate(rows):
         top = head + i * height
-        write(draw, (GAP, top), f"“{row['title']}”", 14, INK, sheet.width - 2 * GAP)
+        write(sheet, (GAP, top), f"“{row['title']}”", 14, INK, sheet.width - 2 * GAP)
         image = fitted(row["image"], HEAT_CELL)
         sheet.paste(_outlined(image, row["mask"]), (GAP, top + title))
         for column, name in enumerate(methods, 1):
@@ -56,11 +55,11 @@ def heat_sheet(rows: Sequence[Mapping[str, Any]], verdicts: Sequence[str] = ()) 
             _cross(drawn, ((x + 0.5) * image.width / heat.shape[1], (y + 0.5) * image.height / heat.shape[0]))
             sheet.paste(drawn, (GAP + column * width, top + title))
             corner = GAP + column * width, top + title + image.height + 3
-            write(draw, corner, row["words"][name], 11, FAINT, HEAT_CELL[0])
+            write(sheet, corner, row["words"][name], 11, FAINT, HEAT_CELL[0])
     top = head + height * len(rows) + 4
     _scale(sheet, (GAP, top))
     for i, verdict in enumerate(verdicts):
-        write(draw, (GAP, top + foot - 4 + 56 * i), verdict, 12, INK, sheet.width - 2 * GAP, lines=3)
+        write(sheet, (GAP, top + foot - 4 + 56 * i), verdict, 12, INK, sheet.width - 2 * GAP, lines=3)
     return sheet
 
 
@@ -75,11 +74,10 @@ def photo_sheet(image: Image.Image, found: Sequence[tuple[str, Grounded]]) -> Im
     scale = photo.width / image.width
     width, head = photo.width + GAP, 30
     sheet = Image.new("RGB", (GAP + width * (1 + len(found)), head + photo.height + GAP + SCALE[1] + 16), PAPER)
-    draw = ImageDraw.Draw(sheet)
     sheet.paste(photo, (GAP, head))
     for column, (phrase, one) in enumerate(found, 1):
         left = GAP + column * width
-        write(draw, (left, 8), f"“{phrase}”", 15, INK, photo.width)
+        write(sheet, (left, 8), f"“{phrase}”", 15, INK, photo.width)
         drawn = _heated(photo, one.heat)
         corners = [scale * side for side in one.box]
         for colour, line in zip(OUTLINE, (4, 2), strict=True):
@@ -113,9 +111,8 @@ def _scale(sheet: Image.Image, corner: tuple[int, int]) -> None:
     colours = colormaps[HEAT_COLOURS](np.linspace(0, 1, SCALE[0]))[None, :, :3] * 255
     bar = Image.fromarray(colours.astype(np.uint8)).resize(SCALE)
     sheet.paste(bar, (left + 14, top))
-    draw = ImageDraw.Draw(sheet)
-    write(draw, (left, top - 1), "0", 11, FAINT, 14)
-    write(draw, (left + SCALE[0] + 18, top - 1), "1  heat, minimum to maximum of each map", 11, FAINT, 300)
+    write(sheet, (left, top - 1), "0", 11, FAINT, 14)
+    write(sheet, (left + SCALE[0] + 18, top - 1), "1  heat, minimum to maximum of each map", 11, FAINT, 300)
 
 
 def _heated(image: Image.Image, heat: np.ndarray) -> Image.Image:
