@@ -230,3 +230,10 @@ def test_of_many_classes_those_with_errors_are_chosen():
     matrix = np.diag(np.full(40, 10))
     matrix[3, 30] = matrix[12, 39] = 4
     assert figures.confused_classes(matrix.tolist(), 4) == [3, 12, 30, 39]
+
+
+def test_names_that_matplotlib_has_no_font_for_stay_text_without_a_warning(tmp_path, recwarn):
+    with figures.new_figure(2, 1, tmp_path / "a.svg") as figure:
+        figure.add_subplot().set_xlabel("赤いワンピース")
+    assert "赤いワンピース" in (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]

@@ -7,6 +7,7 @@ alone.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +75,9 @@ def new_figure(width: float, height: float, path: Path) -> Iterator[Figure]:
             figure.savefig(path, dpi=150, facecolor="white")
             return
         text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # text stays text: the page's fonts draw it
+            figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         write_text(path, adaptive(text.getvalue()))
 
 
