@@ -23,7 +23,7 @@ from modiste.reporting.tables.sheets import Grid, Item, grid_markdown
 from modiste.tasks.grounding import DECISIVE, MACRO
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+RESULTS = HERE / "pooled"
 SEEDS = (0, 1, 2)
 DATA = {"ccp": "ccp", "scenes": "synthetic_scenes", "synthetic": "synthetic"}
 """Choice of ``data=`` → the name in results."""

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from record import HERE, RESULTS, SEEDS, figure, fill, interval, modiste, spread, table, train
+from record import HERE, MEASURED, SEEDS, figure, fill, interval, modiste, spread, table, train
 
 RECIPE = "kagl_general"
 KEPT = ("task", "data", "split", "metrics", "counts", "tables", "model", "data_fingerprint", "seed", "command")
@@ -37,7 +37,7 @@ def run_of(seed: int) -> Path:
 
 def file_of(seed: int) -> Path:
     """Where the record keeps the metrics of a seed, by domain."""
-    return RESULTS / f"general_{seed}.json"
+    return MEASURED / f"general_{seed}.json"
 
 
 def measure(seed: int) -> None:
@@ -56,7 +56,7 @@ def keep(run: Path, seed: int) -> None:
         kept[name] = {key: content[key] for key in KEPT}
     file_of(seed).write_text(json.dumps(kept, indent=1) + "\n")
     for name in ("cost", "selection"):
-        shutil.copy(run / f"{name}.json", RESULTS / f"general_{seed}.{name}.json")
+        shutil.copy(run / f"{name}.json", MEASURED / f"general_{seed}.{name}.json")
 
 
 def domains() -> str:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "measured"
 KAGL = "fashion-product-images-small.zip"
 QUICK = ["data.batch_size=32", "data.limit=64", "trainer.max_epochs=1", "trainer.limit_val_batches=1"]
 QUICK += ["monitor.metric=val/loss", "monitor.mode=min", "features.cache=false"]

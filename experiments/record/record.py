@@ -26,6 +26,8 @@ from modiste.reporting.tables.sheets import Grid, Item, grid_markdown
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 RESULTS = HERE / "results"
+MEASURED = HERE / "measured"
+"""What is no result of modiste evaluate: costs, curves, comparisons."""
 SEEDS = (0, 1, 2)
 DROPPED = ("examples", "per_query", "overlap")  # large, and in the run directory
 
@@ -59,11 +61,12 @@ class Study:
         run = self.run(seed)
         train(run, f"experiment={self.recipe}", f"seed={seed}")
         modiste("evaluate", f"run={run}", *self.evaluation)
-        RESULTS.mkdir(exist_ok=True)
+        for folder in (RESULTS, MEASURED):
+            folder.mkdir(exist_ok=True)
         content = json.loads((run / "results" / f"{self.result}.json").read_text())
         kept = {name: value for name, value in content.items() if name not in DROPPED}
         self.file(seed).write_text(json.dumps(kept, indent=1) + "\n")
-        shutil.copy(run / "cost.json", RESULTS / f"{self.name}_{seed}.cost.json")
+        shutil.copy(run / "cost.json", MEASURED / f"{self.name}_{seed}.cost.json")
         self.keep_curve(seed)
 
     def keep_curve(self, seed: int) -> None:
@@ -74,7 +77,7 @@ class Study:
 
     def curve_file(self, seed: int) -> Path:
         """Where the record keeps the curve of a seed."""
-        return RESULTS / f"{self.name}_{seed}.curve.json"
+        return MEASURED / f"{self.name}_{seed}.curve.json"
 
     def curves(self) -> dict[int, dict[str, Any]]:
         """Seed to curve, of the seeds that were run."""
@@ -88,19 +91,19 @@ class Study:
 
     def cost(self, seed: int) -> dict[str, Any]:
         """The cost of a training run; empty where it is not known."""
-        path = RESULTS / f"{self.name}_{seed}.cost.json"
+        path = MEASURED / f"{self.name}_{seed}.cost.json"
         return json.loads(path.read_text()) if path.is_file() else {}
 
 
 # One seed trained again with another number of threads: the weighted F1 of its two checkpoints.
-RERUN = RESULTS / "transfer_rerun.json"
+RERUN = MEASURED / "transfer_rerun.json"
 TRANSFER = Study("transfer", "kagl_transfer", ("data=fashion_mnist", "task=[zeroshot]"), "fashion_mnist.test.zeroshot")
 ADAPTATION = Study("adapt", "kagl_adapt", ("data=kagl", "data/split=marqo", "task=[marqo]"), "kagl.test.marqo")
 
 
 # Categories and brands that are never trained: which checkpoint each criterion chooses, and what it is worth on them.
 HELD_OUT = Study("select", "kagl_select", ("split=test_held_out", "task=[retrieval]"), "kagl.test_held_out.retrieval")
-SELECTION = RESULTS / "select_0.selection.json"
+SELECTION = MEASURED / "select_0.selection.json"
 # What the recipes are compared to: both trunks frozen, titles, all pairs (the first row of the ablation).
 BASELINE = Path("runs/baseline")
 PROBES = ("data=kagl", "data/split=marqo", "split=test", "task=[compositional,retrieval]")
@@ -165,7 +168,7 @@ def train_baseline() -> None:
 
 
 # Between the baseline and the model for other catalogues, which began with the same weights (WiSE-FT).
-WISE = RESULTS / "wise.json"
+WISE = MEASURED / "wise.json"
 ALONG = {
     "KAGL validation, t2i MRR": "val/retrieval/t2i/mrr",
     "garments of street photos, weighted F1": "transfer/zeroshot/garment/weighted_f1",
@@ -195,7 +198,7 @@ def interpolate() -> None:
 
 def gains_file(study: Study, task: str) -> Path:
     """Where the comparison of a recipe to the baseline is kept."""
-    return RESULTS / f"{study.name}_0_to_baseline.{task}.csv"
+    return MEASURED / f"{study.name}_0_to_baseline.{task}.csv"
 
 
 def modiste(*arguments: str) -> None:
@@ -280,7 +283,7 @@ def classes() -> str:
 
 def probes() -> str:
     """What the recipe was chosen on: one epoch each, by macro F1 on degraded photos of KAGL and on CCP's garments."""
-    found = json.loads((RESULTS / "transfer_probes.json").read_text())["probes"]
+    found = json.loads((MEASURED / "transfer_probes.json").read_text())["probes"]
     rows = [[probe["what"], figure(probe["thumbnails"]), figure(probe["street"])] for probe in found]
     return table(["one epoch, one seed", "KAGL, degraded", "CCP's garments, small and grey"], rows)
 

@@ -13,7 +13,8 @@ from helpers.commands import TINY, modiste
 from modiste.commands import verify as command
 from modiste.config import compose, instantiate
 from modiste.errors import ModisteError
-from modiste.evaluation.verify import Recipe, compare, find_run, recipe
+from modiste.evaluation import verify as again
+from modiste.evaluation.verify import Recipe, Verdict, compare, find_run, recipe
 from modiste.reporting.tables import differences
 from modiste.reporting.tables.results import read_result
 
@@ -37,7 +38,7 @@ RESULT = {
 
 HOME = Path(__file__).parents[2]
 RECORDS = {file: json.loads(file.read_text()) for file in sorted(HOME.glob("experiments/*/results/*.json"))}
-STORED = [file for file, record in RECORDS.items() if isinstance(record, dict) and "task" in record]
+STORED = list(RECORDS)
 PER_QUERY = ({"mrr": np.array([0.5])},) * 2
 
 
@@ -203,6 +204,17 @@ def test_the_run_is_where_it_was_or_around_the_result_or_where_one_says(run_dir,
         find_run(RESULT, elsewhere, None)
     with pytest.raises(ModisteError, match="no run directory"):
         find_run(RESULT, elsewhere, "absent")
+
+
+def test_a_result_whose_run_is_gone_does_not_keep_others_from_being_verified(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(again, "verify", lambda how, paths, *rest: (Verdict(path, "identical") for path in paths))
+    write(tmp_path / "results" / "a.json", RESULT)
+    write(tmp_path / "results" / "b.json", edited(command="modiste evaluate model=two_tower 'task=[retrieval]'"))
+    gone, there = again.verify_results([str(tmp_path)])
+    assert (gone.path.name, gone.word) == ("a.json", "not computed")
+    assert "no run directory" in str(gone)
+    assert (there.path.name, there.word) == ("b.json", "identical")
 
 
 def test_without_paths_the_user_is_asked_for_them():

@@ -21,6 +21,6 @@ def run(cfg: DictConfig) -> None:
     wrong = sum(not verdict.sound for verdict in verdicts)
     if wrong:
         raise ModisteError(
-            f"{wrong} of {len(verdicts)} results differ from their files: evaluate them again with "
-            "overwrite=true, or restore the files."
+            f"{wrong} of {len(verdicts)} results are not confirmed: evaluate them again with overwrite=true, or "
+            "restore what is named above."
         )

@@ -89,11 +89,15 @@ def verify_results(
         config_dirs: Folders with config groups of the user's; those that a file names are ignored.
 
     Raises:
-        ModisteError: There are no results, or a file does not say how it was made.
+        ModisteError: There are no results, or a file is none.
     """
     recipes: dict[Recipe, list[Path]] = {}
     for path in dict.fromkeys(file for given in paths for file in find_results(given)):
-        recipes.setdefault(recipe(read_result(path), path, run), []).append(path)
+        result = read_result(path)
+        try:
+            recipes.setdefault(recipe(result, path, run), []).append(path)
+        except ModisteError as error:
+            yield Verdict(path, "not computed", [str(error)])
     for how, files in recipes.items():
         print(f"Recomputing: {how}", file=sys.stderr, flush=True)
         yield from verify(how, files, tolerance, cache, config_dirs)
