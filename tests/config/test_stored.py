@@ -3,13 +3,14 @@
 import pytest
 from omegaconf import OmegaConf
 
-from modiste.config import load_config, load_overrides, load_run_config
+from modiste.config import compose, load_config, load_overrides, load_run_config
 from modiste.config.signatures import Unknown, signature
 from modiste.config.stored import check_overrides
 from modiste.errors import ModisteError
 
 
 def written(folder, text, name="config.yaml"):
+    (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text(text)
     return folder / name
 
@@ -89,6 +90,9 @@ def test_a_config_of_something_else_names_what_it_lacks(tmp_path):
         "seed",
         "name=${oc.env:SECRET}",
         "x={a: [1, '${oc.env:SECRET}']}",
+        "name=$\\{oc.env\\:SECRET\\}",
+        "name=\\${oc.env:SECRET}",
+        "x={a: $\\{oc.env\\:SECRET\\}}",
         "/etc/passwd=1",
         "",
         7,
@@ -146,3 +150,29 @@ def test_the_annotations_of_a_strangers_module_are_not_evaluated(tmp_path, monke
     signature.cache_clear()
     assert signature("evil.Loss").parameters["x"].type is Unknown
     signature.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "loss=../../../../../../../../proc/self/cwd/evil/x",
+        "loss=/proc/self/cwd/evil/x",
+        "loss='../x'",
+        r"loss=\.\./x",
+        "+loss@term=../x",
+        "loss/../../evil=x",
+        "callbacks=[default,../x]",
+        "callbacks=[default,/x]",
+        "experiment=demo/../../x",
+        "data/split=${name}",
+    ],
+)
+def test_no_option_leads_out_of_its_group(tmp_path, override):
+    """Hydra reads whatever YAML a path leads to, and a YAML may name code to run in Hydra's own node."""
+    with pytest.raises(ModisteError, match="leads out of the group"):
+        compose("train", [override])
+
+
+def test_an_option_of_a_folder_of_the_users_own_is_taken(tmp_path):
+    written(tmp_path, "_target_: modiste.losses.clip.ClipLoss\n", "loss/mine.yaml")
+    assert compose("train", ["loss=mine"], [tmp_path]).loss._target_ == "modiste.losses.clip.ClipLoss"

@@ -254,7 +254,7 @@ def test_a_result_is_computed_again_bit_for_bit_and_what_was_tampered_with_is_na
     assert weights.startswith("other weights: weights/results")
     assert task.startswith("not computed: task/results")
     assert "task.retrieval.k" in task
-    assert "3 of 4 results differ" in refused.stderr
+    assert "3 of 4 results are not confirmed" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

@@ -32,7 +32,7 @@ SECRET = "hunter2-0b5f"
 PICTURE = (64, 48)
 """Size of the secret picture."""
 EVALUATE = ("evaluate", "run=evil", "task=[retrieval]")
-CONTINUE = ("train", "continue=evil")
+CONTINUE = ("train", "continue=evil", "trainer.max_epochs=2")
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,8 @@ def text_file(name: str, text: str) -> Callable[[Path, Path], None]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text.replace("{out}", str(outside)))
         torch_payload(folder / "x.pt", outside)
+        (folder / "conf").mkdir(exist_ok=True)
+        (folder / "conf" / "x.yaml").write_text(EVIL_YAML)
 
     return make
 
@@ -192,6 +194,9 @@ def special(name: str) -> Callable[[Path, Path], None]:
     return make
 
 
+HERE = f"{'../' * 12}proc/self/cwd"
+"""A way from the folder of a config group to the working directory."""
+EVIL_YAML = "# @package hydra.callbacks\nx:\n  _target_: torch.load\n  f: evil/x.pt\n  weights_only: false\n"
 OVERRIDES = (
     "+hydra.callbacks.x={_target_: torch.load, f: evil/x.pt, weights_only: false}",
     "hydra.run.dir={out}",
@@ -212,6 +217,10 @@ OVERRIDES = (
     "run_dir={out}",
     "trainer.profiler={_target_: lightning.pytorch.profilers.SimpleProfiler, dirpath: '{out}', filename: PWNED}",
     "init={out}/secret.txt",
+    f"loss={HERE}/evil/conf/x",
+    f"callbacks=[default,{HERE}/evil/conf/x]",
+    f"loss/{HERE}/evil/conf=x",
+    r"name=$\{oc.env\:SECRET_TOKEN\}",
 )
 
 
@@ -225,7 +234,7 @@ def overrides() -> Iterator[Case]:
             text_file("overrides.yaml", text),
             ("train", f"{key}=evil", "trainer.max_epochs=2"),
         )
-    for line in OVERRIDES[:6]:
+    for line in (*OVERRIDES[:6], *OVERRIDES[-4:]):
         yield Case(
             f"overrides.yaml of a sweep: {line}",
             text_file("overrides.yaml", yaml.safe_dump([line])),
@@ -264,6 +273,7 @@ def results(outside: Path) -> Iterator[Case]:
     yield case("a command with a shell", verify, command=f"modiste evaluate run=evil; id > {outside}/PWNED")
     yield case("a command that substitutes", verify, command=f"modiste evaluate run=$(id > {outside}/PWNED)")
     yield case("another program", verify, command=f"sh -c 'id > {outside}/PWNED'")
+    yield case("an option out of its group", verify, overrides=["run=evil", f"suite={HERE}/evil/conf/x"])
     yield case("a target", verify, overrides=["run=evil", "task.retrieval={_target_: os.system, command: id}"])
     picture = {"kind": "t2i", "query": "a", "rank": 1, "results": [{"row": 0, "image": f"{outside}/secret.png"}]}
     yield case("pictures outside", ("evaluate", "run=evil"), examples=[picture])
@@ -292,6 +302,29 @@ def npy_payload(outside: Path) -> bytes:
     """An object array of numpy, whose elements are a pickle."""
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(117) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + payload(outside)
+
+
+# ---------------------------------------------------------------------------------------------------------------- links
+
+
+def links(outside: Path) -> Iterator[Case]:
+    """Run directories in which places that are written lie elsewhere."""
+
+    def linked(name: str) -> Callable[[Path, Path], None]:
+        def make(folder: Path, out: Path) -> None:
+            path = folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            path.unlink(missing_ok=True)
+            path.symlink_to(out / ("rc" if path.suffix else "victim"))
+            (out / "victim").mkdir(exist_ok=True)
+
+        return make
+
+    for name in ("figures", "results", "report.html", "evaluate.log"):
+        yield Case(f"link: {name}, evaluate", linked(name), EVALUATE)
+    for name in ("train.log", "csv", "checkpoints", ".in_use.json", "hparams.yaml"):
+        yield Case(f"link: {name}, continue", linked(name), CONTINUE)
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -476,7 +509,16 @@ def models(outside: Path) -> Iterator[Case]:
 
 def cases(outside: Path) -> list[Case]:
     """All of them."""
-    return [*configs(outside), *overrides(), *results(outside), *tables(outside), *weights(), *models(outside)]
+    made = (
+        configs(outside),
+        overrides(),
+        results(outside),
+        links(outside),
+        tables(outside),
+        weights(),
+        models(outside),
+    )
+    return [case for kind in made for case in kind]
 
 
 # ------------------------------------------------------------------------------------------------------------- watching

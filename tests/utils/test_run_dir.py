@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from modiste.errors import ModisteError
-from modiste.utils.run_dir import RunDir
+from modiste.evaluation.store import ResultStore
+from modiste.utils.lock import exclusive
+from modiste.utils.run_dir import EVALUATED, RunDir, check_links
 
 
 @pytest.fixture
@@ -91,3 +93,30 @@ def test_a_checkpoint_with_a_flipped_byte_is_never_used(run, kind, caplog):
     os.utime(chosen, (2000, 2000))
     assert run.checkpoint(kind) != chosen
     assert f"{chosen.name} is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["train.log", "figures", "csv/version_0", ".in_use.json", "checkpoints/last.ckpt"])
+def test_nothing_is_written_through_a_link_out_of_the_directory(run, tmp_path_factory, name):
+    elsewhere = tmp_path_factory.mktemp("victim")
+    (run.path / name).parent.mkdir(exist_ok=True)
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).symlink_to(elsewhere / "rc" if "." in name else elsewhere)
+    with pytest.raises(ModisteError, match=f"{name} leads out of the run directory"):
+        check_links(run.path)
+    with pytest.raises(ModisteError, match="leads out"), exclusive(run.path):
+        pass
+    assert not list(elsewhere.iterdir())
+    if name.startswith("checkpoints"):
+        check_links(run.path, EVALUATED)
+    else:
+        with pytest.raises(ModisteError, match="leads out"):
+            ResultStore(run)
+
+
+def test_links_within_the_directory_stay_and_a_pipe_is_refused(run):
+    (run.path / "newest").symlink_to("checkpoints")
+    check_links(run.path)
+    check_links(run.path / "absent")
+    os.mkfifo(run.path / "train.log")
+    with pytest.raises(ModisteError, match="pipe or a device"):
+        check_links(run.path)

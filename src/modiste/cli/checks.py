@@ -18,7 +18,7 @@ from modiste.config import paths, schema
 from modiste.config.validation import AUTOMATIC, GLOBAL, contradictions, value_problems
 from modiste.errors import ModisteError
 from modiste.export.formats import FORMATS
-from modiste.utils.run_dir import RunDir
+from modiste.utils.run_dir import EVALUATED, RunDir, check_links
 
 # Root → keys that must be given, and what to say where one is not.
 NEEDED: dict[str, tuple[tuple[str, ...], str]] = {
@@ -121,7 +121,7 @@ def _is_used(key: str, config: DictConfig) -> bool:
 
 
 def _places(config: DictConfig) -> Iterator[str]:
-    """Runs that are named and not there."""
+    """Runs that are named and not there, or lead somewhere else."""
     for key in ("run", "init", "resume", "continue"):
         value = _selected(config, key)
         if not isinstance(value, str) or not value or (key, value) == ("continue", AUTOMATIC):
@@ -132,7 +132,9 @@ def _places(config: DictConfig) -> Iterator[str]:
                 yield f"'init': there is no checkpoint {value}."
             continue
         try:
-            RunDir.find(value)
+            run = RunDir.find(value)
+            if key in ("run", "continue"):  # before Hydra opens its log there
+                check_links(run.path, EVALUATED if key == "run" else ())
         except ModisteError as error:
             yield f"'{key}': {error}"
 

@@ -52,6 +52,8 @@ OPEN = (
 )
 
 
+# In the option of a group: a step up, the root of the file system, an interpolation.
+OUTSIDE = re.compile(r"""(^|[/,\[\]()'"\s])\.\.(?=$|[/,\[\]()'"\s])|[,\[\]()'"\s/]/|\$""")
 HOME = re.compile(r"""([^=]*=)(["']?)~(?=/|\2$)""")
 
 
@@ -134,9 +136,34 @@ def compose_with_sources(
     return config, files
 
 
+def check_choices(overrides: Sequence[str], folders: Sequence[Path]) -> None:
+    """Check that an option of a group is one of its folder's files: Hydra would follow a path out of it.
+
+    Raises:
+        ModisteError: One names a path out of its group, or is made of something else in the configuration.
+
+    >>> check_choices(["loss=clip", "task=[retrieval,zeroshot]", "data_dir=../data"], [paths.config_dir()])
+    >>> check_choices(["loss=../../tmp/x"], [paths.config_dir()])
+    Traceback (most recent call last):
+    ...
+    modiste.errors.ModisteError: 'loss=../../tmp/x' leads out of the group 'loss': name one of its options, or give \
+the folder of your own with --config-dir.
+    """
+    for override in overrides:
+        key, _, value = override.replace("\\", "").lstrip("+~").partition("=")
+        group = key.partition("@")[0]
+        is_group = ".." in group.split("/") or any((folder / group).is_dir() for folder in folders)
+        if is_group and not value.lstrip().startswith("{") and OUTSIDE.search(f"{group}/{value}"):
+            raise ModisteError(
+                f"'{override}' leads out of the group '{group}': name one of its options, or give the folder of your "
+                "own with --config-dir."
+            )
+
+
 @contextmanager
 def _hydra(config_name: str, overrides: Sequence[str], folders: Sequence[Path]) -> Iterator[None]:
     """Hydra, ready to compose; its errors are explained."""
+    check_choices(overrides, folders)
     try:
         with _set_aside(), hydra.initialize_config_dir(config_dir=str(folders[0].resolve()), **VERSION_BASE):
             yield

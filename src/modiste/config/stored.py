@@ -48,7 +48,20 @@ def load_config(path: str | Path, required: Collection[str] = ()) -> DictConfig:
     missing = [key for key in required if key not in content]
     if missing:
         raise ModisteError(f"{path} is not the configuration of a training run: it has no '{missing[0]}'.")
-    return OmegaConf.create(rename_keys(_literal(content, path)))
+    return literal(content, path)
+
+
+def literal(content: dict[str, Any], source: Path) -> DictConfig:
+    """A stored configuration as `load_config` gives it.
+
+    Args:
+        content: Of a file or a checkpoint.
+        source: It, for messages.
+
+    Raises:
+        ModisteError: It calls a resolver.
+    """
+    return OmegaConf.create(rename_keys(_literal(content, source)))
 
 
 def load_run_config(path: str | Path) -> DictConfig:
@@ -96,9 +109,10 @@ a file may only set Modiste's keys.
     for override in overrides:
         if not isinstance(override, str) or not OVERRIDE.match(override) or "hydra" in override.partition("=")[0]:
             raise ModisteError(f"{source} holds '{override}', which is refused: a file may only set Modiste's keys.")
-        if CALL.search(override):
+        plain = override.replace("\\", "")  # Hydra takes escapes away
+        if CALL.search(plain):
             raise ModisteError(f"{source} holds '{override}', which is refused: a file may not call a resolver.")
-        if LEAVE.search(override):
+        if LEAVE.search(plain):
             raise ModisteError(f"{source} holds '{override}', which is refused: a file gives no leave to download.")
     return [o for o in overrides if isinstance(o, str) and not re.match(r"[+\w./]*\bdownload=", o)]
 

@@ -15,7 +15,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from modiste.utils.machine import environment
-from modiste.utils.run_dir import RunDir, write_json
+from modiste.utils.run_dir import EVALUATED, RunDir, check_links, write_json
 
 if TYPE_CHECKING:
     from modiste.evaluation.spec import Evaluation
@@ -49,10 +49,16 @@ class ResultStore:
     Attributes:
         run: The run directory.
         command: The command line that computes them, for the record.
+
+    Raises:
+        ModisteError: See `modiste.utils.run_dir.check_links`.
     """
 
     run: RunDir
     command: str = ""
+
+    def __post_init__(self) -> None:
+        check_links(self.run.path, EVALUATED)
 
     def path(self, evaluation: Evaluation, task: str) -> Path:
         """The file of a result: ``<data>.<split>.<task>[.<variant>].json``."""

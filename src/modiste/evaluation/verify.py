@@ -20,7 +20,7 @@ from modiste.config import quote
 from modiste.config.stored import check_overrides
 from modiste.errors import ModisteError
 from modiste.reporting.tables import differences, find_results, read_result, without_paths
-from modiste.utils.run_dir import RunDir
+from modiste.utils.run_dir import EVALUATED, RunDir
 
 # Overrides that say where to write, or how to hurry; they are replaced.
 REPLACED = ("run", "run_dir", "overwrite", "cache", "deterministic")
@@ -33,7 +33,6 @@ IDENTITY = {
 }
 NUMBERS = ("metrics", "counts", "protocol", "confusion", "tables", "examples", "overlap")
 SHOWN = 3  # differences of a result that are named
-KEPT = ("config.yaml", "checkpoints")  # of a run directory: what an evaluation reads
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ def compute(how: Recipe, folder: Path, cache: bool, config_dirs: Sequence[Path] 
 def stand_in(run: Path, folder: Path) -> Path:
     """A run directory ``folder`` with the configuration and checkpoints of ``run``: nothing is written to its own."""
     folder.mkdir(parents=True)
-    for name in KEPT:
+    for name in EVALUATED:
         (folder / name).symlink_to((run / name).resolve())
     return folder
 

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from modiste.config import STARTS, instantiate, load_run_config
-from modiste.config.aliases import rename_keys
+from modiste.config.stored import literal
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokenizer
 from modiste.models.finetune import TOWERS, Tuning, fold_adapters, freeze_rest
@@ -106,7 +106,7 @@ def load_folded(model: DualEncoder, path: Path) -> None:
     stored = read_checkpoint(path).get("hyper_parameters", {}).get("config") or {}
     if not any(tower.get("train") == "lora" for tower in stored.get("tune", {}).values()):
         return load_weights(model, path)
-    adapted = build_model(DictConfig(rename_keys(stored)))
+    adapted = build_model(literal(stored, path))
     load_weights(adapted, path)
     fold_adapters(adapted)
     model.initial_scale, model.initial_bias = adapted.initial_scale, adapted.initial_bias

@@ -95,13 +95,12 @@ class Encoder:
                 "This index was made of embeddings without a model: it answers like=, but no text= or image=. "
                 "Re-index with run=RUN or model=NAME alongside vectors=."
             )
-        from omegaconf import DictConfig, OmegaConf
-
+        from modiste.config import load_config
         from modiste.embedding.embedder import fingerprint
         from modiste.models.load import build_model, load_weights
 
-        cfg: Any = OmegaConf.load(self.folder / "config.yaml")
-        model = build_model(DictConfig(cfg)).eval()
+        cfg = load_config(self.folder / "config.yaml", ("model", "tune", "name", "fingerprint"))
+        model = build_model(cfg).eval()
         if (self.folder / "weights.ckpt").is_file():
             load_weights(model, self.folder / "weights.ckpt")
         if fingerprint(model) != cfg.fingerprint:

@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from modiste.errors import ModisteError
+from modiste.utils.run_dir import check_links
 
 LOCK, OWNER = ".lock", ".in_use.json"
 RANKS = ("LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
@@ -24,11 +25,12 @@ def exclusive(folder: Path) -> Iterator[None]:
     The other processes of a multi-device run (``LOCAL_RANK`` or ``RANK`` above 0) belong to the one that has it.
 
     Raises:
-        ModisteError: Another process is in it.
+        ModisteError: Another process is in it, or see `modiste.utils.run_dir.check_links`.
     """
     if is_further_process():
         yield
         return
+    check_links(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:

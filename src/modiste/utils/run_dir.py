@@ -8,7 +8,7 @@ import os
 import shlex
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.atomic import write_text
 
 CONFIG = "config.yaml"
+EVALUATED = (CONFIG, "checkpoints")
+"""What an evaluation of a run reads, and does not write."""
 log = logging.getLogger(__name__)
 
 
@@ -49,6 +51,27 @@ def is_intact(checkpoint: Path) -> bool:
     if damaged:
         log.warning("%s is damaged and will not be used.", checkpoint)
     return not damaged
+
+
+def check_links(folder: Path, read: Collection[str] = ()) -> None:
+    """Check that what is written below ``folder`` lands there: it may be somebody else's.
+
+    Args:
+        folder: A run directory, which need not exist.
+        read: Names in it that are only read.
+
+    Raises:
+        ModisteError: Something in it is a link that leads out of it, a pipe or a device.
+    """
+    root = folder.resolve()
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.relative_to(folder).parts[0] in read:
+                continue
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise ModisteError(f"{path} leads out of the run directory: put what it points to in its place.")
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise ModisteError(f"{path} is a pipe or a device: delete it.")
 
 
 HYDRA = ".hydra"
