@@ -356,7 +356,7 @@ def display_images(
 
 
 def display_heatmap(image: Image.Image, text: str, heatmap: npt.NDArray[Any]) -> Figure:
-    """A matplotlib figure of a photo, a heat-map and both."""
+    """A matplotlib figure of a photo, a heat map and both."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 3, figsize=(15, 5), facecolor="white")

@@ -152,7 +152,7 @@ def without_patches(model: DualEncoder, format: str, layout: ModuleType) -> list
         return []
     model.patch_head = None
     return [
-        f"The projection of patches (image.patch_stages) is not in {format}: retrieval is the run's, heat-maps "
+        f"The projection of patches (image.patch_stages) is not in {format}: retrieval is the run's, heat maps "
         "are not. format=hub holds it."
     ]
 

@@ -31,7 +31,7 @@ CELL = 12
 """Products that are named for a cell of the confusion matrix."""
 CLASSES = 60
 MAP_SIDE = 96
-"""Longer side of a heat-map, in its own pixels."""
+"""Longer side of a heat map, in its own pixels."""
 
 
 def router(server: Server) -> APIRouter:
@@ -62,7 +62,7 @@ def router(server: Server) -> APIRouter:
 
     @routes.post("/ground")
     def ground(body: GroundBody) -> JSONResponse:
-        """Heat-maps of phrases on a photo; values are bytes, row by row, base64, 255 where it is most similar.
+        """Heat maps of phrases on a photo; values are bytes, row by row, base64, 255 where it is most similar.
 
         Boxes (left, top, right, bottom) and points (x, y) are in pixels of the photo.
         """

@@ -124,7 +124,7 @@ class Towers:
 
     @functools.cached_property
     def grounding(self) -> DualEncoder:
-        """The model at the size of input that heat-maps are made at."""
+        """The model at the size of input that heat maps are made at."""
         with self.hooked:
             return resized(self.model, SIZE)[0]
 

@@ -290,7 +290,7 @@ class Grounding:
             return {}
         chosen = np.sort(np.random.default_rng(self.seed).choice(len(pairs.parts), number, replace=False))
         order = np.argsort(-pairs.values[f"{first}/pixel_ap"], kind="stable")
-        sheets = {"heat-maps": chosen, f"best of {first}": order[:number], f"worst of {first}": order[::-1][:number]}
+        sheets = {"heat maps": chosen, f"best of {first}": order[:number], f"worst of {first}": order[::-1][:number]}
         return {
             title: heat_sheet([self._example(scan, split, pairs, i) for i in rows], findings if rows is chosen else ())
             for title, rows in sheets.items()
