@@ -63,11 +63,11 @@ class Call:
 
     @property
     def folders(self) -> list[Path]:
-        """Where configs are looked for, in order."""
+        """The config search path, in order."""
         return [self.root, *self.config_dirs]
 
     def check(self) -> None:
-        """Compose the config, and every value of a sweep, for the sake of the error messages."""
+        """Compose the config, and every value of a sweep, to report errors before the command runs."""
         if sum(map(bool, (self.args.multirun, self.args.cfg, self.args.info))) > 1:
             raise ModisteError("--multirun, --cfg and --info exclude each other.")
         if self.args.resolve and not self.args.cfg:
@@ -163,7 +163,7 @@ def _folder(flag: str, path: str) -> Path:
 
 @contextmanager
 def _process(argv: list[str], full_error: str | None) -> Iterator[None]:
-    """Let the process have another ``sys.argv`` and HYDRA_FULL_ERROR for a while."""
+    """Replace ``sys.argv`` and HYDRA_FULL_ERROR for the duration of the block."""
 
     def set_both(argv: list[str], value: str | None) -> None:
         sys.argv = argv
@@ -181,7 +181,7 @@ def _process(argv: list[str], full_error: str | None) -> Iterator[None]:
 
 @contextmanager
 def _hydra_config() -> Iterator[None]:
-    """Hydra leaves the last job's configuration behind, without its directory: what is composed next would read it."""
+    """Reset Hydra's configuration afterwards: it keeps that of the last job, which the next composition would read."""
     from hydra.core.hydra_config import HydraConfig
 
     before = HydraConfig.instance().cfg

@@ -60,7 +60,7 @@ def _query(shell: str) -> int:
 
 
 def completions(line: str) -> list[str]:
-    """What the last word of ``line`` may become.
+    """Candidates for the last word of ``line``.
 
     >>> completions("modiste tab")
     ['table']
@@ -112,7 +112,7 @@ def _keys(word: str, call: Call) -> list[str]:
 
 
 def _values(key: str, call: Call) -> list[str]:
-    """Both truth values of a switch, and a value as it is, to change it."""
+    """Both values of a boolean, otherwise the current value, to edit it."""
     from omegaconf import OmegaConf
 
     try:

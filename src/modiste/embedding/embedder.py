@@ -412,7 +412,7 @@ class PrefixEmbedder:
 
     @property
     def model(self) -> DualEncoder:
-        """Not there: what looks into the model would not see the cut."""
+        """Unavailable: code that uses the model directly would ignore the truncation."""
         raise ModisteError(f"dim={self.dim} truncates embeddings, but this task needs the model itself: remove dim.")
 
     def _cut(self, embeddings: Tensor) -> Tensor:

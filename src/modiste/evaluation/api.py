@@ -126,7 +126,7 @@ class Evaluated:
 
 
 def evaluate_config(cfg: DictConfig, line: Invocation) -> Evaluated:
-    """Everything that an ``evaluate`` configuration asks for: its tasks, or those of its suite.
+    """Run an ``evaluate`` configuration: its tasks, or those of its suite.
 
     Args:
         cfg: The composed configuration.

@@ -316,7 +316,7 @@ class Merge:
         return {f"{name}/{task}/{metric}": value for metric, value in content["metrics"].items()}
 
     def check_direction(self, name: str, task: str, higher_is_better: Mapping[str, bool]) -> None:
-        """Raises ModisteError where the monitor's mode would choose the worst alpha."""
+        """Raise ModisteError where the monitor's mode would choose the worst alpha."""
         metric = str(self.cfg.monitor.metric).removeprefix(f"{name}/{task}/")
         better = {True: "max", False: "min"}.get(higher_is_better.get(metric))  # type: ignore[arg-type]
         if better is not None and better != self.cfg.monitor.mode:

@@ -1,4 +1,4 @@
-"""Runs evaluations: the tasks of one model over one or many data sets, keeping results that exist."""
+"""Evaluation of one model by the tasks of one or many data sets, reusing existing results."""
 
 from __future__ import annotations
 

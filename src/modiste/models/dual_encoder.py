@@ -1,4 +1,4 @@
-"""The dual encoder: what everything else calls a model. Pure PyTorch."""
+"""The dual encoder, in pure PyTorch."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class DualEncoder(nn.Module):
 
 
 class PatchHead(nn.Module):
-    """Linear projection of patch features into the shared space, and what background looks like there.
+    """Linear projection of patch features into the shared space, with a learned background embedding.
 
     Args:
         dim: Number of features of a patch.

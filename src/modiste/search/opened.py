@@ -1,4 +1,4 @@
-"""An index as it lies on disk: what it says of itself, its versions, and the rows of one of them."""
+"""An index on disk: its facts, its versions, and the rows of one of them."""
 
 from __future__ import annotations
 
@@ -111,17 +111,17 @@ def newest_version(facts: Mapping[str, Any]) -> int:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What an index says of itself. Raises ModisteError where there is none, or an unfinished one."""
+    """The facts of an index. Raises ModisteError if it does not exist or is unfinished."""
     facts = read_json(folder / FACTS)
     if facts:
         if not isinstance(facts, dict) or not {"commits", "engine"} <= facts.keys():
             raise ModisteError(
-                f"{folder / FACTS} is damaged: make the index again with modiste index run=RUN data=… "
+                f"{folder / FACTS} is damaged: rebuild the index with modiste index run=RUN data=… "
                 f"out={shlex.quote(str(folder))}."
             )
         return facts
     if (folder / "staging").is_dir() or (folder / "lance").is_dir():
-        raise ModisteError(f"{folder} is unfinished: run the modiste index command that made it again, it resumes.")
+        raise ModisteError(f"{folder} is unfinished: repeat the modiste index command that created it; it resumes.")
     if folder.exists():
         raise ModisteError(f"{folder} is not an index: it has no {FACTS}. {remedy(folder)}")
     near = [path.name for path in folder.parent.glob("*") if (path / FACTS).is_file()] if folder.parent.is_dir() else []

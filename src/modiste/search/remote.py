@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 CANDIDATES = 256
 """Rows, at least, that the server sends for a search."""
-NO_VERSIONS = "engine=qdrant keeps the newest version alone: go back by the server's own snapshots."
+NO_VERSIONS = "engine=qdrant keeps only the newest version: restore one of the server's own snapshots."
 
 
 class RemoteIndex(Index):
-    """The calls of `Index` on a Qdrant server, which has the newest version alone.
+    """The calls of `Index` on a Qdrant server, which has only the newest version.
 
     The server scores exactly (its ``exact=true``) what passes the filter; the best rows come with their vectors and are
     ranked here, with all views of their products.

@@ -1,4 +1,4 @@
-"""``/catalogue``: what is served; ``/facets``; ``/catalogue-health``: its suspicious rows."""
+"""``/catalogue``: the served indexes; ``/facets``; ``/catalogue-health``: suspicious rows."""
 
 from __future__ import annotations
 

@@ -170,19 +170,19 @@ class Live:
             self._sweep()
 
     def refresh(self) -> bool:
-        """Whether there was a newer version, which is served from now on."""
+        """Serve a newer version if there is one; returns whether there was."""
         if read_facts(self.path) == self._held.index.facts:
             return False
         fresh = self._load(self._held)
         with self._lock:
             old, self._held = self._held, fresh
             self._users.setdefault(old, 0)
-        log.info("%s: version %s is served now, after %s.", self.path, fresh.version, old.version)
+        log.info("%s: now serving version %s, previously %s.", self.path, fresh.version, old.version)
         self._sweep()
         return True
 
     def close(self) -> None:
-        """Stops watching, and returns when what was queued is done."""
+        """Stop watching, and return once all queued work is done."""
         self._stopped.set()
         self._watcher.join()
         held = {self._held, *self._users}
@@ -203,7 +203,7 @@ class Live:
         return Held(index, towers)
 
     def _sweep(self) -> None:
-        """Lets go of the versions that nobody uses."""
+        """Close the versions that are no longer in use."""
         with self._lock:
             gone = [held for held, users in self._users.items() if not users and held is not self._held]
             for held in gone:
@@ -217,4 +217,4 @@ class Live:
             try:
                 self.refresh()
             except (ModisteError, OSError) as error:
-                log.error("%s: the new version cannot be opened, the old one is served: %s", self.path, error)
+                log.error("%s: the new version cannot be opened, still serving the old one: %s", self.path, error)

@@ -1,4 +1,4 @@
-"""``/zero-shot``, ``/zero-shot/attribute`` and ``/ground``: what a photo shows, and where."""
+"""``/zero-shot``, ``/zero-shot/attribute`` and ``/ground``: classification and grounding of a photo."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def router(server: Server) -> APIRouter:
 
 
 def check_prompts(labels: Sequence[str], prompts: Sequence[str], settings: Settings) -> None:
-    """Raises Refused for a template without exactly one ``{}``, or too many texts to embed."""
+    """Raise Refused for a template without exactly one ``{}``, or too many texts to embed."""
     for template in prompts:
         if template.count("{}") != 1:
             raise Refused(f"Every prompt needs one {{}} for the label, not '{template}'.")

@@ -1,4 +1,4 @@
-"""How a trial is trained: in this process, which loads the catalogue once, or in a separate one."""
+"""Execution of trials: in this process, which loads the catalogue once, or in separate ones."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def start(command: Sequence[str], log: IO[str]) -> subprocess.Popen[Any]:
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """Stop a training run and its workers, if it still runs: on request, then by force."""
+    """Stop a running training process and its workers: by SIGTERM, then by SIGKILL."""
     for number, seconds in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, None)):
         if process.poll() is not None:
             return
@@ -133,7 +133,7 @@ def end(process: subprocess.Popen[Any]) -> None:
 
 
 def _die_with_parent() -> Any:
-    """Has Linux kill a child whose parent was killed; elsewhere `stoppable` has to do, which SIGKILL escapes.
+    """Make Linux kill the child when its parent is killed; elsewhere only `stoppable` helps, which misses SIGKILL.
 
     At once, as nothing is gained by saving: the resumed sweep repeats the trial from its start.
     """

@@ -1,4 +1,4 @@
-"""Grounding: where on an image a phrase is, as heat maps that are measured against the masks of parts.
+"""Grounding: heat maps of phrases on an image, evaluated against the masks of parts.
 
 FashionCLIP (Sci Rep 12:18958) shows such heat maps, made by occlusion, without a measure; here each method is measured
 by the pointing game (Zhang et al., ECCV 2016), IoU, average precision and boxes. A map that is good by these may still

@@ -1,4 +1,4 @@
-"""Text on pictures that are sheets of images."""
+"""Text on contact sheets."""
 
 from __future__ import annotations
 
