@@ -14,8 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from modiste.cli import checks
 from modiste.cli import overrides as grammar
 from modiste.cli.outline import Outline
+from modiste.config import VERSION_BASE, paths, report
+from modiste.config.composition import compose, compose_with_sources, opened
 from modiste.errors import ModisteError, did_you_mean
 
 
@@ -52,7 +55,6 @@ class Call:
     @property
     def root(self) -> Path:
         """The folder of the root config."""
-        from modiste.config import paths
 
         return _folder("--config-path", self.args.config_path) if self.args.config_path else paths.config_dir()
 
@@ -78,9 +80,6 @@ class Call:
             self._compose(overrides, outline, complete=not (self.args.cfg or self.args.info or self.args.hydra_help))
 
     def _compose(self, overrides: list[str], outline: Outline, complete: bool) -> None:
-        from modiste.cli import checks
-        from modiste.config import report
-        from modiste.config.composition import compose, compose_with_sources
 
         arguments = self.config_name, overrides, self.config_dirs
         grammar.check_local(overrides, self.folders)
@@ -109,7 +108,6 @@ class Call:
 
     def _for_hydra(self) -> list[str]:
         """The overrides, so that Hydra takes keys that only some options of a swept group have; they are checked."""
-        from modiste.config.composition import opened
 
         given = [opened(override) for override in self.overrides]
         if not self.args.multirun:
@@ -121,9 +119,6 @@ class Call:
         """Hand over to Hydra. The job itself sees the command line that would run it alone: Lightning starts the other
         processes of a multi-device run with it."""
         import hydra
-
-        from modiste.cli import checks
-        from modiste.config import VERSION_BASE, report
 
         script = sys.argv[0]
         flags = [flag for flag in self.flags if flag not in ("--multirun", "--run")]

@@ -11,6 +11,7 @@ from unittest.mock import patch
 from modiste.cli.call import Call
 from modiste.cli.help import FLAGS
 from modiste.cli.outline import Outline, commands
+from modiste.config import compose, list_groups
 from modiste.errors import ModisteError, did_you_mean
 
 SHELLS = ("bash", "fish", "zsh")
@@ -65,7 +66,6 @@ def completions(line: str) -> list[str]:
     >>> completions("modiste tab")
     ['table']
     """
-    from modiste.config import list_groups
 
     words = line.split()[1:]
     word = "" if line[-1:].isspace() or not words else words.pop()
@@ -91,8 +91,6 @@ def completions(line: str) -> list[str]:
 
 def _composed(call: Call) -> object:
     from omegaconf import OmegaConf
-
-    from modiste.config import compose
 
     try:
         config = compose(call.config_name, call.args.overrides, call.config_dirs, root=call.root)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from modiste.cli.outline import Outline
 from modiste.config import paths
-from modiste.config.paths import list_groups
+from modiste.config.paths import config_dir, list_groups
 from modiste.config.quoting import quote
+from modiste.config.restart import restart
 from modiste.config.validation import STARTS
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.run_dir import RunDir
@@ -72,7 +73,6 @@ def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> li
 
 def _model_folder(arg: str, outline: Outline) -> list[str]:
     """Expand ``model=DIR``, where DIR is a folder and no option of the group."""
-    from modiste.config import config_dir, list_groups
 
     key, _, value = arg.partition("=")
     folder = Path(value.strip("'\"")).expanduser()
@@ -182,7 +182,6 @@ def _restarted(overrides: list[str], outline: Outline, multirun: bool) -> list[s
     """``resume=RUN`` and ``continue=RUN`` begin with the overrides that RUN was started with."""
     if not {"resume", "continue"} & set(outline.keys):
         return overrides
-    from modiste.config.restart import restart
 
     again = restart(overrides, outline.groups)
     if again is None:

@@ -27,6 +27,7 @@ from modiste.models.dual_encoder import DualEncoder
 from modiste.models.finetune import fold_adapters
 from modiste.models.interpolate import check_alpha, check_architecture, interpolate
 from modiste.models.load import load, model_at_start
+from modiste.reporting.figures import Curve, alpha_curves
 from modiste.utils.atomic import atomic
 from modiste.utils.machine import environment, keep_pages
 from modiste.utils.progress import progress_bar
@@ -358,7 +359,6 @@ class Merge:
 
     def draw(self, curve: list[Row], chosen: float, metric: str, shown: str | None) -> Path:
         """The curve as a picture."""
-        from modiste.reporting.figures import Curve, alpha_curves
 
         def line(name: str) -> Curve:
             parts = [[row[name][part] for row in curve] for part in ("value", "low", "high")]

@@ -9,9 +9,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from modiste.config import load_run_config, validate
+from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
 from modiste.errors import ModisteError
 from modiste.search import open as open_index
+from modiste.search.encoder import ModelCard
 from modiste.search.index import Index
 from modiste.search.opened import FACTS
 from modiste.utils.run_dir import RunDir
@@ -23,8 +26,6 @@ def make(cfg: DictConfig, line: Invocation) -> str:
     Raises:
         ModisteError: There is no ``out`` or no model, or the index is of another model.
     """
-    from modiste.config import load_run_config, validate
-    from modiste.config.inherit import from_run
     from modiste.data.build import load
     from modiste.search.build import build
     from modiste.utils.progress import progress_bar
@@ -56,7 +57,6 @@ def _source(cfg: DictConfig, line: Invocation, folder: Path, catalogue: Any) -> 
     """The source of embeddings: the run's model, ``model=``, the index's own model, or matrices on disk."""
     from modiste.embedding.build import choose_device, decode_of
     from modiste.search.build import Source, vectors_on_disk
-    from modiste.search.encoder import ModelCard
 
     options = {
         "batch_size": cfg.batch_size, "precision": cfg.precision, "decode": decode_of(cfg.data),

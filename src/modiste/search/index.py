@@ -12,6 +12,7 @@ import numpy as np
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.search import where as conditions
+from modiste.search.calibrate import uncalibrated
 from modiste.search.engines.memory import Snapshot, batch, top
 from modiste.search.opened import (
     FIXED,
@@ -149,7 +150,6 @@ class Index(Opened):
 
     def _uncalibrated(self, kind: str) -> str:
         """Why there is no threshold for a kind of query."""
-        from modiste.search.calibrate import uncalibrated
 
         if kind not in self._why:
             self._why[kind] = uncalibrated(self, kind)

@@ -15,6 +15,7 @@ from modiste.search.encoder import Encoder, ModelCard
 from modiste.search.engines.compressed import Codes
 from modiste.search.engines.lancedb import LanceStore
 from modiste.search.engines.memory import Snapshot
+from modiste.search.engines.qdrant import QdrantStore
 from modiste.search.planner import EXACT, IVF, Plan
 from modiste.utils.run_dir import RunDir, read_json
 
@@ -151,8 +152,6 @@ def snapshot_folder(folder: Path, version: int) -> Path:
 def store_of(folder: Path, engine: Mapping[str, str], version: int | None = None) -> LanceStore | QdrantStore:
     """Where an index keeps its rows."""
     if engine["kind"] == "qdrant":
-        from modiste.search.engines.qdrant import QdrantStore
-
         return QdrantStore(engine["url"], engine["collection"])
     return LanceStore(folder, version)
 

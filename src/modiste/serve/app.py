@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 import modiste
+from modiste import search
 from modiste.errors import ModisteError
 from modiste.serve import catalogue, comparing, embeddings, looking
 from modiste.serve.batching import Busy
@@ -50,8 +51,6 @@ def create_app(
         ModisteError: An index cannot be opened, or a backend that was named cannot run its model.
     """
     if open_index is None:
-        from modiste import search
-
         open_index = search.open
     server = Server(settings, open_index, catalogue.LISTS if health is None else health)
 

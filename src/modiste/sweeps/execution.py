@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from modiste.config import compose, quote
+from modiste.config.invocation import Invocation
 from modiste.errors import ModisteError
 from modiste.reporting.logs import read_metrics
 from modiste.sweeps.study import Objective
@@ -58,7 +59,6 @@ class SharedProcess:
         self.catalogues: dict[str, Any] = {}
 
     def __call__(self, overrides: Sequence[str], place: Path, watch: Watch) -> None:
-        from modiste.config.invocation import Invocation
         from modiste.data.build import identity, load
         from modiste.sweeps.reporter import EpochReporter
         from modiste.training.fit import train

@@ -20,6 +20,7 @@ from modiste.metrics.intervals import Interval, bootstrap, bootstrap_clusters, d
 from modiste.metrics.localisation import DEFINITIONS, THRESHOLDS, Floats, best_threshold, iou_curve, measure
 from modiste.models.heatmaps import Cam, GradCam, HeatMap, PatchText, resized
 from modiste.tasks.grounding_maps import BASELINES, CONTROLS, MINUS_MEAN, Photo, Scan
+from modiste.tasks.heat_sheet import heat_sheet
 from modiste.tasks.result import Embedder, Result
 from modiste.tasks.zeroshot import ZeroShot
 from modiste.utils.progress import silent
@@ -283,7 +284,6 @@ class Grounding:
         self, scan: Scan, split: str, pairs: Pairs, first: str, findings: Sequence[str]
     ) -> dict[str, Image.Image]:
         """Sheets of a seeded choice of pairs, and of the best and the worst of the first method."""
-        from modiste.tasks.heat_sheet import heat_sheet
 
         number = min(self.examples, len(pairs.parts))
         if not number:

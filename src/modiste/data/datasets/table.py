@@ -29,7 +29,9 @@ from modiste.data.catalogue import GROUNDING, REQUIRED, SCHEMA, Card, Catalogue,
 from modiste.data.numbers import read_numbers
 from modiste.data.sources import ArrowImages, BytesImages, FolderImages, ImageSource, ZipImages
 from modiste.data.text_tables import BY_SUFFIX, Columns, TextFormat, parse_table, read_text
+from modiste.data.url_images import download, file_name
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import cache_dir
 
 if TYPE_CHECKING:
@@ -223,8 +225,6 @@ class Table:
             raise ModisteError(
                 f"Data set '{self.name}': some images are URLs and some are files: use one kind per table."
             )
-        from modiste.data.url_images import download, file_name
-        from modiste.utils.progress import progress_bar
 
         folder = download(addresses, progress=progress_bar)
         columns["image"] = [file_name(address) for address in columns["image"]]
