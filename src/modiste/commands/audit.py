@@ -1,4 +1,4 @@
-"""`modiste audit data=kagl data/split=marqo`: which evaluated images, titles and products are in the training data."""
+"""`modiste audit data=kagl data/split=marqo`: find evaluated images, titles and products in the training data."""
 
 from __future__ import annotations
 
