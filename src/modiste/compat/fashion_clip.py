@@ -223,7 +223,7 @@ class FashionCLIP:
 
     def _nearest_neighbours(
         self, k: int, key_vectors: Vectors, space_vectors: Vectors, normalize: bool = True, debug: bool = False
-    ) -> Any:
+    ) -> npt.NDArray[np.int64] | list[list[int]]:
         scores = self._cosine_similarity(np.asarray(key_vectors), np.asarray(space_vectors), normalize)
         nearest = (-scores).argsort(axis=1, kind="stable")[:, :k]
         return nearest.tolist() if self.strict and self.approx else nearest
@@ -240,7 +240,7 @@ class FashionCLIP:
             print(similarity)
         return [text_labels[index] for index in similarity.argmax(axis=-1)]
 
-    def retrieval(self, queries: Sequence[str], top_k: int = 10) -> npt.NDArray[np.int64]:
+    def retrieval(self, queries: Sequence[str], top_k: int = 10) -> npt.NDArray[np.int64] | list[list[int]]:
         """Positions (N, k) of the data set's images nearest to each query, best first.
 
         Raises:

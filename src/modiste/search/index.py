@@ -134,7 +134,7 @@ class Index(Opened):
             raise ModisteError(f"like={product_id}: the index has no such product. {did_you_mean(product_id, names)}")
         return self.snapshot.vectors[found]
 
-    def _near(self, vector: np.ndarray, query: Query, weight: float, condition: Any, k: int) -> Near:
+    def _near(self, vector: np.ndarray, query: Query, weight: float, condition: conditions.Node | None, k: int) -> Near:
         """The rows that pass, and how they are ranked."""
         positions = self.snapshot.passing(condition)
         passing = len(self.snapshot) if positions is None else len(positions)

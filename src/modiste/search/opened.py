@@ -6,7 +6,7 @@ import functools
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -176,7 +176,15 @@ def no_rows(facts: Mapping[str, Any]) -> Snapshot:
     return Snapshot(pa.table(fields), np.empty((0, facts["model"]["embed_dim"]), np.float32))
 
 
-def snapshot_of(store: Any, types: Mapping[str, str], columns: Mapping[str, str] | None = None) -> Snapshot:
+class Rows(Protocol):
+    """Rows that can be read: a store, or a part of one."""
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """The columns of all rows."""
+        ...
+
+
+def snapshot_of(store: Rows, types: Mapping[str, str], columns: Mapping[str, str] | None = None) -> Snapshot:
     """The rows of a store's version; ``columns`` are Arrow types for a store that has none of its own."""
     import pyarrow as pa
 

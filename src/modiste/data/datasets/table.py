@@ -12,12 +12,12 @@ import re
 import shlex
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from dataclasses import replace as with_changes
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from xml.etree import ElementTree
 
 import pyarrow as pa
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Content = TypeVar("Content")
 UNREADABLE = (
     ValueError, EOFError, RecursionError, csv.Error, pa.ArrowException, zipfile.BadZipFile, ElementTree.ParseError,
 )  # fmt: skip
@@ -330,7 +331,7 @@ def _read(
     return _reading(path, lambda: _delimited(path, suffix, delimiter, encoding, quoting))
 
 
-def _reading(path: Path, read: Any) -> Any:
+def _reading(path: Path, read: Callable[[], Content]) -> Content:
     try:
         return read()
     except (*UNREADABLE, OSError) as error:
