@@ -97,7 +97,8 @@ def rows(quick: bool) -> Iterator[Row]:
     theirs = harness.seconds(running(model, pairs, size))
     what = f"training step of the projections at batch {pairs:,}, EfficientNet-Lite0 at {size} px and MiniLM frozen"
     note = (
-        "the trunks once, the heads five times; batches gathered and collated; same embeddings (tests/test_features.py)"
+        "the trunks once, the heads five times; batches gathered and collated; same embeddings "
+        "(tests/training/test_feature_cache.py)"
     )
     yield Row(13, what, "running the frozen trunks", "time", ours, theirs, "s", theirs / ours, 50, 500, note)
 

@@ -103,7 +103,7 @@ def step(towers: str, pairs: int, micro_batch: int | None) -> Work:
     return work
 
 
-EXACT = "every gradient equals the plain step's (tests/test_gradcache.py)"
+EXACT = "every gradient equals the plain step's (tests/training/test_grad_cache.py)"
 NORMALISED = f"{EXACT}, but for batch normalisation, whose statistics are a micro-batch's"
 
 

@@ -17,15 +17,12 @@ REASONS = {
         config.building:signature_problems config.schema:fits config.schema:describe config.targets:locate
     """,
     "cells of a column: text, or the numbers of rows": """
-        data.catalogue:Catalogue.column data.datasets.table:plain data.shop:split_word data.shop:references
-        data.shop:without_html reporting.html.gallery:Images.column
-        reporting.tables.names:number
+        data.catalogue:Catalogue.column data.datasets.table:plain data.shop:references
+        reporting.html.gallery:Images.column reporting.tables.names:number
     """,
-    "any kind of table": "data.tables:from_table",
     "any of several classes with the attributes that its docstring names": """
-        embedding.embedder:PrefixEmbedder.__init__ models.dual_encoder:TwoTower.__init__
-        reporting.html.gallery:Images.card search.opened:snapshot_of terms.patches:PatchTerm.take
-        search.query:several serve.batching:Batcher.submit losses.base:ContrastiveLoss.__call__
+        models.dual_encoder:TwoTower.__init__ search.query:several serve.batching:Batcher.submit
+        losses.base:ContrastiveLoss.__call__ terms.patches:PatchTerm.take
     """,
     "objects of timm, open_clip, transformers and sentence-transformers, which have no types": """
         images.timm:hook_trunk images.timm:resize_trunk images.timm:stage_channels

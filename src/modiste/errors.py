@@ -8,11 +8,11 @@ from pathlib import PurePath
 
 
 class ModisteError(Exception):
-    """A mistake of the user's: one clear sentence and the remedy. The command line prints it without a traceback."""
+    """A user's mistake: one clear sentence and the remedy. The command line prints it without a traceback."""
 
 
 class NothingToMeasureError(ModisteError):
-    """The data lack what a task measures: of an evaluation by its default tasks, the rest goes on."""
+    """The data lack what a task measures: an evaluation by default tasks skips it."""
 
 
 def did_you_mean(word: str, options: Iterable[str], folder: str | PurePath = "") -> str:

@@ -74,14 +74,14 @@ def test_a_photo_and_a_product_find_themselves_and_their_like(shop):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["search", "index=shop.index"], "Nothing is searched for"),
+        (["search", "index=shop.index"], "The query is empty"),
         (["search", "index=shop.indx", "a"], "Did you mean 'shop.index'?"),
         (["search", "index=shop.index", "a", "where=prize < 3"], "Did you mean 'price'?"),
         (["search", "index=shop.index", "a", "html=nowhere/out.html"], "the folder does not exist"),
         (["search", "index=shop.index", "image=nothing.png"], "no such file"),
         (["index", "plam", "index=shop.index"], "Did you mean 'plan'?"),
         (["index", "restore", "index=shop.index"], "needs at=VERSION"),
-        (["index", "versions"], "Give index=shop.index"),
+        (["index", "versions"], "No index given: set index=shop.index"),
         (["index", *DATA, "out=new.index"], "No model given"),
         (["index", *MODEL, *DATA], "needs a folder: out="),
         (["index", *MODEL, "seed=1", *DATA, "out=shop.index"], "embedded by another model: its fingerprint is"),

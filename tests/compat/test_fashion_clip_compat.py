@@ -274,7 +274,7 @@ def script(fclip, dataset, paths):
         "texts": texts,
         "zero-shot": fclip.zero_shot_classification(paths, LABELS),
         "retrieval": fclip.retrieval(LABELS, top_k=3),
-        "heat-map": fclip._get_heatmap(paths[0], "dress", 15, 5)[0],
+        "heat map": fclip._get_heatmap(paths[0], "dress", 15, 5)[0],
         "hash": dataset.hash(),
         "image vectors": fclip.image_vectors,
         "textual vectors": fclip.textual_vectors,
@@ -296,7 +296,7 @@ def test_strict_gives_what_the_package_gives(package, reference, folder, catalog
     ours = script(FashionCLIP(str(folder / "hub"), data, approx=approx, strict=True), data, paths)
     for name, wanted in theirs.items():
         if isinstance(wanted, np.ndarray) and wanted.dtype.kind == "f":
-            np.testing.assert_allclose(ours[name], wanted, rtol=2e-3, atol=1e-3 if name != "heat-map" else 0.02)
+            np.testing.assert_allclose(ours[name], wanted, rtol=2e-3, atol=1e-3 if name != "heat map" else 0.02)
         else:
             assert type(ours[name]) is type(wanted)
             np.testing.assert_array_equal(ours[name], wanted)

@@ -126,7 +126,7 @@ def test_usual_overrides_of_a_file_are_kept():
 def test_a_file_gives_no_leave_to_download():
     given = ["data.catalogue.download=true", "++data.catalogue.download=true", "name=download"]
     assert check_overrides(given, "file") == ["name=download"]
-    with pytest.raises(ModisteError, match="no leave"):
+    with pytest.raises(ModisteError, match="may not permit downloads"):
         check_overrides(["data.catalogue={path: a.csv, download: true}"], "file")
 
 

@@ -80,7 +80,7 @@ def test_open_clip_learns_where_its_text_encoder_will_be_and_the_folder_stays_as
         (ConnectionError("no route"), "cannot be reached"),
         (network_errors()[0]("no answer"), "cannot be reached"),
         (OSError(errno.ENOSPC, "No space left on device"), "cannot be uploaded: .*No space left on device"),
-        (LocalTokenNotFoundError("none"), "Nobody is logged in to the model hub: run `hf auth login`"),
+        (LocalTokenNotFoundError("none"), "Not logged in to the model hub: run `hf auth login`"),
     ],
 )
 def test_what_goes_wrong_is_a_sentence(api, folder, error, sentence):

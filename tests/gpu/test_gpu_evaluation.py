@@ -1,4 +1,4 @@
-"""Ranks, embeddings, evaluation and heat-maps of the card are the CPU's."""
+"""Ranks, embeddings, evaluation and heat maps of the card are the CPU's."""
 
 import json
 

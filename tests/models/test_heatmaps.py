@@ -1,4 +1,4 @@
-"""Heat-maps against plain loops and hand-written gradients."""
+"""Heat maps against plain loops and hand-written gradients."""
 
 import numpy as np
 import pytest

@@ -146,8 +146,8 @@ def test_what_is_in_it(index):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({}, "Nothing is searched for"),
-        ({"text": "  "}, "Nothing is searched for"),
+        ({}, "The query is empty"),
+        ({"text": "  "}, "The query is empty"),
         ({"text": "a", "k": 0}, "k=0"),
         ({"like": "SKU-x"}, "no such product"),
         ({"text": "a", "weights": {"txt": 1}}, "Did you mean 'text'"),
@@ -268,7 +268,7 @@ def test_qdrant_keeps_no_versions_and_says_so(tmp_path):
         tmp_path / "a.index", columns(10), {"kind": "qdrant", "url": ":memory:", "collection": "versions"}
     )
     for call in (lambda: index.restore(1), lambda: index.at(0)):
-        with pytest.raises(ModisteError, match="keeps the newest version alone"):
+        with pytest.raises(ModisteError, match="keeps only the newest version"):
             call()
 
 

@@ -79,7 +79,7 @@ def test_a_choice_below_the_floor_at_any_selectivity_is_not_taken():
         Measured("exact", 32, 1.0, 3.0),
     ]
     assert smallest(measured, 0.99).choice == "int8"
-    with pytest.raises(ModisteError, match="No choice holds"):
+    with pytest.raises(ModisteError, match="No choice reaches"):
         smallest(measured[:1], 0.99)
 
 

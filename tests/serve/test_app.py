@@ -116,8 +116,8 @@ def test_a_chosen_value_leaves_the_other_values_of_its_column_to_be_chosen(clien
         ({"txt": "x"}, "txt"),
         ({"text": "x", "filters": {"price": {}}}, "values, min or max"),
         ({"text": "x", "weights": {"colour": 1}}, "weights"),
-        ({"minus": "red"}, "Nothing is searched for"),
-        ({"image": "/etc/passwd"}, "paths and addresses"),
+        ({"minus": "red"}, "The query is empty"),
+        ({"image": "/etc/passwd"}, "paths and URLs"),
     ],
 )
 def test_a_mistake_is_answered_by_a_sentence(client, body, says):

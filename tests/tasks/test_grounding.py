@@ -166,8 +166,8 @@ def test_all_that_a_reader_needs_is_in_the_result(model, garments):
     macro = sum(row[2] for row in table["rows"]) / len(table["rows"])
     assert macro == pytest.approx(result.metrics["occlusion/macro_pointing"].value)
     assert result.counts["val/images"] <= 6
-    assert list(result.pictures) == ["heat-maps", "best of occlusion", "worst of occlusion"]
-    assert result.pictures["heat-maps"].width > 400
+    assert list(result.pictures) == ["heat maps", "best of occlusion", "worst of occlusion"]
+    assert result.pictures["heat maps"].width > 400
     result.to_json()
 
 

@@ -14,8 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from modiste.cli import checks
 from modiste.cli import overrides as grammar
 from modiste.cli.outline import Outline
+from modiste.config import VERSION_BASE, paths, report
+from modiste.config.composition import compose, compose_with_sources, opened
 from modiste.errors import ModisteError, did_you_mean
 
 
@@ -52,7 +55,6 @@ class Call:
     @property
     def root(self) -> Path:
         """The folder of the root config."""
-        from modiste.config import paths
 
         return _folder("--config-path", self.args.config_path) if self.args.config_path else paths.config_dir()
 
@@ -63,11 +65,11 @@ class Call:
 
     @property
     def folders(self) -> list[Path]:
-        """Where configs are looked for, in order."""
+        """The config search path, in order."""
         return [self.root, *self.config_dirs]
 
     def check(self) -> None:
-        """Compose the config, and every value of a sweep, for the sake of the error messages."""
+        """Compose the config, and every value of a sweep, to report errors before the command runs."""
         if sum(map(bool, (self.args.multirun, self.args.cfg, self.args.info))) > 1:
             raise ModisteError("--multirun, --cfg and --info exclude each other.")
         if self.args.resolve and not self.args.cfg:
@@ -78,9 +80,6 @@ class Call:
             self._compose(overrides, outline, complete=not (self.args.cfg or self.args.info or self.args.hydra_help))
 
     def _compose(self, overrides: list[str], outline: Outline, complete: bool) -> None:
-        from modiste.cli import checks
-        from modiste.config import report
-        from modiste.config.composition import compose, compose_with_sources
 
         arguments = self.config_name, overrides, self.config_dirs
         grammar.check_local(overrides, self.folders)
@@ -109,7 +108,6 @@ class Call:
 
     def _for_hydra(self) -> list[str]:
         """The overrides, so that Hydra takes keys that only some options of a swept group have; they are checked."""
-        from modiste.config.composition import opened
 
         given = [opened(override) for override in self.overrides]
         if not self.args.multirun:
@@ -121,9 +119,6 @@ class Call:
         """Hand over to Hydra. The job itself sees the command line that would run it alone: Lightning starts the other
         processes of a multi-device run with it."""
         import hydra
-
-        from modiste.cli import checks
-        from modiste.config import VERSION_BASE, report
 
         script = sys.argv[0]
         flags = [flag for flag in self.flags if flag not in ("--multirun", "--run")]
@@ -163,7 +158,7 @@ def _folder(flag: str, path: str) -> Path:
 
 @contextmanager
 def _process(argv: list[str], full_error: str | None) -> Iterator[None]:
-    """Let the process have another ``sys.argv`` and HYDRA_FULL_ERROR for a while."""
+    """Replace ``sys.argv`` and HYDRA_FULL_ERROR for the duration of the block."""
 
     def set_both(argv: list[str], value: str | None) -> None:
         sys.argv = argv
@@ -181,7 +176,7 @@ def _process(argv: list[str], full_error: str | None) -> Iterator[None]:
 
 @contextmanager
 def _hydra_config() -> Iterator[None]:
-    """Hydra leaves the last job's configuration behind, without its directory: what is composed next would read it."""
+    """Reset Hydra's configuration afterwards: it keeps that of the last job, which the next composition would read."""
     from hydra.core.hydra_config import HydraConfig
 
     before = HydraConfig.instance().cfg

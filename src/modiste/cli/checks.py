@@ -1,4 +1,4 @@
-"""What can be known of a config before anything heavy is imported, so that a mistake is told within a second."""
+"""Checks of a config that need no heavy import, so that a mistake is reported within a second."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Files = Sequence[tuple[Path, str]]
 def problems(
     config: DictConfig, overrides: Sequence[str], outline: Outline, root: str, files: Callable[[], Files]
 ) -> list[str]:
-    """Everything that is wrong with a composed config, a sentence each; nothing is imported.
+    """Everything that is wrong with a composed config, one sentence each; nothing is imported.
 
     Args:
         config: The composed config.
@@ -68,7 +68,7 @@ def problems(
 
 
 def machine_problems(config: DictConfig) -> list[str]:
-    """What the trainer asks for and this machine does not have."""
+    """Devices that the trainer requests and this machine lacks."""
     accelerator = _selected(config, "trainer.accelerator")
     if accelerator in ("gpu", "cuda") and not has_gpu():
         return [f"'trainer.accelerator' is {accelerator}, and this machine has no GPU: train with trainer=cpu."]
@@ -121,7 +121,7 @@ def _is_used(key: str, config: DictConfig) -> bool:
 
 
 def _places(config: DictConfig) -> Iterator[str]:
-    """Runs that are named and not there, or lead somewhere else."""
+    """Runs that do not exist, or lead somewhere else."""
     for key in ("run", "init", "resume", "continue"):
         value = _selected(config, key)
         if not isinstance(value, str) or not value or (key, value) == ("continue", AUTOMATIC):
@@ -140,7 +140,7 @@ def _places(config: DictConfig) -> Iterator[str]:
 
 
 def _missing(config: DictConfig, overrides: Sequence[str], root: str) -> Iterator[str]:
-    """What the command cannot do without, and is not given."""
+    """Required settings that are missing."""
     if root == "index" and (config.action not in (None, "build") or config.at is not None):
         return
     keys, sentence = NEEDED.get(root, ((), ""))

@@ -11,6 +11,7 @@ from unittest.mock import patch
 from modiste.cli.call import Call
 from modiste.cli.help import FLAGS
 from modiste.cli.outline import Outline, commands
+from modiste.config import compose, list_groups
 from modiste.errors import ModisteError, did_you_mean
 
 SHELLS = ("bash", "fish", "zsh")
@@ -60,12 +61,11 @@ def _query(shell: str) -> int:
 
 
 def completions(line: str) -> list[str]:
-    """What the last word of ``line`` may become.
+    """Candidates for the last word of ``line``.
 
     >>> completions("modiste tab")
     ['table']
     """
-    from modiste.config import list_groups
 
     words = line.split()[1:]
     word = "" if line[-1:].isspace() or not words else words.pop()
@@ -92,8 +92,6 @@ def completions(line: str) -> list[str]:
 def _composed(call: Call) -> object:
     from omegaconf import OmegaConf
 
-    from modiste.config import compose
-
     try:
         config = compose(call.config_name, call.args.overrides, call.config_dirs, root=call.root)
     except Exception:  # nothing to complete in a line that does not compose
@@ -112,7 +110,7 @@ def _keys(word: str, call: Call) -> list[str]:
 
 
 def _values(key: str, call: Call) -> list[str]:
-    """Both truth values of a switch, and a value as it is, to change it."""
+    """Both values of a boolean, otherwise the current value, to edit it."""
     from omegaconf import OmegaConf
 
     try:

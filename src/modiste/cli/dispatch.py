@@ -1,4 +1,4 @@
-"""What the first word asks for, and the exit code."""
+"""Dispatch of the first word to a command, and the exit code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MACHINE = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``argv`` (default: the process's) and return the exit code.
 
-    0: done; 1: the command failed for a reason that a sentence tells; 2: a mistake in the arguments; 130: interrupted.
+    0: success; 1: the command failed with a message; 2: invalid arguments; 130: interrupted.
     Other exceptions keep their traceback; with MODISTE_DEBUG=1 or HYDRA_FULL_ERROR=1 all of them do.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def prepare(argv: list[str]) -> Callable[[], int | None]:
-    """Check everything that can be checked without running, and return what is left to do.
+    """Check everything that can be checked without running, and return what runs the command.
 
     Raises:
         ModisteError: Unknown command, flag, group, option or key; unreadable or missing value.

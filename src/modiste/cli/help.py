@@ -1,4 +1,4 @@
-"""What `--help` prints."""
+"""The text of `--help`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FLAGS = """\
 
 
 def overview() -> str:
-    """The commands, a line each."""
+    """The commands, one per line."""
     width = max(map(len, commands()), default=0)
     listed = [f"  {name:<{width}}  {line}" for name, line in commands().items()]
     return "\n".join(
@@ -98,7 +98,7 @@ def _entries(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _is_closed(key: str, value: dict[str, Any]) -> bool:
-    """Whether a mapping is a vocabulary rather than settings: its entries would bury the rest."""
+    """Whether a mapping is a vocabulary rather than settings: its entries would clutter the help."""
     return "." in key and "_target_" not in value and sum(1 for _ in _leaves(value)) > OPEN
 
 
@@ -111,7 +111,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _shown(value: Any) -> str:
-    """A value as an override says it, shortened."""
+    """A value in the grammar of overrides, shortened."""
     if isinstance(value, dict) and value:
         return f"{{{', '.join(map(str, list(value)[:3]))}, …}}"
     words = {None: "null", True: "true", False: "false"}
@@ -131,6 +131,6 @@ def _table(rows: dict[str, str], chosen: str = "") -> list[str]:
 
 
 def _examples(command: str, head: list[str]) -> list[str]:
-    """What stands as a command line in the module's docstring, or on a separate line at the head of its config."""
+    """Command lines in the module's docstring and in the header of its config."""
     quoted = re.findall(rf"(?:`|: )(modiste {command}[^`\n]*)", docstring(command))
     return [f"  {example}" for example in [*quoted, *(line for line in head if line.startswith(f"modiste {command} "))]]

@@ -1,4 +1,4 @@
-"""The commands, and what a root config says of itself: groups and keys with the comments next to them."""
+"""The commands, and the outline of a root config: groups and keys with their comments."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def docstring(command: str) -> str:
 
 @dataclass
 class Outline:
-    """What a root config says of itself: its groups and keys, with the comments next to them."""
+    """Outline of a root config: its groups and keys with their comments."""
 
     head: list[str] = field(default_factory=list)
     groups: dict[str, tuple[str, str]] = field(default_factory=dict)  # name: (choice, comment)

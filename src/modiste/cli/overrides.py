@@ -9,8 +9,9 @@ from pathlib import Path
 
 from modiste.cli.outline import Outline
 from modiste.config import paths
-from modiste.config.paths import list_groups
+from modiste.config.paths import config_dir, list_groups
 from modiste.config.quoting import quote
+from modiste.config.restart import restart
 from modiste.config.validation import STARTS
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.run_dir import RunDir
@@ -71,8 +72,7 @@ def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> li
 
 
 def _model_folder(arg: str, outline: Outline) -> list[str]:
-    """``model=DIR`` of a folder that no option of the group is called, as what it is short for."""
-    from modiste.config import config_dir, list_groups
+    """Expand ``model=DIR``, where DIR is a folder and no option of the group."""
 
     key, _, value = arg.partition("=")
     folder = Path(value.strip("'\"")).expanduser()
@@ -135,7 +135,7 @@ def _positional_override(positional: list[str], outline: Outline) -> str:
 
 
 def _meant(word: str, outline: Outline) -> str:
-    """What somebody who wrote a bare ``word`` may have meant."""
+    """A suggestion for a bare ``word``."""
     known = [*outline.keys, *outline.groups]
     if word in known:
         return f"write {word}=…, with a value."
@@ -147,7 +147,7 @@ def _meant(word: str, outline: Outline) -> str:
 
 
 def flag_as_override(flag: str, value: str = "") -> str | None:
-    """The override that somebody who wrote a ``--flag`` of another program may have meant.
+    """The override that corresponds to another program's ``--flag``.
 
     >>> flag_as_override("--experiment", "demo"), flag_as_override("--epochs=3"), flag_as_override("--mutirun")
     ('experiment=demo', 'trainer.max_epochs=3', None)
@@ -161,7 +161,7 @@ def flag_as_override(flag: str, value: str = "") -> str | None:
 
 
 def _quoted(override: str, outline: Outline, multirun: bool) -> str:
-    """Quote a value that Hydra's grammar would take apart: a path on this machine, the name of a run, free text."""
+    """Quote a value that Hydra's grammar would split: a local path, the name of a run, free text."""
     key, _, value = override.partition("=")
     if key in QUERY and "query" in outline.keys:
         key = f"query.{key}"
@@ -182,7 +182,6 @@ def _restarted(overrides: list[str], outline: Outline, multirun: bool) -> list[s
     """``resume=RUN`` and ``continue=RUN`` begin with the overrides that RUN was started with."""
     if not {"resume", "continue"} & set(outline.keys):
         return overrides
-    from modiste.config.restart import restart
 
     again = restart(overrides, outline.groups)
     if again is None:

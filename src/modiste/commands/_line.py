@@ -1,4 +1,4 @@
-"""What the command line said."""
+"""The command line of a job."""
 
 from __future__ import annotations
 

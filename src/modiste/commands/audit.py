@@ -1,4 +1,4 @@
-"""`modiste audit data=kagl data/split=marqo`: which evaluated images, titles and products are in the training data."""
+"""`modiste audit data=kagl data/split=marqo`: find evaluated images, titles and products in the training data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from modiste.commands._line import invocation
 
 
 def run(cfg: DictConfig) -> None:
-    """Compare the two sides, print what they share, and write ``audit.json``, ``pairs.csv`` and ``pairs.png``."""
+    """Compare evaluation and training data; write ``audit.json``, ``pairs.csv`` and ``pairs.png``."""
     from rich.console import Console
 
     from modiste.evaluation.audit import audit_config

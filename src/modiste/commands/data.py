@@ -1,4 +1,4 @@
-"""Show what a data set, or a table of your own, holds: modiste data shop.csv"""
+"""Summarise a data set or your own table: modiste data shop.csv"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def run(cfg: DictConfig) -> None:
     With ``scenes`` also ``scenes.png``, with ``write`` a YAML.
 
     Raises:
-        ModisteError: The data set is missing, or ``write`` is no name, or names a file that exists.
+        ModisteError: The data set is missing, ``write`` is not a valid name, or its file exists.
     """
     from rich.console import Console
 

@@ -12,7 +12,7 @@ from modiste.utils.run_dir import RunDir
 
 
 def run(cfg: DictConfig) -> None:
-    """Evaluate, print a table and say where results and report are."""
+    """Evaluate, and print a table and the paths of results and report."""
     from modiste.evaluation.api import Evaluated, evaluate_config
     from modiste.reporting.tables import print_results
 

@@ -11,7 +11,7 @@ from modiste.export import FORMATS
 
 
 def run(cfg: DictConfig) -> None:
-    """Write ``cfg.out``, checked by the peer's own loader, and print the cosines."""
+    """Write ``cfg.out``, verified with the target library's own loader, and print the cosine similarities."""
     from modiste.export.api import export_config
 
     exported = export_config(cfg, invocation())

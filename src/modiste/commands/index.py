@@ -1,4 +1,4 @@
-"""Make an index of a catalogue and look after it: modiste index run=RUN out=shop.index"""
+"""Build and maintain a search index of a catalogue: modiste index run=RUN out=shop.index"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from modiste.errors import ModisteError, did_you_mean
 
 
 def run(cfg: DictConfig) -> None:
-    """Does what ``action`` says, and prints what came of it; an interrupted build resumes with the same command."""
+    """Run ``cfg.action`` and print its outcome; an interrupted build resumes with the same command."""
     from modiste.search.api import ACTIONS
 
     action = cfg.action or ("build" if cfg.at is None else "restore")

@@ -12,7 +12,7 @@ from modiste.commands._line import invocation
 
 
 def run(cfg: DictConfig) -> None:
-    """Measure the models between the two, write the best one as a run, and print the curve."""
+    """Evaluate the interpolated models, write the best one as a run, and print the curve."""
     from modiste.evaluation.merge import merge_config
 
     try:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from modiste.commands._line import invocation, of_data
 from modiste.config.overrides import override_key, override_value
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
@@ -46,7 +47,6 @@ def write_pixels(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[i
     from modiste.data.decode import Decoder
     from modiste.data.storage.preprocessed import write
     from modiste.models.preprocess import Preprocess
-    from modiste.utils.progress import progress_bar
 
     preprocess = Preprocess(size=cfg.size, resize=cfg.resize, interpolation=cfg.interpolation, crop_pct=cfg.crop_pct)
     made = write(catalogue, preprocess, folder, cfg.shard_rows, Decoder(cfg.data.decode), progress_bar)
@@ -59,7 +59,6 @@ def write_pixels(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[i
 def write_webdataset(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[int, str]:
     """Files and columns in tar shards; returns as `write_pixels`."""
     from modiste.data.storage.webdataset import write
-    from modiste.utils.progress import progress_bar
 
     made = write(catalogue, folder, cfg.shard_rows, progress_bar)
     batches = max(catalogue.splits.get("train", 0) // cfg.data.batch_size, 1)

@@ -11,7 +11,7 @@ from modiste.errors import ModisteError
 
 
 class _NoPandas:
-    """An import hook for which there is no pandas."""
+    """An import hook that hides pandas."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
@@ -20,7 +20,7 @@ class _NoPandas:
 
 
 def _spare_pandas() -> None:
-    """Let pyarrow believe that there is no pandas, which it would import (a second) at the first value it converts."""
+    """Hide pandas from pyarrow, which would import it (a second) at the first value it converts."""
     import pyarrow
 
     sys.meta_path.insert(0, _NoPandas)

@@ -1,4 +1,4 @@
-"""Serve an index: a page to search it, and an HTTP API: modiste serve index=shop.index"""
+"""Serve an index with a search page and an HTTP API: modiste serve index=shop.index"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = ("fastapi", "fastapi_offline", "multipart", "prometheus_client", "uvi
 
 
 def run(cfg: DictConfig) -> None:
-    """Serve ``cfg.index`` until it is interrupted; what was asked until then is answered.
+    """Serve ``cfg.index`` until interrupted; pending requests are answered.
 
     Raises:
         ModisteError: There is no index, it cannot be opened, the port is taken, or a setting is refused.
@@ -86,10 +86,10 @@ def read_settings(cfg: DictConfig) -> Settings:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, so that a taken port is told before the index is opened.
+    """A listening socket, so that a port in use is reported before the index is opened.
 
     Raises:
-        ModisteError: The port is taken or not allowed, or the address is not of this machine.
+        ModisteError: The port is in use or not permitted, or the address is not one of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

@@ -1,4 +1,4 @@
-"""The table of what was run next to what was published: modiste table runs/a runs/b, modiste table experiments/here"""
+"""Compare results in a table, next to published numbers: modiste table runs/a runs/b, modiste table experiments/here"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def run(cfg: DictConfig) -> None:
     """Build the table of ``cfg.sources`` in ``cfg.format`` and print it, or write it to ``cfg.output``.
 
     Raises:
-        ModisteError: The paths are of both kinds, papers and runs, or not readable.
+        ModisteError: The paths mix papers and runs, or are not readable.
     """
     from modiste.reporting.build import build_table
     from modiste.reporting.tables import emit, format_of, print_sheets, read_published

@@ -1,4 +1,4 @@
-"""`modiste verify runs/kagl_lite`: compute results again from what their files say, and compare them bit for bit."""
+"""`modiste verify runs/kagl_lite`: recompute results from the settings in their files, and compare them bit for bit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from modiste.errors import ModisteError
 
 
 def run(cfg: DictConfig) -> None:
-    """Verifies every result under ``cfg.sources``, a line each. Raises ModisteError when one is another."""
+    """Verify every result under ``cfg.sources``, one line each. Raises ModisteError when one differs."""
     from modiste.evaluation.verify import verify_results
 
     if not cfg.sources:

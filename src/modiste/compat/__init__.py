@@ -1,1 +1,1 @@
-"""Other packages' interfaces on modiste's models, for code that is to go on working."""
+"""Other packages' interfaces for Modiste's models, so that existing code keeps working."""

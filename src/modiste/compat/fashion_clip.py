@@ -2,13 +2,13 @@
 
     from modiste.compat.fashion_clip import FashionCLIP, FCLIPDataset      # was: fashion_clip.fashion_clip
 
-What differs from the package, and what ``strict=True`` brings back:
+Differences from the package, and what ``strict=True`` restores:
 
 - ``zero_shot_classification`` compares cosines; the package leaves the text vectors unnormalised (strict: as it does).
 - ``retrieval`` is exact, an integer array (N, k); the package searches approximately with Annoy, fixed at 512 numbers,
   and then returns lists (strict: lists where ``approx``, of the same exact neighbours; Annoy is not used).
 - ``display_products`` skips fields that the catalogue lacks; the package raises KeyError (strict: as it does).
-- ``random_product_id`` never runs over the end; local model directories and runs load; transformers 5 works.
+- ``random_product_id`` stays in range; local model directories and runs load; transformers 5 works.
 
 The vectors that the package had precomputed for Farfetch's data, in a bucket that is not public, are not fetched.
 """
@@ -96,7 +96,7 @@ class FCLIPDataset:
         strict: bool = False,
         **kwargs: Any,
     ) -> Figure | None:
-        """A matplotlib figure of products with what ``fields`` says of each; ``kwargs`` as of `display_images`.
+        """A matplotlib figure of products with their ``fields``; ``kwargs`` as in `display_images`.
 
         Raises:
             ModisteError: There is no product of an id.
@@ -223,7 +223,7 @@ class FashionCLIP:
 
     def _nearest_neighbours(
         self, k: int, key_vectors: Vectors, space_vectors: Vectors, normalize: bool = True, debug: bool = False
-    ) -> Any:
+    ) -> npt.NDArray[np.int64] | list[list[int]]:
         scores = self._cosine_similarity(np.asarray(key_vectors), np.asarray(space_vectors), normalize)
         nearest = (-scores).argsort(axis=1, kind="stable")[:, :k]
         return nearest.tolist() if self.strict and self.approx else nearest
@@ -240,7 +240,7 @@ class FashionCLIP:
             print(similarity)
         return [text_labels[index] for index in similarity.argmax(axis=-1)]
 
-    def retrieval(self, queries: Sequence[str], top_k: int = 10) -> npt.NDArray[np.int64]:
+    def retrieval(self, queries: Sequence[str], top_k: int = 10) -> npt.NDArray[np.int64] | list[list[int]]:
         """Positions (N, k) of the data set's images nearest to each query, best first.
 
         Raises:
@@ -252,7 +252,7 @@ class FashionCLIP:
         return self._nearest_neighbours(top_k, vectors, self.image_vectors)
 
     def display_attention(self, image_path: str, query_text: str, pixel_size: int = 15, iterations: int = 5) -> Figure:
-        """A matplotlib figure of a photo and of where ``query_text`` is in it, by grey occlusion bands."""
+        """A matplotlib figure of a photo with the heat map of ``query_text`` by grey occlusion bands."""
         heatmap, image = self._get_heatmap(image_path, query_text, pixel_size, iterations)
         return display_heatmap(image, query_text, heatmap)
 
@@ -277,7 +277,7 @@ def unit(vectors: Vectors) -> Vectors:
 
 
 def open_image(image: str | Path | Image.Image) -> Image.Image:
-    """A PIL image of an image, a path or an address, in RGB. Raises ModisteError when it cannot be read."""
+    """An RGB PIL image from an image, a path or a URL. Raises ModisteError when it cannot be read."""
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     try:
@@ -333,7 +333,7 @@ def display_images(
     font_size: int = 8,
     text_wrap_length: int = 35,
 ) -> Figure | None:
-    """A matplotlib figure of images with a few words under each."""
+    """A matplotlib figure of images with captions."""
     from matplotlib import pyplot
 
     if not image_paths:
@@ -356,7 +356,7 @@ def display_images(
 
 
 def display_heatmap(image: Image.Image, text: str, heatmap: npt.NDArray[Any]) -> Figure:
-    """A matplotlib figure of a photo, a heat-map and both."""
+    """A matplotlib figure of a photo, a heat map and both."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 3, figsize=(15, 5), facecolor="white")

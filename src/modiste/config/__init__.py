@@ -1,4 +1,4 @@
-"""Where conf/ is, how it is composed, what it may build, and what is wrong with it. Imports nothing heavy."""
+"""Configuration: location, composition, allow-list and validation of conf/. Imports nothing heavy."""
 
 from __future__ import annotations
 

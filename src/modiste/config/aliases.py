@@ -25,7 +25,7 @@ MOVED = {
 
 
 def current(target: str) -> str:
-    """The present name of what a stored configuration calls ``target``.
+    """The current name of a stored configuration's ``target``.
 
     >>> current("modiste.data.kagl.Kagl"), current("modiste.losses.clip.ClipLoss")
     ('modiste.data.datasets.kagl.Kagl', 'modiste.losses.clip.ClipLoss')

@@ -1,4 +1,4 @@
-"""What a config node describes, built."""
+"""Instantiation of config nodes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPECIAL = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
 
 def instantiate(node: Any, **kwargs: Any) -> Any:
-    """What ``node`` describes: Hydra's ``_target_`` notation, for targets on the allow-list only.
+    """Instantiate ``node`` by Hydra's ``_target_``, for targets on the allow-list only.
 
     Nested targets are built first (not below ``_recursive_: false``). Every argument is a plain dict, list or number,
     whatever ``_convert_`` says. ``kwargs`` replace the node's arguments and are handed over as they are: no copies, no

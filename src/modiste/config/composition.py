@@ -1,4 +1,4 @@
-"""A root config with overrides, composed as Hydra composes it."""
+"""Composition of a root config with overrides, as by Hydra's command line."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ the folder of your own with --config-dir.
 
 @contextmanager
 def _hydra(config_name: str, overrides: Sequence[str], folders: Sequence[Path]) -> Iterator[None]:
-    """Hydra, ready to compose; its errors are explained."""
+    """Initialise Hydra for composition; its errors are explained."""
     check_choices(overrides, folders)
     try:
         with _set_aside(), hydra.initialize_config_dir(config_dir=str(folders[0].resolve()), **VERSION_BASE):

@@ -1,4 +1,4 @@
-"""What a configuration takes over from the run that it names."""
+"""What a configuration inherits from the run that it names."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Invocation:
-    """What was said on the command line; of a call from Python, nothing but its overrides.
+    """A command line; for a call from Python, only its overrides.
 
     Attributes:
         command: The line as one would type it, for the record.

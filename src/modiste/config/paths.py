@@ -1,4 +1,4 @@
-"""Where conf/ is, and what it offers."""
+"""The location of conf/, and its groups."""
 
 from __future__ import annotations
 

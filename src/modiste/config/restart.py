@@ -21,7 +21,7 @@ PLACES = (*STARTS, "run_dir", "data_dir", "log_dir")
 
 
 class Restart(NamedTuple):
-    """A run that is started again.
+    """A restarted run.
 
     Attributes:
         run: Its directory.
@@ -35,7 +35,7 @@ class Restart(NamedTuple):
 
 
 def restart(overrides: Sequence[str], groups: Collection[str]) -> Restart | None:
-    """What ``resume=RUN`` or ``continue=RUN`` among ``overrides`` asks for; None where neither is.
+    """The restart that ``resume=RUN`` or ``continue=RUN`` among ``overrides`` requests; None without either.
 
     ``continue=auto`` is neither: its overrides are whole, and only the job knows its directory.
 
@@ -83,7 +83,7 @@ def _last(overrides: Iterable[str]) -> set[str]:
 
 
 def check_unchanged(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Check that a run which starts again has the settings that it was stopped with.
+    """Check that a restarted run has the settings that it was stopped with.
 
     A recipe or a default may have been edited since. Keys that ``overrides`` add to those of the stored run may differ,
     and so may places and keys that only one of the two has.

@@ -1,4 +1,4 @@
-"""Types and ranges of every setting, and what breaks them: found at composition, before anything is imported.
+"""Types and ranges of every setting, checked at composition, before anything is imported.
 
 A node with a ``_target_`` has the annotations of its target for a schema. This file declares what has no target: the
 keys of the root configs, nodes that go whole into a class (`CLASSES`), and ranges that a framework's class does not
@@ -247,7 +247,7 @@ WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or f
 
 
 def value_problems(cfg: DictConfig, root: str = "") -> list[str]:
-    """Values of a composed config that are of a wrong type or out of range, a sentence each.
+    """Values of a composed config of the wrong type or out of range, one sentence each.
 
     Args:
         cfg: The config.

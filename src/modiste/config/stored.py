@@ -1,4 +1,4 @@
-"""Configurations and overrides that a file holds: a run directory, a sweep or a result, maybe somebody else's.
+"""Configurations and overrides stored in a run directory, sweep or result, which may be untrusted.
 
 What a file says is data. It is never handed to Hydra, whose resolvers read the environment and whose own node can name
 code to run.
@@ -93,7 +93,7 @@ def load_overrides(path: str | Path) -> list[str]:
 def check_overrides(overrides: Sequence[object], source: str | Path) -> list[str]:
     """``overrides`` of a file, which may set Modiste's own keys to plain values, and nothing else.
 
-    Leave to download (``data.catalogue.download=true``) is dropped: it has to be given on the command line.
+    Permission to download (``data.catalogue.download=true``) is dropped: it must be given on the command line.
 
     Raises:
         ModisteError: One is a flag, sets a key of Hydra's, or calls a resolver.
@@ -113,12 +113,12 @@ a file may only set Modiste's keys.
         if CALL.search(plain):
             raise ModisteError(f"{source} holds '{override}', which is refused: a file may not call a resolver.")
         if LEAVE.search(plain):
-            raise ModisteError(f"{source} holds '{override}', which is refused: a file gives no leave to download.")
+            raise ModisteError(f"{source} holds '{override}', which is refused: a file may not permit downloads.")
     return [o for o in overrides if isinstance(o, str) and not re.match(r"[+\w./]*\bdownload=", o)]
 
 
 def read_plain(path: Path) -> Any:
-    """What a YAML file holds: plain containers and values. Raises ModisteError where it cannot be read."""
+    """The content of a YAML file as plain containers and values. Raises ModisteError when it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):

@@ -1,4 +1,4 @@
-"""What is wrong with a composed config, found before anything is built or loaded."""
+"""Validation of a composed config before anything is built or loaded."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def not_chosen(cfg: DictConfig) -> list[str]:
 
 
 def contradictions(cfg: DictConfig) -> list[str]:
-    """Settings that exclude each other, a sentence each."""
+    """Settings that exclude each other, one sentence each."""
     problems = []
     starts = [key for key in STARTS if value_at(cfg, key) is not None]
     if value_at(cfg, "continue") == AUTOMATIC:  # begins as the other says, and continues itself
@@ -142,7 +142,7 @@ def contradictions(cfg: DictConfig) -> list[str]:
 
 
 def _not_measured(cfg: DictConfig, tasks: Sequence[str], sets: Sequence[str]) -> list[str]:
-    """What the monitor names and nothing measures, a sentence each."""
+    """Monitored metrics that nothing measures, one sentence each."""
     named = {"monitor.metric": value_at(cfg, "monitor.metric")}
     named |= {f"monitor.mean[{place}]": name for place, name in enumerate(value_at(cfg, "monitor.mean") or ())}
     if named["monitor.metric"] == MEAN:

@@ -100,7 +100,7 @@ def inverse_frequencies(values: Sequence[str], power: float) -> Tensor:
 
 
 def _numbers(values: Sequence[str]) -> Tensor:
-    """A number for each value (N,), the same for the same."""
+    """An integer code for each value (N,), equal for equal values."""
     known: dict[str, int] = {}
     return torch.tensor([known.setdefault(value, len(known)) for value in values])
 

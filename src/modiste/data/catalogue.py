@@ -271,7 +271,7 @@ def hash_pixels(image: Image.Image) -> str:
 
 
 def as_text(value: object) -> str:
-    """A cell as text: "" for nothing, integers without a point.
+    """A cell as text: "" for a missing value, integers without a decimal point.
 
     >>> as_text(2012.0), as_text(None), as_text(float("nan")), as_text("NA")
     ('2012', '', '', 'NA')

@@ -1,4 +1,4 @@
-"""Columns that rules make of others: what a title says and no attribute does."""
+"""Columns derived from others by rules, for what a title says and no attribute does."""
 
 from __future__ import annotations
 

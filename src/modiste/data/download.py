@@ -1,4 +1,4 @@
-"""What adapters of downloaded data sets share: which files must be there, reading them, noticing what is missing."""
+"""Shared by adapters of downloaded data sets: required files, reading them, detecting partial downloads."""
 
 from __future__ import annotations
 

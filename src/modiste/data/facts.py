@@ -1,4 +1,4 @@
-"""What a catalogue holds, in figures: counts, columns, class balance, leaks between splits."""
+"""Statistics of a catalogue: counts, columns, class balance, leaks between splits."""
 
 from __future__ import annotations
 

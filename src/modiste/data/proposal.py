@@ -1,4 +1,4 @@
-"""What was recognised in a table of your own, and the YAML that keeps it as a data set."""
+"""The detected settings of your own table, and the YAML that saves them as a data set."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def reader(data_cfg: DictConfig) -> Table:
 
 
 def columns(data_cfg: DictConfig, catalogue: Catalogue) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Return what each column of the table was taken for, and a few of its values.
+    """Return the detected role of each column, and a few of its values.
 
     Args:
         data_cfg: The node.
@@ -67,7 +67,7 @@ def _kind(catalogue: Catalogue, name: str) -> str:
 
 
 def write(name: str, data_cfg: DictConfig, catalogue: Catalogue, folder: Path) -> Path:
-    """Write what was recognised as ``data/NAME.yaml`` below a folder of configs; return the file.
+    """Write the detected settings as ``data/NAME.yaml`` below a folder of configs; return the file.
 
     Args:
         name: Selects it later: ``data=NAME``.

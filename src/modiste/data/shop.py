@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
-from typing import Any
+from typing import Any, TypeVar
 
 from modiste.data.text_tables import Columns
 
@@ -49,7 +49,10 @@ LONG = 60
 """Characters; longer texts are descriptions, no classes."""
 
 
-def split_word(value: Any) -> Any:
+Cell = TypeVar("Cell")
+
+
+def split_word(value: Cell) -> Cell | str:
     """Return the catalogue's word for a split, whatever its case; other words stay as they are.
 
     >>> split_word("Validation"), split_word("fold3")
@@ -261,7 +264,7 @@ class _Text(HTMLParser):
             self.parts.append(data)
 
 
-def without_html(cell: Any) -> Any:
+def without_html(cell: Cell) -> Cell | str:
     """Return a text without tags and with its entities resolved; other cells, and "<" as a sign, stay as they are.
 
     >>> without_html("<p>Soft &amp; warm</p><script>x()</script><ul><li>wool"), without_html("size < 38")

@@ -1,4 +1,4 @@
-"""Splits: which rows are train, val, test, held out or excluded. No product and no image is ever on two sides."""
+"""Splits: which rows are train, val, test, held out or excluded. No product and no image is ever in two splits."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -16,7 +15,7 @@ from modiste.errors import ModisteError
 
 
 def from_table(
-    table: Any,
+    table: object,
     images: str | Path,
     text: str | None = None,
     image: str | Sequence[str] | None = None,
@@ -63,7 +62,7 @@ def from_table(
     return RandomSplit(fractions)(catalogue)
 
 
-def _columns(table: Any) -> Columns:
+def _columns(table: object) -> Columns:
     """The columns of a pandas, Polars or pyarrow table."""
     arrow = table if isinstance(table, pa.Table) else None
     if arrow is None and hasattr(table, "__arrow_c_stream__"):

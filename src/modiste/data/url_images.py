@@ -1,4 +1,4 @@
-"""Images behind addresses: downloaded once into the cache, with limits, by Python's own client."""
+"""Images given as URLs: downloaded once into the cache, with limits, by Python's own client."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def download(
 
 
 def file_name(url: str) -> str:
-    """Return the file name of an address in the cache.
+    """Return the file name of a URL in the cache.
 
     >>> file_name("https://example.org/a.jpg")[:8], len(file_name("https://example.org/a.jpg"))
     ('700caca5', 64)
@@ -67,7 +67,7 @@ def file_name(url: str) -> str:
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follow redirections only to where the first address might have led."""
+    """Follow redirects only to where the first URL may lead."""
 
     def __init__(self, private: bool) -> None:
         self.private = private
@@ -99,7 +99,7 @@ def _fetch(url: str, path: Path, private: bool, opener: OpenerDirector) -> str:
 
 
 def _check(url: str, private: bool) -> None:
-    """Raise ValueError for what is no public http address."""
+    """Raise ValueError for anything but a public http URL."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("it is not an http URL")

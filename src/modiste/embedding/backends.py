@@ -132,12 +132,12 @@ class _Positional(nn.Module):
 
 
 def eager(tower: Tower, precision: str) -> Encode:
-    """Torch's own, as it is."""
+    """Eager torch."""
     return _autocast(tower, tower.encode, precision)
 
 
 def channels_last(tower: Tower, precision: str) -> Encode:
-    """Torch with channels_last images, a few at a time."""
+    """Eager torch with channels_last images, a few at a time."""
     if tower.kind == "text":
         return eager(tower, precision)
     model: Any = copy.deepcopy(tower.model).to(memory_format=torch.channels_last)
@@ -151,7 +151,7 @@ def channels_last(tower: Tower, precision: str) -> Encode:
 
 
 def compiled(tower: Tower, precision: str) -> Encode:
-    """torch.compile's with the weights as constants; the first batches take a while."""
+    """torch.compile with the weights as constants; the first batches are slow."""
     encode: Any = tower.model.encode_image if tower.kind == "image" else tower.model.encode_text
     program: Encode = torch.compile(encode, options={"freezing": True})
 
@@ -171,7 +171,7 @@ def _autocast(tower: Tower, encode: Encode, precision: str) -> Encode:
 
 
 def onnxruntime(tower: Tower, precision: str) -> Encode:
-    """ONNX Runtime's, from the tower exported with any batch size and text length."""
+    """ONNX Runtime, from the tower exported with any batch size and text length."""
     if precision != "fp32":
         raise ModisteError("backend=onnxruntime runs in float32 on a CPU: set precision=fp32.")
     session = onnx.session(_onnx(tower), onnx.options(threads=torch.get_num_threads()))
@@ -207,7 +207,7 @@ def _onnx(tower: Tower) -> bytes:
 
 
 def openvino(tower: Tower, precision: str) -> Encode:
-    """OpenVINO's, a part of the batch a stream: one stream for a core or for a few, as OpenVINO sees fit.
+    """OpenVINO, one part of the batch per stream; OpenVINO chooses the number of cores per stream.
 
     In int8 are the products with weights; what is left is in bf16 where the processor has it.
     """
@@ -311,7 +311,7 @@ def candidates(kind: str, device: str = "cpu") -> list[str]:
 
 
 def choose(tower: Tower, name: str, min_cosine: float) -> tuple[str, Encode]:
-    """The backend ``name``, or with ``auto`` the fastest that keeps to ``min_cosine``.
+    """The backend ``name``, or with ``auto`` the fastest within ``min_cosine``.
 
     Args:
         tower: With an example of the job's inputs, on which speed and cosine are measured.
@@ -374,7 +374,7 @@ def smallest_cosine(tower: Tower, encode: Encode) -> float:
 
 
 def rate(tower: Tower, encode: Encode, seconds: float = PROBE_SECONDS) -> float:
-    """Examples a second, after a warm-up, over about ``seconds``."""
+    """Examples per second, after a warm-up, over about ``seconds``."""
 
     def run() -> None:
         encode(tower.example)
@@ -390,5 +390,5 @@ def rate(tower: Tower, encode: Encode, seconds: float = PROBE_SECONDS) -> float:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first."""
+    """The first line of an error."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

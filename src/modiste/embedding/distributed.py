@@ -125,7 +125,7 @@ def device_of(device: str, number: int) -> str:
 
 
 def default_number(device: str, cores: int) -> int:
-    """Workers where nobody says how many: one a GPU, or one a core."""
+    """Default number of workers: one per GPU, or one per core."""
     return max(torch.cuda.device_count(), 1) if device.startswith("cuda") else cores
 
 
@@ -214,7 +214,7 @@ def _with_processes(job: Job, indices: Sequence[int], number: int) -> Iterator[R
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Delays an interrupt to the end of the block; processes started in it never see one.
+    """Delay an interrupt to the end of the block; processes started in it never see one.
 
     The mask is what new processes take over; this process's other threads may still be handed the signal, so its
     handler is replaced, too.

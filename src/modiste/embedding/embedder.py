@@ -391,7 +391,7 @@ class PrefixEmbedder:
         ModisteError: ``dim`` < 1; when embedding, it is larger than the embeddings; a task asks for the model.
     """
 
-    def __init__(self, embedder: Any, dim: int) -> None:
+    def __init__(self, embedder: ModelEmbedder | MatrixEmbedder, dim: int) -> None:
         if dim < 1:
             raise ModisteError(f"dim={dim} must be at least 1: null keeps the full embeddings.")
         self.embedder, self.dim = embedder, dim
@@ -412,7 +412,7 @@ class PrefixEmbedder:
 
     @property
     def model(self) -> DualEncoder:
-        """Not there: what looks into the model would not see the cut."""
+        """Unavailable: code that uses the model directly would ignore the truncation."""
         raise ModisteError(f"dim={self.dim} truncates embeddings, but this task needs the model itself: remove dim.")
 
     def _cut(self, embeddings: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from modiste.evaluation.spec import Entry, Evaluation, EvaluationSpec, Task, ent
 from modiste.evaluation.subject import Subject, subject_of
 from modiste.evaluation.suite import run_suite, suite_specs
 from modiste.models.dual_encoder import DualEncoder
+from modiste.reporting.report import write_report
 from modiste.utils.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Evaluated:
 
 
 def evaluate_config(cfg: DictConfig, line: Invocation) -> Evaluated:
-    """Everything that an ``evaluate`` configuration asks for: its tasks, or those of its suite.
+    """Run an ``evaluate`` configuration: its tasks, or those of its suite.
 
     Args:
         cfg: The composed configuration.
@@ -135,7 +136,6 @@ def evaluate_config(cfg: DictConfig, line: Invocation) -> Evaluated:
     Raises:
         ModisteError: Nothing could be evaluated, or a single evaluation cannot run.
     """
-    from modiste.reporting.report import write_report
 
     evaluator = Evaluator(
         subject_of(cfg, line.choice("model")), None, Path(cfg.run_dir), line.command, cfg.overwrite, cfg.overlap,

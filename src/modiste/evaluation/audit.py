@@ -146,7 +146,7 @@ def training_side(cfg: DictConfig, trained: DictConfig | None, evaluated: Catalo
 
 
 def notes(audit: Audit) -> list[str]:
-    """What a reader must know to take the numbers for what they are."""
+    """Caveats that a reader of the numbers must know."""
     found = []
     if not same_products(audit.train, audit.test):
         found.append("Product ids of different data sets mean different things: they are not compared.")
@@ -206,7 +206,7 @@ def shown(audit: Audit) -> list[str]:
 
 
 def closest(audit: Audit, name: str) -> list[int]:
-    """The evaluated rows that ``name`` touches, the closest pair first; identical pictures are excluded."""
+    """The evaluated rows with a match by ``name``, the closest pair first; identical pictures are excluded."""
     match, identical = audit.matches[name], audit.matches["identical"].touched
     rows = np.flatnonzero(match.touched & ~identical)
     return rows[np.argsort(match.distance[rows], kind="stable")].tolist()

@@ -1,4 +1,4 @@
-"""What an audit found, on the terminal and as a sheet of pictures."""
+"""The findings of an audit, on the terminal and as a contact sheet."""
 
 from __future__ import annotations
 

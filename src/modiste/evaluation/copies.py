@@ -1,4 +1,4 @@
-"""Copies of a picture that were mirrored, cropped, padded, rotated a little, brightened or made grey.
+"""Detection of copies that were mirrored, cropped, padded, slightly rotated, brightened or made grey.
 
 Each evaluated picture is compared with its nearest training pictures by the correlation of small grey thumbnails, whole
 and trimmed of a plain border, as it is and mirrored. Each of these pairs is aligned by an affine map (Lucas & Kanade

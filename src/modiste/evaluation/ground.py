@@ -1,4 +1,4 @@
-"""Phrases on one photo: found, drawn, and with what is known of the model's grounding."""
+"""Grounding of phrases on one photo: found, drawn, and with the model's measured grounding."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def known_threshold(results: Sequence[dict[str, Any]], method: str) -> float:
 
 
 def known(results: Sequence[dict[str, Any]], method: str, run: str | None) -> list[str]:
-    """What grounding results say of the method, or how to find out."""
+    """What the grounding results say about the method, or how to measure it."""
     said = [
         f"On {result['data']} ({result['split']}): {finding}"
         for result in results

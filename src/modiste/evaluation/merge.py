@@ -27,6 +27,7 @@ from modiste.models.dual_encoder import DualEncoder
 from modiste.models.finetune import fold_adapters
 from modiste.models.interpolate import check_alpha, check_architecture, interpolate
 from modiste.models.load import load, model_at_start
+from modiste.reporting.figures import Curve, alpha_curves
 from modiste.utils.atomic import atomic
 from modiste.utils.machine import environment, keep_pages
 from modiste.utils.progress import progress_bar
@@ -316,7 +317,7 @@ class Merge:
         return {f"{name}/{task}/{metric}": value for metric, value in content["metrics"].items()}
 
     def check_direction(self, name: str, task: str, higher_is_better: Mapping[str, bool]) -> None:
-        """Raises ModisteError where the monitor's mode would choose the worst alpha."""
+        """Raise ModisteError where the monitor's mode would choose the worst alpha."""
         metric = str(self.cfg.monitor.metric).removeprefix(f"{name}/{task}/")
         better = {True: "max", False: "min"}.get(higher_is_better.get(metric))  # type: ignore[arg-type]
         if better is not None and better != self.cfg.monitor.mode:
@@ -358,7 +359,6 @@ class Merge:
 
     def draw(self, curve: list[Row], chosen: float, metric: str, shown: str | None) -> Path:
         """The curve as a picture."""
-        from modiste.reporting.figures import Curve, alpha_curves
 
         def line(name: str) -> Curve:
             parts = [[row[name][part] for row in curve] for part in ("value", "low", "high")]

@@ -30,6 +30,7 @@ from modiste.data.splits import normalised
 from modiste.errors import ModisteError
 from modiste.utils.atomic import read_cache, write_cache
 from modiste.utils.machine import usable_cores
+from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir, cache_dir
 
 if TYPE_CHECKING:
@@ -123,7 +124,6 @@ def _read_looks(path: Path) -> dict[str, bytes]:
 def _bar(items: Iterable[Any], total: int, title: str) -> Iterable[Any]:
     if total < LONG:
         return items
-    from modiste.utils.progress import progress_bar
 
     return progress_bar(items, total, title)
 

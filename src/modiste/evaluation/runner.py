@@ -1,4 +1,4 @@
-"""Runs evaluations: the tasks of one model over one or many data sets, keeping results that exist."""
+"""Evaluation of one model by the tasks of one or many data sets, reusing existing results."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from modiste.errors import NothingToMeasureError
+from modiste.evaluation.overlap import overlap_of_run
 from modiste.evaluation.spec import Evaluation, EvaluationSpec
 from modiste.evaluation.store import ResultStore, holds, identity, variant_of
 from modiste.evaluation.subject import Subject
@@ -164,7 +165,6 @@ class Evaluator:
 
     def _overlap(self, evaluation: Evaluation) -> dict[str, Any]:
         """What the evaluated images share with the run's training data; empty: nothing, or no run."""
-        from modiste.evaluation.overlap import overlap_of_run
 
         trained, spec = self.subject.trained, evaluation.spec
         if trained is None or not self.overlap:

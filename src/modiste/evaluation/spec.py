@@ -115,7 +115,7 @@ class EvaluationSpec:
         return replace(self, config=from_run(self.config, trained, self.overrides))
 
     def load(self, catalogue: Catalogue | None = None) -> Evaluation:
-        """Validates the configuration, builds the tasks and loads the data.
+        """Validate the configuration, build the tasks and load the data.
 
         Args:
             catalogue: That of the data node, where it is loaded already.

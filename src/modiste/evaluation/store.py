@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def identity(evaluation: Evaluation, task: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """What a result is a result of: equal identities give equal numbers.
+    """Identity of a result: equal identities give equal numbers.
 
     Args:
         evaluation: The data set and its tasks.

@@ -107,7 +107,7 @@ class Subject:
 
 
 def subject_of(cfg: DictConfig, choice: str | None = None) -> Subject:
-    """What an ``evaluate`` configuration names: ``run``, ``embeddings`` or ``model``.
+    """The subject of an ``evaluate`` configuration: ``run``, ``embeddings`` or ``model``.
 
     Args:
         cfg: The composed configuration.

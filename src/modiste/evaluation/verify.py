@@ -1,4 +1,4 @@
-"""Computes results again from what their files say, and compares them bit for bit."""
+"""Recompute results from the settings in their files, and compare them bit for bit."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def find_run(result: dict[str, Any], path: Path, moved: str | None) -> Path:
 def verify(
     how: Recipe, paths: Sequence[Path], tolerance: float, cache: bool, config_dirs: Sequence[Path] = ()
 ) -> Iterator[Verdict]:
-    """Compute the results of one recipe again, in a separate process and folder, and compare each."""
+    """Recompute the results of one recipe in a separate process and folder, and compare each."""
     with tempfile.TemporaryDirectory(prefix="modiste-verify-") as name:
         problem = compute(how, Path(name), cache, config_dirs)
         made = {file.name: file for file in Path(name).rglob("results/*.json")}
@@ -195,7 +195,7 @@ def stand_in(run: Path, folder: Path) -> Path:
 
 
 def compare(path: Path, again: Path, tolerance: float) -> Verdict:
-    """What differs between a result file and the one that was computed again."""
+    """Differences between a result file and the recomputed one."""
     before, after = read_result(path), read_result(again)
     old, new = comparable(before), comparable(after)
     for key, word in IDENTITY.items():
@@ -223,7 +223,7 @@ def compare(path: Path, again: Path, tolerance: float) -> Verdict:
 
 
 def comparable(result: dict[str, Any]) -> dict[str, Any]:
-    """What is compared of a result, whatever folders its files lay in: their content stands for their paths."""
+    """The compared part of a result, independent of its files' paths: their content stands for them."""
     model = result["model"]
     weights = {"fingerprint": model.get("fingerprint"), "precision": model.get("describe", {}).get("precision")}
     return {key: without_paths(result, key) for key in (*IDENTITY, *NUMBERS)} | {"model": weights}
@@ -261,7 +261,7 @@ def per_query_differences(before: Path, after: Path) -> list[tuple[str, Any, Any
 
 
 def machines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What differs between the machines: other kernels round otherwise."""
+    """Differences between the machines: other kernels round differently."""
     names = ("processor", "cores", "threads", "accelerators", "packages")
     then, now = ({name: result.get("environment", {}).get(name) for name in names} for result in (before, after))
     found = differences(then, now)

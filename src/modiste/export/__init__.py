@@ -1,4 +1,4 @@
-"""Export of a trained or published model into the layouts of other libraries, each read back before it is kept.
+"""Export of a trained or published model into the layouts of other libraries, each verified with its library.
 
 >>> sorted(FORMATS)
 ['hub', 'onnx', 'open_clip', 'openvino', 'sentence_transformers', 'transformers', 'transformers_js']

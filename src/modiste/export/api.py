@@ -20,7 +20,7 @@ from modiste.utils.run_dir import RunDir
 
 
 def export_config(cfg: DictConfig, line: Invocation) -> Exported:
-    """Writes the run or the ``model`` of a configuration into its ``out``.
+    """Write the run or the ``model`` of a configuration into its ``out``.
 
     Args:
         cfg: The composed ``export`` configuration.

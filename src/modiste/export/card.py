@@ -1,4 +1,4 @@
-"""The model card of an export: what the run knows about itself, with hub metadata that huggingface_hub validates."""
+"""The model card of an export, from the run's records, with hub metadata that huggingface_hub validates."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ print(images @ texts.T)""",
 def write_card(
     folder: Path, run: RunDir | None, facts: Mapping[str, Any], inputs: Inputs, given: Mapping[str, Any], repo_id: str
 ) -> None:
-    """Writes ``README.md`` and its pictures into an export.
+    """Write ``README.md`` and its pictures into an export.
 
     Args:
         folder: The export, its other files written.
@@ -208,7 +208,7 @@ def main_metrics(result: Mapping[str, Any]) -> list[str]:
 
 
 def validate(path: Path) -> None:
-    """Has huggingface_hub read the card's metadata back. Raises ValueError when they do not hold together."""
+    """Validate the card's metadata with huggingface_hub. Raises ValueError when they are inconsistent."""
     from huggingface_hub import ModelCard
     from huggingface_hub.repocard_data import model_index_to_eval_results
 
@@ -362,7 +362,7 @@ def command_of(run: RunDir | None) -> str:
 
 
 def limits(cfg: DictConfig | None) -> list[str]:
-    """What a user of the model should know."""
+    """Limitations that a user of the model should know."""
     known = [
         "Scores are cosines: how high one has to be for a match depends on the catalogue; calibrate it on your pairs.",
         "Trained on product data of one source: styles, brands and sizes that it lacks are not represented, and photos "
@@ -374,7 +374,7 @@ def limits(cfg: DictConfig | None) -> list[str]:
 
 
 def licences(cfg: DictConfig | None, given: Mapping[str, Any], inputs: Inputs) -> dict[str, str]:
-    """Licences of the weights it began with, of the data, and of this model, where they are known."""
+    """Licences of the initial weights, of the data, and of this model, where they are known."""
     rows = {"this model": str(given.get("licence") or "not stated: set card.licence when exporting")}
     if cfg is None:
         return rows

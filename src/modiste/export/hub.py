@@ -30,7 +30,7 @@ REMEDY = "Use precision=fp32."
 
 
 def write(model: DualEncoder, folder: Path, job: Job) -> None:
-    """Configuration, weights, and the tokenizer's files where it has any."""
+    """Write configuration, weights, and the tokenizer's files if there are any."""
     for kind, format in ((TransformersDualEncoder, "transformers"), (OpenClipDualEncoder, "open_clip")):
         if isinstance(model, kind):
             raise ModisteError(f"The model is one of {format}: use format={format}, which the hub knows, too.")

@@ -63,7 +63,7 @@ def save_files(model: DualEncoder, folder: Path, format: str) -> None:
 
 
 def convert(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Path, any_size: bool = False) -> None:
-    """Exports ``module`` with any batch size and any length of a sequence; ``any_size``: any height and width, too.
+    """Export ``module`` with any batch size and any length of a sequence; ``any_size``: any height and width, too.
 
     Raises:
         ModisteError: torch's exporter cannot convert it.
@@ -83,12 +83,13 @@ def convert(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Pat
         program.save(str(path))
     except Exception as error:  # exporters raise many kinds for a tower they do not know
         raise ModisteError(
-            f"ONNX cannot hold {path.stem}: {str(error).strip().splitlines()[0][:200]}. Use another format."
+            f"The {path.stem} tower cannot be exported to ONNX: {str(error).strip().splitlines()[0][:200]}. "
+            "Use another format."
         ) from error
 
 
 def quantise(source: Path, target: Path) -> None:
-    """The weights of matrix products in int8, a scale for each output; activations are quantised as they come."""
+    """Quantise the weights of matmuls to int8, with one scale per output; activations are quantised dynamically."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     logging.getLogger().addFilter(_without_advice)

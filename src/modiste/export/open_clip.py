@@ -33,7 +33,7 @@ HARMLESS = ("drop_rate", "drop_path_rate", "patch_drop_rate")
 
 
 def write(model: DualEncoder, folder: Path, job: Job) -> None:
-    """Writes configuration, weights and tokenizer."""
+    """Write configuration, weights and tokenizer."""
     if isinstance(model, OpenClipDualEncoder):
         config, state = _published(model, folder)
     else:
@@ -87,7 +87,7 @@ def _two_tower(model: Any, folder: Path) -> tuple[dict[str, Any], dict[str, torc
 
 
 def check(model: TwoTower) -> None:
-    """Raises ModisteError for towers that open_clip's configuration cannot describe."""
+    """Raise ModisteError for towers that open_clip's configuration cannot describe."""
     kind = model.text.trunk.config.model_type
     if kind not in TEXT_TYPES:
         raise ModisteError(
@@ -103,7 +103,7 @@ def check(model: TwoTower) -> None:
 
 
 def preprocess_cfg(preprocess: Preprocess) -> dict[str, Any]:
-    """open_clip's words for the transform; a ``crop_pct`` other than 1 gets lost, which the comparison shows.
+    """The transform in open_clip's terms; a ``crop_pct`` other than 1 is lost, which the comparison shows.
 
     Raises:
         ModisteError: The interpolation is neither bilinear nor bicubic, or the padding coloured.
@@ -161,7 +161,7 @@ def read(folder: Path) -> Reader:
 
 
 def relocate(folder: Path, final: Path, repo_id: str) -> None:
-    """Says where the text encoder's config is: open_clip takes it from a hub repository or an absolute path."""
+    """Write the path of the text encoder's config: open_clip takes it from a hub repository or an absolute path."""
     config = json.loads((folder / CONFIG).read_text("utf-8"))
     text = config["model_cfg"].get("text_cfg", {})
     if "hf_model_name" in text and (folder / "config.json").is_file():

@@ -51,7 +51,7 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
 
 
 def convert(module: torch.nn.Module, inputs: dict[str, Tensor], path: Path, precision: str) -> list[str]:
-    """Saves a module as a program; returns why its weights stayed as they were, if they did."""
+    """Save a module as a program; returns why its weights stayed as they were, if they did."""
     import openvino as ov
 
     example = tuple(inputs.values())
@@ -62,7 +62,8 @@ def convert(module: torch.nn.Module, inputs: dict[str, Tensor], path: Path, prec
             program = ov.convert_model(traced, example_input=example)
     except Exception as error:  # converters raise many kinds for a tower they do not know
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise ModisteError(f"OpenVINO cannot hold the {path.stem} tower: {first_line}. Use another format.") from error
+        what = f"The {path.stem} tower cannot be exported to OpenVINO: {first_line}."
+        raise ModisteError(f"{what} Use another format.") from error
     for port, name in zip(program.inputs, inputs, strict=True):
         port.get_tensor().set_names({name})
     if PIXELS in inputs:  # of one size, so that "same" padding becomes a part of the convolutions
@@ -81,7 +82,7 @@ def convert(module: torch.nn.Module, inputs: dict[str, Tensor], path: Path, prec
 
 
 def round_weights(program: Model) -> None:
-    """Makes weights and tables of embeddings bfloat16, in place: half of the file."""
+    """Convert weights and embedding tables to bfloat16, in place: half the file size."""
     import openvino as ov
     from openvino import opset13 as ops
 

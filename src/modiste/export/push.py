@@ -16,7 +16,7 @@ OFFLINE = "The model hub cannot be reached: upload from a machine with network, 
 def push(
     folder: Path, repo_id: str, private: bool = True, message: str | None = None, revision: str | None = None
 ) -> str:
-    """Uploads an export in one commit; returns the address of its repository.
+    """Upload an export in one commit; returns the address of its repository.
 
     Args:
         folder: What `modiste export` wrote.
@@ -56,7 +56,7 @@ def push(
 
 
 def network_errors() -> tuple[type[Exception], ...]:
-    """What the hub's client raises where it does not reach the hub, or is refused."""
+    """Errors of the hub's client when it cannot reach the hub, or is refused."""
     from huggingface_hub.errors import HfHubHTTPError
 
     # By its version the client is built on requests, httpx or httpx2: the outermost class of theirs stands for all.
@@ -80,7 +80,7 @@ def explained(error: Exception, repo_id: str) -> ModisteError:
 
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, LocalTokenNotFoundError) or status == 401:
-        return ModisteError("Nobody is logged in to the model hub: run `hf auth login`, or set HF_TOKEN.")
+        return ModisteError("Not logged in to the model hub: run `hf auth login`, or set HF_TOKEN.")
     if status == 403:
         return ModisteError(f"The hub does not let this token write to {repo_id}: use one with write access to it.")
     if isinstance(error, HfHubHTTPError) and status:

@@ -31,7 +31,7 @@ FEATURES = "sentence_embedding"
 
 
 def write(model: DualEncoder, folder: Path, job: Job) -> None:
-    """Writes the folder with sentence-transformers itself."""
+    """Write the folder with sentence-transformers itself."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize
 
@@ -113,7 +113,7 @@ def save_image(model: TwoTower, folder: Path) -> None:
 
 
 def _exact_pixels(file: Path) -> None:
-    """Has an image processor run on PIL, as the model's own preprocessing does, wherever the folder is loaded."""
+    """Make an image processor run on PIL, as the model's own preprocessing does, wherever the folder is loaded."""
     if any(file.parent.glob("*processor_config.json")):
         settings = json.loads(file.read_text())
         settings["processor_kwargs"] = {**settings.get("processor_kwargs", {}), "backend": "pil"}

@@ -1,4 +1,4 @@
-"""What layouts need of a model: towers without adapters, tokenizer files, preprocessing in other libraries' words."""
+"""Parts that formats share: towers without adapters, tokenizer files, preprocessing in other libraries' terms."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def max_length(model: DualEncoder) -> int:
 
 
 def logit_scale(model: DualEncoder) -> Tensor:
-    """log of the inverse temperature, (); CLIP's start where the model brings none."""
+    """log of the inverse temperature, (); CLIP's initial value if the model has none."""
     return torch.tensor(math.log(model.initial_scale or 1 / 0.07))
 
 

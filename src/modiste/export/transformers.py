@@ -74,12 +74,12 @@ def text_config(model: TwoTower) -> dict[str, Any]:
 
 
 def limit(file: Path, length: int, more: dict[str, Any] | None = None) -> None:
-    """Has a saved tokenizer truncate at ``length`` tokens."""
+    """Make a saved tokenizer truncate at ``length`` tokens."""
     update_json(file, {"model_max_length": length} | (more or {}))
 
 
 def update_json(file: Path, values: dict[str, Any]) -> None:
-    """Sets keys of a JSON file."""
+    """Set keys of a JSON file."""
     write_json(file, json.loads(file.read_text("utf-8")) | values)
 
 
@@ -121,7 +121,7 @@ def image_processor(preprocess: Preprocess, model_type: str) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Lets transformers' Auto classes load such folders with modiste's own code: no ``trust_remote_code``."""
+    """Let transformers' Auto classes load such folders with modiste's own code: no ``trust_remote_code``."""
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
     from modiste.pretrained.remote.configuration_modiste import ModisteConfig

@@ -1,4 +1,4 @@
-"""Writing an export: checked against the model by the peer's own loader, and whole or not at all."""
+"""Writing of an export: verified with the target library's own loader, and complete or not at all."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ EXACT = 0.9999
 
 
 class Reader(NamedTuple):
-    """A peer's model: unit-norm embeddings (N, D) of PIL images and of texts, by its own preprocessing."""
+    """The target library's model: unit-norm embeddings (N, D) of PIL images and texts, by its own preprocessing."""
 
     images: Callable[[Sequence[Image.Image]], Tensor]
     texts: Callable[[Sequence[str]], Tensor]
@@ -47,7 +47,7 @@ class Reader(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What a layout needs to know to write itself.
+    """Input of a format's writer.
 
     Attributes:
         precision: ``fp32``, ``bf16`` or ``int8``.
@@ -91,7 +91,7 @@ def export(
     repo_id: str = "",
     card: Mapping[str, Any] | None = None,
 ) -> Exported:
-    """Write a model in ``format`` into the folder ``out``, and check it with the peer's own loader.
+    """Write a model in ``format`` into the folder ``out``, and verify it with the target library's own loader.
 
     Args:
         run_or_model: A run directory, or what `modiste.train` returns; a model, or what else `modiste.load` takes.
@@ -114,7 +114,7 @@ def export(
     model, run = resolved(run_or_model, checkpoint)
     inputs = inputs or (of_run(run) if run else synthetic())
     if isinstance(model, Programs):
-        raise ModisteError(f"{run_or_model} holds programs, which have no weights to export: export the run itself.")
+        raise ModisteError(f"{run_or_model} holds compiled programs without weights: export the run itself.")
     identity = fingerprint(model.eval())
     plain = without_adapters(model)
     lost = without_patches(plain, format, layout)
@@ -147,18 +147,18 @@ def export(
 
 
 def without_patches(model: DualEncoder, format: str, layout: ModuleType) -> list[str]:
-    """Takes the projection of patches off a model whose layout has no place for it; says so in a sentence."""
+    """Remove the patch projection from a model whose format cannot hold it; returns a sentence that says so."""
     if not isinstance(model, TwoTower) or model.patch_head is None or getattr(layout, "PATCHES", False):
         return []
     model.patch_head = None
     return [
-        f"The projection of patches (image.patch_stages) is not in {format}: retrieval is the run's, heat-maps "
+        f"The projection of patches (image.patch_stages) is not in {format}: retrieval is the run's, heat maps "
         "are not. format=hub holds it."
     ]
 
 
 def resolved(run_or_model: str | Path | RunDir | DualEncoder, checkpoint: str) -> tuple[DualEncoder, RunDir | None]:
-    """The model, and the run directory that it is of, if it is one's; ``modiste.train`` returns an object of a run."""
+    """The model, and its run directory if it has one; ``modiste.train`` returns an object of a run."""
     if isinstance(run_or_model, DualEncoder):
         return run_or_model, None
     source = run_or_model.path if isinstance(run_or_model, RunDir) else run_or_model
@@ -186,7 +186,7 @@ def layout_of(format: str, precision: str = "fp32") -> ModuleType:
 
 
 def check_target(out: Path) -> None:
-    """Raises ModisteError when ``out`` exists and is neither an export nor an empty folder."""
+    """Raise ModisteError when ``out`` exists and is neither an export nor an empty folder."""
     if out.exists() and not (out / FACTS).is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise ModisteError(f"{out} exists and is not an export of modiste: choose another out=DIR.")
 
@@ -202,7 +202,7 @@ def replacing(out: Path) -> Iterator[Path]:
 
 @torch.inference_mode()
 def compare(model: DualEncoder, reader: Reader, inputs: Inputs) -> dict[str, dict[str, float]]:
-    """Cosines between a peer's embeddings of the inputs and the model's own, preprocessing included."""
+    """Cosine similarities between the target library's embeddings of the inputs and the model's own."""
     device = next(model.parameters()).device
     pixels = torch.stack([model.preprocess(image) for image in inputs.images]).to(device)
     tokens = {name: tensor.to(device) for name, tensor in model.tokenizer(list(inputs.texts)).items()}

@@ -1,4 +1,4 @@
-"""A loss from its config node, begun where the weights and the batch say."""
+"""A loss from its config node, initialised from the weights and the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a loss the same on several processes as on one? For the tests of a loss of one's own."""
+"""Compare a loss on several processes with one process, for tests of your own losses."""
 
 from __future__ import annotations
 

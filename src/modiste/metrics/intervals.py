@@ -237,7 +237,7 @@ def bootstrap_confusion(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Intervals of metrics that are no means over queries, such as F1.
+    """Intervals of metrics that are not means over queries, such as F1.
 
     Resampling n (target, prediction) pairs with replacement is drawing the confusion matrix from a multinomial
     with n trials and the matrix's own frequencies; only its non-zero cells take part.

@@ -24,7 +24,7 @@ DEFINITIONS = {
 
 
 def pointing(heat: Heat, mask: Mask) -> float:
-    """The pointing game (Zhang et al., ECCV 2016) without a margin: the share of the highest pixels inside the mask.
+    """The pointing game (Zhang et al., ECCV 2016) without a margin: the fraction of the highest pixels inside the mask.
 
     Args:
         heat: (h, w).

@@ -1,4 +1,4 @@
-"""Logistic regression on embeddings, to its optimum, with an honest account of whether it was reached."""
+"""Logistic regression on embeddings, to its optimum, which is checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retrieval as `torchmetrics.Metric`: for anybody's training or evaluation loop, on any number of processes."""
+"""Retrieval as `torchmetrics.Metric`, for any training or evaluation loop, on any number of processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Ranking(Metric):
 
 
 class RetrievalMetrics(_Ranking):
-    """Text→image and image→text retrieval among all pairs that arrive, in batches and on any number of processes.
+    """Text→image and image→text retrieval among all pairs, added in batches, on any number of processes.
 
     Ranks are exact over the whole gallery; relevant are all pairs of the query's product, and ties go by index. A
     last batch that a distributed sampler padded counts its repeated rows twice.
@@ -82,7 +82,7 @@ class RetrievalMetrics(_Ranking):
 
 
 class RankingMetrics(_Ranking):
-    """Ranking metrics of any queries against any gallery that arrive in batches, on any number of processes.
+    """Ranking metrics of any queries against any gallery, added in batches, on any number of processes.
 
     Queries and gallery are sharded in any way; every process holds its part and `compute` ranks against the union.
     Nothing is de-duplicated: a row that a padding sampler repeats is counted twice. Under torch.distributed every

@@ -1,4 +1,4 @@
-"""The dual encoder: what everything else calls a model. Pure PyTorch."""
+"""The dual encoder, in pure PyTorch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from modiste.errors import ModisteError
+from modiste.models.grounding import ground
 from modiste.models.layers import with_module
 from modiste.models.preprocess import Preprocess
 
@@ -156,7 +157,6 @@ class DualEncoder(nn.Module):
         >>> found.heat.shape, len(found.box)
         ((40, 30), 4)
         """
-        from modiste.models.grounding import ground
 
         found = ground(self, image, [phrase] if isinstance(phrase, str) else phrase, method, size, threshold)
         return found[0] if isinstance(phrase, str) else found
@@ -171,7 +171,7 @@ class DualEncoder(nn.Module):
 
 
 class PatchHead(nn.Module):
-    """Linear projection of patch features into the shared space, and what background looks like there.
+    """Linear projection of patch features into the shared space, with a learned background embedding.
 
     Args:
         dim: Number of features of a patch.

@@ -116,7 +116,7 @@ def require_grad(groups: Sequence[Sequence[nn.Module | nn.Parameter]], value: bo
 
 
 def freeze_rest(model: DualEncoder) -> None:
-    """Freezes what is in no layer group, such as a pooler that is not used: DDP waits for gradients of all else."""
+    """Freeze what is in no layer group, such as a pooler that is not used: DDP waits for gradients of all else."""
     grouped = {id(parameter) for tower in TOWERS for parameter in parameters(model.layer_groups(tower))}
     for parameter in model.parameters():
         if id(parameter) not in grouped:

@@ -1,4 +1,4 @@
-"""Heat-maps of phrases on an image, by four methods that can be exchanged, in the frame of the image.
+"""Heat maps of phrases on an image, by four interchangeable methods, in the frame of the image.
 
 Every method sees the whole image: it is padded to a square on grey, as in FashionCLIP's demo, and scaled to the side of
 the model's input with the model's interpolation; the centre crop of the model's own preprocessing is excluded.

@@ -73,7 +73,7 @@ def with_weights(groups: Sequence[Sequence[nn.Module | nn.Parameter | None]]) ->
 
 
 def freeze_all_but(model: nn.Module, groups: Sequence[Group]) -> None:
-    """Freezes what is in none of ``groups``: distributed training wants a gradient for every parameter that trains."""
+    """Freeze what is in none of ``groups``: distributed training wants a gradient for every parameter that trains."""
     kept = {id(parameter) for group in groups for item in group for parameter in _parameters(item)}
     for parameter in model.parameters():
         if id(parameter) not in kept:

@@ -1,4 +1,4 @@
-"""How a PIL image becomes a model's pixels: resized as uint8 on the CPU, normalised on the device."""
+"""From a PIL image to a model's pixels: resized as uint8 on the CPU, normalised on the device."""
 
 from __future__ import annotations
 

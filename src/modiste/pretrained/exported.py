@@ -16,10 +16,14 @@ from modiste.errors import ModisteError
 from modiste.images.timm import TimmEncoder
 from modiste.models.dual_encoder import DualEncoder, Tokenizer, Tokens, TwoTower
 from modiste.models.preprocess import Preprocess
+from modiste.pretrained.openclip import OpenClipDualEncoder
+from modiste.pretrained.sentence_transformers import SentenceTransformersDualEncoder
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
+from modiste.pretrained.transformers import CheckpointTokenizer, TransformersDualEncoder
 from modiste.texts.hf import HfTextEncoder, HfTokenizer
 from modiste.texts.words import HashTokenizer
 from modiste.utils import onnx
+from modiste.utils.openvino import core
 from modiste.utils.run_dir import read_json
 
 FACTS = "modiste.json"
@@ -41,19 +45,13 @@ def load_exported(source: str) -> DualEncoder:
     """
     folder = local_path(source)
     if folder is None:
-        from modiste.pretrained.transformers import TransformersDualEncoder
-
         return TransformersDualEncoder(source)
     if (folder / "checkpoints").is_dir():
         raise ModisteError(f"{source} is a run directory: give run={source}.")
     facts = read_facts(folder)
     if (folder / "open_clip_config.json").is_file():
-        from modiste.pretrained.openclip import OpenClipDualEncoder
-
         return OpenClipDualEncoder(str(folder))
     if (folder / "modules.json").is_file():
-        from modiste.pretrained.sentence_transformers import SentenceTransformersDualEncoder
-
         return SentenceTransformersDualEncoder(str(folder))
     if facts.get("format") in ("onnx", "openvino", "transformers_js"):
         return Programs(folder)
@@ -62,7 +60,6 @@ def load_exported(source: str) -> DualEncoder:
         return HubModel.from_pretrained(str(folder)).model
     if config.get("model_type") == "modiste":
         return from_transformers(folder, config)
-    from modiste.pretrained.transformers import TransformersDualEncoder
 
     return TransformersDualEncoder(str(folder))
 
@@ -215,8 +212,6 @@ def program_tokenizer(folder: Path, facts: dict[str, Any]) -> Tokenizer:
         return HashTokenizer(facts["buckets"], facts["max_length"])
     from transformers import AutoTokenizer
 
-    from modiste.pretrained.transformers import CheckpointTokenizer
-
     files = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if facts["kind"] == "CheckpointTokenizer":
         return CheckpointTokenizer(files, facts["max_length"], facts["fixed"], facts["lower"])
@@ -251,7 +246,6 @@ def open_onnx(file: Path) -> Callable[[Tokens], Tensor]:
 
 def open_openvino(file: Path) -> Callable[[Tokens], Tensor]:
     """OpenVINO's function of named tensors."""
-    from modiste.utils.openvino import core
 
     program = core().compile_model(core().read_model(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 

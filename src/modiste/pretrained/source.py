@@ -64,7 +64,7 @@ def explained(source: str, remedy: str) -> Iterator[None]:
 
 
 def hub_remedy(repository: str, revision: str | None = None) -> str:
-    """What to do when the model hub is not within reach.
+    """What to do when the model hub cannot be reached.
 
     >>> hub_remedy("openai/clip-vit-base-patch32")  # doctest: +ELLIPSIS
     'If the hub is out of reach, run `hf download openai/clip-vit-base-patch32 --local-dir DIR` on a machine...'

@@ -1,4 +1,4 @@
-"""A sheet of pictures: some products of every split with their titles."""
+"""A contact sheet: some products of every split with their titles."""
 
 from __future__ import annotations
 

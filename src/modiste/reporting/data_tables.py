@@ -1,4 +1,4 @@
-"""What `modiste data` prints: a catalogue's figures, and what was recognised in a table."""
+"""What `modiste data` prints: a catalogue's statistics, and the detected settings of a table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNIQUE = 0.7
 
 
 def show(facts: dict[str, Any], console: Console) -> None:
-    """Print what `modiste.data.facts.describe` found."""
+    """Print the result of `modiste.data.facts.describe`."""
     card, rows, distinct = facts["card"], facts["rows"], facts["distinct"]
     console.print(f"[bold]{escape(card['title'] or card['name'])}[/]  ({escape(card['name'])})")
     for name in ("licence", "citation", "homepage"):
@@ -93,7 +93,7 @@ def _table(title: str, first: str, *columns: str) -> Table:
 
 
 def show_columns(roles: Mapping[str, str], examples: Mapping[str, Sequence[str]], console: Console) -> None:
-    """Print what each column of a table was taken for, with a few of its values.
+    """Print the detected role of each column of a table, with a few of its values.
 
     Args:
         roles: Column → what it was taken for.

@@ -1,4 +1,4 @@
-"""What a grid of training runs (``modiste train -m``) ends with."""
+"""The table at the end of a grid of training runs (``modiste train -m``)."""
 
 from __future__ import annotations
 

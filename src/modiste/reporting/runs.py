@@ -1,4 +1,4 @@
-"""Training runs below a folder: what they were asked for, and the settings in which they differ."""
+"""Training runs below a folder: their overrides, and the settings in which they differ."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _plain(value: Any) -> bool:
 
 
 def shorter(value: str) -> str:
-    """A setting as a table shows it: a drawn number with four digits.
+    """A setting as a table shows it: a sampled number with four digits.
 
     >>> shorter("0.0012106012652034494"), shorter("0.001"), shorter("siglip"), shorter("20260101")
     ('0.001211', '0.001', 'siglip', '20260101')

@@ -1,4 +1,4 @@
-"""A sheet of composed scenes, each with what its pixels are labelled."""
+"""A contact sheet of composed scenes with their labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tasks and metrics are called in titles, and their chance level."""
+"""Names of tasks and metrics in titles, and their chance levels."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def headline(result: Mapping[str, Any], name: str) -> str:
 
 
 def chance(result: Mapping[str, Any], name: str) -> float | None:
-    """What guessing would score, where that follows from the counts: accuracy of classes, recall@k of a gallery.
+    """Chance level, where it follows from the counts: accuracy of classes, recall@k of a gallery.
 
     >>> chance({"counts": {"colour/classes": 20}}, "colour/accuracy")
     0.05

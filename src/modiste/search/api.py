@@ -1,4 +1,4 @@
-"""What `modiste index` does, from its configuration."""
+"""The actions of `modiste index`, from its configuration."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from modiste.config import load_run_config, validate
+from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
 from modiste.errors import ModisteError
 from modiste.search import open as open_index
+from modiste.search.encoder import ModelCard
 from modiste.search.index import Index
 from modiste.search.opened import FACTS
 from modiste.utils.run_dir import RunDir
 
 
 def make(cfg: DictConfig, line: Invocation) -> str:
-    """Makes the index of a catalogue, or brings it up to date.
+    """Build the index of a catalogue, or bring it up to date.
 
     Raises:
         ModisteError: There is no ``out`` or no model, or the index is of another model.
     """
-    from modiste.config import load_run_config, validate
-    from modiste.config.inherit import from_run
     from modiste.data.build import load
     from modiste.search.build import build
     from modiste.utils.progress import progress_bar
@@ -42,7 +43,7 @@ def make(cfg: DictConfig, line: Invocation) -> str:
 
 
 def _engine(cfg: DictConfig, folder: Path) -> dict[str, str]:
-    """Where the rows of a new index go. Raises ModisteError for an unknown engine, or a server without an address."""
+    """The engine of a new index. Raises ModisteError for an unknown engine, or a server without a URL."""
     if cfg.engine not in ("lancedb", "qdrant"):
         raise ModisteError(f"engine={cfg.engine} is not known: choose lancedb or qdrant.")
     if cfg.engine == "lancedb":
@@ -53,10 +54,9 @@ def _engine(cfg: DictConfig, folder: Path) -> dict[str, str]:
 
 
 def _source(cfg: DictConfig, line: Invocation, folder: Path, catalogue: Any) -> Any:
-    """What embeds: the run's model, the one that ``model=`` names, the index's own, or matrices on disk."""
+    """The source of embeddings: the run's model, ``model=``, the index's own model, or matrices on disk."""
     from modiste.embedding.build import choose_device, decode_of
     from modiste.search.build import Source, vectors_on_disk
-    from modiste.search.encoder import ModelCard
 
     options = {
         "batch_size": cfg.batch_size, "precision": cfg.precision, "decode": decode_of(cfg.data),
@@ -116,18 +116,18 @@ def run_name(run: str) -> str:
 
 def _index(cfg: DictConfig) -> Index:
     if not cfg.index:
-        raise ModisteError("Which index? Give index=shop.index.")
+        raise ModisteError("No index given: set index=shop.index.")
     return open_index(cfg.index)
 
 
 def versions(cfg: DictConfig, line: Invocation) -> str:
-    """Lists the versions."""
+    """List the versions."""
     lines = [f"{int(v):>6}  {v.created}  {v.rows:>9,} rows  {v.note}" for v in _index(cfg).versions()]
     return "\n".join(lines)
 
 
 def restore(cfg: DictConfig, line: Invocation) -> str:
-    """Makes an earlier version the newest."""
+    """Restore an earlier version as the newest."""
     index = _index(cfg)
     if cfg.at is None:
         known = ", ".join(str(int(version)) for version in index.versions())
@@ -137,7 +137,7 @@ def restore(cfg: DictConfig, line: Invocation) -> str:
 
 
 def delete(cfg: DictConfig, line: Invocation) -> str:
-    """Deletes products."""
+    """Delete products."""
     index = _index(cfg)
     if not cfg.ids:
         raise ModisteError("modiste index delete needs products: ids=[SKU1,SKU2].")
@@ -146,7 +146,7 @@ def delete(cfg: DictConfig, line: Invocation) -> str:
 
 
 def plan(cfg: DictConfig, line: Invocation) -> str:
-    """Measures the ways to search, and takes the smallest that holds the floor."""
+    """Measure the ways to search, and choose the smallest that reaches the recall floor."""
     index = _index(cfg)
     measured = index.plan(list(cfg.choices) if cfg.choices else None, cfg.recall_floor)
     lines = [f"{'choice':<10} {'MiB':>9} {'recall@10':>9} {'ms/query':>9}  narrowest filter measured"]
@@ -163,7 +163,7 @@ def plan(cfg: DictConfig, line: Invocation) -> str:
 
 
 def calibrate(cfg: DictConfig, line: Invocation) -> str:
-    """Recalibrates the match thresholds."""
+    """Recalibrate the match thresholds."""
     found = _index(cfg).calibrate(cfg.coverage)
     if not found:
         return "Too few pairs: no threshold is set, and no result is called a match or none."
@@ -175,7 +175,7 @@ def calibrate(cfg: DictConfig, line: Invocation) -> str:
 
 
 def health(cfg: DictConfig, line: Invocation) -> str:
-    """Writes the lists of catalogue health."""
+    """Write the lists of catalogue health."""
     from modiste.search.health import write
 
     index = _index(cfg)

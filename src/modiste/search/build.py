@@ -1,4 +1,4 @@
-"""Writes an index: vectors and thumbnails are staged, then one atomic commit makes a version that readers see."""
+"""Writing of an index: vectors and thumbnails are staged, then one atomic commit makes a version that readers see."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def build(
     progress: Progress = silent,
     engine: Mapping[str, str] | None = None,
 ) -> Changes:
-    """Makes the index ``folder`` of a catalogue, or brings it up to date; a killed build resumes where it was.
+    """Build the index ``folder`` of a catalogue, or bring it up to date; a killed build resumes.
 
     Args:
         folder: Of the index.
@@ -304,7 +304,7 @@ def _after(folder: Path, facts: Mapping[str, Any], part: pa.Table, gone: Sequenc
 
 
 def _commit(folder: Path, store: Any, facts: dict[str, Any], note: str, snapshot: Snapshot | None = None) -> int:
-    """Makes what the store holds now the newest version that readers see.
+    """Publish the store's current content as the newest version.
 
     Args:
         folder: Of the index.
@@ -413,7 +413,7 @@ class pending:  # noqa: N801
 
 
 def heal(folder: Path, facts: dict[str, Any]) -> None:
-    """Takes a killed commit back: the database returns to the version that readers see. The writer's lock is held."""
+    """Roll back a killed commit: the database returns to the version that readers see. The writer's lock is held."""
     mark = folder / "pending"
     if mark.exists():
         store = store_of(folder, facts["engine"])
@@ -494,7 +494,7 @@ def typed(table: pa.Table, columns: Mapping[str, str], folder: Path) -> pa.Table
     if new or lacking:
         said = [f"{word} {', '.join(sorted(names))}" for word, names in (("new:", new), ("missing:", lacking)) if names]
         raise ModisteError(
-            f"The catalogue's columns are not those of {folder} ({'; '.join(said)}): re-index with another out=."
+            f"The catalogue's columns differ from those of {folder} ({'; '.join(said)}): re-index with another out=."
         )
     for name, kind in columns.items():
         wanted, column = pa.type_for_alias(kind), table.column(name)
@@ -509,7 +509,7 @@ def typed(table: pa.Table, columns: Mapping[str, str], folder: Path) -> pa.Table
 
 
 def _words(table: pa.Table) -> list[str]:
-    """What full text looks into: the product's id, its title and the text of its attributes."""
+    """The full text of a row: the product's id, its title and the text of its attributes."""
     names = [name for name in public(table) if name != "split" and pa.types.is_string(table.schema.field(name).type)]
     lists = [table.column(name).to_pylist() for name in names]
     return [" ".join(filter(None, values)) for values in zip(*lists, strict=True)]
@@ -536,7 +536,7 @@ def image_source(catalogue: Catalogue) -> dict[str, str] | None:
 
 
 def plain(value: Any) -> Any:
-    """As JSON would give it back."""
+    """A value as JSON returns it."""
     return json.loads(json.dumps(value, default=str))
 
 
@@ -564,13 +564,13 @@ class Staging:
                 self._take(pa.ipc.open_file(opened).read_all())
 
     def remember(self, store: LanceStore | QdrantStore, rows: Mapping[str, int]) -> None:
-        """Takes over from the store what it has of these pixels."""
+        """Reuse the store's vectors and thumbnails of these pixels."""
         if rows:
             found = store.take(list(rows.values()), ["_pixels", "_vector", "_thumbnail"])
             self._take(found.select(["_pixels", "_vector", "_thumbnail"]))
 
     def embed(self, catalogue: Catalogue, progress: Progress) -> int:
-        """Embeds the photos that are not known yet; returns their number.
+        """Embed the photos that are not known yet; returns their number.
 
         Raises:
             ModisteError: There are some, and no model.
@@ -630,7 +630,7 @@ class Staging:
         return table.append_column("_thumbnail", pa.array([self.thumbnails[name] for name in pixels], pa.binary()))
 
     def clear(self) -> None:
-        """Forgets what is committed."""
+        """Delete what is committed."""
         shutil.rmtree(self.root, ignore_errors=True)
 
 
@@ -683,6 +683,6 @@ def vectors_on_disk(path: Path, catalogue: Catalogue) -> tuple[dict[str, np.ndar
     manifest = read_json(image.parent / "manifest.json")
     if manifest and manifest.get("data_fingerprint") != catalogue.fingerprint():
         raise ModisteError(
-            f"{image} was made of another catalogue than data= gives: use the same data=, or embed again."
+            f"{image} was computed from another catalogue than data=: use the same data=, or embed again."
         )
     return dict(zip(catalogue.column("pixels"), vectors, strict=True)), manifest

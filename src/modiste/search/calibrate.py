@@ -1,4 +1,4 @@
-"""The score from which on a result counts as a match: split conformal prediction on pairs that belong together."""
+"""The threshold above which a result counts as a match: split conformal prediction on matching pairs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILE = "calibration.npz"
 
 @dataclass(frozen=True)
 class Threshold:
-    """From which score on a result counts as a match.
+    """The score threshold of a match.
 
     Attributes:
         threshold: The score.

@@ -1,4 +1,4 @@
-"""The model behind an index: which one it is, and queries to embeddings, by the text tower alone where it can."""
+"""The model of an index: its identity, and embeddings of queries, by the text tower alone where possible."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MIN_COSINE = 0.9999
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Which model embedded an index.
+    """Identity of the model that embedded an index.
 
     Attributes:
         name: For people.
@@ -45,7 +45,7 @@ class ModelCard:
     source: str = ""
 
     def check(self, other: ModelCard, place: Path) -> None:
-        """Raises ModisteError where ``other`` is another model, or sees other pixels."""
+        """Raise ModisteError where ``other`` is another model, or sees other pixels."""
         remedy = (
             f"Re-index with another out=, or use the model that {place} was made with ({self.source or self.name})."
         )
@@ -111,7 +111,7 @@ class Encoder:
         return model
 
     def use(self, model: DualEncoder) -> None:
-        """Takes a model that is loaded already."""
+        """Use a loaded model."""
         self.__dict__["model"] = model
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -137,7 +137,7 @@ class Encoder:
         return TextTower.read(self.folder / "text")
 
     def save(self, model: DualEncoder, name: str, node: dict[str, Any], weights: bool) -> None:
-        """Writes a model into ``folder``.
+        """Write a model into ``folder``.
 
         Args:
             model: The dual encoder.
@@ -158,7 +158,7 @@ class Encoder:
         write_text(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(facts)))
 
     def export(self, model: DualEncoder, texts: Sequence[str]) -> None:
-        """Writes the text tower in ONNX where that is possible, checked on ``texts`` of the catalogue."""
+        """Write the text tower in ONNX where that is possible, checked on ``texts`` of the catalogue."""
         TextTower.write(self.folder / "text", model, texts)
 
 
@@ -188,7 +188,7 @@ class TextTower:
 
     @classmethod
     def write(cls, folder: Path, model: DualEncoder, texts: Sequence[str]) -> None:
-        """Exports the text tower of ``model``, unless it, its tokenizer or this machine cannot: then torch is used."""
+        """Export the text tower of ``model`` if it, its tokenizer and this machine allow that; else torch is used."""
         from importlib.util import find_spec
 
         settings = _settings(model.tokenizer)
@@ -218,7 +218,7 @@ class TextTower:
 
 
 def _optimised(content: bytes, path: Path) -> None:
-    """Writes an ONNX graph as ONNX Runtime would optimise it for any CPU."""
+    """Write an ONNX graph with ONNX Runtime's optimisations for any CPU."""
     settings = onnx.options(optimise="extended")
     settings.optimized_model_filepath = str(path)
     onnx.session(content, settings)

@@ -1,4 +1,4 @@
-"""Results for people: a table in the terminal, and a page of pictures."""
+"""Search results as a table in the terminal, and as an HTML gallery."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MARKS = {True: "✓", False: "·", None: ""}
 
 
 def print_results(results: Results, columns: Sequence[str] | None, file: IO[str] | None = None) -> None:
-    """Prints a table of the results and a sentence about them.
+    """Print a table of the results and a sentence about them.
 
     Args:
         results: What was found.
@@ -66,7 +66,7 @@ def chosen_columns(results: Results, columns: Sequence[str] | None, room: int) -
 
 
 def write_gallery(file: Path, index: Index, results: Results, asked: Mapping[str, Any]) -> None:
-    """Writes a page that holds everything in itself, its pictures, too."""
+    """Write a self-contained page, with its pictures."""
     title = ", ".join(f"{name}: {_shown(value)}" for name, value in asked.items() if value) or "Everything"
     items = [_item(row, index) for row in results.table.to_pylist()]
     write_page(file, "gallery.html", title=title, summary=results.summary(), items=items)

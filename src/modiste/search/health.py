@@ -1,4 +1,4 @@
-"""Catalogue health: what the embeddings say about the catalogue's own data. Each list is a suggestion to look."""
+"""Catalogue health: suspicious rows by the embeddings. Each list is a suggestion for review."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ LISTS: dict[str, Callable[[Any], Any]] = {
 
 
 def write(index: Index, folder: Path) -> Iterator[tuple[str, int, Path]]:
-    """Writes every list as a CSV file; yields its name, its rows and the file."""
+    """Write every list as a CSV file; yields its name, its rows and the file."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, compute in LISTS.items():
         table = compute(index)

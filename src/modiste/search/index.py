@@ -12,6 +12,7 @@ import numpy as np
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.search import where as conditions
+from modiste.search.calibrate import uncalibrated
 from modiste.search.engines.memory import Snapshot, batch, top
 from modiste.search.opened import (
     FIXED,
@@ -133,7 +134,7 @@ class Index(Opened):
             raise ModisteError(f"like={product_id}: the index has no such product. {did_you_mean(product_id, names)}")
         return self.snapshot.vectors[found]
 
-    def _near(self, vector: np.ndarray, query: Query, weight: float, condition: Any, k: int) -> Near:
+    def _near(self, vector: np.ndarray, query: Query, weight: float, condition: conditions.Node | None, k: int) -> Near:
         """The rows that pass, and how they are ranked."""
         positions = self.snapshot.passing(condition)
         passing = len(self.snapshot) if positions is None else len(positions)
@@ -149,7 +150,6 @@ class Index(Opened):
 
     def _uncalibrated(self, kind: str) -> str:
         """Why there is no threshold for a kind of query."""
-        from modiste.search.calibrate import uncalibrated
 
         if kind not in self._why:
             self._why[kind] = uncalibrated(self, kind)
@@ -243,16 +243,16 @@ class Index(Opened):
     # ---------------------------------------------------------------------------------------- how searches are made
 
     def plan(self, choices: Sequence[str] | None = None, recall_floor: float = 0.99) -> list[Measured]:
-        """Measures what each way to search costs and finds; the smallest that holds the floor is used from then on.
+        """Measure cost and recall of each way to search; the smallest that reaches the recall floor is then used.
 
         Args:
             choices: ``exact``, ``int8``, ``prefix-64`` (or another number), ``binary``, ``ivf_rq`` (LanceDB's); None:
-                all that are in memory. One alone is taken, if it holds the floor.
+                all that are in memory. A single one is used if it reaches the floor.
             recall_floor: Fraction of the true 10 best that an approximate search must find, on average over sampled
                 queries, at every selectivity that was measured.
 
         Raises:
-            ModisteError: A choice is unknown, or none holds the floor.
+            ModisteError: A choice is unknown, or none reaches the floor.
         """
         from modiste.search.build import record_plan
 
@@ -261,7 +261,7 @@ class Index(Opened):
         return measured
 
     def calibrate(self, coverage: float = 0.9) -> dict[str, Any]:
-        """Recalibrates the match thresholds (`modiste.search.calibrate`); returns them by the kind of query."""
+        """Recalibrate the match thresholds (`modiste.search.calibrate`); returns them by the kind of query."""
         from modiste.search.build import record_thresholds
 
         found = record_thresholds(self, coverage)
@@ -275,7 +275,7 @@ class Index(Opened):
         return [Version.of(commit) for commit in read_facts(self.path)["commits"]]
 
     def refresh(self) -> bool:
-        """Goes to the newest version; whether there was one."""
+        """Switch to the newest version; returns whether there was one."""
         facts = read_facts(self.path)
         version = facts["commits"][-1]["version"]
         if version == self.version and facts == self.facts:
@@ -301,7 +301,7 @@ class Index(Opened):
         return index
 
     def upsert(self, catalogue: Catalogue, delete_missing: bool = False, progress: Progress | None = None) -> Changes:
-        """Takes new and changed rows of a catalogue; photos whose pixels are known are not embedded again.
+        """Add new and changed rows of a catalogue; photos with known pixels are not embedded again.
 
         Args:
             catalogue: A `modiste.data.catalogue.Catalogue`.
@@ -321,7 +321,7 @@ class Index(Opened):
         return changes
 
     def delete(self, product_ids: str | Sequence[str]) -> int:
-        """Deletes products; returns the number of rows that went. Raises ModisteError for an unknown one."""
+        """Delete products; returns the number of deleted rows. Raises ModisteError for an unknown one."""
         from modiste.search.build import delete
 
         count = delete(self, [product_ids] if isinstance(product_ids, str) else list(product_ids))
@@ -329,7 +329,7 @@ class Index(Opened):
         return count
 
     def restore(self, version: int) -> None:
-        """Makes an earlier version the newest. Raises ModisteError where there is no such version."""
+        """Restore an earlier version as the newest. Raises ModisteError where there is no such version."""
         from modiste.search.build import restore
 
         restore(self, version)
@@ -380,7 +380,7 @@ class Near:
         """Whether each result is a match: its cosine reaches the threshold, or ``words`` name its id."""
         if threshold is None:
             return [None] * len(best)
-        near = [bool(score >= threshold) for score in cosines]
+        near: list[bool | None] = [bool(score >= threshold) for score in cosines]
         if not words:
             return near
         asked = {word for text in words for word in (text.strip().lower(), *text.lower().split())}

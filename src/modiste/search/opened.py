@@ -1,4 +1,4 @@
-"""An index as it lies on disk: what it says of itself, its versions, and the rows of one of them."""
+"""An index on disk: its facts, its versions, and the rows of one of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from modiste.search.encoder import Encoder, ModelCard
 from modiste.search.engines.compressed import Codes
 from modiste.search.engines.lancedb import LanceStore
 from modiste.search.engines.memory import Snapshot
+from modiste.search.engines.qdrant import QdrantStore
 from modiste.search.planner import EXACT, IVF, Plan
 from modiste.utils.run_dir import RunDir, read_json
 
@@ -111,17 +112,17 @@ def newest_version(facts: Mapping[str, Any]) -> int:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What an index says of itself. Raises ModisteError where there is none, or an unfinished one."""
+    """The facts of an index. Raises ModisteError if it does not exist or is unfinished."""
     facts = read_json(folder / FACTS)
     if facts:
         if not isinstance(facts, dict) or not {"commits", "engine"} <= facts.keys():
             raise ModisteError(
-                f"{folder / FACTS} is damaged: make the index again with modiste index run=RUN data=… "
+                f"{folder / FACTS} is damaged: rebuild the index with modiste index run=RUN data=… "
                 f"out={shlex.quote(str(folder))}."
             )
         return facts
     if (folder / "staging").is_dir() or (folder / "lance").is_dir():
-        raise ModisteError(f"{folder} is unfinished: run the modiste index command that made it again, it resumes.")
+        raise ModisteError(f"{folder} is unfinished: repeat the modiste index command that created it; it resumes.")
     if folder.exists():
         raise ModisteError(f"{folder} is not an index: it has no {FACTS}. {remedy(folder)}")
     near = [path.name for path in folder.parent.glob("*") if (path / FACTS).is_file()] if folder.parent.is_dir() else []
@@ -151,8 +152,6 @@ def snapshot_folder(folder: Path, version: int) -> Path:
 def store_of(folder: Path, engine: Mapping[str, str], version: int | None = None) -> LanceStore | QdrantStore:
     """Where an index keeps its rows."""
     if engine["kind"] == "qdrant":
-        from modiste.search.engines.qdrant import QdrantStore
-
         return QdrantStore(engine["url"], engine["collection"])
     return LanceStore(folder, version)
 
@@ -177,7 +176,15 @@ def no_rows(facts: Mapping[str, Any]) -> Snapshot:
     return Snapshot(pa.table(fields), np.empty((0, facts["model"]["embed_dim"]), np.float32))
 
 
-def snapshot_of(store: Any, types: Mapping[str, str], columns: Mapping[str, str] | None = None) -> Snapshot:
+class Rows(Protocol):
+    """Rows that can be read: a store, or a part of one."""
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """The columns of all rows."""
+        ...
+
+
+def snapshot_of(store: Rows, types: Mapping[str, str], columns: Mapping[str, str] | None = None) -> Snapshot:
     """The rows of a store's version; ``columns`` are Arrow types for a store that has none of its own."""
     import pyarrow as pa
 

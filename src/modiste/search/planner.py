@@ -272,8 +272,8 @@ def measured_limit(snapshot: Snapshot, query: np.ndarray, milliseconds: float, s
 
 
 def smallest(measured: Sequence[Measured], floor: float) -> Measured:
-    """Of the choices that hold the floor at every selectivity, the one with the fewest bytes."""
+    """Of the choices that reach the floor at every selectivity, the one with the fewest bytes."""
     holding = [m for m in measured if m.recall >= floor and all(step.recall >= floor for step in m.steps)]
     if not holding:
-        raise ModisteError(f"No choice holds recall_floor={floor}: add exact to choices.")
+        raise ModisteError(f"No choice reaches recall_floor={floor}: add exact to choices.")
     return min(holding, key=lambda m: m.bytes)

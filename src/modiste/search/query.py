@@ -43,7 +43,7 @@ class Query:
         """From a user's arguments, each a value or several.
 
         Raises:
-            ModisteError: Nothing is searched for, an image cannot be read, or a weight is of no part or no number.
+            ModisteError: The query is empty, an image cannot be read, or a weight is of no part or no number.
 
         >>> Query.of("shoes", None, None, ["blue", "red"], None).minus
         ('blue', 'red')
@@ -53,13 +53,11 @@ class Query:
             if name not in PARTS:
                 raise ModisteError(f"weights: there is no part '{name}' of a query. {did_you_mean(name, PARTS)}")
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float("inf"):
-                raise ModisteError(f"weights.{name}={value} is not a number from 0 on: write minus= for what to avoid.")
+                raise ModisteError(f"weights.{name}={value} must be at least 0: write minus= for what to avoid.")
         images = tuple(picture(one) for one in several(image))
         query = cls(tuple(several(text)), images, tuple(map(str, several(like))), tuple(several(minus)), weights)
         if not (query.texts or query.images or query.like):
-            raise ModisteError(
-                'Nothing is searched for: give words, image= or like=, for instance "red running shoes".'
-            )
+            raise ModisteError('The query is empty: give words, image= or like=, for instance "red running shoes".')
         return query
 
     @property

@@ -11,6 +11,7 @@ import numpy as np
 from modiste.errors import ModisteError
 from modiste.search import where as conditions
 from modiste.search.engines.memory import Snapshot, top
+from modiste.search.engines.qdrant import QdrantStore
 from modiste.search.index import LEXICAL, Index, Near, hybrid_ranking
 from modiste.search.opened import read_facts, snapshot_of
 from modiste.search.planner import Best
@@ -24,15 +25,17 @@ if TYPE_CHECKING:
 
 CANDIDATES = 256
 """Rows, at least, that the server sends for a search."""
-NO_VERSIONS = "engine=qdrant keeps the newest version alone: go back by the server's own snapshots."
+NO_VERSIONS = "engine=qdrant keeps only the newest version: restore one of the server's own snapshots."
 
 
 class RemoteIndex(Index):
-    """The calls of `Index` on a Qdrant server, which has the newest version alone.
+    """The calls of `Index` on a Qdrant server, which has only the newest version.
 
     The server scores exactly (its ``exact=true``) what passes the filter; the best rows come with their vectors and are
     ranked here, with all views of their products.
     """
+
+    store: QdrantStore
 
     def __len__(self) -> int:
         return self.store.count()
@@ -76,7 +79,7 @@ class RemoteIndex(Index):
     def plan(self, choices: Sequence[str] | None = None, recall_floor: float = 0.99) -> list[Measured]:
         raise ModisteError("engine=qdrant scores exactly on the server: there is nothing to plan.")
 
-    def _rows(self, condition: Any) -> Snapshot:
+    def _rows(self, condition: conditions.Node | None) -> Snapshot:
         """The rows that fulfil a condition, with their vectors."""
         return snapshot_of(_Part(self.store, condition), self.types, self.facts["columns"])
 
@@ -89,7 +92,7 @@ class RemoteIndex(Index):
     def _distinct(self, column: str) -> list[str]:
         return sorted(set(self.store.read([column]).column(column).drop_null().to_pylist()))
 
-    def _near(self, vector: np.ndarray, query: Query, weight: float, condition: Any, k: int) -> Near:
+    def _near(self, vector: np.ndarray, query: Query, weight: float, condition: conditions.Node | None, k: int) -> Near:
         passing = self.store.count(condition)
         if not passing:
             return Near(self.snapshot, None, 0, _ranked(self.snapshot, vector), Exactness("no rows"), vector)
@@ -115,10 +118,10 @@ class RemoteIndex(Index):
 class _Part:
     """A store seen through a condition."""
 
-    def __init__(self, store: Any, condition: Any) -> None:
+    def __init__(self, store: QdrantStore, condition: conditions.Node | None) -> None:
         self.store, self.condition = store, condition
 
-    def read(self, columns: Sequence[str]) -> Any:
+    def read(self, columns: Sequence[str]) -> pa.Table:
         return self.store.read(columns, self.condition)
 
 

@@ -1,4 +1,4 @@
-"""What a search answers: a table, how it was made, and whether anything in it is a match."""
+"""Results of a search: a table, how it was ranked, and whether anything in it is a match."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""An HTTP server and a page over an index: `modiste serve`."""
+"""An HTTP server and a search page for an index: `modiste serve`."""

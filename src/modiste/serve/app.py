@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 import modiste
+from modiste import search
 from modiste.errors import ModisteError
 from modiste.serve import catalogue, comparing, embeddings, looking
 from modiste.serve.batching import Busy
@@ -50,8 +51,6 @@ def create_app(
         ModisteError: An index cannot be opened, or a backend that was named cannot run its model.
     """
     if open_index is None:
-        from modiste import search
-
         open_index = search.open
     server = Server(settings, open_index, catalogue.LISTS if health is None else health)
 
@@ -78,11 +77,11 @@ def create_app(
 
 
 def add_search(app: FastAPI, server: Server) -> None:
-    """``/search`` by JSON, by address and by form, and ``/similar``."""
+    """Add ``/search`` by JSON, query string and form, and ``/similar``."""
 
     @app.post("/search", tags=["search"])
     async def search(body: SearchBody) -> JSONResponse:
-        """Search by words, a photo, a product, several at once with weights, and what it should not be."""
+        """Search by words, photos and products, with weights, and words to avoid."""
         return JSONResponse(await server.answer(body))
 
     @app.get("/search", tags=["search"])
@@ -90,7 +89,7 @@ def add_search(app: FastAPI, server: Server) -> None:
         text: str | None = None, like: str | None = None, minus: str | None = None, where: str | None = None,
         hybrid: bool = False, group: bool = True, k: int = Query(20, ge=1), index: str = "main",
     ) -> JSONResponse:  # fmt: skip
-        """The same for what fits into an address: `curl 'localhost:8000/search?text=red+shoes&k=5'`."""
+        """The same with a query string: `curl 'localhost:8000/search?text=red+shoes&k=5'`."""
         given = {"text": text, "like": like, "minus": minus, "where": where, "hybrid": hybrid, "group": group}
         return JSONResponse(await server.answer(SearchBody.model_validate(given | {"k": k, "index": index})))
 
@@ -136,7 +135,7 @@ def add_operations(app: FastAPI, server: Server) -> None:
 
     @app.get("/health", tags=["operations"])
     def health() -> JSONResponse:
-        """That the server answers, what it serves, and what runs its towers."""
+        """State of the server: served versions and the backends of its towers."""
         facts = {}
         for name, live in server.lives.items():
             with live.use() as held:
@@ -150,7 +149,7 @@ def add_operations(app: FastAPI, server: Server) -> None:
 
 
 def add_page(app: FastAPI, server: Server) -> None:
-    """The page, its files, and the form that takes a token."""
+    """Add the page, its files, and the form for a token."""
     fresh = {"cache-control": "no-cache"}
 
     @app.get("/", include_in_schema=False)

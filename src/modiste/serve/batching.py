@@ -85,7 +85,7 @@ class Batcher:
         return len(self._waiting)
 
     def close(self) -> None:
-        """Refuses new items, and returns when all that were queued are done."""
+        """Refuse new items, and return once all queued ones are done."""
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -1,4 +1,4 @@
-"""``/catalogue``: what is served; ``/facets``; ``/catalogue-health``: its suspicious rows."""
+"""``/catalogue``: the served indexes; ``/facets``; ``/catalogue-health``: suspicious rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse, Response
 
 from modiste.models.dual_encoder import DualEncoder
+from modiste.search import health
 from modiste.search.where import TEXT
 from modiste.serve.lists import Compute, as_csv
 from modiste.serve.live import Held
@@ -28,7 +29,6 @@ TITLES = {
 
 def _list(name: str) -> Compute:
     def compute(index: Any) -> pa.Table:
-        from modiste.search import health  # scikit-learn and cleanlab, when a list is first asked for
 
         return getattr(health, name)(index)
 

@@ -46,7 +46,7 @@ def router(server: Server) -> APIRouter:
 
     @routes.post("/judge")
     def verdict(body: JudgeBody) -> JSONResponse:
-        """Whose results were marked more often, and whether that may be chance."""
+        """Which index's results were marked more often, and whether that may be chance."""
         if body.versions != versions():
             raise Refused("An index has changed since these queries were asked: start again.", 409)
         asked = parse_queries(body.file, QUERIES)
@@ -69,7 +69,7 @@ def router(server: Server) -> APIRouter:
         return held
 
     def unnamed(product: str) -> str:
-        """The address of a photo that does not tell which index has it."""
+        """The URL of a photo that does not reveal its index."""
         with server.use(MAIN) as held:
             side = MAIN if held.row_of(product) is not None else OTHER
         return f"image/product/{product}" + ("" if side == MAIN else f"?index={side}")

@@ -1,4 +1,4 @@
-"""What stands before every request: host, token, size, load; and what every answer says and is counted as."""
+"""Middleware of every request: host, token, size and load; headers and metrics of every response."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Gate:
 
 
 def matches(given: str, token: str | None) -> bool:
-    """Whether the token is right, in a time that does not tell how much of it is."""
+    """Whether the token is right, compared in constant time."""
     return hmac.compare_digest(given.encode(), (token or "").encode())
 
 

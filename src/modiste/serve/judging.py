@@ -1,4 +1,4 @@
-"""Blind comparison of two rankings: interleaved results, credited to whose they were once a person has marked them."""
+"""Blind comparison of two rankings: interleaved results, credited to their ranking once a person has marked them."""
 
 from __future__ import annotations
 

@@ -61,10 +61,12 @@ class Held:
         index: A `modiste.search.index.Index`.
         towers: Of its model.
         version: Of the index.
+        scored: The index's snapshot.
     """
 
     def __init__(self, index: Index, towers: Towers) -> None:
         self.index, self.towers, self.version = index, towers, int(index.version)
+        self.scored = index.snapshot = Scored(index.snapshot.table, index.snapshot.vectors)
         self.photo = functools.lru_cache(KEPT_PHOTOS)(self._photo)
 
     async def asked(self, texts: Sequence[str], pixels: Sequence[Tensor] = (), alone: bool = False) -> Index:
@@ -79,12 +81,12 @@ class Held:
             Busy: A tower's queue is full.
         """
         index = copy.copy(self.index)
-        snapshot = index.snapshot if alone and index.plan_in_use.choice == EXACT else None
-        words = [Words(text, snapshot) for text in texts]
+        together = alone and index.plan_in_use.choice == EXACT
+        words = [Words(text, self.scored if together else None) for text in texts]
         index.embedder = await self.towers.soon(words, pixels)
-        if snapshot is not None:
-            index.snapshot = copy.copy(snapshot)
-            index.snapshot.known = words[0].scores
+        if together:
+            index.snapshot = scored = copy.copy(self.scored)
+            scored.known = words[0].scores
         return index
 
     @functools.cached_property
@@ -170,19 +172,19 @@ class Live:
             self._sweep()
 
     def refresh(self) -> bool:
-        """Whether there was a newer version, which is served from now on."""
+        """Serve a newer version if there is one; returns whether there was."""
         if read_facts(self.path) == self._held.index.facts:
             return False
         fresh = self._load(self._held)
         with self._lock:
             old, self._held = self._held, fresh
             self._users.setdefault(old, 0)
-        log.info("%s: version %s is served now, after %s.", self.path, fresh.version, old.version)
+        log.info("%s: now serving version %s, previously %s.", self.path, fresh.version, old.version)
         self._sweep()
         return True
 
     def close(self) -> None:
-        """Stops watching, and returns when what was queued is done."""
+        """Stop watching, and return once all queued work is done."""
         self._stopped.set()
         self._watcher.join()
         held = {self._held, *self._users}
@@ -198,12 +200,12 @@ class Live:
         else:
             photos = [index.image(row) for row in index.rows(EXAMPLES)]
             towers = Towers(index.model, photos, self.settings, self.metrics)
-        index.embedder, index.snapshot = towers, Scored(index.snapshot.table, index.snapshot.vectors)
+        index.embedder = towers
         self.metrics.index.labels(self.name).info({"path": str(self.path), "version": str(index.version)})
         return Held(index, towers)
 
     def _sweep(self) -> None:
-        """Lets go of the versions that nobody uses."""
+        """Close the versions that are no longer in use."""
         with self._lock:
             gone = [held for held, users in self._users.items() if not users and held is not self._held]
             for held in gone:
@@ -217,4 +219,4 @@ class Live:
             try:
                 self.refresh()
             except (ModisteError, OSError) as error:
-                log.error("%s: the new version cannot be opened, the old one is served: %s", self.path, error)
+                log.error("%s: the new version cannot be opened, still serving the old one: %s", self.path, error)

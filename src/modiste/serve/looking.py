@@ -1,4 +1,4 @@
-"""``/zero-shot``, ``/zero-shot/attribute`` and ``/ground``: what a photo shows, and where."""
+"""``/zero-shot``, ``/zero-shot/attribute`` and ``/ground``: classification and grounding of a photo."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CELL = 12
 """Products that are named for a cell of the confusion matrix."""
 CLASSES = 60
 MAP_SIDE = 96
-"""Longer side of a heat-map, in its own pixels."""
+"""Longer side of a heat map, in its own pixels."""
 
 
 def router(server: Server) -> APIRouter:
@@ -62,7 +62,7 @@ def router(server: Server) -> APIRouter:
 
     @routes.post("/ground")
     def ground(body: GroundBody) -> JSONResponse:
-        """Heat-maps of phrases on a photo; values are bytes, row by row, base64, 255 where it is most similar.
+        """Heat maps of phrases on a photo; values are bytes, row by row, base64, 255 where it is most similar.
 
         Boxes (left, top, right, bottom) and points (x, y) are in pixels of the photo.
         """
@@ -85,7 +85,7 @@ def router(server: Server) -> APIRouter:
 
 
 def check_prompts(labels: Sequence[str], prompts: Sequence[str], settings: Settings) -> None:
-    """Raises Refused for a template without exactly one ``{}``, or too many texts to embed."""
+    """Raise Refused for a template without exactly one ``{}``, or too many texts to embed."""
     for template in prompts:
         if template.count("{}") != 1:
             raise Refused(f"Every prompt needs one {{}} for the label, not '{template}'.")

@@ -1,4 +1,4 @@
-"""What `/metrics` tells Prometheus."""
+"""The Prometheus metrics of `/metrics`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def observe(self, route: str, status: int, seconds: float) -> None:
-        """Counts an answer."""
+        """Count a response."""
         self.requests.labels(route, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
 

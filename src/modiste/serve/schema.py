@@ -1,4 +1,4 @@
-"""What clients send: checked by pydantic, described in the server's OpenAPI document."""
+"""Request bodies: validated by pydantic, described in the server's OpenAPI document."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ IMAGE = "A data URL (`data:image/jpeg;base64,…`) or the base64 of an image fil
 
 
 class Body(BaseModel):
-    """A request; what it does not know is an error, never ignored."""
+    """A request body; unknown keys are errors, never ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,7 +31,7 @@ class Filter(Body):
 
 
 class SearchBody(Body):
-    """A search: by words, a photo, a product, several of them, and what it should not be; without any, a listing."""
+    """A search by words, photos and products, and words to avoid; without any, a listing."""
 
     text: Text | None = Field(default=None, description="Words.", examples=["red running shoes"])
     image: str | None = Field(default=None, description=IMAGE)

@@ -1,4 +1,4 @@
-"""What the routes share: the served indexes, and how products and filters look to clients."""
+"""Shared by the routes: the served indexes, and the form of products and filters in requests and responses."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Server:
             self.lives[name] = Live(name, path, open_index, settings, self.metrics)
 
     def close(self) -> None:
-        """Returns when what was queued is done."""
+        """Return once all queued work is done."""
         for live in self.lives.values():
             live.close()
 
@@ -62,7 +62,7 @@ class Server:
             yield held
 
     def photo(self, body: PhotoBody, held: Held) -> Image.Image:
-        """The photo of a request. Raises Refused where it is not there or cannot be taken."""
+        """The photo of a request. Raises Refused if it is missing or cannot be read."""
         if body.image is not None:
             return read_image(body.image, self.settings)
         assert body.row is not None

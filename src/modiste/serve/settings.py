@@ -1,4 +1,4 @@
-"""What a server may be told, and what it refuses to start with. Imports nothing heavy."""
+"""Settings of a server, and which ones it refuses. Imports nothing heavy."""
 
 from __future__ import annotations
 

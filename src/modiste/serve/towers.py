@@ -1,4 +1,4 @@
-"""A model's towers behind micro-batches, each on its own thread and the fastest backend that is exact enough."""
+"""A model's towers behind micro-batches, each on its own thread and the fastest backend within ``min_cosine``."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Words:
 
 
 class Towers:
-    """Embeds texts and images for many threads at a time.
+    """Embed texts and images for many threads concurrently.
 
     It answers with torch from the first moment; with ``backend=auto`` a faster backend takes over once it was checked
     against torch and timed, in the background.
@@ -124,12 +124,12 @@ class Towers:
 
     @functools.cached_property
     def grounding(self) -> DualEncoder:
-        """The model at the size of input that heat-maps are made at."""
+        """The model at the size of input that heat maps are made at."""
         with self.hooked:
             return resized(self.model, SIZE)[0]
 
     def close(self) -> None:
-        """Returns when all that was queued is embedded."""
+        """Return once everything queued is embedded."""
         self._stopped.set()
         self._text.close()
         self._image.close()
@@ -201,7 +201,7 @@ class Embedded:
 
 
 class Patient:
-    """The towers for work in the background: it waits where a client would be told that the queue is full.
+    """The towers for background work, which waits where a client would get an error that the queue is full.
 
     Args:
         towers: Of the server.

@@ -1,4 +1,4 @@
-"""Images that clients send, within limits, and never from a path or an address that was not allowed."""
+"""Images that clients send, within limits; never from a path or a URL that is not allowed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FETCH_SECONDS = 10
 
 
 class Refused(ValueError):  # noqa: N818 (an answer to a client, not a defect)
-    """What a client sent cannot be taken.
+    """A request that is refused.
 
     Attributes:
         status: Of the answer.
@@ -31,7 +31,7 @@ class Refused(ValueError):  # noqa: N818 (an answer to a client, not a defect)
 
 
 def read_image(given: str, settings: Settings) -> Image.Image:
-    """The RGB image of a data URL or bare base64, or of an address at one of ``allow_image_hosts``.
+    """The RGB image of a data URL or bare base64, or of a URL at one of ``allow_image_hosts``.
 
     Raises:
         Refused: It is too large, no image, or an address or a path that is not allowed.
@@ -68,7 +68,7 @@ def _base64(data: str) -> bytes:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
         raise Refused(
-            "An image is a data URL or base64 of its file; paths and addresses are not opened for clients."
+            "An image is a data URL or base64 of its file; paths and URLs are not opened for clients."
         ) from error
 
 
@@ -82,7 +82,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def _fetch(address: str, settings: Settings) -> bytes:
     parts = urlsplit(address)
     if parts.scheme != "https" or parts.hostname not in settings.allow_image_hosts:
-        raise Refused("Addresses are not opened for clients unless allow_image_hosts names their host (https).", 403)
+        raise Refused("URLs are not opened for clients unless allow_image_hosts names their host (https).", 403)
     limit = int(settings.max_upload_mb * 2**20)
     opener = urllib.request.build_opener(_NoRedirect)
     try:

@@ -1,1 +1,1 @@
-"""Hyperparameter search: the space, the study that remembers its trials, how they run, and what they leave."""
+"""Hyperparameter search: the space, the study with its trials, their execution, and the report."""

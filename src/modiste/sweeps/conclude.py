@@ -1,4 +1,4 @@
-"""What a sweep leaves: tables, figures and a page."""
+"""Output of a sweep: tables, figures and a page."""
 
 from __future__ import annotations
 

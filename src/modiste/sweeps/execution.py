@@ -1,4 +1,4 @@
-"""How a trial is trained: in this process, which loads the catalogue once, or in a separate one."""
+"""Execution of trials: in this process, which loads the catalogue once, or in separate ones."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from modiste.config import compose, quote
+from modiste.config.invocation import Invocation
 from modiste.errors import ModisteError
 from modiste.reporting.logs import read_metrics
 from modiste.sweeps.study import Objective
@@ -58,7 +59,6 @@ class SharedProcess:
         self.catalogues: dict[str, Any] = {}
 
     def __call__(self, overrides: Sequence[str], place: Path, watch: Watch) -> None:
-        from modiste.config.invocation import Invocation
         from modiste.data.build import identity, load
         from modiste.sweeps.reporter import EpochReporter
         from modiste.training.fit import train
@@ -121,7 +121,7 @@ def start(command: Sequence[str], log: IO[str]) -> subprocess.Popen[Any]:
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """Stop a training run and its workers, if it still runs: on request, then by force."""
+    """Stop a running training process and its workers: by SIGTERM, then by SIGKILL."""
     for number, seconds in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, None)):
         if process.poll() is not None:
             return
@@ -133,7 +133,7 @@ def end(process: subprocess.Popen[Any]) -> None:
 
 
 def _die_with_parent() -> Any:
-    """Has Linux kill a child whose parent was killed; elsewhere `stoppable` has to do, which SIGKILL escapes.
+    """Make Linux kill the child when its parent is killed; elsewhere only `stoppable` helps, which misses SIGKILL.
 
     At once, as nothing is gained by saving: the resumed sweep repeats the trial from its start.
     """

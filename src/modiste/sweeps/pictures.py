@@ -1,4 +1,4 @@
-"""What a sweep found, as figures: importance of the parameters, parallel coordinates, the history."""
+"""Figures of a sweep: importance of the parameters, parallel coordinates, the history."""
 
 from __future__ import annotations
 

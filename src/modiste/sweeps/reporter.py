@@ -1,4 +1,4 @@
-"""What a trial in this process reports to its study."""
+"""Reports of a trial in this process to its study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep: trials of `modiste.train` until there are as many as asked, each a run directory."""
+"""A sweep: the requested number of trials of `modiste.train`, each a run directory."""
 
 from __future__ import annotations
 

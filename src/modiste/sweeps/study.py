@@ -1,4 +1,4 @@
-"""The study of a sweep: Optuna's, kept in a file of the sweep's directory, so that a killed sweep resumes."""
+"""The Optuna study of a sweep, stored in the sweep's directory, so that a killed sweep resumes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric of validation, and which way is better: ``min`` or ``max``, by default as the metric has it."""
+    """A validation metric and its direction, ``min`` or ``max``, by default the metric's own."""
 
     metric: str
     mode: str = ""
@@ -116,7 +116,7 @@ def open_study(
 
 
 def mend(journal: Path, names: Sequence[str] = ()) -> None:
-    """Drop lines of a journal that a full disk or a power cut has torn; their trials are repeated.
+    """Drop lines of a journal that a full disk or a power failure truncated; their trials are repeated.
 
     Args:
         journal: Optuna's, a JSON object per line.
@@ -131,7 +131,7 @@ def mend(journal: Path, names: Sequence[str] = ()) -> None:
     mended = b"".join(line + b"\n" for line in (_without_lost(whole, names) if torn else whole))
     if mended != raw:
         if torn:
-            log.warning("%s: %d torn lines dropped; their trials are repeated", journal, torn)
+            log.warning("%s: %d incomplete lines dropped; their trials are repeated", journal, torn)
         with atomic(journal) as unfinished:
             unfinished.write_bytes(mended)
 

@@ -41,7 +41,7 @@ Ids = list[str]
 
 @dataclass(frozen=True)
 class Outfit:
-    """Item ids, and whether they were put together by somebody (1 in the files) or at random (0)."""
+    """Item ids, and whether a user put them together (1 in the files) or chance did (0)."""
 
     items: Ids
     compatible: bool
@@ -168,7 +168,7 @@ class Compatibility:
     def _compatibility(
         self, outfits: Sequence[Outfit], vectors: npt.NDArray[Any], position: Mapping[str, int]
     ) -> tuple[Interval, Floats]:
-        """The AUC, and for each compatible outfit the share of incompatible ones that it outscores."""
+        """The AUC, and for each compatible outfit the fraction of incompatible ones that it outscores."""
         labels = np.array([outfit.compatible for outfit in outfits])
         if labels.all() or not labels.any():
             raise ModisteError(

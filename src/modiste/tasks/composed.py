@@ -266,7 +266,7 @@ def read_category(path: Path, name: str, split: str, gallery: str) -> Category:
 
 
 def keep_present(category: Category, present: Mapping[str, int]) -> Category:
-    """What of the category is among ``present``.
+    """The part of the category that is among ``present``.
 
     Raises:
         ModisteError: No query has both its images.

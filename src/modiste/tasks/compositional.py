@@ -1,6 +1,6 @@
 """Compositionality: attribute binding, also in rare and unseen combinations.
 
-Swap probes in the manner of Winoground (Thrush et al., CVPR 2022) and ARO (Yuksekgonul et al., ICLR 2023), held-out
+Swap probes following Winoground (Thrush et al., CVPR 2022) and ARO (Yuksekgonul et al., ICLR 2023), held-out
 (attribute, category) pairs, and the improbable products of FashionCLIP (Chia et al., Sci Rep 12:18958, 2022).
 """
 

@@ -1,4 +1,4 @@
-"""Grounding: where on an image a phrase is, as heat maps that are measured against the masks of parts.
+"""Grounding: heat maps of phrases on an image, evaluated against the masks of parts.
 
 FashionCLIP (Sci Rep 12:18958) shows such heat maps, made by occlusion, without a measure; here each method is measured
 by the pointing game (Zhang et al., ECCV 2016), IoU, average precision and boxes. A map that is good by these may still
@@ -20,6 +20,7 @@ from modiste.metrics.intervals import Interval, bootstrap, bootstrap_clusters, d
 from modiste.metrics.localisation import DEFINITIONS, THRESHOLDS, Floats, best_threshold, iou_curve, measure
 from modiste.models.heatmaps import Cam, GradCam, HeatMap, PatchText, resized
 from modiste.tasks.grounding_maps import BASELINES, CONTROLS, MINUS_MEAN, Photo, Scan
+from modiste.tasks.heat_sheet import heat_sheet
 from modiste.tasks.result import Embedder, Result
 from modiste.tasks.zeroshot import ZeroShot
 from modiste.utils.progress import silent
@@ -283,14 +284,13 @@ class Grounding:
         self, scan: Scan, split: str, pairs: Pairs, first: str, findings: Sequence[str]
     ) -> dict[str, Image.Image]:
         """Sheets of a seeded choice of pairs, and of the best and the worst of the first method."""
-        from modiste.tasks.heat_sheet import heat_sheet
 
         number = min(self.examples, len(pairs.parts))
         if not number:
             return {}
         chosen = np.sort(np.random.default_rng(self.seed).choice(len(pairs.parts), number, replace=False))
         order = np.argsort(-pairs.values[f"{first}/pixel_ap"], kind="stable")
-        sheets = {"heat-maps": chosen, f"best of {first}": order[:number], f"worst of {first}": order[::-1][:number]}
+        sheets = {"heat maps": chosen, f"best of {first}": order[:number], f"worst of {first}": order[::-1][:number]}
         return {
             title: heat_sheet([self._example(scan, split, pairs, i) for i in rows], findings if rows is chosen else ())
             for title, rows in sheets.items()

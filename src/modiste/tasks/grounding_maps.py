@@ -1,4 +1,4 @@
-"""The maps that grounding compares: each method's on every photo of a split, its controls, and the baselines.
+"""The heat maps that grounding compares: each method's on every photo of a split, its controls, and the baselines.
 
 Maps of several photos meet in the frame of the padded square, the models' own input: a photo's map lies in the middle
 of it, at its own proportions, and no map is resampled.

@@ -140,7 +140,7 @@ class ZeroShot:
         }
 
     def _words(self, attribute: str, label: str) -> list[str]:
-        """The label of a class, and the synonyms of its values."""
+        """The word of a class, and the synonyms of its values."""
         word = self.classes.get(attribute, {})
         further = (
             words for value, words in self.synonyms.get(attribute, {}).items() if word.get(value, value) == label

@@ -1,4 +1,4 @@
-"""What is added to the contrastive loss."""
+"""Base class of terms added to the contrastive loss."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from modiste.terms.teacher import Teacher
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """What a term that has data of its own takes from the training run.
+    """Input from the training run for a term with its own data.
 
     Attributes:
         catalogue: The rows that train.
@@ -58,7 +58,7 @@ class Term:
         self.weight, self.teacher = weight, teacher
 
     def prepare(self, student: DualEncoder, inputs: TrainingInputs) -> None:
-        """Take what the term needs for data of its own, before `begin`; by default nothing.
+        """Take what the term needs for its own data, before `begin`; by default a no-op.
 
         Raises:
             ModisteError: The term cannot work with this model or these data.

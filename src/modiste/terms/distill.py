@@ -1,4 +1,4 @@
-"""Learning without forgetting: the student keeps to a frozen teacher's similarities and features."""
+"""Learning without forgetting: the student stays close to a frozen teacher's similarities and features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentences of other languages brought to where a teacher has their translations."""
+"""Distillation across languages: sentences are mapped to a teacher's embeddings of their translations."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ FROZEN = "term.{} trains a head of the image tower: set tune.image.train=last_n;
 
 
 class PatchTerm(Term):
-    """Base class of terms that train `TwoTower.patch_head` with pictures of their own, and an image trunk that trains.
+    """Base class of terms that train `TwoTower.patch_head`, and a trainable image trunk, on their own images.
 
     Where the image trunk is frozen and features are cached (``features.cache``), those of all pictures are computed
     once, and each step draws some; otherwise each step makes pictures, whose patches pass through the trunk as training

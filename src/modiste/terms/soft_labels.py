@@ -1,4 +1,4 @@
-"""InfoNCE whose targets know that some texts of a batch say nearly the same."""
+"""InfoNCE with targets softened by the similarity of the batch's texts."""
 
 from __future__ import annotations
 

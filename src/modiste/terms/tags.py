@@ -1,4 +1,4 @@
-"""Weak supervision: what is somewhere on a photo, by expectation and maximisation over its cells."""
+"""Weak supervision by image-level tags, by expectation–maximisation over the cells of a photo."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def own_gpu(devices: int | str | Sequence[int]) -> str:
 def build_terms(
     cfg: DictConfig, model: DualEncoder, start: Start, inputs: TrainingInputs | None = None
 ) -> dict[str, Term]:
-    """The terms of a configuration's ``term`` node, by name, each with its teacher; terms share one of the same name.
+    """The terms of a configuration's ``term`` node, by name, each with its teacher; equal teachers are shared.
 
     Args:
         cfg: The ``train`` config.
@@ -161,7 +161,7 @@ def check_streamed(terms: Mapping[str, Term]) -> None:
 
 
 def check_patch_head(model: DualEncoder, loss: ContrastiveLoss, terms: Mapping[str, Term]) -> None:
-    """Refuse a head for patches that nothing trains; freeze its background where no term has use for it.
+    """Refuse a patch head that nothing trains; freeze its background embedding if no term uses it.
 
     Raises:
         ModisteError: ``image.patch_stages`` without a term or a loss that compares patches.

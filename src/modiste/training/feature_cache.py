@@ -141,7 +141,7 @@ class FeatureCache:
         return TextFeatures({text: row for row, text in enumerate(distinct)}, array)
 
     def scenes(self, scenes: Scenes | Photos) -> SceneFeatures | None:
-        """What enters the patch head of the first ``len(scenes)`` pictures, or None where the image trunk trains."""
+        """The input of the patch head for all ``scenes``, or None if the image trunk trains."""
         if "image" not in self.frozen:
             return None
         side = scenes.size

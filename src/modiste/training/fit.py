@@ -69,7 +69,7 @@ class Run(RunDir):
 
     @property
     def concludes(self) -> bool:
-        """Whether this process writes what a finished run leaves: rank 0, unless it is ``debug=step``."""
+        """Whether this process writes the final outputs of the run: rank 0, unless ``debug=step``."""
         return self.trainer.is_global_zero and not fast_dev_run(self.trainer)
 
 
@@ -181,7 +181,7 @@ def settle_continue(config: DictConfig) -> None:
 
 
 def prepare_process(seed: int) -> None:
-    """Seeds, matrix precision, memory settings, and silence from what a user cannot act on."""
+    """Set seeds, matmul precision and memory settings, and silence messages that a user cannot act on."""
     quieten()
     keep_pages()
     seed_everything(seed, workers=True, verbose=False)
@@ -189,7 +189,7 @@ def prepare_process(seed: int) -> None:
 
 
 def quieten() -> None:
-    """Silences what Lightning and torch say of themselves; warnings that a user can act on stay."""
+    """Silence Lightning's and torch's own messages, except warnings that a user can act on."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (
         "Found .* module.s. in eval mode",  # frozen parts are meant to be
@@ -203,7 +203,7 @@ def quieten() -> None:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn what Lightning and wandb say of a user's mistake into one sentence."""
+    """Turn Lightning's and wandb's errors for a user's mistake into one sentence."""
     try:
         yield
     except MisconfigurationException as error:
@@ -222,7 +222,7 @@ def stop_requested(trainer: Trainer) -> bool:
 
 @contextmanager
 def same_groups() -> Iterator[None]:
-    """Turn an optimizer's state of other parameters into one sentence."""
+    """Turn the error of an optimizer state for other parameters into one sentence."""
     try:
         yield
     except ValueError as error:
@@ -236,7 +236,7 @@ def same_groups() -> Iterator[None]:
 
 @contextmanager
 def memory_named(cfg: DictConfig) -> Iterator[None]:
-    """Turn memory that ran out into one sentence that names the settings which need less of it."""
+    """Turn an out-of-memory error into one sentence that names the settings to change."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -284,7 +284,7 @@ def build_trainer(
 
 
 def without_defaults(cfg: DictConfig, callbacks: Sequence[Callback]) -> dict[str, bool]:
-    """Settings that keep Lightning from adding a bar or a checkpoint of its own where the configuration has none."""
+    """Settings that keep Lightning from adding its own progress bar or checkpoint callback."""
     defaults = {"enable_progress_bar": ProgressBar, "enable_checkpointing": Checkpoint}
     return {
         name: any(isinstance(callback, kind) for callback in callbacks)
@@ -294,7 +294,7 @@ def without_defaults(cfg: DictConfig, callbacks: Sequence[Callback]) -> dict[str
 
 
 def describe(parts: TrainingParts, line: Invocation, run: RunDir, loggers: Mapping[str, Logger]) -> None:
-    """Write what the run is: configuration, overrides, environment, ids of the loggers' runs."""
+    """Write the description of the run: configuration, overrides, environment, ids of the loggers' runs."""
     run.path.mkdir(parents=True, exist_ok=True)
     config = parts.config
     start = {name: config[name] for name in ("init", "resume")}
@@ -315,7 +315,7 @@ def describe(parts: TrainingParts, line: Invocation, run: RunDir, loggers: Mappi
 
 
 def finish_loggers() -> None:
-    """Ends wandb's run, so that the next job of a multirun gets its own."""
+    """Finish wandb's run, so that the next job of a multirun gets its own."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
         wandb.finish()

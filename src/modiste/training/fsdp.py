@@ -11,7 +11,7 @@ from modiste.models.finetune import TOWERS
 
 
 def shard(model: DualEncoder, loss: nn.Module, device: str) -> None:
-    """Shards ``model`` in place over all processes, block by block (`torch.distributed.fsdp.fully_shard`).
+    """Shard ``model`` in place over all processes, block by block (`torch.distributed.fsdp.fully_shard`).
 
     Each process holds its part of every weight, and a block's weights are whole only while it works. Gradients are
     averaged, as with DDP. The loss has a scale and perhaps a bias, which are too small to be sharded: they stay whole,

@@ -114,7 +114,7 @@ def tower_trains(model: DualEncoder, tower: str) -> bool:
 
 
 def checkpointed(model: DualEncoder, encode: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
-    """``encode`` without its activations, which the backward pass computes once more.
+    """``encode`` with checkpointing: the backward pass recomputes its activations.
 
     In a single process each micro-batch has a backward pass within the backward pass, and nothing is held in between.
     Processes that exchange gradients must see one backward pass: there the graph of all micro-batches is held, without

@@ -117,7 +117,7 @@ class ContrastiveModule(LightningModule):
         self.length: Length | None = None
 
     def configure_model(self) -> None:
-        """Spreads the weights over the processes where ``trainer=fsdp`` asks for it."""
+        """Shard the weights over the processes with ``trainer=fsdp``."""
         from lightning.pytorch.strategies import ModelParallelStrategy
 
         if isinstance(self.trainer.strategy, ModelParallelStrategy) and not self.sharded:

@@ -1,4 +1,4 @@
-"""The monitor of a training run: that it is measured, and whether it is better when lower, before training."""
+"""Check of the monitor before training: whether it is measured, and its direction."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def settle_monitor(config: DictConfig, sets: Mapping[str, ValidationSet]) -> Non
 
 
 def wrong_mode(metric: str, better: str) -> str:
-    """What is wrong with the other ``monitor.mode``."""
+    """The error for the wrong ``monitor.mode``."""
     worse = "min" if better == "max" else "max"
     return f"monitor.mode={worse} would keep the worst {metric}: set monitor.mode={better}."
 

@@ -1,4 +1,4 @@
-"""What a finished run leaves besides its checkpoints: the report, and the next command."""
+"""Final outputs of a run: the report, and the next command."""
 
 from __future__ import annotations
 

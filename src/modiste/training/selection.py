@@ -1,4 +1,4 @@
-"""Which validation each criterion would have chosen, and what the chosen ones score on all the others.
+"""The epoch that each criterion would choose, and its scores on all the others.
 
 The loss on the training's own kind of product is a poor guide to transfer (FashionCLIP, Sci Rep 12:18958, Methods):
 this shows what a run would have gained or lost by another one.

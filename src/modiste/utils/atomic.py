@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and caches with checksums that notice damage."""
+"""Atomic writes, and cache files with checksums that detect damage."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def is_full(error: BaseException, folder: Path) -> bool:
-    """Whether an error while writing into ``folder`` comes of a full disk or quota."""
+    """Whether an error while writing into ``folder`` comes from a full disk or quota."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in FULL
     with suppress(OSError):
@@ -189,7 +189,7 @@ def write_cache(path: Path, write: Callable[[Path], Any], what: str) -> bool:
 
 
 def read_cache(path: Path, read: Callable[[Path], Content], what: str) -> Content | None:
-    """Return what ``read`` makes of a cache file; None where there is none or it is damaged, with a line of log.
+    """Return what ``read`` makes of a cache file; None if it is missing or damaged, which is logged.
 
     Args:
         path: A file that `write_cache` wrote.

@@ -1,4 +1,4 @@
-"""Text on pictures that are sheets of images."""
+"""Text on contact sheets."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ class Typeface:
 
     def draw(self, sheet: Image.Image, corner: tuple[int, int], text: str, colour: str) -> None:
         """Draws a line of text, its upper left at ``corner``."""
+        x: float
         x, y = corner
         baseline = y + _loaded(_default(), self.size).getmetrics()[0]
         for run, font in self.runs(text):

@@ -1,4 +1,4 @@
-"""Energy and CO2e of a computation, by codecarbon, which is kept from asking anybody and from writing anything."""
+"""Energy and CO2e of a computation, by codecarbon in offline mode, which writes no files."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class EnergyMeter:
         self.country = country
 
     def start(self) -> None:
-        """Begins at zero. Looking at the machine takes a second or two, once in a process: it happens in a thread."""
+        """Begin at zero. Detecting the hardware takes a second or two, once per process: it happens in a thread."""
         if not self.installed:
             log.info(NOT_INSTALLED)
             return

@@ -1,4 +1,4 @@
-"""Public names of a package that are imported when they are first used: torch and Lightning are heavy."""
+"""Lazy imports of a package's public names: torch and Lightning are heavy."""
 
 from __future__ import annotations
 

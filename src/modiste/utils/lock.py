@@ -20,7 +20,7 @@ RANKS = ("LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Keep other processes out of ``folder`` for a while; the operating system frees it when this process dies.
+    """Hold an exclusive lock on ``folder``; the operating system releases it when this process dies.
 
     The other processes of a multi-device run (``LOCAL_RANK`` or ``RANK`` above 0) belong to the one that has it.
 
@@ -53,7 +53,7 @@ def is_further_process() -> bool:
 
 
 def owner(folder: Path) -> str:
-    """Who is in ``folder``, for a message."""
+    """The owner of the lock on ``folder``, for a message."""
     try:
         who = json.loads((folder / OWNER).read_text(encoding="utf-8"))
         return f"process {who['pid']} on {who['host']}"

@@ -1,4 +1,4 @@
-"""How Modiste's log messages read, on the console and in a run's log file."""
+"""Format of log messages, on the console and in a run's log file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 
 
 class Line(logging.Formatter):
-    """A message without the logger's name; warnings and errors say what they are.
+    """A message without the logger's name; warnings and errors with their level.
 
     >>> Line().format(logging.makeLogRecord({"msg": "3 rows dropped", "levelno": 30, "levelname": "WARNING"}))
     'Warning: 3 rows dropped'

@@ -42,7 +42,7 @@ def keep_pages() -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is that of an accelerator's or the processor's memory that ran out.
+    """Whether an error is out of memory, of an accelerator or the CPU.
 
     >>> is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 4 bytes"))
     True
@@ -56,7 +56,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def peak_memory_mb() -> float:
-    """The largest resident memory of this process so far, in MiB; 0 where the system does not tell."""
+    """Peak resident memory of this process, in MiB; 0 where the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows

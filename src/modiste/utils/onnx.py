@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def options(optimise: str = "all", threads: int = 0) -> SessionOptions:
-    """Settings of a session that logs errors alone.
+    """Settings of a session that logs only errors.
 
     Args:
         optimise: How ONNX Runtime rewrites the graph: ``all``, ``extended`` (what holds for any CPU) or ``none``.
@@ -27,7 +27,7 @@ def options(optimise: str = "all", threads: int = 0) -> SessionOptions:
 
 
 def session(model: Path | bytes, settings: SessionOptions) -> InferenceSession:
-    """A model's file or content, ready to run."""
+    """An inference session of a model's file or content."""
     import onnxruntime as ort
 
     source = model if isinstance(model, bytes) else str(model)

@@ -1,4 +1,4 @@
-"""Progress of long work, which callers pass in: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long work, passed in by callers: a bar on a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BETWEEN = 10.0
 
 
 class Progress(Protocol):
-    """What callers pass in: items, their number and what the work is; gives the items."""
+    """Protocol of a progress wrapper: takes items, their number and a description; yields the items."""
 
     def __call__(self, items: Iterable[Item], total: int, title: str, /) -> Iterable[Item]: ...
 

@@ -1,4 +1,4 @@
-"""The run directory: where a run keeps what describes it, and how it is found again."""
+"""The run directory: its files, and how to find one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def cache_dir() -> Path:
-    """Where scans and embeddings are kept between runs: ``MODISTE_CACHE``, or ``~/.cache/modiste``."""
+    """Folder of scans and embeddings that are kept between runs: ``MODISTE_CACHE``, or ``~/.cache/modiste``."""
     return Path(os.environ.get("MODISTE_CACHE") or Path.home() / ".cache" / "modiste")
 
 

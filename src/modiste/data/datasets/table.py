@@ -12,12 +12,12 @@ import re
 import shlex
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from dataclasses import replace as with_changes
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from xml.etree import ElementTree
 
 import pyarrow as pa
@@ -29,7 +29,9 @@ from modiste.data.catalogue import GROUNDING, REQUIRED, SCHEMA, Card, Catalogue,
 from modiste.data.numbers import read_numbers
 from modiste.data.sources import ArrowImages, BytesImages, FolderImages, ImageSource, ZipImages
 from modiste.data.text_tables import BY_SUFFIX, Columns, TextFormat, parse_table, read_text
+from modiste.data.url_images import download, file_name
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import cache_dir
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Content = TypeVar("Content")
 UNREADABLE = (
     ValueError, EOFError, RecursionError, csv.Error, pa.ArrowException, zipfile.BadZipFile, ElementTree.ParseError,
 )  # fmt: skip
@@ -223,8 +226,6 @@ class Table:
             raise ModisteError(
                 f"Data set '{self.name}': some images are URLs and some are files: use one kind per table."
             )
-        from modiste.data.url_images import download, file_name
-        from modiste.utils.progress import progress_bar
 
         folder = download(addresses, progress=progress_bar)
         columns["image"] = [file_name(address) for address in columns["image"]]
@@ -330,7 +331,7 @@ def _read(
     return _reading(path, lambda: _delimited(path, suffix, delimiter, encoding, quoting))
 
 
-def _reading(path: Path, read: Any) -> Any:
+def _reading(path: Path, read: Callable[[], Content]) -> Content:
     try:
         return read()
     except (*UNREADABLE, OSError) as error:

@@ -83,7 +83,7 @@ class PreprocessedImages:
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """Read what `write` wrote: the same catalogue, its pixels ready.
+    """Read what `write` wrote: the same catalogue, with preprocessed pixels.
 
     Attributes:
         path: The directory.

@@ -89,7 +89,7 @@ def _drawn(size: int) -> Callable[[SyntheticImages, str], Image.Image]:
 
 @dataclass(frozen=True)
 class Synthetic:
-    """The generated catalogue: ``products`` products of ``views`` views each, and a caption a view.
+    """The generated catalogue: ``products`` products with ``views`` views each, and one caption per view.
 
     Attribute columns: category, super_category, colour, pattern, sleeve, neckline, length, fit, gender, brand ("" where
     one does not apply, such as the sleeve of a bag). The column ``mask`` holds references for
@@ -102,7 +102,7 @@ class Synthetic:
         seed: Another seed, other products.
         occlusion: Probability that something covers a part of the garment.
         wardrobe: ``full``: 19 types, 14 colours, 6 patterns and every cut; ``basics``: 15 types, 10 colours, 5 patterns
-            and the cuts that are easily told apart, in captions that say more.
+            and the cuts that are easy to distinguish, with more informative captions.
 
     Raises:
         ModisteError: A number is out of range.

@@ -1,4 +1,4 @@
-"""The shapes of the garments: one function a type, in units in which a torso is about one wide; y points down.
+"""The shapes of the garments: one function per type, in units in which a torso is about one wide; y points down.
 
 A sketch is a list of strokes from back to front. A stroke has a *part* (what the mask shows) and a *paint* (a key of
 `drawing.paints`), so colours, patterns and masks all follow from one drawing.

@@ -1,6 +1,6 @@
 """What the synthetic catalogue sells: garment types, the attributes that each takes, and the products themselves.
 
-There are two wardrobes: ``full`` has every type, cut and colour, ``basics`` the ones that are easily told apart.
+There are two wardrobes: ``full`` has every type, cut and colour, ``basics`` the ones that are easy to distinguish.
 
 Every number is drawn by hashing a name under a key (seed, product, view), so a product is the same on every machine and
 under every version of NumPy, and neither more products nor a new attribute changes existing ones.
@@ -186,7 +186,7 @@ _DISTINCT = {
     "length": ("cropped", "regular", "mini", "knee", "maxi", "full"),
     "fit": ("slim", "loose"),
 }
-"""Values that are easily told apart; attributes that are not named keep all of theirs."""
+"""Values that are easy to distinguish; other attributes keep all of theirs."""
 
 
 def _basic(garment: GarmentType) -> GarmentType:
@@ -243,7 +243,7 @@ class Product:
         return dict(self.values)
 
     def dice(self, *key: int | str) -> Dice:
-        """The product's own source of chance; ``key`` names a use of it (a view, the caption)."""
+        """The product's random source; ``key`` names a use of it (a view, the caption)."""
         return Dice("product", self.seed, self.number, *key)
 
 

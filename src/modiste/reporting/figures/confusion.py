@@ -1,4 +1,4 @@
-"""What is taken for what: the cells and classes of a confusion matrix that are worth showing."""
+"""The most confused classes of a confusion matrix."""
 
 from __future__ import annotations
 

@@ -20,12 +20,21 @@ SMALL = 128  # pixels up to which a picture is kept without loss
 SAFE = ("data:image/png;base64,", "data:image/jpeg;base64,")
 
 
+class Named(Protocol):
+    """A data card: it has the data set's name."""
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        ...
+
+
 class Images(Protocol):
     """What a gallery needs of a catalogue."""
 
     @property
-    def card(self) -> Any:
-        """Has the data set's ``name``."""
+    def card(self) -> Named:
+        """The data card."""
         ...
 
     def read_image(self, i: int) -> Image.Image:

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from modiste.utils.atomic import write_text
+
 TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
 SCRIPT = Path(__file__).parent / "templates" / "page.js"
 
@@ -18,7 +20,6 @@ def write_page(path: Path, template: str, **context: Any) -> Path:
     Everything that a user wrote is escaped. A content security policy makes "no external requests" a fact, and allows
     the page's own script alone.
     """
-    from modiste.utils.atomic import write_text
 
     script = SCRIPT.read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from modiste.metrics.intervals import bootstrap_groups
 from modiste.reporting.papers.spec import Column, Model, Paper, Table
 from modiste.reporting.tables.names import number
 from modiste.reporting.tables.pairs import difference
@@ -319,7 +320,6 @@ def _mean(values: Sequence[Value], metric: str) -> Value:
     ]
     if len(fit) < len(values):
         return Value(mean, None, None, None, results)
-    from modiste.metrics.intervals import bootstrap_groups
 
     interval = bootstrap_groups([{metric: group} for group in fit])[metric]
     return Value(mean, interval.low, interval.high, interval.n, results)

@@ -256,7 +256,7 @@ def _training_notes(group: Sequence[Mapping[str, Any]], parts: Sequence[str]) ->
 
 
 def cautions(results: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> list[str]:
-    """What makes numbers less telling than they look: parts of few queries, or of one class.
+    """Caveats of the numbers: parts with few queries, or with one class.
 
     >>> cautions([{"metrics": {"fit/accuracy": {"value": 1, "n": 9}}, "counts": {"fit/classes": 1}}], ["fit"])
     ['Fewer than 50 queries: fit (9). Read the intervals.', 'Only one class, so nothing to tell apart: fit.']

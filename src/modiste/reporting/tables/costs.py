@@ -30,7 +30,7 @@ def cost_of(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cost_words(cost: Cost) -> dict[str, str]:
-    """What ``cost.json`` says, with units; without what it does not say.
+    """The values in ``cost.json``, with units.
 
     >>> cost_words({"seconds": 3725, "pairs": 7450, "energy_kwh": 0.0512, "price": 1.5, "currency": "EUR"})
     {'wall time': '1 h 2 min', 'pairs': '7,450', 'pairs/s': '2.0', 'energy': '0.0512 kWh', 'price': '1.5 EUR'}

@@ -1,4 +1,4 @@
-"""Published numbers: the reference file, and what they are called here."""
+"""Published numbers: the reference file, and their names here."""
 
 from __future__ import annotations
 

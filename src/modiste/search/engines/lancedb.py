@@ -64,17 +64,17 @@ class LanceStore:
         table.create_fts_index(WORDS, with_position=False, stem=True, remove_stop_words=True)
 
     def upsert(self, data: pa.Table) -> None:
-        """Replaces the rows whose id exists, and adds the others, in one step."""
+        """Replace the rows whose id exists and add the others, atomically."""
         merge = self.table.merge_insert(KEY).when_matched_update_all().when_not_matched_insert_all()
         merge.execute(data)
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Deletes rows by their ids."""
+        """Delete rows by their ids."""
         for start in range(0, len(ids), 1000):
             self.table.delete(str(conditions.sql(conditions.In(KEY, tuple(ids[start : start + 1000])))))
 
     def tidy(self) -> None:
-        """Joins small files, and takes new rows into the full-text and vector indexes; old versions stay."""
+        """Compact small files, and add new rows to the full-text and vector indexes; old versions stay."""
         self.table.optimize(cleanup_older_than=timedelta(days=36500))
 
     def count(self) -> int:
@@ -87,7 +87,7 @@ class LanceStore:
         return int(self.table.version)
 
     def restore(self, version: int) -> None:
-        """Makes an earlier version the newest. Raises ModisteError where its files were cleaned up."""
+        """Restore an earlier version as the newest. Raises ModisteError where its files were cleaned up."""
         try:
             self.table.restore(version)
         except Exception as error:  # lancedb raises plain runtime errors
@@ -107,7 +107,7 @@ class LanceStore:
         return table.column("row").to_numpy(), table.column("_score").to_numpy()
 
     def index_vectors(self) -> None:
-        """Makes or renews the approximate index of the vectors, and those of the columns that filters name."""
+        """Build or rebuild the approximate index of the vectors, and those of the columns that filters name."""
         import pyarrow as pa
 
         for field in self.table.schema:

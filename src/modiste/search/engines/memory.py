@@ -43,7 +43,7 @@ class Snapshot:
         return cls(table, np.load(folder / "vectors.npy", mmap_mode="r"))
 
     def write(self, folder: Path) -> None:
-        """Writes ``folder`` whole or not at all."""
+        """Write ``folder`` whole or not at all."""
         import pyarrow as pa
 
         with atomic_folder(folder) as unfinished:
@@ -146,7 +146,7 @@ def batch(vectors: np.ndarray, queries: np.ndarray, k: int) -> Hits:
 
 
 def _merge(best: np.ndarray, order: np.ndarray, query: np.ndarray, place: np.ndarray, scores: np.ndarray) -> None:
-    """Puts new candidates of some queries (ascending) into the sorted ``best`` and ``order``, in place."""
+    """Put new candidates of some queries (ascending) into the sorted ``best`` and ``order``, in place."""
     who, start, count = np.unique(query, return_index=True, return_counts=True)
     column = np.arange(len(query)) - np.repeat(start, count)
     line = np.repeat(np.arange(len(who)), count)

@@ -38,7 +38,7 @@ class QdrantStore:
     """A collection of a server, or of the client's in-memory mode.
 
     Rows are points whose id is a UUID of their key, so that an upsert replaces them; the columns are their payload, the
-    thumbnail base64. It keeps the newest version alone; for earlier ones use the server's snapshots.
+    thumbnail base64. It keeps only the newest version; for earlier ones use the server's snapshots.
 
     Args:
         url: Of the server, or `MEMORY`.
@@ -73,7 +73,7 @@ class QdrantStore:
         self.upsert(data)
 
     def upsert(self, data: pa.Table) -> None:
-        """Replaces the rows whose key exists, and adds the others."""
+        """Replace the rows whose key exists, and add the others."""
         import base64
 
         from qdrant_client import models
@@ -89,7 +89,7 @@ class QdrantStore:
             self.client.upsert(self.collection, points, wait=True)
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Deletes rows by their keys."""
+        """Delete rows by their keys."""
         for start in range(0, len(keys), UPLOAD):
             self.client.delete(self.collection, [self._id(key) for key in keys[start : start + UPLOAD]], wait=True)
 
@@ -114,8 +114,8 @@ class QdrantStore:
         """Nothing: the server does so itself."""
 
     def restore(self, version: int) -> None:
-        """Raises ModisteError: there are no earlier versions."""
-        raise ModisteError("engine=qdrant keeps the newest version alone: go back by the server's own snapshots.")
+        """Raise ModisteError: there are no earlier versions."""
+        raise ModisteError("engine=qdrant keeps only the newest version: restore one of the server's own snapshots.")
 
     def read(self, columns: Sequence[str], condition: conditions.Node | None = None) -> pa.Table:
         """Columns of all rows that fulfil a condition, an Arrow table by ascending ``row`` if that is one of them."""
@@ -211,7 +211,7 @@ def _condition(node: Any, models: Any) -> Any:
     if isinstance(node, conditions.Like):
         word = re.fullmatch(r"%(\w+)%", node.pattern)
         if word is None:
-            raise ModisteError("engine=qdrant finds words in text: write like '%word%'.")
+            raise ModisteError("engine=qdrant matches whole words: write like '%word%'.")
         return models.FieldCondition(key=node.column, match=models.MatchText(text=word[1]))
     return _compared(node, models)
 
@@ -225,7 +225,7 @@ def _any_of(node: conditions.In, models: Any) -> Any:
 def _compared(node: conditions.Compare, models: Any) -> Any:
     if isinstance(node.value, str):
         if node.sign not in ("=", "!="):
-            raise ModisteError(f"engine=qdrant has no order of texts: {node.column} {node.sign} is for numbers.")
+            raise ModisteError(f"engine=qdrant cannot compare texts: {node.column} {node.sign} is for numbers.")
         equal: Any = models.FieldCondition(key=node.column, match=models.MatchValue(value=node.value))
     elif node.sign in ("=", "!="):
         equal = models.FieldCondition(key=node.column, range=models.Range(gte=node.value, lte=node.value))

@@ -14,7 +14,7 @@ let app, state, nodes;
 export function render(root, values, given) {
   app = given;
   state = { ...values };
-  nodes = { out: h("section", { "aria-label": "Heat-maps", "aria-live": "polite" }) };
+  nodes = { out: h("section", { "aria-label": "Heat maps", "aria-live": "polite" }) };
   nodes.phrases = h("textarea", { rows: 4, value: state.phrases ?? "sleeves\ncollar\nshoe", oninput: () => ground(), spellcheck: false });
   nodes.method = h("select", { onchange: () => ground() }, Object.entries(METHODS).map(([value, label]) => h("option", { value, selected: value === state.method }, label)));
   const strength = h("input", { type: "range", min: 0, max: 1, step: 0.05, value: 0.65, oninput: (event) => nodes.out.style.setProperty("--heat", event.target.value) });
@@ -50,7 +50,7 @@ const ground = latest(async (signal) => {
 }, 250);
 
 function figure(map, photo, { width, height }) {
-  const canvas = h("canvas", { width: map.width, height: map.height, role: "img", "aria-label": `Heat-map of “${map.phrase}”: most similar at ${place(map)}` });
+  const canvas = h("canvas", { width: map.width, height: map.height, role: "img", "aria-label": `Heat map of “${map.phrase}”: most similar at ${place(map)}` });
   paint(canvas, map);
   outline(canvas, map, width, height);
   return h("figure", {}, h("div", { class: "frame tile" }, h("img", { src: photo.src, alt: photo.alt, width, height }), canvas),

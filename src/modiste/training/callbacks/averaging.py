@@ -33,7 +33,7 @@ class EMA(EMAWeightAveraging):
 
 
 def average_warmed_up(decay: float, averages: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
-    """Advances moving averages of one type in place after ``updates`` updates; integers are copied.
+    """Update moving averages of one type in place after ``updates`` updates; integers are copied.
 
     >>> average = torch.zeros(1)
     >>> average_warmed_up(0.999, [average], [torch.ones(1)], updates=0)

@@ -89,7 +89,7 @@ class Interruptible(Checkpoint):
 
 
 def tolerate_lost_workers() -> None:
-    """Let the current step end although whoever asks for a stop has killed data loader workers, too.
+    """Let the current step end even if the stop signal also killed data loader workers.
 
     torch's handler of SIGCHLD raises wherever the main thread is. A loader that waits for a lost worker's batch still
     notices.

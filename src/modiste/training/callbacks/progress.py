@@ -1,4 +1,4 @@
-"""Progress of training, on a terminal and in a pipe: a header, a line per epoch, and what was chosen."""
+"""Progress of training, on a terminal and in a pipe: a header, one line per epoch, and the kept epoch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def progress() -> ProgressBar:
 
 
 class EpochLines(Callback):
-    """Prints what is trained, a line per epoch, and in the end which epoch was kept and why.
+    """Print a header, one line per epoch, and at the end which epoch was kept and why.
 
     The same lines go to ``train.log`` in the run directory.
 

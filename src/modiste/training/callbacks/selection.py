@@ -1,4 +1,4 @@
-"""Which validation each criterion would have chosen."""
+"""Checkpoint selection by each criterion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Weights & Biases gets besides metrics: sample retrievals, results and weights."""
+"""Weights & Biases: sample retrievals, results and weights, in addition to metrics."""
 
 from __future__ import annotations
 
