@@ -199,7 +199,8 @@ def test_without_codecarbon_a_line_says_how_to_get_it(tmp_path, monkeypatch, cap
 @pytest.mark.slow
 def test_a_training_and_its_continuation_say_what_they_cost(tmp_path):
     pytest.importorskip("codecarbon")
-    options = ("trainer.max_epochs=1", "cost.price_per_hour=36", "cost.country=FRA", "hydra.run.dir=run")
+    cost = ("cost.price_per_hour=36", "cost.country=FRA")
+    options = ("trainer.max_epochs=1", "optim.schedule=constant", *cost, "hydra.run.dir=run")
     facts, temporary = [], tempfile.mkdtemp()  # in a short path: workers make sockets in it
     for arguments in ((*TINY, *options), ("continue=run", "trainer.max_epochs=2")):
         done = modiste("train", *arguments, cwd=tmp_path, TMPDIR=temporary)

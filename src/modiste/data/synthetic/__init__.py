@@ -103,6 +103,7 @@ class Synthetic:
         occlusion: Probability that something covers a part of the garment.
         wardrobe: ``full``: 19 types, 14 colours, 6 patterns and every cut; ``basics``: 15 types, 10 colours, 5 patterns
             and the cuts that are easy to distinguish, with more informative captions.
+        name: In results.
 
     Raises:
         ModisteError: A number is out of range.
@@ -118,6 +119,7 @@ class Synthetic:
     seed: int = 0
     occlusion: float = 0.1
     wardrobe: str = "full"
+    name: str = CARD.name
 
     def __post_init__(self) -> None:
         if self.products < 1 or self.views < 1:
@@ -144,7 +146,7 @@ class Synthetic:
             "mask": refs,
         }
         title = CARD.title if self.wardrobe == "full" else f"{CARD.title}, {self.wardrobe}"
-        return Catalogue.build(replace(CARD, title=title, values=on_sale(self.wardrobe)), columns, images)
+        return Catalogue.build(replace(CARD, name=self.name, title=title, values=on_sale(self.wardrobe)), columns, images)
 
 
 def ceiling(catalogue: Catalogue, split: str | None = None, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
