@@ -146,7 +146,8 @@ class Synthetic:
             "mask": refs,
         }
         title = CARD.title if self.wardrobe == "full" else f"{CARD.title}, {self.wardrobe}"
-        return Catalogue.build(replace(CARD, name=self.name, title=title, values=on_sale(self.wardrobe)), columns, images)
+        card = replace(CARD, name=self.name, title=title, values=on_sale(self.wardrobe))
+        return Catalogue.build(card, columns, images)
 
 
 def ceiling(catalogue: Catalogue, split: str | None = None, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
