@@ -154,10 +154,8 @@ the folder of your own with --config-dir.
         group = key.partition("@")[0]
         is_group = ".." in group.split("/") or any((folder / group).is_dir() for folder in folders)
         if is_group and not value.lstrip().startswith("{") and OUTSIDE.search(f"{group}/{value}"):
-            raise ModisteError(
-                f"'{override}' leads out of the group '{group}': name one of its options, or give the folder of your "
-                "own with --config-dir."
-            )
+            other = "a folder with a model" if group == "model" else "give the folder of your own with --config-dir"
+            raise ModisteError(f"'{override}' leads out of the group '{group}': name one of its options, or {other}.")
 
 
 @contextmanager
