@@ -66,11 +66,34 @@ def test_a_filter_holds_for_the_rows_that_plain_python_says(text, encode):
         ("gender", "the end is unexpected"),
         ("price < 3; drop table", "cannot read '; drop table'"),
         ("price like '3%'", "like is for text"),
+        ("price < 99999999999999999999999999", "99999999999999999999999999 is out of range: write a number of 64 bits"),
+        ("price in (-9223372036854775809)", "-9223372036854775809 is out of range"),
+        ("price = " + 5000 * "9", "999… is out of range"),
+        ("price < 1e999", "1e999 is out of range"),
+        (3000 * "(" + "price < 3" + 3000 * ")", "more than 50 parentheses or nots within each other"),
+        (3000 * "not " + "price < 3", "more than 50 parentheses or nots within each other"),
     ],
 )
 def test_a_mistake_in_a_filter_is_explained(text, message):
     with pytest.raises(ModisteError, match=message):
         where.parse(text, TYPES, lambda column: ["", "80", "on request"])
+
+
+def test_what_is_just_within_the_limits_is_evaluated_by_every_engine():
+    deep = where.parse(25 * "(not " + "price < 9223372036854774784" + 25 * ")", TYPES)
+    assert where.mask(deep, TABLE).tolist() == [row["price"] is None for row in ROWS]
+    assert str(where.sql(deep)).count("NOT") == 25
+    assert where.mask(where.parse(" or ".join(["price in (10, 0.5, 9007199254740993)"] * 60), TYPES), TABLE).any()
+
+
+@pytest.mark.parametrize("number", [0.5, 10, 2**62 + 1, 1e300])
+def test_whole_and_other_numbers_of_any_size_are_compared(number):
+    table = pa.table({"whole": [1, 2**60 + 1, None], "other": [1.5, 2.0**61, None]})
+    for column in table.column_names:
+        found = where.mask(
+            where.parse(f"{column} < {number} and {column} not in ({number}, 7)", {column: NUMBER}), table
+        )
+        assert found.tolist() == [value is not None and value < number for value in table.column(column).to_pylist()]
 
 
 def test_no_text_is_no_filter():

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 TEXT, NUMBER = "text", "number"
 """The two types that a column may have."""
 Value = str | float | int
+DEPTH = 50
+"""Parentheses and ``not`` within each other."""
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?![\w.])|'(?P<text>(?:[^']|'')*)'|`(?P<quoted>[^`]+)`|"(?P<double>[^"]+)"
@@ -118,7 +120,7 @@ class _Parser:
     def __init__(self, text: str, types: Mapping[str, str], values: Callable[[str], list[str]] | None = None) -> None:
         self.text, self.types, self.values = text, types, values
         self.tokens = list(self._tokens())
-        self.place = 0
+        self.place = self.depth = 0
 
     def _tokens(self) -> Any:
         start, end = 0, len(self.text.rstrip())
@@ -132,7 +134,7 @@ class _Parser:
             kind = str(match.lastgroup)
             value: Any = match[kind]
             if kind == "number":
-                value = int(value) if re.fullmatch(r"-?\d+", value) else float(value)
+                value = _number(value)
             elif kind == "text":
                 value = value.replace("''", "'")
             elif kind == "sign":
@@ -184,11 +186,15 @@ class _Parser:
         return parts[0] if len(parts) == 1 else Join(word, tuple(parts))
 
     def _one(self) -> Node:
-        if self._take("word", "not"):
-            return Not(self._one())
-        if self._take("sign", "("):
-            node = self._any()
-            self._expect("sign", ")")
+        negated = self._take("word", "not")
+        if negated or self._take("sign", "("):
+            self.depth += 1
+            if self.depth > DEPTH:
+                raise ModisteError(f"where: more than {DEPTH} parentheses or nots within each other: write fewer.")
+            node = Not(self._one()) if negated else self._any()
+            if not negated:
+                self._expect("sign", ")")
+            self.depth -= 1
             return node
         constant = self._take("word", "true", "false")
         return Constant(constant == "true") if constant else self._condition(self._column())
@@ -257,6 +263,15 @@ class _Parser:
         )
 
 
+def _number(text: str) -> int | float:
+    """A number that a column can have: 64 bits."""
+    whole, number = re.fullmatch(r"-?\d+", text), float(text)
+    if not abs(number) < (2.0**63 if whole else float("inf")):
+        shown = text if len(text) <= 40 else text[:39] + "…"
+        raise ModisteError(f"where: {shown} is out of range: write a number of 64 bits.")
+    return int(text) if whole else number
+
+
 def _named(column: str) -> str:
     """A column as a condition writes it: in back quotes where it is more than a word."""
     return column if re.fullmatch(r"[^\W\d]\w*", column) else f"`{column}`"
@@ -304,21 +319,20 @@ def _plain(node: Compare | In | Like, values: Any) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if isinstance(node, Compare):
-        names = {
-            "=": "equal",
-            "!=": "not_equal",
-            "<": "less",
-            "<=": "less_equal",
-            ">": "greater",
-            ">=": "greater_equal",
-        }
-        return getattr(pc, names[node.sign])(values, node.value)
+    if isinstance(node, Like):
+        return pc.match_like(values, node.pattern, ignore_case=True)
+    given = node.values if isinstance(node, In) else (node.value,)
+    if isinstance(given[0], str):
+        kind = pa.string()
+    elif pa.types.is_integer(values.type) and all(isinstance(value, int) for value in given):
+        kind = pa.int64()
+    else:
+        kind, given = pa.float64(), tuple(map(float, given))
+    values = values.cast(kind, safe=False)  # a whole number of more than 53 bits is compared as the nearest float
     if isinstance(node, In):
-        whole = pa.types.is_integer(values.type) and all(isinstance(value, int) for value in node.values)
-        kind = pa.string() if isinstance(node.values[0], str) else pa.int64() if whole else pa.float64()
-        return pc.is_in(values.cast(kind), value_set=pa.array(node.values, kind))
-    return pc.match_like(values, node.pattern, ignore_case=True)
+        return pc.is_in(values, value_set=pa.array(given, kind))
+    names = {"=": "equal", "!=": "not_equal", "<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal"}
+    return getattr(pc, names[node.sign])(values, pa.scalar(given[0], kind))
 
 
 def sql(node: Node | None) -> str | None:
