@@ -20,6 +20,7 @@ from modiste.cli.outline import Outline
 from modiste.config import VERSION_BASE, paths, report
 from modiste.config.composition import compose, compose_with_sources, opened
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.terminal import clean_rich
 
 
 @dataclass
@@ -120,6 +121,7 @@ class Call:
         processes of a multi-device run with it."""
         import hydra
 
+        clean_rich()
         script = sys.argv[0]
         flags = [flag for flag in self.flags if flag not in ("--multirun", "--run")]
 

@@ -11,6 +11,7 @@ from modiste import __version__
 from modiste.cli import help
 from modiste.cli.outline import commands
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.terminal import as_utf8, safe_output
 
 MACHINE = {
     errno.ENOSPC: "free some space",
@@ -32,24 +33,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: success; 1: the command failed with a message; 2: invalid arguments; 130: interrupted.
     Other exceptions keep their traceback; with MODISTE_DEBUG=1 or HYDRA_FULL_ERROR=1 all of them do.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    with safe_output():
+        return _main([as_utf8(argument) for argument in (sys.argv[1:] if argv is None else argv)])
+
+
+def _main(argv: list[str]) -> int:
     debug = "1" in (os.environ.get("MODISTE_DEBUG"), os.environ.get("HYDRA_FULL_ERROR"))
     code = 2
     try:
         job = prepare(argv)
         code = 1
-        return job() or 0
+        done = job() or 0
+        sys.stdout.flush()
+        return done
     except ModisteError as error:
         if debug:
             raise
         print(f"Error: {error}", file=sys.stderr)
         return code
+    except BrokenPipeError:  # nobody reads on, as in `modiste … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if debug or error.errno not in MACHINE:
             raise
         place = f" ('{error.filename}')" if error.filename else ""
         print(f"Error: {error.strerror}{place}: {MACHINE[error.errno]}, then run the command again.", file=sys.stderr)
         return 1
+    except UnicodeEncodeError as error:
+        if debug or not (error.encoding == sys.getfilesystemencoding() or "surrogates" in error.reason):
+            raise
+        print(
+            f"Error: '{error.object}' cannot be written in {error.encoding}: write it in UTF-8, in a locale of UTF-8 "
+            "(LC_ALL=C.UTF-8, without PYTHONUTF8=0).",
+            file=sys.stderr,
+        )
+        return code
     except KeyboardInterrupt:
         return 130
     except SystemExit as stop:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 
+from modiste.utils.terminal import clean
+
 
 class Line(logging.Formatter):
-    """A message without the logger's name; warnings and errors with their level.
+    """A message without the logger's name; warnings and errors with their level, control characters visible.
 
     >>> Line().format(logging.makeLogRecord({"msg": "3 rows dropped", "levelno": 30, "levelname": "WARNING"}))
     'Warning: 3 rows dropped'
@@ -16,4 +18,4 @@ class Line(logging.Formatter):
         if record.levelno >= logging.WARNING:
             record = logging.makeLogRecord(record.__dict__)
             record.msg, record.args = f"{record.levelname.capitalize()}: {record.getMessage()}", None
-        return super().format(record)
+        return clean(super().format(record))
