@@ -14,6 +14,7 @@ from modiste.config import (
     list_groups,
     locate,
     quote,
+    schema,
     targets,
     validate,
     value_problems,
@@ -482,3 +483,25 @@ def test_a_recipes_terms_are_removed_with_their_keys():
 def test_values_are_checked_without_imports():
     tree = OmegaConf.create({"a": {"_target_": "no.such.thing", "x": "???"}, "b": "${a.y}"})
     assert [problem.split("'")[1] for problem in value_problems(tree)] == ["a.x", "b"]
+
+
+@pytest.mark.parametrize(
+    ("command", "override", "takes"),
+    [
+        ("train", "data.num_workers=1000000", "from 0 to 1024"),
+        ("train", "trainer.devices=100000", "from -1 to 1024"),
+        ("train", "image.size=1000000", "from 1 to 8192"),
+        ("train", "model.embed_dim=100000000", "from 1 to 65536"),
+        ("train", "data.catalogue.products=1000000000000", "from 1 to 10000000"),
+        ("train", "data.batch_size=99999999999999999999", "a number of 64 bits"),
+        ("embed", "number=100000", "from 1 to 1024"),
+        ("embed", "threads=100000", "from 1 to 1024"),
+        ("prepare", "size=100000", "from 1 to 8192"),
+        ("index", "at=99999999999999999999", "a number of 64 bits"),
+    ],
+)
+def test_a_number_that_starts_processes_or_takes_memory_has_an_upper_bound(command, override, takes):
+    (problem,) = schema.value_problems(compose(command, [override]), command)
+    key, _, value = override.partition("=")
+    assert problem.startswith(f"'{key}' is {value}: it takes ")
+    assert takes in problem

@@ -37,6 +37,9 @@ Fraction = Annotated[float, Range(least=0, most=1)]
 Count = Annotated[int, Range(least=1)]
 Natural = Annotated[int, Range(least=0)]
 Seed = Annotated[int, Range(least=0, most=2**32 - 1)]
+Workers = Annotated[int, Range(least=1, most=1024)]  # processes or threads of one machine
+Side = Annotated[int, Range(least=1, most=8192)]  # pixels
+Width = Annotated[int, Range(least=1, most=65536)]  # of an embedding, or tokens of a text
 NAMES = {
     "Positive": Positive,
     "NonNegative": NonNegative,
@@ -44,4 +47,7 @@ NAMES = {
     "Count": Count,
     "Natural": Natural,
     "Seed": Seed,
+    "Workers": Workers,
+    "Side": Side,
+    "Width": Width,
 }

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from modiste.config.aliases import current
 from modiste.config.building import SPECIAL
-from modiste.config.ranges import Count, Fraction, Natural, NonNegative, Positive, Range, Seed
+from modiste.config.ranges import Count, Fraction, Natural, NonNegative, Positive, Range, Seed, Side, Width, Workers
 from modiste.config.signatures import Unknown, signature
 from modiste.config.tree import walk
 from modiste.errors import did_you_mean
@@ -47,7 +47,7 @@ KEYS: dict[str, Any] = {
     "precision": Precision,
     "batch_size": Count,
     "device": str,
-    "dim": Count | None,
+    "dim": Width | None,
     "overwrite": bool,
     "overlap": bool,
     "deterministic": bool,
@@ -110,7 +110,7 @@ KEYS: dict[str, Any] = {
     "data.name": Text,
     "data.batch_size": Count,
     "data.eval_batch_size": Count,
-    "data.num_workers": Natural | None,
+    "data.num_workers": Annotated[int, Range(least=0, most=1024)] | None,
     "data.limit": Count | None,
     "data.augment": Sequence[Any],
     "data.seed": Seed,
@@ -159,17 +159,17 @@ BY_ROOT: dict[str, dict[str, Any]] = {
     "evaluate": {"split": str},
     "audit": {"other": Any, "hamming": Natural, "colour": Natural, "cosine": Fraction, "copies": bool}
     | {"show": Natural, "sheet": Natural, "output": str | None},
-    "embed": {"out": str | None, "workers": Literal["processes", "ray"], "number": Count | None}
-    | {"threads": Count, "shard_rows": Count},
-    "prepare": {"out": str | None, "format": Literal["pixels", "webdataset"], "size": Count, "shard_rows": Count}
+    "embed": {"out": str | None, "workers": Literal["processes", "ray"], "number": Workers | None}
+    | {"threads": Workers, "shard_rows": Count},
+    "prepare": {"out": str | None, "format": Literal["pixels", "webdataset"], "size": Side, "shard_rows": Count}
     | {"resize": Literal["shortest", "squash", "pad"], "crop_pct": Annotated[float, Range(above=0, most=1)]},
     "merge": {"first": str | None, "second": str | None, "alphas": Sequence[Fraction], "transfer_metric": str | None}
     | {"out": str | None},
-    "ground": {"photo": str | None, "phrases": Sequence[Text] | None, "method": Text | None, "size": Count | None}
+    "ground": {"photo": str | None, "phrases": Sequence[Text] | None, "method": Text | None, "size": Side | None}
     | {"threshold": Fraction | None, "out": str | None},
     "verify": {"sources": Sequence[str], "tolerance": NonNegative},
     "table": {"sources": Sequence[str]},
-    "compare": {"sources": Sequence[str], "resamples": Count},
+    "compare": {"sources": Sequence[str], "resamples": Annotated[int, Range(least=1, most=10**7)]},
     "index": {"action": str | None, "index": str | None, "out": str | None, "vectors": str | None}
     | {"delete_missing": bool, "at": Natural | None, "ids": Sequence[Any], "engine": Literal["lancedb", "qdrant"]}
     | {"qdrant": Node, "qdrant.url": str | None, "qdrant.collection": str | None, "choices": Sequence[str] | None}
@@ -183,7 +183,7 @@ RANGES: dict[str, dict[str, Any]] = {
     "lightning.pytorch.Trainer": {
         "accelerator": str,
         "precision": TrainerPrecision | None,
-        "devices": Annotated[int, Range(least=-1)] | str | Sequence[int],
+        "devices": Annotated[int, Range(least=-1, most=1024)] | str | Sequence[int],
         "num_nodes": Count,
         "max_epochs": Annotated[int, Range(least=-1)] | None,
         "max_steps": Annotated[int, Range(least=-1)],
@@ -214,23 +214,25 @@ RANGES: dict[str, dict[str, Any]] = {
     },
     "modiste.training.callbacks.EMA": {"decay": Fraction},
     "modiste.data.synthetic.Synthetic": {
-        "products": Count, "views": Count, "size": Count, "seed": Seed, "occlusion": Fraction,
+        "products": Annotated[int, Range(least=1, most=10**7)], "views": Annotated[int, Range(least=1, most=1000)],
+        "size": Side, "seed": Seed, "occlusion": Fraction,
     },
+    "modiste.data.scenes.composer.Composer": {"size": Side},
     "modiste.data.splits.RandomSplit": {"fractions": Mapping[str, Fraction], "seed": Seed},
     "modiste.data.splits.GivenSplit": {"val_fraction": Fraction, "seed": Seed},
     "modiste.data.splits.MarqoSplit": {"val_fraction": Fraction, "seed": Seed},
     "modiste.data.augment.CropEnds": {"p": Fraction, "top": Fraction, "bottom": Fraction},
     "modiste.data.augment.HideSkin": {"p": Fraction},
-    "modiste.data.augment.Thumbnail": {"p": Fraction, "size": Count, "invert": Fraction},
+    "modiste.data.augment.Thumbnail": {"p": Fraction, "size": Side, "invert": Fraction},
     "modiste.images.timm.TimmEncoder": {
-        "size": Count, "crop_pct": Annotated[float, Range(above=0, most=1)] | None, "patch_drop_rate": Fraction,
+        "size": Side, "crop_pct": Annotated[float, Range(above=0, most=1)] | None, "patch_drop_rate": Fraction,
         "std": Sequence[Positive] | None, "resize": Literal["shortest", "squash", "pad"] | None,
     },
-    "modiste.images.lite.LiteEncoder": {"size": Count, "resize": Literal["shortest", "squash", "pad"]},
-    "modiste.texts.hf.HfTextEncoder": {"max_length": Count, "pooling": str},
-    "modiste.texts.hf.minilm": {"max_length": Count},
-    "modiste.texts.words.HashTokenizer": {"buckets": Count, "max_length": Count},
-    "modiste.models.dual_encoder.TwoTower": {"embed_dim": Count},
+    "modiste.images.lite.LiteEncoder": {"size": Side, "resize": Literal["shortest", "squash", "pad"]},
+    "modiste.texts.hf.HfTextEncoder": {"max_length": Width, "pooling": str},
+    "modiste.texts.hf.minilm": {"max_length": Width},
+    "modiste.texts.words.HashTokenizer": {"buckets": Annotated[int, Range(least=1, most=10**7)], "max_length": Width},
+    "modiste.models.dual_encoder.TwoTower": {"embed_dim": Width},
     "modiste.data.storage.streaming.Stream": {"shards": str | Sequence[str] | None, "batches": Count | None},
     "modiste.models.finetune.Tuning": {"train": Tower, "layers": Count, "rank": Count},
     "modiste.training.grad_cache.GradCache": {"micro_batch": Count | None},
@@ -315,11 +317,12 @@ def _problem(path: str, parent: DictConfig, key: Any, annotation: Any) -> str | 
         value = None if OmegaConf.is_missing(parent, key) else plain(parent[key])
     except OmegaConfBaseException:  # an interpolation that leads nowhere: reported where it is
         return None
-    if OmegaConf.is_missing(parent, key) or value == "???" or fits(value, annotation):
+    large = isinstance(value, int) and abs(value) >= 2**63
+    if OmegaConf.is_missing(parent, key) or value == "???" or (fits(value, annotation) and not large):
         return None
     quotable = str in _options(annotation) and isinstance(value, (int, float)) and not isinstance(value, bool)
     hint = f""" Quote it: '{path}="{value}"'.""" if quotable else ""
-    return f"'{path}' is {shown(value)}: it takes {describe(annotation)}.{hint}"
+    return f"'{path}' is {shown(value)}: it takes {'a number of 64 bits' if large else describe(annotation)}.{hint}"
 
 
 def plain(value: Any) -> Any:

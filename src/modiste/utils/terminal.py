@@ -68,7 +68,7 @@ def safe_output() -> Iterator[None]:
         if name != "stdin":
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
-            stream = Clean(stream)  # type: ignore[assignment]
+            stream = Clean(stream)
         setattr(sys, name, stream)
     yield
     sys.stdin, sys.stdout, sys.stderr = before
