@@ -3,9 +3,12 @@
 import asyncio
 import base64
 import io
+import json
 import shutil
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -124,6 +127,35 @@ def test_a_mistake_is_answered_by_a_sentence(client, body, says):
     response = client.post("/search", json=body)
     assert response.status_code == 422
     assert says in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/image/99999999999999999999999999", None),
+        ("GET", "/image/-1", None),
+        ("GET", "/image/" + 5000 * "9", None),
+        ("GET", "/facets?where=" + 3000 * "(", None),
+        ("GET", "/search?where=" + 400 * "not%20", None),
+        ("GET", f"/search?k={10**30}", None),
+        ("GET", f"/catalogue-health/duplicates?limit={10**30}", None),
+        ("POST", "/ground", {"row": 10**30, "phrases": ["collar"]}),
+        ("POST", "/ground", {"row": 2**62, "phrases": ["collar"]}),
+        ("POST", "/zero-shot", {"row": -(10**30), "labels": ["dress"]}),
+        ("POST", "/search", {"text": "x", "where": "price < 99999999999999999999999999"}),
+        ("POST", "/search", {"text": "x", "where": "row in (99999999999999999999)"}),
+        ("POST", "/search", {"text": "x", "filters": {"price": {"min": 1e400}}}),
+        ("POST", "/search", {"text": "\ud800"}),
+        ("POST", "/v1/embeddings", {"input": "x", "dimensions": 10**30}),
+        ("POST", "/zero-shot/attribute", {"attribute": "colour", "where": 300 * "("}),
+        ("POST", "/judge/queries", {"file": 200_000 * "x"}),
+    ],
+)
+def test_numbers_and_depths_out_of_range_are_answered_by_a_sentence(client, method, path, body):
+    content = None if body is None else json.dumps(body)
+    response = client.request(method, path, content=content, headers={"content-type": "application/json"})
+    assert 400 <= response.status_code < 500, response.text
+    assert response.json()["error"]["message"]
 
 
 def test_photos_come_as_thumbnails_and_larger(client, index):
@@ -348,6 +380,9 @@ def test_a_token_guards_all_but_health(indexes):
             assert client.get(path).status_code == 401, path
         assert client.post("/search", json={}).status_code == 401
         assert client.get("/health").status_code == 200
+        for cookie in (b'a:b,c=1; modiste_token="\\xx; \x80', b"modiste_token", b"=;;\xff=secret", b"[" * 5000):
+            assert client.get("/catalogue", headers=[(b"cookie", cookie)]).status_code == 401
+        assert client.get("/catalogue", headers=[(b"cookie", b"a:b=1; modiste_token=secret")]).status_code == 200
         assert client.get("/catalogue", headers={"authorization": "Bearer wrong"}).status_code == 401
         assert client.get("/catalogue", headers={"authorization": "Bearer secret"}).status_code == 200
         assert "form" in client.get("/", headers={"accept": "text/html"}).text
@@ -371,6 +406,32 @@ def test_an_overloaded_server_says_so_and_answers_the_others(indexes):
         status = {answer.status_code for answer in answers}
         assert status == {200, 429}
         assert all(int(a.headers["retry-after"]) >= 1 for a in answers if a.status_code == 429)
+        assert client.post("/search", json={"text": "later"}).status_code == 200
+
+
+def test_bodies_that_do_not_come_are_not_in_flight_and_time_out(indexes, monkeypatch):
+    import httpx
+
+    from modiste.serve import gate
+    from modiste.serve.app import create_app
+    from modiste.serve.settings import Settings
+
+    monkeypatch.setattr(gate, "BODY_SECONDS", 3.0)
+    app = create_app(Settings(str(indexes[0]), backend="torch", max_queue=2))
+    with running(app) as served, httpx.Client(base_url=served.url, timeout=30) as client, ExitStack() as stack:
+        port = int(served.url.rpartition(":")[2])
+        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30)) for _ in range(8)]
+        for one in slow:
+            one.sendall(b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        gone = socket.create_connection(("127.0.0.1", port))
+        gone.sendall(b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        gone.close()
+        assert client.post("/search", json={"text": "meanwhile"}).status_code == 200
+        assert client.get("/catalogue").status_code == 200
+        for one in slow:
+            answer = b"".join(iter(lambda one=one: one.recv(4096), b""))  # until the server closes it
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert b"The body has not come within 3 s: send it again." in answer
         assert client.post("/search", json={"text": "later"}).status_code == 200
 
 

@@ -27,7 +27,7 @@ from modiste.serve.batching import Busy
 from modiste.serve.gate import COOKIE, LOGIN, Gate, matches
 from modiste.serve.lists import Compute
 from modiste.serve.live import Held, Open
-from modiste.serve.schema import SearchBody
+from modiste.serve.schema import Row, SearchBody
 from modiste.serve.server import Server
 from modiste.serve.settings import Settings
 from modiste.serve.uploads import Refused
@@ -117,7 +117,7 @@ def add_search(app: FastAPI, server: Server) -> None:
             return photo(held, row, large)
 
     @app.get("/image/{row}", tags=["catalogue"], response_class=Response)
-    def image(row: int, index: str = "main", large: bool = False, v: str = "") -> Response:
+    def image(row: Row, index: str = "main", large: bool = False, v: str = "") -> Response:
         """A photo of the index: its thumbnail, or a larger one; `v` only names a version, for browsers' caches."""
         with server.use(index) as held:
             return photo(held, row, large)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hmac
 import json
 import time
-from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
 
+from anyio import move_on_after
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modiste.serve.metrics import Metrics
@@ -18,6 +19,8 @@ from modiste.serve.settings import Settings
 COOKIE = "modiste_token"
 OPEN = ("/health", "/token")
 """Paths that need no token, besides what is under ``/assets/``."""
+BODY_SECONDS = 60.0
+"""Within which a body must have come; until then its request is none of those in flight."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -25,11 +28,13 @@ POLICY = (
 DOCS_POLICY = POLICY.replace("script-src 'self'", "script-src 'self' 'unsafe-inline'").replace(
     "style-src 'self'", "style-src 'self' 'unsafe-inline'"
 )
+Refusal = tuple[int, str, dict[str, str]]
+OVERLOADED: Refusal = (429, "Too many requests are being answered: try again in 1 s.", {"retry-after": "1"})
 LOGIN = (Path(__file__).parent / "page" / "login.html").read_text(encoding="utf-8")
 
 
 class Gate:
-    """ASGI middleware: answers 400, 401, 411, 413 and 429 itself.
+    """ASGI middleware: answers 400, 401, 408, 411, 413 and 429 itself.
 
     Args:
         app: What is behind it.
@@ -39,7 +44,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
-        self.in_flight = 0
+        self.in_flight = self.held = 0
         self.limit = int(settings.max_upload_mb * 2**20)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,21 +59,26 @@ class Gate:
                 self._mark(scope["path"], MutableHeaders(scope=message))
             await send(message)
 
+        body = bytearray()
         refused = self._refuse(scope)
+        if not refused and scope["method"] == "POST":
+            refused = await self._read(receive, body)
+        refused = refused or self._overloaded(scope)
         self.in_flight += 1
         self.metrics.in_flight.set(self.in_flight)
         try:
             if refused:
                 await _respond(answer, *refused)
             else:
-                await self.app(scope, receive, answer)
+                await self.app(scope, _again(body, receive), answer)
         finally:
             self.in_flight -= 1
+            self.held -= len(body)
             self.metrics.in_flight.set(self.in_flight)
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.observe(route, status, time.perf_counter() - start)
 
-    def _refuse(self, scope: Any) -> tuple[int, str, dict[str, str]] | None:
+    def _refuse(self, scope: Scope) -> Refusal | None:
         """Status, message and headers of an answer without the app, or None."""
         headers = Headers(scope=scope)
         host = headers.get("host", "").rsplit(":", 1)[0].strip("[]")
@@ -81,19 +91,37 @@ class Gate:
             return 401, "Send the server's token: Authorization: Bearer ….", {"www-authenticate": "Bearer"}
         if scope["method"] == "POST":
             length = headers.get("content-length", "")
-            if not length.isdigit():
+            if not length.isdecimal():
                 return 411, "Send the length of the body: Content-Length.", {}
-            if int(length) > self.limit:
+            if float(length) > self.limit:
                 return 413, f"The body has more than {self.settings.max_upload_mb:g} MB: send a smaller image.", {}
-        if self.in_flight >= self.settings.max_queue and path not in ("/health", "/metrics"):
-            return 429, "Too many requests are being answered: try again in 1 s.", {"retry-after": "1"}
         return None
+
+    async def _read(self, receive: Receive, body: bytearray) -> Refusal | None:
+        """Read the body into ``body``; an answer where it does not come."""
+        with move_on_after(BODY_SECONDS):
+            more = True
+            while more:
+                if self.held > self.settings.max_queue * self.limit:
+                    return OVERLOADED
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    break
+                body += message.get("body", b"")
+                self.held += len(message.get("body", b""))
+                more = message.get("more_body", False)
+            else:
+                return None
+        return 408, f"The body has not come within {BODY_SECONDS:g} s: send it again.", {"connection": "close"}
+
+    def _overloaded(self, scope: Scope) -> Refusal | None:
+        full = self.in_flight >= self.settings.max_queue and scope["path"] not in ("/health", "/metrics")
+        return OVERLOADED if full else None
 
     def _knows(self, headers: Headers) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-            given = cookie.value if cookie else ""
+            given = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         return matches(given, self.settings.token)
 
     def _mark(self, path: str, headers: MutableHeaders) -> None:
@@ -106,6 +134,16 @@ class Gate:
 def matches(given: str, token: str | None) -> bool:
     """Whether the token is right, compared in constant time."""
     return hmac.compare_digest(given.encode(), (token or "").encode())
+
+
+def _again(body: bytearray, receive: Receive) -> Receive:
+    """Gives a body that was read already, then what comes after it."""
+    left = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+    async def give() -> Any:
+        return left.pop() if left else await receive()
+
+    return give
 
 
 async def _respond(send: Any, status: int, message: str, headers: dict[str, str]) -> None:

@@ -33,12 +33,15 @@ def parse_queries(file: str, limit: int) -> list[Query]:
     """One query per line; a product id after a comma (CSV quoting). A first line ``query`` is a header.
 
     Raises:
-        ModisteError: There is no query, or more than ``limit``.
+        ModisteError: It is no CSV, there is no query, or more than ``limit``.
 
     >>> parse_queries('query,product\\nred shoes\\n"dress, blue",17', 10)
     [Query(text='red shoes', product=''), Query(text='dress, blue', product='17')]
     """
-    rows = [[cell.strip() for cell in row] for row in csv.reader(file.splitlines(), skipinitialspace=True)]
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(file.splitlines(), skipinitialspace=True)]
+    except csv.Error as error:
+        raise ModisteError(f"The file cannot be read as CSV ({error}): give one query per line.") from error
     if rows and rows[0] and rows[0][0].lower() == "query":
         rows = rows[1:]
     queries = [Query(row[0], row[1] if len(row) > 1 else "") for row in rows if row and row[0]]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Text = Annotated[str, Field(max_length=2000)]
+Row = Annotated[int, Field(ge=0, lt=2**63)]
 IMAGE = "A data URL (`data:image/jpeg;base64,…`) or the base64 of an image file."
 
 
@@ -54,7 +55,7 @@ class SearchBody(Body):
 class PhotoBody(Body):
     """A photo: one of the index, or an uploaded one."""
 
-    row: int | None = Field(default=None, description="The row of a photo in the index.")
+    row: Row | None = Field(default=None, description="The row of a photo in the index.")
     image: str | None = Field(default=None, description=IMAGE)
 
     @model_validator(mode="after")
