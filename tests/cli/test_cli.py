@@ -567,3 +567,14 @@ def test_a_command_leaves_nothing_of_hydras_for_what_is_composed_next(shop):
     before = HydraConfig.instance().cfg
     assert main(["sew"]) == 0
     assert HydraConfig.instance().cfg is before
+
+
+@pytest.mark.parametrize("elsewhere", ["hydra.run.dir=ev", "run_dir=ev"])
+def test_evaluate_does_not_ignore_where_a_runs_results_should_go(elsewhere, tmp_path, monkeypatch, capsys):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.yaml").write_text("name: base")
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "run=base", elsewhere]) == 2
+    error = capsys.readouterr().err
+    assert f"Results of run=base are kept in the run's directory: leave out {elsewhere}." in error
+    assert not (tmp_path / "ev").exists()

@@ -160,3 +160,11 @@ def test_a_table_that_is_not_there_is_one_sentence(words, message, shop):
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ["", "image,text,price\n"], ids=["empty", "header only"])
+def test_a_table_without_rows_is_one_sentence(content, tmp_path):
+    (tmp_path / "shop.csv").write_text(content)
+    done = modiste("data", "shop.csv", cwd=tmp_path)
+    assert done.returncode
+    assert done.stderr.splitlines()[-1].endswith("The table has no rows: give one with a header and at least one row.")

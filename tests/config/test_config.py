@@ -480,6 +480,28 @@ def test_a_recipes_terms_are_removed_with_their_keys():
     validate(cfg)
 
 
+@pytest.mark.parametrize(
+    ("error", "package"),
+    [
+        (ModuleNotFoundError("Requirement 'mlflow>=1.0.0' not met. HINT: Try running `pip install`"), "mlflow"),
+        (ModuleNotFoundError("No module named 'psutil'", name="psutil"), "psutil"),
+        (ImportError("needs the library sentencepiece\nsee its page"), "needs the library sentencepiece"),
+    ],
+)
+def test_a_package_that_a_constructor_misses_is_named_in_one_sentence(error, package, monkeypatch):
+    from lightning.pytorch.loggers import CSVLogger
+
+    def missing(self, *args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(CSVLogger, "__init__", missing)
+    node = OmegaConf.create({"logger": {"csv": {"_target_": "lightning.pytorch.loggers.CSVLogger"}}})
+    with pytest.raises(ModisteError) as caught:
+        instantiate(node.logger)
+    assert f"CSVLogger needs the package '{package}', which is not installed: install it" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_values_are_checked_without_imports():
     tree = OmegaConf.create({"a": {"_target_": "no.such.thing", "x": "???"}, "b": "${a.y}"})
     assert [problem.split("'")[1] for problem in value_problems(tree)] == ["a.x", "b"]

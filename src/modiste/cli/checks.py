@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from modiste.cli.outline import Outline
 from modiste.config import paths, schema
+from modiste.config.overrides import override_key
 from modiste.config.validation import AUTOMATIC, GLOBAL, contradictions, value_problems
 from modiste.errors import ModisteError
 from modiste.export.formats import FORMATS
@@ -140,9 +141,12 @@ def _places(config: DictConfig) -> Iterator[str]:
 
 
 def _missing(config: DictConfig, overrides: Sequence[str], root: str) -> Iterator[str]:
-    """Required settings that are missing."""
+    """Required settings that are missing, and given ones that would be ignored."""
     if root == "index" and (config.action not in (None, "build") or config.at is not None):
         return
+    elsewhere = [o for o in overrides if override_key(o) in ("hydra.run.dir", "run_dir")]
+    if root == "evaluate" and elsewhere and _selected(config, "run"):
+        yield f"Results of run={config.run} are kept in the run's directory: leave out {' '.join(elsewhere)}."
     keys, sentence = NEEDED.get(root, ((), ""))
     if any(_selected(config, key) in (None, "") for key in keys):
         yield sentence

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
 
     Raises:
         ModisteError: A target that is not allowed (checked for the whole tree before anything is imported) or not
-            there, an argument that it does not take, a value that is missing. Other errors of a constructor are raised
+            there, an argument that it does not take, a value or a package that is missing. Other errors of a constructor are raised
             as they are.
 
     >>> instantiate({"_target_": "torch.nn.Linear", "in_features": 2}, out_features=3)
@@ -81,6 +82,12 @@ def _build(node: Any, path: str, kwargs: Mapping[str, Any] | None = None) -> Any
         return functools.partial(target, *args, **arguments, **kwargs)
     try:
         return target(*args, **arguments, **kwargs)
+    except ImportError as error:  # Lightning names the package only in its message
+        package = error.name or next(iter(re.findall(r"'([\w.-]+)", str(error))), str(error).partition("\n")[0])
+        raise ModisteError(
+            f"'{path}': {node['_target_']} needs the package '{package}', which is not installed: install it, or "
+            "use another one."
+        ) from error
     except Exception as error:
         noted = getattr(error, "__notes__", None) or isinstance(error, ModisteError)
         if hasattr(error, "add_note") and not noted:  # Python 3.11

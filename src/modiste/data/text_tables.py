@@ -10,6 +10,7 @@ import lzma
 import re
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -260,7 +261,7 @@ def _columns(records: Sequence[Record], delimiter: str, skipped: int) -> Columns
     while header and not header[-1]:  # a delimiter at the end of the line
         header.pop()
     header = [name or f"column_{number}" for number, name in enumerate(header, start=1)]
-    twice = [name for name in header if header.count(name) > 1]
+    twice = [name for name, times in Counter(header).items() if times > 1]
     if twice:
         raise ValueError(f"two columns are named '{twice[0]}': rename one of them in the header")
     for record in records[1:]:
