@@ -27,8 +27,8 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
 
     Raises:
         ModisteError: A target that is not allowed (checked for the whole tree before anything is imported) or not
-            there, an argument that it does not take, a value or a package that is missing. Other errors of a constructor are raised
-            as they are.
+            there, an argument that it does not take, a missing value or package. Other errors of a constructor are
+            raised as they are.
 
     >>> instantiate({"_target_": "torch.nn.Linear", "in_features": 2}, out_features=3)
     Linear(in_features=2, out_features=3, bias=True)

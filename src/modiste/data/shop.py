@@ -11,7 +11,6 @@ from html.parser import HTMLParser
 from typing import Any, TypeVar
 
 from modiste.data.text_tables import Columns
-from modiste.errors import ModisteError
 
 ROLES = {
     "text": (
@@ -97,14 +96,9 @@ def recognise(raw: Mapping[str, Sequence[Any]], given: Mapping[str, Any] | None 
         raw: The table.
         given: The catalogue's word → column, or list of columns for ``image``; None values are recognised.
 
-    Raises:
-        ModisteError: The table has no rows.
-
     >>> recognise({"SKU": ["a1"], "Product title": ["hat"], "Image Src": ["1.jpg"], "Image 2": ["2.jpg"]})
     Roles(text='Product title', images=('Image Src', 'Image 2'), product_id='SKU', split=None)
     """
-    if not any(map(len, raw.values())):
-        raise ModisteError("The table has no rows: give one with a header and at least one row.")
     given = {name: column for name, column in (given or {}).items() if column is not None}
     images = given.get("image")
     if images is None:

@@ -119,6 +119,7 @@ class Table:
     def _of_pictures(self, path: Path, column: str) -> Catalogue:
         """The catalogue of a Parquet file that holds the images, which stay in it."""
         dataset = read_parquet([path])
+        _refuse_empty(len(dataset))
         others = [name for name in dataset.column_names if name != column]
         first = dataset.select_columns(others)[:1000] if others else {}
         roles = shop.recognise({**first, column: []}, {**self.columns, "image": column})
@@ -137,6 +138,7 @@ class Table:
             title: Of the data set's card.
             lines: The line of each row in its file, by which rows without a product id are called; None: by number.
         """
+        _refuse_empty(max(map(len, raw.values()), default=0))
         roles = shop.recognise(raw, self.columns)
         self._complete(roles, raw)
         log.info("%s: %s", title or self.name, roles)
@@ -434,6 +436,11 @@ def from_records(records: Sequence[object]) -> Columns:
         raise ValueError("every line must be a JSON object")
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _refuse_empty(rows: int) -> None:
+    if not rows:
+        raise ModisteError("The table has no rows: give one with a header and at least one row.")
 
 
 def map_columns(
