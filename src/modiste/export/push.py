@@ -26,14 +26,15 @@ def push(
         revision: A branch, which is created where it does not exist.
 
     Raises:
-        ModisteError: The folder is not an export, the name is not one of a repository, nobody is logged in, or the hub
-            cannot be reached or refuses, or a file cannot be read or copied.
+        ModisteError: The folder is not an export or holds a link, the name is not one of a repository, nobody is logged
+            in, or the hub cannot be reached or refuses, or a file cannot be read or copied.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
 
     folder = folder.expanduser()
     facts = read_facts(folder)
+    check_files(folder)
     message = message or f"{facts['format']} by modiste {facts['modiste']}"
     api = HfApi()
     unreachable: tuple[type[Exception], ...] = (*network_errors(), LocalTokenNotFoundError)
@@ -53,6 +54,19 @@ def push(
     except OSError as error:  # of this machine: a full disk, a file that cannot be read
         raise ModisteError(f"{folder} cannot be uploaded: {error}. Free or repair what it names.") from error
     return str(repository)
+
+
+def check_files(folder: Path) -> None:
+    """Raise ModisteError where a folder holds anything but folders and regular files.
+
+    What a link or a pipe leads to is not part of the export, and would be published.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise ModisteError(
+                f"'{path}' is a link or no regular file, and what it leads to would be published: remove it, or put a "
+                "copy of the file in its place."
+            )
 
 
 def network_errors() -> tuple[type[Exception], ...]:
