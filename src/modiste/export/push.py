@@ -9,6 +9,7 @@ from pathlib import Path
 from modiste.errors import ModisteError
 from modiste.export.open_clip import CONFIG, relocate
 from modiste.export.writing import read_facts
+from modiste.utils.links import refuse_links
 
 OFFLINE = "The model hub cannot be reached: upload from a machine with network, or without HF_HUB_OFFLINE."
 
@@ -34,7 +35,7 @@ def push(
 
     folder = folder.expanduser()
     facts = read_facts(folder)
-    check_files(folder)
+    refuse_links(folder, "would be published")
     message = message or f"{facts['format']} by modiste {facts['modiste']}"
     api = HfApi()
     unreachable: tuple[type[Exception], ...] = (*network_errors(), LocalTokenNotFoundError)
@@ -54,19 +55,6 @@ def push(
     except OSError as error:  # of this machine: a full disk, a file that cannot be read
         raise ModisteError(f"{folder} cannot be uploaded: {error}. Free or repair what it names.") from error
     return str(repository)
-
-
-def check_files(folder: Path) -> None:
-    """Raise ModisteError where a folder holds anything but folders and regular files.
-
-    What a link or a pipe leads to is not part of the export, and would be published.
-    """
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not (path.is_dir() or path.is_file()):
-            raise ModisteError(
-                f"'{path}' is a link or no regular file, and what it leads to would be published: remove it, or put a "
-                "copy of the file in its place."
-            )
 
 
 def network_errors() -> tuple[type[Exception], ...]:
