@@ -24,8 +24,8 @@ SUFFIX = ".sha256"
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-TORCH_WRITER = re.compile("inline_container|PytorchStreamWriter")
-"""In the error of a file that torch could not write whole though the disk has space: a limit cut it short."""
+LIMITED = re.compile(r"inline_container|PytorchStreamWriter|iostream error|\(os error 27\)")
+"""In the errors of torch, OpenVINO and safetensors for a file that a limit cut short though the disk has space."""
 RESERVE = 2**20
 """Bytes below which a disk counts as full: what is written is buffered, and the writer's error may not say why."""
 
@@ -46,7 +46,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Raises:
         OSError: The folder cannot be written.
-        DiskFullError: There is no space left.
+        DiskFullError: There is no space left, or the file is larger than files may be.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -59,19 +59,32 @@ def atomic(path: Path) -> Iterator[Path]:
     remove_leftovers(path)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        yield unfinished
-        _flush(unfinished)
-        unfinished.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
-        if is_full(error, path.parent):
-            raise DiskFullError(f"No space left for {path}: free some, then run the same command again.") from error
-        if isinstance(error, RuntimeError) and TORCH_WRITER.search(str(error)):
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path)) from error
-        raise
+        with _explained(path):
+            yield unfinished
+            _flush(unfinished)
+            unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
     with suppress(OSError):  # not every file system lets a folder be opened
         _flush(path.parent)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns the errors of whatever writes ``path`` into `DiskFullError` where the disk or a limit is the cause."""
+    try:
+        yield
+    except ModisteError:
+        raise
+    except Exception as error:  # torch, OpenVINO and safetensors have errors of their own
+        if is_full(error, path.parent):
+            raise DiskFullError(f"No space left for {path}: free some, then run the same command again.") from error
+        if getattr(error, "errno", None) == errno.EFBIG or LIMITED.search(str(error)):
+            raise DiskFullError(
+                f"{path} is larger than files may be here: raise the limit (ulimit -f) or the quota, or choose another "
+                "disk, then run the same command again."
+            ) from error
+        raise
 
 
 def is_full(error: BaseException, folder: Path) -> bool:
@@ -106,7 +119,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         path: Its parent is made where it does not exist.
 
     Raises:
-        OSError: The folder cannot be written, or the disk is full.
+        OSError: The folder cannot be written.
+        DiskFullError: There is no space left, or a file is larger than files may be.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as parent:
@@ -121,7 +135,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     unfinished, former = (path.with_name(f"{path.name}.{word}{os.getpid()}.tmp") for word in ("", "former."))
     unfinished.mkdir()
     try:
-        yield unfinished
+        with _explained(path):
+            yield unfinished
         if path.exists():  # a folder replaces no folder that holds something
             path.replace(former)
         try:
