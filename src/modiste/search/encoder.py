@@ -189,8 +189,10 @@ class TextTower:
             session = checked("tower.onnx", lambda path: onnx.session(path, onnx.options(optimise="none")))
         except ImportError:
             return None
+        if session is None:
+            return None
         settings = checked("tokenizer_settings.json", lambda path: json.loads(path.read_text()))
-        if session is None or settings is None:
+        if settings is None:
             return None
         tokenize = _hashing(settings) if settings["kind"] == "hash" else checked("tokenizer.json", _fast(settings))
         return None if tokenize is None else cls(session, tokenize)
