@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -110,4 +111,27 @@ def test_names_and_folders_are_checked_before_anything_is_sent(api, folder, tmp_
         push(tmp_path, "somebody/model")
     with pytest.raises(ModisteError, match="repo_id=model is not the name of a repository: write owner/name"):
         push(folder, "model")
+    assert not api.calls
+
+
+@pytest.mark.parametrize("format", ["hub", "open_clip"])  # of open_clip a copy is sent
+@pytest.mark.parametrize("place", ["notes.txt", "onnx/notes.txt", "onnx"])
+def test_what_a_link_leads_to_is_never_sent(api, tmp_path, format, place):
+    folder, outside = tmp_path / "out", tmp_path / "outside"
+    for path in (folder / "onnx", outside):
+        path.mkdir(parents=True)
+    (outside / "secret.txt").write_text("hunter2")
+    (folder / "modiste.json").write_text(json.dumps({"format": format, "modiste": "1"}))
+    for name in ("config.json", "open_clip_config.json")[: 2 if format == "open_clip" else 1]:
+        (folder / name).write_text("{}")
+    link = folder / place
+    if link.is_dir():
+        link.rmdir()
+    link.symlink_to(outside if place == "onnx" else outside / "secret.txt")
+    with pytest.raises(ModisteError, match=f"'{link}' is a link or no regular file.*: remove it"):
+        push(folder, "somebody/model")
+    link.unlink()
+    os.mkfifo(link)
+    with pytest.raises(ModisteError, match="no regular file"):
+        push(folder, "somebody/model")
     assert not api.calls

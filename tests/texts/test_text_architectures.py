@@ -163,3 +163,25 @@ def test_what_cannot_be_is_one_sentence(tmp_path):
     save_tokenizer(tmp_path, unk_token="[UNK]")
     with pytest.raises(ModisteError, match="max_length=64 is more than the 16 positions"):
         HfTextEncoder(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "experts_implementation"])
+@pytest.mark.parametrize("kernel", ["attacker/kernel", "attacker/kernel@v1:forward", "paged|attacker/kernel"])
+def test_code_from_the_model_hub_is_refused_in_a_config_and_in_a_directory(key, kernel, tmp_path, monkeypatch):
+    import json
+
+    from transformers import AutoConfig, modeling_utils
+
+    from modiste.pretrained.transformers import TransformersDualEncoder
+
+    monkeypatch.setattr(modeling_utils, "is_kernel", lambda word: pytest.fail("reached transformers"))
+    with pytest.raises(ModisteError, match=f"{key}=.* is code from the model hub, which is refused: remove it"):
+        HfTextEncoder(
+            config={"model_type": "bert", **ARCHITECTURES["bert"], key: kernel}, tokenizer=HashTokenizer(512, 12)
+        )
+    save_tokenizer(tmp_path, unk_token="[UNK]", pad_token="[PAD]")
+    for kind in ("clip", "bert"):
+        (tmp_path / "config.json").write_text(json.dumps(AutoConfig.for_model(kind).to_dict() | {key: kernel}))
+        for load in (HfTextEncoder, lambda folder: TransformersDualEncoder(str(folder))):
+            with pytest.raises(ModisteError, match="code from the model hub"):
+                load(tmp_path)

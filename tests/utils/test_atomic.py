@@ -16,6 +16,7 @@ from modiste.utils.atomic import (
     atomic,
     atomic_folder,
     check_space,
+    quick_digest,
     read_cache,
     remove_all_leftovers,
     write_cache,
@@ -104,3 +105,39 @@ def test_space_is_asked_for_before_the_work(tmp_path, monkeypatch):
     check_space(tmp_path / "new", 2**20, "Preparing")
     with pytest.raises(DiskFullError, match=r"Preparing needs 2 MiB, and .* has 1 MiB left"):
         check_space(tmp_path / "new", 2**21, "Preparing")
+
+
+WRITERS = {
+    "torch": "torch.save(torch.zeros(100_000), at)",
+    "safetensors": "safetensors.torch.save_file({'a': torch.zeros(100_000)}, at)",
+    "python": "at.write_bytes(bytes(100_000))",
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_limit_on_file_sizes_is_one_sentence_whoever_writes(writer, tmp_path):
+    """torch raises a RuntimeError without a number, safetensors an error of its own."""
+    script = (
+        "import resource, sys, torch, safetensors.torch; from pathlib import Path\n"
+        "from modiste.utils.atomic import DiskFullError, atomic, atomic_folder\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "for make in (atomic, lambda path: atomic_folder(path)):\n"
+        "    try:\n"
+        "        with make(Path(sys.argv[1])) as at:\n"
+        "            at = at / 'a' if at.is_dir() else at\n"
+        f"            {WRITERS[writer]}\n"
+        "    except DiskFullError as error: print(error)\n"
+    )
+    path = tmp_path / "a.ckpt"
+    ran = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    assert ran.stdout.count(f"{path} is larger than files may be here: raise the limit (ulimit -f)") == 2, ran.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_quick_digest_changes_with_any_byte_and_the_length(tmp_path):
+    content = bytes(range(256)) * 5000
+    digests = set()
+    for changed in (content, content[:-1], content + b"\0", content[:-1] + b"\0", b"\1" + content[1:], b""):
+        (tmp_path / "a").write_bytes(changed)
+        digests.add(quick_digest(tmp_path / "a"))
+    assert len(digests) == 6

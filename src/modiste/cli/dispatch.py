@@ -16,6 +16,7 @@ from modiste.utils.terminal import as_utf8, safe_output
 MACHINE = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space, or ask for a larger quota",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or free some space",
     errno.EROFS: "choose a directory that can be written",
     errno.EACCES: "change its permissions, or choose another path",
     errno.EPERM: "change its permissions, or choose another path",

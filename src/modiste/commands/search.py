@@ -40,7 +40,7 @@ def run(cfg: DictConfig) -> None:
     assert isinstance(words, dict)
     if words["html"] and not Path(words["html"]).expanduser().absolute().parent.is_dir():
         raise ModisteError(f"html={words['html']}: the folder does not exist.")
-    index = modiste.search.open(words["index"], words["at"])
+    index = modiste.search.open(words["index"], words["at"], words["qdrant"]["url"])
     asked = words["query"]
     results = index.search(
         **asked, where=words["where"], k=words["k"], weights=words["weights"], hybrid=words["hybrid"],

@@ -176,7 +176,7 @@ BY_ROOT: dict[str, dict[str, Any]] = {
     | {"recall_floor": Fraction, "coverage": Fraction, "export_text": bool},
     "search": {"index": str, "query": Node, "query.*": Any, "where": str | None, "k": Count, "weights": Node}
     | {"weights.*": NonNegative, "hybrid": Fraction, "group": bool, "at": Natural | None}
-    | {"columns": Sequence[str] | None, "html": str | None},
+    | {"columns": Sequence[str] | None, "html": str | None, "qdrant": Node, "qdrant.url": str | None},
 }
 # Ranges and choices that the annotations of a target do not state.
 RANGES: dict[str, dict[str, Any]] = {

@@ -80,12 +80,12 @@ def convert(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Pat
                 module.eval(), tuple(inputs.values()), input_names=list(inputs), output_names=[output], dynamo=True,
                 verbose=False, dynamic_shapes={"tensors": shapes},
             )  # fmt: skip
-        program.save(str(path))
     except Exception as error:  # exporters raise many kinds for a tower they do not know
         raise ModisteError(
             f"The {path.stem} tower cannot be exported to ONNX: {str(error).strip().splitlines()[0][:200]}. "
             "Use another format."
         ) from error
+    program.save(str(path))  # its errors are the disk's
 
 
 def quantise(source: Path, target: Path) -> None:

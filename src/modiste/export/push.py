@@ -9,6 +9,7 @@ from pathlib import Path
 from modiste.errors import ModisteError
 from modiste.export.open_clip import CONFIG, relocate
 from modiste.export.writing import read_facts
+from modiste.utils.links import refuse_links
 
 OFFLINE = "The model hub cannot be reached: upload from a machine with network, or without HF_HUB_OFFLINE."
 
@@ -26,14 +27,15 @@ def push(
         revision: A branch, which is created where it does not exist.
 
     Raises:
-        ModisteError: The folder is not an export, the name is not one of a repository, nobody is logged in, or the hub
-            cannot be reached or refuses, or a file cannot be read or copied.
+        ModisteError: The folder is not an export or holds a link, the name is not one of a repository, nobody is logged
+            in, or the hub cannot be reached or refuses, or a file cannot be read or copied.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
 
     folder = folder.expanduser()
     facts = read_facts(folder)
+    refuse_links(folder, "would be published")
     message = message or f"{facts['format']} by modiste {facts['modiste']}"
     api = HfApi()
     unreachable: tuple[type[Exception], ...] = (*network_errors(), LocalTokenNotFoundError)

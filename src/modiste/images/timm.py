@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +37,8 @@ class TimmEncoder(nn.Module):
         autocast: False keeps this tower out of mixed precision.
         patch_drop_rate: Part of a transformer's patches that training drops, sampled per image (FLIP: Li
             et al. 2022, arXiv:2212.00794); evaluation sees all. A last epoch with 0 closes the gap between the two.
-        options: Further arguments of ``timm.create_model``, such as ``drop_path_rate``.
+        options: Further arguments of the architecture, such as ``drop_path_rate``; none of timm's own, such as
+            ``checkpoint_path``.
         output_stride: Pixels of the input per position of the last feature map, 8, 16 or 32: less than the network's
             own dilates its last stages, which keeps the weights and makes maps finer; for convolutional networks.
             null: the network's own.
@@ -50,7 +54,8 @@ class TimmEncoder(nn.Module):
         arguments: what ``timm.create_model`` needs to make it again.
 
     Raises:
-        ModisteError: timm has no such model, or its weights cannot be had; ``patch_drop_rate`` is outside [0, 1), or
+        ModisteError: timm has no such model, or its weights cannot be had; an option is not the architecture's;
+            ``patch_drop_rate`` is outside [0, 1), or
             given to a model that has no patches to drop; timm cannot dilate this network, or it has no such stage.
 
     >>> TimmEncoder("test_vit", size=160)(torch.zeros(2, 3, 160, 160)).shape
@@ -166,6 +171,7 @@ class TimmEncoder(nn.Module):
         import timm
 
         name, size = str(node.get("name", "tf_efficientnet_lite0")), node.get("size", 224)
+        check_options(node.get("options") or {})
         rate = node.get("patch_drop_rate", 0.0)
         if node.get("output_stride") not in (None, 8, 16, 32):
             raise ModisteError(f"output_stride={node['output_stride']} must be 8, 16 or 32, or null.")
@@ -252,12 +258,47 @@ def check_name(name: str) -> None:
         raise ModisteError(f"timm has no model '{name}'. {did_you_mean(name, timm.list_models())}")
 
 
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise ModisteError for an option that is timm's own and not the architecture's.
+
+    With those timm would load weights from addresses and files, and make folders.
+    """
+    import timm
+    from timm.models import build_model_with_cfg
+
+    own = {name for call in (timm.create_model, build_model_with_cfg) for name in inspect.signature(call).parameters}
+    for name in options:
+        if name in own - {"kwargs"}:
+            raise ModisteError(
+                f"image.options.{name} is not an option of an architecture: remove it; weights are chosen by "
+                "image.name and image.pretrained."
+            )
+
+
+@contextmanager
+def weights_alone() -> Iterator[None]:
+    """Has ``torch.load`` refuse everything but weights: timm's default was otherwise, and its versions differ."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
+
+
 def create_trunk(name: str, pretrained: bool, size: int, options: dict[str, Any]) -> tuple[Any, bool]:
     """``timm.create_model`` without classifier, and whether it took the size; its errors turned into one sentence."""
-    import timm
-
+    check_options(options)
     if ":" not in name:
         check_name(name)
+    with weights_alone():
+        return _created(name, pretrained, size, options)
+
+
+def _created(name: str, pretrained: bool, size: int, options: dict[str, Any]) -> tuple[Any, bool]:
+    import timm
+
     try:
         try:  # only models with fixed positions take the size
             return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=size, **options), True

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modiste.errors import ModisteError
-from modiste.images.timm import TimmEncoder
+from modiste.images.timm import TimmEncoder, check_name
 from modiste.models.dual_encoder import DualEncoder, Tokenizer, Tokens, TwoTower
 from modiste.models.preprocess import Preprocess
 from modiste.pretrained.openclip import OpenClipDualEncoder
@@ -101,6 +101,7 @@ def preprocess_from(described: dict[str, Any]) -> Preprocess:
 def two_tower(folder: Path, node: dict[str, Any]) -> TwoTower:
     """A `TwoTower` with random weights from plain values; tokenizer files lie in ``folder``."""
     transform = preprocess_from(node["preprocess"])
+    check_name(node["image"]["architecture"])  # no location: an export holds its weights
     arguments = {name: value for name, value in node["image"]["arguments"].items() if name != "img_size"}
     stages = node["image"].get("patch_stages")
     image = TimmEncoder(node["image"]["architecture"], size=transform.size, options=arguments, patch_stages=stages)

@@ -22,6 +22,7 @@ from modiste.models.dual_encoder import DualEncoder, Tokens
 from modiste.models.layers import Group, block_groups, freeze_all_but
 from modiste.models.preprocess import INTERPOLATIONS, Preprocess
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
+from modiste.texts.hf import refuse_kernels
 
 
 class TransformersDualEncoder(DualEncoder):
@@ -193,10 +194,14 @@ def preprocess_of(processor: Any) -> Preprocess:
 def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
     # Without this, loading a pickled checkpoint from the hub asks a bot there to convert it.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
     common = {"revision": revision or "main", "trust_remote_code": False}
-    model, report = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **common)
+    settings = AutoConfig.from_pretrained(name, **common)
+    refuse_kernels(settings)
+    model, report = AutoModel.from_pretrained(
+        name, config=settings, dtype=torch.float32, output_loading_info=True, **common
+    )
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ModisteError(f"'{name}' is a {type(model).__name__}, not a dual encoder of images and texts.")
     # transformers would continue with random weights, as with open_clip repositories that carry a stub config.json.

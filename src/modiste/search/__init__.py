@@ -14,12 +14,19 @@ if TYPE_CHECKING:
     from modiste.search.index import Index
 
 
-def open(path: str | Path, version: int | None = None) -> Index:
+def open(path: str | Path, version: int | None = None, qdrant_url: str | None = None) -> Index:
     """The index in the folder ``path``, at its newest version or an earlier one.
+
+    Args:
+        path: The folder.
+        version: Number of an earlier version.
+        qdrant_url: Of the server that an index with engine=qdrant is on; null: the one of ``MODISTE_QDRANT_URL``. No
+            other server is contacted.
 
     Raises:
         ModisteError: There is none, it is unfinished, or it has no such version.
     """
+    from modiste.search.engines.qdrant import confirm
     from modiste.search.index import Index
     from modiste.search.opened import newest_version, read_facts
     from modiste.search.remote import RemoteIndex
@@ -27,5 +34,6 @@ def open(path: str | Path, version: int | None = None) -> Index:
     folder = Path(path).expanduser()
     facts = read_facts(folder)
     kind = RemoteIndex if facts["engine"]["kind"] == "qdrant" else Index
+    confirm(qdrant_url)
     index = kind(folder, facts, newest_version(facts))
     return index if version is None else index.at(version)

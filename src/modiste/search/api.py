@@ -86,7 +86,7 @@ def _source(cfg: DictConfig, line: Invocation, folder: Path, catalogue: Any) -> 
     if source is not None:
         return source
     if (folder / FACTS).is_file():
-        return Source.of_index(open_index(folder), options=options)
+        return Source.of_index(open_index(folder, qdrant_url=cfg.qdrant.url), options=options)
     raise ModisteError("No model given: set run=DIR, model=NAME or vectors=DIR.")
 
 
@@ -117,7 +117,7 @@ def run_name(run: str) -> str:
 def _index(cfg: DictConfig) -> Index:
     if not cfg.index:
         raise ModisteError("No index given: set index=shop.index.")
-    return open_index(cfg.index)
+    return open_index(cfg.index, qdrant_url=cfg.qdrant.url)
 
 
 def versions(cfg: DictConfig, line: Invocation) -> str:

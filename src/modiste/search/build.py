@@ -28,8 +28,10 @@ from modiste.search.calibrate import Threshold, calibrate, queries, record
 from modiste.search.encoder import Encoder, ModelCard
 from modiste.search.engines.compressed import Codes
 from modiste.search.engines.lancedb import KEY, WORDS, LanceStore
-from modiste.search.engines.memory import Snapshot
+from modiste.search.engines.memory import Snapshot, read_table, save_table
+from modiste.search.engines.qdrant import confirm
 from modiste.search.opened import (
+    ELSEWHERE,
     FACTS,
     Opened,
     changed_snapshot,
@@ -42,7 +44,8 @@ from modiste.search.opened import (
 )
 from modiste.search.planner import EXACT, IVF, QUERIES, Measured, Plan, measure, measured_limit, smallest
 from modiste.search.where import NUMBER, TEXT
-from modiste.utils.atomic import atomic
+from modiste.utils.atomic import read_cache, write_checked
+from modiste.utils.links import refuse_links
 from modiste.utils.machine import usable_cores
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import read_json, write_json
@@ -160,6 +163,9 @@ def build(
         ModisteError: The index is of another model or preprocessing, or a value is not of its column's type.
     """
     folder = Path(folder).expanduser()
+    confirm((engine or {}).get("url"))
+    if folder.is_dir():
+        refuse_links(folder, ELSEWHERE)
     existing = (folder / FACTS).is_file()
     if existing:
         ModelCard(**read_facts(folder)["model"]).check(source.card, folder)
@@ -296,11 +302,8 @@ def _check_unique(folder: Path, twice: int) -> None:
 
 def _after(folder: Path, facts: Mapping[str, Any], part: pa.Table, gone: Sequence[int]) -> Snapshot | None:
     """The snapshot after an upsert, from the one before; None where that is not on disk."""
-    try:
-        before = Snapshot.read(snapshot_folder(folder, facts["commits"][-1]["version"]))
-    except OSError:
-        return None
-    return changed_snapshot(before, part, gone)
+    before = Snapshot.read(snapshot_folder(folder, facts["commits"][-1]["version"]))
+    return None if before is None else changed_snapshot(before, part, gone)
 
 
 def _commit(folder: Path, store: Any, facts: dict[str, Any], note: str, snapshot: Snapshot | None = None) -> int:
@@ -560,8 +563,9 @@ class Staging:
         self.vectors: dict[str, np.ndarray] = dict(source.vectors)
         self.thumbnails: dict[str, bytes] = {}
         for file in sorted(self.folder.glob("*.arrow")):
-            with pa.OSFile(str(file)) as opened:
-                self._take(pa.ipc.open_file(opened).read_all())
+            table = read_cache(file, read_table, "Finished embeddings")
+            if table is not None:
+                self._take(table)
 
     def remember(self, store: LanceStore | QdrantStore, rows: Mapping[str, int]) -> None:
         """Reuse the store's vectors and thumbnails of these pixels."""
@@ -601,12 +605,7 @@ class Staging:
             {"_pixels": pixels, "_vector": _vectors(vectors), "_thumbnail": pa.array(thumbnails, pa.binary())}
         )
         file = self.folder / f"{len(list(self.folder.glob('*.arrow'))):06}.arrow"
-        with (
-            atomic(file) as unfinished,
-            pa.OSFile(str(unfinished), "wb") as sink,
-            pa.ipc.new_file(sink, table.schema) as writer,
-        ):
-            writer.write_table(table)
+        write_checked(file, lambda path: save_table(path, table))
         self._take(table)
 
     @functools.cached_property

@@ -12,6 +12,8 @@ import numpy as np
 
 from modiste.errors import ModisteError
 from modiste.search.encoder import Encoder
+from modiste.search.engines.memory import save_arrays
+from modiste.utils.atomic import read_cache, write_checked
 
 if TYPE_CHECKING:
     from modiste.search.opened import Opened
@@ -72,9 +74,7 @@ def calibrate(index: Opened, coverage: float, seed: int = 0) -> dict[str, Thresh
     found = {}
     generator = np.random.default_rng(seed)
     if index.has_model or not isinstance(index.embedder, Encoder):
-        titles = index.snapshot.table.column("text").take(positions).to_pylist()
-        texts = np.asarray(index.embedder.texts(titles))
-        np.savez(index.path / FILE, texts=texts, rows=index.snapshot.rows[positions])
+        texts = _titles(index, positions)
         if len(positions) >= FEWEST:
             found["text"] = _threshold(index, texts, positions, split, coverage, generator, itself=True)
     several = positions[np.bincount(index.snapshot.products)[index.snapshot.products[positions]] > 1]
@@ -82,6 +82,14 @@ def calibrate(index: Opened, coverage: float, seed: int = 0) -> dict[str, Thresh
         photos = np.asarray(index.snapshot.vectors[several])
         found["image"] = _threshold(index, photos, several, split, coverage, generator, itself=False)
     return found
+
+
+def _titles(index: Opened, positions: np.ndarray) -> np.ndarray:
+    """Embeddings (P, D) of the titles of some rows, which are kept next to the index."""
+    texts = np.asarray(index.embedder.texts(index.snapshot.table.column("text").take(positions).to_pylist()))
+    kept = {"texts": texts, "rows": index.snapshot.rows[positions]}
+    write_checked(index.path / FILE, lambda path: save_arrays(path, kept))
+    return texts
 
 
 def uncalibrated(index: Opened, kind: str) -> str:
@@ -135,7 +143,9 @@ def queries(index: Opened, count: int, seed: int = 0) -> np.ndarray:
     file = Path(index.path) / FILE
     generator = np.random.default_rng(seed)
     if file.is_file():
-        texts = np.load(file)["texts"]
+        texts = read_cache(file, lambda path: np.load(path)["texts"], "The titles' embeddings")
+        if texts is None:
+            texts = _titles(index, sample(index, seed)[1])
         return texts[generator.permutation(len(texts))[:count]]
     rows = generator.integers(0, len(index.snapshot), (2, min(count, len(index.snapshot))))
     mixed = index.snapshot.vectors[rows[0]] + 0.5 * index.snapshot.vectors[rows[1]]

@@ -8,13 +8,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from modiste.errors import ModisteError
 from modiste.utils import onnx
-from modiste.utils.atomic import atomic, write_text
+from modiste.utils.atomic import atomic, quick_digest, read_cache, write_checked, write_text
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from modiste.models.dual_encoder import DualEncoder
 
+Tokenize = Callable[[list[str]], dict[str, np.ndarray]]
 MIN_COSINE = 0.9999
 """Of the exported text tower to torch's, on texts of the catalogue."""
 
@@ -165,7 +166,7 @@ class Encoder:
 class TextTower:
     """A text tower in ONNX with its tokenizer: embeds a query without importing torch or transformers."""
 
-    def __init__(self, session: InferenceSession, tokenize: Callable[[list[str]], dict[str, np.ndarray]]) -> None:
+    def __init__(self, session: InferenceSession, tokenize: Tokenize) -> None:
         self.session, self.tokenize = session, tokenize
         self.names = [node.name for node in session.get_inputs()]
 
@@ -176,15 +177,25 @@ class TextTower:
 
     @classmethod
     def read(cls, folder: Path) -> TextTower | None:
-        """The tower in ``folder``; None where there is none, or ONNX Runtime is not installed."""
-        if not (folder / "tower.onnx").is_file():
-            return None
+        """The tower in ``folder``; None where there is none, a file is damaged (with a line of log), or ONNX Runtime is
+        not installed."""
+
+        def checked(name: str, read: Callable[[Path], Any]) -> Any:
+            then = "is not used: torch embeds the queries, until the index is made again"
+            return read_cache(folder / name, read, "The exported text tower", quick_digest, then)
+
         try:
             # A short text is soon done; to optimise the graph would take longer. It was optimised when written.
-            session = onnx.session(folder / "tower.onnx", onnx.options(optimise="none"))
+            session = checked("tower.onnx", lambda path: onnx.session(path, onnx.options(optimise="none")))
         except ImportError:
             return None
-        return cls(session, _tokenizer(folder, json.loads((folder / "tokenizer_settings.json").read_text())))
+        if session is None:
+            return None
+        settings = checked("tokenizer_settings.json", lambda path: json.loads(path.read_text()))
+        if settings is None:
+            return None
+        tokenize = _hashing(settings) if settings["kind"] == "hash" else checked("tokenizer.json", _fast(settings))
+        return None if tokenize is None else cls(session, tokenize)
 
     @classmethod
     def write(cls, folder: Path, model: DualEncoder, texts: Sequence[str]) -> None:
@@ -205,11 +216,12 @@ class TextTower:
             content = _onnx(Tower(model, "text", tokens))
         except Exception:  # exporters raise many kinds for a tower that they do not know
             return
-        _optimised(content, folder / "tower.onnx")
+        write_checked(folder / "tower.onnx", lambda path: _optimised(content, path), quick_digest)
         if settings["kind"] == "huggingface":
-            tokenizer: Any = model.tokenizer
-            tokenizer.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-        (folder / "tokenizer_settings.json").write_text(json.dumps(settings))
+            backend: Any = cast(Any, model.tokenizer).tokenizer.backend_tokenizer
+            write_checked(folder / "tokenizer.json", lambda path: backend.save(str(path)), quick_digest)
+        described = json.dumps(settings)
+        write_checked(folder / "tokenizer_settings.json", lambda path: path.write_text(described), quick_digest)
         with torch.inference_mode():
             expected = model.encode_text(tokens).float().numpy()
         written = cls.read(folder)
@@ -234,18 +246,25 @@ def _settings(tokenizer: Any) -> dict[str, Any] | None:
     return None
 
 
-def _tokenizer(folder: Path, settings: dict[str, Any]) -> Any:
-    if settings["kind"] == "hash":
-        from modiste.texts.words import HashTokenizer
+def _hashing(settings: dict[str, Any]) -> Tokenize:
+    from modiste.texts.words import HashTokenizer
 
-        hashing = HashTokenizer(settings["buckets"], settings["max_length"])
-        return lambda texts: _padded(hashing.ids(texts))
-    from tokenizers import Tokenizer
+    hashing = HashTokenizer(settings["buckets"], settings["max_length"])
+    return lambda texts: _padded(hashing.ids(texts))
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(settings["max_length"])
-    tokenizer.no_padding()
-    return lambda texts: _padded([encoding.ids for encoding in tokenizer.encode_batch(texts)])
+
+def _fast(settings: dict[str, Any]) -> Callable[[Path], Tokenize]:
+    """Reads a tokenizer of Hugging Face's."""
+
+    def read(path: Path) -> Tokenize:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.enable_truncation(settings["max_length"])
+        tokenizer.no_padding()
+        return lambda texts: _padded([encoding.ids for encoding in tokenizer.encode_batch(texts)])
+
+    return read
 
 
 def _padded(rows: list[list[int]]) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +18,7 @@ from modiste.search.engines.lancedb import LanceStore
 from modiste.search.engines.memory import Snapshot
 from modiste.search.engines.qdrant import QdrantStore
 from modiste.search.planner import EXACT, IVF, Plan
+from modiste.utils.links import refuse_links
 from modiste.utils.run_dir import RunDir, read_json
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from modiste.search.engines.qdrant import QdrantStore
 
 FACTS = "index.json"
+ELSEWHERE = "is not part of the index"
 FIXED = ("row", "product_id", "text")
 """Columns of every index; the others are the catalogue's attributes."""
 
@@ -113,9 +116,10 @@ def newest_version(facts: Mapping[str, Any]) -> int:
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """The facts of an index. Raises ModisteError if it does not exist or is unfinished."""
+    refuse_links(folder, ELSEWHERE)
     facts = read_json(folder / FACTS)
     if facts:
-        if not isinstance(facts, dict) or not {"commits", "engine"} <= facts.keys():
+        if not is_complete(facts):
             raise ModisteError(
                 f"{folder / FACTS} is damaged: rebuild the index with modiste index run=RUN data=… "
                 f"out={shlex.quote(str(folder))}."
@@ -132,6 +136,21 @@ def read_facts(folder: Path) -> dict[str, Any]:
         else f"Make one with modiste index run=RUN data=… out={shlex.quote(str(folder))}."
     )
     raise ModisteError(f"There is no index {folder}. {hint}")
+
+
+def is_complete(facts: Any) -> bool:
+    """Whether what an ``index.json`` holds is what `modiste.search.build` writes."""
+    try:
+        ModelCard(**facts["model"])
+        Plan.of(facts.get("plan"))
+        engine, columns = facts["engine"], facts["columns"].values()
+        words = [*facts["types"].values(), *columns, *engine.values(), engine["kind"]]
+        numbers = [facts["model"]["embed_dim"], facts["next_row"], *map(Version.of, facts["commits"])]
+        missing = {"url", "collection"} - engine.keys() if engine["kind"] == "qdrant" else ()
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    right = all(isinstance(word, str) for word in words) and all(isinstance(number, int) for number in numbers)
+    return right and bool(facts["commits"]) and not missing and engine["kind"] in ("lancedb", "qdrant")
 
 
 def remedy(folder: Path) -> str:
@@ -160,10 +179,14 @@ def read_snapshot(folder: Path, facts: Mapping[str, Any], version: int) -> Snaps
     """The rows of a version; of an index on a server none."""
     if facts["engine"]["kind"] == "qdrant":
         return no_rows(facts)
-    try:
-        return Snapshot.read(snapshot_folder(folder, version))
-    except OSError:  # of an old version, or one that was killed while it was written
-        return snapshot_of(LanceStore(folder, version), facts["types"])
+    place = snapshot_folder(folder, version)
+    snapshot = Snapshot.read(place)
+    if snapshot is None:  # of an old version, or damaged
+        snapshot = snapshot_of(LanceStore(folder, version), facts["types"])
+        if place.is_dir():
+            with suppress(OSError):  # a reader may not have the right to mend it
+                snapshot.write(place)
+    return snapshot
 
 
 def no_rows(facts: Mapping[str, Any]) -> Snapshot:

@@ -154,6 +154,7 @@ def load_pretrained(source: str, max_length: int, pretrained: bool) -> tuple[nn.
     try:
         tokenizer = HfTokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=False), max_length)
         settings = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        refuse_kernels(settings)
         settings = getattr(settings, "text_config", settings)  # the text tower of CLIP and its kind
         if pretrained:
             trunk = text_model(settings).from_pretrained(
@@ -180,12 +181,26 @@ def text_model(settings: Any) -> Any:
     from transformers import AutoModel, AutoModelForTextEncoding
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
+    refuse_kernels(settings)
     settings.use_cache = False  # of a causal model: nothing is generated
     if type(settings) in MODEL_FOR_TEXT_ENCODING_MAPPING:
         return AutoModelForTextEncoding
     if getattr(settings, "is_encoder_decoder", False):
         raise ModisteError(f"transformers has no text encoder of {settings.model_type} by itself: choose an encoder.")
     return AutoModel
+
+
+def refuse_kernels(settings: Any) -> None:
+    """Raise ModisteError where a config of transformers asks for code from the model hub: ``owner/kernel``."""
+    parts = [settings, *(getattr(settings, name, None) for name in getattr(settings, "sub_configs", {}))]
+    for part in parts:
+        for key in ("attn_implementation", "experts_implementation"):
+            word = getattr(part, f"_{key}", None)
+            if isinstance(word, str) and ("/" in word or ":" in word):
+                raise ModisteError(
+                    f"{key}={word} of a text or model config is code from the model hub, which is refused: remove it, "
+                    "or name one of transformers' own, such as sdpa."
+                )
 
 
 def without_pooler(model_type: str) -> dict[str, bool]:

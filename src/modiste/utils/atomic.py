@@ -24,6 +24,8 @@ SUFFIX = ".sha256"
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+LIMITED = re.compile(r"inline_container|PytorchStreamWriter|iostream error|\(os error 27\)")
+"""In the errors of torch, OpenVINO and safetensors for a file that a limit cut short though the disk has space."""
 RESERVE = 2**20
 """Bytes below which a disk counts as full: what is written is buffered, and the writer's error may not say why."""
 
@@ -44,7 +46,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Raises:
         OSError: The folder cannot be written.
-        DiskFullError: There is no space left.
+        DiskFullError: There is no space left, or the file is larger than files may be.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -57,17 +59,32 @@ def atomic(path: Path) -> Iterator[Path]:
     remove_leftovers(path)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        yield unfinished
-        _flush(unfinished)
-        unfinished.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
-        if is_full(error, path.parent):
-            raise DiskFullError(f"No space left for {path}: free some, then run the same command again.") from error
-        raise
+        with _explained(path):
+            yield unfinished
+            _flush(unfinished)
+            unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
     with suppress(OSError):  # not every file system lets a folder be opened
         _flush(path.parent)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns the errors of whatever writes ``path`` into `DiskFullError` where the disk or a limit is the cause."""
+    try:
+        yield
+    except ModisteError:
+        raise
+    except Exception as error:  # torch, OpenVINO and safetensors have errors of their own
+        if is_full(error, path.parent):
+            raise DiskFullError(f"No space left for {path}: free some, then run the same command again.") from error
+        if getattr(error, "errno", None) == errno.EFBIG or LIMITED.search(str(error)):
+            raise DiskFullError(
+                f"{path} is larger than files may be here: raise the limit (ulimit -f) or the quota, or choose another "
+                "disk, then run the same command again."
+            ) from error
+        raise
 
 
 def is_full(error: BaseException, folder: Path) -> bool:
@@ -102,7 +119,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         path: Its parent is made where it does not exist.
 
     Raises:
-        OSError: The folder cannot be written, or the disk is full.
+        OSError: The folder cannot be written.
+        DiskFullError: There is no space left, or a file is larger than files may be.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as parent:
@@ -117,7 +135,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     unfinished, former = (path.with_name(f"{path.name}.{word}{os.getpid()}.tmp") for word in ("", "former."))
     unfinished.mkdir()
     try:
-        yield unfinished
+        with _explained(path):
+            yield unfinished
         if path.exists():  # a folder replaces no folder that holds something
             path.replace(former)
         try:
@@ -166,6 +185,37 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def quick_digest(path: Path) -> str:
+    """Return the XXH3 (128 bits) of a file: against damage, not against intent, and several times as fast as SHA-256.
+
+    For large files that are verified whenever they are opened.
+    """
+    from xxhash import xxh3_128
+
+    digest = xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_checked(path: Path, write: Callable[[Path], Any], digest: Callable[[Path], str] = file_digest) -> None:
+    """Write a file and its checksum.
+
+    Args:
+        path: The file.
+        write: Writes the content to the path that it is given.
+        digest: Of a file; the same for `read_cache`.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with atomic(path) as unfinished:
+        write(unfinished)
+        value = digest(unfinished)
+    write_text(path.with_name(path.name + SUFFIX), value)
+
+
 def write_cache(path: Path, write: Callable[[Path], Any], what: str) -> bool:
     """Write a cache file and its checksum; where that fails, warn and continue.
 
@@ -178,23 +228,28 @@ def write_cache(path: Path, write: Callable[[Path], Any], what: str) -> bool:
         Whether it was written.
     """
     try:
-        with atomic(path) as unfinished:
-            write(unfinished)
-            digest = file_digest(unfinished)
-        write_text(path.with_name(path.name + SUFFIX), digest)
+        write_checked(path, write)
     except OSError as error:  # a cache that cannot be written costs time, not the result
         log.warning("%s could not be cached in %s: %s", what, path.parent, error)
         return False
     return True
 
 
-def read_cache(path: Path, read: Callable[[Path], Content], what: str) -> Content | None:
+def read_cache(
+    path: Path,
+    read: Callable[[Path], Content],
+    what: str,
+    digest: Callable[[Path], str] = file_digest,
+    then: str = "will be recomputed",
+) -> Content | None:
     """Return what ``read`` makes of a cache file; None if it is missing or damaged, which is logged.
 
     Args:
-        path: A file that `write_cache` wrote.
+        path: A file that `write_cache` or `write_checked` wrote.
         read: Reads it. An error of its own counts as damage, too.
         what: Names it in the log.
+        digest: That it was written with.
+        then: What happens to a damaged one, for the log.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -209,11 +264,11 @@ def read_cache(path: Path, read: Callable[[Path], Content], what: str) -> Conten
         return None
     try:
         recorded = path.with_name(path.name + SUFFIX).read_text(encoding="ascii")
-        if file_digest(path) == recorded:
+        if digest(path) == recorded:
             return read(path)
     except (OSError, ValueError, KeyError, EOFError):
         pass
-    log.warning("%s: the cached file %s is damaged and will be recomputed.", what, path)
+    log.warning("%s: the cached file %s is damaged and %s.", what, path, then)
     return None
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from modiste.errors import ModisteError
-from modiste.search.engines.memory import Hits, top
+from modiste.search.engines.memory import Hits, save_array, save_arrays, top
+from modiste.utils.atomic import quick_digest, read_cache, write_checked
 
 SAMPLE = 20_000
 """Vectors from which a rotation is fitted."""
@@ -85,17 +86,20 @@ class Codes:
 
     def write(self, folder: Path) -> None:
         """Into a snapshot's folder."""
-        np.save(folder / f"codes-{self.kind}.npy", self.codes)
-        with (folder / f"codes-{self.kind}.npz").open("wb") as file:
-            np.savez(file, rotation=self.rotation, mean=self.mean, numbers=[self.scale, self.error])
+        facts = {"rotation": self.rotation, "mean": self.mean, "numbers": np.array([self.scale, self.error])}
+        write_checked(folder / f"codes-{self.kind}.npy", lambda path: save_array(path, self.codes), quick_digest)
+        write_checked(folder / f"codes-{self.kind}.npz", lambda path: save_arrays(path, facts), quick_digest)
 
     @classmethod
     def read(cls, folder: Path, kind: str) -> Codes | None:
-        """From a snapshot's folder; None where it has no such codes. They are read whole: a scan goes over all."""
-        try:
-            facts = np.load(folder / f"codes-{kind}.npz")
-            codes = np.load(folder / f"codes-{kind}.npy")
-        except OSError:
+        """From a snapshot's folder; None where it has no such codes, or damaged ones (with a line of log).
+
+        They are read whole: a scan goes over all.
+        """
+        what = f"The {kind} codes of the index"
+        facts = read_cache(folder / f"codes-{kind}.npz", lambda path: dict(np.load(path)), what, quick_digest)
+        codes = read_cache(folder / f"codes-{kind}.npy", np.load, what, quick_digest)
+        if facts is None or codes is None:
             return None
         return cls(kind, codes, facts["rotation"], facts["mean"], *map(float, facts["numbers"]))
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +23,29 @@ NAME = "products"
 KEY = "_key"
 WORDS = "_words"
 """The column that full text looks into: product id, title and attributes."""
+BASE_PATHS = 18
+"""The field of a Lance manifest (``base_paths`` in its table.proto) that names folders or addresses outside of the
+table: a clone reads its rows there."""
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def explained(method: Method) -> Method:
+    """Turns any error of lancedb's while it reads into one sentence."""
+
+    @functools.wraps(method)
+    def call(self: LanceStore, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except ModisteError:
+            raise
+        except Exception as error:  # lancedb raises plain runtime errors, and OSError without a number
+            reason = " ".join(str(error).split())[:200].rstrip(".")
+            raise ModisteError(
+                f"The rows of {self.folder} cannot be read: {reason}. Make the index again with modiste index run=RUN "
+                f"data=… out=…, after removing {shlex.quote(str(self.folder))}."
+            ) from error
+
+    return call  # type: ignore[return-value]
 
 
 class LanceStore:
@@ -41,6 +66,8 @@ class LanceStore:
 
     @functools.cached_property
     def database(self) -> Any:
+        """lancedb's connection. Raises ModisteError where a table's files are outside of the index."""
+        check_manifests(self.folder / "lance")
         os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of its own defaults
         try:
             import lancedb
@@ -49,6 +76,7 @@ class LanceStore:
         return lancedb.connect(self.folder / "lance", read_consistency_interval=timedelta(0))
 
     @functools.cached_property
+    @explained
     def table(self) -> Any:
         table = self.database.open_table(NAME)
         if self.at is not None:
@@ -93,11 +121,13 @@ class LanceStore:
         except Exception as error:  # lancedb raises plain runtime errors
             raise ModisteError(f"Version {version} of {self.folder} no longer exists: {error}.") from error
 
+    @explained
     def read(self, columns: Sequence[str]) -> pa.Table:
         """All rows of some columns, as an Arrow table, in ascending order of ``row`` if that is one of them."""
         table = self.table.search().select(list(columns)).limit(max(1, self.table.count_rows())).to_arrow()
         return table.sort_by("row") if "row" in columns else table
 
+    @explained
     def full_text(self, query: str, k: int, condition: conditions.Node | None) -> tuple[np.ndarray, np.ndarray]:
         """Rows and BM25 scores of the k rows that match the words best."""
         found = self.table.search(query, query_type="fts", fts_columns=WORDS).limit(k).select(["row", "_score"])
@@ -116,6 +146,7 @@ class LanceStore:
                 self.table.create_scalar_index(field.name, index_type=kind)
         self.table.create_index("dot", vector_column_name="_vector", index_type="IVF_RQ")
 
+    @explained
     def nearest(self, vector: np.ndarray, k: int, probes: int, condition: conditions.Node | None) -> np.ndarray:
         """Rows of the k nearest by the approximate index, of which ``probes`` partitions are searched."""
         query = self.table.search(vector, vector_column_name="_vector").distance_type("dot").nprobes(probes)
@@ -123,6 +154,7 @@ class LanceStore:
             query = query.where(conditions.sql(condition), prefilter=True)
         return query.refine_factor(4).limit(k).select(["row"]).to_arrow().column("row").to_numpy()
 
+    @explained
     def take(self, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
         """Columns of some rows, in their order; rows that are not there are missing."""
         import pyarrow as pa
@@ -131,3 +163,62 @@ class LanceStore:
         found = self.table.search().where(condition).select(["row", *columns]).limit(max(1, len(rows))).to_arrow()
         place = {row: index for index, row in enumerate(found.column("row").to_pylist())}
         return found.take(pa.array([place[row] for row in map(int, rows) if row in place], pa.int64()))
+
+
+def check_manifests(folder: Path) -> None:
+    """Raise ModisteError where a version of a table names paths or addresses outside of it, before any is opened.
+
+    Args:
+        folder: Of the database.
+    """
+    for file in folder.rglob("*.manifest"):
+        with suppress(FileNotFoundError):  # tidied up meanwhile
+            try:
+                outside = BASE_PATHS in fields(message_of(file.read_bytes()))
+            except (ValueError, IndexError):
+                raise ModisteError(f"'{file}' is damaged: remove the index, and make it again.") from None
+            if outside:
+                raise ModisteError(
+                    f"'{file}' names files outside of the index, which are not read: make the index again from its "
+                    "catalogue."
+                )
+
+
+def message_of(manifest: bytes) -> bytes:
+    """The protobuf message of a manifest: its place is in the last 16 bytes. Raises ValueError where it is none."""
+    start = int.from_bytes(manifest[-16:-8], "little") + 4
+    size = int.from_bytes(manifest[start - 4 : start], "little")
+    if manifest[-4:] != b"LANC" or start + size + 16 != len(manifest):
+        raise ValueError("not a manifest")
+    return manifest[start:-16]
+
+
+def fields(message: bytes) -> Iterator[int]:
+    """Numbers of the fields of a protobuf message. Raises ValueError or IndexError where it is none.
+
+    >>> list(fields(bytes([0x08, 0x96, 0x01, 0x92, 0x01, 0x02, 0x61, 0x62])))
+    [1, 18]
+    """
+    place = 0
+
+    def number() -> int:
+        nonlocal place
+        value, shift = 0, 0
+        while True:
+            byte = message[place]
+            value, shift, place = value | (byte & 0x7F) << shift, shift + 7, place + 1
+            if byte < 0x80:
+                return value
+
+    while place < len(message):
+        field, kind = divmod(number(), 8)
+        if kind == 0:
+            number()
+        elif kind in (1, 2, 5):
+            size = {1: 8, 5: 4}[kind] if kind != 2 else number()
+            place += size
+        else:
+            raise ValueError("not a message")
+        if place > len(message):
+            raise ValueError("cut short")
+        yield field

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,14 @@ UPLOAD = 512
 KEY, WORDS = "_key", "_words"
 SPACE = uuid.UUID("6b1f6a0e-6a3c-4f5e-9a54-0f2b7d8f1c11")
 
+_given: set[str] = {MEMORY}
+
+
+def confirm(url: str | None) -> None:
+    """Takes the address of a server that the user gave; no other is contacted, whatever an index says."""
+    if url:
+        _given.add(url.rstrip("/"))
+
 
 @functools.cache
 def _client(url: str) -> Any:
@@ -31,7 +40,30 @@ def _client(url: str) -> Any:
         from qdrant_client import QdrantClient
     except ImportError:
         raise ModisteError("engine=qdrant needs qdrant-client: pip install 'modiste[search]'.") from None
-    return QdrantClient(MEMORY) if url == MEMORY else QdrantClient(url=url, timeout=60)
+    # It would ask for the server's version, and warn where none answers.
+    return QdrantClient(MEMORY) if url == MEMORY else QdrantClient(url=url, timeout=60, check_compatibility=False)
+
+
+class _Calls:
+    """The calls of a client, whose errors become one sentence."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        from qdrant_client.http.exceptions import ApiException
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return getattr(_client(self.url), name)(*args, **kwargs)
+            except (ApiException, OSError, ValueError) as error:
+                reason = " ".join(str(error).split())[:200].rstrip(".")
+                raise ModisteError(
+                    f"The Qdrant server at {self.url} does not answer as it should: {reason}. Start it, or correct "
+                    "qdrant.url."
+                ) from error
+
+        return call
 
 
 class QdrantStore:
@@ -52,8 +84,18 @@ class QdrantStore:
 
     @property
     def client(self) -> Any:
-        """Of the server; one for all of this process."""
-        return _client(self.url)
+        """Of the server; one for all of this process.
+
+        Raises:
+            ModisteError: The address is one that the index names, and the user did not (`confirm`).
+        """
+        confirm(os.environ.get("MODISTE_QDRANT_URL"))
+        if self.url.rstrip("/") not in _given:
+            raise ModisteError(
+                f"The index is on the server {self.url}, which would get your queries and is not contacted on a file's "
+                "word alone: set qdrant.url or MODISTE_QDRANT_URL to this address if it is yours."
+            )
+        return _Calls(self.url)
 
     def create(self, data: pa.Table, types: Mapping[str, str]) -> None:
         """The collection with its first rows and an index of each column that filters may name."""

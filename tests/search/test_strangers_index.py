@@ -1,0 +1,188 @@
+"""A stranger's index opens no file outside of it and contacts no server; a damaged one is mended or refused."""
+
+import json
+import logging
+import shutil
+
+import lancedb
+import numpy as np
+import pytest
+
+from helpers.tiny_index import CARD, columns, make_index
+from modiste import search
+from modiste.errors import ModisteError
+from modiste.search.build import Staging
+from modiste.search.calibrate import queries
+from modiste.search.engines import qdrant
+from modiste.search.engines.lancedb import fields
+from modiste.search.opened import snapshot_folder
+
+SERVER = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    index = make_index(tmp_path_factory.mktemp("whole") / "shop.index", columns(40))
+    index.plan(["int8"], recall_floor=0.5)
+    return index.path
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "shop.index")
+    return tmp_path / "shop.index"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def flipped(path):
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 0x40
+    path.write_bytes(data)
+
+
+def unverifiable(path):
+    path.with_name(path.name + ".sha256").unlink()
+
+
+# ------------------------------------------------------------------------------------------------------------- outside
+
+
+def test_a_table_whose_rows_are_elsewhere_is_refused_before_it_is_opened(folder, tmp_path):
+    lancedb.connect(tmp_path / "evil").clone_table("products", str(folder / "lance" / "products.lance"))
+    evil = tmp_path / "evil.index"
+    shutil.copytree(folder, evil)
+    for kept in ("lance", "snapshots"):
+        shutil.rmtree(evil / kept)
+    shutil.copytree(tmp_path / "evil", evil / "lance")
+    with pytest.raises(ModisteError, match="names files outside of the index, which are not read: make the index"):
+        search.open(evil)
+    for file in evil.rglob("*.manifest"):
+        cut(file)
+    with pytest.raises(ModisteError, match=r"manifest' is damaged: remove the index"):
+        search.open(evil)
+
+
+@pytest.mark.parametrize("message", [b"\x92", b"\x0a\x05ab", b"\x0b", b"\x09\0"])
+def test_what_is_no_message_is_refused(message):
+    with pytest.raises((ValueError, IndexError)):
+        list(fields(message))
+
+
+@pytest.mark.parametrize("name", ["index.json", "lance/products.lance/data/x.lance", "model", "snapshots/9"])
+def test_a_link_in_an_index_is_refused(folder, tmp_path, name):
+    (tmp_path / "secret").write_text("hunter2")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(ModisteError, match=f"'{folder / name}' is a link or no regular file.*not part of the index"):
+        search.open(folder)
+    linked = tmp_path / "linked.index"  # the user's own
+    (folder / name).unlink()
+    if name != "index.json":
+        linked.symlink_to(folder)
+        assert len(search.open(linked)) == 40
+
+
+# -------------------------------------------------------------------------------------------------------------- server
+
+
+@pytest.fixture
+def remote(folder, monkeypatch):
+    monkeypatch.delenv("MODISTE_QDRANT_URL", raising=False)
+    monkeypatch.setattr(qdrant, "_given", {qdrant.MEMORY})
+    facts = json.loads((folder / "index.json").read_text())
+    engine = {"kind": "qdrant", "url": SERVER, "collection": "x"}
+    (folder / "index.json").write_text(json.dumps(facts | {"engine": engine}))
+    return folder
+
+
+def test_a_server_that_an_index_names_is_not_contacted_on_its_word(remote, monkeypatch):
+    monkeypatch.setattr(qdrant, "_client", lambda url: pytest.fail("contacted"))
+    for given in (None, "http://127.0.0.1:6333"):
+        with pytest.raises(ModisteError, match=r"http://127.0.0.1:9, .* set qdrant\.url or MODISTE_QDRANT_URL"):
+            search.open(remote, qdrant_url=given).count()
+
+
+@pytest.mark.parametrize("way", ["argument", "environment"])
+def test_a_server_that_the_user_gave_is_contacted_and_its_absence_is_a_sentence(remote, monkeypatch, way):
+    if way == "environment":
+        monkeypatch.setenv("MODISTE_QDRANT_URL", f"{SERVER}/")
+    index = search.open(remote, qdrant_url=SERVER if way == "argument" else None)
+    with pytest.raises(ModisteError, match=r"server at http://127.0.0.1:9 does not answer as it should: .*Start it"):
+        index.count()
+
+
+# -------------------------------------------------------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize("damage", [cut, emptied, flipped, unverifiable])
+@pytest.mark.parametrize("name", ["rows.arrow", "vectors.npy", "codes-int8.npy", "codes-int8.npz"])
+def test_a_damaged_snapshot_is_made_again_with_a_line_of_log(whole, folder, caplog, name, damage):
+    good = search.open(whole)
+    damage(snapshot_folder(folder, good.version) / name)
+    with caplog.at_level(logging.WARNING):
+        index = search.open(folder)
+        codes = index.codes("int8")
+    (line,) = caplog.messages
+    assert f"{name} is damaged and will be recomputed" in line
+    assert np.array_equal(index.snapshot.vectors, good.snapshot.vectors)
+    assert index.snapshot.table.equals(good.snapshot.table)
+    assert np.array_equal(codes.codes, good.codes("int8").codes)
+    caplog.clear()
+    if not name.startswith("codes"):
+        search.open(folder)
+        assert not caplog.messages  # mended
+
+
+def test_a_database_that_is_damaged_as_well_is_a_sentence(folder):
+    shutil.rmtree(folder / "snapshots")
+    for file in (folder / "lance").rglob("data/*.lance"):
+        emptied(file)
+    with pytest.raises(ModisteError, match=r"The rows of .* cannot be read: .*Make the index again"):
+        search.open(folder)
+    shutil.rmtree(folder / "lance")
+    with pytest.raises(ModisteError, match="cannot be read"):
+        search.open(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"commits": []}, {"commits": 5}, {"commits": [{}]}, {"engine": "lancedb"}, {"engine": {}},
+        {"engine": {"kind": "x"}}, {"engine": {"kind": "qdrant"}}, {"engine": {"kind": "qdrant", "url": 5}},
+        {"model": "x"}, {"model": {"name": "x"}}, {"types": []}, {"types": {"row": 1}}, {"plan": {"steps": 1}},
+        {"plan": {"x": 1, "steps": []}}, {"columns": None}, {"next_row": "x"},
+    ],
+)  # fmt: skip
+def test_facts_that_are_not_those_of_an_index_are_a_sentence(folder, change):
+    facts = json.loads((folder / "index.json").read_text())
+    for damaged in (facts | change, {k: v for k, v in facts.items() if k not in change or k == "plan"} or [1]):
+        if damaged.get("plan") == facts["plan"] and "plan" in change:
+            continue
+        (folder / "index.json").write_text(json.dumps(damaged))
+        with pytest.raises(ModisteError, match=r"index.json is damaged: rebuild the index with"):
+            search.open(folder)
+
+
+def test_damaged_embeddings_of_titles_and_of_a_killed_build_are_made_again(folder, tmp_path, caplog):
+    index = make_index(tmp_path / "b.index", columns(40))
+    index.calibrate()
+    good = queries(index, 10)
+    cut(index.path / "calibration.npz")
+    assert np.array_equal(queries(index, 10), good)
+    assert "calibration.npz is damaged" in caplog.text
+    from helpers.tiny_index import catalogue, source
+
+    staging = Staging(tmp_path / "c.index", source(columns(4)))
+    staging.embed(catalogue(columns(4)), lambda items, *_: items)
+    (file,) = staging.folder.glob("*.arrow")
+    cut(file)
+    again = Staging(tmp_path / "c.index", source(columns(4), CARD))
+    assert not again.thumbnails
+    assert "Finished embeddings" in caplog.text
