@@ -168,8 +168,9 @@ def same_place(result: dict[str, Any], file: Path) -> bool:
 def compute(how: Recipe, folder: Path, cache: bool, config_dirs: Sequence[Path] = ()) -> str:
     """Run the evaluation so that it writes below ``folder``; returns what went wrong, or nothing."""
     words = [*how.overrides, "overwrite=true", "deterministic=true", f"cache={str(cache).lower()}"]
-    words.append(f"hydra.run.dir={quote(str(folder / 'out'))}")
-    if how.run is not None:
+    if how.run is None:
+        words.append(f"hydra.run.dir={quote(str(folder / 'out'))}")
+    else:  # its results go into its own directory
         words.append(f"run={quote(str(stand_in(how.run, folder / 'run')))}")
     flags = [f"--config-dir={config_dir}" for config_dir in config_dirs]
     command = [sys.executable, "-m", "modiste", "evaluate", *flags, *words]
