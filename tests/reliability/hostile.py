@@ -35,6 +35,11 @@ EVALUATE = ("evaluate", "run=evil", "task=[retrieval]")
 CONTINUE = ("train", "continue=evil", "trainer.max_epochs=2")
 
 
+HERE = f"{'../' * 12}proc/self/cwd"
+"""A way from the folder of a config group to the working directory."""
+EVIL_YAML = "# @package hydra.callbacks\nx:\n  _target_: torch.load\n  f: evil/x.pt\n  weights_only: false\n"
+
+
 @dataclass(frozen=True)
 class Case:
     """What is handed over, and what the victim runs.
@@ -110,13 +115,14 @@ def targets(outside: Path) -> list[dict[str, Any]]:
     ]
 
 
-def in_config(change: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], None]:
+def in_config(*changes: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], None]:
     """A run directory with a changed ``config.yaml``."""
 
     def make(folder: Path, outside: Path) -> None:
         path = folder / "config.yaml"
         config = yaml.safe_load(path.read_text())
-        change(config)
+        for change in changes:
+            change(config)
         path.write_text(yaml.safe_dump(config))
         torch_payload(folder / "x.pt", outside)
 
@@ -145,6 +151,19 @@ def configs(outside: Path) -> Iterator[Case]:
         yield Case(f"config.yaml: name: {text}", in_config(put("name", text)), EVALUATE)
     yield Case("config.yaml: a prompt that reads the environment",
                in_config(put("data.captions.templates", ["${oc.env:SECRET_TOKEN}"])), EVALUATE)  # fmt: skip
+    options: dict[str, Any] = {
+        "pretrained_cfg_overlay": {"url": "http://127.0.0.1:9/x.pth", "hf_hub_id": None, "source": "url"},
+        "pretrained_cfg": {"file": f"{outside}/secret.txt"},
+        "checkpoint_path": f"{outside}/secret.txt",
+        "cache_dir": f"{outside}/cache",
+    }
+    for name, value in options.items():
+        put_options = put("model.image.options", {name: value})
+        yield Case(f"config.yaml: timm's {name}", in_config(put_options, put("model.image.pretrained", True)), EVALUATE)
+    kernel = put("model.text.config.attn_implementation", "attacker/kernel")
+    yield Case("config.yaml: a kernel of the hub", in_config(kernel), EVALUATE, "Traceback")
+    entry = {"x": {"data": f"{HERE}/evil/conf/x"}}
+    yield Case("config.yaml: a validation set out of its group", in_config(put("transfer", entry)), EVALUATE)
     for tag in ("!!python/object/apply:os.system [{}]", "!!python/name:os.system ''", "!!python/module:os ''"):
         text = "name: x\nmodel: " + tag.format(f"id > {outside}/PWNED")
         yield Case(f"config.yaml: {tag}", text_file("config.yaml", text), EVALUATE)
@@ -194,9 +213,6 @@ def special(name: str) -> Callable[[Path, Path], None]:
     return make
 
 
-HERE = f"{'../' * 12}proc/self/cwd"
-"""A way from the folder of a config group to the working directory."""
-EVIL_YAML = "# @package hydra.callbacks\nx:\n  _target_: torch.load\n  f: evil/x.pt\n  weights_only: false\n"
 OVERRIDES = (
     "+hydra.callbacks.x={_target_: torch.load, f: evil/x.pt, weights_only: false}",
     "hydra.run.dir={out}",
@@ -503,6 +519,15 @@ def models(outside: Path) -> Iterator[Case]:
         folder_of({"config.json": {"model_type": "modiste", "auto_map": maps}, "modeling.py": code}),
         embed,
     )
+    card = {"name": "x", "fingerprint": "0" * 64, "preprocess": {}, "embed_dim": 4, "source": ""}
+    facts = {
+        "format": 1, "model": card, "data": "x", "types": {"row": "number", "product_id": "text", "text": "text"},
+        "columns": {"product_id": "string", "text": "string"}, "images": None, "next_row": 1,
+        "engine": {"kind": "qdrant", "url": "http://127.0.0.1:9", "collection": "x"},
+        "commits": [{"version": 1, "created": "2026-01-01T00:00:00+00:00", "rows": 1, "note": ""}],
+    }  # fmt: skip
+    yield Case("index: a server of the stranger's", folder_of({"index.json": facts}),
+               ("search", "index=evil", "like=x"), "Traceback")  # fmt: skip
     index = {"index.json": {"engine": "os.system", "model": "evil"}}
     yield Case("index: a stranger's", folder_of(index), ("search", "index=evil", "a red dress"))
 
