@@ -9,6 +9,7 @@ ROOT = Path(modiste.__file__).parent
 # Why a signature may say Any → functions, as module:function.
 REASONS = {
     "what YAML or JSON holds": """
+        search.opened:is_complete
         config.building:instantiate config.schema:plain config.stored:read_plain config.tree:value_at
         data.download:read_json utils.run_dir:read_json reporting.tables.results:without_paths
         search.build:plain
@@ -33,7 +34,7 @@ REASONS = {
         pretrained.remote.image_processing_modiste:ModisteImageProcessor.preprocess
         pretrained.remote.processing_modiste:ModisteProcessor.__init__
         pretrained.remote.processing_modiste:ModisteProcessor.__call__ texts.hf:HfTokenizer.__init__
-        texts.hf:text_model
+        texts.hf:text_model texts.hf:refuse_kernels
     """,
     "clients of LanceDB and Qdrant, optional packages": """
         search.engines.lancedb:LanceStore.database search.engines.lancedb:LanceStore.table

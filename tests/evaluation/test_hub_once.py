@@ -15,7 +15,8 @@ def asked(monkeypatch, tmp_path):
         names.append(name)
         raise OSError("We couldn't connect to the hub to load the files, and couldn't find them in the cached files.")
 
-    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", offline)
+    for part in (transformers.AutoConfig, transformers.AutoModel):
+        monkeypatch.setattr(part, "from_pretrained", offline)
     monkeypatch.chdir(tmp_path)
     return names
 
