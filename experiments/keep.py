@@ -1,12 +1,13 @@
 """Keep results of a run in an experiment's folder: python experiments/keep.py runs/kagl_lite experiments/here [NAME …]
 
 What is large stays with the run: example queries, confusion matrices, tables per class. The rest is what
-`modiste table` reads and `modiste verify EXPERIMENT run=RUN` compares.
+`modiste table` reads and `modiste verify EXPERIMENT run=RUN` compares. The folder of data sets is called ``data``.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -21,7 +22,8 @@ def main(run: Path, experiment: Path, *names: str) -> None:
     for file in sorted((run / "results").glob("*.json")):
         if names and file.name not in names:
             continue
-        content = {key: value for key, value in json.loads(file.read_text()).items() if key not in LARGE}
+        text = file.read_text().replace(os.environ.get("MODISTE_DATA", "data"), "data")
+        content = {key: value for key, value in json.loads(text).items() if key not in LARGE}
         (experiment / "results" / file.name).write_text(json.dumps(content, indent=1) + "\n")
     for name in FACTS:
         shutil.copy(run / name, experiment / name)
