@@ -23,6 +23,8 @@ from modiste.errors import ModisteError
 CALL = re.compile(r"\$\{.*:", re.DOTALL)
 # Leave to fetch what an address names, within a value; as a key of its own it is dropped.
 LEAVE = re.compile(r"=.*\bdownload['\"]?\s*:", re.DOTALL)
+# A key of Hydra's within a value: of a sweep's space, or of a set to evaluate, whose keys become overrides.
+HYDRAS = re.compile(r"\bhydra\b['\"]?\s*[./@:=]")
 RUN_KEYS = ("name", "seed", "data", "model", "tune")
 """What the configuration of a run has at least."""
 # What an override of Modiste's own keys looks like; hydra's node and its packages (@) are not among them.
@@ -110,6 +112,8 @@ a file may only set Modiste's keys.
         if not isinstance(override, str) or not OVERRIDE.match(override) or "hydra" in override.partition("=")[0]:
             raise ModisteError(f"{source} holds '{override}', which is refused: a file may only set Modiste's keys.")
         plain = override.replace("\\", "")  # Hydra takes escapes away
+        if HYDRAS.search(plain):
+            raise ModisteError(f"{source} holds '{override}', which is refused: a file may only set Modiste's keys.")
         if CALL.search(plain):
             raise ModisteError(f"{source} holds '{override}', which is refused: a file may not call a resolver.")
         if LEAVE.search(plain):

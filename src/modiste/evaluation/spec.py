@@ -176,6 +176,9 @@ def entry_overrides(entry: Entry) -> list[str]:
             f"'{entry}' does not name data to evaluate: give a data set, or config groups and keys with their values, "
             "{data: kagl, data/split: marqo, task: [zeroshot]}."
         )
+    foreign = [key for key in entry if str(key).lstrip("+~").startswith(("hydra", "-"))]
+    if foreign:
+        raise ModisteError(f"'{foreign[0]}' is a key of Hydra's, which an entry may not set: leave it out.")
     return [f"{key}={override_value(value)}" for key, value in entry.items()]
 
 
