@@ -178,11 +178,7 @@ def _remove(files: Iterable[Path]) -> None:
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    return _digest(path, hashlib.sha256())
 
 
 def quick_digest(path: Path) -> str:
@@ -192,11 +188,14 @@ def quick_digest(path: Path) -> str:
     """
     from xxhash import xxh3_128
 
-    digest = xxh3_128()
+    return _digest(path, xxh3_128())
+
+
+def _digest(path: Path, digest: Any) -> str:
     with path.open("rb") as file:
         while block := file.read(2**20):
             digest.update(block)
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 def write_checked(path: Path, write: Callable[[Path], Any], digest: Callable[[Path], str] = file_digest) -> None:

@@ -17,17 +17,18 @@ def refuse_links(folder: Path, why: str) -> None:
         folder: May itself be a link.
         why: What using one would do, as in "would be published".
     """
-    for path in _special(folder):
+    for path in special(folder):
         raise ModisteError(
             f"'{path}' is a link or no regular file, and what it leads to {why}: remove it, or put a copy of the file "
             "in its place."
         )
 
 
-def _special(folder: Path) -> Iterator[Path]:
+def special(folder: Path) -> Iterator[Path]:
+    """Links, which are not followed, pipes and devices anywhere in ``folder``, which need not exist."""
     with suppress(FileNotFoundError):  # a temporary folder of another process
         for entry in os.scandir(folder):
             if entry.is_dir(follow_symlinks=False):
-                yield from _special(Path(entry.path))
+                yield from special(Path(entry.path))
             elif not entry.is_file(follow_symlinks=False):
                 yield Path(entry.path)

@@ -14,6 +14,7 @@ from typing import Any
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.atomic import write_text
+from modiste.utils.links import special
 
 CONFIG = "config.yaml"
 EVALUATED = (CONFIG, "checkpoints")
@@ -63,15 +64,13 @@ def check_links(folder: Path, read: Collection[str] = ()) -> None:
     Raises:
         ModisteError: Something in it is a link that leads out of it, a pipe or a device.
     """
-    root = folder.resolve()
-    for place, folders, files in os.walk(folder):
-        for path in (Path(place, name) for name in (*folders, *files)):
-            if path.relative_to(folder).parts[0] in read:
-                continue
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
-                raise ModisteError(f"{path} leads out of the run directory: put what it points to in its place.")
-            if path.exists() and not (path.is_file() or path.is_dir()):
-                raise ModisteError(f"{path} is a pipe or a device: delete it.")
+    for path in special(folder):
+        if path.relative_to(folder).parts[0] in read:
+            continue
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise ModisteError(f"{path} leads out of the run directory: put what it points to in its place.")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ModisteError(f"{path} is a pipe or a device: delete it.")
 
 
 HYDRA = ".hydra"
