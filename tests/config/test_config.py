@@ -299,6 +299,50 @@ def test_nothing_is_imported_or_built_when_one_target_of_the_tree_is_refused(mon
     assert imported == []
 
 
+CHECKPOINT = {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "ftp://127.0.0.1:9/x"}
+
+
+@pytest.mark.parametrize("node", [CHECKPOINT, CHECKPOINT | {"_target_": "modiste.training.callbacks.EpochCheckpoint"}])
+def test_a_part_of_a_training_is_built_at_its_place_alone_and_contacts_no_host(monkeypatch, node):
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: pytest.fail("it asks for a host"))
+    sequence = {"_target_": "torch.nn.Sequential", "_args_": [node]}
+    for key, there in [("model", node), ("model", sequence), ("optim", node), ("data", {"x": [sequence]})]:
+        cfg = OmegaConf.create({key: there})
+        with pytest.raises(ModisteError, match=f"'{key}' may not be"):
+            instantiate(cfg[key])
+        with pytest.raises(ModisteError, match="may not be"):
+            validate(cfg)
+    with pytest.raises(ModisteError, match="may not be"):
+        instantiate(node)
+    for address in ("ftp://127.0.0.1:9/x", "simplecache::ftp://127.0.0.1:9", "memory://x"):
+        cfg = OmegaConf.create({"callbacks": {"best": node | {"dirpath": address}}})
+        with pytest.raises(ModisteError, match=r"'callbacks\.best\.dirpath' is the address .* local folders only"):
+            instantiate(cfg.callbacks.best)
+
+
+def test_a_model_consists_of_encoders_and_layers(allowed):
+    for target in ("modiste.data.datasets.hub.Hub", "torch.optim.Adam", "optuna.samplers.TPESampler"):
+        with pytest.raises(ModisteError, match="'model' may not be"):
+            instantiate(OmegaConf.create({"model": {"_target_": target}}).model)
+    own = OmegaConf.create({"model": {"_target_": f"{HERE}.Suit", "cloth": {"_target_": "torch.nn.ReLU"}}})
+    assert instantiate(own.model).cloth is not None
+
+
+def test_an_argument_without_its_name_is_refused_where_it_could_be_any(allowed):
+    node = {"_target_": "modiste.data.datasets.fashion_mnist.FashionMnist", "_args_": ["x", True]}
+    with pytest.raises(ModisteError, match="takes its arguments by name: path, invert"):
+        instantiate(node)
+    with pytest.raises(ModisteError, match="takes its arguments by name"):
+        validate(OmegaConf.create({"data": node}))
+
+
+def test_wandbs_host_is_the_machines_and_not_the_configurations():
+    node = {"_target_": "modiste.training.loggers.wandb_logger", "save_dir": "."}
+    for name in ("settings", "config", "dir", "host", "base_url"):
+        with pytest.raises(ModisteError, match=f"takes no '{name}'"):
+            instantiate(OmegaConf.create({"logger": {"wandb": node | {name: {"base_url": "http://x"}}}}).logger.wandb)
+
+
 def test_refused_also_below_recursive_false_and_in_partials(allowed):
     for flag in ({"_recursive_": False}, {"_partial_": True}):
         with pytest.raises(ModisteError, match="may not be instantiated"):

@@ -51,6 +51,34 @@ def test_a_value_that_another_of_the_stored_overrides_replaced_may_come_back(run
     assert "loss.init_bias=-5" not in restart([f"resume={quote(str(run))}", "loss=clip"], {"loss"}).overrides
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "callbacks.best.dirpath=/elsewhere", "callbacks.best.dirpath=here", "callbacks.best.filename=../../x",
+        "callbacks.best={_target_: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: 'ftp://host/x'}",
+        "+callbacks.x={filename: '~/x'}", "++logger.x.name=file::host", r"logger.x.name=\~/x",
+        "logger.tensorboard.save_dir=.", "trainer.profiler={filename: x, dirpath: x}", "trainer.default_root_dir=x",
+        "logger.wandb.entity=stranger", "sweep.space={callbacks.best.filename: {choices: [/x]}}",
+        "log_dir=/elsewhere", "name=../x", "data.name='../x'",
+    ],
+)  # fmt: skip
+def test_a_file_does_not_say_where_a_training_writes(run, override):
+    """The run may be a stranger's; what is given on the command line takes its place."""
+    OmegaConf.save(OmegaConf.create([*STARTED, override]), run / "overrides.yaml")
+    for key in ("continue", "resume"):
+        with pytest.raises(ModisteError, match="give it again on the command line"):
+            restart([f"{key}={quote(str(run))}"], {"loss"})
+        own = override.partition("=")[0]
+        found = restart([f"{key}={quote(str(run))}", f"{own}=mine"], {"loss"})
+        assert override not in found.overrides
+
+
+def test_the_place_of_a_run_is_not_taken_over_and_its_folder_of_runs_is(run):
+    kept = [f"log_dir={quote(str(run.parent))}", "callbacks.best.monitor=val/loss", "trainer.max_epochs=2", "name=a/b"]
+    OmegaConf.save(OmegaConf.create([*kept, "run_dir=/elsewhere", "init=/other"]), run / "overrides.yaml")
+    assert restart([f"resume={quote(str(run))}"], {"loss"}).overrides == kept
+
+
 def test_an_unchanged_configuration_passes(run):
     check_unchanged(*again(run))
 

@@ -4,9 +4,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from modiste.config import compose, load_config, load_overrides, load_run_config
+from modiste.config.overrides import as_overrides
 from modiste.config.signatures import Unknown, signature
 from modiste.config.stored import check_overrides
 from modiste.errors import ModisteError
+from modiste.evaluation.spec import entry_overrides
+from modiste.training.validation_sets import validation_specs
 
 
 def written(folder, text, name="config.yaml"):
@@ -93,9 +96,6 @@ def test_a_config_of_something_else_names_what_it_lacks(tmp_path):
         "name=$\\{oc.env\\:SECRET\\}",
         "name=\\${oc.env:SECRET}",
         "x={a: $\\{oc.env\\:SECRET\\}}",
-        "sweep.space={+hydra.callbacks.x: {choices: [{_target_: torch.load, f: x.pt, weights_only: false}]}}",
-        "transfer={x: {hydra.searchpath: ['file:///evil'], data: leak}}",
-        "+suite.entries.x={'hydra/launcher': y}",
         "/etc/passwd=1",
         "",
         7,
@@ -108,6 +108,24 @@ def test_overrides_of_a_file_are_plain_values_of_modistes_own_keys(tmp_path, ove
     OmegaConf.save(OmegaConf.create(["seed=1", override]), written(tmp_path, "", "overrides.yaml"))
     with pytest.raises(ModisteError, match=r"overrides\.yaml.*refused"):
         load_overrides(tmp_path / "overrides.yaml")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "hydra.searchpath", "+hydra.callbacks.x", "++hydra.run.dir", "hydra/launcher", "+loss@hydra.callbacks.x",
+        "loss@x.hydra.y", "~hydra", "--config-dir", "-m", "", 7, "a b", "seed=1,x",
+    ],
+)  # fmt: skip
+def test_keys_within_values_that_become_overrides_are_modistes_own(key):
+    """Those of a sweep's space, of sets to validate on, of a suite, of a table to audit against."""
+    for become in (as_overrides, entry_overrides):
+        with pytest.raises(ModisteError, match="is not a key of Modiste's configuration"):
+            become({"seed": 1, key: "x"})
+    config = compose("train")
+    OmegaConf.update(config, "transfer", {"x": {key: "y"}}, force_add=True)
+    with pytest.raises(ModisteError, match="is not a key of Modiste's configuration"):
+        validation_specs(config)
 
 
 def test_usual_overrides_of_a_file_are_kept():

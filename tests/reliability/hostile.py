@@ -35,6 +35,7 @@ EVALUATE = ("evaluate", "run=evil", "task=[retrieval]")
 CONTINUE = ("train", "continue=evil", "trainer.max_epochs=2")
 
 
+FTP = "ftp://127.0.0.1:9/x"
 HERE = f"{'../' * 12}proc/self/cwd"
 """A way from the folder of a config group to the working directory."""
 EVIL_YAML = "# @package hydra.callbacks\nx:\n  _target_: torch.load\n  f: evil/x.pt\n  weights_only: false\n"
@@ -164,12 +165,31 @@ def configs(outside: Path) -> Iterator[Case]:
     yield Case("config.yaml: a kernel of the hub", in_config(kernel), EVALUATE, "Traceback")
     entry = {"x": {"data": f"{HERE}/evil/conf/x"}}
     yield Case("config.yaml: a validation set out of its group", in_config(put("transfer", entry)), EVALUATE)
+    for node in trainings(outside):
+        parts = {"_target_": "torch.nn.Sequential", "_args_": [node]}
+        yield Case(f"config.yaml: {node['_target_']} as model", in_config(put("model", node)), EVALUATE)
+        yield Case(f"config.yaml: {node['_target_']} in model", in_config(put("model", parts)), EVALUATE)
+    positions = {"_target_": "modiste.data.datasets.fashion_mnist.FashionMnist", "_args_": [f"{outside}/new", True]}
+    yield Case("config.yaml: download by its position", in_config(put("data.catalogue", positions)), EVALUATE)
     for tag in ("!!python/object/apply:os.system [{}]", "!!python/name:os.system ''", "!!python/module:os ''"):
         text = "name: x\nmodel: " + tag.format(f"id > {outside}/PWNED")
         yield Case(f"config.yaml: {tag}", text_file("config.yaml", text), EVALUATE)
     yield Case("config.yaml: a billion laughs", text_file("config.yaml", laughs()), EVALUATE)
     yield Case("config.yaml: a target next to it, whose annotations are code", beside, EVALUATE)
     yield Case("config.yaml is a FIFO", special("config.yaml"), EVALUATE)
+
+
+def trainings(outside: Path) -> list[dict[str, Any]]:
+    """Parts of a training that write or ask where their arguments say."""
+    return [
+        {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": FTP},
+        {"_target_": "modiste.training.callbacks.EpochCheckpoint", "dirpath": FTP},
+        {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": FTP},
+        {"_target_": "lightning.pytorch.Trainer", "default_root_dir": FTP},
+        {"_target_": "lightning.pytorch.profilers.SimpleProfiler", "dirpath": str(outside), "filename": "PWNED"},
+        {"_target_": "modiste.training.loggers.wandb_logger", "save_dir": f"{outside}/new"},
+        {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "tracking_uri": "http://127.0.0.1:9"},
+    ]
 
 
 def beside(folder: Path, outside: Path) -> None:
@@ -240,6 +260,48 @@ OVERRIDES = (
 )
 
 
+# Of a run whose config.yaml agrees with them.
+AGREED = (
+    "callbacks.best.dirpath={out}",
+    f"callbacks.best.dirpath={FTP}",
+    "callbacks.best.filename=../../../outside/PWNED",
+    f"+callbacks.x={{_target_: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: '{FTP}'}}",
+    "+callbacks.x={_target_: torch.nn.Sequential, _args_: [{_target_: os.system, command: id}]}",
+    f"+logger.x={{_target_: lightning.pytorch.loggers.CSVLogger, save_dir: '{FTP}'}}",
+    "+logger.x={_target_: lightning.pytorch.loggers.TensorBoardLogger, save_dir: '{out}/new'}",
+    "+logger.x={_target_: lightning.pytorch.loggers.MLFlowLogger, tracking_uri: 'http://127.0.0.1:9'}",
+    "+logger.x={_target_: modiste.training.loggers.wandb_logger, save_dir: '.', "
+    "settings: {base_url: 'http://127.0.0.1:9', mode: online}}",
+    "+logger.x={_target_: modiste.training.loggers.wandb_logger, save_dir: '.', entity: stranger}",
+    "trainer.profiler={_target_: lightning.pytorch.profilers.SimpleProfiler, dirpath: '{out}', filename: PWNED}",
+    "trainer.default_root_dir={out}/new",
+    "run_dir={out}/new",
+    "name=../../outside/new",
+    "log_dir={out}/new",
+    f"+model.x={{_target_: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: '{FTP}'}}",
+    f"+optim.x={{_target_: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: '{FTP}'}}",
+    "transfer={x: {hydra.searchpath: [evil/conf], data: x}}",
+    "transfer={x: {+hydra.callbacks.x: {_target_: torch.load, f: evil/x.pt, weights_only: false}}}",
+    "data.stream.shards='http://127.0.0.1:9/{0..1}.tar'",
+    "data.stream.shards='gs://x/{0..1}.tar'",
+)
+
+
+def agreed(line: str) -> Callable[[Path, Path], None]:
+    """One more override of a run, and a ``config.yaml`` that does not contradict it."""
+
+    def make(folder: Path, outside: Path) -> None:
+        text_file("overrides.yaml", "")(folder, outside)
+        (folder / "overrides.yaml").write_text(yaml.safe_dump([*TINY, line.replace("{out}", str(outside))]))
+        path = folder / "config.yaml"
+        config = yaml.safe_load(path.read_text())
+        for key in ("callbacks", "logger", "trainer", "transfer", "optim"):
+            config.pop(key, None)
+        path.write_text(yaml.safe_dump(config))
+
+    return make
+
+
 def overrides() -> Iterator[Case]:
     """Hostile ``overrides.yaml``, continued, resumed, and of a sweep."""
     for number, line in enumerate(OVERRIDES):
@@ -250,7 +312,12 @@ def overrides() -> Iterator[Case]:
             text_file("overrides.yaml", text),
             ("train", f"{key}=evil", "trainer.max_epochs=2"),
         )
-    for line in (*OVERRIDES[:6], *OVERRIDES[-4:]):
+    for line in AGREED:
+        for key in ("continue", "resume"):
+            yield Case(f"overrides.yaml that config.yaml agrees with, {key}: {line}", agreed(line),
+                       ("train", f"{key}=evil", "trainer.max_epochs=2"))  # fmt: skip
+    space = "sweep.space={+hydra.callbacks.x: {choices: [{_target_: torch.load, f: evil/x.pt, weights_only: false}]}}"
+    for line in (*OVERRIDES[:6], *OVERRIDES[-4:], space, *AGREED[:3]):
         yield Case(
             f"overrides.yaml of a sweep: {line}",
             text_file("overrides.yaml", yaml.safe_dump([line])),

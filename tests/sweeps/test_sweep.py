@@ -19,12 +19,13 @@ import pytest
 from helpers.commands import TINY, modiste
 from helpers.wandb_log import OfflineRun
 from modiste.config import compose
+from modiste.config.overrides import as_overrides
 from modiste.errors import ModisteError
 from modiste.reporting.tables import print_sheets
 from modiste.sweeps.conclude import conclude
 from modiste.sweeps.execution import Watch
 from modiste.sweeps.pictures import importance
-from modiste.sweeps.space import Space, as_overrides
+from modiste.sweeps.space import Space
 from modiste.sweeps.study import Objective, finished, open_study, over_seeds, rows, run_trials, sampler_of
 
 LOSS = Objective("loss", "min")

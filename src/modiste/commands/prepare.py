@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from modiste.commands._line import invocation, of_data
-from modiste.config.overrides import override_key, override_value
+from modiste.config.overrides import as_overrides, override_key
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.progress import progress_bar
 
@@ -64,5 +64,5 @@ def write_webdataset(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tup
     batches = max(catalogue.splits.get("train", 0) // cfg.data.batch_size, 1)
     others = [f"{folder}/{split}-*.tar" for split in catalogue.splits if split != "train"]
     use = {"data.catalogue.path": others, "data.stream.shards": f"{folder}/train-*.tar", "data.stream.batches": batches}
-    words = [f"{key}={override_value(value)}" for key, value in use.items()]
+    words = as_overrides(use)
     return made, shlex.join(["data=shards", "data/split=given", *words])

@@ -11,10 +11,13 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from modiste.config.targets import check_name, locate, targets_of
+from modiste.config.aliases import current
+from modiste.config.targets import WRITERS, check_name, check_place, locate, targets_of
 from modiste.config.tree import join
 from modiste.errors import ModisteError, did_you_mean
 
+# What fsspec, which Lightning writes through, takes for an address.
+ADDRESS = re.compile(r"://|::")
 SPECIAL = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
 
@@ -26,9 +29,9 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
     conversion. A node without ``_target_`` gives a dict or list of what is in it; None gives None.
 
     Raises:
-        ModisteError: A target that is not allowed (checked for the whole tree before anything is imported) or not
-            there, an argument that it does not take, a missing value or package. Other errors of a constructor are
-            raised as they are.
+        ModisteError: A target that is not allowed, or not at its place (checked for the whole tree before anything is
+            imported), or not there, an argument that it does not take, a missing value or package, an address that a
+            training would write to. Other errors of a constructor are raised as they are.
 
     >>> instantiate({"_target_": "torch.nn.Linear", "in_features": 2}, out_features=3)
     Linear(in_features=2, out_features=3, bias=True)
@@ -47,6 +50,7 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
     targets = list(targets_of(node))
     for target in targets:
         check_name(target)
+        check_place(target, path)
     for target in targets:
         locate(target)
     if kwargs and not (isinstance(node, dict) and "_target_" in node):
@@ -69,6 +73,12 @@ def _build(node: Any, path: str, kwargs: Mapping[str, Any] | None = None) -> Any
     if partial:
         arguments = {key: value for key, value in arguments.items() if value != "???"}
     problems = [f"'{join(path, key)}' has no value: give one." for key, value in arguments.items() if value == "???"]
+    if current(node["_target_"]).startswith(WRITERS):
+        problems += [
+            f"'{join(path, key)}' is the address {value}: a training writes to local folders only."
+            for key, value in arguments.items()
+            if isinstance(value, str) and ADDRESS.search(value)
+        ]
     args = node.get("_args_", [])
     problems += signature_problems(
         node["_target_"], target, [*arguments, *kwargs], len(args), path, complete=not partial
@@ -105,7 +115,10 @@ def _flag(node: Mapping[str, Any], name: str, default: bool, path: str) -> bool:
 def signature_problems(
     name: str, target: Any, keys: Collection[str], positional: int, path: str, complete: bool
 ) -> list[str]:
-    """Arguments that ``target`` does not take and, where it is called ``complete``-ly, those that it lacks."""
+    """Arguments that ``target`` does not take and, where it is called ``complete``-ly, those that it lacks.
+
+    ``_args_`` are for targets of any number of arguments: elsewhere an argument without its name could be any.
+    """
     try:
         parameters = list(inspect.signature(target).parameters.values())
     except (TypeError, ValueError):  # some builtins have no signature
@@ -113,8 +126,10 @@ def signature_problems(
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     names = [p.name for p in named]
     problems = []
+    if positional and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        problems.append(f"'{join(path, '_args_')}': {name} takes its arguments by name: {', '.join(names)}.")
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        problems = [
+        problems += [
             f"'{join(path, key)}': {name} takes no '{key}'. {did_you_mean(str(key), names)}"
             for key in keys
             if key not in names

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
+from typing import Any
 
 from omegaconf import OmegaConf
 
 from modiste.config import quote
+from modiste.errors import ModisteError
+
+# A key of Modiste's own or a group of conf/, with its package.
+KEY = re.compile(r"\+{0,2}[A-Za-z_][\w./-]*(@[\w.]+)?|~[A-Za-z_][\w./-]*")
 
 
 def override_key(override: str) -> str:
@@ -16,6 +23,36 @@ def override_key(override: str) -> str:
     'data.catalogue.path'
     """
     return override.partition("=")[0].lstrip("+~")
+
+
+def is_own_key(key: object) -> bool:
+    """Whether ``key`` is the key of an override of Modiste's own configuration, and not of Hydra's.
+
+    >>> is_own_key("optim.lr"), is_own_key("+term@term.x"), is_own_key("hydra/launcher"), is_own_key("+loss@hydra.x")
+    (True, True, False, False)
+    >>> is_own_key("--config-dir")
+    False
+    """
+    return isinstance(key, str) and bool(KEY.fullmatch(key)) and "hydra" not in re.split(r"[+~./@]", key)
+
+
+def as_overrides(values: Mapping[str, Any]) -> list[str]:
+    """Keys of the configuration to plain values, in Hydra's grammar.
+
+    Raises:
+        ModisteError: A key is none of Modiste's configuration: the values may come from a file.
+
+    >>> as_overrides({"optim.lr": 0.001, "loss": "clip", "name": "spring, {old}", "optim.tower_lr": {"image": 0.1}})
+    ['optim.lr=0.001', 'loss="clip"', 'name="spring, {old}"', 'optim.tower_lr={image: 0.1}']
+    >>> as_overrides({"hydra.searchpath": ["/x"]})
+    Traceback (most recent call last):
+    ...
+    modiste.errors.ModisteError: 'hydra.searchpath' is not a key of Modiste's configuration: leave it out.
+    """
+    foreign = [key for key in values if not is_own_key(key)]
+    if foreign:
+        raise ModisteError(f"'{foreign[0]}' is not a key of Modiste's configuration: leave it out.")
+    return [f"{key}={override_value(value)}" for key, value in values.items()]
 
 
 def override_value(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,12 @@ from modiste.utils.run_dir import RunDir
 
 # Where things lie may change between two starts.
 PLACES = (*STARTS, "run_dir", "data_dir", "log_dir")
+# Where a training writes to: keys anywhere in an override, and paths and addresses of what logs and saves.
+WRITES = re.compile(r"\b(dirpath|save_dir|default_root_dir|entity)\b['\"]?\s*[:=]")
+WRITER = re.compile(r"\b(callbacks|logger|trainer)\b")
+ELSEWHERE = re.compile(r"(?:^|[\s'\"{\[:,=])[/~][\w./]|\.\.|::|://")
+NAMES = ("log_dir", "name", "data.name")
+"""Keys that make the path of a new run directory."""
 
 
 class Restart(NamedTuple):
@@ -50,8 +57,10 @@ def restart(overrides: Sequence[str], groups: Collection[str]) -> Restart | None
         key, _, value = override.partition("=")
         if key in ("resume", "continue") and value not in ("null", AUTOMATIC):
             run = _named_run(override)
-            earlier = [o for o in load_overrides(run / "overrides.yaml") if o.partition("=")[0] not in STARTS]
-            return Restart(run, key == "continue", _in_force(earlier, overrides, groups))
+            earlier = [o for o in load_overrides(run / "overrides.yaml") if override_key(o) not in (*STARTS, "run_dir")]
+            in_force = _in_force(earlier, overrides, groups)
+            _check_in_place(in_force, run)
+            return Restart(run, key == "continue", in_force)
     return None
 
 
@@ -66,6 +75,25 @@ def _named_run(override: str) -> Path:
     if parsed.is_sweep_override():
         raise ModisteError(f"{override}: give one run directory.")
     return RunDir.find(str(OmegaConf.create({"run": parsed.value()}).run)).path
+
+
+def _check_in_place(stored: Sequence[str], run: Path) -> None:
+    """Check that no override of a run, which may be a stranger's, says where a training writes or logs to.
+
+    The folder of runs that it lies in is no surprise.
+    """
+    for override in stored:
+        plain = override.replace("\\", "")  # Hydra takes escapes away
+        key, value = override_key(plain), plain.partition("=")[2].strip("'\" ")
+        elsewhere = bool(WRITES.search(plain) or (WRITER.search(plain) and ELSEWHERE.search(value)))
+        if key in NAMES:
+            below = key != "log_dir" or run.resolve().is_relative_to(Path(value).expanduser().resolve())
+            elsewhere = ".." in value or not below
+        if elsewhere:
+            raise ModisteError(
+                f"{run / 'overrides.yaml'} holds '{override}', and a file may not say where a training writes or logs "
+                "to: give it again on the command line."
+            )
 
 
 def _in_force(earlier: Sequence[str], later: Sequence[str], groups: Collection[str]) -> list[str]:

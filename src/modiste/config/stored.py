@@ -17,18 +17,15 @@ from omegaconf._utils import get_yaml_loader
 
 from modiste.config import schema
 from modiste.config.aliases import current, rename_keys, rename_override
+from modiste.config.overrides import is_own_key
 from modiste.errors import ModisteError
 
 # "${" and a colon somewhere behind it: what OmegaConf could take for the call of a resolver.
 CALL = re.compile(r"\$\{.*:", re.DOTALL)
 # Leave to fetch what an address names, within a value; as a key of its own it is dropped.
 LEAVE = re.compile(r"=.*\bdownload['\"]?\s*:", re.DOTALL)
-# A key of Hydra's within a value: of a sweep's space, or of a set to evaluate, whose keys become overrides.
-HYDRAS = re.compile(r"\bhydra\b['\"]?\s*[./@:=]")
 RUN_KEYS = ("name", "seed", "data", "model", "tune")
 """What the configuration of a run has at least."""
-# What an override of Modiste's own keys looks like; hydra's node and its packages (@) are not among them.
-OVERRIDE = re.compile(r"(\+{0,2}(?!hydra\b)[A-Za-z_][\w./-]*(@[\w.]+)?=|~(?!hydra\b)[A-Za-z_][\w./-]*)")
 
 
 def load_config(path: str | Path, required: Collection[str] = ()) -> DictConfig:
@@ -109,10 +106,9 @@ def check_overrides(overrides: Sequence[object], source: str | Path) -> list[str
 a file may only set Modiste's keys.
     """
     for override in overrides:
-        if not isinstance(override, str) or not OVERRIDE.match(override) or "hydra" in override.partition("=")[0]:
-            raise ModisteError(f"{source} holds '{override}', which is refused: a file may only set Modiste's keys.")
-        plain = override.replace("\\", "")  # Hydra takes escapes away
-        if HYDRAS.search(plain):
+        plain = str(override).replace("\\", "")  # Hydra takes escapes away
+        key, equals, _ = plain.partition("=")
+        if not isinstance(override, str) or not is_own_key(key) or not (equals or key.startswith("~")):
             raise ModisteError(f"{source} holds '{override}', which is refused: a file may only set Modiste's keys.")
         if CALL.search(plain):
             raise ModisteError(f"{source} holds '{override}', which is refused: a file may not call a resolver.")

@@ -36,7 +36,7 @@ FOREIGN = {
     "lightning.pytorch.callbacks": "BackboneFinetuning DeviceStatsMonitor EarlyStopping GradientAccumulationScheduler "
     "LearningRateMonitor ModelCheckpoint ModelSummary RichModelSummary RichProgressBar StochasticWeightAveraging "
     "TQDMProgressBar Timer",
-    "lightning.pytorch.loggers": "CSVLogger CometLogger MLFlowLogger TensorBoardLogger",
+    "lightning.pytorch.loggers": "CSVLogger TensorBoardLogger",
     "lightning.pytorch.plugins": "HalfPrecision MixedPrecision",
     "lightning.pytorch.profilers": "AdvancedProfiler PyTorchProfiler SimpleProfiler",
     "lightning.pytorch.strategies": "DDPStrategy FSDPStrategy ModelParallelStrategy SingleDeviceStrategy",
@@ -49,6 +49,12 @@ FOREIGN = {
 OWN = {
     "modiste.terms.base": "Term",
 }
+# What writes or logs where its arguments say, and the top-level keys below which a configuration may name it.
+TRAINING = ("lightning.", "modiste.training.callbacks.", "modiste.training.loggers.")
+WRITERS = TRAINING[:2]
+TRAINING_KEYS = ("callbacks", "logger", "trainer")
+# Below ``model``, which is built from any stranger's run directory or index, nothing but encoders and their layers.
+MODEL = ("modiste.models.", "modiste.images.", "modiste.texts.", "modiste.pretrained.", "torch.nn.")
 # Packages whose every function MODISTE_ALLOW cannot open at once.
 WHOLE = {"modiste", "hydra", "omegaconf", "numpy", *(name.partition(".")[0] for name in FOREIGN), "transformers"}
 LISTED = frozenset(f"{module}.{name}" for names in (FOREIGN, OWN) for module in names for name in names[module].split())
@@ -146,6 +152,30 @@ def check_name(target: str) -> None:
         raise ModisteError(f"'{target}' is not the dotted name of a class or a function.")
     if not is_allowed(target):
         raise _refused(target, _remedy(target))
+
+
+def check_place(target: str, path: str) -> None:
+    """Check that the configuration may name ``target`` at the key ``path``; the user's own may stand anywhere.
+
+    Raises:
+        ModisteError: It is part of a training and no callback, logger or trainer, or ``model`` has something else in
+            it than encoders and layers.
+
+    >>> check_place("torch.nn.Linear", "model.image"), check_place("lightning.pytorch.Trainer", "trainer")
+    (None, None)
+    >>> check_place("lightning.pytorch.Trainer", "optim.x")
+    Traceback (most recent call last):
+    ...
+    modiste.errors.ModisteError: 'optim.x' may not be 'lightning.pytorch.Trainer': only a key of callbacks, logger or \
+trainer may.
+    """
+    first = re.split(r"[.\[]", path)[0]
+    if _by_user(target):
+        return
+    if first == "model" and not target.startswith(MODEL):
+        raise ModisteError(f"'{path}' may not be '{target}': a model consists of encoders and of layers of torch.nn.")
+    if target.startswith(TRAINING) and first not in TRAINING_KEYS:
+        raise ModisteError(f"'{path}' may not be '{target}': only a key of callbacks, logger or trainer may.")
 
 
 def _is_listed(target: str) -> bool:

@@ -8,9 +8,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from modiste.config import schema
+from modiste.config.aliases import current
 from modiste.config.building import SPECIAL, signature_problems
 from modiste.config.messages import explain_interpolation
-from modiste.config.targets import locate
+from modiste.config.targets import check_place, locate
 from modiste.config.tree import join, nodes, value_at, walk
 from modiste.errors import ModisteError
 
@@ -55,6 +56,7 @@ def validate(cfg: DictConfig, given: Mapping[str, Collection[str]] | None = None
             continue
         try:
             target = locate(str(node["_target_"]))
+            check_place(current(str(node["_target_"])), path)
         except ModisteError as error:
             problems.append(f"'{join(path, '_target_')}': {error}")
             continue

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from modiste.config import compose
 from modiste.config.invocation import Invocation
-from modiste.config.overrides import override_value
+from modiste.config.overrides import as_overrides, override_value
 from modiste.embedding.build import embedder_options
 from modiste.errors import ModisteError
 from modiste.evaluation.runner import Evaluator, Outcome
@@ -67,7 +67,7 @@ def evaluate(
     """
     entry = {} if data is None or not isinstance(data, (str, Mapping)) else data
     words = [*entry_overrides(entry), f"split={override_value(split)}"]
-    words += [f"{key}={override_value(value)}" for key, value in settings.items()]
+    words += as_overrides(settings)
     if not isinstance(tasks, Mapping):
         words.append(f"task={override_value(list(tasks))}")
     run = RunDir.of(model)

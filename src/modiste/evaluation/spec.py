@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from modiste.config import compose, instantiate, validate
 from modiste.config.inherit import from_run
-from modiste.config.overrides import override_key, override_value
+from modiste.config.overrides import as_overrides, override_key
 from modiste.errors import ModisteError
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def entry_overrides(entry: Entry) -> list[str]:
     """An entry in the grammar of the command line.
 
     Raises:
-        ModisteError: It is neither a name nor a mapping.
+        ModisteError: It is neither a name nor a mapping, or has a key that is not of Modiste's configuration.
 
     >>> entry_overrides("kagl"), entry_overrides({"data": "kagl", "data/split": "marqo"})
     (['data="kagl"'], ['data="kagl"', 'data/split="marqo"'])
@@ -176,10 +176,7 @@ def entry_overrides(entry: Entry) -> list[str]:
             f"'{entry}' does not name data to evaluate: give a data set, or config groups and keys with their values, "
             "{data: kagl, data/split: marqo, task: [zeroshot]}."
         )
-    foreign = [key for key in entry if str(key).lstrip("+~").startswith(("hydra", "-"))]
-    if foreign:
-        raise ModisteError(f"'{foreign[0]}' is a key of Hydra's, which an entry may not set: leave it out.")
-    return [f"{key}={override_value(value)}" for key, value in entry.items()]
+    return as_overrides(entry)
 
 
 def named_entries(given: object) -> dict[str, Entry]:

@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from modiste.config import compose, instantiate, quote
 from modiste.config.invocation import Invocation
+from modiste.config.overrides import as_overrides
 from modiste.errors import ModisteError, did_you_mean
 from modiste.sweeps.execution import SeparateProcess, SharedProcess, Watch, stoppable
-from modiste.sweeps.space import Space, as_overrides
+from modiste.sweeps.space import Space
 from modiste.sweeps.study import Objective, cut_off, mean_and_deviation, open_study, run_trials, sampler_of
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from modiste.config.overrides import override_value
 from modiste.errors import ModisteError, did_you_mean
 
 if TYPE_CHECKING:
@@ -70,15 +69,6 @@ class Space:
 def is_plain(value: object) -> bool:
     """Whether Optuna can remember a choice as it is."""
     return value is None or isinstance(value, (bool, int, float, str))
-
-
-def as_overrides(values: Mapping[str, Any]) -> list[str]:
-    """Values of a trial in Hydra's grammar.
-
-    >>> as_overrides({"optim.lr": 0.001, "loss": "clip", "name": "spring, {old}", "optim.tower_lr": {"image": 0.1}})
-    ['optim.lr=0.001', 'loss="clip"', 'name="spring, {old}"', 'optim.tower_lr={image: 0.1}']
-    """
-    return [f"{key}={override_value(value)}" for key, value in values.items()]
 
 
 def _check(key: str, entry: Mapping[str, Any]) -> None:

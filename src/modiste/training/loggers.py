@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import netrc
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from modiste.errors import ModisteError
 
@@ -17,14 +17,37 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def wandb_logger(save_dir: str, offline: bool | None = None, run_id: str | None = None, **options: Any) -> WandbLogger:
+def wandb_logger(
+    save_dir: str,
+    offline: bool | None = None,
+    run_id: str | None = None,
+    project: str | None = None,
+    name: str | None = None,
+    group: str | None = None,
+    job_type: str | None = None,
+    tags: Sequence[str] | None = None,
+    notes: str | None = None,
+    entity: str | None = None,
+    prefix: str = "",
+    log_model: bool | str = False,
+) -> WandbLogger:
     """A `WandbLogger` that needs no account: without a key it logs offline, for ``wandb sync`` later.
+
+    wandb's host is that of the machine (WANDB_BASE_URL, ``wandb login``), never of a configuration: the key goes there.
 
     Args:
         save_dir: Where it writes.
         offline: True or False; null is True when there is no key.
         run_id: Continue this run. wandb cannot resume an offline run: then a new one begins in the same group.
-        options: Of ``WandbLogger`` (project, name, group, tags …).
+        project: As the rest, of ``WandbLogger`` and ``wandb.init``.
+        name: Of the run.
+        group: Of the run.
+        job_type: Of the run.
+        tags: Of the run.
+        notes: Of the run.
+        entity: User or team.
+        prefix: Of the metrics' names.
+        log_model: Upload checkpoints: False, True (at the end) or ``all``.
 
     Raises:
         ModisteError: wandb is not installed.
@@ -37,10 +60,13 @@ def wandb_logger(save_dir: str, offline: bool | None = None, run_id: str | None 
     offline = not has_key() if offline is None else offline
     if run_id and offline:
         log.warning("wandb cannot resume an offline run (%s): starting a new one in the same group.", run_id)
-        options["group"] = options.get("group") or run_id
-        run_id = None
+        group, run_id = group or run_id, None
     resume: dict[str, Any] = {"id": run_id, "resume": "must"} if run_id else {}
-    return WandbLogger(save_dir=save_dir, offline=offline, **resume, **options)
+    of_run: dict[str, Any] = {"group": group, "job_type": job_type, "tags": tags, "notes": notes, "entity": entity}
+    return WandbLogger(
+        name=name, save_dir=save_dir, offline=offline, project=project, prefix=prefix,
+        log_model=cast(Any, log_model), **resume, **of_run,
+    )  # fmt: skip
 
 
 def has_key() -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from modiste.config import HELD_OUT, instantiate, validate
-from modiste.config.overrides import override_value
+from modiste.config.overrides import as_overrides
 from modiste.data.build import load
 from modiste.data.catalogue import Catalogue
 from modiste.data.module import ValidationSet
@@ -53,10 +53,10 @@ def validation_specs(cfg: DictConfig, config_dirs: Sequence[Path] = ()) -> dict[
 
 
 def _compose(name: str, entry: dict[str, Any], trained: DictConfig, config_dirs: Sequence[Path]) -> EvaluationSpec:
-    named = {key.partition(".")[0] for key in entry}
+    named = {str(key).partition(".")[0] for key in entry}
     settings = {"data_dir": trained.data_dir, "seed": trained.seed}
     settings |= {f"data.{key}": trained.data[key] for key in LOADING}
-    shared = [f"{key}={override_value(value)}" for key, value in settings.items()]
+    shared = as_overrides(settings)
     tasks = {} if "task" in entry else {"task": list(trained.task)}
     spec = EvaluationSpec.compose(name, {"split": "val", **tasks, **entry}, shared, config_dirs=config_dirs)
     # What is shared may be set by a run's data, too: only the entry says whether it names other data.
