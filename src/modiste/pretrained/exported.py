@@ -23,6 +23,7 @@ from modiste.pretrained.transformers import CheckpointTokenizer, TransformersDua
 from modiste.texts.hf import HfTextEncoder, HfTokenizer
 from modiste.texts.words import HashTokenizer
 from modiste.utils import onnx
+from modiste.utils.foreign import check_folder
 from modiste.utils.openvino import core
 from modiste.utils.run_dir import read_json
 
@@ -48,6 +49,7 @@ def load_exported(source: str) -> DualEncoder:
         return TransformersDualEncoder(source)
     if (folder / "checkpoints").is_dir():
         raise ModisteError(f"{source} is a run directory: give run={source}.")
+    check_folder(folder)
     facts = read_facts(folder)
     if (folder / "open_clip_config.json").is_file():
         return OpenClipDualEncoder(str(folder))
@@ -152,6 +154,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="modiste", tags=["m
                         local_files_only=local_files_only, force_download=force_download,
                     )
                 )  # fmt: skip
+            check_folder(folder)
             node = read_json(folder / "config.json")
             loaded = cls(str(folder), **node)
             state = load_file(folder / WEIGHTS)
