@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import Tokenizer, Tokens
 from modiste.models.layers import block_groups, distinct
-from modiste.utils.foreign import check_source, check_values
+from modiste.utils.foreign import check_config, check_source, check_values
 
 POOLINGS = ("mean", "cls", "last")
 # A training batch is cut into this number of parts, texts sorted by length, if a part has at least SMALLEST_BUCKET.
@@ -222,7 +222,7 @@ def random_trunk(config: Mapping[str, Any]) -> nn.Module:
     """A trunk with random weights from a transformers config."""
     from transformers import AutoConfig
 
-    check_values(config, "text.config")
+    check_config(config, "text.config")
     options = dict(config)
     model_type = options.pop("model_type", None)
     if model_type is None:

@@ -68,24 +68,25 @@ def check_folder(folder: Path) -> None:
     modiste.errors.ModisteError: attn_implementation=attacker/kernel of '...config.json' is code from the model hub, ...
     """
     refuse_links(folder, "is not part of the model", _cached(folder))
-    for file in sorted(folder.rglob("*.json")):
-        if SETTINGS.fullmatch(file.name):
+    for file in sorted(folder.rglob("*")):
+        if SETTINGS.fullmatch(file.name.lower()):  # some file systems do not tell cases apart
             check_file(file)
 
 
 def check_file(file: Path) -> None:
     """Check a JSON file of a model folder. Raises ModisteError: see `check_folder`."""
-    if file.name == ADAPTER:
+    name, where = file.name.lower(), f"'{file}'"
+    if name == ADAPTER:
         raise ModisteError(
             f"'{file}' names the model that an adapter belongs to, which would be loaded: merge the adapter into "
             "its model and save that, or remove the file."
         )
     content = read_json(file)
-    if file.name == "modules.json":
-        _check_modules(content, f"'{file}'")
-    if SENTENCE_CONFIG.fullmatch(file.name):
-        _check_sentence_config(content, f"'{file}'")
-    check_values(content, f"'{file}'")
+    if name == "modules.json":
+        _check_modules(content, where)
+    if SENTENCE_CONFIG.fullmatch(name):
+        _check_sentence_config(content, where)
+    (check_config if name.startswith("config.") else check_values)(content, where)
 
 
 def check_hub(repository: str, revision: str | None = None) -> str:
@@ -142,6 +143,22 @@ def check_values(values: Any, where: str) -> None:
         rule = RULES.get(name) or next((rule for ending, rule in ENDINGS.items() if name.endswith(ending)), None)
         if rule and name not in UNREAD and value not in (None, False, "", [], {}):
             rule(key, value, where)
+
+
+def check_config(values: Any, where: str) -> None:
+    """Check a config of transformers, in which a part of the model may bring code for which nobody is asked.
+
+    Args:
+        values: Its plain values.
+        where: Names them in the error.
+
+    Raises:
+        ModisteError: See `check_values`; or a config within it has an ``auto_map``.
+    """
+    check_values(values, where)
+    within = values.values() if isinstance(values, Mapping) else values
+    if any(key == "auto_map" and value for key, value in _entries(list(within))):
+        raise ModisteError(f"auto_map of a part of {where} names code, which is refused: remove it.")
 
 
 def check_options(options: Mapping[str, Any], refusal: str) -> None:
