@@ -534,6 +534,8 @@ def models(outside: Path) -> Iterator[Case]:
 
 def cases(outside: Path) -> list[Case]:
     """All of them."""
+    from reliability import hostile_models
+
     made = (
         configs(outside),
         overrides(),
@@ -542,6 +544,8 @@ def cases(outside: Path) -> list[Case]:
         tables(outside),
         weights(),
         models(outside),
+        hostile_models.folders(),
+        hostile_models.runs(outside),
     )
     return [case for kind in made for case in kind]
 
