@@ -188,6 +188,14 @@ def test_modules_of_sentence_transformers(kind, path, outside, sentences, tmp_pa
         assert load_exported(str(folder)).embed_dim
 
 
+def test_the_hub_is_not_asked_about_a_folder(outside, sentences, tmp_path, monkeypatch):
+    """The name of a folder may look like one of the hub."""
+    shutil.copytree(sentences, tmp_path / "here" / "model")
+    for place, name in ((tmp_path, "here/model"), (tmp_path / "here", "model")):
+        monkeypatch.chdir(place)
+        assert load_exported(name).embed_dim
+
+
 def test_a_route_of_sentence_transformers(outside, tmp_path):
     pytest.importorskip("sentence_transformers")
     folder = export(towers(tmp_path / "bert"), "sentence_transformers", tmp_path / "evil", inputs=synthetic(4)).path

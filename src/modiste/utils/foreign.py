@@ -113,6 +113,8 @@ def check_hub(repository: str, revision: str | None = None) -> str:
 def check_source(source: str, revision: str | None = None) -> tuple[str, str]:
     """Check a model folder, or a repository of the model hub, and how to name it from then on: place and revision.
 
+    A folder gets its absolute path: sentence-transformers asks the hub about ``evil`` and ``models/evil``.
+
     Raises:
         ModisteError: See `check_folder`.
         OSError: See `check_hub`.
@@ -121,7 +123,7 @@ def check_source(source: str, revision: str | None = None) -> tuple[str, str]:
     if not folder.is_dir():
         return source, check_hub(source, revision)
     check_folder(folder)
-    return str(folder), "main"
+    return str(folder.absolute()), "main"
 
 
 def check_values(values: Any, where: str) -> None:
