@@ -83,10 +83,12 @@ def check_file(file: Path) -> None:
         )
     content = read_json(file)
     if name == "modules.json":
-        _check_modules(content, where)
+        return _check_modules(content, where)
+    if not isinstance(content, Mapping):
+        raise ModisteError(f"{where} does not hold settings by name: save the model again.")
     if SENTENCE_CONFIG.fullmatch(name):
         _check_sentence_config(content, where)
-    (check_config if name.startswith("config.") else check_values)(content, where)
+    return (check_config if name.startswith("config.") else check_values)(content, where)
 
 
 def check_hub(repository: str, revision: str | None = None) -> str:
@@ -158,8 +160,8 @@ def check_config(values: Any, where: str) -> None:
         ModisteError: See `check_values`; or a config within it has an ``auto_map``.
     """
     check_values(values, where)
-    within = values.values() if isinstance(values, Mapping) else values
-    if any(key == "auto_map" and value for key, value in _entries(list(within))):
+    within = list(values.values()) if isinstance(values, Mapping) else values
+    if any(key == "auto_map" and value for key, value in _entries(within)):
         raise ModisteError(f"auto_map of a part of {where} names code, which is refused: remove it.")
 
 
@@ -344,9 +346,10 @@ ENDINGS: dict[str, Callable[[str, Any, str], None]] = {
 
 
 def _check_modules(modules: Any, where: str) -> None:
-    for module in modules if isinstance(modules, list) else [modules]:
-        if not isinstance(module, Mapping):
-            raise ModisteError(f"{where} is not a list of modules: save the model again.")
+    if not isinstance(modules, list) or not all(isinstance(module, Mapping) for module in modules):
+        raise ModisteError(f"{where} is not a list of modules: save the model again.")
+    check_values(modules, where)
+    for module in modules:
         _check_module(module.get("path", ""), module.get("type"), where)
 
 
@@ -359,9 +362,7 @@ def _check_module(folder: Any, kind: Any, where: str) -> None:
     _refuse_outside("path", folder, where)
 
 
-def _check_sentence_config(config: Any, where: str) -> None:
-    if not isinstance(config, Mapping):
-        raise ModisteError(f"{where} is not a configuration: save the model again.")
+def _check_sentence_config(config: Mapping[str, Any], where: str) -> None:
     for name, known in HANDED_ON.items():
         given = config.get(name) or {}
         unknown = sorted(set(given) - known) if isinstance(given, Mapping) else [given]
