@@ -189,7 +189,7 @@ def _name(source: str) -> str:
             f"'{source}' has no open_clip_config.json.{hint} A bare checkpoint file goes to model.pretrained, "
             "with its architecture as model.source."
         )
-    return f"{DIRECTORY_PREFIX}{path}"
+    return f"{DIRECTORY_PREFIX}{path.absolute()}"
 
 
 def check_repository(name: str) -> dict[str, Any]:
