@@ -11,6 +11,7 @@ import torch
 
 from helpers.tiny_encoders import save_clip
 from helpers.tiny_export import towers
+from helpers.tiny_models import two_tower
 from helpers.tiny_openclip import CLIP, save
 from modiste.errors import ModisteError
 from modiste.export import export
@@ -211,6 +212,18 @@ def test_a_route_of_sentence_transformers(outside, tmp_path):
     changed(image.name, model_args={"checkpoint_path": str(outside / "x.pt")})(image.parent, outside)
     with pytest.raises(ModisteError, match=r"model_args\.checkpoint_path"):
         load_exported(str(folder))
+
+
+@pytest.mark.parametrize("name", ["model_id", "cache_dir", "token", "map_location", "folder"])
+def test_an_export_sets_no_argument_of_the_hubs(name, outside, tmp_path):
+    folder = export(two_tower(), "hub", tmp_path / "evil", inputs=synthetic(4)).path
+    assert load_exported(str(folder)).embed_dim == 16
+    changed("config.json", **{name: "{out}"})(folder, outside)
+    if name == "folder":
+        with pytest.raises(ModisteError, match="Cannot load"):
+            load_exported(str(folder))
+    else:
+        assert load_exported(str(folder)).embed_dim == 16
 
 
 OPEN_CLIPS = {
