@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -57,6 +58,7 @@ def save_open_clip(folder: Path) -> None:
 def saved(save: Callable[[Path], None]) -> Path:
     """A model folder, made once."""
     folder = Path(tempfile.mkdtemp(prefix="hostile-model-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     forks.apart(save, folder)
     return folder
 
