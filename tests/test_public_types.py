@@ -12,7 +12,8 @@ REASONS = {
         search.opened:is_complete
         config.building:instantiate config.schema:plain config.stored:read_plain config.tree:value_at
         data.download:read_json utils.run_dir:read_json reporting.tables.results:without_paths
-        search.build:plain
+        search.build:plain utils.foreign:check_config utils.foreign:check_values utils.foreign:is_kernel
+        utils.foreign:stays_inside
     """,
     "a class, a function or an annotation": """
         config.building:signature_problems config.schema:fits config.schema:describe config.targets:locate
@@ -34,7 +35,7 @@ REASONS = {
         pretrained.remote.image_processing_modiste:ModisteImageProcessor.preprocess
         pretrained.remote.processing_modiste:ModisteProcessor.__init__
         pretrained.remote.processing_modiste:ModisteProcessor.__call__ texts.hf:HfTokenizer.__init__
-        texts.hf:text_model texts.hf:refuse_kernels
+        texts.hf:text_model texts.hf:model_class texts.hf:refuse_kernels
     """,
     "clients of LanceDB and Qdrant, optional packages": """
         search.engines.lancedb:LanceStore.database search.engines.lancedb:LanceStore.table

@@ -601,6 +601,8 @@ def models(outside: Path) -> Iterator[Case]:
 
 def cases(outside: Path) -> list[Case]:
     """All of them."""
+    from reliability import hostile_models
+
     made = (
         configs(outside),
         overrides(),
@@ -609,6 +611,8 @@ def cases(outside: Path) -> list[Case]:
         tables(outside),
         weights(),
         models(outside),
+        hostile_models.folders(),
+        hostile_models.runs(outside),
     )
     return [case for kind in made for case in kind]
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +18,8 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.images.depthwise import fast_depthwise
 from modiste.models.layers import shared_copy
 from modiste.models.preprocess import Preprocess
+from modiste.utils import foreign
+from modiste.utils.foreign import check_folder, check_hub, weights_alone
 
 
 class TimmEncoder(nn.Module):
@@ -259,39 +259,31 @@ def check_name(name: str) -> None:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raise ModisteError for an option that is timm's own and not the architecture's.
-
-    With those timm would load weights from addresses and files, and make folders.
-    """
-    import timm
-    from timm.models import build_model_with_cfg
-
-    own = {name for call in (timm.create_model, build_model_with_cfg) for name in inspect.signature(call).parameters}
-    for name in options:
-        if name in own - {"kwargs"}:
-            raise ModisteError(
-                f"image.options.{name} is not an option of an architecture: remove it; weights are chosen by "
-                "image.name and image.pretrained."
-            )
+    """Raise ModisteError for an option that is timm's own and not the architecture's."""
+    refusal = (
+        "image.options.{name} is not an option of an architecture: remove it; weights are chosen by image.name and "
+        "image.pretrained."
+    )
+    foreign.check_options(options, refusal)
 
 
-@contextmanager
-def weights_alone() -> Iterator[None]:
-    """Has ``torch.load`` refuse everything but weights: timm's default was otherwise, and its versions differ."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(name) if before is None else os.environ.update({name: before})
+def check_place(name: str) -> None:
+    """Check the files that ``hf-hub:…`` or ``local-dir:…`` names. Raises ModisteError: see `check_folder`."""
+    kind, _, place = name.partition(":")
+    if kind.lower() == "local-dir":
+        return check_folder(Path(place))
+    repository, _, revision = place.partition("@")
+    check_hub(repository, revision or None)
+    return None
 
 
 def create_trunk(name: str, pretrained: bool, size: int, options: dict[str, Any]) -> tuple[Any, bool]:
     """``timm.create_model`` without classifier, and whether it took the size; its errors turned into one sentence."""
     check_options(options)
-    if ":" not in name:
-        check_name(name)
+    try:
+        (check_place if ":" in name else check_name)(name)
+    except (OSError, ValueError) as error:
+        raise _failure(name, pretrained, error) from error
     with weights_alone():
         return _created(name, pretrained, size, options)
 
@@ -314,7 +306,11 @@ def _created(name: str, pretrained: bool, size: int, options: dict[str, Any]) ->
                 f"timm cannot build '{name}' with image.output_stride={options['output_stride']}: use null, or a "
                 "convolutional network such as image=lite."
             ) from error
-        raise ModisteError(
-            f"timm could not create '{name}' (pretrained={pretrained}): {error}. "
-            "Without a network use image.pretrained=false, or image=lite, whose weights come from a package."
-        ) from error
+        raise _failure(name, pretrained, error) from error
+
+
+def _failure(name: str, pretrained: bool, error: Exception) -> ModisteError:
+    return ModisteError(
+        f"timm could not create '{name}' (pretrained={pretrained}): {error}. "
+        "Without a network use image.pretrained=false, or image=lite, whose weights come from a package."
+    )

@@ -23,6 +23,7 @@ from modiste.pretrained.transformers import CheckpointTokenizer, TransformersDua
 from modiste.texts.hf import HfTextEncoder, HfTokenizer
 from modiste.texts.words import HashTokenizer
 from modiste.utils import onnx
+from modiste.utils.foreign import check_folder
 from modiste.utils.openvino import core
 from modiste.utils.run_dir import read_json
 
@@ -48,6 +49,7 @@ def load_exported(source: str) -> DualEncoder:
         return TransformersDualEncoder(source)
     if (folder / "checkpoints").is_dir():
         raise ModisteError(f"{source} is a run directory: give run={source}.")
+    check_folder(folder)
     facts = read_facts(folder)
     if (folder / "open_clip_config.json").is_file():
         return OpenClipDualEncoder(str(folder))
@@ -57,7 +59,8 @@ def load_exported(source: str) -> DualEncoder:
         return Programs(folder)
     config = read_json(folder / "config.json")
     if facts.get("format") == "hub":
-        return HubModel.from_pretrained(str(folder)).model
+        with explained(source, INCOMPLETE):
+            return HubModel.read(folder).eval().model
     if config.get("model_type") == "modiste":
         return from_transformers(folder, config)
 
@@ -141,8 +144,6 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="modiste", tags=["m
         cls, *, model_id: str, revision: str | None, cache_dir: Any, force_download: bool, local_files_only: bool,
         token: Any, map_location: str = "cpu", strict: bool = True, **node: Any,
     ) -> HubModel:  # fmt: skip
-        from safetensors.torch import load_file
-
         folder = Path(model_id)
         with explained(model_id, INCOMPLETE if folder.is_dir() else hub_remedy(model_id, revision)):
             if not folder.is_dir():
@@ -152,11 +153,19 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="modiste", tags=["m
                         local_files_only=local_files_only, force_download=force_download,
                     )
                 )  # fmt: skip
-            node = read_json(folder / "config.json")
-            loaded = cls(str(folder), **node)
-            state = load_file(folder / WEIGHTS)
-            loaded.model.load_state_dict({k: t.float() if t.is_floating_point() else t for k, t in state.items()})
+            loaded = cls.read(folder)
         return loaded.to(map_location).eval()
+
+    @classmethod
+    def read(cls, folder: Path) -> HubModel:
+        """The model of a folder; huggingface_hub would take arguments of its own from ``config.json``, too."""
+        from safetensors.torch import load_file
+
+        check_folder(folder)
+        loaded = cls(str(folder), **read_json(folder / "config.json"))
+        state = load_file(folder / WEIGHTS)
+        loaded.model.load_state_dict({k: t.float() if t.is_floating_point() else t for k, t in state.items()})
+        return loaded
 
 
 class Programs(DualEncoder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,14 @@ from modiste.models.dual_encoder import DualEncoder, Tokens
 from modiste.models.layers import Group, block_groups, freeze_all_but, shared_copy, with_module, with_weights
 from modiste.models.preprocess import Preprocess
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
+from modiste.texts.hf import text_model
+from modiste.utils.foreign import check_hub, check_source, weights_alone
 
 DIRECTORY_PREFIX = "local-dir:"
 # Keys under which training code puts the weights; OpenFashionCLIP uses "CLIP".
 WRAPPERS = ("state_dict", "CLIP", "model")
+# What a repository may tell its tokenizer, besides numbers and flags.
+TOKENIZER_OPTIONS = ("clean", "language", "padding_side", "truncation_side")
 
 
 class OpenClipDualEncoder(DualEncoder):
@@ -184,37 +189,62 @@ def _name(source: str) -> str:
             f"'{source}' has no open_clip_config.json.{hint} A bare checkpoint file goes to model.pretrained, "
             "with its architecture as model.source."
         )
-    return f"{DIRECTORY_PREFIX}{path}"
+    return f"{DIRECTORY_PREFIX}{path.absolute()}"
 
 
-def refuse_remote_code(name: str) -> None:
-    """Raise ModisteError for a repository whose configuration would have its tokenizer run custom code."""
-    from open_clip.factory import _get_hf_config
+def check_repository(name: str) -> dict[str, Any]:
+    """Check a directory or hub repository, and the repositories of its text encoder and tokenizer, which it may name.
 
-    if name.startswith(HUB_PREFIX):
-        settings = _get_hf_config(name.removeprefix(HUB_PREFIX))
-    else:
-        settings = json.loads((Path(name.removeprefix(DIRECTORY_PREFIX)) / "open_clip_config.json").read_text("utf-8"))
-    options = settings.get("model_cfg", settings).get("text_cfg", {}).get("tokenizer_kwargs") or {}
-    if options.get("trust_remote_code"):
-        raise ModisteError(
-            f"{name} asks to run remote code (tokenizer_kwargs.trust_remote_code), which is refused: "
-            "remove that line from a local copy of its open_clip_config.json if its tokenizer works without it."
-        )
+    Returns:
+        open_clip's configuration of its text tower.
+
+    Raises:
+        ModisteError: See `modiste.utils.foreign.check_folder`; or an option of the tokenizer names code or files.
+        OSError: The hub cannot be reached.
+    """
+    from open_clip.factory import get_model_config
+
+    local = name.startswith(DIRECTORY_PREFIX)
+    check_source(name.removeprefix(DIRECTORY_PREFIX if local else HUB_PREFIX))
+    text: dict[str, Any] = get_model_config(name).get("text_cfg") or {}
+    for option, value in (text.get("tokenizer_kwargs") or {}).items():
+        if option not in TOKENIZER_OPTIONS and not isinstance(value, int | float | None):
+            raise ModisteError(
+                f"tokenizer_kwargs.{option} of {name} is refused, as it may name code or files: remove it."
+            )
+    folder = Path(name.removeprefix(DIRECTORY_PREFIX))
+    own_text, own_tokenizer = local and (folder / "config.json").is_file(), local
+    elsewhere = [("hf_model_name", own_text), ("hf_tokenizer_name", own_tokenizer)]
+    for key in [key for key, own in elsewhere if text.get(key) and not own]:
+        _check_other(key, text[key], name)
+    return text
+
+
+def _check_other(key: str, other: Any, name: str) -> None:
+    """Check a hub repository that the configuration of another names."""
+    if not isinstance(other, str) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", other) or Path(other).exists():
+        raise ModisteError(f"{key}={other} of {name} is not a hub id (owner/name): correct it in a local copy.")
+    check_hub(other)
 
 
 def _from_repository(source: str, name: str) -> tuple[Any, Any]:
     import open_clip
+    from transformers import AutoConfig
 
     hub = name.startswith(HUB_PREFIX)
     remedy = (
         hub_remedy(name.removeprefix(HUB_PREFIX)) if hub else "The directory needs weights and tokenizer files too."
     )
-    with explained(source, remedy):
-        refuse_remote_code(name)
+    with explained(source, remedy), weights_alone():
+        text = check_repository(name)
+        own = {} if hub else _own_text_config(name)
+        text |= own.get("text_cfg", {})
+        if text.get("hf_model_name"):  # open_clip itself would ask whether to run the code that comes with it
+            text_model(AutoConfig.from_pretrained(text["hf_model_name"], trust_remote_code=False))
         # Without require_pretrained open_clip continues with random weights and a log line.
-        model = open_clip.create_model(name, require_pretrained=True, **({} if hub else _own_text_config(name)))
-        return model, open_clip.get_tokenizer(name)
+        model = open_clip.create_model(name, require_pretrained=True, **own)
+        quiet = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
+        return model, open_clip.get_tokenizer(name, **quiet)
 
 
 def _own_text_config(name: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from modiste.models.layers import Group, block_groups, freeze_all_but, with_weig
 from modiste.models.preprocess import INTERPOLATIONS, Preprocess
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
 from modiste.pretrained.transformers import preprocess_of
+from modiste.utils.foreign import check_source, weights_alone
 
 ABSENT = "sentence-transformers ≥ 6 is not installed: pip install -U 'modiste[sentence-transformers]'."
 FEATURES = "sentence_embedding"
@@ -51,9 +52,10 @@ class SentenceTransformersDualEncoder(DualEncoder):
         if int(version("sentence-transformers").partition(".")[0]) < 6:  # runs the code of a local directory
             raise ModisteError(ABSENT)
         remedy = "The directory must hold modules.json." if path else hub_remedy(name, revision)
-        with explained(source, remedy):
+        with explained(source, remedy), weights_alone():
+            name, commit = check_source(name, revision)
             self.model: Any = SentenceTransformer(
-                name, device="cpu", revision=revision, trust_remote_code=False,
+                name, device="cpu", revision=commit, trust_remote_code=False,
                 model_kwargs={"dtype": torch.float32},
             )  # fmt: skip
         self.model = self.model.float()

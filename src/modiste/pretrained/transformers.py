@@ -22,7 +22,8 @@ from modiste.models.dual_encoder import DualEncoder, Tokens
 from modiste.models.layers import Group, block_groups, freeze_all_but
 from modiste.models.preprocess import INTERPOLATIONS, Preprocess
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
-from modiste.texts.hf import refuse_kernels
+from modiste.texts.hf import model_class, refuse_kernels
+from modiste.utils.foreign import check_source, weights_alone
 
 
 class TransformersDualEncoder(DualEncoder):
@@ -196,14 +197,17 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
-    common = {"revision": revision or "main", "trust_remote_code": False}
+    name, commit = check_source(name, revision)
+    common = {"revision": commit, "trust_remote_code": False}
     settings = AutoConfig.from_pretrained(name, **common)
     refuse_kernels(settings)
-    model, report = AutoModel.from_pretrained(
-        name, config=settings, dtype=torch.float32, output_loading_info=True, **common
-    )
-    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
-        raise ModisteError(f"'{name}' is a {type(model).__name__}, not a dual encoder of images and texts.")
+    kind = model_class(settings)  # before it is built: other models load parts of their own
+    if kind and not (hasattr(kind, "get_image_features") and hasattr(kind, "get_text_features")):
+        raise ModisteError(f"'{name}' is a {kind.__name__}, not a dual encoder of images and texts.")
+    with weights_alone():
+        model, report = AutoModel.from_pretrained(
+            name, config=settings, dtype=torch.float32, output_loading_info=True, **common
+        )
     # transformers would continue with random weights, as with open_clip repositories that carry a stub config.json.
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import Tokenizer, Tokens
 from modiste.models.layers import block_groups, distinct
+from modiste.utils.foreign import check_config, check_source, check_values
 
 POOLINGS = ("mean", "cls", "last")
 # A training batch is cut into this number of parts, texts sorted by length, if a part has at least SMALLEST_BUCKET.
@@ -152,13 +153,15 @@ def load_pretrained(source: str, max_length: int, pretrained: bool) -> tuple[nn.
             f"text.source={source} is not a directory: correct the path, or give a hub id such as org/name."
         )
     try:
-        tokenizer = HfTokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=False), max_length)
-        settings = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        source, revision = check_source(source)
+        common = {"revision": revision, "trust_remote_code": False}
+        tokenizer = HfTokenizer(AutoTokenizer.from_pretrained(source, **common), max_length)
+        settings = AutoConfig.from_pretrained(source, **common)
         refuse_kernels(settings)
         settings = getattr(settings, "text_config", settings)  # the text tower of CLIP and its kind
         if pretrained:
             trunk = text_model(settings).from_pretrained(
-                source, config=settings, use_safetensors=True, trust_remote_code=False, dtype=torch.float32,
+                source, config=settings, use_safetensors=True, dtype=torch.float32, **common,
                 **without_pooler(settings.model_type),
             )  # fmt: skip
         else:
@@ -176,12 +179,16 @@ def text_model(settings: Any) -> Any:
     """The automatic class of transformers that makes a text encoder of a config: of T5 its encoder alone.
 
     Raises:
-        ModisteError: An encoder-decoder whose encoder transformers does not offer by itself, such as BART.
+        ModisteError: An encoder-decoder whose encoder transformers does not offer by itself, such as BART; not a model
+            of texts; or its config names code or other files (`modiste.utils.foreign.check_values`).
     """
     from transformers import AutoModel, AutoModelForTextEncoding
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
+    check_values(settings.to_dict(), f"the config of {settings.model_type}")
     refuse_kernels(settings)
+    if getattr(model_class(settings), "main_input_name", "") != "input_ids":
+        raise ModisteError(f"{settings.model_type} is not a text encoder of transformers: choose one, such as bert.")
     settings.use_cache = False  # of a causal model: nothing is generated
     if type(settings) in MODEL_FOR_TEXT_ENCODING_MAPPING:
         return AutoModelForTextEncoding
@@ -190,17 +197,20 @@ def text_model(settings: Any) -> Any:
     return AutoModel
 
 
+def model_class(settings: Any) -> Any:
+    """The class of transformers that `AutoModel` would build of a config; None where it has none."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    kind = MODEL_MAPPING.get(type(settings), None)
+    return kind[0] if isinstance(kind, tuple) else kind
+
+
 def refuse_kernels(settings: Any) -> None:
     """Raise ModisteError where a config of transformers asks for code from the model hub: ``owner/kernel``."""
     parts = [settings, *(getattr(settings, name, None) for name in getattr(settings, "sub_configs", {}))]
     for part in parts:
-        for key in ("attn_implementation", "experts_implementation"):
-            word = getattr(part, f"_{key}", None)
-            if isinstance(word, str) and ("/" in word or ":" in word):
-                raise ModisteError(
-                    f"{key}={word} of a text or model config is code from the model hub, which is refused: remove it, "
-                    "or name one of transformers' own, such as sdpa."
-                )
+        words = {key: getattr(part, key, None) for key in ("_attn_implementation", "_experts_implementation")}
+        check_values(words, "a text or model config")
 
 
 def without_pooler(model_type: str) -> dict[str, bool]:
@@ -212,6 +222,7 @@ def random_trunk(config: Mapping[str, Any]) -> nn.Module:
     """A trunk with random weights from a transformers config."""
     from transformers import AutoConfig
 
+    check_config(config, "text.config")
     options = dict(config)
     model_type = options.pop("model_type", None)
     if model_type is None:

@@ -27,8 +27,15 @@ def options(optimise: str = "all", threads: int = 0) -> SessionOptions:
 
 
 def session(model: Path | bytes, settings: SessionOptions) -> InferenceSession:
-    """An inference session of a model's file or content."""
+    """An inference session of a model's file or content.
+
+    Raises:
+        ValueError: ONNX Runtime refuses it: it is damaged, or its weights lie outside of its folder.
+    """
     import onnxruntime as ort
 
     source = model if isinstance(model, bytes) else str(model)
-    return ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+    try:
+        return ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own classes have no other in common
+        raise ValueError(str(error)) from error

@@ -1,0 +1,379 @@
+"""Model folders and model configurations of somebody else's: what in them would run code or lead elsewhere.
+
+transformers, sentence-transformers, open_clip and timm take from a model's JSON files more than its architecture: the
+name of a kernel to download, of another repository, of a file. Each loader of Modiste has the files checked here before
+one of these libraries reads them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from modiste.errors import ModisteError
+from modiste.utils.links import refuse_links
+from modiste.utils.run_dir import read_json
+
+ADAPTER = "adapter_config.json"
+# What the libraries take settings from; vocabularies are data, and other files belong to whoever trained the model.
+SETTINGS = re.compile(
+    r"((adapter|audio_tokenizer|generation|open_clip|preprocessor|processor|router|sentence_[\w-]+|tokenizer"
+    r"|video_preprocessor)_config|config(_sentence_transformers|\.[\w.-]+)?|modules|modiste|special_tokens_map"
+    r"|.*\.index(\.[\w-]+)?)\.json"
+)
+SENTENCE_CONFIG = re.compile(r"sentence_[\w-]+_config\.json")
+MODULE = re.compile(
+    r"sentence_transformers\.(models|(base|sentence_transformer)\.modules)(\.\w+)?"
+    r"\.(Transformer|CLIPModel|Router|Asym|Pooling|Dense|Normalize|LayerNorm|Dropout)"
+)
+OTHERS = ["*modules.json", "*modiste.json", "*special_tokens_map.json", "*.index*.json"]
+ACTIVATION = re.compile(r"torch\.nn\.modules\.(activation|linear)\.[A-Z]\w+")
+METHOD = re.compile(r"forward|get_\w+_features")
+# What a sentence-transformers folder may hand on to transformers, by the argument that hands it on.
+HANDED_ON = {
+    "model_kwargs": {"add_pooling_layer", "attn_implementation", "dtype", "torch_dtype", "trust_remote_code"},
+    "processor_kwargs": {
+        "backend", "do_lower_case", "max_pixels", "min_pixels", "model_max_length", "padding_side", "trust_remote_code",
+        "truncation_side", "use_fast",
+    },
+    "config_kwargs": {"trust_remote_code"},
+}  # fmt: skip
+HANDED_ON |= {f"{name}_args": HANDED_ON[f"{new}_kwargs"] for name, new in (
+    ("model", "model"), ("tokenizer", "processor"), ("config", "config"))}  # fmt: skip
+# Written by old versions of transformers, which put the address on the author's machine there; nothing reads them.
+UNREAD = ("name_or_path", "special_tokens_map_file")
+
+
+def check_folder(folder: Path) -> None:
+    """Check a model folder, in the layout of any of the libraries, before one of them reads it.
+
+    Args:
+        folder: May be a snapshot in the cache of the model hub, whose files are links into that cache.
+
+    Raises:
+        ModisteError: It holds links that lead out of it, pipes, devices or an adapter; a JSON file is not readable, or
+            see `check_values`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "config.json").write_text('{"attn_implementation": "attacker/kernel"}')
+    ...     check_folder(Path(folder))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: attn_implementation=attacker/kernel of '...config.json' is code from the model hub, ...
+    """
+    refuse_links(folder, "is not part of the model", _cached(folder))
+    for file in sorted(folder.rglob("*")):
+        if SETTINGS.fullmatch(file.name.lower()):  # some file systems do not tell cases apart
+            check_file(file)
+
+
+def check_file(file: Path) -> None:
+    """Check a JSON file of a model folder. Raises ModisteError: see `check_folder`."""
+    name, where = file.name.lower(), f"'{file}'"
+    if name == ADAPTER:
+        raise ModisteError(
+            f"'{file}' names the model that an adapter belongs to, which would be loaded: merge the adapter into "
+            "its model and save that, or remove the file."
+        )
+    content = read_json(file)
+    if name == "modules.json":
+        return _check_modules(content, where)
+    if not isinstance(content, Mapping):
+        raise ModisteError(f"{where} does not hold settings by name: save the model again.")
+    if SENTENCE_CONFIG.fullmatch(name):
+        _check_sentence_config(content, where)
+    return (check_config if name.startswith("config.") else check_values)(content, where)
+
+
+def check_hub(repository: str, revision: str | None = None) -> str:
+    """Check the JSON files of a repository of the model hub, which are downloaded or lie in its cache.
+
+    Args:
+        repository: ``owner/name``.
+        revision: Branch, tag or commit.
+
+    Returns:
+        The commit that was checked, so that nothing else is loaded.
+
+    Raises:
+        ModisteError: See `check_folder`.
+        OSError: The hub cannot be reached, or the repository does not exist.
+    """
+    from huggingface_hub import snapshot_download
+
+    folder = snapshot_download(repository, revision=revision, allow_patterns=["*config*.json", *OTHERS])
+    check_folder(Path(folder))
+    return Path(folder).name
+
+
+def check_source(source: str, revision: str | None = None) -> tuple[str, str]:
+    """Check a model folder, or a repository of the model hub, and how to name it from then on: place and revision.
+
+    A folder gets its absolute path: sentence-transformers asks the hub about ``evil`` and ``models/evil``.
+
+    Raises:
+        ModisteError: See `check_folder`.
+        OSError: See `check_hub`.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        return source, check_hub(source, revision)
+    check_folder(folder)
+    return str(folder.absolute()), "main"
+
+
+def check_values(values: Any, where: str) -> None:
+    """Check the plain values of a model's configuration, however deep.
+
+    Args:
+        values: Of JSON or YAML.
+        where: Names them in the error.
+
+    Raises:
+        ModisteError: A value names code, another model, a file outside of the folder, or a setting of timm's own.
+
+    >>> check_values({"vision_config": {"backbone": "hf-hub:attacker/x"}}, "text.config")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: backbone=hf-hub:attacker/x of text.config is not the name of an architecture: ...
+    """
+    for key, value in _entries(values):
+        name = key.strip("_").removesuffix("_internal")
+        rule = RULES.get(name) or next((rule for ending, rule in ENDINGS.items() if name.endswith(ending)), None)
+        if rule and name not in UNREAD and value not in (None, False, "", [], {}):
+            rule(key, value, where)
+
+
+def check_config(values: Any, where: str) -> None:
+    """Check a config of transformers, in which a part of the model may bring code for which nobody is asked.
+
+    Args:
+        values: Its plain values.
+        where: Names them in the error.
+
+    Raises:
+        ModisteError: See `check_values`; or a config within it has an ``auto_map``.
+    """
+    check_values(values, where)
+    within = list(values.values()) if isinstance(values, Mapping) else values
+    if any(key == "auto_map" and value for key, value in _entries(within)):
+        raise ModisteError(f"auto_map of a part of {where} names code, which is refused: remove it.")
+
+
+def check_options(options: Mapping[str, Any], refusal: str) -> None:
+    """Raise ModisteError for an option that is timm's own and not the architecture's.
+
+    With those timm would load weights from addresses and files, and make folders.
+
+    Args:
+        options: Arguments of ``timm.create_model``.
+        refusal: The error, with ``{name}`` for the option.
+    """
+    import timm
+    from timm.models import build_model_with_cfg
+
+    own = {name for call in (timm.create_model, build_model_with_cfg) for name in inspect.signature(call).parameters}
+    for name in options:
+        if name in own - {"kwargs"}:
+            raise ModisteError(refusal.format(name=name))
+
+
+def is_kernel(word: Any) -> bool:
+    """Whether an implementation of attention, or of experts, is code that transformers would download.
+
+    >>> is_kernel("attacker/kernel"), is_kernel("paged|attacker/kernel"), is_kernel("sdpa"), is_kernel("paged|eager")
+    (True, True, False, False)
+    """
+    own = isinstance(word, str) and re.fullmatch(r"(paged\|)?\w*", word)
+    # Where flash-attn is not installed, transformers takes a kernel of the hub's for it.
+    return not own or ("flash" in word and find_spec("kernels") is not None)
+
+
+def stays_inside(name: Any) -> bool:
+    """Whether a name in a file leads to something in the folder of the file.
+
+    >>> stays_inside("1_Dense"), stays_inside("../x"), stays_inside("/etc/passwd"), stays_inside("http://x/y")
+    (True, False, False, False)
+    """
+    parts = PurePosixPath(name).parts if isinstance(name, str) and not re.search(r"[:\\~]", name) else ("/",)
+    return not {"/", "//", ".."} & set(parts)
+
+
+@contextmanager
+def weights_alone() -> Iterator[None]:
+    """Has ``torch.load`` refuse everything but weights, whatever the library that calls it asks for."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
+
+
+def _cached(folder: Path) -> Callable[[Path], bool]:
+    """Whether a link is one of the hub cache's own, of which it makes snapshots: to a file of the same repository."""
+    snapshots = folder.absolute().parent
+    blobs = snapshots.parent.resolve() / "blobs"
+    repository = snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--")
+    return lambda link: repository and link.resolve().parent == blobs and link.resolve().is_file()
+
+
+def _entries(values: Any) -> Iterator[tuple[str, Any]]:
+    """Each key of dictionaries in nested containers, with its value."""
+    found = [values]
+    while found:
+        part = found.pop()
+        if isinstance(part, Mapping):
+            yield from ((str(key), value) for key, value in part.items())
+            found.extend(part.values())
+        elif isinstance(part, Sequence) and not isinstance(part, str | bytes):
+            found.extend(part)
+
+
+def _leaves(value: Any) -> list[Any]:
+    """The values in nested containers that are none."""
+    found, leaves = [value], []
+    while found:
+        part = found.pop()
+        if isinstance(part, Mapping | Sequence) and not isinstance(part, str | bytes):
+            found.extend(part.values() if isinstance(part, Mapping) else part)
+        else:
+            leaves.append(part)
+    return leaves
+
+
+# ---------------------------------------------------------------------------------------------------- rules of a key
+
+
+def _refuse_kernel(key: str, value: Any, where: str) -> None:
+    for word in _leaves(value):
+        if word is not None and is_kernel(word):
+            raise ModisteError(
+                f"{key.strip('_')}={word} of {where} is code from the model hub, which is refused: remove it, or name "
+                "one of transformers' own, such as sdpa."
+            )
+
+
+def _refuse(reason: str) -> Callable[[str, Any, str], None]:
+    def rule(key: str, value: Any, where: str) -> None:
+        raise ModisteError(f"{key} of {where} {reason}.")
+
+    return rule
+
+
+def _refuse_location(key: str, value: Any, where: str) -> None:
+    if not isinstance(value, str) or re.search(r"[:/\\]", value):
+        raise ModisteError(f"{key}={value} of {where} is not the name of an architecture: write one of timm's.")
+
+
+def _refuse_outside(key: str, value: Any, where: str) -> None:
+    for name in _leaves(value):
+        if not stays_inside(name):
+            raise ModisteError(f"{key} of {where} names '{name}', which is outside of the folder: correct the name.")
+
+
+def _refuse_timms(key: str, value: Any, where: str) -> None:
+    if isinstance(value, Mapping):
+        check_options(value, f"{key}.{{name}} of {where} is not an option of an architecture: remove it.")
+
+
+def _refuse_source(key: str, value: Any, where: str) -> None:
+    for name in ("file", "state_dict"):
+        if isinstance(value, Mapping) and value.get(name):
+            raise ModisteError(f"{key}.{name} of {where} names other weights than the folder's: remove it.")
+
+
+def _refuse_activation(key: str, value: Any, where: str) -> None:
+    if not isinstance(value, str) or ("." in value and not ACTIVATION.fullmatch(value)):
+        raise ModisteError(f"{key}={value} of {where} is not an activation of torch: name one, or torch's Identity.")
+
+
+def _refuse_programs(key: str, value: Any, where: str) -> None:
+    for word in _leaves(value):
+        if isinstance(word, str) and (word.startswith("-") or not stays_inside(word)):
+            raise ModisteError(f"{key} of {where} has '{word}', which would open other files: remove it.")
+
+
+def _refuse_modules(key: str, value: Any, where: str) -> None:
+    if isinstance(value, Mapping):  # the modules of a router, by their folders
+        for folder, kind in value.items():
+            _check_module(folder, kind, where)
+
+
+RULES: dict[str, Callable[[str, Any, str], None]] = {
+    "activation_function": _refuse_activation,
+    "allow_all_kernels": _refuse("asks for code from the model hub, which is refused: remove it"),
+    "architecture": _refuse_location,
+    "attn_implementation": _refuse_kernel,
+    "attribute_map": _refuse("renames the settings of a configuration, which hides them: remove it"),
+    "audio_tokenizer": _refuse("names another model: remove it"),
+    "backbone": _refuse_location,
+    "backbone_kwargs": _refuse_timms,
+    "compression_config": _refuse("quantises the model, which is not supported: save it unquantised"),
+    "configuration_files": _refuse_outside,
+    "experts_implementation": _refuse_kernel,
+    "fast_tokenizer_files": _refuse_outside,
+    "jumanpp_kwargs": _refuse_programs,
+    "kernel_config": _refuse("asks for code from the model hub, which is refused: remove it"),
+    "mecab_kwargs": _refuse_programs,
+    "model_args": _refuse_timms,
+    "pretrained_cfg": _refuse_source,
+    "quantization_config": _refuse("quantises the model, which is not supported: save it unquantised"),
+    "sudachi_kwargs": _refuse_programs,
+    "timm_model_name": _refuse_location,
+    "transformers_weights": _refuse_outside,
+    "trust_remote_code": _refuse("asks to run remote code, which is refused: remove that line"),
+    "types": _refuse_modules,
+    "use_kernels": _refuse("asks for code from the model hub, which is refused: remove it"),
+    "use_pretrained_backbone": _refuse("asks for other weights than the folder's: set it to false"),
+    "weight_map": _refuse_outside,
+}
+"""Key, without underscores around it → what checks its value."""
+ENDINGS: dict[str, Callable[[str, Any, str], None]] = {
+    "_file": _refuse_outside,
+    "name_or_path": _refuse("names another model: remove it"),
+}
+"""The same for keys that end so."""
+
+
+# ------------------------------------------------------------------------------- files of sentence-transformers
+
+
+def _check_modules(modules: Any, where: str) -> None:
+    if not isinstance(modules, list) or not all(isinstance(module, Mapping) for module in modules):
+        raise ModisteError(f"{where} is not a list of modules: save the model again.")
+    check_values(modules, where)
+    for module in modules:
+        _check_module(module.get("path", ""), module.get("type"), where)
+
+
+def _check_module(folder: Any, kind: Any, where: str) -> None:
+    if not isinstance(kind, str) or not MODULE.fullmatch(kind):
+        raise ModisteError(
+            f"The module {kind} of {where} is refused: only those of sentence-transformers that embed images and texts "
+            "are loaded."
+        )
+    _refuse_outside("path", folder, where)
+
+
+def _check_sentence_config(config: Mapping[str, Any], where: str) -> None:
+    for name, known in HANDED_ON.items():
+        given = config.get(name) or {}
+        unknown = sorted(set(given) - known) if isinstance(given, Mapping) else [given]
+        if unknown:
+            raise ModisteError(
+                f"{name}.{unknown[0]} of {where} is refused, as it may lead to code or other files: remove it."
+            )
+    if config.get("processor_name"):
+        raise ModisteError(f"processor_name of {where} names another model: remove it.")
+    modalities = config.get("modality_config") or {}
+    for entry in modalities.values() if isinstance(modalities, Mapping) else [modalities]:
+        method = entry.get("method") if isinstance(entry, Mapping) else entry
+        if not isinstance(method, str) or not METHOD.fullmatch(method):
+            raise ModisteError(f"The method {method} of {where} is refused: only forward and get_…_features embed.")
