@@ -1,5 +1,6 @@
 """What a block of a test opens, contacts and starts, to show that reading a stranger's files does neither."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,3 +35,4 @@ def watched(outside: Path) -> Iterator[list[str]]:
     finally:
         _seen.pop()
         found += [f"opened: {name}" for name in opened.names()]
+        os.close(opened.descriptor)

@@ -115,7 +115,8 @@ download it, or read it through a command with 'pipe:'.
             raise ModisteError(f"{key}: 'pipe:' runs a command. If you trust it, set MODISTE_ALLOW=pipe.")
     elif scheme not in ("http", "https"):
         raise ModisteError(
-            f"{key}: {url} is neither a path nor an http(s) URL: download it, or read it through a command with 'pipe:'."
+            f"{key}: {url} is neither a path nor an http(s) URL: download it, or read it through a command with "
+            "'pipe:'."
         )
     elif not download:
         node = key.rpartition(".")[0]
@@ -177,7 +178,7 @@ def read_shard(url: str, note: Callable[[str], None]) -> Iterator[Sample]:
         return isinstance(error, ValueError)  # a name that comes twice: the samples after it are sound
 
     try:
-        stream: Any = open(url, "rb") if is_local(url) else gopen(url)
+        stream: Any = Path(url).open("rb") if is_local(url) else gopen(url)  # noqa: SIM115
         try:
             yield from group_by_keys(_files(url, stream, damaged, note), handler=damaged)
             while stream.read(2**20):  # what pads the archive: the command of a pipe ends, and its status is known
@@ -200,7 +201,7 @@ def _files(
     try:
         with tarfile.open(fileobj=stream, mode="r|*") as tar:
             for member in tar:
-                tar.members = []  # type: ignore[misc]  # they would pile up
+                tar.members = []  # type: ignore[attr-defined]  # they would pile up
                 if not member.isreg() or not _is_wanted(member.name):
                     continue
                 if member.size > MAX_BYTES:
