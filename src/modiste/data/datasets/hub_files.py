@@ -32,6 +32,8 @@ BUILDERS = {
 }
 """Suffix → how a file is read. `datasets` has more, some of which run code or follow links to other files."""
 IGNORED = ("config.json", "dataset_info.json", "dataset_infos.json", DICTIONARY, STATE)
+MAX_DEPTH = 50
+"""Of a README's YAML."""
 BETWEEN = r"[-._ 0-9]"
 KEYWORDS = {
     "train": "train|training",
@@ -195,9 +197,14 @@ def _configs(folder: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def _plain_yaml(text: str) -> Any:
-    """What YAML holds. Raises ValueError for aliases, which can stand for more than memory holds."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-        raise ValueError("aliases")
+    """What YAML holds. Raises ValueError for aliases and deep nesting, which take memory or time without a bound."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("aliases")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError("nested too deeply")
     return yaml.safe_load(text)
 
 
