@@ -426,7 +426,7 @@ def hub_folders(outside: Path) -> Iterator[Case]:
 
     def linked(folder: Path, out: Path) -> None:
         (folder / "set").mkdir()
-        (folder / "set" / "metadata.csv").symlink_to(out / "secret.txt")
+        (folder / "set" / "metadata.csv").symlink_to(out / "secret.png")
 
     yield Case("hub folder: a link", linked, HUB, "Traceback")
 
