@@ -619,7 +619,7 @@ def from_dataset(
     image, features = columns.get("image"), dataset.features
     names = [name for name, kind in features.items() if name != image and (_is_label(kind) or _light(kind))]
     # All at once: column by column, `datasets` takes minutes for a table of 20,000 columns.
-    table = dataset.select_columns(names).with_format("arrow")[:] if names else None
+    table = dataset.with_format("arrow", columns=names)[:] if names else None
     raw: dict[str, Sequence[Any]] = {} if image not in features else {image: [str(i) for i in range(len(dataset))]}
     for column, cells in zip(names, table.columns if table is not None else [], strict=True):
         raw[column] = cells.to_pylist()
