@@ -616,7 +616,7 @@ def from_dataset(
     folder: Path | None = None,
 ) -> tuple[Columns, ImageSource]:
     """The columns (see `map_columns`) and the images of a `datasets.Dataset`; class labels by their names."""
-    image, features = columns.get("image"), dataset.features
+    image, features = str(columns.get("image")), dataset.features
     names = [name for name, kind in features.items() if name != image and (_is_label(kind) or _light(kind))]
     # All at once: column by column, `datasets` takes minutes for a table of 20,000 columns.
     table = dataset.with_format("arrow", columns=names)[:] if names else None
