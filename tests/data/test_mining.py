@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from helpers.watched import watched
 from modiste.data.batches import Batches, Mined, Order
 from modiste.data.mining import Miner, read
 from modiste.data.splits import RandomSplit
@@ -102,6 +103,36 @@ def test_embeddings_belong_to_the_rows_of_the_part(tmp_path):
         read(tmp_path, part, len(whole))
     with pytest.raises(ModisteError, match="modiste embed data="):
         read(tmp_path / "nowhere", part, len(whole))
+
+
+@pytest.mark.parametrize("damage", ["pickle", "link", "shape", "text", "header", "manifest", "deep manifest"])
+def test_embeddings_of_a_stranger_are_a_matrix_within_the_folder(damage, tmp_path):
+    whole = Synthetic(products=10, views=1, size=16)()
+    folder, outside = tmp_path / "vectors", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    np.save(outside / "x.npy", np.ones((len(whole), 4), np.float32))
+    for side in ("image", "text"):
+        np.save(folder / f"{side}.npy", np.ones((len(whole), 4), np.float32))
+    (folder / "manifest.json").write_text(json.dumps({"data": whole.card.name, "rows": len(whole)}))
+    image = folder / "image.npy"
+    if damage == "pickle":
+        np.save(image, np.array([{"a": 1}] * len(whole), object), allow_pickle=True)
+    elif damage == "link":
+        image.unlink()
+        image.symlink_to(outside / "x.npy")
+    elif damage == "shape":
+        np.save(image, np.ones(3))
+    elif damage == "text":
+        image.write_text("x")
+    elif damage == "header":
+        header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999, 99999999), }".ljust(117) + b"\n"
+        image.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    else:
+        (folder / "manifest.json").write_text("[]" if damage == "manifest" else "[" * 100_000)
+    with watched(outside) as found, pytest.raises(ModisteError):
+        read(folder, whole, len(whole))
+    assert found == []
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,9 @@ OVERRIDES = (
     "+callbacks.x={_target_: torch.load, f: evil/x.pt, weights_only: false}",
     "logger.x={_target_: subprocess.run, args: id, shell: true}",
     "data.stream.shards='pipe:id > {out}/PWNED'",
+    "data.stream={shards: 'http://127.0.0.1:9/0.tar', batches: 1}",
+    "data.stream={shards: 'http://127.0.0.1:9/0.tar', batches: 1, _args_: [], download: true}",
+    "data.stream={shards: ['ais://x/0.tar', 'hf://x/y/0.tar', 'gs://x/0.tar'], batches: 1}",
     "callbacks.best.dirpath={out}",
     "run_dir={out}",
     "trainer.profiler={_target_: lightning.pytorch.profilers.SimpleProfiler, dirpath: '{out}', filename: PWNED}",
@@ -472,6 +475,53 @@ def tables(outside: Path) -> Iterator[Case]:
     )
 
 
+HUB = ("data", "data=hub", "data.catalogue.path=./evil/set")
+
+
+def hub_folders(outside: Path) -> Iterator[Case]:
+    """Hostile folders in the layouts of Hugging Face `datasets`."""
+
+    def readme(place: str) -> Callable[[Path, Path], None]:
+        return text_file("set/README.md", f"---\nconfigs: [{{config_name: default, data_files: '{place}'}}]\n---\n")
+
+    for place in ("http://127.0.0.1:9/x.csv", "../../outside/secret.txt", "{out}/secret.txt", "hf://datasets/a/b/x.csv",
+                  "zip://x.csv::http://127.0.0.1:9/x.zip"):  # fmt: skip
+        yield Case(f"hub folder: README names {place}", readme(place), HUB, "Traceback")
+    for name in ("../../outside/secret.txt", f"{outside}/secret.txt", "http://127.0.0.1:9/x.arrow"):
+        state = json.dumps({"_data_files": [{"filename": name}], "_fingerprint": "0", "_format_type": None})
+        yield Case(f"hub folder: state.json names {name}", text_file("set/state.json", state), HUB, "Traceback")
+
+    def linked(folder: Path, out: Path) -> None:
+        (folder / "set").mkdir()
+        (folder / "set" / "metadata.csv").symlink_to(out / "secret.png")
+
+    yield Case("hub folder: a link", linked, HUB, "Traceback")
+
+    def pictures(folder: Path, out: Path, kind: str, path: str) -> None:
+        (folder / "set").mkdir()
+        forks.apart(write_typed, folder / "set" / "train.parquet", kind, path)
+
+    for kind in ("Image", "Audio", "Video"):
+        for path in ("http://127.0.0.1:9/x.png", f"{outside}/secret.png"):
+            yield Case(
+                f"hub folder: {kind} {path}",
+                lambda f, o, kind=kind, path=path: pictures(f, o, kind, path),
+                HUB,
+                f"{PICTURE[0]}x",
+            )
+
+
+def write_typed(file: Path, kind: str, path: str) -> None:
+    """A table of what is elsewhere, which `datasets` would decode."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    features = {"image": {"_type": kind}, "text": {"_type": "Value", "dtype": "string"}}
+    table = pa.table({"text": ["a hat"], "image": [{"bytes": None, "path": path}]})
+    info = json.dumps({"info": {"features": features}})
+    pq.write_table(table.replace_schema_metadata({"huggingface": info}), file)
+
+
 def write_parquet(file: Path, path: str) -> None:
     """A table of one picture that is elsewhere."""
     import pyarrow as pa
@@ -609,6 +659,7 @@ def cases(outside: Path) -> list[Case]:
         results(outside),
         links(outside),
         tables(outside),
+        hub_folders(outside),
         weights(),
         models(outside),
         hostile_models.folders(),

@@ -1,5 +1,6 @@
 """A stranger's index opens no file outside of it and contacts no server; a damaged one is mended or refused."""
 
+import io
 import json
 import logging
 import shutil
@@ -7,8 +8,10 @@ import shutil
 import lancedb
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.tiny_index import CARD, columns, make_index
+from helpers.watched import watched
 from modiste import search
 from modiste.errors import ModisteError
 from modiste.search.build import Staging
@@ -52,6 +55,19 @@ def unverifiable(path):
 
 
 # ------------------------------------------------------------------------------------------------------------- outside
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PNG", "text"])
+def test_a_thumbnail_is_decoded_by_no_other_program_and_within_bounds(kind, folder, monkeypatch, tmp_path):
+    buffer = io.BytesIO(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(/etc/passwd) run\n")
+    if kind == "PNG":
+        Image.new("1", (9000, 9000)).save(buffer := io.BytesIO(), kind)
+    index = search.open(folder)
+    content = b"x" if kind == "text" else buffer.getvalue()
+    monkeypatch.setattr(index, "_photo", lambda row: {"_image": "", "_thumbnail": content})
+    with watched(tmp_path) as found, pytest.raises(ModisteError, match="thumbnail of the index is damaged"):
+        index.image(0)
+    assert not [event for event in found if "opened" not in event]
 
 
 def test_a_table_whose_rows_are_elsewhere_is_refused_before_it_is_opened(folder, tmp_path):

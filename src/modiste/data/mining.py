@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from torch import Tensor
 
 from modiste.data.catalogue import Catalogue
 from modiste.errors import ModisteError
+from modiste.utils.links import refuse_links
+from modiste.utils.run_dir import read_json
 
 BLOCK = 512
 """Rows whose scores with all others are held at a time."""
@@ -119,12 +120,25 @@ def read(folder: Path, catalogue: Catalogue, total: int) -> tuple[Tensor, Tensor
             f"data.batches.mined={folder} holds no finished embeddings: create them with "
             f"modiste embed data={catalogue.card.name} run=RUN out={shlex.quote(str(folder))}."
         )
-    made = json.loads(manifest.read_text(encoding="utf-8"))
-    if (made["data"], made["rows"]) != (catalogue.card.name, total):
+    refuse_links(folder, "is not part of the embeddings")
+    made = read_json(manifest)
+    known = (made.get("data"), made.get("rows")) if isinstance(made, dict) else (None, None)
+    if known != (catalogue.card.name, total):
         raise ModisteError(
-            f"data.batches.mined={folder} has {made['rows']:,} rows of {made['data']}, and the catalogue is "
+            f"data.batches.mined={folder} has {known[1]} rows of {known[0]}, and the catalogue is "
             f"{catalogue.card.name} with {total:,}: embed this catalogue."
         )
     rows = np.asarray(catalogue.column("row"))
-    image, text = (torch.from_numpy(np.load(file, mmap_mode="r")[rows].astype(np.float32)) for file in files)
+    image, text = (_rows(file, rows, total) for file in files)
     return image, text
+
+
+def _rows(file: Path, rows: np.ndarray, total: int) -> Tensor:
+    """Rows of a matrix on disk. Raises ModisteError where the file holds no matrix of ``total`` rows."""
+    try:
+        matrix = np.load(file, mmap_mode="r", allow_pickle=False)
+        if matrix.ndim != 2 or len(matrix) != total or matrix.dtype.kind != "f":
+            raise ValueError(f"it holds {matrix.dtype} {matrix.shape}")
+    except Exception as error:  # a header that was tampered with makes numpy raise nearly anything
+        raise ModisteError(f"{file} holds no embeddings ({error}): create them again with modiste embed.") from error
+    return torch.from_numpy(matrix[rows].astype(np.float32))

@@ -311,12 +311,9 @@ class ArrowImages:
     """
 
     def __init__(self, dataset: Dataset, column: str, folder: Path | None = None):
-        import datasets
-
-        if isinstance(dataset.features[column], datasets.Image):
-            # Decoded here, where the size is bounded, rather than by `datasets`.
-            dataset = dataset.cast_column(column, datasets.Image(decode=False))
-        self.dataset = dataset.select_columns([column])
+        # As Arrow has them: `datasets` would open the paths and addresses of images, audio files and videos, also in a
+        # list, and decode what it finds without a bound.
+        self.dataset = dataset.select_columns([column]).with_format("arrow")
         self.column, self.folder = column, folder
 
     def read(self, ref: str) -> Image.Image:
@@ -324,19 +321,21 @@ class ArrowImages:
 
     def read_bytes(self, ref: str) -> bytes:
         """Return the encoded image of a row. Raises OSError or ValueError as `read`."""
-        value = self.dataset[_index(ref, len(self.dataset))][self.column]
+        value = self.dataset[_index(ref, len(self.dataset))].column(self.column)[0].as_py()
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (value, None)
         if isinstance(data, str):
             data, path = None, data
-        if data is None and path:
+        if data is None and isinstance(path, str) and path:
             if self.folder is None:
                 raise UnsafeImageError(f"row {ref} names the file {path}, and the data set has no folder of images")
             return FolderImages(self.folder).read_bytes(path)
         if data is None:
             raise FileNotFoundError(f"row {ref} has no image")
+        if not isinstance(data, bytes):
+            raise ValueError(f"row {ref} holds a {type(data).__name__} for an image")
         if len(data) > MAX_BYTES:
             raise ImageTooLargeError(f"row {ref} is larger than {MAX_BYTES:,} bytes")
-        return bytes(data)
+        return data
 
     def identity(self, refs: list[str]) -> str:
         files = sorted(_stamp(Path(entry["filename"])) for entry in self.dataset.cache_files)

@@ -676,6 +676,8 @@ def vectors_on_disk(path: Path, catalogue: Catalogue) -> tuple[dict[str, np.ndar
     """
     from modiste.embedding.embedder import MatrixEmbedder, read_matrix
 
+    if path.is_dir():
+        refuse_links(path, "is not part of the embeddings")
     image = path / "image.npy" if path.is_dir() else path
     matrix = read_matrix(image)
     vectors = MatrixEmbedder(catalogue, matrix, matrix).images(catalogue).numpy()

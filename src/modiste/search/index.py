@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -459,6 +458,10 @@ def _image_source(described: Mapping[str, str] | None) -> Any:
 
 
 def _decoded(data: bytes) -> Any:
-    from PIL import Image
+    """A thumbnail. Raises ModisteError for what is no picture, or too large."""
+    from modiste.data.sources import decode
 
-    return Image.open(io.BytesIO(data)).convert("RGB")
+    try:
+        return decode(data)  # of the few formats that run no program, and of a bounded size
+    except (OSError, ValueError) as error:
+        raise ModisteError(f"A thumbnail of the index is damaged ({error}): make the index again.") from error

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from helpers.tiny_data import picture
+from helpers.watched import watched
 from modiste.data.catalogue import hash_pixels
 from modiste.data.datasets.fashiongen import FashionGen, Hdf5Images
 from modiste.data.splits import GivenSplit
@@ -147,3 +148,32 @@ def test_another_file_is_another_identity(tmp_path):
     before = images.identity(["test/0"])
     write_file(root / FILES["test"], [1, 2], 50)
     assert images.identity(["test/0"]) != before
+
+
+@pytest.mark.parametrize("name", ["input_description", "input_brand", "input_image"])
+@pytest.mark.parametrize("kind", ["external link", "soft link", "raw", "virtual", "group"])
+def test_data_sets_that_are_elsewhere_are_not_read(kind, name, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    with h5py.File(outside / "x.h5", "w") as file:
+        file["a"] = np.full((2, 1), b"secret")
+    (outside / "x.bin").write_bytes(b"secret" * 100)
+    root = write(tmp_path / "fg")
+    with h5py.File(tmp_path / "fg" / FILES["test"], "a") as file:
+        del file[name]
+        if kind == "external link":
+            file[name] = h5py.ExternalLink(str(outside / "x.h5"), "a")
+        elif kind == "soft link":
+            file["away"] = h5py.ExternalLink(str(outside / "x.h5"), "a")
+            file[name] = h5py.SoftLink("away")
+        elif kind == "raw":
+            file.create_dataset(name, (2, 1), "S6", external=[(str(outside / "x.bin"), 0, 12)])
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((2, 1), "S6")
+            layout[:] = h5py.VirtualSource(str(outside / "x.h5"), "a", (2, 1))
+            file.create_virtual_dataset(name, layout)
+        else:
+            file.create_group(name)
+    with watched(outside) as found, pytest.raises(ModisteError, match=f"is damaged .{name} is "):
+        FashionGen(root, splits=["test"])()
+    assert found == []

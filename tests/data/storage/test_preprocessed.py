@@ -8,6 +8,7 @@ import torch
 from helpers.commands import TINY, modiste
 from helpers.tiny_data import inputs
 from helpers.tiny_models import two_tower
+from helpers.watched import watched
 from modiste.data.build import load
 from modiste.data.module import FashionDataModule
 from modiste.data.splits import RandomSplit
@@ -122,3 +123,18 @@ def test_prepare_and_train_on_it_from_the_command_line(tmp_path):
         last = tmp_path / f"run_{name}" / "checkpoints" / "last.ckpt"
         weights.append(torch.load(last, weights_only=True)["state_dict"])
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_links_in_a_directory_of_a_stranger_are_refused(catalogue, tmp_path):
+    folder, outside = tmp_path / "ready", tmp_path / "outside"
+    outside.mkdir()
+    write(catalogue, Preprocess(16), folder)
+    for name in ("table.parquet", "pixels-00000.npy"):
+        (folder / name).rename(outside / name)
+        (folder / name).symlink_to(outside / name)
+        with watched(outside) as found, pytest.raises(ModisteError, match="is a link"):
+            Preprocessed(str(folder))()
+        assert found == []
+        (folder / name).unlink()
+        (outside / name).rename(folder / name)
+    assert len(Preprocessed(str(folder))()) == len(catalogue)

@@ -14,6 +14,9 @@ from torchvision.transforms import v2
 
 from helpers.commands import TINY, modiste
 from helpers.tiny_data import encoded, inputs, picture
+from helpers.watched import watched
+from modiste.config import load_config
+from modiste.config.stored import check_overrides
 from modiste.data.batches import Batches
 from modiste.data.captions import Captions
 from modiste.data.catalogue import Card, Catalogue
@@ -21,6 +24,7 @@ from modiste.data.fields import Fields
 from modiste.data.module import FashionDataModule, check_training
 from modiste.data.sources import FolderImages
 from modiste.data.splits import GivenSplit
+from modiste.data.storage import webdataset
 from modiste.data.storage.preprocessed import Preprocessed
 from modiste.data.storage.streaming import Stream
 from modiste.data.storage.webdataset import Shards, expand, write
@@ -265,6 +269,86 @@ def test_commands_are_run_only_where_they_are_trusted(folder, catalogue, monkeyp
         data(catalogue, f"pipe:cat {tmp_path}/missing.tar").stream.check(["text"])
 
 
+CHECK = functools.partial(Stream, batches=1)
+ADDRESSES = (
+    "http://127.0.0.1:9/{0..1}.tar", "https://127.0.0.1:9/0.tar", "gs://a/0.tar", "s3://a/0.tar", "hf://a/b/0.tar",
+    "ais://a/0.tar", "sftp://127.0.0.1:9/0.tar", "ftps://127.0.0.1:9/0.tar", "scp://127.0.0.1/0.tar", "HTTP://127.0.0.1:9/0.tar",
+    "file:{outside}/0.tar", "file://{outside}/0.tar", "htgs:a/0.tar", "-",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_no_address_is_opened_without_leave(address, catalogue, monkeypatch, tmp_path):
+    monkeypatch.delenv("MODISTE_ALLOW", raising=False)
+    write_tar(tmp_path / "0.tar", members([0]))
+    with watched(tmp_path) as found:
+        shards = address.replace("{outside}", str(tmp_path))
+        for act in (
+            CHECK(shards).check, lambda _: loader(data(catalogue, shards)), lambda _: Shards(shards)(),
+            CHECK([shards, "pipe:id"]).check,
+        ):  # fmt: skip
+            with pytest.raises(ModisteError):
+                act([])
+    assert found == []
+
+
+def test_leave_for_addresses_is_named_and_is_for_http_alone(monkeypatch):
+    monkeypatch.delenv("MODISTE_ALLOW", raising=False)
+    with pytest.raises(ModisteError, match=r"set data\.stream\.download=true on the command line"):
+        CHECK("http://127.0.0.1:9/0.tar").check([])
+    assert CHECK("http://127.0.0.1:9/{0..1}.tar", download=True).urls[1] == "http://127.0.0.1:9/1.tar"
+    for other in ("gs://a/0.tar", "file:///0.tar", "pipe:id"):
+        with pytest.raises(ModisteError):
+            CHECK(other, download=True).check([])
+    with pytest.raises(TypeError):
+        Stream("http://127.0.0.1:9/0.tar", 1, 1, {}, True)
+
+
+def test_a_stored_run_gives_no_leave(tmp_path):
+    stored = tmp_path / "config.yaml"
+    stored.write_text("data: {stream: {shards: 'http://127.0.0.1:9/0.tar', download: true}}\n")
+    assert load_config(stored).data.stream.download is False
+    assert check_overrides(["data.stream.download=true", "++data.stream.download=true"], "overrides.yaml") == []
+    with pytest.raises(ModisteError, match="may not permit downloads"):
+        check_overrides(["data.stream={shards: 'http://127.0.0.1:9/0.tar', download: true}"], "overrides.yaml")
+
+
+def test_braces_without_end_are_refused():
+    with pytest.raises(ModisteError, match="more than 1,000,000 shards"):
+        CHECK("http://127.0.0.1:9/{0..99999999999}.tar", download=True).check([])
+
+
+def test_members_that_are_no_files_or_too_large_are_skipped(catalogue, monkeypatch, tmp_path):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "0.png").write_bytes(encoded(picture(0)))
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for number, (kind, target) in enumerate(
+            [(tarfile.SYMTYPE, str(secret / "0.png")), (tarfile.LNKTYPE, str(secret / "0.png")), (tarfile.CHRTYPE, ""),
+             (tarfile.FIFOTYPE, ""), (tarfile.SYMTYPE, "../secret/0.png")]
+        ):  # fmt: skip
+            info = tarfile.TarInfo(f"{number}.png")
+            info.type, info.linkname = kind, target
+            tar.addfile(info)
+        for name, content in [("../../a.png", encoded(picture(1))), ("../../a.txt", b"up"), ("/b.txt", b"x" * 300_000),
+                              ("/b.png", encoded(picture(2))), ("c.json", b"[" * 100_000)]:  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    monkeypatch.setattr(webdataset, "MAX_BYTES", 200_000)
+    with watched(secret) as found:
+        notes = []
+        samples = list(webdataset.read_shard(str(tmp_path / "0.tar"), notes.append))
+        catalogue = Shards(str(tmp_path / "0.tar"))()
+    assert found == []
+    assert [sample["__key__"] for sample in samples] == ["../../a", "/b", "c"]
+    assert notes == [f"{tmp_path / '0.tar'}: /b.txt is larger than 200,000 bytes"]
+    with pytest.raises(ValueError, match="nested too deeply"):
+        webdataset.read_columns(samples[2])
+    assert catalogue.column("text") == ["up"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.tar", "secret"]
+
+
 def test_the_shards_of_a_catalogue_hold_it_and_writing_them_goes_on(catalogue, tmp_path):
     given = catalogue.replace_column("split", ["val" if row < 8 else "train" for row in range(len(catalogue))])
 
@@ -294,9 +378,6 @@ def test_the_shards_of_a_catalogue_hold_it_and_writing_them_goes_on(catalogue, t
     assert sorted(texts(streamed)) == sorted(again.select(split="train").column("text"))
 
 
-CHECK = functools.partial(Stream, batches=1)
-
-
 @pytest.mark.parametrize(
     ("act", "message"),
     [
@@ -307,7 +388,7 @@ CHECK = functools.partial(Stream, batches=1)
         (lambda f, c: CHECK(f"{f}/{{0..7.tar").check([]), "Unbalanced braces: .*: close the braces"),
         (lambda f, c: CHECK(f"{f}/0.tar", columns={"text": "caption"}).check([]), "no column 'caption' for text"),
         (lambda f, c: CHECK(f"{f}/0.tar").check(["color"]), "no column 'color'. Did you mean 'colour'"),
-        (lambda f, c: CHECK("x://y.tar").check([]), "cannot be read"),
+        (lambda f, c: CHECK("x://y.tar").check([]), "neither a path nor an http"),
         (lambda f, c: loader(data(c, f"{f}/0.tar"), 0, 2), "too few for 2 devices"),
         (lambda f, c: loader(data(c, f"{f}/*.tar", batch_size=9), 0, 2), "multiple of 2"),
         (lambda f, c: data(c, f"{f}/*.tar", limit=4), "remove data.limit and data.batches"),

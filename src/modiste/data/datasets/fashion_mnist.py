@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,7 @@ class FashionMnist:
 
     path: str
     invert: bool = True
-    download: bool = False
+    download: bool = field(default=False, kw_only=True)
     max_bad: int | float | None = None
 
     def __call__(self) -> Catalogue:

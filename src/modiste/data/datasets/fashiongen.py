@@ -101,14 +101,31 @@ def read_texts(path: Path) -> dict[str, list[str]]:
     try:
         with _h5py().File(path, "r") as file:
             for name in REQUIRED:
-                if name not in file:
+                if not _is_linked(file, name):
                     raise cut_short(CARD, path, f"it has no data set {name}")
-            lengths = {name: len(file[name]) for name in (*REQUIRED, *OPTIONAL) if name in file}
+            parts = {name: held(file, name) for name in (*REQUIRED, *OPTIONAL) if _is_linked(file, name)}
+            lengths = {name: len(part) for name, part in parts.items()}
             if len(set(lengths.values())) > 1:
                 raise cut_short(CARD, path, f"its data sets have different lengths, {lengths}")
-            return {name: _decoded(file[name]) for name in lengths if name != "input_image"}
-    except OSError as error:
+            return {name: _decoded(part) for name, part in parts.items() if name != "input_image"}
+    except (OSError, ValueError, TypeError) as error:
         raise cut_short(CARD, path, str(error)) from None
+
+
+def _is_linked(file: Any, name: str) -> bool:
+    """Whether there is a link of that name, which is not followed, as ``name in file`` would."""
+    return bool(file.id.links.exists(name.encode()))
+
+
+def held(file: Any, name: str) -> Any:
+    """A data set of an HDF5 file. Raises ValueError where it is a link or stored elsewhere."""
+    h5py = _h5py()
+    if not _is_linked(file, name) or file.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        raise ValueError(f"{name} is no data set of the file itself")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+        raise ValueError(f"{name} is stored elsewhere")
+    return dataset
 
 
 def _decoded(dataset: Any) -> list[str]:
@@ -136,7 +153,7 @@ class Hdf5Images:
                 self._opened = (os.getpid(), {})
             opened = self._opened[1]
             if key not in opened:
-                opened[key] = _h5py().File(self.paths[key], "r")["input_image"]
+                opened[key] = held(_h5py().File(self.paths[key], "r"), "input_image")
             return opened[key]
 
     def read(self, ref: str) -> Image.Image:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+import tarfile
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from modiste.data.catalogue import Card, Catalogue
-from modiste.data.datasets.table import from_dataset, map_columns, read_table, unreported
+from modiste.data.datasets.hub_files import saved_files, split_files
+from modiste.data.datasets.table import from_dataset, load_files, map_columns, read_schema, read_table
+from modiste.data.numbers import read_numbers
 from modiste.data.shop import split_word
-from modiste.data.sources import FolderImages, ImageSource
+from modiste.data.sources import MAX_BYTES, FolderImages, ImageSource
 from modiste.data.text_tables import Columns
 from modiste.errors import ModisteError, did_you_mean
-from modiste.utils.run_dir import cache_dir
+from modiste.utils.links import refuse_outside
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+ELSEWHERE = "is not part of the data set"
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -25,9 +30,12 @@ METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 class Hub:
     """Read a hub data set; code that comes with one is never run (`datasets` 4 and later has no way to).
 
+    Of a folder, nothing outside is read: its README may name files within it, and what it says otherwise is ignored.
+
     Attributes:
         path: ``owner/name`` on the hub, or a folder: an image folder with ``metadata.csv``, ``.jsonl`` or ``.parquet``,
-            parquet files, or what ``save_to_disk`` wrote. What begins with ``.``, ``/`` or ``~`` is only ever a folder.
+            parquet, Arrow, CSV, JSON or WebDataset files, images in folders named by their label, or what
+            ``save_to_disk`` wrote. What begins with ``.``, ``/`` or ``~`` is only ever a folder.
         columns: As in `modiste.data.datasets.table.Table`; an image folder's image column is ``file_name``.
             Without ``split``, the splits are the data set's own ("validation" becomes "val").
         attributes: As in `modiste.data.datasets.table.Table`.
@@ -54,19 +62,24 @@ class Hub:
 
     def load(self, split: str) -> Dataset:
         """One split as a `datasets.Dataset`. Raises ModisteError where there is none of that name."""
-        loaded = self._load(Path(self.path).expanduser())
+        folder = Path(self.path).expanduser()
+        with _explained(self.path, folder):
+            loaded = self._load(folder)
         if split not in loaded:
             raise ModisteError(f"Data set '{self.path}' has no split '{split}'. {did_you_mean(split, loaded)}")
         return loaded[split]
 
     def _read(self, folder: Path) -> tuple[Columns, ImageSource]:
+        if folder.is_dir():
+            refuse_outside(folder, ELSEWHERE)
         tables = sorted(file for name in METADATA for file in folder.rglob(name)) if folder.is_dir() else []
         if tables:
             raw = _image_folder(folder, tables)
             return map_columns(raw, self._columns(raw), self.attributes, self.path), FolderImages(folder)
-        dataset = _one_table(self._load(folder))
-        columns = self._columns(dataset.column_names)
-        return from_dataset(dataset, columns, self.attributes, self.path, folder if folder.is_dir() else None)
+        with _explained(self.path, folder):
+            dataset = _one_table(self._load(folder))
+            columns = self._columns(dataset.column_names)
+            return from_dataset(dataset, columns, self.attributes, self.path, folder if folder.is_dir() else None)
 
     def _columns(self, present: Container[str]) -> dict[str, str | None]:
         own = "split" if "split" in present else None
@@ -80,33 +93,98 @@ class Hub:
             return Card("hub", title=folder.name)
         return Card("hub", title=self.path, homepage=f"https://huggingface.co/datasets/{self.path}")
 
-    def _load(self, folder: Path) -> Any:
+    def _load(self, folder: Path) -> Mapping[str, Dataset]:
+        """The splits; a data set without any is the split "". Raises ModisteError and all that `datasets` raises."""
         import datasets
 
-        try:
-            if not folder.is_dir():
-                return datasets.load_dataset(self.path, self.config, revision=self.revision)
-            if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-                return datasets.load_from_disk(str(folder))
-            # The whole path: "json" alone would name a format.
-            with unreported():
-                cache = str(cache_dir() / "datasets")
-                return datasets.load_dataset(str(folder.resolve()), self.config, cache_dir=cache)
-        except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            if folder.is_dir():
-                remedy = "Give a folder of images with metadata, of parquet files, or one that save_to_disk wrote."
-            else:
-                remedy = "Check its name and the network (HF_HUB_OFFLINE), or download it and give the folder."
-            raise ModisteError(f"Data set '{self.path}' cannot be loaded: {reason.rstrip('.')}. {remedy}") from error
+        if not folder.is_dir():
+            return datasets.load_dataset(self.path, self.config, revision=self.revision)
+        refuse_outside(folder, ELSEWHERE)
+        saved = saved_files(folder)
+        if saved is not None:
+            return {split: _saved(files) for split, files in saved.items()}
+        kind, files = split_files(folder, self.config)
+        if kind == "table":
+            return _of_tables(files)
+        for file in (file for listed in files.values() for file in listed):
+            CHECKS.get(kind, Path.stat)(file)
+        return load_files(kind, files)
 
 
-def _one_table(loaded: Any) -> Any:
-    """The splits of a `DatasetDict` one after another, with a column that names them."""
+@contextmanager
+def _explained(path: str, folder: Path) -> Iterator[None]:
+    """Turns the errors of `datasets` into one sentence."""
+    try:
+        yield
+    except ModisteError:
+        raise
+    except Exception as error:  # a file that is damaged on purpose makes pyarrow and datasets raise nearly anything
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if folder.is_dir():
+            remedy = "Give a folder of images with metadata, of parquet files, or one that save_to_disk wrote."
+        else:
+            remedy = "Check its name and the network (HF_HUB_OFFLINE), or download it and give the folder."
+        raise ModisteError(f"Data set '{path}' cannot be loaded: {reason.rstrip('.')}. {remedy}") from error
+
+
+def _saved(files: Sequence[Path]) -> Dataset:
+    """Memory-mapped Arrow files; what ``state.json`` says beyond their names, such as a format, is not used."""
     import datasets
 
-    if isinstance(loaded, datasets.Dataset):
-        return loaded
+    return datasets.concatenate_datasets([datasets.Dataset.from_file(str(file)) for file in files])
+
+
+def _of_tables(splits: Mapping[str, Sequence[Path]]) -> dict[str, Dataset]:
+    """CSV and JSON files as `read_table` reads them: compressed ones are not, and nothing is followed."""
+    import datasets
+
+    tables = [(split, file, read_table(file)) for split, files in splits.items() for file in files]
+    names = dict.fromkeys(name for *_, table in tables for name in table)
+    lengths = [len(next(iter(table.values()), [])) for *_, table in tables]
+    raw = {
+        name: [
+            cell for (*_, table), rows in zip(tables, lengths, strict=True) for cell in table.get(name, [None] * rows)
+        ]
+        for name in names
+    }
+    whole = datasets.Dataset.from_dict({name: _typed(name, cells) for name, cells in raw.items()})
+    places = [split for (split, *_), rows in zip(tables, lengths, strict=True) for _ in range(rows)]
+    return {split: whole.select([i for i, place in enumerate(places) if place == split]) for split in splits}
+
+
+def _typed(name: str, cells: list[Any]) -> list[Any]:
+    numbers = read_numbers(cells, name)
+    return cells if numbers is None else numbers.values
+
+
+def _check_tar(file: Path) -> None:
+    """Raise ModisteError for a tar with members that `datasets` would unpack or decode into more than memory holds."""
+    try:
+        with tarfile.open(file, "r:") as tar:
+            bad = next((member.name for member in tar if not _is_plain(member)), None)
+    except (tarfile.TarError, ValueError, EOFError) as error:
+        raise ModisteError(f"{file} cannot be read as an uncompressed tar file: {error}.") from None
+    if bad is not None:
+        raise ModisteError(f"{file} holds '{bad}', which is not an image, text or JSON file: remove it.")
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    suffix = member.name.rpartition(".")[2].lower()
+    return member.isdir() or (member.isreg() and member.size <= MAX_BYTES and suffix in TAR_SUFFIXES)
+
+
+TAR_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif",
+                "txt", "text", "transcript", "json", "cls", "cls2", "id", "index", "inx")  # fmt: skip
+CHECKS: dict[str, Callable[[Path], Any]] = {"parquet": read_schema, "webdataset": _check_tar}
+"""Builder → what raises ModisteError for a file that it cannot read."""
+
+
+def _one_table(loaded: Mapping[str, Dataset]) -> Dataset:
+    """The splits one after another, with a column that names them."""
+    import datasets
+
+    if list(loaded) == [""]:
+        return loaded[""]
     parts = []
     for split, part in loaded.items():
         name = split_word(split)

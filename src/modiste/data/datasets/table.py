@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import re
 import shlex
 import zipfile
@@ -31,6 +32,7 @@ from modiste.data.sources import ArrowImages, BytesImages, FolderImages, ImageSo
 from modiste.data.text_tables import BY_SUFFIX, Columns, TextFormat, parse_table, read_text
 from modiste.data.url_images import download, file_name
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.links import leads_out
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import cache_dir
 
@@ -75,6 +77,7 @@ class Table:
         encoding: Of a text table, a codec of Python's; None: recognised.
         quoting: ``quotes`` or ``none`` (``"`` is an ordinary character); None: recognised.
         download: Download images that are URLs, once, into the cache. Else they are refused.
+            Keyword only: a stored configuration cannot give this permission.
         placeholders: Rows whose picture more products than this share are bad rows; None: they stay, with a warning.
         name: Name of the data set in reports.
         max_bad: See `Catalogue.build`.
@@ -90,7 +93,7 @@ class Table:
     delimiter: str | None = None
     encoding: str | None = None
     quoting: str | None = None
-    download: bool = False
+    download: bool = field(default=False, kw_only=True)
     placeholders: int | None = None
     name: str = "table"
     max_bad: int | float | None = None
@@ -516,9 +519,12 @@ def find_parquet(folder: Path, card: Card, pattern: str = "*") -> list[Path]:
     """The Parquet files of a data set in ``folder``: ``data/*.parquet`` or ``*.parquet``; none where there are none.
 
     Raises:
-        ModisteError: Some of the files that the others' names count (`SHARD`) are missing.
+        ModisteError: Some of the files that the others' names count (`SHARD`) are missing, or a link leads elsewhere.
     """
     files = sorted(folder.glob(f"data/{pattern}.parquet")) or sorted(folder.glob(f"{pattern}.parquet"))
+    for file in files:
+        if leads_out(file, folder):
+            raise ModisteError(f"'{file}' leads out of its folder: put a copy of the file in its place.")
     check_shards(files, card)
     return files
 
@@ -547,21 +553,47 @@ def read_parquet(files: Sequence[Path], columns: Sequence[str] | None = None) ->
     Raises:
         ModisteError: A file is damaged (see `read_schema`), or their schemas differ.
     """
-    import datasets
-
     for file in files:
         read_schema(file)
     try:
-        with unreported():
-            return datasets.load_dataset(
-                "parquet",
-                data_files=[str(file) for file in files],
-                columns=None if columns is None else list(columns),
-                split="train",
-                cache_dir=str(cache_dir() / "datasets"),
-            )
-    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, pa.ArrowException) as error:
-        raise ModisteError(f"{files[0].parent} cannot be read as Parquet files of one schema: {error}.") from error
+        chosen = None if columns is None else list(columns)
+        return load_files("parquet", {"train": files}, columns=chosen)["train"]
+    except ModisteError:
+        raise
+    except Exception as error:  # what a schema says of its columns makes datasets raise nearly anything
+        reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+        raise ModisteError(f"{files[0].parent} cannot be read as Parquet files of one schema: {reason}.") from error
+
+
+def load_files(builder: str, splits: Mapping[str, Sequence[Path]], **options: Any) -> Mapping[str, Dataset]:
+    """Local files by a builder of `datasets`, which is told every path and has no name, pattern or address to resolve.
+
+    Args:
+        builder: Such as ``parquet``.
+        splits: Split → files.
+        options: Of the builder.
+
+    Raises:
+        ModisteError: `datasets` would take the name of a file for one within an archive.
+    """
+    import datasets
+    from datasets.data_files import DataFilesDict, DataFilesList
+
+    listed = {split: [os.path.abspath(file) for file in files] for split, files in splits.items()}
+    chained = next((name for names in listed.values() for name in names if "::" in name), None)
+    if chained is not None:
+        raise ModisteError(f"'{chained}' has '::' in its path, by which datasets names archives: rename it.")
+    files = DataFilesDict(
+        {split: DataFilesList(names, [_version(name) for name in names]) for split, names in listed.items()}
+    )
+    with unreported():
+        return datasets.load_dataset(builder, data_files=files, cache_dir=str(cache_dir() / "datasets"), **options)
+
+
+def _version(name: str) -> tuple[str, str]:
+    """What tells `datasets` that its cached copy of a file is no longer that file."""
+    status = Path(name).stat()
+    return name, f"{status.st_mtime_ns}-{status.st_size}"
 
 
 @contextmanager
@@ -584,18 +616,25 @@ def from_dataset(
     folder: Path | None = None,
 ) -> tuple[Columns, ImageSource]:
     """The columns (see `map_columns`) and the images of a `datasets.Dataset`; class labels by their names."""
-    import datasets
-
-    raw: dict[str, Sequence[Any]] = {}
-    for column, feature in dataset.features.items():
-        if column == columns.get("image"):
-            raw[column] = [str(i) for i in range(len(dataset))]
-        elif isinstance(feature, datasets.ClassLabel):
-            raw[column] = [None if label is None or label < 0 else feature.names[label] for label in dataset[column]]
-        elif _light(feature):
-            raw[column] = dataset[column][:]
+    image, features = str(columns.get("image")), dataset.features
+    names = [name for name, kind in features.items() if name != image and (_is_label(kind) or _light(kind))]
+    # All at once: column by column, `datasets` takes minutes for a table of 20,000 columns.
+    table = dataset.with_format("arrow", columns=names)[:] if names else None
+    raw: dict[str, Sequence[Any]] = {} if image not in features else {image: [str(i) for i in range(len(dataset))]}
+    for column, cells in zip(names, table.columns if table is not None else [], strict=True):
+        raw[column] = cells.to_pylist()
+        if _is_label(features[column]):
+            labels = dict(enumerate(features[column].names))
+            raw[column] = [labels.get(label) for label in raw[column]]  # of none: -1
+    raw = {column: raw[column] for column in features if column in raw}
     mapped = map_columns(raw, columns, attributes, name)
     return mapped, ArrowImages(dataset, str(columns["image"]), folder)
+
+
+def _is_label(feature: Any) -> bool:
+    import datasets
+
+    return isinstance(feature, datasets.ClassLabel)
 
 
 def _light(feature: Any) -> bool:

@@ -22,6 +22,7 @@ from modiste.data.decode import Decoder
 from modiste.errors import ModisteError
 from modiste.models.preprocess import Preprocess
 from modiste.utils.atomic import atomic, check_space, file_digest, write_text
+from modiste.utils.links import refuse_links
 from modiste.utils.machine import usable_cores
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import read_json
@@ -253,8 +254,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a directory, or None where there is none.
 
     Raises:
-        ModisteError: It is damaged, or names a file that is not in the directory itself.
+        ModisteError: It is damaged, or names a file that is not in the directory itself, as a link does.
     """
+    refuse_links(folder, "is not part of its data")
     manifest = read_json(folder / MANIFEST)
     if not manifest:
         return None

@@ -71,6 +71,7 @@ class Stream:
         batches: Batches in an epoch: samples in all shards // ``data.batch_size``, or fewer.
         buffer: Shuffle buffer per worker, in encoded samples; 1 keeps the order within a shard.
         columns: The catalogue's word → ``txt`` or a name in the JSON; see `webdataset.to_catalogue`.
+        download: Whether shards may be http(s) URLs. Stored configurations cannot give this permission.
 
     Raises:
         ModisteError: ``batches`` is not given, or one of the numbers is below 1.
@@ -84,6 +85,7 @@ class Stream:
     batches: int | None = None
     buffer: int = 1000
     columns: Mapping[str, str | None] = field(default_factory=lambda: {"text": TEXT})
+    download: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.batches is None:
@@ -101,6 +103,11 @@ class Stream:
         assert self.batches is not None
         return self.batches
 
+    @property
+    def urls(self) -> list[str]:
+        """Every shard. Raises ModisteError as `expand`."""
+        return expand(self.shards, KEY, self.download)
+
     def check(self, named: Iterable[str]) -> None:
         """Check the first shard before training.
 
@@ -110,7 +117,7 @@ class Stream:
         Raises:
             ModisteError: See `expand` and `read_shard`; its first samples lack a column, or there are none.
         """
-        url = expand(self.shards, KEY)[0]
+        url = self.urls[0]
         damage: list[str] = []
         samples = list(islice(read_shard(url, damage.append), LOOKED_AT))
         if not samples:
@@ -251,7 +258,7 @@ class StreamedPairs(Dataset[Batch]):
         self.weight = weight or PairWeights()
         self.stream, self.make, self.named, self.size, self.seed = stream, make, list(named), size, seed
         self.rank, self.world, self.workers = rank, world, workers
-        self.urls = expand(stream.shards, KEY)
+        self.urls = stream.urls
         self.names = short_names(self.urls)
         self._share: Share | None = None
         self._next: tuple[int, int] | None = None
@@ -485,7 +492,7 @@ def stream_loader(
         ModisteError: See `expand`; ``batch_size`` is no multiple of ``world``, or there are fewer shards than devices.
     """
     places = PlaceSampler(stream.length, batch_size, seed, rank, world)
-    workers = shares_of_a_device(expand(stream.shards, KEY), world, options["num_workers"])
+    workers = shares_of_a_device(stream.urls, world, options["num_workers"])
     pairs = StreamedPairs(stream, make, sorted(named), batch_size // world, seed, rank, world, workers, weight)
     options = {**options, "num_workers": min(workers, options["num_workers"])}
     return StreamLoader(pairs, batch_sampler=places, collate_fn=CollateNoted(collate), **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import io
 import json
+import lzma
 import re
 import tarfile
 import zlib
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import takewhile
+from itertools import chain, islice, takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,6 +38,7 @@ REFERENCE = "__reference__"
 OWN = ("product_id", "split")
 """Words of the catalogue that need no mapping where a shard's JSON has them."""
 FORMAT = "webdataset"
+MAX_SHARDS = 1_000_000
 UNREADABLE_COLUMNS = "unreadable caption or JSON"
 
 
@@ -49,18 +51,19 @@ def library() -> ModuleType:
     return webdataset
 
 
-def expand(shards: str | Sequence[str], key: str) -> list[str]:
+def expand(shards: str | Sequence[str], key: str, download: bool = False) -> list[str]:
     """The shards that patterns name, in order.
 
     Args:
         shards: Paths or URLs; braces stand for several (``train-{000..009}.tar``), as do ``*`` and ``?`` in a path.
         key: The setting that they are of, for the messages.
+        download: Whether http(s) URLs may be opened.
 
     Raises:
-        ModisteError: There is none, a file is missing, or one is a command (``pipe:``) that MODISTE_ALLOW does not
-            let run.
+        ModisteError: There is none, a file is missing, one is a command (``pipe:``) that MODISTE_ALLOW does not
+            let run, or see `check_address`.
 
-    >>> expand("https://example.org/train-{08..10}.tar", "data.stream.shards")[-1]
+    >>> expand("https://example.org/train-{08..10}.tar", "data.stream.shards", download=True)[-1]
     'https://example.org/train-10.tar'
     """
     library()
@@ -68,18 +71,66 @@ def expand(shards: str | Sequence[str], key: str) -> list[str]:
 
     patterns = [shards] if isinstance(shards, str) else list(shards)
     try:
-        urls = [url for pattern in patterns for braced in braceexpand(pattern) for url in _matching(braced)]
+        braced = islice(chain.from_iterable(map(braceexpand, patterns)), MAX_SHARDS + 1)
+        endless = any(_longest_range(pattern) > MAX_SHARDS for pattern in patterns)
+        urls = [] if endless else [url for one in braced for url in _matching(one)]
     except ValueError as error:
         raise ModisteError(f"{key}: {error}: close the braces.") from None
+    if endless or len(urls) > MAX_SHARDS:
+        raise ModisteError(f"{key} names more than {MAX_SHARDS:,} shards: write fewer and larger ones.")
     missing = [url for url in urls if is_local(url) and not Path(url).is_file()]
     if missing or not urls:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         what = f"{len(missing)} of {len(urls)} shards are not there ({shown})" if missing else f"{patterns} names none"
         raise ModisteError(f"{key}: {what}: give existing tar files.")
     urls = list(dict.fromkeys(urls))  # patterns may overlap
-    if any(url.startswith("pipe:") for url in urls) and "pipe" not in user_allowed():
-        raise ModisteError(f"{key}: 'pipe:' runs a command. If you trust it, set MODISTE_ALLOW=pipe.")
+    for url in urls:
+        check_address(url, key, download)
     return urls
+
+
+def check_address(url: str, key: str, download: bool) -> None:
+    """Check that a shard may be opened: a path, with leave an http(s) URL, and what MODISTE_ALLOW=pipe lets run.
+
+    Args:
+        url: Of the shard.
+        key: The setting that it is of, for the messages.
+        download: Whether http(s) URLs may be opened.
+
+    Raises:
+        ModisteError: It is anything else. webdataset would start a program for most schemes.
+
+    >>> check_address("train-00.tar", "data.stream.shards", download=False)
+    >>> check_address("gs://bucket/train-00.tar", "data.stream.shards", download=True)
+    Traceback (most recent call last):
+    ...
+    modiste.errors.ModisteError: data.stream.shards: gs://bucket/train-00.tar is neither a path nor an http(s) URL: \
+download it, or read it through a command with 'pipe:'.
+    """
+    scheme = urlparse(url).scheme
+    if is_local(url):
+        return
+    if scheme == "pipe":
+        if "pipe" not in user_allowed():
+            raise ModisteError(f"{key}: 'pipe:' runs a command. If you trust it, set MODISTE_ALLOW=pipe.")
+    elif scheme not in ("http", "https"):
+        raise ModisteError(
+            f"{key}: {url} is neither a path nor an http(s) URL: download it, or read it through a command with "
+            "'pipe:'."
+        )
+    elif not download:
+        node = key.rpartition(".")[0]
+        raise ModisteError(f"{key}: {url} is a URL: set {node}.download=true on the command line to stream from it.")
+
+
+def _longest_range(pattern: str) -> int:
+    """Numbers in the longest range of a pattern, which braceexpand holds in memory.
+
+    >>> _longest_range("train-{000..099}.tar"), _longest_range("train.tar")
+    (100, 0)
+    """
+    ranges = re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern)
+    return max((abs(int(last[:20]) - int(first[:20])) + 1 for first, last in ranges), default=0)
 
 
 def _matching(url: str) -> list[str]:
@@ -107,10 +158,10 @@ def short_names(urls: Sequence[str]) -> dict[str, str]:
 
 
 def read_shard(url: str, note: Callable[[str], None]) -> Iterator[Sample]:
-    """The samples of a shard in their order, through webdataset, which opens whatever ``url`` names.
+    """The samples of a shard in their order, through webdataset, which opens whatever ``url`` names (`check_address`).
 
     Args:
-        url: A path, or http(s), pipe, and all that webdataset knows.
+        url: A path, http(s) URL, or ``pipe:`` command that `expand` returned.
         note: Is told what is wrong with a shard that is damaged: what lies behind the damage is excluded.
 
     Raises:
@@ -118,7 +169,7 @@ def read_shard(url: str, note: Callable[[str], None]) -> Iterator[Sample]:
     """
     library()
     from webdataset.gopen import gopen
-    from webdataset.tariterators import group_by_keys, tar_file_expander
+    from webdataset.tariterators import group_by_keys
 
     def damaged(error: Exception) -> bool:
         if isinstance(error, OSError):
@@ -127,10 +178,9 @@ def read_shard(url: str, note: Callable[[str], None]) -> Iterator[Sample]:
         return isinstance(error, ValueError)  # a name that comes twice: the samples after it are sound
 
     try:
-        stream: Any = gopen(url)
+        stream: Any = Path(url).open("rb") if is_local(url) else gopen(url)  # noqa: SIM115
         try:
-            files = tar_file_expander([{"url": url, "stream": stream}], handler=damaged, select_files=_is_wanted)
-            yield from group_by_keys(files, handler=damaged)
+            yield from group_by_keys(_files(url, stream, damaged, note), handler=damaged)
             while stream.read(2**20):  # what pads the archive: the command of a pipe ends, and its status is known
                 pass
         except GeneratorExit:  # nobody wants the rest, so it does not matter how the command ends
@@ -144,8 +194,27 @@ def read_shard(url: str, note: Callable[[str], None]) -> Iterator[Sample]:
         ) from error
 
 
+def _files(
+    url: str, stream: Any, damaged: Callable[[Exception], bool], note: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
+    """The wanted regular files of a tar in their order: links, devices, and what is too large for memory are not."""
+    try:
+        with tarfile.open(fileobj=stream, mode="r|*") as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined]  # they would pile up
+                if not member.isreg() or not _is_wanted(member.name):
+                    continue
+                if member.size > MAX_BYTES:
+                    note(f"{url}: {member.name} is larger than {MAX_BYTES:,} bytes")
+                    continue
+                content: Any = tar.extractfile(member)
+                yield {"fname": member.name, "data": content.read(), "__url__": url}
+    except (tarfile.TarError, ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
+        damaged(error)
+
+
 def _is_wanted(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in (*IMAGES, TEXT, COLUMNS)
+    return name.rpartition(".")[2].lower() in (*IMAGES, TEXT, COLUMNS) and not re.match(r"__[^/]*__($|/)", name)
 
 
 def _reason(error: Exception) -> str:
@@ -168,12 +237,15 @@ def read_columns(sample: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of a sample: what its JSON object holds, and its caption as ``txt``.
 
     Raises:
-        ValueError: The JSON is none, or no object; the caption is no UTF-8.
+        ValueError: The JSON is none, nested too deeply, or no object; the caption is no UTF-8.
 
     >>> read_columns({"json": b'{"colour": "red"}', "txt": b"a red hat"})
     {'colour': 'red', 'txt': 'a red hat'}
     """
-    columns = json.loads(sample[COLUMNS]) if COLUMNS in sample else {}
+    try:
+        columns = json.loads(sample[COLUMNS]) if COLUMNS in sample else {}
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
     if not isinstance(columns, dict):
         raise ValueError("the JSON is not an object")
     return {**columns, TEXT: sample[TEXT].decode("utf-8")} if TEXT in sample else columns
@@ -226,16 +298,16 @@ class TarImages:
         """The encoded image. Raises OSError or ValueError as `read`."""
         if ref not in self.places:
             raise FileNotFoundError(f"{ref} has no image")
-        path, offset, size = self.places[ref]
-        if size > MAX_BYTES:
-            raise ImageTooLargeError(f"{ref} is larger than {MAX_BYTES:,} bytes")
-        return _read_part(path, offset, size)
+        return _read_part(*self.places[ref])
 
     def identity(self, refs: list[str]) -> str:
         return "|".join(_stamp(Path(path)) for path in sorted({path for path, *_ in self.places.values()}))
 
 
 def _read_part(path: str, offset: int, size: int) -> bytes:
+    """A member of a tar. Raises ImageTooLargeError where it is larger than memory should hold."""
+    if size > MAX_BYTES:
+        raise ImageTooLargeError(f"a file in {path} is larger than {MAX_BYTES:,} bytes")
     with open(path, "rb") as file:
         file.seek(offset)
         return file.read(size)
@@ -261,7 +333,7 @@ class Shards:
     max_bad: int | float | None = None
 
     def __call__(self) -> Catalogue:
-        urls = expand(self.path, "data.catalogue.path")
+        urls = expand(self.path, "data.catalogue.path", download=True)  # nothing is: `_index` reads local files alone
         names = short_names(urls)
         rows: dict[str, Mapping[str, Any]] = {}
         problems: list[str | None] = []
@@ -276,7 +348,7 @@ class Shards:
                     )
                 if suffix is not None:
                     places[ref] = (url, *sample[suffix])
-                rows[ref], problem = _read_row({s: _read_part(url, *sample[s]) for s in (TEXT, COLUMNS) if s in sample})
+                rows[ref], problem = _read_row(url, sample)
                 problems.append(problem)
         check_columns(list(rows.values()), self.columns, (), f"data.catalogue.columns: {urls[0]}")
         columns = to_catalogue(list(rows.values()), list(rows), self.columns)
@@ -284,9 +356,10 @@ class Shards:
         return Catalogue.build(card, columns, TarImages(places), self.max_bad, problems)
 
 
-def _read_row(sample: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+def _read_row(url: str, sample: Sample) -> tuple[dict[str, Any], str | None]:
+    """The columns of a sample of `_index`, or what is wrong with them."""
     try:
-        return read_columns(sample), None
+        return read_columns({s: _read_part(url, *sample[s]) for s in (TEXT, COLUMNS) if s in sample}), None
     except ValueError:
         return {}, UNREADABLE_COLUMNS
 
