@@ -10,8 +10,12 @@ def checkpoint(run, name="last"):
 
 
 def assert_same_end(run, other):
+    """As `assert_same_state`, of the last checkpoints of two runs."""
+    assert_same_state(checkpoint(run), checkpoint(other))
+
+
+def assert_same_state(first, second):
     """Weights and optimizer moments, bit for bit; with a moving average, it and what it averages."""
-    first, second = checkpoint(run), checkpoint(other)
     assert first["global_step"] == second["global_step"] > 0
     for state in {"state_dict", "current_model_state"} & first.keys():
         assert first[state].keys() == second[state].keys()

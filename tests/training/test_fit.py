@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 
+from helpers.commands import TINY
+from helpers.resumed import assert_same_state, checkpoint
 from modiste.config import compose
-from modiste.training.fit import build_trainer
+from modiste.training.fit import build_trainer, train
 from modiste.utils.run_dir import RunDir
 
 
@@ -18,3 +21,22 @@ def test_a_callback_set_to_null_is_not_replaced_by_lightnings_own(null: str, tmp
     assert bool(trainer.progress_bar_callback) == (null != "progress")
     assert any(isinstance(callback, ProgressBar) for callback in trainer.callbacks) == (null != "progress")
     assert any(isinstance(callback, Checkpoint) for callback in trainer.callbacks) == (null == "progress")
+
+
+class Killed(Callback):
+    """Ends a run before the first step of its second epoch."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            raise RuntimeError("killed")
+
+
+def test_a_run_with_max_steps_continues_at_the_end_of_an_epoch_and_skips_none(tmp_path):
+    """Lightning takes the finished epoch for an interrupted one."""
+    words = [*TINY, "data.limit=48", "data.num_workers=0", "trainer.max_epochs=2", "trainer.max_steps=5"]
+    whole = train([*words, f"run_dir={tmp_path}/whole"]).path
+    with pytest.raises(RuntimeError, match="killed"):
+        train([*words, f"run_dir={tmp_path}/run"], callbacks=[Killed()])
+    continued = train([f"continue={tmp_path}/run"]).path
+    assert checkpoint(continued, "recent")["global_step"] == 5
+    assert_same_state(checkpoint(whole, "recent"), checkpoint(continued, "recent"))

@@ -272,7 +272,7 @@ def build_trainer(
     # FSDP2 gathers and writes checkpoints by itself.
     sharded = "ModelParallelStrategy" in str(OmegaConf.select(cfg, "trainer.strategy._target_"))
     plugins = [*instantiate(cfg.trainer.get("plugins") or []), *([] if sharded else [CheckpointFiles()])]
-    return instantiate(
+    trainer: Trainer = instantiate(
         cfg.trainer,
         **without_defaults(cfg, callbacks),
         plugins=plugins,
@@ -281,6 +281,9 @@ def build_trainer(
         default_root_dir=str(run.path),
         log_every_n_steps=max(1, min(cfg.trainer.log_every_n_steps, batches_per_epoch or math.inf)),
     )
+    # With max_steps, Lightning takes a finished epoch for an interrupted one: resumed there, it would skip the next.
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+    return trainer
 
 
 def without_defaults(cfg: DictConfig, callbacks: Sequence[Callback]) -> dict[str, bool]:
