@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from modiste.config import quote
+from modiste.config.quoting import quote
 from modiste.errors import ModisteError
 
 # A key of Modiste's own or a group of conf/, with its package.

@@ -19,6 +19,7 @@ from modiste.config import schema
 from modiste.config.aliases import current, rename_keys, rename_override
 from modiste.config.overrides import is_own_key
 from modiste.errors import ModisteError
+from modiste.utils import plain_yaml
 
 # "${" and a colon somewhere behind it: what OmegaConf could take for the call of a resolver.
 CALL = re.compile(r"\$\{.*:", re.DOTALL)
@@ -120,10 +121,7 @@ a file may only set Modiste's keys.
 def read_plain(path: Path) -> Any:
     """The content of a YAML file as plain containers and values. Raises ModisteError when it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ModisteError(f"{path} has YAML aliases, which Modiste never writes: restore it.")
-        return yaml.load(text, Loader=get_yaml_loader())
+        return plain_yaml.load(path.read_text(encoding="utf-8"), get_yaml_loader())
     except FileNotFoundError:
         raise ModisteError(f"File {path} does not exist.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:

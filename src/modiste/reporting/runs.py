@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from modiste.errors import ModisteError
+from modiste.config.stored import read_plain
 from modiste.utils.run_dir import RunDir
 
 SEED = "seed"
@@ -49,10 +47,7 @@ def config_of(run: Path) -> dict[str, Any]:
 
 
 def _yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except yaml.YAMLError as error:
-        raise ModisteError(f"'{path}' is not readable YAML ({error}). Repair the file.") from None
+    return read_plain(path) if path.is_file() else None
 
 
 def differing(runs: Sequence[Path]) -> list[dict[str, str]]:

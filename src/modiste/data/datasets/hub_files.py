@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils import plain_yaml
 from modiste.utils.run_dir import read_json
 
 CARDS = ("README.md", ".huggingface.yaml")
@@ -32,8 +33,6 @@ BUILDERS = {
 }
 """Suffix → how a file is read. `datasets` has more, some of which run code or follow links to other files."""
 IGNORED = ("config.json", "dataset_info.json", "dataset_infos.json", DICTIONARY, STATE)
-MAX_DEPTH = 50
-"""Of a README's YAML."""
 BETWEEN = r"[-._ 0-9]"
 KEYWORDS = {
     "train": "train|training",
@@ -188,24 +187,12 @@ def _configs(folder: Path) -> dict[str, Mapping[str, Any]]:
         text = card.read_text(encoding="utf-8", errors="replace")
         match = re.match(r"\ufeff?\s*---\s*\n(.*?)\n---", text, re.DOTALL) if card.suffix == ".md" else [text, text]
         try:
-            content = _plain_yaml(match[1]) if match else None
+            content = plain_yaml.load(match[1]) if match else None
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise ModisteError(f"{card} has YAML that cannot be read ({str(error)[:100]!r}): mend it.") from None
         listed = _listed(content.get("configs")) if isinstance(content, dict) else []
         found |= {str(item.get("config_name", "default")): item for item in listed if isinstance(item, dict)}
     return found
-
-
-def _plain_yaml(text: str) -> Any:
-    """What YAML holds. Raises ValueError for aliases and deep nesting, which take memory or time without a bound."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError("aliases")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise ValueError("nested too deeply")
-    return yaml.safe_load(text)
 
 
 def _default(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> str:

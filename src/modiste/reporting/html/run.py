@@ -8,8 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from modiste.config.stored import read_plain
 from modiste.errors import ModisteError
 from modiste.reporting import tables
 from modiste.reporting.html.gallery import Images
@@ -44,9 +43,11 @@ class Run:
             catalogues = {stem: catalogue for stem, result in results.items() if result["data"] == catalogue.card.name}
         config = path / "config.yaml"
         text = config.read_text(encoding="utf-8") if config.is_file() else ""
+        content = read_plain(config) if config.is_file() else None
+        plain = content if isinstance(content, dict) else {}
         facts = {name: _json(path / f"{name}.json") for name in ("environment", "cost", "data", "selection")}
         suites = [_json(file) for file in sorted(path.glob("suite.*.json"))]
-        return cls(path, results, catalogues, text, _yaml(text, path), **facts, suites=suites)
+        return cls(path, results, catalogues, text, plain, **facts, suites=suites)
 
     @property
     def title(self) -> str:
@@ -96,14 +97,6 @@ class Run:
 def _json(path: Path) -> dict[str, Any]:
     content = read_json(path)
     return content if isinstance(content, dict) else {path.stem: content}
-
-
-def _yaml(text: str, path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ModisteError(f"'{path / 'config.yaml'}' is not readable YAML ({error}). Repair the file.") from None
-    return content if isinstance(content, dict) else {}
 
 
 def _target(config: Mapping[str, Any]) -> str:
