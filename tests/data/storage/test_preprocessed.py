@@ -105,6 +105,18 @@ def test_a_directory_that_holds_none_is_one_sentence(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["format", "complete", "preprocess", "report", "card"])
+def test_a_manifest_without_a_part_or_with_a_foreign_one_is_one_sentence(catalogue, tmp_path, name):
+    write(catalogue, PAD, tmp_path)
+    path = tmp_path / "manifest.json"
+    whole = json.loads(path.read_text())
+    for value in (None, {"x": 1}, []):
+        damaged = {key: content for key, content in whole.items() if key != name}
+        path.write_text(json.dumps(damaged if value is None else damaged | {name: value}))
+        with pytest.raises(ModisteError, match=r"again|resume|format=pixels"):
+            Preprocessed(str(tmp_path))()
+
+
 def test_prepare_and_train_on_it_from_the_command_line(tmp_path):
     source = [setting for setting in TINY if setting.startswith("data.catalogue")]
     done = modiste("prepare", "data=synthetic", *source, "size=32", "crop_pct=0.875", "out=ready", cwd=tmp_path)

@@ -43,7 +43,8 @@ class PreprocessedImages:
     """Shards (n, S, S, 3) uint8 of preprocessed images; a reference is the position as text."""
 
     def __init__(self, folder: Path, shards: list[Mapping[str, Any]], made_by: Mapping[str, Any]) -> None:
-        self.folder, self.shards, self.made_by = folder, shards, dict(made_by)
+        self.folder, self.shards = folder, shards
+        self.made_by = {name: made_by[name] for name in GEOMETRY}
         self.starts = np.cumsum([0, *(shard["rows"] for shard in shards)])
         self._arrays: dict[int, np.ndarray] = {}
 
@@ -91,7 +92,7 @@ class Preprocessed:
         verify: Compare every shard with its checksum first, not only its size.
 
     Raises:
-        ModisteError: The directory is none, unfinished, or a shard is missing or damaged.
+        ModisteError: The directory is none or unfinished, or a file of it is missing or damaged.
     """
 
     path: str
@@ -105,11 +106,20 @@ class Preprocessed:
                 f"{folder} holds no preprocessed images: create it with modiste prepare data=… "
                 f"out={shlex.quote(str(folder))}."
             )
+        try:
+            return self._catalogue(folder, manifest)
+        except (KeyError, TypeError, ValueError, OSError) as error:  # pyarrow's and numpy's errors are of these, too
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise ModisteError(
+                f"{folder} is damaged ({reason}): run the same modiste prepare command again, into an empty directory."
+            ) from error
+
+    def _catalogue(self, folder: Path, manifest: Mapping[str, Any]) -> Catalogue:
         if manifest["format"] != FORMAT:
             raise ModisteError(
                 f"{folder} holds shards for data.stream, not preprocessed images: create it with format=pixels."
             )
-        if not manifest["complete"]:
+        if manifest["complete"] is not True:
             raise ModisteError(f"{folder} is incomplete: resume with the same modiste prepare command.")
         for shard in manifest["shards"]:
             if not is_whole(folder, shard, checksum=self.verify):
