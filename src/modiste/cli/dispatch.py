@@ -11,8 +11,10 @@ from modiste import __version__
 from modiste.cli import help
 from modiste.cli.outline import commands
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.interrupts import end_at_once, stoppable
 from modiste.utils.terminal import as_utf8, safe_output
 
+INTERRUPTED = 130
 MACHINE = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space, or ask for a larger quota",
@@ -24,6 +26,9 @@ MACHINE = {
     errno.ESTALE: "check the network share",
     errno.EMFILE: "raise the limit of open files (ulimit -n), or lower data.num_workers",
     errno.ENAMETOOLONG: "choose a shorter path",
+    errno.EEXIST: "choose another path",
+    errno.ENOTDIR: "choose another path",
+    errno.EISDIR: "choose another path",
 }
 """What a machine refuses, and what helps: not a fault of the program."""
 
@@ -31,10 +36,11 @@ MACHINE = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``argv`` (default: the process's) and return the exit code.
 
-    0: success; 1: the command failed with a message; 2: invalid arguments; 130: interrupted.
+    0: success; 1: the command failed with a message; 2: invalid arguments; 130: interrupted, by Ctrl-C, SIGTERM or
+    SIGHUP.
     Other exceptions keep their traceback; with MODISTE_DEBUG=1 or HYDRA_FULL_ERROR=1 all of them do.
     """
-    with safe_output():
+    with stoppable(), safe_output():
         return _main([as_utf8(argument) for argument in (sys.argv[1:] if argv is None else argv)])
 
 
@@ -71,12 +77,20 @@ def _main(argv: list[str]) -> int:
         )
         return code
     except KeyboardInterrupt:
-        return 130
+        return _interrupted()
     except SystemExit as stop:
-        # Lightning's trainer turns an interrupt into sys.exit(1).
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            return 130
+        # Lightning's trainer turns an interrupt into sys.exit(1); a command that has said its sentence ends with 130.
+        if stop.code == INTERRUPTED:
+            end_at_once()
+        elif isinstance(stop.__context__, KeyboardInterrupt):
+            return _interrupted()
         raise
+
+
+def _interrupted() -> int:
+    end_at_once()
+    print("\nInterrupted: run the same command again.", file=sys.stderr)
+    return INTERRUPTED
 
 
 def prepare(argv: list[str]) -> Callable[[], int | None]:
