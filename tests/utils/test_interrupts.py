@@ -4,10 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from modiste.utils.interrupts import Stopped, stoppable
+from modiste.utils.interrupts import Stopped, delayed, stoppable
 
 COMMAND = """
 import sys, time, types
@@ -36,6 +37,22 @@ def test_an_interrupted_command_says_a_sentence_and_leaves_nothing_unfinished(tm
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupt_that_a_library_turned_into_an_error_is_one_still(tmp_path):
+    library = """
+def job():
+    print("in", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        None.flags
+
+dispatch.prepare"""
+    process = start(COMMAND.replace("dispatch.prepare", library), str(tmp_path / "file"))
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said.strip()) == (130, "Interrupted: run the same command again.")
+
+
 def test_what_nohup_ignores_is_ignored(tmp_path):
     ignoring = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{COMMAND}"
     process = start(ignoring, str(tmp_path / "file"))
@@ -56,6 +73,22 @@ def test_a_fork_ends_by_the_signal_as_it_did():
             finally:
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_delayed_to_the_end_of_a_block(number):
+    done = []
+
+    def work():
+        with delayed():
+            os.kill(os.getpid(), number)
+            time.sleep(0.05)
+            done.append("in")
+        done.append("after")
+
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        work()
+    assert done == ["in"]
 
 
 def test_the_signal_is_known_and_the_handlers_are_put_back():
