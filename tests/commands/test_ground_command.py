@@ -77,6 +77,7 @@ def test_without_a_method_the_one_that_points_best_in_the_runs_result_is_taken(s
         (["run", "photo.jpg", "hat", "method=patch"], "Did you mean 'patches'"),
         (["run", "photo.jpg", "hat", "out=nowhere/a.png"], "name a .png file in a folder that exists"),
         (["run", "photo.jpg", "hat", "size=0"], "size"),
+        (["run", "photo.jpg", "hat", " "], "A phrase is empty"),
         (["photo=photo.jpg", "phrases=[hat]"], "No model given"),
         (["run", "run/notes.txt", "hat"], "not a readable image"),
         (["rum", "photo.jpg", "hat"], "Did you mean 'run'?"),

@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import os
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,6 +14,7 @@ import torch
 
 from helpers.commands import modiste
 from helpers.tiny_models import two_tower
+from modiste.data.sources import ArrayImages
 from modiste.data.synthetic import Synthetic
 from modiste.embedding import distributed as shards
 from modiste.embedding.distributed import Job, embed_shards
@@ -89,6 +92,19 @@ def test_a_local_ray_gives_the_same_bits(single, model, catalogue, tmp_path):
 def test_without_ray_the_extra_is_named(model, catalogue, tmp_path):
     with pytest.raises(ModisteError, match=r"ray\[data\]"):
         embed_shards(job(model, catalogue, tmp_path), "ray")
+
+
+class Deadly(ArrayImages):
+    """Images that kill the process that reads them, as one that takes all memory."""
+
+    def read(self, ref):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_one_sentence(model, catalogue, tmp_path):
+    deadly = replace(catalogue, images=Deadly(np.zeros((ROWS, 8, 8), np.uint8)))
+    with pytest.raises(ModisteError, match=r"A worker was killed, .*: run the same command again"):
+        embed_shards(job(model, deadly, tmp_path), number=2)
 
 
 def test_finished_shards_are_kept_and_damaged_ones_made_again(single, model, catalogue, tmp_path):

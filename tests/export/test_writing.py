@@ -1,5 +1,7 @@
 """An export is whole or not there, never takes the place of anything else, and refuses before it works."""
 
+import os
+
 import pytest
 
 from helpers.tiny_export import described_run
@@ -17,6 +19,13 @@ def test_a_folder_with_anything_else_in_it_is_refused_and_left_alone(tmp_path):
     with pytest.raises(ModisteError, match="exists and is not an export of modiste: choose another out=DIR"):
         export(two_tower(), "hub", tmp_path / "out", inputs=FEW)
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_another_process_exports_to_is_refused(tmp_path):
+    (tmp_path / f"out.{os.getppid()}.tmp").mkdir()
+    with pytest.raises(ModisteError, match=f"being written by process {os.getppid()} on"):
+        export(two_tower(), "hub", tmp_path / "out", inputs=FEW)
+    assert [file.name for file in tmp_path.iterdir()] == [f"out.{os.getppid()}.tmp"]
 
 
 def test_an_export_is_replaced_whole_and_stays_when_the_next_one_fails(tmp_path):

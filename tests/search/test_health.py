@@ -68,6 +68,16 @@ def test_what_no_title_finds_is_listed_with_its_rank(index):
     assert table[0]["rank"] > ROWS / 2
 
 
+def test_embeddings_of_titles_that_are_damaged_are_made_again(index):
+    _, vectors, _ = health.texts_of(index)
+    (file,) = (index.path / "texts").glob("*.npy")
+    content = file.read_bytes()
+    file.unlink()  # it is mapped
+    file.write_bytes(content[:100])
+    assert np.array_equal(health.texts_of(index)[1], vectors)
+    assert np.array_equal(np.load(file), vectors)
+
+
 def test_lists_are_written_as_csv(index, tmp_path):
     written = {name: (count, file) for name, count, file in health.write(index, tmp_path / "out")}
     assert set(written) == set(health.LISTS)

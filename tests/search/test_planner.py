@@ -86,3 +86,9 @@ def test_a_choice_below_the_floor_at_any_selectivity_is_not_taken():
 def test_an_unknown_choice_is_refused(index):
     with pytest.raises(ModisteError, match="Did you mean 'int8'"):
         index.plan(["int4"])
+
+
+@pytest.mark.parametrize("choice", ["prefix-0", "prefix--1", "prefix-x", "prefix-100000", "prefix-"])
+def test_a_prefix_that_the_vectors_do_not_have_is_refused(index, choice):
+    with pytest.raises(ModisteError, match=f"no plan '{choice}': write prefix-1 to prefix-"):
+        index.plan([choice])

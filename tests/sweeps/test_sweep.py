@@ -27,6 +27,7 @@ from modiste.sweeps.execution import Watch
 from modiste.sweeps.pictures import importance
 from modiste.sweeps.space import Space
 from modiste.sweeps.study import Objective, finished, open_study, over_seeds, rows, run_trials, sampler_of
+from modiste.utils.lock import held
 
 LOSS = Objective("loss", "min")
 SPACE = Space(
@@ -243,7 +244,8 @@ def test_an_objective_without_a_mode_has_the_direction_of_its_metric():
 
 PARENT = """
 import sys, time
-from modiste.sweeps.execution import end, start, stoppable
+from modiste.sweeps.execution import end, start
+from modiste.utils.interrupts import stoppable
 with stoppable():
     process = start([sys.executable, "-c", sys.argv[1]], open("log", "w"))
     try:
@@ -279,6 +281,14 @@ def running(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_sweep_that_another_process_works_at_is_refused_and_left_alone(tmp_path):
+    with held(tmp_path):
+        refused = modiste("sweep", "sweep=heads", *TINY, "sweep.trials=1", f"hydra.run.dir={tmp_path}", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert f"{tmp_path} is in use by process {os.getpid()} on" in refused.stderr
+    assert not (tmp_path / "overrides.yaml").exists()
 
 
 def test_a_sweep_without_a_complete_trial_is_one_sentence(tmp_path):

@@ -9,7 +9,9 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
+from modiste.errors import ModisteError
 from modiste.utils import atomic as atomic_module
 from modiste.utils.atomic import (
     DiskFullError,
@@ -18,8 +20,10 @@ from modiste.utils.atomic import (
     check_space,
     quick_digest,
     read_cache,
+    refuse_other_writers,
     remove_all_leftovers,
     write_cache,
+    write_image,
     write_text,
 )
 
@@ -40,6 +44,40 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     with atomic_folder(tmp_path / "a") as unfinished:
         (unfinished / "new").touch()
     assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")] == ["a", "a/new"]
+
+
+def test_a_folder_that_a_killed_process_moved_away_is_put_back(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f"a.former.{dead.pid}.tmp").mkdir()
+    (tmp_path / f"a.former.{dead.pid}.tmp" / "old").touch()
+    with suppress(ZeroDivisionError), atomic_folder(tmp_path / "a") as unfinished:
+        (unfinished / "new").write_text(str(1 / 0))
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")] == ["a", "a/old"]
+
+
+def test_a_folder_that_another_process_writes_is_refused_with_its_pid(tmp_path):
+    (tmp_path / f"a.{os.getppid()}.tmp").mkdir()
+    with pytest.raises(ModisteError, match=f"being written by process {os.getppid()} on .*: wait"):
+        refuse_other_writers(tmp_path / "a")
+    refuse_other_writers(tmp_path / "b")
+
+
+def test_of_two_that_replace_a_folder_at_once_the_last_wins(tmp_path):
+    first, second = atomic_folder(tmp_path / "a"), atomic_folder(tmp_path / "b")
+    with first as unfinished:
+        (unfinished / "first").touch()
+        with second as other:
+            (other / "second").touch()
+        (tmp_path / "b").replace(tmp_path / "a")  # between
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")] == ["a", "a/first"]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a"])
+def test_a_picture_is_written_in_the_format_of_its_suffix(tmp_path, name):
+    write_image(tmp_path / name, Image.new("RGB", (4, 4)))
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert Image.open(tmp_path / name).format == ("JPEG" if name == "a.jpg" else "PNG")
 
 
 def test_leftovers_of_dead_processes_are_removed_and_those_of_others_stay(tmp_path):

@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from modiste.errors import ModisteError
-from modiste.utils.lock import exclusive
+from modiste.utils.lock import exclusive, held
 
 HOLD = """
 import sys, time
@@ -40,3 +41,18 @@ def test_the_other_processes_of_a_run_belong_to_the_first(tmp_path, monkeypatch,
             pass
         assert (tmp_path / ".in_use.json").exists(), "the first process is still running"
     assert not (tmp_path / ".in_use.json").exists()
+
+
+def test_a_writer_may_wait_for_another_and_says_so(tmp_path, caplog):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "in\n"
+    threading.Timer(1.5, holder.kill).start()
+    with held(tmp_path, patience=30):
+        assert f"in use by process {holder.pid} on" in caplog.text
+    holder.wait()
+
+
+def test_a_file_is_no_directory(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ModisteError, match="is a file: choose another directory"), held(tmp_path / "file"):
+        pass

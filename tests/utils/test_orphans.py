@@ -48,7 +48,7 @@ time.sleep(60)
 def test_a_worker_outlives_what_the_group_gets_and_obeys_its_parent():
     worker = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True)
     assert worker.stdout.readline() == "up\n"
-    stranger = f"import os; [os.kill({worker.pid}, number) for number in (2, 15)]"
+    stranger = f"import os; [os.kill({worker.pid}, number) for number in (1, 2, 15)]"
     subprocess.run([sys.executable, "-c", stranger], check=True)
     time.sleep(0.3)
     assert worker.poll() is None

@@ -19,6 +19,7 @@ from modiste.config.overrides import override_key
 from modiste.config.validation import AUTOMATIC, GLOBAL, contradictions, value_problems
 from modiste.errors import ModisteError
 from modiste.export.formats import FORMATS
+from modiste.utils.machine import usable_cores
 from modiste.utils.run_dir import EVALUATED, RunDir, check_links
 
 # Root → keys that must be given, and what to say where one is not.
@@ -47,6 +48,17 @@ MODELS = {
     "index": (("run", "vectors"), "run=DIR, model=NAME or vectors=DIR"),
 }
 Files = Sequence[tuple[Path, str]]
+PER_CORE = 4
+"""Processes of one training run that a core may have."""
+CLUSTER = (
+    "MASTER_ADDR",
+    "NODE_RANK",
+    "SLURM_NTASKS",
+    "LSB_JOBID",
+    "TORCHELASTIC_RUN_ID",
+    "OMPI_COMM_WORLD_SIZE",
+)
+"""Variables of a launcher that starts a training run's processes on several machines."""
 
 
 def problems(
@@ -69,10 +81,19 @@ def problems(
 
 
 def machine_problems(config: DictConfig) -> list[str]:
-    """Devices that the trainer requests and this machine lacks."""
-    accelerator = _selected(config, "trainer.accelerator")
+    """Devices that the trainer requests and this machine lacks, and machines that nothing would start."""
+    accelerator, devices = _selected(config, "trainer.accelerator"), _selected(config, "trainer.devices")
     if accelerator in ("gpu", "cuda") and not has_gpu():
         return [f"'trainer.accelerator' is {accelerator}, and this machine has no GPU: train with trainer=cpu."]
+    most = PER_CORE * usable_cores()
+    if accelerator == "cpu" and isinstance(devices, int) and devices > most:
+        return [f"'trainer.devices' is {devices}, and this machine has {usable_cores()} cores: give {most} or fewer."]
+    nodes = _selected(config, "trainer.num_nodes")
+    if isinstance(nodes, int) and nodes > 1 and not any(name in os.environ for name in CLUSTER):
+        return [
+            f"'trainer.num_nodes' is {nodes}, and nothing starts the processes of the other machines: use "
+            "hydra/launcher=slurm, srun, or torchrun, or set MASTER_ADDR and NODE_RANK on each machine."
+        ]
     return []
 
 

@@ -11,8 +11,10 @@ from modiste import __version__
 from modiste.cli import help
 from modiste.cli.outline import commands
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.interrupts import end_at_once, stoppable
 from modiste.utils.terminal import as_utf8, safe_output
 
+INTERRUPTED = 130
 MACHINE = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space, or ask for a larger quota",
@@ -24,6 +26,9 @@ MACHINE = {
     errno.ESTALE: "check the network share",
     errno.EMFILE: "raise the limit of open files (ulimit -n), or lower data.num_workers",
     errno.ENAMETOOLONG: "choose a shorter path",
+    errno.EEXIST: "choose another path",
+    errno.ENOTDIR: "choose another path",
+    errno.EISDIR: "choose another path",
 }
 """What a machine refuses, and what helps: not a fault of the program."""
 
@@ -31,15 +36,15 @@ MACHINE = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``argv`` (default: the process's) and return the exit code.
 
-    0: success; 1: the command failed with a message; 2: invalid arguments; 130: interrupted.
+    0: success; 1: the command failed with a message; 2: invalid arguments; 130: interrupted, by Ctrl-C, SIGTERM or
+    SIGHUP.
     Other exceptions keep their traceback; with MODISTE_DEBUG=1 or HYDRA_FULL_ERROR=1 all of them do.
     """
-    with safe_output():
-        return _main([as_utf8(argument) for argument in (sys.argv[1:] if argv is None else argv)])
+    with stoppable() as signals, safe_output():
+        return _main([as_utf8(argument) for argument in (sys.argv[1:] if argv is None else argv)], signals)
 
 
-def _main(argv: list[str]) -> int:
-    debug = "1" in (os.environ.get("MODISTE_DEBUG"), os.environ.get("HYDRA_FULL_ERROR"))
+def _main(argv: list[str], signals: list[int]) -> int:
     code = 2
     try:
         job = prepare(argv)
@@ -47,36 +52,49 @@ def _main(argv: list[str]) -> int:
         done = job() or 0
         sys.stdout.flush()
         return done
-    except ModisteError as error:
-        if debug:
-            raise
-        print(f"Error: {error}", file=sys.stderr)
-        return code
-    except BrokenPipeError:  # nobody reads on, as in `modiste … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if debug or error.errno not in MACHINE:
-            raise
-        place = f" ('{error.filename}')" if error.filename else ""
-        print(f"Error: {error.strerror}{place}: {MACHINE[error.errno]}, then run the command again.", file=sys.stderr)
-        return 1
-    except UnicodeEncodeError as error:
-        if debug or not (error.encoding == sys.getfilesystemencoding() or "surrogates" in error.reason):
-            raise
-        print(
-            f"Error: '{error.object}' cannot be written in {error.encoding}: write it in UTF-8, in a locale of UTF-8 "
-            "(LC_ALL=C.UTF-8, without PYTHONUTF8=0).",
-            file=sys.stderr,
-        )
-        return code
     except KeyboardInterrupt:
-        return 130
+        return _interrupted()
     except SystemExit as stop:
-        # Lightning's trainer turns an interrupt into sys.exit(1).
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            return 130
+        # Lightning's trainer turns an interrupt into sys.exit(1); a command that has said its sentence ends with 130.
+        if stop.code == INTERRUPTED:
+            end_at_once()
+        elif isinstance(stop.__context__, KeyboardInterrupt):
+            return _interrupted()
         raise
+    except Exception as error:
+        if signals:  # raised within a library, an interrupt may have become an error of its own
+            return _interrupted()
+        sentence = "" if "1" in map(os.environ.get, ("MODISTE_DEBUG", "HYDRA_FULL_ERROR")) else _sentence(error)
+        if isinstance(error, BrokenPipeError):  # nobody reads on, as in `modiste … | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        if not sentence:
+            raise
+        print(f"Error: {sentence}", file=sys.stderr)
+        return code if isinstance(error, (ModisteError, UnicodeEncodeError)) else 1
+
+
+def _sentence(error: Exception) -> str:
+    """What a user's mistake or the machine's refusal says; empty for a fault of the program."""
+    if isinstance(error, ModisteError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in MACHINE:
+        place = f" ('{error.filename}')" if error.filename else ""
+        return f"{error.strerror}{place}: {MACHINE[error.errno]}, then run the command again."
+    if isinstance(error, UnicodeEncodeError) and (
+        error.encoding == sys.getfilesystemencoding() or "surrogates" in error.reason
+    ):
+        return (
+            f"'{error.object}' cannot be written in {error.encoding}: write it in UTF-8, in a locale of UTF-8 "
+            "(LC_ALL=C.UTF-8, without PYTHONUTF8=0)."
+        )
+    return ""
+
+
+def _interrupted() -> int:
+    end_at_once()
+    print("\nInterrupted: run the same command again.", file=sys.stderr)
+    return INTERRUPTED
 
 
 def prepare(argv: list[str]) -> Callable[[], int | None]:

@@ -25,16 +25,19 @@ def run(cfg: DictConfig) -> None:
     """Write shards and manifest into ``cfg.out``; the same command resumes an interrupted run.
 
     Raises:
-        ModisteError: There is no ``out``, or it holds other data; the format is unknown.
+        ModisteError: There is no ``out``, it holds other data, or another process writes to it; the format is unknown.
     """
     if cfg.format not in FORMATS:
         raise ModisteError(f"format={cfg.format} is not known. {did_you_mean(cfg.format, FORMATS)}")
     from modiste.data.build import load
+    from modiste.utils.lock import held
 
     folder = Path(cfg.out)
     write = write_pixels if cfg.format == "pixels" else write_webdataset
     try:
-        made, use = write(cfg, load(cfg.data), folder)
+        catalogue = load(cfg.data)
+        with held(folder):
+            made, use = write(cfg, catalogue, folder)
     except KeyboardInterrupt:
         print("\nInterrupted; finished shards are kept. Resume with the same command.", file=sys.stderr)
         raise SystemExit(130) from None

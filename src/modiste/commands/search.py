@@ -40,6 +40,8 @@ def run(cfg: DictConfig) -> None:
     assert isinstance(words, dict)
     if words["html"] and not Path(words["html"]).expanduser().absolute().parent.is_dir():
         raise ModisteError(f"html={words['html']}: the folder does not exist.")
+    if words["html"] and Path(words["html"]).expanduser().is_dir():
+        raise ModisteError(f"html={words['html']} is a folder: name a file in it.")
     index = modiste.search.open(words["index"], words["at"], words["qdrant"]["url"])
     asked = words["query"]
     results = index.search(

@@ -6,9 +6,12 @@ import dataclasses
 import logging
 import os
 import shlex
+import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -45,23 +48,53 @@ def run(cfg: DictConfig) -> None:
         f"Serving {settings.index} at http://{shown}:{port} (API: /docs, metrics: /metrics). Ctrl-C stops.", flush=True
     )
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30)
-    code = 0
+    server = uvicorn.Server(config)
+    with stopping(server) as signals, suppress(KeyboardInterrupt):  # uvicorn raises it once everything is closed
+        server.run([listening])
+    if signals:
+        done = "at once" if server.force_exit else "after the requests in flight"
+        print(f"\nStopped {done}: serve again with the same command.", file=sys.stderr)
+    leave(signals[0] if signals else 0)
+
+
+@contextmanager
+def stopping(server: Any) -> Iterator[list[int]]:
+    """Have SIGHUP, unless it is ignored, stop a server as SIGTERM does; yields the signals that it gets."""
+    signals: list[int] = []
+    stop, number = server.handle_exit, getattr(signal, "SIGHUP", signal.SIGTERM)
+
+    def handle(number: int, frame: Any) -> None:
+        signals.append(number)
+        stop(number, frame)
+
+    server.handle_exit = handle
+    before = signal.getsignal(number)
+    if before != signal.SIG_IGN:
+        signal.signal(number, handle)
     try:
-        uvicorn.Server(config).run([listening])
-    except KeyboardInterrupt:  # uvicorn raises it again once everything is closed
-        code = 130
-    leave(code)
+        yield signals
+    finally:
+        signal.signal(number, before)
 
 
-def leave(code: int) -> None:
-    """End the process; a thread that is still converting a tower in a native library would abort Python's own exit."""
+def leave(number: int) -> None:
+    """End the process as what a signal ended, 0: as what has ended by itself.
+
+    A thread that is still converting a tower in a native library would abort Python's own exit.
+    """
+    if number == signal.SIGTERM:  # what a supervisor sends, and expects to read in the status
+        sys.stdout.flush()
+        sys.stderr.flush()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    code = 130 if number else 0
     if any(thread.daemon for thread in threading.enumerate()):
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     if code:
-        raise KeyboardInterrupt
+        raise SystemExit(code)
 
 
 def read_settings(cfg: DictConfig) -> Settings:

@@ -132,6 +132,9 @@ def contradictions(cfg: DictConfig) -> list[str]:
     batch_size = value_at(cfg, "data.batch_size")
     if "loss" in cfg and isinstance(batch_size, int) and batch_size < 2:
         problems.append(f"'data.batch_size' is {batch_size}: a contrastive loss needs at least 2 pairs in a batch.")
+    for key in ("trainer.max_epochs", "trainer.max_steps", "trainer.limit_train_batches"):
+        if value_at(cfg, key) == 0:
+            problems.append(f"'{key}' is 0: nothing would be trained; give more, or -1 for no limit.")
     tasks = list(value_at(cfg, "task") or {})
     sets = [*(value_at(cfg, "transfer") or {}), *([HELD_OUT] if value_at(cfg, "data.held_out") else [])]
     problems += [f"'transfer.{name}' has the name of a task: give the set another." for name in sets if name in tasks]

@@ -22,6 +22,8 @@ from modiste.embedding.distributed import Job, default_number, embed_shards
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.load import build_model
 from modiste.models.load import load as load_model
+from modiste.utils.atomic import atomic
+from modiste.utils.lock import held
 from modiste.utils.machine import usable_cores
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir
@@ -104,7 +106,7 @@ def embed_config(cfg: DictConfig, line: Invocation) -> EmbeddedFolder:
         line: Where it came from.
 
     Raises:
-        ModisteError: The folder holds other embeddings.
+        ModisteError: The folder holds other embeddings, or another process writes to it.
     """
     model, cfg = _model(cfg, line)
     validate(cfg)
@@ -117,8 +119,10 @@ def embed_config(cfg: DictConfig, line: Invocation) -> EmbeddedFolder:
         model, catalogue, texts, folder, cfg.shard_rows, cfg.batch_size, cfg.precision, decode_of(cfg.data),
         cfg.backend, device, cfg.threads, cfg.min_cosine,
     )  # fmt: skip
-    made = embed_shards(job, cfg.workers, number, progress_bar)
-    pq.write_table(_ids(catalogue, texts), folder / IDS)
+    with held(folder):
+        made = embed_shards(job, cfg.workers, number, progress_bar)
+        with atomic(folder / IDS) as unfinished:
+            pq.write_table(_ids(catalogue, texts), unfinished)
     return EmbeddedFolder(folder, made)
 
 

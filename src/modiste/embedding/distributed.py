@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -25,8 +23,9 @@ from modiste.embedding.embedder import MIN_COSINE, ModelEmbedder, save_array
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
 from modiste.utils.atomic import atomic, check_space, file_digest
+from modiste.utils.interrupts import delayed
 from modiste.utils.machine import keep_pages
-from modiste.utils.orphans import end_with_parent
+from modiste.utils.orphans import end_with_parent, obey_parent_only
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import write_json
 
@@ -142,7 +141,8 @@ def embed_shards(job: Job, workers: str = "processes", number: int = 1, progress
         The number of shards that had to be made.
 
     Raises:
-        ModisteError: The folder holds other embeddings, ``workers`` is unknown, or Ray is not installed.
+        ModisteError: The folder holds other embeddings, ``workers`` is unknown, Ray is not installed, or a worker was
+            killed.
     """
     if workers not in WORKERS:
         raise ModisteError(f"workers={workers} is not known. {did_you_mean(workers, WORKERS)}")
@@ -200,10 +200,15 @@ def _with_processes(job: Job, indices: Sequence[int], number: int) -> Iterator[R
     numbers = context.Value("i", 0)
     pool = ProcessPoolExecutor(count, context, initializer=_start, initargs=(job, numbers))
     try:
-        with _without_interrupts():  # a process that is being started would say so with a traceback
+        with delayed():  # a process that is being started would say so with a traceback
             work = [pool.submit(_embed_shard, index) for index in indices]
         for done in as_completed(work):
             yield done.result()
+    except BrokenProcessPool as error:
+        raise ModisteError(
+            "A worker was killed, perhaps because memory ran out; finished shards are kept: run the same command "
+            "again, with a smaller number= or batch_size= if it happens again."
+        ) from error
     except BaseException:  # also an interrupt: what was started is not waited for
         for process in list(pool._processes.values()):
             process.kill()
@@ -212,35 +217,13 @@ def _with_processes(job: Job, indices: Sequence[int], number: int) -> Iterator[R
         pool.shutdown(cancel_futures=True)
 
 
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Delay an interrupt to the end of the block; processes started in it never see one.
-
-    The mask is what new processes take over; this process's other threads may still be handed the signal, so its
-    handler is replaced, too.
-    """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    seen: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # one that waited is seen here
-        signal.signal(signal.SIGINT, handler)
-    if seen:
-        raise KeyboardInterrupt
-
-
 _worker: Worker | None = None
 """Of a worker process."""
 
 
 def _start(job: Job, numbers: Any) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked for the work decides
+    obey_parent_only()
     parent = parent_process()
     end_with_parent(parent.pid if parent else None)
     with numbers.get_lock():

@@ -26,6 +26,7 @@ from modiste.evaluation.overlap import Match, check_kept, match_vectors, measure
 from modiste.evaluation.spec import EvaluationSpec
 from modiste.evaluation.subject import Subject, subject_of
 from modiste.evaluation.titles import match_titles
+from modiste.utils.atomic import atomic
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir, write_json
 
@@ -229,8 +230,7 @@ def write_pairs(audit: Audit, path: Path) -> None:
         "distance",
         *(f"{side}_{key}" for side in ("test", "train") for key in ("row", "product_id", "text")),
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with atomic(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         for name, match in audit.matches.items():

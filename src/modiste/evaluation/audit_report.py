@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modiste.evaluation.audit import MEANING, Audit, closest, notes, pair, shown
+from modiste.utils.atomic import write_image
 from modiste.utils.drawing import write
 
 if TYPE_CHECKING:
@@ -71,8 +72,7 @@ def draw_pairs(audit: Audit, path: Path, most: int) -> bool:
         for place, row in enumerate(rows):
             corner = (MARGIN + place % PER_ROW * width, top + HEADING + place // PER_ROW * height)
             _draw_pair(sheet, corner, audit, name, row)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    write_image(path, sheet)
     return True
 
 

@@ -16,6 +16,7 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.models.grounding import METHODS, THRESHOLD, Grounded
 from modiste.models.load import build_model, load
 from modiste.tasks.heat_sheet import photo_sheet
+from modiste.utils.atomic import write_image
 from modiste.utils.run_dir import RunDir, read_json
 
 
@@ -38,10 +39,13 @@ def ground_config(cfg: DictConfig) -> GroundedPhoto:
     """Find the phrases of a ``ground`` configuration on its photo, and draw them into ``out``.
 
     Raises:
-        ModisteError: There is no such model or photo, the method is unknown, or the model does not support it.
+        ModisteError: There is no such model or photo, a phrase is empty, the method is unknown, or the model does not
+            support it.
     """
     if cfg.method is not None and cfg.method not in METHODS:
         raise ModisteError(f"There is no grounding method '{cfg.method}'. {did_you_mean(cfg.method, METHODS)}")
+    if not all(str(phrase).strip() for phrase in cfg.phrases):
+        raise ModisteError('A phrase is empty: give words, for instance "red shoes".')
     image = read_photo(Path(cfg.photo).expanduser())
     picture = Path(cfg.out or f"{Path(cfg.photo).stem}.ground.png").expanduser()
     if picture.suffix.lower() != ".png" or not picture.absolute().parent.is_dir():
@@ -56,7 +60,7 @@ def ground_config(cfg: DictConfig) -> GroundedPhoto:
     threshold = cfg.threshold if cfg.threshold is not None else known_threshold(results, method)
     phrases = [str(phrase) for phrase in cfg.phrases]
     found = model.ground(image, phrases, method, cfg.size, threshold)
-    photo_sheet(image, list(zip(phrases, found, strict=True))).save(picture)
+    write_image(picture, photo_sheet(image, list(zip(phrases, found, strict=True))))
     return GroundedPhoto(dict(zip(phrases, found, strict=True)), known(results, method, cfg.run), picture)
 
 

@@ -28,7 +28,8 @@ from modiste.models.finetune import fold_adapters
 from modiste.models.interpolate import check_alpha, check_architecture, interpolate
 from modiste.models.load import load, model_at_start
 from modiste.reporting.figures import Curve, alpha_curves
-from modiste.utils.atomic import atomic
+from modiste.utils.atomic import atomic, write_text
+from modiste.utils.lock import held
 from modiste.utils.machine import environment, keep_pages
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir, read_json, write_json
@@ -74,8 +75,8 @@ def merge_config(cfg: DictConfig, line: Invocation) -> Merged:
         line: Where it came from.
 
     Raises:
-        ModisteError: A model is missing, the architectures differ, an alpha or a metric is invalid, or ``out`` holds
-            something else.
+        ModisteError: A model is missing, the architectures differ, an alpha or a metric is invalid, ``out`` holds
+            something else, or another process writes to it.
     """
     alphas = checked_alphas(cfg.alphas)
     check_monitor(cfg)
@@ -86,7 +87,8 @@ def merge_config(cfg: DictConfig, line: Invocation) -> Merged:
     out = RunDir(cfg.out or Path("runs") / SUMMARY / f"{slug(first)}-{slug(second)}")
     merge = Merge(cfg, first, second, base, out, line)
     merge.check_out()
-    return merge.conclude(merge.measure(alphas))
+    with held(out.path):
+        return merge.conclude(merge.measure(alphas))
 
 
 # ---------------------------------------------------------------------------------------------------------- the models
@@ -376,7 +378,7 @@ class Merge:
         path = self.out.checkpoints / "best.ckpt"
         with atomic(path) as unfinished:
             torch.save({"state_dict": state, "hyper_parameters": {"config": config}}, unfinished)
-        OmegaConf.save(OmegaConf.create(config), self.out.config)
+        write_text(self.out.config, OmegaConf.to_yaml(OmegaConf.create(config)))
 
     def config(self, alpha: float) -> dict[str, Any]:
         """What builds the merged model, and the data of its base; ``merge`` says where it comes from."""

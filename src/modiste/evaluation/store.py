@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from modiste.errors import ModisteError
+from modiste.utils.atomic import atomic, write_image
 from modiste.utils.machine import environment
 from modiste.utils.run_dir import EVALUATED, RunDir, check_links, write_json
 
@@ -61,11 +63,18 @@ class ResultStore:
         check_links(self.run.path, EVALUATED)
 
     def path(self, evaluation: Evaluation, task: str) -> Path:
-        """The file of a result: ``<data>.<split>.<task>[.<variant>].json``."""
+        """The file of a result: ``<data>.<split>.<task>[.<variant>].json``.
+
+        Raises:
+            ModisteError: One of these words holds a slash.
+        """
         cfg = evaluation.spec.config
         variant = variant_of(cfg)
         words = [cfg.data.name, str(cfg.split), task, *([variant] if variant else [])]
-        return self.run.results / f"{'.'.join(words)}.json"
+        name = ".".join(words)
+        if Path(name).name != name:
+            raise ModisteError(f"'{name}' names a result's file: leave out the / in variant, split and data.name.")
+        return self.run.results / f"{name}.json"
 
     def write(self, path: Path, result: Result, facts: dict[str, Any]) -> None:
         """The JSON of a result, its values per query next to it as ``.npz``, its pictures under ``figures/``.
@@ -77,9 +86,9 @@ class ResultStore:
         """
         created = datetime.now(timezone.utc).isoformat(timespec="seconds")
         content = {"schema": 1, **result.to_json(), **facts, "created": created, "command": self.command}
-        path.parent.mkdir(parents=True, exist_ok=True)
         content["pictures"] = write_pictures(path, result)
-        np.savez_compressed(path.with_suffix(".npz"), **result.per_query)  # type: ignore[arg-type]
+        with atomic(path.with_suffix(".npz")) as unfinished, unfinished.open("wb") as file:
+            np.savez_compressed(file, **result.per_query)  # type: ignore[arg-type]
         write_json(path, content | {"environment": environment()})
 
 
@@ -104,12 +113,11 @@ def holds(path: Path, expected: dict[str, Any]) -> bool:
 def write_pictures(path: Path, result: Result) -> dict[str, str]:
     """A result's pictures as PNG files; title to the file, relative to the run directory."""
     folder = path.parent.parent / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for title, picture in result.pictures.items():
         slug = re.sub(r"[^\w-]+", "_", title)
         file = folder / f"{path.stem}.{slug}.png"
-        picture.save(file)
+        write_image(file, picture)
         files[title] = file.relative_to(path.parent.parent).as_posix()
     return files
 

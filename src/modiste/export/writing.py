@@ -28,7 +28,7 @@ from modiste.export.towers import tokenizer_facts, without_adapters
 from modiste.models.dual_encoder import DualEncoder, TwoTower
 from modiste.models.load import load
 from modiste.pretrained.exported import FACTS, Programs
-from modiste.utils.atomic import atomic_folder
+from modiste.utils.atomic import atomic_folder, refuse_other_writers
 from modiste.utils.run_dir import RunDir, write_json
 
 log = logging.getLogger(__name__)
@@ -193,8 +193,13 @@ def check_target(out: Path) -> None:
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """A new folder that takes the place of ``out`` when the block ends, and is removed when it fails."""
+    """A new folder that takes the place of ``out`` when the block ends, and is removed when it fails.
+
+    Raises:
+        ModisteError: Another process is writing ``out``.
+    """
     with atomic_folder(out) as folder:
+        refuse_other_writers(out)
         yield folder
         for file in folder.rglob("*"):  # some writers make theirs for the owner alone
             file.chmod(0o755 if file.is_dir() else 0o644)

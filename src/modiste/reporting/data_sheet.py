@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modiste.data.catalogue import Catalogue
+from modiste.utils.atomic import write_image
 from modiste.utils.drawing import write
 
 PER_SPLIT = 16
@@ -30,8 +31,7 @@ def draw_sheet(catalogue: Catalogue, path: Path, seed: int = 0) -> None:
         for place, row in enumerate(rows):
             corner = MARGIN + place % columns * CELL, top + HEADING + place // columns * (CELL + CAPTION)
             _draw_product(sheet, corner, part.read_image(row), texts[row])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    write_image(path, sheet)
 
 
 def _draw_product(sheet: Any, corner: tuple[int, int], image: Any, text: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from modiste.data.scenes.composer import Scene, Scenes
+from modiste.utils.atomic import write_image
 from modiste.utils.drawing import write
 
 COUNT, COLUMNS, CELL, GAP, LEGEND = 12, 4, 240, 10, 62
@@ -25,8 +26,7 @@ def draw_scenes(scenes: Scenes, path: Path) -> None:
         scene = scenes[index]
         kinds = [scenes.kinds[row] for row in scene.products]
         _draw_scene(sheet, corner, scene, kinds)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    write_image(path, sheet)
 
 
 def _draw_scene(sheet: Image.Image, corner: tuple[int, int], scene: Scene, kinds: list[str]) -> None:

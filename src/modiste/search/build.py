@@ -46,6 +46,7 @@ from modiste.search.planner import EXACT, IVF, QUERIES, Measured, Plan, measure,
 from modiste.search.where import NUMBER, TEXT
 from modiste.utils.atomic import read_cache, write_checked
 from modiste.utils.links import refuse_links
+from modiste.utils.lock import held
 from modiste.utils.machine import usable_cores
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import read_json, write_json
@@ -386,19 +387,8 @@ def writing(folder: Path) -> Iterator[None]:
     Raises:
         ModisteError: Another process has been writing for `PATIENCE` seconds.
     """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=PATIENCE)
-    except Timeout:
-        raise ModisteError(
-            f"Another process has been writing to {folder} for {PATIENCE:.0f} s: wait for it, or end it."
-        ) from None
-    try:
+    with held(folder, PATIENCE, "lock"):
         yield
-    finally:
-        lock.release()
 
 
 class pending:  # noqa: N801

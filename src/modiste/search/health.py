@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modiste.errors import ModisteError, did_you_mean
-from modiste.search.engines.memory import batch
+from modiste.search.engines.memory import batch, save_array
 from modiste.search.where import TEXT
+from modiste.utils.atomic import atomic, quick_digest, read_cache, write_cache
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -146,7 +147,7 @@ def write(index: Index, folder: Path) -> Iterator[tuple[str, int, Path]]:
     for name, compute in LISTS.items():
         table = compute(index)
         file = folder / f"{name}.csv"
-        with file.open("w", encoding="utf-8", newline="") as opened:
+        with atomic(file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as opened:
             writer = csv.writer(opened)
             writer.writerow(table.column_names)
             writer.writerows(row.values() for row in table.to_pylist())
@@ -158,14 +159,14 @@ def texts_of(index: Index) -> tuple[list[str], np.ndarray, np.ndarray]:
     column = index.snapshot.table.column("text").combine_chunks().dictionary_encode()
     titles, own = column.dictionary.to_pylist(), column.indices.to_numpy()
     file = index.path / "texts" / f"{index.version}.npy"
-    if file.is_file():
-        return titles, np.load(file, mmap_mode="r"), own
+    known = read_cache(file, lambda path: np.load(path, mmap_mode="r"), "The titles' embeddings", quick_digest)
+    if known is not None and len(known) == len(titles):
+        return titles, known, own
     parts = [index.embedder.texts(titles[start : start + CHUNK]) for start in range(0, len(titles), CHUNK)]
     vectors = np.concatenate([np.asarray(part) for part in parts]).astype(np.float32)
-    file.parent.mkdir(exist_ok=True)
-    for old in file.parent.glob("*.npy"):
-        old.unlink()
-    np.save(file, vectors)
+    for old in file.parent.glob("*.npy*"):
+        old.unlink(missing_ok=True)
+    write_cache(file, lambda path: save_array(path, vectors), "The titles' embeddings", quick_digest)
     return titles, vectors, own
 
 

@@ -180,12 +180,17 @@ def measure(
         seed: Of the random filters.
 
     Raises:
-        ModisteError: A choice is unknown.
+        ModisteError: A choice is unknown, or keeps more dimensions than there are.
     """
+    snapshot = index.snapshot
     for choice in choices:
         if choice not in CHOICES and not choice.startswith("prefix-"):
             raise ModisteError(f"There is no plan '{choice}'. {did_you_mean(choice, CHOICES)}")
-    snapshot = index.snapshot
+        number, most = choice.removeprefix("prefix-"), snapshot.vectors.shape[1]
+        if number != choice and choice not in CHOICES and not (number.isdecimal() and 1 <= int(number) <= most):
+            raise ModisteError(
+                f"There is no plan '{choice}': write prefix-1 to prefix-{most}, the dimensions it keeps."
+            )
     generator = np.random.default_rng(seed)
     filters = {
         s: None if s == 1 else np.flatnonzero(generator.random(len(snapshot)) < s)

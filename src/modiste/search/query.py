@@ -105,7 +105,7 @@ def picture(image: Picture) -> Image.Image:
     Raises:
         ModisteError: There is no such file, or it is no image that can be decoded.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     from modiste.data.sources import FolderImages, decode
 
@@ -119,5 +119,7 @@ def picture(image: Picture) -> Image.Image:
         return FolderImages(path.parent).read(path.name)
     except FileNotFoundError:
         raise ModisteError(f"{shown}: there is no such file.") from None
+    except UnidentifiedImageError as error:  # its words name a buffer
+        raise ModisteError(f"{shown} is no image: give a JPEG, PNG or WebP file.") from error
     except (OSError, ValueError) as error:
         raise ModisteError(f"{shown} cannot be read as a picture: {error}.") from error

@@ -34,7 +34,8 @@ class Settings:
         poll_seconds: How often a new version of the index is looked for.
 
     Raises:
-        ModisteError: Other machines could reach the server and there is no token, or a limit is not positive.
+        ModisteError: Other machines could reach the server and there is no token, a limit is not positive, or the port
+            does not exist.
 
     >>> Settings("shop.index", host="0.0.0.0")
     Traceback (most recent call last):
@@ -65,6 +66,11 @@ class Settings:
             raise ModisteError(
                 f"host={self.host} lets other machines in: set token=… or MODISTE_TOKEN, or host=127.0.0.1."
             )
+        for name in ("port", "max_batch", "max_queue", "max_pixels", "max_results", "max_inputs"):
+            if not isinstance(getattr(self, name), int):
+                raise ModisteError(f"{name}={getattr(self, name)} must be a whole number.")
+        if not 0 <= self.port <= 65535:
+            raise ModisteError(f"port={self.port} does not exist: give 1 to 65535, or 0 for a free one.")
         for name in ("max_batch", "max_queue", "max_upload_mb", "max_pixels", "max_results", "max_inputs"):
             if getattr(self, name) <= 0:
                 raise ModisteError(f"{name}={getattr(self, name)} must be positive.")

@@ -7,10 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -133,7 +131,7 @@ def end(process: subprocess.Popen[Any]) -> None:
 
 
 def _die_with_parent() -> Any:
-    """Make Linux kill the child when its parent is killed; elsewhere only `stoppable` helps, which misses SIGKILL.
+    """Make Linux kill the child when its parent is killed; elsewhere `interrupts.stoppable` helps, not for SIGKILL.
 
     At once, as nothing is gained by saving: the resumed sweep repeats the trial from its start.
     """
@@ -141,25 +139,6 @@ def _die_with_parent() -> Any:
         return None
     libc = ctypes.CDLL(None)
     return lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """SIGTERM and SIGHUP interrupt the block as Ctrl-C does, so that its trial is ended with it."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    previous = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def new_epochs(place: Path, watch: Watch) -> bool:

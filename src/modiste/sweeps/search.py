@@ -14,9 +14,12 @@ from modiste.config import compose, instantiate, quote
 from modiste.config.invocation import Invocation
 from modiste.config.overrides import as_overrides
 from modiste.errors import ModisteError, did_you_mean
-from modiste.sweeps.execution import SeparateProcess, SharedProcess, Watch, stoppable
+from modiste.sweeps.execution import SeparateProcess, SharedProcess, Watch
 from modiste.sweeps.space import Space
 from modiste.sweeps.study import Objective, cut_off, mean_and_deviation, open_study, run_trials, sampler_of
+from modiste.utils.atomic import write_text
+from modiste.utils.interrupts import stoppable
+from modiste.utils.lock import held
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -55,22 +58,27 @@ class Sweep:
             compose("train", [*self.base, *as_overrides(values)], line.config_dirs)
         self.shared = processes == "shared" or (processes == "auto" and bool(cfg.features.cache))
         self.config_dirs = line.config_dirs
-        self._write_start(line)
+        self.line = line
 
-    def _write_start(self, line: Invocation) -> None:
+    def _write_start(self) -> None:
         """The sweep's configuration and overrides, with which continue=DIR resumes it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         plain = OmegaConf.to_container(self.cfg, resolve=True)
-        OmegaConf.save(OmegaConf.create(plain), self.folder / "config.yaml")
-        kept = [override for override in line.overrides if override.split("=")[0] not in ("continue", "run_dir")]
-        OmegaConf.save(OmegaConf.create(kept), self.folder / "overrides.yaml")
+        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+        kept = [override for override in self.line.overrides if override.split("=")[0] not in ("continue", "run_dir")]
+        write_text(self.folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(kept)))
 
     def run(self) -> Study:
         """Run the trials that are missing; returns the study.
 
         Raises:
             KeyboardInterrupt: It was interrupted; nothing is lost.
+            ModisteError: Another process is at this sweep.
         """
+        with held(self.folder):
+            return self._run()
+
+    def _run(self) -> Study:
+        self._write_start()
         storage, pruner = self.settings["storage"], instantiate(self.cfg.sweep.pruner)
         study = open_study(self.folder, storage, self.objectives, pruner, list(self.space.space))
         sampler = functools.partial(sampler_of, self.settings["sampler"])

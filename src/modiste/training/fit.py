@@ -39,7 +39,7 @@ from modiste.training.callbacks import (
 )
 from modiste.training.loggers import flat
 from modiste.training.validation_sets import validation_specs
-from modiste.utils.atomic import remove_all_leftovers
+from modiste.utils.atomic import remove_all_leftovers, write_text
 from modiste.utils.lock import exclusive, is_further_process
 from modiste.utils.machine import environment, is_out_of_memory, keep_pages
 from modiste.utils.orphans import end_with_parent
@@ -305,9 +305,9 @@ def describe(parts: TrainingParts, line: Invocation, run: RunDir, loggers: Mappi
         start = run.origin(load_run_config(run.config))  # what it began with is still training data of it
     else:
         run.write_json("start", start)
-    OmegaConf.save(OmegaConf.create(config | start), run.config)
+    write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(config | start)))
     kept = [override for override in line.overrides if override.split("=")[0] not in WHERE_TO_START]
-    OmegaConf.save(OmegaConf.create(kept), run.path / "overrides.yaml")
+    write_text(run.path / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(kept)))
     run.write_json("environment", environment() | {"command": line.command})
     ids = {}
     for name, logger in loggers.items():

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -131,28 +132,67 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     ['a', 'a/second']
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _restore_former(path)
     remove_leftovers(path)
     unfinished, former = (path.with_name(f"{path.name}.{word}{os.getpid()}.tmp") for word in ("", "former."))
     unfinished.mkdir()
     try:
         with _explained(path):
             yield unfinished
-        if path.exists():  # a folder replaces no folder that holds something
-            path.replace(former)
-        try:
-            unfinished.replace(path)
-        except OSError:
-            former.replace(path)
-            raise
+        _replace_folder(unfinished, path, former)
     finally:
         for folder in (unfinished, former):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace_folder(new: Path, path: Path, former: Path) -> None:
+    """Put ``new`` at ``path``, whose folder goes to ``former``: a folder replaces no folder that holds something."""
+    while True:
+        with suppress(FileNotFoundError):
+            path.replace(former)
+        try:
+            new.replace(path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with suppress(FileNotFoundError):
+                    former.replace(path)
+                raise
+        shutil.rmtree(former, ignore_errors=True)  # another process has put its own there meanwhile
+
+
+def _restore_former(path: Path) -> None:
+    """Put back the folder that a process moved away and, killed at this moment, did not replace."""
+    for former in path.parent.glob(f"{_escaped(path.name)}.former.*.tmp"):
+        match = TEMPORARY.search(former.name)
+        if match and not _runs(int(match[1])) and not path.exists():
+            with suppress(OSError):
+                former.replace(path)
+
+
+def refuse_other_writers(path: Path) -> None:
+    """Raise ModisteError where the temporary folder of another process shows that it writes ``path``, too."""
+    for other in path.parent.glob(f"{_escaped(path.name)}.*.tmp"):
+        match = TEMPORARY.search(other.name)
+        if match and int(match[1]) != os.getpid() and _runs(int(match[1])):
+            raise ModisteError(
+                f"{path} is being written by process {match[1]} on {socket.gethostname()}: wait for it to end, or "
+                "choose another directory."
+            )
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
     with atomic(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def write_image(path: Path, image: Any) -> None:
+    """Write a PIL image in the format that the file's suffix names (PNG without one), whole or not at all."""
+    from PIL import Image
+
+    with atomic(path) as unfinished:
+        image.save(unfinished, Image.registered_extensions().get(path.suffix.lower(), "PNG"))
 
 
 def remove_leftovers(path: Path) -> None:
@@ -215,19 +255,22 @@ def write_checked(path: Path, write: Callable[[Path], Any], digest: Callable[[Pa
     write_text(path.with_name(path.name + SUFFIX), value)
 
 
-def write_cache(path: Path, write: Callable[[Path], Any], what: str) -> bool:
+def write_cache(
+    path: Path, write: Callable[[Path], Any], what: str, digest: Callable[[Path], str] = file_digest
+) -> bool:
     """Write a cache file and its checksum; where that fails, warn and continue.
 
     Args:
         path: The file.
         write: Writes the content to the path that it is given.
         what: Names it in the warning, as in "The scan of 'shop'".
+        digest: Of the file; the same for `read_cache`.
 
     Returns:
         Whether it was written.
     """
     try:
-        write_checked(path, write)
+        write_checked(path, write, digest)
     except OSError as error:  # a cache that cannot be written costs time, not the result
         log.warning("%s could not be cached in %s: %s", what, path.parent, error)
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from filelock import FileLock, Timeout
 from modiste.errors import ModisteError
 from modiste.utils.run_dir import check_links
 
+log = logging.getLogger(__name__)
 LOCK, OWNER = ".lock", ".in_use.json"
 RANKS = ("LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 
@@ -31,10 +33,28 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
         return
     check_links(folder)
+    with held(folder):
+        yield
+
+
+@contextmanager
+def held(folder: Path, patience: float = 0.0, name: str = LOCK) -> Iterator[None]:
+    """Hold a lock on ``folder``, which is made where it does not exist.
+
+    Args:
+        folder: What only one process writes to.
+        patience: Seconds to wait for another process, after a line that says so.
+        name: Of the lock's file.
+
+    Raises:
+        ModisteError: Another process is in it, still after ``patience``; or it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ModisteError(f"{folder} is a file: choose another directory.")
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder / name)
     try:
-        lock.acquire(timeout=0)
+        _acquire(lock, folder, patience)
     except Timeout:
         raise ModisteError(
             f"{folder} is in use by {owner(folder)}: wait for it to end, or choose another directory."
@@ -45,6 +65,16 @@ def exclusive(folder: Path) -> Iterator[None]:
     finally:
         (folder / OWNER).unlink(missing_ok=True)
         lock.release()  # the file stays: deleting it, another process could lock what is gone
+
+
+def _acquire(lock: FileLock, folder: Path, patience: float) -> None:
+    try:
+        lock.acquire(timeout=min(patience, 1.0))
+    except Timeout:
+        if not patience:
+            raise
+        log.warning("%s is in use by %s: waiting for it to end.", folder, owner(folder))
+        lock.acquire(timeout=patience)
 
 
 def is_further_process() -> bool:

@@ -30,13 +30,15 @@ def end_with_parent(parent: int | None = None) -> None:
 
 
 def obey_parent_only() -> None:
-    """Have this process ignore Ctrl-C, and SIGTERM unless its parent sends it or is gone.
+    """Have this process ignore Ctrl-C and SIGHUP, and SIGTERM unless its parent sends it or is gone.
 
-    A terminal sends Ctrl-C to a whole process group, and so do ``timeout`` and job schedulers with SIGTERM; the parent
-    finishes its step first and ends its children itself. To be called in the main thread, before there are others.
+    A terminal sends Ctrl-C and, closed, SIGHUP to a whole process group, and so do ``timeout`` and job schedulers with
+    SIGTERM; the parent finishes its step first and ends its children itself. To be called in the main thread, before
+    there are others.
     Where the sender of a signal cannot be known (macOS, Windows), SIGTERM ends the process as before.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
+        signal.signal(number, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):
         return
     parent = os.getppid()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modiste.utils.atomic import write_text
+from modiste.utils.atomic import atomic, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,9 +70,9 @@ def new_figure(width: float, height: float, path: Path) -> Iterator[Figure]:
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix != ".svg":
-            figure.savefig(path, dpi=150, facecolor="white")
+            with atomic(path) as unfinished:
+                figure.savefig(unfinished, format=path.suffix[1:], dpi=150, facecolor="white")
             return
         text = io.StringIO()
         with warnings.catch_warnings():

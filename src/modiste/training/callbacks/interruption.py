@@ -32,7 +32,7 @@ class Interrupted(BaseException):
 
 
 class Interruptible(Checkpoint):
-    """On Ctrl-C or SIGTERM, finish the current step and any due validation, save the state and stop.
+    """On Ctrl-C, SIGTERM or SIGHUP, finish the current step and any due validation, save the state and stop.
 
     A second Ctrl-C stops at once.
 
@@ -52,7 +52,9 @@ class Interruptible(Checkpoint):
         self._step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
             end = REQUEUE if callable(signal.getsignal(REQUEUE)) else signal.SIGTERM
-            self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGINT, end)}
+            hung_up = getattr(signal, "SIGHUP", end)
+            numbers = {signal.SIGINT, end} | ({hung_up} if signal.getsignal(hung_up) != signal.SIG_IGN else set())
+            self._previous = {number: signal.signal(number, self._request) for number in numbers}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
