@@ -59,7 +59,9 @@ def test_a_value_that_another_of_the_stored_overrides_replaced_may_come_back(run
         "+callbacks.x={filename: '~/x'}", "++logger.x.name=file::host", r"logger.x.name=\~/x",
         "logger.tensorboard.save_dir=.", "trainer.profiler={filename: x, dirpath: x}", "trainer.default_root_dir=x",
         "logger.wandb.entity=stranger", "sweep.space={callbacks.best.filename: {choices: [/x]}}",
-        "log_dir=/elsewhere", "name=../x", "data.name='../x'",
+        "callbacks.cost.run_dir=mine", "callbacks.recent.filename='{step:c}tmp/x'", "callbacks.recent.filename=x",
+        "logger.tensorboard.name=${cost.currency}", "logger.tensorboard.sub_dir=x", "log_dir=/elsewhere", "name=../x",
+        "data.name='../x'",
     ],
 )  # fmt: skip
 def test_a_file_does_not_say_where_a_training_writes(run, override):

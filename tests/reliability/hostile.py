@@ -25,6 +25,7 @@ from typing import Any
 
 import yaml
 
+from modiste.utils.own_process import START
 from reliability import forks
 from reliability.kills import TINY
 
@@ -279,6 +280,9 @@ AGREED = (
     "trainer.profiler={_target_: lightning.pytorch.profilers.SimpleProfiler, dirpath: '{out}', filename: PWNED}",
     "trainer.default_root_dir={out}/new",
     "run_dir={out}/new",
+    "callbacks.cost.run_dir={out}",
+    "callbacks.recent.filename='{step:c}x/PWNED'",
+    "logger.tensorboard.name=${cost.currency}",
     "name=../../outside/new",
     "log_dir={out}/new",
     f"+model.x={{_target_: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: '{FTP}'}}",
@@ -544,6 +548,15 @@ def weights() -> Iterator[Case]:
 
         yield Case(f"pickle: {name}.ckpt, evaluate", checkpoint, EVALUATE)
         yield Case(f"pickle: {name}.ckpt, continue", checkpoint, CONTINUE)
+    for place in ("local://{out}/victim", "../../../outside/victim", FTP):
+
+        def deleting(folder: Path, out: Path, place: str = place) -> None:
+            (out / "victim").mkdir(exist_ok=True)
+            for file in folder.glob("checkpoints/[br]e*.ckpt"):
+                file.unlink()
+            forks.apart(name_best, folder / "checkpoints" / "last.ckpt", place.format(out=out))
+
+        yield Case(f"last.ckpt: the best before was {place}", deleting, CONTINUE)
     yield Case(
         "pickle: init",
         lambda f, o: torch_payload(f / "x.ckpt", o),
@@ -580,6 +593,17 @@ def weights() -> Iterator[Case]:
     yield Case(
         "start.json: elsewhere", text_file("start.json", '{"init": "{out}/secret.txt", "resume": null}'), CONTINUE
     )
+
+
+def name_best(file: Path, place: str) -> None:
+    """Have a checkpoint say where the best one is, which Lightning deletes when there is a better one."""
+    import torch
+
+    checkpoint = torch.load(file, weights_only=True)
+    for state in checkpoint["callbacks"].values():
+        if "best_model_path" in state:
+            state["best_model_path"] = f"{file.parent}/{place}" if place.startswith("..") else place
+    torch.save(checkpoint, file)
 
 
 def models(outside: Path) -> Iterator[Case]:
@@ -699,7 +723,7 @@ def watched(case: Path, found: Path) -> Callable[[], None]:
                 if (
                     arguments[0] not in TOOLS
                     and arguments[1:2] != (CPU,)
-                    and "'-m', 'modiste', 'evaluate'" not in str(arguments[1:2])
+                    and arguments[1][1:4] != ["-c", START, "evaluate"]
                 ):
                     note(event, arguments)
             elif event in NETWORK and "AF_UNIX" not in str(arguments):
@@ -756,6 +780,8 @@ def attack(case: Case, base: Path, folder: Path, outside: Path, opened: Opened) 
     printed = log.read_text(errors="replace")
     if found.is_file():
         wrong += found.read_text().splitlines()[:3]
+    if case.name.startswith("last.ckpt") and not (outside / "victim").is_dir():
+        wrong.append("a folder was deleted")
     if (outside / "PWNED").exists():
         (outside / "PWNED").unlink()
         wrong.append("code ran")

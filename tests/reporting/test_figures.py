@@ -97,6 +97,19 @@ def test_a_png_has_the_papers_white(tmp_path):
     assert (np.abs(pixels - ImageColor.getrgb(figures.PALETTE[1])).max(axis=-1) <= 8).sum() > 50
 
 
+def test_a_matplotlibrc_starts_no_latex(tmp_path):
+    """One in the working directory may be a stranger's."""
+    from matplotlib import rc_context
+
+    with rc_context({"text.usetex": True, "text.latex.preamble": r"\input{/etc/passwd}", "axes.titlesize": 99}):
+        with figures.new_figure(2, 1, tmp_path / "a.png") as figure:
+            assert not figure.text(0, 0, "a").get_usetex()
+        from matplotlib import rcParams
+
+        assert rcParams["text.usetex"]  # the user's own figures keep it
+    assert (tmp_path / "a.png").stat().st_size > 0
+
+
 def test_smoothing_is_a_mean_of_neighbours():
     noise = np.random.default_rng(0).normal(size=400)
     smooth = curves._smooth(noise)

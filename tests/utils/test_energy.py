@@ -40,6 +40,8 @@ def test_a_meter_measures_without_network_files_or_words(tmp_path, monkeypatch, 
     monkeypatch.setenv("CODECARBON_CO2_SIGNAL_API_TOKEN", "the user's own")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    settings = tmp_path / ".codecarbon.config"
+    settings.write_text("[codecarbon]\nemissions_endpoint=http://127.0.0.1:9\noutput_methods=api,csv\n")
     readings = {}
     for country in ("FRA", None):
         meter = EnergyMeter(country)
@@ -58,7 +60,7 @@ def test_a_meter_measures_without_network_files_or_words(tmp_path, monkeypatch, 
     assert readings["FRA"] == pytest.approx(intensity / 1000, rel=0.01)
     assert readings[None] > 3 * readings["FRA"]
     assert not asked
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [settings]
     assert capfd.readouterr() == ("", "")
 
 

@@ -20,9 +20,9 @@ from modiste.utils.run_dir import RunDir
 # Where things lie may change between two starts.
 PLACES = (*STARTS, "run_dir", "data_dir", "log_dir")
 # Where a training writes to: keys anywhere in an override, and paths and addresses of what logs and saves.
-WRITES = re.compile(r"\b(dirpath|save_dir|default_root_dir|entity)\b['\"]?\s*[:=]")
+WRITES = re.compile(r"\b(dirpath|filename|save_dir|sub_dir|run_dir|default_root_dir|entity)\b['\"]?\s*[:=]")
 WRITER = re.compile(r"\b(callbacks|logger|trainer)\b")
-ELSEWHERE = re.compile(r"(?:^|[\s'\"{\[:,=])[/~][\w./]|\.\.|::|://")
+ELSEWHERE = re.compile(r"(?:^|[\s'\"{\[:,=])[/~][\w./]|\.\.|::|://|\$\{")
 NAMES = ("log_dir", "name", "data.name")
 """Keys that make the path of a new run directory."""
 

@@ -40,9 +40,10 @@ FOREIGN = {
     "lightning.pytorch.plugins": "HalfPrecision MixedPrecision",
     "lightning.pytorch.profilers": "AdvancedProfiler PyTorchProfiler SimpleProfiler",
     "lightning.pytorch.strategies": "DDPStrategy FSDPStrategy ModelParallelStrategy SingleDeviceStrategy",
+    # Not CmaEsSampler: it unpickles what the study's storage holds.
     "optuna.pruners": "HyperbandPruner MedianPruner NopPruner PatientPruner PercentilePruner SuccessiveHalvingPruner "
     "ThresholdPruner WilcoxonPruner",
-    "optuna.samplers": "BruteForceSampler CmaEsSampler GPSampler GridSampler NSGAIIISampler NSGAIISampler QMCSampler "
+    "optuna.samplers": "BruteForceSampler GPSampler GridSampler NSGAIIISampler NSGAIISampler QMCSampler "
     "RandomSampler TPESampler",
 }
 # Parts of Modiste that no YAML of conf/ names.

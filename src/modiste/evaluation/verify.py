@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from modiste.config import quote
 from modiste.config.stored import check_overrides
 from modiste.errors import ModisteError
 from modiste.reporting.tables import differences, find_results, read_result, without_paths
+from modiste.utils.own_process import own_command, own_environment
 from modiste.utils.run_dir import EVALUATED, RunDir
 
 # Overrides that say where to write, or how to hurry; they are replaced.
@@ -173,9 +173,9 @@ def compute(how: Recipe, folder: Path, cache: bool, config_dirs: Sequence[Path] 
     else:  # its results go into its own directory
         words.append(f"run={quote(str(stand_in(how.run, folder / 'run')))}")
     flags = [f"--config-dir={config_dir}" for config_dir in config_dirs]
-    command = [sys.executable, "-m", "modiste", "evaluate", *flags, *words]
+    command = own_command("evaluate", *flags, *words)
     # cuBLAS is deterministic only so.
-    environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **os.environ}
+    environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **own_environment()}
     if how.threads is not None:
         environment |= {"OMP_NUM_THREADS": str(how.threads), "MKL_NUM_THREADS": str(how.threads)}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -91,13 +91,18 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
 
 
 def node_environment() -> dict[str, str] | None:
-    """The environment in which Node finds transformers.js, or None: it looks in NODE_PATH, here, and globally."""
+    """The environment in which Node finds transformers.js, or None: it looks in NODE_PATH and globally.
+
+    Not in the working directory, which may be a stranger's.
+    """
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None:
         return None
-    places = [os.environ.get("NODE_PATH", ""), str(Path.cwd() / "node_modules")]
+    places = [os.environ.get("NODE_PATH", "")]
     if npm is not None:
-        places.append(subprocess.run([npm, "root", "-g"], capture_output=True, text=True).stdout.strip())
+        with tempfile.TemporaryDirectory() as elsewhere:
+            asked = subprocess.run([npm, "root", "-g"], capture_output=True, text=True, cwd=elsewhere)
+        places.append(asked.stdout.strip())
     paths = [path for place in places for path in place.split(os.pathsep) if path]
     found = any((Path(path) / PACKAGE / "package.json").is_file() for path in paths)
     return {**os.environ, "NODE_PATH": os.pathsep.join(paths)} if found else None
@@ -130,7 +135,7 @@ def run_node(
             image.convert("RGB").save(Path(work, name))
         Path(work, "asked.json").write_text(json.dumps({"images": names, "texts": list(texts)}))
         command = ["node", "-e", SCRIPT, "--", str(folder.resolve()), work, dtype]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, cwd=work)
         if done.returncode:
             raise ModisteError(f"transformers.js cannot load the export: {done.stderr.strip()[-300:]}")
         answer = json.loads(Path(work, "answer.json").read_text())

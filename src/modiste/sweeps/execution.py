@@ -17,6 +17,7 @@ from modiste.config.invocation import Invocation
 from modiste.errors import ModisteError
 from modiste.reporting.logs import read_metrics
 from modiste.sweeps.study import Objective
+from modiste.utils.own_process import own_command, own_environment
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -91,7 +92,7 @@ class SeparateProcess:
 
         place.mkdir(parents=True, exist_ok=True)
         here = f"hydra.run.dir={quote(str(place))}"
-        command = [sys.executable, "-m", "modiste", "train", *self.flags, *overrides, here]
+        command = own_command("train", *self.flags, *overrides, here)
         pruned = False
         with (place / "output.log").open("w") as log:
             process = start(command, log)
@@ -114,7 +115,12 @@ class SeparateProcess:
 def start(command: Sequence[str], log: IO[str]) -> subprocess.Popen[Any]:
     """Start a process in a separate session, that ends when this one is killed."""
     return subprocess.Popen(
-        command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent()
+        command,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=_die_with_parent(),
+        env=own_environment(),
     )
 
 

@@ -33,6 +33,7 @@ from modiste.training.callbacks import (
     CheckpointFiles,
     Interrupted,
     Interruptible,
+    OwnPaths,
     check_checkpoint_space,
     fast_dev_run,
     is_lost_worker,
@@ -268,7 +269,8 @@ def build_trainer(
     batches_per_epoch: int | None = None,
 ) -> Trainer:
     """Lightning's trainer with the callbacks of the configuration and no others; it logs at least once per epoch."""
-    callbacks = [instantiate(node) for node in cfg.callbacks.values() if node is not None] + list(more_callbacks)
+    callbacks = [instantiate(node) for node in cfg.callbacks.values() if node is not None]
+    callbacks += [*more_callbacks, OwnPaths()]
     # FSDP2 gathers and writes checkpoints by itself.
     sharded = "ModelParallelStrategy" in str(OmegaConf.select(cfg, "trainer.strategy._target_"))
     plugins = [*instantiate(cfg.trainer.get("plugins") or []), *([] if sharded else [CheckpointFiles()])]

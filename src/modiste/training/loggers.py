@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -57,6 +58,7 @@ def wandb_logger(
         from lightning.pytorch.loggers import WandbLogger
     except ImportError:
         raise ModisteError("logger=wandb needs wandb: pip install 'modiste[wandb]', or use another logger.") from None
+    set_up_wandb()
     offline = not has_key() if offline is None else offline
     if run_id and offline:
         log.warning("wandb cannot resume an offline run (%s): starting a new one in the same group.", run_id)
@@ -67,6 +69,22 @@ def wandb_logger(
         name=name, save_dir=save_dir, offline=offline, project=project, prefix=prefix,
         log_model=cast(Any, log_model), **resume, **of_run,
     )  # fmt: skip
+
+
+def set_up_wandb() -> None:
+    """Read wandb's settings of the user and the environment, and not those of the working directory.
+
+    That may be a stranger's, whose ``wandb/settings`` could name the host that gets the key.
+    """
+    import wandb
+
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory() as elsewhere:
+        os.chdir(elsewhere)
+        try:
+            wandb.setup(wandb.Settings(root_dir=here))
+        finally:
+            os.chdir(here)
 
 
 def has_key() -> bool:

@@ -93,7 +93,9 @@ class EnergyMeter:
                 country_iso_code=self.country,
                 output_methods=[],
                 output_handlers=[_handler(self)],
-                electricitymaps_api_token="",  # whatever the user's own settings say, nobody is asked
+                # Whatever a .codecarbon.config says, here or at home, nobody is asked or told.
+                emissions_endpoint=None,
+                electricitymaps_api_token="",
                 allow_multiple_runs=True,  # without the lock file, and the signal handlers that come with it
                 log_level="critical",
             )

@@ -10,7 +10,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from helpers.commands import TINY
 from modiste.errors import ModisteError
 from modiste.training import fit
-from modiste.training.callbacks import EMA, CheckpointFiles, EpochCheckpoint, RecentCheckpoint, check_checkpoint_space
+from modiste.training.callbacks import (
+    EMA,
+    CheckpointFiles,
+    EpochCheckpoint,
+    OwnPaths,
+    RecentCheckpoint,
+    check_checkpoint_space,
+)
 from modiste.training.callbacks.checkpoints import RESUMABLE, validation_is_due
 from modiste.utils import atomic
 from modiste.utils.atomic import DiskFullError
@@ -34,6 +41,31 @@ def test_best_holds_weights_and_the_others_all_that_resuming_needs(tmp_path):
     assert best.keys() == STATE.keys()
     assert last.keys() == full.keys()
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("place", ["local://{victim}", "{run}/../victim", "{victim}", "ftp://127.0.0.1:9/x", "..", 7])
+def test_a_checkpoint_of_a_stranger_names_no_file_that_is_deleted(tmp_path, place, monkeypatch):
+    """Lightning deletes what a checkpoint calls the best one before, a folder with all that is in it."""
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: pytest.fail("it asks for a host"))
+    victim, run = tmp_path / "victim", tmp_path / "run"
+    (victim / "sub").mkdir(parents=True)
+    run.mkdir()
+    callback = EpochCheckpoint(dirpath=str(run), filename="last")
+    named = place.format(victim=victim, run=run) if isinstance(place, str) else place
+    own, paths = str(run / "last.ckpt"), ("best_model_path", "kth_best_model_path", "last_model_path")
+    state = {**callback.state_dict(), **dict.fromkeys(paths, named), "best_k_models": {named: 1.0, own: 2.0}}
+    OwnPaths().on_load_checkpoint(
+        SimpleNamespace(checkpoint_callbacks=[callback]), None, {"callbacks": {callback.state_key: state, "x": 7}}
+    )
+    assert [state[name] for name in paths] == ["", "", ""]
+    assert state["best_k_models"] == {own: 2.0}
+    files = CheckpointFiles()
+    for path in (victim, f"local://{victim}", run / "absent.ckpt"):
+        files.remove_checkpoint(path)
+    assert (victim / "sub").is_dir()
+    (run / "old.ckpt").touch()
+    files.remove_checkpoint(run / "old.ckpt")
+    assert not list(run.iterdir())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

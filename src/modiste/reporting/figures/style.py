@@ -64,10 +64,12 @@ def new_figure(width: float, height: float, path: Path) -> Iterator[Figure]:
 
     No pyplot, so no global state.
     """
-    from matplotlib import rc_context
+    from matplotlib import rc_context, rcdefaults, rcParams
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
+    with rc_context():
+        rcdefaults()  # a matplotlibrc in the working directory may be a stranger's, and start LaTeX
+        rcParams.update(STYLE)
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         if path.suffix != ".svg":

@@ -4,6 +4,7 @@ from modiste.training.callbacks.averaging import EMA
 from modiste.training.callbacks.checkpoints import (
     CheckpointFiles,
     EpochCheckpoint,
+    OwnPaths,
     RecentCheckpoint,
     check_checkpoint_space,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "Interrupted",
     "Interruptible",
     "LineProgress",
+    "OwnPaths",
     "RecentCheckpoint",
     "SampleRetrievals",
     "Selection",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 
 from modiste.data.pairs import Batch
 from modiste.errors import ModisteError
@@ -55,8 +56,39 @@ class RecentCheckpoint(ModelCheckpoint):
             trainer.save_checkpoint(Path(str(self.dirpath)) / f"{self.filename}.ckpt")
 
 
+class OwnPaths(Callback):
+    """Forgets paths in a loaded checkpoint that are not the callbacks' own files: Lightning deletes and uploads those.
+
+    The checkpoint may be a stranger's. It runs before the callbacks take their states from the checkpoint.
+    """
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        saving = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        folders = {Path(str(callback.dirpath)) for callback in saving if callback.dirpath}
+        states = checkpoint.get("callbacks")
+        for state in states.values() if isinstance(states, dict) else ():
+            for name, value in state.items() if isinstance(state, dict) else ():
+                if name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                    state[name] = value if is_file_of(value, folders) else ""
+                elif name == "best_k_models" and isinstance(value, dict):
+                    state[name] = {path: score for path, score in value.items() if is_file_of(path, folders)}
+
+
+def is_file_of(path: object, folders: Collection[Path]) -> bool:
+    """Whether ``path`` is written as a file directly in one of the folders.
+
+    >>> is_file_of("/run/best.ckpt", [Path("/run")]), is_file_of("/run/../x", [Path("/run")])
+    (True, False)
+    >>> is_file_of("local:///run/x", [Path("/run")]), is_file_of("/run/..", [Path("/run")])
+    (False, False)
+    """
+    return isinstance(path, str) and any(
+        path == str(folder / Path(path).name) and Path(path).name != ".." for folder in folders
+    )
+
+
 class CheckpointFiles(TorchCheckpointIO):
-    """Write checkpoints atomically, fsynced, and only with finite weights.
+    """Write checkpoints atomically, fsynced, and only with finite weights; delete nothing but checkpoints.
 
     ``best.ckpt`` is for use, not for resuming: it has neither optimizer states nor positions.
     """
@@ -76,6 +108,12 @@ class CheckpointFiles(TorchCheckpointIO):
                 f"The checkpoint {path} cannot be written ({reason}): free space or permissions, then resume with "
                 f"modiste train continue={shlex.quote(str(path.parent.parent))}."
             ) from error
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete a checkpoint; what is no ``.ckpt`` file stays."""
+        path = Path(path)
+        if path.suffix == ".ckpt" and path.is_file():
+            path.unlink()
 
 
 def check_checkpoint_space(trainer: Trainer, module: LightningModule) -> None:
