@@ -8,7 +8,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from reliability import damage, forks, fuzz, hostile, kills, orphans, settings
+from reliability import commands, damage, forks, fuzz, hostile, kills, orphans, settings
 
 NUMBER = int(os.environ.get("MODISTE_FUZZ", "20"))
 
@@ -36,6 +36,11 @@ def test_a_fault_of_a_reader_is_noticed():
 @pytest.mark.slow
 def test_a_run_that_is_killed_at_random_ends_the_same():
     assert apart(kills.random_kills, 3, 1) == []
+
+
+@pytest.mark.slow
+def test_a_command_that_is_interrupted_at_random_and_repeated_gives_the_same():
+    assert apart(commands.faults, 5, 0, ("prepare", "embed")) == []
 
 
 @pytest.mark.slow

@@ -125,7 +125,7 @@ class Call:
         script = sys.argv[0]
         flags = [flag for flag in self.flags if flag not in ("--multirun", "--run")]
 
-        failures: list[ModisteError] = []
+        failures: list[Exception] = []
 
         def task(cfg: Any) -> Any:
             from hydra.core.hydra_config import HydraConfig
@@ -136,10 +136,10 @@ class Call:
                 try:
                     report(checks.machine_problems(cfg))
                     return importlib.import_module(f"modiste.commands.{self.command}").run(cfg)
-                except ModisteError as error:
+                except Exception as error:
                     if self.args.multirun:  # Hydra says which of the jobs it was
                         raise
-                    failures.append(error)
+                    failures.append(error)  # and nothing of a single one
 
         task.__module__ = f"modiste.commands.{self.command}"  # Hydra names the job after it
         user_setting = os.environ.get("HYDRA_FULL_ERROR")

@@ -20,6 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from modiste.errors import ModisteError
 from modiste.serve.settings import Settings
 
+GRACE = 90
+"""Seconds after which a stopping server leaves clients that still do not send or take what they should."""
 PACKAGES = ("fastapi", "fastapi_offline", "multipart", "prometheus_client", "uvicorn")
 
 
@@ -37,8 +39,10 @@ def run(cfg: DictConfig) -> None:
     host, port = listening.getsockname()[:2]
     print(f"Opening {settings.index} …", flush=True)
     import uvicorn
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     from modiste.serve.app import create_app
+    from modiste.serve.connections import DrainingServer, bounded
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, force=True)
     logging.getLogger("modiste").setLevel(logging.INFO)
@@ -47,8 +51,11 @@ def run(cfg: DictConfig) -> None:
     print(
         f"Serving {settings.index} at http://{shown}:{port} (API: /docs, metrics: /metrics). Ctrl-C stops.", flush=True
     )
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30)
-    server = uvicorn.Server(config)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30,
+        http=bounded(AutoHTTPProtocol), ws="none", timeout_graceful_shutdown=GRACE,
+    )  # fmt: skip
+    server = DrainingServer(config)
     with stopping(server) as signals, suppress(KeyboardInterrupt):  # uvicorn raises it once everything is closed
         server.run([listening])
     if signals:

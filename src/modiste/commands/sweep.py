@@ -31,11 +31,12 @@ def run(cfg: DictConfig) -> None:
     sweep = Sweep(cfg, invocation())
     try:
         study = sweep.run()
+        sheets = conclude(study, sweep.objectives, list(sweep.space.space), sweep.folder)
     except KeyboardInterrupt:
         here = shlex.quote(str(sweep.folder))
         print(f"\nInterrupted; nothing is lost. Resume with: modiste sweep continue={here}", file=sys.stderr)
         raise SystemExit(130) from None
-    print_sheets(conclude(study, sweep.objectives, list(sweep.space.space), sweep.folder))
+    print_sheets(sheets)
     best = best_first(rows(study, sweep.objectives), sweep.objectives)[0]["trial"]
     print(f"\nSweep directory: {sweep.folder}\nReport: {sweep.folder / 'report.html'}")
     print(f"Evaluate the best: {sweep.next_command(best)}")

@@ -25,5 +25,12 @@ def run(cfg: DictConfig) -> float | None:
         raise SystemExit(130)
     if not trained.concludes:
         return None
-    print(conclude(trained))
+    try:
+        print(conclude(trained))
+    except KeyboardInterrupt:
+        print(
+            f"\nInterrupted after training; nothing is lost. Conclude with: modiste train continue={here}",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
     return trained.score

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def known(results: Sequence[dict[str, Any]], method: str, run: str | None) -> li
         for finding in result.get("findings", [])
         if finding.split(" ")[0] == method
     ]
-    subject = f"run={run}" if run else "model=NAME"
+    subject = f"run={shlex.quote(run)}" if run else "model=NAME"
     unknown = (
         f"Whether '{method}' grounds with this model is not measured: modiste evaluate {subject} 'task=[grounding]'"
     )

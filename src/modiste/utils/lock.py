@@ -47,11 +47,14 @@ def held(folder: Path, patience: float = 0.0, name: str = LOCK) -> Iterator[None
         name: Of the lock's file.
 
     Raises:
-        ModisteError: Another process is in it, still after ``patience``; or it is a file.
+        ModisteError: Another process is in it, still after ``patience``; or it is a file, or cannot be made.
     """
     if folder.exists() and not folder.is_dir():
         raise ModisteError(f"{folder} is a file: choose another directory.")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModisteError(f"{folder} cannot be made: {error.strerror}: choose another directory.") from error
     lock = FileLock(folder / name)
     try:
         _acquire(lock, folder, patience)
