@@ -87,6 +87,13 @@ def orphans(number: int) -> dict[str, Any]:
     return {"cases": sum(map(len, found.values())), "faults": faults}
 
 
+def commands(number: int) -> dict[str, Any]:
+    """Each job of the command line, interrupted at random."""
+    from reliability import commands
+
+    return {"cases": number * len(commands.JOBS), "faults": commands.faults(number)}
+
+
 def planted(number: int) -> dict[str, Any]:
     """Copies of KAGL's pictures and titles, planted; a fault is a control that is reported and is no copy."""
     from reliability import planted
@@ -116,6 +123,7 @@ TOPICS: dict[str, tuple[Topic, int]] = {
     "catalogues": (catalogues, 1000),
     "images": (images, 10_000),
     "orphans": (orphans, 0),
+    "commands": (commands, 15),
     "planted": (planted, 0),
     "soak": (soak, 10_000),
 }

@@ -22,6 +22,8 @@ WHAT = {
     "catalogues": "fuzzed tables: read, or a sentence",
     "images": "fuzzed images, by two decoders: read, or a bad row",
     "orphans": "parents killed by SIGTERM, SIGHUP, SIGKILL, Ctrl-C once and twice: processes left",
+    "commands": "embed, prepare, audit and export, killed or interrupted in each way at a random moment: one sentence, and "
+    "repeated, they give the same files",
     "planted": "pictures and titles of KAGL that nobody planted among an audit's: not reported as copies",
 }
 HEAD = f"""# Reliability
@@ -93,12 +95,13 @@ def planted_table() -> list[str]:
 
 
 def machine() -> str:
-    """The machine of the latest figures."""
-    found = [json.loads(path.read_text())["environment"] for path in sorted(FIGURES.glob("*.json"))]
-    if not found:
-        return ""
-    facts = found[-1]
-    return f"Measured on {facts['processor']}, {facts['cores']} cores, torch {facts['packages']['torch']}."
+    """The machines of the figures, each with its topics."""
+    topics: dict[str, list[str]] = {}
+    for path in sorted(FIGURES.glob("*.json")):
+        facts = json.loads(path.read_text())["environment"]
+        name = f"{facts['processor']}, {facts['cores']} cores, torch {facts['packages']['torch']}"
+        topics.setdefault(name, []).append(f"`{path.stem}`")
+    return "\n".join(f"Measured on {name}: {', '.join(found)}." for name, found in topics.items())
 
 
 def soak_table(found: dict[str, Any]) -> str:
