@@ -79,5 +79,5 @@ def test_the_content_alone_names_no_file(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_is_no_program_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "x.onnx"
     file.write_bytes(content)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="it is"):
         onnx.check(file)
