@@ -1,6 +1,7 @@
 """`modiste verify`: the sentence about each result, and whole recomputations of tiny models."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -143,6 +144,16 @@ def test_values_per_query_that_are_not_beside_it_are_missed_aloud(judge, tmp_pat
     verdict = judge(RESULT, RESULT, per_query=(None, {"mrr": np.array([1.0])}))
     assert verdict.sound
     assert "no values per query" in str(verdict)
+
+
+@pytest.mark.parametrize("kind", ["text", "pipe"])
+def test_values_per_query_that_cannot_be_read_are_one_sentence(tmp_path, kind):
+    one, other = (write(tmp_path / name / "r.json", RESULT, PER_QUERY[0]) for name in "ab")
+    file = one.with_suffix(".npz")
+    file.unlink()
+    file.write_text("x") if kind == "text" else os.mkfifo(file)
+    with pytest.raises(ModisteError, match=rf"The values per query in '{file}' cannot be read .*\. Evaluate again"):
+        compare(one, other, 0)
 
 
 def test_an_overlap_counts_unless_the_training_data_is_gone(judge):

@@ -675,7 +675,7 @@ def models(outside: Path) -> Iterator[Case]:
 
 def cases(outside: Path) -> list[Case]:
     """All of them."""
-    from reliability import hostile_models
+    from reliability import hostile_files, hostile_models
 
     made = (
         configs(outside),
@@ -688,6 +688,7 @@ def cases(outside: Path) -> list[Case]:
         models(outside),
         hostile_models.folders(),
         hostile_models.runs(outside),
+        hostile_files.cases(),
     )
     return [case for kind in made for case in kind]
 

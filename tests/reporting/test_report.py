@@ -239,6 +239,12 @@ def test_thumbnails_of_somebody_elses_run_directory_are_pictures_or_nothing(run)
     content = json.loads(kept.read_text())
     kept.write_text(json.dumps({row: thumb | {"image": "javascript:alert(1)"} for row, thumb in content.items()}))
     assert "javascript:" not in read(write_report(run))
+    for broken in (lambda thumb: thumb | {"more": 1}, lambda thumb: {"image": ""}, lambda thumb: thumb | {"width": "1"},
+                   lambda thumb: thumb | {"image": 1}, lambda thumb: [1]):  # fmt: skip
+        kept.write_text(json.dumps({row: broken(thumb) for row, thumb in content.items()}))
+        assert "no image" in words(write_report(run))
+    kept.write_text("[1]")
+    assert "Images are not shown" in words(write_report(run))
 
 
 def test_worst_classes_come_first(page):

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from modiste.errors import ModisteError
 from modiste.metrics.comparison import holm, mcnemar
 from modiste.reporting import tables
 from modiste.tasks.composed import PROTOCOL
+from modiste.utils import archives
 
 MARQO = {naming.data: naming for naming in tables.packaged_namings() if naming.task == "marqo"}
 CONF = Path(__file__).parents[2] / "conf" / "table.yaml"
@@ -146,6 +149,11 @@ def test_a_bad_reference_file_is_refused(tmp_path, text, words):
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(ModisteError, match=words):
         tables.read_published(tmp_path / "p.csv")
+    (tmp_path / "p.csv").write_text("source,dataset,task,model,metric,value\n")
+    for bad, why in (("- &a {data: x}\n- *a\n", "has YAML aliases"), ("- 1\n", "does not name benchmarks")):
+        (tmp_path / "p.yaml").write_text(bad)
+        with pytest.raises(ModisteError, match=why):
+            tables.read_published(tmp_path / "p.csv")
     with pytest.raises(ModisteError, match="no file of published numbers"):
         tables.read_published(tmp_path / "absent.csv")
 
@@ -368,6 +376,35 @@ def test_damaged_values_per_query_are_named(tmp_path):
         tables.build_blocks(tables.load_results(paths))
 
 
+@pytest.mark.parametrize("kind", ["bomb", "promise", "pipe"])
+def test_values_per_query_that_outgrow_memory_are_not_read(tmp_path, monkeypatch, kind):
+    _, paths = three(tmp_path)
+    file = next(paths[0].rglob("*.npz"))
+    if kind == "bomb":
+        monkeypatch.setattr(archives, "LIMIT", 10**6)
+        np.savez_compressed(file, **{"t2i/mrr": np.zeros(10**6)})
+    elif kind == "promise":
+        buffer = io.BytesIO()
+        np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": (10**11,)})
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("t2i/mrr.npy", buffer.getvalue() + bytes(80))
+    else:
+        file.unlink()
+        os.mkfifo(file)
+    with pytest.raises(ModisteError, match=r"The values per query in '.*' cannot be read .*Evaluate again"):
+        tables.read_values(file)
+    with pytest.raises(ModisteError, match="cannot be read"):
+        [tables.per_query(one) for one in tables.load_results(paths)]
+
+
+@pytest.mark.parametrize("name", ["a.json", "b.json"])
+def test_a_pipe_among_results_is_one_sentence(tmp_path, name):
+    file = write(tmp_path, result())
+    os.mkfifo(file.with_name(name))
+    with pytest.raises(ModisteError, match=f"'{file.with_name(name)}' is a pipe or a device: delete it"):
+        tables.load_results([tmp_path])
+
+
 # --- text
 
 
@@ -473,6 +510,12 @@ def test_a_run_an_experiment_folder_and_a_file_are_all_paths(tmp_path):
         ({"metrics": {}}, "no metrics"),
         ({"metrics": {"t2i/mrr": 0.5}}, "'t2i/mrr' has no value"),
         ({"metrics": {"t2i/mrr": {"value": "high"}}}, "not a number"),
+        ({"tables": [1]}, "table"),
+        ({"tables": {"few_shot": {}}}, "the table 'few_shot' is not rows of as many cells as it has columns"),
+        ({"tables": {"few_shot": []}}, "the table 'few_shot'"),
+        ({"tables": {"x": {"columns": ["shots", 1], "rows": []}}}, "the table 'x'"),
+        ({"tables": {"x": {"columns": ["shots"], "rows": [[1, 2]]}}}, "the table 'x'"),
+        ({"tables": {"x": {"columns": ["shots"], "rows": [[{}]]}}}, "the table 'x'"),
     ],
 )
 def test_a_malformed_result_is_named(tmp_path, change, words):

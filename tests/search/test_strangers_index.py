@@ -19,6 +19,8 @@ from modiste.search.calibrate import queries
 from modiste.search.engines import qdrant
 from modiste.search.engines.lancedb import fields
 from modiste.search.opened import snapshot_folder
+from modiste.utils.arrow import read_table
+from modiste.utils.atomic import quick_digest
 
 SERVER = "http://127.0.0.1:9"
 
@@ -103,6 +105,20 @@ def test_a_link_in_an_index_is_refused(folder, tmp_path, name):
     if name != "index.json":
         linked.symlink_to(folder)
         assert len(search.open(linked)) == 40
+
+
+def test_rows_whose_texts_lie_outside_of_their_file_are_read_anew(folder, caplog):
+    """The digest is of the stranger's, too: it holds."""
+    index = search.open(folder)
+    expected = index.snapshot.table.column("text").to_pylist()
+    file = snapshot_folder(folder, index.version) / "rows.arrow"
+    column = read_table(file).column("text").combine_chunks()
+    offsets = np.frombuffer(column.buffers()[1], np.int32, count=len(column) + 1)
+    file.write_bytes(file.read_bytes().replace(offsets.tobytes(), (offsets + 10**8).tobytes()))
+    file.with_name("rows.arrow.sha256").write_text(quick_digest(file))
+    with caplog.at_level(logging.WARNING):
+        assert search.open(folder).snapshot.table.column("text").to_pylist() == expected
+    assert "rows.arrow is damaged" in caplog.text
 
 
 # -------------------------------------------------------------------------------------------------------------- server

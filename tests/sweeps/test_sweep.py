@@ -24,9 +24,9 @@ from modiste.errors import ModisteError
 from modiste.reporting.tables import print_sheets
 from modiste.sweeps.conclude import conclude
 from modiste.sweeps.execution import Watch
-from modiste.sweeps.pictures import importance
+from modiste.sweeps.pictures import importance, parallel_coordinates
 from modiste.sweeps.space import Space
-from modiste.sweeps.study import Objective, finished, open_study, over_seeds, rows, run_trials, sampler_of
+from modiste.sweeps.study import Objective, finished, mend, open_study, over_seeds, rows, run_trials, sampler_of
 from modiste.utils.lock import held
 
 LOSS = Objective("loss", "min")
@@ -132,6 +132,28 @@ def test_a_torn_line_of_the_journal_loses_its_trial_alone(tmp_path, cut):
     run(reference, 5, valley)
     drawn = [trial.params for trial in again.get_trials() if trial.state.name == "COMPLETE"]
     assert sorted(map(str, drawn)) == sorted(str(trial.params) for trial in reference.get_trials())
+
+
+@pytest.mark.parametrize("number", [10**12, 10**4, "1", None, [0]])
+def test_a_trial_that_a_journal_cannot_have_lost_is_not_made_again(tmp_path, number):
+    """Nor does what is made again outgrow the journal, whatever the length of the line that creates a trial."""
+    run(study(tmp_path), 2, valley)
+    journal = tmp_path / "study.journal"
+    evil = [{"op_code": 4, "study_id": 0, "x": "x" * 1000}, {"op_code": 5, "trial_id": number, "param_name": "x"}]
+    before = b"".join(json.dumps(line).encode() + b"\n" for line in evil) + b"{}\n" * 10**5
+    journal.write_bytes(before + journal.read_bytes() + b"{torn\n")
+    size = journal.stat().st_size
+    mend(journal, list(SPACE.space))
+    assert journal.stat().st_size <= 2 * size
+    assert b'"param_name": "x"' not in journal.read_bytes()
+
+
+def test_trials_without_a_parameter_are_not_drawn(tmp_path):
+    table = [{"trial": i, "state": "complete", "lr": 0.1 * i, "n": i, "loss": 1.0 - 0.1 * i} for i in range(4)]
+    del table[2]["n"]
+    for missing in (table, [{**row, "n": 1} for row in table[:1]], [table[2]]):
+        path = parallel_coordinates(missing, ["lr", "n"], LOSS, tmp_path / "parallel.svg")
+        assert path.stat().st_size
 
 
 def test_a_torn_line_with_more_after_it_is_dropped_too(tmp_path):

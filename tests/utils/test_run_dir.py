@@ -8,7 +8,7 @@ import torch
 from modiste.errors import ModisteError
 from modiste.evaluation.store import ResultStore
 from modiste.utils.lock import exclusive
-from modiste.utils.run_dir import EVALUATED, RunDir, check_links
+from modiste.utils.run_dir import EVALUATED, RunDir, check_links, read_json, read_text
 
 
 @pytest.fixture
@@ -35,6 +35,18 @@ def test_a_file_that_a_kill_cut_off_is_passed_over(run):
         path.write_bytes(b"")
     with pytest.raises(ModisteError, match="no complete checkpoint"):
         run.checkpoint("last")
+
+
+def test_a_file_that_one_would_wait_for_is_one_sentence(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("pipe", "device"):
+        for read in (read_text, read_json):
+            with pytest.raises(ModisteError, match=f"'{tmp_path / name}' is a pipe or a device: delete it"):
+                read(tmp_path / name)
+    assert read_json(tmp_path / "missing") == {}
+    with pytest.raises(FileNotFoundError):
+        read_text(tmp_path / "missing")
 
 
 def test_what_is_no_run_is_one_sentence(run):

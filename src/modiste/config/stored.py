@@ -20,6 +20,7 @@ from modiste.config.aliases import current, rename_keys, rename_override
 from modiste.config.overrides import is_own_key
 from modiste.errors import ModisteError
 from modiste.utils import plain_yaml
+from modiste.utils.run_dir import read_text
 
 # "${" and a colon somewhere behind it: what OmegaConf could take for the call of a resolver.
 CALL = re.compile(r"\$\{.*:", re.DOTALL)
@@ -121,7 +122,7 @@ a file may only set Modiste's keys.
 def read_plain(path: Path) -> Any:
     """The content of a YAML file as plain containers and values. Raises ModisteError when it cannot be read."""
     try:
-        return plain_yaml.load(path.read_text(encoding="utf-8"), get_yaml_loader())
+        return plain_yaml.load(read_text(path), get_yaml_loader())
     except FileNotFoundError:
         raise ModisteError(f"File {path} does not exist.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:

@@ -30,7 +30,7 @@ from modiste.models.layers import shared_copy
 from modiste.utils import onnx
 from modiste.utils.atomic import atomic_folder, read_cache, write_cache
 from modiste.utils.machine import has_bf16, installed
-from modiste.utils.openvino import core
+from modiste.utils.openvino import core, read_model
 
 log = logging.getLogger(__name__)
 
@@ -253,7 +253,7 @@ def _openvino(tower: Tower) -> Any:
 
     path = tower.kept("openvino")
     if path is not None and path.is_dir():
-        return core().read_model(path / "tower.xml")
+        return read_model(path / "tower.xml")
     example = tuple(tower.tensors(tower.example))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

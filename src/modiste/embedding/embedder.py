@@ -21,6 +21,7 @@ from modiste.embedding import backends
 from modiste.embedding.transfer import fetched, to_device
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokens
+from modiste.utils.archives import check_stored
 from modiste.utils.atomic import read_cache, write_cache
 from modiste.utils.machine import installed, is_out_of_memory, processor, usable_cores
 from modiste.utils.progress import Progress, silent
@@ -428,6 +429,7 @@ def read_matrix(path: Path) -> Tensor:
     try:
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(path, allow_pickle=False)).float()
+        check_stored(path)
         return torch.load(path, map_location="cpu", weights_only=True).float()
     except Exception as error:  # numpy and torch raise many kinds for a file that is not what it should be
         raise ModisteError(

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from modiste.errors import NothingToMeasureError
@@ -17,6 +16,7 @@ from modiste.evaluation.overlap import overlap_of_run
 from modiste.evaluation.spec import Evaluation, EvaluationSpec
 from modiste.evaluation.store import ResultStore, holds, identity, variant_of
 from modiste.evaluation.subject import Subject
+from modiste.reporting.tables import read_values
 from modiste.tasks.result import Embedder, Result
 from modiste.utils.machine import keep_pages
 from modiste.utils.run_dir import RunDir, read_json
@@ -179,7 +179,4 @@ def read(path: Path) -> Result:
     """A stored result with its values per query."""
     content: Mapping[str, Any] = read_json(path)
     values = path.with_suffix(".npz")
-    if not values.is_file():
-        return Result.from_json(content)
-    with np.load(values) as per_query:
-        return Result.from_json(content, dict(per_query))
+    return Result.from_json(content, read_values(values) if values.exists() else None)

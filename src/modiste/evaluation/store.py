@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +19,15 @@ from omegaconf import OmegaConf
 from modiste.errors import ModisteError
 from modiste.utils.atomic import atomic, write_image
 from modiste.utils.machine import environment
-from modiste.utils.run_dir import EVALUATED, RunDir, check_links, write_json
+from modiste.utils.run_dir import EVALUATED, RunDir, check_links, read_text, write_json
 
 if TYPE_CHECKING:
     from modiste.evaluation.spec import Evaluation
     from modiste.tasks.result import Result
+
+
+MOST_FILES = 100_000
+"""Entries of a folder whose content is part of a result's identity."""
 
 
 def identity(evaluation: Evaluation, task: str, facts: dict[str, Any]) -> dict[str, Any]:
@@ -104,8 +110,8 @@ def variant_of(cfg: Mapping[str, Any]) -> str:
 def holds(path: Path, expected: dict[str, Any]) -> bool:
     """Whether ``path`` holds a result of the same model, data and protocol."""
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        known = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError, ModisteError):
         return False
     return all(known.get(name) == json.loads(json.dumps(value)) for name, value in expected.items())
 
@@ -145,7 +151,17 @@ def is_path(word: str) -> bool:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file, or of the JSON and text files below a folder; empty where there is neither."""
-    found = path.rglob("*") if path.is_dir() else [path]
+    """sha256 of a file, or of the JSON and text files below a folder; empty where there is neither, or too much.
+
+    A task's configuration may be a stranger's, and may name any path: of a folder, `MOST_FILES` entries are looked at.
+    """
+    found = list(islice(path.rglob("*"), MOST_FILES + 1)) if path.is_dir() else [path]
+    if len(found) > MOST_FILES:
+        return ""
+    digest = hashlib.sha256()
     files = sorted(file for file in found if file.is_file() and (file == path or file.suffix in (".json", ".txt")))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
+    for file in files:
+        with file.open("rb") as content:
+            for block in iter(partial(content.read, 2**20), b""):
+                digest.update(block)
+    return digest.hexdigest() if files else ""

@@ -18,9 +18,9 @@ import numpy as np
 from modiste.config import quote
 from modiste.config.stored import check_overrides
 from modiste.errors import ModisteError
-from modiste.reporting.tables import differences, find_results, read_result, without_paths
+from modiste.reporting.tables import differences, find_results, read_result, read_values, without_paths
 from modiste.utils.own_process import own_command, own_environment
-from modiste.utils.run_dir import EVALUATED, RunDir
+from modiste.utils.run_dir import EVALUATED, RunDir, read_text
 
 # Overrides that say where to write, or how to hurry; they are replaced.
 REPLACED = ("run", "run_dir", "overwrite", "cache", "deterministic")
@@ -161,7 +161,7 @@ def verify(
 
 def same_place(result: dict[str, Any], file: Path) -> bool:
     """Whether ``file`` is of the same task, data set, split and variant."""
-    other = json.loads(file.read_text(encoding="utf-8"))
+    other = json.loads(read_text(file))
     return all(result.get(key) == other.get(key) for key in ("task", "data", "split", "variant"))
 
 
@@ -207,7 +207,7 @@ def compare(path: Path, again: Path, tolerance: float) -> Verdict:
     keys = [key for key in NUMBERS if key in before and not (gone and key == "overlap")]
     new["examples"] = as_stored(old["examples"], new["examples"])
     found = [item for key in keys for item in differences(old[key], new[key], key)]
-    stored = path.with_suffix(".npz").is_file()
+    stored = path.with_suffix(".npz").exists()
     if stored:
         found += per_query_differences(path.with_suffix(".npz"), again.with_suffix(".npz"))
     notes = [] if stored else ["there are no values per query next to it"]
@@ -244,20 +244,20 @@ def as_stored(before: list[dict[str, Any]] | None, after: list[dict[str, Any]] |
 def per_query_differences(before: Path, after: Path) -> list[tuple[str, Any, Any]]:
     """As `differences`, of the values per query; of each metric the largest."""
     found: list[tuple[str, Any, Any]] = []
-    with np.load(before) as old, np.load(after) as new:
-        for name in sorted({*old.files, *new.files}):
-            where = f"per_query.{name}"
-            if name not in old.files or name not in new.files:
-                there, now = ("there" if name in side.files else "nothing" for side in (old, new))
-                found.append((where, there, now))
-            elif old[name].shape != new[name].shape:
-                found.append((where, str(old[name].shape), str(new[name].shape)))
-            elif not np.array_equal(old[name], new[name], equal_nan=old[name].dtype.kind == "f"):
-                one, other = old[name].astype(np.float64).ravel(), new[name].astype(np.float64).ravel()
-                deltas = np.nan_to_num(np.abs(one - other), nan=np.inf)
-                deltas[(one == other) | (np.isnan(one) & np.isnan(other))] = 0
-                worst = int(deltas.argmax())
-                found.append((f"{where}.{worst}", float(one[worst]), float(other[worst])))
+    old, new = read_values(before), read_values(after)
+    for name in sorted({*old, *new}):
+        where = f"per_query.{name}"
+        if name not in old or name not in new:
+            there, now = ("there" if name in side else "nothing" for side in (old, new))
+            found.append((where, there, now))
+        elif old[name].shape != new[name].shape:
+            found.append((where, str(old[name].shape), str(new[name].shape)))
+        elif not np.array_equal(old[name], new[name], equal_nan=old[name].dtype.kind == "f"):
+            one, other = old[name].astype(np.float64).ravel(), new[name].astype(np.float64).ravel()
+            deltas = np.nan_to_num(np.abs(one - other), nan=np.inf)
+            deltas[(one == other) | (np.isnan(one) & np.isnan(other))] = 0
+            worst = int(deltas.argmax())
+            found.append((f"{where}.{worst}", float(one[worst]), float(other[worst])))
     return found
 
 

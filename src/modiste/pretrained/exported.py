@@ -24,7 +24,7 @@ from modiste.texts.hf import HfTextEncoder, HfTokenizer
 from modiste.texts.words import HashTokenizer
 from modiste.utils import onnx
 from modiste.utils.foreign import check_folder
-from modiste.utils.openvino import core
+from modiste.utils.openvino import core, read_model
 from modiste.utils.run_dir import read_json
 
 FACTS = "modiste.json"
@@ -255,9 +255,8 @@ def open_onnx(file: Path) -> Callable[[Tokens], Tensor]:
 
 
 def open_openvino(file: Path) -> Callable[[Tokens], Tensor]:
-    """OpenVINO's function of named tensors."""
-
-    program = core().compile_model(core().read_model(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    """OpenVINO's function of named tensors. Raises ValueError: see `modiste.utils.openvino.read_model`."""
+    program = core().compile_model(read_model(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(inputs: Tokens) -> Tensor:
         answer = program({name: tensor.numpy() for name, tensor in inputs.items() if name in named})

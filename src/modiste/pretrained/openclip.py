@@ -21,6 +21,7 @@ from modiste.models.layers import Group, block_groups, freeze_all_but, shared_co
 from modiste.models.preprocess import Preprocess
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
 from modiste.texts.hf import text_model
+from modiste.utils.archives import check_stored
 from modiste.utils.foreign import check_hub, check_source, weights_alone
 
 DIRECTORY_PREFIX = "local-dir:"
@@ -153,6 +154,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
     with explained(str(path), "Give a safetensors file, or one that torch.save wrote."):
         safe = path.suffix == ".safetensors"
+        if not safe:
+            check_stored(path)
         state: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     while wrapper := next(
         (key for key in WRAPPERS if isinstance(state, dict) and isinstance(state.get(key), dict)), None

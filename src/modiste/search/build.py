@@ -28,7 +28,7 @@ from modiste.search.calibrate import Threshold, calibrate, queries, record
 from modiste.search.encoder import Encoder, ModelCard
 from modiste.search.engines.compressed import Codes
 from modiste.search.engines.lancedb import KEY, WORDS, LanceStore
-from modiste.search.engines.memory import Snapshot, read_table, save_table
+from modiste.search.engines.memory import Snapshot, save_table
 from modiste.search.engines.qdrant import confirm
 from modiste.search.opened import (
     ELSEWHERE,
@@ -44,6 +44,7 @@ from modiste.search.opened import (
 )
 from modiste.search.planner import EXACT, IVF, QUERIES, Measured, Plan, measure, measured_limit, smallest
 from modiste.search.where import NUMBER, TEXT
+from modiste.utils.arrow import read_table
 from modiste.utils.atomic import read_cache, write_checked
 from modiste.utils.links import refuse_links
 from modiste.utils.lock import held

@@ -13,6 +13,7 @@ import numpy as np
 from modiste.errors import ModisteError
 from modiste.search.encoder import Encoder
 from modiste.search.engines.memory import save_arrays
+from modiste.utils.archives import read_npz
 from modiste.utils.atomic import read_cache, write_checked
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def queries(index: Opened, count: int, seed: int = 0) -> np.ndarray:
     file = Path(index.path) / FILE
     generator = np.random.default_rng(seed)
     if file.is_file():
-        texts = read_cache(file, lambda path: np.load(path)["texts"], "The titles' embeddings")
+        texts = read_cache(file, lambda path: read_npz(path)["texts"], "The titles' embeddings")
         if texts is None:
             texts = _titles(index, sample(index, seed)[1])
         return texts[generator.permutation(len(texts))[:count]]

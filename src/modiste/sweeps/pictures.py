@@ -70,8 +70,9 @@ def history_plot(table: Sequence[Mapping[str, Any]], metric: Objective, path: Pa
 def parallel_coordinates(
     table: Sequence[Mapping[str, Any]], names: Sequence[str], metric: Objective, path: Path
 ) -> Path:
-    """A line per complete trial over the parameters to the metric; the better, the darker, the best in colour."""
-    ordered = best_first([dict(row) for row in table if row["state"] == "complete"], [metric])
+    """A line per complete trial that has all parameters, over them to the metric; the better, the darker."""
+    whole = [dict(row) for row in table if row["state"] == "complete" and set(names) <= row.keys()]
+    ordered = best_first(whole, [metric])
     columns = [_positions([row[name] for row in ordered]) for name in (*names, metric.metric)]
     with new_figure(max(WIDTH, 1.5 * len(columns)), 3.6, path) as figure:
         axes = figure.subplots()

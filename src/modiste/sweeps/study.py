@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -143,13 +144,19 @@ COMPLETE_OR_PRUNED = (1, 2)
 
 def _without_lost(lines: Sequence[bytes], names: Sequence[str]) -> list[bytes]:
     """Lines of a journal as if the trials that lost some of theirs had been cut off: a trial's number is the place of
-    the line that creates it, which is made again; a result without its parameters is dropped."""
+    the line that creates it, which is made again; a result without its parameters is dropped. So are lines of a trial
+    whose number is beyond what the journal can have lost: remaking those before it must not outgrow the journal."""
     known = [(line, json.loads(line)) for line in lines]
     creates = next((line for line, entry in known if entry.get("op_code") == CREATE_TRIAL), None)
     kept: list[tuple[bytes, dict[str, Any]]] = []
     parameters: dict[int, set[str]] = {}
+    spare: float = sum(map(len, lines)) // len(creates) if creates else 0
     for line, entry in known:
         trial = len(parameters) if entry.get("op_code") == CREATE_TRIAL else entry.get("trial_id", -1)
+        missing = 0 if entry.get("op_code") == CREATE_TRIAL else _beyond(trial, len(parameters))
+        if missing > spare:
+            continue
+        spare -= missing
         while creates is not None and trial >= len(parameters):
             parameters[len(parameters)] = set()
             if entry.get("op_code") != CREATE_TRIAL:
@@ -167,6 +174,11 @@ def _without_lost(lines: Sequence[bytes], names: Sequence[str]) -> list[bytes]:
             and entry.get("trial_id") in lost
         )
     ]
+
+
+def _beyond(trial: Any, count: int) -> float:
+    """How many trials there must be besides ``count`` for one of this number; no number of them where it is none."""
+    return max(0, trial - count + 1) if isinstance(trial, int) else math.inf
 
 
 def _is_json(line: bytes) -> bool:

@@ -27,6 +27,7 @@ from modiste.metrics.intervals import Interval, bootstrap, describe_bootstrap
 from modiste.metrics.ranks import candidate_ranks, other_ranks
 from modiste.metrics.relevance import Floats, Ints, Relevance
 from modiste.tasks.result import Embedder, Result
+from modiste.utils.run_dir import read_text
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
@@ -248,7 +249,7 @@ def read_judgements(path: str | Path) -> Judgements:
     """
     form = f"The relevance file {path} must be JSON of the form {{query: {{item id: 1 or 0}}}}"
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(read_text(Path(path)))
     except FileNotFoundError:
         raise ModisteError(f"Relevance file {path} does not exist: check its path.") from None
     except (ValueError, RecursionError) as error:

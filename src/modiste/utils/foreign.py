@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from modiste.errors import ModisteError
+from modiste.utils.archives import BROKEN, check_stored
 from modiste.utils.links import refuse_links
 from modiste.utils.run_dir import read_json
 
@@ -27,6 +28,8 @@ SETTINGS = re.compile(
     r"|video_preprocessor)_config|config(_sentence_transformers|\.[\w.-]+)?|modules|modiste|special_tokens_map"
     r"|.*\.index(\.[\w-]+)?)\.json"
 )
+WEIGHTS = (".bin", ".ckpt", ".pt", ".pth")
+"""Files of ``torch.save``."""
 SENTENCE_CONFIG = re.compile(r"sentence_[\w-]+_config\.json")
 MODULE = re.compile(
     r"sentence_transformers\.(models|(base|sentence_transformer)\.modules)(\.\w+)?"
@@ -57,8 +60,8 @@ def check_folder(folder: Path) -> None:
         folder: May be a snapshot in the cache of the model hub, whose files are links into that cache.
 
     Raises:
-        ModisteError: It holds links that lead out of it, pipes, devices or an adapter; a JSON file is not readable, or
-            see `check_values`.
+        ModisteError: It holds links that lead out of it, pipes, devices, compressed weights or an adapter; a JSON file
+            is not readable, or see `check_values`.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -69,8 +72,17 @@ def check_folder(folder: Path) -> None:
     """
     refuse_links(folder, "is not part of the model", _cached(folder))
     for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() in WEIGHTS and file.is_file():
+            _check_weights(file)
         if SETTINGS.fullmatch(file.name.lower()):  # some file systems do not tell cases apart
             check_file(file)
+
+
+def _check_weights(file: Path) -> None:
+    try:
+        check_stored(file)
+    except (*BROKEN, ValueError) as error:
+        raise ModisteError(f"'{file}' is refused, as {error}: save the weights again.") from None
 
 
 def check_file(file: Path) -> None:

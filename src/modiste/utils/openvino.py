@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from openvino import Core
+    from openvino import Core, Model
+
+NET = re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*\?>\s*)?<net[\s>]")
+"""How a file in OpenVINO's own format begins."""
 
 # openvino sends events to its maker when it is imported and when it converts, from a forked process; it does without
 # where this package cannot be imported.
@@ -21,3 +26,15 @@ def core() -> Core:
     import openvino as ov
 
     return ov.Core()
+
+
+def read_model(file: Path) -> Model:
+    """A program in OpenVINO's own format; OpenVINO would take any other, such as ONNX with weights elsewhere, too.
+
+    Raises:
+        ValueError: The file does not begin as one.
+    """
+    with file.open("rb") as content:
+        if not NET.match(content.read(1024)):
+            raise ValueError(f"{file.name} is not in OpenVINO's own format (XML with the root net)")
+    return core().read_model(file)

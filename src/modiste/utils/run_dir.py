@@ -7,12 +7,12 @@ import logging
 import os
 import shlex
 import zipfile
-import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.archives import BROKEN, check_stored
 from modiste.utils.atomic import write_text
 from modiste.utils.links import special
 
@@ -33,21 +33,43 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds, or an empty dictionary when there is none. Raises ModisteError for a damaged one."""
-    if not path.is_file():
+    """What a JSON file holds, or an empty dictionary when there is none.
+
+    Raises:
+        ModisteError: It is damaged, or see `read_text`.
+    """
+    if not path.exists() or path.is_dir():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise ModisteError(f"'{path}' is not readable JSON ({error}). Repair or delete the file.") from None
 
 
+def read_text(path: Path) -> str:
+    """The text of a regular file in UTF-8.
+
+    Raises:
+        ModisteError: It is a pipe or a device, which one would wait for.
+        OSError: There is none.
+        UnicodeDecodeError: It is not in UTF-8.
+
+    >>> read_text(Path("/dev/zero"))
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: '/dev/zero' is a pipe or a device: delete it.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ModisteError(f"'{path}' is a pipe or a device: delete it.")
+    return path.read_text(encoding="utf-8")
+
+
 def is_intact(checkpoint: Path) -> bool:
-    """Whether a checkpoint is complete and its checksums hold (the CRC-32 of each tensor); a line of log where not."""
+    """Whether a checkpoint is complete, not compressed, and its checksums hold (CRC-32); a line of log where not."""
     try:
+        check_stored(checkpoint)
         with zipfile.ZipFile(checkpoint) as file:
             damaged = file.testzip() is not None
-    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
+    except (*BROKEN, ValueError):
         damaged = True
     if damaged:
         log.warning("%s is damaged and will not be used.", checkpoint)

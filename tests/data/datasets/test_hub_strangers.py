@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -130,6 +131,19 @@ def test_a_saved_data_set_names_no_file_outside(name, outside, tmp_path):
     with watched(outside) as found, pytest.raises(ModisteError, match="which is not in its folder"):
         Hub(str(tmp_path / "both"))()
     assert found == []
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_an_arrow_file_whose_texts_lie_outside_of_it_is_one_sentence(saved, tmp_path):
+    texts = [f"a hat {i:04d}" for i in range(50)]
+    datasets.Dataset.from_dict({"text": texts, "image_id": texts}).save_to_disk(str(tmp_path / "set"))
+    file = tmp_path / "set" / "data-00000-of-00001.arrow"
+    offsets = 10 * np.arange(51, dtype=np.int32)
+    file.write_bytes(file.read_bytes().replace(offsets.tobytes(), (offsets + 10**8).tobytes()))
+    if not saved:
+        (tmp_path / "set" / "state.json").unlink()
+    with pytest.raises(ModisteError, match=r"Data set '.*' cannot be loaded: .*arrow' is damaged: "):
+        Hub(str(tmp_path / "set"))()
 
 
 def test_the_format_of_a_saved_data_set_is_not_used(tmp_path):

@@ -17,6 +17,7 @@ from modiste.data.shop import split_word
 from modiste.data.sources import MAX_BYTES, FolderImages, ImageSource
 from modiste.data.text_tables import Columns
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils import arrow
 from modiste.utils.links import refuse_outside
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ def _saved(files: Sequence[Path]) -> Dataset:
     """Memory-mapped Arrow files; what ``state.json`` says beyond their names, such as a format, is not used."""
     import datasets
 
+    for file in files:
+        arrow.read_table(file)
     return datasets.concatenate_datasets([datasets.Dataset.from_file(str(file)) for file in files])
 
 
@@ -175,8 +178,8 @@ def _is_plain(member: tarfile.TarInfo) -> bool:
 
 TAR_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif",
                 "txt", "text", "transcript", "json", "cls", "cls2", "id", "index", "inx")  # fmt: skip
-CHECKS: dict[str, Callable[[Path], Any]] = {"parquet": read_schema, "webdataset": _check_tar}
-"""Builder → what raises ModisteError for a file that it cannot read."""
+CHECKS: dict[str, Callable[[Path], Any]] = {"arrow": arrow.read_table, "parquet": read_schema, "webdataset": _check_tar}
+"""Builder → what raises ModisteError or ValueError for a file that it cannot read."""
 
 
 def _one_table(loaded: Mapping[str, Dataset]) -> Dataset:

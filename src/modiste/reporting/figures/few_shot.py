@@ -13,7 +13,9 @@ LINES = 7
 
 def is_few_shot(table: Mapping[str, Any]) -> bool:
     """Whether a result's table holds accuracies over shots."""
-    return {"shots", "accuracy"} <= set(table["columns"])
+    places = [place for place, name in enumerate(table["columns"]) if name in ("shots", "accuracy", "accuracy_sd")]
+    numbers = (row[place] for row in table["rows"] for place in places)
+    return {"shots", "accuracy"} <= set(table["columns"]) and all(isinstance(cell, (int, float)) for cell in numbers)
 
 
 def few_shot_curves(tables: Mapping[str, Mapping[str, Any]], path: Path) -> Path | None:

@@ -106,14 +106,15 @@ class Thumbs:
         """Of the data that ``result`` was computed on."""
         name = f"{result['data']}.{str(result.get('data_fingerprint') or '')[:8] or 'data'}"
         path = folder / f"thumbs.{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}.json"
-        return cls(path, catalogue, read_json(path))
+        kept = read_json(path)
+        return cls(path, catalogue, kept if isinstance(kept, dict) else {})
 
     def get(self, row: int) -> Thumb | None:
         """The thumbnail of a row; None where its image is not available."""
         if str(row) not in self.kept and self.catalogue is not None:
             self.kept[str(row)] = vars(self._read(self.catalogue, row))
-        found = self.kept.get(str(row))
-        return Thumb(**found) if isinstance(found, dict) and _is_safe(found.get("image")) else None
+        found: Any = self.kept.get(str(row))
+        return Thumb(**found) if _is_thumb(found) else None
 
     def keep(self) -> None:
         """Write the file."""
@@ -134,8 +135,13 @@ class Thumbs:
             return Thumb("", 0, 0, text, name)
 
 
-def _is_safe(image: Any) -> bool:
-    return isinstance(image, str) and (not image or image.startswith(SAFE))
+def _is_thumb(found: Any) -> bool:
+    """Whether these are the values of a `Thumb`; the file may come from anywhere."""
+    types = {"image": str, "width": int, "height": int, "text": str, "id": str}
+    if not isinstance(found, dict) or found.keys() != types.keys():
+        return False
+    image = found["image"]
+    return all(isinstance(found[name], kind) for name, kind in types.items()) and (not image or image.startswith(SAFE))
 
 
 def encode(image: Image.Image) -> tuple[str, int, int]:

@@ -66,6 +66,8 @@ import yaml
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.reporting.tables.names import split_name
+from modiste.utils import plain_yaml
+from modiste.utils.run_dir import read_text
 
 FILE = "table.yaml"
 PUBLISHED = ("source", "dataset", "task", "metric")
@@ -167,8 +169,8 @@ class Paper:
         path = Path(path)
         path = path / FILE if path.is_dir() else path
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+            content = plain_yaml.load(read_text(path))
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise ModisteError(f"'{path}' is not a readable table: {' '.join(str(error).split())}.") from None
         reader = _Reader(path)
         return reader.paper(reader.mapping(content, OF_PAPER, "the file"))

@@ -26,6 +26,7 @@ from modiste.reporting.tables.results import (
     overlap_note,
     per_query,
     read_result,
+    read_values,
     sizes,
     without_paths,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "print_sheets",
     "read_published",
     "read_result",
+    "read_values",
     "show",
     "sizes",
     "split_name",

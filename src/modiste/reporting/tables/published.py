@@ -13,6 +13,8 @@ import yaml
 
 from modiste.errors import ModisteError
 from modiste.reporting.tables.names import number
+from modiste.utils import plain_yaml
+from modiste.utils.run_dir import read_text
 
 PACKAGED = Path(__file__).parents[1] / "reference" / "published.csv"
 BENCHMARKS = PACKAGED.parent / "benchmarks"
@@ -69,16 +71,20 @@ PARTS: dict[str, Callable[[str, str], str]] = {
 """What stands before our metric: nothing, the published task, or the published data set's subset."""
 
 
-def read_namings(path: Path) -> list[Naming]:
+def read_namings(path: Path, load: Callable[[str], Any] = plain_yaml.load) -> list[Naming]:
     """The benchmarks of a YAML file, as those of ``reference/benchmarks``: a list of the fields of `Naming`.
+
+    Args:
+        path: Of the file, which may be a stranger's.
+        load: Reads YAML; by default without aliases.
 
     Raises:
         ModisteError: The file is not readable, or an entry has an unknown or lacks a needed field.
     """
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = load(read_text(path))
         return [Naming(**{**entry, "part": PARTS[entry.get("part", "")]}) for entry in entries]
-    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         raise ModisteError(
             f"'{path}' does not name benchmarks ({' '.join(str(error).split())}): it is a list with data, task, "
             f"datasets, metrics and queries each, as the files of {BENCHMARKS}."
@@ -88,7 +94,7 @@ def read_namings(path: Path) -> list[Naming]:
 @cache
 def packaged_namings() -> tuple[Naming, ...]:
     """The benchmarks of the packaged reference file: a file of ``reference/benchmarks`` each."""
-    return tuple(naming for path in sorted(BENCHMARKS.glob("*.yaml")) for naming in read_namings(path))
+    return tuple(naming for path in sorted(BENCHMARKS.glob("*.yaml")) for naming in read_namings(path, yaml.safe_load))
 
 
 class Published(list[dict[str, str]]):

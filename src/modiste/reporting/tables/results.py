@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modiste.errors import ModisteError
+from modiste.utils.archives import read_npz
+from modiste.utils.run_dir import read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +72,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> StoredResult:
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise ModisteError(f"'{path}' is not a readable JSON file ({error}). Evaluate again to rewrite it.") from None
     problem = _problem(result)
@@ -108,16 +109,24 @@ def per_query(result: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float64]]:
     """
     import numpy as np
 
-    if not isinstance(result, StoredResult) or not result.per_query_file.is_file():
+    if not isinstance(result, StoredResult) or not result.per_query_file.exists():
         return {}
     try:
-        with np.load(result.per_query_file) as values:
-            return {name: values[name].astype(np.float64) for name in values.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ModisteError(
-            f"The values per query in '{result.per_query_file}' cannot be read ({error}). Evaluate again to rewrite "
-            "them."
-        ) from None
+        return {name: values.astype(np.float64) for name, values in read_npz(result.per_query_file).items()}
+    except ValueError as error:
+        raise _unreadable(result.per_query_file, error) from None
+
+
+def read_values(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Name to values per query as they are stored, of a ``.npz``. Raises ModisteError where it is damaged."""
+    try:
+        return read_npz(path)
+    except ValueError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: ValueError) -> ModisteError:
+    return ModisteError(f"The values per query in '{path}' cannot be read ({error}). Evaluate again to rewrite them.")
 
 
 def coordinates(result: Mapping[str, Any]) -> tuple[str, str, str, str]:
@@ -230,4 +239,20 @@ def _problem(result: Any) -> str:
             return f"the metric '{name}' has no value"
         if any(not isinstance(interval.get(k), (int, float, type(None))) for k in ("value", "low", "high")):
             return f"the metric '{name}' holds something that is not a number"
-    return ""
+    tables = result.get("tables") or {}
+    wrong = [tables] if not isinstance(tables, dict) else [name for name in tables if not _is_table(tables[name])]
+    return f"the table '{wrong[0]}' is not rows of as many cells as it has columns" if wrong else ""
+
+
+def _is_table(table: Any) -> bool:
+    if not isinstance(table, dict):
+        return False
+    columns, rows = table.get("columns"), table.get("rows")
+    if not isinstance(columns, list) or not isinstance(rows, list):
+        return False
+    return all(isinstance(name, str) for name in columns) and all(
+        isinstance(row, list)
+        and len(row) == len(columns)
+        and all(isinstance(cell, (str, int, float, type(None))) for cell in row)
+        for row in rows
+    )

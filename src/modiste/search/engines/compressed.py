@@ -10,6 +10,7 @@ import numpy as np
 
 from modiste.errors import ModisteError
 from modiste.search.engines.memory import Hits, save_array, save_arrays, top
+from modiste.utils.archives import read_npz
 from modiste.utils.atomic import quick_digest, read_cache, write_checked
 
 SAMPLE = 20_000
@@ -97,8 +98,8 @@ class Codes:
         They are read whole: a scan goes over all.
         """
         what = f"The {kind} codes of the index"
-        facts = read_cache(folder / f"codes-{kind}.npz", lambda path: dict(np.load(path)), what, quick_digest)
-        codes = read_cache(folder / f"codes-{kind}.npy", np.load, what, quick_digest)
+        facts = read_cache(folder / f"codes-{kind}.npz", read_npz, what, quick_digest)
+        codes = read_cache(folder / f"codes-{kind}.npy", _read_array, what, quick_digest)
         if facts is None or codes is None:
             return None
         return cls(kind, codes, facts["rotation"], facts["mean"], *map(float, facts["numbers"]))
@@ -146,6 +147,11 @@ class Codes:
         exact = vectors[places] @ query
         best = top(exact, k)
         return places[best], exact[best]
+
+
+def _read_array(path: Path) -> np.ndarray:
+    """`numpy.load`, which allocates what a header promises, but not more than the file holds."""
+    return np.array(np.load(path, mmap_mode="r"))
 
 
 def _bits(vectors: np.ndarray) -> np.ndarray:

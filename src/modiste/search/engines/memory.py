@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modiste.search import where as conditions
+from modiste.utils.arrow import read_table
 from modiste.utils.atomic import quick_digest, read_cache, write_checked
 
 if TYPE_CHECKING:
@@ -98,16 +99,8 @@ class Snapshot:
         return (self.vectors if positions is None else self.vectors[positions]) @ query
 
 
-def read_table(path: Path) -> pa.Table:
-    """A table in Arrow's file format, memory-mapped."""
-    import pyarrow as pa
-
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all()
-
-
 def save_table(path: Path, table: pa.Table) -> None:
-    """Writes what `read_table` reads."""
+    """Write a table in Arrow's file format, which `modiste.utils.arrow.read_table` reads."""
     import pyarrow as pa
 
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as file:

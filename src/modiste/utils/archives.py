@@ -1,0 +1,77 @@
+"""Zip archives, which may be a stranger's: what they unpack into is bounded before it is read."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LIMIT = 2**30
+"""Bytes of all arrays of a ``.npz``: 10 million queries, 13 metrics each."""
+BROKEN = (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
+"""What `zipfile` raises for a damaged archive."""
+
+
+def check_stored(path: Path) -> None:
+    """Check that a file of ``torch.save`` unpacks into no more than it is: torch compresses nothing.
+
+    Args:
+        path: May be no archive at all, such as a file of old versions of torch.
+
+    Raises:
+        ValueError: A member is compressed, or members overlap.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as file:
+        members = file.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("it is compressed, which torch.save never does")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("it unpacks into more than it holds")
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of a ``.npz`` by name.
+
+    Raises:
+        ValueError: The file is missing or damaged, no regular file, or unpacks into more than `LIMIT`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> with TemporaryDirectory() as folder:
+    ...     np.savez_compressed(Path(folder, "values.npz"), rank=np.array([1, 2]))
+    ...     read_npz(Path(folder, "values.npz"))
+    {'rank': array([1, 2])}
+    """
+    if not path.is_file():
+        raise ValueError("it is not a regular file")
+    try:
+        with zipfile.ZipFile(path) as file:
+            members = file.infolist()
+            size = sum(member.file_size for member in members)
+            if size > LIMIT:
+                raise ValueError(f"it unpacks into {size / 2**30:,.1f} GiB, and {LIMIT / 2**30:.0f} GiB are read")
+            return {member.filename.removesuffix(".npy"): _array(file.read(member)) for member in members}
+    except (*BROKEN, MemoryError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _array(content: bytes) -> np.ndarray[Any, Any]:
+    """An array in the ``.npy`` format. Raises ValueError where its header promises more or less than follows."""
+    from numpy.lib import format
+
+    stream = io.BytesIO(content)
+    version = format.read_magic(stream)
+    read_header = format.read_array_header_1_0 if version == (1, 0) else format.read_array_header_2_0
+    shape, _, dtype = read_header(stream)
+    if not dtype.itemsize or math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
+        raise ValueError("an array's header does not fit its content")
+    stream.seek(0)
+    return format.read_array(stream, allow_pickle=False)
