@@ -22,8 +22,8 @@ WHAT = {
     "catalogues": "fuzzed tables: read, or a sentence",
     "images": "fuzzed images, by two decoders: read, or a bad row",
     "orphans": "parents killed by SIGTERM, SIGHUP, SIGKILL, Ctrl-C once and twice: processes left",
-    "commands": "embed, prepare, audit and export, killed or interrupted in each way at a random moment: one sentence, and "
-    "repeated, they give the same files",
+    "commands": "embed, prepare, audit and export, killed or interrupted in each way at a random moment: one "
+    "sentence, and repeated, they give the same files",
     "planted": "pictures and titles of KAGL that nobody planted among an audit's: not reported as copies",
 }
 HEAD = f"""# Reliability
