@@ -9,7 +9,7 @@ ROOT = Path(modiste.__file__).parent
 # Why a signature may say Any → functions, as module:function.
 REASONS = {
     "what YAML or JSON holds": """
-        search.opened:is_complete
+        search.opened:is_complete utils.plain_yaml:load
         config.building:instantiate config.schema:plain config.stored:read_plain config.tree:value_at
         data.download:read_json utils.run_dir:read_json reporting.tables.results:without_paths
         search.build:plain utils.foreign:check_config utils.foreign:check_values utils.foreign:is_kernel

@@ -13,7 +13,7 @@ from modiste.config import compose
 from modiste.data.augment import Thumbnail
 from modiste.data.build import load
 from modiste.data.corruptions import corrupt
-from modiste.data.storage.preprocessed import PreprocessedImages
+from modiste.data.storage.preprocessed import GEOMETRY, PreprocessedImages
 from modiste.data.synthetic import Synthetic
 from modiste.errors import ModisteError
 
@@ -69,6 +69,8 @@ def test_the_split_is_that_of_the_originals():
 def test_preprocessed_images_cannot_be_corrupted(tmp_path):
     from dataclasses import replace
 
-    preprocessed = replace(make_catalogue("a", range(1)), images=PreprocessedImages(tmp_path, [], {}))
+    preprocessed = replace(
+        make_catalogue("a", range(1)), images=PreprocessedImages(tmp_path, [], dict.fromkeys(GEOMETRY))
+    )
     with pytest.raises(ModisteError, match=r"remove data\.preprocessed"):
         corrupt(preprocessed, [Thumbnail()])

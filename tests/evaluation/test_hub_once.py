@@ -1,5 +1,6 @@
 """Out of reach of the hub: it is asked once per model, however many data sets a suite has, and never for a path."""
 
+import huggingface_hub
 import pytest
 import transformers
 
@@ -15,6 +16,7 @@ def asked(monkeypatch, tmp_path):
         names.append(name)
         raise OSError("We couldn't connect to the hub to load the files, and couldn't find them in the cached files.")
 
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, name, **_: offline(name))
     for part in (transformers.AutoConfig, transformers.AutoModel):
         monkeypatch.setattr(part, "from_pretrained", offline)
     monkeypatch.chdir(tmp_path)

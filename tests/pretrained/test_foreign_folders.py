@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from modiste.pretrained.exported import load_exported
 from modiste.pretrained.openclip import OpenClipDualEncoder
 from modiste.texts.hf import HfTextEncoder
 from modiste.texts.words import HashTokenizer
+from modiste.utils.foreign import check_hub
 
 EVENTS = ("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
 BERT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 512}
@@ -328,13 +330,36 @@ def test_a_repository_of_the_hub_is_checked_like_a_folder(loader, outside, tmp_p
     asked = []
 
     def download(repository, **options):
-        asked.append((repository, all(name.endswith(".json") for name in options["allow_patterns"])))
+        asked.append(
+            (repository, options["revision"], all(name.endswith(".json") for name in options["allow_patterns"]))
+        )
         return str(tmp_path / "evil")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, name, revision: SimpleNamespace(sha="c0ffee"))
     with pytest.raises(ModisteError, match="code from the model hub"):
         LOADERS[loader]("attacker/model")
-    assert asked == [("attacker/model", True)]
+    assert asked == [("attacker/model", "c0ffee", True)]
+
+
+def test_a_repository_in_the_cache_is_checked_where_the_hub_is_out_of_reach(clip_dir, tmp_path, monkeypatch):
+    """The hub is asked once; `snapshot_download` alone would try for half a minute."""
+    import huggingface_hub
+
+    commit = "7e3ba62ce16b379a1ab479346b66f192e76f51b7"
+    asked = []
+
+    def out_of_reach(self, name, **options):
+        asked.append(name)
+        raise RuntimeError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", out_of_reach)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match="Name or service not known"):
+        check_hub("owner/name", commit)
+    shutil.copytree(clip_dir, tmp_path / "models--owner--name" / "snapshots" / commit)
+    assert check_hub("owner/name", commit) == commit
+    assert asked == ["owner/name"] * 2
 
 
 def test_a_snapshot_in_the_cache_of_the_hub_is_a_folder_with_links(clip_dir, tmp_path):

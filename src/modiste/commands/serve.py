@@ -13,12 +13,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from modiste.errors import ModisteError
 from modiste.serve.settings import Settings
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from modiste.serve.connections import DrainingServer
 
 GRACE = 90
 """Seconds after which a stopping server leaves clients that still do not send or take what they should."""
@@ -65,16 +70,16 @@ def run(cfg: DictConfig) -> None:
 
 
 @contextmanager
-def stopping(server: Any) -> Iterator[list[int]]:
+def stopping(server: DrainingServer) -> Iterator[list[int]]:
     """Have SIGHUP, unless it is ignored, stop a server as SIGTERM does; yields the signals that it gets."""
     signals: list[int] = []
     stop, number = server.handle_exit, getattr(signal, "SIGHUP", signal.SIGTERM)
 
-    def handle(number: int, frame: Any) -> None:
-        signals.append(number)
-        stop(number, frame)
+    def handle(sig: int, frame: FrameType | None) -> None:
+        signals.append(sig)
+        stop(sig, frame)
 
-    server.handle_exit = handle
+    server.handle_exit = handle  # type: ignore[method-assign]
     before = signal.getsignal(number)
     if before != signal.SIG_IGN:
         signal.signal(number, handle)

@@ -12,9 +12,12 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from modiste.errors import ModisteError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +190,7 @@ def write_text(path: Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
-def write_image(path: Path, image: Any) -> None:
+def write_image(path: Path, image: Image.Image) -> None:
     """Write a PIL image in the format that the file's suffix names (PNG without one), whole or not at all."""
     from PIL import Image
 

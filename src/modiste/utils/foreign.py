@@ -117,9 +117,18 @@ def check_hub(repository: str, revision: str | None = None) -> str:
         ModisteError: See `check_folder`.
         OSError: The hub cannot be reached, or the repository does not exist.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    folder = snapshot_download(repository, revision=revision, allow_patterns=["*config*.json", *OTHERS])
+    wanted: dict[str, Any] = {"allow_patterns": ["*config*.json", *OTHERS]}
+    try:  # asked first, and once: `snapshot_download` tries for half a minute, also for what is in the cache
+        commit = HfApi().model_info(repository, revision=revision).sha
+        folder = snapshot_download(repository, revision=commit, **wanted)
+    except Exception as error:  # of several packages
+        try:
+            folder = snapshot_download(repository, revision=revision, local_files_only=True, **wanted)
+        except LocalEntryNotFoundError:
+            raise (error if isinstance(error, OSError) else OSError(str(error))) from error
     check_folder(Path(folder))
     return Path(folder).name
 

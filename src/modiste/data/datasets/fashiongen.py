@@ -103,7 +103,7 @@ def read_texts(path: Path) -> dict[str, list[str]]:
             for name in REQUIRED:
                 if not _is_linked(file, name):
                     raise cut_short(CARD, path, f"it has no data set {name}")
-            parts = {name: held(file, name) for name in (*REQUIRED, *OPTIONAL) if _is_linked(file, name)}
+            parts = {name: _held(file, name) for name in (*REQUIRED, *OPTIONAL) if _is_linked(file, name)}
             lengths = {name: len(part) for name, part in parts.items()}
             if len(set(lengths.values())) > 1:
                 raise cut_short(CARD, path, f"its data sets have different lengths, {lengths}")
@@ -117,7 +117,7 @@ def _is_linked(file: Any, name: str) -> bool:
     return bool(file.id.links.exists(name.encode()))
 
 
-def held(file: Any, name: str) -> Any:
+def _held(file: Any, name: str) -> Any:
     """A data set of an HDF5 file. Raises ValueError where it is a link or stored elsewhere."""
     h5py = _h5py()
     if not _is_linked(file, name) or file.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
@@ -153,7 +153,7 @@ class Hdf5Images:
                 self._opened = (os.getpid(), {})
             opened = self._opened[1]
             if key not in opened:
-                opened[key] = held(_h5py().File(self.paths[key], "r"), "input_image")
+                opened[key] = _held(_h5py().File(self.paths[key], "r"), "input_image")
             return opened[key]
 
     def read(self, ref: str) -> Image.Image:

@@ -109,7 +109,7 @@ class CheckpointFiles(TorchCheckpointIO):
                 f"modiste train continue={shlex.quote(str(path.parent.parent))}."
             ) from error
 
-    def remove_checkpoint(self, path: Any) -> None:
+    def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint; what is no ``.ckpt`` file stays."""
         path = Path(path)
         if path.suffix == ".ckpt" and path.is_file():
