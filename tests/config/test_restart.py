@@ -60,7 +60,8 @@ def test_a_value_that_another_of_the_stored_overrides_replaced_may_come_back(run
         "logger.tensorboard.save_dir=.", "trainer.profiler={filename: x, dirpath: x}", "trainer.default_root_dir=x",
         "logger.wandb.entity=stranger", "sweep.space={callbacks.best.filename: {choices: [/x]}}",
         "callbacks.cost.run_dir=mine", "callbacks.recent.filename='{step:c}tmp/x'", "callbacks.recent.filename=x",
-        "logger.tensorboard.name=${cost.currency}", "logger.tensorboard.sub_dir=x", "log_dir=/elsewhere", "name=../x",
+        "logger.tensorboard.name=${cost.currency}", "logger.tensorboard.sub_dir=x", "log_dir=/elsewhere",
+        "name=../x", "name=a/b", "log_dir=/",
         "data.name='../x'",
     ],
 )  # fmt: skip
@@ -76,7 +77,7 @@ def test_a_file_does_not_say_where_a_training_writes(run, override):
 
 
 def test_the_place_of_a_run_is_not_taken_over_and_its_folder_of_runs_is(run):
-    kept = [f"log_dir={quote(str(run.parent))}", "callbacks.best.monitor=val/loss", "trainer.max_epochs=2", "name=a/b"]
+    kept = [f"log_dir={quote(str(run.parent))}", "callbacks.best.monitor=val/loss", "trainer.max_epochs=2", "name=a"]
     OmegaConf.save(OmegaConf.create([*kept, "run_dir=/elsewhere", "init=/other"]), run / "overrides.yaml")
     assert restart([f"resume={quote(str(run))}"], {"loss"}).overrides == kept
 

@@ -88,6 +88,13 @@ def test_what_a_suite_decides_itself_is_refused(word):
         suite_specs(cfg, ["suite=here", "model=clip_b32", word])
 
 
+def test_a_suites_name_is_that_of_a_file():
+    """It may come from a stranger's result, which `modiste verify` makes again."""
+    cfg = compose("evaluate", ["suite=here", "model=clip_b32", "++suite.name=x/../../settings"])
+    with pytest.raises(ModisteError, match="leave out the /"):
+        suite_specs(cfg, ["suite=here", "model=clip_b32"])
+
+
 def test_a_setting_of_a_task_goes_to_the_entries_that_have_it():
     given = ["suite=openfashionclip_2023", "model=clip_b32", "task.zeroshot.seed=7"]
     entries = {entry.name: entry.config.task for entry in suite_specs(compose("evaluate", given[:2]), given)}

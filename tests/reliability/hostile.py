@@ -285,6 +285,9 @@ AGREED = (
     "logger.tensorboard.name=${cost.currency}",
     "name=../../outside/new",
     "log_dir={out}/new",
+    "log_dir=/",
+    "+trainer.strategy={_target_: lightning.pytorch.strategies.FSDPStrategy}",
+    "+trainer.strategy=fsdp",
     f"+model.x={{_target_: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: '{FTP}'}}",
     f"+optim.x={{_target_: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: '{FTP}'}}",
     "transfer={x: {hydra.searchpath: [evil/conf], data: x}}",
@@ -365,6 +368,13 @@ def results(outside: Path) -> Iterator[Case]:
     yield case("another program", verify, command=f"sh -c 'id > {outside}/PWNED'")
     yield case("an option out of its group", verify, overrides=["run=evil", f"suite={HERE}/evil/conf/x"])
     yield case("a target", verify, overrides=["run=evil", "task.retrieval={_target_: os.system, command: id}"])
+    suite = ["run=evil", "++suite.name='x/../../../../outside/PWNED'",
+             "++suite.entries={e: {data: synthetic_hard, task: [retrieval]}}"]  # fmt: skip
+    yield case("a suite's name that is a path", verify, overrides=suite)
+    method = f"x/../../../..{outside}/PWNED"
+    columns = ["phrase", "pairs", *(f"{method}/pointing{end}" for end in ("", "_low", "_high"))]
+    phrases = {"columns": columns, "rows": [["red", 9, 0.5, 0.4, 0.6]]}
+    yield case("a method that is a path", ("evaluate", "run=evil"), tables={"phrases": phrases})
     picture = {"kind": "t2i", "query": "a", "rank": 1, "results": [{"row": 0, "image": f"{outside}/secret.png"}]}
     yield case("pictures outside", ("evaluate", "run=evil"), examples=[picture])
     script = "<script>fetch('http://127.0.0.1:9')</script>"

@@ -154,6 +154,18 @@ TRANSFORMERS: dict[str, tuple[Make, ...]] = {
     "an adapter": (values("adapter_config.json", peft_type="LORA", base_model_name_or_path="{out}"),),
     "weights outside": (sharded,),
     "a vocabulary outside": (values("tokenizer_config.json", vocab_file="{out}/x.pt"), without("tokenizer.json")),
+    "a vocabulary outside, as vocab": (
+        values("tokenizer_config.json", vocab="{out}/secret.txt"),
+        without("tokenizer.json"),
+    ),
+    "a vocabulary outside, as an argument": (
+        values("tokenizer_config.json", init_inputs=["{out}/secret.txt"]),
+        without("tokenizer.json"),
+    ),
+    "a vocabulary outside, as a token": (
+        values("special_tokens_map.json", vocab="{out}/secret.txt"),
+        without("tokenizer.json"),
+    ),
     "linked weights": (linked("model.safetensors"),),
     "a linked config": (linked("config.json"),),
     "a linked tokenizer": (linked("tokenizer.json"),),

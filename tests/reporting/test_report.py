@@ -208,6 +208,19 @@ def test_findings_and_pointing_by_phrase_are_shown(run):
     assert (run / "figures" / "kagl.test.grounding.phrases.cam.svg").is_file()
 
 
+def test_a_method_of_a_stranger_is_no_path(run):
+    method = "x/../../../outside/PWNED"
+    columns = ["phrase", "pairs", *(f"{method}/pointing{end}" for end in ("", "_low", "_high"))]
+    columns += [f"{method}/{other}/pointing" for other in ("own_mean", "wrong_phrase")] + ["prior/pointing"]
+    table = {"columns": columns, "rows": [["shoes", 12, 0.5, 0.1, 0.6, 0.2, 0.1, 0.3]]}
+    content = {"metrics": {"cam/pointing": interval(0.5)}, "primary": "cam/pointing"}
+    put(run, "kagl.test.grounding", result("grounding", **content, tables={"phrases": table}))
+    before = {file for file in run.parent.rglob("*") if run not in file.parents}
+    write_report(run)
+    assert {file for file in run.parent.rglob("*") if run not in file.parents} == before
+    assert list((run / "figures").glob("*PWNED.svg"))
+
+
 def test_pictures_outside_the_run_directory_are_not_shown(run):
     Image.new("RGB", (4, 4)).save(run.parent / "secret.png")
     Image.new("RGB", (4, 4)).save(run / "figures.png")

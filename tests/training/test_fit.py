@@ -8,7 +8,8 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 
 from helpers.commands import TINY
 from helpers.resumed import assert_same_state, checkpoint
-from modiste.config import compose
+from modiste.config import compose, locate
+from modiste.errors import ModisteError
 from modiste.training.fit import build_trainer, train
 from modiste.utils.run_dir import RunDir
 
@@ -21,6 +22,15 @@ def test_a_callback_set_to_null_is_not_replaced_by_lightnings_own(null: str, tmp
     assert bool(trainer.progress_bar_callback) == (null != "progress")
     assert any(isinstance(callback, ProgressBar) for callback in trainer.callbacks) == (null != "progress")
     assert any(isinstance(callback, Checkpoint) for callback in trainer.callbacks) == (null == "progress")
+
+
+@pytest.mark.parametrize("word", ["fsdp", "fsdp_cpu_offload", "deepspeed_stage_2", "xla"])
+def test_a_strategy_that_unpickles_checkpoints_is_refused(word, tmp_path):
+    """Lightning's FSDP does, whatever `weights_only` says; the run that names it may be a stranger's."""
+    with pytest.raises(ModisteError, match="use auto, ddp, or trainer=fsdp"):
+        build_trainer(compose("train", [f"run_dir={tmp_path}", f"+trainer.strategy={word}"]), RunDir(tmp_path), {})
+    with pytest.raises(ModisteError, match="may not be instantiated"):
+        locate("lightning.pytorch.strategies.FSDPStrategy")
 
 
 class Killed(Callback):

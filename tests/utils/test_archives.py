@@ -37,6 +37,18 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "model.bin"
 
 
+def test_an_archive_behind_something_else_is_refused(tmp_path, weights):
+    """torch.load would read the front, and Lightning's FSDP the pickle of the archive."""
+    torch.save({"state_dict": {}}, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    both = tmp_path / "both.ckpt"
+    both.write_bytes((tmp_path / "old.bin").read_bytes() + weights.read_bytes())
+    assert zipfile.is_zipfile(both)
+    assert torch.load(both, weights_only=True) == {"state_dict": {}}
+    with pytest.raises(ValueError, match="behind something else"):
+        check_stored(both)
+    assert not is_intact(both)
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_what_torch_wrote_is_stored(weights: Path, old: bool) -> None:
     if old:

@@ -57,6 +57,11 @@ REFUSED = {
     "remote code": {"tokenizer_kwargs": {"trust_remote_code": True}},
     "compressed": {"compression_config": {"quant_method": "x"}},
     "a router's module": {"types": {"text": "os.system"}, "structure": {}},
+    **{
+        f"a vocabulary as {key}": {key: "secret.txt"}
+        for key in ("vocab", "merges", "entity_vocab", "source_spm", "target_spm")
+    },
+    "arguments of a tokenizer": {"init_inputs": ["secret.txt"]},
     "a router's folder": {"types": {"../x": "sentence_transformers.base.modules.dense.Dense"}, "structure": {}},
 }
 

@@ -30,6 +30,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from modiste.data.sources import opened
 from modiste.embedding.embedder import fingerprint
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
@@ -282,11 +283,11 @@ def open_image(image: str | Path | Image.Image) -> Image.Image:
         return image.convert("RGB")
     try:
         if "://" not in str(image):
-            return Image.open(str(image)).convert("RGB")
+            return opened(Path(image).read_bytes()).convert("RGB")
         import fsspec
 
         with fsspec.open(str(image), "rb") as file:
-            return Image.open(file).convert("RGB")
+            return opened(file.read()).convert("RGB")
     except (OSError, ValueError, ImportError) as error:
         raise ModisteError(f"The image '{image}' cannot be read: {error}.") from error
 

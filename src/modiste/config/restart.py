@@ -23,6 +23,7 @@ PLACES = (*STARTS, "run_dir", "data_dir", "log_dir")
 WRITES = re.compile(r"\b(dirpath|filename|save_dir|sub_dir|run_dir|default_root_dir|entity)\b['\"]?\s*[:=]")
 WRITER = re.compile(r"\b(callbacks|logger|trainer)\b")
 ELSEWHERE = re.compile(r"(?:^|[\s'\"{\[:,=])[/~][\w./]|\.\.|::|://|\$\{")
+OTHER = re.compile(r"\.\.|/")
 NAMES = ("log_dir", "name", "data.name")
 """Keys that make the path of a new run directory."""
 
@@ -87,8 +88,9 @@ def _check_in_place(stored: Sequence[str], run: Path) -> None:
         key, value = override_key(plain), plain.partition("=")[2].strip("'\" ")
         elsewhere = bool(WRITES.search(plain) or (WRITER.search(plain) and ELSEWHERE.search(value)))
         if key in NAMES:
-            below = key != "log_dir" or run.resolve().is_relative_to(Path(value).expanduser().resolve())
-            elsewhere = ".." in value or not below
+            above = run.resolve().parents[:3]  # log_dir/name/time, and a trial of a sweep
+            placed = Path(value).expanduser().resolve() in above if key == "log_dir" else not OTHER.search(value)
+            elsewhere = not placed
         if elsewhere:
             raise ModisteError(
                 f"{run / 'overrides.yaml'} holds '{override}', and a file may not say where a training writes or logs "

@@ -39,7 +39,8 @@ FOREIGN = {
     "lightning.pytorch.loggers": "CSVLogger TensorBoardLogger",
     "lightning.pytorch.plugins": "HalfPrecision MixedPrecision",
     "lightning.pytorch.profilers": "AdvancedProfiler PyTorchProfiler SimpleProfiler",
-    "lightning.pytorch.strategies": "DDPStrategy FSDPStrategy ModelParallelStrategy SingleDeviceStrategy",
+    # Not FSDPStrategy: it unpickles checkpoints, whatever `weights_only` says; trainer=fsdp is ModelParallelStrategy.
+    "lightning.pytorch.strategies": "DDPStrategy ModelParallelStrategy SingleDeviceStrategy",
     # Not CmaEsSampler: it unpickles what the study's storage holds.
     "optuna.pruners": "HyperbandPruner MedianPruner NopPruner PatientPruner PercentilePruner SuccessiveHalvingPruner "
     "ThresholdPruner WilcoxonPruner",

@@ -115,7 +115,7 @@ def decode(data: bytes, smallest: int | None = None) -> Image.Image:
     (300, 400)
     """
     try:
-        image = _opened(data)
+        image = opened(data)
         if image.width * image.height > MAX_PIXELS:
             raise ImageTooLargeError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
         if smallest is not None:
@@ -129,14 +129,15 @@ def decode(data: bytes, smallest: int | None = None) -> Image.Image:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _opened(data: bytes) -> Image.Image:
+def opened(data: bytes) -> Image.Image:
+    """An encoded image before it is decoded. Raises OSError where it is in none of `FORMATS`."""
     Image.init()
     return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def image_format(data: bytes) -> str:
     """Which of `FORMATS` an encoded image is in. Raises OSError where it is in none."""
-    return str(_opened(data).format)
+    return str(opened(data).format)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

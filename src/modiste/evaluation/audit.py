@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -26,7 +25,8 @@ from modiste.evaluation.overlap import Match, check_kept, match_vectors, measure
 from modiste.evaluation.spec import EvaluationSpec
 from modiste.evaluation.subject import Subject, subject_of
 from modiste.evaluation.titles import match_titles
-from modiste.utils.atomic import atomic
+from modiste.reporting.tables.sheets import csv_text
+from modiste.utils.atomic import write_text
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir, write_json
 
@@ -230,8 +230,9 @@ def write_pairs(audit: Audit, path: Path) -> None:
         "distance",
         *(f"{side}_{key}" for side in ("test", "train") for key in ("row", "product_id", "text")),
     ]
-    with atomic(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        for name, match in audit.matches.items():
-            writer.writerows({"measure": name, **pair(audit, name, int(row))} for row in np.flatnonzero(match.touched))
+    pairs = [
+        {"measure": name, **pair(audit, name, int(row))}
+        for name, match in audit.matches.items()
+        for row in np.flatnonzero(match.touched)
+    ]
+    write_text(path, csv_text([names, *([found[name] for name in names] for found in pairs)]))

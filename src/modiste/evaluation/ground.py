@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from PIL import Image, ImageOps
+from PIL import Image
 
 from modiste.config import validate
+from modiste.data.sources import decode
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.grounding import METHODS, THRESHOLD, Grounded
 from modiste.models.load import build_model, load
@@ -70,8 +71,8 @@ def read_photo(path: Path) -> Image.Image:
     if not path.is_file():
         raise ModisteError(f"Photo '{path}' does not exist: give an image file.")
     try:
-        return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        return decode(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise ModisteError(f"'{path}' is not a readable image ({error}): give a JPEG, PNG or WebP file.") from None
 
 

@@ -28,8 +28,11 @@ def suite_specs(cfg: DictConfig, overrides: Sequence[str], config_dirs: Sequence
         config_dirs: Folders with groups of the user's.
 
     Raises:
-        ModisteError: The user also names embeddings, data or tasks, or an entry cannot be composed.
+        ModisteError: The user also names embeddings, data or tasks, an entry cannot be composed, or the suite's name is
+            none of a file.
     """
+    if Path(cfg.suite.name).name != cfg.suite.name:
+        raise ModisteError(f"suite.name={cfg.suite.name} names a result's file: leave out the /.")
     if cfg.embeddings.image:
         raise ModisteError("suite= needs a model (run= or model=): embeddings on disk belong to one data set.")
     own = [o for o in overrides if override_key(o) not in ("suite", "variant")]

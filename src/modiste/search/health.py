@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modiste.errors import ModisteError, did_you_mean
+from modiste.reporting.tables.sheets import csv_text
 from modiste.search.engines.memory import batch, save_array
 from modiste.search.where import TEXT
-from modiste.utils.atomic import atomic, quick_digest, read_cache, write_cache
+from modiste.utils.atomic import quick_digest, read_cache, write_cache, write_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -147,10 +147,7 @@ def write(index: Index, folder: Path) -> Iterator[tuple[str, int, Path]]:
     for name, compute in LISTS.items():
         table = compute(index)
         file = folder / f"{name}.csv"
-        with atomic(file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as opened:
-            writer = csv.writer(opened)
-            writer.writerow(table.column_names)
-            writer.writerows(row.values() for row in table.to_pylist())
+        write_text(file, csv_text([table.column_names, *(list(row.values()) for row in table.to_pylist())]))
         yield name, len(table), file
 
 

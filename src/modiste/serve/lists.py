@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -12,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from modiste.reporting.tables.sheets import csv_text
 from modiste.serve.live import Held
 from modiste.serve.towers import Patient
 
@@ -61,17 +60,11 @@ def as_csv(table: pa.Table) -> str:
     """A table as CSV that a spreadsheet does not take for formulas.
 
     >>> as_csv(pa.table({"title": ["=cmd()"], "score": [0.5]}))
-    "title,score\\r\\n'=cmd(),0.5\\r\\n"
+    "title,score\\n'=cmd(),0.5\\n"
     """
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(table.column_names)
-    for row in table.to_pylist():
-        writer.writerow([_cell(value) for value in row.values()])
-    return out.getvalue()
+    rows = ([_cell(value) for value in row.values()] for row in table.to_pylist())
+    return csv_text([table.column_names, *rows])
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
+    return " ".join(map(str, value)) if isinstance(value, list) else value

@@ -25,10 +25,14 @@ def check_stored(path: Path) -> None:
         path: May be no archive at all, such as a file of old versions of torch.
 
     Raises:
-        ValueError: A member is compressed, or members overlap.
+        ValueError: A member is compressed, members overlap, or the archive stands behind something else, which another
+            reader would take for the content.
     """
     if not zipfile.is_zipfile(path):
         return
+    with path.open("rb") as opened:
+        if opened.read(4) != b"PK\x03\x04":
+            raise ValueError("it is an archive behind something else")
     with zipfile.ZipFile(path) as file:
         members = file.infolist()
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):

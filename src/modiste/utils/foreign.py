@@ -299,6 +299,11 @@ def _refuse_outside(key: str, value: Any, where: str) -> None:
             raise ModisteError(f"{key} of {where} names '{name}', which is outside of the folder: correct the name.")
 
 
+def _refuse_word(key: str, value: Any, where: str) -> None:
+    if isinstance(value, str):
+        raise ModisteError(f"{key} of {where} names the file '{value}' as a vocabulary: remove it.")
+
+
 def _refuse_timms(key: str, value: Any, where: str) -> None:
     if isinstance(value, Mapping):
         check_options(value, f"{key}.{{name}} of {where} is not an option of an architecture: remove it.")
@@ -338,21 +343,27 @@ RULES: dict[str, Callable[[str, Any, str], None]] = {
     "backbone_kwargs": _refuse_timms,
     "compression_config": _refuse("quantises the model, which is not supported: save it unquantised"),
     "configuration_files": _refuse_outside,
+    "entity_vocab": _refuse_word,
     "experts_implementation": _refuse_kernel,
     "fast_tokenizer_files": _refuse_outside,
+    "init_inputs": _refuse("hands files to the tokenizer: remove it"),
     "jumanpp_kwargs": _refuse_programs,
     "kernel_config": _refuse("asks for code from the model hub, which is refused: remove it"),
     "mecab_kwargs": _refuse_programs,
+    "merges": _refuse_word,
     "model_args": _refuse_timms,
     "pretrained_cfg": _refuse_source,
     "quantization_config": _refuse("quantises the model, which is not supported: save it unquantised"),
+    "source_spm": _refuse_word,
     "sudachi_kwargs": _refuse_programs,
+    "target_spm": _refuse_word,
     "timm_model_name": _refuse_location,
     "transformers_weights": _refuse_outside,
     "trust_remote_code": _refuse("asks to run remote code, which is refused: remove that line"),
     "types": _refuse_modules,
     "use_kernels": _refuse("asks for code from the model hub, which is refused: remove it"),
     "use_pretrained_backbone": _refuse("asks for other weights than the folder's: set it to false"),
+    "vocab": _refuse_word,
     "weight_map": _refuse_outside,
 }
 """Key, without underscores around it → what checks its value."""

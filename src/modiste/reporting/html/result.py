@@ -151,7 +151,8 @@ def _phrases(run: Run, stem: str, result: Mapping[str, Any]) -> list[Any]:
     for table in filter(is_by_phrase, (result.get("tables") or {}).values()):
         methods = [name.removesuffix("/pointing_low") for name in table["columns"] if name.endswith("/pointing_low")]
         for method in methods:
-            path = run.path / "figures" / f"{stem}.phrases.{method}.svg"
+            word = "".join(letter if letter.isalnum() else "_" for letter in method)
+            path = run.path / "figures" / f"{stem}.phrases.{word}.svg"
             drawn.append((phrase_bars(table, method, path), f"{method}: pointing by phrase"))
     return [Heading("By phrase"), Pictures(drawn)] if drawn else []
 

@@ -145,7 +145,8 @@ function conclusion({ wins, p }, main, compare) {
 }
 
 function exported({ queries }, picked, { credited }) {
-  const quoted = (value) => `"${String(value).replaceAll('"', '""')}"`;
+  const plain = (value) => (/^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value));  // no formula of a spreadsheet's
+  const quoted = (value) => `"${plain(value).replaceAll('"', '""')}"`;
   const rows = queries.flatMap(({ query, results }, i) => results.map((product, rank) =>
     [query, rank + 1, product.product_id, picked[i].has(product.product_id) ? 1 : 0, credited[i][rank]].map(quoted).join(",")));
   return URL.createObjectURL(new Blob([["query,rank,product_id,marked,index", ...rows].join("\n")], { type: "text/csv" }));
