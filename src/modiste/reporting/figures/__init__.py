@@ -5,7 +5,7 @@ from modiste.reporting.figures.curves import training_curves
 from modiste.reporting.figures.few_shot import few_shot_curves
 from modiste.reporting.figures.interpolation import Curve, alpha_curves
 from modiste.reporting.figures.intervals import interval_plots
-from modiste.reporting.figures.phrases import is_by_phrase, phrase_bars
+from modiste.reporting.figures.phrases import drawn_methods, is_by_phrase, phrase_bars
 from modiste.reporting.figures.selection import selection_figures
 from modiste.reporting.figures.style import PALETTE, new_figure
 
@@ -14,6 +14,7 @@ __all__ = [
     "Curve",
     "alpha_curves",
     "confused_classes",
+    "drawn_methods",
     "few_shot_curves",
     "interval_plots",
     "is_by_phrase",

@@ -21,13 +21,27 @@ def is_by_phrase(table: Mapping[str, Any]) -> bool:
     return {"phrase", "pairs"} <= set(table["columns"])
 
 
+def drawn_methods(table: Mapping[str, Any]) -> list[str]:
+    """The methods of which a table, which may be a stranger's, has every number that `phrase_bars` draws."""
+    columns, rows = list(table["columns"]), table["rows"][:MOST]
+
+    def is_whole(method: str) -> bool:
+        names = [f"{method}/pointing{end}" for end in ("", "_low", "_high")]
+        names += [f"{name.format(method)}/pointing" for name in MARKS]
+        cells = [row[columns.index(name)] for name in (*names, "pairs") if name in columns for row in rows]
+        return set(names) <= set(columns) and all(isinstance(cell, int | float) for cell in cells)
+
+    methods = [name.removesuffix("/pointing_low") for name in columns if name.endswith("/pointing_low")]
+    return [method for method in methods if is_whole(method)]
+
+
 def phrase_bars(table: Mapping[str, Any], method: str, path: Path) -> Path:
     """A bar per phrase with its 95 % interval, and marks for the method's own mean map, a wrong phrase and the prior.
 
     Args:
         table: Of a grounding result: ``phrase``, ``pairs``, ``<map>/pointing``, ``<method>/pointing_low`` and
             ``_high``; the frequent phrases first, of which `MOST` are drawn.
-        method: Which.
+        method: One of `drawn_methods`.
         path: The SVG or PNG to write.
     """
     rows = table["rows"][:MOST]

@@ -10,6 +10,7 @@ import yaml
 from modiste.reporting import tables
 from modiste.reporting.figures import (
     confused_classes,
+    drawn_methods,
     few_shot_curves,
     interval_plots,
     is_by_phrase,
@@ -149,8 +150,7 @@ def _phrases(run: Run, stem: str, result: Mapping[str, Any]) -> list[Any]:
     """Pointing by phrase, a figure per method."""
     drawn = []
     for table in filter(is_by_phrase, (result.get("tables") or {}).values()):
-        methods = [name.removesuffix("/pointing_low") for name in table["columns"] if name.endswith("/pointing_low")]
-        for method in methods:
+        for method in drawn_methods(table):
             word = "".join(letter if letter.isalnum() else "_" for letter in method)
             path = run.path / "figures" / f"{stem}.phrases.{word}.svg"
             drawn.append((phrase_bars(table, method, path), f"{method}: pointing by phrase"))
