@@ -17,7 +17,7 @@ from modiste.errors import ModisteError
 from modiste.search.build import Staging
 from modiste.search.calibrate import queries
 from modiste.search.engines import qdrant
-from modiste.search.engines.lancedb import fields
+from modiste.search.engines.lancedb import LanceStore, fields
 from modiste.search.opened import snapshot_folder
 from modiste.utils.arrow import read_table
 from modiste.utils.atomic import quick_digest
@@ -218,3 +218,26 @@ def test_damaged_embeddings_of_titles_and_of_a_killed_build_are_made_again(folde
     again = Staging(tmp_path / "c.index", source(columns(4), CARD))
     assert not again.thumbnails
     assert "Finished embeddings" in caplog.text
+
+
+@pytest.mark.parametrize("at", ["newest", "an earlier version"])
+def test_embedding_functions_of_a_stranger_are_never_built(folder, at, monkeypatch):
+    """lancedb would build what a table's schema names, with its code and address, at every write."""
+    from lancedb.embeddings.registry import EmbeddingFunctionRegistry
+
+    table = lancedb.connect(folder / "lance").open_table("products")
+    names = [{"name": "openai", "model": {"base_url": SERVER}, "source_column": "text", "vector_column": "_vector"}]
+    data = table.to_arrow().replace_schema_metadata({"embedding_functions": json.dumps(names)})
+    monkeypatch.setattr(EmbeddingFunctionRegistry, "parse_functions", lambda self, metadata: {})
+    hostile = lancedb.connect(folder / "lance").create_table("products", data, mode="overwrite")
+    facts = json.loads((folder / "index.json").read_text())
+    facts["commits"][-1]["version"] = int(hostile.version)
+    (folder / "index.json").write_text(json.dumps(facts))
+    built = []
+    monkeypatch.setattr(EmbeddingFunctionRegistry, "parse_functions", lambda self, metadata: built.append(metadata))
+    store = LanceStore(folder, int(hostile.version) if at != "newest" else None)
+    with pytest.raises(ModisteError, match=r"instructions for another program \(embedding_functions\)"):
+        store.upsert(data)
+    with pytest.raises(ModisteError, match="instructions for another program"):
+        store.read(["row"])
+    assert built == []

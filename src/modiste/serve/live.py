@@ -67,6 +67,7 @@ class Held:
     def __init__(self, index: Index, towers: Towers) -> None:
         self.index, self.towers, self.version = index, towers, int(index.version)
         self.scored = index.snapshot = Scored(index.snapshot.table, index.snapshot.vectors)
+        self.scored.code()  # once, and not in the copy of each request
         self.photo = functools.lru_cache(KEPT_PHOTOS)(self._photo)
 
     async def asked(self, texts: Sequence[str], pixels: Sequence[Tensor] = (), alone: bool = False) -> Index:

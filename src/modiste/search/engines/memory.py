@@ -59,9 +59,10 @@ class Snapshot:
     @property
     def products(self) -> np.ndarray:
         """A number for each row's product, (N,)."""
-        return self._coded()[0]
+        return self.code()[0]
 
-    def _coded(self) -> tuple[np.ndarray, Any]:
+    def code(self) -> tuple[np.ndarray, Any]:
+        """A number for each row's product, and the products' ids; made at the first call."""
         if self._products is None:
             coded = self.table.column("product_id").combine_chunks()
             self._products = coded.indices.to_numpy(), coded.dictionary
@@ -74,7 +75,7 @@ class Snapshot:
 
     def of_product(self, product_id: str) -> np.ndarray:
         """Positions of a product's rows."""
-        codes, names = self._coded()
+        codes, names = self.code()
         code = names.index(product_id).as_py()
         return np.flatnonzero(codes == code) if code >= 0 else np.empty(0, np.int64)
 
