@@ -94,10 +94,10 @@ def planted_table() -> list[str]:
     return rows
 
 
-def machine() -> str:
-    """The machines of the figures, each with its topics."""
+def machine(of: str = "*") -> str:
+    """The machines of the figures, each with its topics; those of one topic alone."""
     topics: dict[str, list[str]] = {}
-    for path in sorted(FIGURES.glob("*.json")):
+    for path in sorted(FIGURES.glob(f"{of}.json")):
         facts = json.loads(path.read_text())["environment"]
         name = f"{facts['processor']}, {facts['cores']} cores, torch {facts['packages']['torch']}"
         topics.setdefault(name, []).append(f"`{path.stem}`")
@@ -129,4 +129,4 @@ def soak_table(found: dict[str, Any]) -> str:
 searches, pages, photos and embeddings, every sixth request wrong. Early is the median of the second tenth of the
 samples, late that of the last.
 """
-    return "\n".join([head, *rows, "", machine()]) + "\n"
+    return "\n".join([head, *rows, "", machine("soak")]) + "\n"
