@@ -22,6 +22,7 @@ from modiste.embedding.distributed import Job, default_number, embed_shards
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.load import build_model
 from modiste.models.load import load as load_model
+from modiste.utils import arrow
 from modiste.utils.atomic import atomic
 from modiste.utils.lock import held
 from modiste.utils.machine import usable_cores
@@ -95,7 +96,7 @@ class EmbeddedFolder:
     def read(self) -> tuple[np.ndarray, np.ndarray, pa.Table]:
         """Image and text embeddings (N, D), memory-mapped, and the table of their ids."""
         image, text = (np.load(self.folder / f"{side}.npy", mmap_mode="r") for side in ("image", "text"))
-        return image, text, pq.read_table(self.folder / IDS)
+        return image, text, pq.read_table(arrow.checked_parquet(self.folder / IDS))
 
 
 def embed_config(cfg: DictConfig, line: Invocation) -> EmbeddedFolder:

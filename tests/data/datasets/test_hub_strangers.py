@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import EpsImagePlugin, Image
 
 from helpers.tiny_data import encoded, picture
 from helpers.watched import watched
 from modiste.data.datasets.hub import Hub
+from modiste.data.datasets.table import Table
 from modiste.errors import ModisteError
 
 HTTP = "http://127.0.0.1:9/x.parquet"
@@ -292,3 +294,34 @@ def test_tables_with_file_names_are_read_by_split(outside, tmp_path):
     assert catalogue.column("text") == ["hat 0", "hat 1"]
     assert catalogue.column("split") == ["train", "val"]
     assert catalogue.column("price") == ["1.5", "2.5"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "listed"])
+@pytest.mark.parametrize("named", [{}, {"image": "image", "text": "text"}])
+def test_another_column_of_pictures_is_not_decoded(kind, named, tmp_path, monkeypatch):
+    """`datasets` would open its addresses, and start Ghostscript on PostScript."""
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: pytest.fail("it starts Ghostscript"))
+    postscript = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(postscript, "EPS")
+    cells = [{"bytes": None, "path": "http://127.0.0.1:9/x.png"}, {"bytes": postscript.getvalue(), "path": None}]
+    feature = datasets.Image() if kind == "plain" else datasets.List(datasets.Image())
+    features = datasets.Features({**rows().features, "other": feature})
+    whole = {**rows().with_format("arrow")[:].to_pydict(), "other": cells if kind == "plain" else [[c] for c in cells]}
+    table = pa.table(whole, schema=features.arrow_schema)
+    pq.write_table(table, tmp_path / "t.parquet")  # `to_parquet` would fetch the address itself
+    (tmp_path / "outside").mkdir()
+    with watched(tmp_path / "outside") as seen:
+        catalogue = Table(str(tmp_path / "t.parquet"), columns=named)()
+    assert len(catalogue) == 2
+    assert seen == []
+
+
+def test_a_link_for_the_folder_of_images_is_named_on_the_command_line(tmp_path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "0.png").write_bytes(encoded(picture(0)))
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "images").symlink_to(tmp_path / "private")
+    (tmp_path / "shop" / "t.csv").write_text("image,text\n0.png,a hat\n")
+    with pytest.raises(ModisteError, match=r"is a link to .*set data\.catalogue\.images"):
+        Table(str(tmp_path / "shop" / "t.csv"))()
+    assert len(Table(str(tmp_path / "shop" / "t.csv"), images=str(tmp_path / "shop" / "images"))()) == 1

@@ -32,6 +32,7 @@ from modiste.data.sources import ArrowImages, BytesImages, FolderImages, ImageSo
 from modiste.data.text_tables import BY_SUFFIX, Columns, TextFormat, parse_table, read_text
 from modiste.data.url_images import download, file_name
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils import arrow
 from modiste.utils.links import leads_out
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import cache_dir
@@ -123,8 +124,9 @@ class Table:
         """The catalogue of a Parquet file that holds the images, which stay in it."""
         dataset = read_parquet([path])
         _refuse_empty(len(dataset))
-        others = [name for name in dataset.column_names if name != column]
-        first = dataset.select_columns(others)[:1000] if others else {}
+        others = _plain_columns(dataset, column)
+        # As Arrow has them: `datasets` would open and decode the pictures of other columns, of any format and address.
+        first = dataset.with_format("arrow", columns=others)[:1000].to_pydict() if others else {}
         roles = shop.recognise({**first, column: []}, {**self.columns, "image": column})
         log.info("%s: %s", path.name, roles)
         folder = self._folder(path.parent)
@@ -239,7 +241,12 @@ class Table:
     def _folder(self, folder: Path) -> Path:
         if self.images is not None:
             return Path(self.images).expanduser()
-        return next((folder / name for name in ("images", "photos") if (folder / name).is_dir()), folder)
+        found = next((folder / name for name in ("images", "photos") if (folder / name).is_dir()), folder)
+        if not found.resolve().is_relative_to(folder.resolve()):
+            raise ModisteError(
+                f"{found} is a link to {found.resolve()}: set data.catalogue.images to the folder of the images."
+            )
+        return found
 
     def _image_files(self, path: Path) -> ImageSource:
         folder = self._folder(path.parent)
@@ -352,7 +359,7 @@ def _delimited(
 
 
 def _parquet(path: Path, encoding: str | None) -> Columns:
-    table = pq.read_table(path)
+    table = pq.read_table(arrow.checked_parquet(path))
     return {name: plain(table.column(name)) for name in table.column_names}
 
 
@@ -512,7 +519,7 @@ def _joined(value: Any) -> Any:
 
 def read_schema(file: Path) -> pa.Schema:
     """The schema of a Parquet file. Raises ModisteError where it is damaged, or only a pointer to one (Git LFS)."""
-    return _reading(file, lambda: pq.read_schema(file))
+    return _reading(file, lambda: arrow.checked_parquet(file) and pq.read_schema(file))
 
 
 def find_parquet(folder: Path, card: Card, pattern: str = "*") -> list[Path]:
@@ -617,7 +624,7 @@ def from_dataset(
 ) -> tuple[Columns, ImageSource]:
     """The columns (see `map_columns`) and the images of a `datasets.Dataset`; class labels by their names."""
     image, features = str(columns.get("image")), dataset.features
-    names = [name for name, kind in features.items() if name != image and (_is_label(kind) or _light(kind))]
+    names = _plain_columns(dataset, image)
     # All at once: column by column, `datasets` takes minutes for a table of 20,000 columns.
     table = dataset.with_format("arrow", columns=names)[:] if names else None
     raw: dict[str, Sequence[Any]] = {} if image not in features else {image: [str(i) for i in range(len(dataset))]}
@@ -629,6 +636,11 @@ def from_dataset(
     raw = {column: raw[column] for column in features if column in raw}
     mapped = map_columns(raw, columns, attributes, name)
     return mapped, ArrowImages(dataset, str(columns["image"]), folder)
+
+
+def _plain_columns(dataset: Dataset, image: str) -> list[str]:
+    """The columns of values, lists of values and labels."""
+    return [name for name, kind in dataset.features.items() if name != image and (_is_label(kind) or _light(kind))]
 
 
 def _is_label(feature: Any) -> bool:

@@ -21,6 +21,7 @@ from modiste.data.catalogue import Card, Catalogue, LoadReport
 from modiste.data.decode import Decoder
 from modiste.errors import ModisteError
 from modiste.models.preprocess import Preprocess
+from modiste.utils import arrow
 from modiste.utils.atomic import atomic, check_space, file_digest, write_text
 from modiste.utils.links import refuse_links
 from modiste.utils.machine import usable_cores
@@ -127,7 +128,7 @@ class Preprocessed:
                     f"The shard {folder / shard['file']} is missing or damaged: run the same modiste prepare command "
                     "again to rebuild it."
                 )
-        table = pq.read_table(folder / TABLE)
+        table = pq.read_table(arrow.checked_parquet(folder / TABLE))
         positions = [str(position) for position in range(len(table))]
         images = PreprocessedImages(folder, manifest["shards"], manifest["preprocess"])
         report = LoadReport(**manifest["report"])
