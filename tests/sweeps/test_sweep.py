@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -538,3 +540,33 @@ def test_wandb_has_everything_of_every_trial_offline(seeds, seed):
     assert best.ref == file.resolve().as_uri()
     assert best.digest == base64.b64encode(hashlib.md5(file.read_bytes()).digest()).decode()
     assert run.summary["cost/pairs"] == json.loads((place / "cost.json").read_text())["pairs"]
+
+
+@pytest.mark.parametrize("value", [{"_target_": "os.system"}, "x", [1], True, 2.0, None])
+def test_a_strangers_study_gives_no_value_out_of_the_space(value):
+    """Optuna returns what the storage says of a trial that waits, of any type."""
+    given = lambda *args, **kwargs: value  # noqa: E731
+    trial = SimpleNamespace(suggest_float=given, suggest_categorical=given)
+    for entry in ({"low": 0.0, "high": 1.0}, {"choices": ["a", "b"]}):
+        with pytest.raises(ModisteError, match="not of the space"):
+            Space({"+callbacks.x": entry}).suggest(trial)
+
+
+@pytest.mark.parametrize("key", ["a: ${oc.env:SECRET}, b", "${x}", "a}", "a=b", "a, b"])
+def test_a_key_within_a_value_is_nothing_but_a_key(key):
+    with pytest.raises(ModisteError, match="cannot be a key"):
+        as_overrides({"optim.x": {key: 1}})
+    assert as_overrides({"transfer": {"T shirts": {"data/split": "x"}}}) == ['transfer={T shirts: {data/split: "x"}}']
+
+
+def test_sqlite_deletes_no_file_that_a_strangers_journal_names(tmp_path):
+    victim, folder = tmp_path / "victim.txt", tmp_path / "sweep"
+    victim.write_text("precious")
+    folder.mkdir()
+    open_study(folder, "sqlite", [LOSS], optuna.pruners.NopPruner())
+    name = str(victim).encode()
+    tail = struct.pack(">I", len(name)) + struct.pack(">I", sum(name)) + bytes.fromhex("d9d505f920a163d7")
+    (folder / "study.db-journal").write_bytes(b"x" * 512 + b"\0\0\0\0" + name + tail)
+    with pytest.raises(ModisteError, match="SQLite would delete"):
+        open_study(folder, "sqlite", [LOSS], optuna.pruners.NopPruner())
+    assert victim.read_text() == "precious"

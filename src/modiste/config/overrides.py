@@ -25,6 +25,10 @@ def override_key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
+GRAMMAR = re.compile(r"""[${}\[\]():,='"\\]""")
+"""What Hydra's grammar gives a meaning within a mapping."""
+
+
 def is_own_key(key: object) -> bool:
     """Whether ``key`` is the key of an override of Modiste's own configuration, and not of Hydra's.
 
@@ -58,6 +62,9 @@ def as_overrides(values: Mapping[str, Any]) -> list[str]:
 def override_value(value: object) -> str:
     """A plain value in the grammar of Hydra's command line.
 
+    Raises:
+        ModisteError: A mapping has a key that the grammar would read as more than a key.
+
     >>> override_value(["marqo", "zeroshot"]), override_value("kagl"), override_value(None), override_value({"a": 1})
     ('["marqo","zeroshot"]', '"kagl"', 'null', '{a: 1}')
     """
@@ -68,5 +75,8 @@ def override_value(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(override_value, value))}]"
     if isinstance(value, dict):
+        odd = [key for key in value if GRAMMAR.search(str(key))]
+        if odd:
+            raise ModisteError(f"'{odd[0]}' cannot be a key on Hydra's command line: leave out its punctuation.")
         return f"{{{','.join(f'{key}: {override_value(v)}' for key, v in value.items())}}}"
     return json.dumps(value)

@@ -53,17 +53,28 @@ class Space:
         ]
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
-        """The values of an Optuna trial."""
+        """The values of an Optuna trial. Raises ModisteError where the study's storage holds others than the space."""
         return {key: self._suggest(trial, key, entry) for key, entry in self.space.items()}
 
     def _suggest(self, trial: Any, key: str, entry: Mapping[str, Any]) -> Any:
         if "choices" in entry:
             # Optuna remembers plain values only; others go by their JSON.
             choices = {value if is_plain(value) else json.dumps(value): value for value in entry["choices"]}
-            return choices[trial.suggest_categorical(key, list(choices))]
+            chosen = trial.suggest_categorical(key, list(choices))
+            if chosen not in list(choices):
+                raise _foreign(key)
+            return choices[chosen]
         low, high, options = entry["low"], entry["high"], {k: entry[k] for k in ("log", "step") if k in entry}
         suggest = trial.suggest_int if isinstance(low, int) and isinstance(high, int) else trial.suggest_float
-        return suggest(key, low, high, **options)
+        value = suggest(key, low, high, **options)
+        # The study's storage may be a stranger's: Optuna returns what it says of a trial that waits.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise _foreign(key)
+        return value
+
+
+def _foreign(key: str) -> ModisteError:
+    return ModisteError(f"The study has a value of {key} that is not of the space: start a new sweep.")
 
 
 def is_plain(value: object) -> bool:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
+SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")
+"""The end of a rollback journal of SQLite that names another journal (sqlite.org/fileformat2.html)."""
 STORAGES = ("journal", "sqlite")
 NAME = "sweep"
 CUT_OFF, REPEATS = "cut_off", "repeats"
@@ -91,6 +93,7 @@ def open_study(
         raise ModisteError(f"sweep.storage={storage} is unknown. {did_you_mean(storage, STORAGES)}")
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a failed trial is one line of our own, no traceback
     folder.mkdir(parents=True, exist_ok=True)
+    check_journal(folder / "study.db-journal")
     directions: Any = [objective.direction for objective in objectives]
     kept: Any = f"sqlite:///{folder / 'study.db'}"
     try:
@@ -114,6 +117,16 @@ def open_study(
         if trial.params and set(names) <= set(trial.params):
             study.enqueue_trial(trial.params, user_attrs={REPEATS: trial.number})
     return study
+
+
+def check_journal(path: Path) -> None:
+    """Check that SQLite's rollback journal names no other file: SQLite would delete it.
+
+    Raises:
+        ModisteError: It names one, as those of transactions over several databases do, which Optuna has none of.
+    """
+    if path.is_file() and path.read_bytes()[-8:] == SUPER_JOURNAL:
+        raise ModisteError(f"'{path}' names another file, which SQLite would delete: start a new sweep.")
 
 
 def mend(journal: Path, names: Sequence[str] = ()) -> None:
