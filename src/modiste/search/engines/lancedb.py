@@ -81,7 +81,7 @@ class LanceStore:
         table = self.database.open_table(NAME)
         if self.at is not None:
             table.checkout(self.at)
-        check_schema(table, self.folder)
+        check_schema(table.schema, self.folder)
         return table
 
     def create(self, data: pa.Table, types: Mapping[str, str]) -> None:
@@ -94,7 +94,7 @@ class LanceStore:
 
     def upsert(self, data: pa.Table) -> None:
         """Replace the rows whose id exists and add the others, atomically. Raises ModisteError: see `check_schema`."""
-        check_schema(self.table, self.folder)  # of its newest version
+        check_schema(self.table.schema, self.folder)  # of its newest version
         merge = self.table.merge_insert(KEY).when_matched_update_all().when_not_matched_insert_all()
         merge.execute(data)
 
@@ -167,12 +167,12 @@ class LanceStore:
         return found.take(pa.array([place[row] for row in map(int, rows) if row in place], pa.int64()))
 
 
-def check_schema(table: Any, folder: Path) -> None:
+def check_schema(schema: pa.Schema, folder: Path) -> None:
     """Raise ModisteError where a table's schema has metadata of its own, which Modiste writes none of.
 
     lancedb builds the embedding functions that it names, with their code and addresses, at every write.
     """
-    names = ", ".join(str(name, "utf-8", "replace") for name in table.schema.metadata or {})
+    names = ", ".join(str(name, "utf-8", "replace") for name in schema.metadata or {})
     if names:
         raise ModisteError(
             f"The rows of {folder} have instructions for another program ({names}), which are not followed: make the "
