@@ -22,7 +22,7 @@ LEGITIMATE = [
     {
         "vocab_file": "vocab.txt",
         "tokenizer_file": None,
-        "special_tokens_map_file": "/root/x.json",
+        "special_tokens_map_file": "/somewhere/x.json",
         "name_or_path": "/x",
     },
     {"mecab_kwargs": {"mecab_dic": "unidic_lite"}, "fast_tokenizer_files": ["tokenizer.4.0.0.json"]},

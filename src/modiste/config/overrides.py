@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 from modiste.config.quoting import quote
 from modiste.errors import ModisteError
 
+# What Hydra's grammar gives a meaning within a mapping.
+GRAMMAR = re.compile(r"""[${}\[\]():,='"\\]""")
 # A key of Modiste's own or a group of conf/, with its package.
 KEY = re.compile(r"\+{0,2}[A-Za-z_][\w./-]*(@[\w.]+)?|~[A-Za-z_][\w./-]*")
 
@@ -23,10 +25,6 @@ def override_key(override: str) -> str:
     'data.catalogue.path'
     """
     return override.partition("=")[0].lstrip("+~")
-
-
-GRAMMAR = re.compile(r"""[${}\[\]():,='"\\]""")
-"""What Hydra's grammar gives a meaning within a mapping."""
 
 
 def is_own_key(key: object) -> bool:

@@ -41,9 +41,9 @@ FOREIGN = {
     "lightning.pytorch.profilers": "AdvancedProfiler PyTorchProfiler SimpleProfiler",
     # Not FSDPStrategy: it unpickles checkpoints, whatever `weights_only` says; trainer=fsdp is ModelParallelStrategy.
     "lightning.pytorch.strategies": "DDPStrategy ModelParallelStrategy SingleDeviceStrategy",
-    # Not CmaEsSampler: it unpickles what the study's storage holds.
     "optuna.pruners": "HyperbandPruner MedianPruner NopPruner PatientPruner PercentilePruner SuccessiveHalvingPruner "
     "ThresholdPruner WilcoxonPruner",
+    # Not CmaEsSampler: it unpickles what the study's storage holds.
     "optuna.samplers": "BruteForceSampler GPSampler GridSampler NSGAIIISampler NSGAIISampler QMCSampler "
     "RandomSampler TPESampler",
 }
