@@ -107,7 +107,7 @@ def test_a_link_in_an_index_is_refused(folder, tmp_path, name):
         assert len(search.open(linked)) == 40
 
 
-def test_rows_whose_texts_lie_outside_of_their_file_are_read_anew(folder, caplog):
+def test_rows_whose_texts_lie_outside_of_their_file_are_read_again(folder, caplog):
     """The digest is of the stranger's, too: it holds."""
     index = search.open(folder)
     expected = index.snapshot.table.column("text").to_pylist()
