@@ -7,7 +7,7 @@ from modiste.reporting.figures.interpolation import Curve, alpha_curves
 from modiste.reporting.figures.intervals import interval_plots
 from modiste.reporting.figures.phrases import drawn_methods, is_by_phrase, phrase_bars
 from modiste.reporting.figures.selection import selection_figures
-from modiste.reporting.figures.style import PALETTE, new_figure
+from modiste.reporting.figures.style import PALETTE, file_word, new_figure
 
 __all__ = [
     "PALETTE",
@@ -16,6 +16,7 @@ __all__ = [
     "confused_classes",
     "drawn_methods",
     "few_shot_curves",
+    "file_word",
     "interval_plots",
     "is_by_phrase",
     "most_confused",

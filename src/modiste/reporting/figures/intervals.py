@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modiste.reporting.figures.style import FAINT, PALETTE, WIDTH, head, new_figure
+from modiste.reporting.figures.style import FAINT, PALETTE, WIDTH, file_word, head, new_figure
 from modiste.reporting.tables.blocks import Cell, cell_of
 from modiste.reporting.tables.names import ordered, parts_of, split_name
 from modiste.reporting.words import measure_words, part_words
@@ -44,7 +44,7 @@ def interval_plots(
     paths = []
     for number, (panel, rows) in enumerate(list(panels.items())[:MOST_PANELS]):
         title = measure_words(panel) if by_metric else part_words(panel)
-        path = stem.with_name(f"{stem.name}.{''.join(c if c.isalnum() else '_' for c in panel) or 'value'}.svg")
+        path = stem.with_name(f"{stem.name}.{file_word(panel) or 'value'}.svg")
         colour = PALETTE[0 if by_metric else number % 6]
         lines = {label: (shown[name], (chances or {}).get(name)) for label, name in rows.items()}
         paths.append(_panel(title, lines, colour, path))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modiste.reporting.figures.style import FAINT, INK, PALETTE, WIDTH, head, new_figure
+from modiste.reporting.figures.style import FAINT, INK, PALETTE, WIDTH, file_word, head, new_figure
 
 
 def selection_figures(content: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -22,7 +22,7 @@ def selection_figures(content: Mapping[str, Any], folder: Path) -> list[Path]:
     choices = content["choices"]
     for choice in choices:
         criterion = choice["criterion"]
-        path = folder / f"selection.{''.join(c if c.isalnum() else '_' for c in criterion)}.svg"
+        path = folder / f"selection.{file_word(criterion)}.svg"
         points = [(v["step"], v["values"][criterion]) for v in content["validations"] if _finite(v, criterion)]
         with new_figure(WIDTH, 2.6, path) as figure:
             axes = figure.add_subplot()

@@ -83,6 +83,15 @@ def new_figure(width: float, height: float, path: Path) -> Iterator[Figure]:
         write_text(path, adaptive(text.getvalue()))
 
 
+def file_word(text: str) -> str:
+    """A text, which may be a stranger's, as part of a figure's file name.
+
+    >>> file_word("t2i/mrr"), file_word("../x")
+    ('t2i_mrr', '___x')
+    """
+    return "".join(letter if letter.isalnum() else "_" for letter in text)
+
+
 def head(figure: Figure, title: str, columns: int = 0) -> None:
     """The figure's title, and below it the legend in ``columns`` columns where there is one."""
     if columns:

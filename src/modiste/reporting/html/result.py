@@ -12,6 +12,7 @@ from modiste.reporting.figures import (
     confused_classes,
     drawn_methods,
     few_shot_curves,
+    file_word,
     interval_plots,
     is_by_phrase,
     most_confused,
@@ -151,8 +152,7 @@ def _phrases(run: Run, stem: str, result: Mapping[str, Any]) -> list[Any]:
     drawn = []
     for table in filter(is_by_phrase, (result.get("tables") or {}).values()):
         for method in drawn_methods(table):
-            word = "".join(letter if letter.isalnum() else "_" for letter in method)
-            path = run.path / "figures" / f"{stem}.phrases.{word}.svg"
+            path = run.path / "figures" / f"{stem}.phrases.{file_word(method)}.svg"
             drawn.append((phrase_bars(table, method, path), f"{method}: pointing by phrase"))
     return [Heading("By phrase"), Pictures(drawn)] if drawn else []
 
