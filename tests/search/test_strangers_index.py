@@ -17,10 +17,11 @@ from modiste.errors import ModisteError
 from modiste.search.build import Staging
 from modiste.search.calibrate import queries
 from modiste.search.engines import qdrant
-from modiste.search.engines.lancedb import LanceStore, fields
+from modiste.search.engines.lancedb import LanceStore
 from modiste.search.opened import snapshot_folder
 from modiste.utils.arrow import read_table
 from modiste.utils.atomic import quick_digest
+from modiste.utils.protobuf import fields
 
 SERVER = "http://127.0.0.1:9"
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modiste.utils.protobuf import fields
+
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
 
@@ -60,7 +62,6 @@ MESSAGES: dict[str, dict[int, str]] = {
 """Message of onnx.proto -> the fields that lead to tensors; an entry says where one has its external data."""
 VALUE = 2
 """The field of an entry's value."""
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
 def check(model: Path | bytes) -> None:
@@ -102,39 +103,10 @@ def _entries(content: memoryview) -> Iterator[str]:
     pending = [("model", content)]
     while pending:
         kind, message = pending.pop()
-        for number, value in _fields(message):
+        for number, value in fields(message):
+            if value is None:
+                continue
             if kind == "entry" and number == VALUE:
                 yield bytes(value).decode("utf-8", "replace")
             elif inner := "" if kind == "entry" else MESSAGES[kind].get(number, ""):
                 pending.append((inner, value))
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Number and content of a message's fields of bytes. Raises ValueError where it is none of protobuf's."""
-    at, end = 0, len(message)
-    while at < end:
-        tag, at = _varint(message, at)
-        kind = tag & 7
-        if kind == VARINT:
-            _, at = _varint(message, at)
-        elif kind in (FIXED64, FIXED32):
-            at += 8 if kind == FIXED64 else 4
-        elif kind == BYTES:
-            length, at = _varint(message, at)
-            if length > end - at:
-                raise ValueError("it is truncated")
-            yield tag >> 3, message[at : at + length]
-            at += length
-        else:
-            raise ValueError("it is not an ONNX program")
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """A number of 7 bits per byte, lowest first, and where it ends."""
-    value = shift = 0
-    while at < len(message) and shift < 70:
-        byte = message[at]
-        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
-        if byte < 128:
-            return value, at
-    raise ValueError("it is truncated")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from modiste.errors import ModisteError
 from modiste.search import where as conditions
+from modiste.utils.protobuf import fields
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -189,8 +190,8 @@ def check_manifests(folder: Path) -> None:
     for file in folder.rglob("*.manifest"):
         with suppress(FileNotFoundError):  # tidied up meanwhile
             try:
-                outside = BASE_PATHS in fields(message_of(file.read_bytes()))
-            except (ValueError, IndexError):
+                outside = BASE_PATHS in {number for number, _ in fields(message_of(file.read_bytes()))}
+            except ValueError:
                 raise ModisteError(f"'{file}' is damaged: remove the index, and make it again.") from None
             if outside:
                 raise ModisteError(
@@ -206,34 +207,3 @@ def message_of(manifest: bytes) -> bytes:
     if manifest[-4:] != b"LANC" or start + size + 16 != len(manifest):
         raise ValueError("not a manifest")
     return manifest[start:-16]
-
-
-def fields(message: bytes) -> Iterator[int]:
-    """Numbers of the fields of a protobuf message. Raises ValueError or IndexError where it is none.
-
-    >>> list(fields(bytes([0x08, 0x96, 0x01, 0x92, 0x01, 0x02, 0x61, 0x62])))
-    [1, 18]
-    """
-    place = 0
-
-    def number() -> int:
-        nonlocal place
-        value, shift = 0, 0
-        while True:
-            byte = message[place]
-            value, shift, place = value | (byte & 0x7F) << shift, shift + 7, place + 1
-            if byte < 0x80:
-                return value
-
-    while place < len(message):
-        field, kind = divmod(number(), 8)
-        if kind == 0:
-            number()
-        elif kind in (1, 2, 5):
-            size = {1: 8, 5: 4}[kind] if kind != 2 else number()
-            place += size
-        else:
-            raise ValueError("not a message")
-        if place > len(message):
-            raise ValueError("cut short")
-        yield field
