@@ -28,7 +28,7 @@ def test_a_callback_set_to_null_is_not_replaced_by_lightnings_own(null: str, tmp
 def test_a_strategy_that_unpickles_checkpoints_is_refused(word, tmp_path):
     """Lightning's FSDP does, whatever `weights_only` says; the run that names it may be a stranger's."""
     with pytest.raises(ModisteError, match="use auto, ddp, or trainer=fsdp"):
-        build_trainer(compose("train", [f"run_dir={tmp_path}", f"+trainer.strategy={word}"]), RunDir(tmp_path), {})
+        train([f"run_dir={tmp_path}", f"+trainer.strategy={word}"])
     with pytest.raises(ModisteError, match="may not be instantiated"):
         locate("lightning.pytorch.strategies.FSDPStrategy")
 

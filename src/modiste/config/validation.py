@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +25,8 @@ AUTOMATIC = "auto"
 """Of ``continue``: the run directory itself, where it has a checkpoint."""
 HELD_OUT = "held_out"
 """The validation set that ``data.held_out`` makes."""
+STRATEGIES = re.compile(r"auto|single_device|ddp\w*")
+"""Of Lightning's, those that load weights only from a checkpoint: ``fsdp`` unpickles, and it may be a stranger's."""
 MEAN = "val/mean"
 """The metric that ``monitor.mean`` makes."""
 
@@ -135,6 +138,9 @@ def contradictions(cfg: DictConfig) -> list[str]:
     for key in ("trainer.max_epochs", "trainer.max_steps", "trainer.limit_train_batches"):
         if value_at(cfg, key) == 0:
             problems.append(f"'{key}' is 0: nothing would be trained; give more, or -1 for no limit.")
+    strategy = value_at(cfg, "trainer.strategy")
+    if isinstance(strategy, str) and not STRATEGIES.fullmatch(strategy):
+        problems.append(f"'trainer.strategy' is {strategy}, which is not supported: use auto, ddp, or trainer=fsdp.")
     tasks = list(value_at(cfg, "task") or {})
     sets = [*(value_at(cfg, "transfer") or {}), *([HELD_OUT] if value_at(cfg, "data.held_out") else [])]
     problems += [f"'transfer.{name}' has the name of a task: give the set another." for name in sets if name in tasks]

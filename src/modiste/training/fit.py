@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import shlex
 import sys
 import warnings
@@ -47,8 +46,6 @@ from modiste.utils.machine import environment, is_out_of_memory, keep_pages
 from modiste.utils.orphans import end_with_parent
 from modiste.utils.run_dir import RunDir
 
-STRATEGIES = re.compile(r"auto|single_device|ddp\w*")
-"""Of Lightning's, those that load weights only from a checkpoint."""
 WHERE_TO_START = ("init", "resume", "continue", "run_dir")
 
 
@@ -272,7 +269,6 @@ def build_trainer(
     batches_per_epoch: int | None = None,
 ) -> Trainer:
     """Lightning's trainer with the callbacks of the configuration and no others; it logs at least once per epoch."""
-    check_strategy(cfg)
     callbacks = [instantiate(node) for node in cfg.callbacks.values() if node is not None]
     callbacks += [*more_callbacks, OwnPaths()]
     # FSDP2 gathers and writes checkpoints by itself.
@@ -290,17 +286,6 @@ def build_trainer(
     # With max_steps, Lightning takes a finished epoch for an interrupted one: resumed there, it would skip the next.
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     return trainer
-
-
-def check_strategy(cfg: DictConfig) -> None:
-    """Check that a strategy that is a word is one that loads weights only.
-
-    Raises:
-        ModisteError: It is another, such as Lightning's ``fsdp``, which unpickles checkpoints.
-    """
-    word = cfg.trainer.get("strategy", "auto")
-    if isinstance(word, str) and not STRATEGIES.fullmatch(word):
-        raise ModisteError(f"trainer.strategy={word} is not supported: use auto, ddp, or trainer=fsdp.")
 
 
 def without_defaults(cfg: DictConfig, callbacks: Sequence[Callback]) -> dict[str, bool]:
