@@ -12,8 +12,7 @@ REASONS = {
         search.opened:is_complete utils.plain_yaml:load
         config.building:instantiate config.schema:plain config.stored:read_plain config.tree:value_at
         data.download:read_json utils.run_dir:read_json reporting.tables.results:without_paths
-        search.build:plain utils.foreign:check_config utils.foreign:check_values utils.foreign:is_kernel
-        utils.foreign:stays_inside
+        search.build:plain
     """,
     "a class, a function or an annotation": """
         config.building:signature_problems config.schema:fits config.schema:describe config.targets:locate

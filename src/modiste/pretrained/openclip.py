@@ -223,7 +223,7 @@ def check_repository(name: str) -> dict[str, Any]:
     return text
 
 
-def _check_other(key: str, other: Any, name: str) -> None:
+def _check_other(key: str, other: object, name: str) -> None:
     """Check a hub repository that the configuration of another names."""
     if not isinstance(other, str) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", other) or Path(other).exists():
         raise ModisteError(f"{key}={other} of {name} is not a hub id (owner/name): correct it in a local copy.")

@@ -189,7 +189,7 @@ def _without_lost(lines: Sequence[bytes], names: Sequence[str]) -> list[bytes]:
     ]
 
 
-def _beyond(trial: Any, count: int) -> float:
+def _beyond(trial: object, count: int) -> float:
     """How many trials there must be besides ``count`` for one of this number; no number of them where it is none."""
     return max(0, trial - count + 1) if isinstance(trial, int) else math.inf
 

@@ -149,7 +149,7 @@ def check_source(source: str, revision: str | None = None) -> tuple[str, str]:
     return str(folder.absolute()), "main"
 
 
-def check_values(values: Any, where: str) -> None:
+def check_values(values: object, where: str) -> None:
     """Check the plain values of a model's configuration, however deep.
 
     Args:
@@ -170,7 +170,7 @@ def check_values(values: Any, where: str) -> None:
             rule(key, value, where)
 
 
-def check_config(values: Any, where: str) -> None:
+def check_config(values: object, where: str) -> None:
     """Check a config of transformers, in which a part of the model may bring code for which nobody is asked.
 
     Args:
@@ -204,18 +204,19 @@ def check_options(options: Mapping[str, Any], refusal: str) -> None:
             raise ModisteError(refusal.format(name=name))
 
 
-def is_kernel(word: Any) -> bool:
+def is_kernel(word: object) -> bool:
     """Whether an implementation of attention, or of experts, is code that transformers would download.
 
     >>> is_kernel("attacker/kernel"), is_kernel("paged|attacker/kernel"), is_kernel("sdpa"), is_kernel("paged|eager")
     (True, True, False, False)
     """
-    own = isinstance(word, str) and re.fullmatch(r"(paged\|)?\w*", word)
+    if not isinstance(word, str) or not re.fullmatch(r"(paged\|)?\w*", word):
+        return True
     # Where flash-attn is not installed, transformers takes a kernel of the hub's for it.
-    return not own or ("flash" in word and find_spec("kernels") is not None)
+    return "flash" in word and find_spec("kernels") is not None
 
 
-def stays_inside(name: Any) -> bool:
+def stays_inside(name: object) -> bool:
     """Whether a name in a file leads to something in the folder of the file.
 
     >>> stays_inside("1_Dense"), stays_inside("../x"), stays_inside("/etc/passwd"), stays_inside("http://x/y")
@@ -245,7 +246,7 @@ def _cached(folder: Path) -> Callable[[Path], bool]:
     return lambda link: repository and link.resolve().parent == blobs and link.resolve().is_file()
 
 
-def _entries(values: Any) -> Iterator[tuple[str, Any]]:
+def _entries(values: object) -> Iterator[tuple[str, object]]:
     """Each key of dictionaries in nested containers, with its value."""
     found = [values]
     while found:
@@ -257,7 +258,7 @@ def _entries(values: Any) -> Iterator[tuple[str, Any]]:
             found.extend(part)
 
 
-def _leaves(value: Any) -> list[Any]:
+def _leaves(value: object) -> list[object]:
     """The values in nested containers that are none."""
     found, leaves = [value], []
     while found:
@@ -272,7 +273,7 @@ def _leaves(value: Any) -> list[Any]:
 # ---------------------------------------------------------------------------------------------------- rules of a key
 
 
-def _refuse_kernel(key: str, value: Any, where: str) -> None:
+def _refuse_kernel(key: str, value: object, where: str) -> None:
     for word in _leaves(value):
         if word is not None and is_kernel(word):
             raise ModisteError(
@@ -281,58 +282,58 @@ def _refuse_kernel(key: str, value: Any, where: str) -> None:
             )
 
 
-def _refuse(reason: str) -> Callable[[str, Any, str], None]:
-    def rule(key: str, value: Any, where: str) -> None:
+def _refuse(reason: str) -> Callable[[str, object, str], None]:
+    def rule(key: str, value: object, where: str) -> None:
         raise ModisteError(f"{key} of {where} {reason}.")
 
     return rule
 
 
-def _refuse_location(key: str, value: Any, where: str) -> None:
+def _refuse_location(key: str, value: object, where: str) -> None:
     if not isinstance(value, str) or re.search(r"[:/\\]", value):
         raise ModisteError(f"{key}={value} of {where} is not the name of an architecture: write one of timm's.")
 
 
-def _refuse_outside(key: str, value: Any, where: str) -> None:
+def _refuse_outside(key: str, value: object, where: str) -> None:
     for name in _leaves(value):
         if not stays_inside(name):
             raise ModisteError(f"{key} of {where} names '{name}', which is outside of the folder: correct the name.")
 
 
-def _refuse_word(key: str, value: Any, where: str) -> None:
+def _refuse_word(key: str, value: object, where: str) -> None:
     if isinstance(value, str):
         raise ModisteError(f"{key} of {where} names the file '{value}' as a vocabulary: remove it.")
 
 
-def _refuse_timms(key: str, value: Any, where: str) -> None:
+def _refuse_timms(key: str, value: object, where: str) -> None:
     if isinstance(value, Mapping):
         check_options(value, f"{key}.{{name}} of {where} is not an option of an architecture: remove it.")
 
 
-def _refuse_source(key: str, value: Any, where: str) -> None:
+def _refuse_source(key: str, value: object, where: str) -> None:
     for name in ("file", "state_dict"):
         if isinstance(value, Mapping) and value.get(name):
             raise ModisteError(f"{key}.{name} of {where} names other weights than the folder's: remove it.")
 
 
-def _refuse_activation(key: str, value: Any, where: str) -> None:
+def _refuse_activation(key: str, value: object, where: str) -> None:
     if not isinstance(value, str) or ("." in value and not ACTIVATION.fullmatch(value)):
         raise ModisteError(f"{key}={value} of {where} is not an activation of torch: name one, or torch's Identity.")
 
 
-def _refuse_programs(key: str, value: Any, where: str) -> None:
+def _refuse_programs(key: str, value: object, where: str) -> None:
     for word in _leaves(value):
         if isinstance(word, str) and (word.startswith("-") or not stays_inside(word)):
             raise ModisteError(f"{key} of {where} has '{word}', which would open other files: remove it.")
 
 
-def _refuse_modules(key: str, value: Any, where: str) -> None:
+def _refuse_modules(key: str, value: object, where: str) -> None:
     if isinstance(value, Mapping):  # the modules of a router, by their folders
         for folder, kind in value.items():
             _check_module(folder, kind, where)
 
 
-RULES: dict[str, Callable[[str, Any, str], None]] = {
+RULES: dict[str, Callable[[str, object, str], None]] = {
     "activation_function": _refuse_activation,
     "allow_all_kernels": _refuse("asks for code from the model hub, which is refused: remove it"),
     "architecture": _refuse_location,
@@ -367,7 +368,7 @@ RULES: dict[str, Callable[[str, Any, str], None]] = {
     "weight_map": _refuse_outside,
 }
 """Key, without underscores around it → what checks its value."""
-ENDINGS: dict[str, Callable[[str, Any, str], None]] = {
+ENDINGS: dict[str, Callable[[str, object, str], None]] = {
     "_file": _refuse_outside,
     "name_or_path": _refuse("names another model: remove it"),
 }
@@ -377,7 +378,7 @@ ENDINGS: dict[str, Callable[[str, Any, str], None]] = {
 # ------------------------------------------------------------------------------- files of sentence-transformers
 
 
-def _check_modules(modules: Any, where: str) -> None:
+def _check_modules(modules: object, where: str) -> None:
     if not isinstance(modules, list) or not all(isinstance(module, Mapping) for module in modules):
         raise ModisteError(f"{where} is not a list of modules: save the model again.")
     check_values(modules, where)
@@ -385,7 +386,7 @@ def _check_modules(modules: Any, where: str) -> None:
         _check_module(module.get("path", ""), module.get("type"), where)
 
 
-def _check_module(folder: Any, kind: Any, where: str) -> None:
+def _check_module(folder: object, kind: object, where: str) -> None:
     if not isinstance(kind, str) or not MODULE.fullmatch(kind):
         raise ModisteError(
             f"The module {kind} of {where} is refused: only those of sentence-transformers that embed images and texts "

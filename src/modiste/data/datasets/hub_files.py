@@ -66,11 +66,11 @@ def _state_files(folder: Path) -> list[Path]:
     return files
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _plain_name(source: Path, name: Any) -> str:
+def _plain_name(source: Path, name: object) -> str:
     """``name``, a file or folder next to ``source``. Raises ModisteError for any other."""
     if not isinstance(name, str) or name in ("", ".", "..") or name != PurePosixPath(name).name or "\\" in name:
         raise ModisteError(f"{source} names {name!r}, which is not in its folder: save the data set again.")

@@ -643,7 +643,7 @@ def _plain_columns(dataset: Dataset, image: str) -> list[str]:
     return [name for name, kind in dataset.features.items() if name != image and (_is_label(kind) or _light(kind))]
 
 
-def _is_label(feature: Any) -> bool:
+def _is_label(feature: object) -> bool:
     import datasets
 
     return isinstance(feature, datasets.ClassLabel)

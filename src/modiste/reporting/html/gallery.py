@@ -135,7 +135,7 @@ class Thumbs:
             return Thumb("", 0, 0, text, name)
 
 
-def _is_thumb(found: Any) -> bool:
+def _is_thumb(found: object) -> bool:
     """Whether these are the values of a `Thumb`; the file may come from anywhere."""
     types = {"image": str, "width": int, "height": int, "text": str, "id": str}
     if not isinstance(found, dict) or found.keys() != types.keys():

@@ -244,7 +244,7 @@ def _problem(result: Any) -> str:
     return f"the table '{wrong[0]}' is not rows of as many cells as it has columns" if wrong else ""
 
 
-def _is_table(table: Any) -> bool:
+def _is_table(table: object) -> bool:
     if not isinstance(table, dict):
         return False
     columns, rows = table.get("columns"), table.get("rows")
