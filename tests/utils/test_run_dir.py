@@ -132,3 +132,18 @@ def test_links_within_the_directory_stay_and_a_pipe_is_refused(run):
     os.mkfifo(run.path / "train.log")
     with pytest.raises(ModisteError, match="pipe or a device"):
         check_links(run.path)
+
+
+def test_wandbs_own_links_to_its_logs_are_no_strangers(tmp_path):
+    """`continue` of a run with wandb: each of wandb's runs links its log from wandb's cache."""
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    (run / "wandb" / "offline-run-1" / "logs").mkdir(parents=True)
+    cache.mkdir()
+    (run / "wandb" / "offline-run-1" / "logs" / "debug-core.log").symlink_to(cache / "core.log")
+    (run / "wandb" / "latest-run").symlink_to("offline-run-1")
+    check_links(run)
+    for name in ("debug.log", "settings"):
+        (run / "wandb" / name).symlink_to(cache / "core.log")
+        with pytest.raises(ModisteError, match="leads out of the run directory"):
+            check_links(run)
+        (run / "wandb" / name).unlink()

@@ -58,8 +58,8 @@ def wandb_logger(
         from lightning.pytorch.loggers import WandbLogger
     except ImportError:
         raise ModisteError("logger=wandb needs wandb: pip install 'modiste[wandb]', or use another logger.") from None
-    set_up_wandb()
     offline = not has_key() if offline is None else offline
+    set_up_wandb(offline)
     if run_id and offline:
         log.warning("wandb cannot resume an offline run (%s): starting a new one in the same group.", run_id)
         group, run_id = group or run_id, None
@@ -71,10 +71,13 @@ def wandb_logger(
     )  # fmt: skip
 
 
-def set_up_wandb() -> None:
+def set_up_wandb(offline: bool) -> None:
     """Read wandb's settings of the user and the environment, and not those of the working directory.
 
     That may be a stranger's, whose ``wandb/settings`` could name the host that gets the key.
+
+    Args:
+        offline: Whether its runs are: Lightning says so in the environment, which wandb reads only here.
     """
     import wandb
 
@@ -82,7 +85,10 @@ def set_up_wandb() -> None:
     with tempfile.TemporaryDirectory() as elsewhere:
         os.chdir(elsewhere)
         try:
-            wandb.setup(wandb.Settings(root_dir=here))
+            settings = wandb.Settings(root_dir=here)
+            if offline:
+                settings.mode = "offline"
+            wandb.setup(settings)
         finally:
             os.chdir(here)
 
