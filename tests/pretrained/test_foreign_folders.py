@@ -121,8 +121,10 @@ CLIPS = {
 
 @pytest.mark.parametrize("case", CLIPS)
 def test_a_folder_of_transformers(case, outside, clip_dir, tmp_path):
-    change, message = CLIPS[case]
-    folder = shutil.copytree(clip_dir, tmp_path / "evil")
+    assert_refused(*CLIPS[case], outside, shutil.copytree(clip_dir, tmp_path / "evil"))
+
+
+def assert_refused(change, message, outside, folder):
     change(folder, outside)
     with pytest.raises(ModisteError, match=message):
         load_exported(str(folder))
@@ -164,11 +166,7 @@ def sentences(tmp_path_factory):
 
 @pytest.mark.parametrize("case", SENTENCES)
 def test_a_folder_of_sentence_transformers(case, outside, sentences, tmp_path):
-    change, message = SENTENCES[case]
-    folder = shutil.copytree(sentences, tmp_path / "evil")
-    change(folder, outside)
-    with pytest.raises(ModisteError, match=message):
-        load_exported(str(folder))
+    assert_refused(*SENTENCES[case], outside, shutil.copytree(sentences, tmp_path / "evil"))
 
 
 @pytest.mark.parametrize(
