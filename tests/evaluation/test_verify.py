@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -147,13 +148,14 @@ def test_values_per_query_that_are_not_beside_it_are_missed_aloud(judge, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["text", "pipe"])
-def test_values_per_query_that_cannot_be_read_are_one_sentence(tmp_path, kind):
+def test_values_per_query_that_cannot_be_read_are_a_verdict(tmp_path, kind):
     one, other = (write(tmp_path / name / "r.json", RESULT, PER_QUERY[0]) for name in "ab")
     file = one.with_suffix(".npz")
     file.unlink()
     file.write_text("x") if kind == "text" else os.mkfifo(file)
-    with pytest.raises(ModisteError, match=rf"The values per query in '{file}' cannot be read .*\. Evaluate again"):
-        compare(one, other, 0)
+    verdict = compare(one, other, 0)
+    assert not verdict.sound
+    assert re.search(rf"DAMAGED: .*The values per query in '{file}' cannot be read .*\. Evaluate again", str(verdict))
 
 
 def test_an_overlap_counts_unless_the_training_data_is_gone(judge):
@@ -217,14 +219,16 @@ def test_the_run_is_where_it_was_or_around_the_result_or_where_one_says(run_dir,
         find_run(RESULT, elsewhere, "absent")
 
 
-def test_a_result_whose_run_is_gone_does_not_keep_others_from_being_verified(tmp_path, monkeypatch):
+def test_a_result_that_is_damaged_or_whose_run_is_gone_does_not_keep_others_from_being_verified(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(again, "verify", lambda how, paths, *rest: (Verdict(path, "identical") for path in paths))
     write(tmp_path / "results" / "a.json", RESULT)
     write(tmp_path / "results" / "b.json", edited(command="modiste evaluate model=two_tower 'task=[retrieval]'"))
-    gone, there = again.verify_results([str(tmp_path)])
+    (tmp_path / "results" / "c.json").write_text("{")
+    gone, damaged, there = again.verify_results([str(tmp_path)])
     assert (gone.path.name, gone.word) == ("a.json", "not computed")
     assert "no run directory" in str(gone)
+    assert (damaged.path.name, damaged.word) == ("c.json", "not computed")
     assert (there.path.name, there.word) == ("b.json", "identical")
 
 

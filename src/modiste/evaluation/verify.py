@@ -88,13 +88,12 @@ def verify_results(
         config_dirs: Folders with config groups of the user's; those that a file names are ignored.
 
     Raises:
-        ModisteError: There are no results, or a file is none.
+        ModisteError: There are no results.
     """
     recipes: dict[Recipe, list[Path]] = {}
     for path in dict.fromkeys(file for given in paths for file in find_results(given)):
-        result = read_result(path)
         try:
-            recipes.setdefault(recipe(result, path, run), []).append(path)
+            recipes.setdefault(recipe(read_result(path), path, run), []).append(path)
         except ModisteError as error:
             yield Verdict(path, "not computed", [str(error)])
     for how, files in recipes.items():
@@ -209,7 +208,10 @@ def compare(path: Path, again: Path, tolerance: float) -> Verdict:
     found = [item for key in keys for item in differences(old[key], new[key], key)]
     stored = path.with_suffix(".npz").exists()
     if stored:
-        found += per_query_differences(path.with_suffix(".npz"), again.with_suffix(".npz"))
+        try:
+            found += per_query_differences(path.with_suffix(".npz"), again.with_suffix(".npz"))
+        except ModisteError as error:  # its own file's; the other was just written
+            return Verdict(path, "DAMAGED", [str(error)])
     notes = [] if stored else ["there are no values per query next to it"]
     serious = [difference for difference in found if not _tolerated(*difference, tolerance)]
     if serious:
