@@ -15,6 +15,10 @@ class NothingToMeasureError(ModisteError):
     """The data lack what a task measures: an evaluation by default tasks skips it."""
 
 
+class MissingEmbeddingError(ModisteError):
+    """A text is to be embedded where there are embeddings from files alone."""
+
+
 def did_you_mean(word: str, options: Iterable[str], folder: str | PurePath = "") -> str:
     """A sentence that names the closest option, whatever its case, or lists the options when none is close.
 

@@ -9,7 +9,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from helpers.task_fakes import FakeCatalogue, FakeEmbedder
-from modiste.errors import ModisteError
+from modiste.embedding.embedder import MatrixEmbedder
+from modiste.errors import MissingEmbeddingError, ModisteError
 from modiste.tasks.retrieval import Documents, Retrieval, Sample, judged_relevance, read_judgements
 
 N_PRODUCTS, DIM = 30, 32
@@ -204,6 +205,18 @@ def test_queries_are_shown_first_and_not_measured():
         assert [found["row"] for found in example["results"]] == order[:5].tolist()
         assert [found["relevant"] for found in example["results"]] == right[:5]
         assert example["rank"] == right.index(True) + 1
+
+
+def test_queries_are_left_out_where_embeddings_from_files_have_no_vector_of_them():
+    data = catalogue()
+    texts = torch.randn(len(data), DIM, generator=torch.Generator().manual_seed(1))
+    embedder = MatrixEmbedder(data, chance().images(data), texts)
+    asked = {"a red garment": {"colour": "red"}}
+    result = Retrieval(queries=asked)(embedder, data, "test")
+    assert result.metrics == Retrieval()(embedder, data, "test").metrics
+    assert {example["search"] for example in result.examples} == {"t2i", "i2t"}
+    with pytest.raises(MissingEmbeddingError, match="has no embedding .3 missing."):
+        Retrieval(attributes=["colour"])(embedder, data, "test")
 
 
 def test_where_all_are_hits_the_examples_are_hits():

@@ -128,7 +128,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(folder):
     monitor = ("monitor.metric=val/thumbnails/zeroshot/category/accuracy", "monitor.mode=max")
-    finished = modiste("train", *TINY, HELD, THUMBNAILS, OTHER, *monitor, "hydra.run.dir=run", cwd=folder)
+    words = ("optim.schedule=constant", "hydra.run.dir=run")  # a schedule that ended is not extended
+    finished = modiste("train", *TINY, HELD, THUMBNAILS, OTHER, *monitor, *words, cwd=folder)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return folder / "run"
 

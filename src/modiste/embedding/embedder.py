@@ -19,7 +19,7 @@ from modiste.data.catalogue import Catalogue
 from modiste.data.decode import Decoder
 from modiste.embedding import backends
 from modiste.embedding.transfer import fetched, to_device
-from modiste.errors import ModisteError
+from modiste.errors import MissingEmbeddingError, ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokens
 from modiste.utils.archives import check_stored
 from modiste.utils.atomic import read_cache, write_cache
@@ -367,10 +367,10 @@ class MatrixEmbedder:
         return self.matrix[torch.tensor([self.position[row] for row in catalogue.column("row")], dtype=torch.long)]
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings (M, D) of texts. Raises ModisteError for a text that is not known and cannot be encoded."""
+        """Embeddings (M, D) of texts. Raises MissingEmbeddingError: a text is not known and cannot be encoded."""
         new = [text for text in dict.fromkeys(texts) if text not in self.known]
         if new and self.encode is None:
-            raise ModisteError(
+            raise MissingEmbeddingError(
                 f"The text '{new[0]}' has no embedding ({len(new)} missing): embeddings from files support "
                 "only retrieval between the catalogue's images and texts; other tasks need a model."
             )

@@ -7,6 +7,7 @@ et al. 2022), attribute→product, and published queries with published relevanc
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, fields, replace
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modiste.data.captions import Captions
-from modiste.errors import ModisteError, did_you_mean
+from modiste.errors import MissingEmbeddingError, ModisteError, did_you_mean
 from modiste.metrics import ranking
 from modiste.metrics.both_ranks import both_ranks
 from modiste.metrics.direction import directions
@@ -32,6 +33,7 @@ from modiste.utils.run_dir import read_text
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
 
+log = logging.getLogger(__name__)
 DIRECTIONS = ("t2i", "i2t")
 GALLERIES = ("split", "all", "sample")
 SHOWN = 5
@@ -522,7 +524,7 @@ class Retrieval:
         return text_search(name, list(judgements), self.prefix, documents, self.documents, relevance)
 
     def _queries(self, own: Documents, catalogue: Catalogue) -> list[dict[str, Any]]:
-        """The first results of `queries`; of those alone that something answers."""
+        """The first results of `queries`, of those alone that something answers; none where there is no model."""
         if not self.queries:
             return []
         unseen = [row for row, split in enumerate(catalogue.column("split")) if split != "train"]
@@ -538,7 +540,11 @@ class Retrieval:
             return []
         places = np.repeat(np.arange(len(texts)), [len(right[text]) for text in texts])
         relevance = Relevance.from_pairs(places, np.concatenate([right[text] for text in texts]), n_queries=len(texts))
-        search = text_search("queries", texts, self.prefix, documents, {"image": 1.0}, relevance)
+        try:
+            search = text_search("queries", texts, self.prefix, documents, {"image": 1.0}, relevance)
+        except MissingEmbeddingError:
+            log.info("The searches of data.queries are left out: embeddings from files have no vectors of their texts.")
+            return []
         gallery = documents.vectors(search.weights)
         best = np.minimum.reduceat(search.ranks(gallery), relevance.starts[:-1])
         return [_example(search, gallery, place, int(rank)) for place, rank in enumerate(best)]

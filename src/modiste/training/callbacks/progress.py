@@ -91,6 +91,9 @@ class EpochLines(Callback):
         self._say(trainer, "  ".join(words))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if fast_dev_run(trainer):
+            self._say(trainer, "A training and a validation step ran; no weights were saved.")
+            return
         if self.best is None:
             return
         epoch, value = self.best
@@ -130,9 +133,11 @@ class EpochLines(Callback):
         }
 
     def _say(self, trainer: Trainer, line: str) -> None:
-        if not trainer.is_global_zero or fast_dev_run(trainer):
+        if not trainer.is_global_zero:
             return
         print(line, flush=True)
+        if fast_dev_run(trainer):
+            return
         self.run.mkdir(parents=True, exist_ok=True)
         with (self.run / "train.log").open("a", encoding="utf-8") as file:
             file.write(f"[{datetime.now():%Y-%m-%d %H:%M:%S}] {line}\n")
