@@ -1,12 +1,15 @@
 """A run that starts again begins with its own overrides, and has the settings that it was stopped with."""
 
+import re
+
 import pytest
 from omegaconf import OmegaConf, open_dict
 
 from modiste.config import compose, quote
-from modiste.config.restart import check_unchanged, restart
+from modiste.config.restart import check_in_place, check_unchanged, restart
 from modiste.errors import ModisteError
 
+pytestmark = pytest.mark.usefixtures("cached_files")
 STARTED = ["image=small", "loss=siglip", "optim.lr=0.002"]
 
 
@@ -51,35 +54,80 @@ def test_a_value_that_another_of_the_stored_overrides_replaced_may_come_back(run
     assert "loss.init_bias=-5" not in restart([f"resume={quote(str(run))}", "loss=clip"], {"loss"}).overrides
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "callbacks.best.dirpath=/elsewhere", "callbacks.best.dirpath=here", "callbacks.best.filename=../../x",
-        "callbacks.best={_target_: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: 'ftp://host/x'}",
-        "+callbacks.x={filename: '~/x'}", "++logger.x.name=file::host", r"logger.x.name=\~/x",
-        "logger.tensorboard.save_dir=.", "trainer.profiler={filename: x, dirpath: x}", "trainer.default_root_dir=x",
-        "logger.wandb.entity=stranger", "sweep.space={callbacks.best.filename: {choices: [/x]}}",
-        "callbacks.cost.run_dir=mine", "callbacks.recent.filename='{step:c}tmp/x'", "callbacks.recent.filename=x",
-        "logger.tensorboard.name=${cost.currency}", "logger.tensorboard.sub_dir=x", "log_dir=/elsewhere",
-        "name=../x", "name=a/b", "log_dir=/",
-        "data.name='../x'",
-    ],
-)  # fmt: skip
-def test_a_file_does_not_say_where_a_training_writes(run, override):
+def restarted(run, *own, key="resume", root="train"):
+    """The configuration of a restart, checked as the command line does."""
+    overrides = [f"{key}={quote(str(run))}", *own]
+    found = restart(overrides, {"loss", "image", "data", "logger", "callbacks"})
+    place = [f"run_dir={quote(str(run))}"] if found.continues else []
+    line = [*found.overrides, *place, *overrides]
+    config = compose(root, line)
+    check_in_place(config, line, lambda words: compose(root, words))
+    return config
+
+
+ELSEWHERE = {  # what a stranger's run says: what the user says in its place
+    "callbacks.best.dirpath=/elsewhere": "callbacks.best.dirpath=/mine",
+    "callbacks.best.dirpath=here": "callbacks.best.dirpath=mine",
+    "callbacks.best.filename=../../x": "callbacks.best.filename=x",
+    "+callbacks.x={_target_: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: 'ftp://host/x'}": "~callbacks.x",
+    "+callbacks.x={filename: '~/x'}": "~callbacks.x",
+    "++logger.x.name=file::host": "++logger.x.name=x",
+    "++logger.x.name='~/x'": "++logger.x.name=x",
+    "++logger.x.save_dir=.": "++logger.x.save_dir=.",
+    "++logger.x.version=$TOKEN": "++logger.x.version=x",
+    "++logger.x.version='.$EMPTY./.$EMPTY./x'": "++logger.x.version=x",
+    "trainer.profiler={filename: x, dirpath: x}": "trainer.profiler=null",
+    "++trainer.default_root_dir=x": "++trainer.default_root_dir=y",
+    "++logger.wandb={entity: stranger}": "++logger.wandb={entity: me}",
+    "callbacks.cost.run_dir=mine": "callbacks.cost.run_dir=own",
+    "callbacks.recent.filename='{step:c}tmp/x'": "callbacks.recent.filename=x",
+    "callbacks.recent.filename=x": "callbacks.recent.filename=y",
+    "++logger.x={save_dir: '${run_dir}/..'}": "++logger.x={save_dir: '${run_dir}/a'}",
+    "++logger.x={name: a, sub_dir: '${cost.currency}'}": "++logger.x={name: a}",
+    "log_dir=/elsewhere": "log_dir=mine",
+    "log_dir=/": "log_dir=mine",
+    "name=../x": "name=x",
+    "name=/x": "name=x",
+    "data.name='../x'": "name=x",
+    "tags=['../../victim'] name='${tags.0}'": "name=x",
+    "data={name: '../../victim'}": "name=x",
+    "tags=['../../victim'] data.name='${tags.0}'": "name=x",
+    "+loss.x='../x' name='${loss.x}'": "name=x",
+}
+
+
+@pytest.mark.parametrize("line", ELSEWHERE)
+def test_a_file_does_not_say_where_a_training_writes(run, line):
     """The run may be a stranger's; what is given on the command line takes its place."""
-    OmegaConf.save(OmegaConf.create([*STARTED, override]), run / "overrides.yaml")
-    for key in ("continue", "resume"):
-        with pytest.raises(ModisteError, match="give it again on the command line"):
-            restart([f"{key}={quote(str(run))}"], {"loss"})
-        own = override.partition("=")[0]
-        found = restart([f"{key}={quote(str(run))}", f"{own}=mine"], {"loss"})
-        assert override not in found.overrides
+    key = "continue" if "dirpath" in line else "resume"
+    override = re.split(r" (?=(?:name|data\.name)=)", line)
+    OmegaConf.save(OmegaConf.create([*STARTED, *override]), run / "overrides.yaml")
+    with pytest.raises(ModisteError, match="a file may not say where a training writes"):
+        restarted(run, key=key)
+    restarted(run, ELSEWHERE[line], key=key)
 
 
-def test_the_place_of_a_run_is_not_taken_over_and_its_folder_of_runs_is(run):
-    kept = [f"log_dir={quote(str(run.parent))}", "callbacks.best.monitor=val/loss", "trainer.max_epochs=2", "name=a"]
+def test_a_stored_sweep_does_not_say_where_its_trials_write(run):
+    space = "sweep.space={callbacks.best.filename: {choices: [/x]}}"
+    OmegaConf.save(OmegaConf.create([*STARTED, space]), run / "overrides.yaml")
+    with pytest.raises(ModisteError, match="a file may not say where a training writes"):
+        restarted(run, key="continue", root="sweep")
+
+
+def test_the_folder_of_runs_and_what_leads_nowhere_are_taken_over(run):
+    kept = [
+        f"log_dir={quote(str(run.parents[1]))}", f"name={quote(run.parent.name)}", "callbacks.best.monitor=val/loss",
+        "trainer.max_epochs=2", "logger=tensorboard", "logger.tensorboard.version=second", "++logger.x.name=a/b",
+    ]  # fmt: skip
     OmegaConf.save(OmegaConf.create([*kept, "run_dir=/elsewhere", "init=/other"]), run / "overrides.yaml")
-    assert restart([f"resume={quote(str(run))}"], {"loss"}).overrides == kept
+    config = restarted(run)
+    assert (config.log_dir, config.name) == (str(run.parents[1]), run.parent.name)
+    assert config.logger.tensorboard.version == "second"
+
+
+def test_a_plain_name_in_the_usual_folder_is_taken_over(run):
+    OmegaConf.save(OmegaConf.create(["name=study/a"]), run / "overrides.yaml")
+    assert restarted(run).name == "study/a"
 
 
 def test_an_unchanged_configuration_passes(run):

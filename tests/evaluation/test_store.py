@@ -4,10 +4,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import open_dict
 
-from modiste.config import compose
+from modiste.config import compose, instantiate
+from modiste.data.synthetic import Synthetic
 from modiste.errors import ModisteError
-from modiste.evaluation.store import ResultStore
+from modiste.evaluation.store import ResultStore, identity
 from modiste.utils.run_dir import RunDir
 
 
@@ -22,3 +24,23 @@ def test_a_result_is_named_by_data_split_task_and_variant(tmp_path):
     evaluation = SimpleNamespace(spec=SimpleNamespace(config=compose("evaluate", ["run=x", "variant=a.b"])))
     path = ResultStore(RunDir(tmp_path)).path(evaluation, "retrieval")
     assert path == Path(tmp_path, "results", "synthetic.test.retrieval.a.b.json")
+
+
+def test_the_files_of_a_task_alone_count_and_no_other_path_is_read(tmp_path):
+    """A configuration may be a stranger's: a result does not tell the digests of whatever it names."""
+    judged, secret = tmp_path / "judged.json", tmp_path / "secret.txt"
+    judged.write_text('{"red": {"a": 1}}')
+    secret.write_text("1234")
+    config = compose("evaluate", ["run=x", "task=[retrieval]"])
+    with open_dict(config):
+        config.task.retrieval.published = {"mine": str(judged)}
+        config.task.retrieval.queries = {str(secret): {}, "x": {"colour": str(secret)}}
+    task, catalogue = instantiate(config.task.retrieval), Synthetic(products=2, views=1, size=16)()
+    evaluation = SimpleNamespace(
+        spec=SimpleNamespace(config=config), catalogue=catalogue, tasks={"retrieval": task, "own": task.ranking}
+    )
+    before = identity(evaluation, "retrieval", {})
+    assert list(before["files"]) == [str(judged)]
+    judged.write_text('{"red": {"b": 1}}')
+    assert identity(evaluation, "retrieval", {}) != before
+    assert identity(evaluation, "own", {})["files"] == {}  # a task without files

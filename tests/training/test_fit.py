@@ -8,9 +8,9 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 
 from helpers.commands import TINY
 from helpers.resumed import assert_same_state, checkpoint
-from modiste.config import compose, locate
+from modiste.config import compose, locate, quote
 from modiste.errors import ModisteError
-from modiste.training.fit import build_trainer, train
+from modiste.training.fit import build_loggers, build_trainer, train
 from modiste.utils.run_dir import RunDir
 
 
@@ -50,3 +50,11 @@ def test_a_run_with_max_steps_continues_at_the_end_of_an_epoch_and_skips_none(tm
     continued = train([f"continue={tmp_path}/run"]).path
     assert checkpoint(continued, "recent")["global_step"] == 5
     assert_same_state(checkpoint(whole, "recent"), checkpoint(continued, "recent"))
+
+
+def test_a_run_directory_whose_name_tensorboard_would_expand_is_refused(tmp_path):
+    pytest.importorskip("tensorboard")
+    run = RunDir(tmp_path / "$TOKEN")
+    config = compose("train", ["logger=tensorboard", f"run_dir={quote(str(run.path))}"])
+    with pytest.raises(ModisteError, match=r"TensorBoard reads the \$ of .*: rename the folder"):
+        build_loggers(config, run)

@@ -19,6 +19,7 @@ from modiste.cli import overrides as grammar
 from modiste.cli.outline import Outline
 from modiste.config import VERSION_BASE, paths, report
 from modiste.config.composition import compose, compose_with_sources, opened
+from modiste.config.restart import check_in_place
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.terminal import clean_rich
 
@@ -85,6 +86,7 @@ class Call:
         arguments = self.config_name, overrides, self.config_dirs
         grammar.check_local(overrides, self.folders)
         config = compose(*arguments, root=self.root)
+        check_in_place(config, overrides, lambda o: compose(self.config_name, o, self.config_dirs, root=self.root))
         if complete:
             found = checks.problems(
                 config,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,20 +13,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 from modiste.config.overrides import override_key
 from modiste.config.stored import load_config, load_overrides
-from modiste.config.tree import walk
+from modiste.config.tree import join, walk
 from modiste.config.validation import AUTOMATIC, GLOBAL, STARTS
 from modiste.errors import ModisteError
 from modiste.utils.run_dir import RunDir
 
 # Where things lie may change between two starts.
 PLACES = (*STARTS, "run_dir", "data_dir", "log_dir")
-# Where a training writes to: keys anywhere in an override, and paths and addresses of what logs and saves.
-WRITES = re.compile(r"\b(dirpath|filename|save_dir|sub_dir|run_dir|default_root_dir|entity)\b['\"]?\s*[:=]")
-WRITER = re.compile(r"\b(callbacks|logger|trainer)\b")
-ELSEWHERE = re.compile(r"(?:^|[\s'\"{\[:,=])[/~][\w./]|\.\.|::|://|\$\{")
-OTHER = re.compile(r"\.\.|/")
-NAMES = ("log_dir", "name", "data.name")
-"""Keys that make the path of a new run directory."""
+# Where a training writes to and which account it logs to.
+WRITES = ("dirpath", "filename", "save_dir", "sub_dir", "run_dir", "log_dir", "default_root_dir", "entity")
+WRITERS = ("callbacks", "logger", "trainer")
+WRITER = re.compile(rf"[+~]*({'|'.join(WRITERS)}|log_dir|run_dir)\b")
+# Of a group, whose options are the user's; no key within one, no folder.
+CHOICE = re.compile(r"\+?(?!(?:name|log_dir|run_dir)=)[\w/]+=[\w\[\],-]*")
+# What leads elsewhere: fsspec's addresses, variables that TensorBoard expands, folders above.
+ELSEWHERE = re.compile(r"^/|[$~\\]|\.\.|::|://")
+RUN_FOLDER = "/run"
+"""Stands for the run directory, which is not known yet, where the configuration is looked at."""
 
 
 class Restart(NamedTuple):
@@ -59,9 +63,7 @@ def restart(overrides: Sequence[str], groups: Collection[str]) -> Restart | None
         if key in ("resume", "continue") and value not in ("null", AUTOMATIC):
             run = _named_run(override)
             earlier = [o for o in load_overrides(run / "overrides.yaml") if override_key(o) not in (*STARTS, "run_dir")]
-            in_force = _in_force(earlier, overrides, groups)
-            _check_in_place(in_force, run)
-            return Restart(run, key == "continue", in_force)
+            return Restart(run, key == "continue", _in_force(earlier, overrides, groups))
     return None
 
 
@@ -78,24 +80,88 @@ def _named_run(override: str) -> Path:
     return RunDir.find(str(OmegaConf.create({"run": parsed.value()}).run)).path
 
 
-def _check_in_place(stored: Sequence[str], run: Path) -> None:
-    """Check that no override of a run, which may be a stranger's, says where a training writes or logs to.
+def check_in_place(
+    config: DictConfig, overrides: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]
+) -> None:
+    """Check that the overrides of a restarted run, which may be a stranger's, do not say where a training writes to.
 
-    The folder of runs that it lies in is no surprise.
+    What counts is the value that composition gives. The folder of runs that the run lies in is no surprise; nor is what
+    the command line or the options of groups say, which are the user's.
+
+    Args:
+        config: The composed configuration; ``resume`` or ``continue`` names the run.
+        overrides: That it was composed with, those of the run among them.
+        compose: The configuration of other overrides.
+
+    Raises:
+        ModisteError: They do.
     """
-    for override in stored:
-        plain = override.replace("\\", "")  # Hydra takes escapes away
-        key, value = override_key(plain), plain.partition("=")[2].strip("'\" ")
-        elsewhere = bool(WRITES.search(plain) or (WRITER.search(plain) and ELSEWHERE.search(value)))
-        if key in NAMES:
-            above = run.resolve().parents[:3]  # log_dir/name/time, and a trial of a sweep
-            placed = Path(value).expanduser().resolve() in above if key == "log_dir" else not OTHER.search(value)
-            elsewhere = not placed
-        if elsewhere:
+    named = config.get("continue") or config.get("resume")
+    if not named or named == AUTOMATIC:
+        return
+    run = RunDir.find(named).path
+    recorded = run / "overrides.yaml"
+    stored = iter(load_overrides(recorded) if recorded.is_file() else ())
+    of_run = list(itertools.takewhile(lambda override: override in stored, overrides))  # they come first, in order
+    try:
+        usual = compose([*filter(CHOICE.fullmatch, of_run), *overrides[len(of_run) :]])
+    except ModisteError:  # a key of the command line needs what the run's own overrides add
+        usual = compose([])
+    users = _strings(usual)
+    for path, value in _strings(config).items():
+        if users.get(path) != value and not _is_harmless(path, value):
             raise ModisteError(
-                f"{run / 'overrides.yaml'} holds '{override}', and a file may not say where a training writes or logs "
-                "to: give it again on the command line."
+                f"{recorded} sets {path} to {value}, and a file may not say where a training writes or logs to: give "
+                f"{path}=… again on the command line."
             )
+    if "log_dir" in config:
+        _check_folder(config, usual, run)
+
+
+def _strings(config: DictConfig) -> dict[str, str]:
+    """Dotted key to value of the strings, resolved, in what writes, and in a sweep's choices for it."""
+    config = config.copy()
+    OmegaConf.update(config, "run_dir", RUN_FOLDER, force_add=True)
+    found: dict[str, str] = {}
+
+    def visit(path: str, value: object) -> None:
+        if isinstance(value, str):
+            found[path] = value
+        items = value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+        for key, item in items:
+            visit(join(path, key), item)
+
+    swept = OmegaConf.select(config, "sweep.space") or {}
+    parts = {name: config.get(name) for name in WRITERS}
+    parts |= {key: node for key, node in swept.items() if WRITER.match(str(key))}
+    for name, node in parts.items():
+        visit(str(name), OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node)
+    return found
+
+
+def _is_harmless(path: str, value: str) -> bool:
+    """Whether a value of a file, at a key of what writes, leads to no other place than the run directory.
+
+    >>> _is_harmless("logger.x.name", "a/b"), _is_harmless("logger.x.name", "$TOKEN")
+    (True, False)
+    >>> _is_harmless("x.dirpath", "a"), _is_harmless("x.dirpath", f"{RUN_FOLDER}/a")
+    (False, True)
+    """
+    key = [part for part in path.split(".") if not part.isdecimal() and part != "choices"][-1]
+    inside = value == RUN_FOLDER or value.startswith(f"{RUN_FOLDER}/")
+    return not ELSEWHERE.search(value[len(RUN_FOLDER) + 1 :] if inside else value) and (inside or key not in WRITES)
+
+
+def _check_folder(config: DictConfig, usual: DictConfig, run: Path) -> None:
+    """Check that a new run directory lies where ``run`` does, or by a plain name in the user's folder of runs."""
+    folder, name = str(config.log_dir), str(config.name)
+    if Path(folder, name).expanduser().resolve() in run.resolve().parents[:2]:  # the second: of a trial of a sweep
+        return
+    if usual.log_dir != folder or (usual.name != name and ELSEWHERE.search(name)):
+        raise ModisteError(
+            f"{run / 'overrides.yaml'} puts new runs into '{Path(folder, name)}', and a file may not say where a "
+            "training writes to: give log_dir=… and name=… on the command line."
+        )
 
 
 def _in_force(earlier: Sequence[str], later: Sequence[str], groups: Collection[str]) -> list[str]:

@@ -30,7 +30,13 @@ EVERY_ROW = "all"
 
 
 class Task:
-    """Evaluate an embedder on a split of a catalogue (`modiste.tasks`)."""
+    """Evaluate an embedder on a split of a catalogue (`modiste.tasks`).
+
+    Attributes:
+        files: Its arguments that name files and folders: their content is part of a result's identity.
+    """
+
+    files: Sequence[str] = ()
 
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
         """The metrics of the embeddings of ``split``."""

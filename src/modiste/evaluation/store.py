@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -35,12 +35,15 @@ def identity(evaluation: Evaluation, task: str, facts: dict[str, Any]) -> dict[s
 
     Args:
         evaluation: The data set and its tasks.
-        task: One of them.
+        task: One of them; of the files that its ``files`` name, the content counts.
         facts: Of `modiste.evaluation.subject.Subject.embedder`.
     """
     cfg = evaluation.spec.config
-    config = OmegaConf.to_container(cfg.task[task], resolve=True) if task in (cfg.get("task") or {}) else {}
-    files = {word: digest for word in strings(config) if is_path(word) and (digest := file_digest(Path(word)))}
+    known = task in (cfg.get("task") or {})
+    config = cast("dict[str, Any]", OmegaConf.to_container(cfg.task[task], resolve=True)) if known else {}
+    # Of what the task reads alone: the configuration may be a stranger's, and a result tells the digests.
+    named = [config.get(key) for key in getattr(evaluation.tasks[task], "files", ())]
+    files = {word: digest for word in strings(named) if (digest := file_digest(Path(word)))}
     return {
         "model": facts,
         "data_fingerprint": evaluation.catalogue.fingerprint(),
@@ -139,15 +142,6 @@ def strings(value: object) -> Iterator[str]:
     elif isinstance(value, (list, dict)):
         for item in value.values() if isinstance(value, dict) else value:
             yield from strings(item)
-
-
-def is_path(word: str) -> bool:
-    """Whether a string of a config looks like a file or a folder: "val" is a word, whatever lies in this folder.
-
-    >>> [word for word in ("", "val", "a photo", "data/marqo-kagl", "queries.json") if is_path(word)]
-    ['data/marqo-kagl', 'queries.json']
-    """
-    return "/" in word or bool(Path(word).suffix)
 
 
 def file_digest(path: Path) -> str:

@@ -76,6 +76,7 @@ class Compatibility:
     """
 
     name = "compatibility"
+    files = ("path",)
 
     def __init__(
         self,

@@ -95,6 +95,7 @@ class Composed:
     """
 
     name = "composed"
+    files = ("path",)
 
     def __init__(
         self,

@@ -76,6 +76,7 @@ class Marqo:
     """
 
     name = "marqo"
+    files = ("path",)
 
     def __init__(
         self,

@@ -405,6 +405,7 @@ class Retrieval:
     """
 
     name = "retrieval"
+    files = ("published",)
 
     def __init__(
         self,

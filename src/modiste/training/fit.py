@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import shlex
@@ -17,12 +18,12 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from modiste.config import compose, config_dir, instantiate, list_groups, load_run_config, quote, validate
 from modiste.config.invocation import Invocation
-from modiste.config.restart import check_unchanged, restart
+from modiste.config.restart import check_in_place, check_unchanged, restart
 from modiste.config.validation import AUTOMATIC
 from modiste.data.build import load as load_catalogue
 from modiste.data.catalogue import Catalogue
@@ -104,6 +105,7 @@ def train(
         overrides = restarted(config)
         line = line or Invocation(overrides=overrides)
         config = compose("train", overrides)
+        check_in_place(config, overrides, functools.partial(compose, "train"))
     line = line or Invocation()
     if is_further_process():
         end_with_parent()
@@ -252,12 +254,18 @@ def memory_named(cfg: DictConfig) -> Iterator[None]:
 
 
 def build_loggers(cfg: DictConfig, run: RunDir) -> dict[str, Logger]:
-    """The CSV log, and the loggers of the configuration; ``continue`` resumes their former runs."""
+    """The CSV log, and the loggers of the configuration; ``continue`` resumes their former runs.
+
+    Raises:
+        ModisteError: TensorBoard would take the run directory for another: it expands variables in its name.
+    """
     earlier = run.read_json("logger") if cfg["continue"] else {}
     chosen = {
         name: instantiate(node, **({"run_id": earlier[name]} if name in earlier else {}))
         for name, node in cfg.logger.items()
     }
+    if "$" in str(run.path) and any(isinstance(logger, TensorBoardLogger) for logger in chosen.values()):
+        raise ModisteError(f"TensorBoard reads the $ of '{run.path}' as a variable's name: rename the folder.")
     return {"csv": CSVLogger(str(run.path), name="csv"), **chosen}
 
 
