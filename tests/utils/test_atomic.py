@@ -23,6 +23,7 @@ from modiste.utils.atomic import (
     refuse_other_writers,
     remove_all_leftovers,
     write_cache,
+    write_checked,
     write_image,
     write_text,
 )
@@ -179,3 +180,12 @@ def test_a_quick_digest_changes_with_any_byte_and_the_length(tmp_path):
         (tmp_path / "a").write_bytes(changed)
         digests.add(quick_digest(tmp_path / "a"))
     assert len(digests) == 6
+
+
+def test_what_a_checksum_guards_and_can_be_made_again_does_not_wait_for_the_disk(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(atomic_module, "_flush", flushed.append)
+    assert write_cache(tmp_path / "a", lambda path: path.write_text("x"), "A")
+    assert flushed == []
+    write_checked(tmp_path / "b", lambda path: path.write_text("x"))
+    assert len(flushed) == 4  # the file, its checksum, and their folder after each

@@ -596,7 +596,7 @@ class Staging:
             {"_pixels": pixels, "_vector": _vectors(vectors), "_thumbnail": pa.array(thumbnails, pa.binary())}
         )
         file = self.folder / f"{len(list(self.folder.glob('*.arrow'))):06}.arrow"
-        write_checked(file, lambda path: save_table(path, table))
+        write_checked(file, lambda path: save_table(path, table), durable=False)
         self._take(table)
 
     @functools.cached_property

@@ -242,20 +242,26 @@ def changed_snapshot(old: Snapshot, part: pa.Table, gone: Sequence[int]) -> Snap
 
     Args:
         old: The version before.
-        part: Changed and new rows, with the columns of ``old`` and ``_vector``.
+        part: Changed and new rows, with the columns of ``old`` and ``_vector``; new ones have the highest numbers.
         gone: Row numbers of the deleted ones.
     """
     import pyarrow as pa
 
-    rows = part.column("row").to_numpy()
-    kept = np.flatnonzero(~np.isin(old.rows, np.concatenate([rows, np.asarray(gone, np.int64)])))
-    columns = {name: plain_column(old.table.column(name)).take(pa.array(kept)) for name in old.table.column_names}
-    new = snapshot_from(part.select([*columns, "_vector"]))
-    plain = {name: plain_column(new.table.column(name)) for name in columns}
-    order = np.argsort(np.concatenate([old.rows[kept], rows]), kind="stable")
-    table = pa.concat_tables([pa.table(columns), pa.table(plain)]).take(pa.array(order))
-    vectors = np.concatenate([old.vectors[kept], new.vectors])[order]
-    return Snapshot(_encoded(table.combine_chunks()), vectors)
+    new = snapshot_from(part.select([*old.table.column_names, "_vector"]).sort_by("row"))
+    place = old.positions(new.rows)
+    added = np.flatnonzero(place < 0)
+    count = len(old) + len(added)
+    place[added] = np.arange(len(old), count)
+    source = np.arange(count)
+    source[place] = len(old) + np.arange(len(new))
+    vectors = np.empty((count, old.vectors.shape[1]), np.float32)
+    vectors[: len(old)], vectors[place] = old.vectors, new.vectors
+    if len(gone):
+        kept = ~np.isin(np.concatenate([old.rows, new.rows[added]]), gone)
+        source, vectors = source[kept], vectors[kept]
+    names = old.table.column_names
+    both = [pa.table({name: plain_column(some.table.column(name)) for name in names}) for some in (old, new)]
+    return Snapshot(_encoded(pa.concat_tables(both).take(pa.array(source)).combine_chunks()), vectors)
 
 
 def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:

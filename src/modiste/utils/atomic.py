@@ -39,7 +39,7 @@ class DiskFullError(ModisteError, OSError):
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path whose file replaces ``path`` at the end, on disk even after a power cut.
 
     After an error ``path`` is as before and the temporary file is gone. Temporary files that killed processes left for
@@ -47,6 +47,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Args:
         path: Its folder is made where it does not exist.
+        durable: False does not wait for the disk: of a file that a checksum guards and that can be made again.
 
     Raises:
         OSError: The folder cannot be written.
@@ -65,12 +66,14 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         with _explained(path):
             yield unfinished
-            _flush(unfinished)
+            if durable:
+                _flush(unfinished)
             unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-    with suppress(OSError):  # not every file system lets a folder be opened
-        _flush(path.parent)
+    if durable:
+        with suppress(OSError):  # not every file system lets a folder be opened
+            _flush(path.parent)
 
 
 @contextmanager
@@ -184,9 +187,9 @@ def refuse_other_writers(path: Path) -> None:
             )
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
-    with atomic(path) as unfinished:
+def write_text(path: Path, text: str, durable: bool = True) -> None:
+    """Write a text file in UTF-8, whole or not at all; see `atomic` for ``durable``."""
+    with atomic(path, durable) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
@@ -241,21 +244,24 @@ def _digest(path: Path, digest: Any) -> str:
     return str(digest.hexdigest())
 
 
-def write_checked(path: Path, write: Callable[[Path], Any], digest: Callable[[Path], str] = file_digest) -> None:
+def write_checked(
+    path: Path, write: Callable[[Path], Any], digest: Callable[[Path], str] = file_digest, durable: bool = True
+) -> None:
     """Write a file and its checksum.
 
     Args:
         path: The file.
         write: Writes the content to the path that it is given.
         digest: Of a file; the same for `read_cache`.
+        durable: See `atomic`.
 
     Raises:
         OSError: It cannot be written.
     """
-    with atomic(path) as unfinished:
+    with atomic(path, durable) as unfinished:
         write(unfinished)
         value = digest(unfinished)
-    write_text(path.with_name(path.name + SUFFIX), value)
+    write_text(path.with_name(path.name + SUFFIX), value, durable)
 
 
 def write_cache(
@@ -273,7 +279,7 @@ def write_cache(
         Whether it was written.
     """
     try:
-        write_checked(path, write, digest)
+        write_checked(path, write, digest, durable=False)
     except OSError as error:  # a cache that cannot be written costs time, not the result
         log.warning("%s could not be cached in %s: %s", what, path.parent, error)
         return False

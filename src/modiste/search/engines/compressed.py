@@ -88,8 +88,12 @@ class Codes:
     def write(self, folder: Path) -> None:
         """Into a snapshot's folder."""
         facts = {"rotation": self.rotation, "mean": self.mean, "numbers": np.array([self.scale, self.error])}
-        write_checked(folder / f"codes-{self.kind}.npy", lambda path: save_array(path, self.codes), quick_digest)
-        write_checked(folder / f"codes-{self.kind}.npz", lambda path: save_arrays(path, facts), quick_digest)
+        write_checked(
+            folder / f"codes-{self.kind}.npy", lambda path: save_array(path, self.codes), quick_digest, durable=False
+        )
+        write_checked(
+            folder / f"codes-{self.kind}.npz", lambda path: save_arrays(path, facts), quick_digest, durable=False
+        )
 
     @classmethod
     def read(cls, folder: Path, kind: str) -> Codes | None:

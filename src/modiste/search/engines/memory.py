@@ -49,9 +49,9 @@ class Snapshot:
         return None if table is None or vectors is None else cls(table, vectors)
 
     def write(self, folder: Path) -> None:
-        """Writes the files into ``folder``, each whole or not at all, with its checksum."""
-        write_checked(folder / "rows.arrow", lambda path: save_table(path, self.table), quick_digest)
-        write_checked(folder / "vectors.npy", lambda path: save_array(path, self.vectors), quick_digest)
+        """Writes the files into ``folder``, each whole or not at all, with its checksum; the table has all of it."""
+        write_checked(folder / "rows.arrow", lambda path: save_table(path, self.table), quick_digest, durable=False)
+        write_checked(folder / "vectors.npy", lambda path: save_array(path, self.vectors), quick_digest, durable=False)
 
     def __len__(self) -> int:
         return len(self.rows)
