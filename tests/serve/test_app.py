@@ -218,7 +218,7 @@ def test_the_confusions_of_an_attribute_are_those_of_the_zero_shot_task(client, 
     assert "no column" in client.post("/zero-shot/attribute", json={"attribute": "x"}).json()["error"]["message"]
 
 
-@pytest.mark.parametrize("method", ["patches", "cam", "gradcam", "occlusion"])
+@pytest.mark.parametrize("method", ["patches", "cam", "gradcam", pytest.param("occlusion", marks=pytest.mark.slow)])
 def test_ground_gives_the_model_s_own_maps(client, index, method):
     import torch
 

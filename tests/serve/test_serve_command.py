@@ -1,5 +1,6 @@
 """`modiste serve` from the command line: what it refuses at once, and a life from the first request to SIGTERM."""
 
+import logging
 import re
 import signal
 import socket
@@ -10,6 +11,16 @@ import pytest
 
 from helpers.commands import modiste
 from modiste.cli import main
+
+
+@pytest.fixture(autouse=True)
+def same_handlers():
+    """The command puts a handler of its own on the root logger, whose stream ends with the test."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
 
 
 @pytest.mark.parametrize(
