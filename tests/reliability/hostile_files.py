@@ -55,8 +55,14 @@ def write_arrow(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(offsets.tobytes(), (offsets + FAR).tobytes()))
 
 
-def program(format: str, location: str) -> Callable[[Path, Path], None]:
-    """A model folder whose programs are ONNX with weights elsewhere, whatever their names say."""
+def program(format: str, location: str, high: int = 0) -> Callable[[Path, Path], None]:
+    """A model folder whose programs are ONNX with weights elsewhere, whatever their names say.
+
+    Args:
+        format: In the folder's settings.
+        location: Of the weights.
+        high: Bits 32 and up of the tag before the graph, which C++ drops.
+    """
 
     def make(folder: Path, outside: Path) -> None:
         facts = {
@@ -69,22 +75,32 @@ def program(format: str, location: str) -> Callable[[Path, Path], None]:
             path.unlink()
         (folder / "checkpoints").rmdir()
         for tower in ("image", "text"):
-            forks.apart(write_onnx, folder / f"{tower}.{suffix}", location)
+            forks.apart(write_onnx, folder / f"{tower}.{suffix}", location, high)
 
     return make
 
 
-def write_onnx(path: Path, location: str) -> None:
+def write_onnx(path: Path, location: str, high: int) -> None:
     """A sum with weights at an address or in a file."""
     from onnx import TensorProto, helper
 
-    weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
-    for key, value in {"location": location, "offset": "4096", "length": "16"}.items():
+    weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2], data_location=TensorProto.EXTERNAL)
+    offset = "4096" if "ADDR" in location else "0"
+    for key, value in {"location": location, "offset": offset, "length": "8"}.items():
         weights.external_data.add(key=key, value=value)
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy"]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weights])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    path.write_bytes(model.SerializeToString())
+    content = graph.SerializeToString()
+    model.ClearField("graph")
+    tag = varint((7 << 3 | 2) | high << 32)
+    path.write_bytes(model.SerializeToString() + tag + varint(len(content)) + content)
+
+
+def varint(number: int) -> bytes:
+    """A number as protobuf has it."""
+    lowest, rest = number & 127, number >> 7
+    return bytes([lowest | 128]) + varint(rest) if rest else bytes([lowest])
 
 
 def cases() -> Iterator[Case]:
@@ -96,5 +112,8 @@ def cases() -> Iterator[Case]:
         yield Case(f"result: few_shot={table}", lambda f, o, t=table: stored(f, tables={"few_shot": t}), EVALUATE)
     yield Case("hub folder: Arrow offsets out of the file", texts_outside, HUB, "Traceback")
     for format in ("openvino", "onnx"):
-        for location in ("*/_ORT_MEM_ADDR_/*", "../outside/secret.txt"):
+        for location in ("*/_ORT_MEM_ADDR_/*", "../../outside/secret.txt"):
             yield Case(f"{format}: weights in {location}", program(format, location), EMBED, "Traceback")
+    for high in (1, 4):
+        wide = program("onnx", "../../outside/secret.txt", high)
+        yield Case(f"onnx: weights outside, a tag with {high} above 32 bits", wide, EMBED, "Traceback")
