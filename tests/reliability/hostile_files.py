@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from helpers import parquet_footers
 from reliability import forks
-from reliability.hostile import EVALUATE, HUB, Case, result
+from reliability.hostile import EVALUATE, HUB, Case, payload, result
 from reliability.hostile_models import EMBED
 
 RESULT = "results/synthetic.test.retrieval.json"
+PICKLED = "ray.data.arrow_pickled_object"
 FAR = 10**8
 """Bytes by which offsets lead out of an Arrow file."""
 
@@ -103,6 +107,51 @@ def varint(number: int) -> bytes:
     return bytes([lowest | 128]) + varint(rest) if rest else bytes([lowest])
 
 
+def pickled_column(order: str) -> Callable[[Path, Path], None]:
+    """A Parquet file of a type that is unpickled, as Ray's are; ``order``: of `parquet_footers.rewrite`, or empty."""
+
+    def make(folder: Path, outside: Path) -> None:
+        import pyarrow as pa
+
+        with suppress(pa.ArrowKeyError):
+            pa.register_extension_type(unpickled())
+        forks.apart(write_pickled, folder / "t.parquet", order, outside)
+
+    return make
+
+
+def unpickled() -> Any:
+    """A registered type stays so in this process and its forks, as Ray's do once it is imported."""
+    import pyarrow as pa
+
+    class Unpickled(pa.ExtensionType):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(pa.string(), PICKLED)
+
+        def __arrow_ext_serialize__(self) -> bytes:
+            return b""
+
+        @classmethod
+        def __arrow_ext_deserialize__(cls, storage: Any, serialized: bytes) -> Any:
+            pickle.loads(serialized)
+            return cls()
+
+    return Unpickled()
+
+
+def write_pickled(path: Path, order: str, outside: Path) -> None:
+    """A column whose type is a pickle."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pa.unregister_extension_type(PICKLED)
+    metadata = {"ARROW:extension:name": PICKLED, "ARROW:extension:metadata": payload(outside)}
+    schema = pa.schema([pa.field("image", pa.string()), pa.field("text", pa.string(), metadata=metadata)])
+    pq.write_table(pa.table([["a.png"], ["a hat"]], schema=schema), path)
+    if order:
+        parquet_footers.rewrite(path, order)
+
+
 def cases() -> Iterator[Case]:
     """All of them."""
     for command in (("table", "evil"), ("compare", "evil", "evil"), ("verify", "evil"), EVALUATE):
@@ -111,6 +160,9 @@ def cases() -> Iterator[Case]:
     for table in ({}, [], {"columns": ["shots", "accuracy"], "rows": [["a", "b"]]}, {"columns": 1, "rows": 2}):
         yield Case(f"result: few_shot={table}", lambda f, o, t=table: stored(f, tables={"few_shot": t}), EVALUATE)
     yield Case("hub folder: Arrow offsets out of the file", texts_outside, HUB, "Traceback")
+    for order in ("", "value first", "unknown field"):
+        table = ("data", "data=table", "data.catalogue.path=evil/t.parquet")
+        yield Case(f"Parquet: a pickled type, {order or 'as usual'}", pickled_column(order), table, "Traceback")
     for format in ("openvino", "onnx"):
         for location in ("*/_ORT_MEM_ADDR_/*", "../../outside/secret.txt"):
             yield Case(f"{format}: weights in {location}", program(format, location), EMBED, "Traceback")
