@@ -332,10 +332,7 @@ def _refuse_activation(key: str, value: object, where: str) -> None:
 def _refuse_file(key: str, value: object, where: str) -> None:
     for name in _leaves(value):
         if name not in VOCABULARIES:
-            raise ModisteError(
-                f"{key} of {where} names '{name}', which is looked for in the working directory, not in the model's "
-                "folder: remove it."
-            )
+            raise ModisteError(f"{key} of {where} names '{name}', which is opened outside of the folder: remove it.")
 
 
 def _refuse_words_but(*known: str) -> Callable[[str, object, str], None]:
