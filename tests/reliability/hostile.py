@@ -737,7 +737,7 @@ def watched(case: Path, found: Path) -> Callable[[], None]:
                 if (
                     arguments[0] not in TOOLS
                     and arguments[1:2] != (CPU,)
-                    and arguments[1][1:4] != ["-c", START, "evaluate"]
+                    and (*arguments, ())[1][1:4] != ["-c", START, "evaluate"]
                 ):
                     note(event, arguments)
             elif event in NETWORK and "AF_UNIX" not in str(arguments):

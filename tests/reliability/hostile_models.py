@@ -166,6 +166,10 @@ TRANSFORMERS: dict[str, tuple[Make, ...]] = {
         values("special_tokens_map.json", vocab="{out}/secret.txt"),
         without("tokenizer.json"),
     ),
+    "words of the working directory": (
+        values("tokenizer_config.json", tokenizer_class="SiglipTokenizer", sp_model_kwargs={"model_file": "private/x"}),
+        without("tokenizer.json"),
+    ),
     "linked weights": (linked("model.safetensors"),),
     "a linked config": (linked("config.json"),),
     "a linked tokenizer": (linked("tokenizer.json"),),

@@ -7,6 +7,7 @@ import shutil
 
 import lancedb
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -16,6 +17,7 @@ from modiste import search
 from modiste.errors import ModisteError
 from modiste.search.build import Staging
 from modiste.search.calibrate import queries
+from modiste.search.engines import lancedb as engine
 from modiste.search.engines import qdrant
 from modiste.search.engines.lancedb import LanceStore
 from modiste.search.opened import snapshot_folder
@@ -86,6 +88,36 @@ def test_a_table_whose_rows_are_elsewhere_is_refused_before_it_is_opened(folder,
         cut(file)
     with pytest.raises(ModisteError, match=r"manifest' is damaged: remove the index"):
         search.open(evil)
+
+
+@pytest.mark.parametrize("place", ["metadata", "extension_name"])
+def test_extension_types_of_a_table_are_refused_before_it_is_opened(folder, place, monkeypatch):
+    """pyarrow would build them from the schema that it gets from Lance; Ray's are unpickled."""
+    if place == "metadata":
+        plain = lancedb.connect(folder / "lance").open_table("products").to_arrow()
+        metadata = {"ARROW:extension:name": "ray.data.arrow_pickled_object"}
+        data = plain.cast(pa.schema([field.with_metadata(metadata) for field in plain.schema]))
+        lancedb.connect(folder / "lance").create_table("products", data, mode="overwrite")
+    else:  # a field that today's writers leave out
+        column = b"\x12\x01x\x4a\x05ray.x"
+        monkeypatch.setattr(engine, "message_of", lambda manifest: b"\x0a" + bytes([len(column)]) + column)
+    with pytest.raises(ModisteError, match="names extension types, which may run code: make the index"):
+        LanceStore(folder).count()
+
+
+def test_a_tokenizer_of_a_stranger_opens_nothing(folder, tmp_path, monkeypatch):
+    """Lance joins its name to a folder, and opens the files that a configuration there names."""
+    home, inside, outside = tmp_path / "home", folder / "words", tmp_path / "outside"
+    for place in (home / "jieba", inside, outside):
+        place.mkdir(parents=True)
+    (outside / "secret.txt").write_text("hunter2 1 n\n")
+    (inside / "config.json").write_text(json.dumps({"main": str(outside / "secret.txt")}))
+    monkeypatch.setenv("LANCE_LANGUAGE_MODEL_HOME", str(home))
+    table = lancedb.connect(folder / "lance").open_table("products")
+    table.create_fts_index("_words", base_tokenizer=f"jieba/../../{folder.name}/words", replace=True)
+    with watched(outside) as found, pytest.raises(ModisteError, match=r"cannot be read: .*Invalid directory path"):
+        LanceStore(folder).full_text("red", 3, None)
+    assert found == []
 
 
 @pytest.mark.parametrize("message", [b"\x92", b"\x0a\x05ab", b"\x0b", b"\x09\0"])

@@ -81,3 +81,60 @@ def test_what_is_no_program_is_refused(tmp_path: Path, content: bytes) -> None:
     file.write_bytes(content)
     with pytest.raises(ValueError, match="it is"):
         onnx.check(file)
+
+
+def varint(number: int) -> bytes:
+    lowest, rest = number & 127, number >> 7
+    return bytes([lowest | 128]) + varint(rest) if rest else bytes([lowest])
+
+
+def with_graph_as(tag: bytes, weights: TensorProto) -> bytes:
+    """A program whose graph stands behind another tag."""
+    model = onnx_package.load_from_string(program(weights))
+    graph = model.graph.SerializeToString()
+    model.ClearField("graph")
+    return model.SerializeToString() + tag + varint(len(graph)) + graph
+
+
+WIDE = varint((7 << 3 | 2) | 1 << 32)
+"""The graph's tag to a reader that drops what is above 32 bits, as C++'s does."""
+
+
+@pytest.mark.parametrize(
+    "tag", [WIDE, varint((7 << 3 | 2) | 1 << 64), varint(99 << 3 | 2), varint(7 << 3 | 3), varint(7 << 3 | 1)]
+)
+def test_a_graph_that_another_reader_would_see_is_refused(tmp_path: Path, tag: bytes) -> None:
+    file = tmp_path / "image.onnx"
+    file.write_bytes(with_graph_as(varint(7 << 3 | 2), onnx_package.numpy_helper.from_array(WEIGHTS, "w")))
+    assert answer(file) == WEIGHTS.tolist()
+    file.write_bytes(with_graph_as(tag, tensor("../outside", offset="0", length="16")))
+    with pytest.raises(ValueError, match=r"no message of protobuf|no ONNX program"):
+        onnx.check(file)
+
+
+def test_the_fields_of_each_message_are_those_of_onnx() -> None:
+    """A field that a new version of ONNX adds belongs into one of the two tables."""
+    for name in onnx.MESSAGES:
+        described = getattr(onnx_package, name).DESCRIPTOR.fields
+        inner = {field.number: field.message_type.name for field in described if field.message_type}
+        followed = {number: kind for number, kind in inner.items() if kind in onnx.MESSAGES}
+        if name != "TensorProto":  # whose metadata names no file
+            followed = {number: kind for number, kind in followed.items() if kind != "StringStringEntryProto"}
+        else:
+            del followed[16]
+        assert onnx.MESSAGES[name] == followed
+        assert onnx.OTHERS[name] == {field.number for field in described} - set(followed)
+
+
+def test_a_program_in_another_format_is_not_guessed(tmp_path: Path) -> None:
+    """ONNX Runtime's own format, which `check` does not read, would be recognised by its content."""
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.optimized_model_filepath = str(tmp_path / "x.ort")
+    inner = onnx_package.numpy_helper.from_array(WEIGHTS, "w")
+    ort.InferenceSession(program(inner), settings, providers=["CPUExecutionProvider"])
+    content = (tmp_path / "x.ort").read_bytes()
+    assert ort.InferenceSession(content, providers=["CPUExecutionProvider"]).get_inputs()[0].name == "x"
+    with pytest.raises(ort.capi.onnxruntime_pybind11_state.InvalidProtobuf):
+        ort.InferenceSession(content, onnx.options(), providers=["CPUExecutionProvider"])

@@ -29,6 +29,8 @@ def test_another_format_under_the_name_of_its_own_is_refused(tmp_path: Path) -> 
         (b'<?xml version="1.0"?>\n<net name="x" version="11">', True),
         (b"\xef\xbb\xbf<net>", True),
         (b"<network>", False),
+        (b"\n<net>", False),
+        (b" <?xml version='1.0'?><net>", False),
         (b"\x08\x08<net>", False),
         (b"", False),
     ],

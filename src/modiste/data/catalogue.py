@@ -22,6 +22,7 @@ from PIL import __version__ as pillow_version
 from modiste.data.shop import may_be_classes
 from modiste.data.sources import WHOLE, ImageSource, ImageTooLargeError, MaskSource, UnsafeImageError
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.arrow import read_parquet
 from modiste.utils.atomic import read_cache, write_cache
 from modiste.utils.run_dir import cache_dir
 
@@ -437,5 +438,5 @@ def _scan_table(found: Mapping[str, tuple[str, str | None]]) -> pa.Table:
 
 
 def _read_scan(path: Path) -> dict[str, tuple[str, str | None]]:
-    columns = pq.read_table(path).to_pydict()
+    columns = read_parquet(path).to_pydict()
     return dict(zip(columns["ref"], zip(columns["pixels"], columns["problem"], strict=True), strict=True))

@@ -96,7 +96,7 @@ class EmbeddedFolder:
     def read(self) -> tuple[np.ndarray, np.ndarray, pa.Table]:
         """Image and text embeddings (N, D), memory-mapped, and the table of their ids."""
         image, text = (np.load(self.folder / f"{side}.npy", mmap_mode="r") for side in ("image", "text"))
-        return image, text, pq.read_table(arrow.checked_parquet(self.folder / IDS))
+        return image, text, arrow.read_parquet(self.folder / IDS)
 
 
 def embed_config(cfg: DictConfig, line: Invocation) -> EmbeddedFolder:

@@ -28,6 +28,7 @@ from modiste.data.build import load
 from modiste.data.catalogue import Catalogue
 from modiste.data.splits import normalised
 from modiste.errors import ModisteError
+from modiste.utils.arrow import read_parquet
 from modiste.utils.atomic import read_cache, write_cache
 from modiste.utils.machine import usable_cores
 from modiste.utils.progress import progress_bar
@@ -117,7 +118,7 @@ def _cache_file(name: str) -> Path:
 
 
 def _read_looks(path: Path) -> dict[str, bytes]:
-    columns = pq.read_table(path).to_pydict()
+    columns = read_parquet(path).to_pydict()
     return dict(zip(columns["pixels"], columns["look"], strict=True))
 
 

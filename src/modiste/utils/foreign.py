@@ -49,6 +49,14 @@ HANDED_ON = {
 }  # fmt: skip
 HANDED_ON |= {f"{name}_args": HANDED_ON[f"{new}_kwargs"] for name, new in (
     ("model", "model"), ("tokenizer", "processor"), ("config", "config"))}  # fmt: skip
+# What transformers calls the files of a tokenizer; it opens another name of theirs as it is, in the working directory.
+VOCABULARIES = (
+    "merges.txt", "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "tokenizer.json",
+    "tokenizer.model", "vocab.json", "vocab.txt",
+)  # fmt: skip
+# Of sudachi's words.
+PROJECTIONS = ("surface", "normalized", "reading", "dictionary", "dictionary_and_surface", "normalized_and_surface",
+               "normalized_nouns")  # fmt: skip
 # Written by old versions of transformers, which put the address on the author's machine there; nothing reads them.
 UNREAD = ("name_or_path", "special_tokens_map_file")
 
@@ -321,10 +329,21 @@ def _refuse_activation(key: str, value: object, where: str) -> None:
         raise ModisteError(f"{key}={value} of {where} is not an activation of torch: name one, or torch's Identity.")
 
 
-def _refuse_programs(key: str, value: object, where: str) -> None:
-    for word in _leaves(value):
-        if isinstance(word, str) and (word.startswith("-") or not stays_inside(word)):
-            raise ModisteError(f"{key} of {where} has '{word}', which would open other files: remove it.")
+def _refuse_file(key: str, value: object, where: str) -> None:
+    for name in _leaves(value):
+        if name not in VOCABULARIES:
+            raise ModisteError(f"{key} of {where} names '{name}', which is opened outside of the folder: remove it.")
+
+
+def _refuse_words_but(*known: str) -> Callable[[str, object, str], None]:
+    """Arguments of another package's: numbers, and the words that name no file to it."""
+
+    def rule(key: str, value: object, where: str) -> None:
+        for word in _leaves(value):
+            if isinstance(word, str) and word not in known:
+                raise ModisteError(f"{key} of {where} has '{word}', which would open other files: remove it.")
+
+    return rule
 
 
 def _refuse_modules(key: str, value: object, where: str) -> None:
@@ -348,15 +367,16 @@ RULES: dict[str, Callable[[str, object, str], None]] = {
     "experts_implementation": _refuse_kernel,
     "fast_tokenizer_files": _refuse_outside,
     "init_inputs": _refuse("hands files to the tokenizer: remove it"),
-    "jumanpp_kwargs": _refuse_programs,
+    "jumanpp_kwargs": _refuse_words_but(),
     "kernel_config": _refuse("asks for code from the model hub, which is refused: remove it"),
-    "mecab_kwargs": _refuse_programs,
+    "mecab_kwargs": _refuse_words_but("ipadic", "unidic", "unidic_lite"),
     "merges": _refuse_word,
     "model_args": _refuse_timms,
     "pretrained_cfg": _refuse_source,
     "quantization_config": _refuse("quantises the model, which is not supported: save it unquantised"),
     "source_spm": _refuse_word,
-    "sudachi_kwargs": _refuse_programs,
+    "sp_model_kwargs": _refuse_words_but(),
+    "sudachi_kwargs": _refuse_words_but("A", "B", "C", "small", "core", "full", *PROJECTIONS),
     "target_spm": _refuse_word,
     "timm_model_name": _refuse_location,
     "transformers_weights": _refuse_outside,
@@ -369,7 +389,7 @@ RULES: dict[str, Callable[[str, object, str], None]] = {
 }
 """Key, without underscores around it → what checks its value."""
 ENDINGS: dict[str, Callable[[str, object, str], None]] = {
-    "_file": _refuse_outside,
+    "_file": _refuse_file,
     "name_or_path": _refuse("names another model: remove it"),
 }
 """The same for keys that end so."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from openvino import Core, Model
 
-NET = re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*\?>\s*)?<net[\s>]")
-"""How a file in OpenVINO's own format begins."""
+NET = re.compile(rb"(\xef\xbb\xbf)?(<\?xml[^>]*\?>\s*)?<net[\s>]")
+"""How a file in OpenVINO's own format begins: not with white space, which begins messages of protobuf, too."""
 
 # openvino sends events to its maker when it is imported and when it converts, from a forked process; it does without
 # where this package cannot be imported.

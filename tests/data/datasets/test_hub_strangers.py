@@ -5,6 +5,7 @@ import json
 import os
 import tarfile
 import zipfile
+import zlib
 
 import datasets
 import numpy as np
@@ -325,3 +326,40 @@ def test_a_link_for_the_folder_of_images_is_named_on_the_command_line(tmp_path):
     with pytest.raises(ModisteError, match=r"is a link to .*set data\.catalogue\.images"):
         Table(str(tmp_path / "shop" / "t.csv"))()
     assert len(Table(str(tmp_path / "shop" / "t.csv"), images=str(tmp_path / "shop" / "images"))()) == 1
+
+
+def archive(name):
+    """A tar of one empty file."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo(name))
+    return bytearray(buffer.getvalue())
+
+
+def disguised(start):
+    """A tar whose first name begins as another archive, and ends with an empty byte; behind it is a packed tar."""
+    name = start + b"/0.jpg\0"
+    compressor = zlib.compressobj(9, wbits=-15)
+    packed = compressor.compress(archive("0.npy")[:1536]) + compressor.flush()
+    content = archive("x")
+    content[: len(name) + len(packed)] = name + packed
+    assert len(name) + len(packed) <= 100
+    content[148:156] = b" " * 8
+    content[148:156] = b"%06o\0 " % sum(content[:512])
+    return content
+
+
+STARTS = {
+    "gzip": (b"\x1f\x8b\x08\x08aaaaaa", r"holds '0\.npy', which is not"),
+    "zip": (b"PK\x03\x04", "begins as a zip archive"),
+}
+
+
+@pytest.mark.parametrize("kind", STARTS)
+def test_a_tar_that_is_another_archive_to_datasets_is_refused(kind, tmp_path):
+    start, refusal = STARTS[kind]
+    (tmp_path / "train.tar").write_bytes(disguised(start))
+    with tarfile.open(tmp_path / "train.tar", "r:") as tar:
+        assert [name.endswith("/0.jpg") for name in tar.getnames()] == [True]
+    with pytest.raises(ModisteError, match=refusal):
+        Hub(str(tmp_path), {"text": "txt", "image": "jpg"})()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import zlib
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -163,9 +164,14 @@ def _typed(name: str, cells: list[Any]) -> list[Any]:
 def _check_tar(file: Path) -> None:
     """Raise ModisteError for a tar with members that `datasets` would unpack or decode into more than memory holds."""
     try:
-        with tarfile.open(file, "r:") as tar:
-            bad = next((member.name for member in tar if not _is_plain(member)), None)
-    except (tarfile.TarError, ValueError, EOFError) as error:
+        with file.open("rb") as head:
+            if head.read(2) == b"PK":
+                raise ValueError("it begins as a zip archive")
+        bad = None
+        for mode in ("r:", "r|*"):  # `datasets` unpacks what begins as a compressed file, which a tar may, too
+            with tarfile.open(file, mode) as tar:
+                bad = bad or next((member.name for member in tar if not _is_plain(member)), None)
+    except (tarfile.TarError, ValueError, EOFError, zlib.error) as error:
         raise ModisteError(f"{file} cannot be read as an uncompressed tar file: {error}.") from None
     if bad is not None:
         raise ModisteError(f"{file} holds '{bad}', which is not an image, text or JSON file: remove it.")

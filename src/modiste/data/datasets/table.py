@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from xml.etree import ElementTree
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from modiste.config.quoting import quote
 from modiste.data import shop
@@ -359,7 +358,7 @@ def _delimited(
 
 
 def _parquet(path: Path, encoding: str | None) -> Columns:
-    table = pq.read_table(arrow.checked_parquet(path))
+    table = arrow.read_parquet(path)
     return {name: plain(table.column(name)) for name in table.column_names}
 
 
@@ -519,7 +518,7 @@ def _joined(value: Any) -> Any:
 
 def read_schema(file: Path) -> pa.Schema:
     """The schema of a Parquet file. Raises ModisteError where it is damaged, or only a pointer to one (Git LFS)."""
-    return _reading(file, lambda: arrow.checked_parquet(file) and pq.read_schema(file))
+    return _reading(file, lambda: arrow.read_parquet_schema(file))
 
 
 def find_parquet(folder: Path, card: Card, pattern: str = "*") -> list[Path]:

@@ -128,7 +128,7 @@ class Preprocessed:
                     f"The shard {folder / shard['file']} is missing or damaged: run the same modiste prepare command "
                     "again to rebuild it."
                 )
-        table = pq.read_table(arrow.checked_parquet(folder / TABLE))
+        table = arrow.read_parquet(folder / TABLE)
         positions = [str(position) for position in range(len(table))]
         images = PreprocessedImages(folder, manifest["shards"], manifest["preprocess"])
         report = LoadReport(**manifest["report"])

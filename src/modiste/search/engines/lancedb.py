@@ -15,6 +15,7 @@ import numpy as np
 
 from modiste.errors import ModisteError
 from modiste.search import where as conditions
+from modiste.utils.arrow import EXTENSION
 from modiste.utils.protobuf import fields
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ WORDS = "_words"
 BASE_PATHS = 18
 """The field of a Lance manifest (``base_paths`` in its table.proto) that names folders or addresses outside of the
 table: a clone reads its rows there."""
+FIELDS, EXTENSION_NAME = 1, 9
+"""The columns in a manifest, and the field of a column (file.proto) that names its extension type; metadata do, too."""
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -70,6 +73,9 @@ class LanceStore:
         """lancedb's connection. Raises ModisteError where a table's files are outside of the index."""
         check_manifests(self.folder / "lance")
         os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of its own defaults
+        # There Lance opens whatever the tokenizer of a full-text index names, and what the files there name in turn;
+        # the plain tokenizer of Modiste's indexes has no files.
+        os.environ["LANCE_LANGUAGE_MODEL_HOME"] = os.devnull
         try:
             import lancedb
         except ImportError:
@@ -182,7 +188,9 @@ def check_schema(schema: pa.Schema, folder: Path) -> None:
 
 
 def check_manifests(folder: Path) -> None:
-    """Raise ModisteError where a version of a table names paths or addresses outside of it, before any is opened.
+    """Raise ModisteError where a version of a table names what is outside of it, before any is opened.
+
+    Or where it names extension types, which pyarrow would build; Ray's run code.
 
     Args:
         folder: Of the database.
@@ -190,14 +198,23 @@ def check_manifests(folder: Path) -> None:
     for file in folder.rglob("*.manifest"):
         with suppress(FileNotFoundError):  # tidied up meanwhile
             try:
-                outside = BASE_PATHS in {number for number, _ in fields(message_of(file.read_bytes()))}
+                named = _named(message_of(file.read_bytes()))
             except ValueError:
                 raise ModisteError(f"'{file}' is damaged: remove the index, and make it again.") from None
-            if outside:
-                raise ModisteError(
-                    f"'{file}' names files outside of the index, which are not read: make the index again from its "
-                    "catalogue."
-                )
+            if named:
+                raise ModisteError(f"'{file}' names {named}: make the index again from its catalogue.")
+
+
+def _named(message: bytes) -> str:
+    """What a manifest names that is not opened, in words; empty where there is nothing."""
+    if EXTENSION in message:
+        return "extension types, which may run code"
+    for number, content in fields(message):
+        if number == BASE_PATHS:
+            return "files outside of the index, which are not read"
+        if number == FIELDS and content is not None and EXTENSION_NAME in {inner for inner, _ in fields(content)}:
+            return "extension types, which may run code"
+    return ""
 
 
 def message_of(manifest: bytes) -> bytes:
