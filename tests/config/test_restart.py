@@ -1,5 +1,6 @@
 """A run that starts again begins with its own overrides, and has the settings that it was stopped with."""
 
+import functools
 import re
 
 import pytest
@@ -13,12 +14,17 @@ pytestmark = pytest.mark.usefixtures("cached_files")
 STARTED = ["image=small", "loss=siglip", "optim.lr=0.002"]
 
 
+@functools.cache
+def started():
+    return compose("train", STARTED)
+
+
 @pytest.fixture
 def run(tmp_path):
     """The directory of a run that was started with `STARTED`; its place needs quotes."""
     folder = tmp_path / "a (run)"
     folder.mkdir()
-    config = compose("train", STARTED)
+    config = started().copy()
     with open_dict(config):
         config.run_dir = str(folder)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
@@ -65,46 +71,60 @@ def restarted(run, *own, key="resume", root="train"):
     return config
 
 
-ELSEWHERE = {  # what a stranger's run says: what the user says in its place
-    "callbacks.best.dirpath=/elsewhere": "callbacks.best.dirpath=/mine",
-    "callbacks.best.dirpath=here": "callbacks.best.dirpath=mine",
-    "callbacks.best.filename=../../x": "callbacks.best.filename=x",
-    "+callbacks.x={_target_: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: 'ftp://host/x'}": "~callbacks.x",
-    "+callbacks.x={filename: '~/x'}": "~callbacks.x",
-    "++logger.x.name=file::host": "++logger.x.name=x",
-    "++logger.x.name='~/x'": "++logger.x.name=x",
-    "++logger.x.save_dir=.": "++logger.x.save_dir=.",
-    "++logger.x.version=$TOKEN": "++logger.x.version=x",
-    "++logger.x.version='.$EMPTY./.$EMPTY./x'": "++logger.x.version=x",
-    "trainer.profiler={filename: x, dirpath: x}": "trainer.profiler=null",
-    "++trainer.default_root_dir=x": "++trainer.default_root_dir=y",
-    "++logger.wandb={entity: stranger}": "++logger.wandb={entity: me}",
-    "callbacks.cost.run_dir=mine": "callbacks.cost.run_dir=own",
-    "callbacks.recent.filename='{step:c}tmp/x'": "callbacks.recent.filename=x",
-    "callbacks.recent.filename=x": "callbacks.recent.filename=y",
-    "++logger.x={save_dir: '${run_dir}/..'}": "++logger.x={save_dir: '${run_dir}/a'}",
-    "++logger.x={name: a, sub_dir: '${cost.currency}'}": "++logger.x={name: a}",
-    "log_dir=/elsewhere": "log_dir=mine",
-    "log_dir=/": "log_dir=mine",
-    "name=../x": "name=x",
-    "name=/x": "name=x",
-    "data.name='../x'": "name=x",
-    "tags=['../../victim'] name='${tags.0}'": "name=x",
-    "data={name: '../../victim'}": "name=x",
-    "tags=['../../victim'] data.name='${tags.0}'": "name=x",
-    "+loss.x='../x' name='${loss.x}'": "name=x",
-}
+ELSEWHERE = (
+    "callbacks.best.dirpath=/elsewhere",
+    "callbacks.best.dirpath=here",
+    "callbacks.best.filename=../../x",
+    "+callbacks.x={_target_: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: 'ftp://host/x'}",
+    "+callbacks.x={filename: '~/x'}",
+    "++logger.x.name=file::host",
+    "++logger.x.name='~/x'",
+    "++logger.x.save_dir=.",
+    "++logger.x.version=$TOKEN",
+    "++logger.x.version='.$EMPTY./.$EMPTY./x'",
+    "trainer.profiler={filename: x, dirpath: x}",
+    "++trainer.default_root_dir=x",
+    "++logger.wandb={entity: stranger}",
+    "callbacks.cost.run_dir=mine",
+    "callbacks.recent.filename='{step:c}tmp/x'",
+    "callbacks.recent.filename=x",
+    "++logger.x={save_dir: '${run_dir}/..'}",
+    "++logger.x={name: a, sub_dir: '${cost.currency}'}",
+    "log_dir=/elsewhere",
+    "log_dir=/",
+    "name=../x",
+    "name=/x",
+    "data.name='../x'",
+    "tags=['../../victim'] name='${tags.0}'",
+    "data={name: '../../victim'}",
+    "tags=['../../victim'] data.name='${tags.0}'",
+    "+loss.x='../x' name='${loss.x}'",
+)
 
 
 @pytest.mark.parametrize("line", ELSEWHERE)
 def test_a_file_does_not_say_where_a_training_writes(run, line):
-    """The run may be a stranger's; what is given on the command line takes its place."""
-    key = "continue" if "dirpath" in line else "resume"
+    """The run may be a stranger's."""
     override = re.split(r" (?=(?:name|data\.name)=)", line)
     OmegaConf.save(OmegaConf.create([*STARTED, *override]), run / "overrides.yaml")
     with pytest.raises(ModisteError, match="a file may not say where a training writes"):
-        restarted(run, key=key)
-    restarted(run, ELSEWHERE[line], key=key)
+        restarted(run, key="continue" if "dirpath" in line else "resume")
+
+
+@pytest.mark.parametrize(
+    ("line", "own"),
+    [
+        ("callbacks.best.dirpath=/elsewhere", "callbacks.best.dirpath=/mine"),
+        ("+callbacks.x={filename: '~/x'}", "~callbacks.x"),
+        ("++logger.x.version=$TOKEN", "++logger.x.version=x"),
+        ("++logger.wandb={entity: stranger}", "++logger.wandb={entity: me}"),
+        ("log_dir=/elsewhere", "log_dir=mine"),
+        ("data={name: '../../victim'}", "name=x"),
+    ],
+)
+def test_what_the_command_line_says_takes_the_place_of_what_a_file_may_not(run, line, own):
+    OmegaConf.save(OmegaConf.create([*STARTED, line]), run / "overrides.yaml")
+    restarted(run, own)
 
 
 def test_a_stored_sweep_does_not_say_where_its_trials_write(run):
