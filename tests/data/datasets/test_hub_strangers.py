@@ -1,5 +1,6 @@
 """A folder of a stranger's, read as a data set of the hub's: nothing outside of it is opened, nobody is contacted."""
 
+import contextlib
 import io
 import json
 import os
@@ -13,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import EpsImagePlugin, Image
 
+from helpers.linear import assert_linear
 from helpers.tiny_data import encoded, picture
 from helpers.watched import watched
 from modiste.data.datasets.hub import Hub
+from modiste.data.datasets.hub_files import _configs as read_configs
 from modiste.data.datasets.table import Table
 from modiste.errors import ModisteError
 
@@ -325,3 +328,14 @@ def test_a_link_for_the_folder_of_images_is_named_on_the_command_line(tmp_path):
     with pytest.raises(ModisteError, match=r"is a link to .*set data\.catalogue\.images"):
         Table(str(tmp_path / "shop" / "t.csv"))()
     assert len(Table(str(tmp_path / "shop" / "t.csv"), images=str(tmp_path / "shop" / "images"))()) == 1
+
+
+@pytest.mark.parametrize("unit", ["\n", " ", "\n--", "---\n "])
+def test_no_readme_takes_more_than_linear_time(unit, tmp_path):
+    def read(text):
+        (tmp_path / "README.md").write_text(text)
+        with contextlib.suppress(ModisteError):
+            read_configs(tmp_path)
+
+    assert_linear(read, unit, "---\n#")
+    assert_linear(read, unit, "---")
