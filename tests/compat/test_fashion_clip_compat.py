@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from helpers.tiny_encoders import pictures, save_clip
-from modiste.compat.fashion_clip import FashionCLIP, FCLIPDataset
+from helpers.watched import watched
+from modiste.compat.fashion_clip import FashionCLIP, FCLIPDataset, open_image
 from modiste.errors import ModisteError
 
 LABELS = ["a red dress", "blue jeans", "shoe", "green bag"]
@@ -202,6 +203,79 @@ def test_mistakes_are_one_sentence(folder, tmp_path):
         fclip.encode_images([str(tmp_path / "none.jpg")], batch_size=1)
     with pytest.raises(ModisteError, match="Give a list of texts"):
         fclip.encode_text("a dress", batch_size=1)
+
+
+@pytest.fixture
+def outside(tmp_path):
+    (tmp_path / "outside").mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "outside" / "secret.png")
+    return tmp_path / "outside"
+
+
+@pytest.mark.parametrize(
+    "image", ["../outside/secret.png", "{out}/secret.png", "a/../../outside/secret.png", "link.png"]
+)
+def test_a_catalogue_names_no_file_outside_of_its_folder(image, outside, tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "link.png").symlink_to(outside / "secret.png")
+    product = {"id": 1, "image": image.format(out=outside), "caption": "a hat"}
+    monkeypatch.chdir(tmp_path / "photos")
+    for folder in (tmp_path / "photos", ""):
+        with pytest.raises(ModisteError, match=r"catalog\[0\] has the image .* name images below image_source_path"):
+            FCLIPDataset("theirs", str(folder), "local", [product])
+
+
+@pytest.mark.parametrize(
+    ("source", "start", "image"),
+    [
+        ("url", "", "local://{out}/secret.png"),
+        ("url", "", "file://{out}/secret.png"),
+        ("url", "", "simplecache::file://{out}/secret.png"),
+        ("url", "", "https://x::file://{out}/secret.png"),
+        ("url", "", "s3://bucket/x.png"),
+        ("url", "https://shop.example/photos", "{out}/secret.png"),
+        ("url", "https://shop.example/photos", "../private/x.png"),
+        ("url", "https://shop.example/photos", "a/%2e%2E/%2e./private/x.png"),
+        ("url", "https://shop.example/photos/", "..\\private/x.png"),
+        ("s3", "", "https://shop.example/x.png"),
+        ("s3", "", "s3://bucket/x::file://{out}/secret.png"),
+        ("s3", "s3://bucket/photos", "../private/x.png"),
+        ("s3", "s3://bucket/photos", "{out}/secret.png"),
+    ],
+)
+def test_a_catalogue_names_no_other_address(source, start, image, outside):
+    with pytest.raises(ModisteError, match=r"catalog\[0\] has the image .* name images below image_source_path"):
+        FCLIPDataset("theirs", start, source, [{"id": 1, "image": image.format(out=outside), "caption": "a hat"}])
+
+
+def test_addresses_below_the_given_one_are_kept_as_the_package_joins_them():
+    given = [
+        ("url", "https://shop.example/photos", "a/..b.png"),
+        ("s3", "s3://bucket", "a.png"),
+        ("url", "", "http://x/a"),
+    ]
+    for source, start, image in given:
+        data = FCLIPDataset("mine", start, source, [{"id": 1, "image": image, "caption": "a hat"}])
+        assert data.images_path.tolist() == [os.path.join(start, image)]
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("local://{out}/secret.png", "addresses are http://, https:// or s3://"),
+        ("simplecache::file://{out}/secret.png", "addresses are"),
+        ("s3://bucket/x::file://{out}/secret.png", "addresses are"),
+        ("http://127.0.0.1:9/x.png", "private network"),
+        ("https://[::1]:9/x.png", "private network"),
+        ("{out}/pipe", "no regular file"),
+    ],
+)
+def test_what_is_no_photo_of_a_public_host_is_not_opened(place, says, outside):
+    os.mkfifo(outside / "pipe")
+    place = place.format(out=outside)
+    with watched(outside) as seen, pytest.raises(ModisteError, match=f"cannot be read: .*{says}"):
+        open_image(place)
+    assert [event for event in seen if not event.startswith("socket.getaddrinfo")] == []
 
 
 # ------------------------------------------------------------------------------------------ against the package itself

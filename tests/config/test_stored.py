@@ -1,12 +1,17 @@
 """What a file of somebody else's says is data: no resolver, no key of Hydra's, no code."""
 
+import contextlib
+
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from helpers.linear import assert_linear
 from modiste.config import compose, load_config, load_overrides, load_run_config
 from modiste.config.overrides import as_overrides
+from modiste.config.quoting import quote
 from modiste.config.signatures import Unknown, signature
-from modiste.config.stored import check_overrides
+from modiste.config.stored import check_overrides, literal
 from modiste.errors import ModisteError
 from modiste.evaluation.spec import entry_overrides
 from modiste.training.validation_sets import validation_specs
@@ -197,3 +202,20 @@ def test_no_option_leads_out_of_its_group(tmp_path, override):
 def test_an_option_of_a_folder_of_the_users_own_is_taken(tmp_path):
     written(tmp_path, "_target_: modiste.losses.clip.ClipLoss\n", "loss/mine.yaml")
     assert compose("train", ["loss=mine"], [tmp_path]).loss._target_ == "modiste.losses.clip.ClipLoss"
+
+
+@pytest.mark.parametrize("unit", ["${", "\\", "=", "=download ", "download", "'\\"])
+def test_no_value_of_a_file_takes_more_than_linear_time(unit):
+    def read(text):
+        with contextlib.suppress(ModisteError):
+            check_overrides([text], "overrides.yaml")
+
+    assert_linear(read, unit, "name=a")
+    assert_linear(lambda text: literal({"name": f"{text}x"}, "config.yaml"), unit, "a")
+    assert_linear(quote, unit, "a", "x")
+
+
+@pytest.mark.parametrize("text", ["a\\", "a\\\n", '\\"\\\\"', "\\${x}\\\\", "${x}", "\\\\${x}"])
+def test_a_quoted_text_is_read_as_it_was(text):
+    value = OverridesParser.create().parse_override(f"name={quote(text)}").value()
+    assert OmegaConf.create({"name": str(value)}).name == text

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from helpers.linear import assert_linear
 from helpers.tiny_data import encoded, picture
-from modiste.data import from_table
+from modiste.data import from_table, shop
 from modiste.data.datasets.table import PLACEHOLDER, Table
 from modiste.errors import ModisteError
 
@@ -219,3 +220,33 @@ def test_rows_without_an_id_are_called_by_their_line_in_the_file(folder):
     catalogue = read(folder, "t.csv", text)
     assert catalogue.column("product_id") == ["line 2", "line 2"]
     assert catalogue.report.bad == {"missing image": ["line 4"]}
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ('<p title="a > b">linen</p>shirt', "linen shirt"),
+        ("<p title=it's>don't</p>", "don't"),
+        ("<!-- a <b> -->wool<!-- not closed", "wool"),
+        ("<SCRIPT a>if (a < b) '<p>'</SCRIPT >silk", "silk"),
+        ("a<br/>b<o:p>c</o:p> &lt;b&gt; &amp; &#8364;", "a bc <b> & €"),
+        ("<b>sizes < 38</b> &#" + 5000 * "9" + ";", "sizes < 38 \ufffd"),
+    ],
+)
+def test_html_is_read_as_browsers_read_it(html, text):
+    assert shop.without_html(html) == text
+
+
+@pytest.mark.parametrize(
+    "unit", ["<a ", "<a '", "<a b=", "<!--", "</", "<script", "<a''\"\"", "<a \"'", "<![CDATA[", "&#", " <p>"]
+)
+def test_no_html_takes_more_than_linear_time(unit):
+    for after in ("", ">", "'>"):
+        assert_linear(shop.without_html, unit, "<b>", after)
+
+
+@pytest.mark.parametrize("unit", [" ", "a.jpg ", ".jpg?", "a.jpg,", " http://", "\n "])
+def test_no_list_of_images_takes_more_than_linear_time(unit):
+    for after in ("x", "\n\nx"):
+        assert_linear(shop.references, unit, "a", after)
+        assert_linear(lambda text: shop.recognise({"image": [text]}), unit, "a", after)

@@ -1,13 +1,15 @@
 """Images behind addresses: fetched once, within limits, from public hosts only."""
 
 import http.server
+import socket
+import ssl
 import threading
 
 import pytest
 
 from helpers.tiny_data import encoded, picture
 from modiste.data import url_images
-from modiste.data.url_images import download, file_name
+from modiste.data.url_images import download, file_name, read
 
 
 @pytest.fixture
@@ -18,6 +20,9 @@ def server():
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             asked.append(self.path)
+            if self.path == "/other":
+                self.wfile.write(b"\0" * 100)
+                return
             if self.path == "/away":
                 self.send_response(302)
                 self.send_header("Location", "file:///etc/passwd")
@@ -51,9 +56,10 @@ def test_an_image_is_fetched_once(server, tmp_path):
 def test_large_files_other_schemes_and_redirections_to_files_are_left_out(server, tmp_path, monkeypatch, caplog):
     host, _ = server
     monkeypatch.setattr(url_images, "MAX_BYTES", 4000)
-    download([f"{host}/large", f"{host}/away", "file:///etc/passwd", "ftp://x/y", "http://"], tmp_path, private=True)
+    others = ["file:///etc/passwd", "ftp://x/y", "http://", "http://a b/c", "http://[x/"]
+    download([f"{host}/large", f"{host}/away", f"{host}/other", *others], tmp_path, private=True)
     assert list(tmp_path.iterdir()) == []
-    assert "5 of 5 images could not be downloaded" in caplog.text
+    assert "8 of 8 images could not be downloaded" in caplog.text
 
 
 def test_hosts_of_a_private_network_are_not_asked(server, tmp_path, caplog):
@@ -61,3 +67,44 @@ def test_hosts_of_a_private_network_are_not_asked(server, tmp_path, caplog):
     download([f"{host}/0.png"], tmp_path)
     assert (asked, list(tmp_path.iterdir())) == ([], [])
     assert "private network" in caplog.text
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::ffff:127.0.0.1", "10.0.0.1", "169.254.169.254", "::1"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_host_whose_name_leads_elsewhere_the_second_time_is_not_asked(address, scheme, server, monkeypatch):
+    host, asked = server
+    port = int(host.rpartition(":")[2])
+    answers = ["93.184.216.34"]  # the second time, DNS says another address
+
+    def resolve(name, port, *_, **__):
+        number = answers.pop(0) if answers else address
+        family = socket.AF_INET6 if ":" in number else socket.AF_INET
+        return [(family, socket.SOCK_STREAM, 6, "", (number, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(ValueError, match="private network"):
+        read(f"{scheme}://shop.example:{port}/0.png")
+    assert (asked, answers) == ([], [])
+
+
+def test_the_checked_address_is_connected_to_by_its_number_and_asked_for_by_its_name(server, monkeypatch):
+    host, _ = server
+    connected, names = [], []
+
+    class Socket(socket.socket):
+        def connect(self, address):
+            connected.append(address)
+            super().connect(("127.0.0.1", int(host.rpartition(":")[2])))
+
+    def resolve(name, port, *_, **__):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "socket", Socket)
+    monkeypatch.setattr(
+        ssl.SSLContext, "wrap_socket", lambda self, made, server_hostname: names.append(server_hostname) or made
+    )
+    for scheme in ("http", "https"):
+        assert read(f"{scheme}://shop.example/0.png") == encoded(picture(0))
+    assert connected == [("93.184.216.34", 80), ("93.184.216.34", 443)]
+    assert names == ["shop.example"]  # of the certificate

@@ -64,6 +64,48 @@ def test_the_card_of_a_run_says_data_recipe_results_with_intervals_cost_and_lice
     }  # fmt: skip
 
 
+HOSTILE = (
+    "x\n---\n# head\n\n```\n<script>alert(1)</script><img src=x onerror=y>\n[l](http://e) ![i](http://e) <http://e>\n"
+    "| a | b |\n`c` ``` **b** __b__ ~~~\n- i\n[r]: http://e\n"
+)
+
+
+def structure(text):
+    """What a card is made of, but its words."""
+    parser = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    found = []
+    for token in parser.parse(text.split("\n---\n", 1)[1]):
+        children = [(child.type, child.attrs.get("src")) for child in token.children or () if child.type != "text"]
+        found += children if token.type == "inline" else [(token.type, token.tag, token.info)]
+    return found
+
+
+def write_with(text, run, folder):
+    """The card of a run of which every text that a file may name is ``text``."""
+    config = yaml.safe_load(run.config.read_text())
+    config["name"] = config["data"]["name"] = text
+    config["data"]["captions"]["templates"] = [text, text]
+    for node in (config["model"]["image"], config["model"]["text"], config["data"]["split"]):
+        node.update({key: text for key in ("_target_", "name") if key in node})
+    run.config.write_text(yaml.safe_dump(config))
+    run.write_json("cost", run.read_json("cost") | {"country": text, "price": text, "currency": text})
+    run.write_json("environment", {"processor": text, "cores": text, "command": text})
+    result = RESULT | {"data": text, "task": text, "split": text, "primary": text, "metrics": {text: VALUE},
+                       "counts": {f"{text} queries": 3}, "protocol": {"ties": text}}  # fmt: skip
+    (run.results / "synthetic.test.retrieval.json").write_text(json.dumps(result))
+    facts = FACTS | {"inputs": text, "warnings": [text], "modiste": text, "fingerprint": text, "precision": text}
+    folder.mkdir()
+    card.write_card(folder, run, facts, INPUTS, {}, "")
+    return (folder / "README.md").read_text()
+
+
+def test_a_card_of_hostile_texts_has_the_structure_of_any_other(run, tmp_path):
+    plain, hostile = (write_with(text, run, tmp_path / name) for name, text in (("a", "text"), ("b", HOSTILE)))
+    assert structure(hostile) == structure(plain)
+    assert not {kind[0] for kind in structure(hostile)} & {"html_block", "html_inline", "link_open", "hr"}
+    assert yaml.safe_load(hostile.split("\n---\n")[0].strip("-"))["model-index"][0]["name"] == HOSTILE
+
+
 def test_huggingface_hub_reads_the_results_of_the_card(run, tmp_path):
     from huggingface_hub import ModelCard
 

@@ -12,13 +12,15 @@ from typing import Any
 
 from helpers import parquet_footers
 from reliability import forks
-from reliability.hostile import EVALUATE, HUB, Case, payload, result
+from reliability.hostile import EVALUATE, HUB, TABLE, Case, payload, result
 from reliability.hostile_models import EMBED
 
 RESULT = "results/synthetic.test.retrieval.json"
 PICKLED = "ray.data.arrow_pickled_object"
 FAR = 10**8
 """Bytes by which offsets lead out of an Arrow file."""
+LONG = 100_000
+"""Characters of a text on which a pattern that backtracks would take a minute."""
 
 
 def stored(folder: Path, **changes: Any) -> None:
@@ -152,6 +154,26 @@ def write_pickled(path: Path, order: str, outside: Path) -> None:
         parquet_footers.rewrite(path, order)
 
 
+def long_texts() -> Iterator[Case]:
+    """Texts that patterns could read in quadratic time."""
+
+    def table(image: str, text: str) -> Callable[[Path, Path], None]:
+        rows = "".join(f'"{place}{image}","{text}"\n' for place in range(8))
+        return lambda folder, outside: put(folder / "t.csv", f"image,text\n{rows}")
+
+    for unit in ("<a ", "<a '", "<a b=", "<!--"):
+        yield Case(f"table: HTML of {unit}", table("a.png", "<b>" + unit * (LONG // len(unit))), TABLE)
+    yield Case("table: blanks in a list of images", table(f"a.png{' ' * LONG}x", "a hat"), TABLE)
+    blank = "---" + 2 * LONG * "\n" + "x"
+    yield Case("hub folder: README of empty lines", lambda f, o: put(f / "set" / "README.md", blank), HUB)
+
+
+def put(path: Path, text: str) -> None:
+    """A file, in a folder that need not exist."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+
+
 def cases() -> Iterator[Case]:
     """All of them."""
     for command in (("table", "evil"), ("compare", "evil", "evil"), ("verify", "evil"), EVALUATE):
@@ -159,6 +181,7 @@ def cases() -> Iterator[Case]:
         yield Case(f"values per query are a FIFO: {command[0]}", piped("synthetic.test.retrieval.npz"), command)
     for table in ({}, [], {"columns": ["shots", "accuracy"], "rows": [["a", "b"]]}, {"columns": 1, "rows": 2}):
         yield Case(f"result: few_shot={table}", lambda f, o, t=table: stored(f, tables={"few_shot": t}), EVALUATE)
+    yield from long_texts()
     yield Case("hub folder: Arrow offsets out of the file", texts_outside, HUB, "Traceback")
     for order in ("", "value first", "unknown field"):
         table = ("data", "data=table", "data.catalogue.path=evil/t.parquet")

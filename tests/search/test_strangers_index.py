@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from helpers.tiny_index import CARD, columns, make_index
+from helpers.tiny_index import CARD, catalogue, columns, make_index
 from helpers.watched import watched
 from modiste import search
 from modiste.errors import ModisteError
@@ -183,6 +183,32 @@ def test_a_server_that_the_user_gave_is_contacted_and_its_absence_is_a_sentence(
         index.count()
 
 
+def test_an_index_that_names_the_collection_of_another_one_does_not_change_it(tmp_path):
+    mine, theirs = (
+        make_index(
+            tmp_path / f"{name}.index", columns(10), {"kind": "qdrant", "url": qdrant.MEMORY, "collection": name}
+        )
+        for name in ("mine", "theirs")
+    )
+    before = mine.store.read(["row", "product_id", "text"])
+    facts = json.loads((theirs.path / "index.json").read_text())
+    for id in ({}, {"id": ""}, {"id": facts["engine"]["id"]}):
+        engine = {"kind": "qdrant", "url": qdrant.MEMORY, "collection": "mine", **id}
+        (theirs.path / "index.json").write_text(json.dumps(facts | {"engine": engine}))
+        index = search.open(theirs.path)
+        for change in (
+            lambda index=index: index.delete("SKU-0"),
+            lambda index=index: index.upsert(catalogue(columns(10, titles=["another"] * 10))),
+            lambda index=index: index.upsert(catalogue(columns(2)), delete_missing=True),
+        ):
+            with pytest.raises(
+                ModisteError, match="collection mine of :memory: holds rows of another index, and nothing"
+            ):
+                change()
+        assert mine.store.read(["row", "product_id", "text"]).equals(before)
+    assert mine.delete("SKU-0") == 2
+
+
 # -------------------------------------------------------------------------------------------------------------- damage
 
 
@@ -242,7 +268,7 @@ def test_damaged_embeddings_of_titles_and_of_a_killed_build_are_made_again(folde
     cut(index.path / "calibration.npz")
     assert np.array_equal(queries(index, 10), good)
     assert "calibration.npz is damaged" in caplog.text
-    from helpers.tiny_index import catalogue, source
+    from helpers.tiny_index import source
 
     staging = Staging(tmp_path / "c.index", source(columns(4)))
     staging.embed(catalogue(columns(4)), lambda items, *_: items)

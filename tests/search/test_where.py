@@ -1,9 +1,12 @@
 """Filters hold for the rows that plain Python says they hold for, and mistakes in them are explained."""
 
+import contextlib
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from helpers.linear import assert_linear
 from modiste.errors import ModisteError
 from modiste.search import where
 from modiste.search.where import NUMBER, TEXT
@@ -70,6 +73,8 @@ def test_a_filter_holds_for_the_rows_that_plain_python_says(text, encode):
         ("price in (-9223372036854775809)", "-9223372036854775809 is out of range"),
         ("price = " + 5000 * "9", "999… is out of range"),
         ("price < 1e999", "1e999 is out of range"),
+        ("price < " + 5000 * "0" + "1", "000… is out of range: write a number of 64 bits"),
+        ("price < 1." + 5000 * "1", "111… is out of range"),
         (3000 * "(" + "price < 3" + 3000 * ")", "more than 50 parentheses or nots within each other"),
         (3000 * "not " + "price < 3", "more than 50 parentheses or nots within each other"),
     ],
@@ -114,3 +119,37 @@ def test_missing_values_fulfil_no_comparison_in_a_mask():
     table = pa.table({"price": pa.array([None, 1], pa.int64())})
     assert where.mask(where.parse("price != 5", {"price": NUMBER}), table).tolist() == [False, True]
     assert np.array_equal(where.mask(where.parse("price < 5", {"price": NUMBER}), table), [False, True])
+
+
+@pytest.mark.parametrize(
+    "unit", ["1", "1.", "1e", "0", "''", "a''", "`", "`a`", "not ", "(", "price = 1 or ", "gender = ", " ", "-1 ", "a"]
+)
+@pytest.mark.parametrize("before", ["price < ", "gender = '", "gender in (", "`", ""])
+@pytest.mark.parametrize("after", ["", "a", "'"])
+def test_no_filter_takes_more_than_linear_time(unit, before, after):
+    def read(text):
+        with contextlib.suppress(ModisteError):
+            where.parse(text, TYPES)
+
+    assert_linear(read, unit, before, after)
+
+
+def test_a_filter_is_as_long_as_many_values_need_and_no_longer():
+    values = ", ".join(f"'{place:05d}'" for place in range(10_000))
+    assert len(where.parse(f"note in ({values})", TYPES).values) == 10_000
+    with pytest.raises(ModisteError, match=r"a filter of 180,\d{3} characters is too long: write at most 100,000"):
+        where.parse(f"note in ({values}) or note in ({values})", TYPES)
+
+
+def test_what_is_wrong_is_shown_shortened():
+    for text in ("note = '" + 900 * "x", f"{900 * 'x'} = 3", "note = 'a' " + 900 * "x ", "price < 0" + 900 * "1"):
+        with pytest.raises(ModisteError) as told:
+            where.parse(text, TYPES)
+        assert len(str(told.value)) < 400
+
+
+def test_the_hints_of_a_filter_of_many_values_are_few_and_read_each_column_once():
+    node = where.parse("gender in (" + ", ".join(f"'Mn{place}'" for place in range(150)) + ") or gender = 'x'", TYPES)
+    asked = []
+    hints = where.near_misses(node, lambda column: asked.append(column) or ["Men"])
+    assert (len(hints), asked) == (where.HINTS, ["gender"])

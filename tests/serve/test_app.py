@@ -137,6 +137,11 @@ def test_a_mistake_is_answered_by_a_sentence(client, body, says):
         ("GET", "/image/" + 5000 * "9", None),
         ("GET", "/facets?where=" + 3000 * "(", None),
         ("GET", "/search?where=" + 400 * "not%20", None),
+        ("GET", "/facets?where=row%20%3C%20" + 1900 * "1" + "a", None),
+        ("GET", "/facets?where=row%20%3C%20" + 30_000 * "1" + "a", None),
+        ("GET", "/facets?where=row%20%3C%20" + 5000 * "0" + "1", None),
+        ("POST", "/search", {"filters": {"split": {"values": ["x" * 2000] * 60}}}),
+        ("POST", "/v1/embeddings", {"input": 10_000 * "x"}),
         ("GET", f"/search?k={10**30}", None),
         ("GET", f"/catalogue-health/duplicates?limit={10**30}", None),
         ("POST", "/ground", {"row": 10**30, "phrases": ["collar"]}),
@@ -546,3 +551,39 @@ def test_the_split_is_the_last_of_the_columns(client):
     names = [column["name"] for column in client.get("/catalogue").json()["indexes"]["main"]["columns"]]
     assert len(names) > 3
     assert names[-1] == "split"
+
+
+UNBOUNDED = {"image", "file", "input", "picked", "versions"}
+"""Files and lists of them, which the size of a request limits."""
+
+
+def bounded(schema, names, seen=()):
+    """The names of texts without a greatest length within a JSON schema."""
+    if isinstance(schema, list):
+        return {name for item in schema for name in bounded(item, names, seen)}
+    if not isinstance(schema, dict):
+        return set()
+    if schema.get("type") == "string":
+        limited = {"maxLength", "enum", "const", "format", "contentMediaType"} & set(schema)
+        return set() if limited else {seen[-1] if seen else ""}
+    if "$ref" in schema:
+        return bounded(names[schema["$ref"].rpartition("/")[2]], names, seen)
+    found = set()
+    for key, value in schema.items():
+        if key == "properties":
+            found |= {name for part, inner in value.items() for name in bounded(inner, names, (*seen, part))}
+        elif key not in ("propertyNames", "examples", "default"):
+            found |= bounded(value, names, seen)
+    return found
+
+
+def test_every_text_of_a_request_has_a_greatest_length(client):
+    document = client.get("/openapi.json").json()
+    schemas, unbounded = document["components"]["schemas"], set()
+    for path, methods in document["paths"].items():
+        for route in methods.values():
+            for given in route.get("parameters", []):
+                unbounded |= {f"{path} {name}" for name in bounded(given["schema"], schemas, (given["name"],))}
+            for body in route.get("requestBody", {}).get("content", {}).values():
+                unbounded |= bounded(body["schema"], schemas) - UNBOUNDED
+    assert not unbounded

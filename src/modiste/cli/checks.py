@@ -139,7 +139,8 @@ def _file_of(key: str, files: Files) -> str | None:
 
 def _is_used(key: str, config: DictConfig) -> bool:
     """Whether an interpolation of the config, or of a task that may read it, refers to ``key``."""
-    return bool(re.search(rf"\$\{{[^}}]*\b{re.escape(key)}\b", OmegaConf.to_yaml(config)))
+    references = (text.partition("}")[0] for text in OmegaConf.to_yaml(config).split("${")[1:])
+    return any(re.search(rf"\b{re.escape(key)}\b", reference) for reference in references)
 
 
 def _places(config: DictConfig) -> Iterator[str]:

@@ -19,18 +19,21 @@ import hashlib
 import logging
 import os
 import random
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
-from modiste.data.sources import opened
+from modiste.data import url_images
+from modiste.data.sources import MAX_BYTES, FolderImages, check_inside, opened, read_regular
 from modiste.embedding.embedder import fingerprint
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
@@ -44,6 +47,7 @@ log = logging.getLogger(__name__)
 
 MODELS = {"fashion-clip": "patrickjohncyh/fashion-clip"}
 SOURCES = ("LOCAL", "S3", "URL")
+SCHEMES = {"S3": ("s3://",), "URL": ("http://", "https://")}
 Vectors = npt.NDArray[np.float32]
 
 
@@ -52,13 +56,14 @@ class FCLIPDataset:
 
     Args:
         name: Of the data set.
-        image_source_path: What the images' names are joined to: a folder, or the beginning of their addresses.
-        image_source_type: ``LOCAL``, ``S3`` or ``URL``, in any case of letters. Images of the last two are read through
-            fsspec when they are needed.
+        image_source_path: What the images' names are joined to: a folder, or the beginning of their addresses. Images
+            lie below it.
+        image_source_type: ``LOCAL``, ``S3`` or ``URL`` (of public hosts), in any case of letters. Images of the last
+            two are read when they are needed.
         catalog: A dictionary per product with ``id``, ``image`` and ``caption`` at least.
 
     Raises:
-        ModisteError: Another source type, no catalogue, or a product without one of the three.
+        ModisteError: Another source type, no catalogue, a product without one of the three, or an image elsewhere.
 
     >>> data = FCLIPDataset("mine", "photos", "local", [{"id": 7, "image": "a.jpg", "caption": "a red dress"}])
     >>> data.ids.tolist(), data.images_path.tolist(), data.id_to_idx
@@ -86,7 +91,8 @@ class FCLIPDataset:
         self.catalog = np.array(list(catalog), dtype=object)
         self.ids = np.array([str(product["id"]) for product in catalog])
         self.images = np.array([product["image"] for product in catalog])
-        self.images_path = np.array([os.path.join(image_source_path, product["image"]) for product in catalog])
+        paths = [joined(self.source, image_source_path, str(name), row) for row, name in enumerate(self.images)]
+        self.images_path = np.array(paths)
         self.captions = np.array([product["caption"] for product in catalog])
         self.id_to_idx = {str(name): index for index, name in enumerate(self.ids)}
 
@@ -277,19 +283,55 @@ def unit(vectors: Vectors) -> Vectors:
     return vectors / np.linalg.norm(vectors, ord=2, axis=-1, keepdims=True)
 
 
+def joined(source: str, start: str, name: str, row: int) -> str:
+    """Where an image of a catalogue is. Raises ModisteError for one that is not below ``start``."""
+    path = os.path.join(start, name)
+    try:
+        if source == "LOCAL":
+            check_inside(FolderImages(start).path(name), Path(start))
+            return path
+        _check_address(source, start, path)
+    except ValueError as error:
+        raise ModisteError(
+            f"catalog[{row}] has the image '{name}', which is refused ({error}): name images below image_source_path."
+        ) from error
+    return path
+
+
+def _check_address(source: str, start: str, address: str) -> None:
+    """Raise ValueError for an address of another kind than ``source``, or that is not below ``start``."""
+    if not address.startswith(SCHEMES[source]) or "::" in address:
+        raise ValueError(f"it is no {' or '.join(SCHEMES[source])} address")
+    if not address.startswith(start) or ".." in re.split(r"[/\\?#]", unquote(address[len(start) :])):
+        raise ValueError(f"it lies outside {start}")
+
+
 def open_image(image: str | Path | Image.Image) -> Image.Image:
-    """An RGB PIL image from an image, a path or a URL. Raises ModisteError when it cannot be read."""
+    """An RGB PIL image from an image, a path, or an address of a public web host or S3.
+
+    Raises:
+        ModisteError: It cannot be read, or is another address.
+    """
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     try:
-        if "://" not in str(image):
-            return opened(Path(image).read_bytes()).convert("RGB")
-        import fsspec
-
-        with fsspec.open(str(image), "rb") as file:
-            return opened(file.read()).convert("RGB")
+        return opened(_content(str(image))).convert("RGB")
     except (OSError, ValueError, ImportError) as error:
         raise ModisteError(f"The image '{image}' cannot be read: {error}.") from error
+
+
+def _content(place: str) -> bytes:
+    if "://" not in place:
+        path = Path(place).absolute()
+        return read_regular(path, Path(path.anchor))
+    if place.startswith(SCHEMES["URL"]):
+        return url_images.read(place)
+    if not place.startswith(SCHEMES["S3"]) or "::" in place:
+        raise ValueError("addresses are http://, https:// or s3://")
+    import fsspec
+
+    with fsspec.open(place, "rb") as file:
+        return file.read(MAX_BYTES)
 
 
 def occlusions(image: Image.Image, size: int, step: int) -> tuple[list[Image.Image], list[npt.NDArray[np.float64]]]:

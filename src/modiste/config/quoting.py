@@ -11,6 +11,15 @@ def quote(text: str) -> str:
     >>> quote("runs/a (1), b")
     '"runs/a (1), b"'
     """
-    text = re.sub(r'(\\*)"', r'\1\1\\"', text)  # a quote, and the backslashes before it, are escaped
-    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # and so is what would be an interpolation
-    return '"' + re.sub(r"(\\+)$", r"\1\1", text) + '"'
+    text = re.sub(r'(?<!\\)(\\*)"', r'\1\1\\"', text)  # a quote, and the backslashes before it, are escaped
+    text = escape_interpolations(text)
+    return '"' + text + text[len(text.rstrip("\\")) :] + '"'
+
+
+def escape_interpolations(text: str) -> str:
+    r"""Text in which OmegaConf finds no interpolation, and that it resolves to ``text``.
+
+    >>> escape_interpolations("${name}")
+    '\\${name}'
+    """
+    return re.sub(r"(?<!\\)(\\*)\$\{", r"\1\1\\${", text)

@@ -18,14 +18,13 @@ from omegaconf._utils import get_yaml_loader
 from modiste.config import schema
 from modiste.config.aliases import current, rename_keys, rename_override
 from modiste.config.overrides import is_own_key
+from modiste.config.quoting import escape_interpolations
 from modiste.errors import ModisteError
 from modiste.utils import plain_yaml
 from modiste.utils.run_dir import read_text
 
-# "${" and a colon somewhere behind it: what OmegaConf could take for the call of a resolver.
-CALL = re.compile(r"\$\{.*:", re.DOTALL)
 # Leave to fetch what an address names, within a value; as a key of its own it is dropped.
-LEAVE = re.compile(r"=.*\bdownload['\"]?\s*:", re.DOTALL)
+LEAVE = re.compile(r"\bdownload['\"]?\s*:")
 RUN_KEYS = ("name", "seed", "data", "model", "tune")
 """What the configuration of a run has at least."""
 
@@ -109,12 +108,12 @@ a file may only set Modiste's keys.
     """
     for override in overrides:
         plain = str(override).replace("\\", "")  # Hydra takes escapes away
-        key, equals, _ = plain.partition("=")
+        key, equals, given = plain.partition("=")
         if not isinstance(override, str) or not is_own_key(key) or not (equals or key.startswith("~")):
             raise ModisteError(f"{source} holds '{override}', which is refused: a file may only set Modiste's keys.")
-        if CALL.search(plain):
+        if _calls(plain):
             raise ModisteError(f"{source} holds '{override}', which is refused: a file may not call a resolver.")
-        if LEAVE.search(plain):
+        if LEAVE.search(given):
             raise ModisteError(f"{source} holds '{override}', which is refused: a file may not permit downloads.")
     return [o for o in overrides if isinstance(o, str) and not re.match(r"[+\w./]*\bdownload=", o)]
 
@@ -140,7 +139,12 @@ def _literal(value: Any, path: Path, key: str = "") -> Any:
     if isinstance(value, list):
         return [_literal(item, path, f"{key}.{i}") for i, item in enumerate(value)]
     if isinstance(value, str) and "${" in value:
-        if CALL.search(value):
+        if _calls(value):
             raise ModisteError(f"{path}: '{key}' calls a resolver ({value}), which a stored configuration may not.")
-        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+        return escape_interpolations(value)
     return value
+
+
+def _calls(text: str) -> bool:
+    """Whether a colon stands behind a ``${``: what OmegaConf could take for the call of a resolver."""
+    return ":" in text.partition("${")[2]

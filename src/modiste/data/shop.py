@@ -7,7 +7,6 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from typing import Any, TypeVar
 
 from modiste.data.text_tables import Columns
@@ -42,8 +41,16 @@ SPLITS = {
     "eval": "val", "test": "test", "testing": "test",
 }  # fmt: skip
 """Words for splits, compared without case."""
-IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif|ppm)(\?.*)?$", re.IGNORECASE)
+IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif|ppm)(\?|$)", re.IGNORECASE)
 URL = re.compile(r"https?://", re.IGNORECASE)
+# Python's HTMLParser takes quadratic time on tags that are not closed. Quoted attributes may hold brackets.
+MARKUP = re.compile(
+    r"""<!--.*?(?:-->|\Z)|<(script|style)\b[^<>]*>.*?(?:</\1[^<>]*>|\Z)|<[!?][^<>]*>
+    |</?(?P<name>[A-Za-z][\w:-]*)(?![\w:-])(?:(?:[^<>"']|"[^"]*"|'[^']*')*|[^<>]*)>""",
+    re.DOTALL | re.IGNORECASE | re.VERBOSE,
+)
+BLOCKS = ("p", "br", "li", "div", "td", "tr", "ul", "ol", "h1", "h2", "h3", "h4", "h5", "h6")
+"""Elements that separate words."""
 TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--|&(#\d+|#x[0-9a-fA-F]+|[A-Za-z]+);")
 LONG = 60
 """Characters; longer texts are descriptions, no classes."""
@@ -187,8 +194,8 @@ def references(cell: object) -> list[Any]:
         return [item for item in cell if _filled(item)]
     if not isinstance(cell, str):
         return [cell] if _filled(cell) else []
-    for separator in (r"\s*[|\n]\s*", r"\s*;\s*", r"\s*,\s*", r"\s+(?=https?://)"):
-        parts = [part for part in re.split(separator, cell.strip()) if part]
+    for separator in (r"[|\n]", ";", ",", r"(?<=\s)(?=https?://)"):
+        parts = [part.strip() for part in re.split(separator, cell) if part.strip()]
         if len(parts) > 1 and all(IMAGE_NAME.search(part) or URL.match(part) for part in parts):
             return parts
     return [cell.strip()] if cell.strip() else []
@@ -242,42 +249,19 @@ def fill_further_rows(raw: Columns, roles: Roles) -> Columns:
     return filled
 
 
-class _Text(HTMLParser):
-    """Collect the text of HTML; block elements separate words, scripts and styles are dropped."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self.hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.hidden += tag in ("script", "style")
-        if tag in ("p", "br", "li", "div", "td", "tr", "ul", "ol", "h1", "h2", "h3", "h4", "h5", "h6"):
-            self.parts.append(" ")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.hidden = max(self.hidden - (tag in ("script", "style")), 0)
-        self.handle_starttag(tag if tag not in ("script", "style") else "", None)
-
-    def handle_data(self, data: str) -> None:
-        if not self.hidden:
-            self.parts.append(data)
-
-
 def without_html(cell: Cell) -> Cell | str:
     """Return a text without tags and with its entities resolved; other cells, and "<" as a sign, stay as they are.
+
+    Scripts, styles and comments are dropped.
 
     >>> without_html("<p>Soft &amp; warm</p><script>x()</script><ul><li>wool"), without_html("size < 38")
     ('Soft & warm wool', 'size < 38')
     """
     if not isinstance(cell, str) or not TAG.search(cell):
         return cell
-    if "<" not in cell:
-        return html.unescape(cell)
-    parser = _Text()
-    parser.feed(cell)
-    parser.close()
-    return " ".join("".join(parser.parts).split())
+    text = MARKUP.sub(lambda tag: " " if (tag["name"] or "").lower() in BLOCKS else "", cell)
+    text = html.unescape(re.sub(r"&#\d{9,};?", "\ufffd", text))  # Python refuses numbers of thousands of digits
+    return " ".join(text.split()) if "<" in cell else text
 
 
 def may_be_classes(values: Sequence[str]) -> bool:

@@ -162,6 +162,12 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey)
 
 
+def check_inside(path: Path, root: Path) -> None:
+    """Raise UnsafeImageError for a path that leads out of ``root``, by itself or by links."""
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise UnsafeImageError(f"{path} lies outside {root}")
+
+
 def read_regular(path: Path, root: Path) -> bytes:
     """Return the content of a regular file below ``root``, its size bounded by `MAX_BYTES`.
 
@@ -174,8 +180,7 @@ def read_regular(path: Path, root: Path) -> bytes:
         ImageTooLargeError: The file is larger than `MAX_BYTES`.
         OSError: It is missing or cannot be read.
     """
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        raise UnsafeImageError(f"{path} lies outside {root}")
+    check_inside(path, root)
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
         raise UnsafeImageError(f"{path} is no regular file")

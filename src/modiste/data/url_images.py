@@ -9,11 +9,11 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, OpenerDirector, Request, build_opener
+from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 from modiste.utils.atomic import atomic
 from modiste.utils.run_dir import cache_dir
@@ -43,9 +43,8 @@ def download(
     folder.mkdir(parents=True, exist_ok=True)
     missing = [url for url in dict.fromkeys(urls) if not (folder / file_name(url)).is_file()]
     failed: list[tuple[str, str]] = []
-    opener = build_opener(_Redirects(private))
     with ThreadPoolExecutor(THREADS) as pool:
-        results: Iterable[str] = pool.map(lambda url: _fetch(url, folder / file_name(url), private, opener), missing)
+        results: Iterable[str] = pool.map(lambda url: _fetch(url, folder / file_name(url), private), missing)
         if progress is not None:
             results = progress(results, len(missing), f"Downloading {len(missing):,} images once")
         failed = [(url, problem) for url, problem in zip(missing, results, strict=True) if problem]
@@ -66,6 +65,81 @@ def file_name(url: str) -> str:
     return hashlib.sha256(url.encode()).hexdigest()
 
 
+def read(url: str, private: bool = False) -> bytes:
+    """Download one image, of `MAX_BYTES` at most and within `SECONDS`.
+
+    Args:
+        url: An http or https address.
+        private: As in `download`.
+
+    Raises:
+        OSError, ValueError: It is another address, or leads to a private network; the host does not answer as it
+            should; the image is too large or too slow.
+    """
+    _check(url, private)
+    until = time.monotonic() + SECONDS
+    opener = build_opener(_Redirects(private), *(() if private else (_Http(), _Https())))
+    request = Request(url, headers={"User-Agent": "modiste", "Accept": "image/*"})
+    blocks, size = [], 0
+    try:
+        with opener.open(request, timeout=SECONDS) as response:
+            while block := response.read(2**16):
+                blocks.append(block)
+                size += len(block)
+                if size > MAX_BYTES:
+                    raise ValueError(f"larger than {MAX_BYTES:,} bytes")
+                if time.monotonic() > until:
+                    raise ValueError(f"slower than {SECONDS:g} s")
+    except HTTPException as error:
+        raise ValueError(f"the host's answer is not HTTP: {error or type(error).__name__}") from error
+    return b"".join(blocks)
+
+
+def _fetch(url: str, path: Path, private: bool) -> str:
+    """Download one image; return why it could not be, or ""."""
+    try:
+        content = read(url, private)
+        with atomic(path) as unfinished:
+            unfinished.write_bytes(content)
+    except (OSError, ValueError) as error:
+        return " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
+    return ""
+
+
+def _check(url: str, private: bool) -> None:
+    """Raise ValueError for anything but a public http URL."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("it is not an http URL")
+    if not private:
+        _public(parts.hostname, parts.port or 443)
+
+
+def _public(host: str, port: int) -> list[Any]:
+    """What `socket.getaddrinfo` says of a host. Raises ValueError where an address is in a private network."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for *_, address in found:
+        number = ipaddress.ip_address(address[0])
+        if not (getattr(number, "ipv4_mapped", None) or number).is_global:
+            raise ValueError("its host is in a private network")
+    return found
+
+
+def _connect(address: tuple[str, int], timeout: float, source: object = None) -> socket.socket:
+    """A connection to an address that was checked: a name may lead elsewhere when it is resolved again."""
+    failed = OSError(f"{address[0]} has no address")
+    for family, kind, protocol, _, place in _public(*address):
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.settimeout(timeout)
+            made.connect(place)
+            return made
+        except OSError as error:
+            made.close()
+            failed = error
+    raise failed
+
+
 class _Redirects(HTTPRedirectHandler):
     """Follow redirects only to where the first URL may lead."""
 
@@ -77,34 +151,25 @@ class _Redirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _fetch(url: str, path: Path, private: bool, opener: OpenerDirector) -> str:
-    """Download one image; return why it could not be, or ""."""
-    try:
-        _check(url, private)
-        until = time.monotonic() + SECONDS
-        request = Request(url, headers={"User-Agent": "modiste", "Accept": "image/*"})
-        with opener.open(request, timeout=SECONDS) as response, atomic(path) as unfinished:
-            size = 0
-            with unfinished.open("wb") as file:
-                while block := response.read(2**16):
-                    size += len(block)
-                    if size > MAX_BYTES:
-                        raise ValueError(f"larger than {MAX_BYTES:,} bytes")
-                    if time.monotonic() > until:
-                        raise ValueError(f"slower than {SECONDS:g} s")
-                    file.write(block)
-    except (URLError, OSError, ValueError) as error:
-        return " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
-    return ""
+class _Http(HTTPHandler):
+    """Connects to checked addresses only; the user's own proxy resolves names itself."""
+
+    def http_open(self, req: Request) -> Any:
+        return self.do_open(HTTPConnection if req.has_proxy() else _checked(HTTPConnection), req)
 
 
-def _check(url: str, private: bool) -> None:
-    """Raise ValueError for anything but a public http URL."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("it is not an http URL")
-    if private:
-        return
-    for *_, address in socket.getaddrinfo(parts.hostname, parts.port or 443):
-        if not ipaddress.ip_address(address[0]).is_global:
-            raise ValueError("its host is in a private network")
+class _Https(HTTPSHandler):
+    """The same; certificates are checked for the host's name."""
+
+    def https_open(self, req: Request) -> Any:
+        proxied = getattr(req, "_tunnel_host", None)
+        return self.do_open(HTTPSConnection if proxied else _checked(HTTPSConnection), req)
+
+
+def _checked(kind: type[HTTPConnection]) -> Callable[..., HTTPConnection]:
+    def make(host: str, **options: Any) -> HTTPConnection:
+        connection: Any = kind(host, **options)
+        connection._create_connection = _connect
+        return connection
+
+    return make

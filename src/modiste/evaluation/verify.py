@@ -82,7 +82,7 @@ def verify_results(
 
     Args:
         paths: Result files, or directories that hold some.
-        run: Where the run directory is now; None: where it was, or around the file.
+        run: Where the run directory is now; None: around the file, or where it was.
         tolerance: Largest difference of a number that still counts as equal.
         cache: Take embeddings that are cached.
         config_dirs: Folders with config groups of the user's; those that a file names are ignored.
@@ -108,7 +108,7 @@ def recipe(result: dict[str, Any], path: Path, moved: str | None = None) -> Reci
 
     Args:
         result: Content of the result file.
-        path: The file; the run directory around it stands in for one that is not where it was.
+        path: The file; the run directory around it comes before the one that it names.
         moved: Where the run directory is now.
 
     Raises:
@@ -132,11 +132,15 @@ def recipe(result: dict[str, Any], path: Path, moved: str | None = None) -> Reci
 
 
 def find_run(result: dict[str, Any], path: Path, moved: str | None) -> Path:
-    """The run directory of a result. Raises ModisteError when it is neither given, nor where it was, nor around it."""
+    """The run directory of a result: given, around the file, or where the file says that it was.
+
+    Raises:
+        ModisteError: There is none.
+    """
     if moved:
         return RunDir.find(moved).path
     recorded = Path(str(result["model"].get("source", ""))).expanduser()
-    for folder in (recorded, path.resolve().parent.parent):
+    for folder in (path.resolve().parent.parent, recorded):
         if RunDir(folder).is_run:
             return folder
     raise ModisteError(f"There is no run directory {recorded}, recorded in {path}: give its location with run=DIR.")

@@ -14,6 +14,7 @@ from modiste.config import load_run_config
 from modiste.errors import ModisteError, did_you_mean
 from modiste.export.formats import FORMATS
 from modiste.export.inputs import Inputs, synthetic
+from modiste.reporting.markdown import Markdown, code, escape, fence, one_line, render
 from modiste.reporting.tables import duration, load_results
 from modiste.utils.run_dir import RunDir
 
@@ -128,8 +129,6 @@ def write_card(
     Raises:
         ModisteError: A given word is not known, or huggingface_hub refuses the metadata.
     """
-    from huggingface_hub import ModelCard
-
     unknown = set(given) - set(GIVEN)
     if unknown:
         raise ModisteError(f"card.{min(unknown)} is not known. {did_you_mean(min(unknown), GIVEN)}")
@@ -140,12 +139,13 @@ def write_card(
     environment = run.read_json("environment") if run else {}
     try:
         data = metadata(title, facts["format"], results, cost, environment, given)
-        card = ModelCard.from_template(
-            data, template_path=str(TEMPLATE), title=title, **sections(run, cfg, facts, given, repo_id, inputs),
+        card = render(
+            TEMPLATE, card_data=Markdown(data.to_yaml()), title=title,
+            **sections(run, cfg, facts, given, repo_id, inputs),
             results=[shown(result) for result in results], cost=costs(cost, environment),
             pictures=write_pictures(folder, inputs if given.get("pictures") == "own" else synthetic(PICTURED)),
         )  # fmt: skip
-        (folder / CARD).write_text(str(card), encoding="utf-8")
+        (folder / CARD).write_text(card, encoding="utf-8")
         validate(folder / CARD)
     except (TypeError, ValueError, KeyError) as error:
         raise ModisteError(f"The hub's metadata of the card are refused: {error}. Correct card.*.") from error
@@ -291,7 +291,7 @@ def sections(
     name = f'"{repo_id or "DIR"}"'
     format, transform = facts["format"], facts["preprocess"]
     own_code = facts["tokenizer"]["kind"] == "HfTokenizer"
-    code = USE[format].format(
+    use = USE[format].format(
         name=name,
         open_clip=f'"hf-hub:{repo_id}"' if repo_id else '"local-dir:DIR"',
         size=transform["size"],
@@ -306,18 +306,17 @@ def sections(
         "preprocessing": f"{resize}{crop}, mean {transform['mean']}, std {transform['std']}",
         "longest text": f"{facts['tokenizer'].get('max_length') or 'as the tokenizer says'} tokens",
         "weights on disk": facts["precision"],
-        "fingerprint": f"`{facts['fingerprint'][:16]}`",
+        "fingerprint": facts["fingerprint"][:16],
         "written by": f"modiste {facts['modiste']}",
     }
     if cfg is not None:
         model = {"image encoder": encoder(cfg, "image"), "text encoder": encoder(cfg, "text"), **model}
-    language = "js" if format == "transformers_js" else "python"
+    loading = f"import modiste\n\nmodel, transform, tokenizer = modiste.load({name})"
     return {
         "summary": summary(cfg),
         "library": FORMATS[format][0],
-        "language": language,
-        "code": code,
-        "location": name,
+        "code": fence(use, "js" if format == "transformers_js" else "python"),
+        "loading": fence(loading, "python"),
         "formats": ", ".join(FORMATS),
         "checked_by": facts.get("checked_by") or FORMATS[format][0],
         "inputs": facts["inputs"],
@@ -325,7 +324,7 @@ def sections(
         "warnings": facts["warnings"],
         "model": model,
         "data": data_section(cfg),
-        "recipe": command_of(run),
+        "recipe": fence(recipe) if (recipe := one_line(command_of(run))) else "",
         "limits": limits(cfg),
         "licences": licences(cfg, given, inputs),
     }
@@ -350,14 +349,18 @@ def data_section(cfg: DictConfig | None) -> str:
     """The data set with its split and captions."""
     if cfg is None:
         return ""
-    templates = ", ".join(f"`{template}`" for template in cfg.data.captions.templates)
-    split = str(cfg.data.split.get("_target_", "")).rpartition(".")[2]
-    return f"Trained on the training split of `{cfg.data.name}` (split: {split or 'given'}). Captions: {templates}."
+    templates = ", ".join(code(str(template)) for template in cfg.data.captions.templates)
+    split = escape(str(cfg.data.split.get("_target_", "")).rpartition(".")[2] or "given")
+    name = code(str(cfg.data.name))
+    return Markdown(f"Trained on the training split of {name} (split: {split}). Captions: {templates}.")
 
 
 def command_of(run: RunDir | None) -> str:
     """The command that made the run."""
-    words = shlex.split(str(run.read_json("environment").get("command", ""))) if run else []
+    try:
+        words = shlex.split(str(run.read_json("environment").get("command", ""))) if run else []
+    except ValueError:  # a quote that is not closed
+        return ""
     return shlex.join(word for word in words if not word.startswith(("hydra.run.dir=", "run_dir=")))
 
 

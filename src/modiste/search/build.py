@@ -9,6 +9,7 @@ import json
 import math
 import shlex
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -180,7 +181,9 @@ def build(
         if known is not None:
             heal(folder, known)
             return _update(folder, known, catalogue, source, delete_missing, progress)
-        return _create(folder, catalogue, source, progress, {"kind": "lancedb", **(engine or {})})
+        return _create(
+            folder, catalogue, source, progress, {"kind": "lancedb", **(engine or {}), "id": uuid.uuid4().hex}
+        )
 
 
 def upsert(index: Opened, catalogue: Catalogue, delete_missing: bool, progress: Progress | None) -> Changes:

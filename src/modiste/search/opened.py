@@ -171,7 +171,7 @@ def snapshot_folder(folder: Path, version: int) -> Path:
 def store_of(folder: Path, engine: Mapping[str, str], version: int | None = None) -> LanceStore | QdrantStore:
     """Where an index keeps its rows."""
     if engine["kind"] == "qdrant":
-        return QdrantStore(engine["url"], engine["collection"])
+        return QdrantStore(engine["url"], engine["collection"], engine.get("id", ""))
     return LanceStore(folder, version)
 
 

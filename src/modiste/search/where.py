@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,9 +22,15 @@ TEXT, NUMBER = "text", "number"
 Value = str | float | int
 DEPTH = 50
 """Parentheses and ``not`` within each other."""
+LONGEST = 100_000
+"""Characters of a condition."""
+DIGITS = 400
+"""Characters of a number: more than the largest float of 64 bits has."""
+HINTS = 5
+"""Values of a filter that `near_misses` explains."""
 
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?![\w.])|'(?P<text>(?:[^']|'')*)'|`(?P<quoted>[^`]+)`|"(?P<double>[^"]+)"
+    r"""\s*(?:(?P<number>-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)(?![\w.])|'(?P<text>(?:[^']|'')*)'|`(?P<quoted>[^`]+)`|"(?P<double>[^"]+)"
     |(?P<word>[^\W\d]\w*)|(?P<sign><=|>=|!=|<>|==|[=<>(),]))""",
     re.VERBOSE,
 )
@@ -102,7 +110,8 @@ def parse(text: str | None, types: Mapping[str, str], values: Callable[[str], li
         values: Gives the distinct values of a text column, of which a message shows one that is no number.
 
     Raises:
-        ModisteError: It cannot be read, a column is unknown, or a value is of the other type.
+        ModisteError: It cannot be read, has more than `LONGEST` characters, a column is unknown, or a value is of the
+            other type.
 
     >>> parse("price < 50", {"price": NUMBER, "gender": TEXT})
     Compare(column='price', sign='<', value=50)
@@ -113,6 +122,8 @@ def parse(text: str | None, types: Mapping[str, str], values: Callable[[str], li
     """
     if text is None or not text.strip():
         return None
+    if len(text) > LONGEST:
+        raise ModisteError(f"where: a filter of {len(text):,} characters is too long: write at most {LONGEST:,}.")
     return _Parser(text, types, values).parse()
 
 
@@ -128,7 +139,7 @@ class _Parser:
             match = _TOKEN.match(self.text, start)
             if match is None:
                 raise ModisteError(
-                    f"where: cannot read '{self.text[start:].strip()}'. Write for instance {self._example()}."
+                    f"where: cannot read '{_short(self.text[start:].strip())}'. Write for instance {self._example()}."
                 )
             start = match.end()
             kind = str(match.lastgroup)
@@ -172,9 +183,11 @@ class _Parser:
 
     def _unexpected(self, wanted: str = "") -> ModisteError:
         found, value = self._next()
-        shown = f"'{value}'" if found != "end" else value
+        shown = f"'{_short(str(value))}'" if found != "end" else value
         expected = f" where {wanted} should stand" if wanted else ""
-        return ModisteError(f'where: {shown} is unexpected{expected} in "{self.text}". Write {self._example()}.')
+        return ModisteError(
+            f'where: {shown} is unexpected{expected} in "{_short(self.text, 200)}". Write {self._example()}.'
+        )
 
     def _any(self) -> Node:
         return self._joined("or", lambda: self._joined("and", self._one))
@@ -207,7 +220,7 @@ class _Parser:
             hint = did_you_mean(name, self.types)
             meant = next((column for column in self.types if hint == f"Did you mean '{column}'?"), "")
             written = f" Write {_named(meant)}, with the back quotes." if meant and _named(meant) != meant else ""
-            raise ModisteError(f"where: there is no column '{name}'. {hint}{written}")
+            raise ModisteError(f"where: there is no column '{_short(name)}'. {hint}{written}")
         return name
 
     def _condition(self, column: str) -> Node:
@@ -250,13 +263,13 @@ class _Parser:
         """What is wrong with a value of the other type than its column, and what to write."""
         name = _named(column)
         if isinstance(value, str):
-            number = value if re.fullmatch(r"-?\d+(\.\d+)?", value) else "50"
+            number = _short(value) if re.fullmatch(r"-?\d+(\.\d+)?", value) else "50"
             return f"{name} is a number: write {name} {sign} {number}."
         if sign in ("=", "!="):
             return f"{name} is text: write {name} {sign} '{value}'."
         known = [text for text in (self.values(column) if self.values else []) if text]
         odd = next((text for text in known if not re.fullmatch(r"-?\d+(\.\d+)?", text)), None)
-        shown = f", for instance '{odd if len(odd) <= 40 else odd[:39] + '…'}'" if odd is not None else ""
+        shown = f", for instance '{_short(odd)}'" if odd is not None else ""
         return (
             f"{name} is text{shown}, and {sign} compares numbers: use = or in, or repair the column "
             "in the table and index it again."
@@ -265,11 +278,14 @@ class _Parser:
 
 def _number(text: str) -> int | float:
     """A number that a column can have: 64 bits."""
-    whole, number = re.fullmatch(r"-?\d+", text), float(text)
-    if not abs(number) < (2.0**63 if whole else float("inf")):
-        shown = text if len(text) <= 40 else text[:39] + "…"
-        raise ModisteError(f"where: {shown} is out of range: write a number of 64 bits.")
-    return int(text) if whole else number
+    whole = re.fullmatch(r"-?\d+", text)
+    if len(text) > DIGITS or not abs(float(text)) < (2.0**63 if whole else float("inf")):
+        raise ModisteError(f"where: {_short(text)} is out of range: write a number of 64 bits.")
+    return int(text) if whole else float(text)
+
+
+def _short(text: str, length: int = 40) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _named(column: str) -> str:
@@ -364,21 +380,25 @@ def _literal(value: Value) -> str:
 
 
 def near_misses(node: Node | None, values: Callable[[str], list[str]]) -> list[str]:
-    """Hints for text values that no row has, such as ``gender = 'men'`` where the column says Men.
+    """The first `HINTS` hints for text values that no row has, such as ``gender = 'men'`` where the column says Men.
 
     Args:
         node: The condition.
         values: Gives the distinct values of a text column.
     """
+    return list(islice(_hints(node, cache(values)), HINTS))
+
+
+def _hints(node: Node | None, values: Callable[[str], list[str]]) -> Iterator[str]:
     if isinstance(node, Join):
-        return [hint for part in node.parts for hint in near_misses(part, values)]
-    if isinstance(node, Not):
-        return near_misses(node.part, values)
-    if isinstance(node, Compare) and node.sign == "=" and isinstance(node.value, str):
-        return _hint(node.column, node.value, values(node.column))
-    if isinstance(node, In):
-        return [h for v in node.values if isinstance(v, str) for h in _hint(node.column, v, values(node.column))]
-    return []
+        for part in node.parts:
+            yield from _hints(part, values)
+    elif isinstance(node, Not):
+        yield from _hints(node.part, values)
+    elif isinstance(node, In) or (isinstance(node, Compare) and node.sign == "="):
+        for value in node.values if isinstance(node, In) else (node.value,):
+            if isinstance(value, str):
+                yield from _hint(node.column, value, values(node.column))
 
 
 def _hint(column: str, value: str, known: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qs
 
 import anyio.to_thread
@@ -27,7 +27,7 @@ from modiste.serve.batching import Busy
 from modiste.serve.gate import COOKIE, LOGIN, Gate, matches
 from modiste.serve.lists import Compute
 from modiste.serve.live import Held, Open
-from modiste.serve.schema import Row, SearchBody
+from modiste.serve.schema import Row, SearchBody, Text
 from modiste.serve.server import Server
 from modiste.serve.settings import Settings
 from modiste.serve.uploads import Refused
@@ -86,8 +86,8 @@ def add_search(app: FastAPI, server: Server) -> None:
 
     @app.get("/search", tags=["search"])
     async def search_by_address(
-        text: str | None = None, like: str | None = None, minus: str | None = None, where: str | None = None,
-        hybrid: bool = False, group: bool = True, k: int = Query(20, ge=1), index: str = "main",
+        text: Text | None = None, like: Text | None = None, minus: Text | None = None, where: Text | None = None,
+        hybrid: bool = False, group: bool = True, k: int = Query(20, ge=1), index: Text = "main",
     ) -> JSONResponse:  # fmt: skip
         """The same with a query string: `curl 'localhost:8000/search?text=red+shoes&k=5'`."""
         given = {"text": text, "like": like, "minus": minus, "where": where, "hybrid": hybrid, "group": group}
@@ -95,20 +95,22 @@ def add_search(app: FastAPI, server: Server) -> None:
 
     @app.post("/search/upload", tags=["search"])
     async def search_by_upload(
-        image: UploadFile, text: str | None = Form(None), where: str | None = Form(None), k: int = Form(20, ge=1),
-
-    ) -> JSONResponse:  # fmt: skip
+        image: UploadFile,
+        text: Annotated[Text | None, Form()] = None,
+        where: Annotated[Text | None, Form()] = None,
+        k: int = Form(20, ge=1),
+    ) -> JSONResponse:
         """Search with an uploaded photo: `curl -F image=@photo.jpg -F k=5 localhost:8000/search/upload`."""
         photo = base64.b64encode(await image.read()).decode()
         return JSONResponse(await server.answer(SearchBody(image=photo, text=text, where=where, k=k)))
 
     @app.get("/similar", tags=["search"])
-    async def similar(product_id: str, where: str | None = None, k: int = Query(20, ge=1)) -> JSONResponse:
+    async def similar(product_id: Text, where: Text | None = None, k: int = Query(20, ge=1)) -> JSONResponse:
         """More like this product."""
         return JSONResponse(await server.answer(SearchBody(like=product_id, where=where, k=k)))
 
     @app.get("/image/product/{product_id:path}", tags=["catalogue"], response_class=Response)
-    def product_image(product_id: str, index: str = "main", large: bool = False) -> Response:
+    def product_image(product_id: Text, index: Text = "main", large: bool = False) -> Response:
         """The first photo of a product."""
         with server.use(index) as held:
             row = held.row_of(product_id)
@@ -117,7 +119,7 @@ def add_search(app: FastAPI, server: Server) -> None:
             return photo(held, row, large)
 
     @app.get("/image/{row}", tags=["catalogue"], response_class=Response)
-    def image(row: Row, index: str = "main", large: bool = False, v: str = "") -> Response:
+    def image(row: Row, index: Text = "main", large: bool = False, v: Text = "") -> Response:
         """A photo of the index: its thumbnail, or a larger one; `v` only names a version, for browsers' caches."""
         with server.use(index) as held:
             return photo(held, row, large)

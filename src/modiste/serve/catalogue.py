@@ -14,6 +14,7 @@ from modiste.search import health
 from modiste.search.where import TEXT
 from modiste.serve.lists import Compute, as_csv
 from modiste.serve.live import Held
+from modiste.serve.schema import Text
 from modiste.serve.server import Server, facets, products
 from modiste.serve.uploads import Refused
 
@@ -55,7 +56,7 @@ def router(server: Server) -> APIRouter:
         }})  # fmt: skip
 
     @routes.get("/facets")
-    def facet_counts(where: str | None = None, index: str = "main") -> JSONResponse:
+    def facet_counts(where: Text | None = None, index: Text = "main") -> JSONResponse:
         """Counted values of the facet columns among the rows that pass a filter."""
         with server.use(index) as held:
             return JSONResponse({"facets": facets(held, where, {}), "count": held.index.count(where)})
@@ -72,7 +73,7 @@ def router(server: Server) -> APIRouter:
         return JSONResponse({"lists": listed})
 
     @routes.get("/catalogue-health/{name}.csv", response_class=Response)
-    def exported(name: str) -> Response:
+    def exported(name: Text) -> Response:
         """A list as CSV; waits until it is computed."""
         with server.use() as held:
             table = _wanted(name, held).result()
@@ -80,7 +81,7 @@ def router(server: Server) -> APIRouter:
         return Response(as_csv(table), media_type="text/csv; charset=utf-8", headers=headers)
 
     @routes.get("/catalogue-health/{name}")
-    def listed(name: str, limit: int = Query(50, ge=1, le=1000)) -> JSONResponse:
+    def listed(name: Text, limit: int = Query(50, ge=1, le=1000)) -> JSONResponse:
         """The first rows of a list, or `computing`: ask again."""
         with server.use() as held:
             future = _wanted(name, held)

@@ -15,6 +15,9 @@ from modiste.serve.schema import EmbeddingsBody
 from modiste.serve.server import Server
 from modiste.serve.uploads import Refused, read_image
 
+LONGEST = 8000
+"""Characters of a text; a tower reads the first few dozen words."""
+
 
 def router(server: Server) -> APIRouter:
     """The routes."""
@@ -38,6 +41,8 @@ def router(server: Server) -> APIRouter:
         images: dict[int, str] = {}
         for place, given in enumerate(inputs):
             kind, value = _kind(given)
+            if kind == "text" and len(value) > LONGEST:
+                raise Refused(f"A text has {len(value):,} characters: give at most {LONGEST:,}.")
             (texts if kind == "text" else images)[place] = value
         with server.use() as held:
             if body.model not in (None, name(held)):

@@ -92,12 +92,12 @@ class EmbeddingsBody(BaseModel):
     """OpenAI's request for embeddings; an input may also be an image, as a data URL or `{"image": …}`."""
 
     input: str | dict[Literal["image", "text"], str] | list[str | dict[Literal["image", "text"], str]]
-    model: str | None = None
+    model: Text | None = None
     dimensions: int | None = Field(
         default=None, ge=1, description="Length of the prefix, normalised again (Matryoshka)."
     )
     encoding_format: Literal["float", "base64"] = "float"
-    user: str | None = None
+    user: Text | None = None
 
 
 class CompareBody(Body):
@@ -117,6 +117,6 @@ class QueriesBody(Body):
 class JudgeBody(QueriesBody):
     """Which products of the interleaved lists were marked, in the order of the queries."""
 
-    seed: str
+    seed: Text
     versions: dict[str, Any]
     picked: list[list[str]]

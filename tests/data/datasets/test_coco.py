@@ -13,9 +13,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 from pycocotools import mask as reference
 
+from helpers.linear import assert_linear
 from helpers.tiny_data import encoded, picture
 from modiste.config import compose, instantiate
 from modiste.data.build import load
+from modiste.data.datasets.coco import plain
 from modiste.data.masks import Shape, decode_counts, fill_polygons, fill_runs, fit, wearing
 from modiste.errors import ModisteError
 
@@ -442,3 +444,8 @@ def test_the_tables_of_parts_name_categories_that_the_data_sets_have():
 
 PAIRS = ["glove", "leg warmer", "shoe", "sock"]
 SETS = ("fashionpedia", "modanet", "imaterialist")
+
+
+def test_no_name_of_a_category_takes_more_than_linear_time():
+    assert_linear(plain, " ", "top", "x")
+    assert plain("top , t-shirt,,x ") == "top or t-shirt or  or x"

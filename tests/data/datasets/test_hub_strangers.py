@@ -1,5 +1,6 @@
 """A folder of a stranger's, read as a data set of the hub's: nothing outside of it is opened, nobody is contacted."""
 
+import contextlib
 import io
 import json
 import os
@@ -14,9 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import EpsImagePlugin, Image
 
+from helpers.linear import assert_linear
 from helpers.tiny_data import encoded, picture
 from helpers.watched import watched
 from modiste.data.datasets.hub import Hub
+from modiste.data.datasets.hub_files import _configs as read_configs
 from modiste.data.datasets.table import Table
 from modiste.errors import ModisteError
 
@@ -363,3 +366,14 @@ def test_a_tar_that_is_another_archive_to_datasets_is_refused(kind, tmp_path):
         assert [name.endswith("/0.jpg") for name in tar.getnames()] == [True]
     with pytest.raises(ModisteError, match=refusal):
         Hub(str(tmp_path), {"text": "txt", "image": "jpg"})()
+
+
+@pytest.mark.parametrize("unit", ["\n", " ", "\n--", "---\n "])
+def test_no_readme_takes_more_than_linear_time(unit, tmp_path):
+    def read(text):
+        (tmp_path / "README.md").write_text(text)
+        with contextlib.suppress(ModisteError):
+            read_configs(tmp_path)
+
+    assert_linear(read, unit, "---\n#")
+    assert_linear(read, unit, "---")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import sys
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
@@ -156,7 +155,7 @@ def plain(name: str) -> str:
     >>> plain("top, t-shirt, sweatshirt")
     'top or t-shirt or sweatshirt'
     """
-    return re.sub(r"\s*,\s*", " or ", name.strip())
+    return " or ".join(part.strip() for part in name.split(","))
 
 
 @dataclass(frozen=True)

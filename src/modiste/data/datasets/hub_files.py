@@ -39,6 +39,7 @@ KEYWORDS = {
     "validation": "validation|valid|dev|val",
     "test": "test|testing|eval|evaluation",
 }
+FRONT_MATTER = re.compile(r"\ufeff?\s*---[^\S\n]*\n(.*?)\n---", re.DOTALL)
 SHARDED = re.compile(r"data/(?P<split>[\w.]+)-\d{5}-of-\d{5}[^/]*")
 
 
@@ -185,7 +186,7 @@ def _configs(folder: Path) -> dict[str, Mapping[str, Any]]:
         if not card.is_file():
             continue
         text = card.read_text(encoding="utf-8", errors="replace")
-        match = re.match(r"\ufeff?\s*---\s*\n(.*?)\n---", text, re.DOTALL) if card.suffix == ".md" else [text, text]
+        match = FRONT_MATTER.match(text) if card.suffix == ".md" else [text, text]
         try:
             content = plain_yaml.load(match[1]) if match else None
         except (yaml.YAMLError, RecursionError, ValueError) as error:

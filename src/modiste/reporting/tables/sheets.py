@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from modiste.reporting.markdown import escape, paragraph
 from modiste.reporting.tables.blocks import DAGGER, EMPTY
 from modiste.reporting.tables.names import number
 
@@ -52,12 +53,12 @@ def markdown(sheets: Sequence[Sheet]) -> str:
     """GitHub Markdown."""
     lines: list[str] = []
     for sheet in sheets:
-        lines += [f"{'#' * sheet.level} {_markdown(sheet.title)}", ""]
-        lines += [f"{_markdown(sheet.caption)}.", ""] if sheet.caption else []
+        lines += [f"{'#' * sheet.level} {escape(sheet.title)}", ""]
+        lines += [f"{paragraph(sheet.caption)}.", ""] if sheet.caption else []
         for grid in sheet.grids:
             lines += [*_markdown_lines(grid), ""]
         for note in sheet.notes:
-            lines += [_markdown(note), ""]
+            lines += [paragraph(note), ""]
         lines += [*(f"- {command}" for command in sheet.commands), *([""] if sheet.commands else [])]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -105,24 +106,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _markdown_lines(grid: Grid) -> list[str]:
-    lines = ["| " + " | ".join(_markdown(head) for head in grid.heads) + " |"]
+    lines = ["| " + " | ".join(escape(head) for head in grid.heads) + " |"]
     lines.append("| " + " | ".join("---" if side == "l" else "---:" for side in grid.align) + " |")
     return lines + ["| " + " | ".join(_markdown_item(item) for item in row) + " |" for row in grid.rows]
-
-
-def _markdown(text: str) -> str:
-    """Text that stays text: no HTML, links, cells or emphasis of its own."""
-    for sign, written in {
-        "\\": "\\\\",
-        "&": "&amp;",
-        "<": "&lt;",
-        "|": "\\|",
-        "*": "\\*",
-        "](": "]\\(",
-        "\n": " ",
-    }.items():
-        text = text.replace(sign, written)
-    return text.replace("\r", " ")
 
 
 def _is_formula(value: Any) -> bool:
@@ -148,7 +134,7 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
 
 def _markdown_item(item: Item) -> str:
     around = {"bold": "**", "italic": "*"}.get(item.style, "") if item.text else ""
-    return f"{around}{_markdown(item.text)}{around}"
+    return f"{around}{escape(item.text)}{around}"
 
 
 def latex(sheets: Sequence[Sheet]) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MEMORY = ":memory:"
 """The client's in-memory mode: all in this process, scored exactly in Python, for tests and trials of few rows."""
 UPLOAD = 512
-KEY, WORDS = "_key", "_words"
+KEY, WORDS, OWNER = "_key", "_words", "_index"
 SPACE = uuid.UUID("6b1f6a0e-6a3c-4f5e-9a54-0f2b7d8f1c11")
 
 _given: set[str] = {MEMORY}
@@ -75,12 +75,14 @@ class QdrantStore:
     Args:
         url: Of the server, or `MEMORY`.
         collection: Its name.
+        id: Of the index, in every row. Only a collection of this index's rows is changed: what names the collection is
+            a file, which may be a stranger's.
     """
 
     version = 0
 
-    def __init__(self, url: str, collection: str) -> None:
-        self.url, self.collection = url, collection
+    def __init__(self, url: str, collection: str, id: str) -> None:
+        self.url, self.collection, self.id = url, collection, id
 
     @property
     def client(self) -> Any:
@@ -112,28 +114,42 @@ class QdrantStore:
                 schema = models.PayloadSchemaType.KEYWORD if kind == conditions.TEXT else models.PayloadSchemaType.FLOAT
                 self.client.create_payload_index(self.collection, name, schema)
             self.client.create_payload_index(self.collection, WORDS, models.PayloadSchemaType.TEXT)
+            self.client.create_payload_index(self.collection, OWNER, models.PayloadSchemaType.KEYWORD)
         self.upsert(data)
 
     def upsert(self, data: pa.Table) -> None:
-        """Replace the rows whose key exists, and add the others."""
+        """Replace the rows whose key exists, and add the others. Raises ModisteError as `check_own`."""
         import base64
 
         from qdrant_client import models
 
+        self.check_own()
         for start in range(0, len(data), UPLOAD):
             part = data.slice(start, UPLOAD)
             points = []
             for row in part.to_pylist():
                 vector = row.pop("_vector")
                 row["_thumbnail"] = base64.b64encode(row["_thumbnail"]).decode()
-                payload = {name: value for name, value in row.items() if value is not None}
+                payload = {name: value for name, value in row.items() if value is not None} | {OWNER: self.id}
                 points.append(models.PointStruct(id=self._id(row[KEY]), vector=vector, payload=payload))
             self.client.upsert(self.collection, points, wait=True)
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete rows by their keys."""
+        """Delete rows by their keys. Raises ModisteError as `check_own`."""
+        self.check_own()
         for start in range(0, len(keys), UPLOAD):
             self.client.delete(self.collection, [self._id(key) for key in keys[start : start + UPLOAD]], wait=True)
+
+    def check_own(self) -> None:
+        """Raise ModisteError where the collection has rows of another index."""
+        from qdrant_client import models
+
+        own = models.FieldCondition(key=OWNER, match=models.MatchValue(value=self.id))
+        if self.client.count(self.collection, count_filter=models.Filter(must_not=[own]), exact=True).count:
+            raise ModisteError(
+                f"The collection {self.collection} of {self.url} holds rows of another index, and nothing was changed: "
+                "make this index again, with another qdrant.collection."
+            )
 
     def count(self, condition: conditions.Node | None = None) -> int:
         """Number of rows that fulfil a condition."""
