@@ -266,7 +266,7 @@ def _small(change: Tensor) -> Tensor:
 
 
 def details(test: Tensor, train: Tensor, weight: Tensor, fine: int = 3, coarse: int = 9) -> Tensor:
-    """Correlation (P,) of pictures (P, SIDE, SIDE) as means of ``fine``² pixels, without those of ``coarse``²."""
+    """Correlation (P,) of pictures (P, SIDE, SIDE) as means of ``fine`` × ``fine`` pixels, without coarser ones."""
     parts = [(_smooth(picture, fine) - _smooth(picture, coarse)) * weight for picture in (test, train)]
     norms = [(part**2).sum((1, 2)).sqrt() for part in parts]
     return (parts[0] * parts[1]).sum((1, 2)) / (norms[0] * norms[1] + 1e-6)
@@ -293,8 +293,8 @@ def expected(test: Tensor, train: Tensor, theta: Tensor, weight: Tensor) -> Tens
 
 
 def odd(test: Tensor, train: Tensor, weight: Tensor, size: int = 5) -> tuple[Tensor, Tensor]:
-    """The fractions (P,) of textured places of pictures (P, SIDE, SIDE) where windows of ``size``² do not correlate,
-    and of textured places among all."""
+    """The fractions (P,) of textured places of pictures (P, SIDE, SIDE) where windows of ``size`` × ``size`` do not
+    correlate, and of textured places among all."""
     means = [_smooth(picture, size) for picture in (test, train)]
     spread = [(_smooth(p**2, size) - m**2).clamp(min=0) for p, m in zip((test, train), means, strict=True)]
     shared = _smooth(test * train, size) - means[0] * means[1]
