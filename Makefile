@@ -64,9 +64,10 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# -E: the pages of source code of a changed module are not made again otherwise.
 docs: install
 	$(BIN)/pip install --quiet --editable '.[docs]'
-	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -E -W --keep-going -b html docs docs/_build/html
 
 clean:
 	rm -rf .venv $(DEMO)
