@@ -76,13 +76,13 @@ def watched(counter: Counter) -> Callable[[], None]:
         original = atomic.atomic
 
         @contextlib.contextmanager
-        def phases(path: Path) -> Iterator[Path]:
+        def phases(path: Path, durable: bool = True) -> Iterator[Path]:
             if path.suffix == ".svg":  # drawn from the rest, when all is done
-                with original(path) as unfinished:
+                with original(path, durable) as unfinished:
                     yield unfinished
                 return
             counter(f"before writing {path.name}")
-            with original(path) as unfinished:
+            with original(path, durable) as unfinished:
                 yield unfinished
                 if counter.at is not None and counter.count + 1 == counter.at:  # half of it
                     os.truncate(unfinished, unfinished.stat().st_size // 2)
