@@ -43,6 +43,7 @@ def run(cfg: DictConfig) -> None:
     listening = listen(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
     print(f"Opening {settings.index} …", flush=True)
+    import torch
     import uvicorn
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
@@ -51,6 +52,7 @@ def run(cfg: DictConfig) -> None:
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, force=True)
     logging.getLogger("modiste").setLevel(logging.INFO)
+    torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # requests and ranking have a core of their own
     app = create_app(settings)
     shown = f"[{host}]" if ":" in host else host
     print(
