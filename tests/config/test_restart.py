@@ -74,6 +74,7 @@ def restarted(run, *own, key="resume", root="train"):
 ELSEWHERE = (
     "callbacks.best.dirpath=/elsewhere",
     "callbacks.best.dirpath=here",
+    "callbacks.best.dirpath=/run/a",
     "callbacks.best.filename=../../x",
     "+callbacks.x={_target_: lightning.pytorch.callbacks.ModelCheckpoint, dirpath: 'ftp://host/x'}",
     "+callbacks.x={filename: '~/x'}",
@@ -125,6 +126,21 @@ def test_a_file_does_not_say_where_a_training_writes(run, line):
 def test_what_the_command_line_says_takes_the_place_of_what_a_file_may_not(run, line, own):
     OmegaConf.save(OmegaConf.create([*STARTED, line]), run / "overrides.yaml")
     restarted(run, own)
+
+
+def test_continue_auto_beside_resume_does_not_spare_the_check(run):
+    OmegaConf.save(OmegaConf.create([*STARTED, "callbacks.best.dirpath=/x"]), run / "overrides.yaml")
+    with pytest.raises(ModisteError, match="a file may not say where a training writes"):
+        restarted(run, "continue=auto")
+
+
+@pytest.mark.parametrize(
+    "line", ["trainer.profiler=${tags[0]}", r"callbacks.best.dirpath=$\{name\}", "name=${tags[0]}"]
+)
+def test_what_a_stored_sweep_tries_does_not_say_where_its_trials_write(run, line):
+    OmegaConf.save(OmegaConf.create([*STARTED, "tags=[a]", line]), run / "overrides.yaml")
+    with pytest.raises(ModisteError, match="a file may not say where a"):
+        restarted(run, key="continue", root="sweep")
 
 
 def test_a_stored_sweep_does_not_say_where_its_trials_write(run):

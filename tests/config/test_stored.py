@@ -1,14 +1,17 @@
 """What a file of somebody else's says is data: no resolver, no key of Hydra's, no code."""
 
 import contextlib
+from pathlib import Path
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+import modiste
 from helpers.linear import assert_linear
 from modiste.config import compose, load_config, load_overrides, load_run_config
-from modiste.config.overrides import as_overrides
+from modiste.config.inherit import from_run
+from modiste.config.invocation import given
+from modiste.config.overrides import as_overrides, parse
 from modiste.config.quoting import quote
 from modiste.config.signatures import Unknown, signature
 from modiste.config.stored import check_overrides, literal
@@ -217,5 +220,77 @@ def test_no_value_of_a_file_takes_more_than_linear_time(unit):
 
 @pytest.mark.parametrize("text", ["a\\", "a\\\n", '\\"\\\\"', "\\${x}\\\\", "${x}", "\\\\${x}"])
 def test_a_quoted_text_is_read_as_it_was(text):
-    value = OverridesParser.create().parse_override(f"name={quote(text)}").value()
+    value = parse(f"name={quote(text)}").value()
     assert OmegaConf.create({"name": str(value)}).name == text
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=0,1", "seed=range(0,3)", "callbacks.best.dirpath=null,/x", "loss=glob(*)", "seed=choice(1,2)", "seed=[1",
+        "optim.lr", "seed=shuffle(1,2)", "-m",
+    ],
+)  # fmt: skip
+def test_a_file_holds_plain_values_alone(override):
+    """Of a sweep the first value alone would be looked at before the command runs."""
+    with pytest.raises(ModisteError, match="a file may only set"):
+        check_overrides([override], "overrides.yaml")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        r"name=$\{oc.env\:SECRET\}", r'tags=["\${oc.env${cost.currency}SECRET}"]',
+        "name=${run_or:${run},x}", "name=a${seed}b${oc.env:SECRET}", "data={a: {b: ['${oc.env:X}']}}",
+        "data={'${oc.env:X}': 1}", "name=${seed", "name=${${seed}}",
+    ],
+)  # fmt: skip
+def test_overrides_of_a_file_call_no_resolver_however_they_are_written(override):
+    with pytest.raises(ModisteError, match=r"a file may (not call a resolver|only set keys to plain values)"):
+        check_overrides([override], "overrides.yaml")
+    assert check_overrides(["name=${seed}-a", "tags=[${data.name}]"], "x") == ["name=${seed}-a", "tags=[${data.name}]"]
+
+
+@pytest.mark.parametrize(
+    "key", ["data.catalogue.download", "+transfer.x-y.data.catalogue.download", "++a.b-c.download", "download"]
+)
+def test_leave_to_download_is_dropped_whatever_the_key(key):
+    assert check_overrides([f"{key}=true", "seed=1"], "overrides.yaml") == ["seed=1"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["{download: true}", "{a: [{download: true}]}", "{x-y: {data.catalogue.download: true}}"],
+)
+def test_leave_to_download_within_a_value_is_refused(value):
+    with pytest.raises(ModisteError, match="a file may not permit downloads"):
+        check_overrides([f"+transfer={value}"], "overrides.yaml")
+    stored = literal({"transfer": {"x": {"data.catalogue.download": True, "b": {"download": True}}}}, "config.yaml")
+    assert OmegaConf.to_container(stored) == {
+        "transfer": {"x": {"data.catalogue.download": False, "b": {"download": False}}}
+    }
+
+
+def test_an_override_is_read_by_one_parser(monkeypatch):
+    """YAML takes escapes in quotes that Hydra leaves alone."""
+    monkeypatch.setenv("SECRET", "hunter2")
+    trained = OmegaConf.create({"model": {}, "tune": {}, "data": {"name": "kagl", "catalogue": {"path": "a", "n": 1}}})
+    config = OmegaConf.create({"model": None, "tune": None, "data": {}, "name": ""})
+    words = [r'data.catalogue.path="\x24{oc.env\x3aSECRET}"', "+data.catalogue.more={a: 1}", "task=[retrieval]"]
+    found = from_run(config, trained, words)
+    assert found.data.catalogue.path == r"\x24{oc.env\x3aSECRET}"
+    assert (found.data.catalogue.n, found.data.catalogue.more.a, found.name) == (1, 1, "kagl")
+
+
+def test_no_module_but_one_parses_overrides():
+    for file in Path(modiste.__file__).parent.rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert "from_dotlist" not in text, file
+        assert ("OverridesParser" in text) == (file.name == "overrides.py" and file.parent.name == "config"), file
+
+
+def test_overrides_of_a_job_are_those_that_were_given(monkeypatch):
+    """Read otherwise, an interpolation is resolved, and its value parsed again."""
+    job = OmegaConf.create({"tags": ["{a: 1}"], "overrides": {"task": ["name=${tags.0}"], "hydra": []}})
+    assert given(job)["task"] == ["name=${tags.0}"]
+    assert list(job.overrides.task) == ["name={a: 1}"]

@@ -286,6 +286,10 @@ AGREED = (
     "name=../../outside/new",
     "log_dir={out}/new",
     "log_dir=/",
+    "callbacks.best.dirpath=null,{out}",
+    r'transfer={x-y: {data.catalogue.wardrobe: "\x24{oc.env\x3aSECRET_TOKEN}"}}',
+    "transfer={x-y: {data.catalogue: {_target_: modiste.data.datasets.table.Table, path: evil/x.csv, download: true}}}",
+    "+transfer.x-y.data.catalogue.download=true",
     "data={name: ../../outside/new}",
     "data.name='${loss._target_}/../../outside/new'",
     "+logger.x={_target_: lightning.pytorch.loggers.TensorBoardLogger, save_dir: '${run_dir}', version: $SECRET_TOKEN}",
@@ -297,6 +301,13 @@ AGREED = (
     "transfer={x: {+hydra.callbacks.x: {_target_: torch.load, f: evil/x.pt, weights_only: false}}}",
     "data.stream.shards='http://127.0.0.1:9/{0..1}.tar'",
     "data.stream.shards='gs://x/{0..1}.tar'",
+)
+
+
+SWEPT = (
+    "trainer.profiler=${sweep.space}",
+    "callbacks.best.dirpath=${tags}",
+    "sweep.space={callbacks.best.dirpath: {choices: ['{out}']}}",
 )
 
 
@@ -329,8 +340,12 @@ def overrides() -> Iterator[Case]:
         for key in ("continue", "resume"):
             yield Case(f"overrides.yaml that config.yaml agrees with, {key}: {line}", agreed(line),
                        ("train", f"{key}=evil", "trainer.max_epochs=2"))  # fmt: skip
+    for line in (*AGREED[:3], "callbacks.best.dirpath=null,{out}"):
+        for more in ("continue=auto", "--multirun"):
+            yield Case(f"overrides.yaml that config.yaml agrees with, resume and {more}: {line}", agreed(line),
+                       ("train", "resume=evil", more, "trainer.max_epochs=2"))  # fmt: skip
     space = "sweep.space={+hydra.callbacks.x: {choices: [{_target_: torch.load, f: evil/x.pt, weights_only: false}]}}"
-    for line in (*OVERRIDES[:6], *OVERRIDES[-4:], space, *AGREED[:3]):
+    for line in (*OVERRIDES[:6], *OVERRIDES[-4:], space, *AGREED[:3], *SWEPT):
         yield Case(
             f"overrides.yaml of a sweep: {line}",
             text_file("overrides.yaml", yaml.safe_dump([line])),

@@ -19,6 +19,7 @@ from modiste.cli import overrides as grammar
 from modiste.cli.outline import Outline
 from modiste.config import VERSION_BASE, paths, report
 from modiste.config.composition import compose, compose_with_sources, opened
+from modiste.config.invocation import given
 from modiste.config.restart import check_in_place
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.terminal import clean_rich
@@ -132,9 +133,9 @@ class Call:
         def task(cfg: Any) -> Any:
             from hydra.core.hydra_config import HydraConfig
 
-            own = HydraConfig.get().overrides
-            hydra_own = [o for o in own.hydra if not o.startswith("hydra.mode=")]
-            with _process([script, self.command, *flags, *hydra_own, *own.task], full_error=user_setting):
+            own = given(HydraConfig.get())
+            hydra_own = [o for o in own["hydra"] if not o.startswith("hydra.mode=")]
+            with _process([script, self.command, *flags, *hydra_own, *own["task"]], full_error=user_setting):
                 try:
                     report(checks.machine_problems(cfg))
                     return importlib.import_module(f"modiste.commands.{self.command}").run(cfg)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modiste.cli.outline import Outline
 from modiste.config import paths
+from modiste.config.overrides import parse
 from modiste.config.paths import config_dir, list_groups
 from modiste.config.quoting import quote
 from modiste.config.restart import restart
@@ -194,12 +195,11 @@ def _restarted(overrides: list[str], outline: Outline, multirun: bool) -> list[s
 
 def sweep_values(override: str, folders: Sequence[Path]) -> list[str]:
     """The single overrides that Hydra's basic sweeper would make of one: for a group all, else the first."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Glob
     from hydra.errors import OverrideParseException
 
     try:
-        parsed = OverridesParser.create().parse_overrides([override])[0]
+        parsed = parse(override)
     except OverrideParseException:
         return [override]  # composing it says what is wrong
     if not parsed.is_sweep_override():

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modiste.config.invocation import Invocation
+from modiste.config.invocation import Invocation, given
 from modiste.config.overrides import override_key
 
 
@@ -21,7 +21,7 @@ def invocation() -> Invocation:
     job = HydraConfig.get()
     folders = [Path(source.path) for source in job.runtime.config_sources if source.provider == "command-line"]
     choices = {str(group): str(option) for group, option in job.runtime.choices.items()}
-    return Invocation(command, tuple(job.overrides.task), tuple(folders), choices)
+    return Invocation(command, tuple(given(job)["task"]), tuple(folders), choices)
 
 
 def of_data(overrides: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from modiste.config.overrides import override_key
+from modiste.config.overrides import override_key, parse
 from modiste.errors import ModisteError
 
 
@@ -30,7 +30,9 @@ def from_run(config: DictConfig, trained: DictConfig, overrides: Sequence[str] =
     with open_dict(config):
         config.model, config.tune = trained.model, trained.tune
         if "data" not in named:
-            changes = [o.lstrip("+").removeprefix("data.") for o in overrides if o.lstrip("+").startswith("data.")]
-            config.data = OmegaConf.merge(trained.data, OmegaConf.from_dotlist(changes))
+            config.data = OmegaConf.create(trained.data)
+            for override in map(parse, overrides):
+                if override.key_or_group.startswith("data."):
+                    OmegaConf.update(config, override.key_or_group, override.value(), merge=True, force_add=True)
             config.name = config.data.name
     return config

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from modiste.config.quoting import quote
 from modiste.errors import ModisteError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 # What Hydra's grammar gives a meaning within a mapping.
 GRAMMAR = re.compile(r"""[${}\[\]():,='"\\]""")
@@ -25,6 +28,20 @@ def override_key(override: str) -> str:
     'data.catalogue.path'
     """
     return override.partition("=")[0].lstrip("+~")
+
+
+def parse(override: str) -> Override:
+    """An override as Hydra reads it: the only parser of overrides, since another would read other values.
+
+    Raises:
+        OverrideParseException: It is none.
+
+    >>> parse('name="a: \\\\x24{b}"').value()
+    'a: \\\\x24{b}'
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return OverridesParser.create().parse_overrides([override])[0]
 
 
 def is_own_key(key: object) -> bool:

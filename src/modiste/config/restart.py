@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +12,8 @@ from typing import NamedTuple
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from modiste.config.overrides import override_key
-from modiste.config.stored import load_config, load_overrides
+from modiste.config.overrides import override_key, parse
+from modiste.config.stored import load_config, load_overrides, parts_of
 from modiste.config.tree import join, walk
 from modiste.config.validation import AUTOMATIC, GLOBAL, STARTS
 from modiste.errors import ModisteError
@@ -23,13 +24,13 @@ PLACES = (*STARTS, "run_dir", "data_dir", "log_dir")
 # Where a training writes to and which account it logs to.
 WRITES = ("dirpath", "filename", "save_dir", "sub_dir", "run_dir", "log_dir", "default_root_dir", "entity")
 WRITERS = ("callbacks", "logger", "trainer")
-WRITER = re.compile(rf"[+~]*({'|'.join(WRITERS)}|log_dir|run_dir)\b")
+WRITER = re.compile(rf"[+~]*({'|'.join(WRITERS)}|log_dir|run_dir|name)\b")
 # Of a group, whose options are the user's; no key within one, no folder.
 CHOICE = re.compile(r"\+?(?!(?:name|log_dir|run_dir)=)[\w/]+=[\w\[\],-]*")
 # What leads elsewhere: fsspec's addresses, variables that TensorBoard expands, folders above.
 ELSEWHERE = re.compile(r"^/|[$~\\]|\.\.|::|://")
-RUN_FOLDER = "/run"
-"""Stands for the run directory, which is not known yet, where the configuration is looked at."""
+RUN_FOLDER = f"/{uuid.uuid4().hex}"
+"""Stands for the run directory, which is not known yet, where the configuration is looked at; no file can name it."""
 
 
 class Restart(NamedTuple):
@@ -58,21 +59,28 @@ def restart(overrides: Sequence[str], groups: Collection[str]) -> Restart | None
     Raises:
         ModisteError: The run is missing, has no record of its overrides, or more than one is given.
     """
+    named = _naming(overrides)
+    if named is None:
+        return None
+    run = _named_run(named)
+    earlier = [o for o in load_overrides(run / "overrides.yaml") if override_key(o) not in (*STARTS, "run_dir")]
+    return Restart(run, override_key(named) == "continue", _in_force(earlier, overrides, groups))
+
+
+def _naming(overrides: Sequence[str]) -> str | None:
+    """The first override that names a run to start again."""
     for override in overrides:
         key, _, value = override.partition("=")
         if key in ("resume", "continue") and value not in ("null", AUTOMATIC):
-            run = _named_run(override)
-            earlier = [o for o in load_overrides(run / "overrides.yaml") if override_key(o) not in (*STARTS, "run_dir")]
-            return Restart(run, key == "continue", _in_force(earlier, overrides, groups))
+            return override
     return None
 
 
 def _named_run(override: str) -> Path:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 
     try:
-        parsed = OverridesParser.create().parse_overrides([override])[0]
+        parsed = parse(override)
     except OverrideParseException:
         raise ModisteError(f"Cannot read '{override}': give one run directory, in quotes.") from None
     if parsed.is_sweep_override():
@@ -89,19 +97,19 @@ def check_in_place(
     the command line or the options of groups say, which are the user's.
 
     Args:
-        config: The composed configuration; ``resume`` or ``continue`` names the run.
-        overrides: That it was composed with, those of the run among them.
+        config: The composed configuration.
+        overrides: That it was composed with; ``resume`` or ``continue`` names the run, whose own ones come first.
         compose: The configuration of other overrides.
 
     Raises:
         ModisteError: They do.
     """
-    named = config.get("continue") or config.get("resume")
-    if not named or named == AUTOMATIC:
+    named = _naming(overrides)
+    if named is None:
         return
-    run = RunDir.find(named).path
+    run = _named_run(named)
     recorded = run / "overrides.yaml"
-    stored = iter(load_overrides(recorded) if recorded.is_file() else ())
+    stored = iter(load_overrides(recorded))
     of_run = list(itertools.takewhile(lambda override: override in stored, overrides))  # they come first, in order
     try:
         usual = compose([*filter(CHOICE.fullmatch, of_run), *overrides[len(of_run) :]])
@@ -116,6 +124,8 @@ def check_in_place(
             )
     if "log_dir" in config:
         _check_folder(config, usual, run)
+    if "sweep" in config:
+        _check_trials(of_run, recorded)
 
 
 def _strings(config: DictConfig) -> dict[str, str]:
@@ -150,6 +160,17 @@ def _is_harmless(path: str, value: str) -> bool:
     key = [part for part in path.split(".") if not part.isdecimal() and part != "choices"][-1]
     inside = value == RUN_FOLDER or value.startswith(f"{RUN_FOLDER}/")
     return not ELSEWHERE.search(value[len(RUN_FOLDER) + 1 :] if inside else value) and (inside or key not in WRITES)
+
+
+def _check_trials(stored: Sequence[str], recorded: Path) -> None:
+    """Check that what trials write to does not follow what they try, which the file says, too."""
+    for override in filter(WRITER.match, stored):
+        texts = [part for item in parts_of(parse(override).value()) for part in item if isinstance(part, str)]
+        if any("${" in text.replace("${run_dir}", "") for text in texts):
+            raise ModisteError(
+                f"{recorded} holds '{override}', and a file may not say where a trial writes or logs to: give it again "
+                "on the command line."
+            )
 
 
 def _check_folder(config: DictConfig, usual: DictConfig, run: Path) -> None:

@@ -7,24 +7,27 @@ code to run.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
 
 from modiste.config import schema
 from modiste.config.aliases import current, rename_keys, rename_override
-from modiste.config.overrides import is_own_key
+from modiste.config.overrides import is_own_key, override_key, parse
 from modiste.config.quoting import escape_interpolations
 from modiste.errors import ModisteError
 from modiste.utils import plain_yaml
 from modiste.utils.run_dir import read_text
 
-# Leave to fetch what an address names, within a value; as a key of its own it is dropped.
-LEAVE = re.compile(r"\bdownload['\"]?\s*:")
+# An interpolation that calls no resolver: the path of another key.
+KEY_PATH = re.compile(r"\$\{[\w.\[\]]+\}")
+LEAVE = "download"
+"""The key that permits to fetch what an address names."""
 RUN_KEYS = ("name", "seed", "data", "model", "tune")
 """What the configuration of a run has at least."""
 
@@ -93,10 +96,12 @@ def load_overrides(path: str | Path) -> list[str]:
 def check_overrides(overrides: Sequence[object], source: str | Path) -> list[str]:
     """``overrides`` of a file, which may set Modiste's own keys to plain values, and nothing else.
 
-    Permission to download (``data.catalogue.download=true``) is dropped: it must be given on the command line.
+    They are judged by the values that Hydra reads. Permission to download (``data.catalogue.download=true``) is
+    dropped: it must be given on the command line.
 
     Raises:
-        ModisteError: One is a flag, sets a key of Hydra's, or calls a resolver.
+        ModisteError: One is a flag, a sweep or unreadable, sets a key of Hydra's, calls a resolver, or permits
+            downloads within a value.
 
     >>> check_overrides(["optim.lr=0.1", "loss=clip"], "overrides.yaml")
     ['optim.lr=0.1', 'loss=clip']
@@ -106,16 +111,46 @@ def check_overrides(overrides: Sequence[object], source: str | Path) -> list[str
     modiste.errors.ModisteError: overrides.yaml holds '+hydra.callbacks.x={_target_: os.system}', which is refused: \
 a file may only set Modiste's keys.
     """
+    kept = []
     for override in overrides:
-        plain = str(override).replace("\\", "")  # Hydra takes escapes away
-        key, equals, given = plain.partition("=")
-        if not isinstance(override, str) or not is_own_key(key) or not (equals or key.startswith("~")):
-            raise ModisteError(f"{source} holds '{override}', which is refused: a file may only set Modiste's keys.")
-        if _calls(plain):
-            raise ModisteError(f"{source} holds '{override}', which is refused: a file may not call a resolver.")
-        if LEAVE.search(given):
-            raise ModisteError(f"{source} holds '{override}', which is refused: a file may not permit downloads.")
-    return [o for o in overrides if isinstance(o, str) and not re.match(r"[+\w./]*\bdownload=", o)]
+        if why := _refusal(override):
+            raise ModisteError(f"{source} holds '{override}', which is refused: a file may {why}.")
+        if override_key(str(override)).rpartition(".")[2] != LEAVE:
+            kept.append(str(override))
+    return kept
+
+
+def _refusal(override: object) -> str:
+    """Why a file may not hold an override; empty where it may."""
+    if not isinstance(override, str) or not is_own_key(override.partition("=")[0]):
+        return "only set Modiste's keys"
+    try:
+        parsed = parse(override)
+    except HydraException:
+        return "only set keys to plain values"
+    if parsed.is_sweep_override() or parsed.get_key_element() != override.partition("=")[0]:
+        return "only set keys to plain values"
+    values = list(parts_of(parsed.value()))
+    if any(isinstance(key, str) and key.rpartition(".")[2] == LEAVE for key, _ in values):
+        return "not permit downloads"
+    if any(isinstance(text, str) and "${" in KEY_PATH.sub("", text) for item in values for text in item):
+        return "not call a resolver"
+    return ""
+
+
+def parts_of(value: object, key: object = None) -> Iterator[tuple[object, object]]:
+    """(key, value) of a plain value and of everything in it.
+
+    >>> list(parts_of({"a": ["x"]}))
+    [(None, {'a': ['x']}), ('a', ['x']), (None, 'x')]
+    """
+    yield key, value
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from parts_of(item, name)
+    if isinstance(value, list):
+        for item in value:
+            yield from parts_of(item)
 
 
 def read_plain(path: Path) -> Any:
@@ -133,9 +168,8 @@ def _literal(value: Any, path: Path, key: str = "") -> Any:
         plain = {name: _literal(item, path, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
         if isinstance(plain.get("_target_"), str):
             plain["_target_"] = current(plain["_target_"])
-        if "download" in plain:  # a file gives no leave to open addresses
-            plain["download"] = False
-        return plain
+        # A file gives no leave to open addresses.
+        return {name: False if str(name).rpartition(".")[2] == LEAVE else item for name, item in plain.items()}
     if isinstance(value, list):
         return [_literal(item, path, f"{key}.{i}") for i, item in enumerate(value)]
     if isinstance(value, str) and "${" in value:
