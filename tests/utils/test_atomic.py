@@ -36,6 +36,15 @@ def test_an_error_leaves_the_file_as_it_was_and_nothing_behind(tmp_path):
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "before")]
 
 
+def test_a_link_under_the_temporary_name_is_not_written_through(tmp_path):
+    """In a container, the process id of a command is known beforehand."""
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / f"a.txt.{os.getpid()}.tmp").symlink_to("victim")
+    write_text(tmp_path / "a.txt", "new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "new", "victim": "precious"}
+    assert not (tmp_path / "a.txt").is_symlink()
+
+
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "old").touch()

@@ -63,6 +63,7 @@ def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished.unlink(missing_ok=True)  # a stranger's link of this name would be written through
     try:
         with _explained(path):
             yield unfinished
