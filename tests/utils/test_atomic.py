@@ -107,6 +107,24 @@ def test_leftovers_of_dead_processes_are_removed_and_those_of_others_stay(tmp_pa
     assert left == {"a[1].txt", f"a[1].txt.{os.getppid()}.tmp", "below/mine.tmp"}
 
 
+@pytest.mark.parametrize(
+    ("number", "left"),
+    [("4294967296", False), ("9999999999", False), ("9" * 20, True), ("9" * 200, True), ("0", True), ("١", True)],
+)
+def test_a_number_that_no_process_has_is_no_running_one(tmp_path, number, left):
+    """What cannot be one of Modiste's own leftovers stays, and hinders nobody."""
+    name = f"a.{number}.tmp"
+    (tmp_path / name).mkdir()
+    (tmp_path / f"a.former.{number}.tmp").touch()
+    refuse_other_writers(tmp_path / "a")
+    with atomic_folder(tmp_path / "a"):
+        pass
+    write_text(tmp_path / "a" / "b.txt", "")
+    assert (tmp_path / name).exists() is left
+    remove_all_leftovers(tmp_path)
+    assert (tmp_path / name).exists() is left
+
+
 @pytest.mark.parametrize("content", [b"", b"1 2", b"1 2 4"])
 def test_every_damage_is_noticed(content, tmp_path, caplog):
     file = tmp_path / "numbers.txt"

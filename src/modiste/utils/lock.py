@@ -91,5 +91,5 @@ def owner(folder: Path) -> str:
     try:
         who = json.loads((folder / OWNER).read_text(encoding="utf-8"))
         return f"process {who['pid']} on {who['host']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process"
