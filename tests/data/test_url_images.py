@@ -9,7 +9,7 @@ import pytest
 
 from helpers.tiny_data import encoded, picture
 from modiste.data import url_images
-from modiste.data.url_images import download, file_name, read
+from modiste.data.url_images import download, file_name, is_public, read
 
 
 @pytest.fixture
@@ -69,7 +69,31 @@ def test_hosts_of_a_private_network_are_not_asked(server, tmp_path, caplog):
     assert "private network" in caplog.text
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "::ffff:127.0.0.1", "10.0.0.1", "169.254.169.254", "::1"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("0.0.0.0", "10.0.0.1", "100.64.0.1", "127.0.0.1", "169.254.169.254", "172.16.0.1", "192.168.0.1"),
+        *("224.0.0.1", "239.1.2.3", "240.0.0.1", "255.255.255.255"),
+        *("::", "::1", "::ffff:10.0.0.1", "::ffff:224.0.0.1", "::10.0.0.1", "::93.184.216.34"),
+        *("64:ff9b::10.0.0.1", "64:ff9b:1::93.184.216.34", "64:ff9b:1::10.0.0.1", "100::1"),
+        *("2001::1", "2001:2::1", "2001:db8::1", "2001:1ff::1", "2002:a00:1::1", "4000::1", "5f00::1"),
+        *("fc00::1", "fd00::1", "fe80::1", "fec0::1", "feff::1", "ff02::1", "ff0e::1"),
+    ],
+)
+def test_addresses_that_are_local_or_contain_one_are_not_public(address):
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["93.184.216.34", "::ffff:93.184.216.34", "2001:200::1", "2606:4700::1111", "2a00:1450::1", "2003::1"]
+)
+def test_addresses_of_public_hosts_are(address):
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "::ffff:127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "64:ff9b::7f00:1"]
+)
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_host_whose_name_leads_elsewhere_the_second_time_is_not_asked(address, scheme, server, monkeypatch):
     host, asked = server

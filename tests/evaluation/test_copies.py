@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
+from helpers.tiny_data import falsely_prepared
+from modiste.data.synthetic import Synthetic
 from modiste.evaluation import copies
-from modiste.evaluation.copies import Thumbnails, align, between, match_copies, thumbnail, warp
+from modiste.evaluation.copies import Thumbnails, align, between, match_copies, thumbnail, thumbnails, warp
 
 COUNT = 12
 
@@ -98,3 +100,15 @@ def test_a_box_is_taken_to_another():
     other = theta @ torch.tensor([[1.0], [0.0], [1.0]])
     assert corner.flatten().tolist() == pytest.approx([-0.5, -1])
     assert other.flatten().tolist() == pytest.approx([0.5, 1])
+
+
+def test_what_a_prepared_folder_claims_of_its_images_is_not_believed_of_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("MODISTE_CACHE", str(tmp_path / "cache"))
+    real = Synthetic(products=3, views=1, size=32)()
+    false = falsely_prepared(real, tmp_path / "prepared")
+    assert set(thumbnails(false).rgb.flatten().tolist()) == {128.0}
+    seen = of([real.read_image(row) for row in range(3)])
+    torch.testing.assert_close(thumbnails(real).rgb, seen.rgb)
+    names = {file.name for file in (tmp_path / "cache" / "thumbnails").glob("*.npy")}
+    assert f"1-{real.fingerprint()}.npy" in names, "earlier versions' files are of use no longer"
+    assert len(names) == 2

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
+from PIL import __version__ as pillow_version
 from scipy.fft import dct
 
 import modiste.evaluation.overlap as module
+from helpers.tiny_data import falsely_prepared
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.sources import ArrayImages
 from modiste.evaluation.overlap import (
@@ -164,9 +166,19 @@ def test_new_images_join_the_cache():
     both = make([drawing(1), drawing(2)])
     np.testing.assert_array_equal(looks(both), [look(drawing(1)), look(drawing(2))])
     (file,) = module.cache_dir().glob("looks/*.parquet")
+    assert file.name == f"1-{pillow_version}-tiny.parquet", "earlier versions' files are of use no longer"
     assert len(module._read_looks(file)) == 3
     file.write_bytes(b"")
     np.testing.assert_array_equal(looks(both), [look(drawing(1)), look(drawing(2))])
+
+
+def test_what_a_prepared_folder_claims_of_its_images_is_not_believed_of_others(tmp_path):
+    real = make([drawing(0), drawing(1)])
+    false = falsely_prepared(real, tmp_path / "prepared")
+    assert false.fingerprint() == real.fingerprint()
+    grey = look(Image.new("RGB", (32, 32), (128, 128, 128)))
+    for catalogue, seen in ((false, [grey] * 2), (real, [look(drawing(0)), look(drawing(1))]), (false, [grey] * 2)):
+        np.testing.assert_array_equal(looks(catalogue), seen)
 
 
 # ------------------------------------------------------------------------------------------------------------- overlap

@@ -1,6 +1,8 @@
 """Small pictures, and small catalogues whose every pixel hash, product and text is chosen by the test."""
 
 import io
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +10,7 @@ from PIL import Image
 
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.sources import ArrayImages
+from modiste.data.storage.preprocessed import Preprocessed, write
 from modiste.models.preprocess import Preprocess
 from modiste.texts.words import HashTokenizer
 
@@ -47,6 +50,14 @@ def rectangles(colours: dict[str, tuple[int, int, int]], count: int, **columns) 
     numbers = list(map(str, range(count)))
     own = {"product_id": numbers, "image": numbers, "text": kinds, "articleType": kinds}
     return Catalogue.build(Card("plain"), own | columns, ArrayImages(photos))
+
+
+def falsely_prepared(catalogue: Catalogue, folder: Path) -> Catalogue:
+    """Grey images that a prepared folder says to be those of ``catalogue``."""
+    grey = ArrayImages(np.full((len(catalogue), 8, 8), 128, np.uint8))
+    positions = [str(row) for row in range(len(catalogue))]
+    write(replace(catalogue, images=grey).replace_column("image", positions), Preprocess(32), folder)
+    return Preprocessed(str(folder))()
 
 
 def inputs(preprocess: int | Preprocess) -> SimpleNamespace:

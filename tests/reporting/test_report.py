@@ -229,6 +229,23 @@ def test_pictures_outside_the_run_directory_are_not_shown(run):
     assert read(write_report(run)).count("data:image/png") == 1
 
 
+@pytest.mark.parametrize("name", ["figures", "report.html"])
+def test_nothing_is_deleted_or_written_through_a_strangers_link(run, tmp_path, name):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "curves.mine.svg").write_text("precious")
+    (run / name).symlink_to(victim if name == "figures" else victim / "curves.mine.svg")
+    with pytest.raises(ModisteError, match=f"{name} leads out of .*run: put"):
+        write_report(run, Plain())
+    assert [path.read_text() for path in victim.iterdir()] == ["precious"]
+
+
+def test_a_report_of_checkpoints_on_another_disk_is_written(run, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (run / "checkpoints").symlink_to(tmp_path / "disk")
+    assert write_report(run, Plain()).is_file()
+
+
 def test_thumbnails_keep_their_aspect_and_are_twice_what_is_shown():
     for size, expected in {(60, 80): (60, 80), (1000, 500): (320, 160), (64, 64): (64, 64)}.items():
         address, *measures = encode(Image.new("RGB", size, (200, 0, 200)))
@@ -349,6 +366,12 @@ def test_a_malformed_file_is_named(run, name):
     (run / name).write_text('{"a: [')
     with pytest.raises(ModisteError, match=re.escape(name.split("/")[-1])):
         write_report(run)
+
+
+def test_a_file_is_no_run_directory(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(ModisteError, match="There is no run directory"):
+        write_report(tmp_path / "run")
 
 
 def test_nothing_to_report_is_an_error(tmp_path):

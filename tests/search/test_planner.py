@@ -88,7 +88,7 @@ def test_an_unknown_choice_is_refused(index):
         index.plan(["int4"])
 
 
-@pytest.mark.parametrize("choice", ["prefix-0", "prefix--1", "prefix-x", "prefix-100000", "prefix-"])
+@pytest.mark.parametrize("choice", ["prefix-0", "prefix--1", "prefix-x", "prefix-100000", "prefix-", "prefix-２"])
 def test_a_prefix_that_the_vectors_do_not_have_is_refused(index, choice):
     with pytest.raises(ModisteError, match=f"no plan '{choice}': write prefix-1 to prefix-"):
         index.plan([choice])

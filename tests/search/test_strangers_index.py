@@ -62,6 +62,32 @@ def unverifiable(path):
 # ------------------------------------------------------------------------------------------------------------- outside
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        *(
+            ("choice", kind)
+            for kind in ("int8-x/../../../../leak/codes", "prefix-64/../x", "prefix-", "prefix-0", "int4", "", 8)
+        ),
+        *(("version", number) for number in ("../../leak", "3", 1.0, None)),
+    ],
+)
+def test_what_becomes_a_name_of_a_file_is_one_of_the_known_words_or_a_number(part, value, folder):
+    facts = json.loads((folder / "index.json").read_text())
+    (facts["plan"] if part == "choice" else facts["commits"][-1])[part] = value
+    (folder / "index.json").write_text(json.dumps(facts))
+    with pytest.raises(ModisteError, match=r"index.json is damaged: rebuild"):
+        search.open(folder)
+
+
+@pytest.mark.parametrize("choice", ["exact", "ivf_rq", "int8", "binary", "prefix-8", "prefix-10000"])
+def test_a_choice_that_a_plan_may_have_is_read(choice, folder):
+    facts = json.loads((folder / "index.json").read_text())
+    facts["plan"]["choice"] = choice
+    (folder / "index.json").write_text(json.dumps(facts))
+    assert search.open(folder).plan_in_use.choice == choice
+
+
 @pytest.mark.parametrize("kind", ["EPS", "PNG", "text"])
 def test_a_thumbnail_is_decoded_by_no_other_program_and_within_bounds(kind, folder, monkeypatch, tmp_path):
     buffer = io.BytesIO(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(/etc/passwd) run\n")

@@ -570,3 +570,20 @@ def test_sqlite_deletes_no_file_that_a_strangers_journal_names(tmp_path):
     with pytest.raises(ModisteError, match="SQLite would delete"):
         open_study(folder, "sqlite", [LOSS], optuna.pruners.NopPruner())
     assert victim.read_text() == "precious"
+
+
+def test_a_strangers_sweep_is_written_through_no_link(tmp_path):
+    victim, folder = tmp_path / "victim", tmp_path / "sweep"
+    victim.mkdir()
+    found = study(folder)
+    run(found, 2, valley)
+    (victim / "study.journal").write_text("precious")
+    for name, target in (("figures", victim), ("trial_000", victim), ("study.journal", victim / "study.journal")):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target)
+        with pytest.raises(ModisteError, match=f"{name} leads out of"):
+            conclude(found, [LOSS], list(SPACE.space), folder)
+        with pytest.raises(ModisteError, match=f"{name} leads out of"):
+            study(folder)
+        (folder / name).unlink()
+    assert [path.read_text() for path in victim.iterdir()] == ["precious"]

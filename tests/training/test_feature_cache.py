@@ -6,8 +6,10 @@ import torch
 from torchvision.transforms import v2
 
 from helpers.commands import TINY, modiste
+from helpers.tiny_data import falsely_prepared
 from modiste.data.captions import Captions
 from modiste.data.module import FashionDataModule
+from modiste.data.scenes.photos import Photos
 from modiste.data.splits import RandomSplit
 from modiste.data.synthetic import Synthetic
 from modiste.errors import ModisteError
@@ -115,6 +117,17 @@ def test_a_file_serves_another_run_only_where_all_that_decides_it_is_the_same(ca
         found = files(**change)
         assert found > known, change
         known = found
+
+
+def test_photos_of_a_prepared_folder_have_a_file_of_their_own(catalogue, tmp_path):
+    """Its column ``pixels`` says what the images were, and a stranger's may say anything."""
+    built = model()
+    built.image = TimmEncoder("test_efficientnet", size=32, output_stride=8, patch_stages=[-1])
+    Tuning("frozen").apply(built, "image")
+    cache, false = FeatureCache(built.eval(), tmp_path / "cache"), falsely_prepared(catalogue, tmp_path / "prepared")
+    grey, real = (cache.scenes(Photos(pictures, 32)).features for pictures in (false, catalogue))
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
+    assert not np.array_equal(grey, real)
 
 
 def test_float16_loses_three_digits_at_most(catalogue, tmp_path):

@@ -36,6 +36,15 @@ def test_an_error_leaves_the_file_as_it_was_and_nothing_behind(tmp_path):
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "before")]
 
 
+def test_a_link_under_the_temporary_name_is_not_written_through(tmp_path):
+    """In a container, the process id of a command is known beforehand."""
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / f"a.txt.{os.getpid()}.tmp").symlink_to("victim")
+    write_text(tmp_path / "a.txt", "new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "new", "victim": "precious"}
+    assert not (tmp_path / "a.txt").is_symlink()
+
+
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "old").touch()
@@ -96,6 +105,24 @@ def test_leftovers_of_dead_processes_are_removed_and_those_of_others_stay(tmp_pa
     remove_all_leftovers(tmp_path)
     left = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
     assert left == {"a[1].txt", f"a[1].txt.{os.getppid()}.tmp", "below/mine.tmp"}
+
+
+@pytest.mark.parametrize(
+    ("number", "left"),
+    [("4294967296", False), ("9999999999", False), ("9" * 20, True), ("9" * 200, True), ("0", True), ("١", True)],
+)
+def test_a_number_that_no_process_has_is_no_running_one(tmp_path, number, left):
+    """What cannot be one of Modiste's own leftovers stays, and hinders nobody."""
+    name = f"a.{number}.tmp"
+    (tmp_path / name).mkdir()
+    (tmp_path / f"a.former.{number}.tmp").touch()
+    refuse_other_writers(tmp_path / "a")
+    with atomic_folder(tmp_path / "a"):
+        pass
+    write_text(tmp_path / "a" / "b.txt", "")
+    assert (tmp_path / name).exists() is left
+    remove_all_leftovers(tmp_path)
+    assert (tmp_path / name).exists() is left
 
 
 @pytest.mark.parametrize("content", [b"", b"1 2", b"1 2 4"])

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from modiste.errors import ModisteError
-from modiste.utils.lock import exclusive, held
+from modiste.utils.lock import exclusive, held, owner
 
 HOLD = """
 import sys, time
@@ -50,6 +50,12 @@ def test_a_writer_may_wait_for_another_and_says_so(tmp_path, caplog):
     with held(tmp_path, patience=30):
         assert f"in use by process {holder.pid} on" in caplog.text
     holder.wait()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "7", '{"pid": 7}', "[" * 100_000, "\xff"])
+def test_a_damaged_record_of_the_owner_names_nobody(tmp_path, content):
+    (tmp_path / ".in_use.json").write_text(content, encoding="latin-1")
+    assert owner(tmp_path) == "another process"
 
 
 def test_a_file_is_no_directory(tmp_path):

@@ -59,9 +59,9 @@ class Decoder:
         return preprocess(decode(data)) if array is None else preprocess.from_array(array)
 
     def identity(self, catalogue: Catalogue) -> dict[str, Any]:
-        """What, next to the originals and the image transform, decides the pixels: a part of cache keys.
+        """What, next to the column ``pixels`` and the image transform, decides the pixels: a part of cache keys.
 
-        Empty for files decoded by Pillow.
+        Empty for files decoded by Pillow. Of preprocessed images, ``pixels`` is what their folder says.
         """
         images = catalogue.images
         if isinstance(images, PixelSource):

@@ -27,6 +27,12 @@ SECONDS = 30.0
 THREADS = 8
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+UNICAST = ipaddress.ip_network("2000::/3")
+"""The IPv6 addresses of hosts; others are local, reserved, or contain an IPv4 address that a gateway may reach."""
+TRANSITION = [ipaddress.ip_network(block) for block in ("2001::/23", "2002::/16")]
+"""Of those, Teredo and 6to4, which contain IPv4 addresses, too, and other special blocks."""
+
 
 def download(
     urls: Iterable[str], folder: Path | None = None, private: bool = False, progress: Progress | None = None
@@ -119,10 +125,24 @@ def _public(host: str, port: int) -> list[Any]:
     """What `socket.getaddrinfo` says of a host. Raises ValueError where an address is in a private network."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for *_, address in found:
-        number = ipaddress.ip_address(address[0])
-        if not (getattr(number, "ipv4_mapped", None) or number).is_global:
+        if not is_public(str(address[0])):
             raise ValueError("its host is in a private network")
     return found
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is that of a public host; Python's ``is_global`` lets IPv4 in IPv6 and multicast pass.
+
+    >>> is_public("93.184.216.34"), is_public("64:ff9b::10.0.0.1"), is_public("64:ff9b::93.184.216.34")
+    (True, False, True)
+    """
+    number: Any = ipaddress.ip_address(address)
+    number = getattr(number, "ipv4_mapped", None) or number
+    if number in NAT64:  # how a network without IPv4 reaches it
+        number = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
+    if not number.is_global or number.is_multicast or number.is_reserved:
+        return False
+    return number.version == 4 or (number in UNICAST and not any(number in block for block in TRANSITION))
 
 
 def _connect(address: tuple[str, int], timeout: float, source: object = None) -> socket.socket:

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from modiste.data.catalogue import Catalogue
+from modiste.data.decode import Decoder
 from modiste.evaluation.overlap import Match, close_rows
 from modiste.utils.atomic import read_cache, write_cache
 from modiste.utils.machine import usable_cores
@@ -142,7 +143,8 @@ def content(pixels: np.ndarray) -> tuple[float, float, float, float]:
 
 def thumbnails(catalogue: Catalogue, progress: Progress = silent) -> Thumbnails:
     """The thumbnails of a catalogue's pictures; kept in the cache."""
-    path = cache_dir() / "thumbnails" / f"{VERSION}-{catalogue.fingerprint()}.npy"
+    words = [VERSION, catalogue.fingerprint(), *Decoder().identity(catalogue).values()]
+    path = cache_dir() / "thumbnails" / f"{'-'.join(words)}.npy"
     what = f"The thumbnails of '{catalogue.card.name}'"
     known = read_cache(path, np.load, what)
     if known is None:

@@ -26,6 +26,7 @@ from PIL import __version__ as pillow_version
 from modiste.config import load_config
 from modiste.data.build import load
 from modiste.data.catalogue import Catalogue
+from modiste.data.decode import Decoder
 from modiste.data.splits import normalised
 from modiste.errors import ModisteError
 from modiste.utils.arrow import read_parquet
@@ -95,9 +96,12 @@ def look(image: Image.Image) -> Looks:
 
 
 def looks(catalogue: Catalogue) -> Looks:
-    """`look` of every row, (n, 200). What was read before, for any split, comes from a cache keyed by ``pixels``."""
+    """`look` of every row, (n, 200). What was read before, for any split, comes from a cache keyed by ``pixels``.
+
+    Preprocessed images have a cache of their own: they are not what was hashed, nor need their hashes be true.
+    """
     pixels, first, inverse = np.unique(catalogue.column("pixels"), return_index=True, return_inverse=True)
-    path = _cache_file(catalogue.card.name)
+    path = _cache_file(catalogue)
     what = f"The image hashes of '{catalogue.card.name}'"
     known = read_cache(path, _read_looks, what) or {}
     new = [(key, int(row)) for key, row in zip(pixels.tolist(), first, strict=True) if key not in known]
@@ -112,9 +116,9 @@ def looks(catalogue: Catalogue) -> Looks:
     return found.reshape(len(pixels), -1)[inverse]
 
 
-def _cache_file(name: str) -> Path:
-    slug = re.sub(r"[^\w-]+", "_", name)
-    return cache_dir() / "looks" / f"{LOOKS_VERSION}-{pillow_version}-{slug}.parquet"
+def _cache_file(catalogue: Catalogue) -> Path:
+    words = [re.sub(r"[^\w-]+", "_", catalogue.card.name), *Decoder().identity(catalogue).values()]
+    return cache_dir() / "looks" / f"{LOOKS_VERSION}-{pillow_version}-{'-'.join(words)}.parquet"
 
 
 def _read_looks(path: Path) -> dict[str, bytes]:

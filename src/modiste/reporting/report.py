@@ -18,6 +18,7 @@ from modiste.reporting.html.run import Catalogues, Run
 from modiste.reporting.logs import read_metrics
 from modiste.reporting.words import reading_order
 from modiste.utils.energy import NOT_INSTALLED
+from modiste.utils.run_dir import EVALUATED, check_links
 
 DRAWN = ("curves.*.svg", "selection.*.svg", "*.metrics.*.svg", "*.few_shot.svg", "*.phrases.*.svg")
 """The figures that are redrawn with every report."""
@@ -32,8 +33,10 @@ def write_report(run_dir: Path, catalogue: Catalogues = None) -> Path:
             a run that was evaluated on several. For others, thumbnails that were kept before are used again.
 
     Raises:
-        ModisteError: there is no such directory, nothing to report, or a malformed file in it.
+        ModisteError: there is no such directory, nothing to report, or a malformed file in it; or see
+            `modiste.utils.run_dir.check_links`.
     """
+    check_links(Path(run_dir), EVALUATED)
     run = Run.read(Path(run_dir), catalogue)
     for old in (path for pattern in DRAWN for path in (run.path / "figures").glob(pattern)):  # of results that are gone
         old.unlink()

@@ -145,7 +145,8 @@ def is_complete(facts: Any) -> bool:
         Plan.of(facts.get("plan"))
         engine, columns = facts["engine"], facts["columns"].values()
         words = [*facts["types"].values(), *columns, *engine.values(), engine["kind"]]
-        numbers = [facts["model"]["embed_dim"], facts["next_row"], *map(Version.of, facts["commits"])]
+        versions = [*map(Version.of, facts["commits"]), *(commit["version"] for commit in facts["commits"])]
+        numbers = [facts["model"]["embed_dim"], facts["next_row"], *versions]
         missing = {"url", "collection"} - engine.keys() if engine["kind"] == "qdrant" else ()
     except (AttributeError, KeyError, TypeError, ValueError):
         return False

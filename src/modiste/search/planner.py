@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from modiste.search.results import Exactness
 
 EXACT, IVF = "exact", "ivf_rq"
 CHOICES = (EXACT, "int8", "prefix-64", "binary", IVF)
+PREFIX = re.compile(r"prefix-([1-9][0-9]{0,4})")
 LIMIT = 50_000
 """Rows that pass a filter up to which they are scored exactly, before it is measured."""
 K = 10
@@ -66,9 +68,11 @@ class Plan:
 
     @classmethod
     def of(cls, record: Mapping[str, Any] | None) -> Plan:
-        """From an index's facts."""
+        """From an index's facts. Raises ValueError for an unknown choice: it becomes the name of a file."""
         if not record:
             return cls()
+        if record["choice"] not in CHOICES and not PREFIX.fullmatch(record["choice"]):
+            raise ValueError(f"there is no plan {record['choice']!r}")
         return cls(**{**record, "steps": tuple(Step(**step) for step in record["steps"])})
 
     def record(self) -> dict[str, Any]:
@@ -186,8 +190,8 @@ def measure(
     for choice in choices:
         if choice not in CHOICES and not choice.startswith("prefix-"):
             raise ModisteError(f"There is no plan '{choice}'. {did_you_mean(choice, CHOICES)}")
-        number, most = choice.removeprefix("prefix-"), snapshot.vectors.shape[1]
-        if number != choice and choice not in CHOICES and not (number.isdecimal() and 1 <= int(number) <= most):
+        prefix, most = PREFIX.fullmatch(choice), snapshot.vectors.shape[1]
+        if choice not in CHOICES and not (prefix and int(prefix[1]) <= most):
             raise ModisteError(
                 f"There is no plan '{choice}': write prefix-1 to prefix-{most}, the dimensions it keeps."
             )

@@ -13,7 +13,7 @@ from modiste.reporting.tables.sheets import Sheet, csv_text, plain, plain_grid
 from modiste.sweeps.pictures import history_plot, importance, importance_plot, parallel_coordinates
 from modiste.sweeps.study import Objective, best_first, finished, over_seeds, plus_minus, rows
 from modiste.utils.atomic import write_text
-from modiste.utils.run_dir import write_json
+from modiste.utils.run_dir import check_links, write_json
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -28,8 +28,9 @@ def conclude(study: Study, objectives: Sequence[Objective], names: Sequence[str]
     Of several seeds per trial, ``seeds.csv`` has mean and s.d. of every metric; the second table has the best trial's.
 
     Raises:
-        ModisteError: No trial is complete.
+        ModisteError: No trial is complete; or see `modiste.utils.run_dir.check_links`.
     """
+    check_links(folder)
     table = rows(study, objectives)
     write_rows(folder / "trials.csv", table)
     ordered = best_first(table, objectives)

@@ -15,6 +15,7 @@ from modiste.config import instantiate
 from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics.direction import direction
 from modiste.utils.atomic import atomic
+from modiste.utils.run_dir import check_links
 from modiste.utils.seeds import mix
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def open_study(
             the same values.
 
     Raises:
-        ModisteError: Optuna is not installed, or the storage is unknown or damaged.
+        ModisteError: Optuna is not installed, or the storage is unknown or damaged; or see
+            `modiste.utils.run_dir.check_links`.
     """
     try:
         import optuna
@@ -92,6 +94,7 @@ def open_study(
     if storage not in STORAGES:
         raise ModisteError(f"sweep.storage={storage} is unknown. {did_you_mean(storage, STORAGES)}")
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a failed trial is one line of our own, no traceback
+    check_links(folder)
     folder.mkdir(parents=True, exist_ok=True)
     check_journal(folder / "study.db-journal")
     directions: Any = [objective.direction for objective in objectives]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from modiste.data.decode import Decoder
 from modiste.data.pairs import Pairs
 from modiste.data.scenes.composer import Scene, Scenes, pixels_of
 from modiste.data.scenes.photos import Photo, Photos
@@ -150,7 +151,7 @@ class FeatureCache:
         record = np.dtype([("features", self.dtype, grid), ("rows", "int32", grid[:2])])
         facts = [fingerprint(self.model.image), f"stages {self.model.image.patch_stages}"]
         facts += [str(self.model.preprocess.describe()), repr(scenes), f"{len(scenes)} scenes"]
-        facts += scenes.catalogue.column("pixels")
+        facts += [*Decoder().identity(scenes.catalogue).values(), *scenes.catalogue.column("pixels")]
         array = self._array(facts, lambda: self._scene_batches(scenes, record, image), (len(scenes),), record)
         return SceneFeatures(array["features"], array["rows"])
 

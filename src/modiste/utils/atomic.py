@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TEMPORARY = re.compile(r"\.(\d+)\.tmp$")
+TEMPORARY = re.compile(r"\.([1-9][0-9]{0,9})\.tmp$")
 Content = TypeVar("Content")
 SUFFIX = ".sha256"
 """Of the file that holds a cache file's checksum."""
@@ -63,6 +63,7 @@ def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished.unlink(missing_ok=True)  # a stranger's link of this name would be written through
     try:
         with _explained(path):
             yield unfinished
@@ -338,7 +339,7 @@ def _escaped(name: str) -> str:
 def _runs(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no system has processes of so large a number
         return False
     except OSError:  # it is somebody else's
         return True

@@ -54,8 +54,8 @@ def leads_out(path: Path, folder: Path) -> bool:
 
 
 def special(folder: Path) -> Iterator[Path]:
-    """Links, which are not followed, pipes and devices anywhere in ``folder``, which need not exist."""
-    with suppress(FileNotFoundError):  # a temporary folder of another process
+    """Links, which are not followed, pipes and devices anywhere in ``folder``, which need not be one."""
+    with suppress(FileNotFoundError, NotADirectoryError):  # a temporary folder of another process
         for entry in os.scandir(folder):
             if entry.is_dir(follow_symlinks=False):
                 yield from special(Path(entry.path))

@@ -27,12 +27,11 @@ def exclusive(folder: Path) -> Iterator[None]:
     The other processes of a multi-device run (``LOCAL_RANK`` or ``RANK`` above 0) belong to the one that has it.
 
     Raises:
-        ModisteError: Another process is in it, or see `modiste.utils.run_dir.check_links`.
+        ModisteError: See `held`.
     """
     if is_further_process():
         yield
         return
-    check_links(folder)
     with held(folder):
         yield
 
@@ -47,8 +46,10 @@ def held(folder: Path, patience: float = 0.0, name: str = LOCK) -> Iterator[None
         name: Of the lock's file.
 
     Raises:
-        ModisteError: Another process is in it, still after ``patience``; or it is a file, or cannot be made.
+        ModisteError: Another process is in it, still after ``patience``; it is a file, or cannot be made; or see
+            `modiste.utils.run_dir.check_links`.
     """
+    check_links(folder)
     if folder.exists() and not folder.is_dir():
         raise ModisteError(f"{folder} is a file: choose another directory.")
     try:
@@ -90,5 +91,5 @@ def owner(folder: Path) -> str:
     try:
         who = json.loads((folder / OWNER).read_text(encoding="utf-8"))
         return f"process {who['pid']} on {who['host']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process"

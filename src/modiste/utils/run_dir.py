@@ -80,7 +80,7 @@ def check_links(folder: Path, read: Collection[str] = ()) -> None:
     """Check that what is written below ``folder`` lands there: it may be somebody else's.
 
     Args:
-        folder: A run directory, which need not exist.
+        folder: A run directory or one of several runs, which need not exist.
         read: Names in it that are only read.
 
     Raises:
@@ -89,10 +89,10 @@ def check_links(folder: Path, read: Collection[str] = ()) -> None:
     for path in special(folder):
         parts = path.relative_to(folder).parts
         # wandb links its logs from its cache into the folder of each of its runs, and never writes to one again.
-        if parts[0] in read or (parts[0] == "wandb" and len(parts) > 2 and path.is_symlink()):
+        if parts[0] in read or ("wandb" in parts[:-2] and path.is_symlink()):
             continue
         if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-            raise ModisteError(f"{path} leads out of the run directory: put what it points to in its place.")
+            raise ModisteError(f"{path} leads out of {folder}: put what it points to in its place.")
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ModisteError(f"{path} is a pipe or a device: delete it.")
 

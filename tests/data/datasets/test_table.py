@@ -123,6 +123,18 @@ def test_a_column_of_the_users_cannot_pass_for_one_of_the_catalogues(tmp_path, i
     assert catalogue.column("text")[0] == "Hat, knitted"
 
 
+@pytest.mark.parametrize(
+    "settings", [{"columns": {**COLUMNS, "pixels": "Colour"}}, {"columns": COLUMNS, "attributes": ["pixels"]}]
+)
+def test_a_table_cannot_claim_what_its_pixels_are(tmp_path, images, settings):
+    write_delimited(tmp_path / "t.csv", header=["pixels" if name == "price" else name for name in HEADER])
+    with pytest.raises(ModisteError, match="pixels is computed from the images: give that of the table another name"):
+        Table(str(tmp_path / "t.csv"), images, **settings)()
+    own = Table(str(tmp_path / "t.csv"), images, {**COLUMNS, "cost": "pixels"})()
+    assert "cost" in own.attributes
+    assert own.column("pixels")[0] == hash_pixels(picture(0))
+
+
 def test_several_captions_in_a_cell_become_columns(tmp_path, images):
     records = [
         {"image": "a.png", "captions": ["one", "two", "three"], "tags": ["red", "wool"]},

@@ -464,7 +464,7 @@ def map_columns(
     the attributes ``text_2``, ``text_3``, …
 
     Raises:
-        ModisteError: A column is not in the table, or ``text`` or ``image`` is not mapped.
+        ModisteError: A column is not in the table, ``text`` or ``image`` is not mapped, or ``pixels`` is.
 
     >>> raw = {"title": ["a hat"], "file": ["1.jpg"], "Hue": ["red"]}
     >>> map_columns(raw, {"text": "title", "image": "file"}, None, "x")
@@ -477,6 +477,11 @@ def map_columns(
             raise ModisteError(
                 f"data.catalogue.{where}: data set '{name}' has no column '{source}'. {did_you_mean(source, raw)}"
             )
+    if "pixels" in chosen or "pixels" in (attributes or ()):
+        raise ModisteError(
+            f"Data set '{name}': the column pixels is computed from the images: give that of the table another "
+            "name, data.catalogue.columns.<name>=pixels."
+        )
     for target in ("text", "image"):
         if target not in chosen:
             raise ModisteError(
