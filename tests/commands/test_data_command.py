@@ -8,6 +8,9 @@ from PIL import Image
 
 from helpers.commands import modiste
 from modiste.commands.data import run
+from modiste.config import compose, quote
+from modiste.data.build import load
+from modiste.data.proposal import write
 from modiste.reporting.data_sheet import CELL, HEADING, MARGIN
 
 ROWS = [
@@ -168,3 +171,26 @@ def test_a_table_without_rows_is_one_sentence(content, tmp_path):
     done = modiste("data", "shop.csv", cwd=tmp_path)
     assert done.returncode
     assert done.stderr.splitlines()[-1].endswith("The table has no rows: give one with a header and at least one row.")
+
+
+def test_a_data_set_written_of_a_strangers_table_holds_plain_values_alone(tmp_path, monkeypatch):
+    """The file is trusted later: neither the table's name nor its columns say more in it than they are."""
+    monkeypatch.setenv("secret", "hunter2")
+    column, word = "${oc.env:secret,a}", "# x\n@package _global_\nhydra: {x: 1}\nseed: 7\n#.csv"
+    place = tmp_path / "theirs"
+    place.mkdir()
+    lines = [f'image,text,product_id,"{column}"']
+    for number in range(12):
+        Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(place / f"{number}.png")
+        lines.append(f"{number}.png,a dress {number},p{number},kind {number % 2}")
+    (place / word).write_text("\n".join(lines))
+    config = compose("data", ["data=table", f"data.catalogue.path={quote(str(place / word))}"])
+    catalogue = load(config.data)
+    assert column.lower() in catalogue.attributes or column in catalogue.attributes
+    write("shop", config.data, catalogue, tmp_path / "conf")
+    again = compose("train", ["data=shop"], [tmp_path / "conf"])
+    assert again.seed == 0
+    assert [f"a photo of a product, {column}: {{}}"] in OmegaConf.to_container(
+        again.data.prompts, resolve=True
+    ).values()
+    assert again.data.catalogue.path == str(place / word)

@@ -150,6 +150,15 @@ def test_a_stored_sweep_does_not_say_where_its_trials_write(run):
         restarted(run, key="continue", root="sweep")
 
 
+def test_values_of_a_file_do_not_make_a_resolvers_call_together(run):
+    """Resolved once it would be one, and a reader that resolves it again would call it."""
+    parts = ["data.classes.q.a='$'", "data.classes.q.b='{oc.env:SECRET}'"]
+    whole = "transfer={mine: '${data.classes.q.a}${data.classes.q.b}'}"
+    OmegaConf.save(OmegaConf.create([f"++{part}" for part in parts] + [whole]), run / "overrides.yaml")
+    with pytest.raises(ModisteError, match="a file may not call a resolver"):
+        restarted(run)
+
+
 def test_the_folder_of_runs_and_what_leads_nowhere_are_taken_over(run):
     kept = [
         f"log_dir={quote(str(run.parents[1]))}", f"name={quote(run.parent.name)}", "callbacks.best.monitor=val/loss",

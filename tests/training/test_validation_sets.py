@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from omegaconf import open_dict
 
 from helpers.commands import TINY, modiste
 from modiste.config import compose, validate
@@ -50,6 +51,18 @@ def test_prompts_of_a_set_are_of_its_own_data():
     (kagl,) = sets("+transfer.shop={data: kagl, task: [zeroshot]}").values()
     assert "articleType" in kagl.task.zeroshot.prompts
     assert "pattern" not in kagl.task.zeroshot.prompts
+
+
+def test_values_that_were_resolved_are_not_resolved_again(monkeypatch):
+    """They may come from a file, whose parts are harmless each."""
+    monkeypatch.setenv("SECRET", "hunter2")
+    config = compose("train", ["data=synthetic"])
+    with open_dict(config):
+        config.data.classes.q = {"a": "$", "b": "{oc.env:SECRET}"}
+        config.data.prompts.default = ["${data.classes.q.a}${data.classes.q.b}"]
+        config.transfer = {"own": {"split": "val"}}
+    (spec,) = validation_specs(config).values()
+    assert list(spec.config.data.prompts.default) == ["${oc.env:SECRET}"]
 
 
 @pytest.mark.parametrize(("count", "dim"), [(1, 1), (1, 4), (3, 1), (3, 4)])

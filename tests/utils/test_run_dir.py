@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from modiste.cli import main
 from modiste.errors import ModisteError
 from modiste.evaluation.store import ResultStore
 from modiste.utils.lock import exclusive, held
@@ -149,3 +150,16 @@ def test_wandbs_own_links_to_its_logs_are_no_strangers(tmp_path, trial):
         with pytest.raises(ModisteError, match="leads out of"):
             check_links(folder)
         (run / "wandb" / name).unlink()
+
+
+def test_a_folder_whose_name_hydra_would_resolve_is_refused(tmp_path, monkeypatch):
+    """A stranger may have named it: what is made of its path would lie elsewhere."""
+    run = tmp_path / "..${oc.env:HOME}" / "run"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    with pytest.raises(ModisteError, match="which would be read as a key: rename the folder"):
+        RunDir.find(run)
+    monkeypatch.chdir(run.parent)
+    with pytest.raises(ModisteError, match="rename the folder"):
+        RunDir.find("run")
+    assert main(["data", "x.csv"]) == 2  # nor is it worked in

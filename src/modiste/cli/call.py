@@ -22,6 +22,7 @@ from modiste.config.composition import compose, compose_with_sources, opened
 from modiste.config.invocation import given
 from modiste.config.restart import check_in_place
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.run_dir import check_name
 from modiste.utils.terminal import clean_rich
 
 
@@ -77,6 +78,7 @@ class Call:
             raise ModisteError("--multirun, --cfg and --info exclude each other.")
         if self.args.resolve and not self.args.cfg:
             raise ModisteError("--resolve needs --cfg: --cfg job --resolve.")
+        check_name(Path.cwd())
         outline = Outline.read(self.folders, self.config_name)
         self.overrides = grammar.normalised(self.args.overrides, outline, self.args.multirun)
         for overrides in self._variants():

@@ -144,7 +144,11 @@ def _is_used(key: str, config: DictConfig) -> bool:
 
 
 def _places(config: DictConfig) -> Iterator[str]:
-    """Runs that do not exist, or lead somewhere else."""
+    """Runs that do not exist, or lead somewhere else; paths that Hydra would resolve once more."""
+    for key in ("run", "init", "resume", "continue", "out", "index", "name", "log_dir", "run_dir"):
+        value = _selected(config, key)
+        if isinstance(value, str) and "${" in value:
+            yield f"'{key}' holds '${{' ({value}), which would be read as a key once more: use another name."
     for key in ("run", "init", "resume", "continue"):
         value = _selected(config, key)
         if not isinstance(value, str) or not value or (key, value) == ("continue", AUTOMATIC):

@@ -6,7 +6,7 @@ from modiste.config.building import instantiate
 from modiste.config.composition import VERSION_BASE, compose, run_or
 from modiste.config.messages import LAUNCHERS
 from modiste.config.paths import config_dir, list_groups
-from modiste.config.quoting import quote
+from modiste.config.quoting import escape_interpolations, literal_config, quote
 from modiste.config.stored import load_config, load_overrides, load_run_config
 from modiste.config.targets import locate
 from modiste.config.validation import HELD_OUT, MEAN, STARTS, report, validate, value_problems
@@ -19,8 +19,10 @@ __all__ = [
     "VERSION_BASE",
     "compose",
     "config_dir",
+    "escape_interpolations",
     "instantiate",
     "list_groups",
+    "literal_config",
     "load_config",
     "load_overrides",
     "load_run_config",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from modiste.config.overrides import override_key, parse
+from modiste.config.quoting import escape_interpolations
 from modiste.errors import ModisteError
 
 
@@ -34,5 +35,5 @@ def from_run(config: DictConfig, trained: DictConfig, overrides: Sequence[str] =
             for override in map(parse, overrides):
                 if override.key_or_group.startswith("data."):
                     OmegaConf.update(config, override.key_or_group, override.value(), merge=True, force_add=True)
-            config.name = config.data.name
+            config.name = escape_interpolations(config.data.name)
     return config

@@ -124,6 +124,7 @@ def check_in_place(
             )
     if "log_dir" in config:
         _check_folder(config, usual, run)
+    _check_resolved(config, usual, recorded)
     if "sweep" in config:
         _check_trials(of_run, recorded)
 
@@ -160,6 +161,28 @@ def _is_harmless(path: str, value: str) -> bool:
     key = [part for part in path.split(".") if not part.isdecimal() and part != "choices"][-1]
     inside = value == RUN_FOLDER or value.startswith(f"{RUN_FOLDER}/")
     return not ELSEWHERE.search(value[len(RUN_FOLDER) + 1 :] if inside else value) and (inside or key not in WRITES)
+
+
+def _check_resolved(config: DictConfig, usual: DictConfig, recorded: Path) -> None:
+    """Check that no value of a file turns into an interpolation, which a later reader could resolve."""
+    found = [part for key, value in _resolved(config) for part in (key, value) if "${" in part]
+    users = {part for item in _resolved(usual) for part in item}
+    for text in found:
+        if text not in users:
+            raise ModisteError(
+                f"{recorded} gives the value '{text}', which is refused: a file may not call a resolver."
+            )
+
+
+def _resolved(config: DictConfig) -> Iterator[tuple[str, str]]:
+    """Dotted key and value of the strings of a configuration that can be resolved."""
+    for path, parent, key in walk(config):
+        try:
+            value = parent[key]
+        except OmegaConfBaseException:  # run_dir, and what has no value
+            continue
+        if isinstance(value, str):
+            yield path, value
 
 
 def _check_trials(stored: Sequence[str], recorded: Path) -> None:

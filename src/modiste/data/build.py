@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from modiste.config import instantiate
+from modiste.config import instantiate, literal_config
 from modiste.data.captions import BoundCaptions, Captions
 from modiste.data.catalogue import Catalogue
 from modiste.data.corruptions import corrupt
@@ -43,7 +43,7 @@ def captions_of(data_cfg: DictConfig) -> Captions:
     ['{text}']
     """
     # Not a copy of a node, which would lose the rest of the config: captions.words is often ${data.classes}.
-    node = data_cfg if OmegaConf.is_config(data_cfg) else OmegaConf.create(data_cfg)
+    node = data_cfg if OmegaConf.is_config(data_cfg) else literal_config(data_cfg)
     plain: Any = OmegaConf.to_container(node.captions, resolve=True)
     return Captions(**plain)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from modiste.config import literal_config
 from modiste.data import shop
 from modiste.data.catalogue import Catalogue
 from modiste.data.datasets.table import Table
@@ -101,6 +103,9 @@ def write(name: str, data_cfg: DictConfig, catalogue: Catalogue, folder: Path) -
         content["prompts"] = {
             column: [f"a photo of a product, {column.lower()}: {{}}"] for column in catalogue.class_attributes
         }
-    header = f"# {table.file.name}, as modiste data recognised it: modiste train --config-dir {folder} data={name}\n"
-    write_text(file, header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    # What a stranger's table says is nowhere but in plain values, which resolve to what they are.
+    plain = OmegaConf.to_container(literal_config(content), resolve=False)
+    command = f"modiste train --config-dir {shlex.quote(str(folder))} data={name}"
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    write_text(file, f"# A table as modiste data recognised it: {command}\n{text}")
     return file

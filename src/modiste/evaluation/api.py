@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from modiste.config import compose
+from modiste.config import compose, escape_interpolations
 from modiste.config.invocation import Invocation
 from modiste.config.overrides import as_overrides, override_value
 from modiste.embedding.build import embedder_options
@@ -83,7 +83,7 @@ def evaluate(
     trained = subject.trained
     if given is not None:  # a run's record is of data that its configuration can name
         subject = replace(subject, run=None, trained=None)
-        spec.config.data.name = given.card.name
+        spec.config.data.name = escape_interpolations(given.card.name)
     elif objects:
         subject = replace(subject, run=None)
     cfg = spec.config

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
-from modiste.config import load_run_config, validate
+from modiste.config import escape_interpolations, load_run_config, validate
 from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
 from modiste.config.overrides import override_key, override_value
@@ -152,7 +152,7 @@ def adopted(cfg: DictConfig, base: Side, line: Invocation) -> DictConfig:
     with open_dict(cfg):
         if base.config is None:
             path = Path(base.source).expanduser()
-            source = str(path.resolve()) if path.is_dir() else base.source
+            source = escape_interpolations(str(path.resolve()) if path.is_dir() else base.source)
             cfg.model = {"_target_": "modiste.pretrained.exported.load_exported", "source": source}
             cfg.tune = {tower: {"train": "full"} for tower in ("image", "text")}
         for tower in cfg.tune.values():

@@ -21,7 +21,16 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from modiste.config import compose, config_dir, instantiate, list_groups, load_run_config, quote, validate
+from modiste.config import (
+    compose,
+    config_dir,
+    escape_interpolations,
+    instantiate,
+    list_groups,
+    load_run_config,
+    quote,
+    validate,
+)
 from modiste.config.invocation import Invocation
 from modiste.config.restart import check_in_place, check_unchanged, restart
 from modiste.config.validation import AUTOMATIC
@@ -162,7 +171,8 @@ def in_new_directory(config: DictConfig) -> DictConfig:
         return config
     config = config.copy()
     with open_dict(config):
-        config.run_dir = f"{config.log_dir}/{config.name}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        place = f"{config.log_dir}/{config.name}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        config.run_dir = escape_interpolations(place)
     return config
 
 
@@ -180,7 +190,7 @@ def settle_continue(config: DictConfig) -> None:
         except ModisteError:
             config["continue"] = None
             return
-        config["continue"], config.init, config.resume = str(run.path), None, None
+        config["continue"], config.init, config.resume = escape_interpolations(str(run.path)), None, None
 
 
 def prepare_process(seed: int) -> None:

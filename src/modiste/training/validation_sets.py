@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from modiste.config import HELD_OUT, instantiate, validate
+from modiste.config import HELD_OUT, instantiate, literal_config, validate
 from modiste.config.overrides import as_overrides
 from modiste.data.build import load
 from modiste.data.catalogue import Catalogue
@@ -39,7 +39,7 @@ def validation_specs(cfg: DictConfig, config_dirs: Sequence[Path] = ()) -> dict[
     names = ("data", "task", "transfer", "model", "tune", "data_dir", "seed")
     values = {name: cfg[name] for name in names}
     plain = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in values.items()}
-    trained = OmegaConf.create(plain)
+    trained = literal_config(plain)
     entries: dict[str, Entry] = {HELD_OUT: {"split": "val_held_out"}} if cfg.data.held_out else {}
     specs = {}
     for name, entry in {**entries, **named_entries(trained.transfer)}.items():

@@ -97,6 +97,16 @@ def check_links(folder: Path, read: Collection[str] = ()) -> None:
             raise ModisteError(f"{path} is a pipe or a device: delete it.")
 
 
+def check_name(path: Path) -> None:
+    """Raise ModisteError where a path holds ``${``, as a stranger's folder may.
+
+    Hydra would resolve it in what it makes of the path, and write elsewhere.
+    """
+    whole = str(path.absolute())
+    if "${" in whole:
+        raise ModisteError(f"The path '{whole}' holds '${{', which would be read as a key: rename the folder.")
+
+
 HYDRA = ".hydra"
 """Hydra's own record in a run directory, which holds a config.yaml, too."""
 
@@ -115,8 +125,9 @@ class RunDir:
 
     @classmethod
     def find(cls, path: str | Path) -> RunDir:
-        """The existing run directory ``path``. Raises ModisteError when it is none."""
+        """The existing run directory ``path``. Raises ModisteError when it is none, or see `check_name`."""
         run = cls(Path(path).expanduser())
+        check_name(run.path)
         if run.is_run:
             return run
         if run.path.exists():

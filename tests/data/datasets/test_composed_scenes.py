@@ -5,6 +5,7 @@ import pytest
 
 from modiste.config import compose
 from modiste.data.build import load
+from modiste.data.datasets.composed import Composed
 from modiste.data.sources import WHOLE
 from modiste.errors import ModisteError
 
@@ -64,3 +65,13 @@ def test_what_makes_no_scene_is_refused():
         load(compose("train", [*SMALL, "+data.catalogue.count.holiday=2"]).data)
     with pytest.raises(ModisteError, match="has no column 'kind'"):
         load(compose("train", [*SMALL, "data.catalogue.scenes.column=kind"]).data)
+
+
+def test_what_the_products_are_of_is_not_resolved_again(monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    table = {"_target_": "modiste.data.datasets.table.Table", "path": "${oc.env:SECRET}.csv", "name": "x"}
+    with pytest.raises(ModisteError, match=r"Table \$\{oc.env:SECRET\}") as caught:
+        Composed({"name": "x", "catalogue": table})()
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(ModisteError, match="must be the data node of a catalogue"):
+        Composed({"catalogue": "x"})

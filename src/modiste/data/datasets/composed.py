@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 from PIL import Image
 
-from modiste.config import instantiate
+from modiste.config import instantiate, literal_config
 from modiste.data.build import load
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.masks import as_image, no_such_part
@@ -86,9 +85,11 @@ class Composed:
     def __post_init__(self) -> None:
         if not self.count or min(self.count.values()) < 1:
             raise ModisteError("data.catalogue.count must give each split at least 1 scene.")
+        if not isinstance(self.of.get("catalogue"), Mapping):
+            raise ModisteError("data.catalogue.of must be the data node of a catalogue: see conf/data/scenes.yaml.")
 
     def __call__(self) -> Catalogue:
-        products = load(OmegaConf.create(dict(self.of)))
+        products = load(literal_config(self.of))
         composer: Composer = instantiate(self.scenes) if self.scenes else Composer()
         bound = {
             split: composer.bind(products.select(split=split), self.seed, number)
