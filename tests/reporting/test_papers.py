@@ -418,6 +418,13 @@ def published():
     return read_published()
 
 
+def test_a_run_is_no_paper_whatever_lies_in_it(tmp_path):
+    (tmp_path / "table.yaml").write_text("title: x")
+    assert is_paper(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    assert not is_paper(tmp_path)
+
+
 @pytest.mark.parametrize("folder", PAPERS, ids=lambda path: path.name)
 def test_every_paper_of_the_repository_can_be_made_in_all_formats(folder, published):
     assert (folder / "README.md").is_file()

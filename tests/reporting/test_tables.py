@@ -17,6 +17,8 @@ from modiste.commands import table as command
 from modiste.errors import ModisteError
 from modiste.metrics.comparison import holm, mcnemar
 from modiste.reporting import tables
+from modiste.reporting.markdown import code
+from modiste.reporting.tables.sheets import Grid, Item, Sheet, latex, markdown
 from modiste.tasks.composed import PROTOCOL
 from modiste.utils import archives
 
@@ -641,3 +643,17 @@ def test_seeds_are_one_row_with_mean_and_deviation(tmp_path):
     found = list(csv.DictReader(io.StringIO(tables.format_table(tables.load_results(paths), style="csv"))))
     assert len(found) == 6  # the file has every run
     assert {row["model"] for row in found} >= {"mine (seed=2, optim.lr=0.01)"}
+
+
+def test_commands_of_a_table_are_one_line_of_code_or_of_a_comment():
+    """A line break would end them, and what follows would be Markdown or LaTeX; the table may be a stranger's."""
+    evil = "modiste evaluate run=x\n\\input{/etc/passwd}\r\n<img src=x> `b`"
+    sheet = Sheet("t", [], commands=[("good\n# H <b>", evil)])
+    line = next(line for line in markdown([sheet]).splitlines() if "modiste" in line)
+    assert line == f"- good # H &lt;b>: {code(evil)}"
+    assert "\n" not in code(evil)
+    lines = latex([sheet]).splitlines()
+    assert [line[:2] for line in lines] == ["% ", "% "]
+    grid = Sheet("t", [Grid(["a\n\n\\b"], "l", [[Item("x\ny")]])])
+    assert r"a  \textbackslash{}b" in latex([grid])
+    assert "x y" in latex([grid])

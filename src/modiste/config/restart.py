@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -250,7 +251,7 @@ def check_unchanged(config: DictConfig, overrides: Sequence[str]) -> None:
         more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise ModisteError(
             f"{run.path} was started with {key}={was}, which the configuration now sets to {now}{more}: give {key}=… "
-            f"to say which, or start a new run with init={run.path}."
+            f"to say which, or start a new run with init={shlex.quote(str(run.path))}."
         )
 
 

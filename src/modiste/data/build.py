@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -92,6 +93,6 @@ def _whole(data_cfg: Any) -> Catalogue:
     if catalogue.card.name != wanted and not catalogue.card.name.startswith(f"{wanted}_"):  # or a subset of it
         raise ModisteError(
             f"{folder} holds images of '{catalogue.card.name}', not of '{wanted}': "
-            f"set data={catalogue.card.name}, or another data.preprocessed."
+            f"set data={shlex.quote(catalogue.card.name)}, or another data.preprocessed."
         )
     return catalogue

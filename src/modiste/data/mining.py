@@ -118,7 +118,7 @@ def read(folder: Path, catalogue: Catalogue, total: int) -> tuple[Tensor, Tensor
     if not manifest.is_file() or not all(file.is_file() for file in files):
         raise ModisteError(
             f"data.batches.mined={folder} holds no finished embeddings: create them with "
-            f"modiste embed data={catalogue.card.name} run=RUN out={shlex.quote(str(folder))}."
+            f"modiste embed data={shlex.quote(catalogue.card.name)} run=RUN out={shlex.quote(str(folder))}."
         )
     refuse_links(folder, "is not part of the embeddings")
     made = read_json(manifest)

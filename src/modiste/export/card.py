@@ -356,10 +356,12 @@ def data_section(cfg: DictConfig | None) -> str:
 
 
 def command_of(run: RunDir | None) -> str:
-    """The command that made the run."""
+    """The command of Modiste's that made the run; empty where its record is of none."""
     try:
         words = shlex.split(str(run.read_json("environment").get("command", ""))) if run else []
     except ValueError:  # a quote that is not closed
+        return ""
+    if words[:1] != ["modiste"] or not "".join(words[1:2]).isidentifier():
         return ""
     return shlex.join(word for word in words if not word.startswith(("hydra.run.dir=", "run_dir=")))
 

@@ -12,7 +12,8 @@ from helpers.watched import watched
 from modiste.data.build import load
 from modiste.data.module import FashionDataModule
 from modiste.data.splits import RandomSplit
-from modiste.data.storage.preprocessed import Preprocessed, write
+from modiste.data.storage import webdataset
+from modiste.data.storage.preprocessed import Preprocessed, write, write_parts
 from modiste.data.synthetic import Synthetic
 from modiste.embedding.embedder import ModelEmbedder
 from modiste.errors import ModisteError
@@ -150,3 +151,20 @@ def test_links_in_a_directory_of_a_stranger_are_refused(catalogue, tmp_path):
         (folder / name).unlink()
         (outside / name).rename(folder / name)
     assert len(Preprocessed(str(folder))()) == len(catalogue)
+
+
+@pytest.mark.parametrize("split", ["/tmp/x", "../x", "a/b", "*", "{0..9}", "a::b", "a\nb", ".", " "])
+def test_shards_are_named_by_words_and_lie_in_their_folder(tmp_path, split):
+    """The column of splits may be a stranger's."""
+    catalogue = Synthetic(products=2, views=1, size=16)()
+    catalogue = catalogue.replace_column("split", [split] * len(catalogue))
+    with pytest.raises(ModisteError, match="cannot name shards: use letters, digits"):
+        webdataset.write(catalogue, tmp_path / "in" / "out", 4)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../x.tar", "/x.tar", "a/b.tar"])
+def test_no_part_of_a_directory_lies_elsewhere(tmp_path, name):
+    with pytest.raises(ModisteError, match="is no file name"):
+        write_parts(tmp_path / "out", {}, {name: [0]}, lambda rows, path: 1, lambda: None)
+    assert list(tmp_path.iterdir()) == []

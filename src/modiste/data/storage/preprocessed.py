@@ -205,8 +205,11 @@ def write_parts(
         The number of files that had to be made.
 
     Raises:
-        ModisteError: The directory holds other data, or the disk has too little space.
+        ModisteError: The directory holds other data, the disk has too little space, or a name is a path.
     """
+    for name in parts:
+        if Path(name).name != name:
+            raise ModisteError(f"'{name}' is no file name: give splits and shards names without a slash.")
     folder.mkdir(parents=True, exist_ok=True)
     known: dict[str, dict[str, Any]] = {}
     earlier = read_manifest(folder)

@@ -37,6 +37,7 @@ TEXT, COLUMNS = "txt", "json"
 REFERENCE = "__reference__"
 OWN = ("product_id", "split")
 """Words of the catalogue that need no mapping where a shard's JSON has them."""
+WORD = re.compile(r"\w[\w-]*")
 FORMAT = "webdataset"
 MAX_SHARDS = 1_000_000
 UNREADABLE_COLUMNS = "unreadable caption or JSON"
@@ -425,7 +426,7 @@ def write(catalogue: Catalogue, folder: Path, shard_rows: int = 4096, progress: 
         The number of shards that had to be made.
 
     Raises:
-        ModisteError: The directory holds other data.
+        ModisteError: The directory holds other data, or a split is no word.
 
     >>> from tempfile import TemporaryDirectory
     >>> from modiste.data.synthetic import Synthetic
@@ -439,6 +440,9 @@ def write(catalogue: Catalogue, folder: Path, shard_rows: int = 4096, progress: 
 
     library()
     splits = np.array(catalogue.column("split"))
+    for split in catalogue.splits:  # it becomes a part of names and of patterns, and may be a stranger's
+        if split and not WORD.fullmatch(split):
+            raise ModisteError(f"The split '{split}' cannot name shards: use letters, digits, - and _ for splits.")
     parts: dict[str, Sequence[int]] = {}
     for split in catalogue.splits:
         rows = np.random.default_rng(0).permutation(np.flatnonzero(splits == split)).tolist()

@@ -57,6 +57,7 @@ Everything that it may say, with a publication's numbers next to the measured on
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +68,7 @@ import yaml
 from modiste.errors import ModisteError, did_you_mean
 from modiste.reporting.tables.names import split_name
 from modiste.utils import plain_yaml
-from modiste.utils.run_dir import read_text
+from modiste.utils.run_dir import RunDir, read_text
 
 FILE = "table.yaml"
 PUBLISHED = ("source", "dataset", "task", "metric")
@@ -177,9 +178,9 @@ class Paper:
 
 
 def is_paper(path: str | Path) -> bool:
-    """Whether ``path`` is a ``table.yaml`` or a folder with one."""
+    """Whether ``path`` is a ``table.yaml`` or a folder with one; a run is none, which may be a stranger's."""
     path = Path(path)
-    return path.suffix in (".yaml", ".yml") or (path / FILE).is_file()
+    return path.suffix in (".yaml", ".yml") or ((path / FILE).is_file() and not RunDir(path).is_run)
 
 
 class _Reader:
@@ -233,7 +234,7 @@ class _Reader:
         if seeds and not all("{seed}" in path for path in results):
             raise self.wrong(f"{where} has seeds: write {{seed}} into its results, for instance runs/x/{{seed}}.")
         of_all = content.get("command") if results and not run else ""
-        command = str(row.get("command") or of_all or (f"modiste evaluate run={run}" if run else ""))
+        command = str(row.get("command") or of_all or (f"modiste evaluate run={shlex.quote(str(run))}" if run else ""))
         overrides = tuple(str(override) for override in _listed(row.get("overrides")))
         return Model(
             label=str(row["label"]),

@@ -95,7 +95,7 @@ class _Filled:
         yield from cost_sheet(
             (row, result) for (_, row, _), cell in self.cells.found.items() for result in cell.results
         )
-        commands = [f"{row.label}: `{row.command}`" for row in self.paper.rows if row.command]
+        commands = [(row.label, row.command) for row in self.paper.rows if row.command]
         if commands:
             yield Sheet("Commands that measure the rows", [], commands=commands)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from modiste.reporting.markdown import escape, paragraph
+from modiste.reporting.markdown import code, escape, one_line, paragraph
 from modiste.reporting.tables.blocks import DAGGER, EMPTY
 from modiste.reporting.tables.names import number
 
@@ -36,7 +36,7 @@ class Grid:
 
 @dataclass
 class Sheet:
-    """A titled table, in one or several grids, with its footnotes; ``commands`` say how it is filled.
+    """A titled table, in one or several grids, with its footnotes; ``commands``, by label, say how it is filled.
 
     Without grids it is a heading; ``level`` is that of its title in Markdown.
     """
@@ -45,7 +45,7 @@ class Sheet:
     grids: list[Grid]
     caption: str = ""
     notes: list[str] = field(default_factory=list)
-    commands: list[str] = field(default_factory=list)
+    commands: list[tuple[str, str]] = field(default_factory=list)
     level: int = 3
 
 
@@ -59,7 +59,8 @@ def markdown(sheets: Sequence[Sheet]) -> str:
             lines += [*_markdown_lines(grid), ""]
         for note in sheet.notes:
             lines += [paragraph(note), ""]
-        lines += [*(f"- {command}" for command in sheet.commands), *([""] if sheet.commands else [])]
+        lines += [f"- {escape(label)}: {code(command)}" for label, command in sheet.commands]
+        lines += [""] if sheet.commands else []
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -141,7 +142,7 @@ def latex(sheets: Sequence[Sheet]) -> str:
     """LaTeX tables; footnotes are part of the caption."""
     lines = [r"% needs \usepackage{booktabs}"]
     for sheet in sheets:
-        lines += [f"% {command}" for command in sheet.commands]
+        lines += [one_line(f"% {label}: {command}") for label, command in sheet.commands]
         if not sheet.grids:
             continue
         lines += [r"\begin{table}", r"\centering\small"]
@@ -168,7 +169,7 @@ _SPECIAL = {
 
 
 def _latex(text: str) -> str:
-    return "".join(_SPECIAL.get(character, character) for character in text)
+    return "".join(_SPECIAL.get(character, character) for character in one_line(text))
 
 
 def _latex_item(item: Item) -> str:
@@ -211,6 +212,7 @@ def print_sheets(sheets: Iterable[Sheet], compact: bool = False) -> None:
     for sheet in sheets:
         tables = terminal(sheet, compact)
         console.print(*tables) if tables else console.print(Text(sheet.title, style="bold"))
-        for line in (*([f"{sheet.caption}."] if sheet.caption else []), *sheet.notes, *sheet.commands):
+        commands = [f"{label}: {command}" for label, command in sheet.commands]
+        for line in (*([f"{sheet.caption}."] if sheet.caption else []), *sheet.notes, *commands):
             console.print(Text(line), soft_wrap=not console.is_terminal)
         console.print()
