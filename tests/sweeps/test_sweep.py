@@ -587,3 +587,11 @@ def test_a_strangers_sweep_is_written_through_no_link(tmp_path):
             study(folder)
         (folder / name).unlink()
     assert [path.read_text() for path in victim.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize("name", ["x?", "a?b/c", "{x}", "x?mode=ro"])
+def test_an_sqlite_study_lies_in_its_folder_alone(tmp_path, name):
+    """Behind a ? SQLAlchemy reads options: the study would be the file before it, whose journal nobody has checked."""
+    with pytest.raises(ModisteError, match="cannot hold an SQLite study: rename the folder"):
+        open_study(tmp_path / name, "sqlite", [LOSS], optuna.pruners.NopPruner())
+    assert list(tmp_path.iterdir()) == []

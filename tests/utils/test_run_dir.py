@@ -145,11 +145,24 @@ def test_wandbs_own_links_to_its_logs_are_no_strangers(tmp_path, trial):
     (run / "wandb" / "offline-run-1" / "logs" / "debug-core.log").symlink_to(cache / "core.log")
     (run / "wandb" / "latest-run").symlink_to("offline-run-1")
     check_links(folder)
-    for name in ("debug.log", "settings"):
+    others = ("debug.log", "settings", "x/hparams.yaml", "offline-run-1/logs/metrics.csv", "offline-run-1/files/a")
+    for name in others:
+        (run / "wandb" / name).parent.mkdir(exist_ok=True)
         (run / "wandb" / name).symlink_to(cache / "core.log")
         with pytest.raises(ModisteError, match="leads out of"):
             check_links(folder)
         (run / "wandb" / name).unlink()
+    (run / "wandb" / "offline-run-1" / "logs" / "debug.log").symlink_to(cache)  # a folder
+    with pytest.raises(ModisteError, match="leads out of"):
+        check_links(folder)
+
+
+def test_a_folder_of_the_name_wandb_elsewhere_hides_no_link(tmp_path):
+    place = tmp_path / "run" / "figures" / "wandb" / "run-1" / "logs"
+    place.mkdir(parents=True)
+    (place / "debug-core.log").symlink_to("/etc/passwd")
+    with pytest.raises(ModisteError, match="leads out of"):
+        check_links(tmp_path / "run")
 
 
 def test_a_folder_whose_name_hydra_would_resolve_is_refused(tmp_path, monkeypatch):

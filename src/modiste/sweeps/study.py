@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,6 +94,10 @@ def open_study(
         raise ModisteError("modiste sweep needs optuna: pip install 'modiste[sweep]'.") from None
     if storage not in STORAGES:
         raise ModisteError(f"sweep.storage={storage} is unknown. {did_you_mean(storage, STORAGES)}")
+    if storage == "sqlite" and re.search(r"[?{}]", str(folder.absolute())):  # Optuna reads an address and a template
+        raise ModisteError(
+            f"'{folder.absolute()}' cannot hold an SQLite study: rename the folder, without ?, {{ and }}."
+        )
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a failed trial is one line of our own, no traceback
     check_links(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 import zipfile
 from collections.abc import Collection, Mapping
@@ -76,6 +77,11 @@ def is_intact(checkpoint: Path) -> bool:
     return not damaged
 
 
+WANDB_LOG = re.compile(r"(trial_\d+/)?(seed_\d+/)?wandb/(offline-)?run-[\w-]+/logs/debug[\w-]*\.log")
+"""What wandb links from its cache into the folder of each of its runs, and never writes to again; nobody else writes to
+a file of this name."""
+
+
 def check_links(folder: Path, read: Collection[str] = ()) -> None:
     """Check that what is written below ``folder`` lands there: it may be somebody else's.
 
@@ -87,9 +93,8 @@ def check_links(folder: Path, read: Collection[str] = ()) -> None:
         ModisteError: Something in it is a link that leads out of it, a pipe or a device.
     """
     for path in special(folder):
-        parts = path.relative_to(folder).parts
-        # wandb links its logs from its cache into the folder of each of its runs, and never writes to one again.
-        if parts[0] in read or ("wandb" in parts[:-2] and path.is_symlink()):
+        inside = path.relative_to(folder)
+        if inside.parts[0] in read or (WANDB_LOG.fullmatch(inside.as_posix()) and not path.is_dir()):
             continue
         if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
             raise ModisteError(f"{path} leads out of {folder}: put what it points to in its place.")
