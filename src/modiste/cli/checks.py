@@ -145,7 +145,7 @@ def _is_used(key: str, config: DictConfig) -> bool:
 
 def _places(config: DictConfig) -> Iterator[str]:
     """Runs that do not exist, or lead somewhere else; paths that Hydra would resolve once more."""
-    for key in ("run", "init", "resume", "continue", "out", "index", "name", "log_dir", "run_dir"):
+    for key in ("init", "out", "index", "name", "log_dir", "run_dir"):  # of runs, `RunDir.find` says it
         value = _selected(config, key)
         if isinstance(value, str) and "${" in value:
             yield f"'{key}' holds '${{' ({value}), which would be read as a key once more: use another name."

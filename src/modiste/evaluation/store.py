@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from omegaconf import OmegaConf
 
+from modiste.config.stored import parts_of
 from modiste.errors import ModisteError
 from modiste.utils.atomic import atomic, write_image
 from modiste.utils.machine import environment
@@ -137,11 +138,7 @@ def strings(value: object) -> Iterator[str]:
     >>> list(strings({"a": ["x", {"b": "y"}], "c": 1}))
     ['x', 'y']
     """
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (list, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from strings(item)
+    return (item for _, item in parts_of(value) if isinstance(item, str))
 
 
 def file_digest(path: Path) -> str:

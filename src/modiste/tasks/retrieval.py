@@ -544,7 +544,7 @@ class Retrieval:
         try:
             search = text_search("queries", texts, self.prefix, documents, {"image": 1.0}, relevance)
         except MissingEmbeddingError:
-            log.info("The searches of data.queries are left out: embeddings from files have no vectors of their texts.")
+            log.info("The searches of data.queries are skipped: embeddings from files have no vectors of their texts.")
             return []
         gallery = documents.vectors(search.weights)
         best = np.minimum.reduceat(search.ranks(gallery), relevance.starts[:-1])
