@@ -30,8 +30,18 @@ def preload() -> None:
     for name in [*names, *FURTHER]:
         if not name.endswith("__main__") and not name.startswith(LATER):
             importlib.import_module(name)
+    detect_hardware()
     gc.collect()
     gc.freeze()  # the forks share these pages
+
+
+def detect_hardware() -> None:
+    """codecarbon keeps what it found for later trackers of the process, and so of the forks."""
+    from modiste.utils.energy import EnergyMeter
+
+    meter = EnergyMeter()
+    meter.start()
+    meter.stop()
 
 
 def run(request: dict) -> None:

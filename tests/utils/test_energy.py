@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,6 +83,23 @@ def test_an_unknown_country_is_one_sentence():
     pytest.importorskip("codecarbon")
     with pytest.raises(ModisteError, match=r"cost\.country=FR is not"):
         EnergyMeter("FR")
+
+
+def test_nothing_is_detected_while_a_worker_may_be_forked(monkeypatch):
+    """A training hung: a worker forked at that moment held the pipe whose end codecarbon waited for in a thread."""
+    codecarbon = pytest.importorskip("codecarbon")
+    threads = []
+    start = codecarbon.OfflineEmissionsTracker.start
+    monkeypatch.setattr(
+        codecarbon.OfflineEmissionsTracker,
+        "start",
+        lambda self: (threads.append(threading.current_thread()), start(self)),
+    )
+    meter = EnergyMeter()
+    meter.start()
+    assert threads == [threading.main_thread()]
+    meter.stop()
+    assert meter.read().measured
 
 
 def test_codecarbon_is_not_imported_at_start_up():

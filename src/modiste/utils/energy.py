@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 from dataclasses import dataclass
 from typing import Any
 
 from modiste.errors import ModisteError, did_you_mean
 
 NOT_INSTALLED = "Energy and CO2e are not measured: pip install 'modiste[cost]'."
-PATIENCE = 60.0
-"""Seconds that codecarbon has to look at the machine."""
 log = logging.getLogger(__name__)
 
 
@@ -59,7 +56,6 @@ class EnergyMeter:
 
     def __init__(self, country: str | None = None) -> None:
         self._tracker: Any = None
-        self._thread: threading.Thread | None = None
         self._read = Energy()
         try:
             from codecarbon.input import DataSource
@@ -77,15 +73,14 @@ class EnergyMeter:
         self.country = country
 
     def start(self) -> None:
-        """Begin at zero. Detecting the hardware takes a second or two, once per process: it happens in a thread."""
+        """Begin at zero; codecarbon takes one to two seconds to detect the hardware, once per process.
+
+        Not in a thread: detection starts processes, and a loader's worker forked meanwhile would hold their pipes open,
+        so that detection ended with the worker.
+        """
         if not self.installed:
             log.info(NOT_INSTALLED)
             return
-        self._thread = threading.Thread(target=self._begin, name="energy", daemon=True)
-        self._thread.start()
-
-    def _begin(self) -> None:
-        """Make the tracker; where codecarbon cannot, there is none, and training continues without it."""
         try:
             from codecarbon import OfflineEmissionsTracker
 
@@ -107,21 +102,15 @@ class EnergyMeter:
 
     def read(self) -> Energy:
         """Since `start`; nan where there is no codecarbon, or it could not measure."""
-        if self._started() is not None:
+        if self._tracker is not None:
             self._tracker.flush()
         return self._read
 
     def stop(self) -> None:
         """End the measurement; `read` still returns it."""
-        tracker, self._tracker = self._started(), None
+        tracker, self._tracker = self._tracker, None
         if tracker is not None:
             tracker.stop()
-
-    def _started(self) -> Any:
-        """The tracker as soon as it measures, or None."""
-        if self._thread is not None:
-            self._thread.join(PATIENCE)
-        return self._tracker
 
     def take(self, kwh: float, co2e_kg: float) -> None:
         """What codecarbon hands over."""
