@@ -1,4 +1,4 @@
-"""Domain randomisation of catalogue photos: PIL transforms for ``data.augment``, in addition to torchvision's."""
+"""Domain randomisation of catalogue photos: PIL transforms for ``data.augment``."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class HideSkin:
 
 
 class RoomLight:
-    """Simulate the light of phone photos with probability ``p``: exposure, colour cast, uneven light, folds.
+    """Simulate the light of phone photos with probability ``p``: exposure, colour cast, slope, folds.
 
     Each channel is multiplied by a field: a gain for the exposure, a gain per channel for the cast, a slope across the
     image, and low-frequency noise for folds and shadows. Colours stay recognisable: a blue shirt stays blue.
@@ -203,7 +203,7 @@ def is_skin(image: Image.Image) -> npt.NDArray[np.bool_]:
 
 
 def trim(image: Image.Image, tolerance: float = 0.05) -> Image.Image:
-    """Trim margins that differ from the corner pixel by at most ``tolerance`` of full intensity per channel.
+    """Trim margins whose channels differ from the corner pixel by at most ``tolerance`` of full intensity.
 
     >>> photo = Image.new("RGB", (60, 80), (250, 250, 250))
     >>> photo.paste("navy", (20, 10, 40, 70))

@@ -23,7 +23,7 @@ PARTS = ("name", "catalogue", "split", "derive", "preprocessed", "held_out", "co
 
 
 def load(data_cfg: DictConfig) -> Catalogue:
-    """Return the catalogue of a ``data`` node with its derived columns, split, held-out values and corruptions.
+    """Return the catalogue of a ``data`` node, with derived columns, split, held-out values, corruptions.
 
     Raises:
         ModisteError: The preprocessed images belong to another data set, or the node corrupts preprocessed images.

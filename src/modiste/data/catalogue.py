@@ -155,7 +155,7 @@ class Catalogue:
 
     @classmethod
     def unchecked(cls, card: Card, columns: Mapping[str, Sequence[Any]], images: ImageSource) -> Catalogue:
-        """Return all rows unchecked, without decoding images, for data that is read once, such as stream samples.
+        """Return all rows unchecked and undecoded, for data that is read once, such as stream samples.
 
         Args:
             card: The data card.
@@ -275,7 +275,7 @@ class Catalogue:
 
 
 def hash_pixels(image: Image.Image) -> str:
-    """SHA-1 of the decoded RGB pixels and the image size: equal for pixel-identical images in any encoding.
+    """SHA-1 of the decoded RGB pixels and their size: equal for identical pixels in any encoding.
 
     >>> hash_pixels(Image.new("RGB", (2, 8))) == hash_pixels(Image.new("RGB", (8, 2)))
     False

@@ -70,7 +70,7 @@ class Decoder:
         return {} if self.mode == "pil" else {"decode": self.mode}
 
     def image(self, catalogue: Catalogue, i: int, preprocess: Preprocess) -> Image.Image:
-        """Return the RGB image of the i-th row to augment before ``preprocess``; mode ``scaled`` may reduce it."""
+        """Return the i-th row's RGB image to augment before ``preprocess``; mode ``scaled`` may reduce it."""
         images, reference = catalogue.images, catalogue.reference(i)
         if isinstance(images, PixelSource):
             return Image.fromarray(images.preprocessed_pixels(reference, preprocess).permute(1, 2, 0).numpy())
@@ -100,7 +100,7 @@ class Decoder:
 
     @staticmethod
     def _factor(width: int, height: int, preprocess: Preprocess) -> int:
-        """Largest divisor of the sides, of 8, 4, 2 and 1, that leaves both at least as large as after resizing."""
+        """Largest divisor of the sides, of 8, 4, 2 and 1, that leaves both as large as after resizing."""
         wanted_width, wanted_height = preprocess.resized(width, height)
         return next(f for f in (8, 4, 2, 1) if f == 1 or (width >= f * wanted_width and height >= f * wanted_height))
 

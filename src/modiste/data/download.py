@@ -68,7 +68,7 @@ def read_counted(card: Card, path: Path) -> list[str]:
 
 
 def chosen(word: str, given: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Return ``given`` in the order of ``options``. Raises ModisteError if it is empty or has an unknown option."""
+    """Return ``given`` in the order of ``options``. Raises ModisteError if it is empty or not in them."""
     for name in given:
         if name not in options:
             raise ModisteError(f"data.catalogue.{word} has no '{name}'. {did_you_mean(name, options)}")

@@ -1,4 +1,7 @@
-"""Text fields of a product and weights of pairs, for generalised contrastive learning (`modiste.losses.gcl`)."""
+"""Text fields of products and weights of pairs, for generalised contrastive learning.
+
+See `modiste.losses.gcl`.
+"""
 
 from __future__ import annotations
 
@@ -138,7 +141,7 @@ class BoundFields:
         return {text for texts in self.captions if texts.complete(row) for text in texts.all(row)}
 
     def collate(self, texts: Sequence[Sequence[str]]) -> tuple[list[str], dict[str, Tensor]]:
-        """Collect the distinct texts of a batch, so that each is embedded once, and index them by product and field.
+        """Collect the distinct texts of a batch, to embed each once, and index them by product and field.
 
         Args:
             texts: For each of B products, one text per field; "" for none.

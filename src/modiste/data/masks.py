@@ -1,4 +1,4 @@
-"""Segmentation masks: run lengths and polygons in the formats of COCO and Kaggle, and captions from labels."""
+"""Segmentation masks: run lengths and polygons as in COCO and Kaggle, and captions from labels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Shape:
 
     @classmethod
     def from_coco(cls, segmentation: object) -> Shape | None:
-        """Parse COCO's ``segmentation``: polygons, or ``{"size": [h, w], "counts": list or compressed string}``.
+        """Parse COCO's ``segmentation``: polygons, or ``{"size": [h, w], "counts": list or string}``.
 
         Polygons of fewer than three points have no area and are dropped; None: no polygon remains.
 
@@ -55,7 +55,7 @@ class Shape:
 
     @classmethod
     def from_kaggle(cls, text: str, height: int, width: int) -> Shape:
-        """Parse Kaggle's ``EncodedPixels``: alternating starts (from 1, in column-major order) and lengths of runs.
+        """Parse Kaggle's ``EncodedPixels``: alternating starts (from 1, column-major) and lengths of runs.
 
         Raises:
             ValueError: The text is malformed, or the runs do not fit the image.
@@ -75,7 +75,7 @@ class Shape:
         return cls(counts=counts)
 
     def fill(self, height: int, width: int) -> Mask:
-        """Return the mask (height, width), True inside. Raises ValueError if the runs belong to another image size."""
+        """Return the mask (height, width), True inside. Raises ValueError if the runs do not fit the size."""
         return (
             fill_polygons(self.polygons, height, width)
             if self.counts is None
@@ -119,7 +119,7 @@ def _check_counts(counts: npt.NDArray[np.int64], height: int, width: int) -> Non
 
 
 def fill_runs(counts: npt.NDArray[np.int64], height: int, width: int) -> Mask:
-    """Mask (height, width), True in every second run. Raises ValueError if the runs belong to another image size.
+    """Mask (height, width), True in every second run. Raises ValueError if the runs do not fit the size.
 
     >>> fill_runs(np.array([1, 2, 1]), 2, 2).astype(int)
     array([[0, 1],
@@ -191,7 +191,9 @@ def part_of(parts: Mapping[str, Sequence[str]], labels: Collection[str]) -> dict
 
 
 def wearing(parts: Sequence[str]) -> str:
-    """Caption of a person who wears ``parts``; "" for none. Plurals and words such as "underwear" have no article.
+    """Caption of a person who wears ``parts``; "" for none.
+
+    Plurals and words such as "underwear" have no article.
 
     >>> wearing(["dress", "shoes", "umbrella"])
     'a person wearing a dress, shoes and an umbrella'

@@ -103,7 +103,7 @@ class Miner:
 
 
 def read(folder: Path, catalogue: Catalogue, total: int) -> tuple[Tensor, Tensor]:
-    """Read image and text embeddings, each (N, D), of N rows of a catalogue that ``modiste embed`` embedded.
+    """Read the image and text embeddings, each (N, D), of N rows from the output of ``modiste embed``.
 
     Args:
         folder: Output folder of ``modiste embed``.
@@ -134,7 +134,7 @@ def read(folder: Path, catalogue: Catalogue, total: int) -> tuple[Tensor, Tensor
 
 
 def _rows(file: Path, rows: np.ndarray, total: int) -> Tensor:
-    """Read rows of a matrix on disk. Raises ModisteError unless the file holds a float matrix of ``total`` rows."""
+    """Read rows of a matrix on disk. Raises ModisteError unless it is a float matrix of ``total`` rows."""
     try:
         matrix = np.load(file, mmap_mode="r", allow_pickle=False)
         if matrix.ndim != 2 or len(matrix) != total or matrix.dtype.kind != "f":

@@ -181,7 +181,7 @@ class FashionDataModule(LightningDataModule):
 
     @property
     def training_rows(self) -> Catalogue:
-        """The rows of the split ``train``, at most ``limit`` of them. Raises ModisteError if the split is empty."""
+        """The rows of the split ``train``, at most ``limit``. Raises ModisteError if the split is empty."""
         return self._limited(self.catalogue.select(split="train"))
 
     def _training_pairs(self, products: Mapping[str, int] | None) -> Callable[[Catalogue], Pairs]:
@@ -203,7 +203,7 @@ class FashionDataModule(LightningDataModule):
         )
 
     def _bound(self, step: Any) -> Any:
-        """Bind a transform that uses other rows than its own (`modiste.data.scenes.InScene`) to the training rows."""
+        """Bind a transform that uses other rows (`modiste.data.scenes.InScene`) to the training rows."""
         if self.stream is not None or not hasattr(step, "bind"):
             return step
         return step.bind(self.training_rows)
@@ -327,7 +327,7 @@ def obey_trainer(worker: int) -> None:
 
 
 def check_training(data: FashionDataModule, loss: object) -> None:
-    """Check before training that ``loss`` uses the fields and weights, and that a stream has the columns needed.
+    """Check before training that ``loss`` uses fields and weights, and a stream has the columns needed.
 
     Raises:
         ModisteError: The loss ignores text fields or weights; a stream is combined with a field's vocabulary; or see

@@ -1,4 +1,4 @@
-"""Numbers as shops write them: decimal commas, thousands separators, currencies, and a few cells of plain text."""
+"""Numbers as shops write them: decimal commas, thousands separators, currencies, rare cells of text."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Numbers:
 
 
 def read_numbers(cells: Sequence[object], name: str = "") -> Numbers | None:
-    """Read a text column as numbers if all or nearly all cells are numbers in one notation; None: it stays text.
+    """Read a text column as numbers if nearly all cells are numbers in one notation; None: it stays text.
 
     A column with codes such as "007" stays text. Cells that are not numbers are dropped only among amounts: numbers
     with a currency or two decimals, or a column named like a price. Among sizes and codes such a cell is a value, and
@@ -96,7 +96,7 @@ def read_numbers(cells: Sequence[object], name: str = "") -> Numbers | None:
 
 
 def _has_decimal_comma(numbers: Iterable[str], amounts: bool) -> bool | None:
-    """Whether more of the numbers are valid with a decimal comma than with a decimal point; None if ambiguous.
+    """Whether more numbers are valid with a decimal comma than with a decimal point; None if ambiguous.
 
     "1,299" and "1.299" are valid in both notations. Amounts do not have three decimals, so there the mark separates
     thousands. In other columns, "1.299" has a decimal point, as programs write it, and "1,299" stays ambiguous.

@@ -16,7 +16,7 @@ Position = Callable[[], dict[str, int]]
 
 
 class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) in an order that depends only on the seed and the epoch, resumable mid-epoch.
+    """Batches of (epoch, index), ordered by the seed and the epoch only, resumable mid-epoch.
 
     Each process takes every ``world``-th item of a global batch, so the global batches do not depend on the number of
     processes. An incomplete last batch is dropped, because the contrastive loss depends on the batch size.

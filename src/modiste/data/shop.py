@@ -185,7 +185,7 @@ def _filled(cell: Any) -> bool:
 
 
 def references(cell: object) -> list[Any]:
-    """Return the images listed in a cell: a list, or text separated by commas, semicolons, pipes or line breaks.
+    """Return the images listed in a cell: a list, or text with commas, semicolons, pipes or line breaks.
 
     >>> references("a.jpg, b.jpg"), references("Hat, red.jpg"), references(["a.jpg", None])
     (['a.jpg', 'b.jpg'], ['Hat, red.jpg'], ['a.jpg'])
@@ -202,7 +202,7 @@ def references(cell: object) -> list[Any]:
 
 
 def one_row_per_image(raw: Mapping[str, Sequence[Any]], roles: Roles) -> Columns:
-    """Return the table with one row per image, all in the first image column; rows without an image have "" there.
+    """Return the table with one row per image, in the first image column; "" for rows without an image.
 
     >>> roles = Roles("t", ("i",), None, None)
     >>> one_row_per_image({"t": ["hat", "cap"], "i": ["1.jpg|2.jpg", ""]}, roles)

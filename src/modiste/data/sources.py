@@ -81,7 +81,7 @@ class MaskSource(ImageSource, Protocol):
         ...
 
     def read_mask(self, ref: str, part: str = WHOLE) -> Image.Image:
-        """Mode L, of the image's size, 255 where ``part`` is. Raises ModisteError if the image has no such part."""
+        """Mask in mode L, of the image's size, 255 inside ``part``. Raises ModisteError if there is none."""
         ...
 
 
@@ -94,7 +94,7 @@ class ImageTooLargeError(ValueError):
 
 
 def decode(data: bytes, smallest: int | None = None) -> Image.Image:
-    """Decode an image to RGB: upright (EXIF), transparency on white, its size checked before it is decoded.
+    """Decode an image to RGB, upright (EXIF), with transparency on white, after a check of its size.
 
     Args:
         data: Content of the file.
@@ -308,7 +308,7 @@ class BytesImages:
 
 
 class ArrowImages:
-    """Images in a column of a `datasets.Dataset`, as encoded bytes or as paths; a reference is the row as text.
+    """Images in a column of a `datasets.Dataset`, as bytes or paths; a reference is the row as text.
 
     Args:
         dataset: A `datasets.Dataset`.

@@ -1,4 +1,7 @@
-"""Splits: train, val, test, held out and excluded rows. Training shares no product or image with another split."""
+"""Splits: train, val, test, held out and excluded rows.
+
+Training shares no product and no image with another split.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ HELD_OUT = {"train": EXCLUDED, "val": "val_held_out", "test": "test_held_out"}
 
 @dataclass(frozen=True)
 class RandomSplit:
-    """Random split of whole groups (`groups`) by hash: a new product moves no others unless it joins their group.
+    """Random split of whole groups (`groups`) by hash.
+
+    A new product moves no others unless it joins their group.
 
     Attributes:
         fractions: Split → fraction of the groups; the fractions sum to 1.
@@ -324,7 +329,7 @@ def _check_fractions(fractions: Mapping[str, float]) -> None:
 
 
 def _assign(group: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Assign a split to every group by a number in [0, 1) that depends only on the seed and the group's name."""
+    """Assign a split to every group by a number in [0, 1), a hash of the seed and the group's name."""
     names = [name for name, part in fractions.items() if part > 0]
     split = {}
     for key in set(group):

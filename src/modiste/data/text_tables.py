@@ -93,7 +93,7 @@ def read_text(path: Path, encoding: str | None = None) -> tuple[str, TextFormat]
 
 
 def recognise_encoding(data: bytes) -> str:
-    """Return the encoding of a text: from its byte order mark, else UTF-8 if valid, else the likeliest code page.
+    """Return the encoding of a text: by byte order mark, else UTF-8 if valid, else a likely code page.
 
     >>> [recognise_encoding(text.encode(code)) for text, code in (("é", "utf-8"), ("a", "utf-16"), ("été €", "cp1252"))]
     ['utf-8', 'utf-16', 'cp1252']
@@ -233,7 +233,7 @@ def _records(text: str, delimiter: str, quoted: bool) -> list[Record]:
 
 
 def _swallowing(records: Sequence[Record], delimiter: str) -> Record | None:
-    """The first row with a quoted cell that swallows the following rows because its quote is not closed, or None."""
+    """The first row with an unclosed quote, whose cell swallows the following rows, or None."""
     width = len(records[0].cells) if records else 0
     for record in records:
         if len(record.raw) > 1 and (not _is_closed(record, delimiter) or _holds_rows(record, delimiter, width)):

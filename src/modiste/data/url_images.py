@@ -37,7 +37,7 @@ TRANSITION = [ipaddress.ip_network(block) for block in ("2001::/23", "2002::/16"
 def download(
     urls: Iterable[str], folder: Path | None = None, private: bool = False, progress: Progress | None = None
 ) -> Path:
-    """Download missing images and return their folder; failed downloads are logged and retried by the next call.
+    """Download missing images and return their folder; the next call retries failed downloads.
 
     Args:
         urls: http and https URLs.
@@ -131,7 +131,9 @@ def _public(host: str, port: int) -> list[Any]:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is public; unlike ``is_global``, excludes multicast and private IPv4 embedded in IPv6.
+    """Whether an IP address is public, excluding multicast and private IPv4 embedded in IPv6.
+
+    Python's ``is_global`` includes these.
 
     >>> is_public("93.184.216.34"), is_public("64:ff9b::10.0.0.1"), is_public("64:ff9b::93.184.216.34")
     (True, False, True)

@@ -1,4 +1,4 @@
-"""Generated backgrounds: plain colours, gradients, clouds, stripes, tiles, dead leaves and rooms, some with grain."""
+"""Generated backgrounds: plain colours, gradients, clouds, stripes, tiles, dead leaves and rooms."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _tiles(rng: np.random.Generator, size: Size) -> Image.Image:
 
 
 def _leaves(rng: np.random.Generator, size: Size) -> Image.Image:
-    """Dead leaves model: overlapping shapes with power-law sizes, which has the statistics of natural images.
+    """Dead leaves: overlapping shapes with power-law sizes, which have the statistics of natural images.
 
     Lee, Mumford and Huang 2001; Baradad et al., *Learning to See by Looking at Noise*, arXiv:2106.05963.
     """

@@ -128,7 +128,7 @@ class Composer:
             )
 
     def bind(self, catalogue: Catalogue, seed: int = 0, count: int = 1000) -> Scenes:
-        """Return scenes of a catalogue's products; item (epoch, index) is a pure function of the seed and this key.
+        """Return scenes of a catalogue; item (epoch, index) is a pure function of the seed and this key.
 
         Args:
             catalogue: The products.
@@ -190,7 +190,7 @@ class Scenes(Dataset[Scene]):
         return cut_out(self.catalogue.read_image(row), self._zone(row), self.composer.tolerance)
 
     def draw(self, rng: np.random.Generator, zone: str | None = None) -> tuple[int, CutOut] | None:
-        """Sample a product, of ``zone`` if given, as (row, cut-out); None if no photo tried has a clean background."""
+        """Sample a product, of ``zone`` if given, as (row, cut-out); None if no photo tried is clean."""
         kinds, chances = self._choices[zone] if zone else self._any
         for _ in range(TRIES):
             rows = self._by_kind[kinds[rng.choice(len(kinds), p=chances)]]
@@ -385,7 +385,7 @@ class Canvas:
         self._label(np.asarray(mask) >= 128, corner, BACKGROUND)
 
     def finished(self, size: int, rng: np.random.Generator, softened: bool = False) -> Scene:
-        """Return the scene: vary light and sharpness, pad a portrait image with grey, reduce detail if ``softened``.
+        """Return the scene, with varied light and sharpness, padded with grey, softened if asked.
 
         Args:
             size: Side of the scene in pixels, the height of the canvas.

@@ -196,7 +196,7 @@ class Share:
         self._samples.close()
 
     def take(self, number: int) -> list[Sample]:
-        """Return the next ``number`` samples. Raises ModisteError as `read_shard` does, or if the shards have none."""
+        """Return the next ``number`` samples. Raises ModisteError as `read_shard` does, or if there are none."""
         samples = list(islice(self._samples, number))
         self.taken += len(samples)
         return samples
@@ -414,7 +414,7 @@ class StreamLoader(ResumableLoader):
             seen.tell()
 
     def state_dict(self) -> dict[str, Any]:
-        """As `ResumableLoader.state_dict`, with ``taken``: per device, the number of samples taken from each share.
+        """As `ResumableLoader.state_dict`, with ``taken``: per device, the samples taken from each share.
 
         A collective operation: all processes must call it, as Lightning does.
         """

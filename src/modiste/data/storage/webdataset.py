@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files of KEY.jpg with KEY.txt or KEY.json, read sequentially or as a catalogue."""
+"""WebDataset shards: tar files of KEY.jpg with KEY.txt or KEY.json, as a stream or a catalogue."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ def expand(shards: str | Sequence[str], key: str, download: bool = False) -> lis
 
 
 def check_address(url: str, key: str, download: bool) -> None:
-    """Check that a shard may be opened: a path, an http(s) URL if allowed, or a command if MODISTE_ALLOW has ``pipe``.
+    """Check that a shard may be opened.
+
+    Paths always may, http(s) URLs with ``download``, and ``pipe:`` commands if MODISTE_ALLOW has ``pipe``.
 
     Args:
         url: Path, URL or ``pipe:`` command of the shard.
@@ -283,7 +285,7 @@ def to_catalogue(
 
 
 class TarImages:
-    """Images in uncompressed tar files, read in place; a reference is the short name of the shard and the key.
+    """Images in uncompressed tar files, read in place; a reference is the shard's short name and the key.
 
     Args:
         places: Reference → path, offset and size in bytes of the encoded image.
@@ -394,7 +396,7 @@ def _index(url: str) -> Iterator[Sample]:
 def check_columns(
     rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str | None], named: Sequence[str], where: str
 ) -> None:
-    """Raise ModisteError if no row has a column of ``columns``, or the resulting catalogue lacks one of ``named``.
+    """Raise ModisteError if all rows lack a column of ``columns``, or the catalogue one of ``named``.
 
     >>> check_columns([{"title": "a hat"}], {"text": "titel"}, [], "data.catalogue.columns: 0.tar")
     Traceback (most recent call last):
@@ -411,7 +413,7 @@ def check_columns(
 
 
 def write(catalogue: Catalogue, folder: Path, shard_rows: int = 4096, progress: Progress = silent) -> int:
-    """Write a catalogue as shards, one series per split (``train-00000.tar``, …); an interrupted run resumes.
+    """Write a catalogue as shards, a series per split (``train-00000.tar``, …); resumes if interrupted.
 
     A sample consists of the unchanged image file (PNG for images that are not files), the text as ``txt``, and
     ``product_id``, ``split`` and the attributes as ``json``. The rows of a split are shuffled deterministically, since
