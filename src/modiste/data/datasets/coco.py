@@ -1,4 +1,4 @@
-"""Images with instance masks: COCO JSON (Fashionpedia, ModaNet) or Kaggle's run lengths (iMaterialist)."""
+"""Images with instance masks: COCO JSON (Fashionpedia, ModaNet), or run lengths (iMaterialist)."""
 
 from __future__ import annotations
 

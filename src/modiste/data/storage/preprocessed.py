@@ -112,7 +112,7 @@ class Preprocessed:
         except (KeyError, TypeError, ValueError, OSError) as error:  # includes errors of pyarrow and NumPy
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise ModisteError(
-                f"{folder} is damaged ({reason}): run the same modiste prepare command again, into an empty directory."
+                f"{folder} is damaged ({reason}): run the same modiste prepare command again, into an empty folder."
             ) from error
 
     def _catalogue(self, folder: Path, manifest: Mapping[str, Any]) -> Catalogue:
@@ -281,7 +281,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     outside = next((file for file in files if not isinstance(file, str) or file != Path(file).name), None)
     if outside is not None:
         raise ModisteError(
-            f"{folder / MANIFEST} names the file {outside!r}, which is not in its directory: restore it."
+            f"{folder / MANIFEST} names the file {outside!r}, which is not in its folder: restore it."
         )
     return manifest
 
