@@ -267,7 +267,7 @@ def test_addresses_below_the_given_one_are_kept_as_the_package_joins_them():
         ("s3://bucket/x::file://{out}/secret.png", "addresses are"),
         ("http://127.0.0.1:9/x.png", "private network"),
         ("https://[::1]:9/x.png", "private network"),
-        ("{out}/pipe", "no regular file"),
+        ("{out}/pipe", "not a regular file"),
     ],
 )
 def test_what_is_no_photo_of_a_public_host_is_not_opened(place, says, outside):

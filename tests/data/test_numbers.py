@@ -64,7 +64,7 @@ def test_an_odd_cell_among_amounts_is_empty_and_named():
     found = read_numbers([*FEW, "auf Anfrage"])
     assert found.values[-1] is None
     assert found.values[0] == 10.1
-    assert str(found) == "numbers with a decimal comma; no number, taken as empty: 'auf Anfrage'"
+    assert str(found) == "numbers with a decimal comma; not a number, taken as empty: 'auf Anfrage'"
     whole = ["80", "95"] * 10 + ["auf Anfrage"]
     assert read_numbers(whole) is None
     assert read_numbers(whole, "Preis").odd == ("auf Anfrage",)

@@ -191,7 +191,7 @@ def test_paths_in_parquet_rows_stay_within_the_folder(folder):
     pq.write_table(pa.table({"text": ["a", "b", "c"], "image": cells}), folder / "t.parquet")
     catalogue = Table(str(folder / "t.parquet"), str(folder / "images"))()
     assert len(catalogue) == 1
-    assert catalogue.report.bad == {"image outside the folder, or no regular file": ["1", "2"]}
+    assert catalogue.report.bad == {"image outside the folder, or not a regular file": ["1", "2"]}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Domain randomisation of catalogue photos: PIL transforms for ``data.augment``, in addition to torchvision's."""
+"""Domain randomisation of catalogue photos: PIL transforms for ``data.augment``."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from modiste.errors import ModisteError
 
 
 class Thumbnail:
-    """Convert the image to a small grey thumbnail, the way Fashion-MNIST was made, with probability ``p``.
+    """Convert the image to a small grey thumbnail, as Fashion-MNIST was made, with probability ``p``.
 
     Xiao et al., *Fashion-MNIST*, arXiv:1708.07747, section 2: trim edges near the corner's colour (5 % of the maximum
     intensity), scale the longest edge to 28 by skipping rows and columns, sharpen (Gaussian of radius 1), extend to a
-    centred square, grey. The last step, negation, is omitted: the data set is used on white. No image of
-    Fashion-MNIST is used; this is its recipe, for photos of any catalogue.
+    centred square, convert to grey. The negation is omitted, since the data set is used on white. This applies the
+    recipe to photos of any catalogue; it uses no image of Fashion-MNIST.
 
     Args:
         p: Probability.
         size: Side of the thumbnail in pixels; the encoder's transform enlarges it.
-        invert: Probability that a thumbnail is negated: dark garments become bright ones, the ground stays white.
+        invert: Probability that a thumbnail is negated: dark garments become bright, the background stays white.
 
     Raises:
-        ModisteError: A probability outside [0, 1], or ``size`` < 1.
+        ModisteError: A probability is outside [0, 1], or ``size`` < 1.
 
     >>> photo = Image.new("RGB", (60, 80), "white")
     >>> photo.paste("navy", (20, 10, 40, 70))
@@ -43,7 +43,7 @@ class Thumbnail:
         return f"Thumbnail(p={self.p}, size={self.size}, invert={self.invert})"
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        # Always draw both numbers from torch's generator, which the data loader seeds per item.
+        # Both numbers are always drawn, from torch's generator, which is seeded per item.
         taken, negated = torch.rand(2).tolist()
         if taken >= self.p:
             return image
@@ -66,11 +66,11 @@ class CropEnds:
 
     Args:
         p: Probability.
-        top: Maximum height cut at the top, as a fraction of it.
-        bottom: The same at the bottom.
+        top: Maximum fraction of the height cropped at the top.
+        bottom: Maximum fraction of the height cropped at the bottom.
 
     Raises:
-        ModisteError: A number outside [0, 1], or nothing may be left.
+        ModisteError: A number is outside [0, 1], or ``top`` + ``bottom`` ≥ 1.
 
     >>> CropEnds(p=0.0)(Image.new("RGB", (60, 80))).size
     (60, 80)
@@ -99,15 +99,15 @@ class HideSkin:
     """Turn skin-coloured pixels white with probability ``p``, so that a worn garment looks laid flat.
 
     Chai and Ngan, *Face segmentation using skin-color map in videophone applications*, 1999: 77 ≤ Cb ≤ 127 and
-    133 ≤ Cr ≤ 173. Beige and brown goods have that colour too: an image of which more than ``most`` would go, of what
-    is not white, stays as it is.
+    133 ≤ Cr ≤ 173. Beige and brown goods have that colour too, so an image stays unchanged if skin is more than a
+    fraction ``most`` of its non-white pixels.
 
     Args:
         p: Probability.
         most: Maximum fraction of the non-white pixels that may be skin.
 
     Raises:
-        ModisteError: A number outside [0, 1].
+        ModisteError: A number is outside [0, 1].
 
     >>> photo = Image.new("RGB", (10, 10), "navy")
     >>> photo.paste((224, 172, 140), (0, 0, 10, 3))
@@ -135,20 +135,20 @@ class HideSkin:
 
 
 class RoomLight:
-    """Light a product as a phone's photo does, with probability ``p``: exposure, colour cast, uneven light, folds.
+    """Simulate the light of phone photos with probability ``p``: exposure, colour cast, slope, folds.
 
-    Every channel is multiplied by a field: a gain for the exposure, one per channel for the cast, a slope across the
-    picture, and noise of a low frequency for folds and shadows. Colours stay recognisable: a blue shirt stays blue.
+    Each channel is multiplied by a field: a gain for the exposure, a gain per channel for the cast, a slope across the
+    image, and low-frequency noise for folds and shadows. Colours stay recognisable: a blue shirt stays blue.
 
     Args:
         p: Probability.
-        exposure: Standard deviation of the logarithm of the gain.
-        cast: Of each channel's gain.
-        slope: Of the change from the middle of the picture to its edge, across and down.
-        folds: Largest standard deviation of the noise.
+        exposure: Standard deviation of the log gain.
+        cast: Standard deviation of the log gain of each channel.
+        slope: Standard deviation of the relative change from the centre to the edge, horizontally and vertically.
+        folds: Maximum standard deviation of the noise.
 
     Raises:
-        ModisteError: A number outside [0, 1].
+        ModisteError: A number is outside [0, 1].
 
     >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
     <torch._C.Generator object at ...>
@@ -168,7 +168,7 @@ class RoomLight:
         )
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        # One number from torch's generator, which the data loader seeds per item, decides all others.
+        # One number from torch's generator, which is seeded per item, seeds all others.
         rng = np.random.default_rng(int(torch.randint(2**31, ())))
         if rng.random() >= self.p:
             return image
@@ -180,20 +180,20 @@ class RoomLight:
         return Image.fromarray((pixels * field[..., None] * gain).clip(0, 255).astype(np.uint8))
 
     def _folds(self, rng: np.random.Generator, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-        """(height, width) smooth noise."""
+        """Smooth noise (height, width)."""
         cells = rng.normal(0, rng.uniform(0, self.folds), rng.integers(3, 12, 2)).astype(np.float32)
         return np.asarray(Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC))
 
 
 def check_fractions(name: str, **parts: float) -> None:
-    """Raise ModisteError where one of the parts of ``name`` is outside [0, 1]."""
+    """Raise ModisteError if one of the arguments of ``name`` is outside [0, 1]."""
     for key, value in parts.items():
         if not 0 <= value <= 1:
             raise ModisteError(f"{name}.{key}={value:g}: give a number from 0 to 1.")
 
 
 def is_skin(image: Image.Image) -> npt.NDArray[np.bool_]:
-    """(h, w) True where a pixel has the colour of skin: 77 ≤ Cb ≤ 127 and 133 ≤ Cr ≤ 173 (Chai and Ngan 1999).
+    """Mask (h, w) of skin-coloured pixels: 77 ≤ Cb ≤ 127 and 133 ≤ Cr ≤ 173 (Chai and Ngan 1999).
 
     >>> is_skin(Image.new("RGB", (2, 1), (224, 172, 140))).tolist()
     [[True, True]]
@@ -203,7 +203,7 @@ def is_skin(image: Image.Image) -> npt.NDArray[np.bool_]:
 
 
 def trim(image: Image.Image, tolerance: float = 0.05) -> Image.Image:
-    """Trim margins that differ from the image's corner by at most ``tolerance`` of full intensity per channel.
+    """Trim margins whose channels differ from the corner pixel by at most ``tolerance`` of full intensity.
 
     >>> photo = Image.new("RGB", (60, 80), (250, 250, 250))
     >>> photo.paste("navy", (20, 10, 40, 70))

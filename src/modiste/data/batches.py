@@ -17,21 +17,21 @@ from modiste.errors import ModisteError
 
 @dataclass(frozen=True)
 class Batches:
-    """Order of an epoch, which decides the batches and thereby the negatives.
+    """Order of an epoch, which determines the batches and thus the in-batch negatives.
 
     Attributes:
         group_by: A column; ``group_size`` pairs with the same value are adjacent, as hard negatives (a group may
             continue in the next batch). None: the order is random.
         group_size: Pairs per group of ``group_by`` or ``mined``.
-        one_per_product: No product twice in a batch. The last batches of an epoch, for which few products are left, may
-            hold one twice: no row is dropped.
-        balance: A column. An epoch samples the number of rows with replacement; a row whose value occurs in n rows
-            has a probability proportional to n^-power.
+        one_per_product: Allow each product once per batch. Only the last batches of an epoch may repeat a product,
+            since no row is dropped.
+        balance: A column. An epoch samples as many rows as there are, with replacement; a row whose value occurs in n
+            rows has a probability proportional to n^-power.
         power: 0 keeps the natural frequencies, 1 makes all values equally frequent.
-        mined: A directory of ``modiste embed``: groups are nearest neighbours under its model
-            (`modiste.data.mining.Miner`). None: nothing is mined.
-        false_negative_margin: Pairs above this fraction of the positive's score are separated; see
-            `Miner`.
+        mined: Output folder of ``modiste embed``; groups are nearest neighbours of these embeddings
+            (`modiste.data.mining.Miner`). None: no mining.
+        false_negative_margin: Pairs with a score above this fraction of the positive's do not share a group; see
+            `modiste.data.mining.Miner`.
 
     Raises:
         ModisteError: ``group_size`` < 1, ``power`` outside [0, 1], ``false_negative_margin`` ≤ 0, both ``group_by`` and
@@ -58,7 +58,7 @@ class Batches:
                 "uses 0.95."
             )
         if self.group_by is not None and self.mined is not None:
-            raise ModisteError("data.batches has both group_by and mined: choose one, each defines the groups.")
+            raise ModisteError("data.batches has both group_by and mined: choose one; each defines the groups.")
         if self.balance is not None and self.mined is not None:
             raise ModisteError(
                 "data.batches has both balance and mined: choose one; mined groups contain every row once."
@@ -70,7 +70,7 @@ class Batches:
         Args:
             catalogue: The rows to train on.
             captions: Their captions, for ``mined``.
-            total: Rows of the whole catalogue, for ``mined``.
+            total: Number of rows of the full catalogue, for ``mined``.
 
         Raises:
             ModisteError: A column is unknown, or see `modiste.data.mining.read`.
@@ -81,7 +81,7 @@ class Batches:
         if self.mined is not None:
             image, text = mining.read(Path(self.mined), catalogue, total)
             miner = mining.Miner(image, text, _numbers(products), _numbers(captions), self.false_negative_margin)
-            # more than a group needs, since other groups take some
+            # More than a group needs, since other groups take some.
             mined = Mined(miner, miner.neighbours(4 * self.group_size))
         weights = None if self.balance is None else inverse_frequencies(catalogue.column(self.balance), self.power)
         return Order(
@@ -90,7 +90,7 @@ class Batches:
 
 
 def inverse_frequencies(values: Sequence[str], power: float) -> Tensor:
-    """n^-power for each of the values (N,), n being how often it occurs; (N,).
+    """Return n^-power (N,), float64, where n is the number of occurrences of each of the N values.
 
     >>> inverse_frequencies(["bag", "bag", "shoe"], 1.0).tolist()
     [0.5, 0.5, 1.0]
@@ -107,7 +107,7 @@ def _numbers(values: Sequence[str]) -> Tensor:
 
 @dataclass(frozen=True)
 class Mined:
-    """A miner and the hardest negatives (N, K) that it found."""
+    """A miner and the hardest negatives (N, K) it found."""
 
     miner: mining.Miner
     neighbours: Tensor
@@ -115,15 +115,15 @@ class Mined:
 
 @dataclass(frozen=True)
 class Order:
-    """`Batches` of one catalogue.
+    """`Batches` applied to one catalogue.
 
     Attributes:
         length: Number of rows.
-        groups: Value of each row, or None.
-        group_size: Rows in a group of one value.
-        products: Product of each row, where none may come twice in a batch.
-        mined: Where groups are of hard negatives.
-        weights: Of each row, where an epoch draws rows with replacement; None: it takes each once.
+        groups: Value of each row to group by, or None.
+        group_size: Rows per group.
+        products: Product of each row, if a batch may contain each product only once, or None.
+        mined: Hard negatives to group, or None.
+        weights: Sampling weight of each row (N,), with replacement; None: an epoch has each row once.
     """
 
     length: int
@@ -134,7 +134,7 @@ class Order:
     weights: Tensor | None = None
 
     def __call__(self, generator: torch.Generator, batch_size: int) -> list[int]:
-        """Rows of an epoch in order: each once, or sampled by weight.
+        """Return the rows of an epoch in order: each once, or sampled by weight.
 
         >>> order = Order(6, groups=["shoe", "bag", "shoe", "bag", "shoe", "bag"], group_size=3)
         >>> order(torch.Generator().manual_seed(0), 6)

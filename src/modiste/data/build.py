@@ -18,17 +18,17 @@ from modiste.data.splits import HeldOut
 from modiste.data.storage.preprocessed import Preprocessed
 from modiste.errors import ModisteError
 
-# the keys of a data node that `load` reads
+# The keys of a data node that `load` reads.
 PARTS = ("name", "catalogue", "split", "derive", "preprocessed", "held_out", "corruptions")
 
 
 def load(data_cfg: DictConfig) -> Catalogue:
-    """Return the catalogue of a ``data`` node: split, held out and corrupted as the node says.
+    """Return the catalogue of a ``data`` node, with derived columns, split, held-out values, corruptions.
 
     Raises:
-        ModisteError: The preprocessed images are those of another data set, or are to be corrupted.
+        ModisteError: The preprocessed images belong to another data set, or the node corrupts preprocessed images.
     """
-    # older runs lack these keys
+    # Older runs lack some of these keys.
     catalogue = derive(_whole(data_cfg), data_cfg.get("derive") or {})
     catalogue = _part(data_cfg, "split", catalogue)(catalogue)
     if data_cfg.get("held_out"):
@@ -37,33 +37,33 @@ def load(data_cfg: DictConfig) -> Catalogue:
 
 
 def captions_of(data_cfg: DictConfig) -> Captions:
-    """Return the caption templates of a ``data`` node, with their words and synonyms.
+    """Return the captions of a ``data`` node: templates, words and synonyms.
 
     >>> from modiste.config import compose
     >>> captions_of(compose("train", ["data=kagl"]).data).templates
     ['{text}']
     """
-    # Not a copy of a node, which would lose the rest of the config: captions.words is often ${data.classes}.
+    # A copy of the node would lose its parent, which ${data.classes} in captions.words refers to.
     node = data_cfg if OmegaConf.is_config(data_cfg) else literal_config(data_cfg)
     plain: Any = OmegaConf.to_container(node.captions, resolve=True)
     return Captions(**plain)
 
 
 def bind_captions(data_cfg: DictConfig, catalogue: Catalogue) -> BoundCaptions:
-    """Return the captions of a catalogue's rows by the templates of a ``data`` node.
+    """Apply the caption templates of a ``data`` node to the rows of a catalogue.
 
     Args:
         data_cfg: The node that ``catalogue`` was loaded from.
-        catalogue: All rows, or a part of them.
+        catalogue: All rows, or some of them.
 
     Raises:
-        ModisteError: A template names an unknown column, or see `Captions`.
+        ModisteError: A template names an unknown column, or the captions are invalid (see `Captions`).
     """
     return captions_of(data_cfg).bind(catalogue)
 
 
 def identity(data_cfg: DictConfig) -> str:
-    """Return the identity of the catalogue that `load` returns: equal identities give equal catalogues.
+    """Return a string that identifies the catalogue that `load` returns: equal strings, equal catalogues.
 
     >>> from modiste.config import compose
     >>> a, b, c = (compose("train", words).data for words in ([], ["data.batch_size=8"], ["data.split.seed=1"]))
@@ -75,12 +75,12 @@ def identity(data_cfg: DictConfig) -> str:
 
 
 def _part(data_cfg: Any, name: str, *arguments: Any) -> Any:
-    """The part ``name``. Raises ModisteError where its target is one of something else, as a damaged file may say."""
+    """Instantiate ``name``. Raises ModisteError if its target has another signature, as in a damaged file."""
     part = instantiate(data_cfg[name])
     try:
         inspect.signature(part).bind(*arguments)
     except TypeError:
-        raise ModisteError(f"'data.{name}' is {data_cfg[name].get('_target_')}, which is no {name}.") from None
+        raise ModisteError(f"'data.{name}' is {data_cfg[name].get('_target_')}, which is not a {name}.") from None
     return part
 
 

@@ -19,15 +19,16 @@ class Captions:
     """Caption templates such as ``"{text}"`` or ``"a {baseColour} {articleType} for {gender}"``.
 
     Attributes:
-        templates: Training samples one per product and access, seeded; evaluation always uses the first.
+        templates: Training samples one per item and epoch; evaluation always uses the first.
         weights: Sampling weights of the templates; equal when empty.
         words: Column → value → word used in captions, like a data set's ``classes``.
-        synonyms: Column → value → alternative words; training samples one, evaluation uses the first.
+        synonyms: Column → value → alternative words. Training samples the word or one of them; evaluation uses the
+            word.
 
-    A template that names an empty column of a row is skipped for that row, unless it is the only one left.
+    Training skips a template with an empty column for that row; if all templates have one, it uses the first.
 
     Raises:
-        ModisteError: There is no template, not one weight per template, or a synonym that is no list.
+        ModisteError: There is no template, or not one weight per template.
     """
 
     templates: Sequence[str] = field(default_factory=lambda: ["{text}"])
@@ -49,7 +50,12 @@ class Captions:
         return {name for template in self.templates for name in FIELD.findall(template)}
 
     def bind(self, catalogue: Catalogue) -> BoundCaptions:
-        """The captions of a catalogue's rows. Raises ModisteError for an unknown column."""
+        """Apply the templates to the rows of a catalogue.
+
+        Raises:
+            ModisteError: A template names an unknown column, synonyms name a column that no template uses, or the
+                synonyms of a value are not a list.
+        """
         names = self.columns
         for name, values in self.synonyms.items():
             if name not in names:
@@ -66,13 +72,13 @@ class Captions:
 
 @dataclass(frozen=True)
 class BoundCaptions:
-    """`Captions` of one catalogue."""
+    """`Captions` applied to one catalogue."""
 
     captions: Captions
     columns: dict[str, list[str]]
 
     def first(self, row: int) -> str:
-        """Caption used in evaluation."""
+        """Return the caption used in evaluation."""
         return self._render(self.captions.templates[0], row, lambda words: words[0])
 
     def sample(self, row: int, generator: random.Random) -> str:
@@ -85,7 +91,7 @@ class BoundCaptions:
         return self._render(self.captions.templates[chosen], row, generator.choice)
 
     def all(self, row: int) -> set[str]:
-        """All captions that `sample` can return for a row."""
+        """Return all captions that `sample` can return for a row."""
         captions = set()
         for template in [self.captions.templates[index] for index in self._usable(row) or [0]]:
             choices = [self._words(name, self.columns[name][row]) for name in FIELD.findall(template)]
@@ -95,11 +101,11 @@ class BoundCaptions:
         return captions
 
     def complete(self, row: int) -> bool:
-        """Whether some template has no empty column in this row."""
+        """Whether a template has no empty column in this row."""
         return bool(self._usable(row))
 
     def _usable(self, row: int) -> list[int]:
-        """Templates without an empty column in this row."""
+        """Indices of the templates without an empty column in this row."""
         templates = enumerate(self.captions.templates)
         return [index for index, text in templates if all(self.columns[name][row] for name in FIELD.findall(text))]
 

@@ -1,4 +1,4 @@
-"""The catalogue: one schema for every data set, a table with one row per image and an image source."""
+"""The catalogue: one schema for every data set, a table with one row per image, and an image source."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ SCHEMA = ("row", "product_id", "image", "text", "split", "pixels")
 GROUNDING = ("mask", "boxes")
 SCAN_VERSION = "2"
 
-# reasons for excluding a row
+# Reasons for excluding a row.
 MISSING_IMAGE = "missing image"
 UNREADABLE_IMAGE = "unreadable image"
 UNREACHABLE_IMAGE = "unreachable image"
 LARGE_IMAGE = "image too large"
-UNSAFE_IMAGE = "image outside the folder, or no regular file"
+UNSAFE_IMAGE = "image outside the folder, or not a regular file"
 EMPTY_CAPTION = "empty caption"
 DUPLICATE_ROW = "duplicate row"
 
@@ -49,10 +49,10 @@ class Card:
     """Data card: name, licence, citation and download of a data set.
 
     Attributes:
-        name: The word that selects it (``data=<name>``).
-        expected: Counts that the publisher states, such as ``{"rows": 44446}``.
+        name: Selects the data set (``data=<name>``).
+        expected: Counts stated by the publisher, such as ``{"rows": 44446}``.
         download: Download instructions, shown when files are missing.
-        values: Attribute → values of the whole data set, of which a small part may lack some.
+        values: Attribute → its values in the complete data set; a subset may lack some.
     """
 
     name: str
@@ -74,7 +74,7 @@ class LoadReport:
     bad: Mapping[str, list[str]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """One line.
+        """Summarise the report in one line.
 
         >>> print(LoadReport(3, 2, {"missing image": ["17"]}))
         2 of 3 rows kept; dropped: 1 missing image (17)
@@ -94,9 +94,9 @@ class Catalogue:
         table: ``row`` (int64: position in the full catalogue, kept by `select`), ``product_id``, ``image`` (the
             reference that ``images`` reads), ``text``, ``split`` ("" = undecided), ``pixels`` (SHA-1 of the decoded RGB
             pixels and their size), attribute columns, and optionally ``mask`` and ``boxes``. Attributes are text (""
-            = missing), or int64, float64 or bool (null = missing), which `column` gives as text.
+            = missing), or int64, float64 or bool (null = missing); `column` returns all of them as text.
         images: Reads an image by its reference.
-        report: Rows read, kept, and excluded.
+        report: Rows read, kept and excluded.
 
     >>> from modiste.data.sources import ArrayImages
     >>> images = ArrayImages(np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4))
@@ -120,18 +120,21 @@ class Catalogue:
         max_bad: int | float | None = None,
         problems: Sequence[str | None] | None = None,
     ) -> Catalogue:
-        """Check every row, decode every image once, and skip and count bad rows.
+        """Check every row, decode every image once, and exclude and count bad rows.
 
-        The scan of the images is cached (`modiste.utils.run_dir.cache_dir`) under the identity of the source.
+        The results of decoding are cached (`modiste.utils.run_dir.cache_dir`) under the identity of the source.
 
         Args:
+            card: The data card.
             columns: ``product_id``, ``image``, ``text``, optionally ``split``, ``mask``, ``boxes``; any other column
-                is an attribute. With a ``pixels`` column (generated images whose content is known) nothing is decoded.
+                is an attribute. With a ``pixels`` column (synthetic images whose content is known) nothing is decoded.
+            images: Reads an image by its reference in ``image``.
             max_bad: Maximum number (int) or fraction (float) of bad rows; None: no limit.
-            problems: Problem per row found by the adapter, such as an unreadable mask.
+            problems: Problem per row found by the adapter, such as an unreadable mask; None: no problem.
 
         Raises:
-            ModisteError: A column is missing or of another length, no row is usable, or more are bad than allowed.
+            ModisteError: A required column is missing, the columns differ in length, no row is usable, or more rows
+                are bad than allowed.
         """
         texts = _as_text(columns)
         rows = [f"row {row + 1}" for row in range(len(texts["product_id"]))]
@@ -152,10 +155,15 @@ class Catalogue:
 
     @classmethod
     def unchecked(cls, card: Card, columns: Mapping[str, Sequence[Any]], images: ImageSource) -> Catalogue:
-        """Return all rows unchecked, without decoding images, for data that is read once such as stream samples.
+        """Return all rows unchecked and undecoded, for data that is read once, such as stream samples.
 
         Args:
+            card: The data card.
             columns: As in `build`; ``pixels`` stays empty.
+            images: Reads an image by its reference in ``image``.
+
+        Raises:
+            ModisteError: A required column is missing, or the columns differ in length.
         """
         texts = _as_text(columns)
         count = len(texts["text"])
@@ -173,17 +181,17 @@ class Catalogue:
 
     @property
     def class_attributes(self) -> list[str]:
-        """Names of the attributes whose values may be classes: text that repeats and is short, no numbers."""
+        """Names of the attributes that can serve as classes: short, repeating text, no numbers."""
         texts = [name for name in self.attributes if pa.types.is_string(self.table.schema.field(name).type)]
         return [name for name in texts if may_be_classes(self.column(name))]
 
     @property
     def splits(self) -> dict[str, int]:
-        """Rows of each split, the largest first."""
+        """Number of rows per split, largest first."""
         return dict(Counter(self.column("split")).most_common())
 
     def column(self, name: str) -> list[Any]:
-        """Return the values of a column as text (``row`` as numbers). Raises ModisteError for an unknown one."""
+        """Return the values of a column as text (``row``: as int). Raises ModisteError for an unknown column."""
         if name not in self.table.column_names:
             raise ModisteError(
                 f"Data set '{self.card.name}' has no column '{name}'. {did_you_mean(name, self.table.column_names)}"
@@ -194,7 +202,11 @@ class Catalogue:
         return [as_text(value) for value in values.to_pylist()]
 
     def select(self, split: str | None = None, rows: Sequence[int] | np.ndarray | None = None) -> Catalogue:
-        """The rows of ``split``, or those of a boolean mask or of indices into this catalogue (order kept).
+        """Return a subset of the rows; ``row`` keeps their positions in the full catalogue.
+
+        Args:
+            split: Only rows of this split; None: of any.
+            rows: A boolean mask, or indices into this catalogue in the order wanted; None: all rows.
 
         Raises:
             ModisteError: No row is in ``split``.
@@ -214,26 +226,27 @@ class Catalogue:
         return replace(self, table=table)
 
     def kept(self, keep: Sequence[bool]) -> Catalogue:
-        """Return the rows to keep as a new catalogue, renumbered."""
+        """Return the rows where ``keep`` is true, as a full catalogue with ``row`` renumbered from 0."""
         table = self.select(rows=np.asarray(keep, dtype=bool)).table
         return replace(self, table=table.set_column(0, "row", pa.array(np.arange(len(table), dtype=np.int64))))
 
     def read_image(self, i: int) -> Image.Image:
-        """The RGB image of the i-th row of this catalogue."""
+        """Read the RGB image of the i-th row of this catalogue."""
         return self.images.read(self.reference(i))
 
     def reference(self, i: int) -> str:
-        """Reference by which `images` reads the i-th row's image."""
+        """Reference by which `images` reads the image of the i-th row."""
         return self.table.column("image")[i].as_py()
 
     def parts(self, i: int) -> list[str]:
-        """Parts with a mask on the i-th image. Raises ModisteError if the data set has no masks."""
+        """Parts that have a mask on the i-th image. Raises ModisteError if the data set has no masks."""
         return self._masks().parts(self.table.column("mask")[i].as_py())
 
     def read_mask(self, i: int, part: str = WHOLE) -> Image.Image:
-        """Mask of ``part`` on the i-th image: mode L, in the image's size, 255 inside and 0 outside.
+        """Read the mask of ``part`` on the i-th image: mode L, of the image's size, 255 inside and 0 outside.
 
-        ``whole`` is everything that is not background. Raises ModisteError where there are no masks, or no such part.
+        ``whole`` is everything but the background. Raises ModisteError if the data set has no masks or the image no
+        such part.
         """
         return self._masks().read_mask(self.table.column("mask")[i].as_py(), part)
 
@@ -245,7 +258,7 @@ class Catalogue:
         return self.images
 
     def replace_column(self, name: str, values: Sequence[str]) -> Catalogue:
-        """A copy with the text column ``name`` replaced, or added."""
+        """Return a copy with the text column ``name`` replaced or appended."""
         array = pa.array(values, pa.string())
         names = self.table.column_names
         if name in names:
@@ -253,7 +266,7 @@ class Catalogue:
         return replace(self, table=self.table.append_column(name, array))
 
     def fingerprint(self) -> str:
-        """SHA-256 over every column but ``row`` and ``image``: ``pixels`` stands for the images' content."""
+        """SHA-256 of all columns but ``row`` and ``image``; ``pixels`` represents the content of the images."""
         digest = hashlib.sha256()
         for name in sorted(set(self.table.column_names) - {"row", "image"}):
             values = self.column(name)
@@ -262,7 +275,7 @@ class Catalogue:
 
 
 def hash_pixels(image: Image.Image) -> str:
-    """SHA-1 of the decoded pixels and their size: equal for images that are pixel-identical, whatever their encoding.
+    """SHA-1 of the decoded RGB pixels and their size: equal for identical pixels in any encoding.
 
     >>> hash_pixels(Image.new("RGB", (2, 8))) == hash_pixels(Image.new("RGB", (8, 2)))
     False
@@ -272,7 +285,7 @@ def hash_pixels(image: Image.Image) -> str:
 
 
 def as_text(value: object) -> str:
-    """A cell as text: "" for a missing value, integers without a decimal point.
+    """Convert a cell to stripped text: "" for a missing value, integers without a decimal point.
 
     >>> as_text(2012.0), as_text(None), as_text(float("nan")), as_text("NA")
     ('2012', '', '', 'NA')
@@ -299,20 +312,20 @@ def _as_text(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
 
 
 def _typed(columns: Mapping[str, Sequence[Any]]) -> dict[str, pa.Array]:
-    """Numeric and boolean attributes with their type."""
+    """Numeric and boolean attributes as typed arrays."""
     typed = {}
     for name, values in columns.items():
         kinds = {type(value) for value in values if value is not None and value == value}
         if name not in (*SCHEMA, *GROUNDING) and kinds and (kinds == {bool} or kinds <= {int, float}):
             plain = [None if value != value else value for value in values]
             kind = pa.bool_() if kinds == {bool} else pa.float64() if float in kinds else pa.int64()
-            with suppress(pa.ArrowInvalid, OverflowError):  # numbers that fit no column type stay text
+            with suppress(pa.ArrowInvalid, OverflowError):  # numbers too large for the column type stay text
                 typed[name] = pa.array(plain, kind)
     return typed
 
 
 def name_products(products: Sequence[T], rows: Sequence[T], name: str) -> list[T]:
-    """The product ids; a row without one gets its name in ``rows``: blank ids are not one product.
+    """Replace blank product ids by the row's name in ``rows``, so that such rows do not form one product.
 
     >>> name_products(["a", ""], ["row 1", "row 2"], "shop")
     ['a', 'row 2']
@@ -332,7 +345,7 @@ def _table(texts: Mapping[str, list[str]], keep: np.ndarray, typed: Mapping[str,
 
 
 def _row_problems(texts: Mapping[str, list[str]]) -> list[str | None]:
-    """Problem of each row before decoding its image; None: no problem."""
+    """Problem of each row that shows without decoding its image; None: no problem."""
     reasons: list[str | None] = []
     seen: set[tuple[str, str]] = set()
     for product, image, text in zip(texts["product_id"], texts["image"], texts["text"], strict=True):
@@ -373,7 +386,10 @@ def _judge(card: Card, report: LoadReport, max_bad: int | float | None) -> None:
 
 
 def scan(refs: list[str], images: ImageSource, name: str = "images") -> dict[str, tuple[str, str | None]]:
-    """Decode every image once: reference → (pixel hash, None) or ("", reason). Cached where the source allows."""
+    """Decode every image once: reference → (pixel hash, None) or ("", reason).
+
+    The result is cached if the source has an ``identity`` and every image was reachable.
+    """
     path = _scan_file(refs, images)
     what = f"The scan of '{name}'"
     if path is not None and (known := read_cache(path, _read_scan, what)) is not None:
@@ -408,7 +424,7 @@ def image_problem(error: OSError | ValueError) -> str:
         return LARGE_IMAGE
     if isinstance(error, UnsafeImageError):
         return UNSAFE_IMAGE
-    # Pillow's own errors have no errno; one from the system (permission, network) may be gone the next time.
+    # Pillow's own errors have no errno; system errors (permission, network) may be transient.
     return UNREACHABLE_IMAGE if getattr(error, "errno", None) else UNREADABLE_IMAGE
 
 

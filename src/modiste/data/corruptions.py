@@ -1,4 +1,4 @@
-"""Corrupted catalogues: every image is transformed, to evaluate robustness."""
+"""Corrupted catalogues, whose images are transformed to evaluate robustness."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _GENERATOR = threading.Lock()
 
 @dataclass(frozen=True)
 class CorruptedImages:
-    """Image source with transformed images; a transform's randomness depends only on the image.
+    """Image source with transformed images; random transforms are seeded by the content of the image.
 
     Attributes:
         images: The source of the originals.
-        transforms: Of a PIL image, in order.
-        pixels: Reference → pixel hash of the original, from which the draws are seeded.
+        transforms: Transforms of a PIL image, in order.
+        pixels: Reference → pixel hash of the original, the seed.
     """
 
     images: ImageSource
@@ -35,7 +35,7 @@ class CorruptedImages:
     pixels: Mapping[str, str]
 
     def read(self, ref: str) -> Image.Image:
-        """The transformed RGB image. Raises as the source of the originals does."""
+        """Return the transformed RGB image. Raises as the source of the originals does."""
         image = self.images.read(ref)
         with _GENERATOR, torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(zlib.crc32(self.pixels[ref].encode()))
@@ -45,16 +45,17 @@ class CorruptedImages:
 
 
 def corrupt(catalogue: Catalogue, transforms: Sequence[Callable[[Any], Any]]) -> Catalogue:
-    """Return the catalogue with transformed images, as in ImageNet-C (arXiv:1903.12261); all else is unchanged.
+    """Return the catalogue with transformed images, as in ImageNet-C (arXiv:1903.12261).
 
-    The column ``pixels`` then tells the original and the transforms apart from all others, so caches do not mix them.
-    Masks and boxes, which the transforms may move, are excluded.
+    The column ``pixels`` becomes a hash of the original and the transforms, so that caches do not mix them. Masks and
+    boxes, which the transforms may move, are dropped.
 
     Args:
-        transforms: Of a PIL image, in order; their ``repr`` says what they do.
+        catalogue: The original.
+        transforms: Transforms of a PIL image, in order; their ``repr`` must include their parameters.
 
     Raises:
-        ModisteError: The images are preprocessed: there are no originals to transform.
+        ModisteError: The images are preprocessed, so there are no originals to transform.
 
     >>> from modiste.data.augment import Thumbnail
     >>> from modiste.data.synthetic import Synthetic

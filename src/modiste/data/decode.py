@@ -1,4 +1,4 @@
-"""JPEG files to a model's pixels by libjpeg-turbo and torchvision, several times faster than by Pillow."""
+"""Decode JPEG files with libjpeg-turbo and torchvision, several times faster than Pillow."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.models.preprocess import Preprocess
 
 MODES = ("pil", "exact", "scaled")
-ORIENTATION = 274  # of EXIF; 1 is upright
+ORIENTATION = 274  # EXIF tag; 1 is upright
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Encoded images to pixels.
+    """Decode the images of a catalogue to the pixels of a model.
 
     Attributes:
-        mode: ``pil``; ``exact`` (every pixel decoded, resized by torchvision; peak signal-to-noise ratio to Pillow's
-            bicubic 70 dB where a photo of twice the size or more is reduced, at least 55 dB elsewhere); or ``scaled``
-            (for training: the decoder itself halves a JPEG that is at least twice as large as needed; 30 to 45 dB).
+        mode: ``pil`` (Pillow); ``exact`` (decoded at full size, resized by torchvision; PSNR to Pillow's bicubic 70 dB
+            when reducing by a factor of two or more, otherwise at least 55 dB); or ``scaled`` (for training: the
+            decoder reduces a JPEG by 2, 4 or 8 while it stays at least as large as needed; 30 to 45 dB).
 
-    What is no upright three-channel JPEG is decoded by Pillow in every mode.
+    Pillow decodes everything but upright three-channel JPEGs in every mode.
 
     Raises:
         ModisteError: The mode is unknown, or needs simplejpeg, which is not installed.
@@ -48,7 +48,7 @@ class Decoder:
                 ) from None
 
     def pixels(self, catalogue: Catalogue, i: int, preprocess: Preprocess) -> Tensor:
-        """Pixels (3, size, size), uint8, of the i-th row."""
+        """Return the pixels (3, size, size), uint8, of the i-th row."""
         images, reference = catalogue.images, catalogue.reference(i)
         if isinstance(images, PixelSource):
             return images.preprocessed_pixels(reference, preprocess)
@@ -59,9 +59,10 @@ class Decoder:
         return preprocess(decode(data)) if array is None else preprocess.from_array(array)
 
     def identity(self, catalogue: Catalogue) -> dict[str, Any]:
-        """What, next to the column ``pixels`` and the image transform, decides the pixels: a part of cache keys.
+        """What determines the pixels besides the column ``pixels`` and the image transform, for cache keys.
 
-        Empty for files decoded by Pillow. Of preprocessed images, ``pixels`` is what their folder says.
+        Empty for files decoded by Pillow. The column ``pixels`` of preprocessed images is only a claim of their folder,
+        so the identity of the folder is included.
         """
         images = catalogue.images
         if isinstance(images, PixelSource):
@@ -69,7 +70,7 @@ class Decoder:
         return {} if self.mode == "pil" else {"decode": self.mode}
 
     def image(self, catalogue: Catalogue, i: int, preprocess: Preprocess) -> Image.Image:
-        """The i-th row's RGB picture to augment before ``preprocess``; in mode ``scaled`` it may be smaller."""
+        """Return the i-th row's RGB image to augment before ``preprocess``; mode ``scaled`` may reduce it."""
         images, reference = catalogue.images, catalogue.reference(i)
         if isinstance(images, PixelSource):
             return Image.fromarray(images.preprocessed_pixels(reference, preprocess).permute(1, 2, 0).numpy())
@@ -80,7 +81,7 @@ class Decoder:
         return decode(data) if array is None else Image.fromarray(array)
 
     def _array(self, data: bytes, preprocess: Preprocess) -> np.ndarray | None:
-        """The RGB array (H, W, 3) of a plain JPEG, or None for all that Pillow is to decode."""
+        """The RGB array (H, W, 3) of a plain JPEG, or None if Pillow must decode it."""
         if data[:3] != b"\xff\xd8\xff" or not _is_upright(data):
             return None
         import simplejpeg
@@ -94,18 +95,18 @@ class Decoder:
             if factor > 1:
                 smallest = {"min_height": -(-height // factor), "min_width": -(-width // factor)}
             return simplejpeg.decode_jpeg(data, "RGB", **smallest)
-        except ValueError:  # a damaged file: Pillow says what is wrong with it
+        except ValueError:  # a damaged file: Pillow's error is more specific
             return None
 
     @staticmethod
     def _factor(width: int, height: int, preprocess: Preprocess) -> int:
-        """By how much the decoder may divide the sides: 8, 4, 2 or 1, so that none is smaller than it will be."""
+        """Largest divisor of the sides, of 8, 4, 2 and 1, that leaves both as large as after resizing."""
         wanted_width, wanted_height = preprocess.resized(width, height)
         return next(f for f in (8, 4, 2, 1) if f == 1 or (width >= f * wanted_width and height >= f * wanted_height))
 
 
 def _is_upright(data: bytes) -> bool:
-    """Whether EXIF does not turn the picture."""
+    """Whether EXIF does not rotate or flip the image."""
     if b"Exif\x00" not in data[: 2**16]:
         return True
     try:

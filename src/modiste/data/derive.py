@@ -1,4 +1,4 @@
-"""Columns derived from others by rules, for what a title says and no attribute does."""
+"""Columns derived from others by rules, for properties that only the title or the image shows."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ VALUE, ASPECT = "value", "aspect"
 
 
 def derive(catalogue: Catalogue, columns: Mapping[str, Sequence[Mapping[str, Any]]]) -> Catalogue:
-    """``catalogue`` with a further column for every entry of ``columns``.
+    """Return the catalogue with an additional column for every entry of ``columns``.
 
     Args:
-        catalogue: Any.
-        columns: Name of the new column → rules, in order: a ``value``, and for some columns a regular expression that
-            has to be found in the row's cell, whatever the case. A row takes the value of the first rule of which all
-            expressions are found, and is empty if there is none.
+        catalogue: Any catalogue.
+        columns: Name of the new column → rules, in order. A rule has a ``value`` and at least one condition: a regular
+            expression per column, searched in the row's cell and ignoring case, or ``aspect: [low, high]``, bounds of
+            height/width of the image without its margins (`aspect`). A row takes the value of the first rule whose
+            conditions all hold, or stays empty.
 
     Raises:
-        ModisteError: A rule has no value, names an unknown column, or an expression is malformed; the column exists.
+        ModisteError: The column exists; a rule lacks a value or a condition or names an unknown column; an expression
+            or ``aspect`` is malformed.
 
     >>> from modiste.data.catalogue import Card
     >>> titles = ["Brown Leather Boots", "Boot Polish", "White Sneaker"]
@@ -56,7 +58,7 @@ def _values(catalogue: Catalogue, name: str, rules: Sequence[Mapping[str, Any]])
 
 
 def _holding(catalogue: Catalogue, name: str, rule: Mapping[str, Any], rows: list[int]) -> list[int]:
-    """Those of the rows of which all of a rule holds; pictures are read last, as few as possible."""
+    """The rows for which all conditions of a rule hold; images are read last, and as few as possible."""
     for column, expression in rule.items():
         if column not in (VALUE, ASPECT):
             test, cells = _compile(name, expression), catalogue.column(column)
@@ -68,7 +70,7 @@ def _holding(catalogue: Catalogue, name: str, rule: Mapping[str, Any], rows: lis
 
 
 def aspect(image: Image.Image) -> float:
-    """Height / width of a picture without its margins.
+    """Height / width of an image without its margins.
 
     >>> photo = Image.new("RGB", (60, 80), "white")
     >>> photo.paste("navy", (10, 10, 50, 30))

@@ -1,4 +1,4 @@
-"""Shared by adapters of downloaded data sets: required files, reading them, detecting partial downloads."""
+"""Helpers for adapters of downloaded data sets: require and read files, detect partial downloads."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 def require(card: Card, root: Path, names: Sequence[str], remedy: str = "") -> None:
-    """Check that the files and folders ``names`` are below ``root``.
+    """Check that the files and folders ``names`` exist below ``root``.
 
     Raises:
-        ModisteError: None or only some of them exist; it names what is missing, where to get it, and ``remedy``.
+        ModisteError: Some are missing; the message lists them and says how to download them, followed by ``remedy``.
     """
     missing = [name for name in names if not (root / name).exists()]
     if len(missing) == len(names):
@@ -32,12 +32,12 @@ def require(card: Card, root: Path, names: Sequence[str], remedy: str = "") -> N
 
 
 def cut_short(card: Card, path: Path, problem: str) -> ModisteError:
-    """The error for a file that exists but is incomplete."""
+    """Error for a file that exists but is incomplete or malformed."""
     return ModisteError(f"{path} is damaged ({problem}): download it again. {card.download}")
 
 
 def read_json(card: Card, path: Path, kind: type) -> Any:
-    """The content of a JSON file whose outermost value is a ``kind``. Raises ModisteError for any other file."""
+    """Read a JSON file whose outermost value is a ``kind``. Raises ModisteError for any other file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -48,16 +48,16 @@ def read_json(card: Card, path: Path, kind: type) -> Any:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty, without line ends."""
+    """Read the non-empty lines of a text file, without line breaks."""
     lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
     return [line.rstrip("\r") for line in lines if line.strip()]
 
 
 def read_counted(card: Card, path: Path) -> list[str]:
-    """The lines of a list of DeepFashion's: the first line says how many there are, the second names the columns.
+    """Read a DeepFashion list: the first line is the number of entries, the second names the columns.
 
     Raises:
-        ModisteError: The first line is no number, or there are fewer or more lines than it says.
+        ModisteError: The first line is not the number of entries.
     """
     lines = read_lines(path)
     if not lines or not lines[0].strip().isdigit():
@@ -68,7 +68,7 @@ def read_counted(card: Card, path: Path) -> list[str]:
 
 
 def chosen(word: str, given: Sequence[str], options: Sequence[str]) -> list[str]:
-    """``given``, in the order of ``options``. Raises ModisteError for one that is not an option, or for none."""
+    """Return ``given`` in the order of ``options``. Raises ModisteError if it is empty or not in them."""
     for name in given:
         if name not in options:
             raise ModisteError(f"data.catalogue.{word} has no '{name}'. {did_you_mean(name, options)}")
@@ -78,10 +78,10 @@ def chosen(word: str, given: Sequence[str], options: Sequence[str]) -> list[str]
 
 
 def note_partial(catalogue: Catalogue) -> Catalogue:
-    """The same catalogue; a warning where it has fewer rows, images or products than its card says were published.
+    """Return the catalogue; warn if it has fewer rows, images or products than its card expects.
 
-    Of the card's ``expected``: ``rows`` are those that were read, usable or not; ``images`` and ``products`` those that
-    can be used; any other word is a split.
+    In the card's ``expected``, ``rows`` counts rows read, usable or not; ``images`` and ``products`` count usable ones;
+    any other name is a split.
     """
     card = catalogue.card
     found = {

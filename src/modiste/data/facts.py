@@ -15,11 +15,11 @@ from modiste.data.datasets.table import shared_pictures
 from modiste.data.splits import EXCLUDED, leaks
 
 TOP = 8
-"""Values of a column that are listed."""
+"""Number of values listed per column."""
 
 
 def describe(catalogue: Catalogue) -> dict[str, Any]:
-    """Return everything that `modiste data` reports, as plain values."""
+    """Return everything that ``modiste data`` reports, as JSON-compatible values."""
     return {
         "schema": 1,
         "card": asdict(catalogue.card),
@@ -50,7 +50,7 @@ def _column_facts(catalogue: Catalogue, name: str) -> dict[str, Any]:
 
 
 def _range(catalogue: Catalogue, name: str) -> list[float] | None:
-    """Smallest and largest of a column of numbers."""
+    """Minimum and maximum of a numeric column."""
     values = catalogue.table.column(name)
     if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
         return None

@@ -1,4 +1,7 @@
-"""Text fields of a product and weights of pairs, for generalised contrastive learning (`modiste.losses.gcl`)."""
+"""Text fields of products and weights of pairs, for generalised contrastive learning.
+
+See `modiste.losses.gcl`.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +23,20 @@ KEYS = ("template", "weight", "vocabulary")
 
 @dataclass(frozen=True)
 class Fields:
-    """Text fields of a product, each a template, or several, over the catalogue's columns, with a loss weight.
+    """Text fields of a product: one or more templates over the catalogue's columns and a loss weight each.
 
     Attributes:
-        fields: Name → ``{template: "{baseColour}", weight: 1.0, vocabulary: false}``; weight and vocabulary may be
-            omitted. Of a list of templates training samples one per product and step. With ``vocabulary`` an image's
-            negatives are all training texts of the field, not only those of the batch, so that rare ones are contrasted
-            in every step (`modiste.losses.gcl`): for attributes of up to some hundred values, as each step embeds all
-            of them.
-        captions: Its ``words`` and ``synonyms`` word the values, as in captions.
+        fields: Name → ``{template: "{baseColour}", weight: 1.0, vocabulary: false}``; weight and vocabulary are
+            optional. From a list of templates, training samples one per item and epoch. With ``vocabulary``, an image
+            is contrasted against all training texts of the field, not only those of the batch
+            (`modiste.losses.gcl`). Each step embeds all of them, so it suits attributes of at most some hundred values.
+        captions: Its ``words`` and ``synonyms`` apply to the values, as in captions.
 
-    A product has a field when no column of its template is empty; otherwise the field is excluded from its loss.
+    A product has a field when a template has no empty column; otherwise the field is excluded from its loss.
 
     Raises:
-        ModisteError: A field has no template, another key, a weight that is not above 0, or a vocabulary that is
-            neither true nor false.
+        ModisteError: A field has no template or an unknown key, its weight is not finite and above 0, or its vocabulary
+            is neither true nor false.
 
     >>> Fields({"colour": {"template": "{baseColour}", "wieght": 2}})
     Traceback (most recent call last):
@@ -73,7 +75,7 @@ class Fields:
         return [float(options.get("weight", 1.0)) for options in self.fields.values()]
 
     def bind(self, catalogue: Catalogue) -> BoundFields:
-        """The fields of a catalogue's rows.
+        """Apply the templates to the rows of a catalogue.
 
         Raises:
             ModisteError: A column is unknown, or a product has several texts of a field with a vocabulary.
@@ -87,11 +89,11 @@ class Fields:
 
     @property
     def with_vocabulary(self) -> list[str]:
-        """Names of the fields whose negatives are all their texts."""
+        """Names of the fields with a vocabulary."""
         return [name for name, options in self.fields.items() if options.get("vocabulary")]
 
     def _vocabulary(self, name: str, texts: BoundCaptions, rows: int) -> list[str]:
-        """All texts of a field, sorted; a product whose text is empty has none."""
+        """All non-empty texts of a field, sorted."""
         found = [texts.all(row) for row in range(rows) if texts.complete(row)]
         if any(len(among) > 1 for among in found):
             raise ModisteError(
@@ -118,12 +120,12 @@ def templates_of(options: Mapping[str, Any]) -> Sequence[str]:
 
 @dataclass(frozen=True)
 class BoundFields:
-    """`Fields` of one catalogue.
+    """`Fields` applied to one catalogue.
 
     Attributes:
         captions: The texts of each field.
-        weight: The weight of each.
-        vocabulary: All texts of each field that contrasts them in every step, none of the others.
+        weight: The weight of each field.
+        vocabulary: All texts of each field with a vocabulary; empty for the other fields.
     """
 
     captions: Sequence[BoundCaptions]
@@ -131,22 +133,22 @@ class BoundFields:
     vocabulary: Sequence[Sequence[str]] = ()
 
     def sample(self, row: int, generator: random.Random) -> list[str]:
-        """One text per field, synonyms sampled with ``generator``; empty if the row has none."""
+        """Sample one text per field with ``generator``; "" if the row lacks the field."""
         return [texts.sample(row, generator) if texts.complete(row) else "" for texts in self.captions]
 
     def all(self, row: int) -> set[str]:
-        """Every text that `sample` may draw for a row."""
+        """Every text that `sample` may return for a row, except ""."""
         return {text for texts in self.captions if texts.complete(row) for text in texts.all(row)}
 
     def collate(self, texts: Sequence[Sequence[str]]) -> tuple[list[str], dict[str, Tensor]]:
-        """The distinct texts of a batch, so that each is embedded once, and where each product's fields are among them.
+        """Collect the distinct texts of a batch, to embed each once, and index them by product and field.
 
         Args:
-            texts: Of B products, one per field.
+            texts: For each of B products, one text per field; "" for none.
 
         Returns:
-            The texts, U ≥ 1, and ``index`` (B, F), -1 where there is none, with ``weight`` (F,); where a field has a
-            vocabulary also ``vocabulary`` (F, V), where among the texts those of each field are, ascending, -1 after.
+            The U ≥ 1 distinct texts, and ``index`` (B, F) into them, -1 for no text, with ``weight`` (F,). If a field
+            has a vocabulary, also ``vocabulary`` (F, V): ascending indices of each field's texts, padded with -1.
 
         >>> fields = BoundFields([], [1.0, 0.5])
         >>> distinct, where = fields.collate([["red dress", "red"], ["red bag", "red"], ["bag", ""]])
@@ -163,7 +165,7 @@ class BoundFields:
         return list(place) or [""], fields
 
 
-# Rank (1 is best) and number of ranks to a weight.
+# (rank, 1 is best; number of ranks) → weight
 FUNCTIONS: dict[str, Callable[[float, float], float]] = {
     "constant": lambda rank, ranks: 1.0,
     "linear": lambda rank, ranks: max(ranks + 1 - rank, 0.0) / ranks,
@@ -178,14 +180,14 @@ class PairWeights:
     """Weight of each pair in the loss.
 
     GCL (arXiv:2404.08535) calls the map from a ranking score to a weight the score-to-weight function; its Google
-    Shopping scores fall linearly from 100 with the position. Here the column holds the position, r = 1 for the best of
-    R, and the functions are: ``constant`` 1, ``linear`` (R + 1 - r)/R, which is that score over 100, ``inverse`` 1/r,
-    ``inverse_sqrt`` 1/√r, ``inverse_log`` 1/log₂(1 + r), nDCG's discount.
+    Shopping scores fall linearly from 100 with the position. Here the column holds the rank r, from 1 for the best to
+    R, and the functions are ``constant`` 1, ``linear`` (R + 1 - r)/R (GCL's score over 100), ``inverse`` 1/r,
+    ``inverse_sqrt`` 1/√r, and ``inverse_log`` 1/log₂(1 + r), the discount of nDCG.
 
     Attributes:
-        column: Of the catalogue; null: all pairs have the same weight.
-        function: Of the rank; null: the column holds the weights themselves.
-        ranks: R of ``linear``; lower places count 0.
+        column: Column of the catalogue; null: all pairs have the same weight.
+        function: Function of the rank; null: the column holds the weights themselves.
+        ranks: R of ``linear``; ranks beyond it have weight 0.
 
     Raises:
         ModisteError: The function is unknown, or ``ranks`` < 1.
@@ -204,11 +206,11 @@ class PairWeights:
             raise ModisteError(f"data.weight.ranks={self.ranks} must be at least 1.")
 
     def bind(self, catalogue: Catalogue) -> list[float] | None:
-        """The weight of each row, or None without a column.
+        """Return the weight of each row, or None without a column.
 
         Raises:
-            ModisteError: There is no such column, or a row has no number that will do: at least 0 for a weight, at
-                least 1 for a rank.
+            ModisteError: The column is unknown, or a row has no valid number: at least 0 for a weight, at least 1 for
+                a rank.
         """
         if self.column is None:
             return None
@@ -226,7 +228,7 @@ class PairWeights:
         return [FUNCTIONS[self.function](number, self.ranks) for number in numbers]
 
     def fits(self, value: object) -> bool:
-        """Whether a cell of the column is a number that will do.
+        """Whether a cell of the column is a valid weight or rank.
 
         >>> PairWeights("rank", "inverse").fits("0"), PairWeights("weight").fits("0")
         (False, True)

@@ -1,4 +1,4 @@
-"""Where things are on an image: run lengths and polygons as COCO and Kaggle write them, and words for what is worn."""
+"""Segmentation masks: run lengths and polygons as in COCO and Kaggle, and captions from labels."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ NO_ANNOTATION = "no annotation"
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """Where one thing is: polygons, or the lengths of runs.
+    """Segmentation of one object: polygons, or run lengths.
 
     Attributes:
-        polygons: Each (2n,) float32, x and y in turn, in pixels from the upper left corner of the image.
-        counts: (k,) int64 lengths of runs of pixels that are in turn outside and inside, down the columns, from the
-            left column to the right.
+        polygons: Each (2n,) float32, alternating x and y in pixels from the upper left corner of the image.
+        counts: (k,) int64, lengths of runs of pixels that alternate between outside and inside, in column-major order.
     """
 
     polygons: tuple[npt.NDArray[np.float32], ...] = ()
@@ -32,12 +31,12 @@ class Shape:
 
     @classmethod
     def from_coco(cls, segmentation: object) -> Shape | None:
-        """COCO's ``segmentation``: polygons, or ``{"size": [h, w], "counts": …}`` as a list or a compressed string.
+        """Parse COCO's ``segmentation``: polygons, or ``{"size": [h, w], "counts": list or string}``.
 
-        Polygons of fewer than three points have no area and are excluded; None: nothing is left.
+        Polygons of fewer than three points have no area and are dropped; None: no polygon remains.
 
         Raises:
-            ValueError: It is neither.
+            ValueError: The segmentation is malformed, or the run lengths do not add up to the size.
         """
         if isinstance(segmentation, Mapping) and {"counts", "size"} <= set(segmentation):
             counts = segmentation["counts"]
@@ -56,10 +55,10 @@ class Shape:
 
     @classmethod
     def from_kaggle(cls, text: str, height: int, width: int) -> Shape:
-        """Kaggle's ``EncodedPixels``: starts (from 1, down the columns) and lengths of runs in turn.
+        """Parse Kaggle's ``EncodedPixels``: alternating starts (from 1, column-major) and lengths of runs.
 
         Raises:
-            ValueError: It is something else, or does not fit the image.
+            ValueError: The text is malformed, or the runs do not fit the image.
 
         >>> Shape.from_kaggle("3 2", 2, 3).fill(2, 3).astype(int)
         array([[0, 1, 0],
@@ -76,7 +75,7 @@ class Shape:
         return cls(counts=counts)
 
     def fill(self, height: int, width: int) -> Mask:
-        """(height, width) True inside. Raises ValueError when the runs are of an image of another size."""
+        """Return the mask (height, width), True inside. Raises ValueError if the runs do not fit the size."""
         return (
             fill_polygons(self.polygons, height, width)
             if self.counts is None
@@ -85,14 +84,13 @@ class Shape:
 
 
 def decode_counts(text: str) -> npt.NDArray[np.int64]:
-    """The lengths of runs in COCO's compressed string.
+    """Decode the run lengths of COCO's compressed string (``rleFrString`` in cocoapi's maskApi.c).
 
-    Each number is written in characters of six bits from 48 on, the lowest first: five bits of the number (two's
-    complement) and one that says whether more follow; from the fourth number on it is the difference to the number
-    two before (``rleFrString`` of cocoapi's maskApi.c).
+    Each character, minus 48, holds six bits: five bits of the number (two's complement, lowest first) and a
+    continuation bit. From the fourth on, a number is stored as the difference from the number two before it.
 
     Raises:
-        ValueError: A character is not of the alphabet, or the last number is cut off.
+        ValueError: A character is invalid, or the last number is truncated.
 
     >>> decode_counts("52203").tolist()
     [5, 2, 2, 2, 5]
@@ -121,7 +119,7 @@ def _check_counts(counts: npt.NDArray[np.int64], height: int, width: int) -> Non
 
 
 def fill_runs(counts: npt.NDArray[np.int64], height: int, width: int) -> Mask:
-    """(height, width) True in every second run, down the columns. Raises ValueError when the image has another size.
+    """Mask (height, width), True in every second run. Raises ValueError if the runs do not fit the size.
 
     >>> fill_runs(np.array([1, 2, 1]), 2, 2).astype(int)
     array([[0, 1],
@@ -133,22 +131,22 @@ def fill_runs(counts: npt.NDArray[np.int64], height: int, width: int) -> Mask:
 
 
 def fill_polygons(polygons: Iterable[npt.NDArray[np.float32]], height: int, width: int) -> Mask:
-    """(height, width) True inside any of the polygons (Pillow's outline rule; COCO's differs at the border)."""
+    """Mask (height, width), True inside any polygon (Pillow's outline rule; COCO's differs at the border)."""
     image = Image.new("L", (width, height))
     draw = ImageDraw.Draw(image)
     for polygon in polygons:
-        # Pillow's points are centres of pixels, COCO's are corners.
+        # Pillow's coordinates refer to the centres of pixels, COCO's to their corners.
         draw.polygon((polygon - 0.5).tolist(), fill=1)
     return np.asarray(image).astype(bool)
 
 
 def as_image(mask: Mask) -> Image.Image:
-    """Mode L: 255 inside, 0 outside."""
+    """Convert a mask to an image of mode L: 255 inside, 0 outside."""
     return Image.fromarray(mask.astype(np.uint8) * 255)
 
 
 def fit(mask: Image.Image, size: tuple[int, int], ref: str) -> Image.Image:
-    """``mask`` in ``size``: that of an image of the same proportions, for example of a smaller copy.
+    """Resize a mask to the (width, height) of an image of the same proportions, such as a smaller copy.
 
     Raises:
         ModisteError: The proportions differ by more than a pixel.
@@ -164,16 +162,16 @@ def fit(mask: Image.Image, size: tuple[int, int], ref: str) -> Image.Image:
 
 
 def no_such_part(ref: str, part: str, known: Collection[str]) -> ModisteError:
-    """The error of a `MaskSource` whose image has no such part."""
+    """Error of a `MaskSource` whose image has no such part."""
     return ModisteError(f"Image '{ref}' has no part '{part}'. {did_you_mean(part, known)}")
 
 
 def part_of(parts: Mapping[str, Sequence[str]], labels: Collection[str]) -> dict[str, str]:
-    """Label → the part that it belongs to.
+    """Invert part → labels to label → part.
 
     Args:
         parts: Part → its labels.
-        labels: Those that exist.
+        labels: All labels that exist.
 
     Raises:
         ModisteError: A label does not exist, or is in two parts.
@@ -193,7 +191,9 @@ def part_of(parts: Mapping[str, Sequence[str]], labels: Collection[str]) -> dict
 
 
 def wearing(parts: Sequence[str]) -> str:
-    """What someone wears, as a text; "" for nothing. Plurals and words such as "underwear" have no article.
+    """Caption of a person who wears ``parts``; "" for none.
+
+    Plurals and words such as "underwear" have no article.
 
     >>> wearing(["dress", "shoes", "umbrella"])
     'a person wearing a dress, shoes and an umbrella'

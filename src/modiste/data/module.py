@@ -1,4 +1,4 @@
-"""The LightningDataModule: image-text pairs of a catalogue, in a seeded order."""
+"""The LightningDataModule: image–text pairs of a catalogue in a seeded order."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ POSITIVES = ("product", "caption")
 
 
 class ModelInputs(Protocol):
-    """Protocol of a model for the data module; every `DualEncoder` satisfies it."""
+    """What the data module needs of a model; every `DualEncoder` provides it."""
 
     preprocess: Preprocess
     tokenizer: Tokenizer
 
 
 class Cache(Protocol):
-    """`modiste.training.feature_cache.FeatureCache`, as the data module sees it."""
+    """Interface of `modiste.training.feature_cache.FeatureCache` for the data module."""
 
     def images(self, pairs: Pairs) -> ImageFeatures | None:
-        """Return what replaces the pixels of a split's items."""
+        """Return features that replace the pixels of these pairs, or None."""
 
     def texts(self, texts: Iterable[str]) -> Tokenizer | None:
-        """Return what replaces the tokenizer of these texts."""
+        """Return features of these texts that replace the tokenizer, or None."""
 
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """What validation measures: ``tasks`` by name on the pairs of a split.
+    """An additional validation set: tasks on the pairs of a split.
 
     Attributes:
-        data: Serves the pairs.
-        split: One of its catalogue's splits.
+        data: Data module that serves the pairs.
+        split: A split of its catalogue.
         tasks: Name → task.
     """
 
@@ -66,30 +66,30 @@ class FashionDataModule(LightningDataModule):
     """Serve the ``train`` and ``val`` splits of a catalogue.
 
     Args:
-        catalogue: The whole catalogue with its split column.
+        catalogue: The full catalogue with its split column.
         model: Provides the image transform and tokenizer; nothing else of it is kept.
         captions: Caption templates; None: the column ``text``.
-        batch_size: Pairs in a global batch, over all devices.
-        eval_batch_size: Pairs in a validation batch, on each device.
+        batch_size: Pairs per global batch, over all devices.
+        eval_batch_size: Pairs per validation batch, per device.
         num_workers: Number of workers; None: number of cores minus one.
-        limit: Number of training rows to use, sampled by the seed; None: all.
-        augment: torchvision transforms of a PIL image, training only, in order.
+        limit: Maximum number of training rows, sampled by the seed; None: all.
+        augment: torchvision transforms of a PIL image, applied in order, in training only.
         seed: With the epoch, determines order, captions and augmentation.
         batches: Which pairs share a batch.
         positives: Which pairs of a training batch are positives of each other: those of one ``product``, or those with
-            one ``caption``, where captions name types and colours that many products share.
+            one ``caption``, if captions name types and colours that many products share.
         decode: See `modiste.data.decode.Decoder`.
         fields: Text fields to train on instead of captions; validation uses captions.
-        weight: The weight of each pair in training.
+        weight: Weight of each pair in training.
         stream: Shards that training reads instead of the split ``train``.
-        validation_sets: Validated after the split ``val``, by name, in this order.
-        feature_cache: Computes or finds features of frozen trunks here, which batches then hold instead of pixels
-            and tokens.
-        cached_splits: The splits that ``feature_cache`` serves.
+        validation_sets: Name → additional validation set, validated after ``val`` in this order.
+        feature_cache: Computes or loads features of frozen trunks, which batches then contain instead of pixels and
+            tokens.
+        cached_splits: The splits whose features are cached.
 
     Raises:
-        ModisteError: ``positives`` is another word; the catalogue's images were preprocessed by another transform; a
-            stream is combined with ``limit``, ``batches`` or cached training features.
+        ModisteError: ``positives`` or ``decode`` is unknown; the catalogue's images were preprocessed by another
+            transform; a stream is combined with ``limit``, ``batches`` or cached training features.
 
     >>> from modiste.data.synthetic import Synthetic
     >>> from modiste.data.splits import RandomSplit
@@ -154,7 +154,7 @@ class FashionDataModule(LightningDataModule):
             )
 
     def _cached_texts(self, cache: Cache, splits: Sequence[str]) -> Tokenizer | None:
-        """Fill the cache for ``splits``; return what replaces the tokenizer."""
+        """Fill the cache for ``splits``; return the text features that replace the tokenizer."""
         texts: set[str] = set()
         for split in splits:
             pairs = self.pairs(split, train=split == "train")
@@ -164,10 +164,15 @@ class FashionDataModule(LightningDataModule):
         return cache.texts(texts)
 
     def pairs(self, split: str, train: bool = False) -> Pairs:
-        """Return the dataset of a split, with ``train`` as training sees it.
+        """Return the dataset of a split.
+
+        Args:
+            split: Name of the split.
+            train: Return the training pairs instead: the split ``train`` with ``limit``, augmentation, fields and
+                weights.
 
         Raises:
-            ModisteError: The split is empty.
+            ModisteError: The split is empty, or a template names an unknown column.
         """
         if train:
             return self._training_pairs(self.products)(self.training_rows)
@@ -176,7 +181,7 @@ class FashionDataModule(LightningDataModule):
 
     @property
     def training_rows(self) -> Catalogue:
-        """The rows of the split ``train``, at most ``limit`` of them. Raises ModisteError where there are none."""
+        """The rows of the split ``train``, at most ``limit``. Raises ModisteError if the split is empty."""
         return self._limited(self.catalogue.select(split="train"))
 
     def _training_pairs(self, products: Mapping[str, int] | None) -> Callable[[Catalogue], Pairs]:
@@ -198,7 +203,7 @@ class FashionDataModule(LightningDataModule):
         )
 
     def _bound(self, step: Any) -> Any:
-        """A transform that uses other rows than its own (`modiste.data.scenes.InScene`), with the training rows."""
+        """Bind a transform that uses other rows (`modiste.data.scenes.InScene`) to the training rows."""
         if self.stream is not None or not hasattr(step, "bind"):
             return step
         return step.bind(self.training_rows)
@@ -211,7 +216,7 @@ class FashionDataModule(LightningDataModule):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Global batches in an epoch."""
+        """Number of global batches per epoch."""
         if self.stream is not None:
             return self.stream.length
         return len(self._limited(self.catalogue.select(split="train"))) // self.batch_size
@@ -226,8 +231,8 @@ class FashionDataModule(LightningDataModule):
         loader = self._catalogue_loader() if self.stream is None else self._stream_loader(self.stream)
         if self.trainer is not None:
             assert isinstance(loader.batch_sampler, EpochBatchSampler)
-            # Lightning makes the first iterator before it tells the epoch, and gives a run that had come to its end no
-            # state of the loader.
+            # Lightning creates the first iterator before it calls set_epoch, and does not restore the loader's state of
+            # a finished run.
             loop: Any = self.trainer.fit_loop
             loader.batch_sampler.set_epoch(loop.epoch_progress.current.processed)
         return loader
@@ -268,7 +273,7 @@ class FashionDataModule(LightningDataModule):
         return self.batches.bind(pairs.catalogue, captions, len(self.catalogue))
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        """Return the loader of ``val``, with `validation_sets` a list: their loaders after that of ``val``."""
+        """Return the loader of ``val``; with `validation_sets`, a list of it and their loaders."""
         own = self.split_loader("val")
         process = self._process()
         further = [part.data.split_loader(part.split, *process) for part in self.validation_sets.values()]
@@ -278,14 +283,14 @@ class FashionDataModule(LightningDataModule):
         """Return a loader of a split's pairs in order, sharded over processes, without augmentation.
 
         Args:
-            split: Its name.
-            rank: Number of this process; None: the trainer's.
+            split: Name of the split.
+            rank: Rank of this process; None: the trainer's.
             world: Number of processes; None: the trainer's.
         """
         pairs = self._loaded(split)
         if rank is None or world is None:
             rank, world = self._process()
-        # Every process gets as many items; the repeated ones are dropped again by row when the metrics are computed.
+        # Every process gets the same number of items; metrics drop the repeated ones by row.
         padded = -(-len(pairs) // world) * world
         mine = [index % len(pairs) for index in range(padded)][rank::world]
         return DataLoader(
@@ -310,22 +315,22 @@ class FashionDataModule(LightningDataModule):
     def _position(self) -> dict[str, int]:
         assert self.trainer is not None
         loop: Any = self.trainer.fit_loop
-        # `ready` counts the batch in hand, which the step that is being saved has used, and the epoch that it is of,
-        # which `processed` counts as soon as it is over.
+        # `ready` includes the current batch, already used by the step that is saved, and the current epoch; `processed`
+        # includes them only once they are complete.
         epoch = max(loop.epoch_progress.current.ready - 1, 0)
         return {"epoch": epoch, "batch": loop.epoch_loop.batch_progress.current.ready}
 
 
 def obey_trainer(worker: int) -> None:
-    """Ignore in a worker what is sent to the whole process group: the current step still needs its batch."""
+    """Ignore signals to the process group in a worker: the current step still needs its batch."""
     obey_parent_only()
 
 
 def check_training(data: FashionDataModule, loss: object) -> None:
-    """Check before training that ``loss`` uses what batches carry, and that a stream's shards have what it needs.
+    """Check before training that ``loss`` uses fields and weights, and a stream has the columns needed.
 
     Raises:
-        ModisteError: The loss ignores text fields or weights; a field's vocabulary cannot be known; or see
+        ModisteError: The loss ignores text fields or weights; a stream is combined with a field's vocabulary; or see
             `modiste.data.storage.streaming.Stream.check`.
     """
     weighted = data.weight.column is not None

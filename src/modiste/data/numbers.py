@@ -1,4 +1,4 @@
-"""Numbers as shops write them: decimal commas, thousands, currencies, and single cells that are none."""
+"""Numbers as shops write them: decimal commas, thousands separators, currencies, rare cells of text."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 ODD = 0.05
-"""Fraction of a column's cells that may be no number, such as "on request"; a single one may in a short column."""
+"""Maximum fraction of cells that are not numbers, such as "on request"; a short column may have one."""
 LEAST = 10
-"""Numbers that a column needs before a cell that is none is dropped."""
+"""Minimum number of numbers in a column of which another cell is dropped."""
 LONGEST = 40
-"""Characters of a number; longer cells are texts."""
+"""Maximum number of characters of a number; longer cells are text."""
 CODE = re.compile(r"-?0\d.*")
 """Leading zeros: an article number or a barcode."""
 CURRENCY = (
-    r"€|\$|£|¥|₹|zł|kr|Kč|Fr|US\$|EUR|USD|GBP|CHF|SEK|NOK|DKK|PLN|CZK|HUF|JPY|CNY|INR|AUD|CAD|BRL|TRY"  # no word else
+    r"€|\$|£|¥|₹|zł|kr|Kč|Fr|US\$|EUR|USD|GBP|CHF|SEK|NOK|DKK|PLN|CZK|HUF|JPY|CNY|INR|AUD|CAD|BRL|TRY"  # no other words
 )
 CELL = re.compile(
     rf"(?P<before>{CURRENCY})?\.?\s*(?P<number>[-−]?\d[\d.,'’\s]*?)(?:[.,][-–—])?\s*(?P<after>{CURRENCY})?\.?"
 )
 PRICE = re.compile(r"price|preis|prix|prezzo|precio|preço|preco|prijs|cena|\bpris\b|\buvp\b|\bmsrp\b|cost|amount", re.I)
-"""Names of columns whose whole numbers are amounts, not sizes or codes."""
+"""Names of columns whose integers are amounts, not sizes or codes."""
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """A column of numbers that was written as text.
+    """A column of numbers read from text.
 
     Attributes:
-        values: int or float; None for empty cells and those that are no number.
-        comma: Whether a comma separates the decimals.
-        odd: What is no number, each text once.
+        values: int or float; None for empty cells and those that are not numbers.
+        comma: Whether the numbers have decimal commas.
+        odd: The distinct cells that are not numbers.
     """
 
     values: list[int | float | None]
@@ -39,25 +39,26 @@ class Numbers:
     odd: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """What is worth saying of it.
+        """Summarise the column in one line.
 
         >>> print(Numbers([1.5, None], True, ("on request",)))
-        numbers with a decimal comma; no number, taken as empty: 'on request'
+        numbers with a decimal comma; not a number, taken as empty: 'on request'
         """
         shown = ", ".join(f"'{text[:30]}'" for text in self.odd[:3]) + (", …" if len(self.odd) > 3 else "")
         kind = "numbers" + (" with a decimal comma" if self.comma else "")
-        return kind + (f"; no number, taken as empty: {shown}" if self.odd else "")
+        return kind + (f"; not a number, taken as empty: {shown}" if self.odd else "")
 
 
 def read_numbers(cells: Sequence[object], name: str = "") -> Numbers | None:
-    """Return a column of texts as numbers where all or nearly all are numbers in one notation; None: it stays text.
+    """Read a text column as numbers if nearly all cells are numbers in one notation; None: it stays text.
 
-    A column that holds codes such as "007" stays text. A cell that is no number is dropped only among amounts: numbers
-    with a currency or two decimals, or a column named as a price. Among sizes and codes such a cell is a value.
+    A column with codes such as "007" stays text. Cells that are not numbers are dropped only among amounts: numbers
+    with a currency or two decimals, or a column named like a price. Among sizes and codes such a cell is a value, and
+    the column stays text.
 
     Args:
-        cells: The column.
-        name: Of the column.
+        cells: The cells of the column.
+        name: The name of the column.
 
     >>> read_numbers(["105,02", "1.299,00 €", ""]).values, read_numbers(["007", "12"])
     ([105.02, 1299.0, None], None)
@@ -95,10 +96,10 @@ def read_numbers(cells: Sequence[object], name: str = "") -> Numbers | None:
 
 
 def _has_decimal_comma(numbers: Iterable[str], amounts: bool) -> bool | None:
-    """The notation in which more of the numbers can be read; None where it cannot be told.
+    """Whether more numbers are valid with a decimal comma than with a decimal point; None if ambiguous.
 
-    "1,299" alone may be either. Among amounts, which have no three decimals, it is a thousand and more; "1.299" of
-    other columns is a decimal point, as programs write it.
+    "1,299" and "1.299" are valid in both notations. Amounts do not have three decimals, so there the mark separates
+    thousands. In other columns, "1.299" has a decimal point, as programs write it, and "1,299" stays ambiguous.
     """
     texts = list(numbers)
     point, comma = (sum(_number(text, kind) is not None for text in texts) for kind in (False, True))
@@ -117,7 +118,7 @@ GROUPED = r"[-−]?[1-9]\d{{0,2}}(?:{separator}\d{{3}})+"
 
 
 def _number(text: str, comma: bool) -> int | float | None:
-    """A number in one of the two notations; spaces and apostrophes separate thousands in both."""
+    """Parse a number in one of the two notations; spaces and apostrophes separate thousands in both."""
     mark, thousands = (",", r"\.") if comma else (r"\.", ",")
     separators = (thousands, r"[\s'’]")
     whole = "|".join([WHOLE, *(GROUPED.format(separator=separator) for separator in separators)])

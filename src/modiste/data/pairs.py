@@ -1,4 +1,4 @@
-"""Image-text pairs of a catalogue, and how they become a batch."""
+"""Image–text pairs of a catalogue and their collation into batches."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from modiste.utils.seeds import mix
 
 Batch = dict[str, Any]
 Key = tuple[int, int] | int
-"""(epoch, index) in training, the index alone elsewhere."""
+"""(epoch, index) in training, otherwise the index."""
 ImageFeatures = Callable[[Key], Tensor]
-"""Key to the cached features (dim,) that replace an item's pixels."""
+"""Key → cached features (dim,) that replace the item's pixels."""
 
 
 class Pairs(Dataset[Batch]):
-    """Image-text pairs of a catalogue; item (epoch, index) is a pure function of the seed and its key.
+    """Image–text pairs of a catalogue; item (epoch, index) is a pure function of the seed and this key.
 
     Args:
         catalogue: The rows.
         captions: Their captions.
         preprocess: The model's image transform.
-        products: Product id → its number.
-        seed: Decides captions and augmentation, together with the key.
+        products: Product id → integer.
+        seed: Determines captions and augmentation, with the key.
         augment: Transform of a PIL image, or None.
-        decoder: How files are decoded.
+        decoder: Decodes the images; None: Pillow.
         fields: Text fields of the catalogue, or None.
-        weights: The weight of each pair, or None.
+        weights: Weight of each pair, or None.
     """
 
     def __init__(
@@ -76,17 +76,17 @@ class Pairs(Dataset[Batch]):
         return item
 
     def caption(self, key: Key) -> str:
-        """Return the caption of an item: the first, or in training a sampled one."""
+        """Return the caption of an item: sampled in training, otherwise the first."""
         if not isinstance(key, tuple):
             return self.captions.first(key)
         return self.captions.sample(key[1], random.Random(mix(self.seed, *key)))
 
     def texts(self, index: int) -> set[str]:
-        """Return every text that training may embed for an item, and the one that stands where a batch has none."""
+        """Return every text that training may embed for an item, including "" of a batch without field texts."""
         return self.captions.all(index) if self.fields is None else self.fields.all(index) | {""}
 
     def with_features(self, features: ImageFeatures | None) -> Pairs:
-        """Return these pairs with cached features instead of pixels; None: with pixels."""
+        """Return a copy with cached features instead of pixels; None: with pixels."""
         pairs = copy.copy(self)
         pairs.features = features
         return pairs
@@ -97,14 +97,14 @@ class Pairs(Dataset[Batch]):
         epoch, index = key
         # torchvision's transforms draw from the global generator.
         with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed also looks for accelerators, 0.4 ms per item
+            # torch.manual_seed also looks for accelerators, which takes 0.4 ms per item.
             torch.default_generator.manual_seed(mix(self.seed, epoch, index))
             image = self.decoder.image(self.catalogue, index, self.preprocess)
             return self.preprocess(self.augment(image.convert("RGB")), ready=True)
 
 
 def text_id(text: str) -> int:
-    """Return a 63-bit number for a caption or a product id, the same in every process.
+    """Return a 63-bit hash of a caption or product id, the same in every process.
 
     >>> text_id("a red dress") == text_id("a red dress") != text_id("a blue dress")
     True
@@ -123,21 +123,21 @@ def training_pairs(
     fields: Fields | None = None,
     weight: PairWeights | None = None,
 ) -> Pairs:
-    """Return the pairs of a catalogue with all that training adds to them.
+    """Return the training pairs of a catalogue, with augmentation, text fields and weights.
 
     Args:
         catalogue: The training rows.
         captions: Caption templates.
         preprocess: The model's image transform.
-        products: Product id → its number; None: `text_id`, where the products are not known beforehand.
-        seed: See `Pairs`, as ``augment`` and ``decoder``.
-        augment: Transform of a PIL image.
-        decoder: How files are decoded.
+        products: Product id → integer; None: `text_id`, for products that are not known in advance.
+        seed: Determines captions and augmentation, with the key.
+        augment: Transform of a PIL image, or None.
+        decoder: Decodes the images; None: Pillow.
         fields: Text fields, or None.
-        weight: The weight of each pair.
+        weight: Weight of each pair, or None.
 
     Raises:
-        ModisteError: A template or the weight names an unknown column, or a weight is no number.
+        ModisteError: A template or the weight names an unknown column, or a weight is not a valid number.
     """
     if products is None:
         products = {product: text_id(product) for product in catalogue.column("product_id")}
@@ -157,13 +157,14 @@ def training_pairs(
 class Collate:
     """Collate items to a batch: pixels (B, 3, S, S) uint8, tokens, product (B,), row (B,), texts.
 
-    With ``fields``, tokens are those of the batch's distinct field texts, and ``fields`` says where each product's are
-    (`BoundFields.collate`). Items with a weight give ``weight`` (B,).
+    Cached features (B, dim) replace the pixels. With ``fields``, the tokens are those of the batch's distinct field
+    texts, and ``fields`` indexes them (`modiste.data.fields.BoundFields.collate`). Items with a weight add ``weight``
+    (B,).
 
     Args:
-        tokenizer: Texts to tokens.
-        positives: ``product``, or ``caption``: then pairs with one caption count as one product in the loss.
-        fields: The items' text fields, or None.
+        tokenizer: Maps texts to tokens.
+        positives: ``product``, or ``caption``: pairs with the same caption count as one product in the loss.
+        fields: Text fields of the items, or None.
     """
 
     def __init__(self, tokenizer: Tokenizer, positives: str = "product", fields: BoundFields | None = None) -> None:

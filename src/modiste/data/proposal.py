@@ -1,4 +1,4 @@
-"""The detected settings of your own table, and the YAML that saves them as a data set."""
+"""Detected settings of a user's table, and the YAML that saves them as a data set."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from modiste.utils.atomic import write_text
 TARGET = "modiste.data.datasets.table.Table"
 EXAMPLES = 3
 LOOKED_AT = 1000
-"""Rows that examples are taken from."""
+"""Number of rows that examples are taken from."""
 
 
 def is_table(data_cfg: DictConfig) -> bool:
-    """Whether a ``data`` node is a table of the user's own."""
+    """Whether a ``data`` node reads a user's table, without preprocessed images."""
     return data_cfg.catalogue.get("_target_") == TARGET and not data_cfg.get("preprocessed")
 
 
@@ -35,11 +35,11 @@ def reader(data_cfg: DictConfig) -> Table:
 
 
 def columns(data_cfg: DictConfig, catalogue: Catalogue) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Return the detected role of each column, and a few of its values.
+    """Return column → detected role, and column → a few of its values.
 
     Args:
-        data_cfg: The node.
-        catalogue: What it gave.
+        data_cfg: A node for which `is_table` holds.
+        catalogue: The catalogue loaded from it.
     """
     table = reader(data_cfg)
     raw = table.read()
@@ -72,13 +72,13 @@ def write(name: str, data_cfg: DictConfig, catalogue: Catalogue, folder: Path) -
     """Write the detected settings as ``data/NAME.yaml`` below a folder of configs; return the file.
 
     Args:
-        name: Selects it later: ``data=NAME``.
-        data_cfg: The node.
-        catalogue: What it gave.
-        folder: See ``--config-dir``.
+        name: Name of the data set, later selected by ``data=NAME``.
+        data_cfg: A node for which `is_table` holds.
+        catalogue: The catalogue loaded from it.
+        folder: Folder of configs for ``--config-dir``.
 
     Raises:
-        ModisteError: ``name`` is no word, or the file exists.
+        ModisteError: ``name`` is not a valid name, or the file exists.
     """
     name = str(name)
     if not re.fullmatch(r"[A-Za-z][\w-]*", name):
@@ -103,7 +103,7 @@ def write(name: str, data_cfg: DictConfig, catalogue: Catalogue, folder: Path) -
         content["prompts"] = {
             column: [f"a photo of a product, {column.lower()}: {{}}"] for column in catalogue.class_attributes
         }
-    # What a stranger's table says is nowhere but in plain values, which resolve to what they are.
+    # Escapes interpolations, so that text from an untrusted table stays a plain value.
     plain = OmegaConf.to_container(literal_config(content), resolve=False)
     command = f"modiste train --config-dir {shlex.quote(str(folder))} data={name}"
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

@@ -16,22 +16,21 @@ Position = Callable[[], dict[str, int]]
 
 
 class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index): an order that depends on (seed, epoch) only, cut into global batches.
+    """Batches of (epoch, index), ordered by the seed and the epoch only, resumable mid-epoch.
 
     Each process takes every ``world``-th item of a global batch, so the global batches do not depend on the number of
-    processes. It can start mid-epoch. The last, smaller batch is dropped: the contrastive loss depends on its batch
-    size.
+    processes. An incomplete last batch is dropped, because the contrastive loss depends on the batch size.
 
     Args:
         length: Number of items.
-        batch_size: Items in a global batch, over all processes.
-        seed: Decides the order, together with the epoch.
-        rank: Number of this process.
+        batch_size: Items per global batch, over all processes.
+        seed: Determines the order, with the epoch.
+        rank: Rank of this process.
         world: Number of processes.
         order: Which items share a batch; None: random.
 
     Raises:
-        ModisteError: ``batch_size`` is no multiple of ``world``, or larger than ``length``.
+        ModisteError: ``batch_size`` is not a multiple of ``world``, or larger than ``length``.
 
     >>> [[i for _, i in batch] for batch in EpochBatchSampler(5, 2, seed=0)]
     [[1, 2], [3, 0]]
@@ -53,18 +52,18 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         self.order = order or Order(length)
         self.epoch = 0
         self.start = 0
-        self.sampler = self  # Lightning tells the epoch to a batch sampler's sampler, not to the batch sampler
+        self.sampler = self  # Lightning calls set_epoch on a batch sampler's sampler, not on the batch sampler
 
     def __len__(self) -> int:
         return self.length // self.batch_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Start ``epoch``, as Lightning asks at its start; the position within a resumed epoch is kept."""
+        """Start ``epoch``; the position within the current epoch, as set by `resume`, is kept."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
     def resume(self, epoch: int, batch: int) -> None:
-        """Continue with batch number ``batch`` of ``epoch``."""
+        """Continue with batch ``batch``, from 0, of ``epoch``."""
         self.epoch, self.start = epoch + batch // len(self), batch % len(self)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -77,11 +76,12 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
 
 
 class ResumableLoader(DataLoader[dict[str, Any]]):
-    """A DataLoader whose state is the trainer's own count of batches, not what its workers have prefetched.
+    """A DataLoader whose state is the trainer's batch count, not the position of the prefetching workers.
 
     Args:
-        dataset: Of `torch.utils.data.DataLoader`, as ``options``.
-        position: Gives ``{"epoch", "batch"}`` of the next batch to train on.
+        dataset: The dataset.
+        position: Returns ``{"epoch", "batch"}`` of the next batch to train on.
+        options: Other arguments of `torch.utils.data.DataLoader`.
     """
 
     def __init__(self, dataset: Dataset[dict[str, Any]], position: Position | None = None, **options: Any) -> None:
@@ -89,7 +89,7 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
         self.position = position
 
     def state_dict(self) -> dict[str, int]:
-        """Return ``{"epoch", "batch"}`` of the next batch to train on; Lightning keeps it in the checkpoint."""
+        """Return ``{"epoch", "batch"}`` of the next batch to train on; Lightning saves it in the checkpoint."""
         assert self.position is not None
         return self.position()
 
@@ -100,7 +100,7 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
 
 
 def fitting_batch_size(pairs: int) -> int:
-    """A batch size for few training pairs: the largest power of 2 of which two batches can be made.
+    """Batch size for few training pairs: the largest power of 2 that gives two batches.
 
     >>> fitting_batch_size(113), fitting_batch_size(1)
     (32, 1)

@@ -1,4 +1,4 @@
-"""A shop's export as a catalogue: which column is what, further rows and images of a product, HTML."""
+"""A shop's export as a catalogue: roles of columns, additional rows and images of a product, HTML."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ ROLES = {
     ),
     "split": "split fold partition subset",
 }
-"""The catalogue's words → usual names of their columns, the likeliest first, compared without case and signs."""
+"""Role → usual column names, likeliest first, compared without case, accents, spaces and punctuation."""
 CODES = "reference ref referencia riferimento codice codigo code referenz nummer nr number no"
-"""Names of product ids that may mean something else: taken where every row has a value, and most have their own."""
+"""Ambiguous names of product ids: used only if every row has a value and most values are unique."""
 ID = re.compile(r"(?=.*\d)(?!\d{1,4}[-/]\d{1,2}[-/]\d{1,4}$)[A-Za-z0-9][\w/-]{3,39}", re.ASCII)
 MORE_IMAGES = re.compile(r"(additional|further|other)?images?(links?|src|urls?|paths?|files?)?\d*")
 SPLITS = {
     "train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "dev": "val",
     "eval": "val", "test": "test", "testing": "test",
 }  # fmt: skip
-"""Words for splits, compared without case."""
+"""Name of a split → the catalogue's name, compared without case."""
 IMAGE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif|ppm)(\?|$)", re.IGNORECASE)
 URL = re.compile(r"https?://", re.IGNORECASE)
-# Python's HTMLParser takes quadratic time on tags that are not closed. Quoted attributes may hold brackets.
+# Not HTMLParser, which takes quadratic time on unclosed tags. Quoted attributes may contain brackets.
 MARKUP = re.compile(
     r"""<!--.*?(?:-->|\Z)|<(script|style)\b[^<>]*>.*?(?:</\1[^<>]*>|\Z)|<[!?][^<>]*>
     |</?(?P<name>[A-Za-z][\w:-]*)(?![\w:-])(?:(?:[^<>"']|"[^"]*"|'[^']*')*|[^<>]*)>""",
@@ -53,14 +53,14 @@ BLOCKS = ("p", "br", "li", "div", "td", "tr", "ul", "ol", "h1", "h2", "h3", "h4"
 """Elements that separate words."""
 TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--|&(#\d+|#x[0-9a-fA-F]+|[A-Za-z]+);")
 LONG = 60
-"""Characters; longer texts are descriptions, no classes."""
+"""Maximum mean length of classes in characters; longer texts are descriptions."""
 
 
 Cell = TypeVar("Cell")
 
 
 def split_word(value: Cell) -> Cell | str:
-    """Return the catalogue's word for a split, whatever its case; other words stay as they are.
+    """Return the catalogue's name of a split, ignoring case; other values are returned unchanged.
 
     >>> split_word("Validation"), split_word("fold3")
     ('val', 'fold3')
@@ -70,13 +70,13 @@ def split_word(value: Cell) -> Cell | str:
 
 @dataclass(frozen=True)
 class Roles:
-    """Which columns of a table are what.
+    """Roles of a table's columns.
 
     Attributes:
-        text: Captions.
-        images: Columns of images; several, or lists in a cell, give a product several rows.
-        product_id: None: each row is a product.
-        split: None: rows have no split.
+        text: Column of captions; None: not recognised.
+        images: Columns of images; several columns, or a list in a cell, give a product several rows.
+        product_id: Column of product ids; None: each row is a product.
+        split: Column of splits; None: rows have no split.
     """
 
     text: str | None
@@ -85,7 +85,7 @@ class Roles:
     split: str | None
 
     def __str__(self) -> str:
-        """One line.
+        """Summarise the roles in one line.
 
         >>> print(Roles("title", ("file",), None, None))
         text = title, image = file, each row a product
@@ -97,11 +97,11 @@ class Roles:
 
 
 def recognise(raw: Mapping[str, Sequence[Any]], given: Mapping[str, Any] | None = None) -> Roles:
-    """Return which columns are what: as ``given``, the rest by their names and contents.
+    """Return the roles of columns: those ``given``, the others recognised by names and contents.
 
     Args:
         raw: The table.
-        given: The catalogue's word → column, or list of columns for ``image``; None values are recognised.
+        given: Role → column, or a list of columns for ``image``; roles with None are recognised.
 
     >>> recognise({"SKU": ["a1"], "Product title": ["hat"], "Image Src": ["1.jpg"], "Image 2": ["2.jpg"]})
     Roles(text='Product title', images=('Image Src', 'Image 2'), product_id='SKU', split=None)
@@ -128,13 +128,13 @@ def _plain(name: str) -> str:
 
 
 def _named(raw: Mapping[str, Sequence[Any]], role: str, taken: Iterable[str] = ()) -> str | None:
-    """The column that is named for a role, and holds something."""
+    """The column whose name fits a role, if it has any values."""
     present = {_plain(name): name for name in reversed(list(raw)) if name not in taken and any(map(_filled, raw[name]))}
     return next((present[name] for name in ROLES[role].split() if name in present), None)
 
 
 def _code_column(raw: Mapping[str, Sequence[Any]], taken: Iterable[str]) -> str | None:
-    """A column that one of `CODES` names, if its values can be product ids."""
+    """The column named like one of `CODES`, if its values can be product ids."""
     present = {_plain(name): name for name in reversed(list(raw)) if name not in taken}
     for name in (present[code] for code in CODES.split() if code in present):
         cells = raw[name]
@@ -144,7 +144,7 @@ def _code_column(raw: Mapping[str, Sequence[Any]], taken: Iterable[str]) -> str 
 
 
 def like_ids(raw: Mapping[str, Sequence[Any]], roles: Roles) -> str | None:
-    """Return the first column without a role whose values look like product ids: short codes, each only once.
+    """Return the first column without a role whose values look like product ids: unique short codes.
 
     >>> like_ids({"title": ["hat", "cap"], "Ware": ["A-1001", "A-1002"]}, Roles("title", (), None, None))
     'Ware'
@@ -169,7 +169,7 @@ def _image_columns(raw: Mapping[str, Sequence[Any]]) -> list[str]:
 
 
 def _are_images(cells: Sequence[Any]) -> bool:
-    """Whether what a column holds are file names of images, or lists of them."""
+    """Whether a column holds file names of images, or lists of them."""
     filled = [cell for cell in cells if _filled(cell)][:1000]
     return bool(filled) and all(
         isinstance(reference, str) and IMAGE_NAME.search(reference) for cell in filled for reference in references(cell)
@@ -185,7 +185,7 @@ def _filled(cell: Any) -> bool:
 
 
 def references(cell: object) -> list[Any]:
-    """Return the images that a cell names: a list, or several paths separated by commas, semicolons, pipes or lines.
+    """Return the images listed in a cell: a list, or text with commas, semicolons, pipes or line breaks.
 
     >>> references("a.jpg, b.jpg"), references("Hat, red.jpg"), references(["a.jpg", None])
     (['a.jpg', 'b.jpg'], ['Hat, red.jpg'], ['a.jpg'])
@@ -202,7 +202,7 @@ def references(cell: object) -> list[Any]:
 
 
 def one_row_per_image(raw: Mapping[str, Sequence[Any]], roles: Roles) -> Columns:
-    """Return the table with a row for each image, in the first image column; rows without an image keep theirs empty.
+    """Return the table with one row per image, in the first image column; "" for rows without an image.
 
     >>> roles = Roles("t", ("i",), None, None)
     >>> one_row_per_image({"t": ["hat", "cap"], "i": ["1.jpg|2.jpg", ""]}, roles)
@@ -224,9 +224,9 @@ def _distinct(found: list[Any]) -> list[Any]:
 
 
 def fill_further_rows(raw: Columns, roles: Roles) -> Columns:
-    """Return the table in which rows without a text take empty cells from the first row of their product with one.
+    """Fill the empty cells of rows without a text from the first row of their product that has one.
 
-    Exports such as Shopify's give a product's further images rows with nothing but the product and the image.
+    Exports such as Shopify's list the additional images of a product in rows with only the product and the image.
     """
     if roles.product_id is None or roles.text is None:
         return raw
@@ -250,9 +250,9 @@ def fill_further_rows(raw: Columns, roles: Roles) -> Columns:
 
 
 def without_html(cell: Cell) -> Cell | str:
-    """Return a text without tags and with its entities resolved; other cells, and "<" as a sign, stay as they are.
+    """Strip tags, scripts, styles and comments from HTML and resolve its entities.
 
-    Scripts, styles and comments are dropped.
+    Other cells, and "<" as a plain character, stay unchanged.
 
     >>> without_html("<p>Soft &amp; warm</p><script>x()</script><ul><li>wool"), without_html("size < 38")
     ('Soft & warm wool', 'size < 38')
@@ -260,12 +260,12 @@ def without_html(cell: Cell) -> Cell | str:
     if not isinstance(cell, str) or not TAG.search(cell):
         return cell
     text = MARKUP.sub(lambda tag: " " if (tag["name"] or "").lower() in BLOCKS else "", cell)
-    text = html.unescape(re.sub(r"&#\d{9,};?", "\ufffd", text))  # Python refuses numbers of thousands of digits
+    text = html.unescape(re.sub(r"&#\d{9,};?", "\ufffd", text))  # int() rejects thousands of digits
     return " ".join(text.split()) if "<" in cell else text
 
 
 def may_be_classes(values: Sequence[str]) -> bool:
-    """Whether the values of a text column may be classes: they repeat, and are short.
+    """Whether the values of a text column can serve as classes: they repeat and are short.
 
     >>> may_be_classes(["red", "blue"] * 5), may_be_classes([f"no. {i}" for i in range(50)])
     (True, False)

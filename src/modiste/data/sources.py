@@ -1,4 +1,4 @@
-"""Where a catalogue's images come from: a folder, a zip file, an array or a `datasets` table."""
+"""Image sources of a catalogue: a folder, a zip file, an array, encoded bytes or a `datasets` table."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from modiste.models.preprocess import Preprocess
 
 MAX_PIXELS = 64_000_000
-"""An image that declares more pixels than this is refused before it is decoded."""
+"""Images that declare more pixels are rejected before they are decoded."""
 MAX_BYTES = 256 * 2**20
-"""A file or archive member larger than this is refused before it is read."""
-# No format that runs another program (EPS) or that can point at other files.
+"""Larger files and archive members are rejected before they are read."""
+# Excludes formats that run another program (EPS) or can refer to other files.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 
@@ -35,75 +35,75 @@ WHOLE = "whole"
 
 
 class ImageSource(Protocol):
-    """Read one image by its reference. Picklable, and safe across forks and threads.
+    """Protocol of an image source, which is picklable, fork-safe and thread-safe.
 
-    A source may also have ``identity(refs: list[str]) -> str``: what tells whether the images behind these references
-    may have changed. A scan of a source without it is not cached.
+    A source may also have ``identity(refs: list[str]) -> str``, a string that changes whenever the images behind these
+    references may have changed. The scan of a source without it is not cached.
     """
 
     def read(self, ref: str) -> Image.Image:
-        """The RGB image behind ``ref``. Raises OSError or ValueError where it is missing, corrupt or too large."""
+        """Read an RGB image. Raises OSError or ValueError if it is missing, corrupt or too large."""
         ...
 
 
 @runtime_checkable
 class EncodedSource(ImageSource, Protocol):
-    """An image source whose images are files, which another decoder may read."""
+    """An image source that gives access to encoded images, for decoders other than Pillow."""
 
     def read_bytes(self, ref: str) -> bytes:
-        """The encoded image. Raises OSError or ValueError as `read`."""
+        """Return the encoded image. Raises OSError or ValueError as `read` does."""
         ...
 
 
 @runtime_checkable
 class PixelSource(ImageSource, Protocol):
-    """An image source that holds the pixels of one image transform, and no others."""
+    """An image source that holds only preprocessed images, of one image transform."""
 
     def preprocessed_pixels(self, ref: str, preprocess: Preprocess) -> Tensor:
-        """Pixels (3, size, size), uint8. Raises ModisteError as `check`."""
+        """Pixels (3, size, size), uint8. Raises ModisteError as `check` does."""
         ...
 
     def check(self, preprocess: Preprocess) -> None:
-        """Raise ModisteError when the pixels were made by another transform than ``preprocess``."""
+        """Raise ModisteError if the pixels were made by a transform other than ``preprocess``."""
         ...
 
     def identity(self, refs: list[str]) -> str:
-        """What tells whether the pixels may have changed."""
+        """String that changes whenever the pixels may have changed."""
         ...
 
 
 @runtime_checkable
 class MaskSource(ImageSource, Protocol):
-    """An image source that also knows where the parts of its images are; its references are the column ``mask``."""
+    """An image source with segmentation masks; the column ``mask`` holds the references of the masks."""
 
     def parts(self, ref: str) -> list[str]:
-        """The parts that the image has a mask of, `WHOLE` not among them."""
+        """Parts of the image that have a mask, without `WHOLE`."""
         ...
 
     def read_mask(self, ref: str, part: str = WHOLE) -> Image.Image:
-        """Mode L, of the image's size, 255 where ``part`` is. Raises ModisteError when the image has no such part."""
+        """Mask in mode L, of the image's size, 255 inside ``part``. Raises ModisteError if there is none."""
         ...
 
 
 class UnsafeImageError(ValueError):
-    """The reference leads out of the data set's folder, or to what is no regular file."""
+    """The reference leads out of the data set's folder, or to something other than a regular file."""
 
 
 class ImageTooLargeError(ValueError):
-    """The image declares more pixels, or the file holds more bytes, than a source decodes."""
+    """The image has more pixels, or the file more bytes, than the limit."""
 
 
 def decode(data: bytes, smallest: int | None = None) -> Image.Image:
-    """An encoded image as RGB: upright (EXIF), transparent parts white, its size checked before it is decoded.
+    """Decode an image to RGB, upright (EXIF), with transparency on white, after a check of its size.
 
     Args:
-        data: Of the file.
-        smallest: Pixels that both sides keep at least, where they have them: a JPEG is decoded at a half, a quarter or
-            an eighth of its size; None: at its size.
+        data: Content of the file.
+        smallest: Decode a JPEG at 1/2, 1/4 or 1/8 of its size as long as both sides keep this many pixels; None: at
+            full size.
 
     Raises:
-        ImageTooLargeError: It declares more than `MAX_PIXELS` pixels.
-        OSError, ValueError: It is no image of a known format, truncated, or otherwise corrupt.
+        ImageTooLargeError: The image declares more than `MAX_PIXELS` pixels.
+        OSError, ValueError: The image is in none of `FORMATS`, truncated, or otherwise corrupt.
 
     >>> buffer = io.BytesIO()
     >>> Image.new("RGBA", (4, 2), (0, 0, 0, 0)).save(buffer, "PNG")
@@ -130,13 +130,13 @@ def decode(data: bytes, smallest: int | None = None) -> Image.Image:
 
 
 def opened(data: bytes) -> Image.Image:
-    """An encoded image before it is decoded. Raises OSError where it is in none of `FORMATS`."""
+    """Open an encoded image without decoding it. Raises OSError if it is in none of `FORMATS`."""
     Image.init()
     return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def image_format(data: bytes) -> str:
-    """Which of `FORMATS` an encoded image is in. Raises OSError where it is in none."""
+    """Format of an encoded image, one of `FORMATS`. Raises OSError if it is in none of them."""
     return str(opened(data).format)
 
 
@@ -153,7 +153,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """A grey image of 16 bits or floats as mode L, its transparent grey level white."""
+    """Convert a 16-bit or float grey image to mode L, its transparent grey level to white."""
     values = np.asarray(image, dtype=np.float64)
     level = image.info.pop("transparency", None)
     transparent = values == level if isinstance(level, (int, float)) else np.zeros(values.shape, dtype=bool)
@@ -163,27 +163,27 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def check_inside(path: Path, root: Path) -> None:
-    """Raise UnsafeImageError for a path that leads out of ``root``, by itself or by links."""
+    """Raise UnsafeImageError for a path that leads out of ``root``, directly or through links."""
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise UnsafeImageError(f"{path} lies outside {root}")
 
 
 def read_regular(path: Path, root: Path) -> bytes:
-    """Return the content of a regular file below ``root``, its size bounded by `MAX_BYTES`.
+    """Return the content of a regular file below ``root``, of at most `MAX_BYTES`.
 
     Args:
         path: The file.
-        root: Links may lead anywhere within this folder.
+        root: The folder; links within it are followed.
 
     Raises:
         UnsafeImageError: ``path`` leads out of ``root``, or to a folder, a pipe or a device.
         ImageTooLargeError: The file is larger than `MAX_BYTES`.
-        OSError: It is missing or cannot be read.
+        OSError: The file is missing or cannot be read.
     """
     check_inside(path, root)
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
-        raise UnsafeImageError(f"{path} is no regular file")
+        raise UnsafeImageError(f"{path} is not a regular file")
     if status.st_size > MAX_BYTES:
         raise ImageTooLargeError(f"{path} is larger than {MAX_BYTES:,} bytes")
     return path.read_bytes()
@@ -201,7 +201,7 @@ class FolderImages:
         self.root = Path(root)
 
     def path(self, ref: str) -> Path:
-        """Where ``ref`` is. Raises ValueError for a reference that leads out of the folder."""
+        """Path of ``ref``. Raises ValueError for a reference that leads out of the folder."""
         path = Path(os.path.normpath(self.root / ref))
         if not path.is_relative_to(os.path.normpath(self.root)):
             raise UnsafeImageError(f"{ref} lies outside {self.root}")
@@ -211,7 +211,7 @@ class FolderImages:
         return decode(self.read_bytes(ref))
 
     def read_bytes(self, ref: str) -> bytes:
-        """Return the content of a file. Raises OSError or ValueError as `read`."""
+        """Return the content of a file. Raises OSError or ValueError as `read` does."""
         return read_regular(self.path(ref), self.root)
 
     def identity(self, refs: list[str]) -> str:
@@ -236,7 +236,7 @@ class ZipImages:
 
     @property
     def archive(self) -> zipfile.ZipFile:
-        """The open archive. Each process opens its own: processes that share a file handle share its position."""
+        """The archive, opened once per process: processes that share a file handle share its position."""
         with self._lock:
             if self._opened is None or self._opened[0] != os.getpid():
                 self._opened = (os.getpid(), zipfile.ZipFile(self.path))
@@ -246,7 +246,7 @@ class ZipImages:
         return decode(self.read_bytes(ref))
 
     def read_bytes(self, ref: str) -> bytes:
-        """The content of a member. Raises OSError or ValueError as `read`."""
+        """Return the content of a member. Raises OSError or ValueError as `read` does."""
         try:
             member = self.archive.getinfo(self.prefix + ref)
         except KeyError:
@@ -256,7 +256,7 @@ class ZipImages:
         try:
             return self.archive.read(member)
         except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
-            # damaged, encrypted, unknown method
+            # Damaged, encrypted, or an unknown compression method.
             raise ValueError(str(error)) from error
 
     def identity(self, refs: list[str]) -> str:
@@ -289,7 +289,7 @@ class ArrayImages:
 
 
 class BytesImages:
-    """Encoded images in memory; a reference is the index as text, and what is no image is None."""
+    """Encoded images in memory, None for a missing one; a reference is the index as text."""
 
     def __init__(self, images: Sequence[bytes | None]):
         self.images = images
@@ -298,27 +298,27 @@ class BytesImages:
         return decode(self.read_bytes(ref))
 
     def read_bytes(self, ref: str) -> bytes:
-        """The encoded image. Raises OSError or ValueError as `read`."""
+        """Return the encoded image. Raises OSError or ValueError as `read` does."""
         data = self.images[_index(ref, len(self.images))]
         if data is None:
-            raise FileNotFoundError(f"there is no image {ref}")
+            raise FileNotFoundError(f"image {ref} is missing")
         if len(data) > MAX_BYTES:
             raise ImageTooLargeError(f"image {ref} is larger than {MAX_BYTES:,} bytes")
         return data
 
 
 class ArrowImages:
-    """Images in a column of a `datasets.Dataset`, as encoded bytes or as paths; a reference is the row as text.
+    """Images in a column of a `datasets.Dataset`, as bytes or paths; a reference is the row as text.
 
     Args:
         dataset: A `datasets.Dataset`.
         column: Its column of images.
-        folder: Where paths must lie, and what they are relative to; None: paths are not read.
+        folder: Paths are relative to this folder and must stay inside it; None: paths are rejected.
     """
 
     def __init__(self, dataset: Dataset, column: str, folder: Path | None = None):
-        # As Arrow has them: `datasets` would open the paths and addresses of images, audio files and videos, also in a
-        # list, and decode what it finds without a bound.
+        # In Arrow format `datasets` does not open the paths and URLs of images, audio and video, which it would decode
+        # without a size limit.
         self.dataset = dataset.select_columns([column]).with_format("arrow")
         self.column, self.folder = column, folder
 
@@ -326,19 +326,19 @@ class ArrowImages:
         return decode(self.read_bytes(ref))
 
     def read_bytes(self, ref: str) -> bytes:
-        """Return the encoded image of a row. Raises OSError or ValueError as `read`."""
+        """Return the encoded image of a row. Raises OSError or ValueError as `read` does."""
         value = self.dataset[_index(ref, len(self.dataset))].column(self.column)[0].as_py()
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (value, None)
         if isinstance(data, str):
             data, path = None, data
         if data is None and isinstance(path, str) and path:
             if self.folder is None:
-                raise UnsafeImageError(f"row {ref} names the file {path}, and the data set has no folder of images")
+                raise UnsafeImageError(f"row {ref} names the file {path}, but the data set has no folder of images")
             return FolderImages(self.folder).read_bytes(path)
         if data is None:
             raise FileNotFoundError(f"row {ref} has no image")
         if not isinstance(data, bytes):
-            raise ValueError(f"row {ref} holds a {type(data).__name__} for an image")
+            raise ValueError(f"row {ref} holds a {type(data).__name__} instead of an image")
         if len(data) > MAX_BYTES:
             raise ImageTooLargeError(f"row {ref} is larger than {MAX_BYTES:,} bytes")
         return data
@@ -351,5 +351,5 @@ class ArrowImages:
 def _index(ref: str, length: int) -> int:
     index = int(ref)
     if not 0 <= index < length:
-        raise FileNotFoundError(f"there is no image {ref} among {length}")
+        raise FileNotFoundError(f"image {ref} does not exist: there are {length} images")
     return index

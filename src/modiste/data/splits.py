@@ -1,4 +1,7 @@
-"""Splits: which rows are train, val, test, held out or excluded. No product and no image is ever in two splits."""
+"""Splits: train, val, test, held out and excluded rows.
+
+Training shares no product and no image with another split.
+"""
 
 from __future__ import annotations
 
@@ -22,21 +25,24 @@ HoldOut = Mapping[str, Mapping[str, Sequence[str]]]
 Splitter = Callable[[Catalogue], Catalogue]
 
 HELD_OUT = {"train": EXCLUDED, "val": "val_held_out", "test": "test_held_out"}
-"""Where a held-out row goes from its split; rows of all other splits stay."""
+"""Split of a row → its split when it is held out; rows of other splits stay."""
 
 
 @dataclass(frozen=True)
 class RandomSplit:
-    """Random split of whole groups (`groups`) by hash: adding products moves no others.
+    """Random split of whole groups (`groups`) by hash.
+
+    A new product moves no others unless it joins their group.
 
     Attributes:
-        fractions: Split → fraction of the groups; they add up to 1.
-        seed: Another seed, another split.
-        hold_out: Split → {column: values}: a group with a row that has one of the values in every one of the columns
-            goes there whole, and nowhere else (FashionCLIP's HOUT-C and HOUT-B). The first entry that fits, wins.
+        fractions: Split → fraction of the groups; the fractions sum to 1.
+        seed: Seed of the hash.
+        hold_out: New split → {column: values}: a group with a row that matches in every column moves there completely
+            (as HOUT-C and HOUT-B of FashionCLIP, Chia et al. 2022). The first matching entry wins.
 
     Raises:
-        ModisteError: The fractions do not add up to 1, or `hold_out` names an unknown column or value.
+        ModisteError: A fraction is negative, the fractions do not sum to 1, or ``hold_out`` names an existing split,
+            or an unknown column or value.
     """
 
     fractions: Mapping[str, float]
@@ -53,17 +59,20 @@ class RandomSplit:
 
 @dataclass(frozen=True)
 class GivenSplit:
-    """The data set's own splits, with what they leak excluded.
+    """The data set's own splits without leaks between them.
 
-    A train or val row whose group (`groups`) also has a row in another split (train: in val too) becomes "excluded",
-    as do rows without a split. Splits other than train and val may share products: galleries hold their queries'.
+    A train row whose group (`groups`) also has a row in another split becomes "excluded", as does a val row whose group
+    has a row in a split other than train and val, and every row without a split. Other splits may share products: a
+    gallery contains the products of its queries.
 
     Attributes:
-        val_fraction: Fraction of the groups of train that becomes val, for data sets without one.
+        val_fraction: Fraction of the train groups that becomes val, for data sets without a val split.
+        seed: Seed of the hash that chooses them.
         hold_out: As in `RandomSplit`.
 
     Raises:
-        ModisteError: The data set has no splits, or `hold_out` names an unknown column or value.
+        ModisteError: The data set has no splits, ``val_fraction`` is outside [0, 1), or see ``hold_out`` of
+            `RandomSplit`.
     """
 
     val_fraction: float = 0.0
@@ -94,18 +103,18 @@ class GivenSplit:
 class HeldOut:
     """Hold categories or brands out of training, as separate validation and test splits (`HELD_OUT`).
 
-    Unlike a split's ``hold_out``, which moves all of a category's products into one test split, this keeps a validation
-    set of what was never trained, ``val_held_out``, to select a checkpoint on, and ``test_held_out`` to report it on.
-    A group (`groups`) with a held-out row is held out whole.
+    Unlike a split's ``hold_out``, which moves all products of a category into one test split, this keeps two sets of
+    unseen categories: ``val_held_out`` to select a checkpoint on and ``test_held_out`` to report results on. A group
+    (`groups`) with a held-out row is held out completely.
 
     Attributes:
-        entries: A product is held out when one of them fits. An entry is {column: values}, and all of its columns must
-            fit, as in ``hold_out``; or {column, count or share, seed}: values drawn from those that training and
-            validation have, ``count`` of them or that ``share`` (of the values, not of the products).
+        entries: A product is held out when it matches one entry. An entry is {column: values}, all of which must match,
+            as in ``hold_out``; or {column, count or share, seed}, which samples ``count`` values, or a fraction
+            ``share`` of the values (not of the products), from those that occur in both train and val.
 
     Raises:
-        ModisteError: A column, value or key is unknown, the draw cannot be made, or so nothing trains on or to
-            validate on.
+        ModisteError: A column, value or key is unknown, the number of values to sample is impossible, or no rows are
+            left to train on or in ``val_held_out``.
 
     >>> from modiste.data.sources import ArrayImages
     >>> import numpy as np
@@ -121,7 +130,7 @@ class HeldOut:
 
     @classmethod
     def parse(cls, given: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> HeldOut:
-        """From ``data.held_out``: an entry, or a list of them."""
+        """Create it from ``data.held_out``: an entry, or a list of entries."""
         return cls([given] if isinstance(given, Mapping) else list(given))
 
     def __call__(self, catalogue: Catalogue) -> Catalogue:
@@ -154,7 +163,7 @@ def _draw_keys(entry: Mapping[str, Any]) -> dict[str, Any]:
 def _drawn(
     catalogue: Catalogue, column: str, count: int | None = None, share: float | None = None, seed: int = 0
 ) -> dict[str, list[str]]:
-    """{column: values}: those with the lowest hash, so that a new value moves at most one other."""
+    """Sample {column: values} by lowest hash, so that a new value displaces at most one other."""
     if (count is None) == (share is None):
         raise ModisteError(f"data.held_out for {column} needs either count or share: give one of them.")
     sides: dict[str, set[str]] = {"train": set(), "val": set()}
@@ -181,7 +190,7 @@ def _without_leak(own: str, present: set[str], validation: str) -> str:
 
 
 def normalised(title: str) -> str:
-    """A title without case, punctuation and repeated spaces.
+    """Return a title without case, punctuation and repeated spaces.
 
     >>> normalised("  Puma  Men's T-Shirt!") == normalised("PUMA men s t shirt")
     True
@@ -194,22 +203,24 @@ TITLES: dict[str, Callable[[str], str]] = {"exact": str, "normalised": normalise
 
 @dataclass(frozen=True)
 class MarqoSplit:
-    """KAGL for the Marqo protocol: no equal title or image in training; a model trained on it is an in-domain model.
+    """KAGL split for the Marqo protocol: training shares no title or image with test.
 
-    test: every product that is relevant to one of the published queries. excluded: every other product that shares a
-    title or an identical image with one of them. The rest is train and val, by group (`groups`). Of 2,774 test images
-    106 still have a training title that differs in case or punctuation only, and 36 a near-identical training image.
+    A model trained on it is an in-domain model. test: every product that is relevant to a published query. excluded:
+    every other product that shares a title or an identical image with one of them. The rest is train and val, by group
+    (`groups`). Of 2,774 test images, 106 still have a training title that differs only in case, punctuation or spaces,
+    and 36 a near-identical training image.
 
     Attributes:
         queries: ``ground_truth_text-image.json`` of Marqo's benchmark: ``{query: {product_id: relevance}}``.
-        val_fraction: Part of the remaining groups that becomes val.
-        hold_out: As in `RandomSplit`, of what is neither test nor excluded.
-        titles: ``exact``, the fixed protocol; ``normalised`` also excludes a title that differs in case, punctuation or
-            spaces only (106 of KAGL's 2,774 test titles have such a twin).
+        val_fraction: Fraction of the remaining groups that becomes val.
+        seed: Seed of the hash that chooses them.
+        hold_out: As in `RandomSplit`, among rows that are neither test nor excluded.
+        titles: ``exact``, the fixed protocol; ``normalised`` also excludes titles that differ from a test title only in
+            case, punctuation or spaces.
 
     Raises:
-        ModisteError: `titles` is another word; the file is missing or of another form, or its ids are not those of the
-            data set.
+        ModisteError: ``titles`` is unknown, ``val_fraction`` is outside [0, 1), the file is missing or malformed, none
+            of its ids is in the data set, or see ``hold_out`` of `RandomSplit`.
     """
 
     queries: str
@@ -254,7 +265,7 @@ def _relevant_products(path: str) -> set[str]:
 
 
 def _sharing(catalogue: Catalogue, test: set[str], title: Callable[[str], str]) -> set[str]:
-    """Products that share a title, as ``title`` has it, or identical pixels with one of ``test``."""
+    """Products that share identical pixels or a title, as mapped by ``title``, with one of ``test``."""
     shared: set[str] = set()
     products = catalogue.column("product_id")
     for values in (list(map(title, catalogue.column("text"))), catalogue.column("pixels")):
@@ -264,9 +275,9 @@ def _sharing(catalogue: Catalogue, test: set[str], title: Callable[[str], str]) 
 
 
 def groups(catalogue: Catalogue) -> list[str]:
-    """The group of every row, named by its smallest product id.
+    """Return the group of every row, named by its smallest product id.
 
-    Rows are in one group if a chain of shared products or identical pixels joins them.
+    Groups are the connected components of rows that share a product or identical pixels.
     """
     products = catalogue.column("product_id")
     parent: dict[str, str] = {product: product for product in products}
@@ -285,10 +296,11 @@ def _root(parent: dict[str, str], name: str) -> str:
 
 
 def leaks(catalogue: Catalogue, between: Iterable[str] | None = None) -> dict[str, int]:
-    """How many products, images (by pixels) and titles are in more than one split.
+    """Count the products, images (by pixels) and titles that are in more than one split.
 
     Args:
-        between: The splits that are compared; by default all but "excluded" and undecided rows.
+        catalogue: With its split column.
+        between: The splits to compare; None: all except "excluded", without undecided rows.
 
     >>> from modiste.data.sources import ArrayImages
     >>> import numpy as np
@@ -317,7 +329,7 @@ def _check_fractions(fractions: Mapping[str, float]) -> None:
 
 
 def _assign(group: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
-    """A split for every group, by a number in [0, 1) that depends on the seed and the group's name alone."""
+    """Assign a split to every group by a number in [0, 1), a hash of the seed and the group's name."""
     names = [name for name, part in fractions.items() if part > 0]
     split = {}
     for key in set(group):
@@ -339,7 +351,7 @@ def _validation(group: Iterable[str], val_fraction: float, seed: int) -> dict[st
 
 
 def _held_out(catalogue: Catalogue, group: Sequence[str], hold_out: HoldOut) -> dict[str, str]:
-    """Group → the hold-out that it goes to."""
+    """Group → the hold-out split that it moves to."""
     held: dict[str, str] = {}
     for name, conditions in (hold_out or {}).items():
         if name in ("train", "val", "test", EXCLUDED) or not conditions:
@@ -354,9 +366,9 @@ def _held_out(catalogue: Catalogue, group: Sequence[str], hold_out: HoldOut) -> 
 
 
 def _fits(catalogue: Catalogue, key: str, conditions: Mapping[str, Sequence[str]]) -> list[bool]:
-    """Whether each row has one of the values in every one of the columns; ``key`` is the config's, for messages.
+    """Whether each row matches in every column; ``key`` names the config's option in messages.
 
-    No row may fit only where the data set's card knows the values: a small part of it lacks some.
+    No match at all is an error unless the data card lists the values: a subset of the data set lacks some.
     """
     fits, known = [True] * len(catalogue), True
     for column, values in conditions.items():

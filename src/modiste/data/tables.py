@@ -1,4 +1,4 @@
-"""A catalogue of a table in memory and a folder of images."""
+"""A catalogue from an in-memory table and a folder of images."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def from_table(
     name: str = "table",
     max_bad: int | float | None = None,
 ) -> Catalogue:
-    """Return the catalogue of an in-memory table, split and checked like `Catalogue.build`.
+    """Build a catalogue from an in-memory table, checked as in `Catalogue.build`, and split it.
 
     Args:
-        table: A pandas, Polars or pyarrow table, or a mapping of columns. Columns of numbers stay numbers.
-        images: Folder, or zip file, that the images' paths are relative to.
-        text: The column of captions; None: recognised by its name, as ``image`` and ``product_id``.
-        image: The column of paths, or several.
-        product_id: Rows of one product share it; without one, each row is a product.
-        split: The column of splits, or split → fraction; None: a column ``split`` where there is one, else 80 %
-            train, 10 % val, 10 % test.
-        name: Names the data set in results.
+        table: A pandas, Polars or pyarrow table, or a mapping of columns. Numeric columns stay numeric.
+        images: Folder or zip file that the image paths are relative to.
+        text: Column of captions; None: recognised by name, as are ``image`` and ``product_id``.
+        image: Column of image paths, or several columns.
+        product_id: Column of product ids, shared by the rows of a product; without one, each row is a product.
+        split: Column of splits, or split → fraction; None: a recognised column of splits if there is one, otherwise
+            80 % train, 10 % val, 10 % test.
+        name: Name of the data set in results.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A column is missing or cannot be recognised, or see `Catalogue.build`.
+        ModisteError: ``table`` is not a table, a column is missing or cannot be recognised, or see `Catalogue.build`.
 
     >>> from tempfile import TemporaryDirectory
     >>> import pyarrow as pa

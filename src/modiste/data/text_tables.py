@@ -1,4 +1,4 @@
-"""Text tables as shops export them: encoding, delimiter, quoting and compression are recognised."""
+"""Text tables as shops export them, with recognised encoding, delimiter, quoting and compression."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ MARKS = {
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
-"""Byte order mark → encoding, the longer marks first."""
-# What spreadsheets save where it is not Unicode, the likeliest first.
+"""Byte order mark → encoding, longer marks first."""
+# Encodings of spreadsheets that do not save Unicode, likeliest first.
 CODE_PAGES = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "big5", "cp949", "mac_roman"]
 MAX_TEXT = 4 * 2**30
-"""A table that is larger than this, unpacked, is refused."""
+"""Maximum size of a decompressed table in bytes."""
 SAMPLE = 2**18
-"""Characters that decide the delimiter."""
+"""Number of bytes or characters that decide the encoding and the delimiter."""
 
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How a text table is written.
+    """Format of a text table.
 
     Attributes:
-        encoding: A codec of Python's.
-        delimiter: Between cells, one character.
-        quoted: Whether ``"`` quotes cells; else it is an ordinary character.
+        encoding: A Python codec.
+        delimiter: One character that separates cells.
+        quoted: Whether ``"`` quotes cells; otherwise it is an ordinary character.
         compression: ``gzip``, ``bzip2``, ``xz``, ``zip`` or "".
-        lines: The line of the file on which each row begins, counted from 1 as in an editor.
+        lines: Line number, from 1, at which each row begins in the file.
 
     >>> str(TextFormat("cp1252", ";"))
     'cp1252, cells separated by semicolons'
@@ -66,15 +66,15 @@ class TextFormat:
 
 
 def read_text(path: Path, encoding: str | None = None) -> tuple[str, TextFormat]:
-    """Return the content of a text file, unpacked and decoded, and how it is written (the delimiter left open).
+    """Read a text file, decompressed and decoded, and return its format without the delimiter.
 
     Args:
-        path: Any text file, also as gzip, bzip2, xz, or as a zip file with one member.
-        encoding: A codec; None: recognised.
+        path: Any text file, plain, compressed with gzip, bzip2 or xz, or a zip file with one member.
+        encoding: A Python codec; None: recognised.
 
     Raises:
-        ValueError: It is in no encoding that can be recognised, or not in ``encoding``.
-        OSError: It cannot be read.
+        ValueError: The text is not in ``encoding`` or the recognised one, or decompressed larger than `MAX_TEXT`.
+        OSError: The file cannot be read.
     """
     data = path.read_bytes()
     compression = next((name for magic, name in COMPRESSED.items() if data.startswith(magic)), "")
@@ -93,7 +93,7 @@ def read_text(path: Path, encoding: str | None = None) -> tuple[str, TextFormat]
 
 
 def recognise_encoding(data: bytes) -> str:
-    """Return the encoding of a text: by its byte order mark, else UTF-8 where it is that, else the likeliest code page.
+    """Return the encoding of a text: by byte order mark, else UTF-8 if valid, else a likely code page.
 
     >>> [recognise_encoding(text.encode(code)) for text, code in (("é", "utf-8"), ("a", "utf-16"), ("été €", "cp1252"))]
     ['utf-8', 'utf-16', 'cp1252']
@@ -120,7 +120,7 @@ def recognise_encoding(data: bytes) -> str:
 
 
 def _could_be_western(data: bytes) -> bool:
-    """Whether a western European code page is plausible: what is not ASCII is nearly all common accents and signs."""
+    """Whether a western European code page is plausible: nearly all non-ASCII characters are common there."""
     try:
         text = data[:SAMPLE].decode("cp1252")
     except UnicodeDecodeError:
@@ -150,24 +150,25 @@ def _unpacked(data: bytes, compression: str) -> bytes:
 def parse_table(
     text: str, known: TextFormat, delimiter: str | None = None, quoted: bool | None = None, suffix: str = ""
 ) -> tuple[Columns, TextFormat]:
-    r"""Return the columns of a text table with a header, and how it is written.
+    r"""Parse a text table with a header; return its columns and its complete format.
 
     Args:
         text: The whole table. Cells stay text: "NA" is "NA".
-        known: What `read_text` found.
-        delimiter: One character, or ``\t``; None: recognised.
+        known: The format that `read_text` returned.
+        delimiter: One character, ``\t`` or ``tab``; None: recognised.
         quoted: Whether ``"`` quotes cells; None: recognised.
-        suffix: Of the file, which decides where the text does not.
+        suffix: Suffix of the file name, which decides the delimiter if the text does not.
 
     Raises:
-        ValueError: A quote is never closed, a row has more cells than the header, or two columns have one name.
+        ValueError: The delimiter is not one character, a quote is never closed, a row has more cells than the header,
+            or two columns have the same name.
 
     >>> parse_table("a;b\n1;2,5\n", TextFormat())[0]
     {'a': ['1'], 'b': ['2,5']}
     """
     first, _, rest = text.partition("\n")
     skipped = 0
-    if re.fullmatch(r"sep=.\r?", first, re.IGNORECASE):  # a spreadsheet's own word for the delimiter
+    if re.fullmatch(r"sep=.\r?", first, re.IGNORECASE):  # how spreadsheets declare the delimiter
         delimiter, text, skipped = delimiter or first[4], rest, 1
     delimiter = {"\\t": "\t", "tab": "\t"}.get(delimiter or "", delimiter)
     if delimiter is not None and len(delimiter) != 1:
@@ -192,7 +193,7 @@ def parse_table(
 
 
 def recognise_delimiter(text: str, suffix: str = "") -> str:
-    """Return the delimiter that cuts the first rows into the same number of cells, as many as possible.
+    """Return the delimiter that splits the first rows consistently into the most cells.
 
     >>> recognise_delimiter('title;price\\n"a; b";2,5\\n'), recognise_delimiter("x", ".tsv")
     (';', '\\t')
@@ -203,7 +204,7 @@ def recognise_delimiter(text: str, suffix: str = "") -> str:
     for delimiter in sorted(DELIMITERS, key=lambda one: one != usual):
         widths = [len(record.cells) for record in _records(sample, delimiter, True)]
         if len(widths) > 2 and len(text) > SAMPLE:
-            widths.pop()  # the sample may end within it
+            widths.pop()  # the sample may end within this row
         if widths and widths[0] > 1:
             scores[delimiter] = (widths.count(widths[0]) / len(widths), widths[0])
     consistent = {one: score for one, score in scores.items() if score[0] > 0.8} or scores
@@ -211,7 +212,7 @@ def recognise_delimiter(text: str, suffix: str = "") -> str:
 
 
 class Record(NamedTuple):
-    """A row of a text table: its cells, the line on which it begins, and its lines as they are."""
+    """A row of a text table: its cells, the line at which it begins, and its raw lines."""
 
     cells: list[str]
     line: int
@@ -219,7 +220,7 @@ class Record(NamedTuple):
 
 
 def _records(text: str, delimiter: str, quoted: bool) -> list[Record]:
-    """The rows that are not empty."""
+    """Non-empty rows."""
     csv.field_size_limit(sys.maxsize)
     lines = list(io.StringIO(text, newline=""))
     reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
@@ -232,7 +233,7 @@ def _records(text: str, delimiter: str, quoted: bool) -> list[Record]:
 
 
 def _swallowing(records: Sequence[Record], delimiter: str) -> Record | None:
-    """The first row whose quoted cell holds further rows, because its quote is not closed; None: there is none."""
+    """The first row with an unclosed quote, whose cell swallows the following rows, or None."""
     width = len(records[0].cells) if records else 0
     for record in records:
         if len(record.raw) > 1 and (not _is_closed(record, delimiter) or _holds_rows(record, delimiter, width)):
@@ -241,7 +242,7 @@ def _swallowing(records: Sequence[Record], delimiter: str) -> Record | None:
 
 
 def _is_closed(record: Record, delimiter: str) -> bool:
-    """Whether every quote of a row ends where a cell ends."""
+    """Whether every quote of a row closes at the end of a cell."""
     try:
         list(csv.reader(record.raw, delimiter=delimiter, strict=True))
     except csv.Error:
@@ -250,7 +251,7 @@ def _is_closed(record: Record, delimiter: str) -> bool:
 
 
 def _holds_rows(record: Record, delimiter: str, width: int) -> bool:
-    """Whether all lines within a row of several lines have the cells of a whole row."""
+    """Whether all inner lines of a multi-line row have as many cells as a row."""
     within = record.raw[1:-1]
     enough = 1 if width > 4 else 3  # a line of a description may have a comma or two by chance
     return len(within) >= enough and all(line.count(delimiter) == width - 1 for line in within)
@@ -258,7 +259,7 @@ def _holds_rows(record: Record, delimiter: str, width: int) -> bool:
 
 def _columns(records: Sequence[Record], delimiter: str, skipped: int) -> Columns:
     header = [name.strip() for name in records[0].cells] if records else []
-    while header and not header[-1]:  # a delimiter at the end of the line
+    while header and not header[-1]:  # a trailing delimiter
         header.pop()
     header = [name or f"column_{number}" for number, name in enumerate(header, start=1)]
     twice = [name for name, times in Counter(header).items() if times > 1]

@@ -1,4 +1,4 @@
-"""Images given as URLs: downloaded once into the cache, with limits, by Python's own client."""
+"""Download images from URLs into the cache, with limits on size, time and hosts."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from modiste.utils.run_dir import cache_dir
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 32 * 2**20
-"""Of one image; what is larger is excluded."""
+"""Maximum size of an image; larger ones are skipped."""
 SECONDS = 30.0
-"""For one image, from the first byte asked for to the last."""
+"""Maximum time for an image, from the request to the last byte."""
 THREADS = 8
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 UNICAST = ipaddress.ip_network("2000::/3")
-"""The IPv6 addresses of hosts; others are local, reserved, or contain an IPv4 address that a gateway may reach."""
+"""Global unicast IPv6 addresses; others are local, reserved, or embed an IPv4 address that a gateway may reach."""
 TRANSITION = [ipaddress.ip_network(block) for block in ("2001::/23", "2002::/16")]
-"""Of those, Teredo and 6to4, which contain IPv4 addresses, too, and other special blocks."""
+"""Blocks within `UNICAST` that embed IPv4 addresses (Teredo, 6to4) or have special purposes."""
 
 
 def download(
     urls: Iterable[str], folder: Path | None = None, private: bool = False, progress: Progress | None = None
 ) -> Path:
-    """Download images that are missing; return their folder. What fails is excluded, and tried again next time.
+    """Download missing images and return their folder; the next call retries failed downloads.
 
     Args:
-        urls: http and https addresses.
-        folder: Where to; None: the cache. A file is named by `file_name`.
-        private: Whether addresses of this machine and its network may be asked.
+        urls: http and https URLs.
+        folder: Target folder; None: the cache. Files are named by `file_name`.
+        private: Whether to allow hosts on this machine and in private networks.
         progress: `modiste.utils.progress.progress_bar`, or None.
     """
     folder = folder or cache_dir() / "images"
@@ -72,15 +72,15 @@ def file_name(url: str) -> str:
 
 
 def read(url: str, private: bool = False) -> bytes:
-    """Download one image, of `MAX_BYTES` at most and within `SECONDS`.
+    """Download an image of at most `MAX_BYTES` within `SECONDS`.
 
     Args:
-        url: An http or https address.
+        url: An http or https URL.
         private: As in `download`.
 
     Raises:
-        OSError, ValueError: It is another address, or leads to a private network; the host does not answer as it
-            should; the image is too large or too slow.
+        OSError, ValueError: The URL is not http or https, or leads to a private network; the request fails; the image
+            is too large or too slow.
     """
     _check(url, private)
     until = time.monotonic() + SECONDS
@@ -102,7 +102,7 @@ def read(url: str, private: bool = False) -> bytes:
 
 
 def _fetch(url: str, path: Path, private: bool) -> str:
-    """Download one image; return why it could not be, or ""."""
+    """Download one image to ``path``; return the problem, or ""."""
     try:
         content = read(url, private)
         with atomic(path) as unfinished:
@@ -122,7 +122,7 @@ def _check(url: str, private: bool) -> None:
 
 
 def _public(host: str, port: int) -> list[Any]:
-    """What `socket.getaddrinfo` says of a host. Raises ValueError where an address is in a private network."""
+    """Result of `socket.getaddrinfo` for a host. Raises ValueError if an address is in a private network."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for *_, address in found:
         if not is_public(str(address[0])):
@@ -131,14 +131,16 @@ def _public(host: str, port: int) -> list[Any]:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is that of a public host; Python's ``is_global`` lets IPv4 in IPv6 and multicast pass.
+    """Whether an IP address is public, excluding multicast and private IPv4 embedded in IPv6.
+
+    Python's ``is_global`` includes these.
 
     >>> is_public("93.184.216.34"), is_public("64:ff9b::10.0.0.1"), is_public("64:ff9b::93.184.216.34")
     (True, False, True)
     """
     number: Any = ipaddress.ip_address(address)
     number = getattr(number, "ipv4_mapped", None) or number
-    if number in NAT64:  # how a network without IPv4 reaches it
+    if number in NAT64:  # networks without IPv4 reach IPv4 hosts by these addresses
         number = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
     if not number.is_global or number.is_multicast or number.is_reserved:
         return False
@@ -146,7 +148,7 @@ def is_public(address: str) -> bool:
 
 
 def _connect(address: tuple[str, int], timeout: float, source: object = None) -> socket.socket:
-    """A connection to an address that was checked: a name may lead elsewhere when it is resolved again."""
+    """Connect to a checked address: a name may resolve to another address the next time."""
     failed = OSError(f"{address[0]} has no address")
     for family, kind, protocol, _, place in _public(*address):
         made = socket.socket(family, kind, protocol)
@@ -161,7 +163,7 @@ def _connect(address: tuple[str, int], timeout: float, source: object = None) ->
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follow redirects only to where the first URL may lead."""
+    """Follow redirects only to URLs that pass the checks of the first."""
 
     def __init__(self, private: bool) -> None:
         self.private = private
@@ -172,14 +174,14 @@ class _Redirects(HTTPRedirectHandler):
 
 
 class _Http(HTTPHandler):
-    """Connects to checked addresses only; the user's own proxy resolves names itself."""
+    """Connect to checked addresses only; a configured proxy resolves names itself."""
 
     def http_open(self, req: Request) -> Any:
         return self.do_open(HTTPConnection if req.has_proxy() else _checked(HTTPConnection), req)
 
 
 class _Https(HTTPSHandler):
-    """The same; certificates are checked for the host's name."""
+    """Connect to checked addresses only; certificates are still verified against the host name."""
 
     def https_open(self, req: Request) -> Any:
         proxied = getattr(req, "_tunnel_host", None)

@@ -125,7 +125,7 @@ def test_fewer_photos_than_published_are_noticed(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ignore": ["null"]}, "misses the label 'hair'"),
+        ({"ignore": ["null"]}, "lacks the label 'hair'"),
         ({"parts": {**PARTS, "hat": ["hats"]}}, "names the label 'hats'"),
         ({"ignore": [*IGNORE, "purse"]}, "'purse' is in two parts, 'bag' and 'ignore'"),
     ],

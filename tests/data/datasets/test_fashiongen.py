@@ -92,7 +92,7 @@ def test_absent_and_damaged_files_are_named(tmp_path):
     with pytest.raises(ModisteError, match=r"does not exist.*Ask its authors.*data\.catalogue\.path"):
         FashionGen(str(tmp_path / "gone"))()
     root = tmp_path / "fg"
-    with pytest.raises(ModisteError, match="has no data set input_subcategory"):
+    with pytest.raises(ModisteError, match="has no dataset input_subcategory"):
         FashionGen(write(root, drop=["input_subcategory"]))()
     write(root)
     whole = (root / FILES["test"]).read_bytes()

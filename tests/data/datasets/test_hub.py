@@ -179,7 +179,7 @@ def test_a_hub_id_is_loaded_with_its_configuration_and_revision(monkeypatch, tmp
 def test_what_looks_like_a_path_is_never_asked_of_the_hub(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: pytest.fail("asked the hub"))
-    with pytest.raises(ModisteError, match=r"There is no folder"):
+    with pytest.raises(ModisteError, match=r"Folder .* does not exist"):
         Hub(path)()
 
 

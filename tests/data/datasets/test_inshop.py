@@ -108,7 +108,7 @@ def test_mistakes_have_a_remedy(tmp_path):
     with pytest.raises(ModisteError, match=r"says 5 lines, it holds 2.*download it again"):
         InShop(str(root))()
     (root / "Eval/list_eval_partition.txt").write_text(whole.replace("query", "probe"))
-    with pytest.raises(ModisteError, match=r"no row of image, item and status: .* probe"):
+    with pytest.raises(ModisteError, match=r"not a row of image, item and status: .* probe"):
         InShop(str(root))()
     (root / "Eval/list_eval_partition.txt").write_text(whole)
     (root / "Anno/attributes/list_attr_items.txt").write_text(counted("item_id attribute_labels", ["id_00000001 -1 1"]))

@@ -100,7 +100,7 @@ def test_an_image_without_labels_has_none(tmp_path):
         ("labels/shape/shape_anno_all.txt", lines([SHAPE[2], SHAPE[2].replace("3 1 0", "7 1 0")]), "has no class 3"),
         ("captions.json", '{"WOMEN', "captions.json is damaged"),
         ("captions.json", "[]", "holds a list where a dict is expected"),
-        ("captions.json", '{"1.jpg": "a dress"}', "1.jpg is no name of the form"),
+        ("captions.json", '{"1.jpg": "a dress"}', "1.jpg is not of the form"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, file, content, message):

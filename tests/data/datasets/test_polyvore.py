@@ -117,5 +117,5 @@ def test_absent_and_damaged_files_are_named_with_where_to_get_them(tmp_path):
     with pytest.raises(ModisteError, match=r"nondisjoint/test\.json is damaged"):
         Polyvore(str(root))()
     (root / "nondisjoint/test.json").write_text('[{"set_id": "1"}]')
-    with pytest.raises(ModisteError, match="no list of outfits with items"):
+    with pytest.raises(ModisteError, match="not a list of outfits with items"):
         Polyvore(str(root))()

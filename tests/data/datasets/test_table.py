@@ -128,7 +128,7 @@ def test_a_column_of_the_users_cannot_pass_for_one_of_the_catalogues(tmp_path, i
 )
 def test_a_table_cannot_claim_what_its_pixels_are(tmp_path, images, settings):
     write_delimited(tmp_path / "t.csv", header=["pixels" if name == "price" else name for name in HEADER])
-    with pytest.raises(ModisteError, match="pixels is computed from the images: give that of the table another name"):
+    with pytest.raises(ModisteError, match="pixels is computed from the images: give the table's column another name"):
         Table(str(tmp_path / "t.csv"), images, **settings)()
     own = Table(str(tmp_path / "t.csv"), images, {**COLUMNS, "cost": "pixels"})()
     assert "cost" in own.attributes

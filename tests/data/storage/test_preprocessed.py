@@ -165,6 +165,6 @@ def test_shards_are_named_by_words_and_lie_in_their_folder(tmp_path, split):
 
 @pytest.mark.parametrize("name", ["../x.tar", "/x.tar", "a/b.tar"])
 def test_no_part_of_a_directory_lies_elsewhere(tmp_path, name):
-    with pytest.raises(ModisteError, match="is no file name"):
+    with pytest.raises(ModisteError, match="is not a file name"):
         write_parts(tmp_path / "out", {}, {name: [0]}, lambda rows, path: 1, lambda: None)
     assert list(tmp_path.iterdir()) == []

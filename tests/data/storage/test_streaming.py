@@ -383,7 +383,7 @@ def test_the_shards_of_a_catalogue_hold_it_and_writing_them_goes_on(catalogue, t
     [
         (lambda f, c: Stream(str(f)), r"data\.stream\.batches is missing"),
         (lambda f, c: CHECK(str(f), buffer=0), "buffer=0 must be at least 1"),
-        (lambda f, c: CHECK(f"{f}/{{6..9}}.tar").check([]), r"2 of 4 shards are not there \(.*8\.tar"),
+        (lambda f, c: CHECK(f"{f}/{{6..9}}.tar").check([]), r"2 of 4 shards do not exist \(.*8\.tar"),
         (lambda f, c: CHECK(f"{f}/x*.tar").check([]), "names none"),
         (lambda f, c: CHECK(f"{f}/{{0..7.tar").check([]), "Unbalanced braces: .*: close the braces"),
         (lambda f, c: CHECK(f"{f}/0.tar", columns={"text": "caption"}).check([]), "no column 'caption' for text"),
@@ -474,7 +474,7 @@ def test_train_and_evaluate_from_the_command_line(ready):
     missing = modiste("train", *settings, 'data.stream.shards="ready/train-{00000..00099}.tar"', cwd=folder)
     assert missing.returncode == 1
     assert missing.stderr.startswith("Error: data.stream.shards: ")
-    assert "of 100 shards are not there (ready/train-000" in missing.stderr
+    assert "of 100 shards do not exist (ready/train-000" in missing.stderr
     assert len(missing.stderr.splitlines()) == 1
 
 

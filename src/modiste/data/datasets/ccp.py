@@ -1,4 +1,4 @@
-"""CCP: *Clothing Co-Parsing*, 1,004 street photos with a label for every pixel, as its repository or a zip of it."""
+"""CCP: *Clothing Co-Parsing*, 1,004 street photos with pixel labels, from a checkout or zip file."""
 
 from __future__ import annotations
 
@@ -42,28 +42,29 @@ class CcpImages:
     """Photos and their masks; a reference is a file's path in the repository.
 
     Args:
-        files: Where the files are.
-        parts: Part → the numbers of its labels.
+        files: Source of the files.
+        parts: Part → numbers of its labels.
         labels: Number of labels.
     """
 
     def __init__(self, files: Files, parts: Mapping[str, Sequence[int]], labels: int) -> None:
         self.files, self.numbers, self.labels = files, {name: list(numbers) for name, numbers in parts.items()}, labels
-        self._last: tuple[str, npt.NDArray[np.uint8]] | None = None  # the parts of a photo are read one after another
+        self._last: tuple[str, npt.NDArray[np.uint8]] | None = None  # the parts of a photo are read in succession
 
     def read(self, ref: str) -> Image.Image:
-        """The RGB photo."""
+        """Read the RGB photo."""
         return self.files.read(ref)
 
     def parts(self, ref: str) -> list[str]:
-        """The parts that the photo of the annotation ``ref`` shows, in the order of the table of parts."""
+        """Parts visible on the photo of the annotation ``ref``, in the order of the argument ``parts``."""
         return self.present(self.pixel_labels(ref))
 
     def read_mask(self, ref: str, part: str = WHOLE) -> Image.Image:
-        """Where the part is, or the ``whole`` person with hair and skin: mode L, 255 inside and 0 outside.
+        """Mask of a part, or of the ``whole`` person with hair and skin: mode L, 255 inside and 0 outside.
 
         Raises:
-            ModisteError: The photo shows no such part.
+            ModisteError: The photo does not show the part.
+            OSError, ValueError: The annotation is missing or damaged.
         """
         pixels = self.pixel_labels(ref)
         if part == WHOLE:
@@ -78,35 +79,34 @@ class CcpImages:
         return self.files.identity(refs)
 
     def pixel_labels(self, ref: str) -> npt.NDArray[np.uint8]:
-        """(h, w) the number of each pixel's label. Raises OSError or ValueError where it is missing or damaged."""
+        """Label numbers (h, w) of an annotation. Raises OSError or ValueError if it is missing or damaged."""
         last = self._last
         if last is None or last[0] != ref:
             last = self._last = ref, read_pixel_labels(self.files.read_bytes(ref), self.labels)
         return last[1]
 
     def present(self, pixels: npt.NDArray[np.uint8]) -> list[str]:
-        """The parts that are somewhere among ``pixels``."""
-        counts = np.bincount(pixels.ravel(order="K"), minlength=self.labels)  # MATLAB stores columns
+        """Parts that occur in ``pixels`` (h, w)."""
+        counts = np.bincount(pixels.ravel(order="K"), minlength=self.labels)  # MATLAB is column-major
         return [name for name, numbers in self.numbers.items() if counts[numbers].any()]
 
 
 @dataclass(frozen=True)
 class Ccp:
-    """Read CCP: one row per photo that has pixel labels (the repository's 1,094 others have none, and are left alone).
+    """Read CCP: one row per photo with pixel labels (the repository has 1,094 photos without).
 
-    In one of the 1,004, 0536, every pixel is background: it is excluded as "no annotation".
-
-    text = what the person wears, of the parts that are seen; attribute ``parts`` = these, joined by ", "; ``mask`` =
-    the annotation that `CcpImages` reads.
+    In photo 0536 every pixel is background; it is excluded as "no annotation". text = what the person wears, from the
+    visible parts; attribute ``parts`` = these parts, joined by ", "; ``mask`` = the annotation that `CcpImages` reads.
 
     Attributes:
         path: A checkout of the repository, or a zip file of it.
-        parts: Part → the labels that it joins.
-        ignore: Labels that are no part. All but "null" belong to the ``whole``.
+        parts: Part → labels that it merges.
+        ignore: Labels that belong to no part. All but "null" belong to ``whole``.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: ``path`` has no such data, or a label is in no part or in two.
+        ModisteError: ``path`` has no such data, ``label_list.mat`` is damaged, or a label is unknown, in no part or in
+            two.
     """
 
     path: str
@@ -131,19 +131,19 @@ class Ccp:
         return note_partial(Catalogue.build(CARD, columns, images, self.max_bad, problems))
 
     def _numbers(self, labels: Sequence[str]) -> dict[str, list[int]]:
-        """Part → the numbers of its labels."""
+        """Part → numbers of its labels."""
         found = part_of({**self.parts, "ignore": self.ignore}, labels)
         missing = [label for label in labels if label not in found]
         if missing:
             raise ModisteError(
-                f"data.catalogue.parts misses the label '{missing[0]}' ({len(missing)} in total): add it to a part, "
+                f"data.catalogue.parts lacks the label '{missing[0]}' ({len(missing)} in total): add it to a part, "
                 "or to data.catalogue.ignore."
             )
         return {part: [labels.index(name) for name in names] for part, names in self.parts.items()}
 
 
 def open_files(path: Path) -> tuple[Files, list[str]]:
-    """The files, and the annotations among them."""
+    """Open CCP's files; return them and the paths of the annotations."""
     files, names = _open_zip(path) if path.is_file() else _open_folder(path)
     annotations = sorted(name for name in names if name.startswith(ANNOTATIONS) and name.endswith(".mat"))
     if not annotations:
@@ -165,13 +165,13 @@ def _open_zip(path: Path) -> tuple[Files, list[str]]:
     found = [name for name in members if name == LABELS or name.endswith(f"/{LABELS}")]
     if not found:
         raise ModisteError(f"{path} holds no {LABELS}. {CARD.download}")
-    # A zip of the repository has everything in a folder.
+    # A zip file of the repository has a top-level folder.
     files.prefix = min(found, key=len).removesuffix(LABELS)
     return files, [name.removeprefix(files.prefix) for name in members if name.startswith(files.prefix)]
 
 
 def photo_of(annotation: str) -> str:
-    """The photo that an annotation belongs to.
+    """Path of the photo that an annotation belongs to.
 
     >>> photo_of("annotations/pixel-level/0001.mat")
     'photos/0001.jpg'
@@ -180,7 +180,7 @@ def photo_of(annotation: str) -> str:
 
 
 def _look(images: CcpImages, annotation: str) -> tuple[list[str], str | None]:
-    """The parts on a photo, and what is wrong with its annotation."""
+    """The parts on a photo, and the problem with its annotation or None."""
     try:
         pixels = images.pixel_labels(annotation)
     except (OSError, ValueError):
@@ -190,7 +190,10 @@ def _look(images: CcpImages, annotation: str) -> tuple[list[str], str | None]:
 
 
 def size_problem(images: CcpImages, annotation: str, pixels: npt.NDArray[np.uint8]) -> str | None:
-    """`OTHER_SIZE` where ``pixels`` (h, w) are not as many as the photo's; of a damaged photo its scan says more."""
+    """Return `OTHER_SIZE` if ``pixels`` (h, w) differ from the photo in size.
+
+    The scan reports damaged photos.
+    """
     try:
         photo = images.files.read_bytes(photo_of(annotation))
         size = Image.open(io.BytesIO(photo), formats=["JPEG", "MPO"]).size
@@ -200,7 +203,7 @@ def size_problem(images: CcpImages, annotation: str, pixels: npt.NDArray[np.uint
 
 
 def read_label_list(data: bytes, name: str) -> list[str]:
-    """The labels by their numbers, from the bytes of ``label_list.mat``. Raises ModisteError if it is damaged."""
+    """Read the labels, ordered by number, from ``label_list.mat``. Raises ModisteError if it is damaged."""
     from scipy.io import loadmat
 
     try:
@@ -214,12 +217,12 @@ def read_label_list(data: bytes, name: str) -> list[str]:
 
 
 def read_pixel_labels(data: bytes, labels: int) -> npt.NDArray[np.uint8]:
-    """(h, w) numbers below ``labels``, from the bytes of a MATLAB file with the matrix ``groundtruth``.
+    """Read label numbers (h, w), uint8, below ``labels``, from a MATLAB file's matrix ``groundtruth``.
 
-    The size is checked before the matrix is unpacked.
+    The size is checked before the matrix is decompressed.
 
     Raises:
-        ValueError: The file is damaged, or holds no such matrix.
+        ValueError: The file is damaged, or has no such matrix.
     """
     from scipy.io import loadmat, whosmat
 

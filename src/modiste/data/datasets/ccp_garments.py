@@ -1,4 +1,4 @@
-"""Garments cropped from CCP's street photos: by their masks, on white like catalogue photos, or as they were worn."""
+"""Garments cropped from CCP's street photos, cut out on white or with their surroundings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from modiste.errors import ModisteError, did_you_mean
 
 CARD = replace(ccp.CARD, name="ccp_garments", title="Garments of Clothing Co-Parsing", expected={})
 WHITE, PHOTO = "white", "photo"
-SEPARATOR = "#"  # between the annotation and the part in a reference
+SEPARATOR = "#"  # between annotation and part in a reference
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class GarmentImages:
     background: str = WHITE
 
     def read(self, ref: str) -> Image.Image:
-        """The garment in its bounding box, RGB. Raises OSError or ValueError as `CcpImages`."""
+        """Read a garment, cropped to its bounding box, RGB. Raises OSError or ValueError as `CcpImages` does."""
         annotation, _, part = ref.partition(SEPARATOR)
         photo, mask = self.photos.read(ccp.photo_of(annotation)), self.photos.read_mask(annotation, part)
         if self.background == PHOTO:
@@ -57,21 +57,20 @@ class GarmentImages:
 class CcpGarments:
     """Read the garments of CCP: one row per garment that is large enough in a photo.
 
-    product_id = photo number and part, text = attribute ``garment`` = part, split = val or test by hash
-    of the photo's number, so that no photo is on both sides.
+    product_id = photo number and part, text = attribute ``garment`` = part, split = val or test by a hash of the photo
+    number, so that no photo is in both.
 
     Attributes:
         path: A checkout of the repository, or a zip file of it.
-        parts: Part → the labels that it joins; labels that are in none are excluded.
-        least: Minimum fraction of the photo that a part covers.
-        background: ``white``: cut out by its mask; ``photo``: all of the photo in the garment's bounding box, with
-            its wearer, what is worn over it and the street. The latter is a separate data set, ``ccp_garments_photo``.
+        parts: Part → labels that it merges; other labels are ignored.
+        least: Minimum fraction of the photo that a garment covers.
+        background: ``white``: cut out by the mask, on white; ``photo``: the unmasked bounding box. The latter is a
+            separate data set, ``ccp_garments_photo``.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: ``path`` has no such data; a label does not exist, is in two parts, or a part has
-            none; a part is called ``whole``; ``least`` is outside [0, 1], no photo shows a part so large, or the
-            background is unknown.
+        ModisteError: ``path`` has no such data; a label does not exist or is in two parts; a part has no label or is
+            called ``whole``; ``background`` is unknown; ``least`` is outside [0, 1], or no garment is that large.
     """
 
     path: str
@@ -101,7 +100,7 @@ class CcpGarments:
         return self._build(photos, [row for rows in looks for row in rows])
 
     def _garments(self, photos: ccp.CcpImages, annotation: str) -> list[tuple[str, str, str | None]]:
-        """Annotation, part and what is wrong with it, of each garment of a photo."""
+        """Annotation, part and problem (or None) of each garment of a photo."""
         try:
             pixels = photos.pixel_labels(annotation)
         except (OSError, ValueError):
@@ -119,7 +118,7 @@ class CcpGarments:
         columns = {
             "product_id": [f"{stem} {part}".strip() for stem, part in zip(stems, parts, strict=True)],
             "image": [f"{annotation}{SEPARATOR}{part}" for annotation, part, _ in rows],
-            "text": [part or "unknown" for part in parts],  # a row without is excluded for its mask
+            "text": [part or "unknown" for part in parts],  # rows without a part have an unreadable mask
             "garment": parts,
             "split": ["val" if hashlib.sha256(stem.encode()).digest()[0] < 128 else "test" for stem in stems],
         }

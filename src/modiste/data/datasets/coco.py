@@ -1,4 +1,4 @@
-"""Photos with instance masks: COCO's JSON (Fashionpedia, ModaNet), or Kaggle's table of run lengths (iMaterialist)."""
+"""Images with instance masks: COCO JSON (Fashionpedia, ModaNet), or run lengths (iMaterialist)."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from modiste.data.sources import WHOLE, FolderImages, ImageSource, ZipImages
 from modiste.errors import ModisteError
 
 Shapes = Sequence[tuple[str, Shape]]
-ELSEWHERE = "Images that are elsewhere: set data.catalogue.images to the folder or zip file."
-ONE_SPLIT = "Without a split: data.catalogue.annotations.SPLIT=null."
+ELSEWHERE = "If the images are elsewhere, set data.catalogue.images to their folder or zip file."
+ONE_SPLIT = "To skip a split, set data.catalogue.annotations.SPLIT=null."
 
 
 @dataclass
 class Photo:
-    """What is known of an image.
+    """An image with its annotations.
 
     Attributes:
         ref: ``<split>/<file name>``.
-        size: Width and height that the annotations are of.
-        parts: Part → whether it is worn (and not a detail of what is).
-        shapes: (part, where it is) of each instance.
-        boxes: ``{"part": …, "box": [x, y, width, height]}`` of each instance that has one.
-        attributes: Names, without repetition.
-        problem: Why the row cannot be used.
+        size: Width and height in the annotations.
+        parts: Part → whether it is worn, not a detail of a garment.
+        shapes: (part, segmentation) of each instance.
+        boxes: ``{"part": …, "box": [x, y, width, height]}`` of each instance with a box.
+        attributes: Distinct names, as keys.
+        problem: Reason for excluding the row, or None.
     """
 
     ref: str
@@ -62,7 +62,7 @@ class Photo:
         return self.ref.partition("/")[0]
 
     def text(self) -> str:
-        """What is worn; where only details are annotated, those."""
+        """Caption of the worn parts, or of the details if nothing else is annotated."""
         return wearing([part for part, worn in self.parts.items() if worn] or list(self.parts))
 
 
@@ -70,9 +70,9 @@ class MaskedImages:
     """Images and the masks of their instances; a reference is ``<split>/<file name>``.
 
     Args:
-        sources: Split → where its images are.
-        shapes: Reference → (part, where it is) of each instance.
-        sizes: Reference → width and height that the shapes are of.
+        sources: Split → source of its images.
+        shapes: Reference → (part, segmentation) of each instance.
+        sizes: Reference → width and height in the annotations.
     """
 
     def __init__(
@@ -84,19 +84,19 @@ class MaskedImages:
         self.sources, self.shapes, self.sizes = dict(sources), dict(shapes), dict(sizes)
 
     def read(self, ref: str) -> Image.Image:
-        """The RGB image."""
+        """Read the RGB image."""
         split, _, name = ref.partition("/")
         return self.sources[split].read(name)
 
     def parts(self, ref: str) -> list[str]:
-        """The parts that have a mask on the image."""
+        """Parts that have a mask on the image."""
         return list(dict.fromkeys(part for part, _ in self.shapes[ref]))
 
     def read_mask(self, ref: str, part: str = WHOLE) -> Image.Image:
-        """Where all instances of ``part``, or of any part (``whole``), are: mode L, 255 inside and 0 outside.
+        """Union of the masks of ``part``, or of all parts (``whole``): mode L, 255 inside and 0 outside.
 
         Raises:
-            ModisteError: The image has no such part, or is of other proportions than its annotation.
+            ModisteError: The image has no such part, or its proportions differ from the annotation's.
         """
         shapes = [shape for name, shape in self.shapes[ref] if part in (name, WHOLE)]
         if not shapes:
@@ -117,11 +117,11 @@ class MaskedImages:
 
 @dataclass(frozen=True)
 class Names:
-    """What the numbers of categories and attributes stand for.
+    """Names of categories and attributes.
 
     Attributes:
-        parts: Category → part, and whether it is worn.
-        attributes: Attribute → name.
+        parts: Category id → (part, whether it is worn).
+        attributes: Attribute id → name.
     """
 
     parts: Mapping[int, tuple[str, bool]]
@@ -129,7 +129,16 @@ class Names:
 
     @classmethod
     def read(cls, content: Mapping[str, Any], parts: Mapping[str, Sequence[str]], unworn: Collection[str]) -> Names:
-        """From the ``categories`` and ``attributes`` of a file. Raises ModisteError for an unknown label."""
+        """Read the ``categories`` and ``attributes`` of a file.
+
+        Args:
+            content: The content of the JSON file.
+            parts: See `Coco`.
+            unworn: See `Coco`.
+
+        Raises:
+            ModisteError: A category of ``parts`` is unknown or in two parts.
+        """
         categories = content["categories"]
         joined = part_of(parts, [category["name"] for category in categories])
         found = {
@@ -142,7 +151,7 @@ class Names:
         return cls(found, {entry["id"]: plain(entry["name"]) for entry in content.get("attributes", [])})
 
     def add(self, photo: Photo, category: int, attributes: Sequence[int]) -> str:
-        """Note a category and attributes of an instance on ``photo``; return the part."""
+        """Add the category and attributes of an instance to ``photo``; return the part."""
         part, worn = self.parts[category]
         photo.parts.setdefault(part, worn)
         photo.attributes |= dict.fromkeys(self.attributes[attribute] for attribute in attributes)
@@ -150,7 +159,7 @@ class Names:
 
 
 def plain(name: str) -> str:
-    """A name that can stand in a list: its own commas become "or".
+    """Replace the commas of a name by "or", so that it can be part of a list.
 
     >>> plain("top, t-shirt, sweatshirt")
     'top or t-shirt or sweatshirt'
@@ -160,23 +169,23 @@ def plain(name: str) -> str:
 
 @dataclass(frozen=True)
 class Coco:
-    """Read instance annotations in COCO's JSON format, with Fashionpedia's ``attribute_ids`` where there are any.
+    """Read instance annotations in COCO's JSON format, with Fashionpedia's ``attribute_ids`` if present.
 
-    One row an image: text = what is worn, of the annotated parts; attributes ``categories`` (the parts) and
+    One row per image: text = what is worn, from the annotated parts; attributes ``categories`` (the parts) and
     ``attributes``, joined by ", "; ``boxes`` = JSON ``[{"part", "box": [x, y, width, height]}]`` in pixels of the
-    annotated size. A part's mask is the union of its instances, ``whole`` the union of all.
+    annotated size. The mask of a part is the union of its instances, ``whole`` the union of all.
 
     Attributes:
-        path: The folder that the other paths are relative to.
+        path: Folder that the other paths are relative to.
         annotations: Split → JSON file; null skips the split.
         images: Split → folder or zip file of its images.
         card: Fields of `Card`; ``expected`` counts the images of each split.
-        parts: Part → the categories that it joins; a category that is in none is a part under its own name.
-        unworn: Supercategories of details (a zipper), which the text does not say to be worn.
+        parts: Part → categories that it merges; each other category is a part under its own name.
+        unworn: Supercategories of details such as zippers, which the text does not mention as worn.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A file is missing or damaged, or a category is unknown or in two parts.
+        ModisteError: A file is missing or damaged, or a category of ``parts`` is unknown or in two parts.
     """
 
     path: str
@@ -214,7 +223,7 @@ class Coco:
             for annotation in content["annotations"]:
                 _add_instance(photos[annotation["image_id"]], annotation, names)
         except KeyError as error:
-            problem = f"an annotation is of an image, category or attribute that it does not list: {error}"
+            problem = f"an annotation refers to an unlisted image, category or attribute: {error}"
             raise cut_short(card, file, problem) from None
         return list(photos.values())
 
@@ -231,9 +240,9 @@ def _add_instance(photo: Photo, annotation: Mapping[str, Any], names: Names) -> 
 
 
 def _read_json(file: Path, card: Card) -> Any:
-    """The content of a file, in which every segmentation is a `Shape` already; None: no mask; a text: what is wrong.
+    """Read a file, with every segmentation converted to a `Shape`, None (no mask) or a problem as text.
 
-    They are packed while the file is read: lists of numbers take ten times the memory.
+    The conversion happens while parsing, since lists of numbers take ten times the memory.
     """
     try:
         return json.loads(file.read_bytes(), object_hook=_pack)
@@ -254,24 +263,24 @@ def _pack(record: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RunLengths:
-    """Read the data of iMaterialist (Fashion), 2019 at FGVC6 and 2020 at FGVC7: a row of the table is an instance.
+    """Read iMaterialist (Fashion), 2019 at FGVC6 or 2020 at FGVC7, whose table has one row per instance.
 
-    The table has ``ImageId, EncodedPixels, Height, Width, ClassId``; attributes are numbers after the class
-    (``ClassId`` = 6_100_200, 2019) or in ``AttributesIds`` (115,136, 2020). Rows, columns and masks of the catalogue
-    are those of `Coco`, without boxes.
+    The table has ``ImageId, EncodedPixels, Height, Width, ClassId``; attribute ids follow the class (2019: ``ClassId``
+    = 6_100_200) or are in ``AttributesIds`` (2020: 115,136). The catalogue is as in `Coco`, without boxes, and all rows
+    are in split "train".
 
     Attributes:
-        path: The folder of the competition's files.
-        table: The table's name.
+        path: Folder of the competition's files.
+        card: Fields of `Card`.
+        table: Name of the table.
         labels: Name of the JSON file with ``categories`` and ``attributes``.
         images: Folder or zip file of the images.
-        card: Fields of `Card`.
         parts: As in `Coco`.
         unworn: As in `Coco`.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A file is missing or damaged, or a category is unknown or in two parts.
+        ModisteError: A file is missing or damaged, or a category of ``parts`` is unknown or in two parts.
     """
 
     path: str
@@ -304,7 +313,7 @@ def _read_runs(file: Path, names: Names, card: Card) -> list[Photo]:
             for row in rows:
                 _add_run(photos, row, names)
         except (KeyError, ValueError, TypeError, AttributeError) as error:
-            problem = f"line {rows.line_num} has no size, or a class or attribute that the labels do not list: {error}"
+            problem = f"line {rows.line_num} has no size, or an unlisted class or attribute: {error}"
             raise cut_short(card, file, problem) from None
     return list(photos.values())
 
@@ -328,7 +337,7 @@ def _add_run(photos: dict[str, Photo], row: Mapping[str, str], names: Names) -> 
 def build(
     card: Card, photos: Sequence[Photo], sources: Mapping[str, ImageSource], max_bad: int | float | None
 ) -> Catalogue:
-    """The catalogue of ``photos``, see `Coco`; says so when there are fewer than the publisher states."""
+    """Build the catalogue of ``photos`` (see `Coco`); warn if there are fewer than ``card`` expects."""
     refs = [photo.ref for photo in photos]
     columns: dict[str, list[str]] = {
         "product_id": [PurePosixPath(ref).stem for ref in refs],
@@ -350,7 +359,7 @@ def build(
 
 
 def _images(path: Path, photos: Sequence[Photo], card: Card) -> ImageSource:
-    """The folder of images, or the zip file, in which they may be in a folder."""
+    """Open the folder or zip file of the images, which may lie in a subfolder of the zip file."""
     if path.is_dir():
         return FolderImages(path)
     source = ZipImages(path)

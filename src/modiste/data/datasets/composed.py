@@ -1,4 +1,4 @@
-"""Scenes composed of another data set's products, with exact masks: grounding on any catalogue of clean photos."""
+"""Scenes composed of another data set's products, with exact masks for grounding."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class ComposedImages:
 
     def __init__(self, scenes: Mapping[str, Scenes]) -> None:
         self.scenes = dict(scenes)
-        self._last: tuple[str, Scene] | None = None  # the masks of a scene are read one after another
+        self._last: tuple[str, Scene] | None = None  # the masks of a scene are read in succession
 
     def read(self, ref: str) -> Image.Image:
-        """The RGB scene."""
+        """Render the RGB scene."""
         return self._scene(ref)[1].image
 
     def parts(self, ref: str) -> list[str]:
-        """The types of product that can be seen, in alphabetical order."""
+        """Visible types of products, in alphabetical order."""
         of, scene = self._scene(ref)
         seen = np.unique(scene.labels)
         return sorted({of.kinds[scene.products[k - 1]] for k in seen[seen > 0]})
 
     def read_mask(self, ref: str, part: str = WHOLE) -> Image.Image:
-        """Where products of a type are, or all that is not background: mode L, 255 inside and 0 outside.
+        """Mask of a type, or of everything but the background: mode L, 255 inside and 0 outside.
 
         Raises:
-            ModisteError: The scene shows no such type.
+            ModisteError: The scene does not show the type.
         """
         of, scene = self._scene(ref)
         if part == WHOLE:
@@ -65,16 +65,17 @@ class ComposedImages:
 
 @dataclass(frozen=True)
 class Composed:
-    """Compose scenes of the products of each split of a data set; text = the types that a scene shows.
+    """Compose scenes from the products of each split of a data set; text = the types that a scene shows.
 
     Attributes:
-        of: A ``data`` node: where the products come from.
-        scenes: How scenes are made, a node of `modiste.data.scenes.composer.Composer`; its ``column`` names the types.
-        count: Split of the products → its number of scenes.
-        seed: Another seed, other scenes.
+        of: The ``data`` node of the products.
+        scenes: Node of a `modiste.data.scenes.composer.Composer`; empty: its defaults.
+        count: Split of the products → number of scenes.
+        seed: Seed of the scenes.
 
     Raises:
-        ModisteError: A split has no product or a number is below 1; see `Composer.bind`.
+        ModisteError: ``of`` is not a data node, a split has no products, a number of scenes is below 1, or see
+            `modiste.data.scenes.composer.Composer.bind`.
     """
 
     of: Mapping[str, Any]

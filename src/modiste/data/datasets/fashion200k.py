@@ -1,4 +1,4 @@
-"""Fashion200k: about 200,000 product images from Lyst with their captions, women's clothing in five categories."""
+"""Fashion200k: about 200,000 captioned product images from Lyst, women's clothing in five categories."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ SPLITS = ("train", "test")
 class Fashion200k:
     """Read the label files (``path <tab> detection score <tab> caption``) and the crops below ``women``.
 
-    product_id = the image's folder; ``category`` and ``subcategory`` are the folders above it; splits train and test
-    as given.
+    product_id = the folder of the image; ``category`` and ``subcategory`` are the folders above it. The splits are the
+    official train and test.
 
     Attributes:
         path: Folder with ``labels`` and ``women``.
@@ -53,7 +53,7 @@ class Fashion200k:
             for line in read_lines(root / file):
                 cells, parts = line.split("\t", 2), line.split("\t")[0].split("/")
                 if len(cells) != 3 or len(parts) != 5:
-                    raise cut_short(CARD, root / file, f"no path, score and caption: {line[:100]}")
+                    raise cut_short(CARD, root / file, f"not a path, score and caption: {line[:100]}")
                 row = (cells[0], cells[2], split, *parts[1:4])
                 for column, value in zip(columns.values(), row, strict=True):
                     column.append(value)

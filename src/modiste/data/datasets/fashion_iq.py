@@ -1,4 +1,4 @@
-"""FashionIQ: image lists of three categories and captions of the difference between two images (task ``composed``)."""
+"""FashionIQ: images of three categories, and captions of the difference of two (task ``composed``)."""
 
 from __future__ import annotations
 
@@ -30,18 +30,20 @@ SUFFIXES = (".jpg", ".png", ".jpeg")
 
 @dataclass(frozen=True)
 class FashionIQ:
-    """Read the image lists: one row per (category, image), product_id = ASIN, text = "a dress", "a shirt" or "a top".
+    """Read the image lists: one row per (category, image).
 
-    121 validation images are in the lists of both shirt and toptee: they are two rows of one product. Images whose
-    links have died are missing: skipped and counted.
+    product_id = ASIN; text = "a dress", "a shirt" or "a top".
+
+    121 validation images are in the lists of both shirt and toptee; each gives two rows of one product. Images with
+    dead links are missing; their rows are skipped and counted.
 
     Attributes:
         path: Folder with ``image_splits`` and ``images`` (``<ASIN>.jpg`` or ``.png``, also in one folder per category).
-        splits: Which lists to read. With ``test``, data/split=given excludes the val images that are also in test.
+        splits: Lists to read. With ``test``, data/split=given excludes the val images that are also in test.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A list, or every image, is missing.
+        ModisteError: A split is unknown, or a list or every image is missing.
     """
 
     path: str
@@ -68,9 +70,9 @@ class FashionIQ:
 
 
 class AsinImages(FolderImages):
-    """Images named by ASIN, in a folder of their category or all in one; a reference is ``<category>/<ASIN>``.
+    """Images named by ASIN, in one folder or one per category; a reference is ``<category>/<ASIN>``.
 
-    The category keeps apart the rows of an image that is in two categories' lists.
+    The category distinguishes the rows of an image that is in the lists of two categories.
     """
 
     def path(self, ref: str) -> Path:
@@ -81,7 +83,7 @@ class AsinImages(FolderImages):
 
     @cached_property
     def _present(self) -> frozenset[str]:
-        """Looked up once: most of a list's images may be missing."""
+        """Files present, listed once instead of one lookup per image, since many images may be missing."""
         folders = (self.root, *(self.root / category for category in CATEGORIES))
         files = (file for folder in folders if folder.is_dir() for file in folder.iterdir())
         return frozenset(file.relative_to(self.root).as_posix() for file in files)

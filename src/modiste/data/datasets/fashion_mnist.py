@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 70,000 grey pictures of garments, 28×28, in ten classes; the field's out-of-domain zero-shot set."""
+"""Fashion-MNIST: 70,000 grey images of garments, 28×28, in ten classes, for out-of-domain zero-shot."""
 
 from __future__ import annotations
 
@@ -42,16 +42,18 @@ MAX_BYTES = 2**30
 
 @dataclass(frozen=True)
 class FashionMnist:
-    """Read the four idx files: attribute ``category``, text = the class name, the official train and test splits.
+    """Read the four idx files, with the official train and test splits.
+
+    text = attribute ``category`` = class name.
 
     Attributes:
-        path: Folder of the idx files, packed (``.gz``) or not, or the root that torchvision downloads to.
-        invert: Garments on white, as in product photos and in FashionCLIP's evaluation; the files have black.
-        download: Get them through torchvision where they are missing.
+        path: Folder of the idx files, compressed (``.gz``) or not, or the root that torchvision downloads to.
+        invert: Show garments on white, as in product photos and in FashionCLIP's evaluation; the files have black.
+        download: Download missing files through torchvision.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A file is missing, or its length is not what its header says.
+        ModisteError: A file is missing or damaged, the download fails, or images and labels do not match.
     """
 
     path: str
@@ -106,12 +108,13 @@ class FashionMnist:
 
 
 def read_idx(file: Path, dimensions: int) -> np.ndarray:
-    """The uint8 array of an idx file, packed or not (format: http://yann.lecun.com/exdb/mnist).
+    """Read an idx file, compressed or not, as uint8 array (format: http://yann.lecun.com/exdb/mnist).
 
-    The bytes that it unpacks to are counted: the compressed file's own sum depends on who compressed it.
+    The number of decompressed bytes is checked; a checksum of the file would depend on its compression.
 
     Raises:
-        ModisteError: Not an idx file of uint8 with that number of dimensions, or its length differs from its header.
+        ModisteError: The file is not an idx file of uint8 with this number of dimensions, or its length differs from
+            its header.
     """
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:

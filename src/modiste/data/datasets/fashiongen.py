@@ -1,4 +1,4 @@
-"""FashionGen: studio photographs of four or so poses per product with stylists' descriptions, in two HDF5 files."""
+"""FashionGen: studio photos of about four poses per product, with descriptions, in two HDF5 files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from modiste.data.sources import _stamp
 from modiste.errors import ModisteError
 
 # The paper's 293,008 images are 260,480 + 32,528; MVLT prints 35,528 for the second. Copies of the training file with
-# 260,490 rows are about.
+# 260,490 rows exist.
 SIZES = {"train": 260480, "test": 32528}
 CARD = Card(
     name="fashiongen",
@@ -31,7 +31,7 @@ CARD = Card(
     download="Ask its authors for fashiongen_256_256_train.h5 and fashiongen_256_256_validation.h5 and put both into "
     "one folder.",
 )
-# The official validation file is what papers call the test set.
+# Papers call the official validation file the test set.
 FILES = {"train": "fashiongen_256_256_train.h5", "test": "fashiongen_256_256_validation.h5"}
 REQUIRED = ("input_image", "input_productID", "input_description", "input_category", "input_subcategory")
 OPTIONAL = (
@@ -43,17 +43,18 @@ CHUNK = 8192
 
 @dataclass(frozen=True)
 class FashionGen:
-    """Read the HDF5 files: text = input_description, the other texts are attributes without their ``input_``.
+    """Read the HDF5 files: text = input_description; other texts are attributes, without ``input_``.
 
-    product_id = input_productID: all poses of a product are one product. Images are read from the files one by one.
+    product_id = input_productID, shared by all poses of a product. Images are read from the files on access.
 
     Attributes:
         path: Folder of the files.
-        splits: Which to read: ``train``, and ``test``, which is the official validation file.
+        splits: Splits to read: ``train``, and ``test``, which is the official validation file.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: h5py is not installed, or a file is missing, damaged, or without a data set that is needed.
+        ModisteError: h5py is not installed, a split is unknown, or a file is missing, damaged, or lacks a required
+            dataset.
     """
 
     path: str
@@ -67,7 +68,7 @@ class FashionGen:
         required = [FILES[split] for split in splits]
         require(CARD, root, required, remedy="Or read only existing splits: data.catalogue.splits=[test] (or [train]).")
         parts = {split: read_texts(root / FILES[split]) for split in splits}
-        # An attribute that only one of the files has would be empty in the other.
+        # Excludes attributes that only one of the files has.
         names = [name for name in (*REQUIRED[1:], *OPTIONAL) if all(name in part for part in parts.values())]
         columns = {name: [value for part in parts.values() for value in part[name]] for name in names}
         columns = {_word(name): values for name, values in columns.items()}
@@ -93,35 +94,35 @@ def _h5py() -> Any:
 
 
 def read_texts(path: Path) -> dict[str, list[str]]:
-    """The data sets of ``path`` that hold a text or a number per row, decoded (latin-1), by name.
+    """Read the HDF5 datasets with one text or number per row, decoded as latin-1: name → values.
 
     Raises:
-        ModisteError: The file is damaged, lacks a data set, or its data sets have different lengths.
+        ModisteError: The file is damaged, lacks a required dataset, or its datasets differ in length.
     """
     try:
         with _h5py().File(path, "r") as file:
             for name in REQUIRED:
                 if not _is_linked(file, name):
-                    raise cut_short(CARD, path, f"it has no data set {name}")
+                    raise cut_short(CARD, path, f"it has no dataset {name}")
             parts = {name: _held(file, name) for name in (*REQUIRED, *OPTIONAL) if _is_linked(file, name)}
             lengths = {name: len(part) for name, part in parts.items()}
             if len(set(lengths.values())) > 1:
-                raise cut_short(CARD, path, f"its data sets have different lengths, {lengths}")
+                raise cut_short(CARD, path, f"its datasets have different lengths, {lengths}")
             return {name: _decoded(part) for name, part in parts.items() if name != "input_image"}
     except (OSError, ValueError, TypeError) as error:
         raise cut_short(CARD, path, str(error)) from None
 
 
 def _is_linked(file: Any, name: str) -> bool:
-    """Whether there is a link of that name, which is not followed, as ``name in file`` would."""
+    """Whether the file has a link of that name, without following it as ``name in file`` would."""
     return bool(file.id.links.exists(name.encode()))
 
 
 def _held(file: Any, name: str) -> Any:
-    """A data set of an HDF5 file. Raises ValueError where it is a link or stored elsewhere."""
+    """A dataset of an HDF5 file. Raises ValueError if it is a soft or external link or stored elsewhere."""
     h5py = _h5py()
     if not _is_linked(file, name) or file.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-        raise ValueError(f"{name} is no data set of the file itself")
+        raise ValueError(f"{name} is not a dataset of the file itself")
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
         raise ValueError(f"{name} is stored elsewhere")
@@ -129,7 +130,7 @@ def _held(file: Any, name: str) -> Any:
 
 
 def _decoded(dataset: Any) -> list[str]:
-    """The values of a data set (N, 1) or (N,), a chunk in memory at a time."""
+    """The values of a dataset (N, 1) or (N,) as text, read in chunks."""
     chunks = (np.asarray(dataset[start : start + CHUNK]).ravel() for start in range(0, len(dataset), CHUNK))
     return [
         value.decode("latin-1") if isinstance(value, bytes) else str(value)
@@ -139,7 +140,11 @@ def _decoded(dataset: Any) -> list[str]:
 
 
 class Hdf5Images:
-    """Images in the data set ``input_image`` (N, H, W, 3) of HDF5 files; a reference is ``<file's key>/<row>``."""
+    """Images in ``input_image`` (N, H, W, 3), uint8, of HDF5 files; a reference is ``<key>/<row>``.
+
+    Args:
+        paths: Key → file.
+    """
 
     def __init__(self, paths: Mapping[str, Path]):
         self.paths = dict(paths)
@@ -147,7 +152,7 @@ class Hdf5Images:
         self._opened: tuple[int, dict[str, Any]] | None = None
 
     def _dataset(self, key: str) -> Any:
-        """The images of a file. Each process opens its own: processes that share a file handle share its position."""
+        """The images of a file, opened once per process: a shared file handle has a shared position."""
         with self._lock:
             if self._opened is None or self._opened[0] != os.getpid():
                 self._opened = (os.getpid(), {})
@@ -159,7 +164,7 @@ class Hdf5Images:
     def read(self, ref: str) -> Image.Image:
         key, _, row = ref.partition("/")
         if key not in self.paths:
-            raise FileNotFoundError(f"there is no file for {ref}")
+            raise FileNotFoundError(f"no file has the image {ref}")
         dataset = self._dataset(key)
         if not 0 <= int(row) < len(dataset):
             raise FileNotFoundError(f"{self.paths[key]} has no row {row}")

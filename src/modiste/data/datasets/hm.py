@@ -1,4 +1,4 @@
-"""H&M: the articles of Kaggle's *H&M Personalized Fashion Recommendations*, as its zip file or its folder."""
+"""H&M: articles of Kaggle's *H&M Personalized Fashion Recommendations*, from a zip file or folder."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ ID_DIGITS, FOLDER_DIGITS = 10, 3
 class HM:
     """Read the articles: product_id = article_id (ten digits), text = "prod_name. detail_desc", no splits.
 
-    An article is one colour of a product; the colours of one share ``product_code``, which is kept as an attribute.
-    About 440 articles have no photo: they are skipped and counted as "missing image".
+    An article is one colour of a product; all colours of a product share the attribute ``product_code``. About 440
+    articles have no photo; they are skipped and counted as "missing image".
 
     Attributes:
         path: The zip file as downloaded, or a folder with ``articles.csv`` and ``images/0XX/0XXXXXXXXX.jpg``.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: The table or the images are missing, or it is not H&M's table.
+        ModisteError: The table or the images are missing, or the table is damaged or lacks a column.
     """
 
     path: str
@@ -68,10 +68,10 @@ class HM:
 
 
 def articles(raw: Columns) -> Columns:
-    """The columns of a catalogue from those of ``articles.csv``.
+    """Convert the columns of ``articles.csv`` to those of a catalogue.
 
-    An id without its leading zeros, as a spreadsheet leaves it, gets them back. An article without a description has
-    its name as text.
+    Leading zeros of ids, which spreadsheets remove, are restored. The text of an article without a description is its
+    name.
 
     Raises:
         ModisteError: A column is missing.

@@ -1,4 +1,4 @@
-"""Any image-text data set in the layouts of Hugging Face `datasets`, from the hub or from a local folder."""
+"""Image–text data sets in the layouts of Hugging Face `datasets`, from the hub or a local folder."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 @dataclass(frozen=True)
 class Hub:
-    """Read a hub data set; code that comes with one is never run (`datasets` 4 and later has no way to).
+    """Read a hub data set. Its code is never run (`datasets` 4 and later does not support it).
 
-    Of a folder, nothing outside is read: its README may name files within it, and what it says otherwise is ignored.
+    A local data set reads no files outside its folder: the README may name files within it, the rest is ignored.
 
     Attributes:
-        path: ``owner/name`` on the hub, or a folder: an image folder with ``metadata.csv``, ``.jsonl`` or ``.parquet``,
-            parquet, Arrow, CSV, JSON or WebDataset files, images in folders named by their label, or what
-            ``save_to_disk`` wrote. What begins with ``.``, ``/`` or ``~`` is only ever a folder.
-        columns: As in `modiste.data.datasets.table.Table`; an image folder's image column is ``file_name``.
+        path: ``owner/name`` on the hub, or a folder: an image folder with ``metadata.csv``, ``.jsonl`` or ``.parquet``;
+            Parquet, Arrow, CSV, JSON or WebDataset files; images in folders named by label; or the output of
+            ``save_to_disk``. A path that begins with ``.``, ``/`` or ``~`` is always a folder.
+        columns: As in `modiste.data.datasets.table.Table`; the image column of an image folder is ``file_name``.
             Without ``split``, the splits are the data set's own ("validation" becomes "val").
         attributes: As in `modiste.data.datasets.table.Table`.
-        config: Name of the configuration, for data sets that have several.
+        config: Name of the configuration, for data sets with several.
         revision: Commit, branch or tag on the hub.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: The data set or one of its columns is missing, or the hub cannot be reached.
+        ModisteError: The data set or a column is missing, a file is damaged, or the hub cannot be reached.
     """
 
     path: str
@@ -59,11 +59,11 @@ class Hub:
     def __call__(self) -> Catalogue:
         folder = Path(self.path).expanduser()
         if not folder.is_dir() and self._must_be_folder():
-            raise ModisteError(f"There is no folder {folder}: set data.catalogue.path to a folder or to owner/name.")
+            raise ModisteError(f"Folder {folder} does not exist: set data.catalogue.path to a folder or to owner/name.")
         return Catalogue.build(self._card(folder), *self._read(folder), self.max_bad)
 
     def load(self, split: str) -> Dataset:
-        """One split as a `datasets.Dataset`. Raises ModisteError where there is none of that name."""
+        """Load a split as `datasets.Dataset`. Raises ModisteError if it does not exist or cannot be loaded."""
         folder = Path(self.path).expanduser()
         with _explained(self.path, folder):
             loaded = self._load(folder)
@@ -96,7 +96,7 @@ class Hub:
         return Card("hub", title=self.path, homepage=f"https://huggingface.co/datasets/{self.path}")
 
     def _load(self, folder: Path) -> Mapping[str, Dataset]:
-        """The splits; a data set without any is the split "". Raises ModisteError and all that `datasets` raises."""
+        """The splits; a data set without splits is "". Raises ModisteError and the errors of `datasets`."""
         import datasets
 
         if not folder.is_dir():
@@ -115,12 +115,12 @@ class Hub:
 
 @contextmanager
 def _explained(path: str, folder: Path) -> Iterator[None]:
-    """Turns the errors of `datasets` into one sentence."""
+    """Turn errors of `datasets` into a ModisteError of one sentence."""
     try:
         yield
     except ModisteError:
         raise
-    except Exception as error:  # a file that is damaged on purpose makes pyarrow and datasets raise nearly anything
+    except Exception as error:  # malicious files make pyarrow and datasets raise nearly anything
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         if folder.is_dir():
             remedy = "Give a folder of images with metadata, of parquet files, or one that save_to_disk wrote."
@@ -130,7 +130,7 @@ def _explained(path: str, folder: Path) -> Iterator[None]:
 
 
 def _saved(files: Sequence[Path]) -> Dataset:
-    """Memory-mapped Arrow files; what ``state.json`` says beyond their names, such as a format, is not used."""
+    """Memory-map Arrow files; other settings of ``state.json``, such as a format, are ignored."""
     import datasets
 
     for file in files:
@@ -139,7 +139,7 @@ def _saved(files: Sequence[Path]) -> Dataset:
 
 
 def _of_tables(splits: Mapping[str, Sequence[Path]]) -> dict[str, Dataset]:
-    """CSV and JSON files as `read_table` reads them: compressed ones are not, and nothing is followed."""
+    """Read uncompressed CSV and JSON files with `read_table`, which follows no references to other files."""
     import datasets
 
     tables = [(split, file, read_table(file)) for split, files in splits.items() for file in files]
@@ -162,13 +162,13 @@ def _typed(name: str, cells: list[Any]) -> list[Any]:
 
 
 def _check_tar(file: Path) -> None:
-    """Raise ModisteError for a tar with members that `datasets` would unpack or decode into more than memory holds."""
+    """Raise ModisteError for a tar that `datasets` could decompress to more than fits in memory."""
     try:
         with file.open("rb") as head:
             if head.read(2) == b"PK":
                 raise ValueError("it begins as a zip archive")
         bad = None
-        for mode in ("r:", "r|*"):  # `datasets` unpacks what begins as a compressed file, which a tar may, too
+        for mode in ("r:", "r|*"):  # `datasets` decompresses by magic number, which a plain tar can also begin with
             with tarfile.open(file, mode) as tar:
                 bad = bad or next((member.name for member in tar if not _is_plain(member)), None)
     except (tarfile.TarError, ValueError, EOFError, zlib.error) as error:
@@ -185,11 +185,11 @@ def _is_plain(member: tarfile.TarInfo) -> bool:
 TAR_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif",
                 "txt", "text", "transcript", "json", "cls", "cls2", "id", "index", "inx")  # fmt: skip
 CHECKS: dict[str, Callable[[Path], Any]] = {"arrow": arrow.read_table, "parquet": read_schema, "webdataset": _check_tar}
-"""Builder → what raises ModisteError or ValueError for a file that it cannot read."""
+"""Builder → check that raises ModisteError or ValueError for a damaged file."""
 
 
 def _one_table(loaded: Mapping[str, Dataset]) -> Dataset:
-    """The splits one after another, with a column that names them."""
+    """Concatenate the splits, with a column ``split``."""
     import datasets
 
     if list(loaded) == [""]:
@@ -202,7 +202,7 @@ def _one_table(loaded: Mapping[str, Dataset]) -> Dataset:
 
 
 def _image_folder(folder: Path, tables: Sequence[Path]) -> dict[str, list[Any]]:
-    """The metadata tables of an image folder as one, file names relative to it; a sub-folder names its split."""
+    """Concatenate the metadata tables of an image folder; subfolders name splits."""
     parts = []
     for table in tables:
         part = read_table(table)

@@ -1,6 +1,6 @@
-"""Which files of a local folder make a data set, and its splits, by the rules of Hugging Face `datasets`.
+"""Data files and splits of a local folder, by the rules of Hugging Face `datasets`.
 
-`datasets` itself would follow what a folder's README names to addresses and to files outside of the folder.
+`datasets` itself would open URLs and files outside the folder that its README names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from modiste.utils.run_dir import read_json
 
 CARDS = ("README.md", ".huggingface.yaml")
 DICTIONARY, STATE = "dataset_dict.json", "state.json"
-"""What ``save_to_disk`` writes: the splits, and the files of one."""
+"""Files of ``save_to_disk`` that list the splits, and the files of a split."""
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
 BUILDERS = {
     **dict.fromkeys(TABLES, "table"),
@@ -31,7 +31,7 @@ BUILDERS = {
         (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif"), "imagefolder"
     ),
 }
-"""Suffix → how a file is read. `datasets` has more, some of which run code or follow links to other files."""
+"""Suffix → builder. `datasets` has more, some of which run code or follow links to other files."""
 IGNORED = ("config.json", "dataset_info.json", "dataset_infos.json", DICTIONARY, STATE)
 BETWEEN = r"[-._ 0-9]"
 KEYWORDS = {
@@ -44,10 +44,10 @@ SHARDED = re.compile(r"data/(?P<split>[\w.]+)-\d{5}-of-\d{5}[^/]*")
 
 
 def saved_files(folder: Path) -> dict[str, list[Path]] | None:
-    """The Arrow files that ``save_to_disk`` wrote, by split ("" for a single data set); None where it did not.
+    """Return split ("" if there are none) → Arrow files of ``save_to_disk``, or None for another layout.
 
     Raises:
-        ModisteError: A record of ``save_to_disk`` is damaged, or names what is not in its folder.
+        ModisteError: A JSON file of ``save_to_disk`` is damaged, or names a file that is missing or not in its folder.
     """
     if (folder / DICTIONARY).is_file():
         content = read_json(folder / DICTIONARY)
@@ -72,25 +72,26 @@ def _listed(value: object) -> list[Any]:
 
 
 def _plain_name(source: Path, name: object) -> str:
-    """``name``, a file or folder next to ``source``. Raises ModisteError for any other."""
+    """Return ``name`` if it can be a file or folder next to ``source``, else raise ModisteError."""
     if not isinstance(name, str) or name in ("", ".", "..") or name != PurePosixPath(name).name or "\\" in name:
         raise ModisteError(f"{source} names {name!r}, which is not in its folder: save the data set again.")
     return name
 
 
 def split_files(folder: Path, config: str | None = None) -> tuple[str, dict[str, list[Path]]]:
-    """How the files of a folder are read (of `BUILDERS`), and those of each split.
+    """Return the builder (see `BUILDERS`) of a folder, and split → data files.
 
-    The README's ``configs`` say which they are. Without them, `datasets`' rules apply to the names: files like
-    ``data/SPLIT-00000-of-00001.parquet``, else folders called train, validation, test or similar, else such file names,
-    else everything is "train".
+    The ``configs`` of the README list the files. Without them, the rules of `datasets` apply to their names: files
+    like ``data/SPLIT-00000-of-00001.parquet``, else folders called train, validation, test or similar, else such file
+    names, else everything is "train".
 
     Args:
-        folder: Has passed `modiste.utils.links.refuse_outside`.
+        folder: A folder that passed `modiste.utils.links.refuse_outside`.
         config: One of the README's ``configs``; None: the only one, or the default.
 
     Raises:
-        ModisteError: There is no data file, or the README names what is not in the folder.
+        ModisteError: There are no data files, the configuration is unknown or ambiguous, or the README is malformed or
+            names files outside the folder.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -110,7 +111,7 @@ def split_files(folder: Path, config: str | None = None) -> tuple[str, dict[str,
         splits = by_name([name for name in shown if _builder(name) == kind])
     kind = _commonest([name for files in splits.values() for name in files])
     if not kind:
-        raise ModisteError(f"{folder} holds no data files: the suffixes that are read are {', '.join(BUILDERS)}.")
+        raise ModisteError(f"{folder} holds no data files: the supported suffixes are {', '.join(BUILDERS)}.")
     found = {split: [folder / name for name in files if _builder(name) == kind] for split, files in splits.items()}
     return kind, {split: files for split, files in found.items() if files}
 
@@ -134,7 +135,7 @@ def _commonest(names: Sequence[str]) -> str:
 
 
 def by_name(names: Sequence[str]) -> dict[str, list[str]]:
-    """Files by the split that their names, or those of their folders, say.
+    """Return split → files, by the names of files and folders.
 
     >>> by_name(["data/train-00000-of-00001.parquet", "data/gallery-00000-of-00001.parquet"])
     {'train': ['data/train-00000-of-00001.parquet'], 'gallery': ['data/gallery-00000-of-00001.parquet']}
@@ -161,7 +162,7 @@ def _rank(split: str) -> int:
 
 
 def _patterns(folder: Path, config: str | None) -> dict[str, list[str]] | None:
-    """Split → patterns of the chosen ``configs`` entry of the README; None where it has none that names files."""
+    """Split → patterns of the chosen ``configs`` entry of the README; None if no entry lists files."""
     configs = _configs(folder)
     if not configs:
         return None
@@ -180,7 +181,7 @@ def _patterns(folder: Path, config: str | None) -> dict[str, list[str]] | None:
 
 
 def _configs(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """The ``configs`` of a folder's README by name. Raises ModisteError for YAML that cannot be read."""
+    """The ``configs`` of a folder's README by name. Raises ModisteError for invalid YAML."""
     found: dict[str, Mapping[str, Any]] = {}
     for card in (folder / name for name in CARDS):
         if not card.is_file():
@@ -190,7 +191,7 @@ def _configs(folder: Path) -> dict[str, Mapping[str, Any]]:
         try:
             content = plain_yaml.load(match[1]) if match else None
         except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise ModisteError(f"{card} has YAML that cannot be read ({str(error)[:100]!r}): mend it.") from None
+            raise ModisteError(f"{card} has YAML that cannot be read ({str(error)[:100]!r}): fix it.") from None
         listed = _listed(content.get("configs")) if isinstance(content, dict) else []
         found |= {str(item.get("config_name", "default")): item for item in listed if isinstance(item, dict)}
     return found
@@ -205,7 +206,7 @@ def _default(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _by_split(folder: Path, given: Any) -> dict[str, list[str]]:
-    """Split → patterns, of any of the forms that ``data_files`` may have."""
+    """Split → patterns, from any form of ``data_files``."""
     if isinstance(given, dict):
         given = [{"split": split, "path": path} for split, path in given.items()]
     entries = given if isinstance(given, list) else [given]
@@ -216,13 +217,13 @@ def _by_split(folder: Path, given: Any) -> dict[str, list[str]]:
         paths = entry.get("path") if isinstance(entry, dict) else None
         paths = [paths] if isinstance(paths, str) else _listed(paths)
         if not paths or not all(isinstance(path, str) for path in paths) or not isinstance(entry.get("split"), str):
-            raise ModisteError(f"The README of {folder} has data_files that are not split and path: mend it.")
+            raise ModisteError(f"The README of {folder} has data_files that are not split and path: fix it.")
         found.setdefault(entry["split"], []).extend(paths)
     return found
 
 
 def _checked(folder: Path, pattern: str) -> str:
-    """A pattern of the README relative to the folder. Raises ModisteError for one that leads out of it."""
+    """Normalise a pattern of the README. Raises ModisteError if it leads out of the folder."""
     plain = pattern.removeprefix("./")
     parts = PurePosixPath(plain).parts
     if plain.startswith(("/", "~")) or ".." in parts or "\\" in plain or "::" in plain or re.match(r"\w+:", plain):
@@ -234,14 +235,14 @@ def _checked(folder: Path, pattern: str) -> str:
 
 
 def _fits(name: str, pattern: str) -> bool:
-    """Whether a file's name fits a pattern, in which ``**`` stands for any folders; in time linear in their lengths.
+    """Whether a path matches a pattern, in which ``**`` stands for any folders, without backtracking.
 
     >>> [_fits("a/b/c.csv", pattern) for pattern in ("a/**", "**/c.*", "a/*.csv", "a/b/c.csv")]
     [True, True, False, True]
     """
     parts = PurePosixPath(pattern).parts
 
-    def beyond(places: set[int]) -> set[int]:  # ** also stands for no folder
+    def beyond(places: set[int]) -> set[int]:  # ** also matches no folder
         for place in range(len(parts)):
             if place in places and parts[place] == "**":
                 places.add(place + 1)

@@ -1,4 +1,4 @@
-"""DeepFashion In-shop Clothes Retrieval: 52,712 images of 7,982 items, with the official query and gallery."""
+"""DeepFashion In-shop Clothes Retrieval: 52,712 images of 7,982 items, with query and gallery."""
 
 from __future__ import annotations
 
@@ -31,19 +31,22 @@ PATH = re.compile(r"img/(?P<gender>[^/]+)/(?P<category>[^/]+)/[^/]+/[^/]+")
 
 @dataclass(frozen=True)
 class InShop:
-    """Read the benchmark: product_id = item id, splits train, query and gallery, gender and category from the path.
+    """Read the benchmark, with splits train, query and gallery.
 
-    text = the item's description where ``Anno/list_description_inshop.json`` has one, otherwise gender and category
-    ("women blouses shirts"). Further attributes if their files exist (in ``Anno/attributes``, or in ``Anno`` as
-    of the first releases): ``color`` of the image, and ``attributes`` of the item, those labelled 1, joined by ", ".
+    product_id = item id; the path gives gender and category.
+
+    text = the item's description if ``Anno/list_description_inshop.json`` has one, otherwise gender and category
+    ("women blouses shirts"). Optional attributes, if their files exist (in ``Anno/attributes``, or in ``Anno`` in early
+    releases): ``color`` of the image, and ``attributes`` of the item, those labelled 1, joined by ", ".
 
     Attributes:
-        path: Folder with ``Eval``, ``Img`` and (optionally) ``Anno``.
+        path: Folder with ``Eval``, ``Img`` and optionally ``Anno``.
         images: Folder in ``Img``: ``img`` (256×256) or ``img_highres``.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: The partition or the images are missing, or a list is truncated.
+        ModisteError: The partition or the images are missing, a list is truncated or malformed, or ``images`` is
+            unknown.
     """
 
     path: str
@@ -57,7 +60,7 @@ class InShop:
         names, items, splits = self._partition(root)
         paths = [PATH.fullmatch(name) for name in names]
         if not all(paths):
-            raise cut_short(CARD, root / PARTITION, f"no image path: {names[paths.index(None)]}")
+            raise cut_short(CARD, root / PARTITION, f"not an image path: {names[paths.index(None)]}")
         genders, categories = ([path[part] for path in paths if path] for part in ("gender", "category"))
         described = _descriptions(root)
         fallback = [f"{g} {c.replace('_', ' ')}".lower() for g, c in zip(genders, categories, strict=True)]
@@ -80,13 +83,13 @@ class InShop:
         rows = [line.split() for line in read_counted(CARD, root / PARTITION)]
         wrong = next((row for row in rows if len(row) != 3 or row[2] not in SPLITS), None)
         if wrong or not rows:
-            raise cut_short(CARD, root / PARTITION, f"no row of image, item and status: {' '.join(wrong or [])}")
+            raise cut_short(CARD, root / PARTITION, f"not a row of image, item and status: {' '.join(wrong or [])}")
         names, items, splits = zip(*rows, strict=True)
         return list(names), list(items), list(splits)
 
 
 def _descriptions(root: Path) -> dict[str, str]:
-    """Item → description. An item's paragraphs are joined; of several entries of an item the first counts."""
+    """Item → description, with its paragraphs joined; the first entry of an item counts."""
     if not (root / DESCRIPTIONS).is_file():
         return {}
     described: dict[str, str] = {}
@@ -109,7 +112,7 @@ def _colors(root: Path) -> dict[str, str]:
 
 
 def _attributes(root: Path) -> dict[str, str]:
-    """Item → its positive attributes."""
+    """Item → its positive attributes, joined by ", "."""
     names_file, items_file = _annotation(root, "list_attr_cloth.txt"), _annotation(root, "list_attr_items.txt")
     if names_file is None or items_file is None:
         return {}

@@ -1,4 +1,4 @@
-"""KAGL: Kaggle's *Fashion Product Images*, as its zip, its folder, or the parquet files of the hub's Marqo/KAGL."""
+"""KAGL: Kaggle's *Fashion Product Images*, from its zip file or folder, or Marqo/KAGL's Parquet files."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ HUB_COLUMNS = {
 
 @dataclass(frozen=True)
 class Subset:
-    """The kind of subset that FashionCLIP was evaluated on: 9,990 products of 62 categories.
+    """A subset like the one FashionCLIP was evaluated on (9,990 products of 62 categories).
 
-    Which products these were has not been published, so this is not the paper's KAGL but one of its size: the most
-    frequent values of a column (equally frequent ones by name), and of their products those whose hash is the lowest.
+    FashionCLIP's products are not published, so this is not the paper's KAGL but one of its size: the products with the
+    lowest hash among those with the most frequent values of a column (ties by name).
 
     Attributes:
-        products: How many.
-        classes: How many values.
-        column: Whose values.
-        seed: Another seed, other products.
+        products: Number of products.
+        classes: Number of values.
+        column: Column of the values.
+        seed: Seed of the hash.
     """
 
     products: int
@@ -63,7 +63,7 @@ class Subset:
 
     @classmethod
     def parse(cls, given: Mapping[str, object]) -> Subset:
-        """From the config. Raises ModisteError for a key that is missing or unknown."""
+        """Create it from the config. Raises ModisteError for a missing or unknown key."""
         names = [field.name for field in fields(cls)]
         for name in given:
             if name not in names:
@@ -76,10 +76,10 @@ class Subset:
             ) from None
 
     def __call__(self, catalogue: Catalogue) -> Catalogue:
-        """The subset of ``catalogue``, as a separate data set, ``kagl_<products>``.
+        """Return the subset of a catalogue, as a separate data set ``kagl_<products>``.
 
         Raises:
-            ModisteError: The column has fewer classes, or the classes fewer products.
+            ModisteError: The column has too few values, or the values too few products.
         """
         values, ids = catalogue.column(self.column), catalogue.column("product_id")
         counts = Counter(value for value in values if value)
@@ -95,7 +95,7 @@ class Subset:
         table = catalogue.select(rows=[row for row, i in enumerate(ids) if i in keep]).table
         columns = {name: table.column(name).to_pylist() for name in table.column_names}
         card = replace(catalogue.card, name=f"{catalogue.card.name}_{self.products}", expected={})
-        # Its pixels are known: no image is read again.
+        # With the column `pixels`, no image is read again.
         return Catalogue.build(card, columns, catalogue.images)
 
     def _hash(self, product: str) -> bytes:
@@ -104,16 +104,16 @@ class Subset:
 
 @dataclass(frozen=True)
 class Kagl:
-    """Read KAGL: text = productDisplayName, product_id = id, attributes under Kaggle's names; "NA" is a value.
+    """Read KAGL: text = productDisplayName, product_id = id, attributes as on Kaggle; "NA" is a value.
 
     Attributes:
-        path: The zip file as downloaded, the folder it unpacks to, or a folder with the hub's ``data/*.parquet``.
+        path: The zip file as downloaded, its unpacked folder, or a folder with the hub's ``data/*.parquet``.
         max_bad: See `Catalogue.build`.
-        subset: None for all products, or the attributes of `Subset`.
-        brand: Adds the attribute ``brand`` (`brands`), which KAGL does not have; the catalogue is then another one.
+        subset: Arguments of `Subset`; None: all products.
+        brand: Add the attribute ``brand`` (see `brands`), which KAGL lacks; this changes the catalogue's fingerprint.
 
     Raises:
-        ModisteError: ``path`` has no such data, or not enough for the subset.
+        ModisteError: ``path`` has no such data, or too little for the subset.
     """
 
     path: str
@@ -146,10 +146,10 @@ GENDER = re.compile(r"(?:wo)?m[ae]ns?|boys?|girls?|kids?|infants?|lady|ladies|un
 
 
 def brands(titles: Sequence[str]) -> list[str]:
-    """The brand of each title in lower case, by a rule; "" where it gives none.
+    """Extract the brand of each title, in lower case; "" if the rule finds none.
 
-    Myntra writes "<brand> <gender> <product>": the brand is what stands before the first gender word that is not the
-    title's first word. A title without one has the longest brand of the other titles that it begins with.
+    Myntra's titles are "<brand> <gender> <product>": the brand is the text before the first gender word that is not the
+    first word of the title. Titles without one get the longest brand of the other titles that they begin with.
 
     >>> titles = ["Lino Perros Women's Red Bag", "Lino Perros Blue Bag", "Kids Ville Girls Top", "LINO PERROS Men Tie"]
     >>> brands([*titles, "Red Bag"])
@@ -187,10 +187,12 @@ def _from_zip(path: Path) -> tuple[Columns, ImageSource]:
 
 
 def read_styles(data: bytes, name: str = "styles.csv") -> Columns:
-    """The columns of a catalogue from the bytes of ``styles.csv``.
+    """Convert ``styles.csv`` to the columns of a catalogue.
 
-    Its titles hold commas that are not quoted (and quotation marks that are titles' own): what follows the ninth comma
-    is the title.
+    Titles contain unquoted commas and literal quotation marks, so the title is everything after the ninth comma.
+
+    Raises:
+        ModisteError: The header is another one.
 
     >>> header = "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"
     >>> line = "7,Men,Apparel,Topwear,Shirts,NA,Fall,2011,Casual,Blue, checked shirt"
@@ -203,7 +205,7 @@ def read_styles(data: bytes, name: str = "styles.csv") -> Columns:
     if header != HEADER:
         raise ModisteError(f"{name} begins with '{lines[0][:100]}', not with '{','.join(HEADER)}'. {CARD.download}")
     rows = [line.split(",", len(HEADER) - 1) for line in lines[1:] if line]
-    # A truncated line has no title, and is reported as such.
+    # A truncated line lacks a title, and is reported as an empty caption.
     cells = [row + [""] * (len(HEADER) - len(row)) for row in rows]
     columns: Columns = {column: [row[i] for row in cells] for i, column in enumerate(HEADER)}
     ids = columns.pop("id")

@@ -1,7 +1,7 @@
-"""LookBench: image→image retrieval in four subsets whose galleries share 58,275 distractors, as its hub has it.
+"""LookBench: image-to-image retrieval in four subsets whose galleries share 58,275 distractors.
 
-Source: Gao et al., arXiv:2601.14706, and the card of huggingface.co/datasets/srpone/look-bench: a configuration a
-subset with the splits ``query`` and ``gallery``, and one, ``noise``, of the distractors.
+Source: Gao et al., arXiv:2601.14706, and the card of huggingface.co/datasets/srpone/look-bench: one configuration per
+subset with the splits ``query`` and ``gallery``, and the configuration ``noise`` with the distractors.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SUBSETS = {
 """Configuration on the hub → subset in the paper."""
 SPLITS = ("query", "gallery")
 NOISE, EVERY = "noise", "all"
-"""The configuration of the distractors, and the subset that they get: in the gallery of every subset."""
+"""Configuration of the distractors, and their value of ``subset``, since every subset's gallery has them."""
 NOISE_CATEGORY = "noise data"
 OPTIONAL = ("other_attributes", "task", "difficulty")
 
@@ -53,12 +53,12 @@ class Part:
 
     @property
     def subset(self) -> str:
-        """The value of its rows in column ``subset``."""
+        """Value of its rows in the column ``subset``."""
         return SUBSETS.get(self.config, EVERY)
 
     @property
     def pattern(self) -> str:
-        """Names of its files in the configuration's folder; the distractors' folder holds nothing but a gallery."""
+        """Pattern of its files in the folder of the configuration; the distractors' folder has only a gallery."""
         return "*" if self.config == NOISE else f"{self.split}*"
 
 
@@ -69,20 +69,20 @@ PARTS = [*(Part(config, split) for config in SUBSETS for split in SPLITS), Part(
 class LookBench:
     """Read all four subsets and the distractors as one catalogue, every image once.
 
-    Column ``subset`` is the subset of a query or gallery row; a distractor's is "all": it is in the gallery of every
-    subset. Splits are ``query`` and ``gallery``. Relevance: ``category`` and ``main_attribute`` equal (fine),
-    ``category`` equal (coarse), within a subset; a distractor's category is "noise data", which no query has. Item ids
-    are the subset's own: product_id is ``<subset>-<item_ID>``. There are no captions: text = main attribute and
-    category.
+    The column ``subset`` is the subset of a query or gallery row, and "all" for distractors, which are in every
+    gallery. Splits are ``query`` and ``gallery``. Relevance within a subset: equal ``category`` and ``main_attribute``
+    (fine), or equal ``category`` (coarse); the category of distractors is "noise data", which no query has. Item ids
+    are unique only within a subset, so product_id is ``<subset>-<item_ID>``. There are no captions; text = main
+    attribute and category.
 
     Attributes:
         path: Folder of the download, or ``srpone/look-bench`` to load it from the hub.
-        version: Folder of a dated release within it, where there is one.
+        version: Subfolder of a dated release, used if it exists.
         revision: Commit, branch or tag on the hub.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: There is nothing at ``path``, parts of it are missing, or the hub cannot be reached.
+        ModisteError: ``path`` has no such data, parts are missing, or the hub cannot be reached.
     """
 
     path: str
@@ -123,14 +123,14 @@ class LookBench:
             )
         if missing:
             raise ModisteError(
-                f"The download of LookBench in {root} is not complete: {', '.join(missing)} of {len(PARTS)} parts are "
+                f"The download of LookBench in {root} is incomplete: {', '.join(missing)} of {len(PARTS)} parts are "
                 f"missing. Run the download again to fetch them. {CARD.download}"
             )
         return {part: read_parquet(paths, _wanted(paths[0])) for part, paths in files.items()}
 
 
 def _wanted(file: Path) -> list[str]:
-    """The columns of a file that are read: the uncropped photos next to them (``raw_image``) are half of its bytes."""
+    """The columns to read, without the uncropped photos (``raw_image``), half of the file's bytes."""
     present = read_schema(file).names
     return [name for name in ("image", "item_ID", "category", "main_attribute", *OPTIONAL) if name in present]
 

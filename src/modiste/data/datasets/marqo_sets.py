@@ -1,8 +1,8 @@
-"""The data sets of Marqo's benchmark (2024) as its hub has them: parquet files of images, a text, an id and attributes.
+"""The data sets of Marqo's benchmark (2024): Parquet files with images, text, id and attributes.
 
-One reader; what a set is, stands in its YAML. Sources: the cards of huggingface.co/datasets/Marqo/… (split ``data``,
-columns ``image``, ``text`` (iMaterialist has none), ``item_ID``, and the attributes), and github.com/marqo-ai/
-marqo-FashionCLIP (``configs/*.json``: which attributes are queries).
+One reader serves all; the YAML of a data set describes it. Sources: the cards of huggingface.co/datasets/Marqo/… (split
+``data``, columns ``image``, ``text`` (not in iMaterialist), ``item_ID``, and the attributes), and github.com/marqo-ai/
+marqo-FashionCLIP (``configs/*.json``: the attributes used as queries).
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ SPLIT = "data"
 
 @dataclass(frozen=True)
 class MarqoSet:
-    """Read one set: product_id = item_ID, every row is in split "test" (the sets have no other), all attributes.
+    """Read a data set with all attributes; product_id = item_ID, and every row is in split "test".
 
-    In the attributes' names a hyphen becomes an underscore, so that templates can name them. A row whose text is empty
-    takes the values of its attributes as text.
+    Hyphens in the names of attributes become underscores, so that templates can use them. If the text of a row is
+    empty, it is the values of its attributes, joined by ", ".
 
     Attributes:
-        path: Folder with the hub's ``data/*.parquet``; or the value of ``hub``, to load it from there.
-        hub: Its id on the hub.
-        name: Of the data set in reports and results.
-        attributes: Columns that must be there; every other column is an attribute, too.
+        path: Folder with the hub's ``data/*.parquet``, or the value of ``hub`` to load it from there.
+        hub: Id of the data set on the hub.
+        name: Name of the data set in reports and results.
+        attributes: Required columns; every other column is an attribute, too.
         describe: Columns whose values, joined by ", ", are the text.
-        title, licence, citation: Of the `Card`.
-        expected: Counts that the publisher states: ``rows``, ``images``.
+        title: See `Card`, as for ``licence`` and ``citation``.
+        expected: Counts stated by the publisher: ``rows``, ``images``.
         revision: Commit, branch or tag on the hub.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: There is nothing at ``path``, files or columns are missing, or the hub cannot be reached.
+        ModisteError: ``path`` has no such data, files or columns are missing, or the hub cannot be reached.
     """
 
     path: str
@@ -62,7 +62,7 @@ class MarqoSet:
 
     @property
     def card(self) -> Card:
-        """What the set is."""
+        """The data card."""
         return Card(
             self.name,
             self.title,
@@ -77,7 +77,7 @@ class MarqoSet:
         dataset = self._read()
         others = [name for name in dataset.column_names if name not in (ID, IMAGE, TEXT)]
         sources = dict.fromkeys([*self.attributes, *others])
-        # `describe` gives the text below; the mapping needs some column for it.
+        # The text is set from `describe` below, but the mapping needs a column for it.
         columns = {"product_id": ID, "image": IMAGE, "text": ID} | {attribute(name): name for name in sources}
         if TEXT in self.describe:
             columns["text"] = TEXT
@@ -109,7 +109,7 @@ class MarqoSet:
 
 
 def attribute(column: str) -> str:
-    """An attribute's name: templates cannot have hyphens.
+    """Name of the attribute of a column, without hyphens, which templates cannot contain.
 
     >>> attribute("sub-category")
     'sub_category'
@@ -118,6 +118,6 @@ def attribute(column: str) -> str:
 
 
 def _joined(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> list[str]:
-    """The values of each row that are not empty, joined by ", "."""
+    """The non-empty values of each row, joined by ", "."""
     rows = zip(*(map(as_text, columns[name]) for name in names), strict=True)
     return [", ".join(filter(None, row)) for row in rows]

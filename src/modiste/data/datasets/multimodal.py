@@ -1,4 +1,4 @@
-"""DeepFashion-MultiModal: 44,096 photographs of people with captions and manual labels of shape, fabric and pattern."""
+"""DeepFashion-MultiModal: 44,096 captioned photos of people, labelled with shape, fabric and pattern."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHAPE = {  # attribute → its classes, in the order of the columns of shape_ann
     "cardigan": ("yes", "no", "NA"),
     "covers_navel": ("no", "yes", "NA"),
 }
-# Two versions of the data set's README number the necklines in two ways; only this one has a class 7.
+# Two versions of the data set's README number the necklines differently; only this one has a class 7.
 NECKLINE_WITH_7 = ("V-shape", "square", "round", "", "standing", "lapel", "suspenders", "NA")
 FABRICS = ("denim", "cotton", "leather", "furry", "knitted", "chiffon", "other", "NA")
 PATTERNS = ("floral", "graphic", "striped", "pure color", "lattice", "other", "color block", "NA")
@@ -50,17 +50,17 @@ NAME = re.compile(r"(?P<gender>[^-]+)-(?P<category>[^-]+)-(?P<product_id>id_\d+)
 
 @dataclass(frozen=True)
 class MultiModal:
-    """Read captions and labels: product_id, gender and category from the file name, 18 labelled attributes.
+    """Read captions and 18 labels; product_id, gender and category come from the file name.
 
-    Every image that has a caption or a label is a row; one without a caption is skipped and counted as such. A label
-    of a part that is not visible is the value "NA"; an image without labels has "".
+    Every image with a caption or a label is a row; rows without a caption are skipped and counted. The label of an
+    invisible part is "NA"; an image without labels has "".
 
     Attributes:
         path: Folder with ``captions.json``, ``images`` and ``labels``.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A file is missing or truncated, or holds a class that its definition does not have.
+        ModisteError: A file is missing or truncated, has an undefined class, or a file name has another form.
     """
 
     path: str
@@ -74,7 +74,7 @@ class MultiModal:
         names = list(dict.fromkeys([*captions, *(name for found in labels.values() for name in found)]))
         parsed = [NAME.fullmatch(name) for name in names]
         if not all(parsed):
-            raise cut_short(CARD, root, f"{names[parsed.index(None)]} is no name of the form WOMEN-Dresses-id_…")
+            raise cut_short(CARD, root, f"{names[parsed.index(None)]} is not of the form WOMEN-Dresses-id_…")
         columns = {part: [match[part] for match in parsed if match] for part in NAME.groupindex}
         columns |= {"image": names, "text": [captions.get(name, "") for name in names]}
         for file, classes in FILES.items():
@@ -85,10 +85,14 @@ class MultiModal:
 
 
 def read_labels(path: Path, classes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Image → the names of its classes, from lines ``<image> <class> <class> …``.
+    """Read image → names of its classes, from lines ``<image> <class> <class> …``.
+
+    Args:
+        path: The label file.
+        classes: Attribute → names of its classes, in the order of the columns.
 
     Raises:
-        ModisteError: A line has another number of classes, or one that is not defined.
+        ModisteError: A line has the wrong number of classes, or an undefined class.
     """
     rows = [line.split() for line in read_lines(path)]
     definitions = dict(classes)

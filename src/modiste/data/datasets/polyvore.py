@@ -1,4 +1,4 @@
-"""Polyvore Outfits: 251,008 items of 68,306 outfits, with titles and categories (task ``compatibility``)."""
+"""Polyvore Outfits: 251,008 items of 68,306 outfits, with titles (task ``compatibility``)."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ CARD = Card(
     "images/, disjoint/, nondisjoint/, polyvore_item_metadata.json, categories.csv.",
 )
 KINDS = ("nondisjoint", "disjoint")
-# An item of several splits is the first's.
+# An item in several splits belongs to the first.
 OUTFITS = {"test": "test.json", "val": "valid.json", "train": "train.json"}
 
 
 @dataclass(frozen=True)
 class Polyvore:
-    """Read the items: one row per item, text = title, url_name or description, the first that is not empty.
+    """Read the items: one row per item, text = the first non-empty title, url_name or description.
 
-    An item without any has its category as text. ``category`` is the name that categories.csv gives to ``category_id``;
-    ``semantic_category`` is one of eleven groups. An item is test if any test outfit has it, otherwise val, otherwise
-    train; without an outfit in this kind of split it is undecided, and there all the same: outfits are looked up in the
-    whole catalogue.
+    Items without any of them have their category as text. ``category`` is the name of ``category_id`` in
+    categories.csv; ``semantic_category`` is one of eleven groups. An item is in test if a test outfit contains it,
+    otherwise in val, otherwise in train. Items without an outfit in this kind of split have no split, but stay in the
+    catalogue, where outfits are looked up.
 
     Attributes:
-        path: Folder that polyvore_outfits.zip unpacks to.
-        split_kind: ``nondisjoint`` (of the published numbers) or ``disjoint``.
+        path: Unpacked folder of polyvore_outfits.zip.
+        split_kind: ``nondisjoint`` (used for the published numbers) or ``disjoint``.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A file is missing or truncated.
+        ModisteError: A file is missing or truncated, or ``split_kind`` is unknown.
     """
 
     path: str
@@ -60,7 +60,7 @@ class Polyvore:
         for name, file in outfits.items():
             for item in _members(root / file):
                 split.setdefault(item, name)
-        # An item that the metadata lack is excluded for its empty caption, and counted.
+        # Items without metadata are excluded for their empty captions, and counted.
         ids = list(dict.fromkeys([*items, *split]))
         records = [items.get(item, {}) for item in ids]
         categories = [names.get(as_text(record.get("category_id")), "") for record in records]
@@ -92,4 +92,4 @@ def _members(path: Path) -> list[str]:
     try:
         return [as_text(item["item_id"]) for outfit in read_json(CARD, path, list) for item in outfit["items"]]
     except (KeyError, TypeError) as error:
-        raise cut_short(CARD, path, f"it is no list of outfits with items, {error!r}") from None
+        raise cut_short(CARD, path, f"it is not a list of outfits with items, {error!r}") from None

@@ -1,6 +1,6 @@
-"""Your own catalogue: a table, and a folder (or zip file) of images.
+"""Your own catalogue: a table, and a folder or zip file of images.
 
-Also what adapters of tables share: reading the files, and mapping their columns to the catalogue's.
+Also helpers for other adapters: reading tables, and mapping their columns to the catalogue's.
 """
 
 from __future__ import annotations
@@ -49,41 +49,42 @@ QUOTINGS = {"quotes": True, "none": False}
 SUFFIXES = (*BY_SUFFIX, ".parquet", ".jsonl", ".ndjson", ".json", ".xml")
 PACKED = (".gz", ".bz2", ".xz", ".zip")
 SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.parquet")
-"""How the hub names one of several files, for example ``data-00003-of-00009.parquet``."""
+"""Name of one of several files on the hub, for example ``data-00003-of-00009.parquet``."""
 SHARED = 20
-"""A picture of at least this number of products is named as a likely placeholder."""
+"""Minimum number of products that share a likely placeholder image."""
 PLACEHOLDER = "placeholder image"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Read a table of products whose images are files, as shops and feeds export them.
+    """Read a table of products and their images, as exported by shops and feeds.
 
-    Encoding, delimiter, quoting and compression are recognised, as are the columns that are not named: a line of log
-    says what was found. Several images in a cell, in a list or in columns give a product several rows. Rows without a
-    text take that of their product's first row. HTML is removed from texts. Columns of numbers are
-    numbers, also with decimal commas and currencies; among prices, a rare cell that is none is empty.
+    Encoding, delimiter, quoting, compression and unnamed columns are recognised; the log says how. Several images in a
+    cell or in several columns give a product several rows. Rows without a text take their empty cells from the first
+    row of their product that has one. HTML is removed from texts. Columns of numbers become numeric, also with decimal
+    commas and currencies; a rare cell of text among prices becomes empty.
 
     Attributes:
         path: ``.csv``, ``.tsv``, ``.txt``, ``.parquet``, ``.jsonl``, ``.ndjson``, ``.json`` (a list of objects) or
-            ``.xml`` (a feed of Google's Merchant Center); text also as ``.gz``, ``.bz2``, ``.xz`` or ``.zip``.
+            ``.xml`` (a Google Merchant Center feed); all but ``.parquet`` also as ``.gz``, ``.bz2``, ``.xz`` or
+            ``.zip``.
         images: Folder or zip file that the image paths are relative to; None: ``images`` or ``photos`` next to the
-            table, else its folder. A Parquet file may hold the images themselves.
-        columns: The catalogue's word → the table's column: ``text``, ``image`` (or a list of columns), ``product_id``,
-            ``split``, ``mask``, ``boxes``, and attributes under a name of your own. None values are recognised by name
-            and content; without a product id each row is a product.
-        attributes: Columns that are kept as attributes next to the mapped ones; None: all that hold plain values.
-        delimiter: Of a text table; None: recognised.
-        encoding: Of a text table, a codec of Python's; None: recognised.
+            table, else its folder. A Parquet file may contain the images themselves.
+        columns: Name in the catalogue → column of the table: ``text``, ``image`` (or a list of columns),
+            ``product_id``, ``split``, ``mask``, ``boxes``, and attributes under names of your choice. None values are
+            recognised by name and content; without a product id, each row is a product.
+        attributes: Columns to keep as attributes in addition to the mapped ones; None: all with plain values.
+        delimiter: Delimiter of a text table; None: recognised.
+        encoding: Python codec of a text table; None: recognised.
         quoting: ``quotes`` or ``none`` (``"`` is an ordinary character); None: recognised.
-        download: Download images that are URLs, once, into the cache. Else they are refused.
-            Keyword only: a stored configuration cannot give this permission.
-        placeholders: Rows whose picture more products than this share are bad rows; None: they stay, with a warning.
+        download: Download images given as URLs once, into the cache; otherwise URLs are an error. Keyword-only, so
+            that a stored configuration cannot give this permission.
+        placeholders: Drop rows whose image more than this number of products share; None: keep them, with a warning.
         name: Name of the data set in reports.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A file or a column is missing, or the file is not of its kind.
+        ModisteError: A file or a column is missing, or the file cannot be read as its file type.
     """
 
     path: str
@@ -99,7 +100,7 @@ class Table:
     max_bad: int | float | None = None
 
     def __post_init__(self) -> None:
-        # A name of digits alone is read as a number.
+        # YAML reads a name that consists of digits as a number.
         names = {word: self._names(column) for word, column in self.columns.items()}
         object.__setattr__(self, "columns", names)
 
@@ -120,11 +121,11 @@ class Table:
         return self.catalogue(raw, path, path.name, how.lines if how else None)
 
     def _of_pictures(self, path: Path, column: str) -> Catalogue:
-        """The catalogue of a Parquet file that holds the images, which stay in it."""
+        """The catalogue of a Parquet file that contains the images, read from it on access."""
         dataset = read_parquet([path])
         _refuse_empty(len(dataset))
         others = _plain_columns(dataset, column)
-        # As Arrow has them: `datasets` would open and decode the pictures of other columns, of any format and address.
+        # In Arrow format `datasets` does not open and decode the images of other columns, of any format and URL.
         first = dataset.with_format("arrow", columns=others)[:1000].to_pydict() if others else {}
         roles = shop.recognise({**first, column: []}, {**self.columns, "image": column})
         log.info("%s: %s", path.name, roles)
@@ -134,13 +135,16 @@ class Table:
         return self._without_placeholders(catalogue)
 
     def catalogue(self, raw: Columns, path: Path, title: str, lines: Sequence[int] | None = None) -> Catalogue:
-        """Return the catalogue of a table that is read already.
+        """Return the catalogue of a table that has been read.
 
         Args:
             raw: Its columns.
-            path: The file, next to which images are looked for.
-            title: Of the data set's card.
-            lines: The line of each row in its file, by which rows without a product id are called; None: by number.
+            path: The file, next to which images are searched.
+            title: Title of the data card.
+            lines: Line of each row in the file, which names rows without a product id; None: the number of the row.
+
+        Raises:
+            ModisteError: See the class.
         """
         _refuse_empty(max(map(len, raw.values()), default=0))
         roles = shop.recognise(raw, self.columns)
@@ -156,7 +160,7 @@ class Table:
 
     @property
     def file(self) -> Path:
-        """The table. Raises ModisteError where it does not exist."""
+        """Path of the table. Raises ModisteError if it does not exist."""
         path = Path(self.path).expanduser()
         if not path.is_file():
             where = "" if path.is_absolute() else f" in {Path.cwd()}"
@@ -166,7 +170,7 @@ class Table:
         return path
 
     def read(self) -> Columns:
-        """Return the table as it is in the file."""
+        """Read the columns of the table, unchanged. Raises ModisteError as `read_table` does."""
         return read_table(self.file, self.delimiter, self.encoding, self.quoting)
 
     def _complete(self, roles: shop.Roles, raw: Mapping[str, Any]) -> None:
@@ -193,7 +197,7 @@ class Table:
         raw = shop.fill_further_rows(raw, roles)
         count = len(next(iter(raw.values()), []))
         names = [f"line {line}" for line in lines] if lines else [f"row {row + 1}" for row in range(count)]
-        if roles.product_id is None:  # each row is one, also when it has several images
+        if roles.product_id is None:  # each row is one product, even with several images
             single = len(roles.images) == 1 and all(len(shop.references(cell)) < 2 for cell in raw[roles.images[0]])
             if not single:
                 raw, roles = {**raw, "product_id": names}, with_changes(roles, product_id="product_id")
@@ -211,7 +215,7 @@ class Table:
         }
 
     def _typed(self, name: str, cells: list[Any]) -> list[Any]:
-        """An attribute's cells, as numbers where they are; what is worth saying of them is logged."""
+        """Convert an attribute to numbers if it is numeric, and log how."""
         numbers = read_numbers(cells, name)
         if numbers is None:
             return cells
@@ -276,7 +280,7 @@ class Table:
 
 
 def shared_pictures(catalogue: Catalogue, least: int = SHARED) -> list[tuple[int, str, str]]:
-    """Return the pictures that at least ``least`` products share: number of products, hash, and one reference."""
+    """Return (number of products, pixel hash, reference) of images shared by at least ``least`` products."""
     pairs = zip(catalogue.column("pixels"), catalogue.column("product_id"), strict=True)
     count = Counter(pixels for pixels, _ in set(pairs))
     image = dict(zip(catalogue.column("pixels"), catalogue.column("image"), strict=True))
@@ -284,7 +288,7 @@ def shared_pictures(catalogue: Catalogue, least: int = SHARED) -> list[tuple[int
 
 
 def _pictures_in_cells(columns: Columns) -> ImageSource | None:
-    """The images of a table whose cells hold them, encoded; ``columns`` then refers to them by number."""
+    """The encoded images in the cells of a table, or None; replaces the cells by references to them."""
     cells = columns["image"]
     if not any(isinstance(cell, (bytes, dict)) for cell in cells):
         return None
@@ -294,7 +298,7 @@ def _pictures_in_cells(columns: Columns) -> ImageSource | None:
 
 
 def _column_of_pictures(path: Path, column: str | int | Sequence[str | int] | None) -> str | None:
-    """The column of a Parquet file that holds encoded images, if it is the image column."""
+    """The image column of a Parquet file if it contains encoded images, else None."""
     schema = read_schema(path)
     if column is not None:
         if not isinstance(column, str) or column not in schema.names:
@@ -315,14 +319,14 @@ def _holds_pictures(kind: pa.DataType) -> bool:
 def read_table(
     path: Path, delimiter: str | None = None, encoding: str | None = None, quoting: str | None = None
 ) -> Columns:
-    """Return the columns of a table, by name. Cells of text tables stay text: "NA" is "NA".
+    """Read the columns of a table. Cells of text tables stay text: "NA" is "NA".
 
     Args:
         path: See `Table`.
-        delimiter: See `Table`, as ``encoding`` and ``quoting``.
+        delimiter: See `Table`, as for ``encoding`` and ``quoting``.
 
     Raises:
-        ModisteError: The suffix is unknown, or the file is not of its kind.
+        ModisteError: The suffix or the quoting is unknown, or the file cannot be read as its file type.
     """
     return _read(path, delimiter, encoding, quoting)[0]
 
@@ -330,7 +334,7 @@ def read_table(
 def _read(
     path: Path, delimiter: str | None = None, encoding: str | None = None, quoting: str | None = None
 ) -> tuple[Columns, TextFormat | None]:
-    """The columns of a table, and how it is written if that is text with delimiters; see `read_table`."""
+    """The columns of a table, and the format of a delimited text table; see `read_table`."""
     if quoting is not None and quoting not in QUOTINGS:
         raise ModisteError(f"data.catalogue.quoting={quoting} is not known. {did_you_mean(quoting, QUOTINGS)}")
     inner = path.with_suffix("") if path.suffix.lower() in PACKED else path
@@ -382,7 +386,7 @@ def _lines(path: Path, encoding: str | None) -> list[str]:
 
 
 def _records(content: Any) -> list[Any]:
-    """The rows of a JSON file: a list of objects, alone or as the only list of an object."""
+    """The rows of a JSON file: a list of objects, at the top level or as the only list of an object."""
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
         content = lists[0] if len(lists) == 1 else content
@@ -392,7 +396,7 @@ def _records(content: Any) -> list[Any]:
 
 
 def _feed(path: Path) -> list[dict[str, Any]]:
-    """The items of a feed in RSS or Atom; what an item names several times is a list."""
+    """The items of an RSS or Atom feed; repeated elements of an item become a list."""
     text = read_text(path)[0]
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ValueError("it declares a document type, which feeds may not")
@@ -412,7 +416,7 @@ def _feed(path: Path) -> list[dict[str, Any]]:
 
 
 def plain(column: pa.ChunkedArray) -> list[Any]:
-    """Return the values of an Arrow column as Python's: dictionaries decoded, decimals and dates as text.
+    """Convert an Arrow column to Python values: dictionaries decoded, decimals and dates as text.
 
     >>> plain(pa.chunked_array([pa.array(["a", "b"]).dictionary_encode()]))
     ['a', 'b']
@@ -423,7 +427,7 @@ def plain(column: pa.ChunkedArray) -> list[Any]:
 
 
 def read_delimited(lines: Iterable[str], delimiter: str = ",") -> Columns:
-    """Return the columns of an opened text table with a header; cells that a row lacks are "".
+    """Read the columns of an open text table with a header; missing cells are "".
 
     Raises:
         ValueError: A row has more cells than the header.
@@ -435,7 +439,7 @@ def read_delimited(lines: Iterable[str], delimiter: str = ",") -> Columns:
 
 
 def from_records(records: Sequence[object]) -> Columns:
-    """The columns of rows that are mappings; None where a row lacks one. Raises ValueError for a row that is none.
+    """Convert rows to columns; missing values are None. Raises ValueError for a row that is not a dict.
 
     >>> from_records([{"a": 1}, {"b": 2}])
     {'a': [1, None], 'b': [None, 2]}
@@ -458,10 +462,16 @@ def map_columns(
     attributes: Sequence[str] | None,
     name: str,
 ) -> Columns:
-    """A table's columns under the catalogue's names, and its other columns (or ``attributes``) as attributes.
+    """Rename the columns of a table to those of the catalogue, with the other columns as attributes.
 
-    Without a product id each image is a product. Of several captions in a cell the first is ``text``, the others are
+    Without a product id, each image is a product. If a cell has several captions, the first is ``text``, the others are
     the attributes ``text_2``, ``text_3``, …
+
+    Args:
+        raw: The columns of the table.
+        columns: Name in the catalogue → column of the table; None values are skipped.
+        attributes: Columns to keep as attributes; None: all with plain values.
+        name: Name of the data set, for error messages.
 
     Raises:
         ModisteError: A column is not in the table, ``text`` or ``image`` is not mapped, or ``pixels`` is.
@@ -479,7 +489,7 @@ def map_columns(
             )
     if "pixels" in chosen or "pixels" in (attributes or ()):
         raise ModisteError(
-            f"Data set '{name}': the column pixels is computed from the images: give that of the table another "
+            f"Data set '{name}': the column pixels is computed from the images: give the table's column another "
             "name, data.catalogue.columns.<name>=pixels."
         )
     for target in ("text", "image"):
@@ -522,15 +532,20 @@ def _joined(value: Any) -> Any:
 
 
 def read_schema(file: Path) -> pa.Schema:
-    """The schema of a Parquet file. Raises ModisteError where it is damaged, or only a pointer to one (Git LFS)."""
+    """Read the schema of a Parquet file. Raises ModisteError if it is damaged or only a Git LFS pointer."""
     return _reading(file, lambda: arrow.read_parquet_schema(file))
 
 
 def find_parquet(folder: Path, card: Card, pattern: str = "*") -> list[Path]:
-    """The Parquet files of a data set in ``folder``: ``data/*.parquet`` or ``*.parquet``; none where there are none.
+    """Find the Parquet files of a data set: ``data/*.parquet``, else ``*.parquet``, else [].
+
+    Args:
+        folder: Folder of the data set.
+        card: Its card, for error messages.
+        pattern: Pattern of the file names, without suffix.
 
     Raises:
-        ModisteError: Some of the files that the others' names count (`SHARD`) are missing, or a link leads elsewhere.
+        ModisteError: A file of a numbered series (`SHARD`) is missing, or a link leads out of the folder.
     """
     files = sorted(folder.glob(f"data/{pattern}.parquet")) or sorted(folder.glob(f"{pattern}.parquet"))
     for file in files:
@@ -541,7 +556,7 @@ def find_parquet(folder: Path, card: Card, pattern: str = "*") -> list[Path]:
 
 
 def check_shards(files: Iterable[Path], card: Card) -> None:
-    """Raise ModisteError when files are missing of those that the names of ``files`` count (`SHARD`)."""
+    """Raise ModisteError if files of a numbered series (`SHARD`) are missing."""
     present = set(files)
     for file in sorted(present):
         match = SHARD.fullmatch(file.name)
@@ -553,16 +568,16 @@ def check_shards(files: Iterable[Path], card: Card) -> None:
         if missing:
             shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
             raise ModisteError(
-                f"The download of data set '{card.name}' is not complete: {len(missing)} of {count} files are missing "
+                f"The download of data set '{card.name}' is incomplete: {len(missing)} of {count} files are missing "
                 f"in {file.parent} ({shown}). Run the download again to fetch them. {card.download}"
             )
 
 
 def read_parquet(files: Sequence[Path], columns: Sequence[str] | None = None) -> Dataset:
-    """Parquet files that hold images, as one memory-mapped `datasets.Dataset`; ``columns`` of them, or all.
+    """Load Parquet files as one memory-mapped `datasets.Dataset`, with ``columns`` or all columns.
 
     Raises:
-        ModisteError: A file is damaged (see `read_schema`), or their schemas differ.
+        ModisteError: A file is damaged (see `read_schema`), or the schemas differ.
     """
     for file in files:
         read_schema(file)
@@ -571,21 +586,21 @@ def read_parquet(files: Sequence[Path], columns: Sequence[str] | None = None) ->
         return load_files("parquet", {"train": files}, columns=chosen)["train"]
     except ModisteError:
         raise
-    except Exception as error:  # what a schema says of its columns makes datasets raise nearly anything
+    except Exception as error:  # malformed metadata in a schema makes datasets raise nearly anything
         reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
         raise ModisteError(f"{files[0].parent} cannot be read as Parquet files of one schema: {reason}.") from error
 
 
 def load_files(builder: str, splits: Mapping[str, Sequence[Path]], **options: Any) -> Mapping[str, Dataset]:
-    """Local files by a builder of `datasets`, which is told every path and has no name, pattern or address to resolve.
+    """Load local files with a builder of `datasets`, by full path, so that no pattern or URL is resolved.
 
     Args:
-        builder: Such as ``parquet``.
+        builder: Name of the builder, such as ``parquet``.
         splits: Split → files.
-        options: Of the builder.
+        options: Options of the builder.
 
     Raises:
-        ModisteError: `datasets` would take the name of a file for one within an archive.
+        ModisteError: A path contains "::", by which `datasets` refers to members of archives.
     """
     import datasets
     from datasets.data_files import DataFilesDict, DataFilesList
@@ -602,14 +617,14 @@ def load_files(builder: str, splits: Mapping[str, Sequence[Path]], **options: An
 
 
 def _version(name: str) -> tuple[str, str]:
-    """What tells `datasets` that its cached copy of a file is no longer that file."""
+    """Key by which `datasets` recognises that a file has changed since it was cached."""
     status = Path(name).stat()
     return name, f"{status.st_mtime_ns}-{status.st_size}"
 
 
 @contextmanager
 def unreported() -> Iterator[None]:
-    """Local files are read without a word to the hub, where `datasets` counts every load."""
+    """Load local files without contacting the hub, where `datasets` counts every load."""
     import datasets
 
     before, datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS, False
@@ -626,24 +641,35 @@ def from_dataset(
     name: str,
     folder: Path | None = None,
 ) -> tuple[Columns, ImageSource]:
-    """The columns (see `map_columns`) and the images of a `datasets.Dataset`; class labels by their names."""
+    """Return the columns (see `map_columns`) and images of a `datasets.Dataset`; class labels by name.
+
+    Args:
+        dataset: The dataset.
+        columns: See `map_columns`; ``image`` is a column of encoded images or paths.
+        attributes: See `map_columns`.
+        name: Name of the data set, for error messages.
+        folder: See `modiste.data.sources.ArrowImages`.
+
+    Raises:
+        ModisteError: See `map_columns`.
+    """
     image, features = str(columns.get("image")), dataset.features
     names = _plain_columns(dataset, image)
-    # All at once: column by column, `datasets` takes minutes for a table of 20,000 columns.
+    # All columns at once: one by one, `datasets` takes minutes for 20,000 columns.
     table = dataset.with_format("arrow", columns=names)[:] if names else None
     raw: dict[str, Sequence[Any]] = {} if image not in features else {image: [str(i) for i in range(len(dataset))]}
     for column, cells in zip(names, table.columns if table is not None else [], strict=True):
         raw[column] = cells.to_pylist()
         if _is_label(features[column]):
             labels = dict(enumerate(features[column].names))
-            raw[column] = [labels.get(label) for label in raw[column]]  # of none: -1
+            raw[column] = [labels.get(label) for label in raw[column]]  # -1 means no label
     raw = {column: raw[column] for column in features if column in raw}
     mapped = map_columns(raw, columns, attributes, name)
     return mapped, ArrowImages(dataset, str(columns["image"]), folder)
 
 
 def _plain_columns(dataset: Dataset, image: str) -> list[str]:
-    """The columns of values, lists of values and labels."""
+    """Columns of values, lists of values and class labels, without the image column."""
     return [name for name, kind in dataset.features.items() if name != image and (_is_label(kind) or _light(kind))]
 
 
@@ -654,7 +680,7 @@ def _is_label(feature: object) -> bool:
 
 
 def _light(feature: Any) -> bool:
-    """Whether a column is of values or lists of values: other images and nested tables are left where they are."""
+    """Whether a column has values or lists of values, not images or nested tables, which are not read."""
     import datasets
 
     inner = getattr(feature, "feature", feature)

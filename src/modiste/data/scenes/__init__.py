@@ -1,8 +1,8 @@
-"""Scenes made of a catalogue's own product photos, with the label of every pixel: training data for grounding.
+"""Scenes composed of a catalogue's product photos, with per-pixel labels: training data for grounding.
 
-Photos on a clean background are cut out (`cutouts`), laid out loosely or as a dressed figure (`composer`, by the zones
-of `zones`) on generated backgrounds (`backgrounds`). Cut, Paste and Learn (Dwibedi et al., ICCV 2017,
-arXiv:1708.01642) for catalogues. `augment` puts single products into such scenes.
+Products on a clean background are cut out (`cutouts`) and pasted as a collage or a dressed figure (`composer`, `zones`)
+on generated backgrounds (`backgrounds`), following Cut, Paste and Learn (Dwibedi et al., ICCV 2017, arXiv:1708.01642).
+`augment` puts single products into such scenes.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Single products in scenes: an augmentation for ``data.augment``."""
+"""Single products in scenes, an augmentation for ``data.augment``."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from modiste.errors import ModisteError
 class InScene:
     """Put a product on a generated background, in front of other products, with probability ``p``.
 
-    A photo whose background is not clean stays as it is. The distractors are other products of the training rows, to
-    which `modiste.data.module.FashionDataModule` binds this transform; unbound, there are none.
+    Photos without a clean background stay unchanged. The distractors are sampled from the training rows, to which
+    `modiste.data.module.FashionDataModule` binds this transform; an unbound transform has none.
 
     Attributes:
         p: Probability.
         size: Side of the square scene in pixels.
-        scale: Smallest and largest fraction of the side that the product's longer side takes.
-        turn: Largest angle in degrees.
-        distractors: Largest number of other products; they are smaller.
-        occlusion: How often something covers a part of the scene.
+        scale: Minimum and maximum length of the product's longer side, as fractions of ``size``.
+        turn: Maximum rotation in degrees.
+        distractors: Maximum number of other products, which are smaller.
+        occlusion: Probability that a patch covers part of the scene.
         tolerance: See `modiste.data.scenes.cutouts.foreground`.
+        catalogue: Rows that distractors are sampled from; see `bind`.
 
     Raises:
         ModisteError: A number is out of range.
@@ -57,15 +58,15 @@ class InScene:
             raise ModisteError("InScene.size must be at least 16 pixels, and InScene.distractors at least 0.")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
             raise ModisteError(
-                f"InScene.scale={list(self.scale)} must be a smallest and a largest fraction, such as [0.5,1.0]."
+                f"InScene.scale={list(self.scale)} must be a minimum and a maximum fraction, such as [0.5,1.0]."
             )
 
     def bind(self, catalogue: Catalogue) -> InScene:
-        """This transform with distractors from the rows of a catalogue."""
+        """Return this transform with distractors from the rows of a catalogue."""
         return replace(self, catalogue=catalogue) if self.distractors else self
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        # One number from torch's generator, which the data loader seeds per item, decides all others.
+        # One number from torch's generator, which is seeded per item, seeds all others.
         rng = np.random.default_rng(int(torch.randint(2**31, ())))
         if rng.random() >= self.p:
             return image

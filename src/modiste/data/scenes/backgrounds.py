@@ -1,4 +1,4 @@
-"""Generated backgrounds: plain, gradients, clouds of colour, stripes, tiles, dead leaves, rooms, and grain."""
+"""Generated backgrounds: plain colours, gradients, clouds, stripes, tiles, dead leaves and rooms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Size = tuple[int, int]
 
 
 def background(rng: np.random.Generator, size: Size) -> Image.Image:
-    """A background of this width and height.
+    """Generate a random background of the given (width, height), RGB.
 
     >>> background(np.random.default_rng(0), (30, 20)).size
     (30, 20)
@@ -26,7 +26,7 @@ def background(rng: np.random.Generator, size: Size) -> Image.Image:
 
 
 def colour(rng: np.random.Generator) -> tuple[int, int, int]:
-    """A colour, more often a dull one."""
+    """Sample an RGB colour; dull colours are more frequent."""
     grey, tint = rng.uniform(10, 250), rng.normal(0, rng.choice([6, 20, 60]), 3)
     red, green, blue = np.clip(grey + tint, 0, 255).astype(int).tolist()
     return red, green, blue
@@ -42,7 +42,7 @@ def _gradient(rng: np.random.Generator, size: Size) -> Image.Image:
 
 
 def _clouds(rng: np.random.Generator, size: Size) -> Image.Image:
-    """Noise of several scales around a colour."""
+    """Noise at several scales around a colour."""
     image = np.zeros((size[1], size[0], 3), dtype=np.float32) + np.array(colour(rng), dtype=np.float32)
     for cells in (3, 9, 27):
         noise = rng.normal(0, 70, (cells, cells, 1)) + rng.normal(0, 15, (cells, cells, 3))
@@ -53,7 +53,7 @@ def _clouds(rng: np.random.Generator, size: Size) -> Image.Image:
 
 
 def _stripes(rng: np.random.Generator, size: Size) -> Image.Image:
-    """Planks, shutters, wallpaper: stripes of two or more shades, across or down."""
+    """Planks, shutters, wallpaper: horizontal or vertical stripes in shades of a colour."""
     count = int(rng.integers(4, 40))
     base = np.array(colour(rng), dtype=np.float32)
     shades = np.clip(base + rng.normal(0, rng.uniform(5, 50), (count, 1)) + rng.normal(0, 4, (count, 3)), 0, 255)
@@ -76,7 +76,7 @@ def _tiles(rng: np.random.Generator, size: Size) -> Image.Image:
 
 
 def _leaves(rng: np.random.Generator, size: Size) -> Image.Image:
-    """Dead leaves: shapes over shapes, their sizes by a power law, with the statistics of natural pictures.
+    """Dead leaves: overlapping shapes with power-law sizes, which have the statistics of natural images.
 
     Lee, Mumford and Huang 2001; Baradad et al., *Learning to See by Looking at Noise*, arXiv:2106.05963.
     """
@@ -97,7 +97,7 @@ def _leaves(rng: np.random.Generator, size: Size) -> Image.Image:
 
 
 def _room(rng: np.random.Generator, size: Size) -> Image.Image:
-    """A wall above a floor, each of another kind."""
+    """A wall above a floor, each with its own pattern."""
     kinds = (_plain, _gradient, _clouds, _stripes, _tiles, _leaves)
     horizon = int(size[1] * rng.uniform(0.3, 0.9))
     image = kinds[int(rng.integers(len(kinds)))](rng, size)

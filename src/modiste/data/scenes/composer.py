@@ -1,4 +1,4 @@
-"""Scenes of several products, with the product of every pixel."""
+"""Scenes of several products, with the product of every pixel as label."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ BACKGROUND_ROW, UNKNOWN_ROW = -2, -1
 GREY = (128, 128, 128)
 TRIES = 12
 SOFTEST = 0.25
-"""The coarsest scene's side, as a fraction of its own; the logarithm is uniform."""
+"""Minimum scale to which a softened scene is reduced and enlarged again; the log scale is uniform."""
 BICUBIC = Image.Resampling.BICUBIC
 PROBE = 48
-"""Products of which a tenth must have a clean background."""
+"""Number of products to check; a tenth of them must have a clean background."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A composed picture.
+    """A composed image with its labels.
 
     Attributes:
-        image: RGB, square.
-        labels: (S, S) int16 of the pixels: k for ``products[k - 1]``, 0 for background, -1 where it is not known, such
-            as what else a model wears.
-        products: Rows of the catalogue; one may be hidden by another.
+        image: RGB, square, of side S.
+        labels: (S, S) int16, per pixel: k for ``products[k - 1]``, 0 for background, -1 for unknown, such as other
+            garments that a model wears.
+        products: Rows of the catalogue; some may be hidden by others.
     """
 
     image: Image.Image
@@ -50,11 +50,11 @@ class Scene:
     products: list[int]
 
     def mask(self, k: int) -> npt.NDArray[np.bool_]:
-        """(S, S) True where ``products[k]`` is seen."""
+        """Mask (S, S) of the visible pixels of ``products[k]``."""
         return self.labels == k + 1
 
     def cells(self, grid: int, majority: float = 0.5) -> Labels:
-        """(grid, grid) labels of cells: what covers at least ``majority`` of a cell, else -1.
+        """Labels (grid, grid) of cells: the label that covers at least ``majority`` of a cell, else -1.
 
         >>> labels = np.repeat(np.array([[1, 0], [0, 0]], dtype=np.int16), 2, axis=0).repeat(2, axis=1)
         >>> Scene(Image.new("RGB", (4, 4)), labels, [7]).cells(2).tolist()
@@ -71,37 +71,37 @@ class Scene:
         return np.where(enough, best - 1, UNKNOWN).astype(np.int16).reshape(grid, grid)
 
     def rows(self, grid: int) -> Rows:
-        """(grid, grid) the catalogue's row that each of `cells` shows; -2 is background, -1 unknown."""
+        """Rows (grid, grid) of the catalogue that `cells` show; -2 for background, -1 for unknown."""
         row = np.array([BACKGROUND_ROW, *self.products, UNKNOWN_ROW], dtype=np.int32)
         return row[self.cells(grid)]
 
 
 def pixels_of(image: Image.Image) -> Tensor:
-    """uint8 (3, H, W) of an RGB image."""
+    """Pixels (3, H, W), uint8, of an RGB image."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 @dataclass(frozen=True)
 class Composer:
-    """How scenes are made; `bind` gives those of a catalogue.
+    """Settings of the scenes; `bind` applies them to a catalogue.
 
     Attributes:
-        column: The types of products.
+        column: Column with the types of products.
         size: Side of the square scenes in pixels.
-        figures: Fraction of scenes that are a dressed figure; the others are loose collages.
-        products: Smallest and largest number of products of a collage.
-        worn: Where a photo shows a model: how often the model is kept, not only the garment.
-        occlusion: How often something covers a part of the scene.
-        padded: How often a figure's scene is an upright picture between grey margins, as the grounding task pads one.
-        softened: How often a scene is drawn coarsely, products and background alike, by `SOFTEST` at most: products
-            of small photos are less sharp than what is drawn around them, which would give them away.
+        figures: Fraction of scenes that are a dressed figure; the others are collages.
+        products: Minimum and maximum number of products in a collage.
+        worn: Probability that the model in a photo is kept, instead of the garment alone.
+        occlusion: Probability that a patch covers part of the scene.
+        padded: Probability that a figure's scene is a portrait image between grey margins, as in the grounding task.
+        softened: Probability that a scene is reduced to at least `SOFTEST` and enlarged again. Products from small
+            photos are less sharp than generated backgrounds, which would give them away.
         tolerance: See `modiste.data.scenes.cutouts.foreground`.
-        power: A type of n products is drawn with a probability proportional to n^power.
-        zones: Zone (`modiste.data.scenes.zones.ZONES`) → types, where their words do not say it; "none": not worn.
-        exclude: Types that are in no scene.
+        power: A type with n products is sampled with a probability proportional to n^power.
+        zones: Zone (`modiste.data.scenes.zones.ZONES`) → types whose name does not tell it; "none": not worn.
+        exclude: Types to exclude from scenes.
 
     Raises:
-        ModisteError: A fraction is outside [0, 1], or a number is too small.
+        ModisteError: A fraction is outside [0, 1], ``size`` is too small, or ``products`` is not a range.
     """
 
     column: str = "articleType"
@@ -124,28 +124,30 @@ class Composer:
             raise ModisteError(f"scenes.size={self.size} must be at least 32 pixels.")
         if len(self.products) != 2 or not 1 <= self.products[0] <= self.products[1]:
             raise ModisteError(
-                f"scenes.products={list(self.products)} must be a smallest and a largest number, such as [3,8]."
+                f"scenes.products={list(self.products)} must be a minimum and a maximum number, such as [3,8]."
             )
 
     def bind(self, catalogue: Catalogue, seed: int = 0, count: int = 1000) -> Scenes:
-        """Scenes of a catalogue's products; item (epoch, index) is a function of the seed and its key.
+        """Return scenes of a catalogue; item (epoch, index) is a pure function of the seed and this key.
 
         Args:
             catalogue: The products.
-            seed: Another seed, other scenes.
-            count: Number of scenes of an epoch.
+            seed: Seed of the scenes.
+            count: Number of scenes per epoch.
 
         Raises:
-            ModisteError: There is no such column, or few photos have a clean background.
+            ModisteError: The column or a zone is unknown, the column is empty, or too few photos have a clean
+                background.
         """
         return Scenes(self, catalogue, seed, count)
 
 
 class Scenes(Dataset[Scene]):
-    """Scenes of one catalogue, see `Composer.bind`.
+    """Scenes of one catalogue; see `Composer.bind`.
 
     Attributes:
-        kinds: The type of each row of the catalogue.
+        kinds: Type of each row of the catalogue.
+        zones: Type → its zone, or None.
     """
 
     def __init__(self, composer: Composer, catalogue: Catalogue, seed: int, count: int) -> None:
@@ -184,11 +186,11 @@ class Scenes(Dataset[Scene]):
         return canvas.finished(self.composer.size, rng, softened=rng.random() < self.composer.softened)
 
     def cut_out(self, row: int) -> CutOut | None:
-        """The product of a row; None where its background is not clean."""
+        """Cut out the product of a row; None if its background is not clean."""
         return cut_out(self.catalogue.read_image(row), self._zone(row), self.composer.tolerance)
 
     def draw(self, rng: np.random.Generator, zone: str | None = None) -> tuple[int, CutOut] | None:
-        """A random product, of a zone if one is given, as its row and cut-out; None where none was found."""
+        """Sample a product, of ``zone`` if given, as (row, cut-out); None if no photo tried is clean."""
         kinds, chances = self._choices[zone] if zone else self._any
         for _ in range(TRIES):
             rows = self._by_kind[kinds[rng.choice(len(kinds), p=chances)]]
@@ -224,7 +226,7 @@ class Scenes(Dataset[Scene]):
         return Canvas(background(rng, (width, size)))
 
     def _collage(self, rng: np.random.Generator, canvas: Canvas) -> None:
-        """Products of all kinds, anywhere, turned a little, over one another."""
+        """Paste products of all types at random positions, slightly rotated and overlapping."""
         low, high = self.composer.products
         for _ in range(int(rng.integers(low, high + 1))):
             drawn = self.draw(rng)
@@ -237,7 +239,7 @@ class Scenes(Dataset[Scene]):
             canvas.place(rng, row, alone, rng.uniform(0.12, 0.55), turn=25)
 
     def _figure(self, rng: np.random.Generator, canvas: Canvas) -> None:
-        """Garments where a body wears them, from the shoes up; now and then things that stand about."""
+        """Dress a figure, from the shoes up; sometimes add other products around it."""
         height = canvas.height * rng.uniform(0.6, 1.25)
         room = canvas.height - height
         top = rng.uniform(min(room, 0) * 0.6, max(room, 0))
@@ -254,7 +256,7 @@ class Scenes(Dataset[Scene]):
                 canvas.place(rng, *drawn, rng.uniform(0.06, 0.2))
 
     def _outfit(self, rng: np.random.Generator) -> set[str]:
-        """The zones that are dressed: one garment for the whole body, or top and bottom; and what goes with them."""
+        """Sample the zones to dress: a full-body garment, or top and bottom, and accessories."""
         chosen = {name for name, zone in ZONES.items() if rng.random() < zone.chance and name in self._choices}
         if "full" in chosen:
             chosen -= {"bottom"} if rng.random() < 0.8 else set()
@@ -294,7 +296,11 @@ class Scenes(Dataset[Scene]):
 
 
 class Canvas:
-    """A picture and its labels while products are pasted into it."""
+    """An image and its labels while products are pasted into it.
+
+    Args:
+        image: The background.
+    """
 
     def __init__(self, image: Image.Image) -> None:
         self.image = image
@@ -311,7 +317,16 @@ class Canvas:
         turn: float = 0.0,
         flip: bool = False,
     ) -> None:
-        """Paste a cut-out with its middle at ``centre``, in ``size`` pixels, turned by ``turn`` degrees."""
+        """Paste a cut-out centred at ``centre`` (x, y), resized to ``size`` (width, height).
+
+        Args:
+            row: Row of the product in the catalogue.
+            cut: The cut-out.
+            centre: In pixels of the canvas.
+            size: In pixels, before the rotation.
+            turn: Angle in degrees, counterclockwise.
+            flip: Mirror it horizontally.
+        """
         if row not in self.products:
             self.products.append(row)
         whole = max(1, round(size[0])), max(1, round(size[1]))
@@ -337,15 +352,15 @@ class Canvas:
         turn: float = 0.0,
         around: tuple[float, float] = (0.0, 1.0),
     ) -> None:
-        """Paste a cut-out anywhere, its longer side ``part`` of the height, turned by at most ``turn`` degrees.
+        """Paste a cut-out at a random position, randomly rotated and mirrored.
 
         Args:
-            rng: Decides where, the angle, and whether it is mirrored.
-            row: See `paste`.
-            cut: What is pasted.
-            part: Fraction of the canvas's height.
-            turn: Largest angle.
-            around: Where its middle is, as fractions of width and height.
+            rng: The generator.
+            row: Row of the product in the catalogue.
+            cut: The cut-out.
+            part: Length of its longer side, as a fraction of the canvas height.
+            turn: Maximum rotation in degrees.
+            around: Range of its centre, as fractions of width and height.
         """
         scale = self.height * part / max(cut.image.size)
         size = cut.image.width * scale, cut.image.height * scale
@@ -360,7 +375,7 @@ class Canvas:
             self.labels[y0:y1, x0:x1][inside[y0 - top : y1 - top, x0 - left : x1 - left]] = label
 
     def cover(self, rng: np.random.Generator) -> None:
-        """Lay a piece of another background over a part of the scene."""
+        """Cover part of the scene with a patch of another background."""
         width, height = (max(2, round(side * rng.uniform(0.08, 0.3))) for side in (self.width, self.height))
         mask = Image.new("L", (width, height))
         draw = ImageDraw.Draw(mask)
@@ -370,7 +385,13 @@ class Canvas:
         self._label(np.asarray(mask) >= 128, corner, BACKGROUND)
 
     def finished(self, size: int, rng: np.random.Generator, softened: bool = False) -> Scene:
-        """The scene: light and sharpness varied, an upright picture between grey margins; ``softened``: coarse."""
+        """Return the scene, with varied light and sharpness, padded with grey, softened if asked.
+
+        Args:
+            size: Side of the scene in pixels, the height of the canvas.
+            rng: The generator.
+            softened: See `Composer`.
+        """
         image = self.image
         if rng.random() < 0.5:
             image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.2))))
@@ -392,7 +413,7 @@ class Canvas:
 
 
 def _draw_body(rng: np.random.Generator, canvas: Canvas, middle: float, top: float, height: float) -> None:
-    """A plain body under the garments, in one tone of skin; its labels are background."""
+    """Draw a plain body under the garments, in one skin tone, labelled as background."""
     tone = np.array([236, 188, 150]) * rng.uniform(0.3, 1.05)
     skin, hair = tuple(tone.astype(int).tolist()), tuple((np.array([70, 50, 35]) * rng.uniform(0.2, 2.5)).astype(int))
     draw = ImageDraw.Draw(canvas.image)

@@ -1,4 +1,4 @@
-"""Products cut out of their photos, where the background is clean."""
+"""Products cut out of photos with a clean background."""
 
 from __future__ import annotations
 
@@ -16,29 +16,28 @@ from modiste.data.scenes.zones import Zone
 Mask = npt.NDArray[np.bool_]
 
 CLEAN_BORDER = 0.6
-"""Smallest fraction of the border that has the background's colour: garments on a model reach it."""
+"""Minimum fraction of the border with the background's colour; a garment on a model may reach the border."""
 AREA = (0.02, 0.9)
-"""Fractions of the image that a product covers; anything else is a failed cut-out."""
+"""Minimum and maximum fraction of the image that a product covers; otherwise the cut-out failed."""
 DARKEST_SHADOW = 0.6
-"""Of the background's light."""
+"""Minimum brightness of a shadow, as a fraction of the background's."""
 SPECKS_FROM = 32
-"""Smallest side of an image from which on single pixels in front of the background are dropped as noise."""
+"""Minimum side of images in which single foreground pixels are dropped as noise."""
 WORN = 0.06
-"""Fraction of skin in a cut-out from which on somebody wears the garment."""
+"""Minimum fraction of skin in a cut-out of a worn garment."""
 SHOULDERS = 0.62
-"""Width of the silhouette at the shoulders, as a fraction of its largest width."""
+"""Width of the silhouette at the shoulders, as a fraction of its maximum width."""
 
 
 @dataclass(frozen=True)
 class CutOut:
-    """What a photo shows in front of its background, cropped to it.
+    """The foreground of a photo, cropped to its bounding box.
 
     Attributes:
         image: RGB.
-        mask: Mode L, of the image's size: 255 where it is not background.
-        garment: Mode L: 255 where the product itself is; smaller than ``mask`` where somebody wears it.
-        body: Mode L: 255 where that is skin or a head; together with ``garment`` not all of ``mask``, since it may show
-            other garments.
+        mask: Foreground; mode L, of the image's size, 255 inside, as are the other masks.
+        garment: The product itself; smaller than ``mask`` if a model wears it.
+        body: Skin and head of the model. The rest of ``mask`` may show other garments.
     """
 
     image: Image.Image
@@ -48,11 +47,11 @@ class CutOut:
 
     @property
     def worn(self) -> bool:
-        """Whether somebody wears the product."""
+        """Whether a model wears the product."""
         return self.body.getbbox() is not None
 
     def undressed(self) -> CutOut | None:
-        """The product alone, without who wears it; None: nothing is left."""
+        """Return the product without the model, or None if nothing is left."""
         box = self.garment.getbbox()
         if box is None:
             return None
@@ -61,10 +60,10 @@ class CutOut:
 
 
 def foreground(image: Image.Image, tolerance: int = 20) -> Mask | None:
-    """(h, w) True in front of a background of one colour that reaches the border; None: it has no such background.
+    """Foreground mask (h, w) of a photo on a plain background, or None if the background is not clean.
 
-    The background is what is connected to the border and differs from the border's median colour by at most
-    ``tolerance`` of 255 in every channel.
+    The background is connected to the border, and each channel differs from the border's median colour by at most
+    ``tolerance`` of 255; soft shadows are part of it. A foreground outside the limits of `AREA` gives None, too.
 
     >>> photo = Image.new("RGB", (8, 10), "white")
     >>> photo.paste("navy", (2, 3, 6, 9))
@@ -87,7 +86,7 @@ def foreground(image: Image.Image, tolerance: int = 20) -> Mask | None:
 
 
 def _shadow(pixels: npt.NDArray[np.int16], colour: npt.NDArray[np.float64], tolerance: int) -> Mask:
-    """(h, w) True where a darker shade of the background changes slowly, as a soft shadow does and an edge does not."""
+    """Mask (h, w) of soft shadows: darker shades of the background that change slowly, unlike edges."""
     light = pixels.sum(axis=2) / max(colour.sum(), 1.0)
     shade = np.abs(pixels - light[..., None] * colour).max(axis=2) <= tolerance / 2
     sums = pixels.max(axis=2)
@@ -100,11 +99,11 @@ def cut_out(image: Image.Image, zone: Zone | None = None, tolerance: int = 20) -
 
     Args:
         image: The photo.
-        zone: Where on a body it is worn: decides which part of somebody's photo is the garment; None: all of it.
+        zone: Where the product is worn, which determines the garment's part of a photo of a model; None: all of it.
         tolerance: See `foreground`.
 
     Returns:
-        The cut-out; None where the background is not clean.
+        The cut-out, or None if the background is not clean.
 
     >>> photo = Image.new("RGB", (8, 10), "white")
     >>> photo.paste("navy", (2, 3, 6, 9))
@@ -119,7 +118,7 @@ def cut_out(image: Image.Image, zone: Zone | None = None, tolerance: int = 20) -
     image, front = image.convert("RGB").crop(box), front[box[1] : box[3], box[0] : box[2]]
     body = np.zeros_like(front)
     garment = front
-    skin = ndimage.binary_opening(is_skin(image) & front)  # not single pixels of a print
+    skin = ndimage.binary_opening(is_skin(image) & front)  # drops single pixels of a print
     if zone is not None and zone.band is not None and WORN <= skin.sum() / front.sum() <= 0.6:
         first, last = zone.band
         height = len(front)
@@ -131,7 +130,7 @@ def cut_out(image: Image.Image, zone: Zone | None = None, tolerance: int = 20) -
 
 
 def shoulders(front: Mask) -> int:
-    """The first row at which a silhouette (h, w) is about as wide as shoulders; at most 35 % of the height.
+    """First row at which a silhouette (h, w) is about as wide as shoulders; at most 35 % of the height.
 
     >>> shoulders(np.repeat(np.array([[0, 1, 0], [1, 1, 1]], dtype=bool), 10, axis=0))
     7

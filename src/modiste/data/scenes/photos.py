@@ -1,4 +1,4 @@
-"""Whole photos as the grounding task feeds them to a model, for training with their tags."""
+"""Padded photos as in the grounding task, for training with their tags."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from modiste.data.scenes.composer import GREY, UNKNOWN_ROW, Rows
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo in the middle of a grey square.
+    """A photo centred on a grey square.
 
     Attributes:
         image: The square, RGB.
-        row: Of the catalogue.
-        box: The photo in the square: left, top, right, bottom.
+        row: Row of the photo in the catalogue.
+        box: Left, top, right and bottom of the photo in the square, in pixels.
     """
 
     image: Image.Image
@@ -27,7 +27,7 @@ class Photo:
     box: tuple[int, int, int, int]
 
     def rows(self, grid: int) -> Rows:
-        """(grid, grid) the catalogue's row for cells whose centre is in the photo, else -1."""
+        """Rows (grid, grid), int32: ``row`` for cells whose centre lies in the photo, else -1."""
         centres = (np.arange(grid) + 0.5) * self.image.width / grid
         left, top, right, bottom = self.box
         across, down = (centres > left) & (centres < right), (centres > top) & (centres < bottom)
@@ -35,7 +35,7 @@ class Photo:
 
 
 class Photos(Dataset[Photo]):
-    """The photos of a catalogue, each scaled to fit a square of ``size`` pixels, without a crop.
+    """Photos of a catalogue, each scaled to fit a square of ``size`` pixels without cropping.
 
     >>> from modiste.data.synthetic import Synthetic
     >>> photo = Photos(Synthetic(products=2, views=1)(), size=64)[1]

@@ -1,4 +1,4 @@
-"""Where on a body a type of garment is worn."""
+"""Zones of the body where types of garments are worn."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from modiste.errors import ModisteError, did_you_mean
 
 @dataclass(frozen=True)
 class Zone:
-    """A zone of a dressed figure, in heights of the figure from the top of its head.
+    """A zone of a dressed figure; lengths are fractions of the figure's height, from the top of the head.
 
     Attributes:
-        words: Words of types that are worn here, singular.
-        top: Where a garment begins.
-        height: Of the garment.
-        width: Largest width.
+        words: Singular words in the names of types that are worn here.
+        top: Top of the garment.
+        height: Height of the garment.
+        width: Maximum width of the garment.
         aside: Distance from the middle of the body; the side is random.
-        chance: How often a figure wears something here.
-        pair: Worn as two, side by side.
-        band: Part of the height of a worn garment's photo that the garment takes, from the shoulders where the first
-            number is None: such photos of a top show the head above and trousers below.
-        worn_top: Where a photo with a model begins, and
-        worn_height: its height.
+        chance: Probability that a figure wears something here.
+        pair: Whether it is worn as a pair, side by side.
+        band: Start and end of the garment in a photo of a model, as fractions of the model's visible height; a start
+            of None is the shoulders, since photos of tops show the head above and trousers below.
+        worn_top: Top of a photo of a model.
+        worn_height: Height of a photo of a model.
     """
 
     words: tuple[str, ...]
@@ -40,7 +40,7 @@ class Zone:
     worn_height: float = 0.0
 
 
-# A zone that comes later is drawn over those before it.
+# Later zones are drawn over earlier ones.
 ZONES: dict[str, Zone] = {
     "shoes": Zone(
         ("shoe", "sneaker", "boot", "bootie", "heel", "sandal", "flat", "flip flop", "loafer", "pump", "trainer"),
@@ -78,21 +78,21 @@ ZONES: dict[str, Zone] = {
 
 @lru_cache(maxsize=1)
 def _patterns() -> list[tuple[re.Pattern[str], str]]:
-    """A pattern for each word, those with more words first: "flip flop" before "flop"."""
+    """Patterns of all words, multi-word ones first: "flip flop" before "flop"."""
     named = [(word, name) for name, zone in ZONES.items() for word in zone.words]
     named.sort(key=lambda pair: (-pair[0].count(" "), -len(pair[0])))
     return [(re.compile(rf"\b{re.escape(word)}(?:s|es)?\b"), name) for word, name in named]
 
 
 def zone_of(kind: str, given: Mapping[str, Sequence[str]] | None = None) -> str | None:
-    """The zone of a type of product by its words, the last one first; None: it is not worn, or unknown.
+    """Return the zone of a product type by the last known word in its name; None: not worn, or unknown.
 
     Args:
         kind: The type, such as "Sports Shoes".
-        given: Zone → types that belong to it, whatever their words; "none": types that are not worn.
+        given: Zone → types that belong to it, overriding their words; "none": types that are not worn.
 
     Raises:
-        ModisteError: ``given`` names no zone.
+        ModisteError: ``given`` names an unknown zone.
 
     >>> zone_of("Sports Shoes"), zone_of("Laptop Bag"), zone_of("pair of jeans"), zone_of("Perfume")
     ('shoes', 'hand', 'bottom', None)
@@ -101,7 +101,7 @@ def zone_of(kind: str, given: Mapping[str, Sequence[str]] | None = None) -> str 
     """
     for name, kinds in (given or {}).items():
         if name not in ZONES and name != "none":
-            raise ModisteError(f"There is no zone '{name}' of a figure. {did_you_mean(name, [*ZONES, 'none'])}")
+            raise ModisteError(f"Zone '{name}' of a figure is not known. {did_you_mean(name, [*ZONES, 'none'])}")
         if kind in kinds:
             return None if name == "none" else name
     found = [(match.end(), name) for pattern, name in _patterns() if (match := pattern.search(kind.casefold()))]

@@ -1,4 +1,4 @@
-"""Preprocessed images: a catalogue's images after one image transform, in memory-mapped shards with checksums."""
+"""Preprocessed images: the output of an image transform, in memory-mapped shards with checksums."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from modiste.utils.run_dir import read_json
 MANIFEST, TABLE = "manifest.json", "table.parquet"
 FORMAT = 1
 GEOMETRY = ("size", "interpolation", "resize", "crop_pct", "fill", "crop")
-"""What of an image transform decides the pixels; mean and deviation come later."""
+"""Settings of an image transform that determine the uint8 pixels; normalisation is applied later."""
 
 
 def geometry(preprocess: Preprocess) -> dict[str, Any]:
-    """The part of an image transform that decides the pixels."""
+    """Return the settings of an image transform that determine the pixels."""
     described = preprocess.describe()
     return {name: described[name] for name in GEOMETRY}
 
 
 class PreprocessedImages:
-    """Shards (n, S, S, 3) uint8 of preprocessed images; a reference is the position as text."""
+    """Shards (n, S, S, 3), uint8, of preprocessed images; a reference is the position as text."""
 
     def __init__(self, folder: Path, shards: list[Mapping[str, Any]], made_by: Mapping[str, Any]) -> None:
         self.folder, self.shards = folder, shards
@@ -53,12 +53,12 @@ class PreprocessedImages:
         return Image.fromarray(np.array(self._row(ref)))
 
     def preprocessed_pixels(self, ref: str, preprocess: Preprocess) -> Tensor:
-        """Pixels (3, S, S), uint8. Raises ModisteError as `check`."""
+        """Return the pixels (3, S, S), uint8. Raises ModisteError as `check` does."""
         self.check(preprocess)
         return torch.from_numpy(np.array(self._row(ref))).permute(2, 0, 1).contiguous()
 
     def check(self, preprocess: Preprocess) -> None:
-        """Raise ModisteError when the pixels were made by another transform than ``preprocess``."""
+        """Raise ModisteError if the pixels were made by a transform other than ``preprocess``."""
         wanted = geometry(preprocess)
         if wanted != self.made_by:
             differing = next(name for name in GEOMETRY if wanted[name] != self.made_by[name])
@@ -86,14 +86,14 @@ class PreprocessedImages:
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """Read what `write` wrote: the same catalogue, with preprocessed pixels.
+    """Read the output of `write`: the same catalogue with preprocessed images.
 
     Attributes:
-        path: The directory.
-        verify: Compare every shard with its checksum first, not only its size.
+        path: The folder.
+        verify: Verify the checksum of every shard, not only its size.
 
     Raises:
-        ModisteError: The directory is none or unfinished, or a file of it is missing or damaged.
+        ModisteError: The folder holds no preprocessed images or is incomplete, or a file is missing or damaged.
     """
 
     path: str
@@ -109,10 +109,10 @@ class Preprocessed:
             )
         try:
             return self._catalogue(folder, manifest)
-        except (KeyError, TypeError, ValueError, OSError) as error:  # pyarrow's and numpy's errors are of these, too
+        except (KeyError, TypeError, ValueError, OSError) as error:  # includes errors of pyarrow and NumPy
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise ModisteError(
-                f"{folder} is damaged ({reason}): run the same modiste prepare command again, into an empty directory."
+                f"{folder} is damaged ({reason}): run the same modiste prepare command again, into an empty folder."
             ) from error
 
     def _catalogue(self, folder: Path, manifest: Mapping[str, Any]) -> Catalogue:
@@ -143,21 +143,21 @@ def write(
     decoder: Decoder | None = None,
     progress: Progress = silent,
 ) -> int:
-    """Write the images as ``preprocess`` makes them, shard by shard, and the table; resumes where it stopped.
+    """Write preprocessed images in shards, and the table; an interrupted run resumes.
 
     Args:
-        catalogue: All rows of it, split or not.
-        preprocess: The image transform of the models that will use the pixels.
-        folder: Where to; complete existing shards are reused.
-        shard_rows: Images in a shard.
-        decoder: How files are decoded.
+        catalogue: All rows are written, with or without a split.
+        preprocess: Image transform of the models that will use the pixels.
+        folder: Output folder; complete existing shards are reused.
+        shard_rows: Images per shard.
+        decoder: Decodes the images; None: Pillow.
         progress: `modiste.utils.progress.progress_bar` or `silent`.
 
     Returns:
-        The number of shards that had to be made.
+        The number of shards written.
 
     Raises:
-        ModisteError: The directory holds other data, or pixels of another transform.
+        ModisteError: The folder holds other data, or pixels of another transform; or the disk has too little space.
     """
     decoder = decoder or Decoder()
     manifest = {
@@ -190,26 +190,26 @@ def write_parts(
     progress: Progress = silent,
     bytes_each: int = 0,
 ) -> int:
-    """Write those files of a directory that are missing or damaged, and its manifest.
+    """Write the missing and damaged files of a folder, and its manifest.
 
     Args:
-        folder: Where to.
-        manifest: What decides the files, and ``card`` and ``report``.
-        parts: File name → the rows in it.
-        write_part: Writes rows to a path, and returns how many they were.
-        finish: Called before the directory counts as complete.
+        folder: Output folder.
+        manifest: Settings that determine the files, and ``card`` and ``report``.
+        parts: File name → its rows.
+        write_part: Writes rows to a path and returns their number.
+        finish: Called before the folder is marked complete.
         progress: `modiste.utils.progress.progress_bar` or `silent`.
-        bytes_each: Of a row, where that is known before it is made.
+        bytes_each: Bytes per row to check the disk space for; 0: unknown.
 
     Returns:
-        The number of files that had to be made.
+        The number of files written.
 
     Raises:
-        ModisteError: The directory holds other data, the disk has too little space, or a name is a path.
+        ModisteError: The folder holds other data, the disk has too little space, or a name is a path.
     """
     for name in parts:
         if Path(name).name != name:
-            raise ModisteError(f"'{name}' is no file name: give splits and shards names without a slash.")
+            raise ModisteError(f"'{name}' is not a file name: give splits and shards names without a slash.")
     folder.mkdir(parents=True, exist_ok=True)
     known: dict[str, dict[str, Any]] = {}
     earlier = read_manifest(folder)
@@ -257,7 +257,7 @@ def _write_shard(
 
 
 def is_whole(folder: Path, shard: Mapping[str, Any], checksum: bool) -> bool:
-    """Whether a shard's file exists with its size and, if asked, its checksum."""
+    """Whether the file of a shard exists and has the recorded size and, if ``checksum``, checksum."""
     path = folder / shard["file"]
     if not path.is_file() or path.stat().st_size != shard["bytes"]:
         return False
@@ -265,10 +265,10 @@ def is_whole(folder: Path, shard: Mapping[str, Any], checksum: bool) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a directory, or None where there is none.
+    """Read the manifest of a folder, or None if it has none.
 
     Raises:
-        ModisteError: It is damaged, or names a file that is not in the directory itself, as a link does.
+        ModisteError: The folder contains links, or the manifest is damaged or names a file outside the folder.
     """
     refuse_links(folder, "is not part of its data")
     manifest = read_json(folder / MANIFEST)
@@ -281,7 +281,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     outside = next((file for file in files if not isinstance(file, str) or file != Path(file).name), None)
     if outside is not None:
         raise ModisteError(
-            f"{folder / MANIFEST} names the file {outside!r}, which is not in its directory: restore it."
+            f"{folder / MANIFEST} names the file {outside!r}, which is not in its folder: restore it."
         )
     return manifest
 

@@ -1,4 +1,4 @@
-"""Train on a stream of WebDataset shards, read once per epoch, for sets larger than the disk."""
+"""Training on a stream of WebDataset shards, read once per epoch, for data sets larger than the disk."""
 
 from __future__ import annotations
 
@@ -37,44 +37,44 @@ log = logging.getLogger(__name__)
 
 KEY = "data.stream.shards"
 LOOKED_AT = 1000
-"""Samples of the first shard that say which columns there are."""
+"""Number of samples of the first shard whose columns are checked."""
 DAMAGED_SHARD = "damage in a shard"
-OTHER_SPLIT = "of another split than train"
+OTHER_SPLIT = "of a split other than train"
 NO_WEIGHT = "no weight"
 Row = dict[str, Any] | None
-"""The columns of a sample; None where they cannot be read."""
+"""The columns of a sample; None if they cannot be read."""
 Place = tuple[int, int, int]
-"""Epoch, number of the batch in it, and how many samples of the batch's share are skipped at first."""
+"""Epoch, number of the batch in the epoch, and number of samples of the batch's share to skip first."""
 
 
 @dataclass(frozen=True)
 class Stream:
     """Training samples in WebDataset shards, instead of the catalogue's ``train`` split.
 
-    The shards are ordered by (seed, epoch) and distributed over the workers of all devices, one
-    *share* each, which reads its shards sequentially through a shuffle buffer. Batch n of a device comes
-    from its share n modulo the number of its workers. So an epoch sees every sample at most once, and all of
-    them (but for less than a batch a share) where all shares hold as many samples: shards of one size, their number a
-    multiple of devices × ``num_workers``. A share that ends early restarts with a warning.
+    The shards are shuffled by (seed, epoch) and split into *shares*, one per worker of every device. A worker reads the
+    shards of its share sequentially through a shuffle buffer. Batch n of a device comes from its share n modulo the
+    number of its workers. If all shares have the same number of samples (shards of equal size, their number a multiple
+    of devices × ``num_workers``), an epoch has every sample at most once and skips less than a batch per share. A share
+    that ends early restarts with a warning, and its samples repeat.
 
-    The order is that of (seed, epoch, shards, devices, ``num_workers``, ``batch_size``, ``buffer``). A run that is
-    resumed mid-epoch with the same settings continues with the remaining samples, after its workers have read
-    through the others without decoding them. Where the number of devices or of workers differs, it continues in
-    another order, in which samples of this epoch may repeat or be skipped, with a warning; other shards,
-    another batch size or another buffer are not detected.
+    The order depends on seed, epoch, shards, devices, ``num_workers``, ``batch_size`` and ``buffer``. A run that
+    resumes mid-epoch with the same settings continues with the remaining samples; its workers read through the others
+    without decoding them. With another number of devices or workers, the order changes and samples of this epoch may
+    repeat or be skipped, with a warning. Other shards, batch sizes or buffers are not detected.
 
-    Samples whose JSON names another ``split`` than ``train`` are excluded. What else shards share with validation is
-    not known: nothing reads them all beforehand.
+    Samples whose JSON names a ``split`` other than ``train`` are excluded. Other leaks between shards and validation
+    are not detected, since shards are not read in advance.
 
     Attributes:
-        shards: Paths or URLs, see `modiste.data.storage.webdataset.expand`.
-        batches: Batches in an epoch: samples in all shards // ``data.batch_size``, or fewer.
+        shards: Paths or URLs; see `modiste.data.storage.webdataset.expand`.
+        batches: Batches per epoch: number of samples in all shards // ``data.batch_size``, or fewer.
         buffer: Shuffle buffer per worker, in encoded samples; 1 keeps the order within a shard.
-        columns: The catalogue's word → ``txt`` or a name in the JSON; see `webdataset.to_catalogue`.
+        columns: Name in the catalogue → ``txt`` or a name in the JSON; see
+            `modiste.data.storage.webdataset.to_catalogue`.
         download: Whether shards may be http(s) URLs. Stored configurations cannot give this permission.
 
     Raises:
-        ModisteError: ``batches`` is not given, or one of the numbers is below 1.
+        ModisteError: ``batches`` is missing, or ``batches`` or ``buffer`` is below 1.
 
     >>> Stream("train-{000..099}.tar", batches=0)
     Traceback (most recent call last):
@@ -99,13 +99,13 @@ class Stream:
 
     @property
     def length(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches per epoch."""
         assert self.batches is not None
         return self.batches
 
     @property
     def urls(self) -> list[str]:
-        """Every shard. Raises ModisteError as `expand`."""
+        """Paths and URLs of all shards. Raises ModisteError as `expand` does."""
         return expand(self.shards, KEY, self.download)
 
     def check(self, named: Iterable[str]) -> None:
@@ -115,7 +115,8 @@ class Stream:
             named: Columns of the catalogue that training needs.
 
         Raises:
-            ModisteError: See `expand` and `read_shard`; its first samples lack a column, or there are none.
+            ModisteError: The shard has no samples, none of the first ones has a column needed, or see `expand` and
+                `read_shard`.
         """
         url = self.urls[0]
         damage: list[str] = []
@@ -133,7 +134,14 @@ class Stream:
     def catalogue(
         self, samples: Sequence[Sample], rows: Sequence[Row], names: Mapping[str, str], named: Sequence[str]
     ) -> Catalogue:
-        """A few samples and their rows as a catalogue, not checked; a column of ``named`` that none has is empty."""
+        """Return samples as an unchecked catalogue; columns of ``named`` that no sample has are empty.
+
+        Args:
+            samples: The samples.
+            rows: The columns of each sample.
+            names: URL → short name of a shard.
+            named: Columns of the catalogue that training needs.
+        """
         columns = to_catalogue([row or {} for row in rows], [_name(sample, names) for sample in samples], self.columns)
         for name in named:
             columns.setdefault(name, [""] * len(samples))
@@ -145,7 +153,7 @@ class Stream:
 
 
 def _row(sample: Sample) -> Row:
-    """The columns of a sample, or None where they cannot be read."""
+    """The columns of a sample, or None if they cannot be read."""
     try:
         return read_columns(sample)
     except ValueError:
@@ -157,7 +165,7 @@ def _name(sample: Sample, names: Mapping[str, str]) -> str:
 
 
 def deal(urls: Sequence[str], seed: int, epoch: int, share: int, shares: int) -> list[str]:
-    """The shards of a share in an epoch, in the order in which they are read.
+    """Return the shards of a share in an epoch, in reading order.
 
     >>> parts = [deal(["a.tar", "b.tar", "c.tar", "d.tar"], 0, 1, share, 2) for share in range(2)]
     >>> [len(part) for part in parts], sorted(parts[0] + parts[1])
@@ -169,12 +177,12 @@ def deal(urls: Sequence[str], seed: int, epoch: int, share: int, shares: int) ->
 
 
 class Share:
-    """The samples of a share in an epoch, shuffled; behind the last, again from the first, in another order.
+    """Shuffled samples of a share in an epoch, repeated endlessly, in another order each time.
 
     Attributes:
-        turn: 0, and one more each time that the shards have come to their end.
-        taken: How many samples were taken.
-        damage: What was wrong with its shards, not yet told.
+        turn: Number of times the share has restarted.
+        taken: Number of samples taken.
+        damage: Problems with its shards that are not yet reported.
     """
 
     def __init__(self, urls: Sequence[str], seed: int, buffer: int) -> None:
@@ -188,7 +196,7 @@ class Share:
         self._samples.close()
 
     def take(self, number: int) -> list[Sample]:
-        """The next ``number`` samples. Raises ModisteError as `read_shard`, and where the shards hold none."""
+        """Return the next ``number`` samples. Raises ModisteError as `read_shard` does, or if there are none."""
         samples = list(islice(self._samples, number))
         self.taken += len(samples)
         return samples
@@ -211,13 +219,13 @@ class Share:
 
 
 class Note(NamedTuple):
-    """Notes that a worker sends with a batch.
+    """Information that a worker sends with a batch.
 
     Attributes:
-        share: Of which share of the device the batch is.
-        taken: Samples that this share has given in this epoch, this batch's included.
+        share: Index of the batch's share on the device.
+        taken: Number of samples taken from this share in this epoch, including this batch.
         turn: See `Share`.
-        bad: What was excluded: reason → names.
+        bad: Reason → names of excluded samples.
         failure: Error message that ends training, or "".
     """
 
@@ -229,18 +237,18 @@ class Note(NamedTuple):
 
 
 class StreamedPairs(Dataset[Batch]):
-    """Batches of one device in order; each worker keeps its shares open.
+    """Batches of one device in order; each worker keeps its share open.
 
     Args:
-        stream: What is read.
-        make: A few samples' catalogue to the `Pairs` of it.
-        named: Columns that ``make`` needs.
-        size: Pairs in a batch of this device.
+        stream: The stream.
+        make: Makes the `Pairs` of a catalogue of a few samples.
+        named: Columns of the catalogue that ``make`` needs.
+        size: Pairs per batch on this device.
         seed: See `Stream`.
-        rank: Number of this device.
+        rank: Rank of this device.
         world: Number of devices.
-        workers: Shares of a device.
-        weight: Of each pair; a sample without one is excluded.
+        workers: Number of shares per device.
+        weight: Weight of each pair; samples without a valid one are excluded.
     """
 
     def __init__(
@@ -264,10 +272,10 @@ class StreamedPairs(Dataset[Batch]):
         self._next: tuple[int, int] | None = None
 
     def __getitems__(self, place: Place) -> tuple[list[Batch], Note]:
-        """The items of a batch, and notes about it."""
+        """Return the items of a batch and its `Note`."""
         try:
             return self._batch(*place)
-        except ModisteError as error:  # an exception would reach the main process with its traceback as its text
+        except ModisteError as error:  # raised in a worker, its message would become a traceback
             return [], Note(failure=str(error))
 
     def _batch(self, epoch: int, number: int, skip: int) -> tuple[list[Batch], Note]:
@@ -287,19 +295,19 @@ class StreamedPairs(Dataset[Batch]):
         return items, Note(number % self.workers, share.taken, share.turn, bad)
 
     def _open(self, epoch: int, number: int, skip: int) -> Share:
-        """The share that a batch is of, ready to give it."""
+        """The share of a batch, positioned at the batch."""
         if self._share is None or self._next != (epoch, number):
             if self._share is not None:
                 self._share.close()
             index = number % self.workers * self.world + self.rank
             urls = deal(self.urls, self.seed, epoch, index, self.world * self.workers)
             self._share = Share(urls, mix(self.seed, epoch, index), self.stream.buffer)
-            while self._share.taken < skip:  # by the thousand, not to hold them all
+            while self._share.taken < skip:  # in chunks, to bound the memory
                 self._share.take(min(skip - self._share.taken, 1000))
         return self._share
 
     def _items(self, samples: Sequence[Sample], epoch: int, bad: dict[str, list[str]]) -> list[Batch]:
-        """The items of those samples that are sound; the names of the others go to ``bad``."""
+        """The items of the usable samples; adds the names of the others to ``bad``."""
         rows = [_row(sample) for sample in samples]
         catalogue = self.stream.catalogue(samples, rows, self.names, self.named)
         problems = [self._problem(catalogue, index, row) for index, row in enumerate(rows)]
@@ -312,7 +320,7 @@ class StreamedPairs(Dataset[Batch]):
                 items.append(pairs[key])  # type: ignore[index]
             except (OSError, ValueError):
                 problems[index] = _image_problem(catalogue, index)
-                if problems[index] is None:  # the image is sound: an augmentation's error
+                if problems[index] is None:  # the image is readable, so an augmentation failed
                     raise
         for sample, problem in zip(samples, problems, strict=True):
             if problem is not None:
@@ -320,7 +328,7 @@ class StreamedPairs(Dataset[Batch]):
         return items
 
     def _problem(self, catalogue: Catalogue, index: int, row: Row) -> str | None:
-        """Reason why the columns of a sample are unusable, or None."""
+        """Reason for excluding a sample by its columns, or None."""
         if row is None:
             return UNREADABLE_COLUMNS
         if not catalogue.column("text")[index]:
@@ -341,7 +349,7 @@ def _image_problem(catalogue: Catalogue, index: int) -> str | None:
 
 
 class CollateNoted:
-    """Like ``collate``, with the note passed through."""
+    """Apply ``collate`` to the items and pass the note through."""
 
     def __init__(self, collate: Callable[[Sequence[Batch]], Batch]) -> None:
         self.collate = collate
@@ -352,7 +360,10 @@ class CollateNoted:
 
 
 class PlaceSampler(EpochBatchSampler):
-    """`Place` after `Place` of an epoch, from where it is resumed.
+    """Places of the batches of an epoch, resumable mid-epoch.
+
+    Attributes:
+        skip: Number of samples of each share to skip in a resumed epoch.
 
     >>> sampler = PlaceSampler(3, 2, seed=0)
     >>> sampler.resume(1, 1)
@@ -372,7 +383,7 @@ class PlaceSampler(EpochBatchSampler):
 
 
 class StreamLoader(ResumableLoader):
-    """Loader of a stream that reports excluded samples and records the position of every share."""
+    """DataLoader of a stream, which reports excluded samples and saves the position of every share."""
 
     taken: list[int]
 
@@ -396,16 +407,16 @@ class StreamLoader(ResumableLoader):
                     raise ModisteError(note.failure)
                 self.taken[note.share] = note.taken
                 seen.add(note, self._pairs)
-                if number == len(self):  # who knows the length asks for no more
+                if number == len(self):  # the consumer may not request more than len(self) batches
                     seen.tell()
                 yield batch
         finally:
             seen.tell()
 
     def state_dict(self) -> dict[str, Any]:
-        """As `ResumableLoader.state_dict`, and ``taken``: of every device, the samples that its shares have given.
+        """As `ResumableLoader.state_dict`, with ``taken``: per device, the samples taken from each share.
 
-        All processes of a training run call it together, as Lightning does.
+        A collective operation: all processes must call it, as Lightning does.
         """
         taken = getattr(self, "taken", [0] * self._pairs.workers)
         return {**super().state_dict(), "taken": _of_all_processes(taken)}
@@ -433,7 +444,7 @@ def _of_all_processes(value: Any) -> list[Any]:
 
 
 class Seen:
-    """Statistics of an epoch, for the warnings at its end."""
+    """Statistics of an epoch for its warnings."""
 
     def __init__(self) -> None:
         self.kept = 0
@@ -441,7 +452,7 @@ class Seen:
         self.again: set[int] = set()
 
     def add(self, note: Note, pairs: StreamedPairs) -> None:
-        """Count a batch; say at once where a share begins again."""
+        """Count a batch; warn once, immediately, if a share restarts."""
         self.kept += pairs.size
         for reason, names in note.bad.items():
             self.bad.setdefault(reason, []).extend(names)
@@ -454,7 +465,7 @@ class Seen:
             self.again.add(note.share)
 
     def tell(self) -> None:
-        """Warn once about excluded samples."""
+        """Warn about excluded samples not yet reported."""
         if self.bad:
             log.warning(
                 "data.stream: %s", LoadReport(self.kept + sum(map(len, self.bad.values())), self.kept, self.bad)
@@ -474,22 +485,23 @@ def stream_loader(
     options: Mapping[str, Any],
     weight: PairWeights | None = None,
 ) -> StreamLoader:
-    """Loader of one device's share of a stream.
+    """Return the loader of a stream on one device.
 
     Args:
-        stream: What is read.
-        make: See `StreamedPairs`, as ``named``.
+        stream: The stream.
+        make: See `StreamedPairs`.
         named: See `StreamedPairs`.
-        collate: Items to a batch.
-        batch_size: Pairs in a global batch.
+        collate: Collates items to a batch.
+        batch_size: Pairs per global batch, over all devices.
         seed: See `Stream`.
-        rank: Number of this device.
+        rank: Rank of this device.
         world: Number of devices.
-        options: Of `torch.utils.data.DataLoader`; ``num_workers`` becomes less where there are fewer shards.
+        options: Arguments of `StreamLoader`; ``num_workers`` is reduced if there are too few shards.
         weight: See `StreamedPairs`.
 
     Raises:
-        ModisteError: See `expand`; ``batch_size`` is no multiple of ``world``, or there are fewer shards than devices.
+        ModisteError: ``batch_size`` is not a multiple of ``world``, there are fewer shards than devices, or see
+            `expand`.
     """
     places = PlaceSampler(stream.length, batch_size, seed, rank, world)
     workers = shares_of_a_device(stream.urls, world, options["num_workers"])
@@ -499,7 +511,7 @@ def stream_loader(
 
 
 def shares_of_a_device(urls: Sequence[str], world: int, num_workers: int) -> int:
-    """How many shares each of ``world`` devices has: a worker reads one, which is at least a shard.
+    """Return the number of shares per device: one per worker, each with at least one shard.
 
     Raises:
         ModisteError: There are fewer shards than devices.

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files of KEY.jpg next to KEY.txt or KEY.json, read one after another or as a catalogue."""
+"""WebDataset shards: tar files of KEY.jpg with KEY.txt or KEY.json, as a stream or a catalogue."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.progress import Progress, silent
 
 Sample = dict[str, Any]
-"""What lies in a shard under one key: suffix → content, and ``__key__`` and ``__url__``."""
+"""Files of a shard with the same key: suffix → content, with ``__key__`` and ``__url__``."""
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif")
 TEXT, COLUMNS = "txt", "json"
 REFERENCE = "__reference__"
 OWN = ("product_id", "split")
-"""Words of the catalogue that need no mapping where a shard's JSON has them."""
+"""Columns of the catalogue that need no mapping if the JSON has them."""
 WORD = re.compile(r"\w[\w-]*")
 FORMAT = "webdataset"
 MAX_SHARDS = 1_000_000
@@ -44,7 +44,7 @@ UNREADABLE_COLUMNS = "unreadable caption or JSON"
 
 
 def library() -> ModuleType:
-    """The package webdataset. Raises ModisteError where it is not installed."""
+    """Import the package webdataset. Raises ModisteError if it is not installed."""
     try:
         import webdataset
     except ImportError:
@@ -53,16 +53,16 @@ def library() -> ModuleType:
 
 
 def expand(shards: str | Sequence[str], key: str, download: bool = False) -> list[str]:
-    """The shards that patterns name, in order.
+    """Expand patterns to the paths and URLs of shards, in order and without duplicates.
 
     Args:
-        shards: Paths or URLs; braces stand for several (``train-{000..009}.tar``), as do ``*`` and ``?`` in a path.
-        key: The setting that they are of, for the messages.
+        shards: Paths or URLs; braces expand (``train-{000..009}.tar``), as do ``*`` and ``?`` in a path.
+        key: Name of the option, for error messages.
         download: Whether http(s) URLs may be opened.
 
     Raises:
-        ModisteError: There is none, a file is missing, one is a command (``pipe:``) that MODISTE_ALLOW does not
-            let run, or see `check_address`.
+        ModisteError: A brace is not closed, there are no shards or more than `MAX_SHARDS`, a file is missing, or see
+            `check_address`.
 
     >>> expand("https://example.org/train-{08..10}.tar", "data.stream.shards", download=True)[-1]
     'https://example.org/train-10.tar'
@@ -82,7 +82,7 @@ def expand(shards: str | Sequence[str], key: str, download: bool = False) -> lis
     missing = [url for url in urls if is_local(url) and not Path(url).is_file()]
     if missing or not urls:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        what = f"{len(missing)} of {len(urls)} shards are not there ({shown})" if missing else f"{patterns} names none"
+        what = f"{len(missing)} of {len(urls)} shards do not exist ({shown})" if missing else f"{patterns} names none"
         raise ModisteError(f"{key}: {what}: give existing tar files.")
     urls = list(dict.fromkeys(urls))  # patterns may overlap
     for url in urls:
@@ -91,15 +91,17 @@ def expand(shards: str | Sequence[str], key: str, download: bool = False) -> lis
 
 
 def check_address(url: str, key: str, download: bool) -> None:
-    """Check that a shard may be opened: a path, with leave an http(s) URL, and what MODISTE_ALLOW=pipe lets run.
+    """Check that a shard may be opened.
+
+    Paths always may, http(s) URLs with ``download``, and ``pipe:`` commands if MODISTE_ALLOW has ``pipe``.
 
     Args:
-        url: Of the shard.
-        key: The setting that it is of, for the messages.
+        url: Path, URL or ``pipe:`` command of the shard.
+        key: Name of the option, for error messages.
         download: Whether http(s) URLs may be opened.
 
     Raises:
-        ModisteError: It is anything else. webdataset would start a program for most schemes.
+        ModisteError: It may not be opened. webdataset would start a program for most other schemes.
 
     >>> check_address("train-00.tar", "data.stream.shards", download=False)
     >>> check_address("gs://bucket/train-00.tar", "data.stream.shards", download=True)
@@ -125,7 +127,7 @@ download it, or read it through a command with 'pipe:'.
 
 
 def _longest_range(pattern: str) -> int:
-    """Numbers in the longest range of a pattern, which braceexpand holds in memory.
+    """Length of the longest range of a pattern, which braceexpand holds in memory.
 
     >>> _longest_range("train-{000..099}.tar"), _longest_range("train.tar")
     (100, 0)
@@ -139,7 +141,7 @@ def _matching(url: str) -> list[str]:
 
 
 def is_local(url: str) -> bool:
-    """Whether a shard is a file, named by its path.
+    """Whether a shard is given by a path.
 
     >>> is_local("shards/train-00.tar"), is_local("https://example.org/train-00.tar")
     (True, False)
@@ -148,7 +150,7 @@ def is_local(url: str) -> bool:
 
 
 def short_names(urls: Sequence[str]) -> dict[str, str]:
-    """The part of every shard's path or URL behind the folder that they share: wherever that is, it is the same.
+    """Map each shard to its path relative to their common folder, the same wherever that folder is.
 
     >>> list(short_names(["data/shop/0.tar", "data/press/0.tar"]).values()), list(short_names(["data/0.tar"]).values())
     (['shop/0.tar', 'press/0.tar'], ['0.tar'])
@@ -159,14 +161,14 @@ def short_names(urls: Sequence[str]) -> dict[str, str]:
 
 
 def read_shard(url: str, note: Callable[[str], None]) -> Iterator[Sample]:
-    """The samples of a shard in their order, through webdataset, which opens whatever ``url`` names (`check_address`).
+    """Yield the samples of a shard in order, without checking ``url`` (see `check_address`).
 
     Args:
         url: A path, http(s) URL, or ``pipe:`` command that `expand` returned.
-        note: Is told what is wrong with a shard that is damaged: what lies behind the damage is excluded.
+        note: Called with a description of damage in the shard; the samples after it are skipped.
 
     Raises:
-        ModisteError: The shard cannot be opened, or not be read to its end.
+        ModisteError: The shard cannot be opened or read to its end.
     """
     library()
     from webdataset.gopen import gopen
@@ -176,15 +178,15 @@ def read_shard(url: str, note: Callable[[str], None]) -> Iterator[Sample]:
         if isinstance(error, OSError):
             raise error
         note(f"{url}: {_reason(error)}")
-        return isinstance(error, ValueError)  # a name that comes twice: the samples after it are sound
+        return isinstance(error, ValueError)  # a duplicate name: the samples after it are usable
 
     try:
         stream: Any = Path(url).open("rb") if is_local(url) else gopen(url)  # noqa: SIM115
         try:
             yield from group_by_keys(_files(url, stream, damaged, note), handler=damaged)
-            while stream.read(2**20):  # what pads the archive: the command of a pipe ends, and its status is known
+            while stream.read(2**20):  # reads the padding, so that the command of a pipe can exit with its status
                 pass
-        except GeneratorExit:  # nobody wants the rest, so it does not matter how the command ends
+        except GeneratorExit:  # the rest is not needed, so the command's exit status does not matter
             _abandon(stream)
             raise
         stream.close()
@@ -198,11 +200,11 @@ def read_shard(url: str, note: Callable[[str], None]) -> Iterator[Sample]:
 def _files(
     url: str, stream: Any, damaged: Callable[[Exception], bool], note: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
-    """The wanted regular files of a tar in their order: links, devices, and what is too large for memory are not."""
+    """The regular files of a tar that belong to samples, in order, without those that are too large."""
     try:
         with tarfile.open(fileobj=stream, mode="r|*") as tar:
             for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # they would pile up
+                tar.members = []  # type: ignore[attr-defined]  # they would accumulate
                 if not member.isreg() or not _is_wanted(member.name):
                     continue
                 if member.size > MAX_BYTES:
@@ -219,7 +221,7 @@ def _is_wanted(name: str) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, without the objects and commands (which may hold a password) that webdataset adds to it."""
+    """The message of an error, without the commands that webdataset appends, which may contain a password."""
     if getattr(error, "strerror", None):
         return str(error.strerror)  # type: ignore[attr-defined]
     text = str(error.args[0]) if error.args else type(error).__name__
@@ -235,10 +237,10 @@ def _abandon(stream: Any) -> None:
 
 
 def read_columns(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a sample: what its JSON object holds, and its caption as ``txt``.
+    """Return the columns of a sample: the values of its JSON object, and its caption as ``txt``.
 
     Raises:
-        ValueError: The JSON is none, nested too deeply, or no object; the caption is no UTF-8.
+        ValueError: The JSON is invalid, nested too deeply, or not an object; or the caption is not UTF-8.
 
     >>> read_columns({"json": b'{"colour": "red"}', "txt": b"a red hat"})
     {'colour': 'red', 'txt': 'a red hat'}
@@ -253,20 +255,20 @@ def read_columns(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def image_suffix(sample: Mapping[str, Any]) -> str | None:
-    """Under which suffix a sample holds its image; None: it has none."""
+    """Suffix of a sample's image, or None if it has no image."""
     return next((suffix for suffix in IMAGES if suffix in sample), None)
 
 
 def to_catalogue(
     rows: Sequence[Mapping[str, Any]], references: Sequence[str], columns: Mapping[str, str | None]
 ) -> Columns:
-    """The columns of samples under the catalogue's names.
+    """Rename the columns of samples to those of the catalogue.
 
     Args:
-        rows: `read_columns` of every sample; a column that some lack is empty there.
-        references: The name of every sample: of its image, and of its product where there is no other.
-        columns: The catalogue's word → the shard's column, as in `modiste.data.datasets.table.Table`.
-            ``product_id`` and ``split`` are those of the JSON where nothing else is said.
+        rows: `read_columns` of every sample; missing columns are None.
+        references: Name of every sample, used for its image, and for its product if it has no product id.
+        columns: Name in the catalogue → name in the shard, as in `modiste.data.datasets.table.Table`. ``product_id``
+            and ``split`` are read from the JSON by default.
 
     >>> to_catalogue([{"txt": "a hat", "hue": "red"}, {"txt": "a bag"}], ["0.tar/a", "0.tar/b"], {"text": "txt"})
     {'image': ['0.tar/a', '0.tar/b'], 'text': ['a hat', 'a bag'], 'product_id': ['0.tar/a', '0.tar/b'], \
@@ -283,10 +285,10 @@ def to_catalogue(
 
 
 class TarImages:
-    """Images in tar files, read where they lie; a reference is the shard's file name and the key.
+    """Images in uncompressed tar files, read in place; a reference is the shard's short name and the key.
 
     Args:
-        places: Reference → file, offset and size of the encoded image.
+        places: Reference → path, offset and size in bytes of the encoded image.
     """
 
     def __init__(self, places: Mapping[str, tuple[str, int, int]]) -> None:
@@ -296,7 +298,7 @@ class TarImages:
         return decode(self.read_bytes(ref))
 
     def read_bytes(self, ref: str) -> bytes:
-        """The encoded image. Raises OSError or ValueError as `read`."""
+        """Return the encoded image. Raises OSError or ValueError as `read` does."""
         if ref not in self.places:
             raise FileNotFoundError(f"{ref} has no image")
         return _read_part(*self.places[ref])
@@ -306,7 +308,7 @@ class TarImages:
 
 
 def _read_part(path: str, offset: int, size: int) -> bytes:
-    """A member of a tar. Raises ImageTooLargeError where it is larger than memory should hold."""
+    """Read a member of a tar. Raises ImageTooLargeError if it is larger than `MAX_BYTES`."""
     if size > MAX_BYTES:
         raise ImageTooLargeError(f"a file in {path} is larger than {MAX_BYTES:,} bytes")
     with open(path, "rb") as file:
@@ -319,14 +321,14 @@ class Shards:
     """Catalogue of local shards, for validation and test, or for a training set on disk.
 
     Attributes:
-        path: The shards, see `expand`.
-        columns: The catalogue's word → ``txt`` or a name in the JSON; see `to_catalogue`. All else that the JSON holds
-            are attributes.
+        path: The shards; see `expand`.
+        columns: Name in the catalogue → ``txt`` or a name in the JSON; see `to_catalogue`. The other values of the JSON
+            become attributes.
         max_bad: See `Catalogue.build`.
 
     Raises:
-        ModisteError: A shard is missing, no file, compressed, or damaged, or has the files of a key apart; no sample
-            has a column.
+        ModisteError: A shard is missing, not a local file, compressed, damaged, or has files of a key that are not
+            adjacent; a column of ``columns`` is missing; or see `Catalogue.build`.
     """
 
     path: str | Sequence[str]
@@ -334,7 +336,7 @@ class Shards:
     max_bad: int | float | None = None
 
     def __call__(self) -> Catalogue:
-        urls = expand(self.path, "data.catalogue.path", download=True)  # nothing is: `_index` reads local files alone
+        urls = expand(self.path, "data.catalogue.path", download=True)  # `_index` rejects URLs with a better message
         names = short_names(urls)
         rows: dict[str, Mapping[str, Any]] = {}
         problems: list[str | None] = []
@@ -358,7 +360,7 @@ class Shards:
 
 
 def _read_row(url: str, sample: Sample) -> tuple[dict[str, Any], str | None]:
-    """The columns of a sample of `_index`, or what is wrong with them."""
+    """The columns of a sample of `_index`, and the problem with them or None."""
     try:
         return read_columns({s: _read_part(url, *sample[s]) for s in (TEXT, COLUMNS) if s in sample}), None
     except ValueError:
@@ -366,7 +368,7 @@ def _read_row(url: str, sample: Sample) -> tuple[dict[str, Any], str | None]:
 
 
 def _index(url: str) -> Iterator[Sample]:
-    """The samples of a shard with offset and size instead of the content."""
+    """The samples of a shard, with (offset, size) instead of the content of files."""
     library()
     from webdataset.tariterators import group_by_keys
 
@@ -394,7 +396,7 @@ def _index(url: str) -> Iterator[Sample]:
 def check_columns(
     rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str | None], named: Sequence[str], where: str
 ) -> None:
-    """Raise ModisteError when ``columns`` names one that no row has, or the catalogue of them would have no ``named``.
+    """Raise ModisteError if all rows lack a column of ``columns``, or the catalogue one of ``named``.
 
     >>> check_columns([{"title": "a hat"}], {"text": "titel"}, [], "data.catalogue.columns: 0.tar")
     Traceback (most recent call last):
@@ -411,22 +413,24 @@ def check_columns(
 
 
 def write(catalogue: Catalogue, folder: Path, shard_rows: int = 4096, progress: Progress = silent) -> int:
-    """Write a catalogue as shards, a series for each split (``train-00000.tar``, …); resumes where it stopped.
+    """Write a catalogue as shards, a series per split (``train-00000.tar``, …); resumes if interrupted.
 
-    A sample is the image file as it is (what has no file: PNG), the text as ``txt``, and ``product_id``, ``split`` and
-    the attributes as ``json``. The rows of a split are shuffled deterministically; a stream shuffles its buffer only.
+    A sample consists of the unchanged image file (PNG for images that are not files), the text as ``txt``, and
+    ``product_id``, ``split`` and the attributes as ``json``. The rows of a split are shuffled deterministically, since
+    a stream shuffles only within its buffer.
 
     Args:
-        catalogue: All its rows are written; where there is no split, the series is ``all``.
-        folder: Where to; complete existing shards are reused.
-        shard_rows: Samples in a shard.
+        catalogue: All rows are written; rows without a split form the series ``all``.
+        folder: Output folder; complete existing shards are reused.
+        shard_rows: Samples per shard.
         progress: `modiste.utils.progress.progress_bar` or `silent`.
 
     Returns:
-        The number of shards that had to be made.
+        The number of shards written.
 
     Raises:
-        ModisteError: The directory holds other data, or a split is no word.
+        ModisteError: The folder holds other data, or the name of a split has characters other than letters, digits,
+            - and _.
 
     >>> from tempfile import TemporaryDirectory
     >>> from modiste.data.synthetic import Synthetic
@@ -440,7 +444,7 @@ def write(catalogue: Catalogue, folder: Path, shard_rows: int = 4096, progress: 
 
     library()
     splits = np.array(catalogue.column("split"))
-    for split in catalogue.splits:  # it becomes a part of names and of patterns, and may be a stranger's
+    for split in catalogue.splits:  # untrusted, and becomes part of file names and patterns
         if split and not WORD.fullmatch(split):
             raise ModisteError(f"The split '{split}' cannot name shards: use letters, digits, - and _ for splits.")
     parts: dict[str, Sequence[int]] = {}
@@ -461,7 +465,7 @@ def _write_tar(catalogue: Catalogue, rows: Sequence[int], path: Path) -> int:
     part = catalogue.select(rows=rows)
     names = [*OWN, *part.attributes]
     columns = [part.column(name) for name in names]
-    # The time of a member would give the same shard another checksum.
+    # Modification times would change the checksum of an otherwise equal shard.
     with path.open("wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:
         for index, text in enumerate(part.column("text")):
             cells = {name: column[index] for name, column in zip(names, columns, strict=True)}

@@ -1,9 +1,8 @@
-"""From a sketch to pixels: paints, patterns, pose, light, background, occlusion; and the mask of each part.
+"""Rendering of sketches: paints, patterns, pose, light, background, occlusion, and masks of parts.
 
-A view is drawn at twice or three times its size as one image of *codes*, one code a (part, paint) pair, from which both
-the colours and the masks are looked up. Positions are integers and array arithmetic is on integers or on
-exactly rounded operations only (no array ``sin``, ``exp`` or matrix product), so every machine draws the same picture;
-the polygon filling, resizing and blurring are Pillow's.
+A view is drawn at two or three times its size as one image of *codes*, one per (part, paint) pair, from which colours
+and masks are looked up. Positions are integers, and arrays use only integer or exactly rounded operations (no array
+``sin``, ``exp`` or matrix product), so every machine draws the same image. Pillow fills polygons, resizes and blurs.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from modiste.data.synthetic.sketches import Path, Sketch, sketch
 from modiste.data.synthetic.wardrobe import COLOURS, RGB, Dice, Product
 
 VERSION = 1
-"""Raised whenever the same product would be drawn otherwise, so that stale caches are not used."""
+"""Incremented with every change of the drawings, so that caches become invalid."""
 
 TILE = 64
 OCCLUDER = "occluder"
@@ -32,7 +31,7 @@ FIRST_BACKGROUNDS = ("white", "white", "studio", "studio", "wall", "plaster")
 
 
 def mix(a: RGB, b: RGB, share: float) -> RGB:
-    """``share`` of ``b`` in ``a``.
+    """Blend two colours, with a fraction ``share`` of ``b``.
 
     >>> mix((0, 0, 0), (100, 200, 50), 0.5)
     (50, 100, 25)
@@ -47,7 +46,7 @@ def luminance(colour: RGB) -> float:
 
 
 def tone(name: str, dice: Dice) -> RGB:
-    """A shade of the named colour, a little different for each product."""
+    """Sample a shade of the named colour, slightly different for each product."""
     lift = dice.uniform("tone/lift", -9, 9)
     red, green, blue = (
         min(255, max(0, round(value + lift + dice.uniform(f"tone/{channel}", -4, 4))))
@@ -57,7 +56,7 @@ def tone(name: str, dice: Dice) -> RGB:
 
 
 def accents(name: str, dice: Dice) -> tuple[RGB, RGB]:
-    """Two colours that stand out from the named one: the pattern's, and the heart of its flowers."""
+    """Sample two accent colours for the named colour: of the pattern, and of the centres of flowers."""
     base = COLOURS[name]
 
     def far(colour: str) -> bool:
@@ -71,7 +70,7 @@ def accents(name: str, dice: Dice) -> tuple[RGB, RGB]:
 
 
 def paints(item: Product) -> dict[str, tuple[RGB, RGB, RGB, RGB]]:
-    """Paint → its colour at the four levels of a pattern (all four equal for paints without one)."""
+    """Return paint → its colours at the four levels of a pattern, all equal for paints without a pattern."""
     dice, name = item.dice("paint"), item.attributes["colour"]
     base = tone(name, dice)
     accent, heart = accents(name, dice)
@@ -111,7 +110,7 @@ def paints(item: Product) -> dict[str, tuple[RGB, RGB, RGB, RGB]]:
 
 @lru_cache(maxsize=1)
 def tiles() -> dict[str, np.ndarray]:
-    """Pattern → one repeat of it, (TILE, TILE) uint8 levels 0 (cloth) to 3.
+    """Return pattern → one repeat of it, (TILE, TILE) uint8, with levels 0 (cloth) to 3.
 
     >>> sorted(tiles())
     ['checked', 'denim', 'dotted', 'floral', 'plain', 'striped', 'zigzag']
@@ -141,16 +140,16 @@ def tiles() -> dict[str, np.ndarray]:
 
 
 def _near(values: np.ndarray, centre: int) -> np.ndarray:
-    """Signed distance on the ring of a tile."""
+    """Signed distance to ``centre``, modulo the tile."""
     return (values - centre + TILE // 2) % TILE - TILE // 2
 
 
 REPEATS = {"striped": 0.2, "checked": 0.24, "dotted": 0.24, "floral": 0.4, "zigzag": 0.36, "denim": 0.12}
-"""Pattern → its repeat in sketch units."""
+"""Pattern → length of its repeat in sketch units."""
 
 
 def _pattern(item: Product, name: str, pose: Pose, side: int) -> np.ndarray:
-    """(side, side) uint8 levels of the cloth's pattern, which turns and moves with the garment."""
+    """Levels (side, side), uint8, of the cloth's pattern, which rotates and moves with the garment."""
     dice = item.dice("pattern")
     repeat = REPEATS[name] * dice.uniform("repeat", 0.85, 1.2)
     angle = math.radians(dice.choice("angle", (0, 0, 90)) if name == "striped" else dice.uniform("turn", -4, 4))
@@ -170,7 +169,7 @@ def _pattern(item: Product, name: str, pose: Pose, side: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a sketch lies in a picture: pixel = rotate(flip(point)) · scale + (x, y)."""
+    """Placement of a sketch in the image: pixel = rotate(flip(point)) · scale + (x, y)."""
 
     scale: float
     angle: float
@@ -181,7 +180,7 @@ class Pose:
 
 
 def _pose(drawing: Sketch, dice: Dice, view: int, side: int) -> Pose:
-    """Fit the sketch into the picture; the first view stands nearly upright, the others turn more."""
+    """Fit the sketch into the image; the first view is nearly upright, the others are rotated more."""
     points = [point for stroke in drawing.strokes for point in stroke.path]
     tilt = 3.0 if view == 0 else 13.0
     angle = math.radians(dice.uniform("angle", -tilt, tilt))
@@ -201,7 +200,7 @@ def _pose(drawing: Sketch, dice: Dice, view: int, side: int) -> Pose:
 
 
 def _place(path: Path, pose: Pose) -> tuple[list[float], list[float]]:
-    """Where the points of a path lie in the picture: their x and their y."""
+    """The x and the y coordinates of a path in the image."""
     sine, cosine = pose.scale * math.sin(pose.angle), pose.scale * math.cos(pose.angle)
     width = -pose.stretch if pose.flip else pose.stretch
     along, down = width * cosine, width * sine
@@ -209,7 +208,7 @@ def _place(path: Path, pose: Pose) -> tuple[list[float], list[float]]:
 
 
 def _pixels(path: Path, pose: Pose) -> list[int]:
-    """Whole pixel coordinates of a path, flat, as Pillow takes them."""
+    """Integer pixel coordinates of a path, flat as Pillow expects them."""
     flat = [0] * (2 * len(path))
     across, down = _place(path, pose)
     flat[::2], flat[1::2] = map(round, across), map(round, down)
@@ -218,16 +217,16 @@ def _pixels(path: Path, pose: Pose) -> list[int]:
 
 @dataclass(frozen=True)
 class Plate:
-    """A view as codes: what every pixel belongs to, before it has a colour.
+    """A view as codes: the part and paint of every pixel, before colours are applied.
 
     Attributes:
         item: The product.
-        view: The number of the view.
-        size: Side of the final picture in pixels.
-        over: Samples a pixel of the final picture along each side.
+        view: Number of the view.
+        size: Side of the final image in pixels.
+        over: Samples per pixel of the final image, along each side.
         drawing: The sketch.
-        pose: Where the sketch lies, in samples.
-        codes: (size·over, size·over) mode L; 0 is the background, ``code`` stands for ``keys[code - 1]``.
+        pose: Placement of the sketch, in samples.
+        codes: (size·over, size·over), mode L; 0 is the background, ``code`` stands for ``keys[code - 1]``.
         keys: The (part, paint) pair of each code.
     """
 
@@ -245,18 +244,18 @@ class Plate:
         return self.item.dice("view", self.view)
 
     def parts(self) -> list[str]:
-        """The parts of the garment that can be seen."""
+        """Visible parts of the garment, sorted."""
         seen = set(np.unique(np.asarray(self.codes)).tolist())
         return sorted({part for code, (part, _) in enumerate(self.keys, 1) if code in seen} - {OCCLUDER})
 
     def coverage(self, parts: set[str]) -> Image.Image:
-        """Share of each final pixel that the parts cover, 0 to 255, mode L."""
+        """Fraction of each final pixel that the parts cover, 0 to 255, mode L."""
         table = [0] + [255 if part in parts else 0 for part, _ in self.keys]
         return self.codes.point(table + [0] * (256 - len(table))).reduce(self.over)
 
 
 def plate(item: Product, view: int, size: int, occlusion: float = 0.0) -> Plate:
-    """Draw the codes of a view; ``occlusion`` is the probability that something stands in front of the garment."""
+    """Draw the codes of a view; ``occlusion`` is the probability of an occluder in front of the garment."""
     over = 2 if size >= 80 else 3
     side = size * over
     drawing, dice = sketch(item, view), item.dice("view", view)
@@ -284,7 +283,7 @@ def plate(item: Product, view: int, size: int, occlusion: float = 0.0) -> Plate:
 
 
 def _occlude(draw: ImageDraw.ImageDraw, dice: Dice, side: int, code: int) -> None:
-    """A disc or a bar in front of the garment: at most a quarter of the picture."""
+    """Draw a disc or bar over at most a quarter of the image."""
     x, y = (round(side * dice.uniform(f"occluder/{axis}", 0.15, 0.85)) for axis in "xy")
     size = round(side * dice.uniform("occluder/size", 0.13, 0.22))
     if dice.chance("occluder/disc", 0.5):
@@ -299,19 +298,19 @@ def _occlude(draw: ImageDraw.ImageDraw, dice: Dice, side: int, code: int) -> Non
 
 
 def _noise(dice: Dice, name: str, across: int, down: int, size: int) -> np.ndarray:
-    """(size, size, 1) int32 smooth noise around 0, −128 to 127: random samples on a coarse grid, interpolated."""
+    """Smooth noise (size, size, 1), int32, −128 to 127: random samples on a coarse grid, interpolated."""
     grid = Image.frombytes("L", (across, down), dice.bytes(name, across * down))
     return np.asarray(grid.resize((size, size), Image.Resampling.BILINEAR), np.int32)[..., None] - 128
 
 
 def _blur(image: Image.Image, coarse: int) -> Image.Image:
-    """The image, mode L, as seen through a grid of ``coarse`` cells a side."""
+    """Blur an image of mode L by reducing it to ``coarse`` pixels a side and enlarging it again."""
     small = image.resize((coarse, coarse), Image.Resampling.BOX)
     return small.resize(image.size, Image.Resampling.BICUBIC)
 
 
 def _background(dice: Dice, view: int, size: int) -> np.ndarray:
-    """(size, size, 3) int32: a white page, a studio sweep, a wall, plaster or planks; calmer behind first views."""
+    """Background (size, size, 3), int32: white, studio, wall, plaster or planks; plainer for first views."""
     kind = dice.choice("background", FIRST_BACKGROUNDS if view == 0 else BACKGROUNDS)
     rows = np.arange(size, dtype=np.int32)[:, None, None]
     if kind == "white":
@@ -332,7 +331,7 @@ def _background(dice: Dice, view: int, size: int) -> np.ndarray:
 
 
 def _light(view_plate: Plate, alpha: Image.Image) -> np.ndarray:
-    """(size, size, 1) int32 brightness of the cloth, 256 = its colour: folds, soft waves, and darker rims."""
+    """Brightness of the cloth (size, size, 1), int32, 256 = unchanged: folds, soft waves and darker rims."""
     size, pose = view_plate.size, view_plate.pose
     share = 0.5 / view_plate.over
     small = replace(pose, scale=pose.scale * share, x=pose.x * share, y=pose.y * share)
@@ -349,7 +348,7 @@ def _light(view_plate: Plate, alpha: Image.Image) -> np.ndarray:
 
 
 def _shade(alpha: Image.Image, dice: Dice, size: int) -> np.ndarray:
-    """(size, size, 1) int32 brightness of the ground under the garment's soft shadow, 256 = none."""
+    """Brightness of the background (size, size, 1), int32, under the soft shadow; 256 = no shadow."""
     shift = max(1, round(size * dice.uniform("shadow", 0.012, 0.035)))
     moved = Image.new("L", (size, size))
     moved.paste(_blur(alpha, max(6, size // 5)), (shift if dice.chance("lamp", 0.5) else -shift, shift))
@@ -357,16 +356,16 @@ def _shade(alpha: Image.Image, dice: Dice, size: int) -> np.ndarray:
 
 
 def _paint(view_plate: Plate) -> Image.Image:
-    """Codes and pattern levels to red, green, blue and opacity, still with ``over`` samples a pixel.
+    """Convert codes and pattern levels to red, green, blue and opacity, still at the size of the codes.
 
-    The mode is RGBX: Pillow would weigh the colours of RGBA by their opacity on the way down, which takes time.
+    The mode is RGBX because Pillow would weight the colours of RGBA by opacity when reducing, which is slower.
     """
     item, dice, side = view_plate.item, view_plate.dice, view_plate.codes.width
     colours = paints(item)
     occluder = mix(COLOURS[dice.choice("occluder/colour", list(COLOURS))], (128, 128, 128), 0.35)
     colours[OCCLUDER] = (occluder,) * 4
     table = np.zeros((4, 256, 4), np.uint8)
-    table[:, 0, :3] = colours["ink"][0]  # the colour that edge pixels fade from
+    table[:, 0, :3] = colours["ink"][0]  # edge pixels blend with this colour
     for code, (_, paint) in enumerate(view_plate.keys, 1):
         table[:, code, :3] = colours[paint]
         table[:, code, 3] = 255
@@ -379,7 +378,7 @@ def _paint(view_plate: Plate) -> Image.Image:
 
 
 def picture(view_plate: Plate) -> Image.Image:
-    """The view in colour, RGB.
+    """Render a view, RGB.
 
     >>> from modiste.data.synthetic.wardrobe import product
     >>> picture(plate(product(0, 1), 0, 64)).size
@@ -392,4 +391,4 @@ def picture(view_plate: Plate) -> Image.Image:
     cloth = np.minimum(pixels[..., :3] * _light(view_plate, alpha) >> 8, 255)
     ground = np.clip(_background(dice, view_plate.view, size) * _shade(alpha, dice, size) >> 8, 0, 255)
     blend = ground * 255 + (cloth - ground) * pixels[..., 3:]
-    return Image.fromarray(((blend + 128) * 257 >> 16).astype(np.uint8))  # the quotient by 255, rounded
+    return Image.fromarray(((blend + 128) * 257 >> 16).astype(np.uint8))  # rounded division by 255

@@ -1,9 +1,8 @@
-"""Captions: a small grammar with synonyms, optional attributes and several word orders, and its exact inverse.
+"""Captions: a grammar with synonyms, optional attributes and several word orders, and its inverse.
 
 The category is always named. Every other attribute is named with a probability (`wardrobe.Wardrobe.mentioned`) that
-depends on the attribute alone, never on its value, and in words that only its value has. So all products that agree
-with a caption are equally likely to have it, which makes the ceiling of retrieval (`modiste.data.synthetic.ceiling`)
-exact.
+depends only on the attribute, not on its value, and every expression has a single meaning. So all products that match a
+caption are equally likely to be its target, as the upper bound of retrieval (`modiste.data.synthetic.ceiling`) needs.
 """
 
 from __future__ import annotations
@@ -135,7 +134,7 @@ ORDERS = (
 
 
 def caption(item: Product, view: int = 0) -> str:
-    """The caption of one view of a product.
+    """Generate the caption of one view of a product.
 
     >>> from modiste.data.synthetic.wardrobe import product
     >>> caption(product(0, 7))
@@ -166,7 +165,7 @@ def _article(text: str, category: str) -> str:
 
 
 def _join(phrases: list[str]) -> str:
-    """Phrases in a row; one "with" after another becomes "and".
+    """Join phrases; a "with" after another becomes "and".
 
     >>> _join(["with stripes", "with long sleeves", "in red"])
     'with stripes and long sleeves in red'
@@ -180,7 +179,7 @@ def _join(phrases: list[str]) -> str:
 
 @lru_cache(maxsize=1)
 def lexicon() -> dict[str, tuple[str, str]]:
-    """Lower-case expression → the (attribute, value) that it means. No expression has two meanings.
+    """Return lower-case expression → its (attribute, value); no expression has two meanings.
 
     >>> lexicon()["jumper"], lexicon()["crimson"]
     (('category', 'sweater'), ('colour', 'red'))
@@ -205,7 +204,7 @@ def _pattern() -> re.Pattern[str]:
 
 
 def parse(text: str) -> dict[str, str]:
-    """What a caption says: attribute → value, the inverse of `caption`.
+    """Parse a caption to attribute → value, the inverse of `caption`.
 
     >>> parse("a stripy crimson jumper with long sleeves by Dorrel")
     {'pattern': 'striped', 'colour': 'red', 'category': 'sweater', 'sleeve': 'long', 'brand': 'Dorrel'}
@@ -214,7 +213,7 @@ def parse(text: str) -> dict[str, str]:
 
 
 def unexplained(text: str) -> list[str]:
-    """The words of a caption that name no attribute.
+    """Return the words of a caption that do not belong to an attribute.
 
     >>> unexplained("a pair of jeans for women")
     ['a', 'pair', 'of', 'for']

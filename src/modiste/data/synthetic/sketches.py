@@ -1,7 +1,7 @@
-"""The shapes of the garments: one function per type, in units in which a torso is about one wide; y points down.
+"""Shapes of the garments, one function per type. A torso is about one unit wide, and y points down.
 
-A sketch is a list of strokes from back to front. A stroke has a *part* (what the mask shows) and a *paint* (a key of
-`drawing.paints`), so colours, patterns and masks all follow from one drawing.
+A sketch is a list of strokes from back to front. A stroke has a *part* (its mask) and a *paint* (a key of
+`drawing.paints`), so one drawing determines colours, patterns and masks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Path = list[Point]
 
 @dataclass(frozen=True)
 class Stroke:
-    """A filled polygon (``width`` 0) or a line of a width, in sketch units."""
+    """A filled polygon (``width`` 0) or a line of width ``width``, in sketch units."""
 
     part: str
     paint: str
@@ -41,7 +41,7 @@ class Sketch:
         self.strokes.append(Stroke(part, paint, path, width))
 
     def cord(self, part: str, paint: str, path: Path, width: float) -> None:
-        """A line with an outline."""
+        """Draw a line with an outline."""
         self.line(part, "ink", path, width + 0.03)
         self.line(part, paint, path, width)
 
@@ -54,7 +54,7 @@ class Sketch:
 
 
 def bend(*points: Point, count: int = 6) -> Path:
-    """A chain of quadratic Bézier curves: start, control, end, control, end, …
+    """Return a chain of quadratic Bézier curves through start, control, end, control, end, …
 
     >>> bend((0, 0), (1, 0), (1, 1), count=2)
     [(0, 0), (0.75, 0.25), (1.0, 1.0)]
@@ -69,28 +69,28 @@ def bend(*points: Point, count: int = 6) -> Path:
 
 
 def oval(x: float, y: float, rx: float, ry: float, count: int = 16) -> Path:
-    """An ellipse around (x, y)."""
+    """Return an ellipse around (x, y) as a polygon of ``count`` points."""
     turns = [2 * math.pi * step / count for step in range(count)]
     return [(x + rx * math.cos(turn), y + ry * math.sin(turn)) for turn in turns]
 
 
 def mirror(path: Path) -> Path:
-    """The path on the other side of x = 0, in the opposite direction."""
+    """Mirror a path at x = 0 and reverse its direction."""
     return [(-x, y) for x, y in reversed(path)]
 
 
 def both(path: Path) -> tuple[Path, Path]:
-    """A path and its mirror image."""
+    """Return a path and its mirror image."""
     return path, mirror(path)
 
 
 def whole(half: Path) -> Path:
-    """The symmetric outline whose right half is given."""
+    """Complete a symmetric outline from its right half."""
     return half + mirror(half)
 
 
 def band(top: float, y: float, bottom: float, below: float) -> Path:
-    """A symmetric strip from half width ``top`` at ``y`` to half width ``bottom`` at ``below``."""
+    """Return a symmetric strip from half-width ``top`` at ``y`` to half-width ``bottom`` at ``below``."""
     return [(-top, y), (top, y), (bottom, below), (-bottom, below)]
 
 
@@ -99,7 +99,7 @@ def rectangle(left: float, top: float, right: float, bottom: float) -> Path:
 
 
 def between(a: Point, b: Point, t: float) -> Point:
-    """The point at part ``t`` of the way from ``a`` to ``b``."""
+    """Interpolate between the points ``a`` (t = 0) and ``b`` (t = 1)."""
     return a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t
 
 
@@ -132,7 +132,7 @@ BADGES: dict[str, list[Path]] = {
 
 @dataclass(frozen=True)
 class Cut:
-    """The proportions of one product, and the pose of one view of it."""
+    """Attribute values and proportions of a product, and the pose of one view."""
 
     values: dict[str, str]
     dice: Dice
@@ -146,7 +146,7 @@ class Cut:
         return {"slim": slim, "regular": regular, "loose": loose}[self.fit]
 
     def jitter(self, name: str, amount: float = 0.05) -> float:
-        """A factor around one, the product's own."""
+        """A random factor around 1, fixed per product and name."""
         return self.dice.uniform("jitter/" + name, 1 - amount, 1 + amount)
 
     @property
@@ -155,7 +155,7 @@ class Cut:
 
 
 def _badge(sketch: Sketch, cut: Cut, x: float, y: float, radius: float = 0.075) -> None:
-    """The brand's badge: its shape on a patch, so that it is seen on any pattern."""
+    """Draw the brand's badge, on a patch so that it is visible on any pattern."""
     patch = radius * 1.45
     sketch.fill("badge", "patch", rectangle(x - patch, y - patch, x + patch, y + patch), outline=False)
     for path in BADGES[cut.values["brand"]]:
@@ -169,7 +169,7 @@ def _badge(sketch: Sketch, cut: Cut, x: float, y: float, radius: float = 0.075) 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the seams of a torso are (right side; the left is its mirror image)."""
+    """Seam points of a torso (right side; the left is its mirror image)."""
 
     neck: Point
     shoulder: Point
@@ -179,7 +179,7 @@ class Frame:
 
 
 def _frame(cut: Cut, hem: float, neck_width: float = 0.18, flare: float = 0.0, ease: float = 1.0) -> Frame:
-    """The torso; women's are taken in at the waist and narrower at the shoulder, men's are straight."""
+    """The frame of a torso; women's have a waist and narrower shoulders, men's are straight."""
     width = cut.by_fit(0.86, 1.0, 1.2) * ease * cut.jitter("width", 0.03)
     shoulder = (0.43 if cut.feminine else 0.5) * (0.6 + 0.4 * width)
     chest = (0.37 if cut.feminine else 0.41) * width
@@ -189,14 +189,14 @@ def _frame(cut: Cut, hem: float, neck_width: float = 0.18, flare: float = 0.0, e
 
 
 def _side(frame: Frame) -> Path:
-    """From the shoulder along armhole and waist to the hem."""
+    """Path from the shoulder along armhole and waist to the hem."""
     (sx, sy), (ax, ay), (wx, wy), (hx, hy) = frame.shoulder, frame.armpit, frame.waist, frame.hem
     return bend((sx, sy), (min(sx, ax) - 0.03, sy + 0.22), (ax, ay), (wx, ay + 0.5 * (wy - ay)), (wx, wy),
                 (wx + 0.2 * (hx - wx), wy + 0.55 * (hy - wy)), (hx, hy), count=4)
 
 
 def _neckline(shape: str, width: float) -> Path:
-    """The front neckline from left to right."""
+    """Path of the front neckline, from left to right."""
     if shape == "v-neck":
         return [(-width, 0), (0, 0.43), (width, 0)]
     if shape == "scoop":
@@ -208,7 +208,7 @@ _REACH = {"short": 0.42, "three-quarter": 0.8, "long": 1.1}
 
 
 def _sleeves(sketch: Sketch, cut: Cut, frame: Frame, length: str, cuff: str = "", puff: float = 1.0) -> None:
-    """Both sleeves, hanging at an angle that differs from view to view; ``cuff`` is the paint of a band at the end."""
+    """Draw both sleeves, at an angle that differs per view; ``cuff`` is the paint of the band at the end."""
     reach = _REACH[length] * cut.jitter("sleeve", 0.04)
     angle = math.radians((34 if length == "short" else 13) + cut.pose.uniform("arm", -3, 9))
     along, across = (math.sin(angle), math.cos(angle)), (math.cos(angle), -math.sin(angle))
@@ -235,7 +235,7 @@ def _sleeves(sketch: Sketch, cut: Cut, frame: Frame, length: str, cuff: str = ""
 
 
 def _body(sketch: Sketch, cut: Cut, frame: Frame, neckline: Path, hem: Path | None = None) -> None:
-    """Lining behind the neck, then the front; ``hem`` is the lower edge from right to left."""
+    """Draw the lining behind the neck, then the front; ``hem`` is the lower edge from right to left."""
     width = frame.neck[0]
     sketch.fill("lining", "inside", bend((-width, 0), (0, 0.07), (width, 0)) + neckline[::-1])
     side, (x, y) = _side(frame), frame.hem
@@ -250,7 +250,7 @@ def _body(sketch: Sketch, cut: Cut, frame: Frame, neckline: Path, hem: Path | No
 
 
 def _rib(sketch: Sketch, frame: Frame, depth: float = 0.1) -> None:
-    """A ribbed band at the hem."""
+    """Draw a ribbed band at the hem."""
     x, y = frame.hem
     sketch.fill("hem", "dark", band(x, y - depth, x * 0.95, y + 0.03))
     for step in range(-5, 6):
@@ -266,7 +266,7 @@ def _buttons(sketch: Sketch, top: float, bottom: float, count: int, x: float = 0
 
 
 def _point_collar(sketch: Sketch, width: float, paint: str, spread: float = 0.12) -> None:
-    """A turned-down collar: a stand at the back and two points in front."""
+    """Draw a turned-down collar: a stand at the back and two points in front."""
     back = bend((0, -0.12), (width * 0.6, -0.12), (width * 0.85, -0.1), count=3)
     sketch.fill("collar", "inside", whole([(0, 0.13), (width, 0.02), *back[::-1]]))
     for side in both([(0.015, 0.13), (width * 0.88, -0.11), (width + 0.05, 0.06), (spread + 0.05, 0.27)]):
@@ -274,7 +274,7 @@ def _point_collar(sketch: Sketch, width: float, paint: str, spread: float = 0.12
 
 
 def _stand_collar(sketch: Sketch, width: float, paint: str, height: float, gap: float) -> None:
-    """A collar that stands up around the neck."""
+    """Draw a collar that stands up around the neck."""
     sketch.fill("collar", "inside", whole([(0, 0.16), (width, 0.02), (width * 0.93, -height), (0, -height + 0.04)]))
     for side in both([(0.012, 0.19), (gap, 0.08 - height), (width * 0.95, -height - 0.01), (width * 1.12, 0.03)]):
         sketch.fill("collar", paint, side)
@@ -303,7 +303,7 @@ def sweater(cut: Cut) -> Sketch:
     neckline, width = _neckline(shape, frame.neck[0]), frame.neck[0]
     _body(sketch, cut, frame, neckline)
     _rib(sketch, frame, 0.12)
-    for step in range(-4, 5):  # the knit's wales
+    for step in range(-4, 5):  # wales of the knit
         x = frame.waist[0] * step / 4.6
         sketch.line("body", "knit", [(x * 0.8, 0.34), (x, frame.waist[1]), (x, frame.hem[1] - 0.13)], 0.009)
     if shape == "turtleneck":
@@ -454,7 +454,7 @@ def skirt(cut: Cut) -> Sketch:
 
 @dataclass(frozen=True)
 class Leg:
-    """The right leg of a pair of trousers."""
+    """Right leg of a pair of trousers."""
 
     path: Path
     waist: float
@@ -464,7 +464,7 @@ class Leg:
 
 
 def _leg(cut: Cut, hem: float, knee: float, ankle: float, rise: float = 0.56) -> Leg:
-    """``knee`` and ``ankle`` are half widths; the legs stand more or less apart from view to view."""
+    """The right leg; ``knee`` and ``ankle`` are half-widths; the distance of the legs differs per view."""
     waist = (0.33 if cut.feminine else 0.38) * cut.jitter("waist", 0.03)
     hip = (0.46 if cut.feminine else 0.44) * cut.by_fit(0.95, 1.02, 1.12)
     spread = 0.07 + cut.pose.uniform("legs", 0.0, 0.07)
@@ -640,7 +640,7 @@ def sneaker(cut: Cut) -> Sketch:
 
 
 def ankle_boot(cut: Cut) -> Sketch:
-    """Women's stand on a block heel, men's on a flat one."""
+    """Draw an ankle boot, with a block heel for women and a flat one for men."""
     sketch = Sketch()
     heel = (0.34 if cut.feminine else 0.12) * cut.jitter("heel", 0.12)
     shaft = -0.62 * cut.jitter("shaft", 0.08)
@@ -751,7 +751,7 @@ def _scarf_end(sketch: Sketch, left: float, right: float, bottom: float, shift: 
 
 
 def scarf(cut: Cut) -> Sketch:
-    """Once around a neck, with two ends in front."""
+    """Draw a scarf, once around the neck with two ends in front."""
     sketch = Sketch()
     long, sway = 1.34 * cut.jitter("long", 0.08), cut.pose.uniform("sway", -0.06, 0.06)
     sketch.fill("lining", "inside", oval(0, -0.04, 0.36, 0.17))
@@ -792,5 +792,5 @@ SKETCHES: dict[str, Callable[[Cut], Sketch]] = {
 
 
 def sketch(item: Product, view: int) -> Sketch:
-    """The drawing of one view of a product."""
+    """Sketch one view of a product."""
     return SKETCHES[item.attributes["category"]](Cut(item.attributes, item.dice("cut"), item.dice("view", view)))

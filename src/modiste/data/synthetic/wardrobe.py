@@ -1,9 +1,9 @@
-"""What the synthetic catalogue sells: garment types, the attributes that each takes, and the products themselves.
+"""Products of the synthetic catalogue: garment types, their attributes, and the sampling of products.
 
-There are two wardrobes: ``full`` has every type, cut and colour, ``basics`` the ones that are easy to distinguish.
+There are two wardrobes: ``full`` has every type, cut and colour, ``basics`` those that are easy to distinguish.
 
-Every number is drawn by hashing a name under a key (seed, product, view), so a product is the same on every machine and
-under every version of NumPy, and neither more products nor a new attribute changes existing ones.
+Every random number is a hash of a name and a key (seed, product, view), so a product is the same on every machine and
+with every version of NumPy, and neither more products nor a new attribute changes existing ones.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BRANDS = (
     "Brioza", "Calvane", "Dorrel", "Estrova", "Fennick", "Harlune",
     "Jessamy", "Lunetta", "Morvane", "Norrel", "Ostrana", "Quillon",
 )  # fmt: skip
-"""Invented names; a brand is seen as the shape of its badge (`sketches.BADGES`)."""
+"""Fictitious names; the shape of the badge shows the brand (`sketches.BADGES`)."""
 
 ATTRIBUTES = (
     "category", "super_category", "colour", "pattern", "sleeve", "neckline", "length", "fit", "gender", "brand",
@@ -46,7 +46,7 @@ ATTRIBUTES = (
 
 
 class Dice:
-    """Reproducible draws by name: the same key and name give the same value everywhere.
+    """Reproducible random numbers by name: the same key and name give the same value everywhere.
 
     >>> Dice(0, 7).uniform("width", 1, 2) == Dice(0, 7).uniform("width", 1, 2)
     True
@@ -58,21 +58,21 @@ class Dice:
         self._hash = hashlib.blake2b("/".join(map(str, key)).encode() + b"/", digest_size=8)
 
     def uniform(self, name: str, low: float = 0.0, high: float = 1.0) -> float:
-        """A number in [low, high)."""
+        """Return a number in [low, high)."""
         state = self._hash.copy()
         state.update(name.encode())
         return low + (high - low) * ((int.from_bytes(state.digest(), "big") >> 11) / 2**53)
 
     def chance(self, name: str, probability: float) -> bool:
-        """True with the given probability."""
+        """Return True with the given probability."""
         return self.uniform(name) < probability
 
     def choice(self, name: str, options: Sequence[T]) -> T:
-        """One of the options, all equally likely."""
+        """Return one of the options, all equally likely."""
         return options[int(self.uniform(name) * len(options))]
 
     def bytes(self, name: str, count: int) -> bytes:
-        """``count`` random bytes."""
+        """Return ``count`` random bytes."""
         state = self._hash.copy()
         state.update(name.encode())
         return hashlib.shake_128(state.digest()).digest(count)
@@ -80,7 +80,7 @@ class Dice:
 
 @dataclass(frozen=True)
 class GarmentType:
-    """A type of garment and the values that its attributes take; an attribute that is not named does not apply."""
+    """A type of garment and the values of its attributes; attributes not in ``options`` do not apply."""
 
     super_category: str
     options: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -163,11 +163,11 @@ MENTIONED = {
 
 @dataclass(frozen=True)
 class Wardrobe:
-    """A selection of what is on sale, and how often captions name its attributes.
+    """A selection of garment types, and how often captions name their attributes.
 
     Attributes:
-        types: The garment types.
-        mentioned: Attribute → how often a caption names it, where it applies.
+        types: Name → garment type.
+        mentioned: Attribute → probability that a caption names it, if it applies.
     """
 
     types: dict[str, GarmentType]
@@ -186,11 +186,11 @@ _DISTINCT = {
     "length": ("cropped", "regular", "mini", "knee", "maxi", "full"),
     "fit": ("slim", "loose"),
 }
-"""Values that are easy to distinguish; other attributes keep all of theirs."""
+"""Values that are easy to distinguish; other attributes keep all their values."""
 
 
 def _basic(garment: GarmentType) -> GarmentType:
-    """The type with its distinct values only."""
+    """Restrict a type to values that are easy to distinguish."""
 
     def kept(name: str, values: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(value for value in values if value in _DISTINCT.get(name, values))
@@ -214,7 +214,7 @@ WARDROBES = {
 
 
 def on_sale(wardrobe: str) -> dict[str, list[str]]:
-    """Attribute → the values that it takes in a wardrobe, sorted.
+    """Return attribute → its values in a wardrobe, sorted.
 
     >>> on_sale("basics")["pattern"]
     ['checked', 'dotted', 'floral', 'plain', 'striped']
@@ -230,7 +230,7 @@ def on_sale(wardrobe: str) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Product:
-    """One product: its key (seed, number) and the true values of its attributes ("" where one does not apply)."""
+    """A product: its key (seed, number) and the true values of its attributes ("" if not applicable)."""
 
     seed: int
     number: int
@@ -243,15 +243,15 @@ class Product:
         return dict(self.values)
 
     def dice(self, *key: int | str) -> Dice:
-        """The product's random source; ``key`` names a use of it (a view, the caption)."""
+        """Return a random source of the product; ``key`` names its use (a view, the caption)."""
         return Dice("product", self.seed, self.number, *key)
 
 
 @lru_cache(maxsize=4096)
 def product(seed: int, number: int, wardrobe: str = "full") -> Product:
-    """Product ``number`` of the catalogue of ``seed``, from one of `WARDROBES`.
+    """Return product ``number`` of the catalogue with seed ``seed``, from one of `WARDROBES`.
 
-    Half of the products are plain, as in a shop; everything else is uniform over what the type allows.
+    Half of the products whose type has several patterns are plain; everything else is uniform over the type's values.
 
     >>> product(0, 3).attributes["category"] in TYPES
     True
