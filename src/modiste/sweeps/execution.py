@@ -34,7 +34,7 @@ class Watch:
 
     Args:
         trial: The Optuna trial.
-        objectives: Objectives of the study; only a single one is pruned by.
+        objectives: Objectives of the study; several disable pruning.
         report: Whether to report to the pruner.
     """
 

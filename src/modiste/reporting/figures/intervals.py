@@ -25,8 +25,8 @@ def interval_plots(
     """Plot dots with 95 % intervals, one file per panel; none if no metric lies in [0, 1].
 
     Args:
-        metrics: ``{name: {"value", "low", "high", "n"}}`` as in a result file; values above 1, such as ranks, are
-            skipped.
+        metrics: ``{name: {"value", "low", "high", "n"}}`` as in a result file; values outside [0, 1], such as
+            ranks, are skipped.
         stem: Path of the files ``<stem>.<panel>.svg``.
         main: Metrics without their part that are drawn if more than `MOST_PANELS` panels would be needed.
         chances: Name to chance level, drawn as a tick.
