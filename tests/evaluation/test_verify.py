@@ -155,7 +155,7 @@ def test_values_per_query_that_cannot_be_read_are_a_verdict(tmp_path, kind):
     file.write_text("x") if kind == "text" else os.mkfifo(file)
     verdict = compare(one, other, 0)
     assert not verdict.sound
-    assert re.search(rf"DAMAGED: .*The values per query in '{file}' cannot be read .*\. Evaluate again", str(verdict))
+    assert re.search(rf"DAMAGED: .*The values per query in '{file}' cannot be read .*: evaluate again", str(verdict))
 
 
 def test_an_overlap_counts_unless_the_training_data_is_gone(judge):

@@ -393,7 +393,7 @@ def test_values_per_query_that_outgrow_memory_are_not_read(tmp_path, monkeypatch
     else:
         file.unlink()
         os.mkfifo(file)
-    with pytest.raises(ModisteError, match=r"The values per query in '.*' cannot be read .*Evaluate again"):
+    with pytest.raises(ModisteError, match=r"The values per query in '.*' cannot be read .*evaluate again"):
         tables.read_values(file)
     with pytest.raises(ModisteError, match="cannot be read"):
         [tables.per_query(one) for one in tables.load_results(paths)]

@@ -60,7 +60,7 @@ def test_a_filter_holds_for_the_rows_that_plain_python_says(text, encode):
         ("price < '50'", "price is a number: write price < 50"),
         ("`base colour` < 80", "`base colour` is text, for instance 'on request', and < compares numbers: use = or in"),
         ("`base colour` = 80", "`base colour` is text: write `base colour` = '80'"),
-        ("BASE < 80", "no column 'BASE'. Did you mean 'base colour'. Write `base colour`, with the back quotes"),
+        ("BASE < 80", "no column 'BASE'. Did you mean 'base colour'. Write `base colour`, with the backticks"),
         ("PRICE < 80", "no column 'PRICE'. Did you mean 'price'"),
         ("gender = 5", "gender is text: write gender = '5'"),
         ("gender = Men", "'Men' is unexpected where a value should stand"),
@@ -75,8 +75,8 @@ def test_a_filter_holds_for_the_rows_that_plain_python_says(text, encode):
         ("price < 1e999", "1e999 is out of range"),
         ("price < " + 5000 * "0" + "1", "000… is out of range: write a number of 64 bits"),
         ("price < 1." + 5000 * "1", "111… is out of range"),
-        (3000 * "(" + "price < 3" + 3000 * ")", "more than 50 parentheses or nots within each other"),
-        (3000 * "not " + "price < 3", "more than 50 parentheses or nots within each other"),
+        (3000 * "(" + "price < 3" + 3000 * ")", "more than 50 nested parentheses or nots"),
+        (3000 * "not " + "price < 3", "more than 50 nested parentheses or nots"),
     ],
 )
 def test_a_mistake_in_a_filter_is_explained(text, message):

@@ -548,7 +548,7 @@ def test_a_strangers_study_gives_no_value_out_of_the_space(value):
     given = lambda *args, **kwargs: value  # noqa: E731
     trial = SimpleNamespace(suggest_float=given, suggest_categorical=given)
     for entry in ({"low": 0.0, "high": 1.0}, {"choices": ["a", "b"]}):
-        with pytest.raises(ModisteError, match="not of the space"):
+        with pytest.raises(ModisteError, match="not in the space"):
             Space({"+callbacks.x": entry}).suggest(trial)
 
 

@@ -471,7 +471,7 @@ def test_what_cannot_be_evaluated_says_what_to_do(model, garments):
         task(methods={"centre": PatchText()})
     with pytest.raises(ModisteError, match=r"one \{\} for the phrase"):
         task(prompts=["a photo"])
-    with pytest.raises(ModisteError, match="skip: there is no method 'occlusion': use patches, gradcam"):
+    with pytest.raises(ModisteError, match="skip names an unknown method, 'occlusion': use patches, gradcam"):
         task(skip=["occlusion"])
 
 

@@ -1,4 +1,4 @@
-"""The table of any paths: result files, run directories, grids, sweeps, and papers' tables."""
+"""Tables of result files, run directories, grids, sweeps and papers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from modiste.reporting.tables.sheets import Sheet, csv_text, latex, markdown
 def build_table(
     paths: Sequence[str | Path], published: Sequence[Mapping[str, str]] = (), style: str = TERMINAL, every: bool = False
 ) -> str | list[Sheet]:
-    """The table of ``paths``: sheets for `print_sheets` where ``style`` is ``terminal``, else text.
+    """Build the table of ``paths``: sheets for `print_sheets` if ``style`` is ``terminal``, else text.
 
     Args:
         paths: Run directories, directories of grids and sweeps, or result files; or papers' ``table.yaml``.
         published: Rows of `modiste.reporting.tables.read_published`.
         style: ``terminal``, ``markdown``, ``csv`` or ``latex``.
-        every: All metrics, where a terminal, and of a grid every format but CSV, shows the main ones.
+        every: Show all metrics rather than the main ones, in a terminal and in the table of a grid; CSV has all.
 
     Raises:
         ModisteError: Paths of different kinds, nothing to show, or a damaged file.

@@ -1,4 +1,4 @@
-"""A contact sheet: some products of every split with their titles."""
+"""Contact sheet of products of every split with their titles."""
 
 from __future__ import annotations
 

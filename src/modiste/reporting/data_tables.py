@@ -1,4 +1,4 @@
-"""What `modiste data` prints: a catalogue's statistics, and the detected settings of a table."""
+"""Output of `modiste data`: a catalogue's statistics, and the detected settings of a table."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rich.table import Table
 
 KINDS = {"string": "text", "int64": "numbers", "double": "numbers", "bool": "true/false"}
 SHOWN, FEW = 30, 3
-"""Characters of a value, and values of a column of varied text, that the table of attributes shows."""
+"""In the table of attributes: characters per value, and values of a column that is not classes."""
 UNIQUE = 0.7
-"""Distinct values per row from which a column has none that are frequent: products may have several rows."""
+"""Distinct values per row above which no value counts as frequent; products may have several rows."""
 
 
 def show(facts: dict[str, Any], console: Console) -> None:
@@ -33,7 +33,7 @@ def show(facts: dict[str, Any], console: Console) -> None:
         shown = ", ".join(ids[:10]) + (", …" if len(ids) > 10 else "")
         console.print(f"  dropped: {len(ids):,} {reason}: {shown}", style="yellow", markup=False, highlight=False)
     for shared in facts["shared_pictures"][:5]:
-        line = f"  one picture stands for {shared['products']:,} products: {shared['image']}"
+        line = f"  {shared['products']:,} products share one image: {shared['image']}"
         console.print(line, style="yellow", markup=False, highlight=False)
     words = facts["text"]
     console.print(
@@ -66,7 +66,7 @@ def _columns_table(facts: dict[str, Any]) -> Table:
         elif column["values"] > 1 and (
             column["top"][0][1] == 1 or (not classes and column["values"] > UNIQUE * filled)
         ):
-            top = ""  # hardly a value occurs twice
+            top = ""  # almost no value occurs twice
         kind = "classes" if classes else KINDS.get(column["type"], column["type"])
         counts = (f"{column[key]:,}" for key in ("values", "missing", "rarest"))
         table.add_row(escape(name), kind, *counts, escape(top))
@@ -96,9 +96,9 @@ def show_columns(roles: Mapping[str, str], examples: Mapping[str, Sequence[str]]
     """Print the detected role of each column of a table, with a few of its values.
 
     Args:
-        roles: Column → what it was taken for.
+        roles: Column → its detected role.
         examples: Column → some of its values.
-        console: Where to.
+        console: Console to print to.
     """
     table = Table(title="Columns", title_justify="left", title_style="bold", box=None, header_style="dim")
     for name in ("column", "taken for", "for instance"):

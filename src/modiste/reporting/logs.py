@@ -1,4 +1,4 @@
-"""The CSV log of a training run, read back."""
+"""Reading of a training run's CSV log."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Series = tuple[np.ndarray, np.ndarray]
 
 
 def read_metrics(run_dir: Path) -> dict[str, Series]:
-    """Columns of the run's CSV log as (steps, values), without the gaps of Lightning's sparse rows.
+    """Read the columns of a run's CSV log as (steps, values), without the gaps of Lightning's sparse rows.
 
-    Reads ``metrics.csv`` and ``csv/version_*/metrics.csv``; of two rows for one step (a resumed run) the later counts.
+    Reads ``metrics.csv`` and ``csv/version_*/metrics.csv``; the later of two rows for one step (a resumed run) counts.
 
     Raises:
-        ModisteError: a cell of a numeric column is not a number.
+        ModisteError: A cell is not a number.
     """
     versions = sorted(run_dir.glob("csv/version_*/metrics.csv"), key=lambda p: (len(p.parent.name), p.parent.name))
     columns: dict[str, dict[float, float]] = {}
@@ -37,7 +37,7 @@ def _float(cell: str | None, path: Path) -> float:
     try:
         return float(cell or "")
     except ValueError:
-        raise ModisteError(f"'{path}' holds '{cell}' where a number belongs. Repair or delete the file.") from None
+        raise ModisteError(f"'{path}' holds '{cell}' where a number belongs: repair or delete the file.") from None
 
 
 def _series(points: Mapping[float, float]) -> Series:

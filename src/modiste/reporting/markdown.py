@@ -1,4 +1,4 @@
-"""Text in Markdown that stays text, whoever wrote it: in tables, model cards and reports."""
+"""Escaping of untrusted text in Markdown tables, model cards and reports."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 SIGNS = str.maketrans({sign: f"\\{sign}" for sign in "\\`*|~"} | {"&": "&amp;", "<": "&lt;"})
-_EDGE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # within a word an underscore is one
+_EDGE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is no emphasis
 _BREAK = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _BLOCK = re.compile(r"[#>+=\-]|\d+(?=[.)])")
 
 
 class Markdown(str):
-    """Text that is Markdown already: `render` leaves it as it is."""
+    """Text that is already Markdown: `render` does not escape it."""
 
     __slots__ = ()
 
 
 def escape(text: str) -> str:
-    """Text within a line: no HTML, links, cells, code or emphasis of its own.
+    """Escape text within a line: no HTML, links, table cells, code or emphasis.
 
     >>> print(escape("<b> | *c* _d_ t2i_mrr [e](f)"))
     &lt;b> \\| \\*c\\* \\_d\\_ t2i_mrr [e]\\(f)
@@ -28,7 +28,7 @@ def escape(text: str) -> str:
 
 
 def paragraph(text: str) -> str:
-    """Text that begins a line: no heading, list, rule, quotation or definition, either.
+    """Escape text that begins a line: also no heading, list, rule, quotation or definition.
 
     >>> print(paragraph("# a"), paragraph(" 1. b"), paragraph("--- c"))
     \\# a 1\\. b \\--- c
@@ -42,7 +42,7 @@ def paragraph(text: str) -> str:
 
 
 def code(text: str) -> Markdown:
-    """Inline code, outside of tables.
+    """Format inline code, outside tables.
 
     >>> print(code("a_b"), code("a `b`"))
     `a_b` `` a `b` ``
@@ -53,7 +53,7 @@ def code(text: str) -> Markdown:
 
 
 def fence(text: str, language: str = "") -> Markdown:
-    """A code block.
+    """Format a code block.
 
     >>> print(fence("print('a')", "python"))
     ```python
@@ -65,12 +65,12 @@ def fence(text: str, language: str = "") -> Markdown:
 
 
 def one_line(text: str) -> str:
-    """Text with a space for each line break."""
+    """Replace each line break with a space."""
     return _BREAK.sub(" ", text)
 
 
 def render(template: Path, **values: Any) -> str:
-    """A template of Jinja in which every value is escaped but `Markdown`."""
+    """Render a Jinja template; every value except `Markdown` is escaped."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(

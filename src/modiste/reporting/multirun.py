@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class GridTable(Callback):
-    """A callback of Hydra's: prints the grid's table when its last run has ended, and where the runs are."""
+    """Hydra callback that prints the grid's table after its last run, and the command for every metric."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from modiste.reporting.tables import grid, print_sheets

@@ -1,4 +1,4 @@
-"""report.html: one page about a run that can be mailed. Pictures are inside it; nothing is fetched from anywhere."""
+"""report.html: a self-contained page about a run, without external requests."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ DRAWN = ("curves.*.svg", "selection.*.svg", "*.metrics.*.svg", "*.few_shot.svg",
 
 
 def write_report(run_dir: Path, catalogue: Catalogues = None) -> Path:
-    """Write ``report.html`` and ``figures/`` from what the run directory holds, and return the page's path.
+    """Write ``report.html`` and ``figures/`` of a run directory, and return the page's path.
 
     Args:
-        run_dir: A run directory; the page has no section for what it lacks.
+        run_dir: A run directory; sections without content are omitted.
         catalogue: The full catalogue that the retrieval examples refer to, or ``{result's file stem: catalogue}`` for
-            a run that was evaluated on several. For others, thumbnails that were kept before are used again.
+            a run that was evaluated on several. For other data, the thumbnails of earlier reports are reused.
 
     Raises:
-        ModisteError: there is no such directory, nothing to report, or a malformed file in it; or see
+        ModisteError: The directory does not exist, has nothing to report or a malformed file; or see
             `modiste.utils.run_dir.check_links`.
     """
     check_links(Path(run_dir), EVALUATED)
     run = Run.read(Path(run_dir), catalogue)
-    for old in (path for pattern in DRAWN for path in (run.path / "figures").glob(pattern)):  # of results that are gone
+    for old in (path for pattern in DRAWN for path in (run.path / "figures").glob(pattern)):  # of deleted results
         old.unlink()
     curves = training_curves(read_metrics(run.path), run.path / "figures")
     if not curves and not run.results:
-        raise ModisteError(f"'{run_dir}' has neither metrics.csv nor results. Train or evaluate into it first.")
+        raise ModisteError(f"'{run_dir}' has neither metrics.csv nor results: train or evaluate into it first.")
     published = tables.read_published()
     run.results = dict(sorted(run.results.items(), key=lambda item: reading_order(item[1]["task"])))
     most = TILES if len(run.results) <= 2 else 2 if len(run.results) <= 5 else 1
@@ -90,13 +90,13 @@ def _worse(regret: float | None) -> str:
 
 
 def _costs(cost: Mapping[str, Any]) -> list[Any]:
-    """As a table, and its notes."""
+    """The cost table and its notes."""
     notes = tables.cost_notes(cost) or [NOT_INSTALLED]
     return [table(["", ""], [list(item) for item in tables.cost_words(cost).items()]), *map(Note, notes)]
 
 
 def _data(data: Mapping[str, Any]) -> list[Any]:
-    """data.json: plain facts, then a table for every mapping; bad rows with their ids."""
+    """data.json: plain facts, a table per mapping, and lists such as the ids of bad rows."""
     facts = {
         name: plain(value)
         for name, value in data.items()
@@ -113,7 +113,7 @@ def _data(data: Mapping[str, Any]) -> list[Any]:
 
 
 def _members(value: Any) -> str:
-    """A value in a line: a list's length and first members, a list of pairs or a mapping as ``name value``."""
+    """A value in one line: a list as length and first members, pairs or a mapping as ``name value``."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_members(member)}" for name, member in value.items())
     if not isinstance(value, list):
@@ -125,7 +125,7 @@ def _members(value: Any) -> str:
 
 
 def _missing(suites: Sequence[Mapping[str, Any]]) -> Any:
-    """What the suites name and could not run, with the reason."""
+    """The entries of the suites that could not run, with the reason."""
     rows = [
         [str(suite["suite"]), str(outcome["entry"]), str(outcome["task"]), str(outcome["why"])]
         for suite in suites

@@ -1,4 +1,4 @@
-"""Training runs below a folder: their overrides, and the settings in which they differ."""
+"""Training runs in a folder: their overrides, and the settings in which they differ."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from modiste.utils.run_dir import RunDir
 
 SEED = "seed"
 WHERE = ("run_dir", "continue", "resume", "name", "hydra", "data_dir")
-"""Settings that say where to read and write, not what is trained."""
+"""Settings that locate files and do not change what is trained."""
 MOST = 4  # settings in a row's label
-LONG = 8  # characters of a number that is shown in full
+LONG = 8  # maximum characters of a number that is shown in full
 TARGET = "_target_"
 
 
 def find_runs(folder: str | Path) -> list[Path]:
-    """The run directories of training runs in ``folder``, or itself, in the order of their names.
+    """Run directories of training runs in ``folder``, itself included, in natural order of their paths.
 
-    Of a trial with several seeds each is one. Folders without a log of validation are none.
+    Each seed of a trial is a separate run. Folders without a CSV log are skipped.
     """
     folder = Path(folder)
     found = [path.parent for path in folder.rglob("config.yaml") if any(path.parent.glob("csv/version_*/metrics.csv"))]
@@ -28,7 +28,7 @@ def find_runs(folder: str | Path) -> list[Path]:
 
 
 def overrides_of(run: Path) -> dict[str, str]:
-    """The overrides that a run was given, key to value; empty where they are not recorded."""
+    """Overrides of a run, key to value, without those in `WHERE`; empty where they are not recorded."""
     given = _yaml(run / "overrides.yaml")
     words = [str(word).lstrip("+").partition("=") for word in given] if isinstance(given, list) else []
     return {
@@ -41,7 +41,7 @@ def _unquoted(value: str) -> str:
 
 
 def config_of(run: Path) -> dict[str, Any]:
-    """The run's resolved configuration; empty where there is none."""
+    """Resolved configuration of a run; empty where it has none."""
     content = _yaml(RunDir(run).config)
     return content if isinstance(content, dict) else {}
 
@@ -51,13 +51,14 @@ def _yaml(path: Path) -> Any:
 
 
 def differing(runs: Sequence[Path]) -> list[dict[str, str]]:
-    """Of each run, the settings in which the runs differ: its overrides, with the configuration's value for others.
+    """Settings in which the runs differ, for each run; values not overridden come from its configuration.
 
     Args:
         runs: Run directories.
 
     Returns:
-        Setting to value, in the order in which they were given; nothing of runs that differ in no recorded setting.
+        Setting to value, for each run, in the order of the overrides; empty for runs that differ in no recorded
+        setting.
     """
     given, configs = [overrides_of(run) for run in runs], [_flat(config_of(run)) for run in runs]
     keys = [key for found in given for key in found]
@@ -68,7 +69,7 @@ def differing(runs: Sequence[Path]) -> list[dict[str, str]]:
     varying = _varying(settings)
     if not varying:
         varying = _varying(configs)
-        # A part that is swapped whole differs in all its settings: its class says it.
+        # A part of another class differs in all its settings: show its class instead.
         swapped = {key.removesuffix(f".{TARGET}") for key in varying if key.endswith(f".{TARGET}")}
         inside = {key for key in varying for part in swapped if key.startswith(f"{part}.")}
         settings = [
@@ -86,7 +87,7 @@ def _varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Leaves by their dotted names, without `WHERE`."""
+    """Leaves by dotted name, without `WHERE`."""
     if not isinstance(value, Mapping) or not value:
         return {name: value} if name else {}
     inner = {f"{name}.{key}" if name else str(key): item for key, item in value.items() if name or key not in WHERE}
@@ -94,7 +95,7 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """A value as one would give it on the command line; empty where there is none."""
+    """A value as written on the command line; empty for None."""
     return {None: "", True: "true", False: "false"}.get(value, value) if _plain(value) else str(value)
 
 
@@ -103,7 +104,7 @@ def _plain(value: Any) -> bool:
 
 
 def shorter(value: str) -> str:
-    """A setting as a table shows it: a sampled number with four digits.
+    """A setting as shown in a table: long numbers with four significant digits.
 
     >>> shorter("0.0012106012652034494"), shorter("0.001"), shorter("siglip"), shorter("20260101")
     ('0.001211', '0.001', 'siglip', '20260101')
@@ -117,7 +118,7 @@ def shorter(value: str) -> str:
 
 
 def label_of(settings: Mapping[str, str], without: Sequence[str] = ()) -> str:
-    """Settings as a row's label.
+    """Label of a row from its settings.
 
     >>> label_of({"loss": "siglip", "optim.lr": "0.001", "seed": "1"}, without=["seed"])
     'loss=siglip, optim.lr=0.001'

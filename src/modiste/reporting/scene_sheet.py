@@ -1,4 +1,4 @@
-"""A contact sheet of composed scenes with their labels."""
+"""Contact sheet of composed scenes with their labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNLABELLED = 96
 
 
 def draw_scenes(scenes: Scenes, path: Path) -> None:
-    """Write a PNG of the first `COUNT` scenes: each above its labels, in the colours of its legend; grey is unknown."""
+    """Write a PNG of the first `COUNT` scenes, each above its label map and legend; grey is unlabelled."""
     rows = -(-COUNT // COLUMNS)
     width, height = CELL + GAP, 2 * CELL + LEGEND + 2 * GAP
     sheet = Image.new("RGB", (GAP + COLUMNS * width, GAP + rows * height), "white")

@@ -13,7 +13,7 @@ DIRECTIONS = {
     "i2i": "image→image",
     "queries": "text→image, among all rows that training did not use",
 }
-TASKS = {  # in reading order: title, and the adjective of a metric; others are called by their names
+TASKS = {  # in reading order: title, and the adjective of a metric; other tasks use their names
     "retrieval": ("Retrieval", "retrieval"),
     "marqo": ("Retrieval, Marqo 2024 protocol", "Marqo"),
     "composed": ("Composed retrieval", "composed"),
@@ -46,7 +46,7 @@ MEASURES = {
 
 
 def task_title(task: str) -> str:
-    """A task as a heading.
+    """Heading of a task.
 
     >>> task_title("zeroshot"), task_title("my_task")
     ('Zero-shot classification', 'My task')
@@ -56,12 +56,12 @@ def task_title(task: str) -> str:
 
 
 def reading_order(task: str) -> int:
-    """The place of a task's section on a page."""
+    """Position of a task's section on a page."""
     return list(TASKS).index(task) if task in TASKS else len(TASKS)
 
 
 def part_words(part: str) -> str:
-    """A part of a result.
+    """A result's part in words.
 
     >>> part_words("t2i"), part_words("sub-category-to-product"), part_words("cam/own_mean"), part_words("")
     ('text→image', 'sub-category→product', 'cam: own mean', 'value')
@@ -74,7 +74,7 @@ def part_words(part: str) -> str:
 
 
 def measure_words(metric: str) -> str:
-    """A metric without its part.
+    """A metric in words, without its part.
 
     >>> measure_words("mrr"), measure_words("ndcg@10"), measure_words("hit_rate@1"), measure_words("4_shot_accuracy")
     ('MRR', 'nDCG@10', 'hit rate@1', '4-shot accuracy')
@@ -97,7 +97,7 @@ def headline(result: Mapping[str, Any], name: str) -> str:
 
 
 def chance(result: Mapping[str, Any], name: str) -> float | None:
-    """Chance level, where it follows from the counts: accuracy of classes, recall@k of a gallery.
+    """Chance level from the counts (accuracy, recall@k) or of AUC; None where it is not known.
 
     >>> chance({"counts": {"colour/classes": 20}}, "colour/accuracy")
     0.05

@@ -1,4 +1,4 @@
-"""Search over a catalogue: an index on disk, queries by words, photos and products, filters, versions.
+"""Search over a catalogue: an index with versions, queries by text, photo and product, filters.
 
 >>> import modiste.search  # doctest: +SKIP
 >>> index = modiste.search.open("shop.index")  # doctest: +SKIP
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def open(path: str | Path, version: int | None = None, qdrant_url: str | None = None) -> Index:
-    """The index in the folder ``path``, at its newest version or an earlier one.
+    """Open the index in the folder ``path``, at its newest version or an earlier one.
 
     Args:
-        path: The folder.
-        version: Number of an earlier version.
-        qdrant_url: Of the server that an index with engine=qdrant is on; null: the one of ``MODISTE_QDRANT_URL``. No
-            other server is contacted.
+        path: Folder of the index.
+        version: Number of a version; None: the newest.
+        qdrant_url: URL of the server of an index with engine=qdrant; None: ``MODISTE_QDRANT_URL``. No other server is
+            contacted.
 
     Raises:
-        ModisteError: There is none, it is unfinished, or it has no such version.
+        ModisteError: The index or the version does not exist, or the index is unfinished or damaged.
     """
     from modiste.search.engines.qdrant import confirm
     from modiste.search.index import Index

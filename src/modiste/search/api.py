@@ -1,4 +1,4 @@
-"""The actions of `modiste index`, from its configuration."""
+"""The actions of `modiste index`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from modiste.utils.run_dir import RunDir
 
 
 def make(cfg: DictConfig, line: Invocation) -> str:
-    """Build the index of a catalogue, or bring it up to date.
+    """Build the index of a catalogue, or update it.
 
     Raises:
-        ModisteError: There is no ``out`` or no model, or the index is of another model.
+        ModisteError: No model is given, or the index is of another model; or see `modiste.search.build.build`.
     """
     from modiste.data.build import load
     from modiste.search.build import build
@@ -54,7 +54,7 @@ def _engine(cfg: DictConfig, folder: Path) -> dict[str, str]:
 
 
 def _source(cfg: DictConfig, line: Invocation, folder: Path, catalogue: Any) -> Any:
-    """The source of embeddings: the run's model, ``model=``, the index's own model, or matrices on disk."""
+    """Source of the embeddings: ``run=``, ``model=``, ``vectors=``, or the existing index's own model."""
     from modiste.embedding.build import choose_device, decode_of
     from modiste.search.build import Source, vectors_on_disk
 
@@ -91,7 +91,7 @@ def _source(cfg: DictConfig, line: Invocation, folder: Path, catalogue: Any) -> 
 
 
 def _model(cfg: DictConfig) -> tuple[Any, str, str]:
-    """The model, its name and where it came from."""
+    """The model, its name and its source."""
     from modiste.models.load import build_model
     from modiste.models.load import load as load_model
 
@@ -105,7 +105,7 @@ def _model(cfg: DictConfig) -> tuple[Any, str, str]:
 
 
 def run_name(run: str) -> str:
-    """A run as people call it: its directory, with the one above where it is named by the time.
+    """Name of a run: its directory, with the parent's name if it is a timestamp.
 
     >>> run_name("runs/shop"), run_name("runs/demo/2026-11-30_10-00-00/")
     ('shop', 'demo/2026-11-30_10-00-00')
@@ -121,7 +121,7 @@ def _index(cfg: DictConfig) -> Index:
 
 
 def versions(cfg: DictConfig, line: Invocation) -> str:
-    """List the versions."""
+    """List the versions of an index."""
     lines = [f"{int(v):>6}  {v.created}  {v.rows:>9,} rows  {v.note}" for v in _index(cfg).versions()]
     return "\n".join(lines)
 
@@ -146,7 +146,7 @@ def delete(cfg: DictConfig, line: Invocation) -> str:
 
 
 def plan(cfg: DictConfig, line: Invocation) -> str:
-    """Measure the ways to search, and choose the smallest that reaches the recall floor."""
+    """Measure search methods, and choose the smallest that reaches the recall floor."""
     index = _index(cfg)
     measured = index.plan(list(cfg.choices) if cfg.choices else None, cfg.recall_floor)
     lines = [f"{'choice':<10} {'MiB':>9} {'recall@10':>9} {'ms/query':>9}  narrowest filter measured"]
@@ -166,7 +166,7 @@ def calibrate(cfg: DictConfig, line: Invocation) -> str:
     """Recalibrate the match thresholds."""
     found = _index(cfg).calibrate(cfg.coverage)
     if not found:
-        return "Too few pairs: no threshold is set, and no result is called a match or none."
+        return "Too few pairs: no threshold is set, and results are not marked as matches."
     return "\n".join(
         f"{kind} queries: a match from {t.threshold:.3f} on, which {t.coverage:.0%} of true matches reach or more "
         f"({t.pairs} pairs of split {t.split}; {t.chance:.1%} of random pairs reach it)"
@@ -175,7 +175,7 @@ def calibrate(cfg: DictConfig, line: Invocation) -> str:
 
 
 def health(cfg: DictConfig, line: Invocation) -> str:
-    """Write the lists of catalogue health."""
+    """Write the catalogue-health lists."""
     from modiste.search.health import write
 
     index = _index(cfg)

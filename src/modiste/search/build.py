@@ -1,4 +1,4 @@
-"""Writing of an index: vectors and thumbnails are staged, then one atomic commit makes a version that readers see."""
+"""Writing of an index: vectors and thumbnails are staged, then an atomic commit publishes a version."""
 
 from __future__ import annotations
 
@@ -60,33 +60,34 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 PATIENCE = 600.0
-"""Seconds that a writer waits for another."""
+"""Seconds that a writer waits for another writer."""
 CHUNK = 2048
-"""Photos that are embedded at a time: what a kill may cost."""
+"""Photos per staged file: at most these are embedded again after a kill."""
 THUMBNAIL = 256
 """Longer side of thumbnails, in pixels."""
 SMALL = 16 * 1024
-"""Bytes up to which an encoded photo is its own thumbnail."""
+"""Maximum bytes of an encoded photo that is its own thumbnail."""
 WEB_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 KEPT_SNAPSHOTS = 2
 TIDY_EVERY = 8
-"""Commits after which the database is compacted; it scans what its indexes do not have yet."""
+"""Commits between compactions; until then, searches scan rows that the database has not indexed."""
 RESULT_COLUMNS = ("score", "match", "views", KEY)
 
 
 @dataclass(frozen=True)
 class Source:
-    """What embeds a catalogue.
+    """Source of a catalogue's embeddings.
 
     Attributes:
-        card: The model's facts.
-        load: Gives the dual encoder when a photo has to be embedded; None for vectors without a model.
+        card: Identity of the model.
+        load: Returns the dual encoder when photos must be embedded; None for vectors without a model.
         node: ``model`` and ``tune`` of the configuration that builds the model.
-        weights: Whether the index keeps the weights.
-        export_text: Whether to keep the text tower in ONNX, too: `modiste search` then answers without importing torch.
+        weights: Whether the index stores the weights.
+        export_text: Export the text tower to ONNX, so that `modiste search` answers without importing torch.
         coverage: Fraction of true matches that reach the match threshold (`modiste.search.calibrate`).
-        vectors: Pixel hash → embedding, where they were made before (`modiste embed`).
-        options: Of `modiste.embedding.embedder.ModelEmbedder`: batch_size, precision, decode, backend, min_cosine.
+        vectors: Pixel hash → precomputed embedding (`modiste embed`).
+        options: Arguments of `modiste.embedding.embedder.ModelEmbedder`: batch_size, precision, decode, backend,
+            min_cosine.
     """
 
     card: ModelCard
@@ -100,7 +101,7 @@ class Source:
 
     @classmethod
     def of_model(cls, model: DualEncoder, name: str, node: Mapping[str, Any], source: str = "", **more: Any) -> Source:
-        """A dual encoder and the configuration that builds it."""
+        """From a dual encoder and the configuration that builds it."""
         from modiste.embedding.embedder import fingerprint
 
         card = ModelCard(name, fingerprint(model), plain(model.preprocess.describe()), int(model.embed_dim), source)
@@ -108,21 +109,21 @@ class Source:
 
     @classmethod
     def of_index(cls, index: Opened, **more: Any) -> Source:
-        """The model that an index came with, if it came with one."""
+        """From an index's own model, if it has one."""
         return cls(index.card, (lambda: index.model) if index.has_model else None, **more)
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What an upsert did, in rows.
+    """Numbers of rows that an upsert changed.
 
     Attributes:
-        added: New ones.
-        changed: Of a known product and photo, with other pixels or attributes.
-        embedded: Photos that went through the image tower; equal pixels go once.
-        deleted: Ones that the catalogue lacks.
-        unchanged: Ones that were left alone.
-        version: The newest version afterwards.
+        added: New rows.
+        changed: Rows of a known product and photo, with other pixels or attributes.
+        embedded: Embedded photos; equal pixels are embedded once.
+        deleted: Rows that the catalogue lacks.
+        unchanged: Unchanged rows of the catalogue.
+        version: Newest version after the upsert.
     """
 
     added: int = 0
@@ -152,18 +153,19 @@ def build(
     progress: Progress = silent,
     engine: Mapping[str, str] | None = None,
 ) -> Changes:
-    """Build the index ``folder`` of a catalogue, or bring it up to date; a killed build resumes.
+    """Build the index of a catalogue in ``folder``, or update it; a killed build resumes.
 
     Args:
-        folder: Of the index.
-        catalogue: Its rows.
-        source: The model, or vectors that were made before.
-        delete_missing: Of an existing index: whether rows that the catalogue lacks are deleted.
-        progress: Of the photos that are embedded.
-        engine: Of a new index: ``kind`` (``lancedb``, or ``qdrant`` with ``url`` and ``collection``).
+        folder: Folder of the index.
+        catalogue: Rows of the index.
+        source: A model, or precomputed vectors.
+        delete_missing: Delete rows of an existing index that the catalogue lacks.
+        progress: Progress display of the embedded photos.
+        engine: Engine of a new index: ``kind`` (``lancedb``, or ``qdrant`` with ``url`` and ``collection``).
 
     Raises:
-        ModisteError: The index is of another model or preprocessing, or a value is not of its column's type.
+        ModisteError: ``folder`` is not an index, the index is of another model or preprocessing, the columns differ, a
+            value is not of its column's type, or another process keeps writing.
     """
     folder = Path(folder).expanduser()
     confirm((engine or {}).get("url"))
@@ -176,7 +178,7 @@ def build(
         raise ModisteError(f"{folder} exists and is not an index: choose another out=.")
     folder.mkdir(parents=True, exist_ok=True)
     with writing(folder):
-        # Another process may have finished it meanwhile.
+        # Another process may have finished the build meanwhile.
         known = read_facts(folder) if (folder / FACTS).is_file() else None
         if known is not None:
             heal(folder, known)
@@ -297,16 +299,16 @@ def restore(index: Opened, version: int) -> None:
 
 
 def _check_unique(folder: Path, twice: int) -> None:
-    """Raises ModisteError where there are more rows than keys."""
+    """Raise ModisteError if there are more rows than keys."""
     if twice:
         raise ModisteError(
-            f"{folder}: {twice} rows exist twice, written by something other than Modiste. "
-            f"Go back to an earlier version: modiste index index={shlex.quote(str(folder))} at=VERSION."
+            f"{folder}: {twice} rows exist twice, written by something other than Modiste: "
+            f"restore an earlier version with modiste index restore index={shlex.quote(str(folder))} at=VERSION."
         )
 
 
 def _after(folder: Path, facts: Mapping[str, Any], part: pa.Table, gone: Sequence[int]) -> Snapshot | None:
-    """The snapshot after an upsert, from the one before; None where that is not on disk."""
+    """Snapshot after an upsert, from the previous one; None if that is not on disk."""
     before = Snapshot.read(snapshot_folder(folder, facts["commits"][-1]["version"]))
     return None if before is None else changed_snapshot(before, part, gone)
 
@@ -315,18 +317,18 @@ def _commit(folder: Path, store: Any, facts: dict[str, Any], note: str, snapshot
     """Publish the store's current content as the newest version.
 
     Args:
-        folder: Of the index.
-        store: Whose rows are final.
-        facts: Of the index; the version is added to them.
-        note: What changed.
-        snapshot: Of these rows, where it is known; None: it is read from the store.
+        folder: Folder of the index.
+        store: Store with the final rows.
+        facts: Facts of the index, to which the version is added.
+        note: What the version changes.
+        snapshot: Snapshot of the rows; None: read from the store.
     """
     if len(facts["commits"]) % TIDY_EVERY == 0:
         store.tidy()
     version = store.version
     if facts["engine"]["kind"] == "lancedb":
         _write_snapshot(folder, version, snapshot or snapshot_of(store, facts["types"]), facts)
-    else:  # the server keeps the newest version alone
+    else:  # the server keeps only the newest version
         version = 1 + max((commit["version"] for commit in facts["commits"]), default=0)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     record = {"version": version, "created": now, "rows": store.count(), "note": note}
@@ -341,7 +343,7 @@ def _commit(folder: Path, store: Any, facts: dict[str, Any], note: str, snapshot
 
 
 def _write_snapshot(folder: Path, version: int, snapshot: Snapshot, facts: Mapping[str, Any]) -> None:
-    """The files of a version, with the codes that the plan scans: rotated and scaled as those that were measured."""
+    """Write a version's snapshot and the codes of its plan, with the measured codes' rotation and scale."""
     place = snapshot_folder(folder, version)
     snapshot.write(place)
     choice = Plan.of(facts.get("plan")).choice
@@ -364,7 +366,7 @@ def record_plan(index: Opened, choices: list[str], floor: float) -> list[Measure
         plan = Plan(taken.choice, limit, floor, len(asked), taken.steps)
         if taken.choice not in (EXACT, IVF):
             Codes.make(taken.choice, index.snapshot.vectors).write(snapshot_folder(index.path, index.version))
-        if taken.choice == IVF:  # its index is a version of the database
+        if taken.choice == IVF:  # its index is a new version of the database
             facts = facts | {"plan": plan.record()}
             _commit(index.path, store, facts, "approximate index of the vectors")
         else:
@@ -386,7 +388,7 @@ def _record(folder: Path, **facts: Any) -> None:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """The only writer of an index, as long as the block lasts.
+    """Context manager of the writer's lock of an index.
 
     Raises:
         ModisteError: Another process has been writing for `PATIENCE` seconds.
@@ -396,7 +398,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 class pending:  # noqa: N801
-    """A mark that a commit is under way: `heal` finishes what a kill left between the database and the facts."""
+    """Mark a commit in progress: after a kill, `heal` makes the database agree with the facts."""
 
     def __init__(self, folder: Path) -> None:
         self.mark = folder / "pending"
@@ -410,7 +412,7 @@ class pending:  # noqa: N801
 
 
 def heal(folder: Path, facts: dict[str, Any]) -> None:
-    """Roll back a killed commit: the database returns to the version that readers see. The writer's lock is held."""
+    """Roll back a killed commit to the version that readers see. The caller holds the writer's lock."""
     mark = folder / "pending"
     if mark.exists():
         store = store_of(folder, facts["engine"])
@@ -423,12 +425,12 @@ def heal(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def rows_of(catalogue: Catalogue) -> pa.Table:
-    """A catalogue's rows as the store has them, but for numbers, vectors and thumbnails.
+    """A catalogue's rows in the store's form, without row numbers, vectors and thumbnails.
 
-    Columns of whole numbers become int64, of other numbers float64, a missing value null.
+    Columns of integers become int64, of other numbers float64; a missing value becomes null.
 
     Raises:
-        ModisteError: An attribute has the name of a column that results have.
+        ModisteError: An attribute has the name of a column of the index or of results.
     """
     columns = {name: catalogue.table.column(name) for name in ("product_id", "text", "split")}
     columns = {name: column.cast(pa.string()) for name, column in columns.items()}
@@ -455,12 +457,12 @@ def rows_of(catalogue: Catalogue) -> pa.Table:
 
 
 def public(table: pa.Table) -> list[str]:
-    """Columns that filters may name."""
+    """Columns that filters may name, without ``row``."""
     return [name for name in table.column_names if name not in (KEY, WORDS, "row") and not name.startswith("_")]
 
 
 def numbers_of(values: pa.Array) -> pa.Array:
-    """An attribute as numbers where all its values are some, with null for ""; else as text.
+    """An attribute as numbers if all its values are numbers, with null for ""; else as text.
 
     >>> numbers_of(pa.array(["12", "", "7"])).to_pylist(), numbers_of(pa.array(["007", "8"])).to_pylist()
     ([12, None, 7], ['007', '8'])
@@ -482,7 +484,7 @@ def numbers_of(values: pa.Array) -> pa.Array:
 
 
 def typed(table: pa.Table, columns: Mapping[str, str], folder: Path) -> pa.Table:
-    """A table with the columns and types (by Arrow's names) of an index.
+    """Cast a table to an index's column types, column → Arrow type name.
 
     Raises:
         ModisteError: A column is missing or new, or a value is not of its column's type.
@@ -506,14 +508,14 @@ def typed(table: pa.Table, columns: Mapping[str, str], folder: Path) -> pa.Table
 
 
 def _words(table: pa.Table) -> list[str]:
-    """The full text of a row: the product's id, its title and the text of its attributes."""
+    """Full text of each row: the product's id, its title and its text attributes."""
     names = [name for name in public(table) if name != "split" and pa.types.is_string(table.schema.field(name).type)]
     lists = [table.column(name).to_pylist() for name in names]
     return [" ".join(filter(None, values)) for values in zip(*lists, strict=True)]
 
 
 def _hashes(table: pa.Table, pixels: Sequence[str]) -> list[str]:
-    """A digest of each row's content: another one means that the row changed."""
+    """A digest of each row's content, to detect changed rows."""
     names = public(table)
     lists = [table.column(name).to_pylist() for name in names]
     return [
@@ -523,7 +525,7 @@ def _hashes(table: pa.Table, pixels: Sequence[str]) -> list[str]:
 
 
 def image_source(catalogue: Catalogue) -> dict[str, str] | None:
-    """Where the original photos are; None for what is not in files, such as generated garments."""
+    """Location of the original photos; None if they are not in files, such as synthetic garments."""
     images = catalogue.images
     if isinstance(images, FolderImages):
         return {"kind": "folder", "path": str(Path(images.root).resolve())}
@@ -533,7 +535,7 @@ def image_source(catalogue: Catalogue) -> dict[str, str] | None:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON returns it."""
+    """A value after a round trip through JSON."""
     return json.loads(json.dumps(value, default=str))
 
 
@@ -541,11 +543,11 @@ def plain(value: Any) -> Any:
 
 
 class Staging:
-    """Vectors and thumbnails that are made and not committed yet, on disk: a killed job takes them up again.
+    """Vectors and thumbnails that are not committed yet, on disk: a killed job reuses them.
 
     Args:
-        folder: Of the index.
-        source: What embeds.
+        folder: Folder of the index.
+        source: Source of the embeddings.
     """
 
     def __init__(self, folder: Path, source: Source) -> None:
@@ -562,16 +564,16 @@ class Staging:
                 self._take(table)
 
     def remember(self, store: LanceStore | QdrantStore, rows: Mapping[str, int]) -> None:
-        """Reuse the store's vectors and thumbnails of these pixels."""
+        """Reuse the store's vectors and thumbnails of ``rows``, pixel hash → row number."""
         if rows:
             found = store.take(list(rows.values()), ["_pixels", "_vector", "_thumbnail"])
             self._take(found.select(["_pixels", "_vector", "_thumbnail"]))
 
     def embed(self, catalogue: Catalogue, progress: Progress) -> int:
-        """Embed the photos that are not known yet; returns their number.
+        """Embed the photos without a vector; returns their number.
 
         Raises:
-            ModisteError: There are some, and no model.
+            ModisteError: Photos must be embedded and there is no model.
         """
         first: dict[str, int] = {}
         for row, pixels in enumerate(catalogue.column("pixels")):
@@ -616,14 +618,14 @@ class Staging:
         self.thumbnails |= dict(zip(names, table.column("_thumbnail").to_pylist(), strict=True))
 
     def complete(self, table: pa.Table) -> pa.Table:
-        """A table of rows with their vectors and thumbnails."""
+        """Add the rows' vectors and thumbnails to a table."""
         pixels = table.column("_pixels").to_pylist()
         vectors = np.stack([self.vectors[name] for name in pixels])
         table = table.append_column("_vector", _vectors(vectors))
         return table.append_column("_thumbnail", pa.array([self.thumbnails[name] for name in pixels], pa.binary()))
 
     def clear(self) -> None:
-        """Delete what is committed."""
+        """Delete the staged files."""
         shutil.rmtree(self.root, ignore_errors=True)
 
 
@@ -633,7 +635,7 @@ def _vectors(vectors: np.ndarray) -> Any:
 
 
 def _thumbnails(images: ImageSource, refs: Sequence[str]) -> list[bytes]:
-    """Of several photos, a share of them on each core: a task each would cost more than a small photo."""
+    """Thumbnails of photos, one chunk per core: a task per photo would cost more than a small photo."""
     share = math.ceil(len(refs) / usable_cores())
     shares = [refs[start : start + share] for start in range(0, len(refs), share)]
     with ThreadPoolExecutor(len(shares)) as pool:
@@ -642,7 +644,7 @@ def _thumbnails(images: ImageSource, refs: Sequence[str]) -> list[bytes]:
 
 
 def thumbnail(images: ImageSource, ref: str) -> bytes:
-    """A photo of at most `THUMBNAIL` pixels a side as a JPEG; a file of at most `SMALL` bytes as it is.
+    """A JPEG of at most `THUMBNAIL` pixels per side, or the file itself if it has at most `SMALL` bytes.
 
     >>> from modiste.data.sources import ArrayImages
     >>> thumbnail(ArrayImages(np.zeros((1, 4, 4), np.uint8)), "0")[:3]
@@ -659,14 +661,14 @@ def thumbnail(images: ImageSource, ref: str) -> bytes:
 
 
 def vectors_on_disk(path: Path, catalogue: Catalogue) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Pixel hash → embedding, and the manifest of `modiste embed`.
+    """Read precomputed embeddings: pixel hash → embedding, and the manifest of `modiste embed`.
 
     Args:
-        path: Its folder, or a matrix with a row per catalogue row.
-        catalogue: Whose rows they are.
+        path: Folder of `modiste embed`, or a matrix with one row per catalogue row.
+        catalogue: The embedded catalogue.
 
     Raises:
-        ModisteError: The matrix is of another number of rows, or the manifest of another catalogue.
+        ModisteError: The number of rows differs, or the manifest is of another catalogue.
     """
     from modiste.embedding.embedder import MatrixEmbedder, read_matrix
 

@@ -1,4 +1,4 @@
-"""The threshold above which a result counts as a match: split conformal prediction on matching pairs."""
+"""Match thresholds of scores by split conformal prediction on matching pairs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PAIRS = 1000
 FEWEST = 20
-"""Pairs below which nothing is calibrated."""
+"""Minimum number of pairs for a calibration."""
 FILE = "calibration.npz"
 
 
@@ -30,13 +30,13 @@ class Threshold:
     """The score threshold of a match.
 
     Attributes:
-        threshold: The score.
-        coverage: Fraction of true matches that reach it: at least this, on average over calibrations, for new queries
-            that come as the pairs do (Vovk et al. 2005; Angelopoulos and Bates 2021, arXiv:2107.07511).
-        pairs: Number of pairs it was calibrated on.
-        split: Where they are from: ``val``, ``test``, or ``all`` where there is no such split. A model that was trained
-            on them knows them better than new ones.
-        chance: Fraction of random pairs that reach it.
+        threshold: Minimum score of a match.
+        coverage: Fraction of true matches that reach the threshold: a lower bound in expectation over calibrations, for
+            new queries exchangeable with the pairs (Vovk et al. 2005; Angelopoulos and Bates 2021, arXiv:2107.07511).
+        pairs: Number of calibration pairs.
+        split: Split of the pairs: ``val``, ``test``, or ``all`` without a large enough one of these. On training data
+            the model scores matches higher than on new data.
+        chance: Fraction of random pairs that reach the threshold.
     """
 
     threshold: float
@@ -49,8 +49,11 @@ class Threshold:
 def conformal(scores: np.ndarray, coverage: float) -> float:
     """The largest threshold that a new true match reaches with probability ``coverage`` or more.
 
-    Of n scores that are exchangeable with the new one it is the ⌊(n + 1)(1 − coverage)⌋-th smallest; −∞ where n is too
+    It is the ⌊(n + 1)(1 − coverage)⌋-th smallest of n scores that are exchangeable with the new one; −∞ if n is too
     small for the coverage.
+
+    Raises:
+        ModisteError: ``coverage`` is not between 0 and 1.
 
     >>> conformal(np.arange(1.0, 100.0), 0.9)
     10.0
@@ -64,12 +67,12 @@ def conformal(scores: np.ndarray, coverage: float) -> float:
 
 
 def calibrate(index: Opened, coverage: float, seed: int = 0) -> dict[str, Threshold]:
-    """Thresholds of text queries (titles to their product's photos) and image queries (photos to its other photos).
+    """Thresholds of text queries (title to its product's photos) and image queries (photo to other views).
 
-    Also keeps the titles' embeddings next to the index: they are the queries that recall is measured with.
+    Also stores the titles' embeddings in the index's folder: `Index.plan` measures recall with them.
 
     Raises:
-        ModisteError: ``coverage`` is no fraction.
+        ModisteError: ``coverage`` is not between 0 and 1.
     """
     split, positions = sample(index, seed)
     found = {}
@@ -86,7 +89,7 @@ def calibrate(index: Opened, coverage: float, seed: int = 0) -> dict[str, Thresh
 
 
 def _titles(index: Opened, positions: np.ndarray) -> np.ndarray:
-    """Embeddings (P, D) of the titles of some rows, which are kept next to the index."""
+    """Embeddings (P, D) of the titles at ``positions``, which are stored in the index's folder."""
     texts = np.asarray(index.embedder.texts(index.snapshot.table.column("text").take(positions).to_pylist()))
     kept = {"texts": texts, "rows": index.snapshot.rows[positions]}
     write_checked(index.path / FILE, lambda path: save_arrays(path, kept))
@@ -94,7 +97,7 @@ def _titles(index: Opened, positions: np.ndarray) -> np.ndarray:
 
 
 def uncalibrated(index: Opened, kind: str) -> str:
-    """Why an index has no threshold for ``text``, ``image`` or ``mixed`` queries, in a sentence with the remedy."""
+    """Why an index has no threshold for ``text``, ``image`` or ``mixed`` queries, with the remedy."""
     if kind == "mixed":
         return "No match threshold: mixed queries have none, search by words alone or by photos alone for one."
     if "thresholds" not in index.facts:
@@ -130,7 +133,7 @@ def _threshold(
 
 
 def sample(index: Opened, seed: int) -> tuple[str, np.ndarray]:
-    """The split that pairs are from, and positions of at most `PAIRS` rows, one per product."""
+    """Draw calibration pairs: their split, and positions of at most `PAIRS` rows, one per product."""
     splits = np.array(index.snapshot.table.column("split").to_pylist()) if "split" in index.types else np.array([])
     split = next((name for name in ("val", "test") if (splits == name).sum() >= FEWEST), "all")
     rows = np.arange(len(index.snapshot)) if split == "all" else np.flatnonzero(splits == split)
@@ -140,7 +143,7 @@ def sample(index: Opened, seed: int) -> tuple[str, np.ndarray]:
 
 
 def queries(index: Opened, count: int, seed: int = 0) -> np.ndarray:
-    """Vectors (Q, D) such as users ask with: titles of the catalogue; without a model, mixtures of photos."""
+    """Realistic query vectors (Q, D): titles of the catalogue, or mixtures of photos without a model."""
     file = Path(index.path) / FILE
     generator = np.random.default_rng(seed)
     if file.is_file():
@@ -154,5 +157,5 @@ def queries(index: Opened, count: int, seed: int = 0) -> np.ndarray:
 
 
 def record(thresholds: dict[str, Threshold]) -> dict[str, Any]:
-    """For an index's facts; thresholds that no score misses say nothing and are dropped."""
+    """Thresholds as plain values for an index's facts; infinite ones are dropped."""
     return {kind: asdict(one) for kind, one in thresholds.items() if math.isfinite(one.threshold)}

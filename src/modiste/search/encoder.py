@@ -1,4 +1,4 @@
-"""The model of an index: its identity, and embeddings of queries, by the text tower alone where possible."""
+"""The model of an index: its identity, and query embeddings, by an exported text tower if possible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Tokenize = Callable[[list[str]], dict[str, np.ndarray]]
 MIN_COSINE = 0.9999
-"""Of the exported text tower to torch's, on texts of the catalogue."""
+"""Minimum cosine of the exported text tower's embeddings to torch's, on texts of the catalogue."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class ModelCard:
     """Identity of the model that embedded an index.
 
     Attributes:
-        name: For people.
-        fingerprint: Of its architecture and weights (`modiste.embedding.embedder.fingerprint`).
-        preprocess: Its image transform, as plain values.
-        embed_dim: Size D of its space.
-        source: Where it came from: a run directory or a hub id.
+        name: Display name.
+        fingerprint: Hash of architecture and weights (`modiste.embedding.embedder.fingerprint`).
+        preprocess: Image preprocessing, as plain values.
+        embed_dim: Embedding dimension D.
+        source: A run directory or a Hub id.
     """
 
     name: str
@@ -46,7 +46,7 @@ class ModelCard:
     source: str = ""
 
     def check(self, other: ModelCard, place: Path) -> None:
-        """Raise ModisteError where ``other`` is another model, or sees other pixels."""
+        """Raise ModisteError if ``other`` has another fingerprint or another preprocessing."""
         remedy = (
             f"Re-index with another out=, or use the model that {place} was made with ({self.source or self.name})."
         )
@@ -70,7 +70,7 @@ def _digest(value: Any) -> str:
 
 
 class Encoder:
-    """Texts and pictures to unit-norm embeddings, by a model that lies in ``folder`` (`save`).
+    """Embed texts and images with the model stored in ``folder`` (`save`).
 
     >>> Encoder(Path("nowhere")).exists
     False
@@ -81,15 +81,15 @@ class Encoder:
 
     @property
     def exists(self) -> bool:
-        """Whether the index came with a model: one made of embeddings on disk need not."""
+        """Whether the folder has a model; an index built from embeddings on disk may have none."""
         return (self.folder / "config.yaml").is_file()
 
     @functools.cached_property
     def model(self) -> DualEncoder:
-        """The whole dual encoder (`modiste.models.dual_encoder.DualEncoder`), loaded when it is first asked for.
+        """The dual encoder (`modiste.models.dual_encoder.DualEncoder`), loaded on first access.
 
         Raises:
-            ModisteError: There is none, or its weights are not those that embedded the index.
+            ModisteError: The index has no model, or its weights are not those that embedded the index.
         """
         if not self.exists:
             raise ModisteError(
@@ -112,11 +112,11 @@ class Encoder:
         return model
 
     def use(self, model: DualEncoder) -> None:
-        """Use a loaded model."""
+        """Use a loaded model instead of the stored one."""
         self.__dict__["model"] = model
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings (N, D), float32."""
+        """Unit-norm embeddings (N, D), float32."""
         exported = self._text
         if exported is not None:
             return exported(texts)
@@ -126,7 +126,7 @@ class Encoder:
         return embeddings
 
     def pictures(self, images: Sequence[Image]) -> np.ndarray:
-        """Embeddings (N, D), float32, of PIL images."""
+        """Unit-norm embeddings (N, D), float32, of PIL images."""
         import torch
 
         with torch.inference_mode():
@@ -142,9 +142,9 @@ class Encoder:
 
         Args:
             model: The dual encoder.
-            name: For people.
+            name: Display name.
             node: ``model`` and ``tune`` of the configuration that builds it.
-            weights: Whether to keep the weights here; a published model is loaded from where it was published.
+            weights: Store the weights here; a published model is loaded from its source instead.
         """
         import torch
         from omegaconf import OmegaConf
@@ -159,12 +159,12 @@ class Encoder:
         write_text(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(facts)))
 
     def export(self, model: DualEncoder, texts: Sequence[str]) -> None:
-        """Write the text tower in ONNX where that is possible, checked on ``texts`` of the catalogue."""
+        """Export the text tower to ONNX if possible, checked on ``texts`` of the catalogue."""
         TextTower.write(self.folder / "text", model, texts)
 
 
 class TextTower:
-    """A text tower in ONNX with its tokenizer: embeds a query without importing torch or transformers."""
+    """ONNX text tower with its tokenizer: embeds queries without importing torch or transformers."""
 
     def __init__(self, session: InferenceSession, tokenize: Tokenize) -> None:
         self.session, self.tokenize = session, tokenize
@@ -177,15 +177,17 @@ class TextTower:
 
     @classmethod
     def read(cls, folder: Path) -> TextTower | None:
-        """The tower in ``folder``; None where there is none, a file is damaged (with a line of log), or ONNX Runtime is
-        not installed."""
+        """Read the tower in ``folder``.
+
+        None if it is missing, a file is damaged (which is logged), or ONNX Runtime is not installed.
+        """
 
         def checked(name: str, read: Callable[[Path], Any]) -> Any:
-            then = "is not used: torch embeds the queries, until the index is made again"
+            then = "is not used: torch embeds the queries until the index is rebuilt"
             return read_cache(folder / name, read, "The exported text tower", quick_digest, then)
 
         try:
-            # A short text is soon done; to optimise the graph would take longer. It was optimised when written.
+            # The graph was optimised when written; doing it again would take longer than a short text.
             session = checked("tower.onnx", lambda path: onnx.session(path, onnx.options(optimise="none")))
         except ImportError:
             return None
@@ -199,7 +201,7 @@ class TextTower:
 
     @classmethod
     def write(cls, folder: Path, model: DualEncoder, texts: Sequence[str]) -> None:
-        """Export the text tower of ``model`` if it, its tokenizer and this machine allow that; else torch is used."""
+        """Export the text tower if the model, its tokenizer and the installed packages allow it."""
         from importlib.util import find_spec
 
         settings = _settings(model.tokenizer)
@@ -214,7 +216,7 @@ class TextTower:
         tokens = model.tokenizer(sample)
         try:
             content = _onnx(Tower(model, "text", tokens))
-        except Exception:  # exporters raise many kinds for a tower that they do not know
+        except Exception:  # exporters raise many types for unsupported towers
             return
         write_checked(folder / "tower.onnx", lambda path: _optimised(content, path), quick_digest)
         if settings["kind"] == "huggingface":
@@ -237,7 +239,7 @@ def _optimised(content: bytes, path: Path) -> None:
 
 
 def _settings(tokenizer: Any) -> dict[str, Any] | None:
-    """What a tokenizer needs to work without transformers; None where it cannot."""
+    """Settings of a tokenizer that works without transformers; None if unsupported."""
     kind = type(tokenizer).__name__
     if kind == "HfTokenizer" and getattr(tokenizer.tokenizer, "is_fast", False):
         return {"kind": "huggingface", "max_length": tokenizer.max_length}
@@ -254,7 +256,7 @@ def _hashing(settings: dict[str, Any]) -> Tokenize:
 
 
 def _fast(settings: dict[str, Any]) -> Callable[[Path], Tokenize]:
-    """Reads a tokenizer of Hugging Face's."""
+    """Reader of a Hugging Face tokenizer."""
 
     def read(path: Path) -> Tokenize:
         from tokenizers import Tokenizer

@@ -1,4 +1,4 @@
-"""Search results as a table in the terminal, and as an HTML gallery."""
+"""Output of search results: a table in the terminal, and an HTML gallery."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from modiste.search.results import Results
 
 OWN = ("product_id", "row", "score", "match", "views", "text")
 PIPE_WIDTH = 200
-"""Characters of a line where the output is no terminal."""
+"""Width, in characters, of output that is not to a terminal."""
 MARKS = {True: "✓", False: "·", None: ""}
 
 
 def print_results(results: Results, columns: Sequence[str] | None, file: IO[str] | None = None) -> None:
-    """Print a table of the results and a sentence about them.
+    """Print a table of the results and a summary.
 
     Args:
-        results: What was found.
+        results: Results of a search.
         columns: Attributes to show; None: the first ones that fit.
-        file: Where to; None: the terminal.
+        file: File to print to; None: standard output.
 
     Raises:
         ModisteError: A column is unknown.
@@ -66,14 +66,14 @@ def chosen_columns(results: Results, columns: Sequence[str] | None, room: int) -
 
 
 def write_gallery(file: Path, index: Index, results: Results, asked: Mapping[str, Any]) -> None:
-    """Write a self-contained page, with its pictures."""
+    """Write a self-contained HTML page of the results with their thumbnails."""
     title = ", ".join(f"{name}: {_shown(value)}" for name, value in asked.items() if value) or "Everything"
     items = [_item(row, index) for row in results.table.to_pylist()]
     write_page(file, "gallery.html", title=title, summary=results.summary(), items=items)
 
 
 def _item(row: Mapping[str, Any], index: Index) -> dict[str, Any]:
-    """What the template shows of a result."""
+    """A result's values in the template."""
     views = f" · {len(row['views'])} views" if len(row.get("views") or []) > 1 else ""
     return {
         "title": row["text"],

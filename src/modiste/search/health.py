@@ -1,4 +1,4 @@
-"""Catalogue health: suspicious rows by the embeddings. Each list is a suggestion for review."""
+"""Catalogue health: lists of rows that are suspicious by their embeddings, for review."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from modiste.search.index import Index
 
 LIKENESS = 0.98
-"""Cosine from which on two photos count as near-duplicates."""
+"""Minimum cosine of near-duplicate photos."""
 OTHERS = 2000
-"""Titles of other products that a photo's own title is compared with."""
+"""Number of other titles that a photo's own title is compared with."""
 BETTER = 0.25
-"""Fraction of other titles that fit a photo better, from which on its title is suspicious."""
+"""Minimum fraction of other titles that fit a photo better than a suspicious title."""
 QUERIES = 50_000
 FOLDS = 5
 FEWEST = 10
-"""Rows of a value, below which it is not learned."""
+"""Minimum number of rows of a value that is learned."""
 MOST_VALUES = 200
 CHUNK = 256
 
 
 def duplicates(index: Index, likeness: float = LIKENESS, limit: int = 1000) -> pa.Table:
-    """Pairs of different products whose photos look alike to the model, most alike first.
+    """Pairs of photos of different products with a cosine of at least ``likeness``, highest first.
 
     Returns:
         Arrow table: ``row``, ``product_id``, ``text``, ``other_row``, ``other_product_id``, ``other_text``, ``score``.
@@ -54,11 +54,11 @@ def duplicates(index: Index, likeness: float = LIKENESS, limit: int = 1000) -> p
 
 
 def misfits(index: Index, better: float = BETTER, limit: int = 1000, seed: int = 0) -> pa.Table:
-    """Photos that many other products' titles fit better than their own, worst first.
+    """Photos that many other titles fit better than their own, worst first.
 
     Returns:
         Arrow table: ``row``, ``product_id``, ``text``, ``score`` (cosine with the own title), ``better`` (fraction of
-        `OTHERS` other titles that fit better), ``best_text`` (the one that fits best of them).
+        at most `OTHERS` other titles that fit better), ``best_text`` (the best-fitting of these).
     """
     snapshot, (titles, vectors, own) = index.snapshot, texts_of(index)
     chosen = np.random.default_rng(seed).permutation(len(titles))[:OTHERS]
@@ -83,21 +83,21 @@ def misfits(index: Index, better: float = BETTER, limit: int = 1000, seed: int =
 
 
 def attributes(index: Index, columns: Sequence[str] | None = None, limit: int = 1000) -> pa.Table:
-    """Values that the photos contradict, by confident learning (Northcutt et al. 2021, arXiv:1911.00068; cleanlab).
+    """Attribute values that contradict the photos, by confident learning (arXiv:1911.00068; cleanlab).
 
     A linear discriminant analysis predicts each text column from the photos of other products, in `FOLDS` folds.
 
     Args:
-        index: What is looked at.
-        columns: None: all text columns of 2 to `MOST_VALUES` values.
-        limit: Rows of the list.
+        index: The index to check.
+        columns: Text columns to check; None: all with 2 to `MOST_VALUES` values.
+        limit: Maximum number of rows.
 
     Returns:
         Arrow table: ``row``, ``product_id``, ``text``, ``column``, ``value``, ``suggested``, ``confidence`` (predicted
         probability of the suggested value), most confident first.
 
     Raises:
-        ModisteError: A column is unknown or no text, or cleanlab is not installed.
+        ModisteError: A column is unknown or not text, or cleanlab is not installed.
     """
     found: list[dict[str, Any]] = []
     for column in _columns(index, columns):
@@ -110,7 +110,7 @@ def attributes(index: Index, columns: Sequence[str] | None = None, limit: int = 
 
 
 def unfound(index: Index, k: int = 10, limit: int = 1000, seed: int = 0) -> pa.Table:
-    """Products that are among the k best of no title in the catalogue, not even of its own, worst first.
+    """Products that are in the top k of none of the titles (at most `QUERIES`, sampled), worst first.
 
     Returns:
         Arrow table: ``row``, ``product_id``, ``text``, ``rank`` (of its best photo for its own title, from 1).
@@ -142,7 +142,7 @@ LISTS: dict[str, Callable[[Any], Any]] = {
 
 
 def write(index: Index, folder: Path) -> Iterator[tuple[str, int, Path]]:
-    """Write every list as a CSV file; yields its name, its rows and the file."""
+    """Write every list as a CSV file; yields its name, its number of rows and the file."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, compute in LISTS.items():
         table = compute(index)
@@ -152,7 +152,7 @@ def write(index: Index, folder: Path) -> Iterator[tuple[str, int, Path]]:
 
 
 def texts_of(index: Index) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The distinct titles, their embeddings, and which of them each row has; embedded once for a version."""
+    """Distinct titles, their embeddings (M, D) and each row's title index (N,); cached per version."""
     column = index.snapshot.table.column("text").combine_chunks().dictionary_encode()
     titles, own = column.dictionary.to_pylist(), column.indices.to_numpy()
     file = index.path / "texts" / f"{index.version}.npy"
@@ -202,7 +202,7 @@ def _label_issues(index: Index, column: str) -> list[dict[str, Any]]:
     if len(values) < 2 or min(len(np.unique(groups[labels == label])) for label in range(len(values))) < FOLDS:
         return []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn's of folds that are not quite even
+        warnings.simplefilter("ignore")  # scikit-learn warns of uneven folds
         logs = cross_val_predict(
             LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"), np.asarray(index.snapshot.vectors[kept]),
             labels, groups=groups, cv=StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0),
@@ -224,10 +224,10 @@ def _label_issues(index: Index, column: str) -> list[dict[str, Any]]:
 
 
 def tempered(logs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Probabilities (N, C) from out-of-fold log-probabilities, at the temperature of the smallest cross-entropy.
+    """Temperature-scaled probabilities (N, C) from out-of-fold log-probabilities (N, C).
 
-    Discriminants of hundreds of dimensions fitted on as many rows are certain of everything. The temperature is at
-    least 1 (Guo et al., *On calibration of modern neural networks*, ICML 2017).
+    Discriminants of hundreds of dimensions fitted on as many rows are overconfident. The temperature, at least 1,
+    minimises the cross-entropy (Guo et al., *On calibration of modern neural networks*, ICML 2017).
 
     >>> tempered(np.log([[0.999, 0.001]] * 4), np.array([0, 0, 0, 1]))[0].round(2)
     array([0.75, 0.25])

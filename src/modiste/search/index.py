@@ -1,4 +1,4 @@
-"""The index: one version of a catalogue, opened to be searched, and changed into the next version."""
+"""The search index: one version of a catalogue, opened to search and update it."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
     from modiste.utils.progress import Progress
 
 HYBRID = 0.3
-"""Weight of the full text's score where ``hybrid=True``."""
+"""Weight of the full-text score with ``hybrid=True``."""
 LEXICAL = 10_000
-"""Rows that match the words, at most, which a hybrid search considers."""
+"""Maximum number of full-text matches that a hybrid search considers."""
 
 
 class Index(Opened):
-    """One version of an index on disk; `modiste.search.open` opens it. Others may write new versions meanwhile:
-    `refresh` goes to the newest.
+    """One version of an index; open it with `modiste.search.open`.
 
-    Attributes: see `modiste.search.opened.Opened`.
+    Other processes may write new versions meanwhile: `refresh` switches to the newest. Attributes are those of
+    `modiste.search.opened.Opened`.
     """
 
     # ------------------------------------------------------------------------------------------------------- search
@@ -60,22 +60,23 @@ class Index(Opened):
         hybrid: bool | float | None = None,
         group: bool = True,
     ) -> Results:
-        """The k best products for words, photos and products together, among those that pass a filter.
+        """The k best products for texts, photos and products combined, among those that pass a filter.
 
         Args:
-            text: What it should be.
-            image: PIL images, encoded bytes, or files' paths.
-            like: Product ids of the index, which the results leave out.
-            minus: What it should not be, in words.
+            text: Texts to search for.
+            image: PIL images, encoded bytes, or paths of files.
+            like: Ids of products in the index, which are excluded from the results.
+            minus: Texts to avoid.
             where: A condition (`modiste.search.where.parse`), for instance ``price < 50 and gender = 'Men'``.
             k: Number of results.
-            weights: Of ``text``, ``image``, ``like`` (1) and ``minus`` (0.5).
-            hybrid: Weight in [0, 1] of the full text's score next to the cosine, for brands and numbers that a model
-                cannot know; True takes 0.3.
-            group: One result per product, its views inside; False: every row for itself.
+            weights: Weights of ``text``, ``image``, ``like`` (default 1) and ``minus`` (default 0.5).
+            hybrid: Weight in [0, 1] of the full-text score against the cosine, for brands and numbers that a model does
+                not know; True: 0.3.
+            group: Whether to return one result per product, with its views, rather than one per row.
 
         Raises:
-            ModisteError: There is nothing to search for, or something of it is unknown or unreadable.
+            ModisteError: The query is empty or cancels out, an argument is out of range, an image cannot be read, or
+                a product, column or weight is unknown.
         """
         query = Query.of(text, image, like, minus, weights)
         if k < 1:
@@ -94,7 +95,7 @@ class Index(Opened):
         return Results(table, near.exactness, threshold, self._coverage(query.kind), near.passing, tuple(hints), why)
 
     def browse(self, where: str | None = None, k: int = 10, group: bool = True) -> pa.Table:
-        """The first k products that pass a filter, in the index's order, as a table like `Results.table`."""
+        """The first k products that pass a filter, in the order of the index, as a table like `Results.table`."""
         positions = self.snapshot.passing(self._condition(where))
         order = np.arange(len(self.snapshot)) if positions is None else positions
         zeros = np.zeros(len(order), np.float32)
@@ -105,7 +106,7 @@ class Index(Opened):
         return near.table(best, [None] * len(best), products, [None] * len(best))
 
     def nearest(self, vectors: np.ndarray, k: int = 10, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and exact scores, each (B, k), of the best rows for a batch of unit-norm vectors (B, D)."""
+        """Row numbers and exact scores, (B, k) each, of the best rows for unit-norm vectors (B, D)."""
         positions = self.snapshot.passing(self._condition(where))
         matrix = self.snapshot.vectors if positions is None else self.snapshot.vectors[positions]
         order, scores = batch(matrix, np.asarray(vectors, np.float32), k)
@@ -125,7 +126,7 @@ class Index(Opened):
         return query.vector(parts)
 
     def _vectors_of(self, product_id: str) -> np.ndarray:
-        """Embeddings of a product's photos. Raises ModisteError for an unknown one."""
+        """Embeddings of a product's photos. Raises ModisteError for an unknown product."""
         found = self.snapshot.of_product(product_id)
         if not len(found):
             names = self.snapshot.table.column("product_id").combine_chunks().dictionary.to_pylist()
@@ -134,7 +135,7 @@ class Index(Opened):
         return self.snapshot.vectors[found]
 
     def _near(self, vector: np.ndarray, query: Query, weight: float, condition: conditions.Node | None, k: int) -> Near:
-        """The rows that pass, and how they are ranked."""
+        """The rows that pass the filter, and their ranking."""
         positions = self.snapshot.passing(condition)
         passing = len(self.snapshot) if positions is None else len(positions)
         if weight:
@@ -149,7 +150,6 @@ class Index(Opened):
 
     def _uncalibrated(self, kind: str) -> str:
         """Why there is no threshold for a kind of query."""
-
         if kind not in self._why:
             self._why[kind] = uncalibrated(self, kind)
         return self._why[kind]
@@ -164,12 +164,12 @@ class Index(Opened):
 
     @property
     def fingerprint(self) -> str:
-        """Of the model that embedded it."""
+        """Fingerprint of the model that embedded the index."""
         return self.card.fingerprint
 
     @functools.cached_property
     def schema(self) -> pa.Schema:
-        """Arrow schema of the columns that filters may name: product, title, attributes."""
+        """Arrow schema of the columns: row, product, title, attributes."""
         import pyarrow as pa
 
         fields = [(field.name, field.type) for field in self.snapshot.table.schema]
@@ -177,7 +177,7 @@ class Index(Opened):
 
     @property
     def attributes(self) -> list[str]:
-        """The catalogue's own columns."""
+        """Names of the catalogue's attribute columns."""
         return [name for name in self.types if name not in FIXED]
 
     def _condition(self, where: str | None) -> conditions.Node | None:
@@ -189,11 +189,11 @@ class Index(Opened):
         return len(self.snapshot) if positions is None else len(positions)
 
     def rows(self, count: int | None = None) -> list[int]:
-        """Row numbers, the first ``count`` of them."""
+        """The first ``count`` row numbers; None: all."""
         return self.snapshot.rows[:count].tolist()
 
     def facets(self, where: str | None = None) -> dict[str, dict[Any, int]]:
-        """Attribute → value → number of rows that pass the filter and have it, the most frequent first."""
+        """Attribute → value → number of rows that pass the filter, the most frequent value first."""
         import pyarrow.compute as pc
 
         positions = self.snapshot.passing(self._condition(where))
@@ -215,10 +215,11 @@ class Index(Opened):
         ]
 
     def image(self, row: int) -> Image:
-        """The photo of a row as a PIL image: the original where it still lies where it was indexed, else a thumbnail.
+        """The photo of a row as a PIL image: the original file if it still exists, else the thumbnail.
 
         Raises:
-            KeyError: There is no such row.
+            KeyError: The row does not exist.
+            ModisteError: The thumbnail is damaged.
         """
         record = self._photo(row)
         original = _image_source(self.facts.get("images"))
@@ -230,7 +231,7 @@ class Index(Opened):
         return _decoded(record["_thumbnail"])
 
     def thumbnail(self, row: int) -> bytes:
-        """The small photo of a row, encoded as JPEG or as the original. Raises KeyError where there is no such row."""
+        """Thumbnail of a row, encoded as JPEG or as the original. Raises KeyError if the row does not exist."""
         return self._photo(row)["_thumbnail"]
 
     def _photo(self, row: int) -> dict[str, Any]:
@@ -242,13 +243,13 @@ class Index(Opened):
     # ---------------------------------------------------------------------------------------- how searches are made
 
     def plan(self, choices: Sequence[str] | None = None, recall_floor: float = 0.99) -> list[Measured]:
-        """Measure cost and recall of each way to search; the smallest that reaches the recall floor is then used.
+        """Measure cost and recall of search methods, and use the smallest that reaches the recall floor.
 
         Args:
             choices: ``exact``, ``int8``, ``prefix-64`` (or another number), ``binary``, ``ivf_rq`` (LanceDB's); None:
-                all that are in memory. A single one is used if it reaches the floor.
-            recall_floor: Fraction of the true 10 best that an approximate search must find, on average over sampled
-                queries, at every selectivity that was measured.
+                all but ``ivf_rq``.
+            recall_floor: Minimum recall@10 of an approximate search, averaged over sampled queries, at every measured
+                selectivity.
 
         Raises:
             ModisteError: A choice is unknown, or none reaches the floor.
@@ -260,7 +261,7 @@ class Index(Opened):
         return measured
 
     def calibrate(self, coverage: float = 0.9) -> dict[str, Any]:
-        """Recalibrate the match thresholds (`modiste.search.calibrate`); returns them by the kind of query."""
+        """Recalibrate the match thresholds (`modiste.search.calibrate`); returns them by kind of query."""
         from modiste.search.build import record_thresholds
 
         found = record_thresholds(self, coverage)
@@ -270,11 +271,11 @@ class Index(Opened):
     # ------------------------------------------------------------------------------------------------------ versions
 
     def versions(self) -> list[Version]:
-        """All versions on disk, also newer ones than this, oldest first."""
+        """All versions of the index, also newer ones than the opened one, oldest first."""
         return [Version.of(commit) for commit in read_facts(self.path)["commits"]]
 
     def refresh(self) -> bool:
-        """Switch to the newest version; returns whether there was one."""
+        """Switch to the newest version and facts; returns whether anything changed."""
         facts = read_facts(self.path)
         version = facts["commits"][-1]["version"]
         if version == self.version and facts == self.facts:
@@ -288,10 +289,10 @@ class Index(Opened):
         return True
 
     def at(self, version: int) -> Index:
-        """The index as it was at an earlier version, to search.
+        """Open another version of the index for searching.
 
         Raises:
-            ModisteError: There is no such version.
+            ModisteError: The version does not exist.
         """
         facts = read_facts(self.path)
         check_version(facts, version, self.path)
@@ -300,18 +301,18 @@ class Index(Opened):
         return index
 
     def upsert(self, catalogue: Catalogue, delete_missing: bool = False, progress: Progress | None = None) -> Changes:
-        """Add new and changed rows of a catalogue; photos with known pixels are not embedded again.
+        """Add new and changed rows of a catalogue; only photos with new pixels are embedded.
 
         Args:
-            catalogue: A `modiste.data.catalogue.Catalogue`.
-            delete_missing: Whether rows that it lacks are deleted.
+            catalogue: The new and changed rows, or all rows.
+            delete_missing: Delete rows that the catalogue lacks.
             progress: `modiste.utils.progress.progress_bar` or `silent`.
 
         Returns:
-            A `modiste.search.build.Changes`: how many rows were added, changed, embedded, deleted.
+            Numbers of added, changed, embedded and deleted rows.
 
         Raises:
-            ModisteError: A value is not of its column's type, or there is no model for new photos.
+            ModisteError: The columns differ, a value is not of its column's type, or new photos have no model.
         """
         from modiste.search.build import upsert
 
@@ -320,7 +321,7 @@ class Index(Opened):
         return changes
 
     def delete(self, product_ids: str | Sequence[str]) -> int:
-        """Delete products; returns the number of deleted rows. Raises ModisteError for an unknown one."""
+        """Delete products; returns the number of deleted rows. Raises ModisteError for an unknown product."""
         from modiste.search.build import delete
 
         count = delete(self, [product_ids] if isinstance(product_ids, str) else list(product_ids))
@@ -328,7 +329,7 @@ class Index(Opened):
         return count
 
     def restore(self, version: int) -> None:
-        """Restore an earlier version as the newest. Raises ModisteError where there is no such version."""
+        """Restore an earlier version as the newest. Raises ModisteError if it does not exist."""
         from modiste.search.build import restore
 
         restore(self, version)
@@ -337,15 +338,15 @@ class Index(Opened):
 
 @dataclass(frozen=True)
 class Near:
-    """The rows that a search chooses from, and their ranking.
+    """The rows that a search ranks.
 
     Attributes:
         snapshot: The rows.
-        positions: Those that pass the filter; None: all.
-        passing: Their number.
-        rank: The best of them for any number.
-        exactness: How they are ranked.
-        vector: Of the query.
+        positions: Positions of the rows that pass the filter; None: all.
+        passing: Number of rows that pass the filter.
+        rank: Number of rows → positions and scores of the best ones.
+        exactness: How the ranking is made.
+        vector: Query vector (D,).
     """
 
     snapshot: Snapshot
@@ -356,7 +357,7 @@ class Near:
     vector: np.ndarray
 
     def grouped(self, k: int, left_out: set[int], group: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions, scores and product numbers of the k best products, or rows, that are not excluded."""
+        """Positions, scores and product codes of the k best products, or rows, not in ``left_out``."""
         products = self.snapshot.products
         available = min(self.passing, len(self.snapshot))
         count = min(available, 4 * (k + 4) if group or left_out else k)
@@ -376,7 +377,7 @@ class Near:
     def matches(
         self, best: np.ndarray, cosines: np.ndarray, threshold: float | None, words: Sequence[str]
     ) -> list[bool | None]:
-        """Whether each result is a match: its cosine reaches the threshold, or ``words`` name its id."""
+        """Whether each result is a match: its cosine reaches the threshold, or ``words`` contain its id."""
         if threshold is None:
             return [None] * len(best)
         near: list[bool | None] = [bool(score >= threshold) for score in cosines]
@@ -389,7 +390,7 @@ class Near:
     def table(
         self, best: np.ndarray, scores: np.ndarray | list[None], products: np.ndarray, match: list[bool | None]
     ) -> pa.Table:
-        """`Results.table`."""
+        """Build `Results.table`."""
         import pyarrow as pa
 
         rows = self.snapshot.table.take(best)
@@ -422,7 +423,7 @@ def hybrid_ranking(
     lexical: np.ndarray,
     positions: np.ndarray | None,
 ) -> tuple[Best, Exactness]:
-    """Rows by ``(1 − weight) · cosine + weight · full-text score / the best one``."""
+    """Rank rows by ``(1 − weight) · cosine + weight · full-text score / its maximum``."""
     total = (1 - weight) * snapshot.scores(vector)
     hits = snapshot.positions(rows)
     known = hits >= 0
@@ -442,12 +443,12 @@ def _hybrid_weight(hybrid: bool | float | None, query: Query) -> float:
     if not 0 <= weight <= 1:
         raise ModisteError(f"hybrid={hybrid} is the weight of the full text: give a number from 0 to 1.")
     if weight and not query.texts:
-        raise ModisteError("hybrid= weighs the full text, and the query has no words: leave it out, or add some.")
+        raise ModisteError("hybrid= needs a query with words: add text=, or remove hybrid=.")
     return weight
 
 
 def _image_source(described: Mapping[str, str] | None) -> Any:
-    """Where the original photos are, if that can be said in words."""
+    """Reader of the original photos; None if they are not in files."""
     if not described:
         return None
     from modiste.data.sources import FolderImages, ZipImages
@@ -458,10 +459,10 @@ def _image_source(described: Mapping[str, str] | None) -> Any:
 
 
 def _decoded(data: bytes) -> Any:
-    """A thumbnail. Raises ModisteError for what is no picture, or too large."""
+    """Decode a thumbnail. Raises ModisteError if it is not an image or too large."""
     from modiste.data.sources import decode
 
     try:
-        return decode(data)  # of the few formats that run no program, and of a bounded size
+        return decode(data)  # only safe formats of bounded size
     except (OSError, ValueError) as error:
-        raise ModisteError(f"A thumbnail of the index is damaged ({error}): make the index again.") from error
+        raise ModisteError(f"A thumbnail of the index is damaged ({error}): rebuild the index.") from error

@@ -1,4 +1,4 @@
-"""An index on disk: its facts, its versions, and the rows of one of them."""
+"""Reading of an index: its facts, its versions, and the rows of one version."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ FIXED = ("row", "product_id", "text")
 
 
 class Version(int):
-    """The number of a version, and what it was.
+    """Number of a version, with its facts.
 
     Attributes:
-        created: When, ISO 8601.
-        rows: How many it has.
-        note: What was done.
+        created: Time of creation, ISO 8601.
+        rows: Number of rows.
+        note: What the version changed.
     """
 
     created: str
@@ -48,24 +48,24 @@ class Version(int):
 
     @classmethod
     def of(cls, commit: Mapping[str, Any]) -> Version:
-        """From a record of the index's facts."""
+        """Read a record of the index's facts."""
         version = cls(commit["version"])
         version.created, version.rows, version.note = commit["created"], commit["rows"], commit["note"]
         return version
 
 
 class Opened:
-    """One version of an index, read.
+    """One version of an index, opened for reading.
 
     Attributes:
-        path: Its folder.
-        facts: What ``index.json`` says.
-        snapshot: The version's rows; none for an index on a server.
-        version: Which is open.
-        card: The model that embedded it: name, fingerprint, preprocessing.
+        path: Folder of the index.
+        facts: Content of ``index.json``.
+        snapshot: Rows of the version; no rows for an index on a server.
+        version: Number of the opened version.
+        card: The model that embedded the index: name, fingerprint, preprocessing.
         types: Column → ``text`` or ``number``.
-        embedder: ``texts(list) -> (N, D)`` and ``pictures(list of PIL images) -> (N, D)`` of its model; a server puts
-            its own batching one here.
+        embedder: ``texts(list) -> (N, D)`` and ``pictures(list of PIL images) -> (N, D)`` of the model; `modiste serve`
+            replaces it with a batching one.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any], version: int, snapshot: Snapshot | None = None) -> None:
@@ -80,21 +80,21 @@ class Opened:
 
     @property
     def has_model(self) -> bool:
-        """Whether it came with a model; one made of embeddings on disk need not."""
+        """Whether the index has a model; one built from embeddings on disk may have none."""
         return Encoder(self.path / "model").exists
 
     @property
     def model(self) -> DualEncoder:
-        """The dual encoder, loaded when it is first asked for."""
+        """The dual encoder, loaded on first access. Raises ModisteError as `Encoder.model`."""
         return self.embedder.model
 
     @functools.cached_property
     def plan_in_use(self) -> Plan:
-        """How searches are made, as `Index.plan` chose it; an index begins with exact scores of all rows."""
+        """The search plan that `Index.plan` chose; by default exact scores of all rows."""
         return Plan.of(self.facts.get("plan"))
 
     def codes(self, kind: str) -> Codes | None:
-        """The compressed vectors of this version; None for what is not compressed in memory."""
+        """Compressed vectors of this version; None for a choice without codes in memory."""
         if kind in (EXACT, IVF):
             return None
         if kind not in self._codes:
@@ -104,7 +104,7 @@ class Opened:
 
 
 def newest(folder: Path) -> Opened:
-    """The newest version. Raises ModisteError where there is no index, or an unfinished one."""
+    """Open the newest version. Raises ModisteError as `read_facts`."""
     facts = read_facts(folder)
     return Opened(folder, facts, newest_version(facts))
 
@@ -115,7 +115,7 @@ def newest_version(facts: Mapping[str, Any]) -> int:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """The facts of an index. Raises ModisteError if it does not exist or is unfinished."""
+    """Read the facts of an index. Raises ModisteError if it does not exist, is unfinished or damaged."""
     refuse_links(folder, ELSEWHERE)
     facts = read_json(folder / FACTS)
     if facts:
@@ -139,7 +139,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def is_complete(facts: Any) -> bool:
-    """Whether what an ``index.json`` holds is what `modiste.search.build` writes."""
+    """Whether the content of an ``index.json`` has the form that `modiste.search.build` writes."""
     try:
         ModelCard(**facts["model"])
         Plan.of(facts.get("plan"))
@@ -155,7 +155,7 @@ def is_complete(facts: Any) -> bool:
 
 
 def remedy(folder: Path) -> str:
-    """What to do about a folder that exists and is no index."""
+    """Remedy for a folder that exists and is not an index."""
     inside, run = shlex.quote(str(folder / "index")), shlex.quote(str(folder))
     if (folder / "index" / FACTS).is_file():
         return f"It holds one: give index={inside}."
@@ -165,19 +165,19 @@ def remedy(folder: Path) -> str:
 
 
 def snapshot_folder(folder: Path, version: int) -> Path:
-    """Where the snapshot of a version lies."""
+    """Folder of a version's snapshot."""
     return folder / "snapshots" / str(version)
 
 
 def store_of(folder: Path, engine: Mapping[str, str], version: int | None = None) -> LanceStore | QdrantStore:
-    """Where an index keeps its rows."""
+    """The store of an index's rows, at ``version`` or the newest."""
     if engine["kind"] == "qdrant":
         return QdrantStore(engine["url"], engine["collection"], engine.get("id", ""))
     return LanceStore(folder, version)
 
 
 def read_snapshot(folder: Path, facts: Mapping[str, Any], version: int) -> Snapshot:
-    """The rows of a version; of an index on a server none."""
+    """Read the rows of a version; no rows for an index on a server."""
     if facts["engine"]["kind"] == "qdrant":
         return no_rows(facts)
     place = snapshot_folder(folder, version)
@@ -185,13 +185,13 @@ def read_snapshot(folder: Path, facts: Mapping[str, Any], version: int) -> Snaps
     if snapshot is None:  # of an old version, or damaged
         snapshot = snapshot_of(LanceStore(folder, version), facts["types"])
         if place.is_dir():
-            with suppress(OSError):  # a reader may not have the right to mend it
+            with suppress(OSError):  # a reader may lack write permission
                 snapshot.write(place)
     return snapshot
 
 
 def no_rows(facts: Mapping[str, Any]) -> Snapshot:
-    """An index's columns without rows."""
+    """Snapshot with an index's columns and no rows."""
     import pyarrow as pa
 
     kinds = {"row": "int64", **facts["columns"]}
@@ -201,15 +201,15 @@ def no_rows(facts: Mapping[str, Any]) -> Snapshot:
 
 
 class Rows(Protocol):
-    """Rows that can be read: a store, or a part of one."""
+    """Protocol of readable rows: a store, or a view of one."""
 
     def read(self, columns: Sequence[str]) -> pa.Table:
-        """The columns of all rows."""
+        """Read columns of all rows."""
         ...
 
 
 def snapshot_of(store: Rows, types: Mapping[str, str], columns: Mapping[str, str] | None = None) -> Snapshot:
-    """The rows of a store's version; ``columns`` are Arrow types for a store that has none of its own."""
+    """Read a store's rows; ``columns`` gives Arrow types for a store without types."""
     import pyarrow as pa
 
     table = store.read(["row", "product_id", "text", *(n for n in types if n not in FIXED), "_vector"])
@@ -220,7 +220,7 @@ def snapshot_of(store: Rows, types: Mapping[str, str], columns: Mapping[str, str
 
 
 def snapshot_from(table: pa.Table) -> Snapshot:
-    """Rows in ascending order with their ``_vector``, as a snapshot."""
+    """Snapshot of ascending rows with a column ``_vector``."""
     table = table.combine_chunks()
     column = table.column("_vector").combine_chunks()
     flat = column.values if hasattr(column, "values") else column.flatten()
@@ -229,7 +229,7 @@ def snapshot_from(table: pa.Table) -> Snapshot:
 
 
 def _encoded(table: pa.Table) -> pa.Table:
-    """A table whose strings are dictionaries, but for the texts, of which nearly all differ."""
+    """Dictionary-encode string columns, except ``text``, whose values are nearly all distinct."""
     import pyarrow as pa
 
     for place, field in enumerate(table.schema):
@@ -239,12 +239,12 @@ def _encoded(table: pa.Table) -> pa.Table:
 
 
 def changed_snapshot(old: Snapshot, part: pa.Table, gone: Sequence[int]) -> Snapshot:
-    """``old`` with rows replaced, added and deleted: what `snapshot_of` reads, without reading the whole store.
+    """Apply an upsert to a snapshot: equal to `snapshot_of` the changed store, without reading all of it.
 
     Args:
-        old: The version before.
+        old: Snapshot of the previous version.
         part: Changed and new rows, with the columns of ``old`` and ``_vector``; new ones have the highest numbers.
-        gone: Row numbers of the deleted ones.
+        gone: Row numbers of the deleted rows.
     """
     import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""How a search is made: exactly where that is fast, else by a scan whose recall was measured and is stated."""
+"""Search plans: exact where that is fast, else a scan of compressed vectors with measured recall."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXACT, IVF = "exact", "ivf_rq"
 CHOICES = (EXACT, "int8", "prefix-64", "binary", IVF)
 PREFIX = re.compile(r"prefix-([1-9][0-9]{0,4})")
 LIMIT = 50_000
-"""Rows that pass a filter up to which they are scored exactly, before it is measured."""
+"""Default number of rows passing a filter up to which they are scored exactly."""
 K = 10
 QUERIES = 500
 SELECTIVITIES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
@@ -29,18 +29,18 @@ WIDTHS = tuple(50 * 2**power for power in range(9))  # to 12,800
 PROBES = tuple(2**power for power in range(3, 12))
 LIMIT_SIZES = (1_000, 5_000, 20_000, 50_000, 100_000, 200_000, 500_000)
 BUDGET_MS = 5.0
-"""Milliseconds that exact scoring under a filter may take in any case."""
+"""Milliseconds that exact scoring under a filter may always take."""
 Best = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What an approximate search finds at a filter's selectivity.
+    """Measured recall of an approximate search at a filter's selectivity.
 
     Attributes:
         selectivity: Fraction of the rows that pass.
-        width: Candidates that are scored exactly (or partitions that are probed).
-        recall: Fraction of the true 10 best that are found, over `queries`.
+        width: Number of candidates that are scored exactly (or of partitions that are probed).
+        recall: recall@10, the fraction of the true 10 best that are found, averaged over queries.
     """
 
     selectivity: float
@@ -50,14 +50,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the searches of an index are made.
+    """Search method of an index.
 
     Attributes:
-        choice: One of `CHOICES`.
-        limit: Rows that pass a filter up to which they are scored exactly.
-        floor: Recall that the steps hold.
+        choice: One of `CHOICES`, or another ``prefix-d``.
+        limit: Number of rows passing a filter up to which they are scored exactly.
+        floor: Minimum recall; a step below it is not used.
         queries: Number of sampled queries that recall was measured on.
-        steps: By falling selectivity.
+        steps: Measured steps, by falling selectivity.
     """
 
     choice: str = EXACT
@@ -68,7 +68,7 @@ class Plan:
 
     @classmethod
     def of(cls, record: Mapping[str, Any] | None) -> Plan:
-        """From an index's facts. Raises ValueError for an unknown choice: it becomes the name of a file."""
+        """Read from an index's facts. Raises ValueError for an unknown choice, which would name a file."""
         if not record:
             return cls()
         if record["choice"] not in CHOICES and not PREFIX.fullmatch(record["choice"]):
@@ -76,11 +76,11 @@ class Plan:
         return cls(**{**record, "steps": tuple(Step(**step) for step in record["steps"])})
 
     def record(self) -> dict[str, Any]:
-        """For an index's facts."""
+        """Plain values for an index's facts."""
         return asdict(self)
 
     def step(self, selectivity: float) -> Step | None:
-        """What was measured at the nearest selectivity that is not larger; None: nothing was.
+        """The step of the nearest measured selectivity that is not larger; None without one.
 
         >>> plan = Plan("binary", steps=(Step(1.0, 100, 0.995), Step(0.1, 200, 0.992)))
         >>> plan.step(0.5).width, plan.step(0.01) is None
@@ -95,11 +95,11 @@ class Measured:
     """A line of `modiste index plan`.
 
     Attributes:
-        choice: One of `CHOICES`.
-        bytes: That have to be in memory.
-        recall: Of the true 10 best without a filter.
-        milliseconds: Median of a query.
-        steps: By selectivity.
+        choice: One of `CHOICES`, or another ``prefix-d``.
+        bytes: Bytes in memory.
+        recall: recall@10 without a filter.
+        milliseconds: Median latency of a query.
+        steps: Measured steps, by falling selectivity.
     """
 
     choice: str
@@ -110,7 +110,7 @@ class Measured:
 
 
 class Planned(Protocol):
-    """What is searched by a plan: `modiste.search.opened.Opened`."""
+    """Protocol of a searched index (`modiste.search.opened.Opened`)."""
 
     snapshot: Snapshot
     store: Any
@@ -124,7 +124,7 @@ class Planned(Protocol):
 def ranking(
     index: Planned, vector: np.ndarray, positions: np.ndarray | None, condition: conditions.Node | None
 ) -> tuple[Best, Exactness]:
-    """The best rows for a query vector among those at ``positions`` (None: all), and how they are found."""
+    """Ranking of the rows at ``positions`` (None: all) for a query vector, and its exactness."""
     plan, snapshot = index.plan_in_use, index.snapshot
     passing = len(snapshot) if positions is None else len(positions)
     exact = Exactness(f"exact scores of {passing:,} rows")
@@ -135,7 +135,7 @@ def ranking(
         found = f"exact scores of all rows that may be among the best, by their {plan.choice} codes"
         return lambda count: codes.exact(vector, count, snapshot.vectors, positions), Exactness(found)
     step = plan.step(passing / max(1, len(snapshot)))
-    if step is None or step.recall < plan.floor:  # rarer than what was measured: the promise is kept another way
+    if step is None or step.recall < plan.floor:  # rarer than measured: score exactly to keep the promised recall
         return _exactly(snapshot, vector, positions), exact
     said = Exactness(f"{plan.choice}, {step.width} wide", step.recall, plan.queries, positions is not None)
     return _approximately(index, plan.choice, codes, step.width, vector, positions, condition), said
@@ -174,17 +174,17 @@ def _approximately(
 def measure(
     index: Planned, choices: Sequence[str], floor: float, queries: np.ndarray, seed: int = 0
 ) -> Iterator[Measured]:
-    """Bytes, recall and latency of each choice.
+    """Measure bytes, recall and latency of each choice.
 
     Args:
-        index: Its newest version.
-        choices: Of `CHOICES`.
+        index: Newest version of an index.
+        choices: Members of `CHOICES`, or other ``prefix-d``.
         floor: Recall up to which a search is widened.
-        queries: Unit-norm vectors (Q, D) to measure with.
-        seed: Of the random filters.
+        queries: Unit-norm query vectors (Q, D).
+        seed: Seed of the random filters.
 
     Raises:
-        ModisteError: A choice is unknown, or keeps more dimensions than there are.
+        ModisteError: A choice is unknown, or keeps more dimensions than the vectors have.
     """
     snapshot = index.snapshot
     for choice in choices:
@@ -248,7 +248,7 @@ def _searcher(
     index: Planned, choice: str, codes: Any, width: int, positions: Any
 ) -> Callable[[np.ndarray], np.ndarray]:
     condition = None
-    if positions is not None and choice == IVF:  # LanceDB filters by a condition: a random one of rows
+    if positions is not None and choice == IVF:  # LanceDB filters by a condition: list the random rows
         condition = conditions.In("row", tuple(index.snapshot.rows[positions].tolist()))
     return lambda query: _approximately(index, choice, codes, width, query, positions, condition)(K)[0]
 
@@ -268,7 +268,7 @@ def _median_ms(search: Callable[[np.ndarray], Any], queries: np.ndarray, count: 
 
 
 def measured_limit(snapshot: Snapshot, query: np.ndarray, milliseconds: float, seed: int = 0) -> int:
-    """Rows that exact scoring takes no longer for than ``milliseconds`` (or `BUDGET_MS`)."""
+    """Number of rows that exact scoring handles within ``milliseconds`` or `BUDGET_MS`, if that is more."""
     generator, limit = np.random.default_rng(seed), LIMIT_SIZES[0]
     for size in (s for s in LIMIT_SIZES if s <= len(snapshot)):
         positions = np.sort(generator.choice(len(snapshot), size, replace=False))
@@ -281,7 +281,11 @@ def measured_limit(snapshot: Snapshot, query: np.ndarray, milliseconds: float, s
 
 
 def smallest(measured: Sequence[Measured], floor: float) -> Measured:
-    """Of the choices that reach the floor at every selectivity, the one with the fewest bytes."""
+    """The choice with the fewest bytes that reaches the floor at every selectivity.
+
+    Raises:
+        ModisteError: No choice reaches the floor.
+    """
     holding = [m for m in measured if m.recall >= floor and all(step.recall >= floor for step in m.steps)]
     if not holding:
         raise ModisteError(f"No choice reaches recall_floor={floor}: add exact to choices.")

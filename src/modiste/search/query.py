@@ -1,4 +1,4 @@
-"""A query of several parts, such as "like this, but red": their embeddings, weighted, added and normalised."""
+"""Queries of several parts, such as "like this, but red": the normalised weighted sum of embeddings."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PARTS = ("text", "image", "like", "minus")
 
 @dataclass(frozen=True)
 class Query:
-    """What is searched for.
+    """A search query.
 
     Attributes:
-        texts: Words.
-        images: PIL images.
-        like: Product ids.
-        minus: Words of what it should not be.
-        weights: Of the parts, by their name; 1 where it says nothing, 0.5 for ``minus``.
+        texts: Texts to search for.
+        images: PIL images to search for.
+        like: Ids of products to search for.
+        minus: Texts to avoid.
+        weights: Weight of each part by name; by default 1, and 0.5 for ``minus``.
     """
 
     texts: tuple[str, ...] = ()
@@ -40,10 +40,11 @@ class Query:
 
     @classmethod
     def of(cls, text: Words, image: Pictures, like: Words, minus: Words, weights: Mapping[str, float] | None) -> Query:
-        """From a user's arguments, each a value or several.
+        """Build a query from a user's arguments, each a value or a list.
 
         Raises:
-            ModisteError: The query is empty, an image cannot be read, or a weight is of no part or no number.
+            ModisteError: The query is empty, an image cannot be read, or a weight names no part or is negative,
+                infinite or not a number.
 
         >>> Query.of("shoes", None, None, ["blue", "red"], None).minus
         ('blue', 'red')
@@ -51,7 +52,7 @@ class Query:
         weights = dict(weights or {})
         for name, value in weights.items():
             if name not in PARTS:
-                raise ModisteError(f"weights: there is no part '{name}' of a query. {did_you_mean(name, PARTS)}")
+                raise ModisteError(f"weights: a query has no part '{name}'. {did_you_mean(name, PARTS)}")
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float("inf"):
                 raise ModisteError(f"weights.{name}={value} must be at least 0: write minus= for what to avoid.")
         images = tuple(picture(one) for one in several(image))
@@ -71,10 +72,10 @@ class Query:
         """The unit-norm vector (D,) of the parts' embeddings.
 
         Args:
-            parts: Name of the part and its unit-norm embeddings (n, D).
+            parts: Name of each part and its unit-norm embeddings (n, D).
 
         Raises:
-            ModisteError: They cancel each other out.
+            ModisteError: The parts cancel each other out.
         """
         total = np.sum([self._weight(name) * vectors.mean(0) for name, vectors in parts], axis=0)
         length = float(np.linalg.norm(total))
@@ -90,7 +91,7 @@ class Query:
 
 
 def several(value: object) -> Iterator[Any]:
-    """The values of an argument that takes one or a list; empty texts are none.
+    """The values of an argument that takes a value or a list, without None and blank texts.
 
     >>> list(several("a")), list(several(["a", "b"])), list(several(None))
     (['a'], ['a', 'b'], [])
@@ -100,10 +101,10 @@ def several(value: object) -> Iterator[Any]:
 
 
 def picture(image: Picture) -> Image.Image:
-    """A PIL image from one, from encoded bytes or from a file's path.
+    """A PIL image from an image, encoded bytes or a file's path.
 
     Raises:
-        ModisteError: There is no such file, or it is no image that can be decoded.
+        ModisteError: The file does not exist, or is not an image that can be decoded.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -118,8 +119,8 @@ def picture(image: Picture) -> Image.Image:
         path = Path(image).expanduser()
         return FolderImages(path.parent).read(path.name)
     except FileNotFoundError:
-        raise ModisteError(f"{shown}: there is no such file.") from None
-    except UnidentifiedImageError as error:  # its words name a buffer
-        raise ModisteError(f"{shown} is no image: give a JPEG, PNG or WebP file.") from error
+        raise ModisteError(f"{shown}: no such file.") from None
+    except UnidentifiedImageError as error:  # its message names a buffer
+        raise ModisteError(f"{shown} is not an image: give a JPEG, PNG or WebP file.") from error
     except (OSError, ValueError) as error:
-        raise ModisteError(f"{shown} cannot be read as a picture: {error}.") from error
+        raise ModisteError(f"{shown} cannot be read as an image: {error}.") from error

@@ -1,4 +1,4 @@
-"""An index whose rows are on a server: candidates come from there, all else is done here as for a local one."""
+"""An index whose rows are on a Qdrant server: it sends candidates, which are ranked locally."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from modiste.search.planner import Measured
 
 CANDIDATES = 256
-"""Rows, at least, that the server sends for a search."""
+"""Minimum number of rows that the server sends for a search."""
 NO_VERSIONS = "engine=qdrant keeps only the newest version: restore one of the server's own snapshots."
 
 
 class RemoteIndex(Index):
-    """The calls of `Index` on a Qdrant server, which has only the newest version.
+    """`Index` on a Qdrant server, which has only the newest version.
 
-    The server scores exactly (its ``exact=true``) what passes the filter; the best rows come with their vectors and are
-    ranked here, with all views of their products.
+    The server scores the rows that pass the filter exactly (its ``exact=true``) and sends the best ones with their
+    vectors; they are ranked locally, with all views of their products.
     """
 
     store: QdrantStore
@@ -80,7 +80,7 @@ class RemoteIndex(Index):
         raise ModisteError("engine=qdrant scores exactly on the server: there is nothing to plan.")
 
     def _rows(self, condition: conditions.Node | None) -> Snapshot:
-        """The rows that fulfil a condition, with their vectors."""
+        """The rows that match a condition, with their vectors."""
         return snapshot_of(_Part(self.store, condition), self.types, self.facts["columns"])
 
     def _vectors_of(self, product_id: str) -> np.ndarray:
@@ -116,7 +116,7 @@ class RemoteIndex(Index):
 
 
 class _Part:
-    """A store seen through a condition."""
+    """View of a store through a condition."""
 
     def __init__(self, store: QdrantStore, condition: conditions.Node | None) -> None:
         self.store, self.condition = store, condition

@@ -1,4 +1,4 @@
-"""Results of a search: a table, how it was ranked, and whether anything in it is a match."""
+"""Results of a search: a table, the exactness of its ranking, and its matches."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Exactness:
     """How the ranking was made.
 
     Attributes:
-        method: For instance ``exact scores of 1,204 rows that pass the filter``.
-        recall: Fraction of the true best that such a search finds, as measured; None: all of them, by construction.
-        queries: Number of sampled queries that it was measured on.
-        filtered: Whether it was measured at the filter's selectivity.
+        method: For instance ``exact scores of 1,204 rows``.
+        recall: Measured recall of such a search, the fraction of the true best rows that it finds; None: exact.
+        queries: Number of sampled queries that recall was measured on.
+        filtered: Whether recall was measured at the filter's selectivity.
 
     >>> str(Exactness("all rows")), str(Exactness("int8 codes", 0.98, 500, True))
     ('exact', 'approximate, recall 0.98 measured on 500 sampled queries at this filter selectivity')
@@ -43,14 +43,15 @@ class Results:
 
     Attributes:
         table: Arrow table: ``product_id``, ``row`` (of its best view), ``score`` (cosine, or the weighted sum of a
-            hybrid search), ``match`` (whether the score reaches the threshold; null where none is calibrated),
-            ``views`` (all rows of the product that pass the filter, where results are grouped), ``text``, attributes.
-        exactness: How the ranking was made; ``str`` of it is the sentence that users read.
-        threshold: Score from which on a result counts as a match, or None.
+            hybrid search), ``match`` (whether the cosine reaches the threshold, or a hybrid query names the product's
+            id; null without a threshold), ``views`` (all rows of the product that pass the filter, if results are
+            grouped), ``text``, attributes.
+        exactness: How the ranking was made; ``str`` of it is a sentence for users.
+        threshold: Minimum score of a match; None: not calibrated.
         coverage: Fraction of true matches that reach the threshold, as calibrated.
         passing: Number of rows that pass the filter.
-        hints: Why there may be nothing, such as a value that no row has.
-        uncalibrated: Why there is no threshold, in a sentence; empty where there is one.
+        hints: Why no row passes the filter, such as a value that no row has.
+        uncalibrated: Why there is no threshold; empty if there is one.
     """
 
     table: Any
@@ -63,20 +64,20 @@ class Results:
 
     @property
     def no_match(self) -> bool:
-        """Whether no result reaches the threshold; False where none is calibrated and there are results."""
+        """Whether no result is a match; without a threshold, whether there are no results."""
         if not len(self):
             return True
         return self.threshold is not None and not any(self.table.column("match").to_pylist())
 
     def to_pandas(self) -> pd.DataFrame:
-        """The table as a DataFrame. Raises ImportError where pandas is not installed."""
+        """The table as a DataFrame. Raises ImportError if pandas is not installed."""
         return self.table.to_pandas()
 
     def __len__(self) -> int:
         return len(self.table)
 
     def summary(self) -> str:
-        """A sentence about the whole.
+        """Summary of the results in a sentence.
 
         >>> import pyarrow as pa
         >>> Results(pa.table({"score": [0.1], "match": [False]}), Exactness("x"), 0.2, 0.9, 70).summary()

@@ -1,4 +1,4 @@
-"""Filters: a small SQL condition, parsed once, checked against the columns and evaluated by every engine alike."""
+"""Filters: SQL-like conditions, parsed, checked against the columns and evaluated by all engines."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TEXT, NUMBER = "text", "number"
-"""The two types that a column may have."""
+"""Types of columns."""
 Value = str | float | int
 DEPTH = 50
-"""Parentheses and ``not`` within each other."""
+"""Maximum nesting of parentheses and ``not``."""
 LONGEST = 100_000
-"""Characters of a condition."""
+"""Maximum characters of a condition."""
 DIGITS = 400
-"""Characters of a number: more than the largest float of 64 bits has."""
+"""Maximum characters of a number; the largest float64 has fewer."""
 HINTS = 5
-"""Values of a filter that `near_misses` explains."""
+"""Maximum number of hints of `near_misses`."""
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<number>-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)(?![\w.])|'(?P<text>(?:[^']|'')*)'|`(?P<quoted>[^`]+)`|"(?P<double>[^"]+)"
@@ -42,7 +42,7 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 
 @dataclass(frozen=True)
 class Compare:
-    """``column op value``; a missing value fulfils no comparison."""
+    """``column op value``; a missing value matches no comparison."""
 
     column: str
     sign: str
@@ -59,7 +59,7 @@ class In:
 
 @dataclass(frozen=True)
 class Like:
-    """``column like pattern``, with ``%`` for any characters and ``_`` for one; case does not count."""
+    """``column like pattern``, with ``%`` for any characters and ``_`` for one; case-insensitive."""
 
     column: str
     pattern: str
@@ -81,7 +81,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Not:
-    """Every row that ``part`` does not hold for, those with missing values included."""
+    """All rows that ``part`` does not match, including those with missing values."""
 
     part: Node
 
@@ -98,20 +98,20 @@ Node = Compare | In | Like | Missing | Constant | Not | Join
 
 
 def parse(text: str | None, types: Mapping[str, str], values: Callable[[str], list[str]] | None = None) -> Node | None:
-    """The condition that ``text`` writes, or None for none.
+    """Parse a condition; None for no text.
 
     Comparisons (``= != < <= > >=``), ``in (…)``, ``not in``, ``between … and …``, ``like '…%'``, ``is null``,
-    ``is not null``, ``and``, ``or``, ``not``, parentheses. Text in single quotes; a column with special characters in
-    backticks.
+    ``is not null``, ``and``, ``or``, ``not``, ``true``, ``false`` and parentheses. Text is in single quotes; a column
+    with special characters in backticks.
 
     Args:
         text: The condition.
         types: Column → `TEXT` or `NUMBER`.
-        values: Gives the distinct values of a text column, of which a message shows one that is no number.
+        values: Returns the distinct values of a text column, for examples in error messages.
 
     Raises:
-        ModisteError: It cannot be read, has more than `LONGEST` characters, a column is unknown, or a value is of the
-            other type.
+        ModisteError: The condition cannot be parsed or is longer than `LONGEST`, a column is unknown, or a value is not
+            of its column's type.
 
     >>> parse("price < 50", {"price": NUMBER, "gender": TEXT})
     Compare(column='price', sign='<', value=50)
@@ -139,7 +139,7 @@ class _Parser:
             match = _TOKEN.match(self.text, start)
             if match is None:
                 raise ModisteError(
-                    f"where: cannot read '{_short(self.text[start:].strip())}'. Write for instance {self._example()}."
+                    f"where: cannot read '{_short(self.text[start:].strip())}': write for instance {self._example()}."
                 )
             start = match.end()
             kind = str(match.lastgroup)
@@ -167,7 +167,7 @@ class _Parser:
         return self.tokens[self.place] if self.place < len(self.tokens) else ("end", "the end")
 
     def _take(self, kind: str, *values: Any) -> Any:
-        """The next token's value where it is of ``kind`` and one of ``values``; else None."""
+        """Consume the next token if it is of ``kind`` and one of ``values``; else return None."""
         found, value = self._next()
         word = value.lower() if kind == "word" and found == "word" and values else value
         if found != kind or (values and word not in values):
@@ -186,7 +186,7 @@ class _Parser:
         shown = f"'{_short(str(value))}'" if found != "end" else value
         expected = f" where {wanted} should stand" if wanted else ""
         return ModisteError(
-            f'where: {shown} is unexpected{expected} in "{_short(self.text, 200)}". Write {self._example()}.'
+            f'where: {shown} is unexpected{expected} in "{_short(self.text, 200)}": write {self._example()}.'
         )
 
     def _any(self) -> Node:
@@ -203,7 +203,7 @@ class _Parser:
         if negated or self._take("sign", "("):
             self.depth += 1
             if self.depth > DEPTH:
-                raise ModisteError(f"where: more than {DEPTH} parentheses or nots within each other: write fewer.")
+                raise ModisteError(f"where: more than {DEPTH} nested parentheses or nots: write fewer.")
             node = Not(self._one()) if negated else self._any()
             if not negated:
                 self._expect("sign", ")")
@@ -219,7 +219,7 @@ class _Parser:
         if name not in self.types:
             hint = did_you_mean(name, self.types)
             meant = next((column for column in self.types if hint == f"Did you mean '{column}'?"), "")
-            written = f" Write {_named(meant)}, with the back quotes." if meant and _named(meant) != meant else ""
+            written = f" Write {_named(meant)}, with the backticks." if meant and _named(meant) != meant else ""
             raise ModisteError(f"where: there is no column '{_short(name)}'. {hint}{written}")
         return name
 
@@ -260,7 +260,7 @@ class _Parser:
         return value
 
     def _other_type(self, column: str, sign: str, value: Value) -> str:
-        """What is wrong with a value of the other type than its column, and what to write."""
+        """Message for a value of the wrong type, with the remedy."""
         name = _named(column)
         if isinstance(value, str):
             number = _short(value) if re.fullmatch(r"-?\d+(\.\d+)?", value) else "50"
@@ -277,7 +277,7 @@ class _Parser:
 
 
 def _number(text: str) -> int | float:
-    """A number that a column can have: 64 bits."""
+    """Parse a 64-bit number."""
     whole = re.fullmatch(r"-?\d+", text)
     if len(text) > DIGITS or not abs(float(text)) < (2.0**63 if whole else float("inf")):
         raise ModisteError(f"where: {_short(text)} is out of range: write a number of 64 bits.")
@@ -289,7 +289,7 @@ def _short(text: str, length: int = 40) -> str:
 
 
 def _named(column: str) -> str:
-    """A column as a condition writes it: in back quotes where it is more than a word."""
+    """A column as written in a condition: in backticks if it is not a word."""
     return column if re.fullmatch(r"[^\W\d]\w*", column) else f"`{column}`"
 
 
@@ -297,7 +297,7 @@ def _named(column: str) -> str:
 
 
 def mask(node: Node, table: pa.Table) -> np.ndarray:
-    """Which rows of an Arrow ``table`` fulfil the condition, (N,) bool.
+    """Which rows of an Arrow ``table`` match the condition, (N,) bool.
 
     >>> import pyarrow as pa
     >>> table = pa.table({"price": [10, None, 60], "gender": ["Men", "Men", "Women"]})
@@ -320,7 +320,7 @@ def _column_mask(node: Compare | In | Like | Missing, column: Any) -> np.ndarray
 
     if isinstance(node, Missing):
         return column.is_null().to_numpy(zero_copy_only=False)
-    if pa.types.is_dictionary(column.type):  # a decision for each distinct value, then a look-up
+    if pa.types.is_dictionary(column.type):  # evaluate each distinct value once, then look up
         decided = np.append(_plain_mask(node, column.dictionary), False)
         codes = column.indices.fill_null(len(column.dictionary)).to_numpy(zero_copy_only=False)
         return decided[codes]
@@ -344,7 +344,7 @@ def _plain(node: Compare | In | Like, values: Any) -> Any:
         kind = pa.int64()
     else:
         kind, given = pa.float64(), tuple(map(float, given))
-    values = values.cast(kind, safe=False)  # a whole number of more than 53 bits is compared as the nearest float
+    values = values.cast(kind, safe=False)  # integers of more than 53 bits are compared as the nearest float
     if isinstance(node, In):
         return pc.is_in(values, value_set=pa.array(given, kind))
     names = {"=": "equal", "!=": "not_equal", "<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal"}
@@ -352,7 +352,7 @@ def _plain(node: Compare | In | Like, values: Any) -> Any:
 
 
 def sql(node: Node | None) -> str | None:
-    """The condition in the SQL of LanceDB.
+    """The condition as LanceDB SQL; None for no condition.
 
     >>> sql(parse("not (name = 'it''s' or size in (1, 2))", {"name": TEXT, "size": NUMBER}))
     "(NOT coalesce((`name` = 'it''s' OR `size` IN (1, 2)), false))"
@@ -380,11 +380,11 @@ def _literal(value: Value) -> str:
 
 
 def near_misses(node: Node | None, values: Callable[[str], list[str]]) -> list[str]:
-    """The first `HINTS` hints for text values that no row has, such as ``gender = 'men'`` where the column says Men.
+    """Hints, at most `HINTS`, for text values that no row has, such as ``gender = 'men'`` for ``Men``.
 
     Args:
         node: The condition.
-        values: Gives the distinct values of a text column.
+        values: Returns the distinct values of a text column.
     """
     return list(islice(_hints(node, cache(values)), HINTS))
 

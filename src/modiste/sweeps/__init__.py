@@ -1,1 +1,1 @@
-"""Hyperparameter search: the space, the study with its trials, their execution, and the report."""
+"""Hyperparameter search: search space, Optuna study, execution of trials, and report."""

@@ -1,4 +1,4 @@
-"""Output of a sweep: tables, figures and a page."""
+"""Output of a sweep: tables, figures and an HTML report."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from optuna import Study
 
 FEW = 30
-"""Trials up to which an importance is a hint."""
+"""Number of complete trials below which the importance comes with a caution."""
 
 
 def conclude(study: Study, objectives: Sequence[Objective], names: Sequence[str], folder: Path) -> list[Sheet]:
-    """Write ``trials.csv``, ``sweep.json``, the figures and ``report.html``; returns the tables to print, best first.
+    """Write ``trials.csv``, ``sweep.json``, the figures and ``report.html``; returns the tables to print.
 
-    Of several seeds per trial, ``seeds.csv`` has mean and s.d. of every metric; the second table has the best trial's.
+    With several seeds per trial, ``seeds.csv`` has the mean and standard deviation of every metric, and a second table
+    shows those of the best trial.
 
     Raises:
         ModisteError: No trial is complete; or see `modiste.utils.run_dir.check_links`.
@@ -52,13 +53,13 @@ def conclude(study: Study, objectives: Sequence[Objective], names: Sequence[str]
 
 
 def _shown(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Without a column of errors where there is none."""
+    """Drop the column of errors if no trial failed."""
     failed = any(row.get("error") for row in table)
     return [{name: value for name, value in row.items() if failed or name != "error"} for row in table]
 
 
 def write_rows(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
-    """Rows as CSV, with all their columns."""
+    """Write rows as CSV, with the columns of all rows."""
     columns = list(dict.fromkeys(name for row in table for name in row))
     write_text(path, csv_text([columns, *([row.get(name) for name in columns] for row in table)]))
 
@@ -70,7 +71,7 @@ def write_report(
     folder: Path,
     seeds: Sequence[Mapping[str, Any]],
 ) -> Path:
-    """``report.html`` with its figures under ``figures/``; ``seeds`` are the rows of the best trial over its seeds."""
+    """Write ``report.html`` and ``figures/``; ``seeds``: the best trial's metrics over its seeds."""
     table = rows(study, objectives)
     complete = [row for row in table if row["state"] == "complete"]
     ordered, first = best_first(table, objectives), objectives[0]
@@ -86,7 +87,7 @@ def write_report(
         )
     if len(complete) > 1 and names:
         parallel = parallel_coordinates(table, names, first, folder / "figures" / "parallel.svg")
-        caption = "A line per complete trial. Orange: the best. Grey: the others, the better, the stronger."
+        caption = "One line per complete trial. Orange: the best. Grey: the others, darker is better."
         sections.append(
             Section("parallel", "Parameters and results", [Pictures([(parallel, "parallel coordinates")], caption)])
         )
@@ -116,7 +117,7 @@ def _importance(study: Any, objectives: Sequence[Objective], folder: Path, compl
 
 
 def _trials(table: Sequence[Mapping[str, Any]], folder: Path) -> Table:
-    """Rows with all their columns; a trial's number leads to its page, or its directory."""
+    """Table of all trials; a trial's number links to its report or its directory."""
     columns = list(dict.fromkeys(name for row in table for name in row))
     lines = []
     for row in table:

@@ -1,4 +1,4 @@
-"""Execution of trials: in this process, which loads the catalogue once, or in separate ones."""
+"""Execution of trials: in this process, which loads the catalogue once, or in separate processes."""
 
 from __future__ import annotations
 
@@ -24,20 +24,26 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0
 PATIENCE = 30.0
-"""Seconds that a training run has to save its state."""
+"""Seconds between SIGTERM and SIGKILL, in which a training run saves its state."""
 PR_SET_PDEATHSIG = 1
 History = list[dict[str, float]]
 
 
 class Watch:
-    """Collect the metrics of validation, epoch by epoch, and ask the pruner."""
+    """Collect validation metrics epoch by epoch, and query the pruner.
+
+    Args:
+        trial: The Optuna trial.
+        objectives: Objectives of the study; several disable pruning.
+        report: Whether to report to the pruner.
+    """
 
     def __init__(self, trial: Trial, objectives: Sequence[Objective], report: bool) -> None:
         self.trial, self.objectives, self.report = trial, objectives, report and len(objectives) == 1
         self.history: History = []
 
     def __call__(self, metrics: Mapping[str, float]) -> bool:
-        """Take in an epoch's metrics; returns whether the trial is hopeless."""
+        """Record an epoch's metrics; returns whether to prune the trial."""
         self.history.append(dict(metrics))
         value = metrics.get(self.objectives[0].metric)
         if not self.report or value is None:
@@ -47,10 +53,10 @@ class Watch:
 
 
 class SharedProcess:
-    """Train in this process; a catalogue is loaded once for all trials that ask for the same.
+    """Train in this process; consecutive trials on the same data share the loaded catalogue.
 
     Args:
-        config_dirs: The user's folders of groups.
+        config_dirs: The user's config folders (``--config-dir``).
     """
 
     def __init__(self, config_dirs: Sequence[Path] = ()) -> None:
@@ -65,11 +71,11 @@ class SharedProcess:
         cfg = compose("train", overrides, self.config_dirs)
         key = identity(cfg.data)
         if key not in self.catalogues:
-            self.catalogues = {key: load(cfg.data)}  # one at a time: it may be large
+            self.catalogues = {key: load(cfg.data)}  # keep only one: it may be large
         reporter = EpochReporter(watch)
         line = Invocation(overrides=tuple(overrides), config_dirs=self.config_dirs)
         trained = train(cfg, catalogue=self.catalogues[key], callbacks=[reporter], line=line)
-        # Ctrl-C in the last validation: nothing was left to be interrupted, but the sweep is.
+        # Ctrl-C in the last validation does not interrupt the training run, but must stop the sweep.
         callbacks = trained.trainer.callbacks  # type: ignore[attr-defined]
         asked = any(getattr(callback, "requested", 0) for callback in callbacks)
         if trained.interrupted or asked:
@@ -78,10 +84,10 @@ class SharedProcess:
 
 
 class SeparateProcess:
-    """Train in a separate process, whose log is read while it runs. It does not outlive this one.
+    """Train in a separate process, whose log is polled for pruning. It does not outlive this process.
 
     Args:
-        config_dirs: The user's folders of groups.
+        config_dirs: The user's config folders (``--config-dir``).
     """
 
     def __init__(self, config_dirs: Sequence[Path] = ()) -> None:
@@ -113,7 +119,7 @@ class SeparateProcess:
 
 
 def start(command: Sequence[str], log: IO[str]) -> subprocess.Popen[Any]:
-    """Start a process in a separate session, that ends when this one is killed."""
+    """Start a process in a separate session; on Linux it is killed with this one."""
     return subprocess.Popen(
         command,
         stdout=log,
@@ -125,7 +131,7 @@ def start(command: Sequence[str], log: IO[str]) -> subprocess.Popen[Any]:
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """Stop a running training process and its workers: by SIGTERM, then by SIGKILL."""
+    """Stop a training process and its workers by SIGTERM and, after `PATIENCE` seconds, by SIGKILL."""
     for number, seconds in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, None)):
         if process.poll() is not None:
             return
@@ -137,9 +143,10 @@ def end(process: subprocess.Popen[Any]) -> None:
 
 
 def _die_with_parent() -> Any:
-    """Make Linux kill the child when its parent is killed; elsewhere `interrupts.stoppable` helps, not for SIGKILL.
+    """A ``preexec_fn`` with which Linux kills the child when its parent dies; None on other systems.
 
-    At once, as nothing is gained by saving: the resumed sweep repeats the trial from its start.
+    SIGKILL, since saving gains nothing: the resumed sweep repeats the trial from its start. Elsewhere
+    `interrupts.stoppable` stops the child, except when the parent gets SIGKILL.
     """
     if not sys.platform.startswith("linux"):
         return None
@@ -148,7 +155,7 @@ def _die_with_parent() -> Any:
 
 
 def new_epochs(place: Path, watch: Watch) -> bool:
-    """Tell ``watch`` the epochs of the run's log that it has not seen; whether it calls the trial hopeless."""
+    """Pass new epochs of the run's log to ``watch``; returns whether to prune the trial."""
     if not any(place.glob("csv/version_*/metrics.csv")):
         return False
     validation = {name: series for name, series in read_metrics(place).items() if name.startswith("val/")}
@@ -156,5 +163,5 @@ def new_epochs(place: Path, watch: Watch) -> bool:
     for name, (steps, values) in validation.items():
         for step, value in zip(steps.tolist(), values.tolist(), strict=True):
             epochs.setdefault(step, {})[name] = value
-    hopeless = [watch(epochs[step]) for step in sorted(epochs)[len(watch.history) :]]  # all of them are told
+    hopeless = [watch(epochs[step]) for step in sorted(epochs)[len(watch.history) :]]  # no short circuit: record all
     return any(hopeless)

@@ -1,4 +1,4 @@
-"""Figures of a sweep: importance of the parameters, parallel coordinates, the history."""
+"""Figures of a sweep: parameter importance, parallel coordinates, optimisation history."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from optuna import Study
 
 FEW = 5
-"""A column of at most this number of values is drawn as kinds, not to scale."""
+"""Maximum number of distinct values of a numeric column that is drawn as categories."""
 ENOUGH = 10
-"""Complete trials without which nothing is said of importance."""
+"""Minimum number of complete trials for an importance."""
 
 
 def importance(study: Study, objectives: Sequence[Objective]) -> dict[str, float]:
-    """Share of each parameter in the variance of the first objective (fANOVA, Hutter et al. 2014), largest first.
+    """Importance of each parameter for the first objective (fANOVA, Hutter et al. 2014), largest first.
 
-    Empty where fewer than `ENOUGH` trials are complete, or nothing varies.
+    It is the fraction of the objective's variance. Empty if fewer than `ENOUGH` trials are complete, or nothing varies.
     """
     import optuna
 
@@ -37,7 +37,7 @@ def importance(study: Study, objectives: Sequence[Objective]) -> dict[str, float
 
 
 def importance_plot(shares: Mapping[str, float], path: Path) -> Path:
-    """Horizontal bars, the most important parameter on top."""
+    """Plot importances as horizontal bars, the largest on top."""
     names = list(shares)[::-1]
     with new_figure(WIDTH, 0.7 + 0.34 * len(names), path) as figure:
         axes = figure.subplots()
@@ -50,7 +50,7 @@ def importance_plot(shares: Mapping[str, float], path: Path) -> Path:
 
 
 def history_plot(table: Sequence[Mapping[str, Any]], metric: Objective, path: Path) -> Path:
-    """The objective of each complete trial by its number, and the best so far."""
+    """Plot the objective of each complete trial over its number, and the best so far."""
     complete = [row for row in table if row["state"] == "complete"]
     values = [row[metric.metric] for row in complete]
     numbers = [row["trial"] for row in complete]
@@ -70,7 +70,7 @@ def history_plot(table: Sequence[Mapping[str, Any]], metric: Objective, path: Pa
 def parallel_coordinates(
     table: Sequence[Mapping[str, Any]], names: Sequence[str], metric: Objective, path: Path
 ) -> Path:
-    """A line per complete trial that has all parameters, over them to the metric; the better, the darker."""
+    """Plot one line per complete trial that has all parameters, darker for a better metric."""
     whole = [dict(row) for row in table if row["state"] == "complete" and set(names) <= row.keys()]
     ordered = best_first(whole, [metric])
     columns = [_positions([row[name] for row in ordered]) for name in (*names, metric.metric)]
@@ -95,7 +95,7 @@ def parallel_coordinates(
 
 
 def _positions(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
-    """Heights in [0, 1] of a column's values, and its labelled ticks."""
+    """Heights in [0, 1] of a column's values, and its (height, label) ticks."""
     numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
     if not numeric or len(set(values)) <= FEW:
         kinds = sorted(set(values)) if numeric else sorted({str(value) for value in values})

@@ -1,4 +1,4 @@
-"""Reports of a trial in this process to its study."""
+"""Callback that reports a trial in this process to its study."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class EpochReporter(Callback):
-    """Report every validation's metrics to the pruner, and stop pruned training runs."""
+    """Report the metrics of every validation to the pruner, and stop pruned training runs."""
 
     def __init__(self, watch: Callable[[Mapping[str, float]], bool]) -> None:
         self.watch = watch
@@ -20,7 +20,7 @@ class EpochReporter(Callback):
             self.pruned = trainer.should_stop = True
 
     def check(self) -> None:
-        """Raise Optuna's TrialPruned after a training run that was stopped."""
+        """Raise Optuna's TrialPruned if the training run was pruned."""
         import optuna
 
         if self.pruned:

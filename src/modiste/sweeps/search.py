@@ -1,4 +1,4 @@
-"""A sweep: the requested number of trials of `modiste.train`, each a run directory."""
+"""A sweep: trials of `modiste.train`, each in a run directory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PROCESSES = ("auto", "shared", "own")
 OWN = ("sweep", "run_dir", "continue", "seed")
-"""Overrides that are the sweep's and not its trials'."""
+"""Overrides of the sweep that its trials do not get."""
 log = logging.getLogger(__name__)
 
 
@@ -35,10 +35,10 @@ class Sweep:
 
     Args:
         cfg: The composed ``sweep`` config: that of a training run, with ``cfg.sweep``.
-        line: The command line; its overrides are those of every trial.
+        line: The command line; every trial gets its overrides, except those in `OWN`.
 
     Raises:
-        ModisteError: The space or a setting is wrong, or a choice does not compose.
+        ModisteError: The space or a setting is invalid, or a choice does not compose.
     """
 
     def __init__(self, cfg: DictConfig, line: Invocation) -> None:
@@ -61,18 +61,18 @@ class Sweep:
         self.line = line
 
     def _write_start(self) -> None:
-        """The sweep's configuration and overrides, with which continue=DIR resumes it."""
+        """Write the configuration and overrides with which continue=DIR resumes the sweep."""
         plain = OmegaConf.to_container(self.cfg, resolve=True)
         write_text(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
         kept = [override for override in self.line.overrides if override.split("=")[0] not in ("continue", "run_dir")]
         write_text(self.folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(kept)))
 
     def run(self) -> Study:
-        """Run the trials that are missing; returns the study.
+        """Run the missing trials; returns the study.
 
         Raises:
-            KeyboardInterrupt: It was interrupted; nothing is lost.
-            ModisteError: Another process is at this sweep.
+            KeyboardInterrupt: The sweep was interrupted; running it again resumes it.
+            ModisteError: Another process runs this sweep; or see `modiste.sweeps.study.open_study`.
         """
         with held(self.folder):
             return self._run()
@@ -92,11 +92,11 @@ class Sweep:
 
     @staticmethod
     def _place(trial: Any) -> int:
-        """How many trials precede it, those that were cut off not counted."""
+        """Number of trials before this one, except those that were cut off."""
         return trial.number - sum(number < trial.number for number in cut_off(trial.study))
 
     def _objective(self, train_one: Any, trial: Any) -> list[float]:
-        """Train one trial, once per seed; the mean over the seeds of each objective's best value."""
+        """Train a trial once per seed; returns each objective's best value, averaged over the seeds."""
         values = self.space.suggest(trial)
         words = as_overrides(values)
         count, repeats = self.settings["trials"], self.settings["repeats"]
@@ -120,7 +120,7 @@ class Sweep:
         return [mean for mean, _ in spread]
 
     def next_command(self, best: int) -> str:
-        """The command that evaluates a trial."""
+        """The command that evaluates a trial, with its first seed."""
         place = places(self.folder, best, self.settings["repeats"], self.cfg.seed)[0]
         return f"modiste evaluate run={shlex.quote(str(place))}"
 
@@ -136,7 +136,7 @@ def places(folder: Path, number: int, repeats: int, seed: int) -> list[Path]:
 
 
 def wandb_overrides(cfg: DictConfig, folder: Path, place: Path) -> list[str]:
-    """With wandb, a trial is a run of the sweep's group, with its own name; a group that is given stays."""
+    """Overrides that make a trial a run of the sweep's wandb group; a configured group is kept."""
     if "wandb" not in cfg.logger:
         return []
     group, name = cfg.logger.wandb.group or folder.name, place.relative_to(folder).as_posix()

@@ -1,4 +1,4 @@
-"""A search space: override of `modiste train` → the values it may take."""
+"""Search space: override of `modiste train` → its values."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Space:
     """Distributions by override.
 
     Args:
-        space: Override → ``{choices: [a, b]}``, or ``{low: 1e-4, high: 1e-2, log: true}``, integers where ``low``
-            and ``high`` are; optionally ``step``. Choices are values, and need no quoting: words with commas or braces,
-            lists and mappings reach the trial as they are.
-        may_be_empty: For a sweep over seeds alone.
+        space: Override → ``{choices: [a, b]}``, or ``{low: 1e-4, high: 1e-2, log: true}`` with an optional ``step``;
+            values are integers if ``low`` and ``high`` are. Choices need no quoting: strings with commas or braces,
+            lists and mappings reach the trial unchanged.
+        may_be_empty: Allow an empty space, for a sweep over seeds only.
 
     Raises:
-        ModisteError: The space is empty and may not be, or an entry is of neither form.
+        ModisteError: The space is empty and may not be, or an entry has neither form.
 
     >>> Space({"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "loss": {"choices": ["clip", "siglip"]}}).first()
     {'optim.lr': 0.0001, 'loss': 'clip'}
@@ -42,23 +42,23 @@ class Space:
         self.space = space
 
     def first(self) -> dict[str, Any]:
-        """One value of each, to see that they compose."""
+        """The first choice or ``low`` of each override."""
         return {key: entry["choices"][0] if "choices" in entry else entry["low"] for key, entry in self.space.items()}
 
     def all_choices(self) -> list[dict[str, Any]]:
-        """`first`, and then every other choice once."""
+        """`first`, then `first` with every other choice once."""
         first = self.first()
         return [first] + [
             first | {key: choice} for key, entry in self.space.items() for choice in entry.get("choices", [])[1:]
         ]
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
-        """The values of an Optuna trial. Raises ModisteError where the study's storage holds others than the space."""
+        """Values of an Optuna trial. Raises ModisteError if the study has a value that is not in the space."""
         return {key: self._suggest(trial, key, entry) for key, entry in self.space.items()}
 
     def _suggest(self, trial: Any, key: str, entry: Mapping[str, Any]) -> Any:
         if "choices" in entry:
-            # Optuna remembers plain values only; others go by their JSON.
+            # Optuna stores plain values only: others are stored as JSON.
             choices = {value if is_plain(value) else json.dumps(value): value for value in entry["choices"]}
             chosen = trial.suggest_categorical(key, list(choices))
             if chosen not in list(choices):
@@ -67,18 +67,18 @@ class Space:
         low, high, options = entry["low"], entry["high"], {k: entry[k] for k in ("log", "step") if k in entry}
         suggest = trial.suggest_int if isinstance(low, int) and isinstance(high, int) else trial.suggest_float
         value = suggest(key, low, high, **options)
-        # The study's storage may be a stranger's: Optuna returns what it says of a trial that waits.
+        # The storage is not trusted: Optuna returns the stored values of a waiting trial unchecked.
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise _foreign(key)
         return value
 
 
 def _foreign(key: str) -> ModisteError:
-    return ModisteError(f"The study has a value of {key} that is not of the space: start a new sweep.")
+    return ModisteError(f"The study has a value of {key} that is not in the space: start a new sweep.")
 
 
 def is_plain(value: object) -> bool:
-    """Whether Optuna can remember a choice as it is."""
+    """Whether Optuna can store a choice unchanged."""
     return value is None or isinstance(value, (bool, int, float, str))
 
 

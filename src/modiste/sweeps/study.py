@@ -1,4 +1,4 @@
-"""The Optuna study of a sweep, stored in the sweep's directory, so that a killed sweep resumes."""
+"""The Optuna study of a sweep, stored in the sweep's directory so that a killed sweep resumes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")
-"""The end of a rollback journal of SQLite that names another journal (sqlite.org/fileformat2.html)."""
+"""Last bytes of an SQLite rollback journal that names a super-journal (sqlite.org/fileformat2.html)."""
 STORAGES = ("journal", "sqlite")
 NAME = "sweep"
 CUT_OFF, REPEATS = "cut_off", "repeats"
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Objective:
-    """A validation metric and its direction, ``min`` or ``max``, by default the metric's own."""
+    """A validation metric and its mode, ``min`` or ``max``; empty: the metric's own direction."""
 
     metric: str
     mode: str = ""
@@ -47,11 +47,11 @@ class Objective:
 
     @property
     def direction(self) -> str:
-        """Optuna's word."""
+        """Direction in Optuna's terms, ``minimize`` or ``maximize``."""
         return f"{self.mode}imize"
 
     def best(self, history: Sequence[Mapping[str, float]]) -> float:
-        """The best value over the epochs; raises as `best_epoch`.
+        """The best value over the epochs. Raises ModisteError as `best_epoch`.
 
         >>> Objective("val/loss", "min").best([{"val/loss": 2.0}, {"val/loss": 1.5}])
         1.5
@@ -59,7 +59,7 @@ class Objective:
         return self.best_epoch(history)[self.metric]
 
     def best_epoch(self, history: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-        """All metrics of the epoch with the best value, the first of several.
+        """All metrics of the epoch with the best value, the first of equal ones.
 
         Raises:
             ModisteError: No epoch has the metric.
@@ -74,19 +74,19 @@ class Objective:
 def open_study(
     folder: Path, storage: str, objectives: Sequence[Objective], pruner: BasePruner, names: Sequence[str] = ()
 ) -> Study:
-    """The study in ``folder``, new or as it was left; trials that a kill cut off are repeated with the same values.
+    """Create or load the study in ``folder``; trials cut off by a kill are repeated with the same values.
 
     Args:
         folder: The sweep's directory.
         storage: ``journal`` or ``sqlite``.
-        objectives: What is optimised.
-        pruner: Optuna's.
-        names: The parameters. A trial that was cut off before it had them all is drawn again: `sampler_of` gives it
-            the same values.
+        objectives: Objectives of the study.
+        pruner: An Optuna pruner.
+        names: Names of the parameters. A trial that was cut off before it had all of them is drawn again: `sampler_of`
+            gives it the same values.
 
     Raises:
-        ModisteError: Optuna is not installed, or the storage is unknown or damaged; or see
-            `modiste.utils.run_dir.check_links`.
+        ModisteError: Optuna is not installed, the storage is unknown or damaged, or the folder's name cannot hold
+            SQLite; or see `modiste.utils.run_dir.check_links`.
     """
     try:
         import optuna
@@ -94,11 +94,11 @@ def open_study(
         raise ModisteError("modiste sweep needs optuna: pip install 'modiste[sweep]'.") from None
     if storage not in STORAGES:
         raise ModisteError(f"sweep.storage={storage} is unknown. {did_you_mean(storage, STORAGES)}")
-    if storage == "sqlite" and re.search(r"[?{}]", str(folder.absolute())):  # Optuna reads an address and a template
+    if storage == "sqlite" and re.search(r"[?{}]", str(folder.absolute())):  # Optuna reads a URL and a template
         raise ModisteError(
-            f"'{folder.absolute()}' cannot hold an SQLite study: rename the folder, without ?, {{ and }}."
+            f"'{folder.absolute()}' cannot hold an SQLite study: rename the folder without ?, {{ and }}."
         )
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a failed trial is one line of our own, no traceback
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # Modiste logs a failed trial in one line
     check_links(folder)
     folder.mkdir(parents=True, exist_ok=True)
     check_journal(folder / "study.db-journal")
@@ -128,10 +128,10 @@ def open_study(
 
 
 def check_journal(path: Path) -> None:
-    """Check that SQLite's rollback journal names no other file: SQLite would delete it.
+    """Check that SQLite's rollback journal names no other file, which SQLite would delete.
 
     Raises:
-        ModisteError: It names one, as those of transactions over several databases do, which Optuna has none of.
+        ModisteError: It names a super-journal, which only transactions over several databases have, never Optuna's.
     """
     if path.is_file() and path.read_bytes()[-8:] == SUPER_JOURNAL:
         raise ModisteError(f"'{path}' names another file, which SQLite would delete: start a new sweep.")
@@ -141,8 +141,8 @@ def mend(journal: Path, names: Sequence[str] = ()) -> None:
     """Drop lines of a journal that a full disk or a power failure truncated; their trials are repeated.
 
     Args:
-        journal: Optuna's, a JSON object per line.
-        names: The parameters. A trial that lost one of them is no longer complete.
+        journal: Optuna's journal, one JSON object per line.
+        names: Names of the parameters. A trial that lost one of them is no longer complete.
     """
     if not journal.is_file():
         return
@@ -158,15 +158,18 @@ def mend(journal: Path, names: Sequence[str] = ()) -> None:
             unfinished.write_bytes(mended)
 
 
-# Of optuna.storages.journal.JournalOperation, and states that stand for a value.
+# Values of optuna.storages.journal.JournalOperation, and of TrialState with a result.
 CREATE_TRIAL, SET_PARAM, SET_STATE = 4, 5, 6
 COMPLETE_OR_PRUNED = (1, 2)
 
 
 def _without_lost(lines: Sequence[bytes], names: Sequence[str]) -> list[bytes]:
-    """Lines of a journal as if the trials that lost some of theirs had been cut off: a trial's number is the place of
-    the line that creates it, which is made again; a result without its parameters is dropped. So are lines of a trial
-    whose number is beyond what the journal can have lost: remaking those before it must not outgrow the journal."""
+    """Rewrite a journal as if the trials that lost lines had been cut off.
+
+    A trial's number is the position of the line that creates it, so lost ones are inserted again; a result without its
+    parameters is dropped. Lines of a trial number that is too high for the journal's size are dropped too: inserting
+    all trials before it would let a short journal grow without bound.
+    """
     known = [(line, json.loads(line)) for line in lines]
     creates = next((line for line, entry in known if entry.get("op_code") == CREATE_TRIAL), None)
     kept: list[tuple[bytes, dict[str, Any]]] = []
@@ -198,7 +201,7 @@ def _without_lost(lines: Sequence[bytes], names: Sequence[str]) -> list[bytes]:
 
 
 def _beyond(trial: object, count: int) -> float:
-    """How many trials there must be besides ``count`` for one of this number; no number of them where it is none."""
+    """Number of trials missing between ``count`` and this trial; infinite if it is not a number."""
     return max(0, trial - count + 1) if isinstance(trial, int) else math.inf
 
 
@@ -214,13 +217,13 @@ def run_trials(
 ) -> None:
     """Run trials until the study has ``count`` of them, not counting those that were cut off.
 
-    A trial that fails is recorded with its sentence, and the next one starts.
+    A failed trial is recorded with its error message, and the next one starts.
 
     Args:
-        study: Of `open_study`.
-        count: How many.
-        objective: Trial → values.
-        sampler: Number of trials before → the sampler of the next, as `sampler_of`.
+        study: Study from `open_study`.
+        count: Number of trials.
+        objective: Trial → values of the objectives.
+        sampler: Number of previous trials → sampler of the next one, as `sampler_of`.
     """
     import optuna
 
@@ -229,7 +232,7 @@ def run_trials(
             values = list(objective(trial))
         except optuna.TrialPruned:
             raise
-        except (KeyboardInterrupt, SystemExit):  # Optuna would count it as failed; so it stays open, and is repeated
+        except (KeyboardInterrupt, SystemExit):  # not a failure: the trial stays open and is repeated
             raise SystemExit(130) from None
         except Exception as error:
             sentence = " ".join(str(error).split())[:300] or type(error).__name__
@@ -249,15 +252,15 @@ def run_trials(
         study.optimize(attempt, n_trials=count - before(), catch=(Exception,), callbacks=[next_sampler])
 
 
-# Their place in a fixed order is in the storage, and the order comes of the seed.
+# Samplers with a fixed order from the seed; the storage has their position.
 ORDERED = ("QMCSampler", "GridSampler")
 
 
 def sampler_of(node: Mapping[str, Any], before: int) -> BaseSampler:
-    """The sampler of the trial that ``before`` others precede.
+    """The sampler of the trial after ``before`` others.
 
-    Its seed is one of that trial, but for `ORDERED` samplers: a resumed sweep draws what the whole one would have
-    drawn, and not its first trials once more.
+    Except for `ORDERED` samplers, its seed depends on ``before``: a resumed sweep draws the same values as an
+    uninterrupted one, rather than those of its first trials again.
 
     >>> node = {"_target_": "optuna.samplers.RandomSampler", "seed": 0}
     >>> draw = lambda before: sampler_of(node, before)._rng.rng.random()
@@ -270,19 +273,19 @@ def sampler_of(node: Mapping[str, Any], before: int) -> BaseSampler:
 
 
 def finished(study: Study) -> list[FrozenTrial]:
-    """The trials that ended in any way, by number."""
+    """Finished trials in any state, by number."""
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
 
 def cut_off(study: Study) -> dict[int, int | None]:
-    """Trials that a kill cut off, each with the trial that repeats its values; None: they were drawn again."""
+    """Trials that a kill cut off → the trial that repeats their values; None: drawn again."""
     trials = study.get_trials(deepcopy=False)
     again = {trial.user_attrs[REPEATS]: trial.number for trial in trials if REPEATS in trial.user_attrs}
     return {trial.number: again.get(trial.number) for trial in trials if CUT_OFF in trial.user_attrs} | again
 
 
 def rows(study: Study, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
-    """One flat row per trial: number, state, values with their deviation over seeds, parameters, error."""
+    """One row per trial: number, state, values with standard deviations over seeds, parameters, error."""
     cut = {
         number: "cut off" if again is None else f"cut off, repeated as trial {again}"
         for number, again in cut_off(study).items()
@@ -301,7 +304,7 @@ def rows(study: Study, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
 
 
 def best_first(table: Sequence[dict[str, Any]], objectives: Sequence[Objective]) -> list[dict[str, Any]]:
-    """Complete trials, the best of the first objective first, then the others by number.
+    """Complete trials, the best by the first objective first, then the others by number.
 
     >>> table = [{"trial": 0, "state": "complete", "loss": 2.0}, {"trial": 1, "state": "complete", "loss": 1.0}]
     >>> [row["trial"] for row in best_first(table, [Objective("loss", "min")])]
@@ -314,7 +317,7 @@ def best_first(table: Sequence[dict[str, Any]], objectives: Sequence[Objective])
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (0 of a single value).
+    """Mean and sample standard deviation (0 for a single value).
 
     >>> mean_and_deviation([1.0, 3.0])
     (2.0, 1.4142135623730951)
@@ -323,10 +326,10 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 
 
 def over_seeds(found: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """A row per metric: mean, sample standard deviation, and the value of each seed.
+    """One row per metric: mean, sample standard deviation, and the value of each seed.
 
     Args:
-        found: Seed → metric → value, of the epoch that was the seed's best by the first objective.
+        found: Seed → metric → value, at the seed's best epoch by the first objective.
 
     >>> over_seeds({"0": {"val/loss": 1.0}, "1": {"val/loss": 3.0}})
     [{'metric': 'val/loss', 'mean': 2.0, 's.d.': 1.4142135623730951, 'seed 0': 1.0, 'seed 1': 3.0}]
@@ -341,7 +344,7 @@ def over_seeds(found: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]
 
 
 def plus_minus(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of `over_seeds` as they are shown.
+    """Rows of `over_seeds` for display, with mean ± standard deviation in one column.
 
     >>> plus_minus([{"metric": "val/loss", "mean": 2.0, "s.d.": 1.41421, "seed 0": 1.0, "seed 1": 3.0}])
     [{'metric': 'val/loss', 'mean ± s.d.': '2 ± 1.4', 'seed 0': 1.0, 'seed 1': 3.0}]

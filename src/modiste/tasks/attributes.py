@@ -1,4 +1,4 @@
-"""Zero-shot attribute prediction: mean AP of ranking images by the prompts of each value."""
+"""Zero-shot attribute prediction: mAP of images ranked by the prompts of each value."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Rankings:
     Attributes:
         applies: (m,) positions of the images that the attribute applies to.
         values: Value → the ranking of these images.
-        positives: Value → images that have it.
-        left_out: Values with too few positives, or no negative.
-        not_applicable: The ranking of all images by how little any value fits; None where it applies to all or to
-            none.
+        positives: Value → number of images that have it.
+        left_out: Number of values skipped for too few positives, or for no negative.
+        not_applicable: The ranking of all images by the negative of their highest cosine with any value; None where
+            the attribute applies to all.
     """
 
     applies: npt.NDArray[np.int64]
@@ -52,14 +52,14 @@ class Rankings:
     not_applicable: Ranking | None
 
     def statistics(self, weights: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float64]]:
-        """The metrics under weights (n, b) of all images: (b,) each; nan where no positive has weight."""
+        """Metrics (b,) under weights (n, b) of all images; nan where no positive has weight."""
         found = {"map": _mean_where_defined(self.precisions(weights))}
         if self.not_applicable is not None:
             found["not_applicable_ap"] = self.not_applicable.average_precision(weights)
         return found
 
     def precisions(self, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """(values, b) average precision of each value."""
+        """Average precision of each value, (values, b), under weights (n, b) of all images."""
         own = weights[self.applies]
         return np.stack([ranking.average_precision(own) for ranking in self.values.values()])
 
@@ -67,23 +67,24 @@ class Rankings:
 class Attributes:
     """Multi-label attribute prediction on the images of a split, by prompts.
 
-    A value's score of an image is its cosine with the value's vector: the normalised mean of the normalised embeddings
-    of its prompts, as in `ZeroShot`. An image may have several values. Images that an attribute does not apply to
-    (the sleeve of a bag) do not count in its values' rankings; telling them is a separate metric.
+    An image's score for a value is its cosine with the value's vector: the normalised mean of the normalised embeddings
+    of the value's prompts, as in `ZeroShot`. An image may have several values. Images that an attribute does not apply
+    to (the sleeve length of a bag) are excluded from its rankings; detecting them is a separate metric.
 
     Args:
-        attributes: As in `ZeroShot`: attribute columns; without it, those that ``prompts`` names, or all if it names
-            none. Those that are not named here and cannot be scored are skipped and recorded.
+        attributes: Attribute columns, as in `ZeroShot`; None: those that ``prompts`` names, or all class attributes.
+            Only then are attributes that cannot be scored skipped and recorded.
         prompts: As in `ZeroShot`.
         classes: As in `ZeroShot`.
-        separator: Between the values of a cell; None: a cell is one value.
-        not_applicable: Values that say that the attribute does not apply (or is not known).
-        min_positives: A value with fewer positives is excluded of the mean and counted.
-        resamples: Of the bootstrap over images; a value that has no positive in a resample is excluded of that one.
-        seed: Of the bootstrap.
+        separator: Separator of the values in a cell; None: a cell is one value.
+        not_applicable: Values that mean that the attribute does not apply or is unknown.
+        min_positives: Values with fewer positives are excluded from the mean and counted.
+        resamples: Number of bootstrap resamples of the images; a value without a positive in a resample is excluded
+            from that resample's mean.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ModisteError: A template has no ``{}``, or several, or ``min_positives`` is less than 1.
+        ModisteError: A template does not have exactly one ``{}``, or ``min_positives`` is less than 1.
     """
 
     name = "attributes"
@@ -109,7 +110,8 @@ class Attributes:
         """Evaluate on ``split`` of the full ``catalogue``.
 
         Raises:
-            ModisteError: The split is empty, an attribute is unknown, or none can be scored.
+            ModisteError: The split is empty, an attribute is unknown, a named one or all cannot be scored, or an
+                embedding is not finite.
         """
         rows = catalogue.select(split=split)
         named = named_attributes(self.words.attributes, self.words.prompts, rows)
@@ -175,7 +177,7 @@ class Attributes:
         return self.words.prompts.get(attribute, self.words.prompts[DEFAULT])
 
     def _labels(self, attribute: str, rows: Catalogue) -> list[frozenset[str]]:
-        """The values of each image, in the words of the prompts; none where the attribute does not apply."""
+        """Each image's values as prompt words; empty where the attribute does not apply."""
         words = self.words.classes.get(attribute, {})
         cells = (
             cell.split(self.separator) if self.separator is not None else [cell] for cell in rows.column(attribute)
@@ -232,7 +234,7 @@ class Attributes:
 
 def _statistics(ranked: Mapping[str, Rankings], counts: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
     """Metric → (b,) of resamples given by counts (b, n)."""
-    # Rows of an image are next to each other; counts are small integers, exact in float32.
+    # An image's weights are contiguous; counts are small integers, exact in float32.
     weights = np.ascontiguousarray(counts.T, dtype=np.float32)
     found = {
         f"{attribute}/{metric}": values

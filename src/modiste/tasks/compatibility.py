@@ -1,4 +1,4 @@
-"""Zero-shot outfit compatibility and fill-in-the-blank on Polyvore Outfits (Vasileva et al., ECCV 2018).
+"""Zero-shot outfit compatibility and fill-in-the-blank on Polyvore Outfits (Vasileva et al. 2018).
 
 An outfit's score is the mean cosine of all pairs of its items; of the candidates for a blank, the one with the highest
 mean cosine with the question's items is chosen.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
 
 FILES = {"test": "test", "val": "valid", "train": "train"}
-"""Our word for a split, and that in the files' names."""
+"""Split → its name in the file names."""
 AUC, ACCURACY = "compatibility/auc", "fill_in_blank/accuracy"
 DEFINITIONS = {
     "auc": "probability that a compatible outfit scores higher than an incompatible one, equal scores counting half",
@@ -41,7 +41,7 @@ Ids = list[str]
 
 @dataclass(frozen=True)
 class Outfit:
-    """Item ids, and whether a user put them together (1 in the files) or chance did (0)."""
+    """Item ids, and whether a user combined them (1 in the files) or they are a random combination (0)."""
 
     items: Ids
     compatible: bool
@@ -49,7 +49,7 @@ class Outfit:
 
 @dataclass(frozen=True)
 class Question:
-    """Item ids of an outfit with a blank, of the candidates for it, and which of those are the outfit's own."""
+    """Item ids of an outfit with a blank, its candidates, and which candidates are from the outfit."""
 
     items: Ids
     candidates: Ids
@@ -59,17 +59,18 @@ class Question:
 class Compatibility:
     """Compatibility prediction (AUC) and fill-in-the-blank (accuracy).
 
-    Items are looked up by ``product_id`` in the whole catalogue (``data=polyvore``), whatever its splits. What is not
-    there is excluded: an outfit with fewer than two items left, and a question with no item left or any candidate
-    missing, are skipped and counted.
+    Items are looked up by ``product_id`` in the whole catalogue (``data=polyvore``), regardless of split. Missing items
+    are dropped: an outfit with fewer than two items left, and a question with no item left or a missing candidate, are
+    skipped and counted.
 
     Args:
-        path: What polyvore_outfits.zip unpacks to.
-        kind: ``nondisjoint`` (of the published numbers) or ``disjoint``.
-        documents: Weights of ``image`` and ``text`` in an item's vector: normalise(Σ weight · embedding).
-        template: Of the text of a row, over the catalogue's columns.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
+        path: Folder extracted from polyvore_outfits.zip.
+        kind: ``nondisjoint`` (as in published results) or ``disjoint``.
+        documents: Weights of ``image`` and ``text`` in an item's vector: normalise(Σ weight · embedding). None: image
+            only.
+        template: Template of a row's text, over the catalogue's columns.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
 
     Raises:
         ModisteError: The kind is unknown.
@@ -95,7 +96,7 @@ class Compatibility:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raise ModisteError in a training run, whose validation sees neither all items nor the outfits."""
+        """Raise ModisteError for a training run, whose validation sees neither all items nor the outfits."""
         if "trainer" in cfg:
             raise ModisteError("The compatibility task has its own outfits: evaluate the run after training.")
 
@@ -103,8 +104,8 @@ class Compatibility:
         """Evaluate the outfits and questions of ``split`` on the items of the full ``catalogue``.
 
         Raises:
-            ModisteError: A file is missing or of another form, too few items are in the catalogue, or an embedding is
-                not finite.
+            ModisteError: The split is unknown, a file is missing or malformed, no outfit or question is left, all
+                remaining outfits have the same label, or an embedding is not finite.
         """
         outfits, questions = read_published(self.path / self.kind, split)
         named = {item for outfit in outfits for item in outfit.items}
@@ -188,7 +189,7 @@ class Compatibility:
 def mean_pairwise(vectors: npt.NDArray[Any]) -> float:
     """Mean cosine of all pairs of unit vectors (n, D), n > 1.
 
-    In float64, then rounded to float32, so that the order of the items does not break ties.
+    Computed in float64 and rounded to float32, so that the order of the items does not break ties.
 
     >>> mean_pairwise(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
     0.3333333432674408
@@ -199,7 +200,7 @@ def mean_pairwise(vectors: npt.NDArray[Any]) -> float:
 
 
 def fill_in_blank(questions: Sequence[Question], vectors: npt.NDArray[Any], position: Mapping[str, int]) -> Floats:
-    """1 for each question whose right candidate alone has the highest mean cosine with its items, (Q,)."""
+    """(Q,): 1 where the right candidate alone has the highest mean cosine with the items, else 0."""
     correct = np.zeros(len(questions))
     for q, question in enumerate(questions):
         items, candidates = (
@@ -216,17 +217,17 @@ def _present(outfit: Outfit, position: Mapping[str, int]) -> Outfit:
 
 
 def _answerable(question: Question, position: Mapping[str, int]) -> Question | None:
-    """The question with the available items; None without any, or with a candidate missing."""
+    """The question with its available items; None if none is left or a candidate is missing."""
     items = [item for item in question.items if item in position]
     complete = all(item in position for item in question.candidates)
     return Question(items, question.candidates, question.right) if items and complete else None
 
 
 def read_published(folder: Path, split: str) -> tuple[list[Outfit], list[Question]]:
-    """The outfits and the questions of a split, their references ``<set_id>_<index>`` resolved to item ids.
+    """Read a split's outfits and questions, resolving references ``<set_id>_<index>`` to item ids.
 
     Raises:
-        ModisteError: The split is unknown, or a file is missing or of another form.
+        ModisteError: The split is unknown, or a file is missing or malformed.
     """
     if split not in FILES:
         raise ModisteError(f"Polyvore Outfits has no split '{split}'. {did_you_mean(split, FILES)}")
@@ -250,7 +251,7 @@ def _items(folder: Path) -> dict[str, str]:
             for outfit in read_json(CARD, folder / file, list):
                 items.update({f"{outfit['set_id']}_{item['index']}": str(item["item_id"]) for item in outfit["items"]})
         except (KeyError, TypeError) as error:
-            raise cut_short(CARD, folder / file, f"it is no list of outfits with items, {error!r}") from None
+            raise cut_short(CARD, folder / file, f"not a list of outfits with items, {error!r}") from None
     return items
 
 
@@ -272,7 +273,7 @@ def _questions(path: Path, items: Mapping[str, str]) -> list[Question]:
             right = [_set_id(reference) == own for reference in entry["answers"]]
             question, answers = (_resolve(entry[key], items, path) for key in ("question", "answers"))
         except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise cut_short(CARD, path, f"a question is of another form, {error!r}") from None
+            raise cut_short(CARD, path, f"a question is malformed, {error!r}") from None
         if not any(right) or all(right):
             raise cut_short(CARD, path, f"no answer, or every one, is of the outfit of the question {question}")
         questions.append(Question(question, answers, right))

@@ -1,6 +1,6 @@
 """Composed image retrieval: a reference image and relative captions retrieve the target (FashionIQ).
 
-FashionIQ (Wu et al., CVPR 2021): a reference image and two captions lead to one target image. The query is composed
+FashionIQ (Wu et al., CVPR 2021): a reference image and two captions describe one target image. The query is composed
 without training: normalise(image_weight · image + text_weight · text).
 """
 
@@ -39,12 +39,12 @@ PROTOCOL = {
     "shirt": {"queries": 2038, "original": 6346, "val": 3089},
     "toptee": {"queries": 1961, "original": 5373, "val": 2902},
 }
-"""Queries and gallery sizes of the validation split, which published numbers are of."""
+"""Numbers of queries and gallery images of the validation split, on which results are published."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """A reference and a target image by their ASIN, and the two captions of their difference."""
+    """ASINs of a reference and a target image, and two captions of their difference."""
 
     reference: str
     target: str
@@ -62,7 +62,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Category:
-    """The queries of a category, and the ASINs of its gallery, each once."""
+    """Queries of a category, and the unique ASINs of its gallery."""
 
     name: str
     queries: list[Query]
@@ -72,23 +72,23 @@ class Category:
 class Composed:
     """Retrieve the target image by a reference image and two captions, per FashionIQ category.
 
-    The catalogue (``data=fashion_iq``) is looked up by ``product_id`` = ASIN, whatever its splits. Queries whose
-    reference or target has no image, and gallery items without one, are skipped and counted; with any of them the
-    numbers are not those of the published protocol: ``complete`` in the protocol is false then, and a warning says so.
+    Images are looked up by ``product_id``, the ASIN, in the whole catalogue (``data=fashion_iq``), regardless of split.
+    Queries whose reference or target has no image, and gallery items without one, are skipped and counted. The results
+    are then not comparable with published ones: ``complete`` in the protocol is false, and a warning is logged.
 
     Args:
         path: Folder with ``captions/cap.<category>.<split>.json`` and ``image_splits/split.<category>.<split>.json``.
         gallery: ``original``, the category's whole image list (dress 3,817, shirt 6,346, toptee 5,373), or ``val``, the
-            references and targets of its queries. Numbers of one are not comparable with those of the other.
-        image_weight: Of the reference image's embedding.
-        text_weight: Of the text's embedding.
-        join: Template of the text, ``{0}`` and ``{1}`` the two captions; or ``mean``: the normalised mean of the two
-            captions' embeddings.
-        prefix: Put before every text.
-        exclude_reference: Whether a query's reference is excluded of its gallery; published numbers keep it.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap and the examples.
-        examples: Number of example queries kept of each category.
+            references and targets of its queries. Results on one are not comparable with those on the other.
+        image_weight: Weight of the reference image's embedding.
+        text_weight: Weight of the text's embedding.
+        join: Template of the text, with ``{0}`` and ``{1}`` for the two captions; or ``mean``: the normalised mean of
+            the two captions' embeddings.
+        prefix: Prefix of every text.
+        exclude_reference: Exclude a query's reference from its gallery; published results keep it.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap and the examples.
+        examples: Number of example queries kept per category.
 
     Raises:
         ModisteError: The gallery is unknown, or the template lacks a caption.
@@ -121,7 +121,7 @@ class Composed:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raise ModisteError in a training run, whose validation sees neither the images nor the captions."""
+        """Raise ModisteError for a training run, whose validation sees neither the images nor the captions."""
         if "trainer" in cfg:
             raise ModisteError("The composed task has its own queries and gallery: evaluate the run after training.")
 
@@ -129,14 +129,14 @@ class Composed:
         """Evaluate the captions of ``split`` on the images of the full ``catalogue``.
 
         Raises:
-            ModisteError: A file is missing or of another form, or no query of a category has both its images.
+            ModisteError: A file is missing or malformed, or no query of a category has both its images.
         """
         categories = [read_category(self.path, name, split, self.gallery) for name in PROTOCOL]
         place = {asin: row for row, asin in reversed([*enumerate(catalogue.column("product_id"))])}
         present = [keep_present(category, place) for category in categories]
         asins = list(dict.fromkeys(asin for category in present for asin in category.gallery))
         documents = Documents(embedder, catalogue.select(rows=[place[asin] for asin in asins]))
-        documents.column("image")  # once, before the categories take their parts of it
+        documents.column("image")  # embed once, before the galleries are selected
         position = {asin: i for i, asin in enumerate(asins)}
         scored = self.ranking.run(self._search(category, documents, position) for category in present)
         for example in scored["examples"]:
@@ -240,10 +240,10 @@ def composed_metrics(metrics: dict[str, Floats]) -> dict[str, Floats]:
 
 
 def read_category(path: Path, name: str, split: str, gallery: str) -> Category:
-    """The queries of a category and its gallery, from FashionIQ's files.
+    """Read the queries and the gallery of a category from FashionIQ's files.
 
     Raises:
-        ModisteError: A file is missing or of another form, or an image of a query is not in the category's list.
+        ModisteError: A file is missing or malformed, or an image of a query is not in the category's list.
     """
     captions, images = path / f"captions/cap.{name}.{split}.json", path / f"image_splits/split.{name}.{split}.json"
     for file in (captions, images):
@@ -267,7 +267,7 @@ def read_category(path: Path, name: str, split: str, gallery: str) -> Category:
 
 
 def keep_present(category: Category, present: Mapping[str, int]) -> Category:
-    """The part of the category that is among ``present``.
+    """Restrict a category to the ASINs in ``present``.
 
     Raises:
         ModisteError: No query has both its images.

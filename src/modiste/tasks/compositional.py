@@ -31,9 +31,9 @@ Words = npt.NDArray[np.str_]
 Pair = tuple[str, ...]
 
 SHOWN = 50
-"""Wrong choices that a table lists."""
+"""Maximum number of wrong choices per table."""
 CHUNK = 4096
-"""Images whose cosines with every pair are held at a time."""
+"""Images per chunk of their cosines with all pairs."""
 
 DEFINITIONS = {
     "accuracy": "share of images whose caption scores higher than the same caption with the one value exchanged; "
@@ -47,12 +47,12 @@ DEFINITIONS = {
 
 
 class Named:
-    """The rows of a catalogue that have a word in every column of some captions; the others are counted.
+    """Rows of a catalogue with a word in every column of the captions; the others are counted.
 
     Args:
-        catalogue: Its rows.
-        columns: Of the captions.
-        classes: Column to {value: word}; a value that is not listed stands for itself.
+        catalogue: The rows.
+        columns: Columns of the captions.
+        classes: Column to {value: word}; the word of an unlisted value is the value itself.
         ignore_values: Values without a word.
     """
 
@@ -77,7 +77,7 @@ class Named:
         return len(self.catalogue)
 
     def captions(self, template: str, exchanged: dict[str, Words] | None = None) -> list[str]:
-        """The template filled for every row, with other words for a column where they are given."""
+        """Fill the template for every row; ``exchanged`` replaces the words of its columns, (N,) each."""
         words = {name: values.tolist() for name, values in (self.words | (exchanged or {})).items()}
         rows = (dict(zip(words, values, strict=True)) for values in zip(*words.values(), strict=True))
         return [_fill(template, row) for row in rows]
@@ -101,20 +101,21 @@ class Compositional:
     """Swap probes, held-out pairs and improbable products on any catalogue with attributes.
 
     Args:
-        swaps: Name to the column whose value is exchanged, e.g. ``{colour: baseColour}``. The other value is that of
-            another row of the split, drawn: values come as often as they occur.
+        swaps: Name to the column whose value is exchanged, e.g. ``{colour: baseColour}``. The other value is that of a
+            random row with another word, so values are drawn by their frequency in the split.
         template: The caption, with every column of ``swaps``, e.g. ``a photo of a {baseColour} {articleType}``.
         pair_template: The caption of an (attribute, category) pair: exactly two columns; empty: only swap probes.
-        classes: Column to {value: word}, where the value itself is not a good word. Values with one word are one.
-        ignore_values: Values that have no word: rows with them in a caption's column are skipped and counted.
+        classes: Column to {value: word}, for values that are not good words. Values with the same word are one.
+        ignore_values: Values without a word: rows with one in a caption's column are skipped and counted.
         held_out: Splits with pairs that were held out of training.
-        rare: An image is of an improbable product if its pair is as frequent in train as this quantile of the evaluated
-            images, or less; 0: if its pair does not occur there.
-        resamples: Of the bootstrap.
-        seed: Of the draws and the bootstrap.
+        rare: An image is of an improbable product if its pair's frequency in train is at most this quantile over the
+            evaluated images; 0: if its pair does not occur in train.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the draws and the bootstrap.
 
     Raises:
-        ModisteError: A template lacks a column, or ``rare`` is out of range.
+        ModisteError: ``template`` lacks a swapped column, ``pair_template`` does not have two columns, or ``rare`` is
+            out of range.
     """
 
     name = "compositional"
@@ -150,7 +151,8 @@ class Compositional:
         """Evaluate on ``split`` of the full ``catalogue``.
 
         Raises:
-            ModisteError: There is nothing to swap, a column is unknown, or no row has all values.
+            ModisteError: There is nothing to swap, a column is unknown, no row has all values, or an embedding is not
+                finite.
         """
         if not self.swaps:
             raise ModisteError(
@@ -242,7 +244,7 @@ class Compositional:
         right = _cosines(images, own) > _cosines(images, exchanged)
         found.per_query[f"{name}/accuracy"] = right.astype(np.float64)
         found.tables[f"{name}/wrong"] = wrong_choices(words.tolist(), drawn.tolist(), right)
-        # The other words of the caption, as a number.
+        # Rows form a group if the other words of their captions agree.
         rest = rows.captions(self.template, {column: np.full(len(words), "")})
         partners = draw_others(words, np.unique(rest, return_inverse=True)[1], generator)
         a = np.flatnonzero(partners >= 0)
@@ -268,7 +270,7 @@ class Compositional:
         return Counter(pair for pair, known in zip(whole.pairs(self.pair), kept, strict=True) if known), told
 
     def _improbable(self, rows: Named, known: Counter[Pair], found: Found) -> None:
-        """The swap probes' accuracies, apart for images of rare pairs and of the others."""
+        """Accuracies of the swap probes, separately for images of rare pairs and of the others."""
         frequency = np.array([known[pair] for pair in rows.pairs(self.pair)])
         limit = int(np.quantile(frequency, self.rare, method="lower")) if self.rare else 0
         found.counts["improbable/known_at_most"] = limit
@@ -287,7 +289,7 @@ class Compositional:
     def _held_out(
         self, embedder: Embedder, whole: Named, rows: Named, images: Tensor, known: Counter[Pair], found: Found
     ) -> None:
-        """Accuracy of images of held-out pairs, and of known ones, among all pairs of the catalogue."""
+        """Accuracy on images of held-out pairs and on those of known pairs, among all pairs of the catalogue."""
         splits, pairs = whole.catalogue.column("split"), whole.pairs(self.pair)
         absent = [i for i, pair in enumerate(pairs) if splits[i] in self.held_out and not known[pair]]
         if not absent:
@@ -320,7 +322,13 @@ class Compositional:
 
 
 def draw_others(words: Words, group: Ints, generator: np.random.Generator) -> Ints:
-    """For each row (N,) one drawn among the rows of its group that have another word; -1 where there is none.
+    """Draw for each row (N,) a row of its group that has another word; -1 where there is none.
+
+    Args:
+        words: (N,) words.
+        group: (N,) group numbers from 0.
+        generator: Source of the draws.
+
 
     >>> draw_others(np.array(["red", "blue", "red"]), np.array([0, 0, 1]), np.random.default_rng(0))
     array([ 1,  0, -1])
@@ -336,7 +344,15 @@ def draw_others(words: Words, group: Ints, generator: np.random.Generator) -> In
 
 
 def strict_choice(images: Tensor, texts: Tensor, targets: Ints) -> tuple[npt.NDArray[np.bool_], Ints]:
-    """Which images (N, D) score higher with their target among texts (T, D) than with all others; the best other, (N,).
+    """Whether each image scores its target strictly higher than all other texts, and its best other text.
+
+    Args:
+        images: (N, D) unit-norm embeddings.
+        texts: (T, D) unit-norm embeddings.
+        targets: (N,) index of each image's target text.
+
+    Returns:
+        (N,) booleans, and (N,) indices of the other text with the highest cosine.
 
     >>> strict_choice(torch.eye(2), torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 0.5]]), np.array([0, 1]))
     (array([ True, False]), array([1, 2]))
@@ -353,7 +369,7 @@ def strict_choice(images: Tensor, texts: Tensor, targets: Ints) -> tuple[npt.NDA
 
 
 def wrong_choices(right: Sequence[str], others: Sequence[str], correct: npt.NDArray[np.bool_]) -> dict[str, list[Any]]:
-    """The most frequent wrong choices; ``of`` is how often the right answer was to be given."""
+    """Table of the most frequent wrong choices; ``of`` counts all queries with that right answer."""
     asked = Counter(right)
     wrong = Counter((a, b) for a, b, ok in zip(right, others, correct, strict=True) if not ok)
     ranked = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
@@ -368,13 +384,13 @@ def _fill(template: str, words: Mapping[str, str]) -> str:
 
 
 def _texts(embedder: Embedder, texts: Sequence[str]) -> Tensor:
-    """Embeddings (M, D), each different text embedded once."""
+    """Embeddings (M, D); each distinct text is embedded once."""
     index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     return embedder.texts(list(index))[[index[text] for text in texts]]
 
 
 def _cosines(a: Tensor, b: Tensor) -> npt.NDArray[np.float32]:
-    """Row by row, (N,)."""
+    """Row-wise cosines (N,)."""
     return _finite((a * b).sum(dim=1)).numpy()
 
 

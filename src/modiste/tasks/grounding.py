@@ -1,8 +1,8 @@
 """Grounding: heat maps of phrases on an image, evaluated against the masks of parts.
 
-FashionCLIP (Sci Rep 12:18958) shows such heat maps, made by occlusion, without a measure; here each method is measured
-by the pointing game (Zhang et al., ECCV 2016), IoU, average precision and boxes. A map that is good by these may still
-know nothing of the photo, since garments have their places: baselines and controls tell how much is the photo's.
+FashionCLIP (Sci Rep 12:18958) shows occlusion heat maps without measuring them; here each method is measured by the
+pointing game (Zhang et al., ECCV 2016), IoU, average precision and boxes. A map that ignores the photo may still score
+well, since garments have typical positions: baselines and controls measure how much the photo contributes.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 PROMPTS = ("a photo of {}",)
 MACRO = "macro_"
 DECISIVE = ("own_mean", "wrong_phrase")
-"""What a method must beat to ground."""
+"""The controls that a method must beat to count as grounding."""
 WORDS = {"own_mean": "its own mean map", "wrong_phrase": "a wrong phrase's map"}
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The pairs of a split: their photos and parts, and ``<map>/<metric>`` to one value per pair.
+    """The (image, phrase) pairs of a split and their metrics.
 
     Attributes:
         photos: Each pair's photo, in the order of the split.
-        places: Each pair's place among the parts of its photo.
+        places: Each pair's index among the parts of its photo.
         parts: Each pair's part.
-        values: The metrics of `DEFINITIONS` of every map, and the gains (`gains`).
+        values: ``<map>/<metric>`` → (n,) values: the metrics of `DEFINITIONS` of every map, and the gains (`gains`).
     """
 
     photos: list[Photo]
@@ -53,11 +53,11 @@ class Pairs:
 
     @property
     def clusters(self) -> np.ndarray:
-        """(n,) the photo's position in the sample of its split."""
+        """(n,) position of each pair's photo in the split's sample."""
         return np.array([photo.position for photo in self.photos])
 
     def phrases(self, parts: Sequence[str]) -> np.ndarray:
-        """(n,) each pair's place among ``parts``."""
+        """(n,) index of each pair's part in ``parts``."""
         return np.array([parts.index(part) for part in self.parts])
 
 
@@ -65,24 +65,25 @@ class Grounding:
     """Evaluate heat maps of phrases against masks; a query is an (image, phrase) pair.
 
     Args:
-        methods: Name (the metrics' prefix) to method; null disables it.
+        methods: Name (the metrics' prefix) to method; None disables it.
         skip: Names of methods that are not measured.
-        size: Side of the model's input in pixels, independent of training; a tower that only takes its own size keeps
-            it, and the result says so. null: the model's own.
-        prompts: Templates of a phrase, with one ``{}`` each: its vector is the normalised mean of theirs.
-        words: Part to the word that stands for it in a prompt.
-        threshold_split: Where the threshold of each method is chosen, by the mean IoU of all pairs, and whose mean
-            masks are the position prior.
-        resolution: The longer side, in pixels, of masks and maps when they are compared.
-        min_area: Masks with a smaller share of the image are skipped and counted.
-        mean_weight: How much of a method's mean map of a phrase is subtracted in ``<method>/minus_mean``.
-        limit: Number of images of each split, a seeded sample; null: all.
-        resamples: Of the bootstrap.
-        seed: Of the sample, the controls, the bootstrap and the examples.
-        examples: Rows of each sheet of heat maps.
+        size: Side of the model's input in pixels, independent of training; a tower with a fixed input size keeps it,
+            which the result records. None: the model's own size.
+        prompts: Templates with one ``{}`` each; a phrase's vector is the normalised mean over them.
+        words: Part to its word in a prompt.
+        threshold_split: Split that selects the threshold of each map, by the mean IoU over all pairs; its mean masks
+            are the position prior.
+        resolution: Longer side, in pixels, at which masks and maps are compared.
+        min_area: Masks that cover a smaller fraction of the image are skipped and counted.
+        mean_weight: Weight of the mean map of a phrase that ``<method>/minus_mean`` subtracts.
+        limit: Number of images per split, a seeded sample; None: all.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the sample, the controls, the bootstrap and the examples.
+        examples: Rows per sheet of heat maps.
 
     Raises:
-        ModisteError: There is no method, a name is taken or unknown, or a template has no ``{}``, or several.
+        ModisteError: No method is left, a method's name is that of a baseline, ``skip`` names an unknown method, or a
+            template does not have exactly one ``{}``.
     """
 
     name = "grounding"
@@ -108,7 +109,7 @@ class Grounding:
         )
         unknown = [name for name in skip if name not in chosen]
         if unknown:
-            raise ModisteError(f"task.grounding.skip: there is no method '{unknown[0]}': use {', '.join(chosen)}.")
+            raise ModisteError(f"task.grounding.skip names an unknown method, '{unknown[0]}': use {', '.join(chosen)}.")
         self.methods = {str(name): method for name, method in chosen.items() if method is not None and name not in skip}
         self.prompts = list(PROMPTS if prompts is None else prompts)
         self.words, self.size, self.mean_weight = dict(words or {}), size, mean_weight
@@ -124,7 +125,7 @@ class Grounding:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raise ModisteError for a training run, whose validation has embeddings only."""
+        """Raise ModisteError for a training run, whose validation computes no patch embeddings."""
         if "trainer" in cfg:
             raise ModisteError(
                 "Grounding needs patch embeddings, which validation does not compute: evaluate the "
@@ -135,8 +136,8 @@ class Grounding:
         """Evaluate on ``split`` of the full ``catalogue``.
 
         Raises:
-            ModisteError: The embedder has no model, the data set no masks, a split is empty or has no mask that is
-                large enough, no method runs with the model, or a map is not finite.
+            ModisteError: The embedder has no model, the data set has no masks, a split is empty or has no mask that is
+                large enough, no method supports the model, or a map is not finite.
         """
         if getattr(embedder, "model", None) is None:
             raise ModisteError("Grounding needs a model, not embeddings from files: give run=DIR or model=NAME.")
@@ -197,7 +198,7 @@ class Grounding:
         }
 
     def _scan(self, embedder: Any, samples: Mapping[str, Catalogue]) -> tuple[Scan, str]:
-        """The maps, and why the model keeps its own size of input."""
+        """The maps, and why the model keeps its own input size; empty if it does not."""
         names = {name: None for rows in samples.values() for i in range(len(rows)) for name in rows.parts(i)}
         if not names:
             raise ModisteError(f"No image of the split {' or '.join(samples)} has a mask of a known part.")
@@ -226,7 +227,7 @@ class Grounding:
         return rows.select(rows=np.sort(chosen))
 
     def _thresholds(self, scan: Scan) -> dict[str, float]:
-        """Map → the threshold that is best on the threshold split."""
+        """Map → its best threshold on the threshold split."""
         curves: dict[str, Floats] = {name: np.zeros(len(THRESHOLDS)) for name in scan.names}
         for photo, maps in scan.maps(self.threshold_split, self.threshold_split):
             for name, curve in curves.items():
@@ -253,7 +254,7 @@ class Grounding:
         )
 
     def _intervals(self, pairs: Pairs) -> dict[str, Interval]:
-        """Micro and macro averages, map by map."""
+        """Micro and macro averages of every map, with intervals."""
         differences = [name for name in pairs.values if "/gain_over_" in name]
         micro, macro = (
             bootstrap_clusters(pairs.values, pairs.clusters, classes, self.resamples, self.seed, differences)
@@ -266,7 +267,7 @@ class Grounding:
         return found
 
     def _table(self, pairs: Pairs, methods: Sequence[str]) -> dict[str, list[Any]]:
-        """One row per phrase, the frequent ones first: number of pairs, pointing of every map, of methods its ends."""
+        """One row per phrase, most frequent first: pairs, pointing of every map, intervals of the methods."""
         parts = np.array(pairs.parts)
         names, counts = np.unique(parts, return_counts=True)
         order = sorted(zip(names.tolist(), counts.tolist(), strict=True), key=lambda row: (-row[1], row[0]))
@@ -283,8 +284,7 @@ class Grounding:
     def _pictures(
         self, scan: Scan, split: str, pairs: Pairs, first: str, findings: Sequence[str]
     ) -> dict[str, Image.Image]:
-        """Sheets of a seeded choice of pairs, and of the best and the worst of the first method."""
-
+        """Sheets of a seeded sample of pairs, and of the best and worst pairs of the first method."""
         number = min(self.examples, len(pairs.parts))
         if not number:
             return {}
@@ -313,11 +313,13 @@ class Grounding:
 
 
 def gains(values: Mapping[str, Floats], methods: Sequence[str] | Mapping[str, Any]) -> dict[str, Floats]:
-    """``<method>/gain_over_<map>``: differences of pointing on the same pairs, to every control and baseline.
+    """``<method>/gain_over_<map>``: pointing minus that of every control and baseline, on the same pairs.
+
+    ``<method>/minus_mean/gain_over_own_mean`` is the gain of the variant over the method's mean map.
 
     Args:
         values: ``<map>/pointing`` → (n,) values.
-        methods: Their names.
+        methods: Names of the methods.
     """
     found: dict[str, Floats] = {}
     for method in methods:
@@ -330,12 +332,12 @@ def gains(values: Mapping[str, Floats], methods: Sequence[str] | Mapping[str, An
 
 
 def grounds(metrics: Mapping[str, Interval], method: str) -> bool:
-    """Whether a method beats its own mean map and a wrong phrase's map by intervals above 0."""
+    """Whether the gains over the method's mean map and a wrong phrase's map have intervals above 0."""
     return all(metrics[f"{method}/gain_over_{name}"].low > 0 for name in DECISIVE)
 
 
 def verdict(metrics: Mapping[str, Interval], method: str) -> str:
-    """Whether a method grounds, in a sentence with its figures."""
+    """State in one sentence, with figures, whether a method grounds."""
     clauses = []
     for name in DECISIVE:
         gain = metrics[f"{method}/gain_over_{name}"]
@@ -351,6 +353,6 @@ def verdict(metrics: Mapping[str, Interval], method: str) -> str:
 
 
 def _flat(pairs: Pairs, method: str) -> int:
-    """Number of maps of a method that are the same everywhere."""
+    """Number of a method's maps that are constant."""
     places = zip(pairs.photos, pairs.places, strict=True)
     return sum(bool((photo.heat(method, slice(k, k + 1)) == 0).all()) for photo, k in places)

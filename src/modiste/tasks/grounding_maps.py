@@ -1,7 +1,7 @@
-"""The heat maps that grounding compares: each method's on every photo of a split, its controls, and the baselines.
+"""Heat maps that grounding compares: those of each method, its controls and the baselines.
 
-Maps of several photos meet in the frame of the padded square, the models' own input: a photo's map lies in the middle
-of it, at its own proportions, and no map is resampled.
+Maps of different photos are combined in the padded square, the model's input frame: each photo's map is centred in it
+at its own proportions, and no map is resampled.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 SPREAD = 0.25
 STEPS = 2**24
-"""Of a map's values between 0 and 1 when maps are summed: whole numbers, so that one is taken out again exactly."""
+"""Fixed-point steps of a map's values in [0, 1]: with integer sums, one map can be subtracted exactly."""
 BASELINES = {
     "prior": "the position prior: mean mask of the phrase on the threshold split (over the other photos when that is "
     "the evaluated split), which sees no photo",
@@ -53,15 +53,15 @@ MINUS_MEAN = "minus_mean"
 
 @dataclass(frozen=True)
 class Photo:
-    """What is kept of a photo with K parts.
+    """Masks and maps of a photo with K parts.
 
     Attributes:
-        position: In the sample of its split.
+        position: Position in the sample of its split.
         size: Width and height in pixels.
         parts: Names of its parts.
-        masks: (K, h, w).
-        foreground: (h, w).
-        maps: Method → maps of the parts' phrases, of the wrong and of the absent phrases, (3K, …), see `compact`.
+        masks: (K, h, w), True inside.
+        foreground: (h, w), True inside.
+        maps: Method → (3K, …) maps of the parts' own phrases, then of wrong and of absent phrases; see `compact`.
     """
 
     position: int
@@ -73,25 +73,25 @@ class Photo:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width at which it is evaluated."""
+        """Height and width at which the photo is evaluated."""
         return self.masks.shape[1:]
 
     def heat(self, method: str, rows: slice = slice(None)) -> Tensor:
-        """Maps (3K, h, w) in [0, 1], or some of them."""
+        """Maps (3K, h, w) in [0, 1], or those in ``rows``."""
         maps = self.maps[method][rows]
         return maps if maps.shape[1:] == self.shape else on_image(maps, self.size, self.shape)
 
 
 def compact(maps: Tensor, size: tuple[int, int], shape: tuple[int, int]) -> Tensor:
-    """Maps over the padded square as they are, or at the photo's pixels (`on_image`), whichever are smaller."""
+    """Maps over the padded square, or resized to the photo (`on_image`), whichever is smaller; on the CPU."""
     return maps.float().cpu() if maps[0].numel() < shape[0] * shape[1] else on_image(maps, size, shape)
 
 
 class MeanMaps:
-    """Sums of maps by phrase in the padded square; photos of any proportions lie in its middle.
+    """Mean maps by phrase, summed in the padded square in which photos of any proportions are centred.
 
     Args:
-        side: Of the square, in pixels: the longer side of every map.
+        side: Side of the square in pixels: the longer side of every map.
 
     >>> maps = MeanMaps(2)
     >>> maps.add("hat", np.array([[1.0, 0.0]]))
@@ -106,19 +106,17 @@ class MeanMaps:
         self.counts: dict[str, npt.NDArray[np.int64]] = {}
 
     def add(self, phrase: str, heat: npt.NDArray[Any]) -> None:
-        """A map (h, w) in [0, 1]."""
+        """Add a map (h, w) in [0, 1]."""
         for table, values in ((self.sums, _steps(heat)), (self.counts, 1)):
             table.setdefault(phrase, np.zeros((self.side, self.side), np.int64))[self.window(heat.shape)] += values
 
     def mean(self, phrase: str, shape: tuple[int, ...], without: npt.NDArray[Any] | None = None) -> Floats:
-        """Mean map (h, w) of a phrase, of the photos that cover each pixel.
-
-        0 where none does, and so everywhere for a phrase without a map.
+        """Mean map (h, w) of a phrase, each pixel over the photos that cover it; 0 where none does.
 
         Args:
-            phrase: Which.
-            shape: Height and width of the photo that it is for.
-            without: A map of that photo that was added, which does not count.
+            phrase: The phrase; one without maps has a mean of 0 everywhere.
+            shape: Height and width of the target photo.
+            without: Map of the target photo that was added, to be excluded from the mean.
         """
         if phrase not in self.sums:
             return np.zeros(shape)
@@ -129,12 +127,12 @@ class MeanMaps:
         return total / np.maximum(count, 1) / STEPS
 
     def window(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
-        """The part of the square where a photo of this shape lies."""
+        """Slices of the square that a photo of this shape covers."""
         top, left = ((self.side - length) // 2 for length in shape)
         return slice(top, top + shape[0]), slice(left, left + shape[1])
 
     def moved(self, heat: Heat, shape: tuple[int, ...]) -> Heat:
-        """A photo's map (h', w') as one of a photo of another shape (h, w); 0 where the first does not cover it."""
+        """Transfer a map (h', w') to a photo of another shape (h, w); 0 where the map does not cover it."""
         square = np.zeros((self.side, self.side), np.float32)
         square[self.window(heat.shape)] = heat
         return square[self.window(shape)]
@@ -145,27 +143,27 @@ def _steps(heat: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 class Scan:
-    """The maps of all photos of the splits of one evaluation.
+    """Maps of all photos of the splits of an evaluation.
 
     Args:
-        model: At the size of input that the maps are made at.
+        model: Model with the input size of the maps.
         methods: Name → method; one that the model does not support is skipped.
         vectors: Part → the phrase's unit-norm vector (D,).
         samples: Split → its photos.
-        resolution: The longer side, in pixels, of masks and maps.
-        min_area: Masks with a smaller share of the image are skipped and counted.
-        mean_weight: Of the mean map in `MINUS_MEAN`.
-        seed: Of the choice of other phrases and of other photos.
-        bf16: Whether the model runs in autocast.
-        progress: Shows it.
+        resolution: Longer side, in pixels, of masks and maps.
+        min_area: Masks that cover a smaller fraction of the image are skipped and counted.
+        mean_weight: Weight of the mean map that `MINUS_MEAN` subtracts.
+        seed: Seed of the choice of other phrases and other photos.
+        bf16: Whether the model runs in bf16 autocast.
+        progress: Progress display.
 
     Attributes:
-        methods: Those that run with the model.
-        skipped: The others, each with the reason.
-        counts: Images, queries and masks that are too small, of each split; maps that are flat, of each method.
+        methods: Methods that the model supports.
+        skipped: The other methods, each with the reason.
+        counts: Numbers of images, queries and masks below ``min_area``, per split.
 
     Raises:
-        ModisteError: No method runs with the model.
+        ModisteError: The model supports no method.
     """
 
     def __init__(
@@ -192,7 +190,7 @@ class Scan:
 
     @property
     def names(self) -> list[str]:
-        """Every kind of map: the methods, the baselines, then the variant and the controls of each method."""
+        """All map names: the methods, the baselines, then each method's `MINUS_MEAN` variant and controls."""
         kinds = [f"{method}/{kind}" for method in self.methods for kind in (MINUS_MEAN, *CONTROLS)]
         return [*self.methods, *BASELINES, *kinds]
 
@@ -219,10 +217,10 @@ class Scan:
             return method(self.model, pixels, torch.stack([self.vectors[part] for part in parts]))
 
     def photos(self, split: str) -> list[Photo]:
-        """The photos of a split that have a mask that is large enough, with their maps.
+        """Photos of a split that have a large enough mask, with their maps; computed once.
 
         Raises:
-            ModisteError: There is none, or a map is not finite.
+            ModisteError: No photo has a large enough mask, or a map is not finite.
         """
         if split in self._photos:
             return self._photos[split]
@@ -271,7 +269,7 @@ class Scan:
         return Photo(i, image.size, large, np.stack([masks[part] for part in large]), foreground, maps)
 
     def _other_phrases(self, i: int, parts: Sequence[str], present: Sequence[str]) -> list[str]:
-        """For each part a wrong phrase, then for each an absent one; its own where the data set has no other."""
+        """A wrong phrase for each part, then an absent one for each; its own where the data set has no other."""
         absent = [part for part in self.vectors if part not in present]
         elsewhere = [[other for other in present if other != part] for part in parts]
         draw = np.random.default_rng([self.seed, i])
@@ -280,11 +278,11 @@ class Scan:
         return [str(draw.choice(among)) for among in (*wrong, *missing)]
 
     def maps(self, split: str, prior_split: str) -> Iterator[tuple[Photo, dict[str, Heat]]]:
-        """Each photo of a split with all of `names` → maps (K, h, w) in [0, 1].
+        """Yield each photo of a split and its maps: each of `names` → (K, h, w) in [0, 1].
 
         Args:
-            split: Which.
-            prior_split: Of the masks whose mean is the position prior.
+            split: Split of the photos.
+            prior_split: Split whose mean masks are the position prior.
         """
         photos = self.photos(split)
         self.photos(prior_split)
@@ -308,7 +306,7 @@ class Scan:
             yield photo, {name: found[name] for name in self.names}
 
     def _others(self, photo: Photo, holders: Mapping[str, list[tuple[Photo, int]]]) -> list[tuple[Photo, int] | None]:
-        """For each part another photo that has it, and the part's place there; None where there is none."""
+        """Another photo for each part that has it, and the part's index there; None if no other has it."""
         draw = np.random.default_rng([self.seed, photo.position, 1])
         chosen: list[tuple[Photo, int] | None] = []
         for part in photo.parts:
@@ -319,7 +317,7 @@ class Scan:
     def _controlled(
         self, split: str, name: str, photo: Photo, others: Sequence[tuple[Photo, int] | None]
     ) -> dict[str, Heat]:
-        """A method's maps on a photo, the variant, and the controls, each (K, h, w)."""
+        """A method's maps on a photo, its `MINUS_MEAN` variant and its controls, each (K, h, w)."""
         means, number, shape = self._means[split, name], len(photo.parts), photo.shape
         heat = photo.heat(name).numpy()
         own, wrong, absent = heat.reshape(3, number, *shape)
@@ -339,7 +337,7 @@ class Scan:
 
 
 def remembering(model: DualEncoder) -> DualEncoder:
-    """The model, which keeps the patch features of its last input: several methods ask for those of one photo."""
+    """Copy of the model that caches the patch features of its last input, for methods on the same photo."""
     other: Any = copy.copy(model)
     inner = model.patch_features
     last: list[Tensor] = []
@@ -354,12 +352,12 @@ def remembering(model: DualEncoder) -> DualEncoder:
 
 
 def rescaled(maps: npt.ArrayLike) -> Heat:
-    """Maps (K, h, w), each from its minimum to its maximum; 0 where they are the same."""
+    """Min-max scale each of the maps (K, h, w) to [0, 1]; a constant map becomes 0."""
     return scaled(torch.as_tensor(np.asarray(maps, np.float32))).numpy()
 
 
 def read_mask(rows: Catalogue, i: int, part: str, shape: tuple[int, int]) -> Mask:
-    """(h, w) True where ``part`` is on the i-th image, taken at the centres of the pixels of ``shape``."""
+    """Mask (h, w), True where ``part`` is in the i-th image, sampled at the pixel centres of ``shape``."""
     mask = rows.read_mask(i, part).resize((shape[1], shape[0]), Image.Resampling.NEAREST)
     return np.asarray(mask) >= 128
 

@@ -1,4 +1,4 @@
-"""Sheets of heat maps laid over their images."""
+"""Sheets of heat maps overlaid on their images."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from modiste.models.grounding import Grounded
 from modiste.utils.drawing import write
 
 INK, FAINT, PAPER, GAP = "#1A1A1A", "#6A6A6A", "#FFFFFF", 14
-HEAT_CELL = (150, 190)  # width, height that images are fitted into
+HEAT_CELL = (150, 190)  # width, height of the box that images are fitted into
 PHOTO_CELL = (300, 420)
 HEAT_COLOURS = "inferno"
-SCALE = (150, 12)  # width, height of the scale of colours
-OUTLINE = ("#000000", "#56B4E9")  # a dark seam and the line, to be seen on any ground
+SCALE = (150, 12)  # width, height of the colour scale
+OUTLINE = ("#000000", "#56B4E9")  # dark edge and bright line, visible on any background
 
 
 def heat_sheet(rows: Sequence[Mapping[str, Any]], verdicts: Sequence[str] = ()) -> Image.Image:
-    """One row per phrase: the image with the outline of the mask, and the map of each method laid over it.
+    """One row per phrase: the image with the outline of the mask, and each method's map overlaid on it.
 
-    On each map stand the outline of the mask and a cross at the highest pixel; below it whether that is a hit, and the
-    measures. At the foot are the scale of colours, from the map's minimum (0) to its maximum (1), and the verdicts.
+    Each map shows the outline of the mask and a cross at its highest pixel, with a caption below. The footer has the
+    colour scale, from a map's minimum (0) to its maximum (1), and the verdicts.
 
     Args:
         rows: ``title``; ``image``; ``mask`` (h, w), True inside; ``maps``, method → (h, w) in [0, 1]; ``words``,
-            method → what stands below its map. The same methods in each row; maps and masks of any resolution.
-        verdicts: Sentences for the foot.
+            method → caption of its map. The same methods in each row; maps and masks of any resolution.
+        verdicts: Sentences for the footer.
 
     Raises:
-        ModisteError: no rows.
+        ModisteError: ``rows`` is empty.
     """
     if not rows:
         raise ModisteError("There are no heat maps to draw.")
@@ -64,11 +64,11 @@ def heat_sheet(rows: Sequence[Mapping[str, Any]], verdicts: Sequence[str] = ()) 
 
 
 def photo_sheet(image: Image.Image, found: Sequence[tuple[str, Grounded]]) -> Image.Image:
-    """A photo, and next to it for each phrase the photo with its map, its box and a cross at its highest pixel.
+    """A photo, and a copy for each phrase with its heat map, its box and a cross at its highest pixel.
 
     Args:
         image: The photo.
-        found: Phrases, each with where it is (`modiste.models.dual_encoder.DualEncoder.ground`).
+        found: Phrases with their results of `modiste.models.dual_encoder.DualEncoder.ground`.
     """
     photo = fitted(image, PHOTO_CELL)
     scale = photo.width / image.width
@@ -89,13 +89,13 @@ def photo_sheet(image: Image.Image, found: Sequence[tuple[str, Grounded]]) -> Im
 
 
 def fitted(image: Image.Image, cell: tuple[int, int]) -> Image.Image:
-    """The image as RGB, fitted into a cell of this width and height."""
+    """Resize an image to fit into a cell (width, height), as RGB."""
     scale = min(cell[0] / image.width, cell[1] / image.height)
     return image.convert("RGB").resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
 
 
 def _cross(image: Image.Image, point: tuple[float, float]) -> None:
-    """A cross at a point (x, y)."""
+    """Draw a cross at a point (x, y)."""
     x, y = point
     draw = ImageDraw.Draw(image)
     for colour, line in (("#000000", 5), ("#FFFFFF", 2)):
@@ -104,7 +104,7 @@ def _cross(image: Image.Image, point: tuple[float, float]) -> None:
 
 
 def _scale(sheet: Image.Image, corner: tuple[int, int]) -> None:
-    """The scale of colours with its ends."""
+    """Draw the colour scale and its end labels."""
     from matplotlib import colormaps
 
     left, top = corner
@@ -116,7 +116,7 @@ def _scale(sheet: Image.Image, corner: tuple[int, int]) -> None:
 
 
 def _heated(image: Image.Image, heat: np.ndarray) -> Image.Image:
-    """A grey copy of the image with the heat laid over it."""
+    """A grey copy of the image with the heat map overlaid."""
     from matplotlib import colormaps
 
     fitted = Image.fromarray(np.asarray(heat, np.float32)).resize(image.size, Image.Resampling.BILINEAR)

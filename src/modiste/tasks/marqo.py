@@ -1,8 +1,8 @@
 """Marqo's retrieval benchmark (github.com/marqo-ai/marqo-FashionCLIP, 2024), on any of its data sets.
 
-Published queries with published relevance; the document of text-to-image is the normalised image, that of the
-attribute tasks normalise(0.9 · image + 0.1 · text), and iMaterialist's, which has no text, the image: as each data
-set's own ``config.json`` says.
+Published queries with published relevance. Each data set's ``config.json`` defines the documents: the image embedding
+for text-to-image, normalise(0.9 · image + 0.1 · text) for the attribute tasks, the image for iMaterialist, which has no
+text.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class MarqoTask:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> MarqoTask:
-        """From an entry of ``tasks``.
+        """Read an entry of ``tasks``.
 
         >>> MarqoTask.from_config({"name": "text-to-image", "query_col": ["text"], "doc_col": ["image"]})
         MarqoTask(name='text-to-image', file='ground_truth_text-image.json', weights={'image': 1.0})
@@ -57,22 +57,22 @@ class MarqoTask:
 class Marqo:
     """All tasks of one data set of the benchmark.
 
-    The published gallery is every row of the data set, whatever its split: ``all`` of a catalogue that is the hub's;
-    of Kaggle's KAGL, which has a few products more, those that the relevance files name (``judged``: 44,434). Metrics
-    are those of pytrec_eval: true recall, MAP@k over the number of relevant items, MRR cut at 10. A model trained on
-    products of the gallery is an in-domain model: ``relevant_in_train`` among the counts says how many of a task's
-    relevant products are in the catalogue's train split.
+    The published gallery is every row of the data set, regardless of split. Use ``all`` with a catalogue from the
+    Hugging Face Hub. Kaggle's KAGL has a few more products: use ``judged``, the 44,434 that the relevance files name.
+    Metrics are those of pytrec_eval: true recall, MAP@k over the number of relevant items, MRR cut off at 10. A model
+    trained on products of the gallery is an in-domain model: the count ``relevant_in_train`` is the number of a task's
+    relevant items, summed over its queries, in the catalogue's train split.
 
     Args:
         path: Folder with ``config.json`` and the ``ground_truth_*.json`` of the data set.
         gallery: ``judged`` or ``all`` (`GALLERIES`).
-        query_prefix: Put before every query.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap and the examples.
-        examples: Number of example queries kept of each task.
+        query_prefix: Prefix of every query.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap and the examples.
+        examples: Number of example queries kept per task.
 
     Raises:
-        ModisteError: The gallery is of another kind.
+        ModisteError: The gallery is unknown.
     """
 
     name = "marqo"
@@ -94,7 +94,7 @@ class Marqo:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raise ModisteError for a training run: its validation may not look at a test set."""
+        """Raise ModisteError for a training run, whose validation must not use a test set."""
         if "trainer" in cfg:
             raise ModisteError("Marqo's queries are a test set: evaluate the run with task=[marqo] after training.")
 
@@ -102,8 +102,8 @@ class Marqo:
         """Evaluate on the published queries.
 
         Raises:
-            ModisteError: A file is missing, the catalogue lacks products of the benchmark or has one twice, or another
-                split than ``test`` is asked for.
+            ModisteError: A file is missing or malformed, the catalogue lacks a product of the benchmark or has several
+                rows of one, ``split`` is not ``test``, or an embedding is not finite.
         """
         if split != SPLIT:
             raise ModisteError(f"Marqo's queries are a test set: evaluate with split={SPLIT}, not split={split}.")
@@ -163,10 +163,10 @@ def marqo_metrics(metrics: dict[str, Floats]) -> dict[str, Floats]:
 
 
 def read_tasks(path: Path) -> list[MarqoTask]:
-    """The tasks that ``config.json`` in ``path`` declares.
+    """Read the tasks that ``config.json`` in ``path`` declares.
 
     Raises:
-        ModisteError: The file is missing, unreadable or of another form.
+        ModisteError: The file is missing or malformed.
     """
     file = path / "config.json"
     try:
@@ -181,10 +181,10 @@ def read_tasks(path: Path) -> list[MarqoTask]:
 
 
 def read_all(path: Path, tasks: Sequence[MarqoTask]) -> list[Judgements]:
-    """The relevance of every task.
+    """Read the relevance of every task.
 
     Raises:
-        ModisteError: Files are missing.
+        ModisteError: A file is missing or malformed.
     """
     missing = [task.file for task in tasks if not (path / task.file).is_file()]
     if missing:
@@ -195,10 +195,10 @@ def read_all(path: Path, tasks: Sequence[MarqoTask]) -> list[Judgements]:
 
 
 def select_gallery(catalogue: Catalogue, judgements: Sequence[Judgements], gallery: str = "judged") -> Catalogue:
-    """All rows, or those of the products that occur in any of the relevance files, in the catalogue's order.
+    """Select all rows, or those of products in a relevance file, in the catalogue's order.
 
     Raises:
-        ModisteError: A product is not in the catalogue, or has several rows.
+        ModisteError: A judged product is not in the catalogue, or a selected product has several rows.
     """
     wanted = {item for queries in judgements for items in queries.values() for item in items}
     product_ids = catalogue.column("product_id")

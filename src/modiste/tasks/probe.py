@@ -1,7 +1,7 @@
-"""Linear probe: logistic regression on frozen image embeddings, with all and with few products (CLIP, 2103.00020).
+"""Linear probe: logistic regression on frozen image embeddings, full and few-shot (CLIP, 2103.00020).
 
 The settings (C = 1, max_iter 2000, stratified 80/20, seed 42, classes with five or more) are those of MODA's probe of
-FashionSigLIP; here whole products go to one side, never single images.
+FashionSigLIP; here a product's images are never divided between fit and test.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 Texts = npt.NDArray[np.str_]
 
 FEWEST = 5
-"""Products of a class: with fewer, a fifth of them may be none."""
+"""Minimum number of products per class: a fifth of fewer may be none."""
 
 
 class Pool:
-    """Rows with their embeddings (N, D) in float64 and their products: rows that share an id or a picture are one."""
+    """Rows, their embeddings and their products; rows that share an id or an image are one product."""
 
     def __init__(self, embedder: Embedder, rows: Catalogue) -> None:
         self.embedder, self.rows = embedder, rows
@@ -45,7 +45,7 @@ class Pool:
 
     @cached_property
     def images(self) -> Floats:
-        """Embedded when they are first asked for."""
+        """Image embeddings (N, D), float64, computed on first access."""
         return self.embedder.images(self.rows).double().numpy()
 
     def labels(self, attribute: str) -> Texts:
@@ -55,16 +55,16 @@ class Pool:
 
 @dataclass(frozen=True)
 class Problem:
-    """What to fit and what to test for one attribute.
+    """Fitted and tested rows of one attribute.
 
     Attributes:
         classes: Names of the C classes.
-        features: (N, D) of the fitted rows.
-        targets: (N,) their classes.
-        products: (N,) their products.
-        test_features: (M, D).
-        test_targets: (M,).
-        counts: Rows of the evaluated split that are excluded, classes, and so on.
+        features: (N, D) embeddings of the fitted rows.
+        targets: (N,) class indices of the fitted rows.
+        products: (N,) products of the fitted rows.
+        test_features: (M, D) embeddings of the tested rows.
+        test_targets: (M,) class indices of the tested rows.
+        counts: Numbers of classes, of fitted, tested and excluded rows, and of fitted products.
     """
 
     classes: list[str]
@@ -76,12 +76,12 @@ class Problem:
     counts: dict[str, int]
 
     def fit(self, c: float, max_iter: int, rows: npt.NDArray[np.bool_] | None = None) -> LogisticFit:
-        """On the fitted rows, or on some of them."""
+        """Fit on all fitted rows, or on those where ``rows`` (N,) is True."""
         chosen = slice(None) if rows is None else rows
         return fit_logistic(self.features[chosen], self.targets[chosen], c, max_iter)
 
     def predict(self, fitted: LogisticFit) -> Ints:
-        """Classes of the tested rows, (M,)."""
+        """Predicted classes of the tested rows, (M,)."""
         return fitted.predict(self.test_features)
 
     def confusion(self, predictions: Ints) -> Ints:
@@ -89,31 +89,31 @@ class Problem:
         return confusion_matrix(self.test_targets, predictions, len(self.classes))
 
     def right(self, predictions: Ints) -> Floats:
-        """1 where a tested row's class is predicted, else 0, (M,)."""
+        """(M,): 1 where a tested row's class is predicted, else 0."""
         return (predictions == self.test_targets).astype(np.float64)
 
 
 class Probe:
     """Linear probe: logistic regression on frozen image embeddings, per attribute.
 
-    The evaluated split alone is divided 80/20, products stratified by class: a model may have been trained on the
-    others. With ``fit_split`` the regression is fitted on all of another split, and all of the evaluated one is the
-    test. A product is all rows that share an id or a picture, and counts as of the class of its first row.
+    By default the evaluated split is divided 80/20 by product, stratified by class: the model may have been trained on
+    the other splits. With ``fit_split`` the regression is fitted on all of that split and tested on all of the
+    evaluated one. A product is all rows that share an id or an image; its class is that of its first row.
 
     Args:
-        attributes: Attribute columns; without it, those that ``prompts`` names, or all if it names none. Those that are
-            not named here and have fewer than two classes or more than a thousand are skipped and recorded.
-        prompts: Only its names are used.
-        ignore_values: Values that are no class: rows with them are skipped and counted.
-        fit_split: Split to fit on; None: a part of the evaluated one.
-        c: Inverse strength of the penalty.
-        max_iter: Limit of the solver; fits that end before their optimum are counted and warned of.
+        attributes: Attribute columns; None: those that ``prompts`` names, or all class attributes. Only then are
+            attributes with fewer than two classes or more than a thousand skipped and recorded.
+        prompts: Only its keys are used.
+        ignore_values: Values that are not a class: rows with them are skipped and counted.
+        fit_split: Split to fit on; None: 80 % of the evaluated one.
+        c: Inverse regularisation strength.
+        max_iter: Maximum number of solver iterations; fits that do not converge are counted, with a warning.
         min_products: Classes with fewer products (of ``fit_split``, if given) are skipped and counted; at least five.
-        shots: Numbers of products a class, one image of each, for few-shot fits; a class that has fewer gives all.
-        shot_draws: Draws of the products; the same products come first for every number of shots.
-        split_seed: Of the 80/20 split and the draws.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
+        shots: Numbers of products per class, one image each, of the few-shot fits; a smaller class gives all.
+        shot_draws: Number of draws of the products; in each draw, fewer shots are the first of more.
+        split_seed: Seed of the 80/20 split and the draws.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
 
     Raises:
         ModisteError: A number is out of range.
@@ -155,7 +155,7 @@ class Probe:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raise ModisteError for a split that there is nothing to fit on, or that training's validation cannot see."""
+        """Raise ModisteError for a ``fit_split`` that is the evaluated split, or any in a training run."""
         if node.get("fit_split") and "trainer" in cfg:
             raise ModisteError(
                 "Validation in training sees the validation split only: leave task.probe.fit_split=null, and evaluate "
@@ -170,7 +170,8 @@ class Probe:
         """Evaluate on ``split`` of the full ``catalogue``.
 
         Raises:
-            ModisteError: A split is empty, or an attribute is unknown or has fewer than two classes.
+            ModisteError: A split is empty, an attribute is unknown, or a named one or all have too few or too many
+                classes.
         """
         rows = catalogue.select(split=split)
         named = named_attributes(self.attributes, self.prompts, rows)
@@ -232,14 +233,18 @@ class Probe:
         }
 
     def classes(self, labels: Texts, products: Texts) -> list[str]:
-        """The classes among (N,) labels, in alphabetical order."""
+        """The classes among (N,) labels of (N,) products, in alphabetical order."""
         kept = ~np.isin(labels, self.ignore_values)
         first = first_rows(products[kept])
         counts = Counter(labels[kept][first].tolist())
         return sorted(name for name, n in counts.items() if n >= self.min_products)
 
     def problem(self, attribute: str, classes: list[str], fit: Pool, test: Pool) -> Problem:
-        """The rows that are fitted and tested, for one attribute."""
+        """Select the fitted and tested rows of an attribute.
+
+        Raises:
+            ModisteError: No row to test has one of the classes.
+        """
         labels = test.labels(attribute)
         usable = np.isin(labels, classes)
         fitted, tested = fit.labels(attribute), np.flatnonzero(usable)
@@ -276,7 +281,7 @@ class Probe:
         found.metrics |= {f"{attribute}/{name}": interval for name, interval in intervals.items()}
         found.per_query |= {
             f"{attribute}/accuracy": problem.right(predictions),
-            f"{attribute}/target": problem.test_targets,  # of these two a comparison of models resamples F1
+            f"{attribute}/target": problem.test_targets,  # model comparisons resample F1 from these two
             f"{attribute}/prediction": predictions,
         }
         found.tables[attribute] = per_class_table(confusion, problem.classes)
@@ -290,7 +295,7 @@ class Probe:
         found.counts |= {f"{attribute}/iterations": fitted.iterations, "unconverged": found.unconverged}
 
     def _few_shot(self, problem: Problem, found: Found) -> tuple[dict[str, Floats], dict[str, list[Any]]]:
-        """Accuracy of every tested row by number of shots, and the table of means and deviations over the draws."""
+        """Accuracy of every tested row by shots, and a table of means and standard deviations over draws."""
         draws = [
             shot_places(problem.targets, problem.products, self.split_seed, draw) for draw in range(self.shot_draws)
         ]
@@ -331,7 +336,7 @@ class Found:
 
 
 def first_rows(products: Texts) -> Ints:
-    """The first row of every product of (N,), in the order of the rows.
+    """First row of every product, ascending.
 
     >>> first_rows(np.array(["b", "a", "b", "c"]))
     array([0, 1, 3])
@@ -340,7 +345,7 @@ def first_rows(products: Texts) -> Ints:
 
 
 def split_products(labels: Texts, products: Texts, seed: int) -> npt.NDArray[np.bool_]:
-    """Which of (N,) rows are tested: a fifth of the products, stratified by the class of their first row.
+    """(N,) True for the tested rows: a fifth of the products, stratified by the class of their first row.
 
     >>> labels, products = np.array(["red"] * 10 + ["blue"] * 10), np.array([str(i // 2) for i in range(20)])
     >>> tested = split_products(labels, products, seed=42)
@@ -355,9 +360,9 @@ def split_products(labels: Texts, products: Texts, seed: int) -> npt.NDArray[np.
 
 
 def shot_places(targets: Ints, products: Texts, seed: int, draw: int) -> Ints:
-    """The place of each product among its class's, in a random order, at its first row, (N,): places < k are k shots.
+    """Random place of each product within its class, at its first row, (N,): places < k are k shots.
 
-    Its other rows have no place (the largest integer): a product with more pictures would tip a fit on so few.
+    Other rows get the largest integer: a product with more images would dominate a few-shot fit.
     """
     places = np.full(len(targets), np.iinfo(np.int64).max)
     seen: Counter[int] = Counter()
@@ -368,7 +373,7 @@ def shot_places(targets: Ints, products: Texts, seed: int, draw: int) -> Ints:
 
 
 def _mean_and_deviation(confusions: Iterable[Ints]) -> list[float | None]:
-    """Mean and standard deviation (n - 1; None for one) of the accuracy, then of the macro F1."""
+    """Mean and sample standard deviation (None for one draw) of accuracy, then of macro F1."""
     counts = np.stack(list(confusions))
     right, support, predicted = counts.diagonal(axis1=1, axis2=2), counts.sum(axis=2), counts.sum(axis=1)
     metrics = classification_metrics(*(count.astype(np.float64) for count in (right, support, predicted)))

@@ -20,23 +20,27 @@ if TYPE_CHECKING:
 
 
 FILES = ("per_query", "pictures")
-"""Fields that are stored next to the JSON."""
+"""Fields that are stored in files next to the JSON."""
 
 
 class TextEmbedder(Protocol):
-    """Embed texts."""
+    """Protocol of text embedders."""
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Unit-norm embeddings (M, D), float32 on the CPU."""
 
 
 class Embedder(TextEmbedder, Protocol):
-    """Embed columns of a catalogue: a model, or a matrix from a file."""
+    """Protocol of catalogue embedders: a model, or embeddings from files.
+
+    Attributes:
+        fingerprint: Identity of the weights or files that the embeddings come from.
+    """
 
     fingerprint: str
 
     def images(self, catalogue: Catalogue) -> Tensor:
-        """Unit-norm embeddings (N, D), float32 on the CPU, of the catalogue's images, row by row."""
+        """Unit-norm embeddings (N, D), float32 on the CPU, of the images of the catalogue's rows."""
 
 
 @dataclass
@@ -52,19 +56,19 @@ class Result:
             False for errors, distances and ranks.
         protocol: Plain values: prompts, definitions of the metrics, tie rule, seed, bootstrap settings …
         counts: Numbers of queries, gallery items, classes …
-        primary: The metric to show when there is room for one.
-        per_query: Metric name to one value for each query that it is computed over; stored next to the JSON, not in it.
-            ``cluster``, where there is one, is each query's cluster, such as its photo, which tests resample whole.
+        primary: The metric shown where there is room for only one.
+        per_query: Metric name to one value per query; stored in a file next to the JSON. The optional ``cluster`` is
+            each query's cluster, such as its photo: significance tests resample whole clusters.
         tables: Name to ``{"columns": [...], "rows": [[...]]}``.
         confusion: Attribute to ``{"labels": [...], "matrix": [[...]]}``; rows are targets, columns predictions.
         examples: Queries with their first results: ``kind`` (``t2i``: a text searches products, ``i2t``: an image
             searches texts, ``i2i``: an image searches products), ``search`` (the metrics' prefix), ``query`` (the text,
-            or the image's row in the full catalogue), ``rank`` of the first relevant item, ``results``, of a miss
-            ``wanted``, the relevant item that is ranked first, and ``text`` of a query that is an image and a text.
-        summary: The metrics, without their part (``weighted_f1``), that a summary shows of every part; empty: only
+            or the image's row in the full catalogue), ``rank`` of the first relevant item and ``results``; a miss
+            has ``wanted``, the best-ranked relevant item, and a query of image and text has ``text``.
+        summary: Metrics without their prefix (``weighted_f1``) that a summary shows for every prefix; empty: only
             ``primary``.
-        findings: What the numbers say, in sentences for people.
-        pictures: Title to a picture; each becomes a PNG next to the report, not a part of the JSON.
+        findings: Conclusions from the numbers, in full sentences.
+        pictures: Title to picture; each is written as a PNG next to the report, not into the JSON.
 
     Raises:
         ModisteError: ``primary`` is not among the metrics, or ``higher_is_better`` does not name the same metrics.
@@ -107,13 +111,13 @@ class Result:
         return direction(metric, self.higher_is_better)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dump`: every field but ``per_query`` and ``pictures``, which are files next to it."""
+        """Plain values for `json.dump`; ``per_query`` and ``pictures`` are stored in separate files."""
         plain = {name: value for name, value in vars(self).items() if name not in FILES}
         return plain | {"metrics": {name: asdict(interval) for name, interval in self.metrics.items()}}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], per_query: Mapping[str, npt.NDArray[Any]] | None = None) -> Result:
-        """The result of `to_json`, or of a result file, whose other keys (model, environment …) are left alone.
+        """Read the output of `to_json`, or a result file; other keys (model, environment …) are ignored.
 
         Raises:
             ModisteError: A field is missing.

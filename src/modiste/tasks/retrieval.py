@@ -1,4 +1,4 @@
-"""Retrieval: ranked searches over a gallery, all of them through one core.
+"""Retrieval: queries ranked against a gallery.
 
 Text→image and image→text over the rows of a split (the protocol of CLIP, arXiv 2103.00020, and of FashionCLIP, Chia
 et al. 2022), attribute→product, and published queries with published relevance.
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 DIRECTIONS = ("t2i", "i2t")
 GALLERIES = ("split", "all", "sample")
 SHOWN = 5
-"""Results that an example shows; a query whose first relevant item is among them is a hit."""
+"""Results per example; a query whose first relevant item is among them is a hit."""
 
 Judgements = dict[str, list[str]]
 Words = Mapping[str, Mapping[str, str]]
@@ -47,10 +47,10 @@ class Documents:
     """The gallery: catalogue rows as vectors, each column embedded once.
 
     Args:
-        embedder: Gives the embeddings.
+        embedder: Embedder of images and texts.
         catalogue: Its rows are the gallery, in this order.
-        template: Of the text of a row (`modiste.data.captions.Captions`).
-        words: Of the values in it, as `modiste.data.captions.Captions` takes them.
+        template: Template of a row's text (`modiste.data.captions.Captions`).
+        words: Column → value → its word in the template, as in `modiste.data.captions.Captions`.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Documents:
         return self._columns[name]
 
     def select(self, positions: Ints) -> Documents:
-        """A part of the gallery; what is embedded already is not embedded again."""
+        """Subset of the gallery at ``positions``; reuses the columns that are embedded already."""
         part = copy(self)
         part.catalogue, part.rows = self.catalogue.select(rows=positions), self.rows[positions]
         part.texts = [self.texts[i] for i in positions]
@@ -82,7 +82,7 @@ class Documents:
         return self.embedder.texts(self.texts if name == "text" else self.catalogue.column(name))
 
     def vectors(self, weights: Mapping[str, float]) -> Tensor:
-        """normalise(Σ weight · column), (G, D)."""
+        """Document vectors (G, D): normalise(Σ weight · column)."""
         total = torch.stack([weight * self.column(name) for name, weight in weights.items()]).sum(dim=0)
         return F.normalize(total, dim=-1)
 
@@ -94,14 +94,14 @@ class Search:
     Attributes:
         name: Prefix of the metrics.
         kind: ``t2i`` (texts search products), ``i2t`` (images search texts) or ``i2i`` (images search products).
-        labels: What each query is called in examples: its text, or its row in the full catalogue.
-        queries: (Q, D).
+        labels: Each query's name in examples: its text, or its row in the full catalogue.
+        queries: Query embeddings (Q, D).
         documents: The gallery.
-        weights: Of the columns in a document's vector.
-        relevance: Of the Q queries.
-        own: Gallery position of each query's own item, which its gallery is without, (Q,); -1: it has none.
-        candidates: Gallery positions that each query is ranked among, (Q, C), ascending; None: the whole gallery.
-        known: The ranks, where another search has found them already.
+        weights: Weight of each column in a document's vector.
+        relevance: Relevant gallery items of the Q queries.
+        own: (Q,) gallery position of each query's own item, excluded from its gallery; -1: not in the gallery.
+        candidates: (Q, C) gallery positions that each query is ranked among, ascending; None: the whole gallery.
+        known: Precomputed ranks; None: `ranks` computes them.
     """
 
     name: str
@@ -116,7 +116,7 @@ class Search:
     known: Ints | None = None
 
     def ranks(self, gallery: Tensor) -> Ints:
-        """Ranks of the relevant items, in the order of ``relevance.items``."""
+        """Ranks (P,) of the relevant items, 1 is best, in the order of ``relevance.items``."""
         if self.known is not None:
             return self.known
         if self.candidates is not None:
@@ -126,7 +126,7 @@ class Search:
 
     @property
     def size(self) -> int:
-        """Items that a query is ranked among."""
+        """Number of items that a query is ranked among."""
         if self.candidates is not None:
             return self.candidates.shape[1]
         return len(self.documents.rows) - bool(self.own is not None and (self.own >= 0).all())
@@ -135,7 +135,7 @@ class Search:
 def text_search(
     name: str, texts: Sequence[str], prefix: str, documents: Documents, weights: dict[str, float], relevance: Relevance
 ) -> Search:
-    """Texts, each behind ``prefix``, search the documents."""
+    """Search the documents with texts, each preceded by ``prefix``."""
     queries = documents.embedder.texts([prefix + text for text in texts])
     return Search(name, "t2i", list(texts), queries, documents, weights, relevance)
 
@@ -147,10 +147,10 @@ class Ranking:
     Attributes:
         ks: Cut-offs.
         map_denominator: As in `modiste.metrics.ranking.query_metrics`.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap and of the choice of examples.
-        examples: Number of example queries of each search, hits and misses.
-        select: Per-query metrics to the reported ones; all of them by default.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap and of the choice of examples.
+        examples: Number of example queries per search, hits and misses.
+        select: Function from all per-query metrics to the reported ones; None: all are reported.
         ideal: As in `modiste.metrics.ranking.query_metrics`.
         misses: Whether a query without a relevant item counts as a miss, rather than being excluded.
     """
@@ -168,7 +168,7 @@ class Ranking:
         ranking.check_options(self.ks, self.map_denominator, self.ideal)
 
     def describe(self) -> dict[str, Any]:
-        """The part of a result's protocol that the scoring decides."""
+        """The scoring part of a result's protocol."""
         return {
             "metrics": ranking.metric_definitions(self.ks, self.map_denominator, self.ideal),
             "map_denominator": self.map_denominator,
@@ -179,7 +179,7 @@ class Ranking:
         }
 
     def run(self, searches: Iterable[Search]) -> dict[str, Any]:
-        """The fields ``metrics``, ``higher_is_better``, ``per_query``, ``counts`` and ``examples`` of a `Result`."""
+        """Score searches: ``metrics``, ``higher_is_better``, ``per_query``, ``counts`` and ``examples``."""
         metrics: dict[str, Interval] = {}
         per_query: dict[str, Floats] = {}
         counts: dict[str, int] = {}
@@ -210,7 +210,7 @@ class Ranking:
         }
 
     def _examples(self, search: Search, gallery: Tensor, best: Floats) -> list[dict[str, Any]]:
-        """A seeded mix: half hits and half misses where there are enough of both."""
+        """Seeded sample: half hits and half misses where there are enough of both."""
         answerable = np.flatnonzero(search.relevance.counts)
         shuffled = np.random.default_rng(self.seed).permutation(len(best))
         hits, misses = shuffled[best[shuffled] <= SHOWN], shuffled[best[shuffled] > SHOWN]
@@ -242,7 +242,7 @@ def _example(search: Search, gallery: Tensor, query: int, rank: int) -> dict[str
 
 
 def read_judgements(path: str | Path) -> Judgements:
-    """Published queries, query text to the ids of its relevant items, from JSON ``{query: {item id: 1}}``.
+    """Read published queries and the ids of their relevant items from JSON ``{query: {item id: 1}}``.
 
     An item judged 0 is not relevant.
 
@@ -265,7 +265,12 @@ def read_judgements(path: str | Path) -> Judgements:
 
 
 def judged_relevance(judgements: Judgements, product_ids: Sequence[str], source: str) -> Relevance:
-    """Published relevance on gallery items with these product ids (all images of a product are relevant).
+    """Map published relevance to gallery positions; all images of a relevant product are relevant.
+
+    Args:
+        judgements: Query text to the ids of its relevant products.
+        product_ids: Product id of every gallery item.
+        source: Name of the relevance file in the error.
 
     Raises:
         ModisteError: A relevant id is not in the gallery.
@@ -292,15 +297,15 @@ def judged_relevance(judgements: Judgements, product_ids: Sequence[str], source:
 
 @dataclass(frozen=True)
 class Sample:
-    """Small galleries of similar products (*sample-100*) (FashionBERT, 2005.09801; Kaleido-BERT, 2103.16110).
+    """Sampled galleries of similar products (FashionBERT, 2005.09801; Kaleido-BERT, 2103.16110).
 
-    Numbers of it are not comparable with those of a full gallery.
+    Results are not comparable with those on a full gallery.
 
     Attributes:
-        queries: Rows drawn a seed, without replacement; all that can be drawn where there are fewer.
-        negatives: Other products next to the query's own row.
+        queries: Query rows per seed, drawn without replacement; all usable rows if there are fewer.
+        negatives: Number of other products, one row of each, that the query's own row is ranked among.
         within: Column whose value the negatives share with the query.
-        seeds: Draws of queries and negatives.
+        seeds: Number of draws of queries and negatives.
     """
 
     queries: int = 1000
@@ -316,7 +321,7 @@ class Sample:
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> Sample:
-        """From the config. Raises ModisteError for a key that does not exist."""
+        """Read from a config. Raises ModisteError for an unknown key."""
         names = [field.name for field in fields(cls)]
         for name in given:
             if name not in names:
@@ -324,7 +329,7 @@ class Sample:
         return cls(**given)
 
     def describe(self) -> dict[str, Any]:
-        """The part of a result's protocol that sampling decides."""
+        """The sampling part of a result's protocol."""
         return asdict(self) | {
             "candidates": f"the query's own row, and one row each of {self.negatives} other products with the same "
             f"{self.within}, drawn without replacement; the same draws for both directions and every model",
@@ -334,12 +339,12 @@ class Sample:
         }
 
     def draw(self, products: Sequence[str], values: Sequence[str], seed: int) -> tuple[Ints, Ints, int]:
-        """Queries (Q,), their candidates (Q, 1 + negatives), ascending, and how many rows can be no query.
+        """Draw queries (Q,), ascending candidates (Q, 1 + negatives), and count the unusable rows.
 
         Args:
             products: Product id of every row.
-            values: Of the column ``within``.
-            seed: With the number of the draw, it decides the draw.
+            values: Value of the column ``within`` of every row.
+            seed: Base seed, combined with the number of the draw.
 
         Raises:
             ModisteError: No row can be a query.
@@ -368,7 +373,7 @@ class Sample:
             for row in generator.choice(usable, min(self.queries, len(usable)), replace=False):
                 value = values[row]
                 drawn = generator.choice(len(sizes[value]) - 1, self.negatives, replace=False)
-                drawn += drawn >= place[value, products[row]]  # of all but the query's own product
+                drawn += drawn >= place[value, products[row]]  # skip the query's own product
                 others = flat[value][starts[value][drawn] + generator.integers(sizes[value][drawn])]
                 queries.append(row)
                 candidates.append(np.sort(np.append(others, row)))
@@ -379,29 +384,30 @@ class Retrieval:
     """Retrieval within a split, text→image and image→text.
 
     Args:
-        directions: Of ``t2i`` (each row's text searches the images) and ``i2t`` (each row's image searches the texts).
-            Relevant are the rows of the same product: several are possible.
+        directions: ``t2i`` (each row's text searches the images), ``i2t`` (each row's image searches the texts) or
+            both. The rows of the same product are relevant, possibly several.
         ks: Cut-offs.
-        gallery: ``split`` (the rows of the evaluated split), ``all`` (the whole catalogue) or ``sample`` (`Sample`, for
-            the directions alone); queries are always of the split.
-        sample: The attributes of `Sample`, for gallery=sample.
-        attributes: Attribute columns whose values are queries (attribute→product): relevant are the rows with the
-            value. The metrics' prefix is ``<attribute>-to-product``.
+        gallery: ``split`` (the rows of the evaluated split), ``all`` (the whole catalogue) or ``sample`` (`Sample`,
+            without attributes and published queries); queries always come from the split.
+        sample: The attributes of `Sample`, for ``gallery="sample"``.
+        attributes: Attribute columns whose values are queries (attribute→product); rows with the value are relevant.
+            The metrics' prefix is ``<attribute>-to-product``.
         published: Name (the metrics' prefix) to a JSON file ``{query text: {product id: 1}}``.
-        queries: Text to the attribute values of what it asks for. Their first results among all rows that training did
-            not use are among the examples; they are not measured.
-        documents: Weights of ``image`` and text columns in the vector of a product, for attributes and published
-            queries: normalise(Σ weight · embedding).
-        template: Of the text of a row, as query and as document, over the catalogue's columns.
-        words: Column → value → its word in the template, as the captions of training have it.
-        prefix: Put before every text query.
-        map_denominator: Of MAP@k: ``relevant`` or ``min_relevant_k``.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap and the examples.
+        queries: Text to the attribute values that it asks for. Their first results among all rows outside the train
+            split are added to the examples; no metric includes them.
+        documents: Weights of ``image`` and text columns in a product's vector, for attributes and published queries:
+            normalise(Σ weight · embedding). None: 0.9 image, 0.1 text.
+        template: Template of a row's text, as query and as document, over the catalogue's columns.
+        words: Column → value → its word in the template, as in the training captions.
+        prefix: Prefix of every text query.
+        map_denominator: Denominator of MAP@k: ``relevant`` or ``min_relevant_k``.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the samples, the bootstrap and the examples.
         examples: Number of example queries kept per search.
 
     Raises:
-        ModisteError: An option is unknown, or nothing is asked for.
+        ModisteError: An option is unknown, ``gallery="sample"`` is combined with attributes or published queries, or
+            there is nothing to evaluate.
     """
 
     name = "retrieval"
@@ -448,7 +454,7 @@ class Retrieval:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raise ModisteError for options that need more than the validation split, which is all that training sees."""
+        """Raise ModisteError for a training run with options that need more than the validation split."""
         if "trainer" in cfg and (node.get("gallery") == "all" or node.get("published")):
             raise ModisteError(
                 "Validation in training sees the validation split only: leave gallery=split (or sample) and published "
@@ -459,7 +465,8 @@ class Retrieval:
         """Evaluate on ``split`` of the full ``catalogue``.
 
         Raises:
-            ModisteError: The split is empty, a column or file is missing, or an embedding is not finite.
+            ModisteError: The split is empty, a column or file is missing, a published file is malformed or names
+                products outside the gallery, or an embedding is not finite.
         """
         queries = catalogue.select(split=split)
         own = Documents(embedder, queries, self.template, self.words)
@@ -511,7 +518,7 @@ class Retrieval:
             return Search("i2t", "i2t", own.rows.tolist(), own.column("image"), documents, {"text": 1.0}, relevance)
         if self.prefix:
             return text_search("t2i", own.texts, self.prefix, documents, {"image": 1.0}, relevance)
-        # Without a prefix the queries are the texts that the other direction searches: embedded once.
+        # Without a prefix, queries and the documents of i2t are the same texts: embed them once.
         return Search("t2i", "t2i", own.texts, own.column("text"), documents, {"image": 1.0}, relevance)
 
     def _attribute(self, attribute: str, own: Documents, documents: Documents) -> Search:
@@ -525,7 +532,7 @@ class Retrieval:
         return text_search(name, list(judgements), self.prefix, documents, self.documents, relevance)
 
     def _queries(self, own: Documents, catalogue: Catalogue) -> list[dict[str, Any]]:
-        """The first results of `queries`, of those alone that something answers; none where there is no model."""
+        """Examples of `queries` that have a relevant row; none without a model that embeds their texts."""
         if not self.queries:
             return []
         unseen = [row for row, split in enumerate(catalogue.column("split")) if split != "train"]
@@ -544,7 +551,7 @@ class Retrieval:
         try:
             search = text_search("queries", texts, self.prefix, documents, {"image": 1.0}, relevance)
         except MissingEmbeddingError:
-            log.info("The searches of data.queries are skipped: embeddings from files have no vectors of their texts.")
+            log.info("data.queries is skipped: the embeddings from files have no vectors of its texts.")
             return []
         gallery = documents.vectors(search.weights)
         best = np.minimum.reduceat(search.ranks(gallery), relevance.starts[:-1])
@@ -552,7 +559,7 @@ class Retrieval:
 
 
 def _both_ways(searches: Sequence[Search]) -> list[Search]:
-    """The two directions over the same rows, ranked from one product of their embeddings."""
+    """Both directions over the same rows, ranked from one matmul of their embeddings."""
     first, second = searches
     gallery = first.documents.vectors(first.weights)
     ranks = both_ranks(first.queries, gallery, first.relevance)
@@ -560,7 +567,7 @@ def _both_ways(searches: Sequence[Search]) -> list[Search]:
 
 
 def _sampled(search: Search, rows: Ints, candidates: Ints) -> Search:
-    """The search of the drawn rows, each relevant to itself and ranked among its candidates."""
+    """Restrict a search to the drawn rows, each relevant to itself and ranked among its candidates."""
     return replace(
         search,
         labels=[search.labels[row] for row in rows],

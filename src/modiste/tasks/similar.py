@@ -1,4 +1,4 @@
-"""Image→image retrieval: other views of a product, query and gallery partitions, and benchmarks of several subsets.
+"""Image→image retrieval: other views of a product, query and gallery splits, grouped benchmarks.
 
 DeepFashion In-shop (Liu et al., CVPR 2016): hit rate@k of the query partition in the gallery partition. LookBench
 (arXiv 2601.14706): category and main attribute equal (fine) or category equal (coarse), four subsets that share their
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
 
 EVERY_GROUP = "all"
-"""The value of the group column that puts a gallery row into every group's gallery."""
+"""Value of the group column that puts a gallery row into every group's gallery."""
 OVERALL = "overall"
 WITHOUT_RELEVANT = ("left_out", "miss")
 
 
 @dataclass(frozen=True)
 class Part:
-    """The queries and the gallery of one group, as positions in the embedded rows.
+    """Queries and gallery of one group, as positions in the embedded rows.
 
     Attributes:
-        prefix: Of the metrics' names: "" or ``<group>/``.
-        queries: (Q,).
-        gallery: (G,).
-        own: (Q,) where in ``gallery`` the query itself is, -1 where it is not.
+        prefix: Prefix of the metrics' names: "" or ``<group>/``.
+        queries: (Q,) positions.
+        gallery: (G,) positions.
+        own: (Q,) index of the query itself in ``gallery``; -1: not in the gallery.
     """
 
     prefix: str
@@ -48,7 +48,7 @@ class Part:
 
     @classmethod
     def of(cls, prefix: str, queries: Ints, gallery: Ints) -> Part:
-        """With ``own`` looked up.
+        """Look up ``own`` for queries and their gallery.
 
         >>> Part.of("", np.array([3, 5]), np.array([5, 6])).own
         array([-1,  0])
@@ -58,7 +58,7 @@ class Part:
         return cls(prefix, queries, gallery, place[queries])
 
     def relevance(self, ids: Ints) -> Relevance:
-        """Gallery items with the query's id, the query itself excluded; -1 is the id of nothing."""
+        """Gallery items with the query's id, without the query itself; an id of -1 matches nothing."""
         of_queries = np.where(ids[self.queries] < 0, -2, ids[self.queries])
         return Relevance.from_ids(of_queries, ids[self.gallery]).without(self.own)
 
@@ -66,27 +66,29 @@ class Part:
 class Similar:
     """Image-to-image retrieval.
 
-    A query is never in its own gallery: it is excluded by its row, exactly, so that a second image with the same pixels
-    stays (``queries_with_identical_image`` among the counts says how many queries have one).
+    A query is excluded from its own gallery by row, so a second image with the same pixels stays; the count
+    ``queries_with_identical_image`` is the number of queries that have one.
 
     Args:
-        relevance: Name (the metrics' prefix) to columns: relevant are the rows that are equal in all of them. A row
-            without a value in any of them is relevant to nothing.
-        query_split: The queries; null: the evaluated split.
-        gallery_split: The gallery; null: the rows of the queries ("the same product, another view").
-        group_by: Column whose values are searched apart, each group's queries in each group's gallery; gallery rows
+        relevance: Name (the metrics' prefix) to columns: rows that are equal in all of them are relevant. A row whose
+            columns are all empty is relevant to nothing.
+        query_split: Split of the queries; None: the evaluated split.
+        gallery_split: Split of the gallery; None: that of the queries ("the same product, another view").
+        group_by: Column whose groups are searched separately, each group's queries in its own gallery; gallery rows
             with the value ``all`` are in every gallery. The metrics' prefix is then ``<group>/<relevance>``, and
-            ``overall/<relevance>`` is the mean over all queries: that of the groups, weighted by their queries.
+            ``overall/<relevance>`` is the mean (of ranks: the median) over the queries of all groups.
         ks: Cut-offs.
-        ideal: What nDCG@k divides by: ``relevant``, the ideal order, or ``full``, k relevant items (LookBench).
-        without_relevant: Queries without a relevant item are ``left_out``, or each a ``miss``; counted in both cases.
-        map_denominator: Of MAP@k: ``relevant`` or ``min_relevant_k``.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap and the examples.
-        examples: Number of example queries kept of each search.
+        ideal: Denominator of nDCG@k: ``relevant``, the DCG of the ideal order, or ``full``, that of k relevant items
+            (LookBench).
+        without_relevant: ``left_out`` excludes queries without a relevant item, ``miss`` scores them as misses; both
+            count them.
+        map_denominator: Denominator of MAP@k: ``relevant`` or ``min_relevant_k``.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap and the examples.
+        examples: Number of example queries kept per search.
 
     Raises:
-        ModisteError: An option is unknown, or there is no relevance.
+        ModisteError: An option is unknown, or ``relevance`` has no columns.
     """
 
     name = "similar"
@@ -121,7 +123,7 @@ class Similar:
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raise ModisteError for splits other than the validation split during training."""
+        """Raise ModisteError for a training run with splits other than the validation split."""
         if "trainer" in cfg and (node.get("query_split") or node.get("gallery_split")):
             raise ModisteError(
                 "Validation in training sees the validation split only: set task.similar.query_split=null and "
@@ -142,7 +144,7 @@ class Similar:
         rows = catalogue.select(rows=np.flatnonzero((splits == query_split) | (splits == gallery_split)))
         splits = np.asarray(rows.column("split"))
         documents = Documents(embedder, rows)
-        documents.column("image")  # once, before the groups take their parts of it
+        documents.column("image")  # embed once, before the galleries are selected
         ids = {name: row_ids(rows, columns) for name, columns in self.relevance.items()}
         parts = self._parts(rows, np.flatnonzero(splits == query_split), np.flatnonzero(splits == gallery_split))
         scored = self.ranking.run(self._searches(documents, parts, ids))
@@ -194,7 +196,7 @@ class Similar:
         ]
 
     def _searches(self, documents: Documents, parts: Sequence[Part], ids: Mapping[str, Ints]) -> Iterator[Search]:
-        """One at a time, so that one group's copy of the gallery is held."""
+        """Yield one search at a time, so that only one group's copy of the gallery is in memory."""
         for part in parts:
             gallery = documents.select(part.gallery) if len(part.gallery) else None
             labels = documents.rows[part.queries].tolist()
@@ -231,7 +233,7 @@ class Similar:
 
 
 def row_ids(catalogue: Catalogue, columns: Sequence[str]) -> Ints:
-    """A number for each row, (N,): equal where all columns are equal, -1 where all of them are missing."""
+    """(N,) integer ids: equal where all columns are equal, -1 where all of them are empty."""
     numbers: dict[tuple[str, ...], int] = {("",) * len(columns): -1}
     values = zip(*(catalogue.column(name) for name in columns), strict=True)
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)

@@ -31,7 +31,7 @@ MAX_CLASSES = 1000
 
 
 def named_attributes(attributes: Sequence[str] | None, prompts: Iterable[str], rows: Catalogue) -> list[str]:
-    """``attributes``, or those that ``prompts`` names, or all. Raises ModisteError for an unknown one."""
+    """``attributes``, or those in ``prompts``, or all class attributes. Raises ModisteError if unknown."""
     named = list(attributes or [name for name in prompts if name != DEFAULT] or rows.class_attributes)
     for name in named:
         if name not in rows.attributes:
@@ -42,25 +42,24 @@ def named_attributes(attributes: Sequence[str] | None, prompts: Iterable[str], r
 class ZeroShot:
     """Zero-shot classification of the images of a split by their attributes.
 
-    The vector of a class is the normalised mean of the normalised embeddings of its prompts; an image is given the
-    class with the highest cosine (the alphabetically first of several). The classes are the values that occur in the
-    split.
+    The vector of a class is the normalised mean of the normalised embeddings of its prompts; the class with the highest
+    cosine is predicted (ties: the first in alphabetical order). The classes are the values that occur in the split.
 
     Args:
-        attributes: Attribute columns; without it, those that ``prompts`` names, or if it names none all whose
-            values may be classes (`Catalogue.class_attributes`: text that repeats and is short). Those that
-            are not named here and have no value in the split, or more than `MAX_CLASSES`, are skipped and recorded.
+        attributes: Attribute columns; None: those that ``prompts`` names, or all class attributes
+            (`Catalogue.class_attributes`: short text that repeats). Only then are attributes without a value in the
+            split, or with more than `MAX_CLASSES`, skipped and recorded.
         prompts: Attribute to templates with one ``{}`` each; ``default`` for the other attributes.
-        classes: Attribute to {value: prompt word}, where the value itself is not a good word. Values with one word are
+        classes: Attribute to {value: prompt word}, for values that are not good words. Values with the same word are
             one class.
         synonyms: Attribute to {value: further words of its class}; the vector of a class is then the mean over all its
-            words and templates. Published figures use none.
-        ignore_values: Values that are no class: rows with them are skipped and counted.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
+            words and templates. Published results use none.
+        ignore_values: Values that are not a class: rows with them are skipped and counted.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ModisteError: A template has no ``{}``, or several; a synonym is no list.
+        ModisteError: A template does not have exactly one ``{}``, or the synonyms of a value are not a list.
     """
 
     name = "zeroshot"
@@ -96,7 +95,8 @@ class ZeroShot:
         """Evaluate on ``split`` of the full ``catalogue``.
 
         Raises:
-            ModisteError: The split is empty, or an attribute is unknown, has no value in the split, or too many.
+            ModisteError: The split is empty, an attribute is unknown, has no value in the split or too many, or an
+                embedding is not finite.
         """
         rows = catalogue.select(split=split)
         attributes, skipped = self._attributes(rows)
@@ -153,7 +153,7 @@ class ZeroShot:
         unfit = [name for name in named if not 0 < len(set(self._labels(name, rows)) - {None}) <= MAX_CLASSES]
         if self.attributes and unfit:
             raise ModisteError(
-                f"Attribute '{unfit[0]}' has no value, or more than {MAX_CLASSES}, in this split; choose others with "
+                f"Attribute '{unfit[0]}' has no value, or more than {MAX_CLASSES}, in this split: choose others with "
                 f"attributes=[…]."
             )
         fit = [name for name in named if name not in unfit]
@@ -193,7 +193,7 @@ class ZeroShot:
             },
             "per_query": {
                 f"{attribute}/accuracy": (predictions == targets).astype(np.float64),
-                f"{attribute}/target": targets,  # of these two a comparison of models resamples F1
+                f"{attribute}/target": targets,  # model comparisons resample F1 from these two
                 f"{attribute}/prediction": predictions,
             },
             "tables": {attribute: per_class_table(confusion, classes)},
@@ -202,7 +202,7 @@ class ZeroShot:
 
     @staticmethod
     def class_vectors(embedder: TextEmbedder, words: Sequence[str | Sequence[str]], templates: Sequence[str]) -> Tensor:
-        """Unit-norm vectors (C, D) of classes, each of one word or several: normalised mean over all prompts."""
+        """Unit-norm class vectors (C, D): the normalised mean over the prompts of a class's word or words."""
         named = [[word] if isinstance(word, str) else list(word) for word in words]
         prompts = [[template.replace("{}", word) for word in among for template in templates] for among in named]
         embeddings = F.normalize(embedder.texts(list(itertools.chain(*prompts))), dim=-1)

@@ -12,7 +12,7 @@ CONFUSED_CLASSES = 25
 def most_confused(
     labels: Sequence[str], matrix: Sequence[Sequence[float]], n: int = 15
 ) -> list[tuple[str, str, int, float]]:
-    """The ``n`` largest off-diagonal cells as (true, predicted, count, fraction of the true class).
+    """The ``n`` largest off-diagonal cells: (true, predicted, count, fraction of the true class).
 
     >>> most_confused(["shirt", "top"], [[8, 2], [1, 9]], n=1)
     [('shirt', 'top', 2, 0.2)]

@@ -16,10 +16,10 @@ from modiste.reporting.tables import ordered, split_name
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-HEIGHT = 3.2  # inches of a panel
+HEIGHT = 3.2  # inches per panel
 LINES_PER_PANEL = 7
 MAIN = ("recall@1", "recall@10", "mrr", "accuracy", "weighted_f1")
-"""The metrics that a panel of curves prefers."""
+"""Metrics that a panel shows instead of the others, where it has any."""
 
 
 def _is_rate(name: str) -> bool:
@@ -28,7 +28,7 @@ def _is_rate(name: str) -> bool:
 
 
 FRACTIONS, OTHER_UNITS = "validation metrics", "validation, other units"
-# Panel title and which columns it shows; a column goes to the first panel that takes it.
+# Panel title and its columns; a column goes to the first panel that matches.
 PANELS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("loss", lambda name: "loss" in name and not _is_rate(name)),  # train/lr/loss/no_decay is a group's rate
     ("learning rate", _is_rate),
@@ -41,9 +41,9 @@ PANELS: tuple[tuple[str, Callable[[str], bool]], ...] = (
 
 
 def panels(metrics: Mapping[str, Series]) -> dict[str, list[str]]:
-    """Which columns each panel of the training curves shows, without empty panels and columns that belong to none.
+    """Panel title → its columns, without empty panels; a column that matches none is dropped.
 
-    Validation metrics beyond [0, 1], such as ranks, have another unit and a separate panel.
+    Validation metrics above 1, such as ranks, go to a separate panel.
     """
     shown: dict[str, list[str]] = {}
     for name, (_, values) in metrics.items():
@@ -56,11 +56,11 @@ def panels(metrics: Mapping[str, Series]) -> dict[str, list[str]]:
 
 
 def training_curves(metrics: Mapping[str, Series], folder: Path) -> list[Path]:
-    """Loss, learning rate, logit scale and validation metrics over steps: ``curves.*.svg``, one per panel.
+    """Plot loss, learning rate, logit scale and validation metrics over steps: ``curves.*.svg``.
 
     Args:
         metrics: From `modiste.reporting.logs.read_metrics`.
-        folder: Where to write.
+        folder: Folder to write to.
     """
     paths = []
     for title, names in panels(metrics).items():
@@ -75,7 +75,7 @@ def training_curves(metrics: Mapping[str, Series], folder: Path) -> list[Path]:
 
 
 def _lines(axes: Axes, series: Mapping[str, Series]) -> int:
-    """Draw the series, or some of them; return how many."""
+    """Draw the series, at most `LINES_PER_PANEL`; return how many."""
     shown = _spread(series)
     for i, (name, (steps, values)) in enumerate(shown.items()):
         color, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
@@ -90,7 +90,7 @@ def _lines(axes: Axes, series: Mapping[str, Series]) -> int:
 
 
 def _spread(series: Mapping[str, Series]) -> dict[str, Series]:
-    """At most `LINES_PER_PANEL`: the metrics of the summaries if there are any, evenly over the reading order."""
+    """At most `LINES_PER_PANEL` series, the `MAIN` ones if any, evenly spaced in reading order."""
     names = ordered(series)
     names = [name for name in names if split_name(name)[1] in MAIN] or names
     step = max(1, math.ceil(len(names) / LINES_PER_PANEL))
@@ -98,7 +98,7 @@ def _spread(series: Mapping[str, Series]) -> dict[str, Series]:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Mean of a centred window of 1/25 of the points, with shorter windows at the ends."""
+    """Moving average over 1/25 of the points, with shorter windows at the ends."""
     half = max(1, len(values) // 50)
     total = np.concatenate([[0.0], np.cumsum(values)])
     low = np.maximum(np.arange(len(values)) - half, 0)

@@ -1,4 +1,4 @@
-"""Accuracy over the number of examples per class."""
+"""Few-shot curves: accuracy over examples per class."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def is_few_shot(table: Mapping[str, Any]) -> bool:
 
 
 def few_shot_curves(tables: Mapping[str, Mapping[str, Any]], path: Path) -> Path | None:
-    """A line per attribute, with its standard deviation over draws; None without a few-shot table.
+    """Plot a line per attribute with its standard deviation over draws; None without a few-shot table.
 
     Args:
-        tables: Of a result: name to ``columns`` (``shots``, ``accuracy``, ``accuracy_sd``) and ``rows``.
-        path: The SVG to write; beyond `LINES` attributes the first are drawn.
+        tables: Tables of a result: name to ``columns`` (``shots``, ``accuracy``, ``accuracy_sd``) and ``rows``.
+        path: The SVG to write; only the first `LINES` attributes are drawn.
     """
     found = {name.rpartition("/")[0] or name: table for name, table in tables.items() if is_few_shot(table)}
     if not found:

@@ -1,4 +1,4 @@
-"""A metric along the interpolation of two models' weights."""
+"""Figures of the interpolation of two models' weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from modiste.reporting.figures.style import PALETTE, new_figure
 
 @dataclass(frozen=True)
 class Curve:
-    """A metric along the interpolation of two models: its values, and the ends of their intervals, one per alpha."""
+    """A metric along an interpolation: values and interval ends, one per alpha."""
 
     label: str
     values: Sequence[float]
@@ -22,13 +22,13 @@ class Curve:
 def alpha_curves(
     alphas: Sequence[float], chosen: float, domain: Curve, transfer: Curve | None, path: Path, ends: Sequence[str]
 ) -> Path:
-    """The metric against alpha and, with a ``transfer`` curve, out of domain against in domain (WiSE-FT, figure 1).
+    """Plot the metric over alpha and, with ``transfer``, out of domain over in domain (WiSE-FT, figure 1).
 
     Args:
         alphas: Ascending, in [0, 1]; 0 is the first model.
         chosen: The alpha that is marked.
-        domain: In domain.
-        transfer: Out of domain; None: no second picture.
+        domain: In-domain metric.
+        transfer: Out-of-domain metric; None: no second panel.
         path: The PNG to write.
         ends: Names of the two models.
     """

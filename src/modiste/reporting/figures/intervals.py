@@ -1,4 +1,4 @@
-"""Metrics with their 95 % intervals."""
+"""Plots of metrics with their 95 % intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modiste.reporting.tables.names import ordered, parts_of, split_name
 from modiste.reporting.words import measure_words, part_words
 
 ONE_AXIS = 3
-"""From this number of parts on, a panel is a metric and its rows are the parts, to be compared on one axis."""
+"""With at least this number of parts, a panel is a metric and its rows are the parts."""
 MOST_PANELS = 6
 
 
@@ -22,12 +22,13 @@ def interval_plots(
     main: Sequence[str] = (),
     chances: Mapping[str, float] | None = None,
 ) -> list[Path]:
-    """Dots with 95 % whiskers, a file per panel; none when no metric lies in [0, 1].
+    """Plot dots with 95 % intervals, one file per panel; none if no metric lies in [0, 1].
 
     Args:
-        metrics: ``{name: {"value", "low", "high", "n"}}`` as in a result file. Ranks have another unit and are skipped.
-        stem: Of the files, ``<stem>.<panel>.svg``.
-        main: Metrics without their part that are drawn where there are more than `MOST_PANELS` panels.
+        metrics: ``{name: {"value", "low", "high", "n"}}`` as in a result file; values outside [0, 1], such as
+            ranks, are skipped.
+        stem: Path of the files ``<stem>.<panel>.svg``.
+        main: Metrics without their part that are drawn if more than `MOST_PANELS` panels would be needed.
         chances: Name to chance level, drawn as a tick.
     """
     cells = {name: cell_of(metrics[name], name) for name in ordered(metrics)}
@@ -65,7 +66,7 @@ def _panel(title: str, rows: Mapping[str, tuple[Cell, float | None]], colour: st
             axes.plot([cell.value], [y], "o", color=colour, markersize=4, clip_on=False)
             if chance is not None:
                 axes.plot([chance, chance], [y - 0.35, y + 0.35], color=FAINT, linewidth=1.2)
-            # In the margin, where no whisker crosses it.
+            # In the margin, where no interval crosses it.
             axes.text(1.03, y, f"{cell.value:.3f}", transform=axes.get_yaxis_transform(), va="center", fontsize=9)
         head(figure, title)
     return path

@@ -1,4 +1,4 @@
-"""Pointing by phrase: a method's bars with intervals, and what it must beat."""
+"""Plots of pointing by phrase, with the controls that a method must beat."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def is_by_phrase(table: Mapping[str, Any]) -> bool:
 
 
 def drawn_methods(table: Mapping[str, Any]) -> list[str]:
-    """The methods of which a table, which may be a stranger's, has every number that `phrase_bars` draws."""
+    """Methods for which a possibly untrusted table has every number that `phrase_bars` draws."""
     columns, rows = list(table["columns"]), table["rows"][:MOST]
 
     def is_whole(method: str) -> bool:
@@ -36,11 +36,11 @@ def drawn_methods(table: Mapping[str, Any]) -> list[str]:
 
 
 def phrase_bars(table: Mapping[str, Any], method: str, path: Path) -> Path:
-    """A bar per phrase with its 95 % interval, and marks for the method's own mean map, a wrong phrase and the prior.
+    """Plot a bar per phrase with its 95 % interval, and marks for the mean map, wrong phrase and prior.
 
     Args:
-        table: Of a grounding result: ``phrase``, ``pairs``, ``<map>/pointing``, ``<method>/pointing_low`` and
-            ``_high``; the frequent phrases first, of which `MOST` are drawn.
+        table: Table of a grounding result: ``phrase``, ``pairs``, ``<map>/pointing``, ``<method>/pointing_low`` and
+            ``_high``; the first `MOST` phrases, the most frequent ones, are drawn.
         method: One of `drawn_methods`.
         path: The SVG or PNG to write.
     """

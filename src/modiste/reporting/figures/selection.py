@@ -1,4 +1,4 @@
-"""Which validation each criterion of a run would have chosen, drawn on every criterion's curve."""
+"""Plots of the validation that each selection criterion of a run would have chosen."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from modiste.reporting.figures.style import FAINT, INK, PALETTE, WIDTH, file_wor
 
 
 def selection_figures(content: Mapping[str, Any], folder: Path) -> list[Path]:
-    """A file per criterion, ``selection.*.svg``: its curve, and the choices marked by their letters.
+    """Plot each criterion's curve, ``selection.*.svg``, with the choices marked by their letters.
 
     Args:
-        content: Of ``selection.json``: ``choices`` (``criterion``, ``epoch``, ``step``, ``values``) and
+        content: Content of ``selection.json``: ``choices`` (``criterion``, ``epoch``, ``step``, ``values``) and
             ``validations`` (``step``, ``values``).
-        folder: Where to write.
+        folder: Folder to write to.
     """
     paths = []
     choices = content["choices"]
@@ -47,7 +47,7 @@ def selection_figures(content: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def letter(number: int) -> str:
-    """A choice's letter.
+    """Letter of a choice.
 
     >>> letter(0), letter(2)
     ('a', 'c')

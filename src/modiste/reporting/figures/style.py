@@ -1,7 +1,6 @@
-"""The look of all figures: colours, type, and SVG files that follow a reader's dark mode.
+"""Style of all figures: colours, fonts, and SVG files that follow the reader's dark mode.
 
-Colours are Okabe and Ito's (2008), which the common kinds of colour blindness keep apart; no meaning hangs on colour
-alone.
+Colours are the colour-blind-safe palette of Okabe and Ito (2008); no meaning depends on colour alone.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from modiste.utils.atomic import atomic, write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH = 4.7  # inches of a panel: two stand next to each other on a page
+WIDTH = 4.7  # inches per panel: two fit next to each other on a page
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv*P"
 INK, FAINT, LINE = "#1D2329", "#5D6974", "#DDE2E7"
@@ -30,7 +29,7 @@ DARK = {
     "#56B4E9": "#B5E8FF",
     "#000000": "#FFFFFF",
 }
-"""What a colour becomes on a dark ground."""
+"""Light-mode colour → its dark-mode colour."""
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 STYLE: dict[Any, Any] = {
     "font.size": 10.0,
@@ -60,15 +59,15 @@ STYLE: dict[Any, Any] = {
 
 @contextmanager
 def new_figure(width: float, height: float, path: Path) -> Iterator[Figure]:
-    """A figure (inches) that is written to ``path`` when the block ends, as SVG or PNG by its suffix.
+    """Context manager for a figure (inches) that is written to ``path`` on exit, as SVG or PNG by suffix.
 
-    No pyplot, so no global state.
+    Uses no pyplot, so no global state.
     """
     from matplotlib import rc_context, rcdefaults, rcParams
     from matplotlib.figure import Figure
 
     with rc_context():
-        rcdefaults()  # a matplotlibrc in the working directory may be a stranger's, and start LaTeX
+        rcdefaults()  # an untrusted matplotlibrc in the working directory could start LaTeX
         rcParams.update(STYLE)
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
@@ -84,7 +83,7 @@ def new_figure(width: float, height: float, path: Path) -> Iterator[Figure]:
 
 
 def file_word(text: str) -> str:
-    """A text, which may be a stranger's, as part of a figure's file name.
+    """Sanitise text for a figure's file name.
 
     >>> file_word("t2i/mrr"), file_word("../x")
     ('t2i_mrr', '___x')
@@ -93,7 +92,7 @@ def file_word(text: str) -> str:
 
 
 def head(figure: Figure, title: str, columns: int = 0) -> None:
-    """The figure's title, and below it the legend in ``columns`` columns where there is one."""
+    """Add the figure's title and, if ``columns`` > 0, a legend in that number of columns below it."""
     if columns:
         font = {"size": 11, "weight": "bold"}
         figure.legend(loc="outside upper left", ncols=columns, title=title, alignment="left", title_fontproperties=font)
@@ -102,9 +101,9 @@ def head(figure: Figure, title: str, columns: int = 0) -> None:
 
 
 def adaptive(svg: str) -> str:
-    """An SVG with the page's fonts, whose colours follow the reader's colour scheme.
+    """Give an SVG the page's fonts and a dark mode.
 
-    The style sheet overrides matplotlib's inline colours, so that viewers without media queries show the light ones.
+    A style sheet overrides matplotlib's inline colours, so that viewers without media queries show the light ones.
     """
     svg = svg.replace("'DejaVu Sans'", FONTS)
     for colour in DARK:

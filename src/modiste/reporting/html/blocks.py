@@ -1,4 +1,4 @@
-"""What a section of a page is made of; ``templates/blocks.html`` has a macro for each ``kind``."""
+"""Blocks of a page's sections; ``templates/blocks.html`` has a macro for each ``kind``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modiste.reporting import tables
 
 @dataclass
 class Heading:
-    """Of a part of a section."""
+    """Subheading within a section."""
 
     kind: ClassVar[str] = "heading"
     text: str
@@ -20,7 +20,7 @@ class Heading:
 
 @dataclass
 class Note:
-    """A sentence; a ``warning`` is set off."""
+    """A sentence; a ``warning`` is highlighted."""
 
     kind: ClassVar[str] = "note"
     text: str
@@ -29,7 +29,7 @@ class Note:
 
 @dataclass
 class Facts:
-    """Names and what they are."""
+    """List of names and values."""
 
     kind: ClassVar[str] = "facts"
     items: Mapping[str, str]
@@ -37,7 +37,7 @@ class Facts:
 
 @dataclass
 class Code:
-    """Text as it is."""
+    """Preformatted text."""
 
     kind: ClassVar[str] = "code"
     text: str
@@ -45,7 +45,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Td:
-    """A cell. ``part``: length of its bar in percent. ``sort``: what a sorted column goes by. ``href``: a link."""
+    """A cell; ``part``: length of its bar in percent, ``sort``: its sort key, ``href``: its link."""
 
     text: str
     small: str = ""
@@ -57,8 +57,11 @@ class Td:
 
 @dataclass
 class Table:
-    """Rows under headings, sortable; ``definitions`` explain the headings (``key`` makes their
-    anchors unique on the page), ``published`` rows are set off."""
+    """Sortable table.
+
+    ``definitions`` explain the headings (``key`` makes their anchors unique on the page); the rows at the positions
+    ``published`` are highlighted.
+    """
 
     kind: ClassVar[str] = "table"
     heads: Sequence[Td]
@@ -70,13 +73,13 @@ class Table:
 
     @property
     def anchors(self) -> dict[str, str]:
-        """Where the page explains a heading."""
+        """Heading → anchor of its definition on the page."""
         return {name: f"{self.key}-{place}" for place, name in enumerate(self.definitions)}
 
 
 @dataclass
 class Pictures:
-    """Files next to each other, each with its alternative text."""
+    """Images in a row, each with its alternative text."""
 
     kind: ClassVar[str] = "pictures"
     files: Sequence[tuple[Path, str]]
@@ -85,7 +88,7 @@ class Pictures:
 
 @dataclass
 class Confusion:
-    """Counts, rows are true classes, shaded by the fraction of the true class."""
+    """Confusion matrix; rows are true classes, cells are shaded by the fraction of the true class."""
 
     kind: ClassVar[str] = "confusion"
     labels: Sequence[str]
@@ -95,7 +98,7 @@ class Confusion:
 
 @dataclass
 class Fold:
-    """Blocks behind their title."""
+    """Collapsible blocks under a title."""
 
     kind: ClassVar[str] = "fold"
     title: str
@@ -105,7 +108,7 @@ class Fold:
 
 @dataclass
 class Section:
-    """A part of the page with an entry in its contents."""
+    """Section of a page, listed in its table of contents."""
 
     key: str
     title: str
@@ -114,21 +117,21 @@ class Section:
 
 
 def plain_table(columns: Sequence[object], rows: Sequence[Sequence[Any]], wrap: bool = False) -> Table:
-    """Plain values as a table: words to the left, a fraction also as a bar."""
+    """Table of plain values: words are left-aligned, fractions also get a bar."""
     words = [bool(rows) and isinstance(rows[0][i], str) for i in range(len(columns))]
     heads = [Td(str(column), words=word) for column, word in zip(columns, words, strict=True)]
     return Table(heads, [[cell(value) for value in row] for row in rows], wrap=wrap)
 
 
 def cell(value: object) -> Td:
-    """A plain value."""
+    """Cell of a plain value."""
     part = 100 * value if isinstance(value, float) and 0 <= value <= 1 else None
     number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
     return Td(plain(value), words=isinstance(value, str), part=part, sort=number)
 
 
 def plain(value: object) -> str:
-    """A value in words.
+    """Format a value.
 
     >>> plain(None), plain(True), plain(1234), plain(0.25)
     ('—', 'true', '1,234', '0.250')

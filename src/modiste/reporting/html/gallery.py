@@ -1,4 +1,4 @@
-"""Galleries of retrieved products: thumbnails at the resolution of the screen, kept for reports without the images."""
+"""Galleries of retrieved products; their thumbnails are stored for reports without the images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from modiste.reporting.words import part_words
 from modiste.utils.run_dir import read_json, write_json
 
 RESULTS = 5
-SIDE = 320  # pixels of a thumbnail's longer side: twice what it is shown at
-SMALL = 128  # pixels up to which a picture is kept without loss
+SIDE = 320  # pixels of a thumbnail's longer side: twice its displayed size
+SMALL = 128  # pixels up to which a thumbnail is stored losslessly
 SAFE = ("data:image/png;base64,", "data:image/jpeg;base64,")
 
 
 class Named(Protocol):
-    """A data card: it has the data set's name."""
+    """A data card with the data set's name."""
 
     @property
     def name(self) -> str:
@@ -30,7 +30,7 @@ class Named(Protocol):
 
 
 class Images(Protocol):
-    """What a gallery needs of a catalogue."""
+    """The part of a catalogue's interface that a gallery uses."""
 
     @property
     def card(self) -> Named:
@@ -48,7 +48,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Thumb:
-    """A product: its image as an address that holds it (empty: unreadable), size, caption and product id."""
+    """A product: its image as a data URI (empty: unreadable), size, caption and product id."""
 
     image: str
     width: int
@@ -59,7 +59,7 @@ class Thumb:
 
 @dataclass
 class Shown:
-    """A query or a result in a gallery; ``word`` says what it is, in colour and in words."""
+    """A query or a result in a gallery; ``state`` selects its colour, ``word`` names it."""
 
     thumb: Thumb | None
     text: str
@@ -70,7 +70,7 @@ class Shown:
 
 @dataclass
 class Example:
-    """A query, where its first relevant item stands, its first results, and what was wanted where none is relevant."""
+    """A query, the rank of its first relevant item, its first results and, of a miss, the wanted item."""
 
     query: Shown
     rank: str
@@ -89,11 +89,12 @@ class Gallery:
 
 @dataclass
 class Thumbs:
-    """Thumbnails of a data set by row of the full catalogue, kept in ``figures/thumbs.<data>.<fingerprint>.json``.
+    """Thumbnails of a data set by row of the full catalogue: ``figures/thumbs.<data>.<fingerprint>.json``.
 
     Args:
-        path: Of the file.
-        catalogue: Where images that are not kept yet come from; None: nowhere.
+        path: Path of the file.
+        catalogue: Source of images that are not stored yet; None: no source.
+        kept: Stored thumbnails, row → fields of `Thumb`.
     """
 
     path: Path
@@ -103,7 +104,7 @@ class Thumbs:
 
     @classmethod
     def of(cls, folder: Path, result: Mapping[str, Any], catalogue: Images | None) -> Thumbs:
-        """Of the data that ``result`` was computed on."""
+        """Load the thumbnails of the data that ``result`` was computed on."""
         name = f"{result['data']}.{str(result.get('data_fingerprint') or '')[:8] or 'data'}"
         path = folder / f"thumbs.{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}.json"
         kept = read_json(path)
@@ -136,7 +137,7 @@ class Thumbs:
 
 
 def _is_thumb(found: object) -> bool:
-    """Whether these are the values of a `Thumb`; the file may come from anywhere."""
+    """Whether these are the fields of a `Thumb`; the file is not trusted."""
     types = {"image": str, "width": int, "height": int, "text": str, "id": str}
     if not isinstance(found, dict) or found.keys() != types.keys():
         return False
@@ -145,7 +146,7 @@ def _is_thumb(found: object) -> bool:
 
 
 def encode(image: Image.Image) -> tuple[str, int, int]:
-    """An image as an address that holds it, with its width and height; made smaller, never larger."""
+    """Encode an image as a data URI, with width and height; it is shrunk to `SIDE`, never enlarged."""
     image = image.convert("RGB")
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     file, small = io.BytesIO(), max(image.size) <= SMALL
@@ -154,7 +155,7 @@ def encode(image: Image.Image) -> tuple[str, int, int]:
 
 
 def is_example(example: object) -> bool:
-    """Whether this is an example as the tasks record it; a result file may come from anywhere."""
+    """Whether this has the form of an example of `Result`; a result file is not trusted."""
     if not isinstance(example, Mapping) or not isinstance(example.get("results"), list):
         return False
     wanted = example.get("wanted")
@@ -172,7 +173,7 @@ def is_hit(example: Mapping[str, Any]) -> bool:
 
 
 def gallery(search: str, examples: Sequence[Mapping[str, Any]], thumbs: Thumbs) -> Gallery:
-    """The gallery of a search: hits first, then misses with what was wanted."""
+    """The gallery of a search: hits first, then misses with the wanted item."""
     ordered = sorted(examples, key=lambda example: not is_hit(example))
     return Gallery(part_words(search), [_example(example, thumbs) for example in ordered])
 

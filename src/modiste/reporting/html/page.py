@@ -1,4 +1,4 @@
-"""Templates to a page. Everything is inside it: it can be mailed, and fetches nothing."""
+"""Rendering of self-contained pages that make no external requests."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ SCRIPT = Path(__file__).parent / "templates" / "page.js"
 
 
 def write_page(path: Path, template: str, **context: Any) -> Path:
-    """Render a template of ``templates/`` into ``path``, whole or not at all.
+    """Render a template of ``templates/`` into ``path``, atomically.
 
-    Everything that a user wrote is escaped. A content security policy makes "no external requests" a fact, and allows
-    the page's own script alone.
+    All values are escaped. The content security policy forbids external requests and all scripts but the page's own.
     """
-
     script = SCRIPT.read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
@@ -41,7 +39,7 @@ def _environment() -> Any:
 
 
 def data_uri(picture: Path | bytes) -> str:
-    """A picture, as a file or encoded, as an address that holds it."""
+    """Data URI of a picture, given as a file or as encoded bytes."""
     if isinstance(picture, bytes):
         from modiste.data.sources import image_format
 

@@ -37,16 +37,16 @@ from modiste.reporting.html.run import Run
 from modiste.reporting.tables.blocks import cautions
 from modiste.reporting.words import chance, headline, measure_words, part_words, task_title
 
-OPEN = 2  # galleries that are not folded
-WORST = 10  # classes of a table before the fold
+OPEN = 2  # galleries that start open
+WORST = 10  # rows of a table that are not folded
 LONGEST_TABLE = 500
 MOST_CLASSES = 30
-QUALITY = ("f1", "recall", "accuracy")  # the columns that may order a table per class
+QUALITY = ("f1", "recall", "accuracy")  # columns that order a table, by preference
 TILES = 4
 
 
 def tiles(result: Mapping[str, Any], most: int = TILES) -> list[dict[str, str]]:
-    """The main metric of each part, in words, with its interval and chance level."""
+    """Tiles of the main metric of each part, at most ``most``, with interval and chance level."""
     metrics, primary = result["metrics"], result.get("primary") or next(iter(result["metrics"]))
     measure = tables.split_name(primary)[1]
     parts = tables.ordered(name for name in metrics if tables.split_name(name)[1] == measure)
@@ -68,7 +68,7 @@ def tiles(result: Mapping[str, Any], most: int = TILES) -> list[dict[str, str]]:
 
 
 def result_section(run: Run, stem: str, result: Mapping[str, Any], published: Sequence[Mapping[str, str]]) -> Section:
-    """Everything that a result holds."""
+    """Section with all content of a result."""
     variant = f", {result['variant']}" if result.get("variant") else ""
     title = f"{task_title(result['task'])} on {result['data']} ({result['split']}{variant})"
     block = tables.summaries(tables.build_blocks([result], published))[0]
@@ -99,7 +99,7 @@ def result_section(run: Run, stem: str, result: Mapping[str, Any], published: Se
 
 
 def dump(value: object) -> str:
-    """As YAML."""
+    """Format as YAML."""
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -119,7 +119,7 @@ def _galleries(run: Run, stem: str, result: Mapping[str, Any]) -> list[Any]:
 
 
 def _pictures(run: Run, result: Mapping[str, Any]) -> list[Any]:
-    """The pictures that the task made, such as heat map sheets; none from outside the run directory."""
+    """PNGs of the task, such as heat map sheets; files outside the run directory are skipped."""
     blocks: list[Any] = []
     for title, file in (result.get("pictures") or {}).items():
         path = (run.path / str(file)).resolve()
@@ -148,7 +148,7 @@ def _figures(run: Run, stem: str, result: Mapping[str, Any]) -> list[Any]:
 
 
 def _phrases(run: Run, stem: str, result: Mapping[str, Any]) -> list[Any]:
-    """Pointing by phrase, a figure per method."""
+    """One figure of pointing by phrase per method."""
     drawn = []
     for table in filter(is_by_phrase, (result.get("tables") or {}).values()):
         for method in drawn_methods(table):
@@ -158,7 +158,7 @@ def _phrases(run: Run, stem: str, result: Mapping[str, Any]) -> list[Any]:
 
 
 def _published(block: tables.Block) -> list[Any]:
-    """The result's summary with the publications' rows, where there are any."""
+    """The result's summary with published rows; empty without any."""
     if not block.sources:
         return []
     rows, published = [], []
@@ -172,7 +172,7 @@ def _published(block: tables.Block) -> list[Any]:
 
 
 def metric_table(result: Mapping[str, Any], key: str) -> Table:
-    """Rows are metrics, columns the parts (directions, attributes, Marqo's tasks), or the other way round if many."""
+    """Metrics as rows, parts (directions, attributes, …) as columns; transposed if there are more parts."""
     metrics = result["metrics"]
     names = tables.ordered(metrics)
     parts = list(dict.fromkeys(tables.split_name(name)[0] for name in names))
@@ -209,7 +209,7 @@ def _interval(name: str, cell: tables.Cell | None) -> Td:
 
 
 def _classes(found: Mapping[str, Any], confusion: Mapping[str, Any]) -> list[Any]:
-    """Per attribute: the worst classes, and what is taken for what."""
+    """Worst classes and confusion matrix of each attribute."""
     folds: list[Fold] = []
     for name in dict.fromkeys([*found, *confusion]):
         if name in found and is_few_shot(found[name]):
@@ -221,7 +221,7 @@ def _classes(found: Mapping[str, Any], confusion: Mapping[str, Any]) -> list[Any
 
 
 def _table(table: Mapping[str, Any]) -> list[Any]:
-    """A result's table: the worst rows first and open where a column says what worst is, all rows behind a fold."""
+    """A result's table: first rows, the worst ones if a `QUALITY` column orders them, then all in a fold."""
     columns, rows = list(table["columns"]), list(table["rows"])
     by = next((column for word in QUALITY for column in columns if str(column).rpartition("/")[2] == word), None)
     if by is not None and not is_few_shot(table):

@@ -1,4 +1,4 @@
-"""What a run directory holds, read once for its page."""
+"""Content of a run directory, read once for its page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Catalogues = Images | Mapping[str, Images] | None
 
 @dataclass
 class Run:
-    """A run directory: results by file stem, available catalogues by the same, and its files."""
+    """A run directory: results and available catalogues by file stem, and its other files."""
 
     path: Path
     results: dict[str, dict[str, Any]]
@@ -34,9 +34,9 @@ class Run:
 
     @classmethod
     def read(cls, path: Path, catalogue: Catalogues) -> Run:
-        """Raise ModisteError for a folder that does not exist or a malformed file in it."""
+        """Read a run directory. Raises ModisteError if it does not exist or has a malformed file."""
         if not path.is_dir():
-            raise ModisteError(f"There is no run directory '{path}'. Give the folder that a run wrote.")
+            raise ModisteError(f"There is no run directory '{path}': give the folder that a run wrote.")
         results = {file.stem: tables.read_result(file) for file in sorted((path / "results").glob("*.json"))}
         catalogues = catalogue if isinstance(catalogue, Mapping) else {}
         if catalogue is not None and not isinstance(catalogue, Mapping):
@@ -51,12 +51,12 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Its name and folder."""
+        """Name and folder of the run."""
         folder, name = self.path.resolve().name, str(self.config.get("name") or "")
         return folder if name in ("", folder) else f"{name} · {folder}"
 
     def facts(self) -> dict[str, str]:
-        """What a reader wants to know first."""
+        """Facts for the head of the page."""
         data = self.config.get("data")
         trained = bool(self.cost) or (self.path / "checkpoints").is_dir()
         facts = {
@@ -69,7 +69,7 @@ class Run:
         return {name: fact for name, fact in facts.items() if fact}
 
     def origin(self) -> dict[str, str]:
-        """How it was made, where, and where it lies."""
+        """Commands, weights, machine and directory of the run."""
         environment = self.environment or next(
             (r["environment"] for r in self.results.values() if r.get("environment")), {}
         )
@@ -86,7 +86,7 @@ class Run:
         return ", ".join(dict.fromkeys(str(read(r)) for r in self.results.values() if read(r)))
 
     def _date(self) -> str:
-        """When it was last evaluated, or when its configuration was written."""
+        """Time of the last evaluation, else of the configuration file."""
         created = max((str(result.get("created") or "") for result in self.results.values()), default="")
         if not created and self.config_text:
             written = (self.path / "config.yaml").stat().st_mtime
@@ -112,7 +112,7 @@ def _machine(environment: Mapping[str, Any]) -> str:
 
 
 def _cost(cost: Mapping[str, Any]) -> str:
-    """In a line: the wall time without its name, a number without a unit with it."""
+    """The cost in one line; only the wall time has no label."""
     words = tables.cost_words(cost)
     first = [words.pop("wall time")] if "wall time" in words else []
     counts = [f"{words.pop(name)} {name}" for name in ("pairs", "pairs/s", "steps") if name in words]

@@ -1,7 +1,6 @@
-"""A paper's tables, rebuilt from result files next to the published numbers: ``experiments/<paper>/table.yaml``.
+"""A paper's tables (``experiments/<paper>/table.yaml``): published numbers next to result files.
 
-What the file may say is described in `modiste.reporting.papers.spec`; what fills a cell, and what does not, in
-`modiste.reporting.papers.measure`.
+`modiste.reporting.papers.spec` documents the file, `modiste.reporting.papers.measure` which results fill a cell.
 """
 
 from modiste.reporting.papers.spec import Paper, is_paper

@@ -1,12 +1,12 @@
-"""What fills the cells of a paper's tables: results of the right weights, data and settings, and nothing else.
+"""Measured cells of a paper's tables: only results of the right weights, data and settings fill one.
 
-A result fills a cell when it is of the cell's data set, split, task and metric, its ``config`` says what the column
-asks for, its numbers of queries and documents are the column's, its model is the row's, and
+A result fills a cell if it has the cell's data set, split, task and metric, the ``config`` and the numbers of queries
+and documents of the column, and the model of the row, and if
 
-- all results of a row (of one of its seeds) have one fingerprint: that which the row states, if it states one;
-- all rows of a column were measured on the same data with the same settings, those aside that a row states as its own.
+- all results of a row (per seed) have the same fingerprint, which matches the row's if it states one;
+- all rows of a column were measured on the same data with the same settings, except those that a row overrides.
 
-Anything else leaves the cell empty, and a footnote says why.
+Otherwise the cell stays empty, and a footnote says why.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class Value:
 
 @dataclass
 class Measured:
-    """A cell: one value for each seed that ran."""
+    """A cell: one value per measured seed."""
 
     seeds: dict[Seed, Value] = field(default_factory=dict)
 
     @property
     def only(self) -> Value | None:
-        """The value, where there is one seed."""
+        """The value of a single seed; None for several."""
         return next(iter(self.seeds.values())) if len(self.seeds) == 1 else None
 
     @property
@@ -71,17 +71,17 @@ class Measured:
 
     @property
     def results(self) -> list[StoredResult]:
-        """All results that it is made of."""
+        """All results of the cell."""
         return [result for value in self.seeds.values() for result in value.results]
 
     @property
     def in_domain(self) -> bool:
-        """Whether the model was trained on the data set's own training part."""
+        """Whether the model was trained on the data set's train split."""
         return any(map(in_domain, self.results))
 
     @property
     def overlap(self) -> str:
-        """What the evaluated images share with the training images."""
+        """Notes on overlap with the training images; empty if none."""
         return " ".join(dict.fromkeys(note for note in map(overlap_note, self.results) if note))
 
 
@@ -90,8 +90,8 @@ class Cells:
     """The measured cells of a paper.
 
     Attributes:
-        found: (table, row's label, column's label) → cell; what was not run is missing.
-        refused: (table, row's label) → why → the columns that are empty because of it.
+        found: (table, row label, column label) → cell; cells that were not run are missing.
+        refused: (table, row label) → reason → labels of the columns that are empty for it.
     """
 
     found: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class Cells:
         columns += [] if column.label in columns else [column.label]
 
     def notes(self, table: Table, rows: Sequence[Model]) -> list[str]:
-        """The footnotes of a table about results that are not used."""
+        """Footnotes of a table on results that are not used."""
         notes = []
         for row in rows:
             for why, columns in self.refused.get((table.name, row.label), {}).items():
@@ -113,7 +113,7 @@ class Cells:
 
 
 def measure(paper: Paper) -> Cells:
-    """Every cell that the results of the rows fill.
+    """Fill the cells of a paper from the results of its rows.
 
     Raises:
         ModisteError: A result file is damaged.
@@ -135,7 +135,7 @@ def measure(paper: Paper) -> Cells:
 
 @dataclass
 class Candidates:
-    """The results of a row for one seed, and why some, or all, are not used."""
+    """Results of a row for one seed, and the refused ones with their reasons."""
 
     seed: Seed
     results: list[StoredResult]
@@ -162,7 +162,7 @@ def _candidates(paper: Paper, row: Model) -> Iterator[Candidates]:
 
 
 def _results(folder: Path, row: Model, seed: Seed) -> list[StoredResult]:
-    """What lies in the row's places; result files are in folders that are called ``results``."""
+    """Results at the row's paths; within folders, only files below one called ``results``."""
     files = []
     for template in row.results:
         place = folder / Path(template.replace("{seed}", str(seed))).expanduser()
@@ -175,7 +175,7 @@ def _results(folder: Path, row: Model, seed: Seed) -> list[StoredResult]:
 def _of_the_model(
     row: Model, results: Sequence[StoredResult]
 ) -> tuple[list[StoredResult], list[tuple[StoredResult, str]]]:
-    """The results of the row's own weights, and the others with the reason."""
+    """Results of the row's weights, and the others with the reason."""
     kept, refused = [], []
     for result in results:
         why = _other_model(row, result)
@@ -211,7 +211,7 @@ def _fill(
     rows: Sequence[Model],
     candidates: Mapping[str, Sequence[Candidates]],
 ) -> None:
-    """A column: the first row that was measured says on what data and with what settings the others must be."""
+    """Fill a column; the first measured row sets the data and settings that the others must have."""
     first: tuple[Model, StoredResult] | None = None
     for row in rows:
         measured = Measured()
@@ -235,7 +235,7 @@ def _is_of(result: StoredResult, column: Column) -> bool:
 
 
 def _value(row: Model, column: Column, results: Sequence[StoredResult]) -> tuple[Value | None, str]:
-    """The value of the one result that fits, or why there is none."""
+    """The value of the one result that fits, or why none does."""
     if results and not any(column.metric in result["metrics"] for result in results):
         return None, f"it has no metric {column.metric}"
     results = [result for result in results if column.metric in result["metrics"]]
@@ -255,7 +255,7 @@ def _value(row: Model, column: Column, results: Sequence[StoredResult]) -> tuple
 
 
 def _unfit(row: Model, column: Column, result: StoredResult) -> str:
-    """Why ``result`` is not what the column asks for; empty when it is."""
+    """Why ``result`` does not fit the column; empty if it fits."""
     print_ = str(result.get("data_fingerprint") or "")
     if not print_.startswith(column.data_fingerprint):
         return f"it is of other data: their fingerprint is {print_[:8]}, not {column.data_fingerprint[:8]}"
@@ -272,7 +272,7 @@ def _unfit(row: Model, column: Column, result: StoredResult) -> str:
 
 
 def _setting(config: Any, key: str) -> Any:
-    """The value at a path such as ``prompts.category``; None where there is none.
+    """The value at a path such as ``prompts.category``; None if missing.
 
     >>> _setting({"prompts": {"category": ["a {}"]}}, "prompts.category")
     ['a {}']
@@ -283,7 +283,7 @@ def _setting(config: Any, key: str) -> Any:
 
 
 def _other_protocol(first: tuple[Model, StoredResult], row: Model, result: StoredResult) -> str:
-    """What of data and settings differs from the first measured row's, what the two rows state as their own aside."""
+    """How data and settings differ from the first measured row's, beyond those that the rows override."""
     task = result["task"]
     own = {word for model in (first[0], row) for key in model.config.get(task, {}) for word in key.split(".")[-1:]}
     why = difference(first[1], result, own)
@@ -294,7 +294,7 @@ def _other_protocol(first: tuple[Model, StoredResult], row: Model, result: Store
 
 
 def _fill_mean(cells: Cells, table: Table, column: Column, row: Model) -> None:
-    """The mean over tables, for the seeds that all of them have."""
+    """Fill a mean over tables, for the seeds that all of them have."""
     parts = [cells.found.get((name, row.label, column.label)) for name in column.mean_of]
     whole = [part for part in parts if part is not None]
     if len(whole) < len(parts) or not whole:
@@ -308,11 +308,11 @@ def _fill_mean(cells: Cells, table: Table, column: Column, row: Model) -> None:
 
 
 def _mean(values: Sequence[Value], metric: str) -> Value:
-    """With the interval of resampled queries where all values per query exist."""
+    """Mean of values; with a bootstrap interval if all results have per-query values."""
     mean = statistics.fmean(value.value for value in values)
     results = tuple(result for value in values for result in value.results)
     groups = [per_query(result).get(metric) for result in results]
-    # Values that are not those of the result, of an evaluation before it, make no interval.
+    # Per-query values whose mean is not the result's are of an earlier evaluation.
     fit = [
         group
         for group, value in zip(groups, values, strict=True)

@@ -1,6 +1,6 @@
-"""What a ``table.yaml`` says: rows (models), columns (data set, split, task, metric), where published numbers stand.
+"""Schema of ``table.yaml``: rows (models), columns (data set, split, task, metric), published numbers.
 
-A table of runs of your own needs no more than this; ``modiste table FOLDER`` builds it, in a terminal or with
+A table of your own runs needs only this; ``modiste table FOLDER`` builds it, in a terminal or with
 ``output=table.tex``. Paths are relative to the file::
 
     title: Our ablation
@@ -13,46 +13,46 @@ A table of runs of your own needs no more than this; ``modiste table FOLDER`` bu
         data: kagl
         split: test
         task: retrieval
-        part: t2i                   # what stands before "/" in a metric's name
+        part: t2i                   # the text before "/" in a metric's name
         columns: {MRR: mrr, Recall@10: recall@10}
 
-Everything that it may say, with a publication's numbers next to the measured ones::
+All keys, with a publication's numbers next to the measured ones::
 
     title: Marqo's leaderboard
     about: One or two sentences, printed above the tables.
-    results: [results/{model}, ../../runs/evaluate/{model}]   # where a row's results are, relative to this file
-    command: modiste evaluate model={model} suite=marqo_2024  # how a row's results are made
-    defaults:                       # of every column; a table and a column may say otherwise
+    results: [results/{model}, ../../runs/evaluate/{model}]   # a row's results, relative to this file
+    command: modiste evaluate model={model} suite=marqo_2024  # command that makes a row's results
+    defaults:                       # of every column; tables and columns override them
       split: test
       task: marqo
-      config: {query_prefix: ""}    # a result whose config says otherwise is not used
+      config: {query_prefix: ""}    # results with another config are not used
       published: {source: …, task: Text-To-Image}   # in published.csv
     rows:
       - label: FashionCLIP 2.0
-        model: fashionclip_2        # the model's name in its results; none: the row is published only
+        model: fashionclip_2        # the model's name in its results; missing: the row is published only
         published: FashionCLIP2.0   # its name, or names, in the publication
-        fingerprint: 3fa9           # optional: how its weights' fingerprint begins
-        overrides: [model.revision=…]     # added to the command; model.… must be what a result says of its model
-        config: {marqo: {query_prefix: "a photo of a "}}   # where this row differs from the columns' config
-        results: ../../runs/mine/{seed}   # instead of the results above; run: DIR, of one run directory
+        fingerprint: 3fa9           # optional: prefix of the weights' fingerprint
+        overrides: [model.revision=…]     # added to the command; model.… must match the results
+        config: {marqo: {query_prefix: "a photo of a "}}   # overrides the columns' config for this row
+        results: ../../runs/mine/{seed}   # instead of the results above; run: DIR for one run directory
         seeds: [0, 1, 2]            # the mean ± s.d. over them is shown
         command: modiste train …    # instead of the command above
-    columns:                        # sets of columns, for several tables: the publication's metric → ours
+    columns:                        # sets of columns for several tables: published metric → Modiste's
       recall: {Recall@1: recall@1, MRR: mrr@10}
     tables:
       atlas:
         title: Atlas, text-to-image
         data: marqo_atlas
-        part: text-to-image         # what stands before "/" in a metric's name
-        queries: 2000               # a result with other numbers is not used
+        part: text-to-image         # the text before "/" in a metric's name
+        queries: 2000               # results with other numbers are not used
         gallery: 78370
         published: {dataset: Atlas}
-        columns: recall             # a set, or columns: each our metric, or a mapping of any of the keys above
+        columns: recall             # a set, or label → metric or a mapping of the keys above
       mean:
-        mean_of: [atlas, …]         # the mean of these tables' columns of the same names
+        mean_of: [atlas, …]         # mean of these tables' columns of the same labels
         columns: recall
       board:
-        rest: true                  # all other models that the publication has follow
+        rest: true                  # all other models of the publication follow
 """
 
 from __future__ import annotations
@@ -81,20 +81,20 @@ RESULTS = ("results/{model}", "../../runs/evaluate/{model}")
 
 @dataclass(frozen=True)
 class Column:
-    """What a column's numbers are of.
+    """The data, task and metric of a column.
 
     Attributes:
-        label: Its heading.
+        label: Heading of the column.
         data: Data set.
-        split: Of it.
+        split: Split of the data set.
         task: Task.
-        metric: Whole name in a result.
-        queries: Their number; None: any.
+        metric: Full name of the metric in a result.
+        queries: Number of queries; None: any.
         gallery: Number of documents; None: any.
-        data_fingerprint: How the data's fingerprint begins; empty: that of the first measured row.
-        config: What a result's ``config`` must say; a key may be a path, ``prompts.category``.
+        data_fingerprint: Prefix of the data's fingerprint; empty: that of the first measured row.
+        config: Values that a result's ``config`` must have; a key may be a path, ``prompts.category``.
         published: ``source``, ``dataset``, ``task`` and ``metric`` in the reference file; empty: not published.
-        mean_of: Tables whose columns of this label it is the mean of.
+        mean_of: Tables whose columns of the same label are averaged; empty: the column is measured.
     """
 
     label: str
@@ -111,13 +111,13 @@ class Column:
 
     @property
     def part(self) -> str:
-        """What stands before the metric."""
+        """Part of the metric's name, the text before the last "/"."""
         return split_name(self.metric)[0]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns under a title; ``rest``: all other models of the publication follow the rows."""
+    """Columns under a title; ``rest``: all other models of the publication follow as rows."""
 
     name: str
     title: str
@@ -127,7 +127,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Model:
-    """A row: see the module's docstring. ``results`` are paths with ``{seed}``; none: it is published only."""
+    """A row (see the module); ``results`` are paths that may contain ``{seed}``; empty: published only."""
 
     label: str
     model: str
@@ -141,7 +141,7 @@ class Model:
 
     @property
     def measurable(self) -> bool:
-        """Whether it should be measured here."""
+        """Whether the row has results to read."""
         return bool(self.results)
 
 
@@ -157,15 +157,15 @@ class Paper:
 
     @property
     def folder(self) -> Path:
-        """Where ``table.yaml`` lies; paths of results are relative to it."""
+        """Folder of ``table.yaml``; result paths are relative to it."""
         return self.path.parent
 
     @classmethod
     def read(cls, path: str | Path) -> Paper:
-        """From ``table.yaml``, or the folder that holds it.
+        """Read ``table.yaml``, or the folder that holds it.
 
         Raises:
-            ModisteError: It is not readable, or says something that does not exist.
+            ModisteError: The file is not readable, or a key or value is missing, unknown or of the wrong type.
         """
         path = Path(path)
         path = path / FILE if path.is_dir() else path
@@ -178,13 +178,13 @@ class Paper:
 
 
 def is_paper(path: str | Path) -> bool:
-    """Whether ``path`` is a ``table.yaml`` or a folder with one; a run is none, which may be a stranger's."""
+    """Whether ``path`` is a YAML file or a folder with ``table.yaml``; a run directory never is one."""
     path = Path(path)
     return path.suffix in (".yaml", ".yml") or ((path / FILE).is_file() and not RunDir(path).is_run)
 
 
 class _Reader:
-    """Read with messages that name the file and the place."""
+    """Reader whose errors name the file and the place."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -193,7 +193,7 @@ class _Reader:
         return ModisteError(f"{self.path}: {message}")
 
     def mapping(self, value: Any, keys: Iterable[str] | None, where: str) -> dict[str, Any]:
-        """A mapping with none but these keys."""
+        """Return a mapping that has only these keys; None: any keys."""
         if not isinstance(value, Mapping):
             raise self.wrong(f"{where} must be a mapping, not {value!r}.")
         for key in value:
@@ -317,6 +317,6 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _quoted(override: str) -> str:
-    """An override as a shell takes it."""
+    """Quote an override for a shell."""
     plain = all(character.isalnum() or character in "=._-/:@+" for character in override)
     return override if plain else f"'{override}'"

@@ -1,4 +1,4 @@
-"""A paper's tables as Markdown, CSV and LaTeX: published, measured and their difference, row by row."""
+"""Formatting of a paper's tables: published, measured and difference, row by row."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Lines = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: a model with its published numbers, column label → as printed."""
+    """A row: a model and its published numbers, column label → as printed."""
 
     model: Model
     published: dict[str, str]
 
 
 def format_papers(paths: Sequence[str | Path], published: Lines, style: str = "markdown") -> str:
-    """The tables of papers as text.
+    """Format the tables of papers as text.
 
     Args:
         paths: ``table.yaml`` files, or folders with one.
@@ -38,7 +38,7 @@ def format_papers(paths: Sequence[str | Path], published: Lines, style: str = "m
         style: ``markdown``, ``csv`` or ``latex``.
 
     Raises:
-        ModisteError: Unknown style, an unreadable or wrong ``table.yaml``, or a damaged result.
+        ModisteError: The style is unknown, a ``table.yaml`` is unreadable or invalid, or a result is damaged.
     """
     check_format(style, FORMATS[1:])
     if style == "csv":
@@ -47,7 +47,7 @@ def format_papers(paths: Sequence[str | Path], published: Lines, style: str = "m
 
 
 def paper_sheets(paths: Sequence[str | Path], published: Lines) -> list[Sheet]:
-    """The tables of papers, as `format_papers` writes them."""
+    """The tables of papers. Raises ModisteError as `format_papers`."""
     filled = [_Filled(Paper.read(path), published) for path in paths]
     return [sheet for paper in filled for sheet in paper.sheets()]
 
@@ -62,7 +62,7 @@ class _Filled:
         self.tests: Cache = {}
 
     def rows(self, table: Table) -> list[Row]:
-        """The rows of a table: the paper's, then all others of the publication where the table asks for them."""
+        """Rows of a table: the paper's, then with ``rest`` all others of the publication."""
         rows = [Row(model, self.numbers.of(model.published, table)) for model in self.paper.rows]
         named = {name for model in self.paper.rows for name in model.published}
         if table.rest:
@@ -70,13 +70,13 @@ class _Filled:
         return [row for row in rows if row.published or row.model.measurable]
 
     def measured(self, table: Table, row: Row) -> dict[str, Measured]:
-        """Column label → what was measured."""
+        """Column label → measured cell of a row."""
         found = self.cells.found
         keys = {column.label: (table.name, row.model.label, column.label) for column in table.columns}
         return {label: found[key] for label, key in keys.items() if key in found}
 
     def marks(self, table: Table) -> Marks:
-        """Against the best measured value of each column."""
+        """Marks of the measured values against the best one of each column."""
         columns: dict[str, list[Entry]] = {column.label: [] for column in table.columns}
         for row in self.rows(table):
             for column in table.columns:
@@ -88,7 +88,7 @@ class _Filled:
         return mark(columns, self.tests)
 
     def sheets(self) -> Iterator[Sheet]:
-        """The title, a sheet a table, and the commands."""
+        """The title, one sheet per table, the training costs and the commands."""
         yield Sheet(self.paper.title, [], notes=[self.paper.about] if self.paper.about else [], level=2)
         for table in self.paper.tables:
             yield self.sheet(table)
@@ -117,7 +117,7 @@ class _Filled:
             differences = [_difference(row, label, cells.get(label), d) for label, d in digits.items()]
             if any(differences):
                 lines.append([Item("difference"), *(Item(text or EMPTY) for text in differences)])
-            if row.model.measurable:  # a line before and after rows of several lines
+            if row.model.measurable:  # a rule before and after the rows of a measured model
                 grid.rules |= {len(grid.rows), len(grid.rows) + len(lines)}
             style = "" if row.model.measurable else "italic"
             grid.rows += [[Item(row.model.label if i == 0 else "", style), *line] for i, line in enumerate(lines)]
@@ -132,7 +132,7 @@ class _Filled:
         overlaps: Sequence[str],
         marks: Marks,
     ) -> list[str]:
-        """Sources, what the signs mean, what was not used and why."""
+        """Footnotes: sources, meaning of the signs, and results that were not used."""
         sources = dict.fromkeys(column.published["source"] for column in table.columns if column.published)
         notes = [f"Published: {source}." for source in sources]
         cells = [cell for row in measured for cell in row.values()]
@@ -149,10 +149,10 @@ class _Filled:
 
 
 class _Published:
-    """The published numbers that a paper's columns name.
+    """Published numbers of a paper's columns.
 
     Raises:
-        ModisteError: A column names a place in the reference file that is missing, or a row names an unknown model.
+        ModisteError: A column names an entry that the reference file lacks, or a row names an unknown model.
     """
 
     def __init__(self, paper: Paper, lines: Lines) -> None:
@@ -175,7 +175,7 @@ class _Published:
                     )
 
     def _check(self, column: Column) -> None:
-        """Name the first of source, dataset, task and metric that is not in the reference file."""
+        """Raise an error that names the first of source, dataset, task and metric that is unknown."""
         known = set(self.index)
         for i, key in enumerate(PUBLISHED):
             word = column.published.get(key, "")
@@ -188,11 +188,11 @@ class _Published:
                 )
 
     def at(self, column: Column) -> dict[str, list[str]]:
-        """Model → its numbers; several where the publication lists it several times."""
+        """Model → its numbers; several if the publication lists it several times."""
         return self.index[tuple(column.published[key] for key in PUBLISHED)] if column.published else {}
 
     def of(self, names: Sequence[str], table: Table) -> dict[str, str]:
-        """Column label → the number of the model with one of these names."""
+        """Column label → number of the model with one of these names."""
         found = {}
         for column in table.columns:
             numbers = [number for name in names for number in self.at(column).get(name, [])]
@@ -201,7 +201,7 @@ class _Published:
         return found
 
     def rest(self, table: Table, named: set[str]) -> list[tuple[str, dict[str, str]]]:
-        """The models that no row names, in the publication's order; a model that is listed twice is two rows."""
+        """Models that no row names, in the publication's order; one that is listed twice has two rows."""
         rows: dict[tuple[str, int], dict[str, str]] = {}
         for column in table.columns:
             for name, numbers in self.at(column).items():
@@ -215,7 +215,7 @@ class _Published:
 
 
 def _without_tex(name: str) -> str:
-    r"""A model's name without the signs of TeX's formulae.
+    r"""Remove TeX math delimiters from a model's name.
 
     >>> _without_tex(r"MCEM (\(L_CE\))")
     'MCEM (L_CE)'
@@ -228,7 +228,7 @@ def _published_only(label: str) -> Model:
 
 
 def _caption(table: Table) -> str:
-    """The numbers of queries and documents that all columns share."""
+    """Numbers of queries and documents, if equal for all columns."""
     words = []
     for word in ("queries", "gallery"):
         found = {getattr(column, word) for column in table.columns}
@@ -238,7 +238,7 @@ def _caption(table: Table) -> str:
 
 
 def _decimals(rows: Sequence[Row]) -> int:
-    """Decimals of the publication: the reference file has no trailing zeros."""
+    """Decimals of the publication: the maximum, since the reference file drops trailing zeros."""
     printed = [text for row in rows for text in row.published.values()]
     return max((len(text.partition(".")[2]) for text in printed), default=0)
 
@@ -255,7 +255,7 @@ def _origin(cells: Mapping[str, Measured], overlaps: Sequence[str]) -> str:
 
 
 def _measured(cell: Measured | None, digits: int) -> str:
-    """The value with its interval, or the mean ± s.d. over seeds."""
+    """The value with its interval, or mean ± standard deviation over seeds."""
     if cell is None:
         return EMPTY
     shown = f"{cell.value:.{digits}f}"
@@ -266,14 +266,14 @@ def _measured(cell: Measured | None, digits: int) -> str:
 
 
 def _difference(row: Row, label: str, cell: Measured | None, digits: int) -> str:
-    """Measured − published with its sign; empty where one of them is missing."""
+    """Measured − published, signed; empty if one of them is missing."""
     if cell is None or label not in row.published:
         return ""
     return f"{cell.value - float(row.published[label]):+.{digits}f}".replace("-", "−")
 
 
 def _csv_lines(papers: Sequence[_Filled]) -> Iterator[list[object]]:
-    """Long form: the heads, then a line for each row and column that has a published number or should be measured."""
+    """Long-form CSV rows: a header, then one per row and column that is published or measurable."""
     yield [
         *("paper", "table", "model", "column", "data", "split", "task", "metric", "queries", "gallery"),
         *("published", "measured", "low", "high", "sd", "seeds", "n", "difference", "best", "p_holm"),

@@ -1,4 +1,4 @@
-"""Tables built from result files, next to published numbers. A number that was not run is not written: it is "—"."""
+"""Tables of result files next to published numbers; a cell that was not run shows "—"."""
 
 from modiste.reporting.tables.blocks import (
     COLUMNS_PER_TABLE,

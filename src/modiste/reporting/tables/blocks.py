@@ -1,4 +1,4 @@
-"""Blocks of a comparison table: what may stand together, measured rows and published ones, marks and footnotes."""
+"""Blocks of comparable rows, measured and published, with marks and footnotes."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ EMPTY = "—"
 SEEDS_NOTE = "±: sample standard deviation over training seeds."
 DAGGER = "†"
 DAGGER_NOTE = f"{DAGGER} in-domain: trained on this data set's own training part, so not a zero-shot number."
-COLUMNS_PER_TABLE = 7  # wider tables cannot be read; the rest of the columns follow in the next table
-# A few documents may be unreadable; beyond this part of the published number the two are not the same benchmark.
+COLUMNS_PER_TABLE = 7  # wider tables are unreadable; the other columns follow in the next table
+# A few documents may be unreadable; a larger relative difference means another benchmark.
 SAME_SIZE = 0.01
 FEW_QUERIES = 50
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number: as measured, with its 95 % interval, or as printed in a publication (``text``).
+    """A number: measured, with its 95 % interval, or as printed in a publication (``text``).
 
-    With a ``deviation`` it is the mean over training seeds.
+    With a ``deviation``, it is the mean over training seeds.
     """
 
     value: float
@@ -47,7 +47,7 @@ class Cell:
 
 @dataclass
 class Row:
-    """A model in a block. ``source`` is empty for a measured row and names the publication otherwise."""
+    """A model in a block; ``source`` names the publication and is empty for a measured row."""
 
     model: str
     cells: dict[str, Cell]
@@ -60,14 +60,14 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The model's name, with the number of seeds, and a dagger when it was trained in domain."""
+        """The model's name, the number of seeds if several, and a dagger if it was trained in domain."""
         name = f"{self.model}, n = {self.seeds} seeds" if self.seeds > 1 else self.model
         return f"{name} {DAGGER}" if self.in_domain else name
 
 
 @dataclass
 class Block:
-    """Rows that may be compared: one data set, split, task and part (or ``"summary"``), the same sizes."""
+    """Comparable rows: one data set, split, task and part (or ``"summary"``), and the same sizes."""
 
     data: str
     split: str
@@ -95,12 +95,12 @@ class Block:
 
     @property
     def sources(self) -> list[str]:
-        """The publications, in the order of the rows; a row's footnote is its source's position + 1."""
+        """Publications in the order of the rows; a row's footnote number is its source's position + 1."""
         return list(dict.fromkeys(row.source for row in self.rows if row.source))
 
     @property
     def overlaps(self) -> list[str]:
-        """What rows share with their training images; a row's footnote is a letter."""
+        """Notes on overlap with training images; their footnotes are letters."""
         return list(dict.fromkeys(row.overlap for row in self.rows if row.overlap))
 
     def label(self, row: Row) -> str:
@@ -108,7 +108,7 @@ class Block:
         return f"{row.label} [{letter(self.overlaps.index(row.overlap))}]" if row.overlap else row.label
 
     def remarks(self) -> list[str]:
-        """The dagger, the overlaps, the marks and the notes."""
+        """Notes on daggers, seeds, overlaps and marks, and the block's notes."""
         daggers = [DAGGER_NOTE] if any(row.in_domain for row in self.rows) else []
         daggers += [SEEDS_NOTE] if any(row.seeds > 1 for row in self.rows) else []
         overlaps = [f"[{letter(i)}] {note}" for i, note in enumerate(self.overlaps)]
@@ -132,8 +132,8 @@ def letter(position: int) -> str:
 def cell_of(metric: Mapping[str, Any] | None, name: str = "") -> Cell | None:
     """The cell of a result file's metric; None for a metric that is missing or has no finite value.
 
-    Where every query has the same value, 0 or 1, resampling them gives no interval: it is then the exact one of a
-    proportion (Clopper & Pearson, Biometrika 26, 1934). ``name`` tells a rank of 1, which is none, from a fraction.
+    If every query has the same value, 0 or 1, the bootstrap interval is degenerate: it is replaced by the exact one of
+    a proportion (Clopper & Pearson, Biometrika 26, 1934). ``name`` excludes ranks, which are not proportions.
 
     >>> show("accuracy", cell_of({"value": 1.0, "low": 1.0, "high": 1.0, "n": 20}))
     '1.000 [0.832, 1.000]'
@@ -149,7 +149,7 @@ def cell_of(metric: Mapping[str, Any] | None, name: str = "") -> Cell | None:
 
 
 def show(metric: str, cell: Cell | None, interval: bool = True) -> str:
-    """A cell in words.
+    """Format a cell.
 
     >>> show("t2i/mrr", Cell(0.26349, 0.25, 0.28)), show("t2i/mrr", None), show("t2i/median_rank", Cell(12))
     ('0.263 [0.250, 0.280]', '—', '12.0')
@@ -168,7 +168,7 @@ def show(metric: str, cell: Cell | None, interval: bool = True) -> str:
 
 
 def digits_of(metric: str) -> int:
-    """Decimals that a metric is shown with."""
+    """Number of decimals of a metric."""
     return 1 if "rank" in split_name(metric)[1] else 3
 
 
@@ -177,12 +177,12 @@ def build_blocks(
 ) -> list[Block]:
     """One block per (data, split, task, variant) and part, summaries first.
 
-    Results that were measured on another number of queries, documents or classes never share a block.
+    Results with different numbers of queries, documents or classes never share a block.
 
     Args:
         results: Contents of result files.
         published: Rows of `modiste.reporting.tables.read_published`.
-        aggregate: Whether runs that differ in nothing but their seed are one row, the mean ± s.d. over them.
+        aggregate: Merge runs that differ only in their seed into one row, mean ± standard deviation.
     """
     groups: list[list[Mapping[str, Any]]] = []
     for result in sorted(results, key=coordinates):
@@ -237,13 +237,13 @@ def _entries(column: str, rows: Sequence[Row], lower: bool) -> list[Entry]:
 
 
 def _common_sizes(group: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> dict[str, int]:
-    """The sizes that all ``parts`` have in common."""
+    """The sizes that are equal in all ``parts`` and results."""
     every = [sizes(result, part) for part in parts for result in group if part in parts_of(result["metrics"])]
     return {word: number for word, number in every[0].items() if all(size.get(word) == number for size in every)}
 
 
 def _training_notes(group: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> list[str]:
-    """How many relevant products an in-domain model may have been trained on, where the result counts them."""
+    """Notes on the relevant items in the train split of in-domain models, if the result counts them."""
     notes = []
     for result in filter(in_domain, group):
         counts = result.get("counts") or {}
@@ -256,7 +256,7 @@ def _training_notes(group: Sequence[Mapping[str, Any]], parts: Sequence[str]) ->
 
 
 def cautions(results: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> list[str]:
-    """Caveats of the numbers: parts with few queries, or with one class.
+    """Caveats: parts with few queries, or with one class.
 
     >>> cautions([{"metrics": {"fit/accuracy": {"value": 1, "n": 9}}, "counts": {"fit/classes": 1}}], ["fit"])
     ['Fewer than 50 queries: fit (9). Read the intervals.', 'Only one class, so nothing to tell apart: fit.']
@@ -287,7 +287,7 @@ def _measured_rows(group: Sequence[Mapping[str, Any]], aggregate: bool) -> list[
         of_name = [row for row in rows if row.model == name]
         if len(of_name) > 1:
             rows = _told_apart(rows, of_name, aggregate)
-    # The same weights measured twice with different outcomes (another seed, other prompts): numbered.
+    # Number results of the same weights that differ (another seed, other prompts).
     names = [row.model for row in rows]
     for i, row in enumerate(rows):
         if names.count(names[i]) > 1:
@@ -296,9 +296,9 @@ def _measured_rows(group: Sequence[Mapping[str, Any]], aggregate: bool) -> list[
 
 
 def _told_apart(rows: list[Row], of_name: Sequence[Row], aggregate: bool) -> list[Row]:
-    """Rows of one name labelled by the settings in which their runs differ, or by their weights.
+    """Label rows that share a name by the settings in which their runs differ, or by their weights.
 
-    Those that differ in nothing but the seed become one row where ``aggregate``.
+    With ``aggregate``, those that differ only in the seed become one row.
     """
     runs = [row.result.path.parent.parent for row in of_name if isinstance(row.result, StoredResult)]
     settings = differing(runs) if len(runs) == len(of_name) else []
@@ -320,7 +320,7 @@ def _told_apart(rows: list[Row], of_name: Sequence[Row], aggregate: bool) -> lis
 
 
 def _over_seeds(rows: Sequence[Row]) -> Row:
-    """The mean and the sample standard deviation of the metrics that all rows have."""
+    """Mean and sample standard deviation of the metrics that all rows have."""
     cells = {}
     for name in rows[0].cells:
         of_all = [row.cells[name] for row in rows if name in row.cells]
@@ -335,7 +335,7 @@ def _over_seeds(rows: Sequence[Row]) -> Row:
 def _published_rows(
     group: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, str]]
 ) -> tuple[list[Row], list[tuple[str, str]]]:
-    """Rows of the publications that measured the same thing, and (part, note) where a size differs."""
+    """Rows of publications on the same benchmark, and (part, note) pairs where a size differs."""
     rows: dict[tuple[str, str, int], Row] = {}
     notes: dict[tuple[str, str], None] = {}
     seen: dict[tuple[str, str, str], int] = {}
@@ -345,7 +345,7 @@ def _published_rows(
             notes[note] = None
         if same:
             who = (line["source"], line["model"])
-            # A publication may list a model twice, with other settings: the second time is another row.
+            # A publication may list a model several times, with different settings: one row each.
             again = seen[(*who, name)] = seen.get((*who, name), 0) + 1
             label = f"{line['model']} #{again}" if again > 1 else line["model"]
             row = rows.setdefault((*who, again), Row(label, {}, line["source"]))
@@ -354,12 +354,12 @@ def _published_rows(
 
 
 def _same_size(naming: Naming, part: str, group: Sequence[Mapping[str, Any]]) -> tuple[bool, tuple[str, str] | None]:
-    """Whether the group's ``part`` has the published number of queries and documents; and the (part, note) to print."""
+    """Whether the group's ``part`` has the published sizes, and a (part, note) if they differ."""
     ours = {m.get("n") or 0 for r in group for name, m in r["metrics"].items() if split_name(name)[0] == part}
     pairs = [("queries", naming.queries.get(part), n) for n in sorted(ours)]
     gallery = next((size["gallery"] for size in (sizes(result, part) for result in group) if "gallery" in size), 0)
     for what, theirs, n in [*pairs, ("documents", naming.documents(part), gallery)]:
-        if theirs is None or n == theirs or n == 0:  # 0: the result does not say
+        if theirs is None or n == theirs or n == 0:  # 0: not recorded
             continue
         note = f"{part}: the published numbers are of {theirs:,} {what}, here there are {n:,}"
         if abs(n - theirs) > SAME_SIZE * theirs:
@@ -369,5 +369,5 @@ def _same_size(naming: Naming, part: str, group: Sequence[Mapping[str, Any]]) ->
 
 
 def summaries(blocks: Sequence[Block]) -> list[Block]:
-    """The first block of every group: its summary, or its only block where it has no summary."""
+    """The first block of every group: its summary, or its only block."""
     return [block for i, block in enumerate(blocks) if i == 0 or block.group != blocks[i - 1].group]

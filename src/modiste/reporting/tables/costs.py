@@ -1,4 +1,4 @@
-"""What a training run cost, from the ``cost.json`` of its run directory: in words, and as a table."""
+"""Costs of training runs, from the ``cost.json`` of their run directories."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORLD = "CO2e at the world's average of electricity."
 
 
 def cost_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The cost of the training whose run directory ``result`` lies in; empty where it is not known.
+    """The training cost of the run directory that holds ``result``; empty if unknown.
 
     Raises:
         ModisteError: ``cost.json`` is damaged.
@@ -30,7 +30,7 @@ def cost_of(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cost_words(cost: Cost) -> dict[str, str]:
-    """The values in ``cost.json``, with units.
+    """Format the values of ``cost.json``, with units.
 
     >>> cost_words({"seconds": 3725, "pairs": 7450, "energy_kwh": 0.0512, "price": 1.5, "currency": "EUR"})
     {'wall time': '1 h 2 min', 'pairs': '7,450', 'pairs/s': '2.0', 'energy': '0.0512 kWh', 'price': '1.5 EUR'}
@@ -53,7 +53,7 @@ def cost_words(cost: Cost) -> dict[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words.
+    """Format seconds.
 
     >>> duration(3725), duration(65), duration(6.25)
     ('1 h 2 min', '1 min 5 s', '6.2 s')
@@ -64,7 +64,7 @@ def duration(seconds: float) -> str:
 
 
 def cost_sheet(results: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Sheet]:
-    """A table of (model's name, result), a row per training run; none where no cost is known."""
+    """Cost table of (model name, result) pairs, one row per training run; empty if no cost is known."""
     costs = costs_by_model(results)
     if not costs:
         return []
@@ -78,13 +78,13 @@ def cost_sheet(results: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Sheet]:
 
 
 def cost_notes(cost: Cost) -> list[str]:
-    """How the energy was measured, where it was."""
+    """Notes on how the energy was measured; empty if it was not."""
     measured = [MEASURED] if "energy_kwh" in cost else []
     return [*measured, *([WORLD] if cost.get("country") == "world" else [])]
 
 
 def costs_by_model(results: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Model's name to its training's cost; of several training runs of one name, a row each with its run's folder."""
+    """Model name → training cost; runs that share a name are labelled by their folder."""
     found: dict[tuple[str, Path], dict[str, Any]] = {}
     for name, result in results:
         cost = cost_of(result)

@@ -1,4 +1,4 @@
-"""The table of a grid or a sweep: each run labelled by what distinguishes it, with the metrics of its best epoch."""
+"""Table of a grid or sweep: each run's distinguishing settings and the metrics of its best epoch."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from modiste.reporting.tables.names import number, ordered, split_name
 from modiste.reporting.tables.sheets import Grid, Item, Sheet
 
 MAIN = ("mrr", "recall@1", "weighted_f1", "accuracy")
-"""Metrics, besides the monitored one, that a table in a terminal shows, the first `SHOWN` that were logged."""
+"""Main metrics: a table shows the first `SHOWN` of them that were logged, and the monitored one."""
 SHOWN = 4
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run of a grid, or the mean of several that differ in nothing but their seed.
+    """A run of a grid, or the mean of several that differ only in their seed.
 
     Attributes:
-        settings: Those in which the runs of the grid differ.
-        seeds: The seeds of the row's runs.
-        metrics: Of validation, at the epoch that is best by the monitor.
-        deviations: Sample standard deviations over the seeds; empty of one run.
-        steps: Optimizer steps at that epoch, where it is one run.
-        path: The run directory, of several the first.
+        settings: Settings in which the runs of the grid differ.
+        seeds: Seeds of the row's runs.
+        metrics: Validation metrics at the best epoch by the monitor.
+        deviations: Sample standard deviations over the seeds; empty for one run.
+        steps: Optimizer steps at the best epoch; None for several runs.
+        path: Run directory, the first of several.
     """
 
     settings: Mapping[str, str]
@@ -43,11 +43,11 @@ class RunRow:
 
 
 def grid(folder: str | Path, every: bool = False) -> Sheet:
-    """The table of all training runs in ``folder``, the best by the monitor first.
+    """Build the table of all training runs in ``folder``, the best by the monitor first.
 
     Args:
-        folder: A multirun's or a sweep's directory.
-        every: All metrics of validation rather than the main ones.
+        folder: Directory of a multirun or a sweep.
+        every: Show all validation metrics rather than the main ones.
 
     Raises:
         ModisteError: No run in the folder has logged a validation.
@@ -82,7 +82,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def grid_lines(folder: str | Path) -> list[list[Any]]:
-    """The lines of a CSV: heads, then one per run or group of seeds, with every metric."""
+    """CSV rows: a header, then one per run or group of seeds, with all metrics."""
     rows, _, _ = grid_rows(folder)
     names = ordered(name for row in rows for name in row.metrics)
     settings = list(dict.fromkeys(key for row in rows for key in row.settings if key != SEED))
@@ -95,7 +95,7 @@ def grid_lines(folder: str | Path) -> list[list[Any]]:
 
 
 def grid_rows(folder: str | Path) -> tuple[list[RunRow], str, str]:
-    """The rows, the best first; the monitor and its mode. Raises as `grid`."""
+    """The rows, best first, the monitor and its mode. Raises ModisteError as `grid`."""
     found = [(run, read_metrics(run)) for run in find_runs(folder)]
     runs = [(run, log) for run, log in found if any(name.startswith("val/") for name in log)]
     if not runs:
@@ -127,7 +127,7 @@ def _monitor(run: Path, log: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def best_validation(log: Mapping[str, Any], monitor: str, mode: str) -> tuple[int | None, dict[str, float]]:
-    """The step of the best validation, and all its metrics; those of the last one where the monitor was not logged."""
+    """Step and metrics of the best validation, or of the last one if the monitor was not logged."""
     validated = {
         name: dict(zip(*map(list, series), strict=True)) for name, series in log.items() if name.startswith("val/")
     }
@@ -140,7 +140,7 @@ def best_validation(log: Mapping[str, Any], monitor: str, mode: str) -> tuple[in
 
 
 def _over_seeds(rows: Sequence[RunRow]) -> list[RunRow]:
-    """One row of those with distinct seeds; the rows themselves otherwise."""
+    """Merge rows with distinct seeds into one; otherwise return them unchanged."""
     seeds = [seed for row in rows for seed in row.seeds]
     if len(rows) < 2 or len(set(seeds)) < len(rows):
         return list(rows)

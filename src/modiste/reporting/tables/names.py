@@ -1,4 +1,4 @@
-"""Names of metrics: their part and their metric, the order in which they are read, their direction."""
+"""Names of metrics: part and metric, reading order, direction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METRIC_ORDER = (
 
 
 def number(value: Any) -> float | None:
-    """``value`` as a finite float; None where it is none.
+    """``value`` as a finite float; None if it is not one.
 
     >>> number("0.5"), number("nan"), number(None)
     (0.5, None, None)
@@ -32,7 +32,7 @@ def number(value: Any) -> float | None:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """The part and the metric of a metric's name.
+    """Split a metric's name into its part and its metric.
 
     >>> split_name("text-to-image/recall@1"), split_name("auc")
     (('text-to-image', 'recall@1'), ('', 'auc'))
@@ -42,12 +42,12 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def parts_of(names: Iterable[str]) -> list[str]:
-    """The parts of metrics' names, each once, in their order."""
+    """Unique parts of metric names, in order of appearance."""
     return list(dict.fromkeys(split_name(name)[0] for name in names))
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """Metric names in reading order: by part, by family of metric, by k; unknown ones last, as they come.
+    """Sort metric names by part, family of metric and k; unknown ones last, in order of appearance.
 
     >>> ordered(["i2t/mrr", "t2i/recall@10", "t2i/recall@5", "t2i/avg_recall"])
     ['t2i/avg_recall', 't2i/recall@5', 't2i/recall@10', 'i2t/mrr']
@@ -73,14 +73,14 @@ def ordered(names: Iterable[str]) -> list[str]:
 
 
 def summary_metrics(result: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """The metrics that a summary of ``result`` shows, among ``names``; its primary one where it declares none."""
+    """The ``names`` that a summary of ``result`` shows; its primary metric if it declares none."""
     names, primary = ordered(names), result.get("primary", "")
     chosen = [name for name in names if split_name(name)[1] in (result.get("summary") or ())]
     return chosen or [name for name in names if name == primary] or names[:1]
 
 
 def lower_is_better(result: Mapping[str, Any] | None, name: str) -> bool:
-    """Whether a metric of ``result`` is better when it is lower: what its ``higher_is_better`` says.
+    """Whether a metric of ``result`` is better when lower, by its ``higher_is_better``.
 
     >>> lower_is_better({"higher_is_better": {"t2i/distance": False}}, "t2i/distance"), lower_is_better({}, "t2i/mrr")
     (True, False)

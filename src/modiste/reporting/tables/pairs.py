@@ -1,4 +1,4 @@
-"""Two results side by side: whether they may be compared, the tests of their metrics, the marks of a table."""
+"""Pairwise comparison of results: comparability, significance tests, and the marks of a table."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 ALPHA = 0.05
 BEST, WORSE, SAME = "best", "↓", "≈"
 TARGET, PREDICTION = "target", "prediction"
-"""Names, after the part, of class indices per query: what F1 is computed from."""
+"""Names, after the part, of the per-query class indices that F1 is computed from."""
 CLUSTER = "cluster"
-"""Name of what queries depend on each other in, such as their photo: resampled whole."""
-# Of a protocol: what a model decides, not the benchmark.
+"""Name of the per-query clusters, such as photos, which are resampled whole."""
+# Protocol keys that depend on the model, not on the benchmark.
 OF_THE_MODEL = ("in_domain", "input_size", "skipped", "thresholds")
-SHOWN = 60  # characters of a setting that is named
+SHOWN = 60  # maximum characters of a setting in a message
 
 
 def difference(a: Mapping[str, Any], b: Mapping[str, Any], allow: Iterable[str] = ()) -> str:
-    """What keeps two results of one data set, split and task from being compared; empty when nothing does.
+    """Why two results of one data set, split and task are not comparable; empty if they are.
 
     Args:
         a: A result.
@@ -63,16 +63,19 @@ def _shown(value: Any) -> str:
 def paired_tests(
     a: Mapping[str, Any], b: Mapping[str, Any], resamples: int | None = None, seed: int = 0
 ) -> dict[str, Comparison]:
-    """The tests of all metrics of two results whose values per query are stored next to both, A − B.
+    """Paired tests, A − B, of all metrics whose per-query values are stored next to both results.
 
-    A metric is tested when it is the mean or the median of its values per query, or F1 and its like when the
-    predictions exist. Values that do not belong to the result (of an evaluation before it) are not used.
+    A metric is tested if it is the mean or the median of its per-query values, or is computed from stored predictions,
+    such as F1. Stale per-query values, of an earlier evaluation, are not used.
 
     Args:
         a: A result.
-        b: Another one, of the same queries (`difference`).
-        resamples: Of the bootstrap; by default `modiste.metrics.comparison.RESAMPLES`.
-        seed: Of the bootstrap.
+        b: Another result on the same queries (`difference`).
+        resamples: Number of bootstrap resamples; None: `modiste.metrics.comparison.RESAMPLES`.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        Metric to its test; metrics that cannot be tested are missing.
     """
     of_a, of_b = per_query(a), per_query(b)
     if not of_a or not of_b:
@@ -93,7 +96,7 @@ def paired_tests(
 
 
 def _statistic(result: Mapping[str, Any], values: Mapping[str, Any], name: str) -> set[str]:
-    """Of ``mean`` and ``median``, what of the values per query the metric is."""
+    """Which of ``mean`` and ``median`` of its per-query values the metric equals."""
     import numpy as np
 
     value = result["metrics"][name]["value"]
@@ -113,7 +116,7 @@ def _prediction_tests(
     resamples: int,
     seed: int,
 ) -> dict[str, Comparison]:
-    """Tests of F1 and its like of a part, where both have predictions for the same targets."""
+    """Tests of a part's metrics such as F1, if both results have predictions for the same targets."""
     import numpy as np
 
     from modiste.metrics.comparison import compare_predictions
@@ -140,10 +143,10 @@ class Entry:
     """A measured number in a column of a table.
 
     Attributes:
-        row: Name of its row.
+        row: Name of the row.
         value: The number.
-        metric: Its name in ``result``.
-        result: Where it comes from; None for a number of several results, which is not tested.
+        metric: Name of the metric in ``result``.
+        result: Its result; None for a number over several results, which is not tested.
         lower: Whether the metric is better when lower.
     """
 
@@ -156,13 +159,13 @@ class Entry:
 
 @dataclass
 class Marks:
-    """What is best in each column of a table, and what differs from it.
+    """The best number of each column of a table, and the tests of the others against it.
 
     Attributes:
         signs: (row, column) → `BEST`, `WORSE` (significantly) or `SAME` (not significantly different).
         p: (row, column) → Holm-adjusted p-value of the test against the best.
-        tests: Names of the tests that were made.
-        untested: Why rows were not tested.
+        tests: Names of the tests that were run.
+        untested: Sentences on why rows were not tested.
     """
 
     signs: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -171,7 +174,7 @@ class Marks:
     untested: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
-        """What the signs mean: the tests, the correction, and what was not tested."""
+        """Footnotes on the signs: the tests, their correction, and rows that were not tested."""
         if not self.p:
             return self.untested
         from modiste.metrics.comparison import RESAMPLES
@@ -189,15 +192,15 @@ class Marks:
 
 
 Cache = dict[tuple[int, int], "tuple[str, dict[str, Comparison]]"]
-"""Tests that were made, by the identity of the two results."""
+"""Comparability and tests by the ids of the two results."""
 
 
 def mark(columns: Mapping[str, Sequence[Entry]], cache: Cache) -> Marks:
-    """Test every measured number against the best of its column, where their values per query exist.
+    """Test every measured number against the best of its column, if both have per-query values.
 
     Args:
         columns: Column to its measured numbers.
-        cache: Filled, so that several tables of the same results test each pair once.
+        cache: Filled in place, so that several tables of the same results test each pair once.
     """
     marks = Marks()
     raw: dict[tuple[str, str], float] = {}
@@ -219,7 +222,7 @@ def mark(columns: Mapping[str, Sequence[Entry]], cache: Cache) -> Marks:
 
 
 def _against_best(entries: Sequence[Entry], cache: Cache) -> Iterator[tuple[Entry, Entry, str, Comparison | None]]:
-    """(entry, best entry, why they may not be compared, the test) of each entry of a column that is not the best."""
+    """Yield (entry, best entry, why they are not comparable, test) of each entry that is not the best."""
     if len(entries) < 2:
         return
     top = best((entry.value for entry in entries), entries[0].lower)

@@ -1,4 +1,4 @@
-"""Result files: found, read, checked, and what they say about themselves."""
+"""Result files: finding, reading and checking them, and their metadata."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZES = ("queries", "gallery", "classes")
 
 
 class StoredResult(dict[str, Any]):
-    """The content of a result file, and where it lies."""
+    """The content of a result file, with its path."""
 
     def __init__(self, content: Mapping[str, Any], path: Path) -> None:
         super().__init__(content)
@@ -29,25 +29,25 @@ class StoredResult(dict[str, Any]):
 
     @property
     def per_query_file(self) -> Path:
-        """The file of the values per query, which may be missing."""
+        """Path of the per-query values; the file may be missing."""
         return self.path.with_suffix(".npz")
 
 
 def find_results(path: str | Path) -> list[Path]:
-    """The result files of a run directory, an experiment folder, or a file itself.
+    """Result files of a run directory or an experiment folder, or the given file.
 
     Raises:
-        ModisteError: there is no such path, or no result file under it.
+        ModisteError: The path does not exist, or the folder has no result file.
     """
     path = Path(path)
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise ModisteError(f"There is no run directory or result file '{path}'. Give the folder that a run wrote.")
+        raise ModisteError(f"There is no run directory or result file '{path}': give the folder that a run wrote.")
     found = _below(path)
     if not found:
         raise ModisteError(
-            f"'{path}' has no results/*.json. Run `modiste evaluate run={shlex.quote(str(path))}` first."
+            f"'{path}' has no results/*.json: run `modiste evaluate run={shlex.quote(str(path))}` first."
         )
     return found
 
@@ -57,15 +57,15 @@ def _below(folder: Path) -> list[Path]:
 
 
 def has_results(folder: str | Path) -> bool:
-    """Whether there is a result file in a folder or below it."""
+    """Whether a folder has a result file, at any depth."""
     return bool(_below(Path(folder)))
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """One result file, checked.
+    """Read and check a result file.
 
     Raises:
-        ModisteError: it is not a readable result file; the message says what is wrong with it.
+        ModisteError: It is not a readable result file; the message names the problem.
     """
     return _read(path)
 
@@ -74,18 +74,18 @@ def _read(path: Path) -> StoredResult:
     try:
         result = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModisteError(f"'{path}' is not a readable JSON file ({error}). Evaluate again to rewrite it.") from None
+        raise ModisteError(f"'{path}' is not a readable JSON file ({error}): evaluate again to rewrite it.") from None
     problem = _problem(result)
     if problem:
-        raise ModisteError(f"'{path}' is not a Modiste result: {problem}. Evaluate again to rewrite it.")
+        raise ModisteError(f"'{path}' is not a Modiste result ({problem}): evaluate again to rewrite it.")
     return StoredResult(result, path)
 
 
 def load_results(paths: str | Path | Iterable[str | Path]) -> list[StoredResult]:
-    """Every result under ``paths``; a file that is reached twice, or copied, counts once.
+    """Load every result under ``paths``; a file that is reached twice, or copied, counts once.
 
     Raises:
-        ModisteError: no paths, a path without results, or a malformed result.
+        ModisteError: There are no paths, a path has no results, or a result is malformed.
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not paths:
@@ -95,14 +95,14 @@ def load_results(paths: str | Path | Iterable[str | Path]) -> list[StoredResult]
         result = _read(file)
         same = [*coordinates(result), result.get("counts"), result["model"], result["metrics"]]
         key = json.dumps(same, sort_keys=True)
-        # Of copies, the one with its values per query.
+        # Prefer the copy with per-query values.
         if key not in results or (result.per_query_file.is_file() and not results[key].per_query_file.is_file()):
             results[key] = result
     return list(results.values())
 
 
 def per_query(result: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float64]]:
-    """Name to values per query, of the ``.npz`` next to a result file; empty where there is none.
+    """Per-query values by name, float64, from the ``.npz`` next to a result file; empty if missing.
 
     Raises:
         ModisteError: The file is damaged.
@@ -118,7 +118,7 @@ def per_query(result: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float64]]:
 
 
 def read_values(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Name to values per query as they are stored, of a ``.npz``. Raises ModisteError where it is damaged."""
+    """Per-query values by name, as stored in a ``.npz``. Raises ModisteError if it is damaged."""
     try:
         return read_npz(path)
     except ValueError as error:
@@ -126,22 +126,22 @@ def read_values(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _unreadable(path: Path, error: ValueError) -> ModisteError:
-    return ModisteError(f"The values per query in '{path}' cannot be read ({error}). Evaluate again to rewrite them.")
+    return ModisteError(f"The values per query in '{path}' cannot be read ({error}): evaluate again to rewrite them.")
 
 
 def coordinates(result: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """What two results must share to stand in one table: data, split, task, and variant of its settings."""
+    """Data, split, task and variant of a result: what results of one table must share."""
     return result["data"], result["split"], result["task"], result.get("variant") or ""
 
 
 def title_of(result: Mapping[str, Any]) -> str:
-    """``data · task · split``, and the variant where there is one."""
+    """Title ``data · task · split``, with the variant if it has one."""
     data, split, task, variant = coordinates(result)
     return " · ".join(word for word in (data, task, split, variant) if word)
 
 
 def sizes(result: Mapping[str, Any], part: str) -> dict[str, int]:
-    """The counts that decide whether numbers of a part may be compared, without those that only inform.
+    """The counts of a part that must agree for its numbers to be comparable.
 
     >>> sizes({"counts": {"t2i/queries": 9, "t2i/gallery": 5, "t2i/relevant": 7}}, "t2i")
     {'queries': 9, 'gallery': 5}
@@ -152,7 +152,7 @@ def sizes(result: Mapping[str, Any], part: str) -> dict[str, int]:
 
 
 def without_paths(result: Mapping[str, Any], key: str) -> Any:
-    """``result[key]`` where the content of a file stands for its path, which differs between machines."""
+    """``result[key]`` with file paths, which differ between machines, replaced by ``result["files"]``."""
     files = result.get("files") or {}
 
     def replaced(value: Any) -> Any:
@@ -168,13 +168,13 @@ def without_paths(result: Mapping[str, Any], key: str) -> Any:
 def differences(
     one: object, other: object, name: str = "", absent: object = "nothing"
 ) -> Iterator[tuple[str, Any, Any]]:
-    """(where, one, other) of every leaf that differs in plain containers; numbers to the last bit.
+    """Yield (path, one, other) of every leaf that differs; numbers are compared exactly.
 
     Args:
         one: Plain containers.
         other: Plain containers.
-        name: Of the whole.
-        absent: Stands for a key that one of them lacks.
+        name: Path of the two containers.
+        absent: Value for a key that one of them lacks.
 
     >>> list(differences({"a": [1, 2.5], "b": "x"}, {"a": [1, 2.0], "c": None}))
     [('a.1', 2.5, 2.0), ('b', 'x', 'nothing'), ('c', 'nothing', None)]
@@ -191,19 +191,19 @@ def differences(
 
 
 def fingerprint(result: Mapping[str, Any]) -> str:
-    """Of the model's weights."""
+    """Fingerprint of the model's weights; empty if not recorded."""
     return str(result["model"].get("fingerprint") or "")
 
 
 def in_domain(result: Mapping[str, Any]) -> bool:
-    """Whether the result's protocol or model says that the model was trained on this data."""
+    """Whether the protocol or the model records that the model was trained on this data set."""
     model = result["model"]
     places = (result.get("protocol"), model, model.get("describe"))
     return any(place.get("in_domain") is True for place in places if isinstance(place, Mapping))
 
 
 def overlap_note(result: Mapping[str, Any]) -> str:
-    """What the evaluated images share with the model's training images; empty where nothing is recorded.
+    """Sentence on images shared with the training set; empty if nothing is recorded or shared.
 
     >>> overlap_note({"overlap": {"train": "kagl", "identical": 2, "near": 5, "title": 7, "product": 0, "images": 90}})
     'Of the 90 evaluated images, the training images (kagl) hold 2 identical, 5 near-identical, 7 with the same title.'
@@ -222,7 +222,7 @@ def overlap_note(result: Mapping[str, Any]) -> str:
 
 
 def _problem(result: Any) -> str:
-    """What keeps ``result`` from being a result; empty when nothing does."""
+    """Why ``result`` is not a valid result; empty if it is."""
     if not isinstance(result, dict):
         return "it is not an object"
     for key, kind in {"task": str, "data": str, "split": str, "model": dict, "metrics": dict}.items():

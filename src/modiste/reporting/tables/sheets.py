@@ -1,4 +1,4 @@
-r"""Tables as text: GitHub Markdown, CSV, LaTeX (``\usepackage{booktabs}``), a terminal."""
+r"""Output of tables: GitHub Markdown, CSV, LaTeX (``\usepackage{booktabs}``), terminal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Item:
 
 @dataclass
 class Grid:
-    """Rows under headings; ``align`` has an ``l`` or ``r`` a column; a rule stands before the rows in ``rules``."""
+    """Rows under headings; ``align``: ``l`` or ``r`` per column; ``rules``: rows with a rule before them."""
 
     heads: list[str]
     align: str
@@ -36,9 +36,9 @@ class Grid:
 
 @dataclass
 class Sheet:
-    """A titled table, in one or several grids, with its footnotes; ``commands``, by label, say how it is filled.
+    """A titled table of one or several grids, with footnotes and (label, command) pairs that measure it.
 
-    Without grids it is a heading; ``level`` is that of its title in Markdown.
+    Without grids it is a heading; ``level`` is the heading level of its title in Markdown.
     """
 
     title: str
@@ -50,7 +50,7 @@ class Sheet:
 
 
 def markdown(sheets: Sequence[Sheet]) -> str:
-    """GitHub Markdown."""
+    """Format as GitHub Markdown."""
     lines: list[str] = []
     for sheet in sheets:
         lines += [f"{'#' * sheet.level} {escape(sheet.title)}", ""]
@@ -65,11 +65,11 @@ def markdown(sheets: Sequence[Sheet]) -> str:
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
-    """Rows of plain values as a GitHub Markdown table; floats with four digits, what a row lacks as a dash.
+    """Format rows of plain values as a GitHub Markdown table; floats have four significant digits.
 
     Args:
         rows: Column to value.
-        columns: Which, and their order; by default all, as they come.
+        columns: Columns and their order; by default all, in order of appearance. Missing values show "—".
 
     >>> print(markdown_table([{"trial": 1, "loss": 0.25}, {"trial": 2, "note": "<b> | c"}]))
     | trial | loss | note |
@@ -81,12 +81,12 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | N
 
 
 def grid_markdown(grid: Grid) -> str:
-    """A grid as GitHub Markdown, without a line break at its end."""
+    """Format a grid as GitHub Markdown, without a trailing line break."""
     return "\n".join(_markdown_lines(grid))
 
 
 def plain_grid(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> Grid:
-    """Rows of plain values as a `Grid`: numbers to the right; see `markdown_table`."""
+    """Rows of plain values as a `Grid`, numbers right-aligned; see `markdown_table`."""
     columns = list(dict.fromkeys(name for row in rows for name in row)) if columns is None else list(columns)
     present = {name: [row[name] for row in rows if row.get(name) is not None] for name in columns}
     align = "".join("r" if found and all(map(_is_number, found)) else "l" for found in present.values())
@@ -94,7 +94,7 @@ def plain_grid(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None 
 
 
 def plain(value: object) -> str:
-    """A value in a table.
+    """Format a value of a table.
 
     >>> plain(0.123456), plain(None), plain(7)
     ('0.1235', '—', '7')
@@ -117,11 +117,11 @@ def _is_formula(value: Any) -> bool:
 
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes as the beginning of a formula."""
+"""First characters that a spreadsheet takes for a formula."""
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
-    r"""Rows as CSV; words that a spreadsheet would take for a formula begin with an apostrophe (OWASP).
+    r"""Format rows as CSV; text that a spreadsheet would take for a formula gets an apostrophe (OWASP).
 
     >>> csv_text([["model", "value"], ["=cmd()", -0.5]])
     "model,value\n'=cmd(),-0.5\n"
@@ -139,7 +139,7 @@ def _markdown_item(item: Item) -> str:
 
 
 def latex(sheets: Sequence[Sheet]) -> str:
-    """LaTeX tables; footnotes are part of the caption."""
+    """Format as LaTeX tables; footnotes are part of the caption."""
     lines = [r"% needs \usepackage{booktabs}"]
     for sheet in sheets:
         lines += [one_line(f"% {label}: {command}") for label, command in sheet.commands]
@@ -178,7 +178,7 @@ def _latex_item(item: Item) -> str:
 
 
 def terminal(sheet: Sheet, compact: bool = False) -> list[Table]:
-    """Tables for a terminal, without the footnotes; ``compact``: no frames, only the first column is folded."""
+    """Tables for a terminal, without footnotes; ``compact``: no frames, only the first column wraps."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -198,11 +198,11 @@ def terminal(sheet: Sheet, compact: bool = False) -> list[Table]:
 
 
 PIPE_WIDTH = 160
-"""Columns of a table that is not printed to a terminal."""
+"""Minimum width, in characters, of a table that is not printed to a terminal."""
 
 
 def print_sheets(sheets: Iterable[Sheet], compact: bool = False) -> None:
-    """Print tables to the terminal, or wide to a pipe or a file."""
+    """Print tables to the terminal, or at least `PIPE_WIDTH` wide to a pipe or a file."""
     from rich.console import Console
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""Blocks as Markdown, CSV, LaTeX, and in a terminal."""
+"""Formatting of blocks as Markdown, CSV, LaTeX, or for a terminal."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ TERMINAL = "terminal"
 FORMATS = (TERMINAL, "markdown", "csv", "latex")
 SUFFIXES = {".csv": "csv", ".tex": "latex"}
 SIDE_BY_SIDE = 3
-"""Up to this number, models are the columns of a table in a terminal; more are its rows."""
+"""Maximum number of models that are columns of a terminal table; more become rows."""
 
 
 def chunks(columns: Sequence[str], most: int = COLUMNS_PER_TABLE) -> list[list[str]]:
-    """Columns dealt over as few tables as hold ``most`` each, evenly.
+    """Split columns evenly into the fewest tables of at most ``most`` columns.
 
     >>> [len(c) for c in chunks(list("abcdefghi"))]
     [5, 4]
@@ -36,7 +36,7 @@ def chunks(columns: Sequence[str], most: int = COLUMNS_PER_TABLE) -> list[list[s
 
 
 def heading(block: Block, name: str) -> str:
-    """A column's heading: without the part where the block's title says it."""
+    """Heading of a column; the part is omitted where the block's title names it."""
     return name if block.part == "summary" else split_name(name)[1]
 
 
@@ -46,7 +46,7 @@ def origin(block: Block, row: Row) -> str:
 
 
 def sheet_of(block: Block) -> Sheet:
-    """The block as a table: measured rows with 95 % intervals, published rows in italics with their source."""
+    """A block as a table: measured rows with 95 % intervals, published rows in italics with source."""
     grids = []
     for columns in chunks(block.columns):
         heads = ["model", *(heading(block, column) for column in columns), "origin"]
@@ -68,7 +68,7 @@ def _item(block: Block, row: Row, column: str, interval: bool = True) -> Item:
 
 
 def signed(text: str, sign: str) -> Item:
-    """A number with its mark: the best one bold, others with their sign.
+    """A number with its mark: bold for the best, else followed by its sign.
 
     >>> signed("0.5", "best"), signed("0.4", "≈")
     (Item(text='0.5', style='bold'), Item(text='0.4 ≈', style=''))
@@ -81,7 +81,7 @@ HEAD = (*FIXED, "in_domain", "metric", "value", "low", "high", "n", "best", "p_h
 
 
 def csv_lines(blocks: Sequence[Block]) -> Iterator[list[Any]]:
-    """Long form, a line per number; what was not run has no line."""
+    """Long-form rows of the CSV, one per number; cells that were not run have none."""
     for block in (block for block in blocks if block.part != "summary"):
         sizes = [block.sizes.get(word) for word in ("queries", "gallery")]
         where = [block.data, block.split, block.task, block.variant, *sizes]
@@ -95,7 +95,7 @@ def csv_lines(blocks: Sequence[Block]) -> Iterator[list[Any]]:
 
 
 def cost_lines(named: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[list[Any]]:
-    """Lines of the CSV with what the training runs cost: the task is ``cost``, the metric a key of ``cost.json``."""
+    """CSV rows of training costs: the task is ``cost``, the metric a key of ``cost.json``."""
     for model, cost in costs_by_model(named).items():
         for metric in (name for name in NUMBERS if name in cost):
             row = {"task": "cost", "model": model, "origin": "measured", "metric": metric, "value": cost[metric]}
@@ -109,13 +109,13 @@ def check_format(style: str, formats: Iterable[str] = FORMATS) -> None:
 
 
 def format_of(style: str | None, output: str | None) -> str:
-    """The format that is asked for; by default that of the file's name, or a table in the terminal.
+    """The requested format; by default that of the file's suffix, or ``terminal``.
 
     >>> format_of(None, None), format_of(None, "table.md"), format_of(None, "table.csv"), format_of("latex", None)
     ('terminal', 'markdown', 'csv', 'latex')
 
     Raises:
-        ModisteError: There is no such format.
+        ModisteError: The format is unknown.
     """
     if style is not None:
         check_format(style)
@@ -127,7 +127,7 @@ def format_of(style: str | None, output: str | None) -> str:
 def format_table(
     results: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, str]] = (), style: str = "markdown"
 ) -> str:
-    """The whole table as text.
+    """Format the whole table as text.
 
     Args:
         results: Contents of result files.
@@ -135,7 +135,7 @@ def format_table(
         style: ``markdown``, ``csv`` or ``latex``.
 
     Raises:
-        ModisteError: unknown style.
+        ModisteError: The style is unknown.
     """
     check_format(style, FORMATS[1:])
     named = [(result["model"]["name"], result) for result in results]
@@ -148,7 +148,7 @@ def format_table(
 def terminal_sheets(
     results: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, str]] = (), every: bool = False
 ) -> list[Sheet]:
-    """The tables for a terminal, with the best published number.
+    """Tables for a terminal, with the best published numbers.
 
     Args:
         results: Contents of result files.
@@ -162,7 +162,7 @@ def terminal_sheets(
 
 
 def _turned(block: Block) -> Sheet:
-    """A line per metric, a column per measured model, and the best published number."""
+    """One row per metric, one column per measured model, and the best published number."""
     measured = [row for row in block.rows if not row.source]
     top = {column: _best_published(block, column) for column in block.columns}
     heads = ["metric", *(block.label(row) for row in measured), *(["best published"] if any(top.values()) else [])]
@@ -174,7 +174,7 @@ def _turned(block: Block) -> Sheet:
 
 
 def _rows_are_models(block: Block) -> Sheet:
-    """A line per measured model, without intervals, and the best published numbers below."""
+    """One row per measured model, without intervals, and the best published numbers below."""
     measured = [row for row in block.rows if not row.source]
     grids = []
     for columns in chunks(block.columns):
@@ -189,7 +189,7 @@ def _rows_are_models(block: Block) -> Sheet:
 
 
 def print_results(paths: Iterable[str | Path]) -> None:
-    """Print the summaries of result files to the terminal, next to the packaged published numbers, and findings."""
+    """Print summaries of result files next to the packaged published numbers, and their findings."""
     results = load_results(paths)
     print_sheets(terminal_sheets(results, read_published()))
     for finding in (finding for result in results for finding in result.get("findings") or []):
@@ -206,7 +206,7 @@ def emit(text: str, output: str | Path | None) -> None:
 
 
 def _best_published(block: Block, column: str) -> str:
-    """``0.334 (Marqo-FashionSigLIP)``; empty when nobody published it."""
+    """Best published number, ``0.334 (Marqo-FashionSigLIP)``; empty without any."""
     cells = {row.model: row.cells[column] for row in block.rows if row.source and column in row.cells}
     if not cells:
         return ""

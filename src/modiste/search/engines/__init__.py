@@ -1,1 +1,1 @@
-"""Where an index keeps its rows: memory-mapped snapshots, LanceDB, or a Qdrant server."""
+"""Storage engines of an index: memory-mapped snapshots, LanceDB, or a Qdrant server."""

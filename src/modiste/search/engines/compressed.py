@@ -1,4 +1,4 @@
-"""Compressed copies of the vectors, scanned first; what may be among the best is then scored exactly."""
+"""Compressed vectors: a scan selects candidates, which are then scored exactly."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from modiste.utils.archives import read_npz
 from modiste.utils.atomic import quick_digest, read_cache, write_checked
 
 SAMPLE = 20_000
-"""Vectors from which a rotation is fitted."""
+"""Number of sampled vectors that a rotation is fitted on."""
 TILE = 16_384
 FIRST = 64
-"""Candidates, at least, whose exact scores give the bound of an exact scan."""
+"""Minimum number of candidates whose exact scores give the bound of an exact scan."""
 
 
 @dataclass(frozen=True)
 class Codes:
     """int8 codes or sign bits of rotated vectors.
 
-    ``int8``: all numbers of a vector in steps of 1/127 of the largest one. What the rounding can change of a score is
-    bounded by Cauchy-Schwarz, so every row that may be among the k best is known and scored exactly: `exact` finds what
-    a full scan finds. ``prefix-d``: the first d principal directions in int8. ``binary``: the sign of each number after
-    a random rotation, about the mean (as RaBitQ, Gao and Long 2024, arXiv:2405.12497, without its correction).
+    ``int8``: all numbers in steps of 1/127 of the largest one of all vectors. The Cauchy-Schwarz inequality bounds the
+    rounding error of a score, so every row that may be among the k best is scored exactly: `exact` finds what a full
+    scan finds. ``prefix-d``: the first d principal directions, randomly rotated, in int8. ``binary``: the sign of each
+    number about the mean after a random rotation (as RaBitQ, Gao and Long 2024, arXiv:2405.12497, without its
+    correction).
 
     Attributes:
         kind: ``int8``, ``prefix-64`` (or another number) or ``binary``.
         codes: (N, d) int8, or (N, 8 ⌈d / 64⌉) uint8.
-        rotation: (D, d) float32 that vectors are multiplied by first; empty: none.
-        mean: (D,) that is subtracted before; empty: nothing.
-        scale: Value of a step of the int8 codes.
-        error: Largest length of what a vector loses in its code.
+        rotation: (D, d) float32 that vectors are multiplied by; empty: none.
+        mean: (D,) that is subtracted before the rotation; empty: none.
+        scale: Step of the int8 codes.
+        error: Largest norm of a vector's rounding error.
     """
 
     kind: str
@@ -47,13 +48,13 @@ class Codes:
 
     @classmethod
     def make(cls, kind: str, vectors: np.ndarray, like: Codes | None = None, seed: int = 0) -> Codes:
-        """Codes of vectors (N, D).
+        """Compress vectors (N, D).
 
         Args:
-            kind: See the class.
-            vectors: Unit-norm.
-            like: Codes of an earlier version, whose rotation and scale are taken over.
-            seed: Of the random rotation.
+            kind: Kind of codes, see the class.
+            vectors: Unit-norm vectors.
+            like: Codes of an earlier version, whose rotation, mean and scale are reused.
+            seed: Seed of the random rotation.
 
         Raises:
             ModisteError: The kind is unknown.
@@ -86,7 +87,7 @@ class Codes:
         return cls(kind, codes, rotation, mean, scale, error)
 
     def write(self, folder: Path) -> None:
-        """Into a snapshot's folder."""
+        """Write the codes into a snapshot's folder."""
         facts = {"rotation": self.rotation, "mean": self.mean, "numbers": np.array([self.scale, self.error])}
         write_checked(
             folder / f"codes-{self.kind}.npy", lambda path: save_array(path, self.codes), quick_digest, durable=False
@@ -97,9 +98,9 @@ class Codes:
 
     @classmethod
     def read(cls, folder: Path, kind: str) -> Codes | None:
-        """From a snapshot's folder; None where it has no such codes, or damaged ones (with a line of log).
+        """Read the codes from a snapshot's folder; None if they are missing or damaged, which is logged.
 
-        They are read whole: a scan goes over all.
+        They are read into memory, since a scan reads all.
         """
         what = f"The {kind} codes of the index"
         facts = read_cache(folder / f"codes-{kind}.npz", read_npz, what, quick_digest)
@@ -110,11 +111,11 @@ class Codes:
 
     @property
     def certain(self) -> bool:
-        """Whether the scan finds what a full scan finds."""
+        """Whether `exact` applies: int8 codes find what a full scan finds."""
         return self.kind == "int8"
 
     def scores(self, query: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
-        """Integers (N,) that grow with the dot product, of all rows or those at ``positions``."""
+        """Integer scores (N,) that approximate the order of dot products, of all rows or ``positions``."""
         return self._scan(self._query(query), positions)
 
     def _query(self, query: np.ndarray) -> np.ndarray:
@@ -128,12 +129,12 @@ class Codes:
         return -_hamming(codes, query) if self.kind == "binary" else _dots(codes, query)
 
     def candidates(self, query: np.ndarray, width: int, positions: np.ndarray | None = None) -> np.ndarray:
-        """Positions of the ``width`` rows that look best."""
+        """Positions of the ``width`` rows with the best scores."""
         best = top(self.scores(query, positions), width)
         return best if positions is None else positions[best]
 
     def exact(self, query: np.ndarray, k: int, vectors: np.ndarray, positions: np.ndarray | None = None) -> Hits:
-        """What `Snapshot.exact` gives, from int8 codes: rows that cannot be among the k best are not scored.
+        """`Snapshot.exact` by int8 codes: rows that cannot be among the k best are not scored.
 
         `|x·q − x̂·q̂| ≤ |x̂| · |q − q̂| + |x − x̂| · |q|` for codes x̂, q̂ of vectors x, q.
         """
@@ -154,12 +155,12 @@ class Codes:
 
 
 def _read_array(path: Path) -> np.ndarray:
-    """`numpy.load`, which allocates what a header promises, but not more than the file holds."""
+    """`numpy.load` through a memory map, so that a header cannot allocate more than the file holds."""
     return np.array(np.load(path, mmap_mode="r"))
 
 
 def _bits(vectors: np.ndarray) -> np.ndarray:
-    """Signs of vectors (N, d) as bytes, filled up to whole words of 64 bits."""
+    """Signs of vectors (N, d) as bytes, padded to whole 64-bit words."""
     signs = np.pad(vectors > 0, ((0, 0), (0, -vectors.shape[1] % 64)))
     return np.packbits(signs, axis=1)
 
@@ -180,7 +181,7 @@ def _turned(vectors: np.ndarray, rotation: np.ndarray, mean: np.ndarray) -> np.n
 
 
 def _rotation(vectors: np.ndarray, dim: int, word: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A random rotation (of the main directions), so that all numbers of a code weigh alike; the mean of sign bits."""
+    """Random rotation (of the principal directions), which spreads variance evenly; mean for sign bits."""
     generator = np.random.default_rng(seed)
     sample = vectors[np.sort(generator.choice(len(vectors), min(SAMPLE, len(vectors)), replace=False))]
     random, _ = np.linalg.qr(generator.standard_normal((dim, dim)))
@@ -197,13 +198,13 @@ def _dots(codes: np.ndarray, query: np.ndarray) -> np.ndarray:
     except ImportError:
         raise ModisteError("Compressed scans need numkong: pip install 'modiste[search]'.") from None
     scores = np.empty((len(codes), 1), np.int32)
-    # It packs its second matrix first: with the codes there, a scan takes ten times as long.
+    # numkong packs its second matrix: with the codes there, a scan takes ten times as long.
     numkong.cdist(np.ascontiguousarray(codes), query[None], "dot", out=scores)
     return scores[:, 0]
 
 
 def _hamming(codes: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Differing bits (N,), int16, of whole words of bits as bytes, (N, 8 w) and (8 w,)."""
+    """Hamming distances (N,), int16, of bits in bytes, (N, 8 w) and (8 w,)."""
     words, own = np.ascontiguousarray(codes).view(np.uint64), query.view(np.uint64)
     differing = np.empty(len(words), np.int16)
     for start, part in _tiles(words):

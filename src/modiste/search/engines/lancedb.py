@@ -1,4 +1,4 @@
-"""Rows, full text, photos and versions in a LanceDB table, written through one class that holds the safeguards."""
+"""LanceDB table of an index: rows, full text, photos and versions, with safeguards for every access."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 NAME = "products"
 KEY = "_key"
 WORDS = "_words"
-"""The column that full text looks into: product id, title and attributes."""
+"""Column of the full-text index: product id, title and attributes."""
 BASE_PATHS = 18
-"""The field of a Lance manifest (``base_paths`` in its table.proto) that names folders or addresses outside of the
-table: a clone reads its rows there."""
+"""Field of a Lance manifest (``base_paths`` in table.proto) that names folders or URLs outside the table, from which
+a clone reads its rows."""
 FIELDS, EXTENSION_NAME = 1, 9
-"""The columns in a manifest, and the field of a column (file.proto) that names its extension type; metadata do, too."""
+"""Fields of a manifest's columns, and of a column's extension type (file.proto); metadata may name one too."""
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def explained(method: Method) -> Method:
-    """Turns any error of lancedb's while it reads into one sentence."""
+    """Turn any read error of lancedb into a ModisteError of one sentence."""
 
     @functools.wraps(method)
     def call(self: LanceStore, *args: Any, **kwargs: Any) -> Any:
@@ -45,8 +45,8 @@ def explained(method: Method) -> Method:
         except Exception as error:  # lancedb raises plain runtime errors, and OSError without a number
             reason = " ".join(str(error).split())[:200].rstrip(".")
             raise ModisteError(
-                f"The rows of {self.folder} cannot be read: {reason}. Make the index again with modiste index run=RUN "
-                f"data=… out=…, after removing {shlex.quote(str(self.folder))}."
+                f"The rows of {self.folder} cannot be read ({reason}): remove {shlex.quote(str(self.folder))} and "
+                "rebuild the index with modiste index run=RUN data=… out=…."
             ) from error
 
     return call  # type: ignore[return-value]
@@ -56,13 +56,13 @@ class LanceStore:
     """The table of an index.
 
     LanceDB 0.40 duplicates rows when two processes upsert the same id (lancedb#2463), or one process through an old
-    handle (#3377). So writers hold the index's lock (`modiste.search.build.writing`), the handle always looks for the
-    newest version (``read_consistency_interval=0``), a primary key makes the slower of two writers try again, and
+    handle (#3377). So writers hold the index's lock (`modiste.search.build.writing`), the handle always checks for the
+    newest version (``read_consistency_interval=0``), a primary key makes the slower of two writers retry, and
     `modiste.search.build` counts the rows before and after every upsert.
 
     Args:
-        folder: Of the index.
-        version: To read; None: always the newest.
+        folder: Folder of the index.
+        version: Version to read; None: always the newest.
     """
 
     def __init__(self, folder: Path, version: int | None = None) -> None:
@@ -70,11 +70,11 @@ class LanceStore:
 
     @functools.cached_property
     def database(self) -> Any:
-        """lancedb's connection. Raises ModisteError where a table's files are outside of the index."""
+        """The lancedb connection. Raises ModisteError as `check_manifests`, or if lancedb is not installed."""
         check_manifests(self.folder / "lance")
-        os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of its own defaults
-        # There Lance opens whatever the tokenizer of a full-text index names, and what the files there name in turn;
-        # the plain tokenizer of Modiste's indexes has no files.
+        os.environ.setdefault("LANCEDB_LOG", "error")  # it warns about its own defaults
+        # Lance opens files in this folder that a full-text index's tokenizer names, and files that these name in turn;
+        # the plain tokenizer of Modiste's indexes needs none.
         os.environ["LANCE_LANGUAGE_MODEL_HOME"] = os.devnull
         try:
             import lancedb
@@ -92,21 +92,21 @@ class LanceStore:
         return table
 
     def create(self, data: pa.Table, types: Mapping[str, str]) -> None:
-        """The table with its first rows."""
+        """Create the table with its first rows."""
         self.__dict__.pop("table", None)
         table = self.database.create_table(NAME, data, mode="overwrite")
         table.set_unenforced_primary_key(KEY)
-        # No positions: phrases are not searched, and LanceDB crashed on them in `optimize`.
+        # No positions: phrases are not searched, and they crashed LanceDB's `optimize`.
         table.create_fts_index(WORDS, with_position=False, stem=True, remove_stop_words=True)
 
     def upsert(self, data: pa.Table) -> None:
-        """Replace the rows whose id exists and add the others, atomically. Raises ModisteError: see `check_schema`."""
+        """Replace rows whose key exists and add the others, atomically. Raises ModisteError as `check_schema`."""
         check_schema(self.table.schema, self.folder)  # of its newest version
         merge = self.table.merge_insert(KEY).when_matched_update_all().when_not_matched_insert_all()
         merge.execute(data)
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Delete rows by their ids."""
+        """Delete rows by their keys."""
         for start in range(0, len(ids), 1000):
             self.table.delete(str(conditions.sql(conditions.In(KEY, tuple(ids[start : start + 1000])))))
 
@@ -120,11 +120,11 @@ class LanceStore:
 
     @property
     def version(self) -> int:
-        """The table's own version number."""
+        """Version number of the table."""
         return int(self.table.version)
 
     def restore(self, version: int) -> None:
-        """Restore an earlier version as the newest. Raises ModisteError where its files were cleaned up."""
+        """Restore an earlier version as the newest. Raises ModisteError if its files were deleted."""
         try:
             self.table.restore(version)
         except Exception as error:  # lancedb raises plain runtime errors
@@ -132,13 +132,13 @@ class LanceStore:
 
     @explained
     def read(self, columns: Sequence[str]) -> pa.Table:
-        """All rows of some columns, as an Arrow table, in ascending order of ``row`` if that is one of them."""
+        """Read columns of all rows as an Arrow table, ascending by ``row`` if that is one of them."""
         table = self.table.search().select(list(columns)).limit(max(1, self.table.count_rows())).to_arrow()
         return table.sort_by("row") if "row" in columns else table
 
     @explained
     def full_text(self, query: str, k: int, condition: conditions.Node | None) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and BM25 scores of the k rows that match the words best."""
+        """Row numbers and BM25 scores of the k rows that best match the query's words."""
         found = self.table.search(query, query_type="fts", fts_columns=WORDS).limit(k).select(["row", "_score"])
         if condition is not None:
             found = found.where(conditions.sql(condition), prefilter=True)
@@ -146,7 +146,7 @@ class LanceStore:
         return table.column("row").to_numpy(), table.column("_score").to_numpy()
 
     def index_vectors(self) -> None:
-        """Build or rebuild the approximate index of the vectors, and those of the columns that filters name."""
+        """Build or rebuild the approximate index of the vectors, and the indexes of the filter columns."""
         import pyarrow as pa
 
         for field in self.table.schema:
@@ -157,7 +157,7 @@ class LanceStore:
 
     @explained
     def nearest(self, vector: np.ndarray, k: int, probes: int, condition: conditions.Node | None) -> np.ndarray:
-        """Rows of the k nearest by the approximate index, of which ``probes`` partitions are searched."""
+        """Row numbers of the k nearest by the approximate index, with ``probes`` partitions searched."""
         query = self.table.search(vector, vector_column_name="_vector").distance_type("dot").nprobes(probes)
         if condition is not None:
             query = query.where(conditions.sql(condition), prefilter=True)
@@ -165,7 +165,7 @@ class LanceStore:
 
     @explained
     def take(self, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        """Columns of some rows, in their order; rows that are not there are missing."""
+        """Read columns of some rows, in the given order; rows that do not exist are missing."""
         import pyarrow as pa
 
         condition = conditions.sql(conditions.In("row", tuple(map(int, rows))))
@@ -175,50 +175,50 @@ class LanceStore:
 
 
 def check_schema(schema: pa.Schema, folder: Path) -> None:
-    """Raise ModisteError where a table's schema has metadata of its own, which Modiste writes none of.
+    """Raise ModisteError if a table's schema has metadata; Modiste writes none.
 
-    lancedb builds the embedding functions that it names, with their code and addresses, at every write.
+    At every write, lancedb builds the embedding functions that metadata name, with their code and URLs.
     """
     names = ", ".join(str(name, "utf-8", "replace") for name in schema.metadata or {})
     if names:
         raise ModisteError(
-            f"The rows of {folder} have instructions for another program ({names}), which are not followed: make the "
-            "index again from its catalogue."
+            f"The rows of {folder} have metadata for another program ({names}), which is ignored: rebuild the "
+            "index from its catalogue."
         )
 
 
 def check_manifests(folder: Path) -> None:
-    """Raise ModisteError where a version of a table names what is outside of it, before any is opened.
+    """Raise ModisteError if a version names files outside its table or extension types; opens no table.
 
-    Or where it names extension types, which pyarrow would build; Ray's run code.
+    pyarrow would build the extension types, and those of Ray run code.
 
     Args:
-        folder: Of the database.
+        folder: Folder of the database.
     """
     for file in folder.rglob("*.manifest"):
-        with suppress(FileNotFoundError):  # tidied up meanwhile
+        with suppress(FileNotFoundError):  # compacted meanwhile
             try:
                 named = _named(message_of(file.read_bytes()))
             except ValueError:
-                raise ModisteError(f"'{file}' is damaged: remove the index, and make it again.") from None
+                raise ModisteError(f"'{file}' is damaged: remove the index and rebuild it.") from None
             if named:
-                raise ModisteError(f"'{file}' names {named}: make the index again from its catalogue.")
+                raise ModisteError(f"'{file}' names {named}: rebuild the index from its catalogue.")
 
 
 def _named(message: bytes) -> str:
-    """What a manifest names that is not opened, in words; empty where there is nothing."""
+    """What a manifest names that must not be opened; empty for nothing."""
     if EXTENSION in message:
         return "extension types, which may run code"
     for number, content in fields(message):
         if number == BASE_PATHS:
-            return "files outside of the index, which are not read"
+            return "files outside the index, which are not read"
         if number == FIELDS and content is not None and EXTENSION_NAME in {inner for inner, _ in fields(content)}:
             return "extension types, which may run code"
     return ""
 
 
 def message_of(manifest: bytes) -> bytes:
-    """The protobuf message of a manifest: its place is in the last 16 bytes. Raises ValueError where it is none."""
+    """The protobuf message of a manifest, located by its last 16 bytes. Raises ValueError if invalid."""
     start = int.from_bytes(manifest[-16:-8], "little") + 4
     size = int.from_bytes(manifest[start - 4 : start], "little")
     if manifest[-4:] != b"LANC" or start + size + 16 != len(manifest):

@@ -1,4 +1,4 @@
-"""A version of an index as memory-mapped files, and exact scoring over it, by NumPy and Arrow alone."""
+"""Memory-mapped snapshots of an index's versions, and exact scoring with NumPy."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TILE = 4096
-"""Rows that are scored at a time: their scores for a batch of queries stay in the processor's cache."""
+"""Rows per tile: their scores for a batch of queries fit into the processor's cache."""
 Hits = tuple[np.ndarray, np.ndarray]
 """Positions (k,) and scores (k,), best first; equal scores by position."""
 
 
 class Snapshot:
-    """The rows of one version: what a search reads.
+    """The rows of one version, in memory.
 
     Attributes:
         table: Arrow table: ``row`` (ascending), ``product_id``, ``text`` and the attributes.
@@ -37,10 +37,10 @@ class Snapshot:
 
     @classmethod
     def read(cls, folder: Path) -> Snapshot | None:
-        """The snapshot that `write` wrote, its checksums verified; nothing is copied into memory.
+        """Memory-map the snapshot that `write` wrote, and verify its checksums.
 
-        None where there is none or it is damaged, with a line of log. Verifying reads every byte on every open: 0.02 s
-        of one core for 44,000 × 256 numbers and 0.3 s for a million rows (1 GB), once they are in the page cache.
+        None if it is missing or damaged, which is logged. Verifying reads every byte: on one core 0.02 s for
+        44,000 × 256 numbers and 0.3 s for a million rows (1 GB), once they are in the page cache.
         """
         table = read_cache(folder / "rows.arrow", read_table, "The rows of the index", quick_digest)
         vectors = read_cache(
@@ -49,7 +49,7 @@ class Snapshot:
         return None if table is None or vectors is None else cls(table, vectors)
 
     def write(self, folder: Path) -> None:
-        """Writes the files into ``folder``, each whole or not at all, with its checksum; the table has all of it."""
+        """Write the files into ``folder``, each atomically with a checksum."""
         write_checked(folder / "rows.arrow", lambda path: save_table(path, self.table), quick_digest, durable=False)
         write_checked(folder / "vectors.npy", lambda path: save_array(path, self.vectors), quick_digest, durable=False)
 
@@ -58,18 +58,18 @@ class Snapshot:
 
     @property
     def products(self) -> np.ndarray:
-        """A number for each row's product, (N,)."""
+        """Product code of each row, (N,)."""
         return self.code()[0]
 
     def code(self) -> tuple[np.ndarray, Any]:
-        """A number for each row's product, and the products' ids; made at the first call."""
+        """Product code of each row, (N,), and the products' ids by code."""
         if self._products is None:
             coded = self.table.column("product_id").combine_chunks()
             self._products = coded.indices.to_numpy(), coded.dictionary
         return self._products
 
     def positions(self, rows: np.ndarray) -> np.ndarray:
-        """Where rows are; -1 for a row that is not in this version."""
+        """Positions of row numbers; -1 for a row that is not in this version."""
         found = np.searchsorted(self.rows, rows).clip(max=max(len(self) - 1, 0))
         return np.where(self.rows[found] == rows, found, -1) if len(self) else np.full(len(rows), -1)
 
@@ -80,28 +80,28 @@ class Snapshot:
         return np.flatnonzero(codes == code) if code >= 0 else np.empty(0, np.int64)
 
     def passing(self, condition: conditions.Node | None) -> np.ndarray | None:
-        """Positions of the rows that fulfil a condition; None for no condition."""
+        """Positions of the rows that match a condition; None for no condition."""
         return None if condition is None else np.flatnonzero(conditions.mask(condition, self.table))
 
     def exact(self, query: np.ndarray, k: int, positions: np.ndarray | None = None) -> Hits:
         """The k best of all rows, or of those at ``positions``, by their exact scores.
 
         Args:
-            query: (D,).
-            k: Fewer are returned where there are fewer rows.
-            positions: Ascending.
+            query: Vector (D,).
+            k: Number of rows; fewer are returned if there are fewer.
+            positions: Ascending positions; None: all rows.
         """
         scores = self.scores(query, positions)
         best = top(scores, k)
         return (best if positions is None else positions[best]), scores[best]
 
     def scores(self, query: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
-        """Dot products (N,) of ``query`` and all rows, or those at ``positions``."""
+        """Dot products (N,) of ``query`` with all rows, or with those at ``positions``."""
         return (self.vectors if positions is None else self.vectors[positions]) @ query
 
 
 def save_table(path: Path, table: pa.Table) -> None:
-    """Write a table in Arrow's file format, which `modiste.utils.arrow.read_table` reads."""
+    """Write a table in Arrow's file format (`modiste.utils.arrow.read_table` reads it)."""
     import pyarrow as pa
 
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as file:
@@ -121,7 +121,7 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def top(scores: np.ndarray, k: int) -> np.ndarray:
-    """Positions of the k largest scores, largest first, equal ones by position.
+    """Positions of the k largest scores, in descending order; equal ones by position.
 
     >>> top(np.array([0.1, 0.5, 0.5, 0.2]), 3).tolist()
     [1, 2, 3]
@@ -135,7 +135,7 @@ def top(scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def _limit(scores: np.ndarray, k: int) -> float:
-    """The k-th largest score. The first ones give a bound, which few of the others pass: one pass, no partition."""
+    """The k-th largest score; the head gives a bound that few others reach, which avoids a full partition."""
     head = max(TILE, 8 * k)
     if len(scores) <= 2 * head:
         return np.partition(scores, len(scores) - k)[len(scores) - k]
@@ -145,14 +145,14 @@ def _limit(scores: np.ndarray, k: int) -> float:
 
 
 def batch(vectors: np.ndarray, queries: np.ndarray, k: int) -> Hits:
-    """The k best rows of ``vectors`` for each query by exact scores, tile by tile: (B, k) positions and scores.
+    """The k best rows of ``vectors`` for each query by exact scores: positions and scores, (B, k) each.
 
-    Only scores that pass a query's k-th best so far leave the tile.
+    Scores are computed in tiles; only those above a query's k-th best so far are merged.
 
     Args:
         vectors: (N, D).
         queries: (B, D).
-        k: At most N.
+        k: Number of rows, at most N.
     """
     k = min(k, len(vectors))
     head = max(TILE, k)
@@ -168,7 +168,7 @@ def batch(vectors: np.ndarray, queries: np.ndarray, k: int) -> Hits:
 
 
 def _merge(best: np.ndarray, order: np.ndarray, query: np.ndarray, place: np.ndarray, scores: np.ndarray) -> None:
-    """Put new candidates of some queries (ascending) into the sorted ``best`` and ``order``, in place."""
+    """Merge new candidates of queries (ascending) into the sorted ``best`` and ``order``, in place."""
     who, start, count = np.unique(query, return_index=True, return_counts=True)
     column = np.arange(len(query)) - np.repeat(start, count)
     line = np.repeat(np.arange(len(who)), count)

@@ -1,4 +1,4 @@
-"""An index on a Qdrant server, for catalogues beyond one machine: the calls of `modiste.search.index.Index`."""
+"""Rows of an index on a Qdrant server, for catalogues beyond one machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qdrant_client import models
 
 MEMORY = ":memory:"
-"""The client's in-memory mode: all in this process, scored exactly in Python, for tests and trials of few rows."""
+"""URL of the client's in-memory mode: exact scoring in this process, for tests on few rows."""
 UPLOAD = 512
 KEY, WORDS, OWNER = "_key", "_words", "_index"
 SPACE = uuid.UUID("6b1f6a0e-6a3c-4f5e-9a54-0f2b7d8f1c11")
@@ -29,7 +29,7 @@ _given: set[str] = {MEMORY}
 
 
 def confirm(url: str | None) -> None:
-    """Takes the address of a server that the user gave; no other is contacted, whatever an index says."""
+    """Register a server URL that the user gave; no other server is contacted, whatever an index names."""
     if url:
         _given.add(url.rstrip("/"))
 
@@ -40,12 +40,12 @@ def _client(url: str) -> Any:
         from qdrant_client import QdrantClient
     except ImportError:
         raise ModisteError("engine=qdrant needs qdrant-client: pip install 'modiste[search]'.") from None
-    # It would ask for the server's version, and warn where none answers.
+    # The check would query the server's version, and warn if none answers.
     return QdrantClient(MEMORY) if url == MEMORY else QdrantClient(url=url, timeout=60, check_compatibility=False)
 
 
 class _Calls:
-    """The calls of a client, whose errors become one sentence."""
+    """Proxy of a client that turns its errors into ModisteErrors of one sentence."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -59,7 +59,7 @@ class _Calls:
             except (ApiException, OSError, ValueError) as error:
                 reason = " ".join(str(error).split())[:200].rstrip(".")
                 raise ModisteError(
-                    f"The Qdrant server at {self.url} does not answer as it should: {reason}. Start it, or correct "
+                    f"The Qdrant server at {self.url} does not answer as it should ({reason}): start it, or correct "
                     "qdrant.url."
                 ) from error
 
@@ -67,16 +67,16 @@ class _Calls:
 
 
 class QdrantStore:
-    """A collection of a server, or of the client's in-memory mode.
+    """A collection on a server, or in the client's in-memory mode.
 
-    Rows are points whose id is a UUID of their key, so that an upsert replaces them; the columns are their payload, the
-    thumbnail base64. It keeps only the newest version; for earlier ones use the server's snapshots.
+    Rows are points whose id is a UUID of their key, so that an upsert replaces them; their columns are the payload,
+    with the thumbnail in base64. Only the newest version is kept; for earlier ones use the server's snapshots.
 
     Args:
-        url: Of the server, or `MEMORY`.
-        collection: Its name.
-        id: Of the index, in every row. Only a collection of this index's rows is changed: what names the collection is
-            a file, which may be a stranger's.
+        url: URL of the server, or `MEMORY`.
+        collection: Name of the collection.
+        id: Id of the index, stored in every row. Upserts and deletions are refused in a collection with rows of another
+            index: the file that names the collection is not trusted.
     """
 
     version = 0
@@ -86,21 +86,21 @@ class QdrantStore:
 
     @property
     def client(self) -> Any:
-        """Of the server; one for all of this process.
+        """The server's client, shared within the process.
 
         Raises:
-            ModisteError: The address is one that the index names, and the user did not (`confirm`).
+            ModisteError: The index names a URL that the user did not give (`confirm`).
         """
         confirm(os.environ.get("MODISTE_QDRANT_URL"))
         if self.url.rstrip("/") not in _given:
             raise ModisteError(
-                f"The index is on the server {self.url}, which would get your queries and is not contacted on a file's "
-                "word alone: set qdrant.url or MODISTE_QDRANT_URL to this address if it is yours."
+                f"The index is on the server {self.url}, which would receive your queries: set qdrant.url or "
+                "MODISTE_QDRANT_URL to this address if you trust it."
             )
         return _Calls(self.url)
 
     def create(self, data: pa.Table, types: Mapping[str, str]) -> None:
-        """The collection with its first rows and an index of each column that filters may name."""
+        """Create the collection with its first rows and an index of each filter column."""
         from qdrant_client import models
 
         dim = data.schema.field("_vector").type.list_size
@@ -109,7 +109,7 @@ class QdrantStore:
         self.client.create_collection(
             self.collection, vectors_config=models.VectorParams(size=dim, distance=models.Distance.DOT)
         )
-        if self.url != MEMORY:  # the in-memory mode has none, and warns
+        if self.url != MEMORY:  # the in-memory mode has no payload indexes, and warns
             for name, kind in types.items():
                 schema = models.PayloadSchemaType.KEYWORD if kind == conditions.TEXT else models.PayloadSchemaType.FLOAT
                 self.client.create_payload_index(self.collection, name, schema)
@@ -118,7 +118,7 @@ class QdrantStore:
         self.upsert(data)
 
     def upsert(self, data: pa.Table) -> None:
-        """Replace the rows whose key exists, and add the others. Raises ModisteError as `check_own`."""
+        """Replace rows whose key exists and add the others. Raises ModisteError as `check_own`."""
         import base64
 
         from qdrant_client import models
@@ -141,24 +141,24 @@ class QdrantStore:
             self.client.delete(self.collection, [self._id(key) for key in keys[start : start + UPLOAD]], wait=True)
 
     def check_own(self) -> None:
-        """Raise ModisteError where the collection has rows of another index."""
+        """Raise ModisteError if the collection has rows of another index."""
         from qdrant_client import models
 
         own = models.FieldCondition(key=OWNER, match=models.MatchValue(value=self.id))
         if self.client.count(self.collection, count_filter=models.Filter(must_not=[own]), exact=True).count:
             raise ModisteError(
-                f"The collection {self.collection} of {self.url} holds rows of another index, and nothing was changed: "
-                "make this index again, with another qdrant.collection."
+                f"The collection {self.collection} of {self.url} holds rows of another index, so nothing was changed: "
+                "rebuild this index with another qdrant.collection."
             )
 
     def count(self, condition: conditions.Node | None = None) -> int:
-        """Number of rows that fulfil a condition."""
+        """Number of rows that match a condition."""
         return self.client.count(self.collection, count_filter=filter_of(condition), exact=True).count
 
     def nearest(
         self, vector: np.ndarray, k: int, condition: conditions.Node | None, exact: bool = True, width: int = 128
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and scores of the k best, best first: exact, or by the server's graph, ``width`` wide."""
+        """Row numbers and scores of the k best: exact, or by the server's HNSW graph with ef ``width``."""
         from qdrant_client import models
 
         found = self.client.query_points(
@@ -169,14 +169,14 @@ class QdrantStore:
         return rows, np.array([point.score for point in found], np.float32)
 
     def tidy(self) -> None:
-        """Nothing: the server does so itself."""
+        """Do nothing: the server compacts by itself."""
 
     def restore(self, version: int) -> None:
-        """Raise ModisteError: there are no earlier versions."""
+        """Raise ModisteError: Qdrant keeps no earlier versions."""
         raise ModisteError("engine=qdrant keeps only the newest version: restore one of the server's own snapshots.")
 
     def read(self, columns: Sequence[str], condition: conditions.Node | None = None) -> pa.Table:
-        """Columns of all rows that fulfil a condition, an Arrow table by ascending ``row`` if that is one of them."""
+        """Read columns of matching rows as an Arrow table, ascending by ``row`` if that is one of them."""
         import base64
 
         import pyarrow as pa
@@ -204,11 +204,14 @@ class QdrantStore:
         return table
 
     def take(self, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        """Columns of some rows; rows that are not there are missing."""
+        """Read columns of some rows; rows that do not exist are missing."""
         return self.read(["row", *columns], conditions.In("row", tuple(map(int, rows))))
 
     def full_text(self, query: str, k: int, condition: conditions.Node | None) -> tuple[np.ndarray, np.ndarray]:
-        """Rows that have a word of the query, and Σ log(1 + rows / rows with the word) over those that they have."""
+        """The k rows that match the query's words best, and their scores: Σ IDF over the words that they have.
+
+        The IDF of a word is log(1 + number of rows / number of matching rows with the word).
+        """
         total = self.count()
         scores: dict[int, float] = {}
         for word in set(re.findall(r"\w+", query.lower())):
@@ -226,7 +229,7 @@ class QdrantStore:
 
 
 class _Word:
-    """A condition that is Qdrant's own: the text has a word."""
+    """Qdrant-specific condition: the full text has a word."""
 
     def __init__(self, word: str) -> None:
         self.word = word
@@ -238,10 +241,10 @@ def _with_word(condition: conditions.Node | None, word: str) -> Any:
 
 
 def filter_of(node: conditions.Node | None) -> models.Filter | None:
-    """A condition as a Qdrant filter; None for none.
+    """A condition as a Qdrant filter; None for no condition.
 
     Raises:
-        ModisteError: Qdrant cannot answer it: an order of texts, or a pattern that is not ``%word%``.
+        ModisteError: Qdrant does not support it: an order comparison of text, or a pattern other than ``%word%``.
     """
     from qdrant_client import models
 
@@ -292,6 +295,6 @@ def _compared(node: conditions.Compare, models: Any) -> Any:
         return models.FieldCondition(key=node.column, range=models.Range(**{name: node.value}))
     if node.sign == "=":
         return equal
-    # A missing value is not unequal.
+    # A missing value matches no comparison, not even !=.
     missing = models.IsEmptyCondition(is_empty=models.PayloadField(key=node.column))
     return models.Filter(must_not=[equal, missing])
