@@ -153,7 +153,7 @@ def test_small_pictures_and_class_names_are_pointed_out(tmp_path, monkeypatch, c
     )
     out = " ".join(capsys.readouterr().out.split())
     assert "small (28 pixels)" in out
-    assert "titles are 1 different" in out
+    assert "titles: 1." in out
 
 
 class Pixels:
@@ -222,6 +222,6 @@ def test_changed_copies_are_counted_and_what_is_not_seen_is_said(shop, tmp_path,
     audit(*shop, "output=out", "copies=true")
     facts = read(tmp_path / "out")
     assert images(facts)["copy"] == 2  # the re-encoded ones; tests/evaluation/test_copies.py has the changed ones
-    assert any(note.startswith("Not seen: other photographs") for note in facts["notes"])
+    assert any(note.startswith("Not detected: other photographs") for note in facts["notes"])
     audit(*shop, "output=out")
-    assert "were not looked for: copies=true" in " ".join(capsys.readouterr().out.split())
+    assert "were not searched for: set copies=true" in " ".join(capsys.readouterr().out.split())

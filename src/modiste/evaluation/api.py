@@ -36,18 +36,18 @@ def evaluate(
     out: str | Path | None = None,
     **settings: Any,
 ) -> list[Result]:
-    """Measure a model by the protocols of `modiste.tasks`.
+    """Evaluate a model on tasks of `modiste.tasks`.
 
     Args:
-        model: A run directory (what `modiste.train` returns has one), a hub id or local directory of a published model,
-            or a model in memory.
-        data: A catalogue; a data set's name; groups and keys of `modiste evaluate` to values
+        model: A run directory or what `modiste.train` returns, a hub id or local directory of a published model, or a
+            model in memory.
+        data: A catalogue; a data set's name; config groups and keys of `modiste evaluate` with their values
             (``{"data": "kagl", "data/split": "marqo"}``); None: that of the run.
         tasks: Names of tasks, or tasks by name.
         split: The evaluated split; ``all``: every row.
-        out: Directory for result files; results that exist there for the same model, data and protocol are not
-            computed again. None: a run keeps its results, of others none are written. Results of data or tasks that
-            are passed as objects are only written with ``out``, and always computed.
+        out: Directory for result files; existing results of the same model, data and protocol are reused. None: results
+            of a run are stored in the run, others are not stored. Results of data or tasks that are passed as objects
+            are stored only with ``out``, and always recomputed.
         settings: Further keys of conf/evaluate.yaml: ``precision``, ``batch_size``, ``backend``, ``dim`` …
 
     Returns:
@@ -75,19 +75,19 @@ def evaluate(
     if isinstance(model, (str, Path)) and run is None:
         words += ["model=pretrained", f"model.source={override_value(str(model))}"]
     if "suite" in settings:
-        raise ModisteError("A suite has data and tasks of its own: run it with modiste evaluate suite=NAME.")
+        raise ModisteError("A suite sets the data and tasks itself: run it with modiste evaluate suite=NAME.")
     given = None if data is None or isinstance(data, (str, Mapping)) else data
     objects = given is not None or isinstance(tasks, Mapping)
     spec = EvaluationSpec("", compose("evaluate", words), tuple(words))
     subject = _subject(model, spec.config)
     trained = subject.trained
-    if given is not None:  # a run's record is of data that its configuration can name
+    if given is not None:  # a run stores only results of data that a configuration can name
         subject = replace(subject, run=None, trained=None)
         spec.config.data.name = escape_interpolations(given.card.name)
     elif objects:
         subject = replace(subject, run=None)
     cfg = spec.config
-    # What objects mean is in no configuration, so that an earlier result may be of others.
+    # Objects are in no configuration, so an existing result may be of different ones.
     evaluator = Evaluator(
         subject, RunDir(Path(out)) if out else None, overwrite=cfg.overwrite or objects, overlap=cfg.overlap,
         deterministic=cfg.deterministic,
@@ -116,7 +116,7 @@ class Evaluated:
     Attributes:
         outcomes: One per task.
         paths: Result files, in order.
-        folder: The run directory that holds them.
+        folder: The run directory that contains them.
         report: Its ``report.html``.
     """
 
@@ -131,7 +131,7 @@ def evaluate_config(cfg: DictConfig, line: Invocation) -> Evaluated:
 
     Args:
         cfg: The composed configuration.
-        line: Where it came from.
+        line: Command line that composed it.
 
     Raises:
         ModisteError: Nothing could be evaluated, or a single evaluation cannot run.

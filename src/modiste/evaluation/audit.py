@@ -33,16 +33,16 @@ from modiste.utils.run_dir import RunDir, write_json
 MEANING = {
     "identical": "equal pixels, whatever the file's encoding",
     "near": "hashes at most {hamming} of 64 bits apart, 8×8 cells at most {colour} of 255 levels; identical included",
-    "copy": "the same picture, mirrored, cropped, padded, turned by a few degrees, brighter or grey",
+    "copy": "the same image, mirrored, cropped, padded, rotated by a few degrees, brightened or made grey",
     "embedding": "cosine of the model's image embeddings at least {cosine}; identical included",
-    "title": "equal titles, case, punctuation and spaces aside",
-    "similar title": "titles that differ in accents, the order of words or one letter; equal included",
+    "title": "equal titles, ignoring case, punctuation and spaces",
+    "similar title": "titles that differ in accents, word order or one letter; equal included",
     "product": "equal product ids",
 }
 VISIBLE = ("near", "copy", "embedding")
 """Measures whose pairs are shown: in the others the two sides are equal."""
 SMALL = 48
-"""Pictures of a shorter side have few details: different ones may be near."""
+"""Images with a shorter side have few details, so different ones may be near."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Audit:
     Attributes:
         train: Training rows.
         test: Evaluated rows.
-        matches: Measure to the nearest training row of every evaluated row.
-        settings: The thresholds, and the model of the embeddings.
+        matches: Nearest training row of every evaluated row, by measure.
+        settings: Thresholds, and the model of the embeddings.
     """
 
     train: Catalogue
@@ -67,10 +67,10 @@ def audit_config(cfg: DictConfig, line: Invocation) -> tuple[Audit, Path]:
 
     Args:
         cfg: The composed ``audit`` configuration.
-        line: Where it came from.
+        line: Command line that composed it.
 
     Raises:
-        ModisteError: Contradictory settings, a side without rows, or data that are missing.
+        ModisteError: Both sides are the same split, a side has no rows, or data are missing.
     """
     run = RunDir.find(cfg.run) if cfg.run else None
     trained = load_run_config(run.config) if run else None
@@ -106,17 +106,17 @@ def compare_sides(
     options: dict[str, Any] | None = None,
     copies: bool = False,
 ) -> Audit:
-    """What the rows of ``test`` share with those of ``train``.
+    """Find what the rows of ``test`` share with those of ``train``.
 
     Args:
         train: Training rows.
         test: Evaluated rows.
-        hamming: Largest number of differing bits, of 64, of near pictures' hashes.
-        colour: Largest difference of near pictures' 8×8 cells, of 255 levels.
-        subject: Whose image embeddings find near pictures, too; None: nobody's.
-        cosine: Least cosine of those.
-        options: Of `modiste.embedding.build.build_embedder`.
-        copies: Look for changed copies of pictures, too (`modiste.evaluation.copies`).
+        hamming: Maximum number of differing bits, of 64, between the hashes of near images.
+        colour: Maximum difference between the 8×8 cells of near images, of 255 levels.
+        subject: Model whose image embeddings are compared, too; None: no embeddings.
+        cosine: Minimum cosine of a match by embeddings.
+        options: Options of `modiste.embedding.build.build_embedder`.
+        copies: Whether to search for modified copies of images, too (`modiste.evaluation.copies`).
     """
     settings: dict[str, Any] = {"hamming": hamming, "colour": colour}
     matches = measure(train, test, hamming, colour)
@@ -147,31 +147,31 @@ def training_side(cfg: DictConfig, trained: DictConfig | None, evaluated: Catalo
 
 
 def notes(audit: Audit) -> list[str]:
-    """Caveats that a reader of the numbers must know."""
+    """Caveats for readers of the numbers."""
     found = []
     if not same_products(audit.train, audit.test):
-        found.append("Product ids of different data sets mean different things: they are not compared.")
+        found.append("Product ids of different data sets are not comparable, so they are not compared.")
     side = min(audit.test.read_image(0).size)
     if side < SMALL:
-        found.append(f"The evaluated pictures are small ({side} pixels): different ones may count as near.")
+        found.append(f"The evaluated images are small ({side} pixels): different ones may count as near.")
     titles = len(set(map(normalised, audit.test.column("text"))))
     if titles < len(audit.test) / 10:
-        found.append(f"The evaluated titles are {titles:,} different ones, as class names are: equal ones tell little.")
+        found.append(f"Distinct evaluated titles: {titles:,}. Like class names, they tell little when equal.")
     found.append(
-        "Not seen: other photographs of the same product, crops of more than a third, turns of more than about ten "
-        "degrees, what lies over a picture (text, watermarks), copies that are recoloured as a whole, one in four of "
-        "those that are so bright that they lost details, one in six that are turned with black corners; reworded "
-        "titles. A photograph of which a small part has another colour counts as a copy."
+        "Not detected: other photographs of the same product, crops of more than a third, rotations of more than about "
+        "ten degrees, overlays (text, watermarks), copies that are recoloured as a whole, one in four of those so "
+        "bright that they lost details, one in six of those rotated with black corners; reworded titles. A photograph "
+        "in which a small part has another colour counts as a copy."
     )
     if "copy" not in audit.matches:
-        found.append("Changed copies (mirrored, cropped, turned …) were not looked for: copies=true.")
+        found.append("Modified copies (mirrored, cropped, rotated …) were not searched for: set copies=true.")
     if "embedding" in audit.matches:
-        found.append("What cosine means the same picture depends on the model: judge it by the sheet.")
+        found.append("Which cosine means the same image depends on the model: check it on the contact sheet.")
     return found
 
 
 def describe(audit: Audit, most: int) -> dict[str, Any]:
-    """Everything that the command reports, as plain values."""
+    """The report of the command, as plain values."""
     return {
         "schema": 1,
         "train": _side(audit.train),
@@ -207,14 +207,14 @@ def shown(audit: Audit) -> list[str]:
 
 
 def closest(audit: Audit, name: str) -> list[int]:
-    """The evaluated rows with a match by ``name``, the closest pair first; identical pictures are excluded."""
+    """Evaluated rows with a match by ``name``, closest pair first, without identical images."""
     match, identical = audit.matches[name], audit.matches["identical"].touched
     rows = np.flatnonzero(match.touched & ~identical)
     return rows[np.argsort(match.distance[rows], kind="stable")].tolist()
 
 
 def pair(audit: Audit, name: str, row: int) -> dict[str, Any]:
-    """The cells of an evaluated row and its nearest training row."""
+    """Distance, ids and titles of an evaluated row and its nearest training row."""
     match = audit.matches[name]
     cells_of_both: dict[str, Any] = {"distance": round(float(match.distance[row]), 6)}
     for side, catalogue, position in (("test", audit.test, row), ("train", audit.train, int(match.train[row]))):
@@ -224,7 +224,7 @@ def pair(audit: Audit, name: str, row: int) -> dict[str, Any]:
 
 
 def write_pairs(audit: Audit, path: Path) -> None:
-    """Every touched evaluated row with its nearest training row, measure by measure, as CSV."""
+    """Write every matched evaluated row with its nearest training row, by measure, as CSV."""
     names = [
         "measure",
         "distance",

@@ -51,9 +51,10 @@ def show(audit: Audit, console: Console, most: int) -> None:
 
 
 def draw_pairs(audit: Audit, path: Path, most: int) -> bool:
-    """A PNG of pairs side by side, evaluated left and training right: ``most`` of each kind, from closest to farthest.
+    """Draw a PNG of pairs, evaluated left and training right: up to ``most`` of each measure.
 
-    Evenly spaced, so that the sheet also shows where the threshold cuts. Returns whether there is any pair to draw.
+    They are evenly spaced from closest to farthest, so that the sheet also shows pairs near the threshold. Returns
+    whether there is any pair.
     """
     from PIL import Image
 
@@ -77,7 +78,7 @@ def draw_pairs(audit: Audit, path: Path, most: int) -> bool:
 
 
 def _spread(rows: Sequence[int], most: int) -> list[int]:
-    """At most ``most`` of them, evenly spaced, the first and the last included.
+    """At most ``most`` of ``rows``, evenly spaced, including the first and the last.
 
     >>> _spread([5, 6, 7, 8, 9], 3)
     [5, 7, 9]

@@ -31,7 +31,7 @@ class Pair:
 
     @property
     def metrics(self) -> list[str]:
-        """In reading order."""
+        """The common metrics, in reading order."""
         return ordered(name for name in self.a["metrics"] if name in self.b["metrics"])
 
     def cells(self, name: str) -> tuple[Cell | None, Cell | None]:
@@ -44,7 +44,7 @@ class Pair:
         return None if a is None or b is None else a.value - b.value
 
     def verdict(self, name: str) -> str:
-        """Of the test at the adjusted p-value; empty where there is none."""
+        """Verdict of the test at the adjusted p-value; empty without a test."""
         if name not in self.p:
             return ""
         return verdict(self.tests[name], self.p[name], lower_is_better(self.a, name))
@@ -59,11 +59,11 @@ class Comparison:
     """All results that two models have in common.
 
     Attributes:
-        names: Of A and B.
+        names: Names of A and B.
         pairs: One per data set, split and task.
-        skipped: Why other results are not compared, a sentence each.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
+        skipped: Reasons why other results are not compared, one sentence each.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
     """
 
     names: tuple[str, str]
@@ -76,7 +76,7 @@ class Comparison:
         return self.text()
 
     def sheets(self, every: bool = True) -> Iterator[Sheet]:
-        """A table per pair, of every metric or of the main ones."""
+        """A table per pair, with every metric or the main ones."""
         for i, pair in enumerate(self.pairs):
             grid = Grid(list(HEADS), "lrrrrrrl", _rows(pair, pair.metrics if every else pair.main()))
             last = i == len(self.pairs) - 1
@@ -85,7 +85,7 @@ class Comparison:
             )
 
     def notes(self) -> list[str]:
-        """What the numbers are, and what is not among them."""
+        """Explanation of the numbers, and what is missing."""
         tests = sum(len(pair.p) for pair in self.pairs)
         meaning = (
             "Two-sided paired tests over the queries: McNemar's exact test where values are 0 or 1, else the paired "
@@ -97,13 +97,13 @@ class Comparison:
         return [meaning, *words, *self.skipped]
 
     def text(self, style: str = "markdown") -> str:
-        """As ``markdown``, ``latex`` or ``csv``."""
+        """Format as ``markdown``, ``latex`` or ``csv``."""
         if style == "csv":
             return csv_text(self.lines())
         return (markdown if style == "markdown" else latex)(list(self.sheets()))
 
     def lines(self) -> Iterator[list[Any]]:
-        """The heads, and a line per metric."""
+        """The column names, and a line per metric."""
         heads = ("data", "split", "task", "variant", "metric", "model_a", "model_b", "a", "b", "difference")
         yield [*heads, "low", "high", "p", "p_holm", "verdict", "test", "n"]
         for pair in self.pairs:
@@ -123,17 +123,17 @@ def compare(
     """Compare two models on the same queries, with paired tests and Holm's correction.
 
     Args:
-        a: A run directory, or a result file.
-        b: Another one.
+        a: Run directory or result file of model A.
+        b: Run directory or result file of model B.
         allow: Settings in which two results may differ, such as ``query_prefix``.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
 
     Returns:
         The comparison; ``print`` shows it as Markdown, ``.text("csv")`` has a line per metric.
 
     Raises:
-        ModisteError: The two have no result in common, or none that may be compared: the message says what differs.
+        ModisteError: The two have no result in common, or none that may be compared; the message names what differs.
 
     Example:
         ``modiste.compare("runs/a", "runs/b").pairs[0].verdict("t2i/mrr")`` is ``"A better"``, ``"B better"`` or
@@ -168,7 +168,7 @@ def compare(
 
 
 def _adjust(pairs: Sequence[Pair]) -> None:
-    """Holm's correction over all tests of all pairs."""
+    """Apply Holm's correction over all tests of all pairs."""
     from modiste.metrics.comparison import holm
 
     tests = [(pair, name) for pair in pairs for name in pair.tests]
@@ -178,7 +178,7 @@ def _adjust(pairs: Sequence[Pair]) -> None:
 
 
 def _by_place(path: str | Path) -> dict[tuple[str, str, str, str], StoredResult]:
-    """Data, split, task and variant → the result. Raises ModisteError where there are several."""
+    """Results by data, split, task and variant; raise ModisteError for duplicates."""
     found: dict[tuple[str, str, str, str], StoredResult] = {}
     for result in load_results([path]):
         other = found.setdefault(coordinates(result), result)
@@ -191,13 +191,13 @@ def _by_place(path: str | Path) -> dict[tuple[str, str, str, str], StoredResult]
 
 
 def _name(path: str | Path, own: Iterable[StoredResult], others: Iterable[StoredResult]) -> str:
-    """The model's name; the path where the names do not tell the two apart."""
+    """The model's name; the path if the names do not distinguish the two."""
     names, other = ({result["model"]["name"] for result in side} for side in (own, others))
     return next(iter(names)) if len(names) == 1 and not names & other else str(path)
 
 
 def _rows(pair: Pair, names: Sequence[str]) -> list[list[Item]]:
-    """The metrics under the name of their part."""
+    """Rows of the metrics, grouped by the name of their part."""
     rows: list[list[Item]] = []
     for part in parts_of(names):
         if part:
@@ -220,7 +220,7 @@ def _row(pair: Pair, name: str) -> list[Item]:
 
 
 def _signed(value: float, digits: int) -> str:
-    """With its sign, a real minus.
+    """Format a number with its sign, with a true minus.
 
     >>> _signed(-0.0123, 3), _signed(0.00001, 3)
     ('−0.012', '0.000')
@@ -230,7 +230,8 @@ def _signed(value: float, digits: int) -> str:
 
 
 def _p(p: float) -> str:
-    """
+    """Format a p-value.
+
     >>> _p(0.00002), _p(0.0312)
     ('< 0.001', '0.031')
     """

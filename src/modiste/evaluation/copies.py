@@ -1,9 +1,9 @@
 """Detection of copies that were mirrored, cropped, padded, slightly rotated, brightened or made grey.
 
-Each evaluated picture is compared with its nearest training pictures by the correlation of small grey thumbnails, whole
-and trimmed of a plain border, as it is and mirrored. Each of these pairs is aligned by an affine map (Lucas & Kanade
-1981, in the inverse order of Baker & Matthews 2004). It counts as a copy where the test picture is what the training
-picture becomes under that map and one gain: their details correlate, everywhere, and so do their colours.
+Each evaluated image is compared with its nearest training images by the correlation of small grey thumbnails, whole or
+trimmed of a plain border, also mirrored. Each of these pairs is aligned by an affine map (Lucas & Kanade 1981, in the
+compositional form of Baker & Matthews 2004). It is a copy if the test image is what the training image becomes under
+that map and one gain: their details correlate everywhere, and their colours agree.
 """
 
 from __future__ import annotations
@@ -28,47 +28,47 @@ from modiste.utils.run_dir import cache_dir
 
 SIDE, COARSE = 48, 16
 NEIGHBOURS = 6
-"""Training pictures that are aligned, for each kind of thumbnail and each orientation."""
+"""Number of training images that are aligned, per kind of thumbnail and orientation."""
 LEAST_COARSE = 0.8
-"""Correlation of unaligned thumbnails below which pictures are not aligned."""
+"""Minimum correlation of unaligned thumbnails for an alignment."""
 PROMISING = 0.6
-"""Correlation of details, after the first steps of the alignment, from which on it is completed."""
+"""Minimum correlation of details, after the first steps of an alignment, to complete it."""
 DETAILS, FINEST = 0.94, 0.978
-"""Least correlations of the details of a copy, and of its finest ones."""
+"""Minimum correlations of the details of a copy, and of its finest ones."""
 ODD = 0.002
-"""Largest fraction of a copy's textured places whose details do not correlate: plain wallets share their outline."""
+"""Maximum fraction of a copy's textured places whose details do not correlate: plain wallets share their outline."""
 COLOURS = 18.0
-"""Levels of 255 that 99 % of a copy's places differ in at most, up to gain."""
+"""Maximum difference of 99 % of a copy's places, of 255 levels, up to gain."""
 RICH = 0.6
-"""Fraction of textured places from which on two pictures are not alike by chance."""
+"""Fraction of textured places from which on two images do not match by chance."""
 RICH_FINEST, RICH_COLOURS = 0.96, 28.0
-"""`FINEST` and `COLOURS` of such pictures, if all of their textured places correlate."""
+"""`FINEST` and `COLOURS` of such images, if all of their textured places correlate."""
 NOISE = 6.0
-"""Levels that a resized JPEG file differs in: what varies less has no texture."""
+"""Noise of a resized JPEG file, of 255 levels: what varies less has no texture."""
 BATCH = 2048
 WINDOW = 0.86
-"""Part of the side that is compared: a rotation leaves wedges, and a crop an edge."""
+"""Fraction of the side that is compared: a rotation leaves wedges, and a crop an edge."""
 GREY = torch.tensor([0.299, 0.587, 0.114])
 """Weights of red, green and blue in luminance (ITU-R BT.601)."""
 LIMITS = (0.6, 1.6)
-"""Of the scale of a copy."""
+"""Minimum and maximum scale of a copy."""
 UNEVEN, TURN = 1.12, 0.18
-"""Largest ratio of the scales of the two sides, and sine of the angle by which a side is turned."""
+"""Maximum ratio of the scales of the two sides, and sine of the maximum angle by which a side is rotated."""
 GAINS = (0.6, 1.7)
-"""Of a brighter or darker copy."""
+"""Minimum and maximum gain of a darker or brighter copy."""
 BORDER = 24
-"""Levels in which content differs from a plain border."""
+"""Levels by which content differs from a plain border."""
 VERSION = "1"
 
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """Small versions of N pictures.
+    """Thumbnails of N images.
 
     Attributes:
-        rgb: (N, 3, SIDE, SIDE) float32, 0 to 255.
-        box: (N, 4) left, top, right, bottom of what is within a plain border, in parts of the sides.
-        trimmed: (N, SIDE, SIDE) float32, grey, of that part alone.
+        rgb: Images (N, 3, SIDE, SIDE), float32, 0 to 255.
+        box: Left, top, right, bottom (N, 4) of the content inside a plain border, as fractions of the sides.
+        trimmed: Grey images (N, SIDE, SIDE), float32, of that content alone.
     """
 
     rgb: Tensor
@@ -77,34 +77,34 @@ class Thumbnails:
 
     @classmethod
     def unpacked(cls, made: np.ndarray) -> Thumbnails:
-        """Of the bytes (N, …) that `thumbnail` makes."""
+        """From the bytes (N, …) of `thumbnail`."""
         rgb, trimmed, box = torch.from_numpy(made.astype(np.float32)).split([3 * SIDE**2, SIDE**2, 4], 1)
         shaped = rgb.reshape(-1, SIDE, SIDE, 3).permute(0, 3, 1, 2).contiguous()
         return cls(shaped, box / 255, trimmed.reshape(-1, SIDE, SIDE))
 
     @property
     def grey(self) -> Tensor:
-        """(N, SIDE, SIDE)."""
+        """Luminance (N, SIDE, SIDE)."""
         return grey(self.rgb)
 
     def of(self, rows: Tensor) -> Thumbnails:
-        """Those of some rows."""
+        """Select rows."""
         return Thumbnails(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def mirrored(self) -> Thumbnails:
-        """Left and right exchanged."""
+        """Flip left and right."""
         left, top, right, bottom = self.box.unbind(1)
         box = torch.stack([1 - right, top, 1 - left, bottom], 1)
         return Thumbnails(self.rgb.flip(3), box, self.trimmed.flip(2))
 
 
 def grey(rgb: Tensor) -> Tensor:
-    """Luminance (N, H, W) of pictures (N, 3, H, W)."""
+    """Luminance (N, H, W) of images (N, 3, H, W)."""
     return torch.einsum("nchw,c->nhw", rgb, GREY)
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    """What `Thumbnails` keeps of a picture, as bytes: its colours, the trimmed grey picture, and the box.
+    """What `Thumbnails` stores of an image, as bytes: its colours, the trimmed grey image, and the box.
 
     >>> thumbnail(Image.new("RGB", (60, 80))).shape
     (9220,)
@@ -120,7 +120,7 @@ def thumbnail(image: Image.Image) -> np.ndarray:
 
 
 def content(pixels: np.ndarray) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom, in parts of the sides, of what is within a plain border; all of it without one.
+    """Left, top, right, bottom of the content inside a plain border, if any, as fractions of the sides.
 
     >>> pixels = np.full((10, 10, 3), 255, np.uint8)
     >>> pixels[2:8, 1:9] = 0
@@ -142,7 +142,7 @@ def content(pixels: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def thumbnails(catalogue: Catalogue, progress: Progress = silent) -> Thumbnails:
-    """The thumbnails of a catalogue's pictures; kept in the cache."""
+    """Thumbnails of a catalogue's images, cached on disk."""
     words = [VERSION, catalogue.fingerprint(), *Decoder().identity(catalogue).values()]
     path = cache_dir() / "thumbnails" / f"{'-'.join(words)}.npy"
     what = f"The thumbnails of '{catalogue.card.name}'"
@@ -156,7 +156,7 @@ def thumbnails(catalogue: Catalogue, progress: Progress = silent) -> Thumbnails:
 
 
 def save(path: Path, array: np.ndarray) -> None:
-    """Write an array without a suffix of numpy's choice."""
+    """Write an array without the suffix that NumPy would add."""
     with path.open("wb") as file:
         np.save(file, array)
 
@@ -165,7 +165,7 @@ def save(path: Path, array: np.ndarray) -> None:
 
 
 def coarse(grey: Tensor) -> Tensor:
-    """Unit vectors (N, COARSE²) whose products are the correlations of the pictures (N, SIDE, SIDE)."""
+    """Unit vectors (N, COARSE²) whose dot products are correlations of images (N, SIDE, SIDE)."""
     vectors = F.adaptive_avg_pool2d(grey[:, None], COARSE).flatten(1)
     return F.normalize(vectors - vectors.mean(1, keepdim=True))
 
@@ -175,10 +175,10 @@ class Pairs:
     """Pairs of a test and a training row.
 
     Attributes:
-        test: (P,) rows.
-        train: (P,) rows.
-        mirrored: (P,) whether the test picture is mirrored.
-        theta: (P, 2, 3) the affine map from the training picture's coordinates, -1 to 1, to those of the test picture.
+        test: Test rows (P,).
+        train: Training rows (P,).
+        mirrored: Whether the test image is mirrored (P,).
+        theta: Affine maps (P, 2, 3) from coordinates of the training image, -1 to 1, to those of the test image.
     """
 
     test: Tensor
@@ -187,12 +187,12 @@ class Pairs:
     theta: Tensor
 
     def of(self, chosen: Tensor) -> Pairs:
-        """Some of them."""
+        """Select pairs."""
         return Pairs(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 def candidates(train: Thumbnails, test: Thumbnails, progress: Progress = silent) -> Pairs:
-    """The nearest training pictures of each test picture: whole, trimmed, and trimmed against whole; also mirrored."""
+    """The nearest training images of each test image, each whole or trimmed; also mirrored."""
     whole = torch.tensor([0.0, 0.0, 1.0, 1.0])
     kinds = [("whole", "whole"), ("trimmed", "trimmed"), ("trimmed", "whole"), ("whole", "trimmed")]
     vectors = {
@@ -214,7 +214,7 @@ def candidates(train: Thumbnails, test: Thumbnails, progress: Progress = silent)
 
 
 def between(source: Tensor, target: Tensor) -> Tensor:
-    """The affine maps (P, 2, 3), of coordinates from -1 to 1, that take boxes (P, 4) to others."""
+    """Affine maps (P, 2, 3), in coordinates from -1 to 1, from boxes (P, 4) to others."""
     theta = torch.zeros(len(source), 2, 3)
     for axis, (low, high) in enumerate(((0, 2), (1, 3))):
         (a, b), (c, d) = ((2 * box[:, low] - 1, 2 * box[:, high] - 1) for box in (source, target))
@@ -227,7 +227,7 @@ def between(source: Tensor, target: Tensor) -> Tensor:
 
 
 def warp(pictures: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """Pictures (P, C, SIDE, SIDE) through affine maps, and weights (P, SIDE, SIDE): inside both and the window."""
+    """Warp images (P, C, SIDE, SIDE) by affine maps; weights (P, SIDE, SIDE): inside both and `WINDOW`."""
     grid = F.affine_grid(theta, [len(theta), 1, SIDE, SIDE], align_corners=False)
     axis = torch.linspace(-1 + 1 / SIDE, 1 - 1 / SIDE, SIDE).abs() <= WINDOW
     weight = ((grid.abs() <= WINDOW + 0.1).all(3) & axis & axis[:, None]).float()
@@ -235,14 +235,14 @@ def warp(pictures: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def standardised(pictures: Tensor, weight: Tensor) -> Tensor:
-    """Pictures (P, SIDE, SIDE) of zero mean and unit deviation under a weight."""
+    """Standardise images (P, SIDE, SIDE) to zero mean and unit deviation under a weight."""
     total = weight.sum((1, 2), keepdim=True).clamp(min=1)
     centred = pictures - (pictures * weight).sum((1, 2), keepdim=True) / total
     return centred / (((centred**2 * weight).sum((1, 2), keepdim=True) / total).sqrt() + 3)
 
 
 def align(test: Tensor, train: Tensor, theta: Tensor, steps: int) -> Tensor:
-    """Affine maps (P, 2, 3) after ``steps`` of Gauss-Newton on grey pictures (P, SIDE, SIDE)."""
+    """Affine maps (P, 2, 3) after ``steps`` of Gauss–Newton on grey images (P, SIDE, SIDE)."""
     axis = torch.linspace(-1 + 1 / SIDE, 1 - 1 / SIDE, SIDE)
     x, y = axis.expand(SIDE, SIDE), axis[:, None].expand(SIDE, SIDE)
     for _ in range(steps):
@@ -261,14 +261,14 @@ def align(test: Tensor, train: Tensor, theta: Tensor, steps: int) -> Tensor:
 
 
 def _small(change: Tensor) -> Tensor:
-    """Changes (P, 6) as maps (P, 3, 3) near the identity."""
+    """Changes (P, 6) as affine maps (P, 3, 3) near the identity."""
     maps = torch.eye(3).repeat(len(change), 1, 1)
     maps[:, :2] += change.view(-1, 2, 3)
     return maps
 
 
 def details(test: Tensor, train: Tensor, weight: Tensor, fine: int = 3, coarse: int = 9) -> Tensor:
-    """Correlation (P,) of pictures (P, SIDE, SIDE) as means of ``fine`` × ``fine`` pixels, without coarser ones."""
+    """Correlation (P,) of images (P, SIDE, SIDE) between box filters of ``fine`` and ``coarse`` pixels."""
     parts = [(_smooth(picture, fine) - _smooth(picture, coarse)) * weight for picture in (test, train)]
     norms = [(part**2).sum((1, 2)).sqrt() for part in parts]
     return (parts[0] * parts[1]).sum((1, 2)) / (norms[0] * norms[1] + 1e-6)
@@ -279,11 +279,10 @@ def _smooth(pictures: Tensor, size: int) -> Tensor:
 
 
 def expected(test: Tensor, train: Tensor, theta: Tensor, weight: Tensor) -> Tensor:
-    """What the training pictures (P, 3, SIDE, SIDE) look like where the aligned ``test`` pictures are their copies.
+    """Training images (P, 3, SIDE, SIDE) as they would look if the aligned ``test`` images were copies.
 
-    Brighter or darker by one gain of all channels together, fitted where the test picture is not saturated, and
-    saturated as it is; an offset as well would make any two things of two tones alike. As blurred as it is: sampled by
-    the map and back.
+    They get one gain for all channels, fitted where the test image is not saturated, and the same saturation; an
+    additional offset would make any two two-toned objects match. They are equally blurred: sampled by the map and back.
     """
     used = weight[:, None] * ((test > 8) & (test < 247))
     gain = (test * train * used).sum((1, 2, 3)) / ((train**2 * used).sum((1, 2, 3)) + 1)
@@ -295,8 +294,10 @@ def expected(test: Tensor, train: Tensor, theta: Tensor, weight: Tensor) -> Tens
 
 
 def odd(test: Tensor, train: Tensor, weight: Tensor, size: int = 5) -> tuple[Tensor, Tensor]:
-    """The fractions (P,) of textured places of pictures (P, SIDE, SIDE) where windows of ``size`` × ``size`` do not
-    correlate, and of textured places among all."""
+    """Fractions (P,) of textured places that do not correlate, and of textured places among all.
+
+    Correlations of images (P, SIDE, SIDE) are those of windows of ``size`` × ``size``.
+    """
     means = [_smooth(picture, size) for picture in (test, train)]
     spread = [(_smooth(p**2, size) - m**2).clamp(min=0) for p, m in zip((test, train), means, strict=True)]
     shared = _smooth(test * train, size) - means[0] * means[1]
@@ -307,13 +308,13 @@ def odd(test: Tensor, train: Tensor, weight: Tensor, size: int = 5) -> tuple[Ten
 
 
 def colours(test: Tensor, train: Tensor, weight: Tensor) -> Tensor:
-    """Levels (P,) that 99 % of the places of pictures (P, 3, SIDE, SIDE) differ in, as means of 3² pixels."""
+    """99th percentile (P,) of the difference of images (P, 3, SIDE, SIDE), as means of 3×3, in levels."""
     apart = F.avg_pool2d(test - train, 3, 1, 1, count_include_pad=False).abs().amax(1)
     return torch.nanquantile(apart.masked_fill(weight == 0, torch.nan).flatten(1), 0.99, dim=1)
 
 
 def plausible(theta: Tensor) -> Tensor:
-    """Whether affine maps (P, 2, 3) scale both sides alike, and turn and skew little."""
+    """Whether affine maps (P, 2, 3) scale both sides equally, and rotate and skew little."""
     across, down = theta[:, :, 0], theta[:, :, 1]
     scales = torch.stack([across.norm(dim=1), down.norm(dim=1)], 1)
     turn = torch.stack([across[:, 1] / scales[:, 0], down[:, 0] / scales[:, 1]], 1).abs()
@@ -322,13 +323,15 @@ def plausible(theta: Tensor) -> Tensor:
 
 
 def match_copies(train: Thumbnails, test: Thumbnails, progress: Progress = silent) -> Match:
-    """The training picture that each test picture is a copy of; ``distance`` is 1 - the correlation of the finest
-    details."""
+    """The training image that each test image is a copy of.
+
+    ``distance`` is 1 - the correlation of the finest details.
+    """
     pairs = candidates(train, test, progress)
     best = np.full(len(test.box), np.inf)
     found = np.full(len(test.box), -1, dtype=np.int64)
     starts = range(0, len(pairs.test), BATCH)
-    for start in progress(starts, len(starts), "Aligning pictures"):
+    for start in progress(starts, len(starts), "Aligning images"):
         part = pairs.of(torch.arange(start, min(start + BATCH, len(pairs.test))))
         for i, j, distance in zip(*aligned(train, test, part), strict=True):
             if (distance, j) < (best[i], found[i]):
@@ -337,7 +340,7 @@ def match_copies(train: Thumbnails, test: Thumbnails, progress: Progress = silen
 
 
 def aligned(train: Thumbnails, test: Thumbnails, pairs: Pairs) -> tuple[list[int], list[int], list[float]]:
-    """The pairs that are copies: test rows, training rows, distances."""
+    """Pairs that are copies: test rows, training rows, distances."""
     theta, correlation = _aligned(train, test, pairs, 4)
     pairs = Pairs(pairs.test, pairs.train, pairs.mirrored, theta).of((correlation > PROMISING).nonzero()[:, 0])
     if not len(pairs.test):
@@ -363,7 +366,7 @@ def _aligned(train: Thumbnails, test: Thumbnails, pairs: Pairs, steps: int) -> t
 
 
 def _rgb(train: Thumbnails, test: Thumbnails, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """Test and training pictures (P, 3, SIDE, SIDE); where the test picture is grey, the other is, too."""
+    """Test and training images (P, 3, SIDE, SIDE), both grey if the test image is."""
     own, other = test.rgb[pairs.test], train.rgb[pairs.train]
     own = torch.where(pairs.mirrored.view(-1, 1, 1, 1), own.flip(3), own)
     is_grey = (own.amax(1) - own.amin(1)).flatten(1).amax(1) < 12

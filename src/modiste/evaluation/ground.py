@@ -1,4 +1,4 @@
-"""Grounding of phrases on one photo: found, drawn, and with the model's measured grounding."""
+"""Ground phrases on one photo, draw them, and report how well the model grounds."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from modiste.utils.run_dir import RunDir, read_json
 
 @dataclass(frozen=True)
 class GroundedPhoto:
-    """What was found on a photo.
+    """Phrases grounded on a photo.
 
     Attributes:
         found: Phrase → where it is.
-        known: What the run's grounding results say of the method, in sentences.
-        picture: The PNG that was written.
+        known: Findings of the run's grounding results about the method, in sentences.
+        picture: The PNG file.
     """
 
     found: dict[str, Grounded]
@@ -38,11 +38,11 @@ class GroundedPhoto:
 
 
 def ground_config(cfg: DictConfig) -> GroundedPhoto:
-    """Find the phrases of a ``ground`` configuration on its photo, and draw them into ``out``.
+    """Locate the phrases of a ``ground`` configuration on its photo, and draw them into ``out``.
 
     Raises:
-        ModisteError: There is no such model or photo, a phrase is empty, the method is unknown, or the model does not
-            support it.
+        ModisteError: The model or photo does not exist, a phrase is empty, ``out`` cannot be written, the method is
+            unknown, or the model does not support it.
     """
     if cfg.method is not None and cfg.method not in METHODS:
         raise ModisteError(f"There is no grounding method '{cfg.method}'. {did_you_mean(cfg.method, METHODS)}")
@@ -67,7 +67,7 @@ def ground_config(cfg: DictConfig) -> GroundedPhoto:
 
 
 def read_photo(path: Path) -> Image.Image:
-    """An image file as RGB, upright. Raises ModisteError where it is missing or no image."""
+    """Read an image file as RGB, upright; raise ModisteError if it is missing or not an image."""
     if not path.is_file():
         raise ModisteError(f"Photo '{path}' does not exist: give an image file.")
     try:
@@ -83,20 +83,20 @@ def grounding_results(run: str) -> list[dict[str, Any]]:
 
 
 def best_method(results: Sequence[dict[str, Any]]) -> str:
-    """The method that points best in a run's first grounding result; ``patches`` where nothing is measured."""
+    """The method with the best pointing in a run's first grounding result; ``patches`` without results."""
     metrics = results[0].get("metrics", {}) if results else {}
     pointing = {name: metrics[f"{name}/pointing"]["value"] for name in METHODS if f"{name}/pointing" in metrics}
     return max(pointing, key=lambda name: pointing[name], default="patches")
 
 
 def known_threshold(results: Sequence[dict[str, Any]], method: str) -> float:
-    """The threshold that a run's first grounding result chose for the method."""
+    """The method's threshold in the first grounding result that has one, or `THRESHOLD`."""
     stated = [result.get("protocol", {}).get("thresholds", {}).get(method) for result in results]
     return next((threshold for threshold in stated if threshold is not None), THRESHOLD)
 
 
 def known(results: Sequence[dict[str, Any]], method: str, run: str | None) -> list[str]:
-    """What the grounding results say about the method, or how to measure it."""
+    """Findings of the grounding results about the method, or how to measure it."""
     said = [
         f"On {result['data']} ({result['split']}): {finding}"
         for result in results

@@ -1,4 +1,4 @@
-"""Weight interpolation (WiSE-FT, arXiv:2109.01903): every alpha is measured, the best becomes a run."""
+"""Weight interpolation (WiSE-FT, arXiv:2109.01903): evaluate every alpha, make a run of the best."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Merged:
 
     Attributes:
         run: The run directory of the merged weights.
-        alpha: Fraction of the second model that was chosen.
+        alpha: The chosen fraction of the second model.
         curve: A row per alpha.
-        shown: The monitored metric and, with other data, theirs.
-        monitor: In words: which metric chose, and on which data.
-        picture: The curve.
+        shown: The plotted metrics: the monitored one and, with ``transfer`` sets, one of the first.
+        monitor: Description of the monitored metric and its data.
+        picture: Plot of the curve.
     """
 
     run: RunDir
@@ -66,17 +66,17 @@ class Merged:
 def merge_config(cfg: DictConfig, line: Invocation) -> Merged:
     """Evaluate the models between ``first`` and ``second``, and write the run directory of the best one.
 
-    Weights are interpolated as `modiste.models.interpolate.interpolate` says, and so is the log of the temperature.
-    Each (alpha, data, task) is stored in ``alphas/`` as it is measured; one of the same weights, data and protocol is
-    kept.
+    Weights, the log of the temperature and the bias are interpolated by `modiste.models.interpolate.interpolate`. Each
+    (alpha, data, task) is stored in ``alphas/`` once it is computed; existing results of the same weights, data and
+    protocol are reused.
 
     Args:
         cfg: The composed ``merge`` configuration.
-        line: Where it came from.
+        line: Command line that composed it.
 
     Raises:
-        ModisteError: A model is missing, the architectures differ, an alpha or a metric is invalid, ``out`` holds
-            something else, or another process writes to it.
+        ModisteError: A model is missing, the architectures differ, an alpha or a metric is invalid, ``out`` is another
+            run or merge, or another process writes to it.
     """
     alphas = checked_alphas(cfg.alphas)
     check_monitor(cfg)
@@ -99,11 +99,11 @@ class Side:
     """One of the two models.
 
     Attributes:
-        source: As it was given: a run directory, ``start``, a hub id or a local model.
+        source: The source as given: a run directory, ``start``, a hub id or a local model.
         model: The model, without adapters.
-        config: Its run's configuration; null for a published model.
-        name: For a person.
-        parents: The run directories that its weights come from.
+        config: Configuration of its run; None for a published model or ``start``.
+        name: Display name.
+        parents: Run directories that its weights come from.
     """
 
     source: str
@@ -114,7 +114,7 @@ class Side:
 
 
 def sides(cfg: DictConfig) -> tuple[Side, Side]:
-    """The two models. Raises ModisteError when one is not given or not there."""
+    """Load the two models; raise ModisteError if one is not given or missing."""
     if cfg.second == START:
         raise ModisteError("second=start is not possible: use first=start and second=RUN.")
     second = side(str(cfg.second), cfg.checkpoint)
@@ -127,12 +127,12 @@ def sides(cfg: DictConfig) -> tuple[Side, Side]:
     run_dir = RunDir.find(cfg.second)
     model = model_at_start(run_dir)
     fold_adapters(model)
-    # What the starting weights were trained on, if on anything, is told by the second run's own init.
+    # The second run's init tells what its initial weights were trained on.
     return Side(START, model.eval(), None, f"start of {second.name}", []), second
 
 
 def side(source: str, checkpoint: str) -> Side:
-    """A run, or a published model. Raises ModisteError when there is neither."""
+    """Load a run or a published model; raise ModisteError if it is neither."""
     path = Path(source).expanduser()
     on_hub = "/" in source and not path.exists() and not path.parent.is_dir()
     published = not RunDir(path).is_run and (on_hub or (path / "config.json").is_file())
@@ -146,7 +146,7 @@ def side(source: str, checkpoint: str) -> Side:
 
 
 def adopted(cfg: DictConfig, base: Side, line: Invocation) -> DictConfig:
-    """The configuration with the model of ``base`` and, where the command line names no data, its data."""
+    """The configuration with the model of ``base`` and, unless the command line names data, its data."""
     if base.config is not None:
         cfg = from_run(cfg, base.config, line.overrides)
     with open_dict(cfg):
@@ -163,7 +163,7 @@ def adopted(cfg: DictConfig, base: Side, line: Invocation) -> DictConfig:
 
 
 def slug(one: Side) -> str:
-    """A side's name in a folder's name."""
+    """Name of a side within a folder's name."""
     return START if one.source == START else one.name
 
 
@@ -171,10 +171,10 @@ def slug(one: Side) -> str:
 
 
 def checked_alphas(given: Sequence[object]) -> list[float]:
-    """Ascending, each once.
+    """Sort the alphas and drop duplicates.
 
     Raises:
-        ModisteError: There is none, or one is no number in [0, 1].
+        ModisteError: The list is empty, or a value is not a number in [0, 1].
 
     >>> checked_alphas([1, 0.5, 0, 0.5])
     [0.0, 0.5, 1.0]
@@ -193,7 +193,7 @@ def checked_alphas(given: Sequence[object]) -> list[float]:
 
 
 def check_monitor(cfg: DictConfig) -> None:
-    """Raise ModisteError where the monitor is of no task, or its mode unknown."""
+    """Raise ModisteError if the monitor belongs to no task, or its mode is unknown."""
     parts = str(cfg.monitor.metric).split("/")
     if len(parts) < 3 or parts[0] != "val" or parts[1] not in cfg.task:
         raise ModisteError(
@@ -208,7 +208,7 @@ def check_monitor(cfg: DictConfig) -> None:
 
 
 def evaluations(cfg: DictConfig, line: Invocation) -> dict[str, Evaluation]:
-    """Evaluation sets for every alpha: in domain (``val``, which selects) and the ``transfer`` sets by name.
+    """Evaluation sets for every alpha: in-domain (``val``, which selects) and ``transfer`` sets by name.
 
     Raises:
         ModisteError: A set cannot be composed, or its data are missing.
@@ -226,18 +226,18 @@ def evaluations(cfg: DictConfig, line: Invocation) -> dict[str, Evaluation]:
 
 
 def where(evaluation: Evaluation) -> str:
-    """The data set and split in words."""
+    """Data set and split, in words."""
     return f"{evaluation.catalogue.card.name} ({evaluation.spec.split})"
 
 
 class Merge:
-    """Interpolated models, each evaluated on every domain.
+    """Evaluate interpolated models on every set, and write the best.
 
     Args:
         cfg: The configuration of the command.
         first: The model at alpha 0.
         second: The model at alpha 1.
-        base: The one of the two that gives the merged run its configuration and image transform.
+        base: The model that gives the merged run its configuration and image transform.
         out: The run directory to write.
         line: The command line.
     """
@@ -245,8 +245,8 @@ class Merge:
     def __init__(self, cfg: DictConfig, first: Side, second: Side, base: Side, out: RunDir, line: Invocation) -> None:
         self.cfg, self.first, self.second, self.base, self.out, self.line = cfg, first, second, base, out, line
         self.evaluations: dict[str, Evaluation] = {}
-        self.primary: dict[tuple[str, str], str] = {}  # of (set, task), as the tasks say
-        # Copies: the model of `base` holds all that is evaluated.
+        self.primary: dict[tuple[str, str], str] = {}  # by set and task
+        # Copies, since the model of `base` loads every alpha.
         self.ends = state_copy(first.model), state_copy(second.model)
         self.loss_ends = loss_state(first.model), loss_state(second.model)
         self.sides = {
@@ -261,17 +261,17 @@ class Merge:
             )  # fmt: skip
 
     def check_out(self) -> None:
-        """Raise ModisteError where ``out`` is another run or merge."""
+        """Raise ModisteError if ``out`` is another run or merge."""
         known = self.out.read_json("sides")
         same = all(known.get(name, {}).get("fingerprint") == side["fingerprint"] for name, side in self.sides.items())
         if not same and (known or self.out.is_run):
             raise ModisteError(f"{self.out.path} holds another run or merge: give another directory, out=DIR.")
 
     def measure(self, alphas: Sequence[float]) -> list[Row]:
-        """A row per alpha.
+        """Evaluate every alpha, and return a row per alpha.
 
         Raises:
-            ModisteError: The monitored metric, or that of the transfer, is not among what the tasks measure.
+            ModisteError: The tasks do not measure ``monitor.metric`` or ``transfer_metric``.
         """
         keep_pages()
         self.evaluations = evaluations(self.cfg, self.line)
@@ -290,12 +290,12 @@ class Merge:
         return list(rows.values())
 
     def embedder(self, alpha: float) -> ModelEmbedder:
-        """Embed with the weights of ``alpha``."""
+        """Embedder with the weights of ``alpha``."""
         self.base.model.load_state_dict(interpolate(*self.ends, alpha))
         return build_embedder(self.base.model, **embedder_options(self.cfg))
 
     def measure_one(self, alpha: float, name: str, task: str, embedder: ModelEmbedder) -> Row:
-        """The metrics of a task, from its file where that was made with the same weights, data and protocol."""
+        """Metrics of a task, from its file if that has the same weights, data and protocol."""
         evaluation = self.evaluations[name]
         embedder.decode = decode_of(evaluation.spec.config.data)
         described = self.base.model.describe() | {"precision": self.cfg.precision, "decode": embedder.decode}
@@ -319,7 +319,7 @@ class Merge:
         return {f"{name}/{task}/{metric}": value for metric, value in content["metrics"].items()}
 
     def check_direction(self, name: str, task: str, higher_is_better: Mapping[str, bool]) -> None:
-        """Raise ModisteError where the monitor's mode would choose the worst alpha."""
+        """Raise ModisteError if the monitor's mode would choose the worst alpha."""
         metric = str(self.cfg.monitor.metric).removeprefix(f"{name}/{task}/")
         better = {True: "max", False: "min"}.get(higher_is_better.get(metric))  # type: ignore[arg-type]
         if better is not None and better != self.cfg.monitor.mode:
@@ -328,7 +328,7 @@ class Merge:
             )
 
     def check_metrics(self, row: Row) -> None:
-        """Raise ModisteError where a metric that is asked for is not in ``row``."""
+        """Raise ModisteError if a configured metric is not in ``row``."""
         for key, name in (("monitor.metric", self.cfg.monitor.metric), ("transfer_metric", self.transfer_metric(row))):
             own = key == "monitor.metric"
             measured = [metric for metric in row if "/" in metric and metric.startswith(f"{IN_DOMAIN}/") == own]
@@ -336,7 +336,7 @@ class Merge:
                 raise ModisteError(f"'{key}' is {name}, which is not measured. {did_you_mean(name, measured)}")
 
     def transfer_metric(self, row: Row) -> str | None:
-        """The metric of the first other set that is shown; None where there is none."""
+        """The plotted metric of the first ``transfer`` set; None without one."""
         others = [name for name in self.evaluations if name != IN_DOMAIN]
         if not others:
             return None
@@ -360,7 +360,7 @@ class Merge:
         return Merged(self.out, chosen, curve, [name for name in (metric, shown) if name], monitor, picture)
 
     def draw(self, curve: list[Row], chosen: float, metric: str, shown: str | None) -> Path:
-        """The curve as a picture."""
+        """Plot the curve."""
 
         def line(name: str) -> Curve:
             parts = [[row[name][part] for row in curve] for part in ("value", "low", "high")]
@@ -371,7 +371,7 @@ class Merge:
         return alpha_curves([row["alpha"] for row in curve], chosen, line(metric), other, path, names)
 
     def write_run(self, alpha: float) -> None:
-        """``checkpoints/best.ckpt`` and ``config.yaml``, as other commands read them of any run."""
+        """Write ``checkpoints/best.ckpt`` and ``config.yaml``, as in any run."""
         config = self.config(alpha)
         state = {f"model.{name}": t.cpu() for name, t in interpolate(*self.ends, alpha).items()}
         state |= {f"loss.{name}": t for name, t in between_losses(*self.loss_ends, alpha).items()}
@@ -381,7 +381,7 @@ class Merge:
         write_text(self.out.config, OmegaConf.to_yaml(OmegaConf.create(config)))
 
     def config(self, alpha: float) -> dict[str, Any]:
-        """What builds the merged model, and the data of its base; ``merge`` says where it comes from."""
+        """Configuration of the merged model, with the data of its base; ``merge`` records its origin."""
         whole: Any = OmegaConf.to_container(self.cfg, resolve=True)
         parents = list(dict.fromkeys(self.first.parents + self.second.parents))
         origin = {"first": self.first.source, "second": self.second.source, "alpha": alpha, "runs": parents}
@@ -403,7 +403,7 @@ class Merge:
 
 
 def choose(values: Sequence[tuple[float, float]], mode: str) -> float:
-    """The alpha of the best value; of equals the smallest, nearest to the first model; not a number is worst.
+    """The alpha of the best value; ties go to the smallest alpha, and NaN is worst.
 
     >>> choose([(0.0, 0.2), (0.5, 0.3), (1.0, 0.3)], "max")
     0.5
@@ -413,19 +413,19 @@ def choose(values: Sequence[tuple[float, float]], mode: str) -> float:
 
 
 def state_copy(model: DualEncoder) -> dict[str, Tensor]:
-    """The state dict, in its own memory."""
+    """Copy the state dict."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def loss_state(model: DualEncoder) -> dict[str, Tensor]:
-    """The temperature, and bias, that came with the weights, as a loss stores them."""
+    """Temperature and bias of the weights, as a loss stores them."""
     scale, bias = model.initial_scale, model.initial_bias
     found = {"logit_scale": scale and math.log(scale), "logit_bias": bias}
     return {name: torch.tensor(float(value)) for name, value in found.items() if value is not None}
 
 
 def between_losses(first: dict[str, Tensor], second: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """The log of the temperature and the bias at ``alpha``; what one side lacks is the other's."""
+    """Log of the temperature, and bias, at ``alpha``; if one side lacks a value, that of the other."""
     shared = first.keys() & second.keys()
     both = interpolate({name: first[name] for name in shared}, {name: second[name] for name in shared}, alpha)
     return first | second | both

@@ -1,8 +1,8 @@
 """Overlap of evaluation and training rows: (near-)identical images, titles, products, embeddings.
 
-A perceptual hash alone finds nothing in a product catalogue: on KAGL every second test picture is within 4 bits of a
-training picture, because all shoes look similar on white. Two pictures are near here when their hashes are close *and*
-their colours agree cell by cell, which keeps re-encoded and rescaled copies and drops what only has the same outline.
+A perceptual hash alone is useless in a product catalogue: on KAGL every second test image is within 4 bits of a
+training image, because all shoes look similar on white. Here, two images are near if their hashes are close *and* their
+colours agree cell by cell, which keeps re-encoded and rescaled copies and drops images that only share an outline.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ Floats = npt.NDArray[np.float32]
 Looks = npt.NDArray[np.uint8]
 
 HAMMING = 4
-"""Bits of 64 that the hashes of near pictures differ in at most."""
+"""Maximum number of differing bits, of 64, between the hashes of near images."""
 COLOUR = 8
-"""Levels of 255 that a cell of near pictures differs in at most: JPEG at quality 75 moves 99 % of KAGL by 7 or less."""
+"""Maximum difference of a cell of near images, of 255 levels: JPEG at quality 75 moves 99 % of KAGL by 7 or less."""
 LOOKS_VERSION = "1"
 HASH_BYTES, SIDE, CELLS = 8, 32, 8
 ROWS, COLUMNS = 1024, 8192  # of a tile of scores: 32 MiB
@@ -60,11 +60,11 @@ _DCT = 2 * np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(SIDE) + 1) / (2
 
 @dataclass(frozen=True)
 class Match:
-    """The nearest training row of every evaluated row.
+    """Nearest training row of every evaluated row.
 
     Attributes:
-        train: (n,) position of the training row; -1 where none is near enough.
-        distance: (n,) float64, 0 = the same; NaN where there is none.
+        train: Position of the training row (n,); -1 if none is near enough.
+        distance: Distance (n,), float64; 0 if equal, NaN without a match.
     """
 
     train: Ints
@@ -72,18 +72,19 @@ class Match:
 
     @property
     def touched(self) -> npt.NDArray[np.bool_]:
-        """(n,) whether there is one."""
+        """Whether each row has a match (n,)."""
         return self.train >= 0
 
 
-# -------------------------------------------------------------------------------------------- what a picture looks like
+# ----------------------------------------------------------------------------------------------------------- appearance
 
 
 def look(image: Image.Image) -> Looks:
-    """What a picture looks like, (200,) bytes: a 64-bit DCT hash (pHash: Zauner 2010), and the colours of 8×8 cells.
+    """Appearance of an image, (200,) bytes: a 64-bit DCT hash and the colours of 8×8 cells.
 
-    The hash is the one of the package ``imagehash``: the lowest 8×8 coefficients of the 32×32 grey picture, a bit each
-    for "above their median". They are rounded first: those of a flat picture are noise, which would decide its bits.
+    The hash (pHash, Zauner 2010) is that of the package ``imagehash``: one bit for each of the lowest 8×8 coefficients
+    of the 32×32 grey image, for "above their median". Coefficients are rounded first: those of a flat image are noise,
+    which would decide its bits.
 
     >>> flat = look(Image.new("RGB", (60, 80), (250, 250, 250)))
     >>> flat[:8].tolist(), set(flat[8:].tolist())
@@ -96,9 +97,9 @@ def look(image: Image.Image) -> Looks:
 
 
 def looks(catalogue: Catalogue) -> Looks:
-    """`look` of every row, (n, 200). What was read before, for any split, comes from a cache keyed by ``pixels``.
+    """`look` of every row, (n, 200), cached on disk by ``pixels`` for all splits.
 
-    Preprocessed images have a cache of their own: they are not what was hashed, nor need their hashes be true.
+    Preprocessed images have a separate cache: they are not the hashed files, and their hashes may be wrong.
     """
     pixels, first, inverse = np.unique(catalogue.column("pixels"), return_index=True, return_inverse=True)
     path = _cache_file(catalogue)
@@ -137,7 +138,7 @@ def _bar(items: Iterable[Any], total: int, title: str) -> Iterable[Any]:
 
 
 def match_values(train: Sequence[str], test: Sequence[str]) -> Match:
-    """Equal values, the first training row of each; an empty value equals nothing.
+    """Match equal values to the first training row of each; empty values match nothing.
 
     >>> match_values(["a", "b", "b", ""], ["b", "c", ""]).train.tolist()
     [1, -1, -1]
@@ -151,16 +152,16 @@ def match_values(train: Sequence[str], test: Sequence[str]) -> Match:
 
 
 def match_looks(train: Looks, test: Looks, hamming: int = HAMMING, colour: int = COLOUR) -> Match:
-    """Near pictures: hashes at most ``hamming`` bits apart, and no colour of a cell more than ``colour`` levels.
+    """Match near images: hashes differ in at most ``hamming`` bits, cells in at most ``colour`` levels.
 
-    All pairs are compared, exactly, a tile at a time. ``distance`` is the largest difference of a cell's colour; among
-    equal ones the closer hash and then the lower position wins.
+    All pairs are compared exactly, one tile at a time. ``distance`` is the largest difference of a cell's colour; ties
+    go to the closer hash, then to the lower position.
 
     Args:
-        train: (M, 200) of `look`.
-        test: (N, 200).
-        hamming: 0 to 64.
-        colour: 0 to 255.
+        train: Training rows (M, 200) of `look`.
+        test: Evaluated rows (N, 200) of `look`.
+        hamming: Maximum number of differing bits, 0 to 64.
+        colour: Maximum difference of a cell, 0 to 255.
     """
     candidates, positions = np.unique(train, axis=0, return_index=True)
     best = np.full(len(test), np.iinfo(np.int64).max)
@@ -177,7 +178,7 @@ def match_looks(train: Looks, test: Looks, hamming: int = HAMMING, colour: int =
 
 
 def match_vectors(train: Floats, test: Floats, cosine: float) -> Match:
-    """Embeddings (M, D) and (N, D), of unit norm, whose cosine is at least ``cosine``; ``distance`` is 1 - cosine."""
+    """Match unit-norm embeddings (M, D) and (N, D) by a minimum ``cosine``; ``distance`` is 1 - cosine."""
     best = np.full(len(test), np.inf)
     found = np.full(len(test), -1, dtype=np.int64)
     for rows, columns, scores in close_pairs(train, test, cosine):
@@ -195,7 +196,7 @@ def close_pairs(train: Floats, test: Floats, least: float) -> Iterator[tuple[Int
 
 
 def close_rows(train: Floats, test: Floats, least: float, most: int) -> tuple[Ints, Ints]:
-    """The at most ``most`` training rows of each test row whose dot product is at least ``least``, a tile at a time."""
+    """Up to ``most`` training rows of each test row with a dot product of at least ``least``."""
     rows, columns = [], []
     for start in range(0, len(test), ROWS):
         products = test[start : start + ROWS] @ train.T
@@ -213,7 +214,7 @@ def _signs(table: Looks) -> Floats:
 
 
 def _keep_best(best: npt.NDArray[Any], found: Ints, rows: Ints, keys: npt.NDArray[Any], train: Ints) -> None:
-    """Take over, for every row, the pair of the smallest key, then of the lowest position, where it beats the best."""
+    """Update the best pair of every row: that with the smallest key, then with the lowest position."""
     order = np.lexsort((train, keys, rows))
     rows, start = np.unique(rows[order], return_index=True)
     keys, train = keys[order][start], train[order][start]
@@ -230,9 +231,9 @@ def same_products(train: Catalogue, test: Catalogue) -> bool:
 
 
 def measure(train: Catalogue, test: Catalogue, hamming: int = HAMMING, colour: int = COLOUR) -> dict[str, Match]:
-    """``identical`` (equal pixels), ``near``, ``title``, and ``product`` where ids mean the same on both sides.
+    """Match by ``identical`` (equal pixels), ``near``, ``title`` and, for comparable ids, ``product``.
 
-    ``near`` includes the identical ones.
+    ``near`` includes identical images.
     """
     found = {
         "identical": match_values(train.column("pixels"), test.column("pixels")),
@@ -245,17 +246,17 @@ def measure(train: Catalogue, test: Catalogue, hamming: int = HAMMING, colour: i
 
 
 def overlap(train: Catalogue, test: Catalogue) -> dict[str, int | None]:
-    """How many rows of ``test`` share something with a row of ``train``.
+    """Number of rows of ``test`` that share something with a row of ``train``.
 
     Returns:
-        ``identical``, ``near`` (which includes the identical), ``title``, ``product`` (None where the ids of two data
-        sets cannot be compared), and ``images``, the number of rows of ``test``.
+        ``identical``, ``near`` (including identical), ``title``, ``product`` (None if the ids of two data sets are not
+        comparable), and ``images``, the number of rows of ``test``.
     """
     return _counts([measure(train, test)], len(test))
 
 
 def _counts(measured: Sequence[dict[str, Match]], images: int) -> dict[str, int | None]:
-    """Rows that any of the training sets touches."""
+    """Number of rows that match any of the training sets, by measure."""
     counts: dict[str, int | None] = {}
     for name in ("identical", "near", "title", "product"):
         touched = [matches[name].touched for matches in measured if name in matches]
@@ -266,18 +267,18 @@ def _counts(measured: Sequence[dict[str, Match]], images: int) -> dict[str, int 
 def overlap_of_run(
     run_config: DictConfig, catalogue: Catalogue, split: str, data: DictConfig | None = None
 ) -> dict[str, int | str | None] | None:
-    """What the ``split`` of ``catalogue`` shares with the training data of a run, and of the run it started from.
+    """Overlap of a ``split`` of ``catalogue`` with the training data of a run and those it started from.
 
-    What the weights of a published model saw before the run is not known, and not counted.
+    The pretraining data of published models are unknown and not counted.
 
     Args:
         run_config: The run's ``config.yaml``.
-        catalogue: The evaluated data set, whole.
+        catalogue: The whole evaluated data set.
         split: The evaluated split.
-        data: The ``data`` node that ``catalogue`` was loaded from: where the run's is the same, it is not read again.
+        data: The ``data`` node of ``catalogue``: if it is also the run's, the data are not loaded again.
 
     Returns:
-        As `overlap`; None where nothing overlaps; ``{"unknown": reason}`` where the training data is missing.
+        See `overlap`; None without overlap; ``{"unknown": reason}`` if the training data are missing.
     """
     test = catalogue.select(split=split)
     try:
@@ -286,13 +287,13 @@ def overlap_of_run(
         sides = [catalogue if known else load(node) for known, node in zip(same, nodes, strict=True)]
         measured = [measure(side.select(split="train"), test) for side in sides]
     except ModisteError as error:
-        return {"unknown": f"The training data is not there to compare with: {error}"}
+        return {"unknown": f"The training data are missing: {error}"}
     counts = _counts(measured, len(test))
     return dict(counts) if any(count for name, count in counts.items() if name != "images") else None
 
 
 def training_data(run_config: DictConfig) -> Iterator[DictConfig]:
-    """The ``data`` nodes that a run was trained on: its own, and those of the runs that it started from or merges.
+    """The ``data`` nodes that a run was trained on, including those of runs it started from or merges.
 
     Raises:
         ModisteError: A run that it started from is missing, or one was trained on a stream of shards.
@@ -315,7 +316,7 @@ def training_data(run_config: DictConfig) -> Iterator[DictConfig]:
 
 
 def check_kept(node: DictConfig) -> None:
-    """Raise ModisteError for a ``data`` node whose training set is a stream, of which there is no catalogue."""
+    """Raise ModisteError for a ``data`` node that trains on a stream, which has no catalogue."""
     if node.get("stream") and node.stream.shards:
         raise ModisteError(
             "The run was trained on a stream of shards (data.stream), which cannot be compared: "
@@ -324,6 +325,6 @@ def check_kept(node: DictConfig) -> None:
 
 
 def source(node: DictConfig) -> dict[str, object]:
-    """What decides the rows of a ``data`` node."""
+    """Settings of a ``data`` node that determine its rows."""
     plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
     return {name: plain.get(name) for name in ("catalogue", "split", "held_out", "corruptions")}  # type: ignore[union-attr]

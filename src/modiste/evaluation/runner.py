@@ -36,7 +36,7 @@ class Outcome:
         task: The task's name.
         status: ``computed``, ``kept`` (its result existed) or ``missing``.
         why: The reason for ``missing``.
-        path: The result file; None where results are not stored.
+        path: The result file; None if results are not stored.
         result: The result; None for ``missing``.
     """
 
@@ -62,12 +62,12 @@ class Evaluator:
 
     Args:
         subject: The model, or embeddings on disk.
-        out: Where results go; None: a run's go to the run.
-        folder: Where those of other models go without ``out``, each model's to a separate folder; None: nowhere.
-        command: The command line, for the record.
-        overwrite: Compute results that exist again.
-        overlap: Of a run: count what the evaluated images share with its training data.
-        deterministic: torch refuses operations that may give other bits the next time.
+        out: Where results are stored; None: those of a run in the run.
+        folder: Without ``out``, parent of a separate folder for each model that is no run; None: not stored.
+        command: The command line, to be recorded.
+        overwrite: Recompute existing results.
+        overlap: For a run, count what the evaluated images share with its training data.
+        deterministic: Make torch refuse nondeterministic operations.
     """
 
     def __init__(
@@ -93,27 +93,27 @@ class Evaluator:
         """Load the data and tasks of a specification, for `run_task`.
 
         Raises:
-            ModisteError: The configuration is wrong, or the data are missing.
+            ModisteError: The configuration is invalid, or the data are missing.
         """
         if self.subject.trained is not None:
             spec = spec.of_run(self.subject.trained)
         return self.prepare_loaded(spec.load())
 
     def prepare_loaded(self, evaluation: Evaluation) -> Prepared:
-        """As `prepare`, of a loaded data set."""
+        """`prepare` for a loaded data set."""
         prepared = Prepared(evaluation, *self.subject.embedder(evaluation))
         self.store = self._store(prepared.facts)
         return prepared
 
     def run(self, spec: EvaluationSpec, skip: bool = False) -> Iterator[Outcome]:
-        """Each task of a specification as it is done.
+        """Run the tasks of a specification, yielding each outcome.
 
         Args:
             spec: What to evaluate.
-            skip: A task whose attributes the data lack is an outcome with the reason.
+            skip: If the data lack the attributes of a task, yield an outcome with the reason instead of raising.
 
         Raises:
-            ModisteError: The configuration is wrong, the data are missing, or a task refuses them.
+            ModisteError: The configuration is invalid, the data are missing, or a task refuses them.
         """
         prepared = self.prepare(spec)
         for name in prepared.evaluation.tasks:
@@ -125,7 +125,7 @@ class Evaluator:
                 yield Outcome(prepared.evaluation.spec.name, name, "missing", str(error))
 
     def run_task(self, prepared: Prepared, name: str) -> Outcome:
-        """The task ``name``, unless its result exists.
+        """Run the task ``name``, unless its result exists.
 
         Raises:
             ModisteError: The task refuses the data or the embeddings.
@@ -146,7 +146,7 @@ class Evaluator:
         return Outcome(entry, name, "computed", path=path, result=result)
 
     def _record(self, prepared: Prepared, name: str) -> dict[str, Any]:
-        """What a result file says of how it was made."""
+        """Provenance of a result, for its file."""
         spec = prepared.evaluation.spec
         facts = {
             "overrides": spec.for_task(name),
@@ -154,7 +154,7 @@ class Evaluator:
             "overlap": self._overlap(prepared.evaluation),
         }
         if "backend" in prepared.facts["describe"]:
-            facts["backends"] = dict(getattr(prepared.embedder, "used", {}))  # what auto took
+            facts["backends"] = dict(getattr(prepared.embedder, "used", {}))  # those that auto selected
         return facts
 
     def _store(self, facts: dict[str, Any]) -> ResultStore | None:
@@ -164,7 +164,7 @@ class Evaluator:
         return ResultStore(RunDir(self.folder / facts["fingerprint"][:8]), self.command) if self.folder else None
 
     def _overlap(self, evaluation: Evaluation) -> dict[str, Any]:
-        """What the evaluated images share with the run's training data; empty: nothing, or no run."""
+        """Overlap of the evaluated images with the run's training data; empty without overlap or run."""
 
         trained, spec = self.subject.trained, evaluation.spec
         if trained is None or not self.overlap:
@@ -176,7 +176,7 @@ class Evaluator:
 
 
 def read(path: Path) -> Result:
-    """A stored result with its values per query."""
+    """Read a stored result with its values per query."""
     content: Mapping[str, Any] = read_json(path)
     values = path.with_suffix(".npz")
     return Result.from_json(content, read_values(values) if values.exists() else None)

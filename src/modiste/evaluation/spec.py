@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     from modiste.tasks.result import Embedder, Result
 
 Entry = str | Mapping[str, Any]
-"""A data set's name, or groups and keys of `modiste evaluate` to their values: ``{data: kagl, task: [marqo]}``."""
+"""A data set's name, or config groups and keys of `modiste evaluate` with values: ``{data: kagl, task: [marqo]}``."""
 
 
 log = logging.getLogger(__name__)
 
 EVERY_ROW = "all"
-"""The split that takes all rows, for data of others that has no splits."""
+"""The split of all rows, for data without splits."""
 
 
 class Task:
     """Evaluate an embedder on a split of a catalogue (`modiste.tasks`).
 
     Attributes:
-        files: Its arguments that name files and folders: their content is part of a result's identity.
+        files: Arguments that name files and folders, whose content is part of a result's identity.
     """
 
     files: Sequence[str] = ()
 
     def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
-        """The metrics of the embeddings of ``split``."""
+        """Evaluate the embeddings of ``split``."""
         raise NotImplementedError
 
 
@@ -48,9 +48,9 @@ class Evaluation:
     """Tasks on a split of a loaded catalogue.
 
     Attributes:
-        spec: What it was loaded from.
+        spec: Specification that it was loaded from.
         catalogue: The whole data set.
-        tasks: Task name to the task.
+        tasks: Tasks by name.
     """
 
     spec: EvaluationSpec
@@ -60,12 +60,12 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationSpec:
-    """Evaluation specification: data set, split and tasks, as used by evaluate, suites, validation, merge, audit.
+    """Data set, split and tasks to evaluate, for evaluate, suites, validation, merge and audit.
 
     Attributes:
-        name: In messages, and of a validation set in its metrics.
+        name: Name in messages, and in the metrics of a validation set.
         config: The composed ``evaluate`` configuration.
-        overrides: What composes it on the command line.
+        overrides: Overrides that compose it on the command line.
 
     >>> spec = EvaluationSpec.compose("shoes", {"data": "kagl", "split": "val", "task": ["retrieval"]})
     >>> spec.split, list(spec.config.task), spec.config.data.name
@@ -85,14 +85,14 @@ class EvaluationSpec:
         last: Sequence[str] = (),
         config_dirs: Sequence[Path] = (),
     ) -> EvaluationSpec:
-        """The specification of an entry.
+        """Compose the specification of an entry.
 
         Args:
-            name: Of the specification.
+            name: Name of the specification.
             entry: What is evaluated.
-            shared: Overrides that come before the entry's.
-            last: Overrides that come after them.
-            config_dirs: Folders with groups of the user's.
+            shared: Overrides before those of the entry.
+            last: Overrides after those of the entry.
+            config_dirs: Folders with the user's config groups.
 
         Raises:
             ModisteError: The entry cannot be composed.
@@ -106,11 +106,11 @@ class EvaluationSpec:
 
     @property
     def named(self) -> set[str]:
-        """The keys and groups that the overrides set."""
+        """Keys and groups that the overrides set."""
         return {override_key(override) for override in self.overrides}
 
     def of_run(self, trained: DictConfig) -> EvaluationSpec:
-        """With the model of a run, and its data set where the overrides name no other.
+        """The specification with the model of a run and, unless the overrides name one, its data set.
 
         Args:
             trained: The run's configuration.
@@ -124,10 +124,10 @@ class EvaluationSpec:
         """Validate the configuration, build the tasks and load the data.
 
         Args:
-            catalogue: That of the data node, where it is loaded already.
+            catalogue: The catalogue of the data node, if it is already loaded.
 
         Raises:
-            ModisteError: The configuration is wrong, or the data are missing.
+            ModisteError: The configuration is invalid, or the data are missing.
         """
         from modiste.data.build import load
 
@@ -146,12 +146,12 @@ class EvaluationSpec:
 
     @property
     def _is_split_at_random(self) -> bool:
-        """Whether the data are somebody's table, and not split by what it says."""
+        """Whether the data are a user's table with a random split."""
         targets = (str(self.config.data[part].get("_target_")) for part in ("catalogue", "split"))
         return tuple(target.rpartition(".")[2] for target in targets) == ("Table", "RandomSplit")
 
     def for_task(self, task: str) -> list[str]:
-        """The overrides that give the result of ``task`` alone.
+        """Overrides that give the result of ``task`` alone.
 
         >>> words = ("task=[marqo,probe]", "task.probe.seed=1", "task.marqo.seed=2")
         >>> EvaluationSpec("", OmegaConf.create(), words).for_task("marqo")
@@ -167,10 +167,10 @@ class EvaluationSpec:
 
 
 def entry_overrides(entry: Entry) -> list[str]:
-    """An entry in the grammar of the command line.
+    """Convert an entry to overrides of the command line.
 
     Raises:
-        ModisteError: It is neither a name nor a mapping, or has a key that is not of Modiste's configuration.
+        ModisteError: It is neither a name nor a mapping, or has a key that is not in Modiste's configuration.
 
     >>> entry_overrides("kagl"), entry_overrides({"data": "kagl", "data/split": "marqo"})
     (['data="kagl"'], ['data="kagl"', 'data/split="marqo"'])
@@ -186,7 +186,10 @@ def entry_overrides(entry: Entry) -> list[str]:
 
 
 def named_entries(given: object) -> dict[str, Entry]:
-    """Sets by name: of a mapping from name to entry, or of data sets' names, each named after itself.
+    """Entries by name, from a mapping of names to entries, or from names of data sets.
+
+    Raises:
+        ModisteError: It is neither.
 
     >>> named_entries("fashion_mnist"), named_entries({"grey": {"data": "kagl"}}), named_entries(None)
     ({'fashion_mnist': 'fashion_mnist'}, {'grey': {'data': 'kagl'}}, {})

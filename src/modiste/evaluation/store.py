@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 MOST_FILES = 100_000
-"""Entries of a folder whose content is part of a result's identity."""
+"""Maximum number of entries of a folder whose content is part of a result's identity."""
 
 
 def identity(evaluation: Evaluation, task: str, facts: dict[str, Any]) -> dict[str, Any]:
@@ -36,13 +36,13 @@ def identity(evaluation: Evaluation, task: str, facts: dict[str, Any]) -> dict[s
 
     Args:
         evaluation: The data set and its tasks.
-        task: One of them; of the files that its ``files`` name, the content counts.
-        facts: Of `modiste.evaluation.subject.Subject.embedder`.
+        task: Name of one of them; the content of the files that its ``files`` name is included.
+        facts: Facts of `modiste.evaluation.subject.Subject.embedder`.
     """
     cfg = evaluation.spec.config
     known = task in (cfg.get("task") or {})
     config = cast("dict[str, Any]", OmegaConf.to_container(cfg.task[task], resolve=True)) if known else {}
-    # Of what the task reads alone: the configuration may be a stranger's, and a result tells the digests.
+    # Only files that the task reads: an untrusted configuration must not obtain the digests of others.
     named = [config.get(key) for key in getattr(evaluation.tasks[task], "files", ())]
     files = {word: digest for word in strings(named) if (digest := file_digest(Path(word)))}
     return {
@@ -60,7 +60,7 @@ class ResultStore:
 
     Attributes:
         run: The run directory.
-        command: The command line that computes them, for the record.
+        command: The command line that computes them, to be recorded.
 
     Raises:
         ModisteError: See `modiste.utils.run_dir.check_links`.
@@ -87,12 +87,12 @@ class ResultStore:
         return self.run.results / f"{name}.json"
 
     def write(self, path: Path, result: Result, facts: dict[str, Any]) -> None:
-        """The JSON of a result, its values per query next to it as ``.npz``, its pictures under ``figures/``.
+        """Write a result: JSON, values per query next to it as ``.npz``, and pictures in ``figures/``.
 
         Args:
-            path: Of the JSON.
-            result: What the task returned.
-            facts: `identity`, and what else the file records.
+            path: Path of the JSON file.
+            result: Result of the task.
+            facts: `identity` and further entries of the file.
         """
         created = datetime.now(timezone.utc).isoformat(timespec="seconds")
         content = {"schema": 1, **result.to_json(), **facts, "created": created, "command": self.command}
@@ -103,7 +103,7 @@ class ResultStore:
 
 
 def variant_of(cfg: Mapping[str, Any]) -> str:
-    """The word in a result's file name for settings other than the usual.
+    """Part of a result's file name for settings that are not the default.
 
     >>> variant_of({"variant": "original", "dim": 64}), variant_of({})
     ('original_dim64', '')
@@ -121,7 +121,7 @@ def holds(path: Path, expected: dict[str, Any]) -> bool:
 
 
 def write_pictures(path: Path, result: Result) -> dict[str, str]:
-    """A result's pictures as PNG files; title to the file, relative to the run directory."""
+    """Write a result's pictures as PNG files; return the files by title, relative to the run directory."""
     folder = path.parent.parent / "figures"
     files = {}
     for title, picture in result.pictures.items():
@@ -133,7 +133,7 @@ def write_pictures(path: Path, result: Result) -> dict[str, str]:
 
 
 def strings(value: object) -> Iterator[str]:
-    """All strings in plain containers.
+    """All strings in nested plain containers.
 
     >>> list(strings({"a": ["x", {"b": "y"}], "c": 1}))
     ['x', 'y']
@@ -142,9 +142,9 @@ def strings(value: object) -> Iterator[str]:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file, or of the JSON and text files below a folder; empty where there is neither, or too much.
+    """SHA-256 of a file, or of the JSON and text files below a folder; empty for none or too many.
 
-    A task's configuration may be a stranger's, and may name any path: of a folder, `MOST_FILES` entries are looked at.
+    A task's configuration may be untrusted and name any path, so a folder may have at most `MOST_FILES` entries.
     """
     found = list(islice(path.rglob("*"), MOST_FILES + 1)) if path.is_dir() else [path]
     if len(found) > MOST_FILES:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from modiste.evaluation.spec import Evaluation
     from modiste.tasks.result import Embedder
 
-# Adapters of the user's own data: two data sets of theirs share a name.
+# Adapters of a user's data, whose data sets may share a name.
 GENERIC = ("modiste.data.datasets.table.Table", "modiste.data.datasets.hub.Hub")
 
 
@@ -32,10 +32,10 @@ class Subject:
     """A model, or two matrices, under a name.
 
     Attributes:
-        name: Of the model, in results and tables.
-        source: Run directory, hub id, path or word that it came from.
+        name: Name of the model in results and tables.
+        source: Run directory, hub id, path or model option that it was loaded from.
         model: The dual encoder; None for matrices.
-        options: Of `modiste.embedding.build.build_embedder`.
+        options: Options of `modiste.embedding.build.build_embedder`.
         matrices: Files of the image and the text embeddings, instead of a model.
         run: The run directory whose model it is.
         trained: That run's configuration.
@@ -52,7 +52,7 @@ class Subject:
 
     @classmethod
     def of_run(cls, run: RunDir, checkpoint: str = "best", options: dict[str, Any] | None = None) -> Subject:
-        """The model of a run directory. Raises ModisteError where it has no checkpoint."""
+        """Load the model of a run directory; raise ModisteError without a checkpoint."""
         trained = load_run_config(run.config)
         return cls(
             trained.name, str(run.path), load(run.path, checkpoint).model, options or {}, run=run, trained=trained
@@ -60,17 +60,17 @@ class Subject:
 
     @classmethod
     def of_config(cls, cfg: DictConfig, choice: str) -> Subject:
-        """The model of a configuration's ``model`` node.
+        """Build the model of a configuration's ``model`` node.
 
         Args:
-            cfg: With ``model``, ``tune``, ``seed`` and the options of an embedder.
-            choice: The word that chose the model: ``fashionclip_2``.
+            cfg: Configuration with ``model``, ``tune``, ``seed`` and the options of an embedder.
+            choice: The model option, such as ``fashionclip_2``.
         """
         torch.manual_seed(cfg.seed)  # model=two_tower is random: chance level
         return cls(choice, str(cfg.model.get("source", choice)), build_model(cfg), embedder_options(cfg))
 
     def embedder(self, evaluation: Evaluation) -> tuple[Embedder, dict[str, Any]]:
-        """What embeds a loaded data set, and the facts about it that results record."""
+        """The embedder of a loaded data set, and the facts about it that results record."""
         cfg = evaluation.spec.config
         embedder: Embedder
         embedder, facts = self._matrices(evaluation) if self.matrices else self._of_model(cfg)
@@ -83,7 +83,7 @@ class Subject:
         assert self.model is not None
         if self._embedder is None:
             self._embedder = build_embedder(self.model, **self.options)
-        embedder = copy.copy(self._embedder)  # shares backends and what they have been checked for
+        embedder = copy.copy(self._embedder)  # shares backends and their checks
         embedder.decode = decode_of(cfg.data)
         described = self.model.describe() | {"precision": embedder.precision}
         unusual = {"backend": embedder.backend, "decode": embedder.decode}
@@ -95,7 +95,7 @@ class Subject:
         return embedder, facts
 
     def _matrices(self, evaluation: Evaluation) -> tuple[MatrixEmbedder, dict[str, Any]]:
-        """One row per catalogue row, the texts as the first caption template says them."""
+        """Embedder of matrices with one row per catalogue row; texts are those of the first template."""
         assert self.matrices is not None
         images, texts = (read_matrix(path) for path in self.matrices)
         catalogue = evaluation.catalogue
@@ -111,10 +111,10 @@ def subject_of(cfg: DictConfig, choice: str | None = None) -> Subject:
 
     Args:
         cfg: The composed configuration.
-        choice: The word that the user gave for ``model``; None: none was given.
+        choice: The model option that the user gave, or None.
 
     Raises:
-        ModisteError: Nothing is named, or it is missing.
+        ModisteError: No model is given, or it is missing.
     """
     if cfg.get("embeddings") and cfg.embeddings.image:
         image, text = (Path(path).expanduser() for path in (cfg.embeddings.image, cfg.embeddings.text))
@@ -129,7 +129,7 @@ def subject_of(cfg: DictConfig, choice: str | None = None) -> Subject:
 
 
 def same_data(trained: DictConfig, evaluated: DictConfig) -> bool:
-    """Whether two data nodes are the same data set, or hold the photos of one (``origin``)."""
+    """Whether two data nodes are the same data set, or contain the photos of the same one (``origin``)."""
     if trained.get("origin", trained.name) != evaluated.get("origin", evaluated.name):
         return False
     return evaluated.catalogue["_target_"] not in GENERIC or trained.catalogue == evaluated.catalogue

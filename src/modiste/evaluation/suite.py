@@ -20,23 +20,23 @@ OF_THE_SUITE = ("data", "task", "split")
 
 
 def suite_specs(cfg: DictConfig, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[EvaluationSpec]:
-    """The entries of ``cfg.suite``: the user's overrides, then the entry's own.
+    """Compose the entries of ``cfg.suite``: the user's overrides come first, then those of the entry.
 
     Args:
         cfg: An ``evaluate`` configuration with a suite.
-        overrides: The user's.
-        config_dirs: Folders with groups of the user's.
+        overrides: The user's overrides; those of a task's settings come last.
+        config_dirs: Folders with the user's config groups.
 
     Raises:
         ModisteError: The user also names embeddings, data or tasks, an entry cannot be composed, or the suite's name is
-            none of a file.
+            not a valid file name.
     """
     if Path(cfg.suite.name).name != cfg.suite.name:
         raise ModisteError(f"suite.name={cfg.suite.name} names a result's file: leave out the /.")
     if cfg.embeddings.image:
         raise ModisteError("suite= needs a model (run= or model=): embeddings on disk belong to one data set.")
     own = [o for o in overrides if override_key(o) not in ("suite", "variant")]
-    settings = [o for o in own if override_key(o).startswith("task.")]  # of the entries that have the task
+    settings = [o for o in own if override_key(o).startswith("task.")]  # for the entries that have the task
     shared = [o for o in own if o not in settings]
     for override in shared:
         if override_key(override).partition(".")[0].partition("/")[0] in OF_THE_SUITE:
@@ -53,7 +53,7 @@ def suite_specs(cfg: DictConfig, overrides: Sequence[str], config_dirs: Sequence
 
 
 def run_suite(evaluator: Evaluator, name: str, specs: Sequence[EvaluationSpec]) -> list[Outcome]:
-    """Run every entry that can run; a missing one is an outcome with the reason, and the rest continues."""
+    """Run every entry; one that cannot run gives an outcome with the reason, and the rest continues."""
     total = sum(len(spec.config.task) for spec in specs)
     outcomes: list[Outcome] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -1,4 +1,4 @@
-"""Titles that are the same but for accents, the order of their words, or one letter."""
+"""Titles that are equal except for accents, word order or one letter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from modiste.data.splits import normalised
 from modiste.evaluation.overlap import Match
 
 SHORTEST = 12
-"""Letters of a title below which one letter more or less makes another title."""
+"""Minimum number of letters of a title that tolerates one letter more or less."""
 
 
 def words(title: str) -> list[str]:
@@ -25,9 +25,9 @@ def words(title: str) -> list[str]:
 
 
 def match_titles(train: Sequence[str], test: Sequence[str]) -> Match:
-    """The first training title that is like each of ``test``: equal `words`, or one letter more or less in one of them.
+    """Match titles with equal `words`, or with one letter more or less in one word, to the first row.
 
-    Digits count: "Air Max 90" and "Air Max 9" are two titles. ``distance`` is 0 for equal `words`, else 1.
+    Digits matter: "Air Max 90" and "Air Max 9" do not match. ``distance`` is 0 for equal `words`, else 1.
 
     >>> match_titles(["Red cotton dress", "Blue shoe"], ["cotton dress, réd", "Red coton dress", "Blue"]).train.tolist()
     [0, 0, -1]
@@ -59,12 +59,12 @@ def match_titles(train: Sequence[str], test: Sequence[str]) -> Match:
 
 
 def long_enough(own: Sequence[str]) -> bool:
-    """Whether one letter more or less leaves a title the same."""
+    """Whether a title is long enough to tolerate one letter more or less."""
     return sum(map(len, own)) >= SHORTEST
 
 
 def shortened(own: list[str]) -> Iterator[int]:
-    """Keys of the titles that have one letter less in one word."""
+    """Keys of the title with one letter less in one word."""
     if not long_enough(own):
         return
     for place, word in enumerate(own):

@@ -22,9 +22,9 @@ from modiste.reporting.tables import differences, find_results, read_result, rea
 from modiste.utils.own_process import own_command, own_environment
 from modiste.utils.run_dir import EVALUATED, RunDir, read_text
 
-# Overrides that say where to write, or how to hurry; they are replaced.
+# Overrides of output paths and speed, which are replaced.
 REPLACED = ("run", "run_dir", "overwrite", "cache", "deterministic")
-# What is compared, most telling first: (key of the result file, what another value there means).
+# What is compared, most informative first: key of the result file → verdict on another value.
 IDENTITY = {
     "model": "other weights",
     "data_fingerprint": "other data",
@@ -32,7 +32,7 @@ IDENTITY = {
     "seed": "other seed",
 }
 NUMBERS = ("metrics", "counts", "protocol", "confusion", "tables", "examples", "overlap")
-SHOWN = 3  # differences of a result that are named
+SHOWN = 3  # differences listed per result
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Recipe:
     """Recipe for recomputing a result.
 
     Attributes:
-        overrides: Hydra's, without those that `REPLACED` names.
-        run: The run directory whose model it is; None for a published model or embeddings on disk.
-        threads: Of torch; their number moves the last bits. None where the file does not tell.
+        overrides: Hydra's overrides, without those of `REPLACED`.
+        run: The run directory of the model; None for a published model or embeddings on disk.
+        threads: Number of torch threads, which affects the last bits; None if not recorded.
     """
 
     overrides: tuple[str, ...]
@@ -64,7 +64,7 @@ class Verdict:
 
     @property
     def sound(self) -> bool:
-        """Whether it is the same result."""
+        """Whether the result was reproduced."""
         return self.word in ("identical", "within tolerance")
 
     def __str__(self) -> str:
@@ -81,11 +81,11 @@ def verify_results(
     """Recompute results from the settings in their files and compare them.
 
     Args:
-        paths: Result files, or directories that hold some.
-        run: Where the run directory is now; None: around the file, or where it was.
-        tolerance: Largest difference of a number that still counts as equal.
-        cache: Take embeddings that are cached.
-        config_dirs: Folders with config groups of the user's; those that a file names are ignored.
+        paths: Result files, or directories that contain some.
+        run: Present location of the run directory; None: around the file, or as recorded.
+        tolerance: Maximum difference of numbers that count as equal.
+        cache: Use cached embeddings.
+        config_dirs: Folders with the user's config groups; those that a file names are ignored.
 
     Raises:
         ModisteError: There are no results.
@@ -102,17 +102,17 @@ def verify_results(
 
 
 def recipe(result: dict[str, Any], path: Path, moved: str | None = None) -> Recipe:
-    """How ``result`` was made: by its ``overrides`` where it has them, else by its ``command``.
+    """How ``result`` was computed: from its ``overrides`` if it has any, else from its ``command``.
 
-    A file is data: keys of Hydra's are excluded, and flags, folders of configs and resolvers are refused or ignored.
+    The file is untrusted: Hydra's keys are excluded, and flags, config folders and resolvers are refused or ignored.
 
     Args:
         result: Content of the result file.
-        path: The file; the run directory around it comes before the one that it names.
-        moved: Where the run directory is now.
+        path: The file; a run directory around it takes precedence over the recorded one.
+        moved: Present location of the run directory.
 
     Raises:
-        ModisteError: The file does not say how it was made, or the run directory is missing.
+        ModisteError: The file does not record how it was computed, or the run directory is missing.
     """
     try:
         words = shlex.split(result.get("command", ""))
@@ -132,10 +132,10 @@ def recipe(result: dict[str, Any], path: Path, moved: str | None = None) -> Reci
 
 
 def find_run(result: dict[str, Any], path: Path, moved: str | None) -> Path:
-    """The run directory of a result: given, around the file, or where the file says that it was.
+    """The run directory of a result: as given, around the file, or as recorded.
 
     Raises:
-        ModisteError: There is none.
+        ModisteError: It does not exist.
     """
     if moved:
         return RunDir.find(moved).path
@@ -163,21 +163,21 @@ def verify(
 
 
 def same_place(result: dict[str, Any], file: Path) -> bool:
-    """Whether ``file`` is of the same task, data set, split and variant."""
+    """Whether ``file`` has the same task, data set, split and variant."""
     other = json.loads(read_text(file))
     return all(result.get(key) == other.get(key) for key in ("task", "data", "split", "variant"))
 
 
 def compute(how: Recipe, folder: Path, cache: bool, config_dirs: Sequence[Path] = ()) -> str:
-    """Run the evaluation so that it writes below ``folder``; returns what went wrong, or nothing."""
+    """Run the evaluation with outputs below ``folder``; return an error message, or an empty string."""
     words = [*how.overrides, "overwrite=true", "deterministic=true", f"cache={str(cache).lower()}"]
     if how.run is None:
         words.append(f"hydra.run.dir={quote(str(folder / 'out'))}")
-    else:  # its results go into its own directory
+    else:  # results of a run are stored in its directory
         words.append(f"run={quote(str(stand_in(how.run, folder / 'run')))}")
     flags = [f"--config-dir={config_dir}" for config_dir in config_dirs]
     command = own_command("evaluate", *flags, *words)
-    # cuBLAS is deterministic only so.
+    # Required for a deterministic cuBLAS.
     environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **own_environment()}
     if how.threads is not None:
         environment |= {"OMP_NUM_THREADS": str(how.threads), "MKL_NUM_THREADS": str(how.threads)}
@@ -188,7 +188,7 @@ def compute(how: Recipe, folder: Path, cache: bool, config_dirs: Sequence[Path] 
 
 
 def stand_in(run: Path, folder: Path) -> Path:
-    """A run directory ``folder`` with the configuration and checkpoints of ``run``: nothing is written to its own."""
+    """Link configuration and checkpoints of ``run`` into ``folder``: nothing is written to ``run``."""
     folder.mkdir(parents=True)
     for name in EVALUATED:
         (folder / name).symlink_to((run / name).resolve())
@@ -199,7 +199,7 @@ def stand_in(run: Path, folder: Path) -> Path:
 
 
 def compare(path: Path, again: Path, tolerance: float) -> Verdict:
-    """Differences between a result file and the recomputed one."""
+    """Compare a result file with the recomputed one."""
     before, after = read_result(path), read_result(again)
     old, new = comparable(before), comparable(after)
     for key, word in IDENTITY.items():
@@ -214,7 +214,7 @@ def compare(path: Path, again: Path, tolerance: float) -> Verdict:
     if stored:
         try:
             found += per_query_differences(path.with_suffix(".npz"), again.with_suffix(".npz"))
-        except ModisteError as error:  # its own file's; the other was just written
+        except ModisteError as error:  # of the stored file; the other was just written
             return Verdict(path, "DAMAGED", [str(error)])
     notes = [] if stored else ["there are no values per query next to it"]
     serious = [difference for difference in found if not _tolerated(*difference, tolerance)]
@@ -230,14 +230,14 @@ def compare(path: Path, again: Path, tolerance: float) -> Verdict:
 
 
 def comparable(result: dict[str, Any]) -> dict[str, Any]:
-    """The compared part of a result, independent of its files' paths: their content stands for them."""
+    """The compared part of a result, without paths of files: their content is compared."""
     model = result["model"]
     weights = {"fingerprint": model.get("fingerprint"), "precision": model.get("describe", {}).get("precision")}
     return {key: without_paths(result, key) for key in (*IDENTITY, *NUMBERS)} | {"model": weights}
 
 
 def as_stored(before: list[dict[str, Any]] | None, after: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
-    """Examples without what those of an earlier version do not record, such as the wanted item of a miss.
+    """Drop fields of examples that an earlier version did not record, such as the wanted item of a miss.
 
     >>> as_stored([{"rank": 1}], [{"rank": 2, "wanted": {}}])
     [{'rank': 2}]
@@ -248,7 +248,7 @@ def as_stored(before: list[dict[str, Any]] | None, after: list[dict[str, Any]] |
 
 
 def per_query_differences(before: Path, after: Path) -> list[tuple[str, Any, Any]]:
-    """As `differences`, of the values per query; of each metric the largest."""
+    """`differences` of the values per query: the largest of each metric."""
     found: list[tuple[str, Any, Any]] = []
     old, new = read_values(before), read_values(after)
     for name in sorted({*old, *new}):
@@ -268,7 +268,7 @@ def per_query_differences(before: Path, after: Path) -> list[tuple[str, Any, Any
 
 
 def machines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Differences between the machines: other kernels round differently."""
+    """Differences between the machines, whose kernels may round differently."""
     names = ("processor", "cores", "threads", "accelerators", "packages")
     then, now = ({name: result.get("environment", {}).get(name) for name in names} for result in (before, after))
     found = differences(then, now)

@@ -1,9 +1,10 @@
 """Depthwise convolutions that train fast on a CPU.
 
-oneDNN lacks fast kernels for some gradients of a depthwise convolution in the channels-last layout, and these take most
-of a training step of a mobile network: the weights' in float32 without AVX-512, and in bfloat16 both the weights' and
-the input's of all but 3×3 kernels without a stride. The classes here give the same gradients: the weights' as a sum
-over the kernel's taps, the input's as a convolution of the spread-out gradient.
+oneDNN lacks fast kernels for some gradients of a depthwise convolution in the channels-last layout, which take most of
+a training step of a mobile network: that of the weights at stride 1 in float32 without AVX-512, and in bfloat16 those
+of weights and input of all but kernels up to 3×3 at stride 1. The classes here compute the same gradients: that of the
+weights as a sum over the kernel's taps, that of the input as a convolution of the gradient, with zeros inserted for the
+stride.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ class DepthwiseConv2d(nn.Conv2d):
         return depthwise(input, weight, bias, self.stride, self.padding)
 
     def _get_name(self) -> str:
-        return nn.Conv2d.__name__  # it is the same layer: a model's repr, which identifies it, stays what it was
+        return nn.Conv2d.__name__  # keeps the model's repr, which identifies it
 
 
 class DepthwiseConv2dSame(Conv2dSame):
-    """`Depthwise` for timm's convolution with TensorFlow's padding."""
+    """`DepthwiseConv2d` for timm's convolution with TensorFlow's padding."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not gains(self, x):
@@ -63,7 +64,7 @@ def fast_depthwise(trunk: nn.Module) -> None:
 
 
 def gains(layer: nn.Conv2d, image: Tensor) -> bool:
-    """Whether oneDNN's own backward pass is a slow one."""
+    """Whether oneDNN's backward pass is slow for this layer and input."""
     trains = torch.is_grad_enabled() and (layer.weight.requires_grad or image.requires_grad)
     if not trains or image.device.type != "cpu":
         return False
@@ -81,12 +82,12 @@ def has_avx512() -> bool:
 def depthwise(
     image: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], padding: tuple[int, ...] | str
 ) -> Tensor:
-    """``F.conv2d`` with as many groups as channels, in autocast's type where it is on.
+    """``F.conv2d`` with one group per channel, in autocast's dtype if autocast is enabled.
 
     Args:
-        image: (B, C, H, W).
-        weight: (C, 1, k, l).
-        bias: (C,).
+        image: Input (B, C, H, W).
+        weight: Kernel (C, 1, k, l).
+        bias: Bias (C,), or None.
         stride: Two numbers.
         padding: Two numbers, each less than the kernel's side.
     """
@@ -125,7 +126,7 @@ class _Depthwise(torch.autograd.Function):
             of_image = _of_image(gradient, weight, ctx.stride, ctx.padding, image.shape[2:])
         if ctx.needs_input_grad[1]:
             of_weight = torch.zeros_like(weight)
-            rows, columns = image.movedim(1, -1), gradient.movedim(1, -1)  # channels last: one vector a position
+            rows, columns = image.movedim(1, -1), gradient.movedim(1, -1)  # channels last: one vector per position
             for tap in _taps(weight.shape[2:], ctx.stride, ctx.padding, image.shape[2:], gradient.shape[2:]):
                 (i, from_row, to_row), (j, from_column, to_column) = tap
                 product = rows[:, from_row, from_column] * columns[:, to_row, to_column]
@@ -134,7 +135,7 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _of_image(gradient: Tensor, weight: Tensor, stride: Any, padding: Any, size: torch.Size) -> Tensor:
-    """The transposed convolution: that of stride 1, of the gradient with zeros where the stride skipped."""
+    """Transposed convolution: one of stride 1 of the gradient, with zeros inserted for the stride."""
     kernel = weight.shape[2:]
     if stride != (1, 1):
         sides = [side + 2 * pad - taps + 1 for side, pad, taps in zip(size, padding, kernel, strict=True)]
@@ -149,7 +150,7 @@ Span = tuple[int, slice, slice]
 
 
 def _taps(kernel: Any, stride: Any, padding: Any, inputs: Any, outputs: Any) -> Iterator[tuple[Span, Span]]:
-    """Every tap that meets the image: its row and column, each with the inputs and the outputs that it joins."""
+    """All taps that overlap the image: row and column, each with the inputs and outputs that it connects."""
     sides = [
         [span for offset in range(side) if (span := _span(offset, offset - pad, step, size, out)) is not None]
         for side, step, pad, size, out in zip(kernel, stride, padding, inputs, outputs, strict=True)

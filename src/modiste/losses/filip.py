@@ -1,4 +1,4 @@
-"""Token-wise late interaction (FILIP): each patch with its best word, each word with its best patch."""
+"""Token-wise late interaction (FILIP): each patch with its best token, each token with its best patch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Similarity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class TokenEmbeddings(NamedTuple):
-    """Embeddings of the parts of images and texts, unit norm.
+    """Unit-norm embeddings of patches and text tokens.
 
     Attributes:
-        image: Of the patches (B, N, D).
-        text: Of the tokens (B, L, D).
-        mask: (B, L), bool: which tokens there are; each text has one.
+        image: Patch embeddings (B, N, D).
+        text: Token embeddings (B, L, D).
+        mask: False for padding (B, L), bool; each text has at least one token.
     """
 
     image: Tensor
@@ -32,26 +32,26 @@ class TokenEmbeddings(NamedTuple):
 
 
 class FilipLoss(LogitScale, ContrastiveLoss):
-    """InfoNCE of late interactions between patches and tokens, plus ``global_weight`` times that of global embeddings.
+    """InfoNCE of patch–token late interaction, plus ``global_weight`` times that of global embeddings.
 
     Yao et al., *FILIP: Fine-grained Interactive Language-Image Pre-Training*, arXiv:2111.07783, eq. 4 and 5: the
     similarity of an image to a text is the mean over its patches of each one's largest cosine with a token, that of a
-    text to an image the mean over its tokens of each one's largest cosine with a patch; padding has no part. FILIP has
+    text to an image the mean over its tokens of each one's largest cosine with a patch; padding is excluded. FILIP has
     no global embedding; the second summand trains the one that retrieval uses. Targets are uniform over the pairs of a
     product, as in `ClipLoss`.
 
-    Training embeds patches and tokens in passes of their own, so a step costs about twice that of `ClipLoss`.
+    Training embeds patches and tokens in separate passes, so a step costs about twice that of `ClipLoss`.
 
     Args:
-        init_scale: See `LogitScale`; both summands share it.
+        init_scale: See `LogitScale`; both summands share it; 1/0.07 by default.
         max_scale: See `LogitScale`.
         global_weight: Weight of the InfoNCE of global embeddings.
-        tile: Images whose similarities to all texts are computed at a time, and computed again in the backward pass.
+        tile: Images per tile of similarities; tiles are recomputed in the backward pass.
 
     Raises:
         ModisteError: See `LogitScale`; ``global_weight`` < 0 or ``tile`` < 1.
 
-    With a single patch and a single token it is CLIP's loss:
+    With a single patch and a single token, it is CLIP's loss:
 
     >>> from modiste.losses.clip import ClipLoss
     >>> image, text = torch.tensor([[0.6, 0.8], [0.8, 0.6]]), torch.eye(2)
@@ -84,8 +84,11 @@ class FilipLoss(LogitScale, ContrastiveLoss):
             image: Unit-norm global image embeddings (B, D).
             text: Unit-norm global text embeddings (B, D).
             product_id: Product of each pair (B,), int64; None: every pair is a separate product.
-            tokens: Embeddings of patches and tokens; None: there are none, as in validation, where the global
-                embeddings are measured.
+            tokens: Embeddings of patches and tokens; None, as in validation: only the InfoNCE of global embeddings,
+                with weight 1.
+
+        Returns:
+            Scalar.
 
         Raises:
             ValueError: The shapes do not match.
@@ -128,12 +131,12 @@ class FilipLoss(LogitScale, ContrastiveLoss):
 
 
 def patches_to_tokens(image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-    """Mean over patches (I, N, D) of the largest cosine with a token (B, L, D) that there is, (I, B)."""
+    """Mean over patches (I, N, D) of the largest cosine with a token (B, L, D) in ``mask``, (I, B)."""
     cosines = torch.einsum("ind,bld->ibnl", image, text)
     return cosines.masked_fill(~mask[None, :, None, :], -torch.inf).amax(3).mean(2)
 
 
 def tokens_to_patches(image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the tokens (B, L, D) that there are of the largest cosine with a patch (I, N, D), (I, B)."""
+    """Mean over tokens (B, L, D) in ``mask`` of the largest cosine with a patch (I, N, D), (I, B)."""
     largest = torch.einsum("ind,bld->ibnl", image, text).amax(2)
     return (largest * mask).sum(2) / mask.sum(1)

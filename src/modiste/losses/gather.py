@@ -1,8 +1,8 @@
 """Communication of losses between processes; the only use of `torch.distributed` in `modiste.losses`.
 
-Every function but `world_size`, `rank` and `collectives` is a collective: all processes must call it, in the same
-order. In a single process each of them is the identity. `gather_pairs` and `all_gather_with_grad` are what a loss of
-one's own needs.
+Every function except `world_size`, `rank`, `collectives` and `check_shapes` is a collective: all processes must call
+it, in the same order. On a single process each is the identity. A custom loss needs only `gather_pairs` or
+`all_gather_with_grad`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _enter() -> None:
 
 
 def world_size() -> int:
-    """Number of processes that train together; 1 without `torch.distributed`.
+    """Number of processes; 1 without `torch.distributed`.
 
     >>> world_size()
     1
@@ -46,7 +46,7 @@ def check_equal_batches(size: int, device: torch.device) -> None:
     """Refuse local batches of different sizes, on which collectives hang or return garbage.
 
     Raises:
-        ModisteError: The processes hold different numbers of pairs; on every process.
+        ModisteError: The processes hold different numbers of pairs; raised on every process.
     """
     if world_size() == 1:
         return
@@ -65,7 +65,7 @@ def check_shapes(image: Tensor, text: Tensor) -> None:
 
 
 def checked_products(image: Tensor, product_id: Tensor | None) -> Tensor:
-    """``product_id`` (n,), or where it is None a separate product for every image (n, D) of all processes.
+    """Return ``product_id`` (n,) or, for None, a distinct id for every image of the global batch.
 
     Raises:
         ValueError: The shapes do not match.
@@ -82,12 +82,12 @@ def checked_products(image: Tensor, product_id: Tensor | None) -> Tensor:
 def gather_pairs(image: Tensor, text: Tensor, product_id: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Gather the pairs of all processes: embeddings with gradient, and product ids.
 
-    A loss over what it returns, computed on every process, has the value and, averaged by DDP, the gradient of one
-    process with the whole batch; so has the mean over a process's own rows of a loss that contrasts them against all.
+    A loss of the gathered pairs has the value and, averaged by DDP, the gradient of one process with the whole batch.
+    The same holds for the average over processes of a mean over each one's own rows, contrasted against all.
 
     Args:
         image: This process's image embeddings (n, D).
-        text: This process's text embeddings (n, D), row by row.
+        text: This process's text embeddings (n, D); row i belongs to row i of ``image``.
         product_id: Product of each pair (n,), int64; None: every pair is a separate product.
 
     Returns:
@@ -109,9 +109,9 @@ def gather_pairs(image: Tensor, text: Tensor, product_id: Tensor | None = None) 
 def all_gather_with_grad(tensor: Tensor) -> Tensor:
     """Concatenate all processes' tensors (n, ...) to (world_size · n, ...) by rank, with gradient.
 
-    The gradient of this process's part is the sum over all processes of what they have for it, so that DDP's average
-    over the processes is the gradient of the mean of their losses. Without it (gathering constants) the average is
-    1/world_size of the true gradient (open_clip's ``gather_with_grad``).
+    The gradient of this process's tensor is summed over all processes, so that DDP's average is the gradient of the
+    mean of their losses. If the others' tensors were constants, the average would be 1/world_size of the true gradient
+    (open_clip without ``gather_with_grad``).
 
     >>> all_gather_with_grad(torch.ones(2, 3)).shape
     torch.Size([2, 3])
@@ -173,12 +173,12 @@ def everywhere(flag: bool, device: torch.device) -> bool:
 
 
 def reduce_scatter_sum(tensor: Tensor) -> Tensor:
-    """Sum (world_size · n, ...) over the processes and return this process's slab (n, ...)."""
+    """Sum (world_size · n, ...) over the processes and return this process's shard (n, ...)."""
     _enter()
     if world_size() == 1:
         return tensor
     size = tensor.shape[0] // world_size()
-    if dist.get_backend() == "gloo":  # whose reduce-scatter, where it has one, moves all to everyone
+    if dist.get_backend() == "gloo":  # its reduce-scatter, if any, sends the whole tensor to every process
         slabs = torch.empty_like(tensor)
         dist.all_to_all_single(slabs, tensor.contiguous())
         return slabs.view(world_size(), size, *tensor.shape[1:]).sum(0)

@@ -1,4 +1,4 @@
-"""Generalised contrastive learning (GCL): several text fields per product, weighted by field and by pair."""
+"""Generalised contrastive learning (GCL): several weighted text fields per product, weighted pairs."""
 
 from __future__ import annotations
 
@@ -16,40 +16,38 @@ class GclLoss(LogitScale, TiledLoss):
     """Weighted InfoNCE of images against each text field and against the mean of the fields.
 
     Zhu, Jung and Clark, *Generalized Contrastive Learning for Multi-Modal Retrieval and Ranking* (GCL),
-    arXiv:2404.08535: the ranking score of a pair, turned into a weight, multiplies its cross-entropy, and a product of
-    several fields is the weighted average of their embeddings. Its application to fashion is Marqo-FashionCLIP's and
-    Marqo-FashionSigLIP's, whose code is not published; their author says of it "L_total = L(description, image) +
+    arXiv:2404.08535: each pair's cross-entropy is weighted by its ranking score, and a product with several fields is
+    represented by the weighted average of their embeddings. Marqo-FashionCLIP and Marqo-FashionSigLIP apply it to
+    fashion; their training code is not published, but their author describes it as "L_total = L(description, image) +
     L(materials, image) + …" over seven fields (marqo-ai/marqo-FashionCLIP, issue 5) and "all combinations of img and
     text as well as the mean of the text vectors (i.e. fused)" (marqo-ai/marqo-ecommerce-embeddings, issue 7).
 
-    With L(x, y; w) the symmetric cross-entropy of `modiste.losses.clip.ClipLoss` in which pair i counts w_i, divided by
-    the sum of w, field weights a_f, and t̄ the normalised Σ_f a_f t_f over the fields that a product has:
+    With L(x, y; w) the symmetric cross-entropy of `modiste.losses.clip.ClipLoss`, averaged with weight w_i of pair i,
+    field weights a_f, and t̄ the normalised Σ_f a_f t_f over the fields that a product has:
     loss = (Σ_f a_f L(image, t_f; w) + fused · L(image, t̄; w)) / (Σ_f a_f + fused).
 
-    A product without a field takes no part in that field's term, as a positive or as a negative. Products that share a
-    field's text need no care: identical columns give the same value and gradients, up to the pairs' weights, whether
-    they count as positives of each other or not.
+    A product that lacks a field is excluded from that field's term, as a positive and as a negative. Products that
+    share a field's text need no special treatment: identical columns give the same value and gradients, up to the
+    pairs' weights, whether or not they are positives of each other.
 
-    A field with a vocabulary, which is all the texts that the training split has for it, has another term: the
-    cross-entropy of each image among the whole vocabulary, as in zero-shot classification, instead of L among the
-    batch's texts. A batch seldom holds a rare value, and without it nothing moves the other images away from its text.
-    Its B·V logits are kept, in full precision.
+    For a field with a vocabulary (all its texts in the training split), the cross-entropy of each image over the whole
+    vocabulary, as in zero-shot classification, replaces L: few batches contain a rare value, so little would push the
+    other images away from its text. The B·V logits are stored in full precision.
 
-    Each other term costs what `ClipLoss` costs; memory is that of one. Without fields the loss is `ClipLoss`, weighted.
+    Every other term takes the time and memory of a `ClipLoss`. Without fields the loss is a weighted `ClipLoss`.
 
     Args:
-        init_scale: exp(logit scale) to start from; None: that of the pretrained weights, or else 1/0.07.
+        init_scale: Initial exp(logit scale); None: that of the pretrained weights, or else 1/0.07.
         max_scale: Upper limit of the scale.
-        fused: Weight of the mean's term, next to ``data.fields.NAME.weight``; 0 drops it.
-        tile: Largest side of a tile of the logits.
+        fused: Weight of the term of t̄, relative to ``data.fields.NAME.weight``; 0 disables it.
+        tile: Maximum side of a tile of the logits.
         matmul_dtype: See `modiste.losses.base.TiledLoss`.
-        logits_cache_mib: Memory that the logits of a term may take to be kept until the backward pass.
+        logits_cache_mib: Keep the logits of a term for the backward pass if they take at most this many MiB.
 
     Raises:
         ModisteError: ``fused`` or ``logits_cache_mib`` is negative; or see `LogitScale` and `TiledLoss`.
 
-    Two products, the second without a colour. Its title is all of its mean, and the field of the colour has one pair
-    only, which costs nothing:
+    Two products, the second without a colour: its mean is its title, and the colour's only pair has loss 0:
 
     >>> loss = GclLoss(init_scale=1.0)
     >>> image = torch.eye(2)
@@ -84,23 +82,23 @@ class GclLoss(LogitScale, TiledLoss):
         fields: dict[str, Tensor] | None = None,
         weight: Tensor | None = None,
     ) -> Tensor:
-        """Loss of a batch of products; over several processes as `TiledLoss.forward`.
+        """Loss of a batch of products; for several processes see `TiledLoss.forward`.
 
         Args:
             image: Unit-norm image embeddings (B, D).
-            text: Unit-norm embeddings (U, D) of the batch's distinct texts; without ``fields`` (B, D), one an image.
+            text: Unit-norm embeddings (U, D) of the batch's distinct texts; without ``fields`` (B, D), one per image.
             product_id: Product of each image (B,), int64; None: every image is a separate product.
-            fields: ``index`` (B, F), int64: row in ``text`` of each field of each product, -1 where it has none; and
-                ``weight`` (F,), at least 0, of each field; perhaps ``vocabulary`` (F, V), int64: the rows in ``text``
-                of all texts of each field, ascending, -1 after the last, all -1 for a field without one.
-            weight: Of each pair (B,), at least 0; None: 1 each.
+            fields: ``index`` (B, F), int64: row in ``text`` of each field of each product, -1 if it has none;
+                ``weight`` (F,) of each field, at least 0; optionally ``vocabulary`` (F, V), int64: the rows in ``text``
+                of all texts of each field, ascending, padded with -1; only -1 for a field without a vocabulary.
+            weight: Weight of each pair (B,), at least 0; None: 1 each.
 
         Returns:
             Scalar, float32 (float64 for float64 input).
 
         Raises:
-            ValueError: if the shapes do not match.
-            ModisteError: if the processes hold batches of different sizes.
+            ValueError: The shapes do not match.
+            ModisteError: The processes hold batches of different sizes.
         """
         if fields is None and weight is None:
             return super().forward(image, text, product_id)
@@ -138,7 +136,6 @@ class GclLoss(LogitScale, TiledLoss):
         vocabulary = [words[words >= 0] for words in fields.get("vocabulary", ())] or [None] * len(field_weight)
         present = index >= 0
         total, mean = image.new_zeros(()), torch.zeros_like(image)
-        # Field by field, so that (B, F, D) is never stored.
         for field, row in enumerate(index.clamp_min(0).unbind(1)):
             field_text, there, words = text[row], present[:, field], vocabulary[field]
             if words is None or not len(words):
@@ -155,7 +152,7 @@ class GclLoss(LogitScale, TiledLoss):
     def _among(
         self, image: Tensor, text: Tensor, row: Tensor, words: Tensor, weight: Tensor | None, present: Tensor
     ) -> Tensor:
-        """Weighted mean cross-entropy of each image's text, ``row``, among ``words``, rows of ``text`` in order."""
+        """Weighted mean cross-entropy of images over ``words``, ascending rows of ``text``; target ``row``."""
         logits = self.scale.to(image.dtype) * image @ text[words].T
         each = F.cross_entropy(logits, torch.searchsorted(words, row.contiguous()), reduction="none")
         share = present.to(image.dtype) if weight is None else present * weight.to(image.dtype)

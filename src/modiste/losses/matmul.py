@@ -1,4 +1,4 @@
-"""Matrix products of the losses: fp32, or bf16 inputs with fp32 accumulation and fp32 logits."""
+"""Matmuls of the losses: fp32, or bf16 inputs with fp32 accumulation and fp32 logits."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Multiply = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Matmul:
-    """Matmul precision.
+    """Matmul functions of one precision.
 
-    The result of ``mm`` must be fp32: a logit near 100 in bf16 would be rounded to 1/4.
+    The result of ``mm`` must be fp32: bf16 would round a logit near 100 to a multiple of 1/2.
 
     Attributes:
         mm: ``mm(a, b, out=c)``: c = a · b.
         addmm: ``addmm(c, a, b)``: c += a · b.
-        inputs: Type that features are rounded to before they are gathered, and to which both products may round their
-            inputs; None: neither is rounded.
+        inputs: dtype to which features are rounded before they are gathered, and to which ``mm`` and ``addmm`` may
+            round their inputs; None: no rounding.
     """
 
     mm: Multiply
@@ -37,17 +37,17 @@ class Matmul:
     inputs: torch.dtype | None = None
 
     def gather(self, features: Tensor) -> Tensor:
-        """Features (N, D) of all processes, given this process's (n, D); bf16 halves the bytes. A collective.
+        """Gather this process's features (n, D) to all (N, D); bf16 halves the bytes. A collective.
 
-        They are rounded in a single process, too, so that the result does not depend on the number of processes.
+        A single process rounds them, too, so that the result does not depend on the number of processes.
         """
         return gather.all_gather(features.to(self.inputs or features.dtype)).to(features.dtype)
 
 
 def choose_matmul(name: str, device: torch.device, dtype: torch.dtype) -> Matmul:
-    """The products for ``loss.matmul_dtype`` = ``name``. A collective.
+    """Choose the matmul for ``loss.matmul_dtype`` = ``name``. A collective.
 
-    Falls back to fp32, with one warning, where the hardware of any process has no bf16 units.
+    Falls back to fp32, with one warning, if the hardware of any process has no bf16 units. float64 stays float64.
     """
     if name == "float32" or dtype != torch.float32:
         return FLOAT32
@@ -81,7 +81,7 @@ def _warn(device: str) -> None:
 
 @contextmanager
 def _bfloat16_math() -> Iterator[None]:
-    """Let fp32 products on the CPU round their inputs to bf16, and nothing else."""
+    """Let fp32 matmuls on the CPU round their inputs, but not their results, to bf16."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
@@ -96,7 +96,7 @@ def _cpu_mm(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
 
 
 def _cpu_addmm(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    # Twice as fast as `_bfloat16_math`; one tile's share of a gradient, unlike a logit, may be rounded to bf16.
+    # Twice as fast as `_bfloat16_math`; a tile's contribution to a gradient, unlike a logit, may be rounded to bf16.
     return c.add_(torch.mm(a.bfloat16(), b.bfloat16()))
 
 

@@ -15,19 +15,19 @@ from modiste.losses.base import ContrastiveLoss
 class MatryoshkaLoss(ContrastiveLoss):
     """Matryoshka loss: Σ w_d · inner(normalise(image[:, :d]), normalise(text[:, :d])) over prefixes d.
 
-    Kusupati et al., *Matryoshka Representation Learning*, arXiv:2205.13147, eq. 1. All prefixes share the inner loss's
-    temperature (and bias), which is this loss's own.
+    Kusupati et al., *Matryoshka Representation Learning*, arXiv:2205.13147, eq. 1. All prefixes share the temperature
+    (and bias) of the inner loss.
 
     Args:
         inner: A contrastive loss.
         dims: Sizes of the prefixes; the full embedding is trained only if its size is among them.
-        weights: Weight of each prefix; none: 1 each, as in the paper.
+        weights: Weight of each prefix; empty: 1 each, as in the paper.
 
     Raises:
-        ModisteError: ``dims`` is empty, repeats a size or has one below 1, or there is not one positive weight for
-            each; in ``forward``: one is larger than the embeddings.
+        ModisteError: ``dims`` is empty, has duplicates or sizes below 1, or ``weights`` is not one positive number per
+            prefix; in ``forward``: a prefix is longer than the embeddings.
 
-    A prefix counts like a model of its size:
+    With the full size as its only prefix, it is the inner loss:
 
     >>> import torch
     >>> from modiste.losses.clip import ClipLoss
@@ -37,7 +37,7 @@ class MatryoshkaLoss(ContrastiveLoss):
     True
     """
 
-    local_negatives = False  # the inner loss speaks for itself
+    local_negatives = False  # the inner loss warns itself
 
     def __init__(self, inner: ContrastiveLoss, dims: Sequence[int], weights: Sequence[float] = ()) -> None:
         super().__init__()
@@ -47,11 +47,11 @@ class MatryoshkaLoss(ContrastiveLoss):
             raise ModisteError(f"loss.weights={list(weights)} must be one positive weight for each of {list(dims)}.")
         self.inner, self.dims = inner, list(dims)
         self.weights = list(weights) or [1.0] * len(dims)
-        for name, parameter in inner.named_parameters():  # checkpoints name the temperature as they do for any loss
+        for name, parameter in inner.named_parameters():  # checkpoints hold the temperature as loss.logit_scale
             self.register_parameter(name, parameter)
 
     def inverse_temperature(self) -> Tensor | None:
-        """That of the inner loss."""
+        """Inverse temperature of the inner loss."""
         return self.inner.inverse_temperature()
 
     def clamp(self) -> None:
@@ -59,7 +59,7 @@ class MatryoshkaLoss(ContrastiveLoss):
         self.inner.clamp()
 
     def forward(self, image: Tensor, text: Tensor, *more: Any) -> Tensor:
-        """Weighted sum over the prefixes, (); ``more`` goes to the inner loss, for example the products (B,)."""
+        """Weighted sum over the prefixes, (); ``more``, such as ``product_id`` (B,), goes to the inner loss."""
         if max(self.dims) > image.shape[1]:
             raise ModisteError(f"loss.dims={self.dims} exceed the {image.shape[1]} dimensions of the embeddings.")
         losses = [
@@ -70,7 +70,7 @@ class MatryoshkaLoss(ContrastiveLoss):
 
     @staticmethod
     def validate_config(node: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-        """Raise ModisteError where a prefix is longer than ``model.embed_dim`` says the embeddings are."""
+        """Raise ModisteError if a prefix is longer than ``model.embed_dim``."""
         size = cfg["model"].get("embed_dim") if "model" in cfg else None
         if size is not None and node.get("dims") and max(node["dims"]) > size:
             raise ModisteError(f"dims={list(node['dims'])} exceed model.embed_dim={size}.")

@@ -1,4 +1,4 @@
-"""Cross-entropy of the cells of a patch grid among the words of a vocabulary and a background."""
+"""Cross-entropy of patch-grid cells over the words of a vocabulary and background."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modiste.losses import gather
 
 UNKNOWN = -1
 BARELY = 1e-4
-"""By how much a biased class is above the others."""
+"""Margin of a biased class above the others."""
 
 
 def region_contrast(
@@ -24,20 +24,20 @@ def region_contrast(
     background_weight: float = 1.0,
     power: float = 0.0,
 ) -> Tensor:
-    """Mean cross-entropy over the cells of words, plus ``background_weight`` times that over cells of background.
+    """Mean cross-entropy of word cells, plus ``background_weight`` times that of background cells.
 
-    LSeg (Li et al. 2022, arXiv:2201.03546, eq. 1) with a vector of background among the classes. In the first mean a
-    cell of word v counts n_v^-power, n_v being the number of its cells. A collective: on several processes both means
-    are over the cells of all, and the gradient is scaled for DDP's average; each may have none.
+    LSeg (Li et al. 2022, arXiv:2201.03546, eq. 1) with background as an additional class. In the first mean, a cell of
+    word v has weight n_v^-power, with n_v the number of its cells. A collective: both means are over the cells of all
+    processes, some of which may have none, and gradients are scaled to undo DDP's averaging.
 
     Args:
         cells: Unit-norm embeddings (N, D) of this process's cells.
-        labels: (N,), int64: the word of each cell, V for background, -1 for cells that count nowhere.
+        labels: Word of each cell (N,), int64; V for background, -1 for ignored cells.
         words: Unit-norm embeddings (V, D), the same on every process.
         background: Unit-norm vector (D,).
         scale: Inverse temperature.
-        background_weight: Of the second mean.
-        power: 0 counts cells, 1 counts words.
+        background_weight: Weight of the second mean.
+        power: 0 weighs all cells equally, 1 all words.
 
     Returns:
         Scalar; a mean over no cells is 0.
@@ -61,19 +61,19 @@ def region_contrast(
 
 
 def assign_tags(scores: Tensor, tags: Sequence[int], word_share: float, background_share: float) -> Tensor:
-    """The class of each cell among a picture's tags and background: the E step of EM-Adapt.
+    """Assign each cell to one of an image's tags or to background: the E-step of EM-Adapt.
 
-    Papandreou et al. 2015, arXiv:1502.02734, section 3.2: a class that would have less than its share of the cells has
-    a bias added to its scores, the smallest one with which it is above all others in that share of them.
+    Papandreou et al. 2015, arXiv:1502.02734, section 3.2: a class with less than its share of the cells gets the
+    smallest bias with which its scores exceed all others in that share.
 
     Args:
-        scores: (N, V + 1) of the cells for V words and, last, background.
-        tags: The words that the picture shows, each once.
-        word_share: Fraction of the cells that each of the tags has at least, before the others' biases.
-        background_share: The same of background.
+        scores: Scores (N, V + 1) of the cells for V words and, last, background.
+        tags: Words that the image shows, each once.
+        word_share: Minimum fraction of the cells per tag, before the biases of other classes.
+        background_share: The same for background.
 
     Returns:
-        (N,) int64: one of the tags, or V.
+        Class of each cell (N,), int64: one of the tags, or V for background.
 
     >>> scores = torch.tensor([[2.0, 9.0, 3.0], [1.0, 9.0, 3.0], [0.0, 9.0, 3.0]])
     >>> assign_tags(scores, [0], word_share=0.3, background_share=0.3).tolist()

@@ -19,18 +19,21 @@ class SigLipLoss(LogitBias, TiledLoss):
     """Pairwise sigmoid loss over all image–text pairs of the batch, exact and without an N×N matrix.
 
     Zhai et al., *Sigmoid Loss for Language Image Pre-Training* (SigLIP), arXiv:2303.15343, eq. 1: the sum over all
-    pairs divided by the number N of images. Every pair of one product is positive.
+    pairs divided by the number N of images. All pairs of a product are positives.
 
-    Forward and backward take 6·N²·D floating point operations, since the gradients are made in the forward pass, and
-    O(N·D + tile²) memory; with W processes, 1/W of the operations each, and only text features are gathered.
+    Forward and backward take 6·N²·D floating-point operations, since gradients are computed in the forward pass, and
+    O(N·D + tile²) memory. With W processes, each does 1/W of the operations, and only text features are gathered.
 
     Args:
-        init_scale: exp(logit scale) to start from; None: that of the pretrained weights, or else 10.
-        init_bias: Logit bias to start from; None: that of the pretrained weights, or else log(p/(1-p)), p = 1/batch,
-            with which the loss starts at the prior probability of a positive.
+        init_scale: Initial exp(logit scale); None: that of the pretrained weights, or else 10.
+        init_bias: Initial logit bias; null in a configuration: that of the pretrained weights, or else log(p/(1-p)), so
+            that the loss starts at the prior p = 1/batch of a positive. None without a configuration: -10.
         max_scale: Upper limit of the scale; none by default, as in the paper (its published weights exceed 100).
         tile: See `modiste.losses.base.TiledLoss`.
         matmul_dtype: See `modiste.losses.base.TiledLoss`.
+
+    Raises:
+        ModisteError: See `LogitScale` and `TiledLoss`.
 
     Two orthogonal pairs and their exact sum, -log σ(10) - log σ(0) for each image:
 
@@ -57,10 +60,10 @@ class SigLipLoss(LogitBias, TiledLoss):
 
 
 class _TiledSigmoid(torch.autograd.Function):
-    """Loss and gradients of `SigLipLoss`; arguments as those of `Tiles`, text and product_id of this process only.
+    """Loss and gradients of `SigLipLoss`, from the embeddings of this process.
 
-    With z the logits plus bias and l = ±1: loss = 1/N Σ log(1 + exp(-l z)) and dz = -l σ(-l z) / N. Nothing in it
-    waits for another tile, so the gradients are made in the forward pass, from the tile that gave the value.
+    With z the logits plus bias and l = ±1: loss = 1/N Σ log(1 + exp(-l z)) and dz = -l σ(-l z) / N. No tile depends on
+    another, so the forward pass computes value and gradients from the same tile.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Cross-entropy of all image–text pairs against targets that another pair of embeddings gives, in tiles."""
+"""InfoNCE with soft targets from another pair of embeddings, in tiles."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def soft_infonce(
     """``mix`` · KL(P ‖ Q) + (1 - ``mix``) · InfoNCE, exact and without an N×N matrix.
 
     Q is the softmax of the logits ``scale`` · image · textᵀ over rows, and over columns; P that of ``target_scale`` ·
-    left · rightᵀ. Both directions and all N pairs are averaged. Up to a constant this is InfoNCE whose target is
-    (1 - mix) · (uniform over the pairs of the product) + mix · P. With mix = 1 it is 0 exactly where the two agree.
+    left · rightᵀ. Both directions and all N pairs are averaged. Up to a constant, this is InfoNCE with targets
+    (1 - mix) · (uniform over the pairs of the product) + mix · P. With mix = 1 it is 0 if and only if P = Q.
 
-    With several processes each passes its own part of the batch; value and gradients are scaled as those of
-    `modiste.losses.base.TiledLoss`. Forward and backward take 12·N²·D floating point operations for targets of
-    size D, O(N·D + tile²) memory, and no gradient goes to the targets.
+    With several processes, each passes its shard of the batch; value and gradients are scaled as in
+    `modiste.losses.base.TiledLoss`. Forward and backward take 12·N²·D floating-point operations for targets of size D
+    and O(N·D + tile²) memory. The targets get no gradient.
 
     Args:
         image: Unit-norm image embeddings (B, D).
         text: Unit-norm text embeddings (B, D).
         scale: Inverse temperature of the logits, ().
-        left: What stands for the images in the targets (B, E), unit norm.
-        right: What stands for the texts in the targets (B, E), unit norm.
+        left: Unit-norm embeddings (B, E) of the images for the targets.
+        right: Unit-norm embeddings (B, E) of the texts for the targets.
         target_scale: Inverse temperature of the targets, ().
         product_id: Product of each pair (B,), int64.
         mix: Weight of the soft targets, in [0, 1].
-        tile: Largest side of a tile.
+        tile: Maximum side of a tile.
 
     Returns:
         Scalar, float32 (float64 for float64 input), also under autocast.
@@ -65,7 +65,7 @@ def soft_infonce(
 
 
 class _Softmax:
-    """Log-sum-exp of the rows (n,) and columns (N,) of tiled logits, and so their softmax. A collective."""
+    """Row and column softmax of tiled logits, from their log-sum-exp (n,) and (N,). A collective."""
 
     def __init__(self, tiles: Tiles) -> None:
         self.rows, self.cols = LogSumExp(len(tiles.image), tiles.image), LogSumExp(len(tiles.text), tiles.image)
@@ -76,7 +76,7 @@ class _Softmax:
         gather.all_reduce_sum(self.cols.total)
 
     def both(self, tile: Tile) -> Tensor:
-        """Softmax over rows plus softmax over columns of a tile (r, c), in its scratch."""
+        """Softmax over rows plus softmax over columns of a tile (r, c), in its spare buffer."""
         by_row = torch.sub(tile.logits, self.rows.maximum[tile.rows, None], out=tile.spare).exp_()
         by_row.div_(self.rows.total[tile.rows, None])
         by_col = (tile.logits - self.cols.maximum[tile.cols]).exp_()
@@ -99,7 +99,7 @@ class _TiledSoftInfoNCE(torch.autograd.Function):
     With S the logits, R the targets' logits, Q and P their softmax (rows plus columns), T the hard targets:
     loss = 1/2N Σ [mix · (P∘(R - S) - log Σ exp R) - (1 - mix) · 2 T∘S + log Σ exp S];
     dS = (Q - mix · P - (1 - mix) · 2T) / 2N.
-    A first walk over the tiles gives the sums of exp, a second one value and gradients.
+    A first pass over the tiles gives the sums of exp, a second one value and gradients.
     """
 
     @staticmethod
@@ -124,7 +124,7 @@ class _TiledSoftInfoNCE(torch.autograd.Function):
         needs = tuple(grad_enabled and needed for needed in ctx.needs_input_grad[:3])
         gradients = Gradients(student, (needs[0], needs[1], needs[2]))
         weight = gather.world_size() / (2 * len(student.text))
-        # By row and column first: near 100 a sum over all would cost the digits of their small differences.
+        # Per row and column first: in sums over all, small differences of values near 100 would lose their digits.
         rows = mix * (ours.row_log - theirs.row_log) + (1 - mix) * ours.row_log
         cols = mix * (ours.col_log - theirs.col_log) + (1 - mix) * ours.col_log
         soft_part, col_positive = torch.zeros_like(scale), torch.zeros_like(cols)
@@ -137,7 +137,7 @@ class _TiledSoftInfoNCE(torch.autograd.Function):
             col_positive.index_add_(0, tile.positive_cols, matched)
             if any(needs):
                 gradient = ours.both(tile).sub_(soft, alpha=mix)
-                # Before the product: taken off after it, a positive with Q ≈ 1 would cost the digits of all others.
+                # Subtract before the matmul: after it, a positive with Q ≈ 1 would cancel the digits of all others.
                 gradient.view(-1).index_add_(0, tile.positive, positive, alpha=-2)
                 gradients.add(tile, gradient.mul_(weight))
         ctx.save_for_backward(*gradients.finish())

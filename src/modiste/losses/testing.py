@@ -1,4 +1,4 @@
-"""Compare a loss on several processes with one process, for tests of your own losses."""
+"""Compare a loss on two processes with one process, for tests of custom losses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from modiste.config import instantiate
 from modiste.losses.base import ContrastiveLoss, Origin
 from modiste.losses.build import build_loss
 
-# Products with pairs on one process, on both, and single ones.
+# Products with several pairs on one process or on both, and products with a single pair.
 PRODUCTS = [0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 0, 0, 10, 11, 2, 12, 13, 14, 15, 16]
 TOLERANCE = 1e-4
 """Relative; a loss may compute in float32. Local negatives differ by tens of percent."""
@@ -32,11 +32,11 @@ def compare_processes(losses: Mapping[str, Mapping[str, Any]], embed_dim: int = 
     `torch.nn.parallel.DistributedDataParallel` averages are those of the whole batch.
 
     Args:
-        losses: Name to the config node of a loss (``_target_`` and its arguments), plain values.
+        losses: Config node of each loss by name: ``_target_`` and its arguments, as plain values.
         embed_dim: Size of the embeddings.
 
     Returns:
-        Name to what differs, in words; "" for a correct loss, and for one that declares ``local_negatives = True``.
+        Description of the first difference by name; "" for a correct loss and for one with ``local_negatives = True``.
 
     Raises:
         ModisteError: A node cannot be built; see `modiste.config.instantiate`.
@@ -52,7 +52,7 @@ def compare_processes(losses: Mapping[str, Mapping[str, Any]], embed_dim: int = 
 
 
 class _Towers(nn.Module):
-    """Two linear towers and a loss: all that trains."""
+    """Two linear towers and a loss."""
 
     def __init__(self, loss: ContrastiveLoss, embed_dim: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def _is_local(node: Mapping[str, Any]) -> bool:
 
 
 def _step(node: Mapping[str, Any], embed_dim: int, part: slice, parallel: bool) -> Step:
-    """Value and gradients on a part of the batch."""
+    """Value and gradients on a shard of the batch."""
     loss = build_loss(node, Origin(global_batch=len(PRODUCTS)))
     model: nn.Module = _Towers(loss, embed_dim)
     model = DistributedDataParallel(model) if parallel else model

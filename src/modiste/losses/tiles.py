@@ -1,9 +1,9 @@
-"""Logits of all pairs, one tile at a time: shared by the losses, so that no N×N matrix is ever stored.
+"""Logits of all pairs, one tile at a time, so that losses need not store an N×N matrix.
 
-A process owns n rows (images) and sees all N columns (texts; N = n in one process). `Tiles` walks over s·X·Yᵀ in tiles
-of at most t×t, whose two buffers are reused, and `Gradients` turns tiles of d(loss)/d(logits) into gradients of X, Y
-and s. Memory is O(N·D + t²). The products are in-place or `out=` variants, which autocast leaves in full precision also
-where a backward pass runs inside it.
+A process owns n rows (images) and sees all N columns (texts; N = n on one process). `Tiles` iterates over s·X·Yᵀ in
+tiles of at most t×t, whose two buffers are reused, and `Gradients` turns tiles of d(loss)/d(logits) into gradients of
+X, Y and s. Memory is O(N·D + t²). Matmuls are in-place or `out=` variants, which autocast keeps in full precision, even
+in a backward pass that runs under it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def spans(length: int, size: int) -> list[slice]:
 
 
 def matching_pairs(rows: Tensor, sorted_cols: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions (i, j), each (P,), of all pairs with ``rows[i] == cols[j]``, by binary search instead of a mask.
+    """Indices (i, j), each (P,), of all pairs with ``rows[i] == cols[j]``, by binary search, not a mask.
 
     Args:
         rows: Ids (r,).
-        sorted_cols: Ids (c,) in ascending order.
-        order: Where each of them stood in ``cols`` (c,).
+        sorted_cols: Ids ``cols`` (c,) in ascending order.
+        order: Index of each of them in ``cols`` (c,).
 
     >>> i, j = matching_pairs(torch.tensor([7, 3, 9]), *torch.tensor([9, 7, 9]).sort())
     >>> list(zip(i.tolist(), j.tolist()))
@@ -51,15 +51,15 @@ class Tile:
     """One tile of the logits.
 
     Attributes:
-        rows: Its images, as a slice of the process's own.
-        cols: Its texts, as a slice of all.
+        rows: Slice of this process's images.
+        cols: Slice of all texts.
         image: Scaled image features (r, D).
         text: Text features (c, D).
-        logits: scale · image · text (r, c). The consumer may overwrite it.
-        spare: Scratch (r, c) with undefined content.
-        positive: Flat positions (P,) in the tile of the pairs of one product.
-        positive_rows: Their images (P,), counted from the process's first.
-        positive_cols: Their texts (P,), counted from the first of all.
+        logits: scale · image · textᵀ (r, c). The consumer may overwrite it.
+        spare: Scratch buffer (r, c) with undefined content.
+        positive: Flat indices (P,) of the positives in the tile.
+        positive_rows: Their rows (P,) among this process's images.
+        positive_cols: Their columns (P,) among all texts.
     """
 
     rows: slice
@@ -82,10 +82,10 @@ class Tiles:
         text: All text features (N, D).
         scale: Inverse temperature, ().
         product_id: Product of every text (N,); a process's images have the ids of its own texts.
-        size: Largest number t of rows and of columns of a tile.
-        matmul: How matrices are multiplied.
-        kept: Room (n·N,) for all logits, which then outlive their tile; None: one buffer serves all tiles.
-        filled: ``kept`` holds the logits already, and nothing is multiplied.
+        size: Maximum number t of rows and of columns of a tile.
+        matmul: Matmul precision.
+        kept: Buffer (n·N,) that keeps all logits; None: all tiles share one buffer.
+        filled: ``kept`` already holds the logits, which are not computed again.
     """
 
     image: Tensor
@@ -99,7 +99,7 @@ class Tiles:
 
     @property
     def own(self) -> slice:
-        """Where this process's pairs stand among all."""
+        """Slice of this process's pairs in the global batch."""
         start = gather.rank() * len(self.image)
         return slice(start, start + len(self.image))
 
@@ -129,11 +129,11 @@ class Tiles:
 class Gradients:
     """Gradients of image, text and scale, summed over tiles of dS = d(loss)/d(logits).
 
-    d(scale) costs no pass over the pairs: Σ dS∘(X·Yᵀ) = ⟨X, dS·Y⟩.
+    d(scale) needs no pass over the pairs: Σ dS∘(X·Yᵀ) = ⟨X, dS·Y⟩.
 
     Args:
-        tiles: Where the tiles come from.
-        needs: Whether image, text and scale need a gradient; what is not needed is not computed.
+        tiles: Source of the tiles.
+        needs: Whether image, text and scale need a gradient; the others are skipped.
     """
 
     def __init__(self, tiles: Tiles, needs: tuple[bool, bool, bool]) -> None:
@@ -144,16 +144,16 @@ class Gradients:
         self.text = torch.zeros_like(tiles.text) if needs_text else None
 
     def add(self, tile: Tile, gradient: Tensor) -> None:
-        """Add the share of ``tile``, given dS (r, c) of it."""
+        """Add the contribution of ``tile``, given its dS (r, c)."""
         if self.image is not None:
             self.tiles.matmul.addmm(self.image[tile.rows], gradient, tile.text)
         if self.text is not None:
             self.tiles.matmul.addmm(self.text[tile.cols], gradient.T, tile.image)
 
     def finish(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Gradients of this process's image (n, D) and text (n, D), and this process's share of d(scale), ().
+        """Gradients of this process's image (n, D) and text (n, D), and its contribution to d(scale), ().
 
-        Collective when text needs a gradient: every process holds a share of every text's.
+        A collective if text needs a gradient: every process contributes to the gradient of every text.
         """
         needs_image, _, needs_scale = self.needs
         scale = None

@@ -21,12 +21,12 @@ class VseppLoss(TiledLoss):
 
         1/N Σ_i 1/|P(i)| Σ_{p ∈ P(i)} [m + max_{n ∉ P(i)} s(image_i, text_n) - s(image_i, text_p)]_+
 
-    plus the same over texts. With one pair per product this is the paper's. Of equally hard negatives the first counts.
-    A row without a negative costs nothing. There is no temperature.
+    plus the same over texts. With one pair per product this is the paper's loss. Of equally hard negatives, the first
+    is used. A row without negatives has loss 0. There is no temperature.
 
-    The hardest negatives are found in tiles without a graph, so that forward and backward take 4·N²·D floating point
-    operations and O(N·D + P + tile²) memory for P positives, and the gradient needs no pass over all pairs; with W
-    processes, 1/W of the operations each.
+    The hardest negatives are found in tiles without an autograd graph, so forward and backward take 4·N²·D
+    floating-point operations and O(N·D + P + tile²) memory for P positives. With W processes, each does 1/W of the
+    operations.
 
     Args:
         margin: Margin m between cosines.
@@ -35,7 +35,7 @@ class VseppLoss(TiledLoss):
     Raises:
         ModisteError: ``margin`` is not in (0, 2]; or see `TiledLoss`.
 
-    Orthogonal pairs are further apart than any margin below 1; identical ones cost it in both directions:
+    Orthogonal pairs satisfy any margin up to 1; identical pairs cost the margin in both directions:
 
     >>> loss = VseppLoss(margin=0.2)
     >>> pairs = torch.eye(3)
@@ -61,7 +61,7 @@ class VseppLoss(TiledLoss):
         found = mine(tiles)
         weight = found.rows.bincount(minlength=len(anchor)).to(anchor.dtype).reciprocal_()[found.rows]
         weight = weight.masked_fill_(self.margin + found.negative[found.rows] <= found.positive, 0.0)
-        # Given which hinges are open, the loss is linear in the cosines: their factors are a sparse (n, N) matrix.
+        # Given the active hinges, the loss is linear in the cosines: their factors are a sparse (n, N) matrix.
         cols = torch.cat([found.hardest[found.rows], found.cols])
         indices = torch.stack([found.rows.repeat(2), cols])
         factors = torch.sparse_coo_tensor(indices, torch.cat([weight, -weight]), (len(anchor), len(others)))
@@ -70,11 +70,11 @@ class VseppLoss(TiledLoss):
 
 @dataclass(frozen=True)
 class Mined:
-    """The pairs that a hinge compares.
+    """Positives, and the hardest negative of each row.
 
     Attributes:
-        hardest: Column of each row's largest logit of another product (n,); 0 where there is none.
-        negative: That logit (n,); -inf where there is none.
+        hardest: Column of each row's hardest negative (n,); 0 if it has no negative.
+        negative: Its logit (n,); -inf if the row has no negative.
         rows: Rows of the positives (P,).
         cols: Their columns (P,).
         positive: Their logits (P,).
@@ -89,7 +89,7 @@ class Mined:
 
 @torch.no_grad()
 def mine(tiles: Tiles) -> Mined:
-    """The positives, and each row's hardest negative: the first of equally hard ones."""
+    """Find the positives, and each row's hardest negative: the first of equally hard ones."""
     negative = tiles.image.new_full((len(tiles.image),), -torch.inf)
     hardest = torch.zeros_like(negative, dtype=torch.int64)
     positives = []

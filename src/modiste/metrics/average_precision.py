@@ -11,11 +11,11 @@ Floats = npt.NDArray[np.floating[Any]]
 
 
 class Ranking:
-    """Items ordered once by their scores; equal scores are one step, as in `sklearn.metrics.average_precision_score`.
+    """Items sorted once by score; ties form one step, as in `sklearn.metrics.average_precision_score`.
 
     Args:
-        scores: (n,), the higher the earlier.
-        positives: (n,) True for the items that are looked for, at least one.
+        scores: Scores (n,); higher ranks first.
+        positives: True for relevant items (n,), at least one.
 
     >>> ranking = Ranking(np.array([0.9, 0.8, 0.8, 0.1]), np.array([True, False, True, False]))
     >>> ranking.average_precision(np.ones((4, 1)))
@@ -27,7 +27,7 @@ class Ranking:
         ordered, hit = scores[order], positives[order]
         ends = np.flatnonzero(np.append(np.diff(ordered) != 0, True))  # the last item of each step
         steps = np.searchsorted(ends, np.flatnonzero(hit))
-        # Recall rises only in steps with a positive: the others are added up between them.
+        # Recall rises only in steps with a positive, so the steps between them are merged.
         rising, first = np.unique(steps, return_index=True)
         last = ends[rising]
         self.order = order[: last[-1] + 1]
@@ -36,13 +36,13 @@ class Ranking:
         self.hit_starts = first
 
     def average_precision(self, weights: Floats) -> npt.NDArray[np.float64]:
-        """Sum over the steps of the rise in recall times precision.
+        """Sum over the steps of the gain in recall times precision.
 
         Args:
-            weights: (n, b), for example how often each item is drawn in each of b resamples.
+            weights: Weights (n, b), such as the counts of each item in b bootstrap resamples.
 
         Returns:
-            (b,); nan where the positives have no weight.
+            Average precision (b,); nan where the positives have no weight.
         """
         seen = np.cumsum(np.add.reduceat(weights[self.order], self.starts, axis=0), axis=0, dtype=np.float64)
         rise = np.add.reduceat(weights[self.hits], self.hit_starts, axis=0).astype(np.float64)

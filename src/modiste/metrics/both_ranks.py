@@ -13,28 +13,27 @@ from modiste.metrics.ranks import SORT_FROM, check_embeddings, relevant_ranks
 from modiste.metrics.relevance import Ints, Relevance
 
 TILE, GPU_TILE = 512, 8192
-"""Side of a tile of scores that is counted both ways: in a processor's cache, and worth a GPU's launches."""
+"""Side of a tile of scores: fits a CPU's cache, and is large enough for a GPU's kernel launches."""
 
 
 @torch.no_grad()
 def both_ranks(queries: Tensor, gallery: Tensor, relevance: Relevance, tile: int | None = None) -> tuple[Ints, Ints]:
-    """`relevant_ranks` of the queries in the gallery, and of its items among the queries, from one product.
+    """`relevant_ranks` in both directions, of queries and of gallery items, from one score matrix.
 
-    A tile of scores is counted along its rows and along its columns. The scores of the relevant items have to be known
-    before: their tiles are formed twice, which costs a tile per row of tiles where rows of a product stand together, as
-    they are put here.
+    Each tile of scores is counted along its rows and along its columns. The scores of the relevant items are needed
+    first, so their tiles are computed twice; rows are sorted by product, so this is about one tile per row of tiles.
 
     Args:
-        queries: (Q, D).
-        gallery: (G, D), on the same device.
-        relevance: Of the Q queries.
-        tile: Largest side of a tile; speed and memory only, never the result. None: `TILE`, or `GPU_TILE` on a GPU.
+        queries: Embeddings (Q, D).
+        gallery: Embeddings (G, D), on the same device.
+        relevance: Relevance of the Q queries.
+        tile: Maximum side of a tile; affects speed and memory, not the result. None: `TILE`, or `GPU_TILE` on a GPU.
 
     Returns:
         Ranks (P,) in the order of ``relevance.items``, and ranks (P,) in that of ``relevance.transposed(G).items``.
 
     Raises:
-        ModisteError: As `relevant_ranks`.
+        ModisteError: See `relevant_ranks`.
 
     >>> both_ranks(torch.eye(2), torch.tensor([[0.5, 1.0], [1.0, 0.0]]), Relevance.from_ids([0, 1], [0, 1]))
     (array([2, 2]), array([2, 2]))
@@ -55,12 +54,12 @@ def both_ranks(queries: Tensor, gallery: Tensor, relevance: Relevance, tile: int
             for tile, spare, i, j in tiles.all()
         ):
             return forth_side.ranks(), back_side.ranks()
-    # Many relevant items are sorted rather than counted; and a product need not round equally twice on every device.
+    # Many relevant items are sorted instead of counted; and some devices round a repeated matmul differently.
     return relevant_ranks(queries, gallery, relevance), relevant_ranks(gallery, queries, back)
 
 
 def _order(relevance: Relevance) -> Ints:
-    """Most relevant items first, so that those with more than j are a prefix; then by the first of them."""
+    """Order by most relevant items, so that queries with more than j are a prefix, then by first item."""
     first = np.append(relevance.items, 0)[np.minimum(relevance.starts[:-1], len(relevance.items))]
     return np.lexsort([first, -relevance.counts]).astype(np.int64)
 
@@ -72,14 +71,14 @@ def _arranged(x: Tensor, order: Ints) -> Tensor:
 
 @dataclass(frozen=True)
 class _Tiles:
-    """Scores (Q, G) tile by tile, in one buffer."""
+    """Tiles of the scores (Q, G), in one buffer."""
 
     queries: Tensor
     gallery: Tensor
     size: int
 
     def scores(self, rows: Ints, cols: Ints) -> Tensor:
-        """The scores at (rows, cols), both (P,), of the tiles that hold them."""
+        """Scores at (rows, cols), both (P,), computed in their tiles."""
         found = self.queries.new_empty(len(rows))
         width = -(-len(self.gallery) // self.size)
         number = rows // self.size * width + cols // self.size
@@ -93,7 +92,7 @@ class _Tiles:
         return found
 
     def all(self) -> Iterator[tuple[Tensor, Tensor, slice, slice]]:
-        """Every tile, scratch of its shape, and its rows and columns."""
+        """Iterate over all tiles: scores, a scratch buffer of their shape, rows and columns."""
         buffer, spare = self._buffer(), self._buffer()
         for row in range(-(-len(self.queries) // self.size)):
             for col in range(-(-len(self.gallery) // self.size)):
@@ -114,7 +113,7 @@ class _Tiles:
 
 
 class _Side:
-    """Counts of one direction: its queries are rows in ``order``, the items columns in ``item_order``."""
+    """Counts of one direction, with queries as rows in ``order`` and items as columns in ``item_order``."""
 
     def __init__(self, relevance: Relevance, order: Ints, item_order: Ints) -> None:
         self.place, item_place = np.empty_like(order), np.empty_like(item_order)
@@ -127,7 +126,7 @@ class _Side:
         self.index = item_order
 
     def take(self, scores: Tensor) -> None:
-        """The scores (P,) of the relevant items."""
+        """Set the scores (P,) of the relevant items."""
 
         def on_device(parts: list[Ints]) -> list[Tensor]:
             return [torch.from_numpy(part).to(scores.device) for part in parts]
@@ -138,13 +137,13 @@ class _Side:
         self.higher = [torch.zeros_like(items) for items in self.own_item]
 
     def count(self, tile: Tensor, spare: Tensor, rows: slice, cols: slice) -> bool:
-        """Take in a tile; False if a relevant item's score is not the one that was taken."""
+        """Count a tile; False if a relevant item's score differs from that of `take`."""
         for own, item, column, higher in zip(self.own, self.own_item, self.own_column, self.higher, strict=True):
             part = slice(rows.start, min(rows.stop, len(own)))
             n = part.stop - part.start
             if n <= 0:
                 break
-            # As 0 and 1 in float32, several times faster than as booleans; a tile's sums are exact.
+            # 0 and 1 in float32 are several times faster than booleans, and a tile's sums are exact.
             higher[part] += torch.gt(tile[:n], own[part, None], out=spare[:n]).sum(1).long()
             equal = torch.eq(tile[:n], own[part, None], out=spare[:n])
             here = (column[part] >= cols.start) & (column[part] < cols.stop)
@@ -158,7 +157,7 @@ class _Side:
         return True
 
     def ranks(self) -> Ints:
-        """(P,) in the order of the relevant items."""
+        """Ranks (P,) in the order of the relevant items."""
         ranks = np.empty(sum(map(len, self.slots)), dtype=np.int64)
         for slots, higher in zip(self.slots, self.higher, strict=True):
             ranks[slots] = higher.cpu().numpy() + 1

@@ -1,4 +1,4 @@
-"""Accuracy, F1 and recall from a confusion matrix, defined as scikit-learn defines them."""
+"""Accuracy, F1 and recall from a confusion matrix, as in scikit-learn."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 def classification_metrics(right: Floats, support: Floats, predicted: Floats) -> dict[str, Floats]:
     """The metrics of `DEFINITIONS` from counts per class.
 
-    A class that occurs neither in targets nor in predictions does not count in any mean, as in scikit-learn, which sees
-    only the labels that occur; a class that is predicted but has no support counts as F1 = 0 in macro F1.
+    Means exclude classes that occur neither in targets nor in predictions, as in scikit-learn. A class that is
+    predicted but has no support has F1 = 0 in macro F1.
 
     Args:
-        right: (..., C) samples of the class that were predicted as it.
-        support: (..., C) samples of the class.
-        predicted: (..., C) samples predicted as the class.
+        right: Correct predictions per class (..., C).
+        support: Samples per class (..., C).
+        predicted: Predictions per class (..., C).
 
     Returns:
-        Metric name to values of shape (...).
+        Metric name to values (...).
 
     >>> metrics = classification_metrics(np.array([1, 1, 0]), np.array([2, 1, 0]), np.array([1, 2, 0]))
     >>> {name: round(float(value), 3) for name, value in metrics.items()}
@@ -63,12 +63,12 @@ def auc(scores: Floats, labels: npt.NDArray[np.bool_], counts: Floats | None = N
     """Exact area under the ROC curve: probability that a positive outscores a negative; ties count half.
 
     Args:
-        scores: (n,).
-        labels: (n,), True for positives.
-        counts: (b, n) how often each score counts in each of b samples; one sample with each of them once by default.
+        scores: Scores (n,).
+        labels: True for positives (n,).
+        counts: Multiplicity of each score in b samples (b, n); None: one sample with each score once.
 
     Returns:
-        (b,); 0.5 for a sample that is all positive or all negative.
+        AUC of each sample (b,); 0.5 if it is all positive or all negative.
 
     >>> auc(np.array([0.9, 0.2, 0.2]), np.array([True, True, False]))
     array([0.75])
@@ -84,7 +84,7 @@ def auc(scores: Floats, labels: npt.NDArray[np.bool_], counts: Floats | None = N
 
 
 def confusion_matrix(targets: npt.ArrayLike, predictions: npt.ArrayLike, n_classes: int) -> npt.NDArray[np.int64]:
-    """(C, C) counts; rows are targets, columns predictions, both (N,) class indices.
+    """Counts (C, C) of class indices (N,): rows are targets, columns predictions.
 
     >>> confusion_matrix([0, 0, 1], [0, 1, 1], 2)
     array([[1, 1],
@@ -108,10 +108,11 @@ def per_class_table(confusion: npt.NDArray[np.int64], labels: Sequence[str]) -> 
 
 
 class ClassificationMetrics(Metric):
-    """Metrics of `DEFINITIONS` from a confusion matrix that is summed over processes.
+    """Metrics of `DEFINITIONS` from a confusion matrix, summed over processes.
 
     Args:
         n_classes: Number of classes C.
+        kwargs: Arguments of `torchmetrics.Metric`.
 
     >>> metric = ClassificationMetrics(2)
     >>> metric.update(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]))
@@ -129,7 +130,7 @@ class ClassificationMetrics(Metric):
         self.add_state("confusion", default=torch.zeros(n_classes, n_classes, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
-        """Add class indices (B,) and (B,).
+        """Add predicted and target class indices, both (B,).
 
         Raises:
             ModisteError: The shapes differ or an index is not a class.
@@ -150,5 +151,5 @@ class ClassificationMetrics(Metric):
         return {name: torch.tensor(float(value), device=self.device) for name, value in values.items()}
 
     def per_class(self, labels: Sequence[str]) -> dict[str, list[Any]]:
-        """`per_class_table` of what this process has seen."""
+        """`per_class_table` of the confusion matrix of this process."""
         return per_class_table(self.confusion.cpu().numpy(), labels)

@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 RESAMPLES = 10_000
-"""The smallest p-value of a bootstrap is 2 / (resamples + 1): small enough for Holm's correction of 250 tests."""
+"""The smallest bootstrap p-value, 2 / (resamples + 1), stays below 0.05 after Holm's correction of up to 250 tests."""
 ALPHA = round(1 - CONFIDENCE, 9)
 MCNEMAR = "McNemar"
 BOOTSTRAP = "bootstrap"
@@ -28,10 +28,10 @@ class Comparison:
     """Model A against model B on the same queries.
 
     Attributes:
-        difference: Of the metric, A − B.
+        difference: Difference of the metric, A − B.
         low: Lower end of the difference's 95 % percentile interval (queries resampled in pairs).
-        high: Upper end.
-        p: Two-sided.
+        high: Upper end of the interval.
+        p: Two-sided p-value.
         test: ``McNemar`` or ``bootstrap``.
         n: Number of queries.
     """
@@ -47,11 +47,11 @@ class Comparison:
 def mcnemar(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     """Two-sided p-value of McNemar's exact test over the queries that exactly one model gets right.
 
-    Exact (binomial) for any number of queries, so that no approximation has to be chosen by it.
+    Always the binomial test, never the χ² approximation.
 
     Args:
-        a: (n,) of 0 and 1.
-        b: (n,), the same queries.
+        a: Values 0 or 1 of model A (n,).
+        b: Values 0 or 1 of model B (n,) on the same queries.
 
     Raises:
         ModisteError: The lengths differ, or a value is neither 0 nor 1.
@@ -80,20 +80,20 @@ def compare(
 ) -> dict[str, Comparison]:
     """Compare the metrics that both models have, by their values per query.
 
-    Values of 0 and 1 take McNemar's test, others and values in clusters the bootstrap. All intervals are bootstrap
-    intervals; metrics with as many queries share the resamples.
+    Binary values use McNemar's test, all others and clustered values the bootstrap. All intervals are bootstrap
+    intervals; metrics with the same number of queries share the resamples.
 
     Args:
-        a: Metric name to (n,) values; n may differ between metrics.
-        b: The same queries in the same order.
-        medians: The metrics whose statistic is the median, not the mean.
+        a: Metric name to values (n,) of model A; n may differ between metrics.
+        b: Metric name to values (n,) of model B on the same queries, in the same order.
+        medians: Metrics whose statistic is the median, not the mean.
         resamples: Number of resamples of the queries with replacement.
-        seed: Of the resamples.
-        clusters: (n,) each query's cluster, such as its photo, which is resampled whole; all metrics then have the
-            same n queries, and none is a median.
+        seed: Seed of the resamples.
+        clusters: Cluster of each query (n,), such as its photo; clusters are resampled whole. All metrics then have
+            the same n queries, and ``medians`` is ignored.
 
     Raises:
-        ModisteError: A metric has no values, or other numbers of them, or there is no resample.
+        ModisteError: A metric has no values or a different number of them in A and B, or ``resamples`` < 1.
 
     >>> compare({"hit_rate@1": [1, 1, 1, 0]}, {"hit_rate@1": [0, 1, 0, 0]})["hit_rate@1"]
     Comparison(difference=0.5, low=0.0, high=1.0, p=0.5, test='McNemar', n=4)
@@ -134,19 +134,19 @@ def compare_predictions(
 ) -> dict[str, Comparison]:
     """Compare metrics that are not means over queries, such as F1, by a paired bootstrap over predictions.
 
-    Resampling queries is drawing the counts of the different (target, A's prediction, B's prediction) from a
-    multinomial with n trials and their own frequencies.
+    Resampling queries is equivalent to sampling the counts of the distinct (target, A's prediction, B's prediction)
+    from a multinomial with n trials and their frequencies.
 
     Args:
-        targets: (n,) class indices.
-        a: (n,) predictions of model A.
-        b: (n,) predictions of model B.
-        metrics: As `modiste.metrics.classification.classification_metrics`.
+        targets: Class indices (n,).
+        a: Predictions of model A (n,).
+        b: Predictions of model B (n,).
+        metrics: A function like `modiste.metrics.classification.classification_metrics`.
         resamples: Number of resamples.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
 
     Raises:
-        ModisteError: The lengths differ, there is no query, or there is no resample.
+        ModisteError: The lengths differ, there are no queries, or ``resamples`` < 1.
 
     >>> round(compare_predictions([0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1])["weighted_f1"].difference, 4)
     0.2667
@@ -173,8 +173,8 @@ def compare_predictions(
 def holm(p: Sequence[float]) -> list[float]:
     """Holm-adjusted p-values, in order (Holm, Scandinavian Journal of Statistics 6, 1979).
 
-    The i-th smallest of m is multiplied by m − i + 1, is never below a smaller one's, and never above 1. Rejecting
-    those of at most 5 % keeps the chance of any false rejection at 5 %, however the tests depend on each other.
+    The i-th smallest of m is multiplied by m − i + 1, made non-decreasing and capped at 1. Rejecting those of at most
+    5 % limits the probability of any false rejection to 5 %, whatever the dependence between the tests.
 
     >>> [round(value, 3) for value in holm([0.01, 0.04, 0.03, 0.005])]
     [0.03, 0.06, 0.06, 0.02]
@@ -209,7 +209,7 @@ def _check(resamples: int) -> None:
 def _difference_draws(
     pairs: Mapping[str, tuple[Floats, Floats]], medians: Collection[str], resamples: int, seed: int
 ) -> dict[str, Floats]:
-    """Metric name to (resamples,) differences of the statistic; the metrics have the same number of queries."""
+    """Metric name to differences (resamples,) of the statistic; all metrics have as many queries."""
     _check(resamples)
     n = len(next(iter(pairs.values()))[0])
     means = [name for name in pairs if name not in medians]
@@ -231,20 +231,20 @@ def _resampled_medians(values: Floats, counts: Floats) -> Floats:
 
 
 def _class_counts(weights: Floats, targets: Ints, predictions: Ints, classes: int) -> Iterator[Floats]:
-    """Per class the right predictions, the support and the predictions, (b, C), of weighted cells (b, cells)."""
+    """Correct predictions, support and predictions per class, each (b, C), of weighted cells (b, cells)."""
     by_target, by_prediction = np.eye(classes)[targets], np.eye(classes)[predictions]
     for cells in (by_target * (targets == predictions)[:, None], by_target, by_prediction):
         yield weights @ cells
 
 
 def _comparison(difference: float, draws: Floats, n: int, units: int | None = None) -> Comparison:
-    """With the p-value at which the percentile interval starts to exclude zero.
+    """Comparison whose p-value is the level at which the percentile interval starts to exclude zero.
 
-    Of ``units`` pairs (None: n) no test that exchanges the models' names can give less than 2^(1 − units); the
-    bootstrap of a few would.
+    With ``units`` pairs (None: n), p is at least 2^(1 − units), the minimum of a permutation test: with few pairs the
+    bootstrap would fall below it.
     """
     low, high = np.percentile(draws, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
-    # Sums of the same numbers in another order: a draw of exactly 0 may come out as ± 1e-17.
+    # Rounding: the order of summation can turn a difference of 0 into ± 1e-17.
     beyond = min(int((draws <= 1e-12).sum()), int((draws >= -1e-12).sum()))
     p = min(1.0, max(2 * (beyond + 1) / (len(draws) + 1), 2.0 ** (1 - (n if units is None else units))))
     return Comparison(difference, float(low), float(high), p, BOOTSTRAP, n)

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 LOWER_IS_BETTER = frozenset({"loss", "median_rank"})
-"""Last parts of the metrics that are better when lower and whose source does not say so: the losses that training
-logs, and results stored before `modiste.tasks.Result` recorded ``higher_is_better``."""
+"""Last parts of metrics that are better when lower, for sources that do not state ``higher_is_better``: the losses
+that training logs, and results stored before `modiste.tasks.Result` recorded it."""
 
 
 def higher_is_better(metric: str, stated: Mapping[str, bool] | None = None) -> bool:
     """Whether a higher value of ``metric`` is better.
 
     Args:
-        metric: Name with its parts (``t2i/mrr``, ``val/loss``).
-        stated: ``higher_is_better`` of the result that holds the metric; it decides where it names the metric.
+        metric: Full name (``t2i/mrr``, ``val/loss``).
+        stated: ``higher_is_better`` of the result that holds the metric, which takes precedence.
 
     >>> higher_is_better("t2i/mrr"), higher_is_better("t2i/median_rank"), higher_is_better("hue", {"hue": False})
     (True, False, False)
@@ -26,7 +26,7 @@ def higher_is_better(metric: str, stated: Mapping[str, bool] | None = None) -> b
 
 
 def direction(metric: str, stated: Mapping[str, bool] | None = None) -> Literal["min", "max"]:
-    """`higher_is_better` as the mode of a monitor, a checkpoint or a sweep's objective.
+    """`higher_is_better` as the mode of a monitor, a checkpoint callback or a sweep.
 
     >>> direction("val/retrieval/t2i/mrr"), direction("val/loss")
     ('max', 'min')
@@ -35,7 +35,7 @@ def direction(metric: str, stated: Mapping[str, bool] | None = None) -> Literal[
 
 
 def directions(metrics: Iterable[str], lower: Iterable[str] = ()) -> dict[str, bool]:
-    """``higher_is_better`` of several metrics, those in ``lower`` (whole names or last parts) better when lower.
+    """``higher_is_better`` of several metrics; ``lower`` has full names or last parts of the exceptions.
 
     >>> directions(["garment/accuracy", "garment/error"], lower=["error"])
     {'garment/accuracy': True, 'garment/error': False}

@@ -1,4 +1,4 @@
-"""Percentile bootstrap intervals: queries, or clusters of them, resampled, seeded, vectorised in bounded memory."""
+"""Percentile bootstrap intervals over queries or clusters of queries, vectorised in bounded memory."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Floats = npt.NDArray[np.float64]
 CONFIDENCE = 0.95
 ROUNDING = 1e-12
 CHUNK = 2**22
-"""Numbers that a chunk of resamples holds at most."""
+"""Maximum number of elements in a chunk of resamples."""
 
 
 @dataclass(frozen=True)
 class Interval:
     """A metric's value and its bootstrap interval.
 
-    Where all resamples have the value 0, or all have 1, the percentiles would be that value, as if it were certain: the
-    other end is then the exact one of a proportion (Clopper & Pearson 1934), which bounds any mean of values in [0, 1].
+    If all resamples have the value 0, or all 1, both percentiles equal it, as if it were certain. The other end is then
+    the exact one of a proportion (Clopper & Pearson 1934), which bounds any mean of values in [0, 1].
 
     Attributes:
-        value: On the queries as they are.
+        value: Value on the original queries.
         low: Lower end of the 95 % percentile interval.
-        high: Upper end.
+        high: Upper end of the interval.
         n: Number of queries.
     """
 
@@ -40,7 +40,7 @@ class Interval:
 
 
 def describe_bootstrap(resamples: int, seed: int, unit: str = "query") -> dict[str, str | int | float]:
-    """Plain facts for results."""
+    """Settings of a bootstrap, for result files."""
     return {
         "method": "percentile; exact where all resamples are 0 or all are 1",
         "unit": unit,
@@ -53,16 +53,18 @@ def describe_bootstrap(resamples: int, seed: int, unit: str = "query") -> dict[s
 def bootstrap(
     values: Mapping[str, Floats], medians: Collection[str] = (), resamples: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
-    """Intervals of means (or medians) of per-query values; all metrics share the resamples (Efron & Tibshirani 1993).
+    """Intervals of means or medians of per-query values.
+
+    Percentile bootstrap (Efron & Tibshirani 1993); all metrics share the resamples.
 
     Args:
-        values: Metric name to (n,) values, the same queries in every metric.
-        medians: The metrics whose statistic is the median.
+        values: Metric name to values (n,), for the same queries.
+        medians: Metrics whose statistic is the median.
         resamples: Number of resamples of n queries with replacement.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
 
     Raises:
-        ModisteError: There is no query, or no resample.
+        ModisteError: There are no queries, or ``resamples`` < 1.
 
     >>> bootstrap({"mrr": np.array([1.0, 0.5, 0.25])}, seed=0)["mrr"]
     Interval(value=0.5833333333333334, low=0.25, high=1.0, n=3)
@@ -71,7 +73,7 @@ def bootstrap(
     _check(n, resamples)
     means = [name for name in values if name not in medians]
     table = np.stack([values[name] for name in means], axis=1) if means else np.empty((n, 0))
-    # Counts follow the values' order, so that a resample's median is read off their cumulative sum.
+    # Counts in the order of the values give a resample's median by their cumulative sum.
     orders = {name: np.argsort(values[name], kind="stable") for name in medians if name in values}
     mean_draws: list[Floats] = []
     median_draws: dict[str, list[Floats]] = {name: [] for name in orders}
@@ -88,15 +90,15 @@ def bootstrap(
 def bootstrap_groups(
     groups: Sequence[Mapping[str, Floats]], resamples: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
-    """Intervals of the mean over groups of the groups' means; queries are resampled within their group.
+    """Intervals of the unweighted mean of group means; queries are resampled within their group.
 
     Args:
-        groups: Metric name to (n,) values, the same metrics in every group.
+        groups: Metric name to values (n,) per group, the same metrics in every group.
         resamples: Number of resamples.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
 
     Raises:
-        ModisteError: A group has no query, or there is no resample.
+        ModisteError: A group has no queries, or ``resamples`` < 1.
 
     >>> bootstrap_groups([{"hit_rate@1": np.ones(9)}, {"hit_rate@1": np.zeros(1)}])["hit_rate@1"]
     Interval(value=0.5, low=0.5, high=0.5, n=10)
@@ -124,22 +126,22 @@ def bootstrap_clusters(
     seed: int = 0,
     signed: Collection[str] = (),
 ) -> dict[str, Interval]:
-    """Intervals of means of per-query values that depend on each other within a cluster, such as a photo's phrases.
+    """Intervals of means of per-query values that are dependent within clusters, as phrases of a photo.
 
     Clusters are resampled with all of their queries (Davison & Hinkley 1997, §3.8); a resample's mean is over its
     queries, whose number varies. All metrics share the resamples.
 
     Args:
-        values: Metric name to (n,) values, the same queries in every metric.
-        clusters: (n,) each query's cluster.
-        classes: (n,) each query's class: the macro average, the mean over classes of their means; a class without a
-            query in a resample is no part of its mean. None: the micro average, the mean over queries.
+        values: Metric name to values (n,), for the same queries.
+        clusters: Cluster of each query (n,).
+        classes: Class of each query (n,), for the macro average, the mean of class means; a resample excludes classes
+            that have no query in it. None: the micro average, the mean over queries.
         resamples: Number of resamples of the clusters with replacement.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
         signed: Metrics whose values may be negative, such as differences.
 
     Raises:
-        ModisteError: There is no query, or no resample.
+        ModisteError: There are no queries, or ``resamples`` < 1.
 
     >>> hits = {"pointing": np.array([1.0, 1.0, 1.0, 0.0])}
     >>> photo, phrase = np.array([0, 0, 0, 1]), np.array(["hat", "coat", "bag", "bag"])
@@ -159,7 +161,7 @@ def bootstrap_clusters(
 def cluster_means(
     table: Floats, clusters: npt.NDArray[Any], classes: npt.NDArray[Any] | None, resamples: int, seed: int
 ) -> tuple[Floats, Floats]:
-    """Means (m,) of a table of values (n, m), and those of each resample, (resamples, m); see `bootstrap_clusters`."""
+    """Means (m,) of values (n, m), and those of each resample (resamples, m); see `bootstrap_clusters`."""
     n = len(clusters)
     names, cluster = np.unique(clusters, return_inverse=True)
     kinds, kind = np.unique(np.zeros(n) if classes is None else classes, return_inverse=True)
@@ -168,7 +170,7 @@ def cluster_means(
     np.add.at(sizes, (kind, cluster), 1)
 
     def means(counts: Floats) -> Floats:
-        """Of counts (b, C) of the clusters, (b, m)."""
+        """Means (b, m) for counts (b, C) of the clusters."""
         total, present = np.zeros((len(counts), table.shape[1])), np.zeros((len(counts), 1))
         for of_kind, size in zip(sums, sizes, strict=True):
             queries = (counts @ size)[:, None]
@@ -183,16 +185,16 @@ def cluster_means(
 def bootstrap_statistic(
     statistic: Callable[[Floats], Floats], n: int, resamples: int = 1000, seed: int = 0
 ) -> Interval:
-    """The interval of any statistic of n queries.
+    """Interval of any statistic of n queries.
 
     Args:
-        statistic: How often each query is drawn, (b, n), to the statistic of each of b resamples, (b,).
+        statistic: Maps the counts of the queries in b resamples (b, n) to the statistic of each (b,).
         n: Number of queries.
         resamples: Number of resamples of n queries with replacement.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
 
     Raises:
-        ModisteError: There is no query, or no resample.
+        ModisteError: There are no queries, or ``resamples`` < 1.
 
     >>> bootstrap_statistic(lambda counts: counts @ np.array([0.0, 1.0]) / 2, n=2).value
     0.5
@@ -207,19 +209,19 @@ def bootstrap_statistics(
     seed: int = 0,
     unbiased: bool = False,
 ) -> dict[str, Interval]:
-    """The intervals of several statistics of n queries, which share the resamples.
+    """Intervals of several statistics of n queries, which share the resamples.
 
     Args:
-        statistics: How often each query is drawn, (b, n), to named values (b,); nan where one is undefined in a
-            resample, which then does not count in its interval.
+        statistics: Maps the counts of the queries in b resamples (b, n) to named values (b,); the interval excludes
+            resamples in which its statistic is undefined (nan).
         n: Number of queries.
         resamples: Number of resamples of n queries with replacement.
-        seed: Of the resamples.
-        unbiased: Shift each interval by the difference of the value and the resamples' mean (Efron & Tibshirani 1993,
-            §10.2). Average precision, for one, rises when a query is drawn twice.
+        seed: Seed of the resamples.
+        unbiased: Correct the bootstrap bias: shift each interval by the value minus the resamples' mean (Efron &
+            Tibshirani 1993, §10.2). Average precision, for example, rises with repeated queries.
 
     Raises:
-        ModisteError: There is no query, or no resample.
+        ModisteError: There are no queries, or ``resamples`` < 1.
     """
     _check(n, resamples)
     chunks = [statistics(counts) for counts in _resamples(n, resamples, np.random.default_rng(seed))]
@@ -239,18 +241,18 @@ def bootstrap_confusion(
 ) -> dict[str, Interval]:
     """Intervals of metrics that are not means over queries, such as F1.
 
-    Resampling n (target, prediction) pairs with replacement is drawing the confusion matrix from a multinomial
-    with n trials and the matrix's own frequencies; only its non-zero cells take part.
+    Resampling n (target, prediction) pairs with replacement is equivalent to sampling the confusion matrix from a
+    multinomial with n trials and its frequencies; only non-zero cells are sampled.
 
     Args:
-        confusion: (C, C) counts, rows are targets.
-        metrics: As `modiste.metrics.classification.classification_metrics`: counts per class (..., C) of right
-            predictions, support and predictions to named values (...).
+        confusion: Counts (C, C); rows are targets.
+        metrics: A function like `modiste.metrics.classification.classification_metrics`: counts per class (..., C) of
+            correct predictions, support and predictions to named values (...).
         resamples: Number of resamples.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
 
     Raises:
-        ModisteError: The matrix is empty, or there is no resample.
+        ModisteError: The matrix is all zeros, or ``resamples`` < 1.
 
     >>> from modiste.metrics.classification import classification_metrics
     >>> bootstrap_confusion(np.array([[8, 2], [1, 9]]), classification_metrics)["accuracy"].value
@@ -280,7 +282,7 @@ def _check(n: int, resamples: int) -> None:
 
 
 def _resamples(n: int, resamples: int, generator: np.random.Generator) -> Iterator[Floats]:
-    """How often each of n queries occurs in each resample: chunks (b, n)."""
+    """Counts of the n queries in the resamples, in chunks (b, n)."""
     step = max(1, CHUNK // n)
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
@@ -289,7 +291,7 @@ def _resamples(n: int, resamples: int, generator: np.random.Generator) -> Iterat
 
 
 def _medians(ordered: Floats, counts: Floats) -> Floats:
-    """Medians of resamples given by counts (b, n) of the ascending values (n,)."""
+    """Medians (b,) of resamples, given as counts (b, n) of the ascending values (n,)."""
     n = len(ordered)
     cumulative = np.cumsum(counts, axis=1)
     lower = ordered[(cumulative > (n - 1) // 2).argmax(axis=1)]
@@ -298,7 +300,7 @@ def _medians(ordered: Floats, counts: Floats) -> Floats:
 
 
 def _interval(value: float, draws: Floats, units: int | None, n: int) -> Interval:
-    """The interval of n queries; ``units``: those that are resampled, None where the value is none of [0, 1]."""
+    """Interval of n queries; ``units`` is the number of resampled units, None for values outside [0, 1]."""
     low, high = np.percentile(draws, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
     edge = round(value)
     if units is not None and edge in (0, 1) and max(abs(end - edge) for end in (low, high, value)) < ROUNDING:

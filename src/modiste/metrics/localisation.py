@@ -11,7 +11,7 @@ Floats = npt.NDArray[np.float64]
 Box = tuple[int, int, int, int]
 
 THRESHOLDS: Floats = np.arange(101) / 100
-"""What a heat map in [0, 1] is cut at: a pixel that reaches the threshold is inside."""
+"""Thresholds of a heat map in [0, 1]; a pixel that reaches the threshold is inside."""
 DEFINITIONS = {
     "pointing": "whether the highest pixel is inside the mask; of equal highest pixels the share that is inside, which "
     "is the expected value of a random one of them",
@@ -24,11 +24,11 @@ DEFINITIONS = {
 
 
 def pointing(heat: Heat, mask: Mask) -> float:
-    """The pointing game (Zhang et al., ECCV 2016) without a margin: the fraction of the highest pixels inside the mask.
+    """Pointing game (Zhang et al., ECCV 2016) without margin: fraction of the highest pixels in the mask.
 
     Args:
-        heat: (h, w).
-        mask: (h, w).
+        heat: Heat map (h, w).
+        mask: Mask (h, w).
 
     >>> pointing(np.array([[0.5, 1.0, 1.0]], np.float32), np.array([[True, True, False]]))
     0.5
@@ -40,8 +40,8 @@ def pixel_ap(heat: Heat, mask: Mask) -> float:
     """Average precision: sum of precision times gain in recall over distinct values, highest first.
 
     Args:
-        heat: (h, w).
-        mask: (h, w), True somewhere.
+        heat: Heat map (h, w).
+        mask: Mask (h, w), not empty.
 
     >>> round(pixel_ap(np.array([[3, 2, 1]], np.float32), np.array([[True, False, True]])), 4)
     0.8333
@@ -54,11 +54,11 @@ def pixel_ap(heat: Heat, mask: Mask) -> float:
 
 
 def iou_curve(heat: Heat, mask: Mask) -> Floats:
-    """IoU of the mask and ``heat >= t`` for every t of `THRESHOLDS`, (101,), from one pass over the pixels.
+    """IoU (101,) of the mask and ``heat >= t`` for every t of `THRESHOLDS`, in one pass over the pixels.
 
     Args:
-        heat: (h, w) in [0, 1].
-        mask: (h, w), True somewhere.
+        heat: Heat map (h, w) in [0, 1].
+        mask: Mask (h, w), not empty.
 
     >>> iou_curve(np.array([[1.0, 0.4]], np.float32), np.array([[True, False]]))[[0, 40, 41, 100]].tolist()
     [0.5, 0.5, 1.0, 1.0]
@@ -71,7 +71,7 @@ def iou_curve(heat: Heat, mask: Mask) -> Floats:
 
 
 def best_threshold(mean_curve: Floats) -> float:
-    """The threshold with the highest mean IoU, the lowest of several.
+    """Threshold with the highest mean IoU, the lowest if tied, from a curve (101,) of `iou_curve`.
 
     >>> best_threshold(iou_curve(np.array([[1.0, 0.5]], np.float32), np.array([[True, False]])))
     0.51
@@ -80,7 +80,7 @@ def best_threshold(mean_curve: Floats) -> float:
 
 
 def box(mask: Mask) -> Box | None:
-    """Left, top, right, bottom of the smallest box around the True pixels, the ends excluded; None: there are none.
+    """Bounding box of the True pixels: left, top, right, bottom (ends exclusive); None without pixels.
 
     >>> box(np.array([[False, True, True], [False, False, True]]))
     (1, 0, 3, 2)
@@ -92,7 +92,7 @@ def box(mask: Mask) -> Box | None:
 
 
 def box_iou(a: Box | None, b: Box | None) -> float:
-    """Intersection over union of two boxes of `box`; 0 without one of them.
+    """Intersection over union of two boxes of `box`; 0 if either is None.
 
     >>> box_iou((0, 0, 2, 2), (1, 0, 3, 2))
     0.3333333333333333
@@ -105,12 +105,12 @@ def box_iou(a: Box | None, b: Box | None) -> float:
 
 
 def measure(heat: Heat, mask: Mask, threshold: float) -> dict[str, float]:
-    """The metrics of `DEFINITIONS` of one pair.
+    """The metrics of `DEFINITIONS` for one heat map and mask.
 
     Args:
-        heat: (h, w) in [0, 1].
-        mask: (h, w), True somewhere.
-        threshold: Of the method.
+        heat: Heat map (h, w) in [0, 1].
+        mask: Mask (h, w), not empty.
+        threshold: Threshold of the method.
 
     >>> measure(np.array([[1.0, 0.2]], np.float32), np.array([[True, False]]), 0.5)
     {'pointing': 1.0, 'iou': 1.0, 'pixel_ap': 1.0, 'box_iou': 1.0}

@@ -1,4 +1,4 @@
-"""Logistic regression on embeddings, to its optimum, which is checked."""
+"""Logistic regression on embeddings, with a check of convergence."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 TOLERANCE = 1e-6
-"""Largest entry of the mean loss's gradient at which the solver stops."""
+"""The solver stops when no entry of the mean loss's gradient is larger."""
 CONVERGED = 1e-4
-"""Largest entry up to which a fit counts as converged: scikit-learn's own default tolerance."""
+"""Largest entry of the gradient of a converged fit: scikit-learn's default tolerance."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class LogisticFit:
     """A fitted regression.
 
     Attributes:
-        model: scikit-learn's estimator.
-        iterations: Of L-BFGS.
-        gradient: Largest absolute entry of the gradient of the mean loss at the end, computed apart from the solver.
+        model: scikit-learn estimator.
+        iterations: Number of L-BFGS iterations.
+        gradient: Largest absolute entry of the mean loss's gradient at the end, computed independently of the solver.
     """
 
     model: Any
@@ -36,22 +36,22 @@ class LogisticFit:
 
     @property
     def converged(self) -> bool:
-        """Whether the optimum was reached."""
+        """Whether the gradient is at most `CONVERGED`."""
         return self.gradient <= CONVERGED
 
     def predict(self, features: Floats) -> Ints:
-        """Classes (N,) of features (N, D): the one with the highest score, the lowest index of several."""
+        """Class with the highest score (N,) for features (N, D); ties go to the lowest index."""
         return np.asarray(self.model.predict(features), dtype=np.int64)
 
 
 def fit_logistic(features: Floats, targets: Ints, c: float = 1.0, max_iter: int = 2000) -> LogisticFit:
-    """Minimise ‖W‖² / 2 + c · Σ cross-entropy, the intercept unpenalised, in float64 (scikit-learn, L-BFGS).
+    """Minimise ‖W‖² / 2 + c · Σ cross-entropy, intercept unpenalised, in float64 (scikit-learn, L-BFGS).
 
     Args:
-        features: (N, D).
-        targets: (N,) class indices; classes that do not occur are never predicted.
-        c: Inverse strength of the penalty.
-        max_iter: Limit of the iterations.
+        features: Features (N, D).
+        targets: Class indices (N,); classes that do not occur are never predicted.
+        c: Inverse regularisation strength.
+        max_iter: Maximum number of iterations.
 
     Raises:
         ModisteError: There are fewer than two classes, or a feature is not finite.
@@ -69,7 +69,7 @@ def fit_logistic(features: Floats, targets: Ints, c: float = 1.0, max_iter: int 
         raise ModisteError("An embedding is not finite: the model has diverged or its input is invalid.")
     features = features.astype(np.float64)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the gradient says it
+        warnings.simplefilter("ignore", ConvergenceWarning)  # `LogisticFit.converged` reports it
         warnings.filterwarnings("ignore", "The number of unique classes")  # one sample per class is intended
         model = LogisticRegression(C=c, max_iter=max_iter, tol=TOLERANCE).fit(features, targets)
     return LogisticFit(model, int(model.n_iter_.max()), _gradient(model, features, targets, c))

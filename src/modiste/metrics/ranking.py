@@ -1,4 +1,4 @@
-"""Ranking metrics of each query, from the ranks of its relevant items."""
+"""Ranking metrics per query, from the ranks of its relevant items."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOWER_IS_BETTER = ("median_rank",)
 
 
 def check_options(ks: Iterable[int], map_denominator: str, ideal: str = "relevant") -> None:
-    """Raise ModisteError for a cut-off that is no whole number from 1 on, or an unknown denominator or ideal."""
+    """Raise ModisteError for cut-offs that are not integers >= 1, or an unknown denominator or ideal."""
     if map_denominator not in MAP_DENOMINATORS:
         raise ModisteError(
             f"Unknown MAP denominator '{map_denominator}'. {did_you_mean(map_denominator, MAP_DENOMINATORS)}"
@@ -37,7 +37,7 @@ def check_options(ks: Iterable[int], map_denominator: str, ideal: str = "relevan
 
 
 def metric_definitions(ks: Iterable[int], map_denominator: str = "relevant", ideal: str = "relevant") -> dict[str, str]:
-    """What every metric of `query_metrics` means, in words."""
+    """Definition of every metric of `query_metrics`, in words."""
     definitions: dict[str, str] = {}
     for k in ks:
         definitions |= {
@@ -66,14 +66,14 @@ def query_metrics(
     """Every metric of `metric_definitions` for each query that has a relevant item.
 
     Args:
-        ranks: (P,) from `relevant_ranks`.
-        relevance: Of the same queries.
+        ranks: Ranks (P,) from `relevant_ranks`.
+        relevance: Relevance of the same queries.
         ks: Cut-offs.
-        map_denominator: Of MAP@k: a key of `MAP_DENOMINATORS`.
-        ideal: What the DCG is divided by: a key of `IDEALS`.
+        map_denominator: Denominator of MAP@k: a key of `MAP_DENOMINATORS`.
+        ideal: Ideal ranking of nDCG: a key of `IDEALS`.
 
     Returns:
-        Metric name to (number of queries with a relevant item,) values, in the order of the queries.
+        Metric name to one value per query that has a relevant item, in the order of the queries.
 
     Raises:
         ModisteError: No query has a relevant item, a cut-off is below 1, or the denominator or ideal is unknown.
@@ -118,7 +118,7 @@ def query_metrics(
 
 
 def with_misses(metrics: dict[str, Floats], relevance: Relevance, n_gallery: int) -> dict[str, Floats]:
-    """`query_metrics` for all Q queries: those without a relevant item get 0, and ``median_rank`` n_gallery + 1."""
+    """Extend `query_metrics` to all Q queries: 0, or median_rank n_gallery + 1, without relevant items."""
     answerable = relevance.counts > 0
     filled = {}
     for name, values in metrics.items():

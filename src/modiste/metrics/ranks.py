@@ -11,9 +11,9 @@ from modiste.metrics.relevance import Ints, Relevance
 
 SLAB_BYTES = 64 * 2**20
 SLAB_ROWS = 256
-"""Queries per slab at most: beyond, a product is no faster and its scores leave the processor's cache."""
+"""Maximum queries per slab: more make the matmul no faster, and its scores leave the CPU's cache."""
 SORT_FROM = 64
-"""From this number of relevant items on, sorting a query's row is cheaper than counting once for each of them."""
+"""From this number of relevant items on, sorting a query's row is cheaper than one count per item."""
 
 
 @torch.no_grad()
@@ -22,22 +22,22 @@ def relevant_ranks(
 ) -> Ints:
     """Rank of every relevant item in the whole gallery, exact, 1 = best.
 
-    The rank of item p is 1 + #{g: s_g > s_p} + #{g < p: s_g = s_p}, with s the dot products in float32. The scores
-    of a slab of queries with the whole gallery are held at a time, and s_p is read from the slab itself: a separate
-    dot product rounds differently and moves ranks.
+    The rank of item p is 1 + #{g: s_g > s_p} + #{g < p: s_g = s_p}, with s the dot products in float32. Scores are
+    computed for one slab of queries at a time against the whole gallery, and s_p is read from the slab: a separate dot
+    product could round differently and change ranks.
 
     Args:
-        queries: (Q, D).
-        gallery: (G, D), on the same device.
-        relevance: Of the Q queries.
-        slab_bytes: Memory of a slab; at least one query's row is held.
-        sort_from: Queries with that many relevant items are ranked by a stable sort of their row.
+        queries: Embeddings (Q, D).
+        gallery: Embeddings (G, D), on the same device.
+        relevance: Relevance of the Q queries.
+        slab_bytes: Memory of a slab, which holds at least one query.
+        sort_from: Queries with at least this many relevant items are ranked by a stable sort of their row.
 
     Returns:
-        (P,) int64, in the order of ``relevance.items``.
+        Ranks (P,), int64, in the order of ``relevance.items``.
 
     Raises:
-        ModisteError: An embedding is not finite, there is nothing to rank, or the shapes do not fit.
+        ModisteError: An embedding is not finite, queries or gallery are empty, or the shapes do not match.
 
     >>> relevant_ranks(torch.eye(2), torch.tensor([[0.5, 1.0], [1.0, 0.0]]), Relevance.from_ids([0, 1], [0, 1]))
     array([2, 2])
@@ -45,7 +45,7 @@ def relevant_ranks(
     check_embeddings(queries, gallery, relevance)
     queries, gallery = queries.float(), gallery.float()
     counts = relevance.counts
-    # Longest rows first: those with more than j relevant items are then a prefix of their slab, for every j.
+    # Most relevant items first: queries with more than j of them are then a prefix of their slab, for every j.
     order = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
     # A score takes four bytes and its comparison one.
     size = min(max(1, slab_bytes // (5 * len(gallery))), SLAB_ROWS)
@@ -63,19 +63,22 @@ def relevant_ranks(
 
 
 def other_ranks(queries: Tensor, gallery: Tensor, relevance: Relevance, own: Ints) -> Ints:
-    """`relevant_ranks` in the gallery without one item of each query: itself, where queries are gallery items.
+    """`relevant_ranks` with each query's own item excluded from the gallery.
 
-    Exact: the item is ranked with the relevant ones, from the same scores, and those behind it move up by one. Other
-    items that look the same stay.
+    Exact: the own item is ranked together with the relevant ones, from the same scores, and items behind it move up by
+    one. Other items with the same embedding stay.
 
     Args:
-        queries: As in `relevant_ranks`.
-        gallery: As in `relevant_ranks`.
-        relevance: Of the Q queries, with none of ``own`` in it.
-        own: (Q,) gallery position of each query's own item; -1: the gallery does not hold it.
+        queries: See `relevant_ranks`.
+        gallery: See `relevant_ranks`.
+        relevance: Relevance of the Q queries, without any of ``own``.
+        own: Gallery position of each query's own item (Q,); -1 if the gallery does not contain it.
 
     Returns:
-        (P,) int64, in the order of ``relevance.items``.
+        Ranks (P,), int64, in the order of ``relevance.items``.
+
+    Raises:
+        ModisteError: See `relevant_ranks`.
 
     >>> views = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
     >>> other_ranks(views, views, Relevance.from_pairs([0, 2], [2, 0], n_queries=3), np.arange(3))
@@ -100,20 +103,20 @@ def other_ranks(queries: Tensor, gallery: Tensor, relevance: Relevance, own: Int
 def candidate_ranks(
     queries: Tensor, gallery: Tensor, candidates: Ints, relevance: Relevance, slab_bytes: int = SLAB_BYTES
 ) -> Ints:
-    """Rank of every relevant item among the query's own candidates, exact and tied as in `relevant_ranks`.
+    """Rank of every relevant item among its query's candidates; exact, with ties as in `relevant_ranks`.
 
     Args:
-        queries: (Q, D).
-        gallery: (G, D), on the same device.
-        candidates: (Q, C) gallery positions, ascending within a query; every relevant item is one of them.
-        relevance: Of the Q queries.
-        slab_bytes: Memory of the candidates' embeddings that are held at a time; at least one query's.
+        queries: Embeddings (Q, D).
+        gallery: Embeddings (G, D), on the same device.
+        candidates: Gallery positions (Q, C), ascending within a query; they include all relevant items.
+        relevance: Relevance of the Q queries.
+        slab_bytes: Memory of the candidate embeddings of a slab, which holds at least one query.
 
     Returns:
-        (P,) int64, in the order of ``relevance.items``.
+        Ranks (P,), int64, in the order of ``relevance.items``.
 
     Raises:
-        ModisteError: As `relevant_ranks`.
+        ModisteError: See `relevant_ranks`.
 
     >>> gallery = torch.tensor([[0.5], [1.0], [0.7]])
     >>> candidate_ranks(torch.ones(1, 1), gallery, np.array([[0, 1]]), Relevance.from_pairs([0], [0], 1))
@@ -135,11 +138,11 @@ def candidate_ranks(
 
 
 def check_embeddings(queries: Tensor, gallery: Tensor, relevance: Relevance) -> None:
-    """Raise ModisteError for embeddings that are not finite, not (N, D) with N > 0, or do not fit together."""
+    """Raise ModisteError for embeddings that are not finite, not (N, D) with N > 0, or do not match."""
     for name, x in (("query", queries), ("gallery", gallery)):
         if x.ndim != 2 or not len(x):
             raise ModisteError(f"The {name} embeddings have shape {tuple(x.shape)}; ranking needs (N, D) with N > 0.")
-        # Part by part: the intermediate results of a whole gallery take more than its ranking.
+        # In parts: the intermediate results of a whole gallery take more memory than its ranking.
         bad = sum(int((~torch.isfinite(part).all(dim=1)).sum().item()) for part in x.split(SLAB_ROWS))
         if bad:
             raise ModisteError(
@@ -160,7 +163,7 @@ def _ranks_by_sorting(scores: Tensor, items: Ints) -> Ints:
 
 
 def _count_ranks(scores: Tensor, rows: Ints, relevance: Relevance, ranks: Ints) -> None:
-    """Write the ranks of ``rows`` (most relevant items first) into ``ranks``, one relevant item of each at a time."""
+    """Write the ranks of ``rows``, most relevant items first, into ``ranks``; the j-th items at once."""
     counts = relevance.counts[rows]
     for j in range(int(counts[0]) if len(rows) else 0):
         n = int((counts > j).sum())
@@ -170,7 +173,7 @@ def _count_ranks(scores: Tensor, rows: Ints, relevance: Relevance, ranks: Ints) 
 
 
 def _ranks_by_counting(scores: Tensor, items: Tensor) -> Tensor:
-    """Ranks (n,) of one item (n, 1) of each row of scores (n, G)."""
+    """Ranks (n,) of one item per row, at index (n, 1), in scores (n, G)."""
     own = scores.gather(1, items)
     higher = _count(scores > own)
     tied = torch.nonzero(_count(scores == own) > 1).squeeze(1)

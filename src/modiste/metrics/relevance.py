@@ -13,11 +13,11 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Relevance:
-    """Which gallery items are relevant to each query, as compressed rows (CSR).
+    """Relevant gallery items of each query, in CSR format.
 
     Attributes:
-        starts: (Q + 1,); the relevant items of query q are ``items[starts[q]:starts[q + 1]]``.
-        items: (P,) gallery positions, ascending within a query.
+        starts: Offsets (Q + 1,); the relevant items of query q are ``items[starts[q]:starts[q + 1]]``.
+        items: Gallery positions (P,), ascending within a query.
 
     >>> Relevance.from_ids(["shirt", "shoe", "hat"], ["shoe", "shirt", "shirt"]).counts
     array([2, 1, 0])
@@ -28,7 +28,7 @@ class Relevance:
 
     @classmethod
     def from_ids(cls, query_ids: npt.ArrayLike, gallery_ids: npt.ArrayLike) -> Relevance:
-        """Items whose id equals the query's; ids are integers or strings, (Q,) and (G,)."""
+        """Relevance of items with the query's id; ids (Q,) and (G,) are integers or strings."""
         queries, gallery = np.asarray(query_ids), np.asarray(gallery_ids)
         order = np.argsort(gallery, kind="stable")
         first = np.searchsorted(gallery, queries, "left", sorter=order)
@@ -38,7 +38,7 @@ class Relevance:
 
     @classmethod
     def from_pairs(cls, queries: npt.ArrayLike, items: npt.ArrayLike, n_queries: int) -> Relevance:
-        """Explicit (query, item) pairs in any order, both (P,) positions; a repeated pair counts once.
+        """Relevance of (query, item) pairs, both (P,) positions, in any order; duplicates count once.
 
         >>> Relevance.from_pairs([1, 0, 1], [5, 2, 3], n_queries=2).items
         array([2, 3, 5])
@@ -58,7 +58,7 @@ class Relevance:
         return np.repeat(np.arange(len(self)), self.counts)
 
     def without(self, own: Ints) -> Relevance:
-        """Without one gallery position of each query, (Q,): -1 takes nothing away.
+        """Remove one gallery position of each query, ``own`` (Q,); -1 removes nothing.
 
         >>> Relevance.from_ids(["shirt", "hat"], ["shirt", "shirt", "hat"]).without(np.array([0, -1])).items
         array([1, 2])
@@ -68,12 +68,12 @@ class Relevance:
         return Relevance(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), self.items[keep])
 
     def transposed(self, n_items: int) -> Relevance:
-        """Which queries are relevant to each of ``n_items`` gallery items.
+        """Relevance of the queries to each of ``n_items`` gallery items.
 
         >>> Relevance.from_ids(["shirt", "hat"], ["shirt", "shirt", "hat"]).transposed(3).items
         array([0, 0, 1])
         """
-        order = np.argsort(self.items, kind="stable")  # queries ascend already
+        order = np.argsort(self.items, kind="stable")  # queries are already ascending
         starts = np.searchsorted(self.items[order], np.arange(n_items + 1)).astype(np.int64)
         return Relevance(starts, self.queries[order])
 

@@ -1,4 +1,4 @@
-"""Retrieval as `torchmetrics.Metric`, for any training or evaluation loop, on any number of processes."""
+"""Retrieval metrics as `torchmetrics.Metric`, for any training loop, on any number of processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from modiste.metrics.relevance import Ints, Relevance
 
 
 class _Ranking(Metric):
-    """What the two metrics share: cut-offs, states that are concatenated over processes, means over queries."""
+    """Base class of both metrics: cut-offs, states concatenated over processes, means over queries."""
 
     full_state_update = False
     higher_is_better = None
@@ -38,13 +38,14 @@ class _Ranking(Metric):
 class RetrievalMetrics(_Ranking):
     """Text→image and image→text retrieval among all pairs, added in batches, on any number of processes.
 
-    Ranks are exact over the whole gallery; relevant are all pairs of the query's product, and ties go by index. A
-    last batch that a distributed sampler padded counts its repeated rows twice.
+    Ranks are exact over the whole gallery. All pairs of the query's product are relevant, and ties are ordered by
+    index. Rows that a distributed sampler repeats as padding count twice.
 
     Args:
         ks: Cut-offs of hit rate, recall, precision, MAP and nDCG.
-        map_denominator: Of MAP@k: ``relevant`` (the number of relevant items, as pytrec_eval) or ``min_relevant_k``.
-        kwargs: Of `torchmetrics.Metric`.
+        map_denominator: Denominator of MAP@k: ``relevant`` (number of relevant items, as in pytrec_eval) or
+            ``min_relevant_k``.
+        kwargs: Arguments of `torchmetrics.Metric`.
 
     Raises:
         ModisteError: A cut-off is below 1, or the denominator is unknown; in `compute`: an embedding is not finite.
@@ -63,7 +64,11 @@ class RetrievalMetrics(_Ranking):
         super().__init__(("images", "texts", "products"), ks, map_denominator, **kwargs)
 
     def update(self, image: Tensor, text: Tensor, product_id: Tensor) -> None:
-        """Add image embeddings (B, D), the text embeddings (B, D) of the same rows, and their products (B,), int64."""
+        """Add image and text embeddings (B, D) of B pairs, and their product ids (B,), int64.
+
+        Raises:
+            ModisteError: The lengths differ.
+        """
         if not len(image) == len(text) == len(product_id):
             raise ModisteError(
                 f"{len(image)} images, {len(text)} texts and {len(product_id)} product ids: give one of each per pair."
@@ -84,13 +89,17 @@ class RetrievalMetrics(_Ranking):
 class RankingMetrics(_Ranking):
     """Ranking metrics of any queries against any gallery, added in batches, on any number of processes.
 
-    Queries and gallery are sharded in any way; every process holds its part and `compute` ranks against the union.
-    Nothing is de-duplicated: a row that a padding sampler repeats is counted twice. Under torch.distributed every
-    process calls `update` at least once, with (0, D) embeddings where it has none.
+    Queries and gallery may be sharded in any way; `compute` ranks against the union of all shards. Rows are not
+    de-duplicated: those that a sampler repeats as padding count twice. Under torch.distributed every process must call
+    `update` at least once, if need be with (0, D) embeddings.
 
     Args:
         ks: Cut-offs.
-        map_denominator: As in `query_metrics`.
+        map_denominator: See `query_metrics`.
+        kwargs: Arguments of `torchmetrics.Metric`.
+
+    Raises:
+        ModisteError: See `RetrievalMetrics`.
 
     >>> metric = RankingMetrics(ks=[1])
     >>> metric.update(torch.eye(3), torch.eye(3), torch.tensor([4, 5, 6]), torch.tensor([4, 6, 5]))
@@ -107,7 +116,11 @@ class RankingMetrics(_Ranking):
         super().__init__(("queries", "gallery", "query_ids", "gallery_ids"), ks, map_denominator, **kwargs)
 
     def update(self, queries: Tensor, gallery: Tensor, query_ids: Tensor, gallery_ids: Tensor) -> None:
-        """Add queries (B, D) and gallery items (C, D) with their int64 ids (B,) and (C,); equal ids are relevant."""
+        """Add queries (B, D) and gallery items (C, D) with int64 ids (B,) and (C,); equal ids are relevant.
+
+        Raises:
+            ModisteError: Embeddings and ids differ in length.
+        """
         if len(queries) != len(query_ids) or len(gallery) != len(gallery_ids):
             raise ModisteError(
                 f"{len(queries)} queries with {len(query_ids)} ids and {len(gallery)} gallery items with "
@@ -119,7 +132,11 @@ class RankingMetrics(_Ranking):
         self.gallery_ids.append(gallery_ids)
 
     def compute(self) -> dict[str, Tensor]:
-        """Metric name to a scalar float32; queries without a relevant item are skipped."""
+        """Metric name to a scalar float32; queries without a relevant item are skipped.
+
+        Raises:
+            ModisteError: No query has a relevant item, or an embedding is not finite.
+        """
         query_ids, gallery_ids = (dim_zero_cat(ids).cpu().numpy() for ids in (self.query_ids, self.gallery_ids))
         relevance = Relevance.from_ids(query_ids, gallery_ids)
         ranks = relevant_ranks(dim_zero_cat(self.queries), dim_zero_cat(self.gallery), relevance)

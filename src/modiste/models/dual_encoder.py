@@ -30,10 +30,10 @@ class DualEncoder(nn.Module):
 
     Attributes:
         embed_dim: Size D of the shared space.
-        preprocess: The image transform the weights were made for.
-        tokenizer: Captions to the tensors that `encode_text` takes.
-        initial_scale: exp(logit scale) that came with the weights, or None: a loss may start from it.
-        initial_bias: logit bias that came with the weights, or None.
+        preprocess: Image transform that the weights were trained with.
+        tokenizer: Maps captions to the input of `encode_text`.
+        initial_scale: exp(logit scale) of the pretrained weights, from which a loss may start, or None.
+        initial_bias: Logit bias of the pretrained weights, or None.
     """
 
     embed_dim: int
@@ -47,7 +47,7 @@ class DualEncoder(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no layer groups")
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Normalised-input pixels (B, 3, H, W) float to features (B, D)."""
+        """Normalised pixels (B, 3, H, W), float, to features (B, D)."""
         raise NotImplementedError
 
     def text_features(self, tokens: Tokens) -> Tensor:
@@ -55,7 +55,7 @@ class DualEncoder(nn.Module):
         raise NotImplementedError
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Unit-norm embeddings (B, D) of pixels (B, 3, H, W): uint8 from `preprocess`, or float, already normalised.
+        """Unit-norm embeddings (B, D) of pixels (B, 3, H, W), uint8 from `preprocess` or normalised float.
 
         `TwoTower` also takes features (B, dim) of its image trunk.
         """
@@ -64,28 +64,34 @@ class DualEncoder(nn.Module):
         return F.normalize(self.image_features(pixels).float(), dim=-1)
 
     def encode_text(self, tokens: Tokens) -> Tensor:
-        """Unit-norm embeddings (B, D) of tokens from `tokenizer`; `TwoTower` also takes ``features`` of its trunk."""
+        """Unit-norm embeddings (B, D) of tokens from `tokenizer`.
+
+        `TwoTower` also takes ``features`` (B, dim) of its text trunk.
+        """
         return F.normalize(self.text_features(tokens).float(), dim=-1)
 
     def patch_features(self, pixels: Tensor) -> Tensor:
-        """Normalised-input pixels (B, 3, H, W) float to features (B, h, w, D) of each patch, where the tower has them.
+        """Normalised pixels (B, 3, H, W), float, to features (B, h, w, D) of each patch.
 
-        Where the image's features are the mean of its patches', through the same linear projection, their mean is
+        If the image features are the mean of the patch features, through the same linear projection, their mean is
         `image_features`.
+
+        Raises:
+            NotImplementedError: The image tower has no patch features.
         """
         raise NotImplementedError(f"{type(self).__name__} has no patch embeddings")
 
     def encode_patches(self, pixels: Tensor) -> Tensor:
-        """Unit-norm patch embeddings (B, h, w, D) in the shared space of pixels as in `encode_image`."""
+        """Unit-norm patch embeddings (B, h, w, D) in the shared space; pixels as in `encode_image`."""
         if pixels.dtype == torch.uint8:
             pixels = self.preprocess.normalise(pixels)
         return F.normalize(self.patch_features(pixels).float(), dim=-1)
 
     def at_size(self, size: int) -> DualEncoder:
-        """This model for square inputs of another size: the same weights, position embeddings interpolated.
+        """This model for square inputs of another size: same weights, interpolated position embeddings.
 
         Args:
-            size: Side of the input in pixels; a transformer takes the largest multiple of its patch size below.
+            size: Side of the input in pixels; a transformer rounds it down to a multiple of its patch size.
 
         Returns:
             A model that shares the weights; its ``preprocess.size`` is the new size.
@@ -98,14 +104,18 @@ class DualEncoder(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} only takes images of {self.preprocess.size} pixels")
 
     def encode_tokens(self, tokens: Tokens) -> Tensor:
-        """Unit-norm embeddings (B, L, D) of each token in the shared space, where the tower has them."""
+        """Unit-norm embeddings (B, L, D) of each token in the shared space.
+
+        Raises:
+            NotImplementedError: The text tower has no token features.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no token embeddings")
 
     def feature_hook(self, keep: Callable[[Tensor], Tensor]) -> RemovableHandle:
-        """From now on the image tower continues with ``keep(features)`` instead of its last spatial features.
+        """Register a hook that replaces the image tower's last spatial features by ``keep(features)``.
 
-        Of a convolutional network its last feature map (B, C, h, w); of a transformer the normalised tokens (B, N, C)
-        that enter the attention of the last block, patches last, row by row.
+        For a convolutional network these are its last feature map (B, C, h, w); for a transformer the normalised tokens
+        (B, N, C) that enter the attention of the last block, patches last, row by row.
         """
         raise NotImplementedError(f"{type(self).__name__} has no feature hook")
 
@@ -132,19 +142,19 @@ class DualEncoder(nn.Module):
         size: int | None = 384,
         threshold: float = 0.5,
     ) -> Grounded | list[Grounded]:
-        """Where a phrase is on a photo: map, box and highest place.
+        """Locate a phrase on a photo: heat map, box and highest point.
 
-        A map always shows something; whether a model's maps mean anything is what ``task=[grounding]`` measures.
+        Every map has a highest point; ``task=[grounding]`` measures whether a model's maps are meaningful.
 
         Args:
-            image: The photo; all of it is seen, on a grey square.
-            phrase: The phrase, or several, whose results are a list.
+            image: The photo, which is padded to a grey square, not cropped.
+            phrase: A phrase, or a list of phrases for a list of results.
             method: ``patches``, ``cam``, ``gradcam`` or ``occlusion`` (`modiste.models.heatmaps`).
-            size: Side of the model's input in pixels, if it takes another than its own; None: its own.
-            threshold: The box is around the region of the highest pixel that reaches it, in [0, 1].
+            size: Side of the model's input in pixels, if the model supports it; None: its default.
+            threshold: The box surrounds the region of the highest pixel that reaches this value, in [0, 1].
 
         Raises:
-            ModisteError: There is no such method, or the model does not have what it needs.
+            ModisteError: The method is unknown, or the model does not support it.
 
         >>> from modiste.images.timm import TimmEncoder
         >>> from modiste.texts.hf import HfTextEncoder
@@ -166,7 +176,7 @@ class DualEncoder(nn.Module):
         return self.encode_image(pixels), self.encode_text(tokens)
 
     def describe(self) -> dict[str, Any]:
-        """Plain facts for results and model cards."""
+        """Properties for results and model cards, as plain values."""
         return {"class": type(self).__name__, "embed_dim": self.embed_dim, "preprocess": self.preprocess.describe()}
 
 
@@ -176,11 +186,11 @@ class PatchHead(nn.Module):
     Args:
         dim: Number of features of a patch.
         embed_dim: Size D of the shared space.
-        dropout: Probability of dropping a feature in training, so that what only composed scenes show is learned less.
+        dropout: Probability of dropping a feature in training, to reduce overfitting to composed scenes.
 
     Attributes:
-        background: Learned vector (D,), which patches that show no product are close to (LSeg, arXiv:2201.03546, has
-            a text for it; RegionCLIP, arXiv:2112.09106, this vector).
+        background: Learned embedding (D,) of patches without a product, as in RegionCLIP (arXiv:2112.09106); LSeg
+            (arXiv:2201.03546) uses a text.
     """
 
     def __init__(self, dim: int, embed_dim: int, dropout: float = 0.0) -> None:
@@ -202,17 +212,17 @@ class TwoTower(DualEncoder):
         image: An encoder with ``dim``, ``preprocess``, ``patches`` and ``layer_groups`` (`modiste.images`).
         text: An encoder with ``dim``, ``tokenizer`` and ``layer_groups`` (`modiste.texts`).
         embed_dim: Size D of the shared space.
-        text_isometry: Start with a text projection that keeps the angles between the text encoder's features, an
-            orthogonal matrix: the shared space is then the one that a sentence encoder was trained for, words that
-            training never sees included. It needs ``embed_dim`` ≥ ``text.dim``.
+        text_isometry: Initialise the text projection with an orthogonal matrix, which keeps the angles between the text
+            encoder's features: the shared space is then that of the sentence encoder, even for words that training
+            never sees. It needs ``embed_dim`` ≥ ``text.dim``.
         patch_dropout: See `PatchHead`.
 
     Attributes:
-        patch_head: Projects the stages of the image encoder that have ``patch_dim`` features (``image.patch_stages``)
-            into the shared space; None: patches take the projection of the image.
+        patch_head: Projects the features of ``image.patch_stages`` (``patch_dim``) into the shared space; None: patches
+            use the projection of the image.
 
     Raises:
-        ModisteError: ``text_isometry`` in a space of fewer dimensions, or ``patch_dropout`` is no probability below 1.
+        ModisteError: ``text_isometry`` with ``embed_dim`` < ``text.dim``, or ``patch_dropout`` is outside [0, 1).
     """
 
     def __init__(

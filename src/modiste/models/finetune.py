@@ -12,7 +12,7 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
 
 TOWERS = ("image", "text")
-# peft adapts it as a whole; its own output layer, adapted once more, would get no gradient.
+# peft adapts it as a whole; a second adapter on its output layer would get no gradient.
 ATTENTION = nn.MultiheadAttention
 
 
@@ -21,8 +21,9 @@ class Tuning:
     """Fine-tuning mode of one tower.
 
     Attributes:
-        train: ``full``; ``frozen``; ``last_n`` (the last ``layers`` layer groups, projection included); ``lora``
-            (adapters of Hu et al. 2021, arXiv:2106.09685, on every linear and 1×1 convolution, and the projection).
+        train: ``full``; ``frozen``; ``last_n`` (the last ``layers`` layer groups, including the projection); ``lora``
+            (adapters, Hu et al. 2021, arXiv:2106.09685, on every linear layer and 1×1 convolution, and the whole
+            projection).
         layers: Number of layer groups that ``last_n`` trains.
         rank: Rank of the adapters.
     """
@@ -88,22 +89,22 @@ def adaptable(module: nn.Module) -> bool:
 
 
 def called(name: str, parent: nn.Module) -> bool:
-    """Whether ``parent`` calls the layer ``name``, rather than multiply by its weight past an adapter.
+    """Whether ``parent`` calls the layer ``name``, instead of using its weight, which bypasses an adapter.
 
-    `ATTENTION` does so with its output layer, timm's EVA-02 and BEiT with ``qkv`` where they keep its biases.
+    `ATTENTION` uses the weight of its output layer, timm's EVA-02 and BEiT that of ``qkv`` if they keep its biases.
     """
     past = name.rpartition(".")[2] == "qkv" and getattr(parent, "q_bias", None) is not None
     return not past and not isinstance(parent, ATTENTION)
 
 
 def owned(module: nn.Module, allowed: set[int]) -> bool:
-    """Whether all of the module's own parameters are among ``allowed``."""
+    """Whether all direct parameters of the module are among ``allowed``."""
     own = [id(parameter) for parameter in module.parameters(recurse=False)]
     return bool(own) and all(parameter in allowed for parameter in own)
 
 
 def parameters(groups: Sequence[Sequence[nn.Module | nn.Parameter]]) -> Iterator[nn.Parameter]:
-    """The parameters of layer groups."""
+    """Iterate over the parameters of layer groups."""
     for group in groups:
         for item in group:
             yield from [item] if isinstance(item, nn.Parameter) else item.parameters()
@@ -116,7 +117,7 @@ def require_grad(groups: Sequence[Sequence[nn.Module | nn.Parameter]], value: bo
 
 
 def freeze_rest(model: DualEncoder) -> None:
-    """Freeze what is in no layer group, such as a pooler that is not used: DDP waits for gradients of all else."""
+    """Freeze parameters in no layer group, such as an unused pooler: DDP would wait for their gradients."""
     grouped = {id(parameter) for tower in TOWERS for parameter in parameters(model.layer_groups(tower))}
     for parameter in model.parameters():
         if id(parameter) not in grouped:
@@ -124,7 +125,7 @@ def freeze_rest(model: DualEncoder) -> None:
 
 
 def rest_frozen(module: nn.Module) -> None:
-    """Put frozen parts in evaluation mode: no dropout, and batch normalisation with its stored statistics."""
+    """Put frozen modules in evaluation mode: no dropout, and batch normalisation with stored statistics."""
     for child in module.children():
         own = list(child.parameters())
         if own and not any(parameter.requires_grad for parameter in own):
@@ -134,9 +135,9 @@ def rest_frozen(module: nn.Module) -> None:
 
 
 def fold_adapters(model: nn.Module) -> None:
-    """Add the adapters of ``lora`` to the weights that they adapt, W + (α/r)·B·A, and take them out of ``model``.
+    """Merge the adapters of ``lora`` into the weights, W + (α/r)·B·A, and remove them from ``model``.
 
-    What the model computes stays the same (up to rounding), and it has the names and shapes of one without adapters.
+    Outputs stay the same (up to rounding), with the names and shapes of a model without adapters.
     """
     if not any(".lora_" in name for name, _ in model.named_parameters()):
         return

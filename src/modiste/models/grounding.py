@@ -1,4 +1,4 @@
-"""Find phrases on a photo: the map, the box and the highest place of each."""
+"""Locate phrases on a photo: heat map, box and highest point of each."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ METHODS: dict[str, HeatMap] = {
     "gradcam": GradCam(),
     "occlusion": Occlusion(step=28),
 }
-"""The methods by name; occlusion with wide bands, which takes seconds on a photo instead of a minute."""
+"""The methods by name; occlusion with wide bands takes seconds per photo instead of a minute."""
 
 
 class Grounded(NamedTuple):
-    """Where a phrase is on a photo.
+    """A phrase located on a photo.
 
     Attributes:
-        heat: (H, W) float32 in [0, 1], minimum to maximum over the photo; 0 where the method sees no difference.
-        box: Left, top, right, bottom in pixels of the photo, the ends excluded: the smallest box around the region of
-            the highest pixel that reaches the threshold (pixels joined by their sides).
-        point: x and y of the highest pixel; the middle of the photo where the map is the same everywhere.
-        score: The method's own value there, not scaled: for ``patches`` the cosine of the best patch and the phrase.
+        heat: Heat map (H, W), float32, scaled to [0, 1] over the photo; all 0 if the map is constant.
+        box: Left, top, right, bottom in pixels of the photo (ends exclusive): the bounding box of the region of the
+            highest pixel that reaches the threshold (4-connected).
+        point: x and y of the highest pixel; the centre of the photo if the map is constant.
+        score: Maximum of the unscaled map: for ``patches`` the cosine of the best patch and the phrase.
     """
 
     heat: Heat
@@ -52,7 +52,7 @@ class Grounded(NamedTuple):
 
     @property
     def place(self) -> str:
-        """The third of the photo where the map is highest, in words: ``upper left``, ``middle centre``."""
+        """The third of the photo with the highest pixel, in words: ``upper left``, ``middle centre``."""
         y, x = _peak(self.heat)
         row, column = 3 * y // self.heat.shape[0], 3 * x // self.heat.shape[1]
         return f"{('upper', 'middle', 'lower')[row]} {('left', 'centre', 'right')[column]}"
@@ -66,7 +66,7 @@ def ground(
     size: int | None = SIZE,
     threshold: float = THRESHOLD,
 ) -> list[Grounded]:
-    """Find phrases on a photo; see `modiste.models.dual_encoder.DualEncoder.ground`."""
+    """Locate phrases on a photo; see `modiste.models.dual_encoder.DualEncoder.ground`."""
     with torch.inference_mode():
         device = next(model.parameters()).device
         tokens = {name: tensor.to(device) for name, tensor in model.tokenizer(list(phrases)).items()}
@@ -82,18 +82,18 @@ def locate(
     threshold: float = THRESHOLD,
     side: int | None = None,
 ) -> list[Grounded]:
-    """Find texts that are embedded already on a photo.
+    """Locate embedded texts on a photo.
 
     Args:
-        model: In evaluation mode, at the size of input that is wanted.
+        model: Model in evaluation mode, at the desired input size.
         image: The photo.
-        texts: Unit-norm vectors (K, D).
+        texts: Unit-norm embeddings (K, D).
         method: A key of `METHODS`.
-        threshold: Of the boxes, in [0, 1].
-        side: Longer side of the maps in pixels; None: the photo's own.
+        threshold: Threshold of the boxes, in [0, 1].
+        side: Longer side of the maps in pixels; None: that of the photo.
 
     Raises:
-        ModisteError: There is no such method, or the model does not have what it needs.
+        ModisteError: The method is unknown, or the model does not support it.
     """
     if method not in METHODS:
         raise ModisteError(f"There is no grounding method '{method}'. {did_you_mean(method, METHODS)}")
@@ -110,7 +110,7 @@ def locate(
 
 
 def _found(heat: Heat, score: float, size: tuple[int, int], threshold: float) -> Grounded:
-    """Box and point in pixels of a photo of this width and height, from a map of any resolution."""
+    """Box and point in pixels of a photo of ``size`` (width, height), from a map of any resolution."""
     from scipy.ndimage import label
 
     height, width = heat.shape
@@ -123,6 +123,6 @@ def _found(heat: Heat, score: float, size: tuple[int, int], threshold: float) ->
 
 
 def _peak(heat: Heat) -> tuple[int, int]:
-    """Row and column of the highest pixel, the middle of a map that is 0 everywhere."""
+    """Row and column of the highest pixel, or the centre if the map is all 0."""
     height, width = heat.shape
     return divmod(int(heat.argmax()), width) if heat.any() else (height // 2, width // 2)

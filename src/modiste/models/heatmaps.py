@@ -1,7 +1,7 @@
 """Heat maps of phrases on an image, by four interchangeable methods, in the frame of the image.
 
-Every method sees the whole image: it is padded to a square on grey, as in FashionCLIP's demo, and scaled to the side of
-the model's input with the model's interpolation; the centre crop of the model's own preprocessing is excluded.
+Every method sees the whole image: it is padded to a grey square, as in FashionCLIP's demo, and resized to the model's
+input with the model's interpolation, without the centre crop of the model's preprocessing.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 GREY = 128
 PAPER_SIZE = 224
-"""The side of the image, in pixels, that the step of the bands is a length on."""
+"""Side of the image, in pixels, to which the step of the bands refers."""
 FLAT = 1e-6
-"""A map in [0, 1] that varies by less within the image is the same everywhere: the rest is rounding."""
+"""A map in [0, 1] that varies by at most this within the image is constant, up to rounding."""
 
 
 class PatchEncoder(Protocol):
-    """What heat maps ask of a model; the methods are those of `modiste.models.dual_encoder.DualEncoder`."""
+    """Interface of the models of heat maps; see `modiste.models.dual_encoder.DualEncoder`."""
 
     preprocess: Preprocess
 
@@ -67,12 +67,12 @@ class HeatMap(Protocol):
         """Maps (K, h, w) of any resolution that cover the model's input.
 
         Args:
-            model: In evaluation mode.
-            pixels: uint8 (3, S, S), on the model's device.
-            texts: Unit-norm vectors (K, D) of phrases, on the model's device.
+            model: Model in evaluation mode.
+            pixels: Pixels (3, S, S), uint8, on the model's device.
+            texts: Unit-norm embeddings (K, D) of phrases, on the model's device.
 
         Raises:
-            ModisteError: The model does not have what the method needs.
+            NotImplementedError: The model does not support the method.
         """
 
     def describe(self) -> dict[str, Any]:
@@ -89,12 +89,12 @@ class Occlusion:
     the mean is subtracted and what is negative set to 0.
 
     FashionCLIP's code skips the horizontal bands that begin at the upper border, and stops at the last multiple
-    before the end, so that no band shows the last 14 rows and columns; here all borders count.
+    before the end, so that no band shows the last 14 rows and columns; here all bands are used.
 
     Args:
-        step: Distance of the borders, in pixels of an image of 224.
-        rounds: How often the mean is subtracted.
-        batch_size: Images in one forward pass.
+        step: Distance between borders in pixels, for an image of 224 pixels.
+        rounds: Number of times that the mean is subtracted.
+        batch_size: Images per forward pass.
 
     Raises:
         ModisteError: The step is not between 1 and 224.
@@ -120,12 +120,12 @@ class Occlusion:
         }
 
     def borders(self, size: int) -> list[int]:
-        """Where bands begin and end on an input of ``size`` pixels."""
+        """Positions at which bands begin and end on an input of ``size`` pixels."""
         marks = [*range(0, PAPER_SIZE, self.step), PAPER_SIZE]
         return sorted({round(mark * size / PAPER_SIZE) for mark in marks})
 
     def bands(self, size: int) -> Tensor:
-        """(M, size) True inside each band along one side."""
+        """Masks (M, size) of the bands along one side."""
         borders = self.borders(size)
         position = torch.arange(size)
         pairs = [(first, last) for i, first in enumerate(borders) for last in borders[i + 1 :]]
@@ -150,9 +150,9 @@ class Occlusion:
         return torch.cat(parts)[torch.tensor(index, device=images.device)]
 
     def _score(self, cosines: Tensor, bands: Tensor) -> Tensor:
-        """Maps (K, S, S) of cosines (K, 1 + 2M) with the image, the bands across and those down, and bands (M, S).
+        """Maps (K, S, S) of cosines (K, 1 + 2M) with the image and the bands across and down, (M, S).
 
-        A band is the same all along its length: what it adds to a pixel depends on the row alone, or the column alone.
+        A band is constant along its length, so it adds to a pixel a value that depends on its row or its column alone.
         """
         whole, parts = cosines[:, :1], cosines[:, 1:]
         inside, outside = (parts - whole).clamp(min=0), (-whole).clamp(min=0)
@@ -176,10 +176,10 @@ class PatchText:
 
 
 class Cam:
-    """Class activation map (Zhou et al., CVPR 2016, equation 2): the patch features' dot products with the text.
+    """Class activation map (Zhou et al., CVPR 2016, eq. 2): dot products of patch features and text.
 
-    Unlike `PatchText`, no patch is normalised. Where the image's features are the mean of its patches' through one
-    linear projection, the map's mean is the dot product of the image's features and the text: an exact decomposition.
+    Unlike in `PatchText`, patches are not normalised. If the image features are the mean of the patch features through
+    one linear projection, the map's mean is the dot product of image features and text: an exact decomposition.
     """
 
     def describe(self) -> dict[str, Any]:
@@ -194,8 +194,8 @@ class Cam:
 class GradCam:
     """Grad-CAM (Selvaraju et al., ICCV 2017, equations 1 and 2) of the cosine of image and text.
 
-    At `DualEncoder.feature_hook`: the last feature map of a convolutional network; of a vision transformer the patch
-    tokens that enter the attention of its last block, since those behind it are no longer seen by a class token.
+    The features are those of `DualEncoder.feature_hook`: the last feature map of a convolutional network, or the patch
+    tokens that enter the attention of a vision transformer's last block, since a class token does not see later ones.
     """
 
     def describe(self) -> dict[str, Any]:
@@ -209,10 +209,10 @@ class GradCam:
         kept: list[Tensor] = []
 
         def keep(features: Tensor) -> Tensor:
-            kept.append(features.detach().requires_grad_())  # what comes before needs no gradient
+            kept.append(features.detach().requires_grad_())  # earlier layers need no gradient
             return kept[-1]
 
-        # Copies, since tensors of inference mode, in which a caller may be, never take part in a gradient.
+        # Copies, since inference tensors of the caller cannot take part in autograd.
         with torch.inference_mode(False), torch.enable_grad():
             hook = model.feature_hook(keep)
             try:
@@ -226,9 +226,9 @@ class GradCam:
 
 
 def as_map(features: Tensor) -> Tensor:
-    """A feature map (B, C, h, w) as it is; of tokens (B, N, C) the largest square grid at the end, as float32.
+    """Feature map (B, C, h, w), float32; for tokens (B, N, C), that of the largest square grid at the end.
 
-    The input is square, and the tokens before its patches (class, registers) are fewer than make the next square.
+    The input is square, and it has too few tokens before its patches (class, registers) to make the next square.
 
     >>> as_map(torch.zeros(1, 1 + 49, 8)).shape
     torch.Size([1, 8, 7, 7])
@@ -240,14 +240,14 @@ def as_map(features: Tensor) -> Tensor:
 
 
 def resized(model: Encoder, size: int | None) -> tuple[Encoder, str]:
-    """The model for inputs of ``size`` pixels (None: its own), and why it keeps its own size; empty where it does not.
+    """The model for inputs of ``size`` pixels (None: unchanged) and ""; if impossible, the model and why.
 
-    Tried on one grey image: of some towers only that shows that their inputs have a fixed size.
+    A grey image is embedded to test it: some towers with a fixed input size fail only then.
     """
     if size is None:
         return model, ""
     before = logging.root.manager.disable
-    logging.disable(logging.INFO)  # libraries say that they interpolate
+    logging.disable(logging.INFO)  # libraries log that they interpolate
     try:
         other = model.at_size(size)
         side = other.preprocess.size
@@ -262,7 +262,7 @@ def resized(model: Encoder, size: int | None) -> tuple[Encoder, str]:
 
 
 def pad_to_square(image: Image.Image) -> Image.Image:
-    """The image in the middle of a grey square.
+    """Centre the image on a grey square.
 
     >>> pad_to_square(Image.new("RGB", (2, 3))).getpixel((2, 0))
     (128, 128, 128)
@@ -274,29 +274,29 @@ def pad_to_square(image: Image.Image) -> Image.Image:
 
 
 def input_pixels(model: PatchEncoder, image: Image.Image) -> Tensor:
-    """uint8 (3, S, S): the padded square in the size of the model's input, uncropped."""
+    """Pixels (3, S, S), uint8, of the padded square at the model's input size, uncropped."""
     return replace(model.preprocess, resize="squash", crop_pct=1.0)(pad_to_square(image))
 
 
 def on_image(maps: Tensor, image_size: tuple[int, int], shape: tuple[int, int]) -> Tensor:
-    """Maps over the padded square, at the pixels of the image itself, in [0, 1].
+    """Crop maps over the padded square to the image, in [0, 1].
 
-    Each is sampled bilinearly at the centres of the image's pixels and scaled from its minimum to its maximum there.
+    Each map is sampled bilinearly at the pixel centres of the image and scaled from its minimum to its maximum there.
 
     Args:
-        maps: (K, h, w), over the square.
+        maps: Maps (K, h, w) over the square.
         image_size: Width and height of the image.
-        shape: Height and width of the result, any resolution of the image.
+        shape: Height and width of the result, of any resolution.
 
     Returns:
-        float32 `(K, *shape)`; a map that is the same everywhere is 0.
+        Maps `(K, *shape)`, float32; a constant map is all 0.
 
     >>> on_image(torch.tensor([[[0.0, 2.0], [0.0, 2.0]]]), (2, 2), (2, 2))
     tensor([[[0., 1.],
              [0., 1.]]])
     """
     side = max(image_size)
-    axes = [  # of the square: -1 at its beginning, 1 at its end
+    axes = [  # coordinates of the square, from -1 to 1
         (corner + (torch.arange(n) + 0.5) * length / n) / side * 2 - 1
         for corner, length, n in zip(_corner(image_size), image_size, reversed(shape), strict=True)
     ]
@@ -307,12 +307,12 @@ def on_image(maps: Tensor, image_size: tuple[int, int], shape: tuple[int, int]) 
 
 
 def _corner(size: tuple[int, int]) -> tuple[int, int]:
-    """Left and top of an image of this width and height in its square."""
+    """Left and top of an image of ``size`` (width, height) in its square."""
     return (max(size) - size[0]) // 2, (max(size) - size[1]) // 2
 
 
 def scaled(maps: Tensor, flat: float = 0.0) -> Tensor:
-    """Each map (K, h, w) from its minimum to its maximum; 0 where they differ by no more than ``flat``.
+    """Min-max scale each map (K, h, w); all 0 if its range is at most ``flat``.
 
     >>> scaled(torch.tensor([[[1.0, 2.0, 3.0]], [[5.0, 5.0, 5.0]]])).tolist()
     [[[0.0, 0.5, 1.0]], [[0.0, 0.0, 0.0]]]

@@ -1,4 +1,4 @@
-"""Linear interpolation of the weights of two models with the same architecture, and its checks."""
+"""Linear interpolation between the weights of two models of the same architecture, and its checks."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from torch import Tensor, nn
 
 from modiste.errors import ModisteError
 
-REMEDY = "Only runs with the same model, image and text, or a model and what it was fine-tuned to, can be merged."
+REMEDY = "Only runs with the same model, image and text, or a model and its fine-tuned version, can be merged."
 
 
 def interpolate(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """(1 − alpha)·first + alpha·second, tensor by tensor: WiSE-FT (Wortsman et al. 2022, arXiv:2109.01903, eq. 1).
+    """Interpolate two state dicts, (1 − alpha)·first + alpha·second (WiSE-FT).
 
-    Every floating tensor is interpolated in float64 and rounded once to its own type, both parameters and buffers: so
-    are the running means and variances of batch normalisation, which are then estimates, as no data is seen. Integer
-    and boolean tensors (counters, position ids) are copied from the nearer side, the second at alpha = 1/2. At alpha 0
-    and 1 the result is a copy of that side, bit for bit.
+    Wortsman et al. 2022, arXiv:2109.01903, eq. 1. Floating-point parameters and buffers are interpolated in float64 and
+    rounded once to their dtype. Running statistics of batch normalisation are then only estimates, as no data is seen.
+    Integer and boolean tensors (counters, position ids) are copied from the nearer side, the second at alpha = 1/2. At
+    alpha 0 and 1 the result is a copy of that side, bit for bit.
 
     Args:
-        first: State dict of the one side, of the pretrained model in the paper.
-        second: State dict of the other side, of the fine-tuned model in the paper.
-        alpha: Share of ``second``, in [0, 1].
+        first: State dict of the first model, the pretrained one in the paper.
+        second: State dict of the second model, the fine-tuned one in the paper.
+        alpha: Fraction of ``second``, in [0, 1].
 
     Returns:
         A new state dict, in the order of ``first``.
 
     Raises:
-        ModisteError: alpha is outside [0, 1], or names, shapes or types differ.
+        ModisteError: alpha is outside [0, 1], or names, shapes or dtypes differ.
 
     >>> import torch
     >>> a, b = {"w": torch.tensor([0.0, 4.0])}, {"w": torch.tensor([1.0, 8.0])}
@@ -50,7 +50,7 @@ def _between(first: Tensor, second: Tensor, alpha: float) -> Tensor:
 
 
 def check_alpha(alpha: float) -> None:
-    """Raise ModisteError where ``alpha`` is outside [0, 1].
+    """Raise ModisteError if ``alpha`` is outside [0, 1].
 
     >>> check_alpha(1.5)
     Traceback (most recent call last):
@@ -61,7 +61,7 @@ def check_alpha(alpha: float) -> None:
 
 
 def check_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
-    """Raise ModisteError where two state dicts differ in names, shapes or types; the first difference is named.
+    """Raise ModisteError with the first difference in names, shapes or dtypes of two state dicts.
 
     >>> import torch
     >>> check_same({"w": torch.zeros(2)}, {"w": torch.zeros(3)})
@@ -82,10 +82,10 @@ def _described(tensor: Tensor | None) -> str:
 
 
 def check_architecture(first: nn.Module, second: nn.Module) -> None:
-    """Raise ModisteError where weights of ``first`` mean something else in ``second``.
+    """Raise ModisteError if two models differ in architecture.
 
-    Weights alone do not tell QuickGELU from GELU, so the modules' ``repr`` is compared, too; the rate of dropout, which
-    only training knows, may differ.
+    Weights alone do not distinguish QuickGELU from GELU, so the modules' ``repr`` is compared, too; the rate of
+    dropout, which only training uses, may differ.
 
     >>> check_architecture(nn.Sequential(nn.ReLU()), nn.Sequential(nn.GELU()))
     Traceback (most recent call last):

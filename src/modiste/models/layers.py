@@ -1,4 +1,4 @@
-"""The layers of a third-party tower, in order, and copies of modules that share weights."""
+"""Layer groups of third-party towers, and copies of modules that share weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def block_groups(tower: nn.Module, head: nn.Module | None) -> list[Group]:
-    """Layer groups of a transformer: what is registered before its blocks, each block, what comes after, and ``head``.
+    """Layer groups of a transformer: modules before its blocks, each block, later modules with ``head``.
 
     Raises:
         ModisteError: ``tower`` has no list of blocks.
@@ -27,7 +27,7 @@ def block_groups(tower: nn.Module, head: nn.Module | None) -> list[Group]:
     lists = {name: module for name, module in tower.named_modules() if isinstance(module, nn.ModuleList)}
     if not lists:
         raise ModisteError(f"{type(tower).__name__} has no list of blocks: this family is not supported.")
-    # A block may hold lists of its own (T5).
+    # A block may contain lists, too (T5).
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     path = max(outer, key=lambda name: len(lists[name]))
     before: Group = []
@@ -44,7 +44,7 @@ def block_groups(tower: nn.Module, head: nn.Module | None) -> list[Group]:
 
 
 def distinct(groups: Sequence[Group]) -> list[Group]:
-    """The groups without a module or parameter whose weights are all in an earlier place (tied embeddings).
+    """Drop modules and parameters whose weights all occur earlier (tied embeddings), and empty groups.
 
     >>> layer = nn.Linear(1, 1)
     >>> distinct([[layer], [layer, nn.Linear(1, 2)]])
@@ -63,7 +63,7 @@ def distinct(groups: Sequence[Group]) -> list[Group]:
 
 
 def with_weights(groups: Sequence[Sequence[nn.Module | nn.Parameter | None]]) -> list[Group]:
-    """The groups without what has no parameters.
+    """Drop modules without parameters, and empty groups.
 
     >>> with_weights([[nn.Identity(), None], [nn.Linear(1, 1), nn.Identity()]])
     [[Linear(in_features=1, out_features=1, bias=True)]]
@@ -73,7 +73,7 @@ def with_weights(groups: Sequence[Sequence[nn.Module | nn.Parameter | None]]) ->
 
 
 def freeze_all_but(model: nn.Module, groups: Sequence[Group]) -> None:
-    """Freeze what is in none of ``groups``: distributed training wants a gradient for every parameter that trains."""
+    """Freeze parameters in none of ``groups``: DDP needs a gradient for every trainable parameter."""
     kept = {id(parameter) for group in groups for item in group for parameter in _parameters(item)}
     for parameter in model.parameters():
         if id(parameter) not in kept:
@@ -85,7 +85,7 @@ def _parameters(item: nn.Module | nn.Parameter) -> Iterator[nn.Parameter]:
 
 
 def shared_copy(module: AnyModule) -> AnyModule:
-    """A copy of the modules with the same parameters and buffers.
+    """Copy a module, sharing its parameters and buffers.
 
     >>> layer = nn.Sequential(nn.Linear(1, 1))
     >>> other = shared_copy(layer)
@@ -96,7 +96,7 @@ def shared_copy(module: AnyModule) -> AnyModule:
 
 
 def with_module(module: AnyModule, name: str, child: nn.Module) -> AnyModule:
-    """The same module with another child of this name; the module itself is left alone.
+    """Copy a module with another child ``name``; the module itself is unchanged.
 
     >>> layers = nn.Sequential(nn.Linear(1, 1), nn.ReLU())
     >>> with_module(layers, "1", nn.Tanh()), layers[1]

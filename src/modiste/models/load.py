@@ -32,14 +32,14 @@ class Loaded(NamedTuple):
 
 
 def build_model(cfg: DictConfig, start: Path | None = None) -> DualEncoder:
-    """The model of a configuration's ``model`` node, its trainable part chosen by its ``tune`` node.
+    """Build the model of a ``model`` node, with trainable layers set by the ``tune`` node.
 
     Args:
         cfg: The configuration.
-        start: A checkpoint to start from: its low-rank adapters are folded in, and new ones added where ``tune`` says.
+        start: Checkpoint to start from: its LoRA adapters are folded in, and ``tune`` may add new ones.
 
     Raises:
-        ModisteError: The checkpoint is refused or does not fit.
+        ModisteError: The checkpoint is refused or does not match.
     """
     model: DualEncoder = instantiate(cfg.model)
     if start is not None:
@@ -51,7 +51,7 @@ def build_model(cfg: DictConfig, start: Path | None = None) -> DualEncoder:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's contents; tensors and plain containers only.
+    """Read a checkpoint; tensors and plain containers only.
 
     Raises:
         ModisteError: The file is missing, damaged, or holds more than tensors and plain containers.
@@ -73,7 +73,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_weights(model: DualEncoder, path: Path) -> None:
-    """The weights of a checkpoint into ``model``, and the temperature it was trained to as `initial_scale`.
+    """Load the weights of a checkpoint into ``model``, and its temperature and bias as initial ones.
 
     Raises:
         ModisteError: Names or shapes differ, or see `read_checkpoint`.
@@ -98,7 +98,7 @@ def _fill(model: DualEncoder, weights: Mapping[str, Any], path: Path) -> None:
 
 
 def load_folded(model: DualEncoder, path: Path) -> None:
-    """The weights of a checkpoint into a ``model`` without adapters: those of the checkpoint are folded in.
+    """Load a checkpoint into a ``model`` without adapters: those of the checkpoint are folded in.
 
     Raises:
         ModisteError: See `load_weights`.
@@ -114,7 +114,7 @@ def load_folded(model: DualEncoder, path: Path) -> None:
 
 
 def load(source: str | Path, checkpoint: str = "best") -> Loaded:
-    """A model with its transform and tokenizer.
+    """Load a model in evaluation mode, with its transform and tokenizer.
 
     Args:
         source: A run directory; a folder of `modiste export`, sentence-transformers, open_clip or transformers; or a
@@ -122,7 +122,7 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
         checkpoint: ``best`` or ``last`` of a run directory.
 
     Raises:
-        ModisteError: There is neither, or its configuration or weights are refused.
+        ModisteError: The source is missing or unknown, or its configuration or weights are refused.
     """
     path = Path(source).expanduser()
     if path.is_dir() and RunDir(path).is_run:
@@ -130,7 +130,7 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
         model = build_model(load_run_config(run.config))
         load_weights(model, run.checkpoint(checkpoint))
     else:
-        # By its target, as conf/model/exported.yaml names it: the families of pretrained/ build on this folder.
+        # By its target, to avoid an import cycle: pretrained/ builds on this folder.
         model = instantiate({"_target_": "modiste.pretrained.exported.load_exported", "source": str(source)})
     model.eval()
     return Loaded(model, model.preprocess, model.tokenizer)
@@ -140,8 +140,8 @@ class Start(NamedTuple):
     """Initial state of training.
 
     Attributes:
-        checkpoint: Gives the weights; None: from scratch.
-        resumes: Whether it gives optimizer and position, too.
+        checkpoint: Checkpoint with the weights; None: from scratch.
+        resumes: Whether its optimizer state and position are restored, too.
     """
 
     checkpoint: Path | None
@@ -149,9 +149,9 @@ class Start(NamedTuple):
 
 
 def starting_point(cfg: Mapping[str, Any]) -> Start:
-    """What ``init``, ``resume`` or ``continue`` of a configuration names.
+    """Find the checkpoint of a configuration's ``init``, ``resume`` or ``continue``.
 
-    A run that was stopped before its first checkpoint continues from where it began.
+    A run that was stopped before its first checkpoint begins again from its initial state.
 
     Raises:
         ModisteError: The run has no checkpoint.
@@ -171,12 +171,12 @@ def starting_point(cfg: Mapping[str, Any]) -> Start:
 
 
 def model_at_start(run: RunDir) -> DualEncoder:
-    """The model that training began with in ``run``: as its configuration builds it, with its ``init``.
+    """Rebuild the initial model of ``run`` from its configuration and ``init``.
 
-    A run that was resumed from another began where that one did.
+    The initial model of a run that was resumed from another is that of the other.
 
     Raises:
-        ModisteError: The run was not trained, or what it started from is gone.
+        ModisteError: The run was not trained, or the checkpoint that it started from is missing.
     """
     from lightning.pytorch import seed_everything
 

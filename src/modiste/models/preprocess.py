@@ -1,4 +1,4 @@
-"""From a PIL image to a model's pixels: resized as uint8 on the CPU, normalised on the device."""
+"""Image preprocessing: resized as uint8 on the CPU, normalised on the device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INTERPOLATIONS = {
 RESIZES = ("shortest", "squash", "pad")
 CROPS = ("round", "floor")
 LONGEST = 512
-"""Long side over short side, beyond which an image is cropped before it is enlarged: a line would fill the memory."""
+"""Aspect ratio beyond which an image is cropped before it is resized: an enlarged line would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Preprocess:
         interpolation: A key of `INTERPOLATIONS`.
         resize: ``shortest`` scales the short side to ``size / crop_pct`` and crops the centre (CLIP, timm), ``squash``
             scales both sides to ``size`` (SigLIP), ``pad`` fits the long side and fills the rest with ``fill``.
-        crop_pct: Part of the resized short side that the centre crop keeps (timm's word); 1 but for ``shortest``.
+        crop_pct: Fraction of the resized short side that the centre crop keeps, as in timm; only for ``shortest``.
         fill: RGB value of the padding.
-        crop: Where the centre crop begins when the margin is odd: ``round`` (half to even: torchvision, open_clip,
-            timm) or ``floor`` (transformers); one pixel apart.
+        crop: Rounding of the centre crop's offset if the margin is odd: ``round`` (half to even: torchvision,
+            open_clip, timm) or ``floor`` (transformers); one pixel apart.
 
     Raises:
         ModisteError: Unknown ``interpolation``, ``resize`` or ``crop``.
@@ -64,14 +64,14 @@ class Preprocess:
                 raise ModisteError(f"preprocess.{field}={value} is not known. {did_you_mean(value, options)}")
 
     def __call__(self, image: Image.Image, ready: bool = False) -> Tensor:
-        """Pixels (3, size, size) as uint8; ``ready`` leaves an image that already has the final size alone."""
+        """Pixels (3, size, size), uint8; ``ready``: an image that already has the final size is kept as it is."""
         image = image.convert("RGB")
         if not (ready and image.size == (self.size, self.size)):
             image = getattr(self, f"_{self.resize}")(image)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
     def from_array(self, array: np.ndarray) -> Tensor:
-        """As for an image, from an RGB array (H, W, 3) uint8; resized by torchvision (`Decoder`)."""
+        """Pixels of an RGB array (H, W, 3), uint8, resized by torchvision (`Decoder`)."""
         from torchvision.transforms.v2 import functional
 
         modes = {"nearest": "nearest", "bilinear": "bilinear", "bicubic": "bicubic"}
@@ -96,7 +96,7 @@ class Preprocess:
         return pixels.contiguous()
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height to which an image of this size is resized, before it is cropped or padded.
+        """Width and height to which an image is resized, before it is cropped or padded.
 
         >>> [Preprocess(size=32, resize=how).resized(60, 80) for how in RESIZES]
         [(32, 42), (32, 32), (24, 32)]
@@ -112,7 +112,7 @@ class Preprocess:
         return int(target * width / height), target
 
     def margins(self) -> tuple[int, int, int, int]:
-        """What the centre crop takes off a square picture at its left, right, top and bottom.
+        """Pixels that the centre crop removes from a resized square image: left, right, top, bottom.
 
         >>> Preprocess(size=28, crop_pct=0.875).margins()
         (2, 2, 2, 2)
@@ -123,14 +123,14 @@ class Preprocess:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 pixels (B, 3, H, W) to float32 with the encoder's mean and standard deviation."""
-        # Made on a GPU at once, they would wait for all that it still has to do.
+        # Creating them on a GPU would wait for its pending work.
         mean, std = (
             torch.tensor(values).view(3, 1, 1).to(pixels.device, non_blocking=True) for values in (self.mean, self.std)
         )
         return pixels.float().div(255).sub(mean).div(std)
 
     def describe(self) -> dict[str, Any]:
-        """Plain values: the part of a cache key that this transform decides."""
+        """The transform as plain values, for cache keys."""
         return {name: list(v) if isinstance(v, (tuple, list)) else v for name, v in sorted(vars(self).items())}
 
     def _shortest(self, image: Image.Image) -> Image.Image:
@@ -156,7 +156,7 @@ class Preprocess:
 
 
 def _without_far_ends(image: Image.Image) -> Image.Image:
-    """The middle of a very long image: the centre crop that follows takes no more than that."""
+    """Crop a very long image to its middle, which contains the centre crop that follows."""
     width, height = image.size
     longest = LONGEST * min(width, height)
     left, top = max(width - longest, 0) // 2, max(height - longest, 0) // 2

@@ -16,12 +16,12 @@ from modiste.terms.teacher import Teacher
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """Input from the training run for a term with its own data.
+    """Inputs from the training run for a term with its own data.
 
     Attributes:
-        catalogue: The rows that train.
-        seed: Of the run.
-        encode_patches: Pixels (B, 3, S, S) to `DualEncoder.encode_patches`, with gradients as training embeds a batch.
+        catalogue: The training rows.
+        seed: Seed of the run.
+        encode_patches: `DualEncoder.encode_patches` of pixels (B, 3, S, S), with gradients and gradient caching.
         cache: `modiste.training.feature_cache.FeatureCache`; None: features are not cached.
     """
 
@@ -34,13 +34,13 @@ class TrainingInputs:
 class Term:
     """Base class of terms: adds ``weight`` · value to the loss and logs value as ``train/<term>``.
 
-    A subclass implements `__call__`. A term sees the embeddings of the whole batch of a process, whether gradient
-    caching made them or not, and has no parameters.
+    A subclass implements `__call__`. A term gets the embeddings of a process's whole batch, with or without gradient
+    caching, and has no parameters.
 
     Args:
-        weight: Of the term in the loss that is minimised.
-        teacher: ``start``: the model as it was before training. ``own``: the model itself, where a term allows it. Else
-            a run directory, hub id or local directory of a model.
+        weight: Weight of the term in the total loss.
+        teacher: ``start``: the model before training. ``own``: the model itself, if the term allows it. Otherwise a run
+            directory, hub id or local directory of a model.
 
     Attributes:
         trains_patches: Whether the term trains `TwoTower.patch_head`.
@@ -58,14 +58,14 @@ class Term:
         self.weight, self.teacher = weight, teacher
 
     def prepare(self, student: DualEncoder, inputs: TrainingInputs) -> None:
-        """Take what the term needs for its own data, before `begin`; by default a no-op.
+        """Prepare the term's own data, before `begin`; by default a no-op.
 
         Raises:
             ModisteError: The term cannot work with this model or these data.
         """
 
     def begin(self, student: DualEncoder, teacher: Teacher | None) -> None:
-        """Take the teacher, before the first step. None: ``own``.
+        """Set the teacher, before the first step. None: ``own``.
 
         Raises:
             ModisteError: The term cannot work with this pair of models.

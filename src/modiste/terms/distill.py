@@ -1,4 +1,4 @@
-"""Learning without forgetting: the student stays close to a frozen teacher's similarities and features."""
+"""Learning without forgetting: keep the student close to a frozen teacher's similarities and features."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from modiste.terms.teacher import OWN, Teacher
 
 
 class Distill(Term):
-    """similarities · KL + image_features · (1 - cos) + text_features · (1 - cos), each a mean over the batch.
+    """Batch mean of similarities · KL + image_features · (1 - cos) + text_features · (1 - cos).
 
-    KL is that of the teacher's image-to-text distribution over the batch to the student's, and of text-to-image, both
-    at one fixed temperature: learning without forgetting (Li & Hoiem 2016, arXiv:1606.09282) of a dual encoder, as the
-    contrastive relational distillation of Yang et al., *CLIP-KD*, arXiv:2307.12732; the cosine is its feature
-    distillation. Targets are the teacher's alone, whatever the products.
+    KL is the divergence of the student's image-to-text and text-to-image distributions over the batch from the
+    teacher's, averaged, at one fixed temperature: learning without forgetting (Li & Hoiem 2016, arXiv:1606.09282) for a
+    dual encoder, as in the contrastive relational distillation of Yang et al., *CLIP-KD*, arXiv:2307.12732; the cosine
+    is their feature distillation. The targets are the teacher's alone and ignore the products.
 
     Args:
         weight: See `Term`.
         teacher: ``start``, or a run directory, hub id or local directory; see `Term`.
         similarities: Weight of the KL.
         image_features: Weight of 1 - cosine between the two models' image embeddings.
-        text_features: The same of texts.
-        scale: Inverse temperature of both distributions; null: that which came with the teacher's weights, or else
-            1/0.07.
-        tile: Largest side of the tiles in which the similarities are computed.
+        text_features: The same for text embeddings.
+        scale: Inverse temperature of both distributions; null: that of the teacher's weights, or else 1/0.07.
+        tile: Maximum side of the tiles in which the similarities are computed.
 
     Raises:
-        ModisteError: A weight is negative or all are 0, or the teacher is ``own``; when training begins, features are
-            asked of a teacher whose embeddings have another size.
+        ModisteError: A weight is negative or all are 0, or the teacher is ``own``; in `begin`: ``image_features`` or
+            ``text_features`` is set, but the teacher's embeddings have another size.
 
     >>> Distill(similarities=0.0)
     Traceback (most recent call last):

@@ -16,30 +16,31 @@ from modiste.terms.base import Term
 from modiste.terms.teacher import OWN, START, Teacher
 
 FROZEN = "term.parallel keeps the teacher's image tower as it is: set tune.image.train=frozen."
-UNCACHED = "term.parallel takes the teacher's image tower, whose features are not in the cache: features.cache=false."
+UNCACHED = "term.parallel takes the teacher's image tower, whose features are not cached: set features.cache=false."
 
 
 class Parallel(Term):
     """Mean squared distance of captions and translations to the teacher's caption embeddings.
 
     Reimers & Gurevych, *Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation*, EMNLP 2020,
-    arXiv:2004.09813, equation 1, on unit-norm embeddings: ``(M(s) - M̂(s))² + (M(s) - M̂(t))²``, summed over the numbers
-    of an embedding, averaged over pairs. Each step draws ``batch_size`` rows of a table and of each row one language.
+    arXiv:2004.09813, equation 1, on unit-norm embeddings: ``(M(s) - M̂(s))² + (M(s) - M̂(t))²``, summed over the
+    dimensions, averaged over pairs. Each step samples ``batch_size`` pairs of caption and translation from a table.
 
-    The student takes over the teacher's image tower with its projection, and keeps it: a photo is where it was, and its
-    captions, in every language, come to it. So the two have the same image encoder and ``embed_dim``, and
-    ``tune.image.train=frozen``.
+    The student takes the teacher's image tower and projection and keeps them frozen: images keep their embeddings, and
+    captions in every language are mapped to them. Both models need the same image encoder and ``embed_dim``, and
+    training ``tune.image.train=frozen``.
 
     Args:
         weight: See `Term`.
         teacher: A run directory, hub id or local directory of the model whose language is ``source``.
-        table: Captions in parallel: ``.csv``, ``.tsv``, ``.parquet``, ``.jsonl``, a column per language.
-        source: The column in the teacher's language.
-        languages: The columns of translations; none: all others. Empty cells are skipped.
-        batch_size: Rows of a step.
+        table: Parallel captions: ``.csv``, ``.tsv``, ``.parquet`` or ``.jsonl`` with one column per language.
+        source: Column in the teacher's language.
+        languages: Columns of translations; null: all others. Empty cells are skipped.
+        batch_size: Pairs per step.
 
     Raises:
-        ModisteError: The table or a column does not exist, or no row has a translation.
+        ModisteError: The table or a column does not exist, no row has a translation, or the teacher is ``start`` or
+            ``own``; in `begin`: see `take_image_tower`; in a step: image features are cached.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Parallel(Term):
         assert self.student is not None
         if batch["pixels"].ndim != 4:
             raise ModisteError(UNCACHED)
-        # The generator is seeded again for every batch, so that a resumed run draws the same.
+        # The generator is reseeded for every batch, so that a resumed run draws the same pairs.
         rows = torch.randint(len(self.pairs), (self.batch_size,)).tolist()
         sources, translations = zip(*(self.pairs[row] for row in rows), strict=True)
         wanted = self.teacher_embeddings(sources, image.device)
@@ -88,10 +89,10 @@ class Parallel(Term):
 
 
 def read_pairs(path: Path, source: str, languages: Sequence[str] | None) -> list[tuple[str, str]]:
-    """(caption, translation) of every row and language of a table that have both.
+    """Read (caption, translation) of every row and language of a table that have both.
 
     Raises:
-        ModisteError: The table or a column does not exist, or there is no pair.
+        ModisteError: The table or a column does not exist, or no row has both.
     """
     if not path.is_file():
         raise ModisteError(f"Table {path} does not exist: set term.parallel.table to a file of parallel captions.")
@@ -117,7 +118,7 @@ def take_image_tower(student: DualEncoder, teacher: DualEncoder) -> None:
     """Copy the teacher's image tower and projection into the student.
 
     Raises:
-        ModisteError: They are of different kinds or sizes, or the student's would train.
+        ModisteError: The towers differ in kind or size, or the student's is trainable.
     """
     remedy = "give the student the teacher's image=…, its settings, and model.embed_dim."
     if not (isinstance(student, TwoTower) and isinstance(teacher, TwoTower)):
@@ -135,10 +136,10 @@ def take_image_tower(student: DualEncoder, teacher: DualEncoder) -> None:
 
 
 def tower_parameters(model: TwoTower) -> list[torch.nn.Parameter]:
-    """The parameters of the image tower and its projection."""
+    """Parameters of the image tower and its projection."""
     return [*model.image.parameters(), *model.image_projection.parameters()]
 
 
 def moved(tokens: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Tokens on a device."""
+    """Move tokens to a device."""
     return {name: tensor.to(device) for name, tensor in tokens.items()}

@@ -23,23 +23,23 @@ from modiste.terms.parallel import moved
 from modiste.terms.teacher import OWN
 
 NO_HEAD = "term.{} trains a head on stages of the image tower, which this model lacks: set image.patch_stages."
-FROZEN = "term.{} trains a head of the image tower: set tune.image.train=last_n; with layers=1, only heads."
+FROZEN = "term.{} trains a head of the image tower: set tune.image.train=last_n (layers=1 trains only the heads)."
 
 
 class PatchTerm(Term):
-    """Base class of terms that train `TwoTower.patch_head`, and a trainable image trunk, on their own images.
+    """Base class of terms that train `TwoTower.patch_head`, and the trunk unless frozen, on extra images.
 
-    Where the image trunk is frozen and features are cached (``features.cache``), those of all pictures are computed
-    once, and each step draws some; otherwise each step makes pictures, whose patches pass through the trunk as training
-    embeds a batch (``grad_cache``).
+    If the trunk is frozen and features are cached (``features.cache``), the features of all images are computed once,
+    and each step samples from them. Otherwise each step generates images and encodes their patches as training embeds a
+    batch (``grad_cache``).
 
     Args:
-        name: Of the term, for messages.
+        name: Name of the term in messages.
         templates: Prompts with one ``{}``: a word's vector is the normalised mean of their embeddings.
         weight: See `Term`.
-        batch_size: Pictures per step, on each device.
+        batch_size: Images per step, on each device.
         scale: Inverse temperature.
-        background: Weight of the cells of background.
+        background: Weight of the background cells.
         power: See `modiste.losses.regions.region_contrast`.
 
     Raises:
@@ -69,16 +69,16 @@ class PatchTerm(Term):
         self.options = {"scale": scale, "background_weight": background, "power": power}
 
     def take(self, student: DualEncoder, inputs: TrainingInputs, pictures: Any, words: Sequence[str]) -> None:
-        """Take the model, the pictures and the words of all vocabularies, in a row.
+        """Set the model, the images and the words.
 
         Args:
             student: The model.
             inputs: See `Term.prepare`.
-            pictures: `modiste.data.scenes.Scenes`, or a data set like it.
-            words: Words.
+            pictures: `modiste.data.scenes.Scenes`, or a data set with the same interface.
+            words: Words of all vocabularies, concatenated.
 
         Raises:
-            ModisteError: The model has no `TwoTower.patch_head` that trains.
+            ModisteError: The model has no trainable `TwoTower.patch_head`.
         """
         if not isinstance(student, TwoTower) or student.patch_head is None:
             raise ModisteError(NO_HEAD.format(self.name))
@@ -92,23 +92,23 @@ class PatchTerm(Term):
 
     @torch.no_grad()
     def words(self, device: torch.device) -> Tensor:
-        """The unit-norm vectors (V, D) of all words; patches learn where words are, and words stay where they are."""
+        """Unit-norm vectors (V, D) of all words, without gradient: only patches are moved towards words."""
         texts = self.student.encode_text(moved(self.tokens, device))
         return F.normalize(texts.unflatten(0, (-1, len(self.templates))).mean(1), dim=1)
 
     def background(self) -> Tensor:
-        """The unit-norm vector (D,) of background."""
+        """Unit-norm vector (D,) of background."""
         assert self.student.patch_head is not None
         return F.normalize(self.student.patch_head.background.float(), dim=0)
 
     def cells(self, device: torch.device, number: int | None = None) -> tuple[Tensor, Rows]:
-        """Embeddings (N, D) of cells of some pictures, and the rows of the catalogue (N,) that they show.
+        """Embeddings (N, D) of cells of sampled images, and the catalogue rows (N,) that they show.
 
         Args:
-            device: Where the model is.
-            number: Cells, drawn from all of the pictures'; None: all.
+            device: Device of the model.
+            number: Number of cells, sampled from all of the images; None: all.
         """
-        # The generator is seeded again for every batch, so that a resumed run draws the same.
+        # The generator is reseeded for every batch, so that a resumed run draws the same images.
         chosen = torch.randint(len(self.pictures), (self.batch_size,))
         if self.cached is not None:
             picture, y, x = self._drawn((self.batch_size, *self.cached.rows.shape[1:]), number)
@@ -124,7 +124,7 @@ class PatchTerm(Term):
 
     @staticmethod
     def _drawn(shape: Sequence[int], number: int | None) -> tuple[npt.NDArray[np.int64], ...]:
-        """Indices (N,) into pictures, rows and columns of ``number`` cells, each once; all where there are no more."""
+        """Indices (N,) into images, rows and columns of ``number`` distinct cells, or of all if fewer."""
         total = math.prod(shape)
         flat = torch.arange(total) if number is None or number >= total else torch.randperm(total)[:number]
         return np.unravel_index(flat.numpy(), shape)
@@ -135,8 +135,8 @@ class Vocabulary:
     """The distinct words of a column.
 
     Attributes:
-        words: Sorted.
-        word: Of each row of the catalogue (R,), its number; -1: the row has none.
+        words: Distinct words, sorted.
+        word: Index of the word of each catalogue row (R,); -1 for none.
     """
 
     words: list[str]
@@ -144,7 +144,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, values: Sequence[str], words: Mapping[str, str]) -> Vocabulary:
-        """The vocabulary of a column's values, worded by ``words``.
+        """Vocabulary of a column's values, reworded by ``words``.
 
         >>> Vocabulary.of(["Tshirts", "", "Caps"], {"Tshirts": "t-shirt"})
         Vocabulary(words=['Caps', 't-shirt'], word=array([ 1, -1,  0]))
@@ -155,7 +155,7 @@ class Vocabulary:
         return cls(known, np.array([number[text] for text in texts], dtype=np.int64))
 
     def labels(self, rows: Rows) -> npt.NDArray[np.int64]:
-        """Labels for `region_contrast` of cells by the catalogue's rows that they show.
+        """Labels for `region_contrast`, from the catalogue rows that cells show.
 
         >>> from modiste.data.scenes.composer import BACKGROUND_ROW, UNKNOWN_ROW
         >>> known = Vocabulary.of(["cap", "", "hat"], {})

@@ -1,4 +1,4 @@
-"""Region–text contrast: every cell of composed scenes against the words of what it shows."""
+"""Region–text contrast: cells of composed scenes against the words for what they show."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ from modiste.terms.patches import PatchTerm, Vocabulary
 class Regions(PatchTerm):
     """Cross-entropy of each cell of a scene among the words of a vocabulary and a learned background.
 
-    Scenes are composed of the training products (`modiste.data.scenes`), so it is known which product each cell of the
-    patch grid shows. Its embedding (`TwoTower.patch_head`) is contrasted against the texts of all values of a column,
-    as in LSeg (Li et al. 2022, arXiv:2201.03546), with a learned vector for background as in RegionCLIP (Zhong et al.
-    2022, arXiv:2112.09106); see `modiste.losses.regions.region_contrast`. Mixed and unknown cells count nowhere. With
+    Scenes are composed of the training products (`modiste.data.scenes`), so the product in each cell of the patch grid
+    is known. The cell's embedding (`TwoTower.patch_head`) is contrasted against the texts of all values of a column, as
+    in LSeg (Li et al. 2022, arXiv:2201.03546), with a learned vector for background as in RegionCLIP (Zhong et al.
+    2022, arXiv:2112.09106); see `modiste.losses.regions.region_contrast`. Mixed and unknown cells are ignored. With
     several columns the term is the mean over them.
 
     Args:
-        scenes: How scenes are made.
-        columns: Columns whose values are a vocabulary each; none: the column of the scenes' types.
-        words: Column → value → word in the prompt, as in ``data.classes``; other values stand for themselves.
-        templates: See `PatchTerm`, as the following.
+        scenes: Composer of the scenes.
+        columns: Columns, each with its own vocabulary; empty: the type column of ``scenes``.
+        words: Column → value → word in the prompt, as in ``data.classes``; other values are used as they are.
+        templates: See `PatchTerm`.
         weight: See `Term`.
         batch_size: Scenes per step, on each device.
         count: Number of scenes.
-        cells: Cells per step, drawn from all of the step's scenes; null: all. Without cached features all pass through
-            the trunk in any case.
+        cells: Cells per step, sampled from all of the step's scenes; null: all. Without cached features, all cells pass
+            through the trunk regardless.
         scale: Inverse temperature.
-        background: Weight of the cells of background.
-        power: A cell of a word counts n^-power, of its n cells in the step.
+        background: Weight of the background cells.
+        power: A cell has weight n^-power, with n the cells of its word in the step.
 
     Raises:
-        ModisteError: See `PatchTerm`; ``count`` < 1; before training: see `PatchTerm.take` and `Composer.bind`.
+        ModisteError: See `PatchTerm`; ``count`` or ``cells`` < 1; in `prepare`: see `PatchTerm.take` and
+            `Composer.bind`.
     """
 
     def __init__(

@@ -13,24 +13,24 @@ from modiste.terms.base import Term
 
 
 class SoftLabels(Term):
-    """(1 - mix) · InfoNCE + mix · KL(P ‖ Q), P the softmax of ``scale`` · cosine between the batch's texts.
+    """(1 - mix) · InfoNCE + mix · KL(P ‖ Q), P the softmax of ``scale`` · cosine of the batch's texts.
 
     Gao et al., *SoftCLIP: Softer Cross-modal Alignment Makes CLIP Stronger*, arXiv:2303.17561, which softens targets by
-    similarities within a modality; here the texts', as they name what products share. Positives are those of the
-    contrastive loss, all pairs of one product. Up to a constant, ``loss=clip`` plus ``weight`` times this term is
+    similarities within a modality; here within the texts, which name what products share. Positives are all pairs of
+    one product, as in the contrastive loss. Up to a constant, ``loss=clip`` plus ``weight`` times this term is
     (1 + weight) times InfoNCE with the targets
 
         (1 - m) · (uniform over the product's pairs) + m · P,   m = mix · weight / (1 + weight).
 
     Args:
         weight: See `Term`.
-        teacher: Whose text embeddings: ``own`` (the student's, detached), ``start``, or a model; see `Term`.
+        teacher: Source of the text embeddings: ``own`` (the student's, detached), ``start``, or a model; see `Term`.
         mix: Fraction of P in the targets, in (0, 1].
-        scale: Inverse temperature of P: 1/0.05 lets a text with cosine 0.9 count e⁻² of the own one.
-        tile: Largest side of the tiles in which the similarities are computed.
+        scale: Inverse temperature of P: at 1/0.05, a text with cosine 0.9 has e⁻² times the weight of the pair's own.
+        tile: Maximum side of the tiles in which the similarities are computed.
 
     Raises:
-        ModisteError: ``mix`` or ``scale`` is out of range.
+        ModisteError: ``mix`` or ``scale`` is out of range; in a step: the contrastive loss has no temperature.
 
     >>> SoftLabels(mix=0.0)
     Traceback (most recent call last):

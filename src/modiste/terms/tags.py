@@ -20,29 +20,29 @@ from modiste.terms.patches import PatchTerm
 class Tags(PatchTerm):
     """Region–text contrast on the training photos, whose tags say what they show but not where.
 
-    EM-Adapt (Papandreou et al. 2015, arXiv:1502.02734, section 3.2): in each step every cell of a photo is given to
-    one of the photo's tags or to background, by the model's own scores with a bias that lets each tag have at least
-    ``word_share`` of the cells and background ``background_share`` (`modiste.losses.regions.assign_tags`); the term is
-    the cross-entropy of these labels among all tags and background. No mask is read.
+    EM-Adapt (Papandreou et al. 2015, arXiv:1502.02734, section 3.2): each step assigns every cell of a photo to one of
+    its tags or to background by the model's scores, biased so that each tag gets at least ``word_share`` of the cells
+    and background ``background_share`` (`modiste.losses.regions.assign_tags`). The term is the cross-entropy of these
+    labels over all tags and background. Masks are not used.
 
-    Starts from a model that grounds already: ``modiste train init=RUN data=ccp term=[tags]``.
+    Start from a model that already grounds words: ``modiste train init=RUN data=ccp term=[tags]``.
 
     Args:
-        column: The tags of each photo, joined by ``separator``.
-        separator: Between tags.
+        column: Column with the tags of each photo, joined by ``separator``.
+        separator: Separator between tags.
         words: Tag → word in the prompt, as in ``data.classes``.
-        size: Side of the photos in pixels; they are scaled to fit, between grey margins.
-        word_share: Fraction of a photo's cells that each tag has at least.
-        background_share: Fraction that background has at least.
-        templates: See `PatchTerm`, as the following.
+        size: Side of the photos in pixels; they are scaled to fit, with grey padding.
+        word_share: Minimum fraction of a photo's cells per tag.
+        background_share: Minimum fraction of background.
+        templates: See `PatchTerm`.
         weight: See `Term`.
         batch_size: Photos per step, on each device.
         scale: Inverse temperature.
-        background: Weight of the cells of background.
-        power: A cell of a tag counts n^-power, of its n cells in the step.
+        background: Weight of the background cells.
+        power: A cell has weight n^-power, with n the cells of its tag in the step.
 
     Raises:
-        ModisteError: See `PatchTerm`; a fraction is out of range; before training: no photo has a tag.
+        ModisteError: See `PatchTerm`; a fraction is out of range; in `prepare`: no photo has a tag.
     """
 
     def __init__(

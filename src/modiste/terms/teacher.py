@@ -21,16 +21,16 @@ OWN = "own"
 class Teacher:
     """Frozen model in evaluation mode; each tower runs at most once per batch, without gradients.
 
-    It is no part of the module that trains: neither checkpoints nor the optimizer nor averages of weights hold it.
+    It is not a submodule of the trained module: checkpoints, the optimizer and weight averages exclude it.
 
     Args:
-        model: The model; it is frozen here.
-        same_inputs: It takes the student's pixels and tokens as they are (it is an earlier state of the student).
-            Otherwise it tokenises the texts itself, and pixels are resized to its own side.
-        micro_batch: Pairs at a time; null: all of a batch.
+        model: The model, which is frozen here.
+        same_inputs: True: it takes the student's pixels and tokens, as an earlier state of the student. False: it
+            tokenises the texts itself, and pixels are resized to its input size.
+        micro_batch: Pairs per forward pass; None: the whole batch.
 
     Attributes:
-        scale: exp(logit scale) that came with its weights, or None.
+        scale: exp(logit scale) of its weights, or None.
     """
 
     def __init__(self, model: DualEncoder, same_inputs: bool, micro_batch: int | None = None) -> None:
@@ -41,7 +41,7 @@ class Teacher:
         self._known: dict[str, Tensor] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
-        return self  # a moving average copies the module that trains, and what is frozen need not be there twice
+        return self  # weight averaging copies the trained module; a second frozen copy would waste memory
 
     def images(self, batch: Mapping[str, Any]) -> Tensor:
         """Unit-norm embeddings (B, E) of a batch's images."""
@@ -91,7 +91,7 @@ class Teacher:
 
 
 def save_start(model: DualEncoder, path: Path) -> None:
-    """Keep a teacher's weights and temperature as a checkpoint, which ``resume`` and ``init=PATH`` can read."""
+    """Save a teacher's weights and temperature as a checkpoint for ``resume`` and ``init=PATH``."""
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if model.initial_scale is not None:
         state["loss.logit_scale"] = torch.tensor(model.initial_scale, dtype=torch.float64).log()

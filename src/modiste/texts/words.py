@@ -18,6 +18,10 @@ class HashTokenizer:
 
     The "hashing trick" of Weinberger et al. 2009: nothing to download, nothing to fit, the same on every machine.
 
+    Args:
+        buckets: Number of ids.
+        max_length: Longer texts are truncated to this number of tokens.
+
     >>> HashTokenizer()(["Red dress", "a red dress."])["attention_mask"].tolist()
     [[1, 1, 0, 0], [1, 1, 1, 1]]
     """
@@ -26,7 +30,7 @@ class HashTokenizer:
         self.buckets, self.max_length = buckets, max_length
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        import torch  # here: `ids` answers a search without it
+        import torch  # here, since a search uses `ids` without it
 
         rows = self.ids(texts)
         length = max(1, max(map(len, rows)))
@@ -34,7 +38,7 @@ class HashTokenizer:
         return {"input_ids": ids, "attention_mask": (ids > 0).long()}
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, at most ``max_length``."""
+        """Ids of each text, at most ``max_length``."""
         return [[self._id(word) for word in WORD.findall(text.lower())[: self.max_length]] for text in texts]
 
     def _id(self, word: str) -> int:

@@ -1,4 +1,4 @@
-"""Training: the LightningModule, optimizer settings, and `train`, which builds both from a configuration."""
+"""Training: the LightningModule, the optimizer settings, and `train`, which builds and runs them."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class TrainingParts:
     Attributes:
         config: The resolved configuration as plain containers.
         model: The dual encoder, with trainable layers set and weights loaded.
-        data: Serves the pairs.
+        data: The LightningDataModule.
         module: The LightningModule.
     """
 
@@ -54,20 +54,20 @@ class TrainingParts:
 def build_parts(
     cfg: DictConfig, catalogue: Catalogue, validation: Mapping[str, EvaluationSpec], start: Start
 ) -> TrainingParts:
-    """The parts of a ``train`` configuration.
+    """Build the parts of a ``train`` configuration.
 
     Args:
         cfg: The configuration.
-        catalogue: Of its ``data`` node.
-        validation: Further sets to validate on, by name.
-        start: Where training starts.
+        catalogue: Catalogue of its ``data`` node.
+        validation: Additional validation sets by name.
+        start: Checkpoint that training starts from.
 
     Raises:
-        ModisteError: A part refuses its settings, data are missing, or the checkpoint does not fit; or see
+        ModisteError: A setting is invalid, data are missing, or the checkpoint does not match; or see
             `modiste.training.monitor.settle_monitor`.
     """
     model = build_model(cfg, None if start.resumes else start.checkpoint)
-    if start.resumes and start.checkpoint is not None:  # a file that does not fit is refused here, in one sentence
+    if start.resumes and start.checkpoint is not None:  # fails with a clearer error than Lightning's
         load_weights(model, start.checkpoint)
     cache = build_cache(cfg, model) if cfg.features.cache else None
     sets = build_validation_sets(validation, cfg, catalogue, model, cache)
@@ -99,12 +99,12 @@ def build_parts(
         terms=terms,
         mean=cfg.monitor.mean,
     )
-    module.train()  # transformers hands out its models in evaluation mode, and Lightning leaves the mode as it is
+    module.train()  # transformers loads models in evaluation mode, and Lightning keeps the mode
     return TrainingParts(plain, model, data, module)
 
 
 def build_cache(cfg: DictConfig, model: DualEncoder) -> FeatureCache:
-    """The feature cache of a configuration's ``features`` node."""
+    """Build the feature cache of a configuration's ``features`` node."""
     folder = cache_dir() / "features"
     gpu = cfg.trainer.get("accelerator") in ("gpu", "cuda", "auto")
     device = own_gpu(cfg.trainer.get("devices")) if gpu else "cpu"
@@ -112,9 +112,9 @@ def build_cache(cfg: DictConfig, model: DualEncoder) -> FeatureCache:
 
 
 def own_gpu(devices: int | str | Sequence[int]) -> str:
-    """The GPU of this process among the trainer's ``devices``, or the CPU where there is none.
+    """The GPU of this process among the trainer's ``devices``, or ``cpu`` without GPUs.
 
-    Before the trainer has been built: Lightning and Slurm say which process of its machine this is.
+    The trainer does not exist yet, so the local rank is read from the environment of Lightning or Slurm.
     """
     import torch
 
@@ -127,16 +127,17 @@ def own_gpu(devices: int | str | Sequence[int]) -> str:
 def build_terms(
     cfg: DictConfig, model: DualEncoder, start: Start, inputs: TrainingInputs | None = None
 ) -> dict[str, Term]:
-    """The terms of a configuration's ``term`` node, by name, each with its teacher; equal teachers are shared.
+    """Build the terms of a configuration's ``term`` node with their teachers; equal teachers are shared.
 
     Args:
-        cfg: The ``train`` config.
+        cfg: The ``train`` configuration.
         model: The model to train, with weights loaded.
-        start: Where training starts.
-        inputs: For terms with data of their own; None: there are none.
+        start: Checkpoint that training starts from.
+        inputs: Inputs for terms with their own data; None: no term is prepared.
 
     Raises:
-        ModisteError: A teacher cannot be loaded, or a resumed run kept no starting weights.
+        ModisteError: A teacher cannot be loaded, a resumed run has no starting weights, or a term cannot work with the
+            model or the data.
     """
     terms: dict[str, Term] = {name: instantiate(node) for name, node in (cfg.get("term") or {}).items()}
     teachers: dict[str, Teacher | None] = {OWN: None}
@@ -152,7 +153,7 @@ def build_terms(
 
 
 def check_streamed(terms: Mapping[str, Term]) -> None:
-    """Raise ModisteError for a term that takes training rows in advance, which a stream does not have."""
+    """Raise ModisteError for a term that needs the training rows in advance: a stream has none."""
     for name, term in terms.items():
         if type(term).prepare is not Term.prepare:
             raise ModisteError(
@@ -171,19 +172,21 @@ def check_patch_head(model: DualEncoder, loss: ContrastiveLoss, terms: Mapping[s
         return
     if not loss.needs_tokens:
         raise ModisteError(
-            "image.patch_stages gives the model a head for patches that nothing here trains: add term=regions, choose "
-            "loss=filip, or remove patch_stages."
+            "image.patch_stages adds a patch head, but nothing trains it: add term=regions, choose loss=filip, or "
+            "remove patch_stages."
         )
     head.background.requires_grad_(False)
 
 
 def starting_model(model: DualEncoder, start: Start) -> DualEncoder:
-    """Copy of the model before training: its current state, or the starting weights of the resumed run."""
+    """Copy of the model before training: its current state, or the starting weights of the resumed run.
+
+    Raises:
+        ModisteError: The resumed run has no starting weights.
+    """
     teacher = copy.deepcopy(model)
     if start.resumes and start.checkpoint is not None:
-        kept = start.checkpoint.parent.with_name(
-            STARTING_WEIGHTS
-        )  # next to checkpoints/, whose newest file is what resumes
+        kept = start.checkpoint.parent.with_name(STARTING_WEIGHTS)  # next to checkpoints/
         if not kept.is_file():
             raise ModisteError(
                 f"{kept.parent} has no {STARTING_WEIGHTS}, the initial weights, since the run had no "
@@ -195,7 +198,7 @@ def starting_model(model: DualEncoder, start: Start) -> DualEncoder:
 
 
 def keep_start(terms: Mapping[str, Term], run_dir: RunDir) -> None:
-    """Write ``start.ckpt`` where a term has the starting weights as its teacher: resuming needs them."""
+    """Write ``start.ckpt``, which resuming needs, if a term has the starting weights as its teacher."""
     teachers = [term.model for term in terms.values() if term.teacher == START and term.model is not None]
     path = run_dir.path / STARTING_WEIGHTS
     if teachers and not path.is_file():

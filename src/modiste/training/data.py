@@ -20,13 +20,13 @@ from modiste.models.dual_encoder import DualEncoder
 def build_data(
     cfg: DictConfig, catalogue: Catalogue, model: DualEncoder, stream: Stream | None = None, **more: Any
 ) -> FashionDataModule:
-    """The LightningDataModule of a configuration's ``data`` node.
+    """Build the LightningDataModule of a configuration's ``data`` node.
 
     Args:
         cfg: The node.
-        catalogue: Of the node.
-        model: Its image transform and tokenizer are used.
-        stream: Shards to train on.
+        catalogue: Catalogue of the node.
+        model: Model whose image transform and tokenizer are used.
+        stream: Shards to train on; None: the catalogue's train split.
         more: Further arguments of `FashionDataModule`: ``validation_sets``, ``feature_cache``, ``cached_splits``.
     """
     captions = captions_of(cfg)
@@ -50,12 +50,12 @@ def build_data(
 
 
 def build_stream(cfg: DictConfig) -> Stream | None:
-    """The shards that training reads, of a configuration's ``data`` node; None: it has none.
+    """Build the stream of training shards of a configuration's ``data`` node; None without shards.
 
     Raises:
-        ModisteError: They go with what needs the whole training set, or see `modiste.data.storage.streaming.Stream`.
+        ModisteError: ``held_out`` or ``corruptions`` is set, too; or see `modiste.data.storage.streaming.Stream`.
     """
-    # older runs lack the node
+    # Configurations of older runs lack the node.
     if not cfg.get("stream") or not cfg.stream.shards:
         return None
     for name in ("held_out", "corruptions"):

@@ -33,7 +33,10 @@ SCENES_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """Cached image features, one array (N, dim) a view; key (epoch, index) takes view ``epoch % views``, others 0."""
+    """Cached image features, one array (N, dim) per view.
+
+    A key (epoch, index) selects view ``epoch % len(views)``, a plain index view 0.
+    """
 
     views: Sequence[np.ndarray]
 
@@ -45,13 +48,13 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """Cached text features (M, dim) instead of a tokenizer."""
+    """Cached text features (M, dim), in place of a tokenizer."""
 
     rows: dict[str, int]
     array: np.ndarray
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        """``features`` (B, dim), float32, which `modiste.models.dual_encoder.TwoTower` takes for tokens."""
+        """``features`` (B, dim), float32, which `modiste.models.dual_encoder.TwoTower` accepts as tokens."""
         chosen = self.array[[self.rows[text] for text in texts]]
         return {"features": torch.from_numpy(chosen.astype(np.float32))}
 
@@ -61,8 +64,8 @@ class SceneFeatures:
     """Cached patch features of scenes.
 
     Attributes:
-        features: (N, h, w, patch_dim).
-        rows: (N, h, w) what each cell shows, as `modiste.data.scenes.Scene.rows`.
+        features: Patch features (N, h, w, patch_dim).
+        rows: Catalogue row that each cell shows (N, h, w); see `modiste.data.scenes.Scene.rows`.
     """
 
     features: np.ndarray
@@ -70,23 +73,23 @@ class SceneFeatures:
 
 
 class FeatureCache:
-    """Compute the features that enter the projections, or find those of an earlier run or trial.
+    """Compute the inputs of the projections, or reuse those of an earlier run or trial.
 
     A file is keyed by the trunk's weights, the image transform and augmentation with its seed, the images or texts, and
-    the dtype, and shared by all runs with the same key. Locked towers are LiT's (Zhai et al. 2022,
+    the dtype, and shared by all runs with the same key. Training with a locked tower is LiT (Zhai et al. 2022,
     arXiv:2111.07991).
 
     Args:
         model: A `TwoTower` with at least one frozen trunk.
-        folder: Where the files are.
-        dtype: ``float32``, or ``float16`` for half the disk and about three digits.
-        views: Augmented views of each training image; epoch e takes view e modulo ``views``.
-        batch_size: Images or texts at a time.
+        folder: Cache directory.
+        dtype: ``float32``, or ``float16`` for half the disk space and about three digits.
+        views: Augmented views of each training image; epoch e uses view e modulo ``views``.
+        batch_size: Images or texts per batch.
         progress: `modiste.utils.progress.progress_bar` or `silent`.
-        device: Where the trunks run; they stay on it until the trainer moves the model.
+        device: Device of the trunks, where they stay until the trainer moves the model.
 
     Raises:
-        ModisteError: Neither trunk is frozen, the model has no trunks of this kind, or a setting is out of range.
+        ModisteError: The model is not a `TwoTower` with a frozen trunk, or a setting is out of range.
     """
 
     def __init__(
@@ -114,7 +117,7 @@ class FeatureCache:
         self.batch_size, self.progress, self.device = batch_size, progress, torch.device(device)
 
     def images(self, pairs: Pairs) -> ImageFeatures | None:
-        """The features of a split's images in all its views, or None where the image trunk trains."""
+        """Features of a split's images in all views; None if the image trunk trains."""
         if "image" not in self.frozen:
             return None
         views = self.views if pairs.augment is not None else 1
@@ -131,10 +134,10 @@ class FeatureCache:
         )
 
     def texts(self, texts: Iterable[str]) -> TextFeatures | None:
-        """The features of texts, each once, or None where the text trunk trains."""
+        """Features of the distinct texts; None if the text trunk trains."""
         if "text" not in self.frozen:
             return None
-        # Texts of like length stand together, so that little of a batch is padding.
+        # Sorted by length, to reduce padding.
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
         facts = [fingerprint(self.model.text), repr(self.model.tokenizer(["a", "b c"])), *distinct]
         shape = (len(distinct), self.model.text.dim)
@@ -142,7 +145,7 @@ class FeatureCache:
         return TextFeatures({text: row for row, text in enumerate(distinct)}, array)
 
     def scenes(self, scenes: Scenes | Photos) -> SceneFeatures | None:
-        """The input of the patch head for all ``scenes``, or None if the image trunk trains."""
+        """Inputs of the patch head for all ``scenes``; None if the image trunk trains."""
         if "image" not in self.frozen:
             return None
         side = scenes.size
@@ -195,7 +198,7 @@ class FeatureCache:
 
         if write_cache(path, write, "Features"):
             return mapped(path)
-        return fill(np.empty(shape, dtype))  # where the cache cannot be written, in memory
+        return fill(np.empty(shape, dtype))  # in memory, if the cache is not writable
 
     def _image_batches(self, pairs: Pairs, view: int) -> Iterable[Tensor]:
         keys: Any = [(view, index) for index in range(len(pairs))] if pairs.augment is not None else range(len(pairs))
@@ -206,7 +209,7 @@ class FeatureCache:
             yield self._run(self.model.image, self.model.preprocess.normalise(to_device(pixels, self.device)))
 
     def _workers(self, items: int) -> int:
-        """Worker processes of a loader; none for few items, which they would take longer to start than to load."""
+        """Number of loader workers; 0 for few items, which load faster than workers start."""
         return max((os.cpu_count() or 1) - 1, 0) if items > 0 else 0
 
     def _text_batches(self, texts: Sequence[str]) -> Iterable[Tensor]:
@@ -225,26 +228,26 @@ class FeatureCache:
 
 
 def on_host(parts: Iterable[Tensor]) -> Iterator[np.ndarray]:
-    """Batches as arrays, the next one computed while one is copied from a GPU."""
+    """Batches as arrays; the next batch is computed while one is copied from the GPU."""
     for _, part in fetched((None, part) for part in parts):
         yield part.numpy()
 
 
 def stack_scenes(scenes: Sequence[Scene | Photo], grid: int) -> tuple[Tensor, np.ndarray]:
-    """Pixels (B, 3, S, S) of scenes, and the rows (B, grid, grid) that their cells show."""
+    """Stack the pixels (B, 3, S, S) of scenes, and the rows (B, grid, grid) that their cells show."""
     return torch.stack([pixels_of(scene.image) for scene in scenes]), np.stack([scene.rows(grid) for scene in scenes])
 
 
 def mapped(path: Path) -> np.ndarray:
-    """An array on the disk, read as it is used."""
+    """Open an array memory-mapped."""
     return np.load(path, mmap_mode="r")
 
 
 def stack_pixels(items: Sequence[dict[str, Any]]) -> Tensor:
-    """Pixels (B, 3, S, S) of items."""
+    """Stack the pixels (B, 3, S, S) of items."""
     return torch.stack([item["pixels"] for item in items])
 
 
 def trunk_is_frozen(model: DualEncoder, tower: str) -> bool:
-    """Whether nothing before the projection of ``tower`` trains."""
+    """Whether all parameters before the projection of ``tower`` are frozen."""
     return not any(parameter.requires_grad for parameter in parameters(model.layer_groups(tower)[:-1]))

@@ -65,8 +65,8 @@ class Run(RunDir):
     Attributes:
         path: The directory.
         trainer: Lightning's trainer, as training left it.
-        score: Best value of the monitor; None where nothing was validated.
-        interrupted: Where training was stopped on request, its state saved; None: it came to its end.
+        score: Best value of the monitor; None without a validation.
+        interrupted: Step at which training was stopped on request, with its state saved; None: training finished.
     """
 
     def __init__(self, path: str | Path, trainer: Trainer, interrupted: str | None = None) -> None:
@@ -95,17 +95,17 @@ def train(
 
     Args:
         config: Overrides of conf/train.yaml, as on the command line (``["data=kagl", "loss=siglip"]``), or the
-            configuration that they compose. ``continue=RUN`` and ``resume=RUN`` begin with RUN's own overrides.
+            configuration that they compose. ``continue=RUN`` and ``resume=RUN`` start from RUN's overrides.
         catalogue: The data to train on, instead of what ``config.data`` loads.
-        callbacks: Further Lightning callbacks.
-        line: The command line, for the record.
+        callbacks: Additional Lightning callbacks.
+        line: The command line, to be recorded.
 
     Returns:
         The run directory, which `modiste.evaluate`, `modiste.embed` and `modiste.load` take.
 
     Raises:
-        ModisteError: The configuration is wrong, data are missing, a checkpoint does not fit, or the settings of a run
-            that starts again have changed.
+        ModisteError: The configuration is invalid, data are missing, a checkpoint does not match, the settings of a
+            continued run have changed, training diverges, or memory or disk space runs out.
 
     Example:
         ``run = modiste.train(["data=kagl", "image=lite", "text=minilm"])``, then ``modiste.evaluate(run, tasks=[…])``.
@@ -157,7 +157,7 @@ def train(
 
 
 def restarted(overrides: Sequence[str]) -> tuple[str, ...]:
-    """The overrides; those of a run that ``resume=`` or ``continue=`` names before them, as on the command line."""
+    """Prepend the overrides of the run that ``resume=`` or ``continue=`` names, as on the command line."""
     again = restart(overrides, list_groups([config_dir()]))
     if again is None:
         return tuple(overrides)
@@ -166,7 +166,7 @@ def restarted(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 def in_new_directory(config: DictConfig) -> DictConfig:
-    """The configuration with a new run directory, ``runs/<name>/<time>``, where Hydra has not made one."""
+    """The configuration with a new run directory, ``<log_dir>/<name>/<time>``, unless Hydra made one."""
     if HydraConfig.initialized() or not OmegaConf.is_interpolation(config, "run_dir"):
         return config
     config = config.copy()
@@ -177,9 +177,9 @@ def in_new_directory(config: DictConfig) -> DictConfig:
 
 
 def settle_continue(config: DictConfig) -> None:
-    """Turn ``continue=auto`` into the run directory itself where it has a checkpoint, else null, in place.
+    """Resolve ``continue=auto`` in place: the run directory if it has a checkpoint, else null.
 
-    A job that a scheduler starts again, with the same command, continues from there.
+    A requeued job thus resumes with the same command.
     """
     if config["continue"] != AUTOMATIC:
         return
@@ -209,14 +209,14 @@ def quieten() -> None:
         "`isinstance.treespec, LeafSpec.` is deprecated",
         "The '.*_dataloader' does not have many workers",
         "Checkpoint directory .* exists and is not empty",
-        "The dirpath has changed from",  # a resumed run has a directory of its own
+        "The dirpath has changed from",  # a resumed run has a new directory
     ):
         warnings.filterwarnings("ignore", message)
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn Lightning's and wandb's errors for a user's mistake into one sentence."""
+    """Turn Lightning's and wandb's errors about settings into ModisteError."""
     try:
         yield
     except MisconfigurationException as error:
@@ -235,7 +235,7 @@ def stop_requested(trainer: Trainer) -> bool:
 
 @contextmanager
 def same_groups() -> Iterator[None]:
-    """Turn the error of an optimizer state for other parameters into one sentence."""
+    """Turn the error of an optimizer state that does not match into ModisteError."""
     try:
         yield
     except ValueError as error:
@@ -249,7 +249,7 @@ def same_groups() -> Iterator[None]:
 
 @contextmanager
 def memory_named(cfg: DictConfig) -> Iterator[None]:
-    """Turn an out-of-memory error into one sentence that names the settings to change."""
+    """Turn an out-of-memory error into a ModisteError that names the settings to change."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -264,10 +264,10 @@ def memory_named(cfg: DictConfig) -> Iterator[None]:
 
 
 def build_loggers(cfg: DictConfig, run: RunDir) -> dict[str, Logger]:
-    """The CSV log, and the loggers of the configuration; ``continue`` resumes their former runs.
+    """Build the CSV logger and those of the configuration; ``continue`` resumes their earlier runs.
 
     Raises:
-        ModisteError: TensorBoard would take the run directory for another: it expands variables in its name.
+        ModisteError: The run directory has a ``$``, which TensorBoard would expand as a variable.
     """
     earlier = run.read_json("logger") if cfg["continue"] else {}
     chosen = {
@@ -286,10 +286,10 @@ def build_trainer(
     more_callbacks: Sequence[Callback] = (),
     batches_per_epoch: int | None = None,
 ) -> Trainer:
-    """Lightning's trainer with the callbacks of the configuration and no others; it logs at least once per epoch."""
+    """Build the trainer without Lightning's default callbacks; it logs at least once per epoch."""
     callbacks = [instantiate(node) for node in cfg.callbacks.values() if node is not None]
     callbacks += [*more_callbacks, OwnPaths()]
-    # FSDP2 gathers and writes checkpoints by itself.
+    # FSDP2 gathers and writes checkpoints itself.
     sharded = "ModelParallelStrategy" in str(OmegaConf.select(cfg, "trainer.strategy._target_"))
     plugins = [*instantiate(cfg.trainer.get("plugins") or []), *([] if sharded else [CheckpointFiles()])]
     trainer: Trainer = instantiate(
@@ -301,7 +301,7 @@ def build_trainer(
         default_root_dir=str(run.path),
         log_every_n_steps=max(1, min(cfg.trainer.log_every_n_steps, batches_per_epoch or math.inf)),
     )
-    # With max_steps, Lightning takes a finished epoch for an interrupted one: resumed there, it would skip the next.
+    # With max_steps, Lightning mistakes a finished epoch for an interrupted one: a resumed run would skip the next.
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     return trainer
 
@@ -322,7 +322,7 @@ def describe(parts: TrainingParts, line: Invocation, run: RunDir, loggers: Mappi
     config = parts.config
     start = {name: config[name] for name in ("init", "resume")}
     if config["continue"]:
-        start = run.origin(load_run_config(run.config))  # what it began with is still training data of it
+        start = run.origin(load_run_config(run.config))  # the data of its initial weights still count as training data
     else:
         run.write_json("start", start)
     write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(config | start)))

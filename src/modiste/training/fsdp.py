@@ -13,12 +13,12 @@ from modiste.models.finetune import TOWERS
 def shard(model: DualEncoder, loss: nn.Module, device: str) -> None:
     """Shard ``model`` in place over all processes, block by block (`torch.distributed.fsdp.fully_shard`).
 
-    Each process holds its part of every weight, and a block's weights are whole only while it works. Gradients are
-    averaged, as with DDP. The loss has a scale and perhaps a bias, which are too small to be sharded: they stay whole,
-    and their gradients are averaged by a hook.
+    Each process holds a shard of every weight, and a block's weights are gathered only while it runs. Gradients are
+    averaged, as with DDP. The loss's scale and bias are too small to shard: they are replicated, and a hook averages
+    their gradients.
 
     Args:
-        model: Its layer groups are the blocks; what belongs to none is the root's.
+        model: Model whose layer groups are the blocks; its other parameters belong to the root.
         loss: A contrastive loss.
         device: ``cuda`` or ``cpu``.
     """

@@ -17,23 +17,21 @@ from modiste.models.finetune import parameters
 
 
 class GradCache:
-    """Embed a batch micro-batch by micro-batch; each is embedded once more in the backward pass.
+    """Embed a batch in micro-batches, which the backward pass recomputes one by one.
 
     Gao et al., *Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup* (GradCache), arXiv:2101.06983.
-    The first pass keeps no activations, the loss sees the embeddings of the whole batch, and the backward pass takes
-    the micro-batches one after the other, with the random numbers and the autocast of the first pass. Parameter and
-    temperature gradients are those of the plain step, in one backward pass: processes of DDP exchange them once. The
-    second pass is that of ``torch.utils.checkpoint``.
+    The first pass keeps no activations, the loss gets the embeddings of the whole batch, and the backward pass
+    recomputes each micro-batch with the random state and autocast of the first pass (``torch.utils.checkpoint``).
+    Parameter and temperature gradients are those of a plain step, from one backward pass, so DDP synchronises once.
 
-    Dropout draws again for every micro-batch, and batch normalisation in training mode takes its statistics over a
-    micro-batch, as with a batch of that size; running statistics take each micro-batch in once. A tower that does not
-    train is embedded once, without a graph. Gradients come by ``backward()``: ``torch.autograd.grad`` with respect to
-    parameters sees none.
+    Dropout is sampled per micro-batch, and batch normalisation in training mode uses the statistics of the micro-batch,
+    as with a batch of that size; each micro-batch updates the running statistics once. A frozen tower is embedded once,
+    without a graph. Gradients need ``backward()``; ``torch.autograd.grad`` with respect to parameters fails.
 
     Args:
-        micro_batch: Pairs at a time in each process; null: the whole batch, a plain step.
-        kept_micro_batches: Micro-batches per tower that keep their activations and need no second pass, as many as fit
-            in memory. The very last one does in any case: the backward pass begins with it.
+        micro_batch: Pairs per micro-batch in each process; null: the whole batch, a plain step.
+        kept_micro_batches: Micro-batches per tower that keep their activations and are not recomputed, as many as fit
+            in memory. The very last one always does: the backward pass begins with it.
 
     Raises:
         ModisteError: ``micro_batch`` < 1 or ``kept_micro_batches`` < 0.
@@ -72,10 +70,10 @@ class GradCache:
         return self._embed(model, model.encode_patches, parts, tower_trains(model, "image"), last=False)
 
     def tokens(self, model: DualEncoder, pixels: Tensor, tokens: Tokens) -> TokenEmbeddings:
-        """Embeddings of patches and tokens, for losses that compare these.
+        """Unit-norm embeddings of patches and tokens, for losses that compare them.
 
         Raises:
-            ModisteError: The batch holds cached features, or the model has none of these embeddings.
+            ModisteError: The batch holds cached features, or the model has no patch or token embeddings.
         """
         if pixels.ndim != 4 or "attention_mask" not in tokens:
             raise ModisteError(
@@ -93,17 +91,17 @@ class GradCache:
     def _embed(
         self, model: DualEncoder, encode: Callable[[Any], Tensor], parts: Sequence[Any], trains: bool, last: bool
     ) -> Tensor:
-        """Embeddings of one tower; ``last``: no other tower that trains is embedded after it."""
+        """Embeddings of one tower; ``last``: no other trainable tower is embedded after it."""
         if not trains:
             with torch.no_grad():
                 return torch.cat([encode(part) for part in parts])
-        # The last micro-batch of all is the first of the backward pass: its activations take no room next to others'.
+        # The backward pass begins with the very last micro-batch: keeping its activations does not raise the peak.
         cached = len(parts) - self.kept_micro_batches - last
         again = checkpointed(model, encode)
         embeddings = []
         for index, part in enumerate(parts):
             if index >= cached and not in_group():
-                torch.clear_autocast_cache()  # every micro-batch rounds the weights for itself, as in a second pass
+                torch.clear_autocast_cache()  # every micro-batch casts the weights itself, as recomputation does
             embeddings.append(again(part) if index < cached else encode(part))
         return torch.cat(embeddings)
 
@@ -116,9 +114,8 @@ def tower_trains(model: DualEncoder, tower: str) -> bool:
 def checkpointed(model: DualEncoder, encode: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
     """``encode`` with checkpointing: the backward pass recomputes its activations.
 
-    In a single process each micro-batch has a backward pass within the backward pass, and nothing is held in between.
-    Processes that exchange gradients must see one backward pass: there the graph of all micro-batches is held, without
-    the tensors that it saves.
+    In a single process, each micro-batch has a nested backward pass (reentrant), and nothing is kept in between. DDP
+    needs one backward pass: there the graph of all micro-batches is kept (non-reentrant), without its saved tensors.
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -131,17 +128,17 @@ def checkpointed(model: DualEncoder, encode: Callable[[Any], Tensor]) -> Callabl
 
     if in_group():
         return lambda part: checkpoint(encode, part, use_reentrant=False, context_fn=contexts)
-    anchor = torch.zeros((), requires_grad=True)  # of the inputs, one has to need a gradient
+    anchor = torch.zeros((), requires_grad=True)  # one input must require a gradient
     return lambda part: checkpoint(by_itself, part, anchor, use_reentrant=True)
 
 
 def in_group() -> bool:
-    """Whether this process exchanges gradients with others, and must see one backward pass."""
+    """Whether this process exchanges gradients with others, which needs a single backward pass."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def length_order(tokens: Tokens) -> Tensor:
-    """Rows (U,) in which texts of like length share a micro-batch, so that little of it is padding.
+    """Order (U,) in which texts of similar length share a micro-batch, to reduce padding.
 
     >>> length_order({"attention_mask": torch.tensor([[1, 1], [1, 0], [1, 1]])}).tolist()
     [1, 0, 2]
@@ -154,7 +151,7 @@ def length_order(tokens: Tokens) -> Tensor:
 
 @contextmanager
 def without_running_statistics(model: nn.Module) -> Iterator[None]:
-    """Batch normalisation in training mode normalises as usual, but leaves its running statistics alone."""
+    """Keep batch normalisation in training mode from updating its running statistics."""
     layers = [
         layer
         for layer in model.modules()
@@ -162,7 +159,7 @@ def without_running_statistics(model: nn.Module) -> Iterator[None]:
     ]
     before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
     for layer in layers:
-        # Not track_running_stats=False, with which fewer tensors are saved: the second pass must save as many.
+        # Not track_running_stats=False: it saves fewer tensors, and recomputation must save as many as the first pass.
         layer.momentum, layer.num_batches_tracked = 0.0, None
     try:
         yield

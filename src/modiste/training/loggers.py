@@ -1,4 +1,4 @@
-"""Loggers that need more than their own constructor."""
+"""wandb without an account, and helpers for loggers."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def wandb_logger(
     prefix: str = "",
     log_model: bool | str = False,
 ) -> WandbLogger:
-    """A `WandbLogger` that needs no account: without a key it logs offline, for ``wandb sync`` later.
+    """Build a `WandbLogger` that, without an API key, logs offline for a later ``wandb sync``.
 
-    wandb's host is that of the machine (WANDB_BASE_URL, ``wandb login``), never of a configuration: the key goes there.
+    The host is that of the machine (WANDB_BASE_URL, ``wandb login``), never of a configuration: it gets the key.
 
     Args:
-        save_dir: Where it writes.
-        offline: True or False; null is True when there is no key.
-        run_id: Continue this run. wandb cannot resume an offline run: then a new one begins in the same group.
-        project: As the rest, of ``WandbLogger`` and ``wandb.init``.
-        name: Of the run.
-        group: Of the run.
-        job_type: Of the run.
-        tags: Of the run.
-        notes: Of the run.
+        save_dir: Output directory.
+        offline: Whether to log offline; null: True without a key.
+        run_id: Run to continue. wandb cannot resume an offline run: a new one then starts in the same group.
+        project: Project of the run.
+        name: Name of the run.
+        group: Group of the run.
+        job_type: Type of the run.
+        tags: Tags of the run.
+        notes: Notes on the run.
         entity: User or team.
-        prefix: Of the metrics' names.
+        prefix: Prefix of metric names.
         log_model: Upload checkpoints: False, True (at the end) or ``all``.
 
     Raises:
@@ -72,12 +72,12 @@ def wandb_logger(
 
 
 def set_up_wandb(offline: bool) -> None:
-    """Read wandb's settings of the user and the environment, and not those of the working directory.
+    """Set up wandb from the user's and the environment's settings, without the working directory's.
 
-    That may be a stranger's, whose ``wandb/settings`` could name the host that gets the key.
+    A downloaded directory's ``wandb/settings`` could name the host that gets the key.
 
     Args:
-        offline: Whether its runs are: Lightning says so in the environment, which wandb reads only here.
+        offline: Whether runs are offline; wandb reads the environment only here, before Lightning sets it there.
     """
     import wandb
 
@@ -94,7 +94,7 @@ def set_up_wandb(offline: bool) -> None:
 
 
 def has_key() -> bool:
-    """Whether wandb could log in: WANDB_API_KEY, or an entry of its host in ~/.netrc."""
+    """Whether wandb can log in: by WANDB_API_KEY or ~/.netrc, unless WANDB_MODE is offline or disabled."""
     if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         return False
     if os.environ.get("WANDB_API_KEY"):
@@ -106,15 +106,15 @@ def has_key() -> bool:
 
 
 def declare_direction(loggers: Iterable[object], name: str, higher_is_better: bool) -> None:
-    """Tell wandb's runs which way a metric is better: their summaries then hold its best value, not its last."""
+    """Declare a metric's direction to wandb, so that run summaries hold its best value, not its last."""
     for logger in loggers:
         run = getattr(logger, "experiment", None) if type(logger).__name__ == "WandbLogger" else None
-        if run is not None and hasattr(run, "define_metric"):  # not of the processes that do not log
+        if run is not None and hasattr(run, "define_metric"):  # absent in processes that do not log
             run.define_metric(name, summary="max" if higher_is_better else "min")
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration as dotted names, which every logger's table of runs can filter by.
+    """Flatten a nested configuration to dotted names, by which loggers can filter runs.
 
     >>> flat({"optim": {"lr": 0.1}, "seed": 0, "task": ["retrieval"]})
     {'optim.lr': 0.1, 'seed': 0, 'task': ['retrieval']}

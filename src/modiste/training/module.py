@@ -32,11 +32,11 @@ from modiste.utils.seeds import mix
 
 log = logging.getLogger(__name__)
 LENGTH = "length"
-"""Of a checkpoint: the planned numbers of steps."""
+"""Checkpoint key of the planned numbers of steps."""
 
 
 class ValidationEmbeddings(Metric):
-    """Gather the embeddings of a validation split from every process; rows that padding repeated are kept once."""
+    """Gather the embeddings of a validation split from all processes, without rows repeated as padding."""
 
     full_state_update = False
     images: list[Tensor]
@@ -49,13 +49,13 @@ class ValidationEmbeddings(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, images: Tensor, texts: Tensor, rows: Tensor) -> None:
-        """Image embeddings (B, D), text embeddings (B, D), catalogue rows (B,)."""
+        """Add image embeddings (B, D), text embeddings (B, D) and catalogue rows (B,)."""
         self.images.append(images.float())
         self.texts.append(texts.float())
         self.rows.append(rows)
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Image embeddings (N, D), text embeddings (N, D) and their rows (N,), by row."""
+        """Image embeddings (N, D), text embeddings (N, D) and their rows (N,), sorted by row."""
         images, texts, rows = (dim_zero_cat(state) for state in (self.images, self.texts, self.rows))
         order = rows.argsort(stable=True)
         rows = rows[order]
@@ -64,7 +64,7 @@ class ValidationEmbeddings(Metric):
         return images[order][first], texts[order][first], rows[first]
 
     def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`compute`; of a single row torchmetrics drops the dimensions, which are restored here."""
+        """`compute`, with the dimensions that torchmetrics drops for a single row."""
         images, texts, rows = self.compute()
         count = rows.numel()
         return images.reshape(count, -1), texts.reshape(count, -1), rows.reshape(count)
@@ -74,18 +74,18 @@ class ContrastiveModule(LightningModule):
     """Train a `DualEncoder`.
 
     Args:
-        model: The dual encoder, its trainable part already chosen (`modiste.models.finetune`).
+        model: The dual encoder, with trainable layers already set (`modiste.models.finetune`).
         loss: A contrastive loss (`modiste.losses`).
         optim: Optimizer and schedule; null for evaluation only.
-        validation: What each validation loader is measured on, in the loaders' order, by the prefix of its metrics
-            (``val``, ``val/<set>``): logged are ``<prefix>/loss`` and ``<prefix>/<task>/<metric>``. None: the mean of
-            the batches' losses as ``val/loss``.
+        validation: Set of each validation loader, in the loaders' order, by the prefix of its metrics (``val``,
+            ``val/<set>``), which are logged as ``<prefix>/loss`` and ``<prefix>/<task>/<metric>``. None: the mean loss
+            of the batches is logged as ``val/loss``.
         batches_per_epoch: Length of an epoch, for the schedule; None: Lightning's estimate.
         seed: Dropout of a batch depends on (seed, epoch, batch, process) only, so that a resumed run repeats it.
-        config: The resolved configuration as plain containers; kept in the checkpoint.
-        grad_cache: How training embeds a batch; null: all of it at once.
-        terms: What is added to the loss, by name; ``train/loss`` is without it, as ``val/loss`` is.
-        mean: Metrics of validation whose unweighted mean is logged as `MEAN`.
+        config: The resolved configuration as plain containers; saved in the checkpoint.
+        grad_cache: Gradient caching; None: a batch is embedded at once.
+        terms: Terms added to the loss, by name; ``train/loss`` and ``val/loss`` exclude them.
+        mean: Validation metrics whose unweighted mean is logged as `MEAN`.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class ContrastiveModule(LightningModule):
     def _measure(
         self, prefix: str, measured: ValidationSet, images: Tensor, texts: Tensor, rows: Tensor
     ) -> dict[str, float]:
-        """Log and return loss and metrics of a set; notes in `criteria` what one may select by: min or max."""
+        """Log and return loss and metrics of a set; add the selection criteria with their mode to `criteria`."""
         self._check_finite(images, "an image embedding")
         self._check_finite(texts, "a text embedding")
         split = measured.data.pairs(measured.split)
@@ -217,7 +217,7 @@ class ContrastiveModule(LightningModule):
         return values
 
     def _check_finite(self, values: Tensor, what: str) -> None:
-        """Stop before numbers that are not finite reach the weights or a checkpoint."""
+        """Raise ModisteError before non-finite values reach the weights or a checkpoint."""
         if bool(torch.isfinite(values).all()):
             return
         groups = self.trainer.optimizers[0].param_groups
@@ -248,7 +248,7 @@ class ContrastiveModule(LightningModule):
             self.length = Length(spans)
 
     def on_train_start(self) -> None:
-        """Take the learning rate and the optimizer's settings from the configuration, its state from the checkpoint."""
+        """Restore the configured learning rate and optimizer settings, which a checkpoint overwrites."""
         step = self.trainer.global_step
         if not step or self.optim is None or self.length is None:
             return
@@ -261,7 +261,7 @@ class ContrastiveModule(LightningModule):
                 group["lr"] = group["initial_lr"] * self.optim.factor(self.length.place(step), self.length.first)
 
     def _extend(self, step: int) -> None:
-        """Stretch the schedule where the resumed run plans another number of steps."""
+        """Stretch the schedule if the resumed run plans a different number of steps."""
         total, length, optim = self._total_steps(), self.length, self.optim
         assert length is not None
         assert optim is not None
@@ -281,10 +281,10 @@ class ContrastiveModule(LightningModule):
         length.change(step, total)
 
     def _total_steps(self) -> int:
-        """Optimizer steps of the whole training.
+        """Total number of optimizer steps.
 
-        Not `Trainer.estimated_stepping_batches`: it makes the loader's iterator before the checkpoint has said where
-        in the epoch to continue.
+        Not `Trainer.estimated_stepping_batches`: it creates the loader's iterator before the checkpoint restores the
+        position in the epoch.
         """
         trainer = self.trainer
         if self.batches_per_epoch is None:
@@ -309,14 +309,14 @@ class ContrastiveModule(LightningModule):
         if name not in self.higher_is_better:
             self.higher_is_better[name] = higher_is_better
             declare_direction(self.loggers, name, higher_is_better)
-        # The maximum of equal numbers is that number, to the bit, on any number of processes.
+        # A mean could round; the maximum of equal numbers is exact on any number of processes.
         self.log(name, float(value), prog_bar=name == "val/loss", sync_dist=True, reduce_fx="max")
 
     def _loss(self, images: Tensor, texts: Tensor, products: Tensor, batch_size: int) -> float:
-        """Mean of the loss over shuffled batches of the training size, each process taking its share of a batch."""
+        """Mean loss over shuffled batches of the training size; each process takes its shard of a batch."""
         rank, world = self.global_rank, self.trainer.world_size
         size = max(min(batch_size, len(images)) // world, 1) * world
-        # Always the same shuffle: the views of a product stand together in a catalogue.
+        # A fixed shuffle: the views of a product are adjacent in a catalogue.
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
         losses = []
         for start in range(0, len(images) - size + 1, size):

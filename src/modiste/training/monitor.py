@@ -1,4 +1,4 @@
-"""Check of the monitor before training: whether it is measured, and its direction."""
+"""Check before training that the monitor is measured, and its direction."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from modiste.embedding.embedder import MatrixEmbedder
 from modiste.errors import ModisteError, did_you_mean
 
 ROWS = 2000
-"""Rows of a split, at most, on which a task is tried."""
+"""Maximum number of rows of a split on which a task is tried."""
 DIM = 8
 
 
 def settle_monitor(config: DictConfig, sets: Mapping[str, ValidationSet]) -> None:
-    """Check the monitor before training, and set ``monitor.mode`` where it follows from the metric, in place.
+    """Check the monitor before training, and set ``monitor.mode`` in place if it is not given.
 
-    The monitor's task is run once on random embeddings: its result names the metrics and says which way each is better.
-    A task that this tells nothing of is left to the first validation.
+    The monitor's task runs once on random embeddings: its result has the names and directions of the metrics. If it
+    fails on these, the first validation makes the check.
 
     Args:
-        config: With ``monitor``.
-        sets: What is validated, by the prefix of its metrics.
+        config: Configuration with a ``monitor`` node.
+        sets: Validation sets by the prefix of their metrics.
 
     Raises:
         ModisteError: The task does not measure the monitor, or ``monitor.mode`` would keep the worst epoch.
@@ -50,13 +50,13 @@ def settle_monitor(config: DictConfig, sets: Mapping[str, ValidationSet]) -> Non
 
 
 def wrong_mode(metric: str, better: str) -> str:
-    """The error for the wrong ``monitor.mode``."""
+    """Error message for the wrong ``monitor.mode``."""
     worse = "min" if better == "max" else "max"
     return f"monitor.mode={worse} would keep the worst {metric}: set monitor.mode={better}."
 
 
 def tried(measured: ValidationSet, task: str) -> tuple[Mapping[str, bool], bool]:
-    """``higher_is_better`` of a task's metrics, and whether all rows of the split were there; {} where it fails."""
+    """``higher_is_better`` of a task's metrics, {} if it fails, and whether it ran on the whole split."""
     split = measured.data.pairs(measured.split)
     count = min(len(split), ROWS)
     rows = split.catalogue.select(rows=range(count))
@@ -67,5 +67,5 @@ def tried(measured: ValidationSet, task: str) -> tuple[Mapping[str, bool], bool]
         embedder = MatrixEmbedder(rows, image, text, captions, lambda texts: torch.randn(len(texts), DIM))
         try:
             return measured.tasks[task](embedder, rows, measured.split).higher_is_better, count == len(split)
-        except Exception:  # of any task's own code; what is really wrong, the first validation says
+        except Exception:  # from any task's code; the first validation raises real errors
             return {}, False

@@ -20,9 +20,9 @@ SCHEDULES = ("cosine", "linear", "constant")
 
 @dataclass
 class Length:
-    """The planned number of optimizer steps, which a resumed run may change.
+    """Planned number of optimizer steps, which a resumed run may change.
 
-    The rest of a schedule is then stretched, or compressed, to the new end: the learning rate has no jump.
+    The rest of the schedule is then stretched or compressed to the new end, so that the learning rate does not jump.
 
     Attributes:
         spans: (step, total) of every plan, the first from step 0.
@@ -37,16 +37,16 @@ class Length:
 
     @property
     def first(self) -> int:
-        """The total of the first plan, in whose steps `place` is."""
+        """Total of the first plan, the scale of `place`."""
         return self.spans[0][1]
 
     @property
     def total(self) -> int:
-        """The total of the latest plan."""
+        """Total of the latest plan."""
         return self.spans[-1][1]
 
     def place(self, step: int) -> float:
-        """Where in the first plan ``step`` is."""
+        """Position of ``step`` in the first plan, in steps."""
         place, (start, total) = 0.0, self.spans[0]
         for after, new_total in [*self.spans[1:], (step, 0)]:
             until = min(after, step)
@@ -67,16 +67,19 @@ class Optim:
     """An optimizer, its parameter groups and its schedule.
 
     Attributes:
-        optimizer: Parameter groups to a torch optimizer (a partial, such as ``torch.optim.AdamW``).
+        optimizer: Optimizer class of torch, or a partial of one, called with the parameter groups.
         lr: Peak learning rate.
         weight_decay: Decay of matrices and kernels; vectors (biases, norms) and the loss's scale and bias have none.
         tower_lr: Factor on ``lr`` for the trunk of each tower, ``{"image": …, "text": …}``; projections and the loss
             keep ``lr``.
-        layer_decay: The learning rate of a trunk's layer group falls by this factor with every group further from the
-            projection (Clark et al. 2020, arXiv:2003.10555); 1 is off.
+        layer_decay: Layer-wise learning rate decay: factor per layer group of a trunk, counted from the projection
+            (Clark et al. 2020, arXiv:2003.10555); 1 is off.
         warmup: Steps of linear warm-up; below 1, a fraction of all steps.
         schedule: After the warm-up: ``cosine`` or ``linear`` down to ``final`` times the peak, or ``constant``.
-        final: Learning rate at the end as a part of the peak.
+        final: Final learning rate as a fraction of the peak.
+
+    Raises:
+        ModisteError: The schedule or a tower is unknown.
     """
 
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
@@ -96,7 +99,11 @@ class Optim:
             raise ModisteError(f"optim.tower_lr has no tower '{min(unknown)}'. {did_you_mean(min(unknown), TOWERS)}")
 
     def groups(self, model: DualEncoder, loss: nn.Module) -> list[dict[str, Any]]:
-        """Optimizer groups: every trainable parameter once, named by tower, layer group and decay."""
+        """Parameter groups: every trainable parameter once, named by tower, layer group and decay.
+
+        Raises:
+            ModisteError: Both towers are frozen.
+        """
         entries = [(f"{tower}/{depth}", lr, p) for tower in TOWERS for depth, lr, p in self._tower(model, tower)]
         seen = {id(p) for _, _, p in entries}
         others = [("loss", self.lr, p) for p in loss.parameters()]
@@ -125,7 +132,7 @@ class Optim:
         return entries + [(len(trunk), self.lr, p) for p in head]
 
     def factor(self, step: float, total: int) -> float:
-        """Learning rate at ``step`` of ``total`` as a part of the peak."""
+        """Learning rate at ``step`` of ``total`` as a fraction of the peak."""
         warmup = round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
         if step < warmup:
             return (step + 1) / warmup
@@ -136,6 +143,6 @@ class Optim:
         return self.final + (1 - self.final) * curve
 
     def build(self, model: DualEncoder, loss: nn.Module, length: Length) -> tuple[torch.optim.Optimizer, LambdaLR]:
-        """Optimizer and per-step scheduler over the ``length`` of training."""
+        """Build the optimizer and a per-step scheduler over the ``length`` of training."""
         optimizer = self.optimizer(self.groups(model, loss))
         return optimizer, LambdaLR(optimizer, lambda step: self.factor(length.place(step), length.first))

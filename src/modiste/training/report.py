@@ -9,7 +9,7 @@ from modiste.training.fit import Run
 
 
 def conclude(run: Run) -> str:
-    """Write the report of a run; return what to tell the user."""
+    """Write the report of a run; return the final message."""
     here = shlex.quote(str(run.path))
     lines = ["", f"Run directory: {run.path}"]
     if any(run.path.glob("csv/version_*/metrics.csv")):  # a few steps may be too few to log
@@ -18,7 +18,7 @@ def conclude(run: Run) -> str:
 
 
 def split_of(run: Run) -> str:
-    """The override that evaluates a run whose data have no test split."""
+    """Override of ``split`` for a run whose data have no test split; otherwise empty."""
     splits = run.trainer.datamodule.catalogue.splits  # type: ignore[attr-defined]
     return (
         "" if "test" in splits else next((f" split={name}" for name in ("val", "all") if name in splits), " split=all")

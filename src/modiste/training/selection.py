@@ -1,7 +1,7 @@
-"""The epoch that each criterion would choose, and its scores on all the others.
+"""The epoch that each criterion would choose, and its scores on all other criteria.
 
-The loss on the training's own kind of product is a poor guide to transfer (FashionCLIP, Sci Rep 12:18958, Methods):
-this shows what a run would have gained or lost by another one.
+The in-domain loss is a poor guide to transfer (FashionCLIP, Sci Rep 12:18958, Methods): this shows what a run would
+have gained or lost with another criterion.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MODES = {"min": 1.0, "max": -1.0}
 
 @dataclass(frozen=True)
 class Validation:
-    """What one validation said: ``values`` by metric, after ``step`` steps, in ``epoch`` (from 0)."""
+    """Results of a validation: ``values`` by metric, after ``step`` steps, in ``epoch`` (from 0)."""
 
     epoch: int
     step: int
@@ -37,10 +37,10 @@ class Choice:
 
     Attributes:
         criterion: The metric that decides.
-        epoch: Of the chosen validation, from 0.
+        epoch: Epoch of the chosen validation, from 0.
         step: Optimizer steps before it.
-        values: What it scores on every criterion.
-        regret: How much worse that is than the best that any validation scores there; never negative.
+        values: Its values of all criteria.
+        regret: Absolute difference of each value from the best of all validations.
     """
 
     criterion: str
@@ -51,11 +51,11 @@ class Choice:
 
 
 def choose(validations: Sequence[Validation], criteria: Mapping[str, str]) -> list[Choice]:
-    """The choice of every criterion; of equally good validations the first, as a checkpoint that must improve.
+    """The choice of every criterion; of equally good validations the first, as for checkpoints.
 
     Args:
-        validations: In the order of training.
-        criteria: Metric → ``min`` or ``max``. One that a validation lacks, or that is not finite, does not choose it.
+        validations: Validations in the order of training.
+        criteria: Metric → ``min`` or ``max``. A criterion ignores validations without a finite value.
 
     Raises:
         ModisteError: A mode is neither min nor max.
@@ -83,14 +83,14 @@ def choose(validations: Sequence[Validation], criteria: Mapping[str, str]) -> li
 
 
 def _with(validations: Sequence[Validation], name: str) -> list[Validation]:
-    """Those that have a finite value of a metric."""
+    """Validations with a finite value of a metric."""
     return [v for v in validations if math.isfinite(v.values.get(name, math.nan))]
 
 
 def table(choices: Sequence[Choice]) -> str:
-    """A Markdown table, a row per choice, a column per criterion; in brackets how far from the column's best.
+    """Markdown table with a row per choice and a column per criterion, with the regret in brackets.
 
-    Epochs are counted from 1, as training prints them.
+    Epochs are counted from 1, as in the progress of training.
 
     >>> print(table([Choice("val/loss", 1, 20, {"val/loss": 1.0, "val/acc": 0.3}, {"val/loss": 0.0, "val/acc": 0.1})]))
     | chosen by | epoch | step | val/loss | val/acc |
@@ -119,7 +119,7 @@ def _cell(choice: Choice, name: str) -> Item:
 
 
 def write(run_dir: RunDir, validations: Sequence[Validation], criteria: Mapping[str, str]) -> list[Choice]:
-    """``selection.json`` and ``selection.md``; returns the choices, empty without any."""
+    """Write ``selection.json`` and ``selection.md``, unless there are no choices; return the choices."""
     choices = choose(validations, criteria)
     if not choices:
         return []

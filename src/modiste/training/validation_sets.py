@@ -26,15 +26,15 @@ LOADING = ("batch_size", "eval_batch_size", "num_workers")
 def validation_specs(cfg: DictConfig, config_dirs: Sequence[Path] = ()) -> dict[str, EvaluationSpec]:
     """The sets of ``transfer`` by name, each as `modiste evaluate run=RUN` would compose it.
 
-    Without ``data`` a set is the training run's own data, without ``task`` it has its tasks. ``held_out`` is added
-    where ``data.held_out`` excludes something.
+    ``data`` and ``task`` of a set default to those of the training run. ``held_out`` is added if ``data.held_out`` is
+    set.
 
     Args:
         cfg: The ``train`` configuration.
-        config_dirs: Folders with groups of the user's.
+        config_dirs: Folders with the user's config groups.
 
     Raises:
-        ModisteError: A set cannot be composed, or asks for what validation during training cannot have.
+        ModisteError: A set cannot be composed, or has settings that validation during training does not support.
     """
     names = ("data", "task", "transfer", "model", "tune", "data_dir", "seed")
     values = {name: cfg[name] for name in names}
@@ -59,11 +59,11 @@ def _compose(name: str, entry: dict[str, Any], trained: DictConfig, config_dirs:
     shared = as_overrides(settings)
     tasks = {} if "task" in entry else {"task": list(trained.task)}
     spec = EvaluationSpec.compose(name, {"split": "val", **tasks, **entry}, shared, config_dirs=config_dirs)
-    # What is shared may be set by a run's data, too: only the entry says whether it names other data.
+    # The shared settings may be those of a run's data, too: only the entry says whether it names other data.
     own = EvaluationSpec(name, spec.config, spec.overrides[len(shared) :]).of_run(trained)
     with open_dict(own.config):
         if not named & {"data/split", "task"} and "data" not in entry:
-            own.config.task = trained.task  # with the training run's own settings
+            own.config.task = trained.task  # with the training run's settings
         own.config.trainer = {}  # tells a task that it validates a training run
     validate(own.config)
     return own
@@ -76,14 +76,14 @@ def build_validation_sets(
     model: DualEncoder,
     feature_cache: FeatureCache | None = None,
 ) -> dict[str, ValidationSet]:
-    """The data and tasks of `validation_specs`.
+    """Build the data and tasks of `validation_specs`.
 
     Args:
-        specs: By name.
+        specs: Specifications by name.
         trained: The ``train`` configuration.
         catalogue: Its catalogue.
         model: The model that is trained.
-        feature_cache: Serves the sets, too.
+        feature_cache: Feature cache of the training run, which the sets share.
 
     Raises:
         ModisteError: A set's data are missing, or its split is empty.

@@ -1,4 +1,4 @@
-"""Lightning callbacks: progress, cost, interruption, averaging, selection; samples and artifacts for wandb."""
+"""Lightning callbacks: progress, cost, checkpoints, interruption, averaging, selection and wandb."""
 
 from modiste.training.callbacks.averaging import EMA
 from modiste.training.callbacks.checkpoints import (

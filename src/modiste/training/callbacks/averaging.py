@@ -13,11 +13,11 @@ from torch import Tensor
 class EMA(EMAWeightAveraging):
     """Exponential moving average of the weights, used for validation and checkpoints.
 
-    The decay grows with the updates, min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage, so
-    that a short run is not left with its first weights.
+    The decay grows with the number n of updates, min(decay, (1 + n) / (10 + n)), as in TensorFlow's
+    ExponentialMovingAverage, so that the initial weights do not dominate a short run.
 
     Args:
-        decay: Its upper limit.
+        decay: Upper limit of the decay.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -26,14 +26,14 @@ class EMA(EMAWeightAveraging):
         self._kwargs["multi_avg_fn"] = functools.partial(average_warmed_up, decay)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing yet: the module's own hook comes after the callbacks' and still needs the average."""
+        """No-op: the module's hook runs after those of callbacks, and still needs the average."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_epoch_end(trainer, pl_module)
 
 
 def average_warmed_up(decay: float, averages: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
-    """Update moving averages of one type in place after ``updates`` updates; integers are copied.
+    """Update moving averages of one dtype in place after ``updates`` updates; integers are copied.
 
     >>> average = torch.zeros(1)
     >>> average_warmed_up(0.999, [average], [torch.ones(1)], updates=0)
@@ -43,8 +43,8 @@ def average_warmed_up(decay: float, averages: list[Tensor], current: list[Tensor
     if not averages[0].is_floating_point():
         torch._foreach_copy_(averages, current)
         return
-    n = float(updates)  # once for all tensors: on a GPU it waits
-    # Where both are equal (frozen weights), the average stays what it is, to the bit.
+    n = float(updates)  # once for all tensors, since it synchronises a GPU
+    # If both are equal (frozen weights), the average does not change by a bit.
     step = torch._foreach_sub(current, averages)
     torch._foreach_mul_(step, 1 - min(decay, (1 + n) / (10 + n)))
     torch._foreach_add_(averages, step)

@@ -1,4 +1,4 @@
-"""Checkpoints: where in training they are saved, and how they reach the disk."""
+"""Checkpoints: when they are saved, and how they are written."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from modiste.errors import ModisteError
 from modiste.utils.atomic import DiskFullError, atomic, check_space
 
 RESUMABLE = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "current_model_state", "MixedPrecision")
-"""What a checkpoint needs only to be resumed from."""
+"""Checkpoint keys that only resuming needs."""
 
 
 def validation_is_due(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether a validation comes after this batch, before the next.
+    """Whether a validation follows this batch.
 
-    A state between a step and its validation is no clean point: Lightning, resumed from it, skips the validation.
+    No state is saved between a step and its validation: a run resumed from it would skip the validation.
     """
     batch = batch_idx + 1
     return batch >= trainer.num_training_batches or batch % (trainer.val_check_batch or 1) == 0
@@ -32,7 +32,7 @@ def validation_is_due(trainer: Trainer, batch_idx: int) -> bool:
 class EpochCheckpoint(ModelCheckpoint):
     """Save after every validation, but not where ``trainer.max_steps`` ends the run mid-epoch.
 
-    Lightning counts such an epoch as over, and a run resumed from there would never see the rest of it.
+    Lightning counts such an epoch as finished, so a resumed run would skip the rest of it.
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -57,9 +57,10 @@ class RecentCheckpoint(ModelCheckpoint):
 
 
 class OwnPaths(Callback):
-    """Forgets paths in a loaded checkpoint that are not the callbacks' own files: Lightning deletes and uploads those.
+    """Remove paths outside the callbacks' folders from a loaded checkpoint.
 
-    The checkpoint may be a stranger's. It runs before the callbacks take their states from the checkpoint.
+    Lightning deletes and uploads the files that a checkpoint names, and the checkpoint may not be trusted. Runs before
+    the callbacks load their states.
     """
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -75,7 +76,7 @@ class OwnPaths(Callback):
 
 
 def is_file_of(path: object, folders: Collection[Path]) -> bool:
-    """Whether ``path`` is written as a file directly in one of the folders.
+    """Whether ``path`` names a file directly in one of the folders.
 
     >>> is_file_of("/run/best.ckpt", [Path("/run")]), is_file_of("/run/../x", [Path("/run")])
     (True, False)
@@ -90,11 +91,15 @@ def is_file_of(path: object, folders: Collection[Path]) -> bool:
 class CheckpointFiles(TorchCheckpointIO):
     """Write checkpoints atomically, fsynced, and only with finite weights; delete nothing but checkpoints.
 
-    ``best.ckpt`` is for use, not for resuming: it has neither optimizer states nor positions.
+    ``best.ckpt`` cannot be resumed from: it has the weights without the states of optimizer, loops and callbacks.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write ``checkpoint`` to ``path``. Raises ModisteError where a weight is not finite."""
+        """Write ``checkpoint`` to ``path``.
+
+        Raises:
+            ModisteError: A weight is not finite, or the file cannot be written.
+        """
         path = Path(path)
         check_finite(checkpoint)
         if path.name == "best.ckpt":
@@ -110,17 +115,17 @@ class CheckpointFiles(TorchCheckpointIO):
             ) from error
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Delete a checkpoint; what is no ``.ckpt`` file stays."""
+        """Delete a checkpoint; files without the suffix ``.ckpt`` are kept."""
         path = Path(path)
         if path.suffix == ".ckpt" and path.is_file():
             path.unlink()
 
 
 def check_checkpoint_space(trainer: Trainer, module: LightningModule) -> None:
-    """Raise DiskFullError where the disk of the run directory has no room for the checkpoints, before training starts.
+    """Raise DiskFullError before training if the disk has no space for the checkpoints.
 
-    Counted are the files that the callbacks keep, less those that exist, and the one that is written before it replaces
-    another: weights, the moving average, and two moments of every trained weight (Adam's; other optimizers need less).
+    They need the files that the callbacks keep, minus existing ones, plus one that is written before it replaces
+    another. A file has the weights, their moving average, and two moments of every trained weight, as for Adam.
     """
     storages = {tensor.untyped_storage().data_ptr(): tensor.nbytes for tensor in module.state_dict().values()}
     weights = sum(storages.values())
@@ -143,14 +148,14 @@ def check_checkpoint_space(trainer: Trainer, module: LightningModule) -> None:
 
 
 def check_finite(checkpoint: dict[str, Any]) -> None:
-    """Raise ModisteError where a weight of a checkpoint is not finite."""
+    """Raise ModisteError if a weight of a checkpoint is not finite."""
     for name, tensor in checkpoint["state_dict"].items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise diverged(f"the weight {name} is not finite", checkpoint.get("global_step", 0))
 
 
 def diverged(what: str, step: int, more: str = "") -> ModisteError:
-    """The error for a training run with non-finite numbers."""
+    """Error for a training run with non-finite values."""
     return ModisteError(
         f"Training diverged at step {step}: {what}{more}. Lower optim.lr, lengthen optim.warmup, or set "
         "trainer.precision=32-true; modiste train continue=RUN resumes from the last finite checkpoint."

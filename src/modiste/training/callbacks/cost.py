@@ -38,7 +38,7 @@ class Throughput(Callback):
 
 
 def short(number: float) -> float:
-    """Six significant digits.
+    """Round to six significant digits.
 
     >>> short(0.000123456789)
     0.000123457
@@ -50,18 +50,18 @@ class Cost(Callback):
     """Write ``cost.json``: cost of the run, summed over resumed parts.
 
     ``seconds`` of wall time, ``pairs`` seen and ``steps``; ``peak_memory_mb`` (MiB) of the first process, and
-    ``peak_gpu_memory_mb`` of its GPU; ``energy_kwh`` and ``co2e_kg`` of all machines where codecarbon is installed
-    (`modiste.utils.energy`), from the end of the first step on, and the ``country`` of the electricity; ``price`` and
-    ``currency`` where a rate is given.
+    ``peak_gpu_memory_mb`` (MiB) of its GPU; with codecarbon installed (`modiste.utils.energy`), ``energy_kwh`` and
+    ``co2e_kg`` of all machines, from the end of the first step on, and the ``country`` of the electricity; with a
+    price, ``price`` and ``currency``.
 
     Args:
-        run_dir: Where it is written.
-        price_per_hour: Of one machine; null: no price.
-        currency: Of the rate.
-        country: Whose electricity it is, ISO 3166-1 alpha-3; null: the world's average.
+        run_dir: Run directory.
+        price_per_hour: Price of one machine per hour; null: none.
+        currency: Currency of the price.
+        country: Country of the electricity, ISO 3166-1 alpha-3; null: the world average.
 
     Raises:
-        ModisteError: The country is not known, or the rate is negative.
+        ModisteError: The country is unknown, or the price is negative.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Cost(Callback):
         self.run = RunDir(run_dir)
         self.price_per_hour, self.currency, self.country = price_per_hour, currency, country
         self.seconds, self.pairs, self.peaks = 0.0, 0, {"peak_memory_mb": 0.0}
-        self.energy = Energy(0.0, 0.0)  # of the parts before this one
+        self.energy = Energy(0.0, 0.0)  # of earlier parts of the run
         self.meter = EnergyMeter(country)
         self._machines, self._metered = 1, False
         self._started = time.perf_counter()
@@ -87,7 +87,7 @@ class Cost(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self.pairs += len(batch["row"]) * trainer.world_size
-        if not self._metered:  # not before the first step, which somebody may be waiting for
+        if not self._metered:  # after the first step, which starting the meter would delay
             self._metered = True
             if trainer.local_rank == 0 and not fast_dev_run(trainer):
                 self.meter.start()
@@ -100,12 +100,12 @@ class Cost(Callback):
         self.meter.stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, Interrupted):  # in all processes, so that they can be asked
+        if isinstance(exception, Interrupted):  # raised in all processes, so `_write` may use a collective
             self._write(trainer)
         self.meter.stop()
 
     def state_dict(self) -> dict[str, Any]:
-        # A process cannot ask the others here: their machines count as this one.
+        # No collective is possible here: all machines count as this one.
         energy = self.energy + self.meter.read() * self._machines
         return {"seconds": self._total(), "pairs": self.pairs, "energy": [*vars(energy).values()], "peaks": self.peaks}
 
@@ -138,7 +138,7 @@ class Cost(Callback):
             self.run.write_json("cost", facts)
 
     def _energy(self, trainer: Trainer) -> Energy:
-        """Of all machines, one process each of which measures, and of the parts before this one."""
+        """Energy of all machines, with one measuring process each, and of earlier parts of the run."""
         own = self.meter.read() if trainer.local_rank == 0 else Energy(0.0, 0.0)
         parts = torch.tensor([own.kwh, own.co2e_kg], device=trainer.strategy.root_device)
         every = trainer.strategy.reduce(parts, reduce_op="sum")

@@ -1,4 +1,4 @@
-"""Stopping on request with the state saved."""
+"""Stop training on request, with its state saved."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from modiste.training.callbacks.checkpoints import validation_is_due
 from modiste.utils.run_dir import RunDir
 
 REQUEUE = getattr(signal, "SIGUSR2", signal.SIGTERM)
-"""What submitit has Slurm send before a job ends."""
+"""Signal that submitit makes Slurm send before a job ends."""
 
 LOST_WORKER = "DataLoader worker "
-"""How torch's errors begin."""
+"""Prefix of torch's errors for killed workers."""
 
 
 def fast_dev_run(trainer: Trainer) -> bool:
@@ -32,14 +32,14 @@ class Interrupted(BaseException):
 
 
 class Interruptible(Checkpoint):
-    """On Ctrl-C, SIGTERM or SIGHUP, finish the current step and any due validation, save the state and stop.
+    """On Ctrl-C, SIGTERM or SIGHUP, finish the step and any due validation, save the state and stop.
 
     A second Ctrl-C stops at once.
 
-    A job of submitit (``hydra/launcher=slurm``) gets SIGUSR2 before its time is up or it is preempted, and ignores
-    SIGTERM: the step is saved, submitit requeues the job, and ``continue=auto`` resumes it.
+    A job of submitit (``hydra/launcher=slurm``) gets SIGUSR2 before its time limit or preemption, and ignores SIGTERM:
+    the step is saved, submitit requeues the job, and ``continue=auto`` resumes it.
 
-    A `Checkpoint`, because Lightning calls these last: the other callbacks' part of the step is then done.
+    It is a `Checkpoint` because Lightning calls those after all other callbacks.
     """
 
     def __init__(self, run_dir: str) -> None:
@@ -60,7 +60,7 @@ class Interruptible(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         stepped, self._step = trainer.global_step > self._step, trainer.global_step
-        # Between the batches of an accumulated step their gradient is in no checkpoint.
+        # While gradients accumulate, a checkpoint would lose them.
         if stepped and not validation_is_due(trainer, batch_idx):
             self._stop_if_requested(trainer)
 
@@ -69,7 +69,7 @@ class Interruptible(Checkpoint):
             self._stop_if_requested(trainer)
 
     def _stop_if_requested(self, trainer: Trainer) -> None:
-        # All processes stop at the same step, whichever of them was asked to.
+        # All processes stop at the same step, whichever of them got the signal.
         if not trainer.strategy.reduce_boolean_decision(bool(self.requested), all=False):
             return
         if not fast_dev_run(trainer):
@@ -93,8 +93,8 @@ class Interruptible(Checkpoint):
 def tolerate_lost_workers() -> None:
     """Let the current step end even if the stop signal also killed data loader workers.
 
-    torch's handler of SIGCHLD raises wherever the main thread is. A loader that waits for a lost worker's batch still
-    notices.
+    torch's SIGCHLD handler raises wherever the main thread is. A loader that waits for a lost worker's batch still
+    raises.
     """
     handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
     if not callable(handler) or isinstance(handler, Tolerant):
@@ -103,7 +103,7 @@ def tolerate_lost_workers() -> None:
 
 
 class Tolerant:
-    """A signal handler without the errors that torch raises for lost workers."""
+    """Signal handler that suppresses torch's errors for lost workers."""
 
     def __init__(self, handler: Callable[[int, FrameType | None], Any]) -> None:
         self.handler = handler
@@ -117,5 +117,5 @@ class Tolerant:
 
 
 def is_lost_worker(error: BaseException) -> bool:
-    """Whether torch's data loader says that a worker was killed."""
+    """Whether an error of torch's data loader reports a killed worker."""
     return str(error).startswith(LOST_WORKER)

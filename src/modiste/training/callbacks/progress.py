@@ -1,4 +1,4 @@
-"""Progress of training, on a terminal and in a pipe: a header, one line per epoch, and the kept epoch."""
+"""Progress of training on a terminal or in a log: a header, one line per epoch, and the best epoch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from modiste.training.callbacks.interruption import fast_dev_run
 
 
 class LineProgress(ProgressBar):
-    """A plain line now and then within an epoch, for logs that are no terminal.
+    """Plain progress lines within an epoch, for output that is not a terminal.
 
     Args:
-        seconds: Between two lines.
+        seconds: Minimum seconds between two lines.
     """
 
     def __init__(self, seconds: float = 15.0) -> None:
@@ -49,13 +49,13 @@ def progress() -> ProgressBar:
 
 
 class EpochLines(Callback):
-    """Print a header, one line per epoch, and at the end which epoch was kept and why.
+    """Print a header, one line per epoch, and at the end the best epoch.
 
     The same lines go to ``train.log`` in the run directory.
 
     Args:
         run_dir: The run directory.
-        metric: The monitor.
+        metric: The monitored metric.
         mode: ``min`` or ``max``.
     """
 
@@ -109,7 +109,7 @@ class EpochLines(Callback):
         self.best = (int(best[0]), float(best[1])) if best else None
 
     def _note(self, epoch: int, value: float) -> bool:
-        """Whether ``value`` is the best so far; remembers it."""
+        """Whether ``value`` is the best so far; if so, it is stored."""
         sign = 1 if self.mode == "max" else -1
         if self.best is not None and not sign * value > sign * self.best[1]:
             return False
@@ -120,7 +120,7 @@ class EpochLines(Callback):
         parameters = list(module.model.parameters())
         total, trained = (sum(p.numel() for p in parameters if every or p.requires_grad) for every in (True, False))
         catalogue = getattr(trainer.datamodule, "catalogue", None)  # type: ignore[attr-defined]
-        name = catalogue.card.name if catalogue is not None else "loaders of your own"
+        name = catalogue.card.name if catalogue is not None else "custom data loaders"
         sizes = ", ".join(f"{count:,} {split}" for split, count in splits(trainer).items())
         device = trainer.strategy.root_device.type
         where = f"{trainer.world_size} × {device}" if trainer.world_size > 1 else device
@@ -144,7 +144,7 @@ class EpochLines(Callback):
 
 
 def splits(trainer: Trainer) -> dict[str, int]:
-    """Rows of each split that the catalogue has."""
+    """Number of rows of each split of the catalogue."""
     catalogue = getattr(trainer.datamodule, "catalogue", None)  # type: ignore[attr-defined]
     names = catalogue.column("split") if catalogue is not None else []
     return {split: names.count(split) for split in dict.fromkeys(names) if split}

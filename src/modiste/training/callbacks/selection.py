@@ -17,9 +17,17 @@ from modiste.utils.run_dir import RunDir
 
 
 class Selection(Callback):
-    """Write which validation each criterion would have chosen (`modiste.training.selection`), when training ends.
+    """Write after every validation which one each criterion chooses (`modiste.training.selection`).
 
-    Criteria are the losses and the tasks' primary metrics on every set that is validated, and the monitor.
+    Criteria are the losses and the tasks' primary metrics on every validation set, and the monitor.
+
+    Args:
+        run_dir: The run directory.
+        metric: The monitored metric.
+        mode: ``min`` or ``max``.
+
+    Raises:
+        ModisteError: In a validation: ``mode`` contradicts the metric's direction.
     """
 
     def __init__(self, run_dir: str, metric: str, mode: str) -> None:

@@ -14,14 +14,19 @@ if TYPE_CHECKING:
 
 
 def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
-    """Those of the trainer's loggers, in the process that logs."""
+    """The trainer's `WandbLogger` instances, in the process that logs."""
     from lightning.pytorch.loggers import WandbLogger
 
     return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger) and trainer.is_global_zero]
 
 
 class SampleRetrievals(Callback):
-    """Send a table of sample retrievals, hits and misses, to wandb after each validation."""
+    """Log a table of sample retrievals, hits and misses, to wandb after each validation.
+
+    Args:
+        count: Maximum number of queries.
+        thumbnails: Images per query.
+    """
 
     def __init__(self, count: int = 8, thumbnails: int = 5) -> None:
         self.count, self.thumbnails = count, thumbnails
@@ -38,7 +43,7 @@ class SampleRetrievals(Callback):
         if not examples:
             return
         full = getattr(trainer.datamodule, "catalogue", None)  # type: ignore[attr-defined]
-        if full is None:  # loaders of somebody's own
+        if full is None:  # custom data loaders
             return
         position = {row: index for index, row in enumerate(full.column("row"))}
         rows = []
@@ -51,14 +56,14 @@ class SampleRetrievals(Callback):
 
 
 class Artifacts(Callback):
-    """Give wandb, if it logs, two artifacts at the end of a training run: ``results.json`` and the best weights.
+    """Log two artifacts to wandb at the end of a training run: the results and the best weights.
 
-    ``results.json`` has the metrics of the last validation and the tasks' results with their intervals; what the
-    training cost is next to it and in the run's summary.
+    ``results.json`` has the metrics of the last validation and the tasks' results with their intervals; ``cost.json``
+    is in the same artifact, and its numbers are in the run's summary.
 
     Args:
-        run_dir: Where the checkpoints and ``cost.json`` are.
-        upload: Send the weights themselves; otherwise a reference to the file, with its checksum.
+        run_dir: Run directory with the checkpoints and ``cost.json``.
+        upload: Upload the weights; otherwise log a reference to the file, with its checksum.
     """
 
     def __init__(self, run_dir: str, upload: bool = False) -> None:
@@ -87,7 +92,7 @@ class Artifacts(Callback):
         import wandb
 
         best = self.run.checkpoints / "best.ckpt"
-        if not best.is_file():  # no checkpoints were asked for
+        if not best.is_file():  # checkpoints are off
             return
         artifact = wandb.Artifact(
             f"weights-{run.id}", type="model", metadata={"run_dir": str(self.run.path), **metrics}
