@@ -82,7 +82,7 @@ def test_members_that_overlap_are_refused(tmp_path: Path) -> None:
         file.writestr("x/data/0", bytes(1000))
         first = file.filelist[0]
         file.filelist += [first] * 99
-    with pytest.raises(ValueError, match="it unpacks into more than it holds"):
+    with pytest.raises(ValueError, match="it unpacks into more than its size"):
         check_stored(path)
 
 
