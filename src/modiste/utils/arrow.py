@@ -104,7 +104,7 @@ def _stored_schema(path: Path) -> bytes:
 
 
 def _schemas(source: pa.NativeFile) -> Iterator[bytes]:
-    """Yield the serialized schemas of an Arrow file, as a reader of the stream and of the file format would find them."""
+    """Yield the serialized schemas of an Arrow file: those that readers of the stream and file format would find."""
     import pyarrow as pa
 
     with suppress(pa.ArrowException, OSError, EOFError):
