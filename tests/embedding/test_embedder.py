@@ -242,7 +242,7 @@ def test_matrices_that_do_not_fit_are_one_sentence(catalogue, tmp_path):
     with pytest.raises(ModisteError, match="Embedding file"):
         read_matrix(tmp_path / "none.npy")
     (tmp_path / "bad.npy").write_text("no matrix")
-    with pytest.raises(ModisteError, match="does not hold a matrix"):
+    with pytest.raises(ModisteError, match="does not contain a matrix"):
         read_matrix(tmp_path / "bad.npy")
     np.save(tmp_path / "good.npy", images.numpy())
     assert torch.equal(read_matrix(tmp_path / "good.npy"), images)

@@ -71,7 +71,7 @@ def test_compressed_weights_are_refused_wherever_they_are_read(weights: Path) ->
     matrix = weights.with_suffix(".pt")
     torch.save(torch.zeros(2, 3), matrix)
     assert read_matrix(matrix).shape == (2, 3)
-    with pytest.raises(ModisteError, match="does not hold a matrix"):
+    with pytest.raises(ModisteError, match="does not contain a matrix"):
         read_matrix(repacked(matrix))
 
 
