@@ -140,7 +140,7 @@ def test_pictures_of_the_data_are_shown_only_where_the_user_says_so(tmp_path):
     inputs = Inputs(INPUTS.images, INPUTS.texts, "4 products of mine")
     for name, given, shown in (("a", {}, "8 synthetic garments"), ("b", {"pictures": "own"}, "4 products of mine")):
         exported = export(two_tower(), "hub", tmp_path / name, inputs=inputs, card=given)
-        assert f"Samples of what it takes: {shown}" in (exported.path / "README.md").read_text()
+        assert f"Sample inputs: {shown}" in (exported.path / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
