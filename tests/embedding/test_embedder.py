@@ -233,7 +233,7 @@ def test_matrix_embedder_gives_the_rows_of_a_part(catalogue):
 def test_matrices_that_do_not_fit_are_one_sentence(catalogue, tmp_path):
     images, texts = matrices(catalogue)
     for wrong, message in (
-        ((images[:5], texts), "there are 12 rows"),
+        ((images[:5], texts), "give a matrix with 12 rows"),
         ((images, texts[:, :3]), "differ in size"),
         ((images * float("nan"), texts), "non-finite"),
     ):

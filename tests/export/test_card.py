@@ -52,7 +52,8 @@ def test_the_card_of_a_run_says_data_recipe_results_with_intervals_cost_and_lice
     for words in (
         "# demo", "modiste train experiment=demo\n", "| t2i/mrr | 0.595 | [0.570, 0.620] | 1,200 |", "in-domain",
         "1,200 t2i/queries", "28,000", "3 min 0 s", "1.6 g, electricity of: FRA", "A CPU, 2 cores", "`{text}`",
-        'HubModel.from_pretrained("somebody/demo")', "| image encoder | none: random weights", "synthetic garments",
+        'HubModel.from_pretrained("somebody/demo")', "| image encoder | none: trained from scratch",
+        "synthetic garments",
         "| image | 0.999900 | 1.000000 |", "![",
     ):  # fmt: skip
         assert words in text, words
