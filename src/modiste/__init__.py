@@ -1,6 +1,7 @@
 """Modiste: contrastive vision-language learning for fashion.
 
-`train`, `evaluate`, `embed`, `compare` and `load` are what the commands of the same names call.
+The Python API of the commands of the same names: `train`, `evaluate`, `embed` and `compare`. `load` returns the model
+of a run.
 """
 
 from __future__ import annotations
@@ -36,6 +37,6 @@ _lazy = lazy_exports(
 def __getattr__(name: str) -> Any:
     if name != "__version__":
         return _lazy(name)
-    from importlib.metadata import version  # takes longer than all else of `modiste --help`
+    from importlib.metadata import version  # slower than the rest of `modiste --help` together
 
     return version("modiste")

@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake, and the "did you mean" that goes with it."""
+"""`ModisteError`, raised for a user's mistake, and its "Did you mean …?" hint."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import PurePath
 
 
 class ModisteError(Exception):
-    """A user's mistake: one clear sentence and the remedy. The command line prints it without a traceback."""
+    """A user's mistake: what is wrong and what to do. The command line prints it without a traceback."""
 
 
 class NothingToMeasureError(ModisteError):
-    """The data lack what a task measures: an evaluation by default tasks skips it."""
+    """The data lack what a task measures. An evaluation with the default tasks skips that task."""
 
 
 class MissingEmbeddingError(ModisteError):
-    """A text is to be embedded where there are embeddings from files alone."""
+    """A text has no embedding in the given files, and no model was given to encode it."""
 
 
 def did_you_mean(word: str, options: Iterable[str], folder: str | PurePath = "") -> str:
-    """A sentence that names the closest option, whatever its case, or lists the options when none is close.
+    """Suggest the closest option, ignoring case, or list the options when none is close.
 
     Args:
-        word: What was given.
-        options: What there is.
-        folder: Where files and folders of these names are: they are named as they have to be typed.
+        word: The unknown word.
+        options: The valid words.
+        folder: Folder of the options when they are file names; it is prepended, so that a suggestion can be copied.
 
     >>> did_you_mean("siglop", ["clip", "siglip"])
     "Did you mean 'siglip'?"

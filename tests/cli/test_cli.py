@@ -576,5 +576,5 @@ def test_evaluate_does_not_ignore_where_a_runs_results_should_go(elsewhere, tmp_
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", "run=base", elsewhere]) == 2
     error = capsys.readouterr().err
-    assert f"Results of run=base are kept in the run's directory: leave out {elsewhere}." in error
+    assert f"Results of run=base are written to the run's directory: remove {elsewhere}." in error
     assert not (tmp_path / "ev").exists()

@@ -107,7 +107,7 @@ def test_evaluate_says_that_a_run_is_unfinished(run, evaluated, folder):
     (folder / "stopped" / "status.json").write_text('{"finished": false}')
     again = modiste("evaluate", "run=stopped", "task=[retrieval]", cwd=folder)
     assert again.returncode == 0, again.stderr
-    assert "The training of stopped is unfinished: to complete it, modiste train continue=stopped\n" in again.stdout
+    assert "Training of stopped is unfinished: complete it with modiste train continue=stopped\n" in again.stdout
 
 
 def test_an_existing_result_is_kept_until_something_changes(run, evaluated, folder):
@@ -276,8 +276,8 @@ def test_bf16_and_early_stopping(folder):
         (["train", "task.retrieval.gallery=all"], "validation split only"),
         (["train", "image=timm", "image.pretrained=false", "image.size=100"], "multiple of its patch size of 16"),
         (["train", "trainer=gpu"], "this machine has no GPU: train with trainer=cpu"),
-        (["train", "trainer=ddp_cpu", "trainer.devices=1000"], "'trainer.devices' is 1000, and this machine has"),
-        (["train", "trainer.num_nodes=1000"], "nothing starts the processes of the other machines"),
+        (["train", "trainer=ddp_cpu", "trainer.devices=1000"], "'trainer.devices' is 1000, but this machine has"),
+        (["train", "trainer.num_nodes=1000"], "nothing starts the processes on the other machines"),
         (["train", "trainer.max_epochs=0"], "'trainer.max_epochs' is 0: nothing would be trained"),
         (["evaluate"], "No model given: run=DIR"),
         (["evaluate", "embeddings.image=a.npy"], "needs both"),

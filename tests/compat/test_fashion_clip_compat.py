@@ -197,7 +197,7 @@ def test_mistakes_are_one_sentence(folder, tmp_path):
     with pytest.raises(ModisteError, match=r"catalog\[0\] has no 'caption'"):
         FCLIPDataset("a", "b", "local", [{"id": 1, "image": "a.jpg"}])
     fclip = FashionCLIP(str(folder / "hub"))
-    with pytest.raises(ModisteError, match="retrieval searches a data set"):
+    with pytest.raises(ModisteError, match="retrieval needs a data set"):
         fclip.retrieval(["dress"])
     with pytest.raises(ModisteError, match="cannot be read"):
         fclip.encode_images([str(tmp_path / "none.jpg")], batch_size=1)
@@ -262,9 +262,9 @@ def test_addresses_below_the_given_one_are_kept_as_the_package_joins_them():
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        ("local://{out}/secret.png", "addresses are http://, https:// or s3://"),
-        ("simplecache::file://{out}/secret.png", "addresses are"),
-        ("s3://bucket/x::file://{out}/secret.png", "addresses are"),
+        ("local://{out}/secret.png", "URLs must begin with http://, https:// or s3://"),
+        ("simplecache::file://{out}/secret.png", "URLs must begin"),
+        ("s3://bucket/x::file://{out}/secret.png", "URLs must begin"),
         ("http://127.0.0.1:9/x.png", "private network"),
         ("https://[::1]:9/x.png", "private network"),
         ("{out}/pipe", "not a regular file"),

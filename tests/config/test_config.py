@@ -316,7 +316,7 @@ def test_a_part_of_a_training_is_built_at_its_place_alone_and_contacts_no_host(m
         instantiate(node)
     for address in ("ftp://127.0.0.1:9/x", "simplecache::ftp://127.0.0.1:9", "memory://x"):
         cfg = OmegaConf.create({"callbacks": {"best": node | {"dirpath": address}}})
-        with pytest.raises(ModisteError, match=r"'callbacks\.best\.dirpath' is the address .* local folders only"):
+        with pytest.raises(ModisteError, match=r"'callbacks\.best\.dirpath' is the URL .*: give a local folder"):
             instantiate(cfg.callbacks.best)
 
 

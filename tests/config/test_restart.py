@@ -108,7 +108,7 @@ def test_a_file_does_not_say_where_a_training_writes(run, line):
     """The run may be a stranger's."""
     override = re.split(r" (?=(?:name|data\.name)=)", line)
     OmegaConf.save(OmegaConf.create([*STARTED, *override]), run / "overrides.yaml")
-    with pytest.raises(ModisteError, match="a file may not say where a training writes"):
+    with pytest.raises(ModisteError, match="a file may not say where a training run writes"):
         restarted(run, key="continue" if "dirpath" in line else "resume")
 
 
@@ -130,7 +130,7 @@ def test_what_the_command_line_says_takes_the_place_of_what_a_file_may_not(run, 
 
 def test_continue_auto_beside_resume_does_not_spare_the_check(run):
     OmegaConf.save(OmegaConf.create([*STARTED, "callbacks.best.dirpath=/x"]), run / "overrides.yaml")
-    with pytest.raises(ModisteError, match="a file may not say where a training writes"):
+    with pytest.raises(ModisteError, match="a file may not say where a training run writes"):
         restarted(run, "continue=auto")
 
 
@@ -146,7 +146,7 @@ def test_what_a_stored_sweep_tries_does_not_say_where_its_trials_write(run, line
 def test_a_stored_sweep_does_not_say_where_its_trials_write(run):
     space = "sweep.space={callbacks.best.filename: {choices: [/x]}}"
     OmegaConf.save(OmegaConf.create([*STARTED, space]), run / "overrides.yaml")
-    with pytest.raises(ModisteError, match="a file may not say where a training writes"):
+    with pytest.raises(ModisteError, match="a file may not say where a training run writes"):
         restarted(run, key="continue", root="sweep")
 
 

@@ -120,7 +120,7 @@ def test_finished_shards_are_kept_and_damaged_ones_made_again(single, model, cat
 
 @pytest.mark.parametrize("change", [{"shard_rows": 6}, {"batch_size": 4}, {"precision": "bf16"}])
 def test_shards_of_another_job_are_not_mixed_in(single, model, catalogue, change):
-    with pytest.raises(ModisteError, match=f"holds other embeddings .{next(iter(change))} differs"):
+    with pytest.raises(ModisteError, match=f"contains other embeddings .{next(iter(change))} differs"):
         embed_shards(job(model, catalogue, single, **change))
 
 

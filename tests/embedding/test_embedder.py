@@ -233,7 +233,7 @@ def test_matrix_embedder_gives_the_rows_of_a_part(catalogue):
 def test_matrices_that_do_not_fit_are_one_sentence(catalogue, tmp_path):
     images, texts = matrices(catalogue)
     for wrong, message in (
-        ((images[:5], texts), "there are 12 rows"),
+        ((images[:5], texts), "give a matrix with 12 rows"),
         ((images, texts[:, :3]), "differ in size"),
         ((images * float("nan"), texts), "non-finite"),
     ):
@@ -242,7 +242,7 @@ def test_matrices_that_do_not_fit_are_one_sentence(catalogue, tmp_path):
     with pytest.raises(ModisteError, match="Embedding file"):
         read_matrix(tmp_path / "none.npy")
     (tmp_path / "bad.npy").write_text("no matrix")
-    with pytest.raises(ModisteError, match="does not hold a matrix"):
+    with pytest.raises(ModisteError, match="does not contain a matrix"):
         read_matrix(tmp_path / "bad.npy")
     np.save(tmp_path / "good.npy", images.numpy())
     assert torch.equal(read_matrix(tmp_path / "good.npy"), images)

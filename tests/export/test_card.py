@@ -52,7 +52,8 @@ def test_the_card_of_a_run_says_data_recipe_results_with_intervals_cost_and_lice
     for words in (
         "# demo", "modiste train experiment=demo\n", "| t2i/mrr | 0.595 | [0.570, 0.620] | 1,200 |", "in-domain",
         "1,200 t2i/queries", "28,000", "3 min 0 s", "1.6 g, electricity of: FRA", "A CPU, 2 cores", "`{text}`",
-        'HubModel.from_pretrained("somebody/demo")', "| image encoder | none: random weights", "synthetic garments",
+        'HubModel.from_pretrained("somebody/demo")', "| image encoder | none: trained from scratch",
+        "synthetic garments",
         "| image | 0.999900 | 1.000000 |", "![",
     ):  # fmt: skip
         assert words in text, words
@@ -140,7 +141,7 @@ def test_pictures_of_the_data_are_shown_only_where_the_user_says_so(tmp_path):
     inputs = Inputs(INPUTS.images, INPUTS.texts, "4 products of mine")
     for name, given, shown in (("a", {}, "8 synthetic garments"), ("b", {"pictures": "own"}, "4 products of mine")):
         exported = export(two_tower(), "hub", tmp_path / name, inputs=inputs, card=given)
-        assert f"Samples of what it takes: {shown}" in (exported.path / "README.md").read_text()
+        assert f"Sample inputs: {shown}" in (exported.path / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_sentence_transformers_has_no_white_for_channels_of_several_means_and_sa
     assert not (tmp_path / "out").exists()
     low = {"image": -1.0, "text": 0.999}
     exported = export(model, "sentence_transformers", tmp_path / "out", inputs=INPUTS, min_cosine=low)
-    assert "near the model's, not equal: cosine" in exported.warnings[0]
+    assert "close to the model's, but not equal: cosine" in exported.warnings[0]
     assert exported.warnings[0] in (exported.path / "README.md").read_text()
 
 
@@ -205,7 +205,7 @@ def test_other_layouts_say_that_the_projection_of_patches_is_not_in_them(format,
         pytest.importorskip(package)
     low = {"image": 0.99, "text": 0.999}  # another value in one pixel of a thousand turns such random weights by 0.003
     exported = export(grounded, format, tmp_path / "out", inputs=INPUTS, min_cosine=low)
-    assert "projection of patches" in exported.warnings[-1]
+    assert "patch projection" in exported.warnings[-1]
     assert exported.warnings[-1] in (exported.path / "README.md").read_text()
     loads_back(exported, grounded)
     assert grounded.patch_head is not None  # the model itself is left alone

@@ -104,8 +104,8 @@ CLIPS = {
     "quantised": (changed("config.json", quantization_config={"quant_method": "fp8"}), "quantises the model"),
     "another kind of model": (changed("config.json", model_type="bert"), "is a BertModel, not a dual encoder"),
     "an adapter": (changed("adapter_config.json", peft_type="LORA", base_model_name_or_path="{out}"), "an adapter"),
-    "weights elsewhere": (sharded, "outside of the folder"),
-    "a vocabulary elsewhere": (changed("tokenizer_config.json", vocab_file="{out}/x.pt"), "outside of the folder"),
+    "weights elsewhere": (sharded, "outside the folder"),
+    "a vocabulary elsewhere": (changed("tokenizer_config.json", vocab_file="{out}/x.pt"), "outside the folder"),
     "a dictionary": (changed("tokenizer_config.json", mecab_kwargs={"mecab_option": "-r {out}/x"}), "open other files"),
     "an audio tokenizer": (changed("processor_config.json", audio_tokenizer={"name": "{out}"}), "another model"),
     "code of a part": (
@@ -183,7 +183,7 @@ def test_modules_of_sentence_transformers(kind, path, outside, sentences, tmp_pa
     modules[1]["type"] = f"{MODULES}.Normalize"
     (folder / "modules.json").write_text(json.dumps(modules))
     if path:
-        with pytest.raises(ModisteError, match="outside of the folder"):
+        with pytest.raises(ModisteError, match="outside the folder"):
             load_exported(str(folder))
     else:
         assert load_exported(str(folder)).embed_dim
@@ -296,7 +296,7 @@ def test_a_text_config(case, outside):
 def test_a_text_source(outside, clip_dir, tmp_path, pretrained):
     folder = shutil.copytree(clip_dir, tmp_path / "evil")
     sharded(folder, outside)
-    with pytest.raises(ModisteError, match="outside of the folder"):
+    with pytest.raises(ModisteError, match="outside the folder"):
         HfTextEncoder(str(folder), pretrained=pretrained)
 
 

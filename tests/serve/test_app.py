@@ -194,7 +194,7 @@ def test_zero_shot_is_the_cosine_of_the_mean_prompt(client, index):
     shown = [entry["cosine"] for entry in answer["labels"]]
     assert shown == sorted(shown, reverse=True)
     refused = client.post("/zero-shot", json={"row": 2, "labels": labels, "prompts": ["no slot"]})
-    assert "needs one {}" in refused.json()["error"]["message"]
+    assert "exactly one {}" in refused.json()["error"]["message"]
     both = client.post("/zero-shot", json={"row": 2, "image": "x", "labels": labels})
     assert "either row or image" in both.json()["error"]["message"]
 
@@ -436,7 +436,7 @@ def test_bodies_that_do_not_come_are_not_in_flight_and_time_out(indexes, monkeyp
         for one in slow:
             answer = b"".join(iter(lambda one=one: one.recv(4096), b""))  # until the server closes it
             assert answer.startswith(b"HTTP/1.1 408 ")
-            assert b"The body has not come within 3 s: send it again." in answer
+            assert b"The body did not arrive within 3 s: send it again." in answer
         assert client.post("/search", json={"text": "later"}).status_code == 200
 
 

@@ -71,7 +71,7 @@ def test_compressed_weights_are_refused_wherever_they_are_read(weights: Path) ->
     matrix = weights.with_suffix(".pt")
     torch.save(torch.zeros(2, 3), matrix)
     assert read_matrix(matrix).shape == (2, 3)
-    with pytest.raises(ModisteError, match="does not hold a matrix"):
+    with pytest.raises(ModisteError, match="does not contain a matrix"):
         read_matrix(repacked(matrix))
 
 
@@ -82,7 +82,7 @@ def test_members_that_overlap_are_refused(tmp_path: Path) -> None:
         file.writestr("x/data/0", bytes(1000))
         first = file.filelist[0]
         file.filelist += [first] * 99
-    with pytest.raises(ValueError, match="it unpacks into more than it holds"):
+    with pytest.raises(ValueError, match="it unpacks into more than its size"):
         check_stored(path)
 
 

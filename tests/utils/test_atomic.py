@@ -196,7 +196,7 @@ def test_a_limit_on_file_sizes_is_one_sentence_whoever_writes(writer, tmp_path):
     )
     path = tmp_path / "a.ckpt"
     ran = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
-    assert ran.stdout.count(f"{path} is larger than files may be here: raise the limit (ulimit -f)") == 2, ran.stderr
+    assert ran.stdout.count(f"{path} exceeds the size limit of files: raise the limit (ulimit -f)") == 2, ran.stderr
     assert not list(tmp_path.iterdir())
 
 

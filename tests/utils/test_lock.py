@@ -62,5 +62,5 @@ def test_a_file_is_no_directory(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ModisteError, match="is a file: choose another directory"), held(tmp_path / "file"):
         pass
-    with pytest.raises(ModisteError, match=r"cannot be made: .*: choose another"), held(tmp_path / "file" / "below"):
+    with pytest.raises(ModisteError, match=r"cannot be created: .*: choose another"), held(tmp_path / "file" / "below"):
         pass

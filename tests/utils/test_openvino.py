@@ -19,7 +19,7 @@ def test_another_format_under_the_name_of_its_own_is_refused(tmp_path: Path) -> 
     graph = helper.make_graph([helper.make_node("Abs", ["x"], ["y"])], "g", [value], [value])
     file = tmp_path / "image.xml"
     file.write_bytes(onnx.helper.make_model(graph).SerializeToString())
-    with pytest.raises(ValueError, match=r"image\.xml is not in OpenVINO's own format"):
+    with pytest.raises(ValueError, match=r"image\.xml is not OpenVINO IR"):
         read_model(file)
 
 

@@ -170,7 +170,7 @@ def test_a_folder_whose_name_hydra_would_resolve_is_refused(tmp_path, monkeypatc
     run = tmp_path / "..${oc.env:HOME}" / "run"
     run.mkdir(parents=True)
     (run / "config.yaml").touch()
-    with pytest.raises(ModisteError, match="which would be read as a key: rename the folder"):
+    with pytest.raises(ModisteError, match="which Hydra would resolve: rename the folder"):
         RunDir.find(run)
     monkeypatch.chdir(run.parent)
     with pytest.raises(ModisteError, match="rename the folder"):

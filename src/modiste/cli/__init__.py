@@ -1,6 +1,6 @@
-"""The command line, modiste COMMAND followed by overrides. A command is a file in commands/ and a YAML in conf/.
+"""The command line: modiste COMMAND followed by overrides. A command is a file in commands/ and a YAML in conf/.
 
-Nothing heavy is imported before a command runs, so help, completion and the report of a typo are immediate.
+Nothing heavy is imported before a command runs, so that help, completion and error messages are fast.
 """
 
 from modiste.cli.dispatch import main

@@ -1,4 +1,4 @@
-"""One command with its arguments: checked, then handed to Hydra."""
+"""A command with its arguments, which are checked and then passed to Hydra."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from modiste.utils.terminal import clean_rich
 
 @dataclass
 class Call:
-    """A command with its arguments: Hydra's flags, and overrides that are ready for Hydra's grammar."""
+    """A command with Hydra's flags, and overrides in Hydra's grammar."""
 
     command: str
     args: argparse.Namespace
@@ -37,11 +37,11 @@ class Call:
 
     @classmethod
     def parse(cls, command: str, argv: list[str]) -> Call:
-        """Hydra's flags and overrides in any order."""
+        """Parse Hydra's flags and overrides in any order."""
         from hydra._internal.utils import get_args_parser
 
         parser = get_args_parser()
-        parser.allow_abbrev = False  # --experiment is not --experimental-rerun
+        parser.allow_abbrev = False  # or --experiment would mean --experimental-rerun
         parser.error = functools.partial(_refuse_flag, parser, command, argv)  # type: ignore[method-assign]
         args = parser.parse_intermixed_args(argv)
         flags = []
@@ -58,13 +58,13 @@ class Call:
 
     @property
     def root(self) -> Path:
-        """The folder of the root config."""
+        """Folder of the root config."""
 
         return _folder("--config-path", self.args.config_path) if self.args.config_path else paths.config_dir()
 
     @property
     def config_dirs(self) -> list[Path]:
-        """The user's own folder of groups."""
+        """The user's folders of config groups (``--config-dir``)."""
         return [_folder("--config-dir", self.args.config_dir)] if self.args.config_dir else []
 
     @property
@@ -73,11 +73,15 @@ class Call:
         return [self.root, *self.config_dirs]
 
     def check(self) -> None:
-        """Compose the config, and every value of a sweep, to report errors before the command runs."""
+        """Compose the config and its variants in a sweep, to report errors before the command runs.
+
+        Raises:
+            ModisteError: An argument, a value or the composed config is invalid.
+        """
         if sum(map(bool, (self.args.multirun, self.args.cfg, self.args.info))) > 1:
-            raise ModisteError("--multirun, --cfg and --info exclude each other.")
+            raise ModisteError("--multirun, --cfg and --info exclude each other: give one.")
         if self.args.resolve and not self.args.cfg:
-            raise ModisteError("--resolve needs --cfg: --cfg job --resolve.")
+            raise ModisteError("--resolve needs --cfg: write --cfg job --resolve.")
         check_name(Path.cwd())
         outline = Outline.read(self.folders, self.config_name)
         self.overrides = grammar.normalised(self.args.overrides, outline, self.args.multirun)
@@ -102,7 +106,7 @@ class Call:
             report(found or (checks.machine_problems(config) if here else []))
 
     def _variants(self) -> list[list[str]]:
-        """The overrides themselves, or for a sweep: each option of a group once, the first value of everything else."""
+        """Return the overrides; for a sweep, variants with each option of a group once and first values otherwise."""
         if not self.args.multirun:
             return [self.overrides]
         values = [grammar.sweep_values(override, self.folders) for override in self.overrides]
@@ -113,7 +117,7 @@ class Call:
         return variants
 
     def _for_hydra(self) -> list[str]:
-        """The overrides, so that Hydra takes keys that only some options of a swept group have; they are checked."""
+        """Return the overrides for Hydra; keys that only some options of a swept group have get ``++``."""
 
         given = [opened(override) for override in self.overrides]
         if not self.args.multirun:
@@ -122,8 +126,11 @@ class Call:
         return [f"++{o}" if o.partition(".")[0] in swept and o.partition("=")[0] not in swept else o for o in given]
 
     def run(self) -> int | None:
-        """Hand over to Hydra. The job itself sees the command line that would run it alone: Lightning starts the other
-        processes of a multi-device run with it."""
+        """Run the command through Hydra; return its exit code.
+
+        Each job sees the command line that would run it alone, since Lightning restarts it for the other processes of a
+        multi-device run.
+        """
         import hydra
 
         clean_rich()
@@ -142,13 +149,13 @@ class Call:
                     report(checks.machine_problems(cfg))
                     return importlib.import_module(f"modiste.commands.{self.command}").run(cfg)
                 except Exception as error:
-                    if self.args.multirun:  # Hydra says which of the jobs it was
+                    if self.args.multirun:  # Hydra reports which job failed
                         raise
-                    failures.append(error)  # and nothing of a single one
+                    failures.append(error)  # raised below, without Hydra's report
 
         task.__module__ = f"modiste.commands.{self.command}"  # Hydra names the job after it
         user_setting = os.environ.get("HYDRA_FULL_ERROR")
-        # With the variable set, Hydra raises what went wrong and leaves the reporting to `main`.
+        # With HYDRA_FULL_ERROR=1, Hydra raises errors and leaves the reporting to `main`.
         for_hydra = [flag for flag in self.flags if not flag.startswith("--config-path=")]  # given as `root`
         with _process([f"modiste {self.command}", *for_hydra, *self._for_hydra()], full_error="1"), _hydra_config():
             hydra.main(config_path=str(self.root.resolve()), config_name=self.command, **VERSION_BASE)(task)()
@@ -183,7 +190,7 @@ def _process(argv: list[str], full_error: str | None) -> Iterator[None]:
 
 @contextmanager
 def _hydra_config() -> Iterator[None]:
-    """Reset Hydra's configuration afterwards: it keeps that of the last job, which the next composition would read."""
+    """Reset HydraConfig afterwards: it keeps the last job's configuration, which the next composition would read."""
     from hydra.core.hydra_config import HydraConfig
 
     before = HydraConfig.instance().cfg

@@ -1,4 +1,4 @@
-"""Checks of a config that need no heavy import, so that a mistake is reported within a second."""
+"""Checks of a config without heavy imports, so that mistakes are reported within a second."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from modiste.export.formats import FORMATS
 from modiste.utils.machine import usable_cores
 from modiste.utils.run_dir import EVALUATED, RunDir, check_links
 
-# Root → keys that must be given, and what to say where one is not.
+# Root → required keys, and the message if one is missing.
 NEEDED: dict[str, tuple[tuple[str, ...], str]] = {
     "embed": (("out",), "modiste embed needs a directory: out=DIR."),
     "export": (
@@ -39,7 +39,7 @@ NEEDED: dict[str, tuple[tuple[str, ...], str]] = {
     "prepare": (("out",), "modiste prepare needs a directory: out=DIR."),
     "push": (("folder", "repo_id"), "modiste push needs an export and a repository: folder=DIR repo_id=OWNER/NAME."),
 }
-# Root → keys that name a model or stand for one, and how to give one.
+# Root → keys that can give a model, in addition to the group, and how to give one.
 MODELS = {
     "embed": (("run",), "run=DIR or model=NAME"),
     "evaluate": (("run", "embeddings.image"), "run=DIR, model=NAME, or embeddings.image=FILE and embeddings.text=FILE"),
@@ -49,7 +49,7 @@ MODELS = {
 }
 Files = Sequence[tuple[Path, str]]
 PER_CORE = 4
-"""Processes of one training run that a core may have."""
+"""Maximum number of processes of one training run per core."""
 CLUSTER = (
     "MASTER_ADDR",
     "NODE_RANK",
@@ -58,20 +58,20 @@ CLUSTER = (
     "TORCHELASTIC_RUN_ID",
     "OMPI_COMM_WORLD_SIZE",
 )
-"""Variables of a launcher that starts a training run's processes on several machines."""
+"""Environment variables of launchers that start processes on several machines."""
 
 
 def problems(
     config: DictConfig, overrides: Sequence[str], outline: Outline, root: str, files: Callable[[], Files]
 ) -> list[str]:
-    """Everything that is wrong with a composed config, one sentence each; nothing is imported.
+    """Describe all problems of a composed config, one sentence each, without heavy imports.
 
     Args:
         config: The composed config.
-        overrides: That it was composed with.
-        outline: Of the root config.
-        root: Its name.
-        files: Tells the files that the config is made of, as `compose_with_sources` does.
+        overrides: Its overrides.
+        outline: Outline of the root config.
+        root: Name of the root config.
+        files: Returns the files of the config, as `compose_with_sources` does.
     """
     unknown = list(_unknown(config, overrides, outline, root, files))
     found = unknown + value_problems(config) + schema.value_problems(config, root)
@@ -81,24 +81,24 @@ def problems(
 
 
 def machine_problems(config: DictConfig) -> list[str]:
-    """Devices that the trainer requests and this machine lacks, and machines that nothing would start."""
+    """Describe devices that the trainer requests but this machine lacks, and nodes that nothing would start."""
     accelerator, devices = _selected(config, "trainer.accelerator"), _selected(config, "trainer.devices")
     if accelerator in ("gpu", "cuda") and not has_gpu():
-        return [f"'trainer.accelerator' is {accelerator}, and this machine has no GPU: train with trainer=cpu."]
+        return [f"'trainer.accelerator' is {accelerator}, but this machine has no GPU: train with trainer=cpu."]
     most = PER_CORE * usable_cores()
     if accelerator == "cpu" and isinstance(devices, int) and devices > most:
-        return [f"'trainer.devices' is {devices}, and this machine has {usable_cores()} cores: give {most} or fewer."]
+        return [f"'trainer.devices' is {devices}, but this machine has {usable_cores()} cores: give {most} or fewer."]
     nodes = _selected(config, "trainer.num_nodes")
     if isinstance(nodes, int) and nodes > 1 and not any(name in os.environ for name in CLUSTER):
         return [
-            f"'trainer.num_nodes' is {nodes}, and nothing starts the processes of the other machines: use "
+            f"'trainer.num_nodes' is {nodes}, but nothing starts the processes on the other machines: use "
             "hydra/launcher=slurm, srun, or torchrun, or set MASTER_ADDR and NODE_RANK on each machine."
         ]
     return []
 
 
 def has_gpu() -> bool:
-    """Whether there may be a GPU: the driver's device files, which torch needs, without torch."""
+    """Whether there may be a GPU, judged without torch by the driver's device files."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return False
     devices = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
@@ -120,12 +120,12 @@ def _unknown(
             named = [o for o in overrides if o.lstrip("+").partition("=")[0] == key]
             where = named[0] if named else _file_of(key, files()) or root
             if where.startswith(str(paths.config_dir())):
-                continue  # Modiste's own
+                continue  # a key of Modiste's own conf/
             yield f"Nothing uses the key '{key}' ({where}). {near}"
 
 
 def _file_of(key: str, files: Files) -> str | None:
-    """The last file that sets ``key``."""
+    """Return the last file that sets ``key``."""
     for file, package in reversed(files):
         if package and not f"{key}.".startswith(f"{package}."):
             continue
@@ -138,17 +138,17 @@ def _file_of(key: str, files: Files) -> str | None:
 
 
 def _is_used(key: str, config: DictConfig) -> bool:
-    """Whether an interpolation of the config, or of a task that may read it, refers to ``key``."""
+    """Whether an interpolation in the config refers to ``key``."""
     references = (text.partition("}")[0] for text in OmegaConf.to_yaml(config).split("${")[1:])
     return any(re.search(rf"\b{re.escape(key)}\b", reference) for reference in references)
 
 
 def _places(config: DictConfig) -> Iterator[str]:
-    """Runs that do not exist, or lead somewhere else; paths that Hydra would resolve once more."""
-    for key in ("init", "out", "index", "name", "log_dir", "run_dir"):  # of runs, `RunDir.find` says it
+    """Describe runs that do not exist or lead elsewhere, and paths that Hydra would resolve again."""
+    for key in ("init", "out", "index", "name", "log_dir", "run_dir"):  # `RunDir.find` checks runs
         value = _selected(config, key)
         if isinstance(value, str) and "${" in value:
-            yield f"'{key}' holds '${{' ({value}), which would be read as a key once more: use another name."
+            yield f"'{key}' contains '${{' ({value}), which Hydra would resolve: use another name."
     for key in ("run", "init", "resume", "continue"):
         value = _selected(config, key)
         if not isinstance(value, str) or not value or (key, value) == ("continue", AUTOMATIC):
@@ -156,23 +156,23 @@ def _places(config: DictConfig) -> Iterator[str]:
         path = Path(value).expanduser()
         if key == "init" and path.suffix == ".ckpt":
             if not path.is_file():
-                yield f"'init': there is no checkpoint {value}."
+                yield f"'init': checkpoint {value} does not exist: correct the path."
             continue
         try:
             run = RunDir.find(value)
-            if key in ("run", "continue"):  # before Hydra opens its log there
+            if key in ("run", "continue"):  # checked before Hydra opens its log there
                 check_links(run.path, EVALUATED if key == "run" else ())
         except ModisteError as error:
             yield f"'{key}': {error}"
 
 
 def _missing(config: DictConfig, overrides: Sequence[str], root: str) -> Iterator[str]:
-    """Required settings that are missing, and given ones that would be ignored."""
+    """Describe required settings that are missing, and given ones that would be ignored."""
     if root == "index" and (config.action not in (None, "build") or config.at is not None):
         return
     elsewhere = [o for o in overrides if override_key(o) in ("hydra.run.dir", "run_dir")]
     if root == "evaluate" and elsewhere and _selected(config, "run"):
-        yield f"Results of run={config.run} are kept in the run's directory: leave out {' '.join(elsewhere)}."
+        yield f"Results of run={config.run} are written to the run's directory: remove {' '.join(elsewhere)}."
     keys, sentence = NEEDED.get(root, ((), ""))
     if any(_selected(config, key) in (None, "") for key in keys):
         yield sentence
@@ -182,7 +182,7 @@ def _missing(config: DictConfig, overrides: Sequence[str], root: str) -> Iterato
 
 def _has_model(config: DictConfig, overrides: Sequence[str], root: str) -> bool:
     if root == "index" and Path(config.out).expanduser().is_dir():
-        return True  # an index that is brought up to date has its own
+        return True  # an existing index contains its model
     named = any(override.lstrip("+").startswith(("model=", "model.")) for override in overrides)
     return named or any(_selected(config, key) for key in MODELS[root][0])
 

@@ -1,4 +1,4 @@
-"""Tab completion in bash, zsh and fish: Hydra's scripts for the shells, and candidates from the composed config."""
+"""Tab completion in bash, zsh and fish, with Hydra's shell scripts and candidates from the composed config."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from modiste.config import compose, list_groups
 from modiste.errors import ModisteError, did_you_mean
 
 SHELLS = ("bash", "fish", "zsh")
-# Hydra's script for zsh is the one for bash, which zsh reads with these.
+# Makes zsh read Hydra's bash script, which Hydra also uses for zsh.
 ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit"
 
 
 def step(request: str) -> Callable[[], int]:
-    """``install=SHELL``, ``uninstall=SHELL`` or ``query=SHELL``, as in Hydra."""
+    """Return the function for ``install=SHELL``, ``uninstall=SHELL`` or ``query=SHELL``, as in Hydra."""
     name, _, shell = request.partition("=")
     steps = {"install": _install, "uninstall": _uninstall, "query": _query}
     if name not in steps:
-        raise ModisteError(f"'{name}' is not a step of completion. {did_you_mean(name, steps)}")
+        raise ModisteError(f"'{name}' is not a completion action. {did_you_mean(name, steps)}")
     if shell not in SHELLS:
         raise ModisteError(f"There is no completion for '{shell}'. Choose from: {', '.join(SHELLS)}.")
     return lambda: steps[name](shell)
@@ -61,7 +61,7 @@ def _query(shell: str) -> int:
 
 
 def completions(line: str) -> list[str]:
-    """Candidates for the last word of ``line``.
+    """Return completion candidates for the last word of ``line``.
 
     >>> completions("modiste tab")
     ['table']
@@ -94,7 +94,7 @@ def _composed(call: Call) -> object:
 
     try:
         config = compose(call.config_name, call.args.overrides, call.config_dirs, root=call.root)
-    except Exception:  # nothing to complete in a line that does not compose
+    except Exception:  # no candidates for a line that does not compose
         return OmegaConf.create()
     OmegaConf.set_struct(config, False)
     return config
@@ -105,17 +105,17 @@ def _keys(word: str, call: Call) -> list[str]:
 
     try:
         return CompletionPlugin._get_matches(_composed(call), word)  # type: ignore[arg-type]
-    except Exception:  # a key below something that has no keys
+    except Exception:  # a key below a value without keys
         return []
 
 
 def _values(key: str, call: Call) -> list[str]:
-    """Both values of a boolean, otherwise the current value, to edit it."""
+    """Return both values of a boolean, otherwise the current value for editing."""
     from omegaconf import OmegaConf
 
     try:
         value = OmegaConf.select(_composed(call), key)  # type: ignore[arg-type]
-    except Exception:  # an interpolation that leads nowhere
+    except Exception:  # a broken interpolation
         return []
     if isinstance(value, bool):
         return [f"{key}=true", f"{key}=false"]

@@ -1,4 +1,4 @@
-"""Dispatch of the first word to a command, and the exit code."""
+"""Dispatch of the first argument to a command, and exit codes."""
 
 from __future__ import annotations
 
@@ -30,15 +30,21 @@ MACHINE = {
     errno.ENOTDIR: "choose another path",
     errno.EISDIR: "choose another path",
 }
-"""What a machine refuses, and what helps: not a fault of the program."""
+"""Error of the operating system → remedy; these are not bugs and print no traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``argv`` (default: the process's) and return the exit code.
+    """Run the command line and return its exit code.
 
-    0: success; 1: the command failed with a message; 2: invalid arguments; 130: interrupted, by Ctrl-C, SIGTERM or
-    SIGHUP.
-    Other exceptions keep their traceback; with MODISTE_DEBUG=1 or HYDRA_FULL_ERROR=1 all of them do.
+    Args:
+        argv: Arguments without the program's name; None: those of the process.
+
+    Returns:
+        0: success; 1: the command failed with a message; 2: invalid arguments; 130: interrupted by Ctrl-C, SIGTERM or
+        SIGHUP.
+
+    Raises:
+        Exception: Any error that is not a user's mistake; with MODISTE_DEBUG=1 or HYDRA_FULL_ERROR=1, every error.
     """
     with stoppable() as signals, safe_output():
         return _main([as_utf8(argument) for argument in (sys.argv[1:] if argv is None else argv)], signals)
@@ -55,17 +61,17 @@ def _main(argv: list[str], signals: list[int]) -> int:
     except KeyboardInterrupt:
         return _interrupted()
     except SystemExit as stop:
-        # Lightning's trainer turns an interrupt into sys.exit(1); a command that has said its sentence ends with 130.
+        # Lightning turns an interrupt into sys.exit(1); a command that has printed its own message exits with 130.
         if stop.code == INTERRUPTED:
             end_at_once()
         elif isinstance(stop.__context__, KeyboardInterrupt):
             return _interrupted()
         raise
     except Exception as error:
-        if signals:  # raised within a library, an interrupt may have become an error of its own
+        if signals:  # a library may have turned the interrupt into another error
             return _interrupted()
         sentence = "" if "1" in map(os.environ.get, ("MODISTE_DEBUG", "HYDRA_FULL_ERROR")) else _sentence(error)
-        if isinstance(error, BrokenPipeError):  # nobody reads on, as in `modiste … | head`
+        if isinstance(error, BrokenPipeError):  # the reader has exited, as in `modiste … | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         if not sentence:
@@ -75,7 +81,7 @@ def _main(argv: list[str], signals: list[int]) -> int:
 
 
 def _sentence(error: Exception) -> str:
-    """What a user's mistake or the machine's refusal says; empty for a fault of the program."""
+    """Return the message of a user's mistake or an error in `MACHINE`; empty for a bug."""
     if isinstance(error, ModisteError):
         return str(error)
     if isinstance(error, OSError) and error.errno in MACHINE:
@@ -85,8 +91,8 @@ def _sentence(error: Exception) -> str:
         error.encoding == sys.getfilesystemencoding() or "surrogates" in error.reason
     ):
         return (
-            f"'{error.object}' cannot be written in {error.encoding}: write it in UTF-8, in a locale of UTF-8 "
-            "(LC_ALL=C.UTF-8, without PYTHONUTF8=0)."
+            f"'{error.object}' cannot be written in {error.encoding}: use a UTF-8 locale (LC_ALL=C.UTF-8, without "
+            "PYTHONUTF8=0)."
         )
     return ""
 
@@ -98,10 +104,10 @@ def _interrupted() -> int:
 
 
 def prepare(argv: list[str]) -> Callable[[], int | None]:
-    """Check everything that can be checked without running, and return what runs the command.
+    """Check the arguments as far as possible without running, and return the function that runs the command.
 
     Raises:
-        ModisteError: Unknown command, flag, group, option or key; unreadable or missing value.
+        ModisteError: A command, flag, group, option or key is unknown, or a value is invalid or missing.
     """
     first = argv[0] if argv else ""
     if not argv or first in ("-h", "--help", "help"):

@@ -12,18 +12,18 @@ from modiste.cli.outline import Outline, commands, docstring
 if TYPE_CHECKING:
     from modiste.cli.call import Call
 
-OPEN = 9  # values of a mapping that help shows one by one
+OPEN = 9  # maximum number of values of a mapping that help shows one by one
 FLAGS = """\
   -m, --multirun           run every combination: loss=clip,siglip seed=0,1,2
-  --cfg job [--resolve]    print the composed config and stop (hydra, all: Hydra's own)
+  --cfg job [--resolve]    print the composed config and exit (hydra, all: with Hydra's own)
   --info defaults          where each part of the config came from
-  -cd, --config-dir DIR    a folder with config groups of your own
+  -cd, --config-dir DIR    your own folder of config groups
   -cn, --config-name NAME  another root config
   --hydra-help             Hydra's own settings"""
 
 
 def overview() -> str:
-    """The commands, one per line."""
+    """Return the help of `modiste --help`: the commands, one per line."""
     width = max(map(len, commands()), default=0)
     listed = [f"  {name:<{width}}  {line}" for name, line in commands().items()]
     return "\n".join(
@@ -43,7 +43,7 @@ def overview() -> str:
 
 
 def of_command(call: Call) -> str:
-    """Groups with their options, and every key of the composed config with its value and comment."""
+    """Return a command's help: groups with options, and the composed config's keys with values and comments."""
     from modiste.config import list_groups
     from modiste.config.comments import head
 
@@ -58,13 +58,13 @@ def of_command(call: Call) -> str:
             lines += _table({o: " ".join(head(file)[:1]) for o, file in every[name].items()}, chosen=choice)
     keys = _keys(call, [*outline.keys, *outline.groups])
     if keys:
-        lines += ["", "Keys (of other options: the options, then --help):", *_table(keys)]
+        lines += ["", "Keys (give options before --help to see their keys):", *_table(keys)]
     lines += ["", "Examples:", *_examples(call.command, outline.head), "", "Flags:", FLAGS]
     return "\n".join(lines)
 
 
 def _keys(call: Call, order: list[str]) -> dict[str, str]:
-    """``{key=value: comment}`` of the composed config, the root's own keys first."""
+    """Map ``key=value`` → comment for the composed config, the root's own keys first."""
     from omegaconf import OmegaConf
 
     from modiste.config.comments import comments
@@ -87,7 +87,7 @@ def _keys(call: Call, order: list[str]) -> dict[str, str]:
 
 
 def _entries(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys and their values, outer ones first; nothing below a closed mapping."""
+    """Yield keys and values, outer keys first, and nothing below a closed mapping."""
     for name, value in node.items():
         key = f"{path}.{name}" if path else str(name)
         if name == "_target_":
@@ -98,7 +98,7 @@ def _entries(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _is_closed(key: str, value: dict[str, Any]) -> bool:
-    """Whether a mapping is a vocabulary rather than settings: its entries would clutter the help."""
+    """Whether a mapping is a vocabulary rather than settings, so that its entries would clutter the help."""
     return "." in key and "_target_" not in value and sum(1 for _ in _leaves(value)) > OPEN
 
 
@@ -111,7 +111,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _shown(value: Any) -> str:
-    """A value in the grammar of overrides, shortened."""
+    """Format a value as in an override, shortened to 48 characters."""
     if isinstance(value, dict) and value:
         return f"{{{', '.join(map(str, list(value)[:3]))}, …}}"
     words = {None: "null", True: "true", False: "false"}
@@ -131,6 +131,6 @@ def _table(rows: dict[str, str], chosen: str = "") -> list[str]:
 
 
 def _examples(command: str, head: list[str]) -> list[str]:
-    """Command lines in the module's docstring and in the header of its config."""
+    """Collect example command lines from the module's docstring and the header of its config."""
     quoted = re.findall(rf"(?:`|: )(modiste {command}[^`\n]*)", docstring(command))
     return [f"  {example}" for example in [*quoted, *(line for line in head if line.startswith(f"modiste {command} "))]]

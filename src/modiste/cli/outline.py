@@ -12,7 +12,7 @@ COMMANDS = Path(__file__).parents[1] / "commands"
 
 
 def commands() -> dict[str, str]:
-    """``{command: first line of its module's docstring, without the example}``, read without importing."""
+    """Map command → first line of its module's docstring without the example, read without importing."""
     found = {}
     for file in sorted(COMMANDS.glob("*.py")):
         if not file.stem.startswith("_"):
@@ -23,7 +23,7 @@ def commands() -> dict[str, str]:
 
 
 def docstring(command: str) -> str:
-    """The docstring of a command's module, read without importing."""
+    """Return the docstring of a command's module, read without importing."""
     source = (COMMANDS / f"{command}.py").read_text(encoding="utf-8")
     return ast.get_docstring(ast.parse(source)) or ""
 
@@ -38,7 +38,7 @@ class Outline:
 
     @classmethod
     def read(cls, folders: Sequence[Path], name: str) -> Outline:
-        """Read ``name``.yaml from the first folder that has it, and the root configs that it builds on."""
+        """Read ``name``.yaml from the first folder that contains it, and the root configs in its defaults."""
         files = [folder / f"{name}.yaml" for folder in folders]
         file = next((file for file in files if file.is_file()), None)
         outline = cls()

@@ -1,4 +1,4 @@
-"""Command-line arguments in the grammar of Hydra's overrides."""
+"""Conversion of command-line arguments to Hydra's override grammar."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.run_dir import RunDir
 
 POSITIONAL = {"sources": "sources", "query": "query.text", "action": "action"}
-"""Keys of commands, and what takes the words of a line that stand without key=."""
+"""Key that a command has → key that receives its positional arguments."""
 QUERY = ("text", "image", "like", "minus")
-"""What may stand without ``query.`` before it, in a command that has a ``query``; else they are groups."""
+"""Keys that may be written without ``query.`` in a command with a ``query``; in others they are groups."""
 LITERAL = (*(f"query.{name}" for name in QUERY), "where")
-"""Keys whose values are free text, which is not parsed."""
+"""Keys with free text as value, which is not parsed."""
 WHOLE = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*\'""", re.DOTALL)
-"""A value that is quoted already, as a whole."""
+"""A value that is already quoted as a whole."""
 
-# Words of other programs, and what they are here.
+# Key in other programs → key here.
 SYNONYMS = {
     "batch": "data.batch_size",
     "batch_size": "data.batch_size",
@@ -51,10 +51,12 @@ SYNONYMS = {
 
 
 def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> list[str]:
-    """Overrides that Hydra reads: paths of positional arguments, values quoted, a restarted run's own overrides first.
+    """Convert arguments to Hydra overrides.
+
+    Positional arguments get keys, values are quoted, and the stored overrides of a restarted run come first.
 
     Raises:
-        ModisteError: An argument is no override, or the run to restart is missing.
+        ModisteError: An argument is not an override, or the run to restart does not exist.
     """
     arguments = [word for arg in arguments for word in _model_folder(arg, outline)]
     positional = [arg for arg in arguments if _is_positional(arg, outline)]
@@ -73,7 +75,7 @@ def normalised(arguments: Sequence[str], outline: Outline, multirun: bool) -> li
 
 
 def _model_folder(arg: str, outline: Outline) -> list[str]:
-    """Expand ``model=DIR``, where DIR is a folder and no option of the group."""
+    """Expand ``model=DIR`` if DIR is a folder and not an option of the group."""
 
     key, _, value = arg.partition("=")
     folder = Path(value.strip("'\"")).expanduser()
@@ -85,7 +87,7 @@ def _model_folder(arg: str, outline: Outline) -> list[str]:
 
 
 def check_local(overrides: Sequence[str], folders: Sequence[Path]) -> None:
-    """Raise a ModisteError for a ``local=`` that does not exist: the group is optional, so Hydra would not say it."""
+    """Raise ModisteError for an unknown option of ``local``: Hydra ignores it, since the group is optional."""
     for override in overrides:
         key, _, value = override.partition("=")
         options = list_groups(folders).get("local", {}) if key == "local" else {}
@@ -94,14 +96,14 @@ def check_local(overrides: Sequence[str], folders: Sequence[Path]) -> None:
 
 
 def _is_positional(arg: str, outline: Outline) -> bool:
-    """Not key=value; or, for a command that takes paths, a path that exists although it has an equals sign in it."""
+    """Whether an argument is not key=value or, for a command that takes paths, is an existing path with a =."""
     if {"sources", "phrases", "write_to"} & set(outline.keys) and os.path.exists(arg):
         return True
     return "=" not in arg and not arg.startswith("~")
 
 
 def _table_overrides(positional: list[str]) -> list[str]:
-    """A table of the user's own, as the one positional argument of `modiste data`."""
+    """Convert the positional argument of `modiste data`, the user's own table."""
     if len(positional) > 1:
         raise ModisteError(f"'{positional[1]}' is a second table: modiste data takes one.")
     table = Path(positional[0]).expanduser()
@@ -112,7 +114,7 @@ def _table_overrides(positional: list[str]) -> list[str]:
 
 
 def _phrase_overrides(positional: list[str], overrides: Sequence[str], outline: Outline) -> list[str]:
-    """The run or folder of a model (where no model is named), the photo, and the phrases of `modiste ground`."""
+    """Convert the positional arguments of `modiste ground`: run or model folder unless given, photo and phrases."""
     named = {override.partition("=")[0] for override in overrides}
     wanted = [key for key in ("run", "photo") if key not in named and not (key == "run" and "model" in named)]
     given = dict(zip(wanted, positional, strict=False))
@@ -126,7 +128,7 @@ def _phrase_overrides(positional: list[str], overrides: Sequence[str], outline: 
 
 
 def _positional_override(positional: list[str], outline: Outline) -> str:
-    """Paths as a list; words as one text, or as the action of a command that has several."""
+    """Convert positional arguments: paths to a list, words to one text or to the command's action."""
     key = next((target for key, target in POSITIONAL.items() if key in outline.keys), None)
     if key is None:
         raise ModisteError(f"'{positional[0]}' is not an override: {_meant(positional[0], outline)}")
@@ -136,10 +138,10 @@ def _positional_override(positional: list[str], outline: Outline) -> str:
 
 
 def _meant(word: str, outline: Outline) -> str:
-    """A suggestion for a bare ``word``."""
+    """Suggest an override for a bare ``word``."""
     known = [*outline.keys, *outline.groups]
     if word in known:
-        return f"write {word}=…, with a value."
+        return f"write {word}=… with a value."
     if word in SYNONYMS:
         return f"write {SYNONYMS[word]}=…"
     if "run" in outline.keys and ("/" in word or Path(word).exists()):
@@ -148,7 +150,7 @@ def _meant(word: str, outline: Outline) -> str:
 
 
 def flag_as_override(flag: str, value: str = "") -> str | None:
-    """The override that corresponds to another program's ``--flag``.
+    """Return the override that corresponds to another program's ``--flag``, or None.
 
     >>> flag_as_override("--experiment", "demo"), flag_as_override("--epochs=3"), flag_as_override("--mutirun")
     ('experiment=demo', 'trainer.max_epochs=3', None)
@@ -162,7 +164,7 @@ def flag_as_override(flag: str, value: str = "") -> str | None:
 
 
 def _quoted(override: str, outline: Outline, multirun: bool) -> str:
-    """Quote a value that Hydra's grammar would split: a local path, the name of a run, free text."""
+    """Quote a value that Hydra's grammar would split: a local path, a run, free text."""
     key, _, value = override.partition("=")
     if key in QUERY and "query" in outline.keys:
         key = f"query.{key}"
@@ -180,7 +182,7 @@ def _is_list(value: str) -> bool:
 
 
 def _restarted(overrides: list[str], outline: Outline, multirun: bool) -> list[str]:
-    """``resume=RUN`` and ``continue=RUN`` begin with the overrides that RUN was started with."""
+    """Prepend the stored overrides of RUN for ``resume=RUN`` and ``continue=RUN``."""
     if not {"resume", "continue"} & set(outline.keys):
         return overrides
 
@@ -194,20 +196,20 @@ def _restarted(overrides: list[str], outline: Outline, multirun: bool) -> list[s
 
 
 def sweep_values(override: str, folders: Sequence[Path]) -> list[str]:
-    """The single overrides that Hydra's basic sweeper would make of one: for a group all, else the first."""
+    """Return the overrides into which Hydra's basic sweeper expands one: all for a group, else the first."""
     from hydra.core.override_parser.types import Glob
     from hydra.errors import OverrideParseException
 
     try:
         parsed = parse(override)
     except OverrideParseException:
-        return [override]  # composing it says what is wrong
+        return [override]  # composition reports the error
     if not parsed.is_sweep_override():
         return [override]
     key = parsed.get_key_element()
     options = list_groups(folders).get(key.lstrip("+"))
     if not parsed.is_discrete_sweep():
-        return []  # an interval: for a sweeper that searches
+        return []  # an interval, for sweepers that search
     value = parsed.value()
     if isinstance(value, Glob):
         return [f"{key}={option}" for option in value.filter(list(options or []))]

@@ -12,7 +12,7 @@ from modiste.config.overrides import override_key
 
 
 def invocation() -> Invocation:
-    """The command line of the job that runs."""
+    """Return the command line of the running job."""
     from hydra.core.hydra_config import HydraConfig
 
     command = shlex.join(["modiste", *sys.argv[1:]])
@@ -25,5 +25,5 @@ def invocation() -> Invocation:
 
 
 def of_data(overrides: Sequence[str]) -> list[str]:
-    """Those of ``overrides`` that choose the data set."""
+    """Return those ``overrides`` that choose the data set."""
     return [o for o in overrides if override_key(o).split(".")[0].split("/")[0] in ("data", "data_dir")]

@@ -1,4 +1,4 @@
-"""Compare two models on the same queries, every metric tested: modiste compare runs/a runs/b"""
+"""Compare two models on the same queries, with a significance test per metric: modiste compare runs/a runs/b"""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from modiste.errors import ModisteError
 
 
 def run(cfg: DictConfig) -> None:
-    """Compare the results that two runs have in common, and print a table of each.
+    """Compare the results that two runs have in common, and print one table per result.
 
     Raises:
-        ModisteError: There are not two paths, or nothing in them may be compared: the message says what differs.
+        ModisteError: There are not two paths, or no results are comparable; the message says what differs.
     """
     from modiste.evaluation.compare import compare
     from modiste.reporting.tables import FORMATS, TERMINAL, check_format, emit, print_sheets

@@ -13,7 +13,7 @@ from modiste.errors import ModisteError
 def run(cfg: DictConfig) -> None:
     """Describe ``cfg.data``; write ``data.json`` and ``sheet.png`` to ``cfg.run_dir``.
 
-    With ``scenes`` also ``scenes.png``, with ``write`` a YAML.
+    ``scenes`` also writes ``scenes.png``, ``write`` a YAML.
 
     Raises:
         ModisteError: The data set is missing, ``write`` is not a valid name, or its file exists.

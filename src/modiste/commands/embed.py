@@ -14,7 +14,7 @@ from modiste.utils.run_dir import RunDir
 
 
 def run(cfg: DictConfig) -> None:
-    """Write shards, manifest, joined matrices and their ids into ``cfg.out``; the same command resumes."""
+    """Write shards, manifest, full matrices and their ids into ``cfg.out``; the same command resumes."""
     from modiste.embedding.api import embed_config
 
     line = invocation()

@@ -29,5 +29,5 @@ def run(cfg: DictConfig) -> None:
     print_results(done.paths)
     if cfg.get("run") and RunDir(Path(cfg.run).expanduser()).unfinished:
         here = shlex.quote(str(cfg.run))
-        print(f"\nThe training of {here} is unfinished: to complete it, modiste train continue={here}")
+        print(f"\nTraining of {here} is unfinished: complete it with modiste train continue={here}")
     print(f"\nResults: {done.folder.results}\nReport: {done.report}")

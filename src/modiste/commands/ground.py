@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 
 def run(cfg: DictConfig) -> None:
-    """Draw the heat maps, and print where each phrase is and whether the model is known to ground."""
+    """Draw the heat maps, and print each phrase's location and what is known about the model's grounding."""
     from modiste.evaluation.ground import ground_config
 
     done = ground_config(cfg)

@@ -27,7 +27,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def print_curve(curve: list[dict[str, Any]], chosen: float, names: list[str]) -> None:
-    """A table of the shown metrics, one row per alpha."""
+    """Print a table of the metrics ``names``, one row per alpha; the chosen one is bold."""
     from rich.console import Console
     from rich.table import Table
 

@@ -25,7 +25,7 @@ def run(cfg: DictConfig) -> None:
     """Write shards and manifest into ``cfg.out``; the same command resumes an interrupted run.
 
     Raises:
-        ModisteError: There is no ``out``, it holds other data, or another process writes to it; the format is unknown.
+        ModisteError: The format is unknown, ``out`` contains other data, or another process writes to it.
     """
     if cfg.format not in FORMATS:
         raise ModisteError(f"format={cfg.format} is not known. {did_you_mean(cfg.format, FORMATS)}")
@@ -46,7 +46,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def write_pixels(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[int, str]:
-    """Preprocessed images; returns how many shards were made, and the overrides that use them."""
+    """Write preprocessed images; return the number of new shards, and the overrides that use them."""
     from modiste.data.decode import Decoder
     from modiste.data.storage.preprocessed import write
     from modiste.models.preprocess import Preprocess
@@ -60,7 +60,7 @@ def write_pixels(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[i
 
 
 def write_webdataset(cfg: DictConfig, catalogue: Catalogue, folder: Path) -> tuple[int, str]:
-    """Files and columns in tar shards; returns as `write_pixels`."""
+    """Write image files and columns as tar shards; return as `write_pixels`."""
     from modiste.data.storage.webdataset import write
 
     made = write(catalogue, folder, cfg.shard_rows, progress_bar)

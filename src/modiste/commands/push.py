@@ -8,10 +8,10 @@ from omegaconf import DictConfig
 
 
 def run(cfg: DictConfig) -> None:
-    """Create the repository where it does not exist, upload the folder in one commit, and print its address.
+    """Create the repository if needed, upload the folder in one commit, and print the URL.
 
     Raises:
-        ModisteError: There is no folder or name; see `modiste.export.push.push`.
+        ModisteError: See `modiste.export.push.push`.
     """
     from modiste.export.push import push
 

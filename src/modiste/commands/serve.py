@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from modiste.serve.connections import DrainingServer
 
 GRACE = 90
-"""Seconds after which a stopping server leaves clients that still do not send or take what they should."""
+"""Seconds after which a stopping server abandons clients that do not send their request or read their response."""
 PACKAGES = ("fastapi", "fastapi_offline", "multipart", "prometheus_client", "uvicorn")
 
 
@@ -34,7 +34,7 @@ def run(cfg: DictConfig) -> None:
     """Serve ``cfg.index`` until interrupted; pending requests are answered.
 
     Raises:
-        ModisteError: There is no index, it cannot be opened, the port is taken, or a setting is refused.
+        ModisteError: No index is given, it cannot be opened, the port is in use, or a setting is invalid.
     """
     settings = read_settings(cfg)
     for package in PACKAGES:
@@ -52,7 +52,7 @@ def run(cfg: DictConfig) -> None:
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, force=True)
     logging.getLogger("modiste").setLevel(logging.INFO)
-    torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # requests and ranking have a core of their own
+    torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # leave one core to requests and ranking
     app = create_app(settings)
     shown = f"[{host}]" if ":" in host else host
     print(
@@ -73,7 +73,7 @@ def run(cfg: DictConfig) -> None:
 
 @contextmanager
 def stopping(server: DrainingServer) -> Iterator[list[int]]:
-    """Have SIGHUP, unless it is ignored, stop a server as SIGTERM does; yields the signals that it gets."""
+    """Make SIGHUP, unless ignored, stop the server like SIGTERM; yield the signals it receives."""
     signals: list[int] = []
     stop, number = server.handle_exit, getattr(signal, "SIGHUP", signal.SIGTERM)
 
@@ -92,11 +92,11 @@ def stopping(server: DrainingServer) -> Iterator[list[int]]:
 
 
 def leave(number: int) -> None:
-    """End the process as what a signal ended, 0: as what has ended by itself.
+    """Exit as if ended by the signal ``number``; 0 exits normally.
 
-    A thread that is still converting a tower in a native library would abort Python's own exit.
+    A thread that is still converting a tower in a native library would crash a regular exit of Python.
     """
-    if number == signal.SIGTERM:  # what a supervisor sends, and expects to read in the status
+    if number == signal.SIGTERM:  # supervisors send it, and expect it in the exit status
         sys.stdout.flush()
         sys.stderr.flush()
         signal.signal(number, signal.SIG_DFL)
@@ -112,10 +112,10 @@ def leave(number: int) -> None:
 
 
 def read_settings(cfg: DictConfig) -> Settings:
-    """The settings of a configuration.
+    """Create the settings from a configuration.
 
     Raises:
-        ModisteError: There is no index, or see `Settings`.
+        ModisteError: No index is given, its folder does not exist, or see `Settings`.
     """
     if not cfg.index:
         raise ModisteError("No index given: modiste serve index=shop.index (build one with modiste index).")
@@ -133,10 +133,10 @@ def read_settings(cfg: DictConfig) -> Settings:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, so that a port in use is reported before the index is opened.
+    """Open a listening socket, so that a port in use is reported before the index is opened.
 
     Raises:
-        ModisteError: The port is in use or not permitted, or the address is not one of this machine.
+        ModisteError: The port is in use or not permitted, or the address does not belong to this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

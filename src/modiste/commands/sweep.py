@@ -1,10 +1,11 @@
 """Search hyperparameters: modiste sweep sweep=heads experiment=lit
 
-Trials are run directories of `modiste train`. They share one process where features.cache is true, so that the
-catalogue and the features are loaded once; otherwise each has a separate process. A killed sweep resumes with
-continue=DIR. The space is in conf/sweep/*.yaml; everything that `modiste train` takes is given as there. Several seeds
-of one configuration, with mean ± s.d. of every metric: `modiste sweep sweep=seeds sweep.repeats=5`. With logger=wandb
-every trial is a run of one group, the sweep's directory.
+Trials are run directories of `modiste train`. With features.cache=true they share one process, so that the catalogue
+and the features are loaded once; otherwise each trial runs in a separate process. A killed sweep resumes with
+continue=DIR. The search space is defined in conf/sweep/*.yaml; all settings of `modiste train` are given in the same
+way. For several seeds of one configuration, with mean ± standard deviation of every metric:
+`modiste sweep sweep=seeds sweep.repeats=5`. With logger=wandb, all trials are runs of one group named after the sweep's
+directory.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from modiste.commands._line import invocation
 
 
 def run(cfg: DictConfig) -> None:
-    """Run the trials that are missing, then write table, figures and page.
+    """Run the missing trials, then write table, figures and report.
 
     Raises:
-        ModisteError: The space or a setting is wrong, or no trial of a finished sweep is complete.
+        ModisteError: The search space or a setting is invalid, or no trial of a finished sweep is complete.
     """
     from modiste.reporting.tables import print_sheets
     from modiste.sweeps.conclude import conclude

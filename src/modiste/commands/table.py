@@ -9,7 +9,7 @@ def run(cfg: DictConfig) -> None:
     """Build the table of ``cfg.sources`` in ``cfg.format`` and print it, or write it to ``cfg.output``.
 
     Raises:
-        ModisteError: The paths mix papers and runs, or are not readable.
+        ModisteError: The paths mix papers and runs, or cannot be read.
     """
     from modiste.reporting.build import build_table
     from modiste.reporting.tables import emit, format_of, print_sheets, read_published

@@ -11,7 +11,7 @@ from modiste.commands._line import invocation
 
 
 def run(cfg: DictConfig) -> float | None:
-    """Train and write the report; return the best value of the monitor, for multiruns."""
+    """Train and write the report; return the best value of the monitored metric, for multiruns."""
     from modiste.training.fit import train
     from modiste.training.report import conclude
 

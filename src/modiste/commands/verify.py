@@ -1,4 +1,4 @@
-"""`modiste verify runs/kagl_lite`: recompute results from the settings in their files, and compare them bit for bit."""
+"""`modiste verify runs/kagl_lite`: recompute results from the settings in their files and compare them bit for bit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from modiste.errors import ModisteError
 
 
 def run(cfg: DictConfig) -> None:
-    """Verify every result under ``cfg.sources``, one line each. Raises ModisteError when one differs."""
+    """Verify every result under ``cfg.sources``, and print one line each. Raises ModisteError if one differs."""
     from modiste.evaluation.verify import verify_results
 
     if not cfg.sources:
@@ -22,5 +22,5 @@ def run(cfg: DictConfig) -> None:
     if wrong:
         raise ModisteError(
             f"{wrong} of {len(verdicts)} results are not confirmed: evaluate them again with overwrite=true, or "
-            "restore what is named above."
+            "restore the files named above."
         )

@@ -1,1 +1,1 @@
-"""Other packages' interfaces for Modiste's models, so that existing code keeps working."""
+"""Drop-in replacements for other packages, so that existing code works with Modiste's models."""

@@ -1,16 +1,16 @@
-"""The interface of the package fashion-clip (0.2.2), whose users change one import.
+"""Drop-in replacement for the package fashion-clip (0.2.2): only the import changes.
 
     from modiste.compat.fashion_clip import FashionCLIP, FCLIPDataset      # was: fashion_clip.fashion_clip
 
-Differences from the package, and what ``strict=True`` restores:
+Differences from the package, some of which ``strict=True`` reverts:
 
-- ``zero_shot_classification`` compares cosines; the package leaves the text vectors unnormalised (strict: as it does).
-- ``retrieval`` is exact, an integer array (N, k); the package searches approximately with Annoy, fixed at 512 numbers,
-  and then returns lists (strict: lists where ``approx``, of the same exact neighbours; Annoy is not used).
-- ``display_products`` skips fields that the catalogue lacks; the package raises KeyError (strict: as it does).
-- ``random_product_id`` stays in range; local model directories and runs load; transformers 5 works.
+- ``zero_shot_classification`` compares cosines; the package does not normalise text embeddings (strict: the same).
+- ``retrieval`` is exact and returns an integer array (N, k); the package searches approximately with Annoy, fixed at
+  512 dimensions, and returns lists (strict: lists with ``approx``, but of the exact neighbours).
+- ``display_products`` skips fields that a product lacks; the package raises KeyError (strict: the same).
+- ``random_product_id`` stays in range, local model directories and runs can be loaded, and transformers 5 works.
 
-The vectors that the package had precomputed for Farfetch's data, in a bucket that is not public, are not fetched.
+The package's precomputed embeddings of Farfetch's data, in a private bucket, are not downloaded.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ class FCLIPDataset:
     """A catalogue of products with images and captions.
 
     Args:
-        name: Of the data set.
-        image_source_path: What the images' names are joined to: a folder, or the beginning of their addresses. Images
-            lie below it.
-        image_source_type: ``LOCAL``, ``S3`` or ``URL`` (of public hosts), in any case of letters. Images of the last
-            two are read when they are needed.
-        catalog: A dictionary per product with ``id``, ``image`` and ``caption`` at least.
+        name: Name of the data set.
+        image_source_path: Folder or URL prefix to which the image names are joined. Images must be below it.
+        image_source_type: ``LOCAL``, ``S3`` or ``URL`` (public hosts), case-insensitive. Remote images are read when
+            they are needed.
+        catalog: One dictionary per product, with at least ``id``, ``image`` and ``caption``.
 
     Raises:
-        ModisteError: Another source type, no catalogue, a product without one of the three, or an image elsewhere.
+        ModisteError: The source type is unknown, ``catalog`` is missing, a product lacks a required key, or an image is
+            not below ``image_source_path``.
 
     >>> data = FCLIPDataset("mine", "photos", "local", [{"id": 7, "image": "a.jpg", "caption": "a red dress"}])
     >>> data.ids.tolist(), data.images_path.tolist(), data.id_to_idx
@@ -103,11 +103,11 @@ class FCLIPDataset:
         strict: bool = False,
         **kwargs: Any,
     ) -> Figure | None:
-        """A matplotlib figure of products with their ``fields``; ``kwargs`` as in `display_images`.
+        """Draw products with their ``fields`` as a matplotlib figure; ``kwargs`` as in `display_images`.
 
         Raises:
-            ModisteError: There is no product of an id.
-            KeyError: With ``strict``, a product lacks a field, as the package raises it.
+            ModisteError: An id is unknown.
+            KeyError: With ``strict``, a product lacks a field.
         """
         absent = next((name for name in ids if str(name) not in self.id_to_idx), None)
         if absent is not None:
@@ -121,14 +121,14 @@ class FCLIPDataset:
         return display_images(list(self.images_path[rows]), shown, **kwargs)
 
     def random_product_id(self) -> str:
-        """The id of one of the products."""
+        """Return the id of a random product."""
         return random.choice(self.ids.tolist())
 
     def _retrieve_row(self, id: str) -> dict[str, Any]:
         return self.catalog[self.id_to_idx[str(id)]]
 
     def hash(self) -> str:
-        """sha256 of ids, images and captions, as the package computes it."""
+        """Return the SHA-256 of ids, images and captions, as computed by the package."""
         hashes = "".join(self._hash_list(values) for values in (self.ids, self.images, self.captions))
         return hashlib.sha256(hashes.encode()).hexdigest()
 
@@ -138,24 +138,24 @@ class FCLIPDataset:
 
 
 class FashionCLIP:
-    """A dual encoder, and the vectors of a data set, with the methods of the package.
+    """A dual encoder and the embeddings of a data set, with the methods of the package.
 
     Args:
-        model_name: ``fashion-clip``; a hub id; a directory of a model; a run directory; or a `DualEncoder`.
-        dataset: Its images and captions are encoded at once.
-        normalize: Bring the data set's vectors to unit norm.
-        approx: Kept for its callers: `retrieval` is exact either way.
-        auth_token: Of the hub, for private repositories.
-        strict: Give the package's numbers and types, faults of its formulas among them; see the module.
+        model_name: ``fashion-clip``, a hub id, a model directory, a run directory, or a `DualEncoder`.
+        dataset: Data set whose images and captions are encoded immediately.
+        normalize: Normalise the data set's embeddings to unit norm.
+        approx: For compatibility: `retrieval` is always exact; with ``strict`` it then returns lists.
+        auth_token: Hub token, for private repositories.
+        strict: Reproduce the package's numbers and types, including its errors; see the module.
 
     Attributes:
         device: ``cuda`` or ``cpu``.
         model: The dual encoder.
         preprocess: Its image transform.
         model_hash: Fingerprint of the model.
-        image_vectors: Of the data set's images (N, D), float32; only with a data set.
-        textual_vectors: Of its captions (N, D), float32; only with a data set.
-        nn_index: The image vectors that `retrieval` searches; only with a data set.
+        image_vectors: Embeddings (N, D) of the data set's images, float32; only with a data set.
+        textual_vectors: Embeddings (N, D) of its captions, float32; only with a data set.
+        nn_index: The same as ``image_vectors``; only with a data set.
 
     Raises:
         ModisteError: The model cannot be loaded.
@@ -198,7 +198,15 @@ class FashionCLIP:
         return images, self.encode_text(self.dataset.captions.tolist(), batch_size=32)
 
     def encode_images(self, images: Sequence[str] | Sequence[Image.Image], batch_size: int = 32) -> Vectors:
-        """Vectors (N, D), float32, not normalised, of paths, addresses or PIL images."""
+        """Return embeddings (N, D) of images, float32, not normalised.
+
+        Args:
+            images: Paths, URLs or PIL images.
+            batch_size: Images per batch.
+
+        Raises:
+            ModisteError: The list is empty, or an image cannot be read.
+        """
 
         def encode(batch: Sequence[Any]) -> torch.Tensor:
             pixels = torch.stack([self.preprocess(open_image(image)) for image in batch]).to(self.device)
@@ -207,7 +215,7 @@ class FashionCLIP:
         return self._encode(images, batch_size, encode, "images")
 
     def encode_text(self, text: Sequence[str], batch_size: int = 32) -> Vectors:
-        """Vectors (N, D), float32, not normalised, of texts."""
+        """Return embeddings (N, D) of texts, float32, not normalised. Raises ModisteError for an empty list."""
 
         def encode(batch: Sequence[str]) -> torch.Tensor:
             tokens = self.model.tokenizer([str(words) for words in batch])
@@ -218,7 +226,7 @@ class FashionCLIP:
     @torch.inference_mode()
     def _encode(self, items: Sequence[Any], batch_size: int, encode: Any, what: str) -> Vectors:
         if isinstance(items, (str, Path)) or not len(items):
-            raise ModisteError(f"Give a list of {what}, with one of them at least.")
+            raise ModisteError(f"No list of {what} given: pass a list with at least one.")
         items = list(items)
         starts = range(0, len(items), batch_size)
         bar = progress_bar(starts, len(starts), f"Encoding {len(items)} {what}") if len(starts) > 1 else starts
@@ -238,7 +246,7 @@ class FashionCLIP:
     def zero_shot_classification(
         self, images: Sequence[str] | Sequence[Image.Image], text_labels: Sequence[str], debug: bool = False
     ) -> list[str]:
-        """The label of each image, of ``text_labels``, whose vector has the largest cosine to the image's."""
+        """Return, for each image, the label whose text embedding has the largest cosine to the image's."""
         labels = self.encode_text(text_labels, batch_size=8)
         similarity = self._cosine_similarity(
             self.encode_images(images, batch_size=8), labels if self.strict else unit(labels)
@@ -248,18 +256,18 @@ class FashionCLIP:
         return [text_labels[index] for index in similarity.argmax(axis=-1)]
 
     def retrieval(self, queries: Sequence[str], top_k: int = 10) -> npt.NDArray[np.int64] | list[list[int]]:
-        """Positions (N, k) of the data set's images nearest to each query, best first.
+        """Return the positions (N, k) of the data set's images that are nearest to each query, best first.
 
         Raises:
-            ModisteError: There is no data set.
+            ModisteError: The object has no data set.
         """
         if self.dataset is None:
-            raise ModisteError("retrieval searches a data set: FashionCLIP(model_name, dataset).")
+            raise ModisteError("retrieval needs a data set: create FashionCLIP(model_name, dataset).")
         vectors = self.encode_text(queries, batch_size=8)
         return self._nearest_neighbours(top_k, vectors, self.image_vectors)
 
     def display_attention(self, image_path: str, query_text: str, pixel_size: int = 15, iterations: int = 5) -> Figure:
-        """A matplotlib figure of a photo with the heat map of ``query_text`` by grey occlusion bands."""
+        """Draw a photo with a heat map of ``query_text`` from grey occlusion bands; return a matplotlib figure."""
         heatmap, image = self._get_heatmap(image_path, query_text, pixel_size, iterations)
         return display_heatmap(image, query_text, heatmap)
 
@@ -279,12 +287,12 @@ class FashionCLIP:
 
 
 def unit(vectors: Vectors) -> Vectors:
-    """Vectors of unit norm."""
+    """Normalise vectors (N, D) to unit norm."""
     return vectors / np.linalg.norm(vectors, ord=2, axis=-1, keepdims=True)
 
 
 def joined(source: str, start: str, name: str, row: int) -> str:
-    """Where an image of a catalogue is. Raises ModisteError for one that is not below ``start``."""
+    """Return the path or URL of a catalogue's image. Raises ModisteError if it is not below ``start``."""
     path = os.path.join(start, name)
     try:
         if source == "LOCAL":
@@ -299,18 +307,18 @@ def joined(source: str, start: str, name: str, row: int) -> str:
 
 
 def _check_address(source: str, start: str, address: str) -> None:
-    """Raise ValueError for an address of another kind than ``source``, or that is not below ``start``."""
+    """Raise ValueError for a URL that does not match ``source``, or is not below ``start``."""
     if not address.startswith(SCHEMES[source]) or "::" in address:
-        raise ValueError(f"it is no {' or '.join(SCHEMES[source])} address")
+        raise ValueError(f"it is not a URL with {' or '.join(SCHEMES[source])}")
     if not address.startswith(start) or ".." in re.split(r"[/\\?#]", unquote(address[len(start) :])):
-        raise ValueError(f"it lies outside {start}")
+        raise ValueError(f"it is outside {start}")
 
 
 def open_image(image: str | Path | Image.Image) -> Image.Image:
-    """An RGB PIL image from an image, a path, or an address of a public web host or S3.
+    """Open an RGB PIL image from an image, a path, or a URL of a public web host or S3.
 
     Raises:
-        ModisteError: It cannot be read, or is another address.
+        ModisteError: The image cannot be read, or the URL is not permitted.
     """
     if isinstance(image, Image.Image):
         return image.convert("RGB")
@@ -327,7 +335,7 @@ def _content(place: str) -> bytes:
     if place.startswith(SCHEMES["URL"]):
         return url_images.read(place)
     if not place.startswith(SCHEMES["S3"]) or "::" in place:
-        raise ValueError("addresses are http://, https:// or s3://")
+        raise ValueError("URLs must begin with http://, https:// or s3://")
     import fsspec
 
     with fsspec.open(place, "rb") as file:
@@ -335,10 +343,18 @@ def _content(place: str) -> bytes:
 
 
 def occlusions(image: Image.Image, size: int, step: int) -> tuple[list[Image.Image], list[npt.NDArray[np.float64]]]:
-    """The whole image, padded with grey to a square, then with all but a band in grey, and the masks (size, size, 3).
+    """Return the image padded with grey to a square, then versions with all but a band in grey, and their masks.
+
+    Args:
+        image: The image.
+        size: Side of the square in pixels.
+        step: Width of the narrowest band in pixels.
+
+    Returns:
+        Images, and masks (size, size, 3) that are 1 where the image is visible.
 
     Raises:
-        ModisteError: ``step`` is half of the image or more.
+        ModisteError: ``step`` is at least half of ``size``.
     """
     if step * 2 >= size:
         raise ModisteError(f"pixel_size={step} must be less than half of the model's {size} pixels.")
@@ -358,7 +374,7 @@ def occlusions(image: Image.Image, size: int, step: int) -> tuple[list[Image.Ima
 
 
 def padded(image: Image.Image, size: int) -> Image.Image:
-    """The image with its long side ``size``, in the middle of a grey square."""
+    """Return the image, resized so that its longer side is ``size``, centred on a grey square."""
     ratio = float(size) / max(image.size)
     width, height = (max(1, int(side * ratio)) for side in image.size)
     square = Image.new("RGB", (size, size), (128, 128, 128))
@@ -376,7 +392,7 @@ def display_images(
     font_size: int = 8,
     text_wrap_length: int = 35,
 ) -> Figure | None:
-    """A matplotlib figure of images with captions."""
+    """Draw images with captions as a matplotlib figure; None without images."""
     from matplotlib import pyplot
 
     if not image_paths:
@@ -399,7 +415,7 @@ def display_images(
 
 
 def display_heatmap(image: Image.Image, text: str, heatmap: npt.NDArray[Any]) -> Figure:
-    """A matplotlib figure of a photo, a heat map and both."""
+    """Draw a photo, a heat map and their product as a matplotlib figure."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 3, figsize=(15, 5), facecolor="white")

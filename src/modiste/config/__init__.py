@@ -1,4 +1,4 @@
-"""Configuration: location, composition, allow-list and validation of conf/. Imports nothing heavy."""
+"""Configuration: location, composition, allow-list and validation of conf/, without heavy imports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Former names in stored configurations: classes by their path, keys of the configuration."""
+"""Former class paths and keys, as found in stored configurations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-# Former module → module. Run directories and results name classes by path.
+# Former module → current module. Run directories and results name classes by their path.
 MOVED = {
     "modiste.callbacks": "modiste.training.callbacks",
     "modiste.loggers": "modiste.training.loggers",
@@ -25,7 +25,7 @@ MOVED = {
 
 
 def current(target: str) -> str:
-    """The current name of a stored configuration's ``target``.
+    """Return the current name of a ``_target_`` from a stored configuration.
 
     >>> current("modiste.data.kagl.Kagl"), current("modiste.losses.clip.ClipLoss")
     ('modiste.data.datasets.kagl.Kagl', 'modiste.losses.clip.ClipLoss')
@@ -34,7 +34,7 @@ def current(target: str) -> str:
     return f"{MOVED[module]}.{name}" if module in MOVED else target
 
 
-# Former key of a configuration → key.
+# Former key → current key.
 RENAMED = {
     "data.prepared": "data.preprocessed",
     "data.batches.alike": "data.batches.group_by",
@@ -49,7 +49,7 @@ RENAMED = {
 
 
 def rename_override(override: str) -> str:
-    """An override of a run's ``overrides.yaml`` with today's key.
+    """Return an override of a run's ``overrides.yaml`` with its current key.
 
     >>> rename_override("data.prepared=ready"), rename_override("+optim.lr=0.1")
     ('data.preprocessed=ready', '+optim.lr=0.1')
@@ -60,7 +60,7 @@ def rename_override(override: str) -> str:
 
 
 def rename_keys(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a stored configuration, plain containers, with today's keys; also in its ``transfer`` sets.
+    """Copy a stored configuration, given as plain containers, with its current keys, also in its ``transfer`` sets.
 
     >>> rename_keys({"data": {"prepared": None, "batches": {"run": 4}}})
     {'data': {'batches': {'group_size': 4}, 'preprocessed': None}}
@@ -73,7 +73,7 @@ def rename_keys(stored: Mapping[str, Any]) -> dict[str, Any]:
         node: Any = plain
         for name in folders:
             node = node.get(name) if isinstance(node, dict) else None
-        # A class of somebody else's may have an argument of a former name.
+        # A third-party class may have an argument with a former name.
         if isinstance(node, dict) and leaf in node and str(node.get("_target_", "modiste.")).startswith("modiste."):
             value = node.pop(leaf)
             node.setdefault(new.rpartition(".")[2], value)

@@ -16,22 +16,22 @@ from modiste.config.targets import WRITERS, check_name, check_place, locate, tar
 from modiste.config.tree import join
 from modiste.errors import ModisteError, did_you_mean
 
-# What fsspec, which Lightning writes through, takes for an address.
+# fsspec, through which Lightning writes, reads these as URLs.
 ADDRESS = re.compile(r"://|::")
 SPECIAL = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
 
 def instantiate(node: Any, **kwargs: Any) -> Any:
-    """Instantiate ``node`` by Hydra's ``_target_``, for targets on the allow-list only.
+    """Instantiate ``node`` like Hydra's ``instantiate``, but only targets on the allow-list.
 
-    Nested targets are built first (not below ``_recursive_: false``). Every argument is a plain dict, list or number,
-    whatever ``_convert_`` says. ``kwargs`` replace the node's arguments and are handed over as they are: no copies, no
-    conversion. A node without ``_target_`` gives a dict or list of what is in it; None gives None.
+    Nested targets are built first, except below ``_recursive_: false``. Arguments are always plain containers and
+    values; ``_convert_`` is ignored. ``kwargs`` replace the node's arguments and are passed without copy or conversion.
+    A node without ``_target_`` gives a dict or list of its instantiated items; None gives None.
 
     Raises:
-        ModisteError: A target that is not allowed, or not at its place (checked for the whole tree before anything is
-            imported), or not there, an argument that it does not take, a missing value or package, an address that a
-            training would write to. Other errors of a constructor are raised as they are.
+        ModisteError: A target is not allowed, or not at this key (checked for the whole tree before any import), or
+            does not exist; an argument is unknown or missing; a package is not installed; or a callback or logger
+            would write to a URL. Other errors of a constructor are not caught.
 
     >>> instantiate({"_target_": "torch.nn.Linear", "in_features": 2}, out_features=3)
     Linear(in_features=2, out_features=3, bias=True)
@@ -75,7 +75,7 @@ def _build(node: Any, path: str, kwargs: Mapping[str, Any] | None = None) -> Any
     problems = [f"'{join(path, key)}' has no value: give one." for key, value in arguments.items() if value == "???"]
     if current(node["_target_"]).startswith(WRITERS):
         problems += [
-            f"'{join(path, key)}' is the address {value}: a training writes to local folders only."
+            f"'{join(path, key)}' is the URL {value}: give a local folder."
             for key, value in arguments.items()
             if isinstance(value, str) and ADDRESS.search(value)
         ]
@@ -96,7 +96,7 @@ def _build(node: Any, path: str, kwargs: Mapping[str, Any] | None = None) -> Any
         package = error.name or next(iter(re.findall(r"'([\w.-]+)", str(error))), str(error).partition("\n")[0])
         raise ModisteError(
             f"'{path}': {node['_target_']} needs the package '{package}', which is not installed: install it, or "
-            "use another one."
+            "use another target."
         ) from error
     except Exception as error:
         noted = getattr(error, "__notes__", None) or isinstance(error, ModisteError)
@@ -115,9 +115,15 @@ def _flag(node: Mapping[str, Any], name: str, default: bool, path: str) -> bool:
 def signature_problems(
     name: str, target: Any, keys: Collection[str], positional: int, path: str, complete: bool
 ) -> list[str]:
-    """Arguments that ``target`` does not take and, where it is called ``complete``-ly, those that it lacks.
+    """Describe unknown arguments of ``target`` and, if the call is ``complete``, missing ones.
 
-    ``_args_`` are for targets of any number of arguments: elsewhere an argument without its name could be any.
+    Args:
+        name: Name of the target for the messages.
+        target: The class or function.
+        keys: Names of the keyword arguments.
+        positional: Number of ``_args_``, which only targets with ``*args`` may have.
+        path: Dotted path of the config node.
+        complete: Whether all required arguments must be given; False for ``_partial_``.
     """
     try:
         parameters = list(inspect.signature(target).parameters.values())

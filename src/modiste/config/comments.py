@@ -1,4 +1,4 @@
-"""The comments next to the keys of a YAML file: they document a config, so help shows them."""
+"""Comments next to the keys of a YAML file, shown by ``--help``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COMMENT = re.compile(r"^(\s*)#+ ?(.*)$")
 
 
 def comments(text: str) -> dict[str, str]:
-    """``{dotted key: comment}``: what stands after the key, above it, and indented below it.
+    """Map dotted key → comment: comments after the key, above it, and continued on the lines below.
 
     >>> comments("# Head\\nlr: 0.1   # of AdamW,\\n          # with warm-up\\n# of the loss\\nloss: {scale: 2}\\n")
     {'lr': 'of AdamW, with warm-up', 'loss': 'of the loss'}
@@ -34,7 +34,7 @@ def comments(text: str) -> dict[str, str]:
 
 
 def head(file: Path) -> list[str]:
-    """The comment at the head of a file, line by line, without the package."""
+    """Return the lines of the comment at the head of a file, without the ``@package`` line."""
     lines = _head(file.read_text(encoding="utf-8").splitlines())
     return [line.lstrip("# ").rstrip() for line in lines if "@package" not in line]
 
@@ -45,7 +45,7 @@ def _head(lines: list[str]) -> list[str]:
 
 
 def _entries(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int, yaml.Node, int]]:
-    """(dotted key, line, value node, column after the key) of every key, outer ones first."""
+    """Yield (dotted key, line, value node, column after the key) of every key, outer keys first."""
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
@@ -55,7 +55,7 @@ def _entries(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int,
 
 
 def _above(lines: list[str], line: int, claimed: set[int]) -> list[str]:
-    """The comment lines directly above, of the same indentation, that belong to no other key."""
+    """Return the comment lines directly above, with the same indentation, that belong to no other key."""
     indent = len(lines[line]) - len(lines[line].lstrip())
     found: list[str] = []
     i = line - 1
@@ -69,7 +69,7 @@ def _above(lines: list[str], line: int, claimed: set[int]) -> list[str]:
 
 
 def _after(lines: list[str], end: int, value: yaml.Node | None, column: int) -> list[str]:
-    """The comment at the end of a line, and its continuation below: aligned with it, or indented behind its #."""
+    """Return the comment at the end of a line and its continuation: aligned below it, or indented after the #."""
     start = value.end_mark.column if value is not None else column
     match = re.search(r"(?:^|\s)#\s?(.*)$", lines[end][start:])
     if not match:

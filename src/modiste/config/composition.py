@@ -1,4 +1,4 @@
-"""Composition of a root config with overrides, as by Hydra's command line."""
+"""Composition of a root config with overrides, as on Hydra's command line."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from modiste.errors import ModisteError
 from modiste.metrics.direction import direction
 from modiste.utils.run_dir import RunDir
 
-# Hydra 1.3 asks for a version_base, 1.4 deprecates it.
+# Hydra 1.3 requires a version_base, 1.4 deprecates it.
 VERSION_BASE: dict[str, str] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 
 
 def run_or(run: str | None, other: str) -> str:
-    """``run`` when it is a run directory, else ``other``; in YAML ``${run_or:${run},other}``."""
+    """Return ``run`` if it is a run directory, else ``other``; in YAML: ``${run_or:${run},other}``."""
     return run if run and RunDir(Path(run).expanduser()).is_run else other
 
 
 OmegaConf.register_new_resolver("run_or", run_or, replace=True)
-# The mode of a monitor, of its metric: ${direction:${monitor.metric}}.
+# The mode of a monitored metric, min or max: ${direction:${monitor.metric}}.
 OmegaConf.register_new_resolver("direction", direction, replace=True)
 
 
-# Mappings whose keys are the user's own: they are added without a +.
+# Mappings with arbitrary keys, which users add without a +.
 OPEN = (
     "transfer",
     "data.derive",
@@ -52,13 +52,13 @@ OPEN = (
 )
 
 
-# In the option of a group: a step up, the root of the file system, an interpolation.
+# In the option of a group: a parent folder, an absolute path, an interpolation.
 OUTSIDE = re.compile(r"""(^|[/,\[\]()'"\s])\.\.(?=$|[/,\[\]()'"\s])|[,\[\]()'"\s/]/|\$""")
 HOME = re.compile(r"""([^=]*=)(["']?)~(?=/|\2$)""")
 
 
 def at_home(override: str) -> str:
-    """``override`` with the path of the home folder where its value begins with ``~``: no shell sees a quoted one.
+    """Expand a ``~`` at the beginning of an override's value, which no shell expands in quotes.
 
     >>> at_home('run="~/run"').endswith('/run"'), at_home("~callbacks.best"), at_home("note=a ~/b")
     (True, '~callbacks.best', 'note=a ~/b')
@@ -73,7 +73,7 @@ def at_home(override: str) -> str:
 
 
 def opened(override: str) -> str:
-    """``override`` as Hydra takes it, where it may add a key of the user's own or be a path below ``~``.
+    """Return ``override`` in the form that Hydra needs: ``++`` for keys in `OPEN`, and ``~`` expanded.
 
     >>> opened("data.derive.kind=[]"), opened("transfer={fmnist: {data: fashion_mnist}}"), opened("optim.lr=1")
     ('++data.derive.kind=[]', '++transfer={fmnist: {data: fashion_mnist}}', 'optim.lr=1')
@@ -86,16 +86,16 @@ def opened(override: str) -> str:
 def compose(
     config_name: str, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = (), *, root: Path | None = None
 ) -> DictConfig:
-    """The config ``config_name`` with Hydra ``overrides``, as the command line composes it.
+    """Compose the config ``config_name`` with Hydra ``overrides``, as the command line does.
 
     Args:
-        config_name: A YAML at the top of conf/: "train", "evaluate", ...
+        config_name: A YAML at the top level of conf/, without suffix: "train", "evaluate", …
         overrides: In Hydra's grammar; see `quote` for values with special characters.
-        config_dirs: Further folders with groups of the user's (``--config-dir``).
-        root: Folder to use in place of `paths.config_dir`.
+        config_dirs: Additional folders with config groups (``--config-dir``).
+        root: Folder to use instead of `paths.config_dir`.
 
     Raises:
-        ModisteError: Unknown group, option or key, bad grammar, unreadable YAML: one sentence, with what was meant.
+        ModisteError: A group, option or key is unknown, an override cannot be parsed, or a YAML file cannot be read.
 
     >>> compose("train", ["loss=siglip"]).loss._target_
     'modiste.losses.siglip.SigLipLoss'
@@ -108,7 +108,7 @@ def compose(
 def compose_with_sources(
     config_name: str, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = (), *, root: Path | None = None
 ) -> tuple[DictConfig, list[tuple[Path, str]]]:
-    """As `compose`; and the files that were merged, in order, each with the dotted key of its content ("" is the top).
+    """Like `compose`, but also return the merged files in order, each with the dotted key of its content ("": the top).
 
     Hydra's own files are excluded.
     """
@@ -119,7 +119,7 @@ def compose_with_sources(
     create = loading.create_defaults_list
 
     def remembered(*arguments: Any, **more: Any) -> Any:
-        """The list of files is made once for both: to make it is half of composing."""
+        """Keep the defaults list of the composition: creating it a second time would take half as long again."""
         merged.append(create(*arguments, **more))
         return merged[-1]
 
@@ -137,30 +137,30 @@ def compose_with_sources(
 
 
 def check_choices(overrides: Sequence[str], folders: Sequence[Path]) -> None:
-    """Check that an option of a group is one of its folder's files: Hydra would follow a path out of it.
+    """Check that the options of groups are files of their folders: Hydra would follow a path out of them.
 
     Raises:
-        ModisteError: One names a path out of its group, or is made of something else in the configuration.
+        ModisteError: An option is a path out of its group, or contains an interpolation.
 
     >>> check_choices(["loss=clip", "task=[retrieval,zeroshot]", "data_dir=../data"], [paths.config_dir()])
     >>> check_choices(["loss=../../tmp/x"], [paths.config_dir()])
     Traceback (most recent call last):
     ...
     modiste.errors.ModisteError: 'loss=../../tmp/x' leads out of the group 'loss': name one of its options, or give \
-the folder of your own with --config-dir.
+your own folder with --config-dir.
     """
     for override in overrides:
         key, _, value = override.replace("\\", "").lstrip("+~").partition("=")
         group = key.partition("@")[0]
         is_group = ".." in group.split("/") or any((folder / group).is_dir() for folder in folders)
         if is_group and not value.lstrip().startswith("{") and OUTSIDE.search(f"{group}/{value}"):
-            other = "a folder with a model" if group == "model" else "give the folder of your own with --config-dir"
+            other = "a folder with a model" if group == "model" else "give your own folder with --config-dir"
             raise ModisteError(f"'{override}' leads out of the group '{group}': name one of its options, or {other}.")
 
 
 @contextmanager
 def _hydra(config_name: str, overrides: Sequence[str], folders: Sequence[Path]) -> Iterator[None]:
-    """Initialise Hydra for composition; its errors are explained."""
+    """Initialise Hydra for composition, and turn its errors into ModisteError."""
     check_choices(overrides, folders)
     try:
         with _set_aside(), hydra.initialize_config_dir(config_dir=str(folders[0].resolve()), **VERSION_BASE):
@@ -171,7 +171,7 @@ def _hydra(config_name: str, overrides: Sequence[str], folders: Sequence[Path]) 
 
 @contextmanager
 def _set_aside() -> Iterator[None]:
-    """Within a job of Hydra's another config may be composed only when the job's own Hydra is out of the way."""
+    """Hide the running Hydra job, which would prevent another composition within it."""
     from hydra.core.global_hydra import GlobalHydra
 
     running = GlobalHydra.instance().hydra

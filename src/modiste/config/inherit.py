@@ -1,4 +1,4 @@
-"""What a configuration inherits from the run that it names."""
+"""Settings that a configuration with ``run=`` inherits from that run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from modiste.errors import ModisteError
 
 
 def from_run(config: DictConfig, trained: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
-    """A copy of ``config`` with the model of a run, and its data set where the user names no other.
+    """Copy ``config`` with the model of a run and, unless the user names another, its data set.
 
     Args:
-        config: With ``model``, ``tune``, ``data`` and ``name``.
+        config: A configuration with ``model``, ``tune``, ``data`` and ``name``.
         trained: The run's configuration.
-        overrides: The user's.
+        overrides: The user's overrides.
 
     Raises:
-        ModisteError: The overrides also name a model, or a split but no data set.
+        ModisteError: The overrides name a model, or a split without a data set.
     """
     named = {override_key(override) for override in overrides}
     if "model" in named:

@@ -1,4 +1,4 @@
-"""The command line that a configuration came from."""
+"""The command line behind a configuration."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Invocation:
-    """A command line; for a call from Python, only its overrides.
+    """A command line; for a call from Python, its overrides alone.
 
     Attributes:
-        command: The line as one would type it, for the record.
-        overrides: Hydra's overrides.
-        config_dirs: Folders with groups of the user's (``--config-dir``).
-        choices: Group → the option that was chosen.
+        command: The line as typed in a shell, for the record.
+        overrides: Hydra overrides.
+        config_dirs: Additional folders with config groups (``--config-dir``).
+        choices: Config group → chosen option.
     """
 
     command: str = ""
@@ -30,16 +30,15 @@ class Invocation:
     choices: Mapping[str, str] = field(default_factory=dict)
 
     def choice(self, group: str) -> str | None:
-        """The option of a group that the user named; None: left at its default."""
+        """Return the option that the user chose for a group; None if it was left at its default."""
         named = any(override.startswith(f"{group}=") for override in self.overrides)
         return self.choices.get(group) if named else None
 
 
 def given(job: HydraConf) -> dict[str, list[str]]:
-    """The overrides of a job, ``hydra`` and ``task``, as they were given.
+    """Return the overrides of a job, under ``hydra`` and ``task``, exactly as given.
 
     Args:
-        job: Hydra's own configuration. To read its overrides otherwise would resolve their interpolations, and the
-            values would be parsed again.
+        job: Hydra's own configuration. Plain access to its overrides would resolve their interpolations.
     """
     return cast("dict[str, list[str]]", OmegaConf.to_container(job.overrides, resolve=False))

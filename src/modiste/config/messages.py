@@ -1,4 +1,4 @@
-"""Explanations of Hydra's composition errors: one sentence, and the remedy."""
+"""Explanations of Hydra's composition errors: what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from modiste.config.quoting import quote
 from modiste.config.tree import walk
 from modiste.errors import did_you_mean
 
-# Launchers of Hydra's plugins, and what to install.
+# Hydra launcher plugin → what to install.
 LAUNCHERS = {
     "submitit_slurm": "'modiste[slurm]'",
     "submitit_local": "'modiste[slurm]'",
@@ -35,7 +35,7 @@ def explain(
     folders: Sequence[Path],
     compose: Callable[..., DictConfig],
 ) -> str:
-    """One sentence and the remedy, for an error of ``compose``, `modiste.config.compose`."""
+    """Explain an error of `modiste.config.compose`, which is passed as ``compose``, and give the remedy."""
     groups = list_groups(folders)
     first_line = str(error).split("\n")[0]
     where, first_line = re.fullmatch(r"(?:In '(.*?)': )?(.*)", first_line).groups()  # type: ignore[union-attr]
@@ -73,7 +73,7 @@ def explain(
         key = first_line.split("'")[1]
         rest = [o for o in overrides if not o.startswith(f"~{key}")]
         config = compose(config_name, rest, folders[1:], root=folders[0])
-        return f"There is no {key} to leave out of {config_name}. {closest_key(key, config, groups)}"
+        return f"There is no {key} to remove from {config_name}. {closest_key(key, config, groups)}"
     detail = str(cause).split("\n")[0] if cause else ""
     return ": ".join(part for part in (where, first_line, detail) if part)
 
@@ -112,7 +112,7 @@ def _explain_key(cause: Any, config_name: str, overrides: Sequence[str], groups:
 
 
 def closest_key(key: str, config: DictConfig, groups: Collection[str]) -> str:
-    """The same name elsewhere in the config, else the most similar key or group, else the keys next to it."""
+    """Suggest the same name elsewhere in the config, else the most similar key or group, else the keys next to it."""
     keys = [path for path, *_ in walk(config) if path.startswith("hydra") == key.startswith("hydra")]
     parent, _, leaf = key.rpartition(".")
     same_leaf = [k for k in keys if k.rpartition(".")[2] == leaf]

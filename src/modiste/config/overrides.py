@@ -1,4 +1,4 @@
-"""Hydra overrides as values: what one sets, and how a value is written in one."""
+"""Parsing and formatting of Hydra overrides."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from modiste.errors import ModisteError
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-# What Hydra's grammar gives a meaning within a mapping.
+# Characters with a meaning in Hydra's grammar of mappings.
 GRAMMAR = re.compile(r"""[${}\[\]():,='"\\]""")
-# A key of Modiste's own or a group of conf/, with its package.
+# A key of the configuration, or a config group with its package.
 KEY = re.compile(r"\+{0,2}[A-Za-z_][\w./-]*(@[\w.]+)?|~[A-Za-z_][\w./-]*")
 
 
 def override_key(override: str) -> str:
-    """The key that an override sets.
+    """Return the key that an override sets.
 
     >>> override_key("+data.catalogue.path=x=y")
     'data.catalogue.path'
@@ -31,10 +31,10 @@ def override_key(override: str) -> str:
 
 
 def parse(override: str) -> Override:
-    """An override as Hydra reads it: the only parser of overrides, since another would read other values.
+    """Parse an override with Hydra's own parser: any other parser might read other values.
 
     Raises:
-        OverrideParseException: It is none.
+        OverrideParseException: It cannot be parsed.
 
     >>> parse('name="a: \\\\x24{b}"').value()
     'a: \\\\x24{b}'
@@ -45,7 +45,7 @@ def parse(override: str) -> Override:
 
 
 def is_own_key(key: object) -> bool:
-    """Whether ``key`` is the key of an override of Modiste's own configuration, and not of Hydra's.
+    """Whether ``key`` is an override's key of Modiste's configuration rather than of Hydra's.
 
     >>> is_own_key("optim.lr"), is_own_key("+term@term.x"), is_own_key("hydra/launcher"), is_own_key("+loss@hydra.x")
     (True, True, False, False)
@@ -56,29 +56,29 @@ def is_own_key(key: object) -> bool:
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:
-    """Keys of the configuration to plain values, in Hydra's grammar.
+    """Format a mapping of keys to plain values as overrides in Hydra's grammar.
 
     Raises:
-        ModisteError: A key is none of Modiste's configuration: the values may come from a file.
+        ModisteError: A key, which may come from an untrusted file, does not belong to Modiste's configuration.
 
     >>> as_overrides({"optim.lr": 0.001, "loss": "clip", "name": "spring, {old}", "optim.tower_lr": {"image": 0.1}})
     ['optim.lr=0.001', 'loss="clip"', 'name="spring, {old}"', 'optim.tower_lr={image: 0.1}']
     >>> as_overrides({"hydra.searchpath": ["/x"]})
     Traceback (most recent call last):
     ...
-    modiste.errors.ModisteError: 'hydra.searchpath' is not a key of Modiste's configuration: leave it out.
+    modiste.errors.ModisteError: 'hydra.searchpath' is not a key of Modiste's configuration: remove it.
     """
     foreign = [key for key in values if not is_own_key(key)]
     if foreign:
-        raise ModisteError(f"'{foreign[0]}' is not a key of Modiste's configuration: leave it out.")
+        raise ModisteError(f"'{foreign[0]}' is not a key of Modiste's configuration: remove it.")
     return [f"{key}={override_value(value)}" for key, value in values.items()]
 
 
 def override_value(value: object) -> str:
-    """A plain value in the grammar of Hydra's command line.
+    """Format a plain value in Hydra's override grammar.
 
     Raises:
-        ModisteError: A mapping has a key that the grammar would read as more than a key.
+        ModisteError: A mapping has a key with characters that the grammar would interpret.
 
     >>> override_value(["marqo", "zeroshot"]), override_value("kagl"), override_value(None), override_value({"a": 1})
     ('["marqo","zeroshot"]', '"kagl"', 'null', '{a: 1}')
@@ -92,6 +92,6 @@ def override_value(value: object) -> str:
     if isinstance(value, dict):
         odd = [key for key in value if GRAMMAR.search(str(key))]
         if odd:
-            raise ModisteError(f"'{odd[0]}' cannot be a key on Hydra's command line: leave out its punctuation.")
+            raise ModisteError(f"'{odd[0]}' cannot be a key on Hydra's command line: remove its punctuation.")
         return f"{{{','.join(f'{key}: {override_value(v)}' for key, v in value.items())}}}"
     return json.dumps(value)

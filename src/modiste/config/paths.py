@@ -1,4 +1,4 @@
-"""The location of conf/, and its groups."""
+"""The location of conf/ and its config groups."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from modiste.errors import ModisteError
 
 
 def config_dir() -> Path:
-    """The folder of the configs: the one inside the installed package, else the checkout's."""
+    """Return the folder conf/ of the installed package, else of the checkout.
+
+    Raises:
+        ModisteError: Neither has one.
+    """
     here = Path(__file__).resolve()
     for folder in (here.parents[1] / "conf", here.parents[3] / "conf"):
         if folder.is_dir():
@@ -18,7 +22,7 @@ def config_dir() -> Path:
 
 
 def list_groups(folders: Sequence[Path]) -> dict[str, dict[str, Path]]:
-    """``{group: {option: file}}`` of the config folders; names with a leading underscore are private.
+    """Map group → option → file for the config folders; names with a leading underscore are private.
 
     >>> "clip" in list_groups([config_dir()])["loss"]
     True

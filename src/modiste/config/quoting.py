@@ -1,4 +1,4 @@
-"""Values as text: in the grammar of Hydra's overrides, and in configurations that resolve it to what it is."""
+"""Quoting and escaping of literal text for Hydra's override grammar and for OmegaConf."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def quote(text: str) -> str:
-    r"""A value for Hydra's override grammar that means exactly ``text``.
+    r"""Quote ``text`` so that Hydra's override grammar reads exactly this value.
 
     >>> quote("runs/a (1), b")
     '"runs/a (1), b"'
@@ -21,7 +21,7 @@ def quote(text: str) -> str:
 
 
 def escape_interpolations(text: str) -> str:
-    r"""Text in which OmegaConf finds no interpolation, and that it resolves to ``text``.
+    r"""Escape ``text`` so that OmegaConf resolves it to exactly ``text``, without interpolation.
 
     >>> escape_interpolations("${name}")
     '\\${name}'
@@ -30,10 +30,9 @@ def escape_interpolations(text: str) -> str:
 
 
 def literal_config(values: Mapping[str, Any]) -> DictConfig:
-    r"""Plain values as a configuration that resolves to them.
+    r"""Create a configuration from plain values, with ``${…}`` kept as literal text.
 
-    For values that were resolved already: a text that looks like ``${…}`` would be resolved once more, and may come
-    from a file.
+    Values that are already resolved may contain untrusted text, which must not be resolved again.
 
     >>> literal_config({"a": ["${b}"], "b": 1}).a[0]
     '${b}'

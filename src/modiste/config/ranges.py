@@ -1,4 +1,4 @@
-"""Types with a range, for the annotations of config targets."""
+"""Number types with bounds, for the annotations of config targets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number.
+    """Bounds of a number: ``least`` and ``most`` are inclusive, ``above`` is exclusive.
 
     >>> Range(above=0).contains(0), Range(least=0, most=1).contains(1), str(Range(least=0, most=1))
     (False, True, 'from 0 to 1')
@@ -39,7 +39,7 @@ Natural = Annotated[int, Range(least=0)]
 Seed = Annotated[int, Range(least=0, most=2**32 - 1)]
 Workers = Annotated[int, Range(least=1, most=1024)]  # processes or threads of one machine
 Side = Annotated[int, Range(least=1, most=8192)]  # pixels
-Width = Annotated[int, Range(least=1, most=65536)]  # of an embedding, or tokens of a text
+Width = Annotated[int, Range(least=1, most=65536)]  # dimensions of an embedding, or tokens of a text
 NAMES = {
     "Positive": Positive,
     "NonNegative": NonNegative,

@@ -1,4 +1,4 @@
-"""``resume=RUN`` and ``continue=RUN``: the overrides that RUN was started with, and what has changed since."""
+"""``resume=RUN`` and ``continue=RUN``: restore the overrides of RUN, check them, and detect changed settings."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from modiste.config.validation import AUTOMATIC, GLOBAL, STARTS
 from modiste.errors import ModisteError
 from modiste.utils.run_dir import RunDir
 
-# Where things lie may change between two starts.
+# Paths may change between two starts.
 PLACES = (*STARTS, "run_dir", "data_dir", "log_dir")
-# Where a training writes to and which account it logs to.
+# Keys that say where a training run writes, and which account it logs to.
 WRITES = ("dirpath", "filename", "save_dir", "sub_dir", "run_dir", "log_dir", "default_root_dir", "entity")
 WRITERS = ("callbacks", "logger", "trainer")
 WRITER = re.compile(rf"[+~]*({'|'.join(WRITERS)}|log_dir|run_dir|name)\b")
-# Of a group, whose options are the user's; no key within one, no folder.
+# Choice of a group's option, which lies in the user's own folders; not a key inside a group, not a folder.
 CHOICE = re.compile(r"\+?(?!(?:name|log_dir|run_dir)=)[\w/]+=[\w\[\],-]*")
-# What leads elsewhere: fsspec's addresses, variables that TensorBoard expands, folders above.
+# Absolute paths, parent folders, fsspec URLs, and variables that TensorBoard expands.
 ELSEWHERE = re.compile(r"^/|[$~\\]|\.\.|::|://")
 RUN_FOLDER = f"/{uuid.uuid4().hex}"
-"""Stands for the run directory, which is not known yet, where the configuration is looked at; no file can name it."""
+"""Placeholder for the run directory, which is not known yet; it is random, so no file can name it."""
 
 
 class Restart(NamedTuple):
-    """A restarted run.
+    """A run to restart.
 
     Attributes:
         run: Its directory.
         continues: Whether training resumes in that directory.
-        overrides: What it was started with, as far as the new overrides leave it in force.
+        overrides: Its former overrides that the new ones do not replace.
     """
 
     run: Path
@@ -49,16 +49,16 @@ class Restart(NamedTuple):
 
 
 def restart(overrides: Sequence[str], groups: Collection[str]) -> Restart | None:
-    """The restart that ``resume=RUN`` or ``continue=RUN`` among ``overrides`` requests; None without either.
+    """Return the restart requested by ``resume=RUN`` or ``continue=RUN`` in ``overrides``; None without either.
 
-    ``continue=auto`` is neither: its overrides are whole, and only the job knows its directory.
+    ``continue=auto`` does not count: its overrides are complete, and only the job knows its directory.
 
     Args:
-        overrides: Of `modiste train`.
-        groups: Config groups: one that is replaced takes its earlier keys with it.
+        overrides: Overrides of `modiste train`.
+        groups: Config groups. Replacing the option of a group drops the former overrides of its keys.
 
     Raises:
-        ModisteError: The run is missing, has no record of its overrides, or more than one is given.
+        ModisteError: The run does not exist, has no record of its overrides, or several runs are given.
     """
     named = _naming(overrides)
     if named is None:
@@ -69,7 +69,7 @@ def restart(overrides: Sequence[str], groups: Collection[str]) -> Restart | None
 
 
 def _naming(overrides: Sequence[str]) -> str | None:
-    """The first override that names a run to start again."""
+    """Return the first override that names a run to restart."""
     for override in overrides:
         key, _, value = override.partition("=")
         if key in ("resume", "continue") and value not in ("null", AUTOMATIC):
@@ -92,18 +92,18 @@ def _named_run(override: str) -> Path:
 def check_in_place(
     config: DictConfig, overrides: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]
 ) -> None:
-    """Check that the overrides of a restarted run, which may be a stranger's, do not say where a training writes to.
+    """Check that the stored overrides of a restarted run, which may be untrusted, do not redirect its output.
 
-    What counts is the value that composition gives. The folder of runs that the run lies in is no surprise; nor is what
-    the command line or the options of groups say, which are the user's.
+    The composed values count. Values from the command line and from options of groups are the user's and permitted, as
+    is the folder that contains the run.
 
     Args:
         config: The composed configuration.
-        overrides: That it was composed with; ``resume`` or ``continue`` names the run, whose own ones come first.
-        compose: The configuration of other overrides.
+        overrides: Its overrides, those of the run first; ``resume`` or ``continue`` names the run.
+        compose: Composes the configuration from other overrides.
 
     Raises:
-        ModisteError: They do.
+        ModisteError: A stored override sets a folder, file name, URL or account that the run would write or log to.
     """
     named = _naming(overrides)
     if named is None:
@@ -114,14 +114,14 @@ def check_in_place(
     of_run = list(itertools.takewhile(lambda override: override in stored, overrides))  # they come first, in order
     try:
         usual = compose([*filter(CHOICE.fullmatch, of_run), *overrides[len(of_run) :]])
-    except ModisteError:  # a key of the command line needs what the run's own overrides add
+    except ModisteError:  # the command line sets a key that only the run's own overrides add
         usual = compose([])
     users = _strings(usual)
     for path, value in _strings(config).items():
         if users.get(path) != value and not _is_harmless(path, value):
             raise ModisteError(
-                f"{recorded} sets {path} to {value}, and a file may not say where a training writes or logs to: give "
-                f"{path}=… again on the command line."
+                f"{recorded} sets {path} to {value}, but a file may not say where a training run writes or logs to: "
+                f"give {path}=… again on the command line."
             )
     if "log_dir" in config:
         _check_folder(config, usual, run)
@@ -131,7 +131,7 @@ def check_in_place(
 
 
 def _strings(config: DictConfig) -> dict[str, str]:
-    """Dotted key to value of the strings, resolved, in what writes, and in a sweep's choices for it."""
+    """Map dotted key → resolved string in callbacks, logger and trainer, and in a sweep's choices for them."""
     config = config.copy()
     OmegaConf.update(config, "run_dir", RUN_FOLDER, force_add=True)
     found: dict[str, str] = {}
@@ -152,7 +152,7 @@ def _strings(config: DictConfig) -> dict[str, str]:
 
 
 def _is_harmless(path: str, value: str) -> bool:
-    """Whether a value of a file, at a key of what writes, leads to no other place than the run directory.
+    """Whether a stored value of a callback, logger or trainer cannot lead out of the run directory.
 
     >>> _is_harmless("logger.x.name", "a/b"), _is_harmless("logger.x.name", "$TOKEN")
     (True, False)
@@ -165,52 +165,52 @@ def _is_harmless(path: str, value: str) -> bool:
 
 
 def _check_resolved(config: DictConfig, usual: DictConfig, recorded: Path) -> None:
-    """Check that no value of a file turns into an interpolation, which a later reader could resolve."""
+    """Check that no stored value becomes an interpolation, which a later reader could resolve."""
     found = [part for key, value in _resolved(config) for part in (key, value) if "${" in part]
     users = {part for item in _resolved(usual) for part in item}
     for text in found:
         if text not in users:
             raise ModisteError(
-                f"{recorded} gives the value '{text}', which is refused: a file may not call a resolver."
+                f"{recorded} contains the value '{text}', which is refused: a file may not call a resolver."
             )
 
 
 def _resolved(config: DictConfig) -> Iterator[tuple[str, str]]:
-    """Dotted key and value of the strings of a configuration that can be resolved."""
+    """Yield dotted key and value of the strings in a configuration that can be resolved."""
     for path, parent, key in walk(config):
         try:
             value = parent[key]
-        except OmegaConfBaseException:  # run_dir, and what has no value
+        except OmegaConfBaseException:  # run_dir, and missing values
             continue
         if isinstance(value, str):
             yield path, value
 
 
 def _check_trials(stored: Sequence[str], recorded: Path) -> None:
-    """Check that what trials write to does not follow what they try, which the file says, too."""
+    """Check that the stored output paths of a sweep's trials do not depend on the values they try."""
     for override in filter(WRITER.match, stored):
         texts = [part for item in parts_of(parse(override).value()) for part in item if isinstance(part, str)]
         if any("${" in text.replace("${run_dir}", "") for text in texts):
             raise ModisteError(
-                f"{recorded} holds '{override}', and a file may not say where a trial writes or logs to: give it again "
-                "on the command line."
+                f"{recorded} contains '{override}', but a file may not say where a trial writes or logs to: give it "
+                "again on the command line."
             )
 
 
 def _check_folder(config: DictConfig, usual: DictConfig, run: Path) -> None:
-    """Check that a new run directory lies where ``run`` does, or by a plain name in the user's folder of runs."""
+    """Check that a new run directory lies next to ``run``, or under a plain name in the user's folder of runs."""
     folder, name = str(config.log_dir), str(config.name)
     if Path(folder, name).expanduser().resolve() in run.resolve().parents[:2]:  # the second: of a trial of a sweep
         return
     if usual.log_dir != folder or (usual.name != name and ELSEWHERE.search(name)):
         raise ModisteError(
-            f"{run / 'overrides.yaml'} puts new runs into '{Path(folder, name)}', and a file may not say where a "
-            "training writes to: give log_dir=… and name=… on the command line."
+            f"{run / 'overrides.yaml'} puts new runs into '{Path(folder, name)}', but a file may not say where a "
+            "training run writes: give log_dir=… and name=… on the command line."
         )
 
 
 def _in_force(earlier: Sequence[str], later: Sequence[str], groups: Collection[str]) -> list[str]:
-    """Overrides without the keys that later ones set, and without what lay in a group that they replace by another."""
+    """Drop earlier overrides of keys that later ones set, or of keys in groups whose option later ones replace."""
     keys = {override.partition("=")[0] for override in later}
     before = _last(earlier)
     other = {override.partition("=")[0] for override in later if override not in before}
@@ -219,22 +219,22 @@ def _in_force(earlier: Sequence[str], later: Sequence[str], groups: Collection[s
 
 
 def _last(overrides: Iterable[str]) -> set[str]:
-    """Of overrides those that count: the last one of each key."""
+    """Return the effective overrides: the last one for each key."""
     return set({override_key(override): override for override in overrides}.values())
 
 
 def check_unchanged(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Check that a restarted run has the settings that it was stopped with.
+    """Check that a restarted run has the settings that it was started with.
 
-    A recipe or a default may have been edited since. Keys that ``overrides`` add to those of the stored run may differ,
-    and so may places and keys that only one of the two has.
+    A recipe or a default may have been edited since. Permitted are changes by new ``overrides``, of paths, and of keys
+    that only one of the two configurations has.
 
     Args:
         config: The composed configuration; ``resume`` or ``continue`` names the run.
-        overrides: That it was composed with.
+        overrides: Its overrides.
 
     Raises:
-        ModisteError: Other keys differ.
+        ModisteError: Any other key differs.
     """
     named = config["continue"] or config["resume"]
     if not named or not overrides:
@@ -258,7 +258,7 @@ def check_unchanged(config: DictConfig, overrides: Sequence[str]) -> None:
 def _differences(
     config: DictConfig, stored: DictConfig, without: Collection[str]
 ) -> Iterator[tuple[str, object, object]]:
-    """(key, stored, composed) of the values that both have, other than what lies below a key of ``without``."""
+    """Yield (key, stored, composed) of values that differ, except below the keys ``without``."""
     below = tuple(f"{key}." for key in without)
     for path, parent, key in walk(config):
         if f"{path}.".startswith(below) or OmegaConf.is_interpolation(parent, key) or OmegaConf.is_missing(parent, key):

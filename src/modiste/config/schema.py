@@ -1,8 +1,8 @@
-"""Types and ranges of every setting, checked at composition, before anything is imported.
+"""Types and ranges of every setting, checked after composition and before heavy imports.
 
-A node with a ``_target_`` has the annotations of its target for a schema. This file declares what has no target: the
-keys of the root configs, nodes that go whole into a class (`CLASSES`), and ranges that a framework's class does not
-state (`RANGES`).
+The schema of a node with a ``_target_`` is the annotations of its target. This module declares the rest: the keys of
+the root configs, nodes that are passed as a whole to a class (`CLASSES`), and ranges that annotations do not state
+(`RANGES`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from modiste.config.signatures import Unknown, signature
 from modiste.config.tree import walk
 from modiste.errors import did_you_mean
 
-Text = str | int  # a name of digits alone is read as a number
+Text = str | int  # YAML reads a name of digits as a number
 Node = Mapping[str, Any]
 Tower = Literal["full", "frozen", "last_n", "lora"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
-# Not 16-true and bf16-true: small steps of the optimizer are lost in weights of half precision.
+# Not 16-true and bf16-true: half-precision weights lose small optimizer updates.
 TrainerPrecision = Literal["32-true", "16-mixed", "bf16-mixed", "64-true", "16", "32", "64", "bf16", 16, 32, 64]
 
-# Root configs, and nodes of them without a target; `*` stands for any one name. A child that is not listed is unknown.
+# Keys of the root configs and of their nodes without a target; `*` matches one name. Keys not listed are unknown.
 KEYS: dict[str, Any] = {
     "name": Text,
     "run_dir": str,
@@ -144,7 +144,7 @@ KEYS: dict[str, Any] = {
     "data.gallery": str,
     "data.origin": str,
 }
-# Nodes that go whole into a class, whose annotations declare them.
+# Nodes passed as a whole to a class, whose annotations are their schema.
 CLASSES = {
     "data.batches": "modiste.data.batches.Batches",
     "data.captions": "modiste.data.captions.Captions",
@@ -154,7 +154,7 @@ CLASSES = {
     "tune.text": "modiste.models.finetune.Tuning",
     "grad_cache": "modiste.training.grad_cache.GradCache",
 }
-# Keys of one root config alone, or that are null in others.
+# Keys of a single root config, or with a stricter type than elsewhere.
 BY_ROOT: dict[str, dict[str, Any]] = {
     "evaluate": {"split": str},
     "audit": {"other": Any, "hamming": Natural, "colour": Natural, "cosine": Fraction, "copies": bool}
@@ -178,7 +178,7 @@ BY_ROOT: dict[str, dict[str, Any]] = {
     | {"weights.*": NonNegative, "hybrid": Fraction, "group": bool, "at": Natural | None}
     | {"columns": Sequence[str] | None, "html": str | None, "qdrant": Node, "qdrant.url": str | None},
 }
-# Ranges and choices that the annotations of a target do not state.
+# Ranges and choices missing from the annotations of a target.
 RANGES: dict[str, dict[str, Any]] = {
     "lightning.pytorch.Trainer": {
         "accelerator": str,
@@ -249,11 +249,11 @@ WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or f
 
 
 def value_problems(cfg: DictConfig, root: str = "") -> list[str]:
-    """Values of a composed config of the wrong type or out of range, one sentence each.
+    """Describe the values of a composed config that have the wrong type or are out of range, one sentence each.
 
     Args:
         cfg: The config.
-        root: Its root config's name, where some keys are stricter.
+        root: Name of its root config, which may have stricter types (`BY_ROOT`).
 
     >>> value_problems(OmegaConf.create({"seed": 0.5, "monitor": {"mode": "x"}}))
     ["'seed' is 0.5: it takes a whole number from 0 to 4294967295.", "'monitor.mode' is x: it takes min, max or null."]
@@ -264,7 +264,7 @@ def value_problems(cfg: DictConfig, root: str = "") -> list[str]:
         annotation = _annotation(path, parent, key, declared)
         if problem := _problem(path, parent, key, annotation):
             found[path] = (problem, parent._get_node(key)._value())
-    # Neither a value that only points to a wrong one, nor the node around it, is told as well.
+    # A wrong value is reported once: not again for interpolations of it, nor for the node around it.
     pointers = {f"${{{path}}}" for path in found}
     problems = [
         problem
@@ -273,7 +273,7 @@ def value_problems(cfg: DictConfig, root: str = "") -> list[str]:
     ]
     if root == "sweep":
         problems += [
-            f"'sweep.space.{key}' needs choices, or low and high."
+            f"'sweep.space.{key}' has no values: give choices, or low and high."
             for key, entry in (plain(cfg.sweep.get("space")) or {}).items()
             if isinstance(entry, dict) and not ("choices" in entry or {"low", "high"} <= entry.keys())
         ]
@@ -298,12 +298,12 @@ def _annotation(path: str, parent: Any, key: Any, declared: Mapping[str, Any]) -
 
 
 def path_above(path: str, key: object) -> str:
-    """The path of the node that ``key``, which may have dots, is in."""
+    """Return the path of the node that contains ``key``, which may have dots itself."""
     return path[: -len(str(key))].rstrip(".")
 
 
 def target_of(path: str, node: DictConfig) -> str | None:
-    """The class that a node's keys are arguments of."""
+    """Return the class whose arguments the node's keys are; None if it has none."""
     if "_target_" not in node:
         return CLASSES.get(path)
     try:
@@ -315,7 +315,7 @@ def target_of(path: str, node: DictConfig) -> str | None:
 def _problem(path: str, parent: DictConfig, key: Any, annotation: Any) -> str | None:
     try:
         value = None if OmegaConf.is_missing(parent, key) else plain(parent[key])
-    except OmegaConfBaseException:  # an interpolation that leads nowhere: reported where it is
+    except OmegaConfBaseException:  # a broken interpolation, reported at its own key
         return None
     large = isinstance(value, int) and abs(value) >= 2**63
     if OmegaConf.is_missing(parent, key) or value == "???" or (fits(value, annotation) and not large):
@@ -326,19 +326,19 @@ def _problem(path: str, parent: DictConfig, key: Any, annotation: Any) -> str | 
 
 
 def plain(value: Any) -> Any:
-    """A config node's value in plain containers."""
+    """Convert a config node to plain containers; other values are returned unchanged."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def shown(value: object) -> str:
-    """A value as an override writes it, shortened."""
+    """Format a value as in an override, shortened to 60 characters."""
     words = {None: "null", True: "true", False: "false"}
     text = words[value] if value is None or isinstance(value, bool) else str(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def fits(value: object, annotation: Any) -> bool:
-    """Whether a plain ``value`` is of a type; a node with a target may become anything.
+    """Whether a plain ``value`` fits an annotation; any mapping fits a class, since it may be a node with a target.
 
     >>> fits(0.5, Fraction), fits(2, Fraction), fits(True, int), fits([1, 2], Sequence[int]), fits(None, str | None)
     (True, False, False, True, True)
@@ -348,7 +348,7 @@ def fits(value: object, annotation: Any) -> bool:
 
 
 def _options(annotation: Any) -> list[Any]:
-    """The members of a union, or the type alone."""
+    """Return the members of a union, or the single type."""
     if typing.get_origin(annotation) in (Union, types.UnionType):
         return [option for member in typing.get_args(annotation) for option in _options(member)]
     return [annotation]
@@ -392,7 +392,7 @@ def _items_fit(value: list[Any], kind: type, arguments: tuple[Any, ...]) -> bool
 
 
 def describe(annotation: Any) -> str:
-    """A type in words.
+    """Describe a type in words.
 
     >>> describe(Fraction), describe(Literal["min", "max"]), describe(Sequence[int] | None)
     ('a number from 0 to 1', 'min or max', 'a list, each item a whole number, or null')
@@ -431,7 +431,7 @@ def _describe_one(annotation: Any) -> list[str]:
 
 
 def unknown_keys(cfg: DictConfig, top: Sequence[str], root: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted key, what is near) of every key that nothing consumes.
+    """Yield (dotted key, hint) for every key that nothing reads.
 
     Args:
         cfg: The composed config.

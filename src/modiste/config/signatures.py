@@ -1,6 +1,6 @@
-"""Arguments of a config target with their annotations, read from its source: nothing is imported.
+"""Arguments and annotations of a config target, read from its source without importing it.
 
-The annotations of a target are the schema of its config node, and importing torch to see them would take seconds.
+The annotations are the schema of the target's config node, and importing torch to read them would take seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from modiste.config.targets import is_allowed
 
 
 class Unknown:
-    """The type of an annotation that is not a plain one: everything is of it."""
+    """Stands for every annotation that is not a plain type; any value fits it."""
 
     def __class_getitem__(cls, item: Any) -> type[Unknown]:
         return cls
@@ -27,7 +27,7 @@ class Unknown:
 
 @dataclass(frozen=True)
 class Parameter:
-    """An argument: its type, and whether it has a default, and whether that is None."""
+    """An argument's type, whether it is required, and whether its default is None."""
 
     type: Any
     required: bool
@@ -36,7 +36,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """Arguments of a target by name; ``open`` where it takes others, too."""
+    """Arguments of a target by name; ``open`` if it takes arbitrary keyword arguments."""
 
     parameters: Mapping[str, Parameter]
     open: bool
@@ -56,14 +56,14 @@ TYPE_NODES = (
     ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Tuple, ast.List, ast.BinOp, ast.BitOr, ast.UnaryOp,
     ast.USub, ast.Load,
 )  # fmt: skip
-"""What an annotation may be made of: no call, no comprehension."""
+"""Nodes permitted in an annotation before it is evaluated: no calls, no comprehensions."""
 
 
 @functools.cache
 def signature(target: str) -> Signature | None:
-    """The arguments of the class or function ``target``; None where its source does not say, or it is not allowed.
+    """Return the arguments of the class or function ``target``; None if its source does not tell, or it is not allowed.
 
-    A stranger's configuration may name a file of the stranger's, next to it, whose annotations are evaluated here.
+    An untrusted configuration could otherwise name a file shipped with it, whose annotations would be evaluated here.
 
     >>> sorted(signature("modiste.losses.siglip.SigLipLoss").parameters)[:2]
     ['init_bias', 'init_scale']
@@ -125,7 +125,7 @@ def _type(annotation: ast.expr | None) -> Any:
         return Unknown
     try:
         return eval(compile(ast.Expression(annotation), "annotation", "eval"), {"__builtins__": {}}, _Names(PLAIN))
-    except Exception:  # an expression that only its module can evaluate
+    except Exception:  # only the defining module can evaluate it
         return Unknown
 
 

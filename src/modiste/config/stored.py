@@ -1,7 +1,7 @@
 """Configurations and overrides stored in a run directory, sweep or result, which may be untrusted.
 
-What a file says is data. It is never handed to Hydra, whose resolvers read the environment and whose own node can name
-code to run.
+Their contents are data and never passed to Hydra unchecked: its resolvers read the environment, and its own node can
+name code to run.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from modiste.utils.run_dir import read_text
 # An interpolation that calls no resolver: the path of another key.
 KEY_PATH = re.compile(r"\$\{[\w.\[\]]+\}")
 LEAVE = "download"
-"""The key that permits to fetch what an address names."""
+"""Key that permits downloads."""
 RUN_KEYS = ("name", "seed", "data", "model", "tune")
-"""What the configuration of a run has at least."""
+"""Keys that the configuration of every run has."""
 
 
 def load_config(path: str | Path, required: Collection[str] = ()) -> DictConfig:
-    r"""The configuration that a run wrote, resolved: plain values, and text that looks like ``${…}`` stays text.
+    r"""Load the resolved configuration written by a run; ``${…}`` in a value stays literal text.
 
-    Classes and keys that have moved have their present names.
+    Moved classes and renamed keys get their current names. Permission to download is withdrawn.
 
     Args:
         path: A ``config.yaml``.
@@ -55,23 +55,23 @@ def load_config(path: str | Path, required: Collection[str] = ()) -> DictConfig:
 
 
 def literal(content: dict[str, Any], source: Path) -> DictConfig:
-    """A stored configuration as `load_config` gives it.
+    """Convert the content of a stored configuration as `load_config` does.
 
     Args:
-        content: Of a file or a checkpoint.
-        source: It, for messages.
+        content: Plain content of a file or a checkpoint.
+        source: Path of that file, for messages.
 
     Raises:
-        ModisteError: It calls a resolver.
+        ModisteError: A value calls a resolver.
     """
     return OmegaConf.create(rename_keys(_literal(content, source)))
 
 
 def load_run_config(path: str | Path) -> DictConfig:
-    """The configuration of a run that has a model and data, its values of the types that they should have.
+    """Load the configuration of a training run and check its types and ranges.
 
     Raises:
-        ModisteError: See `load_config`; or a value is of a wrong type or out of range.
+        ModisteError: See `load_config`; one of `RUN_KEYS` is missing, or a value has the wrong type or is out of range.
     """
     config = load_config(path, RUN_KEYS)
     problems = schema.value_problems(config)
@@ -81,7 +81,7 @@ def load_run_config(path: str | Path) -> DictConfig:
 
 
 def load_overrides(path: str | Path) -> list[str]:
-    """The overrides that a run was started with, checked by `check_overrides`.
+    """Load the overrides that a run was started with, checked by `check_overrides`, with current keys.
 
     Raises:
         ModisteError: The file is missing, or not a list of overrides of Modiste's own keys.
@@ -94,14 +94,21 @@ def load_overrides(path: str | Path) -> list[str]:
 
 
 def check_overrides(overrides: Sequence[object], source: str | Path) -> list[str]:
-    """``overrides`` of a file, which may set Modiste's own keys to plain values, and nothing else.
+    """Check ``overrides`` from a file: they may only set keys of Modiste's configuration to plain values.
 
-    They are judged by the values that Hydra reads. Permission to download (``data.catalogue.download=true``) is
-    dropped: it must be given on the command line.
+    Hydra's parser decides what a value is. Overrides that permit downloads (``data.catalogue.download=true``) are
+    dropped, since only the command line may give that permission.
+
+    Args:
+        overrides: Content of the file.
+        source: The file, for messages.
+
+    Returns:
+        The overrides that remain.
 
     Raises:
-        ModisteError: One is a flag, a sweep or unreadable, sets a key of Hydra's, calls a resolver, or permits
-            downloads within a value.
+        ModisteError: An override is a flag, a sweep or unreadable, sets a Hydra key, calls a resolver, or permits
+            downloads inside a nested value.
 
     >>> check_overrides(["optim.lr=0.1", "loss=clip"], "overrides.yaml")
     ['optim.lr=0.1', 'loss=clip']
@@ -121,7 +128,7 @@ a file may only set Modiste's keys.
 
 
 def _refusal(override: object) -> str:
-    """Why a file may not hold an override; empty where it may."""
+    """Return what a file may not do, completing "a file may …"; empty if the override is permitted."""
     if not isinstance(override, str) or not is_own_key(override.partition("=")[0]):
         return "only set Modiste's keys"
     try:
@@ -139,7 +146,7 @@ def _refusal(override: object) -> str:
 
 
 def parts_of(value: object, key: object = None) -> Iterator[tuple[object, object]]:
-    """(key, value) of a plain value and of everything in it.
+    """Yield (key, value) of a plain value and of everything nested in it.
 
     >>> list(parts_of({"a": ["x"]}))
     [(None, {'a': ['x']}), ('a', ['x']), (None, 'x')]
@@ -154,7 +161,7 @@ def parts_of(value: object, key: object = None) -> Iterator[tuple[object, object
 
 
 def read_plain(path: Path) -> Any:
-    """The content of a YAML file as plain containers and values. Raises ModisteError when it cannot be read."""
+    """Read a YAML file as plain containers and values. Raises ModisteError if it cannot be read."""
     try:
         return plain_yaml.load(read_text(path), get_yaml_loader())
     except FileNotFoundError:
@@ -168,7 +175,7 @@ def _literal(value: Any, path: Path, key: str = "") -> Any:
         plain = {name: _literal(item, path, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
         if isinstance(plain.get("_target_"), str):
             plain["_target_"] = current(plain["_target_"])
-        # A file gives no leave to open addresses.
+        # A file may not permit downloads.
         return {name: False if str(name).rpartition(".")[2] == LEAVE else item for name, item in plain.items()}
     if isinstance(value, list):
         return [_literal(item, path, f"{key}.{i}") for i, item in enumerate(value)]
@@ -180,5 +187,5 @@ def _literal(value: Any, path: Path, key: str = "") -> Any:
 
 
 def _calls(text: str) -> bool:
-    """Whether a colon stands behind a ``${``: what OmegaConf could take for the call of a resolver."""
+    """Whether a colon follows a ``${``: OmegaConf could read it as a call of a resolver."""
     return ":" in text.partition("${")[2]

@@ -1,7 +1,7 @@
-"""Which classes and functions a config may name as ``_target_``, and how they are found.
+"""The allow-list of classes and functions that a config may name as ``_target_``.
 
-A config may come from somebody else, in a run directory or a result. So a target is one of three:
-a part that conf/ names (`registry`), a class of a framework listed here, or what MODISTE_ALLOW names.
+A config may be untrusted, as part of a run directory or a result. So a target must be named in conf/ (`registry`), be a
+framework class listed here, or be named in MODISTE_ALLOW.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from modiste.config import paths
 from modiste.config.aliases import current
 from modiste.errors import ModisteError, did_you_mean
 
-# Classes that only compute: none opens a file or an address, or calls what it is given, while it is built.
+# Classes whose constructors only compute: they open no file or URL and call none of their arguments.
 FOREIGN = {
     "torch.nn": "BatchNorm1d Dropout Flatten GELU Identity LayerNorm LeakyReLU Linear ReLU Sequential SiLU Tanh",
     "torch.optim": "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax LBFGS NAdam RAdam RMSprop Rprop SGD",
@@ -47,23 +47,23 @@ FOREIGN = {
     "optuna.samplers": "BruteForceSampler GPSampler GridSampler NSGAIIISampler NSGAIISampler QMCSampler "
     "RandomSampler TPESampler",
 }
-# Parts of Modiste that no YAML of conf/ names.
+# Parts of Modiste that no YAML in conf/ names.
 OWN = {
     "modiste.terms.base": "Term",
 }
-# What writes or logs where its arguments say, and the top-level keys below which a configuration may name it.
+# Targets that write or log where their arguments say, and the top-level keys below which they may be named.
 TRAINING = ("lightning.", "modiste.training.callbacks.", "modiste.training.loggers.")
 WRITERS = TRAINING[:2]
 TRAINING_KEYS = ("callbacks", "logger", "trainer")
-# Below ``model``, which is built from any stranger's run directory or index, nothing but encoders and their layers.
+# Only encoders and their layers below ``model``, which is also built from untrusted run directories and indexes.
 MODEL = ("modiste.models.", "modiste.images.", "modiste.texts.", "modiste.pretrained.", "torch.nn.")
-# Packages whose every function MODISTE_ALLOW cannot open at once.
+# Packages that MODISTE_ALLOW cannot allow as a whole.
 WHOLE = {"modiste", "hydra", "omegaconf", "numpy", *(name.partition(".")[0] for name in FOREIGN), "transformers"}
 LISTED = frozenset(f"{module}.{name}" for names in (FOREIGN, OWN) for module in names for name in names[module].split())
 
 
 def registry() -> frozenset[str]:
-    """The targets that Modiste's own conf/ names.
+    """Return the targets named in Modiste's own conf/.
 
     >>> "modiste.losses.clip.ClipLoss" in registry()
     True
@@ -78,10 +78,10 @@ def _named_in(folder: Path) -> frozenset[str]:
 
 
 def user_allowed() -> tuple[str, ...]:
-    """The packages, modules and classes that MODISTE_ALLOW names, separated by commas; ``pipe`` allows commands.
+    """Return the comma-separated packages, modules and classes of MODISTE_ALLOW; ``pipe`` permits shard commands.
 
     Raises:
-        ModisteError: An entry is not a dotted name, or would allow Python's own modules or a whole framework.
+        ModisteError: An entry is not a dotted name, or would allow the standard library or an entire framework.
     """
     names = [name for name in (name.strip() for name in os.environ.get("MODISTE_ALLOW", "").split(",")) if name]
     for name in names:
@@ -89,7 +89,7 @@ def user_allowed() -> tuple[str, ...]:
             raise ModisteError(f"MODISTE_ALLOW: '{name}' is not the dotted name of a package or a class.")
         if name.partition(".")[0] in sys.stdlib_module_names:
             raise ModisteError(
-                f"MODISTE_ALLOW: '{name}' is part of Python and is never instantiated from a config: remove it."
+                f"MODISTE_ALLOW: '{name}' belongs to Python, which is never instantiated from a config: remove it."
             )
         if name in WHOLE:
             raise ModisteError(f"MODISTE_ALLOW: '{name}' is an entire framework: name the class, as in {name}.….")
@@ -97,10 +97,11 @@ def user_allowed() -> tuple[str, ...]:
 
 
 def locate(target: str) -> Any:
-    """The class or function that a dotted ``target`` names.
+    """Import the class or function with the dotted name ``target``.
 
     Raises:
-        ModisteError: It is not a config target, or it does not exist.
+        ModisteError: It may not be instantiated from a config, does not exist, or needs a package that is not
+            installed.
 
     >>> locate("torch.nn.Linear").__name__
     'Linear'
@@ -122,7 +123,7 @@ def locate(target: str) -> Any:
             raise _absent(found, part, target)
     if not callable(found):
         raise ModisteError(f"'{target}' is not a class or a function.")
-    # A module of the user's reaches whatever it imported; a method could be called on an object the config makes up.
+    # A user's module gives access to everything it imports; a method could be called on an object from the config.
     is_method = not isinstance(found, type) and "." in getattr(found, "__qualname__", "")
     named = target in user_allowed() or _by_user(str(getattr(found, "__module__", None)))
     if not _is_listed(target) and (is_method or not named):
@@ -131,7 +132,7 @@ def locate(target: str) -> Any:
 
 
 def targets_of(node: object) -> Iterator[str]:
-    """Every ``_target_`` in plain containers."""
+    """Yield every ``_target_`` in plain containers, under its current name."""
     if isinstance(node, dict):
         if "_target_" in node:
             if not isinstance(node["_target_"], str):
@@ -144,12 +145,12 @@ def targets_of(node: object) -> Iterator[str]:
 
 
 def is_allowed(target: str) -> bool:
-    """Whether `check_name` lets ``target`` pass."""
+    """Whether `check_name` accepts ``target``."""
     return _is_dotted_name(target) and (_is_listed(target) or _by_user(target))
 
 
 def check_name(target: str) -> None:
-    """Raise a ModisteError where ``target`` is not a config target; nothing is imported."""
+    """Raise ModisteError if ``target`` may not be named in a config; imports nothing."""
     if not _is_dotted_name(target):
         raise ModisteError(f"'{target}' is not the dotted name of a class or a function.")
     if not is_allowed(target):
@@ -157,11 +158,11 @@ def check_name(target: str) -> None:
 
 
 def check_place(target: str, path: str) -> None:
-    """Check that the configuration may name ``target`` at the key ``path``; the user's own may stand anywhere.
+    """Check that a configuration may name ``target`` at the key ``path``; targets of MODISTE_ALLOW may be anywhere.
 
     Raises:
-        ModisteError: It is part of a training and no callback, logger or trainer, or ``model`` has something else in
-            it than encoders and layers.
+        ModisteError: A callback, logger or part of Lightning is outside ``callbacks``, ``logger`` and ``trainer``, or
+            ``model`` contains anything but encoders and layers.
 
     >>> check_place("torch.nn.Linear", "model.image"), check_place("lightning.pytorch.Trainer", "trainer")
     (None, None)

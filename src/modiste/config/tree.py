@@ -1,4 +1,4 @@
-"""Walking a composed config."""
+"""Traversal of a composed config."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def value_at(cfg: DictConfig, path: str) -> Any:
 
 
 def walk(node: object, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted path, container, key) of everything in ``node``; what an interpolation points to is visited once."""
+    """Yield (dotted path, container, key) of everything in ``node``, without following interpolations."""
     if not isinstance(node, (DictConfig, ListConfig)) or node._is_none() or node._is_missing():
         return
     for key in range(len(node)) if isinstance(node, ListConfig) else list(node.keys()):

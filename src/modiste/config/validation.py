@@ -18,32 +18,31 @@ from modiste.errors import ModisteError
 
 STARTS = ("init", "resume", "continue")
 GLOBAL = ("experiment", "debug", "paths", "local")
-"""Groups whose options set keys of the whole config."""
+"""Groups whose options set keys anywhere in the config."""
 PARTS = ("task", "term", "logger", "callbacks")
-"""Groups that add named parts to the config, several of them."""
+"""Groups of which several options may be chosen, each under its name."""
 AUTOMATIC = "auto"
-"""Of ``continue``: the run directory itself, where it has a checkpoint."""
+"""Value of ``continue`` that resumes from the run directory if it has a checkpoint."""
 HELD_OUT = "held_out"
-"""The validation set that ``data.held_out`` makes."""
+"""The validation set created by ``data.held_out``."""
 STRATEGIES = re.compile(r"auto|single_device|ddp\w*")
-"""Of Lightning's, those that load weights only from a checkpoint: ``fsdp`` unpickles, and it may be a stranger's."""
+"""Strategies of Lightning that load untrusted checkpoints as weights only; ``fsdp`` unpickles them."""
 MEAN = "val/mean"
-"""The metric that ``monitor.mean`` makes."""
+"""The metric created by ``monitor.mean``."""
 
 
 def validate(cfg: DictConfig, given: Mapping[str, Collection[str]] | None = None) -> None:
-    """Find what is wrong with a composed config before anything is built or loaded.
+    """Check a composed config before anything is built or loaded.
 
-    Missing values, interpolations that lead nowhere, targets that are refused or missing, arguments that a target does
-    not take or lacks, and contradictions. A target may define a static ``validate_config(node, cfg)`` that raises
-    ModisteError.
+    Finds missing values, broken interpolations, refused or unknown targets, unknown or missing arguments, and
+    contradictions. A target may define a static ``validate_config(node, cfg)`` that raises ModisteError.
 
     Args:
         cfg: The job's config.
-        given: ``{key path: arguments that the caller adds}``, as in ``{"model": ["embed_dim"]}``.
+        given: Arguments that the caller will add, by key path, as in ``{"model": ["embed_dim"]}``.
 
     Raises:
-        ModisteError: All the problems, a line each.
+        ModisteError: All problems, one per line.
 
     >>> validate(OmegaConf.create({"act": {"_target_": "torch.nn.GELU", "aproximate": "tanh"}}))
     Traceback (most recent call last):
@@ -63,7 +62,7 @@ def validate(cfg: DictConfig, given: Mapping[str, Collection[str]] | None = None
         except ModisteError as error:
             problems.append(f"'{join(path, '_target_')}': {error}")
             continue
-        except OmegaConfBaseException:  # an interpolation that leads nowhere, already reported
+        except OmegaConfBaseException:  # a broken interpolation, already reported
             continue
         keys = [str(k) for k in node if k not in SPECIAL] + list(given.get(path, ()))
         args = len(node.get("_args_") or ())
@@ -71,7 +70,7 @@ def validate(cfg: DictConfig, given: Mapping[str, Collection[str]] | None = None
         problems += signature_problems(str(node["_target_"]), target, keys, args, path, complete)
         if hasattr(target, "validate_config"):
             checks.append((path, node, target))
-    if not problems:  # a target's own check may rely on everything else
+    if not problems:  # validate_config may rely on all other checks
         for path, node, target in checks:
             try:
                 target.validate_config(node, cfg)
@@ -81,7 +80,7 @@ def validate(cfg: DictConfig, given: Mapping[str, Collection[str]] | None = None
 
 
 def report(problems: Sequence[str]) -> None:
-    """Raise a ModisteError that lists ``problems``, if there are any."""
+    """Raise a ModisteError that lists ``problems``, unless the list is empty."""
     if len(problems) > 1:
         raise ModisteError("\n- ".join([f"The config has {len(problems)} problems:", *problems]))
     if problems:
@@ -89,7 +88,7 @@ def report(problems: Sequence[str]) -> None:
 
 
 def value_problems(cfg: DictConfig, given: Collection[str] = ()) -> list[str]:
-    """Mandatory values (???) that are missing and not ``given``, and interpolations that lead nowhere; no imports."""
+    """Describe missing mandatory values (???) that are not ``given``, and broken interpolations; imports nothing."""
     problems = []
     for path, parent, key in walk(cfg):
         if OmegaConf.is_missing(parent, key):
@@ -98,7 +97,7 @@ def value_problems(cfg: DictConfig, given: Collection[str] = ()) -> list[str]:
         elif OmegaConf.is_interpolation(parent, key):
             try:
                 parent[key]
-            except MissingMandatoryValue:  # reported where it is
+            except MissingMandatoryValue:  # reported at its own key
                 continue
             except OmegaConfBaseException as error:
                 if "HydraConfig was not set" in str(error):  # ${hydra:…} is known only while a job runs
@@ -109,7 +108,7 @@ def value_problems(cfg: DictConfig, given: Collection[str] = ()) -> list[str]:
 
 
 def not_chosen(cfg: DictConfig) -> list[str]:
-    """Keys that a recipe or an override sets of a part that is not chosen, as ``term=[]`` leaves them."""
+    """Describe keys set for parts that are not chosen, as after ``term=[]``."""
     problems = []
     for group in PARTS:
         parts = value_at(cfg, group)
@@ -125,16 +124,16 @@ def not_chosen(cfg: DictConfig) -> list[str]:
 
 
 def contradictions(cfg: DictConfig) -> list[str]:
-    """Settings that exclude each other, one sentence each."""
+    """Describe settings that exclude each other, one sentence each."""
     problems = []
     starts = [key for key in STARTS if value_at(cfg, key) is not None]
-    if value_at(cfg, "continue") == AUTOMATIC:  # begins as the other says, and continues itself
+    if value_at(cfg, "continue") == AUTOMATIC:  # the first start uses the other setting, later ones resume
         starts.remove("continue")
     if len(starts) > 1:
-        problems.append(f"{' and '.join(starts)} exclude each other: a run starts in one way.")
+        problems.append(f"{' and '.join(starts)} exclude each other: give one.")
     batch_size = value_at(cfg, "data.batch_size")
     if "loss" in cfg and isinstance(batch_size, int) and batch_size < 2:
-        problems.append(f"'data.batch_size' is {batch_size}: a contrastive loss needs at least 2 pairs in a batch.")
+        problems.append(f"'data.batch_size' is {batch_size}: a contrastive loss needs at least 2 pairs per batch.")
     for key in ("trainer.max_epochs", "trainer.max_steps", "trainer.limit_train_batches"):
         if value_at(cfg, key) == 0:
             problems.append(f"'{key}' is 0: nothing would be trained; give more, or -1 for no limit.")
@@ -153,7 +152,7 @@ def contradictions(cfg: DictConfig) -> list[str]:
 
 
 def _not_measured(cfg: DictConfig, tasks: Sequence[str], sets: Sequence[str]) -> list[str]:
-    """Monitored metrics that nothing measures, one sentence each."""
+    """Describe monitored metrics that no task measures, one sentence each."""
     named = {"monitor.metric": value_at(cfg, "monitor.metric")}
     named |= {f"monitor.mean[{place}]": name for place, name in enumerate(value_at(cfg, "monitor.mean") or ())}
     if named["monitor.metric"] == MEAN:
@@ -175,5 +174,5 @@ def _what_to_evaluate(cfg: DictConfig) -> list[str]:
     if len(matrices) == 1:
         return ["Evaluation from disk needs both embeddings.image=FILE and embeddings.text=FILE."]
     if matrices and value_at(cfg, "run"):
-        return ["run= and embeddings= exclude each other: one model is evaluated at a time."]
+        return ["run= and embeddings= exclude each other: give one."]
     return []

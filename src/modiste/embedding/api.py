@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IDS = "ids.parquet"
-"""Next to the matrices: ``row``, ``product_id``, ``split`` and ``text`` of each of their rows."""
+"""Table next to the matrices: ``row``, ``product_id``, ``split`` and ``text`` of each row."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,10 @@ def embed(
     Args:
         model: A model, a run directory, or a hub id or local directory of a published model.
         data: The catalogue.
-        captions: The text of each row; None: as a run's caption templates word it, otherwise the column ``text``.
-        options: Of `modiste.embedding.build.build_embedder`: ``batch_size``, ``precision``, ``backend``, ``device`` …
+        captions: The text of each row; None: from the run's caption templates if ``model`` is a run, else the column
+            ``text``.
+        options: Keyword arguments of `modiste.embedding.build.build_embedder`: ``batch_size``, ``precision``,
+            ``backend``, ``device``, …
 
     Raises:
         ModisteError: The model is missing or refused, or an option is unknown.
@@ -88,26 +90,32 @@ def embed(
 
 @dataclass(frozen=True)
 class EmbeddedFolder:
-    """What `embed_config` wrote: ``image.npy``, ``text.npy`` and ``ids.parquet`` in ``folder``; ``made`` new shards."""
+    """A folder of embeddings written by `embed_config`: ``image.npy``, ``text.npy`` and ``ids.parquet``.
+
+    Attributes:
+        folder: The folder.
+        made: Number of shards computed by this call.
+    """
 
     folder: Path
     made: int
 
     def read(self) -> tuple[np.ndarray, np.ndarray, pa.Table]:
-        """Image and text embeddings (N, D), memory-mapped, and the table of their ids."""
+        """Return image and text embeddings (N, D), float32 and memory-mapped, and the table of ids."""
         image, text = (np.load(self.folder / f"{side}.npy", mmap_mode="r") for side in ("image", "text"))
         return image, text, arrow.read_parquet(self.folder / IDS)
 
 
 def embed_config(cfg: DictConfig, line: Invocation) -> EmbeddedFolder:
-    """Embed what an ``embed`` configuration names into a folder of shards; finished shards are kept.
+    """Embed a catalogue as configured by ``embed``, into a folder of shards; an interrupted job resumes.
 
     Args:
         cfg: The composed configuration.
-        line: Where it came from.
+        line: The command line that it was composed from.
 
     Raises:
-        ModisteError: The folder holds other embeddings, or another process writes to it.
+        ModisteError: The configuration is invalid, the folder contains other embeddings, or another process writes to
+            it.
     """
     model, cfg = _model(cfg, line)
     validate(cfg)
@@ -128,14 +136,14 @@ def embed_config(cfg: DictConfig, line: Invocation) -> EmbeddedFolder:
 
 
 def _model(cfg: DictConfig, line: Invocation) -> tuple[DualEncoder, DictConfig]:
-    """The model of the run or of the ``model`` node, and the configuration with what the run gives it."""
+    """Load the run's model, or build the ``model`` node; return it with the completed configuration."""
     if cfg.run:
         run = RunDir.find(cfg.run)
         trained = load_run_config(run.config)
         return load_model(run.path, cfg.checkpoint).model, from_run(cfg, trained, line.overrides)
     import torch
 
-    torch.manual_seed(cfg.seed)  # model=two_tower is random
+    torch.manual_seed(cfg.seed)  # model=two_tower has randomly initialised weights
     return build_model(cfg), cfg
 
 

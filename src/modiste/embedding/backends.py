@@ -1,8 +1,8 @@
-"""Inference backends for embedding: torch, torch.compile, ONNX Runtime, OpenVINO; and their selection.
+"""Inference backends for embedding (torch, torch.compile, ONNX Runtime, OpenVINO) and their selection.
 
-A backend is a function of a `Tower` that gives a function of inputs. All take what `DualEncoder.encode_image` and
-`encode_text` take, and give embeddings (B, D) in float32; how far they are from torch's is measured, on the inputs of
-the job, before one is used. What was converted once is kept on disk.
+A backend turns a `Tower` into a function with the inputs of `DualEncoder.encode_image` or `encode_text` and the output
+(B, D) in float32. Before a backend is used, its cosine to torch's embeddings is measured on inputs of the job.
+Converted models are cached on disk.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from modiste.utils.openvino import core, read_model
 
 log = logging.getLogger(__name__)
 
-# Backends that need packages: the extra that brings them, and their names.
+# Backend → extra that installs its packages, and their names.
 EXTRAS = {"onnxruntime": ("onnx", ("onnxruntime", "onnx", "onnxscript")), "openvino": ("openvino", ("openvino",))}
 PROBE_SECONDS = 2.0
-# By how much a backend has to be faster in a probe, whose noise is of this size.
+# Fraction by which a backend must be faster in a probe; smaller differences are noise.
 MARGIN = 0.1
-# Activations of this number of images stay in the processor's cache.
+# Number of images whose activations fit into the processor's cache.
 CHUNK = 32
-# Images, and texts, that one stream of OpenVINO takes at a time at most.
+# Maximum number of images or texts per OpenVINO stream.
 PARTS = {"image": 8, "text": 32}
-# Of a matrix product; from exact to fast.
+# Of matmuls, from exact to fast.
 PRECISIONS = ("fp32", "bf16", "int8")
 Encode = Callable[[Any], Tensor]
 Inputs = Tensor | Tokens
@@ -57,10 +57,10 @@ class Tower:
     Attributes:
         model: The dual encoder, in evaluation mode.
         kind: ``image`` or ``text``.
-        example: Inputs as the job has them: pixels (B, 3, S, S) uint8, or tokens; at least two, texts of several
-            lengths, as exporters take a dimension of 1 and a mask without zeros for constants.
-        cache: Folder of converted towers; null converts again.
-        fingerprint: Of the model's weights, where there is a cache.
+        example: Inputs of the job: pixels (B, 3, S, S) uint8, or tokens, each (B, L), with B ≥ 2 and texts of different
+            lengths: exporters treat a dimension of 1 and a mask without zeros as constants.
+        cache: Folder of converted towers; None: no caching.
+        fingerprint: Fingerprint of the model, needed with ``cache``.
     """
 
     model: DualEncoder
@@ -76,32 +76,32 @@ class Tower:
 
     @property
     def device(self) -> torch.device:
-        """Of the model."""
+        """The model's device."""
         return next(self.model.parameters()).device
 
     def encode(self, inputs: Inputs) -> Tensor:
-        """Torch's own embeddings (B, D), float32."""
+        """Return torch's embeddings (B, D), float32."""
         encode: Encode = self.model.encode_image if self.kind == "image" else self.model.encode_text
         with torch.inference_mode():
             return encode(inputs).float()
 
     def tensors(self, inputs: Inputs) -> list[Tensor]:
-        """Inputs as a list of tensors, in the order of `names`."""
+        """Return the inputs as a list of tensors, in the order of `names`."""
         return [inputs] if isinstance(inputs, Tensor) else [inputs[name] for name in self.names]
 
     def module(self) -> nn.Module:
-        """The tower as a module of positional tensors."""
+        """Return the tower as a module with positional tensor arguments."""
         return _Positional(self)
 
     def part(self) -> Inputs:
-        """The last of the example without what is padding in all of them: another batch size, and length of text."""
+        """Return the last third of the example without common padding: another batch size and text length."""
         count = max(1, len(self.tensors(self.example)[0]) // 3)
         if isinstance(self.example, Tensor):
             return self.example[-count:].clone()
         return without_padding({name: tensor[-count:] for name, tensor in self.example.items()})
 
     def kept(self, backend: str) -> Path | None:
-        """Where the tower is kept as ``backend`` has it: all that a conversion writes into it is in the name."""
+        """Return the cache path of the tower converted for ``backend``; its name digests all inputs of a conversion."""
         if self.cache is None:
             return None
         shape = list(self.example.shape[1:]) if self.kind == "image" else self.names
@@ -111,18 +111,18 @@ class Tower:
 
 
 def without_padding(tokens: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tokens (each (B, L)) without the columns that no text uses; without an attention mask, as they are."""
+    """Remove the columns of tokens, each (B, L), that are padding in all texts; without an attention mask, copy all."""
     if "attention_mask" not in tokens:
         return {name: tensor.clone() for name, tensor in tokens.items()}
     used = tokens["attention_mask"].any(0)
-    used[0] |= not used.any()  # texts without a word
+    used[0] |= not used.any()  # empty texts
     return {name: tensor[:, used] for name, tensor in tokens.items()}
 
 
 class _Positional(nn.Module):
     def __init__(self, tower: Tower) -> None:
         super().__init__()
-        # torch.export puts other tensors into the modules while it runs, and the model may be in use meanwhile.
+        # torch.export temporarily replaces tensors of the modules, while the model may be in use.
         self.model, self.kind, self.names = shared_copy(tower.model), tower.kind, tower.names
 
     def forward(self, *tensors: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ def eager(tower: Tower, precision: str) -> Encode:
 
 
 def channels_last(tower: Tower, precision: str) -> Encode:
-    """Eager torch with channels_last images, a few at a time."""
+    """Eager torch with channels_last images, `CHUNK` at a time."""
     if tower.kind == "text":
         return eager(tower, precision)
     model: Any = copy.deepcopy(tower.model).to(memory_format=torch.channels_last)
@@ -156,7 +156,7 @@ def compiled(tower: Tower, precision: str) -> Encode:
     program: Encode = torch.compile(encode, options={"freezing": True})
 
     def run(inputs: Any) -> Tensor:
-        with torch.no_grad():  # constants are folded only where no gradient can be asked for
+        with torch.no_grad():  # constants are folded only without gradients
             return program(inputs)
 
     return _autocast(tower, run, precision)
@@ -171,7 +171,7 @@ def _autocast(tower: Tower, encode: Encode, precision: str) -> Encode:
 
 
 def onnxruntime(tower: Tower, precision: str) -> Encode:
-    """ONNX Runtime, from the tower exported with any batch size and text length."""
+    """ONNX Runtime, with dynamic batch size and text length."""
     if precision != "fp32":
         raise ModisteError("backend=onnxruntime runs in float32 on a CPU: set precision=fp32.")
     session = onnx.session(_onnx(tower), onnx.options(threads=torch.get_num_threads()))
@@ -209,7 +209,7 @@ def _onnx(tower: Tower) -> bytes:
 def openvino(tower: Tower, precision: str) -> Encode:
     """OpenVINO, one part of the batch per stream; OpenVINO chooses the number of cores per stream.
 
-    In int8 are the products with weights; what is left is in bf16 where the processor has it.
+    With ``int8``, matmuls have int8 weights, and the rest runs in bf16 if the processor supports it.
     """
     import openvino as ov
 
@@ -222,7 +222,7 @@ def openvino(tower: Tower, precision: str) -> Encode:
         "PERFORMANCE_HINT": "THROUGHPUT",
     }
     converted = _openvino(tower)
-    if tower.kind == "image":  # of one size, so that "same" padding becomes a part of the convolutions
+    if tower.kind == "image":  # a fixed size lets OpenVINO fuse "same" padding into the convolutions
         converted.reshape([-1, *tower.example.shape[1:]])
     if precision == "int8":
         settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = quantise_weights(converted)
@@ -266,7 +266,7 @@ def _openvino(tower: Tower) -> Any:
 
 
 def _position(port: Any, names: Sequence[str], index: int) -> int:
-    """Which of ``names`` a port of the converted program is; the tracer may have put a number behind the name."""
+    """Return the position in ``names`` of a port of the converted model; the tracer may have appended a number."""
     known = {name.partition(".")[0] for name in port.get_names()}
     return next((i for i, name in enumerate(names) if name in known), index)
 
@@ -297,8 +297,10 @@ def check_name(name: str, precision: str = "fp32") -> None:
 
 
 def candidates(kind: str, device: str = "cpu") -> list[str]:
-    """What ``auto`` tries next to torch in float32, from exact to fast: the others, all in bf16 where the processor has
-    units for it, and int8. The other backends are for CPUs: on a GPU it is torch in bf16.
+    """Return what ``auto`` tries in addition to torch in float32, from exact to fast.
+
+    On a CPU these are the other backends, then all of them in bf16 if the processor supports it, then int8. On other
+    devices it is torch in bf16 alone.
 
     >>> candidates("image", "cuda")
     ['torch-bf16']
@@ -311,20 +313,20 @@ def candidates(kind: str, device: str = "cpu") -> list[str]:
 
 
 def choose(tower: Tower, name: str, min_cosine: float) -> tuple[str, Encode]:
-    """The backend ``name``, or with ``auto`` the fastest within ``min_cosine``.
+    """Check the backend ``name``, or choose the fastest within ``min_cosine`` with ``auto``.
 
     Args:
-        tower: With an example of the job's inputs, on which speed and cosine are measured.
-        name: A key of `BACKENDS`, with "-bf16" or "-int8" behind it for that precision; or ``auto``, which leaves out
-            ``compile``: compiling takes longer than most jobs. It goes from exact to fast, and takes what is faster by
-            `MARGIN` than what it had.
-        min_cosine: Smallest cosine to torch's float32 embeddings that any example may have.
+        tower: The tower, with an example of the job's inputs on which speed and cosine are measured.
+        name: A key of `BACKENDS`, with the suffix "-bf16" or "-int8" for that precision; or ``auto``, which tries
+            `candidates` in order and switches to one that is faster by more than `MARGIN`. It skips ``compile``, since
+            compiling takes longer than most jobs.
+        min_cosine: Minimum cosine of every example to torch's float32 embedding.
 
     Returns:
-        The name of what was taken, and the function.
+        Name and function of the chosen backend.
 
     Raises:
-        ModisteError: A backend that was named falls below ``min_cosine`` or cannot run the tower.
+        ModisteError: A named backend falls below ``min_cosine`` or cannot run the tower.
     """
     if name != "auto":
         return name, checked(tower, name, min_cosine)[0]
@@ -345,7 +347,7 @@ def choose(tower: Tower, name: str, min_cosine: float) -> tuple[str, Encode]:
 
 
 def checked(tower: Tower, name: str, min_cosine: float) -> tuple[Encode, float]:
-    """A backend's function and its smallest cosine. Raises ModisteError as `choose`."""
+    """Return a backend's function and its smallest cosine. Raises ModisteError like `choose`."""
     backend, _, precision = name.partition("-")
     check_name(backend, precision or "fp32")
     remedy = "Use precision=bf16 or fp32." if precision == "int8" else "Use backend=torch."
@@ -354,7 +356,7 @@ def checked(tower: Tower, name: str, min_cosine: float) -> tuple[Encode, float]:
         cosine = smallest_cosine(tower, encode)
     except ModisteError:
         raise
-    except Exception as error:  # exporters raise many kinds for a tower they do not know
+    except Exception as error:  # exporters raise many kinds of errors for an unsupported tower
         raise ModisteError(
             f"backend={backend} cannot run the {tower.kind} tower: {first_line(error)} {remedy}"
         ) from error
@@ -365,7 +367,7 @@ def checked(tower: Tower, name: str, min_cosine: float) -> tuple[Encode, float]:
 
 
 def smallest_cosine(tower: Tower, encode: Encode) -> float:
-    """Of an encoder's embeddings of the example, and of a part of it, to torch's; NaN if one is not a number."""
+    """Return the smallest cosine to torch's embeddings over the example and a part of it; NaN if any is NaN."""
     cosines = [
         torch.nn.functional.cosine_similarity(encode(inputs), tower.encode(inputs))
         for inputs in (tower.example, tower.part())
@@ -374,11 +376,11 @@ def smallest_cosine(tower: Tower, encode: Encode) -> float:
 
 
 def rate(tower: Tower, encode: Encode, seconds: float = PROBE_SECONDS) -> float:
-    """Examples per second, after a warm-up, over about ``seconds``."""
+    """Measure examples per second over about ``seconds``, after a warm-up."""
 
     def run() -> None:
         encode(tower.example)
-        if tower.device.type == "cuda":  # which has only been told what to do
+        if tower.device.type == "cuda":  # kernels run asynchronously
             torch.cuda.synchronize(tower.device)
 
     run()
@@ -390,5 +392,5 @@ def rate(tower: Tower, encode: Encode, seconds: float = PROBE_SECONDS) -> float:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error."""
+    """Return the first line of an error, at most 200 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

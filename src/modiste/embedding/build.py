@@ -1,4 +1,4 @@
-"""The one place where a model becomes an embedder."""
+"""Construction of embedders from models and configurations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 OPTIONS = ("batch_size", "precision", "backend", "min_cosine", "device", "cache")
-"""Keys of a configuration that `build_embedder` takes."""
+"""Configuration keys that are passed to `build_embedder`."""
 
 
 def build_embedder(
@@ -30,12 +30,12 @@ def build_embedder(
     decode: str = "pil",
     progress: bool = True,
 ) -> ModelEmbedder:
-    """An embedder of a model, on its device.
+    """Create an embedder and move the model to the device.
 
     Args:
         model: The dual encoder; it is moved to the device and put into evaluation mode.
         batch_size: Images or texts per batch.
-        precision: See `ModelEmbedder`, as ``backend`` and ``min_cosine``.
+        precision: See `ModelEmbedder`, also for ``backend`` and ``min_cosine``.
         device: ``cpu``, ``cuda``, ``mps``, or ``auto``: the first accelerator found, else the CPU.
         cache: Keep embeddings between runs, keyed by weights, pixels and preprocessing.
         decode: See `modiste.data.decode.Decoder`.
@@ -57,7 +57,7 @@ def build_embedder(
 
 
 def embedder_options(cfg: DictConfig) -> dict[str, Any]:
-    """What a command's configuration says of its embedder, for `build_embedder`.
+    """Extract the arguments of `build_embedder` from a command's configuration.
 
     >>> from modiste.config import compose
     >>> embedder_options(compose("merge", ["batch_size=64"]))
@@ -67,12 +67,12 @@ def embedder_options(cfg: DictConfig) -> dict[str, Any]:
 
 
 def decode_of(data_cfg: DictConfig) -> str:
-    """How a data node's images are decoded; nodes from before there was a choice do not say."""
+    """Return the decoder of a data node; ``pil`` for old nodes, which lack the key."""
     return data_cfg.get("decode", "pil")
 
 
 def choose_device(name: str) -> str:
-    """A torch device name; ``auto`` takes the first accelerator found.
+    """Resolve a torch device name; ``auto`` is the first accelerator found, else the CPU.
 
     >>> choose_device("cpu")
     'cpu'

@@ -36,21 +36,24 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """Embedding job: data, model and batches. A shard depends on nothing else.
+    """Everything that determines the content of the shards: data, model and batches.
 
     Attributes:
         model: The dual encoder.
-        catalogue: All its rows are embedded, in their order.
-        texts: The text of every row.
-        folder: Where the shards go; every worker must see it.
-        shard_rows: Rows of a shard; batches do not reach over its end.
-        batch_size: Images or texts at a time.
-        precision: As of `modiste.embedding.embedder.ModelEmbedder`.
-        decode: As of `modiste.embedding.embedder.ModelEmbedder`.
-        backend: As of `modiste.embedding.embedder.ModelEmbedder`, without ``auto``: each worker would choose its own.
-        device: Of the model; ``cuda`` deals the GPUs of the machine to the workers in turn.
-        min_cosine: As of `modiste.embedding.embedder.ModelEmbedder`.
-        threads: Of torch in every worker. Other numbers of them may round otherwise.
+        catalogue: The catalogue; all rows are embedded, in order.
+        texts: The text of each row.
+        folder: Output folder, accessible to every worker.
+        shard_rows: Rows per shard; a batch never spans two shards.
+        batch_size: Images or texts per batch.
+        precision: See `modiste.embedding.embedder.ModelEmbedder`.
+        decode: See `modiste.data.decode.Decoder`.
+        backend: See `modiste.embedding.embedder.ModelEmbedder`; not ``auto``, since workers might choose differently.
+        device: Device of the model; ``cuda`` assigns the machine's GPUs to the workers in turn.
+        min_cosine: See `modiste.embedding.embedder.ModelEmbedder`.
+        threads: Torch threads per worker; the number may affect rounding.
+
+    Raises:
+        ModisteError: An option is invalid, or ``backend`` is ``auto``.
     """
 
     model: DualEncoder
@@ -75,7 +78,7 @@ class Job:
             raise ModisteError("backend=auto is chosen by a benchmark that may differ between workers: name a backend.")
 
     def identity(self, fingerprint: str) -> Record:
-        """What decides the shards' content, for the manifest."""
+        """Return what determines the content of the shards, for the manifest."""
         return {
             "format": FORMAT,
             "data": self.catalogue.card.name,
@@ -103,7 +106,7 @@ class Worker:
         )
 
     def __call__(self, index: int) -> Record:
-        """Write shard ``index``; return its part of the manifest."""
+        """Write shard ``index``; return its record for the manifest."""
         job = self.job
         rows = np.arange(len(job.catalogue))[index * job.shard_rows :][: job.shard_rows]
         vectors = {
@@ -115,7 +118,7 @@ class Worker:
 
 
 def device_of(device: str, number: int) -> str:
-    """The device of worker ``number``: each has one GPU, and a GPU several workers where there are more of them.
+    """Return the device of worker ``number``: one GPU per worker, shared if there are more workers than GPUs.
 
     >>> device_of("cpu", 3)
     'cpu'
@@ -129,20 +132,20 @@ def default_number(device: str, cores: int) -> int:
 
 
 def embed_shards(job: Job, workers: str = "processes", number: int = 1, progress: Progress = silent) -> int:
-    """Make the shards that are missing, and join all of them in ``image.npy`` and ``text.npy``.
+    """Compute the missing shards, and concatenate all shards into ``image.npy`` and ``text.npy``.
 
     Args:
-        job: What is embedded.
-        workers: ``processes`` of this machine, or ``ray``.
-        number: Of workers; one process is this one.
+        job: The embedding job.
+        workers: ``processes`` on this machine, or ``ray``.
+        number: Number of workers; a single ``processes`` worker runs in this process.
         progress: `modiste.utils.progress.progress_bar` or `silent`.
 
     Returns:
-        The number of shards that had to be made.
+        The number of shards computed.
 
     Raises:
-        ModisteError: The folder holds other embeddings, ``workers`` is unknown, Ray is not installed, or a worker was
-            killed.
+        ModisteError: The folder contains other embeddings, ``workers`` is unknown, Ray is not installed, a worker was
+            killed, or the disk is full.
     """
     if workers not in WORKERS:
         raise ModisteError(f"workers={workers} is not known. {did_you_mean(workers, WORKERS)}")
@@ -158,7 +161,7 @@ def embed_shards(job: Job, workers: str = "processes", number: int = 1, progress
         write_json(job.folder / MANIFEST, identity | {"complete": complete, "shards": shards})
 
     if missing:
-        rows = min(len(missing) * job.shard_rows, len(job.catalogue)) + len(job.catalogue)  # shards, and all joined
+        rows = min(len(missing) * job.shard_rows, len(job.catalogue)) + len(job.catalogue)  # shards and full matrix
         check_space(job.folder, len(SIDES) * rows * job.model.embed_dim * 4, "Embedding")
         note(False)
         records = WORKERS[workers](job, missing, number)
@@ -172,17 +175,17 @@ def embed_shards(job: Job, workers: str = "processes", number: int = 1, progress
 
 
 def _finished(folder: Path, identity: Record) -> dict[int, Record]:
-    """The shards of an earlier, interrupted job that are whole.
+    """Return the intact shards of an earlier, interrupted job by their index.
 
     Raises:
-        ModisteError: They are of another job.
+        ModisteError: They belong to another job.
     """
     earlier = read_manifest(folder)
     if earlier is None or not earlier["shards"]:
         return {}
     for name, value in identity.items():
         if earlier.get(name) != value:
-            raise ModisteError(f"{folder} holds other embeddings ({name} differs): choose another out=…")
+            raise ModisteError(f"{folder} contains other embeddings ({name} differs): choose another out=…")
     whole = (s for s in earlier["shards"] if all(is_whole(folder, s[side], checksum=True) for side in SIDES))
     return {shard["index"]: shard for shard in whole}
 
@@ -200,7 +203,7 @@ def _with_processes(job: Job, indices: Sequence[int], number: int) -> Iterator[R
     numbers = context.Value("i", 0)
     pool = ProcessPoolExecutor(count, context, initializer=_start, initargs=(job, numbers))
     try:
-        with delayed():  # a process that is being started would say so with a traceback
+        with delayed():  # interrupted while it starts, a process would print a traceback
             work = [pool.submit(_embed_shard, index) for index in indices]
         for done in as_completed(work):
             yield done.result()
@@ -209,7 +212,7 @@ def _with_processes(job: Job, indices: Sequence[int], number: int) -> Iterator[R
             "A worker was killed, perhaps because memory ran out; finished shards are kept: run the same command "
             "again, with a smaller number= or batch_size= if it happens again."
         ) from error
-    except BaseException:  # also an interrupt: what was started is not waited for
+    except BaseException:  # also an interrupt: do not wait for running shards
         for process in list(pool._processes.values()):
             process.kill()
         raise
@@ -218,7 +221,7 @@ def _with_processes(job: Job, indices: Sequence[int], number: int) -> Iterator[R
 
 
 _worker: Worker | None = None
-"""Of a worker process."""
+"""The worker of this process, if it is a worker process."""
 
 
 def _start(job: Job, numbers: Any) -> None:
@@ -237,7 +240,7 @@ def _embed_shard(index: int) -> Record:
 
 
 class _Actor:
-    """A worker of Ray Data: one row of its input names a shard. The job lies in Ray's store, once per machine."""
+    """A worker of Ray Data; each input row names a shard. Ray's object store holds the job, once per machine."""
 
     def __init__(self, reference: Any) -> None:
         import ray
@@ -260,7 +263,7 @@ def _with_ray(job: Job, indices: Sequence[int], number: int) -> Iterator[Record]
     shards: Any = ray.data.from_items(list(indices), override_num_blocks=len(indices))
     options = {"fn_constructor_args": ([ray.put(job)],), "concurrency": min(number, len(indices)), "num_cpus": 1}
     if job.device.startswith("cuda"):
-        options["num_gpus"] = 1  # Ray shows each worker its own
+        options["num_gpus"] = 1  # Ray makes a different GPU visible to each worker
     for row in shards.map(_Actor, **options).iter_rows():
         yield json.loads(row["record"])
 
@@ -272,7 +275,7 @@ WORKERS: dict[str, Callable[[Job, Sequence[int], int], Iterator[Record]]] = {
 
 
 def _join(job: Job, side: str, files: Sequence[str]) -> None:
-    """One matrix of all shards, written through a memory map: it need not fit into memory."""
+    """Concatenate all shards through a memory map, since the matrix may not fit into memory."""
     path = job.folder / f"{side}.npy"
     shape = (len(job.catalogue), job.model.embed_dim)
     with atomic(path) as unfinished:

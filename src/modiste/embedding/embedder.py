@@ -1,4 +1,4 @@
-"""Embedders: compute and cache embeddings per model, data and preprocessing, or read them from files."""
+"""Embedders: compute and cache embeddings by model, data and preprocessing, or read them from files."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ from modiste.utils.run_dir import cache_dir, write_json
 
 log = logging.getLogger(__name__)
 MIN_COSINE = {"image": 0.995, "text": 0.999}
-# number of texts tokenised and sorted by length at a time
+# Texts tokenised and sorted by length at a time.
 GROUP = 65536
-# Inputs of a job on which a backend is checked and timed.
+# Inputs of the job on which a backend is checked and timed.
 EXAMPLES = 32
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """sha256 of the architecture, and of the names, shapes, types and bytes of every weight and buffer.
+    """SHA-256 of the architecture and of the names, shapes, dtypes and bytes of all weights and buffers.
 
-    The architecture is the model's ``repr``: weights alone do not tell QuickGELU from GELU, or mean pooling from CLS.
+    The architecture is the model's ``repr``: weights alone do not distinguish QuickGELU from GELU, or mean from CLS
+    pooling.
     """
     digest = hashlib.sha256(repr(model).encode())
     for name, tensor in sorted(model.state_dict().items()):
@@ -52,17 +53,18 @@ class ModelEmbedder:
 
     Args:
         model: The dual encoder; it is put into evaluation mode.
-        batch_size: Images or texts at a time.
+        batch_size: Images or texts per batch.
         precision: ``fp32``, ``bf16`` (autocast), or ``int8`` (OpenVINO only).
-        cache: Cache folder; null: no caching.
+        cache: Cache folder; None: no caching.
         progress: `progress_bar` or `silent`.
         decode: See `modiste.data.decode.Decoder`.
         backend: Inference backend, a key of `modiste.embedding.backends.BACKENDS`, or ``auto``: the
             fastest backend and precision within ``min_cosine``.
-        min_cosine: ``{"image": …, "text": …}``, minimum cosine of other backends to torch's embeddings.
+        min_cosine: ``{"image": …, "text": …}``, minimum cosine between another backend's embeddings and torch's.
 
     Attributes:
-        used: ``image`` and ``text`` to the backend that made the embeddings so far.
+        taken: ``image`` and ``text`` → name and function of the backend in use, once checked.
+        used: ``image`` and ``text`` → backend of the latest embeddings.
 
     Raises:
         ModisteError: The backend or precision is unknown, not installed, or they exclude each other.
@@ -90,7 +92,7 @@ class ModelEmbedder:
         self.used: dict[str, str] = {}
 
     def images(self, catalogue: Catalogue) -> Tensor:
-        """Unit-norm embeddings (N, D), float32 on the CPU, of the catalogue's images, row by row."""
+        """Return unit-norm embeddings (N, D) of the catalogue's images, one per row, float32 on the CPU."""
         pixels = catalogue.column("pixels")
         facts: dict[str, object] = {"preprocess": self.model.preprocess.describe(), "pixels": pixels}
         facts |= Decoder(self.decode).identity(catalogue)
@@ -99,7 +101,7 @@ class ModelEmbedder:
         return self._cached("image", facts, self._image_example(part), lambda: self._embed_images(part)[place])
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit-norm embeddings (M, D), float32 on the CPU; a text that comes more than once is embedded once."""
+        """Return unit-norm embeddings (M, D) of texts, float32 on the CPU; repeated texts are embedded once."""
         rows, place = _distinct(texts)
         distinct = [texts[row] for row in rows]
         groups = [self.model.tokenizer(distinct[start : start + GROUP]) for start in range(0, len(distinct), GROUP)]
@@ -202,7 +204,7 @@ class ModelEmbedder:
             return encode(inputs).float()
 
     def _expected(self, tower: str) -> str:
-        """The backend whose embeddings the cache may hold: what was taken, or named, or chosen the last time."""
+        """Return the backend whose embeddings may be cached: the one in use, named, or chosen last time."""
         if tower in self.taken:
             return self.taken[tower][0]
         if self.backend == "auto":
@@ -213,7 +215,7 @@ class ModelEmbedder:
         return self.backend + (f"-{self.precision}" if self.precision != "fp32" and self.backend != "torch" else "")
 
     def _choice(self, tower: str) -> Path:
-        """The file that says what ``backend=auto`` took for this tower on this machine."""
+        """Return the file that records the choice of ``backend=auto`` for this tower on this machine."""
         assert self.cache is not None
         machine = [processor(), torch.get_num_threads(), str(self.device)]
         facts = [self.fingerprint, tower, self.model.preprocess.describe(), self.min_cosine[tower], *machine]
@@ -224,14 +226,14 @@ class ModelEmbedder:
         return self.cache / "backends" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
 
     def take(self, tower: str, example: Callable[[], Any]) -> None:
-        """Put the backend of a tower into `taken`, checked (and with ``auto`` chosen) on inputs of the job.
+        """Put a tower's backend into `taken`: check the named one, or choose one with ``auto``, on inputs of the job.
 
         Args:
             tower: ``image`` or ``text``.
-            example: Gives pixels (B, 3, S, S) uint8, or tokens (each (B, L)); at least two.
+            example: Returns pixels (B, 3, S, S) uint8, or tokens, each (B, L), with B ≥ 2.
 
         Raises:
-            ModisteError: A backend that was named is too far from torch, or cannot run the tower.
+            ModisteError: A named backend is too far from torch, or cannot run the tower.
         """
         if self.backend == "torch" or tower in self.taken:
             return
@@ -247,7 +249,7 @@ class ModelEmbedder:
         log.info("The %s tower uses backend %s.", tower, self.taken[tower][0])
 
     def _chosen(self, tower: backends.Tower) -> tuple[str, Callable[[Any], Tensor]]:
-        """What ``auto`` took the last time if it is near enough on these inputs, too, or else the fastest now."""
+        """Return the last choice of ``auto`` if it is close enough on these inputs, too, else the fastest backend."""
         wanted = self.min_cosine[tower.kind]
         file = self._choice(tower.kind) if self.cache else None
         if file is not None and file.is_file():
@@ -261,7 +263,7 @@ class ModelEmbedder:
         return taken
 
     def _filled(self, count: int, parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        """Embeddings (count, D) from parts of some rows, which are held once, and not as parts and stacked."""
+        """Assemble embeddings (count, D) from parts in place: stacking would need twice the memory."""
         embeddings = torch.empty(count, self.model.embed_dim)
         for rows, part in fetched(parts):
             embeddings[rows] = part
@@ -275,7 +277,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
 
 
 def _distinct(values: Sequence[str]) -> tuple[list[int], Any]:
-    """Where each distinct value comes first, and what makes the rows of all from theirs.
+    """Return the first row of each distinct value, and the index that expands distinct values to all rows.
 
     >>> _distinct(["a", "b", "a"])
     ([0, 1], tensor([0, 1, 0]))
@@ -289,7 +291,7 @@ def _distinct(values: Sequence[str]) -> tuple[list[int], Any]:
 
 
 def _lengths(tokens: Tokens) -> Tensor:
-    """Number of real tokens (B,) of each text; without an attention mask, all that there are."""
+    """Return the number of tokens (B,) of each text without padding; with it if there is no attention mask."""
     if "attention_mask" in tokens:
         return tokens["attention_mask"].sum(1)
     any_of_them = next(iter(tokens.values()))
@@ -297,7 +299,7 @@ def _lengths(tokens: Tokens) -> Tensor:
 
 
 def _digest(groups: Iterable[Tokens]) -> str:
-    """sha256 of the tokens of each text, without padding: another vocabulary or maximum length is another key."""
+    """SHA-256 of the tokens of each text, without padding, so that vocabulary and maximum length change the key."""
     digest = hashlib.sha256()
     for tokens in groups:
         mask = tokens["attention_mask"].bool() if "attention_mask" in tokens else None
@@ -309,7 +311,7 @@ def _digest(groups: Iterable[Tokens]) -> str:
 
 
 def _text_example(groups: Sequence[Tokens]) -> Tokens:
-    """A few texts of all lengths, the longest among them; at least two."""
+    """Return at least two texts whose lengths range from the shortest to the longest."""
     if not groups:
         return {"input_ids": torch.empty(0, 0)}
     order = _lengths(groups[0]).argsort(stable=True)
@@ -322,17 +324,17 @@ def _tensors(inputs: Any) -> list[Tensor]:
 
 
 class MatrixEmbedder:
-    """Precomputed embeddings: one row of ``images`` and of ``texts`` per catalogue row.
+    """Look up precomputed embeddings, which are normalised to unit norm.
 
     Args:
-        catalogue: The whole catalogue that the rows belong to.
-        images: Matrix (N, D).
-        texts: Matrix (N, D) of the catalogue's texts, or of ``captions``.
-        captions: The texts that the rows of ``texts`` stand for; null takes the catalogue's text column.
-        encode: Embeds a text that is not among them; null makes such a text an error.
+        catalogue: The full catalogue.
+        images: Image embeddings (N, D), one per catalogue row.
+        texts: Text embeddings (M, D) of ``captions``.
+        captions: The M embedded texts; None: the catalogue's text column, so M = N.
+        encode: Embeds texts that are not among ``captions``; None makes such a text an error.
 
     Raises:
-        ModisteError: The shapes do not fit the catalogue, or a value is not finite.
+        ModisteError: The shapes do not fit the catalogue or each other, or a value is not finite.
     """
 
     def __init__(
@@ -347,7 +349,7 @@ class MatrixEmbedder:
         for name, matrix, rows in (("image", images, len(catalogue)), ("text", texts, len(captions))):
             if matrix.ndim != 2 or len(matrix) != rows:
                 raise ModisteError(
-                    f"The {name} embeddings have shape {tuple(matrix.shape)}, but there are {rows} rows to embed."
+                    f"The {name} embeddings have shape {tuple(matrix.shape)}: give a matrix with {rows} rows."
                 )
             if not torch.isfinite(matrix).all():
                 raise ModisteError(f"The {name} embeddings contain non-finite values: recompute them.")
@@ -363,11 +365,11 @@ class MatrixEmbedder:
         self.fingerprint = digest.hexdigest()
 
     def images(self, catalogue: Catalogue) -> Tensor:
-        """The rows (N, D) of ``catalogue``, a part of the one it was made for."""
+        """Return unit-norm embeddings (N, D) of the rows of ``catalogue``, a subset of the full catalogue."""
         return self.matrix[torch.tensor([self.position[row] for row in catalogue.column("row")], dtype=torch.long)]
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings (M, D) of texts. Raises MissingEmbeddingError: a text is not known and cannot be encoded."""
+        """Return embeddings (M, D) of texts. Raises MissingEmbeddingError for an unknown text without ``encode``."""
         new = [text for text in dict.fromkeys(texts) if text not in self.known]
         if new and self.encode is None:
             raise MissingEmbeddingError(
@@ -389,14 +391,14 @@ class PrefixEmbedder:
         dim: Size d of the prefix.
 
     Raises:
-        ModisteError: ``dim`` < 1; when embedding, it is larger than the embeddings; a task asks for the model.
+        ModisteError: ``dim`` is below 1 or, when embedding, above D; or a task needs the model.
     """
 
     def __init__(self, embedder: ModelEmbedder | MatrixEmbedder, dim: int) -> None:
         if dim < 1:
             raise ModisteError(f"dim={dim} must be at least 1: null keeps the full embeddings.")
         self.embedder, self.dim = embedder, dim
-        self.fingerprint: str = embedder.fingerprint  # of the whole embeddings
+        self.fingerprint: str = embedder.fingerprint  # of the full embeddings
 
     def images(self, catalogue: Catalogue) -> Tensor:
         """Unit-norm embeddings (N, d)."""
@@ -423,7 +425,7 @@ class PrefixEmbedder:
 
 
 def read_matrix(path: Path) -> Tensor:
-    """Load a matrix from a ``.npy`` or ``.pt`` file. Raises ModisteError if it is missing or invalid."""
+    """Load a float32 matrix from a ``.npy`` or ``.pt`` file. Raises ModisteError if it is missing or invalid."""
     if not path.is_file():
         raise ModisteError(f"Embedding file {path} does not exist: give the path of a .npy or .pt file.")
     try:
@@ -431,9 +433,9 @@ def read_matrix(path: Path) -> Tensor:
             return torch.from_numpy(np.load(path, allow_pickle=False)).float()
         check_stored(path)
         return torch.load(path, map_location="cpu", weights_only=True).float()
-    except Exception as error:  # numpy and torch raise many kinds for a file that is not what it should be
+    except Exception as error:  # numpy and torch raise many kinds of errors for invalid files
         raise ModisteError(
-            f"{path} does not hold a matrix: save a numpy array (.npy) or a torch tensor (.pt)."
+            f"{path} does not contain a matrix: save a numpy array (.npy) or a torch tensor (.pt)."
         ) from error
 
 

@@ -1,8 +1,8 @@
-"""int8 weights of matmuls in an OpenVINO program.
+"""int8 weight quantisation of the matmuls in an OpenVINO model.
 
-nncf's post-training quantisation was measured instead: cosine 0.88 to torch's embeddings on real photos, where this one
-has 0.9993 (ViT-B/32), and at most a quarter faster than OpenVINO in bf16 (benchmarks/README.md). Its `compress_weights`
-quantises token embeddings, too, and sends telemetry.
+The alternative, nncf's post-training quantisation, reaches a cosine of only 0.88 to torch's embeddings on real photos,
+against 0.9993 here (ViT-B/32), and is at most a quarter faster than OpenVINO in bf16 (benchmarks/README.md). nncf's
+`compress_weights` also quantises token embeddings, and sends telemetry.
 """
 
 from __future__ import annotations
@@ -18,23 +18,27 @@ from modiste.errors import ModisteError
 if TYPE_CHECKING:
     from openvino import Model
 
-# OpenVINO's names of what has weights.
+# OpenVINO's operators with weights.
 WEIGHTED = ("MatMul", "Convolution", "GroupConvolution")
-# Activations that share a scale (larger groups are hardly faster), and the smallest group that pays.
-# OpenVINO asks for multiples of 16.
+# Activations that share a scale (larger groups are hardly faster), and the smallest group that is worth it.
+# OpenVINO requires multiples of 16.
 INT8_GROUP, SMALLEST_GROUP = 128, 32
 
 
 def quantise_weights(program: Model) -> int:
     """Quantise matmul weights to int8 in place, with one scale per output: w ≈ int8 · max|w| / 127.
 
-    Matmuls whose inputs `SMALLEST_GROUP` does not divide stay as they are, and so do convolutions and token embeddings.
+    Matmuls whose number of inputs is not a multiple of `SMALLEST_GROUP`, convolutions and token embeddings stay as they
+    are.
+
+    Args:
+        program: An OpenVINO model.
 
     Returns:
-        Size of the groups of activations that share a scale: it divides the inputs of all these products.
+        Size of the groups of activations that share a scale; it divides the number of inputs of all quantised matmuls.
 
     Raises:
-        ModisteError: Convolutions have more weights than these products.
+        ModisteError: Convolutions have at least as many weights as the quantised matmuls.
     """
     from openvino import opset13 as ops
 
@@ -42,7 +46,7 @@ def quantise_weights(program: Model) -> int:
     for node in program.get_ordered_ops():
         source = node.input_value(1).get_node() if node.get_type_name() in WEIGHTED else None
         if source is None or source.get_type_name() != "Constant":
-            continue  # not of weights, but of two activations
+            continue  # a product of two activations
         weights = source.get_data()
         if node.get_type_name() != "MatMul":
             convolved += weights.size

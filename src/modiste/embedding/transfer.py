@@ -1,4 +1,4 @@
-"""Batches to a device and embeddings back, without the host waiting for a GPU at every batch."""
+"""Asynchronous transfer of batches to a device and of embeddings back to the CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Inputs = TypeVar("Inputs", Tensor, dict[str, Tensor])
 
 
 def to_device(inputs: Inputs, device: torch.device) -> Inputs:
-    """Pixels, or tokens by name, on ``device``; a GPU reads them from pinned memory while the host continues.
+    """Move pixels, or tokens by name, to ``device``; asynchronously from pinned memory if it is a GPU.
 
     >>> to_device({"input_ids": torch.zeros(1, 2)}, torch.device("cpu"))["input_ids"].shape
     torch.Size([1, 2])
@@ -25,9 +25,9 @@ def to_device(inputs: Inputs, device: torch.device) -> Inputs:
 
 
 def fetched(parts: Iterable[tuple[Any, Tensor]]) -> Iterator[tuple[Any, Tensor]]:
-    """The (rows, embeddings) of ``parts`` with the embeddings on the CPU, one part behind.
+    """Yield the (rows, embeddings) of ``parts`` with the embeddings on the CPU, one part behind.
 
-    A GPU computes the next part while this one is copied; the host is never more than two parts ahead of it.
+    A GPU computes the next part while the previous one is copied; the host runs at most two parts ahead.
 
     >>> [part.tolist() for _, part in fetched((i, torch.ones(1) * i) for i in range(3))]
     [[0.0], [1.0], [2.0]]

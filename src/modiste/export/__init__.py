@@ -1,4 +1,4 @@
-"""Export of a trained or published model into the layouts of other libraries, each verified with its library.
+"""Export of trained or published models to the layouts of other libraries, verified with each library.
 
 >>> sorted(FORMATS)
 ['hub', 'onnx', 'open_clip', 'openvino', 'sentence_transformers', 'transformers', 'transformers_js']
@@ -19,7 +19,7 @@ __all__ = ["FORMATS", "export"]
 
 
 def export(run_or_model: str | Path | DualEncoder, format: str, out: str | Path, **options: Any) -> Exported:
-    """Write a model as another library's files; see `modiste.export.writing.export`."""
+    """Export a model to another library's layout; see `modiste.export.writing.export`."""
     from modiste.export import writing
 
     return writing.export(run_or_model, format, out, **options)

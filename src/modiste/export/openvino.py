@@ -1,4 +1,4 @@
-"""OpenVINO's IR, a program a tower: uint8 pixels or tokens of any batch size to unit-norm embeddings."""
+"""OpenVINO IR, one model per tower: uint8 pixels or tokens of any batch size to unit-norm embeddings."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "bf16", "int8")
 REMEDY = "Use precision=bf16 or fp32."
-# Operations with weights, and which of their inputs these are.
+# Operation → position of its weights among the inputs.
 WEIGHTS = {"MatMul": 1, "Convolution": 1, "GroupConvolution": 1, "Gather": 0}
 
 
 def write(model: DualEncoder, folder: Path, job: Job) -> None:
-    """``image.xml``, ``text.xml`` with their weights, and the tokenizer's files.
+    """Write ``image.xml`` and ``text.xml`` with their weights, and the tokenizer's files.
 
     Raises:
-        ModisteError: OpenVINO cannot convert a tower; int8 is asked for where neither tower has matrix products.
+        ModisteError: OpenVINO cannot convert a tower, or ``int8`` can quantise neither tower.
     """
     pixels, tokens = examples(model, job)
     names = sorted(tokens)
@@ -51,7 +51,7 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
 
 
 def convert(module: torch.nn.Module, inputs: dict[str, Tensor], path: Path, precision: str) -> list[str]:
-    """Save a module as a program; returns why its weights stayed as they were, if they did."""
+    """Convert and save a module; return why it could not be quantised to int8, else an empty list."""
     import openvino as ov
 
     example = tuple(inputs.values())
@@ -60,13 +60,13 @@ def convert(module: torch.nn.Module, inputs: dict[str, Tensor], path: Path, prec
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(module.eval(), example, check_trace=False)
             program = ov.convert_model(traced, example_input=example)
-    except Exception as error:  # converters raise many kinds for a tower they do not know
+    except Exception as error:  # converters raise many kinds of errors for an unsupported tower
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         what = f"The {path.stem} tower cannot be exported to OpenVINO: {first_line}."
         raise ModisteError(f"{what} Use another format.") from error
     for port, name in zip(program.inputs, inputs, strict=True):
         port.get_tensor().set_names({name})
-    if PIXELS in inputs:  # of one size, so that "same" padding becomes a part of the convolutions
+    if PIXELS in inputs:  # a fixed size lets OpenVINO fuse "same" padding into the convolutions
         program.reshape([-1, *inputs[PIXELS].shape[1:]])
     refused = []
     if precision == "int8":
@@ -93,12 +93,12 @@ def round_weights(program: Model) -> None:
         source = node.input_value(port).get_node()
         if source.get_type_name() != "Constant" or source.get_element_type() != ov.Type.f32:
             continue
-        # OpenVINO's own conversion cuts off where torch rounds.
+        # OpenVINO's own conversion truncates, torch's rounds.
         rounded = torch.from_numpy(np.array(source.get_data())).to(torch.bfloat16).float().numpy()
         weights = ops.constant(rounded, dtype=ov.Type.bf16)
         node.input(port).replace_source_output(ops.convert(weights, "f32").output(0))
 
 
 def read(folder: Path) -> Reader:
-    """OpenVINO on the folder's programs, the preprocessing that modiste.json describes."""
+    """Load with OpenVINO, and the preprocessing described in modiste.json."""
     return reader_of(Programs(folder))

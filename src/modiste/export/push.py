@@ -17,18 +17,18 @@ OFFLINE = "The model hub cannot be reached: upload from a machine with network, 
 def push(
     folder: Path, repo_id: str, private: bool = True, message: str | None = None, revision: str | None = None
 ) -> str:
-    """Upload an export in one commit; returns the address of its repository.
+    """Upload an export in one commit; return the URL of its repository.
 
     Args:
-        folder: What `modiste export` wrote.
-        repo_id: ``owner/name``; it is created where it does not exist.
-        private: Of a repository that is created.
-        message: Of the commit.
-        revision: A branch, which is created where it does not exist.
+        folder: A folder written by `modiste export`.
+        repo_id: ``owner/name``; the repository is created if needed.
+        private: Whether a new repository is private.
+        message: Commit message; None: format and version.
+        revision: Branch, which is created if needed; None: the default branch.
 
     Raises:
-        ModisteError: The folder is not an export or holds a link, the name is not one of a repository, nobody is logged
-            in, or the hub cannot be reached or refuses, or a file cannot be read or copied.
+        ModisteError: The folder is not an export or contains a link, ``repo_id`` is invalid, there is no login, the hub
+            cannot be reached or refuses the upload, or a file cannot be read or copied.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
@@ -52,22 +52,22 @@ def push(
         raise ModisteError(f"repo_id={repo_id} is not the name of a repository: write owner/name ({error}).") from error
     except unreachable as error:
         raise explained(error, repo_id) from error
-    except OSError as error:  # of this machine: a full disk, a file that cannot be read
-        raise ModisteError(f"{folder} cannot be uploaded: {error}. Free or repair what it names.") from error
+    except OSError as error:  # local errors: a full disk, an unreadable file
+        raise ModisteError(f"{folder} cannot be uploaded: {error}. Free space, or repair the file.") from error
     return str(repository)
 
 
 def network_errors() -> tuple[type[Exception], ...]:
-    """Errors of the hub's client when it cannot reach the hub, or is refused."""
+    """Return the errors of the hub's client when it cannot reach the hub, or is refused."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    # By its version the client is built on requests, httpx or httpx2: the outermost class of theirs stands for all.
+    # Depending on its version, the client uses requests, httpx or httpx2: take the base class of that library.
     own = [kind for kind in HfHubHTTPError.__mro__ if issubclass(kind, Exception) and kind.__module__ != "builtins"]
     return (own[-1], ConnectionError, TimeoutError)
 
 
 def for_hub(folder: Path, repo_id: str, work: Path) -> Path:
-    """The folder, or a copy whose files name the repository where they named this machine's folder."""
+    """Return the folder, or a copy that names the repository in place of a local path (open_clip)."""
     if not ((folder / CONFIG).is_file() and (folder / "config.json").is_file()):
         return folder
     copy = work / "export"
@@ -77,7 +77,7 @@ def for_hub(folder: Path, repo_id: str, work: Path) -> Path:
 
 
 def explained(error: Exception, repo_id: str) -> ModisteError:
-    """What the hub's client raised, in a sentence."""
+    """Turn an error of the hub's client into a ModisteError."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     status = getattr(getattr(error, "response", None), "status_code", None)

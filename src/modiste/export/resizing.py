@@ -1,4 +1,4 @@
-"""A model's image transform as tensor operations, for readers that resize in other ways than PIL."""
+"""A model's image transform as tensor operations, for runtimes that resize differently from PIL."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from modiste.models.preprocess import Preprocess
 
 
 class Resizing(nn.Module):
-    """`Preprocess` for pixels (B, 3, H, W) of any one size, traceable by exporters.
+    """`Preprocess` for pixels (B, 3, H, W) of any size, traceable by exporters.
 
-    A resize is one matrix per axis, with PIL's kernels: they widen with the reduction, which is what smooths it.
+    Resizing multiplies by one matrix per axis, with PIL's kernels, which widen with the reduction (antialiasing).
 
     Args:
         preprocess: The transform.
@@ -25,13 +25,13 @@ class Resizing(nn.Module):
         self.preprocess = preprocess
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, size, size) in 0 to 255, rounded as uint8 pixels are, not normalised."""
+        """Return pixels (B, 3, size, size) from 0 to 255, rounded to integers and not normalised."""
         rows, columns = (torch.arange(side, dtype=torch.float64) for side in pixels.shape[-2:])
         height, width = rows[-1] + 1, columns[-1] + 1
         high, wide = self.sides(height, width)
         across, inside_x = self.weights(columns, width, wide)
         down, inside_y = self.weights(rows, height, high)
-        # PIL rounds after each axis. Pillow 13 begins with the height where that saves much; tests hold it to this.
+        # PIL rounds after each axis. Pillow 13 begins with the height if that saves much; tests check against it.
         down_first = (height > high) & (height - high > 2 * (width - wide))
         pixels = torch.where(
             down_first,
@@ -42,7 +42,7 @@ class Resizing(nn.Module):
         return torch.where(inside_y[:, None] & inside_x, pixels, fill)
 
     def sides(self, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-        """`Preprocess.resized` of scalar tensors."""
+        """`Preprocess.resized` for scalar tensors."""
         size = torch.full_like(height, self.preprocess.size)
         if self.preprocess.resize == "squash":
             return size, size
@@ -54,7 +54,7 @@ class Resizing(nn.Module):
         return (target * height / short).floor(), (target * width / short).floor()
 
     def weights(self, places: Tensor, side: Tensor, resized: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (size, side) of an axis, and which of its ``size`` outputs are in the picture, not in the padding."""
+        """Return the weights (size, side) of an axis, and a mask (size,) of the outputs inside the image."""
         extra = resized - self.preprocess.size  # negative: padding
         cropped = (extra / 2).round() if self.preprocess.crop == "round" else (extra / 2).floor()
         begin = cropped if self.preprocess.resize == "shortest" else -(-extra / 2).floor()
@@ -70,7 +70,7 @@ class Resizing(nn.Module):
 
 
 def rounded(pixels: Tensor) -> Tensor:
-    """The nearest values of uint8."""
+    """Round to the nearest uint8 values."""
     return (pixels + 0.5).floor().clamp(0, 255)
 
 
@@ -90,6 +90,6 @@ def kernel(interpolation: str, distance: Tensor) -> Tensor:
 
 
 def sinc(x: Tensor) -> Tensor:
-    """sin(πx) / πx, in operations that ONNX has."""
+    """sin(πx) / πx in operations that ONNX supports, for x ≥ 0."""
     angle = torch.pi * x.clamp(min=1e-9)
     return angle.sin() / angle

@@ -1,7 +1,7 @@
-"""sentence-transformers ≥ 6: a Router of a text and an image route, then Normalize; no code in the folder.
+"""sentence-transformers ≥ 6: a Router with a text and an image route, then Normalize; without custom code.
 
 Layout: https://sbert.net/docs/package_reference/sentence_transformer/modules.html. The image route is transformers'
-wrapper of timm; its modality and output have to be named, as the default picks ``last_hidden_state``.
+timm wrapper. Its modality and output must be named, since the default is ``last_hidden_state``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
         wrapped = SentenceTransformer(modules=[encoder, Normalize()], device="cpu", similarity_fn_name="cosine")
         wrapped.to(DTYPES[job.precision]).save_pretrained(str(folder), create_model_card=False)
     if getattr(model.tokenizer, "lower", False):
-        # The model's own class of tokenizer makes its normaliser itself, without the lower-casing in tokenizer.json.
+        # The model's own tokenizer class builds its normaliser without the lower-casing in tokenizer.json.
         transformers.update_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
     for file in folder.glob("**/sentence_bert_config.json"):
         _exact_pixels(file)
@@ -93,7 +93,7 @@ def _dense(projection: nn.Linear) -> Any:
 
 
 def save_image(model: TwoTower, folder: Path) -> None:
-    """The image trunk as transformers wraps timm's models, with its preprocessing."""
+    """Save the image trunk in transformers' timm wrapper, with its preprocessing."""
     from transformers import TimmWrapperConfig, TimmWrapperModel
 
     encoder = model.image
@@ -113,7 +113,7 @@ def save_image(model: TwoTower, folder: Path) -> None:
 
 
 def _exact_pixels(file: Path) -> None:
-    """Make an image processor run on PIL, as the model's own preprocessing does, wherever the folder is loaded."""
+    """Make an image processor always use PIL, as the model's own preprocessing does."""
     if any(file.parent.glob("*processor_config.json")):
         settings = json.loads(file.read_text())
         settings["processor_kwargs"] = {**settings.get("processor_kwargs", {}), "backend": "pil"}
@@ -121,7 +121,7 @@ def _exact_pixels(file: Path) -> None:
 
 
 def read(folder: Path) -> Reader:
-    """``SentenceTransformer(folder)``."""
+    """Load with ``SentenceTransformer(folder)``."""
     from sentence_transformers import SentenceTransformer
 
     loaded = SentenceTransformer(str(folder), device="cpu")

@@ -1,4 +1,4 @@
-"""Parts that formats share: towers without adapters, tokenizer files, preprocessing in other libraries' terms."""
+"""Shared parts of the formats: merging of adapters, tokenizer files, preprocessing in other libraries' terms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def without_adapters(model: DualEncoder) -> DualEncoder:
-    """A copy in evaluation mode on the CPU, low-rank adapters merged into the weights that they adapt."""
+    """Copy the model to the CPU in float32 and evaluation mode, with LoRA adapters merged into their weights."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     plain = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
@@ -40,19 +40,19 @@ def _merged(layer: Any) -> nn.Module:
 
 
 def two_tower(model: DualEncoder, format: str) -> TwoTower:
-    """``model``, whose towers are timm's and transformers'. Raises ModisteError for any other."""
+    """Return ``model`` if its towers are of timm and transformers, else raise ModisteError."""
     if not (
         isinstance(model, TwoTower) and isinstance(model.image, TimmEncoder) and isinstance(model.text, HfTextEncoder)
     ):
         raise ModisteError(
-            f"format={format} cannot hold a {type(model).__name__}: it is for image encoders of timm and text encoders "
-            "of transformers, and for published models of that library; format=onnx and openvino hold any model."
+            f"format={format} does not support {type(model).__name__}, only image encoders of timm with text encoders "
+            "of transformers, and published models of that library: use format=onnx or openvino."
         )
     return model
 
 
 def save_tokenizer(model: DualEncoder, folder: Path, format: str) -> None:
-    """The tokenizer's files. Raises ModisteError for one that has none."""
+    """Save the tokenizer's files. Raises ModisteError if it has none."""
     tokenizer: Any = model.tokenizer
     if isinstance(tokenizer, HashTokenizer):
         raise ModisteError(
@@ -66,7 +66,7 @@ def save_tokenizer(model: DualEncoder, folder: Path, format: str) -> None:
 
 
 def tokenizer_facts(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Plain values from which `modiste.pretrained.exported` makes the tokenizer again."""
+    """Return plain values from which `modiste.pretrained.exported` rebuilds the tokenizer."""
     if isinstance(tokenizer, HashTokenizer):
         return {"kind": "words", "buckets": tokenizer.buckets, "max_length": tokenizer.max_length}
     facts = {"kind": type(tokenizer).__name__, "max_length": getattr(tokenizer, "max_length", None)}
@@ -74,30 +74,30 @@ def tokenizer_facts(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def max_length(model: DualEncoder) -> int:
-    """Longest text in tokens."""
+    """Maximum length of a text in tokens."""
     tokenizer: Any = model.tokenizer
     assert isinstance(tokenizer, HfTokenizer)
     return tokenizer.max_length
 
 
 def logit_scale(model: DualEncoder) -> Tensor:
-    """log of the inverse temperature, (); CLIP's initial value if the model has none."""
+    """Log of the inverse temperature, a scalar tensor; CLIP's initial value if the model has none."""
     return torch.tensor(math.log(model.initial_scale or 1 / 0.07))
 
 
 def cast(state: dict[str, Tensor], precision: str) -> dict[str, Tensor]:
-    """A state dict with its floating tensors in the precision, contiguous, ready for safetensors."""
+    """Cast the floating-point tensors of a state dict, and make all contiguous, as safetensors requires."""
     dtype = DTYPES[precision]
     return {name: (t.to(dtype) if t.is_floating_point() else t).contiguous().clone() for name, t in state.items()}
 
 
 def resample(preprocess: Preprocess) -> int:
-    """PIL's number of the interpolation, as transformers writes it."""
+    """PIL's integer code of the interpolation, as used by transformers."""
     return int(INTERPOLATIONS[preprocess.interpolation])
 
 
 def common_steps(preprocess: Preprocess) -> dict[str, Any]:
-    """The keys of an image processor of transformers that do not depend on how images are resized and cropped."""
+    """Keys of a transformers image processor that do not depend on resizing and cropping."""
     return {
         "do_convert_rgb": True, "do_resize": True, "resample": resample(preprocess), "do_rescale": True,
         "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": list(preprocess.mean),
@@ -106,7 +106,7 @@ def common_steps(preprocess: Preprocess) -> dict[str, Any]:
 
 
 def timm_data(preprocess: Preprocess) -> dict[str, Any]:
-    """timm's ``pretrained_cfg`` for the transform; timm pads with the mean, so that ``pad`` is not the same."""
+    """timm's ``pretrained_cfg`` for the transform; ``pad`` is approximate, since timm pads with the mean colour."""
     mode = {"shortest": "center", "squash": "squash", "pad": "border"}[preprocess.resize]
     return {
         "input_size": [3, preprocess.size, preprocess.size],
@@ -119,11 +119,11 @@ def timm_data(preprocess: Preprocess) -> dict[str, Any]:
 
 
 def padding_processor(preprocess: Preprocess) -> dict[str, Any] | None:
-    """The image processor of transformers that pads with white, for ``resize=pad``; None where it is of no use.
+    """Return a transformers image processor that pads with white, for ``resize=pad``; None if it does not apply.
 
-    ``DeepseekVLImageProcessor`` fills with int(255 · image_mean), then gives (x · factor - image_mean) / image_std.
-    With image_mean 1 it fills with white, and factor 1 / (255 m), image_std s / m make it (x / 255 - m) / s. Where the
-    channels have several m the largest is taken, and the others are filled with less than white.
+    ``DeepseekVLImageProcessor`` fills with int(255 · image_mean), and returns (x · factor - image_mean) / image_std.
+    With image_mean = 1 it fills with white; factor = 1 / (255 m) and image_std = s / m then give (x / 255 - m) / s. If
+    the means m of the channels differ, the largest is used, and the other channels are filled with less than white.
 
     >>> padding_processor(Preprocess(size=96, resize="pad"))["rescale_factor"] == 1 / 127.5
     True

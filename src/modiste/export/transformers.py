@@ -1,4 +1,4 @@
-"""transformers: published families as their own class; two towers with code in the folder, or after `register`."""
+"""transformers: published families as their own class, two-tower models with remote code or after `register`."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ MODEL = "modeling_modiste.ModisteModel"
 CONFIG = "configuration_modiste.ModisteConfig"
 PROCESSOR = "processing_modiste.ModisteProcessor"
 IMAGES = "image_processing_modiste.ModisteImageProcessor"
-# Whatever is on disk: processors give float32.
+# Load in float32 whatever the dtype on disk: image processors return float32.
 IN_FLOAT32 = {"dtype": "float32"}
 
 
 def write(model: DualEncoder, folder: Path, job: Job) -> None:
-    """Configuration, weights, tokenizer, preprocessing; the code of `modiste.pretrained.remote` where it is needed."""
+    """Write configuration, weights, tokenizer, preprocessing, and if needed the code of `modiste.pretrained.remote`."""
     if isinstance(model, TransformersDualEncoder):
         save_published(model, folder, job.precision)
         return
@@ -68,7 +68,7 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
 
 
 def text_config(model: TwoTower) -> dict[str, Any]:
-    """The text trunk's configuration, without what only says where it came from."""
+    """Return the text trunk's configuration without its provenance."""
     plain = json.loads(json.dumps(model.text.trunk.config.to_dict(), default=str))
     return {name: v for name, v in plain.items() if not name.startswith("_") and name != "transformers_version"}
 
@@ -88,7 +88,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def save_published(model: TransformersDualEncoder, folder: Path, precision: str) -> None:
-    """A model of transformers as its own class saves it, with the temperature that it was trained to."""
+    """Save a transformers model with its own class, and with the trained logit scale and bias."""
     own: Any = model.model
     if getattr(own, "logit_scale", None) is not None and model.initial_scale:
         own.logit_scale.data.copy_(logit_scale(model))
@@ -104,7 +104,7 @@ def save_published(model: TransformersDualEncoder, folder: Path, precision: str)
 
 
 def image_processor(preprocess: Preprocess, model_type: str) -> dict[str, Any]:
-    """The transform in the words of CLIP's or SigLIP's image processor (``preprocess_of``, the other way round)."""
+    """Convert the transform to the settings of CLIP's or SigLIP's image processor, the inverse of ``preprocess_of``."""
     size = preprocess.size
     common = common_steps(preprocess)
     if preprocess.resize == "squash":
@@ -121,7 +121,7 @@ def image_processor(preprocess: Preprocess, model_type: str) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Let transformers' Auto classes load such folders with modiste's own code: no ``trust_remote_code``."""
+    """Register the classes with transformers' Auto classes, so that ``trust_remote_code`` is not needed."""
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
     from modiste.pretrained.remote.configuration_modiste import ModisteConfig
@@ -136,7 +136,7 @@ def register() -> None:
 
 
 def read(folder: Path) -> Reader:
-    """``AutoModel`` with the folder's own code, and its processor."""
+    """Load with ``AutoModel``, with the folder's code if it has any, and its processor and tokenizer."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     own = {"trust_remote_code": (folder / "modeling_modiste.py").is_file()}

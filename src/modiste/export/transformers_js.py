@@ -1,7 +1,7 @@
-"""transformers.js: two ONNX programs in the names of its CLIP classes, and the tokenizer's files.
+"""transformers.js: two ONNX models named as its CLIP classes expect, and the tokenizer's files.
 
-Its processor only reads the pixels. transformers.js resizes without smoothing on Node, and by whatever a browser's
-canvas does elsewhere; so the program of images resizes, pads, crops and normalises, as `Preprocess` does.
+The processor only reads pixels, and the image model itself resizes, pads, crops and normalises like `Preprocess`:
+transformers.js resizes without antialiasing on Node, and with the browser's canvas elsewhere.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from modiste.pretrained.exported import Programs
 PRECISIONS = ("fp32", "int8")
 REMEDY = "Accept it with min_cosine, or use precision=fp32."
 PACKAGE = "@huggingface/transformers"
-# Steps that the program does itself; the processor hands it the picture's pixels from 0 to 255.
+# The ONNX model does these steps itself; the processor passes pixels from 0 to 255.
 PROCESSOR = {"image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True} | dict.fromkeys(
     ("do_resize", "do_center_crop", "do_rescale", "do_normalize"), False
 )
@@ -63,7 +63,7 @@ env.allowRemoteModels = false;
 
 
 def write(model: DualEncoder, folder: Path, job: Job) -> None:
-    """``onnx/vision_model.onnx``, ``onnx/text_model.onnx`` and three configurations."""
+    """Write ``onnx/vision_model.onnx``, ``onnx/text_model.onnx``, and the configurations."""
     save_tokenizer(model, folder, "transformers_js")
     tokenizer: Any = model.tokenizer
     if tokenizer.max_length:
@@ -91,9 +91,9 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
 
 
 def node_environment() -> dict[str, str] | None:
-    """The environment in which Node finds transformers.js, or None: it looks in NODE_PATH and globally.
+    """Return the environment in which Node finds transformers.js, from NODE_PATH or npm's global folder, or None.
 
-    Not in the working directory, which may be a stranger's.
+    The working directory is not searched, as it may be untrusted.
     """
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None:
@@ -109,7 +109,7 @@ def node_environment() -> dict[str, str] | None:
 
 
 def read(folder: Path) -> Reader:
-    """transformers.js itself, on Node; where that is not installed, its programs on our own pixels."""
+    """Load with transformers.js on Node; if that is not installed, with ONNX Runtime and our own preprocessing."""
     environment = node_environment()
     if environment is None:
         return reader_of(Programs(folder))
@@ -128,7 +128,7 @@ def read(folder: Path) -> Reader:
 def run_node(
     folder: Path, environment: dict[str, str], images: Sequence[Image.Image], texts: Sequence[str], dtype: str
 ) -> tuple[Tensor, Tensor]:
-    """Embeddings by transformers.js. Raises ModisteError when Node fails."""
+    """Return embeddings (N, D) of images and of texts by transformers.js. Raises ModisteError if Node fails."""
     with tempfile.TemporaryDirectory() as work:
         names = [f"{index}.png" for index in range(len(images))]
         for name, image in zip(names, images, strict=True):
@@ -137,11 +137,11 @@ def run_node(
         command = ["node", "-e", SCRIPT, "--", str(folder.resolve()), work, dtype]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, cwd=work)
         if done.returncode:
-            raise ModisteError(f"transformers.js cannot load the export: {done.stderr.strip()[-300:]}")
+            raise ModisteError(f"transformers.js cannot run the export: {done.stderr.strip()[-300:]}")
         answer = json.loads(Path(work, "answer.json").read_text())
     return torch.tensor(answer["images"]), torch.tensor(answer["texts"])
 
 
 def checked_by() -> str:
-    """What the cosine was computed with."""
+    """Name what the cosine was computed with."""
     return "transformers.js on Node" if node_environment() else "ONNX Runtime, as transformers.js is not installed"

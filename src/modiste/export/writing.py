@@ -1,4 +1,4 @@
-"""Writing of an export: verified with the target library's own loader, and complete or not at all."""
+"""Atomic export of a model, verified with the target library's own loader."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from modiste.utils.run_dir import RunDir, write_json
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "bf16", "int8")
-# An export below it is not called exact: the number is a warning.
+# Minimum cosine of an export that counts as exact; below it, the card shows a warning.
 EXACT = 0.9999
 
 
 class Reader(NamedTuple):
-    """The target library's model: unit-norm embeddings (N, D) of PIL images and texts, by its own preprocessing."""
+    """The target library's model: maps PIL images and texts to embeddings (N, D), with its own preprocessing."""
 
     images: Callable[[Sequence[Image.Image]], Tensor]
     texts: Callable[[Sequence[str]], Tensor]
@@ -52,7 +52,7 @@ class Job:
     Attributes:
         precision: ``fp32``, ``bf16`` or ``int8``.
         inputs: Sample images and texts.
-        repo_id: The hub repository that the folder will be pushed to, or "".
+        repo_id: Hub repository to which the folder will be pushed, or "".
     """
 
     precision: str
@@ -67,9 +67,10 @@ class Exported:
     Attributes:
         path: Its folder.
         format: A key of `modiste.export.formats.FORMATS`.
-        cosine: ``image`` and ``text`` to the smallest and mean cosine between the peer's embeddings and the model's.
-        inputs: Which inputs they were computed on.
-        warnings: What is not exact, a sentence each.
+        cosine: ``image`` and ``text`` → ``min`` and ``mean`` cosine between the target library's embeddings and the
+            model's.
+        inputs: Description of the inputs on which they were computed.
+        warnings: What is not exact, one sentence each.
     """
 
     path: Path
@@ -94,19 +95,22 @@ def export(
     """Write a model in ``format`` into the folder ``out``, and verify it with the target library's own loader.
 
     Args:
-        run_or_model: A run directory, or what `modiste.train` returns; a model, or what else `modiste.load` takes.
+        run_or_model: A run directory, the result of `modiste.train`, a model, or another source of `modiste.load`.
         format: A key of `modiste.export.formats.FORMATS`.
-        out: The folder; an earlier export there is replaced, anything else refused.
-        precision: ``bf16`` stores the weights in bfloat16; ``int8`` those of matrix products (ONNX, OpenVINO).
-        checkpoint: ``best`` or ``last`` of a run directory.
-        inputs: Images and texts to check on; null: of the run's own data where they exist, else synthetic garments.
-        min_cosine: Smallest cosine to the model's own pipeline, preprocessing included, that any input may have.
-        repo_id: The hub repository that the folder will be pushed to, where a layout has to know it.
-        card: Further facts for the model card, such as ``{"licence": "apache-2.0"}``.
+        out: Output folder. An earlier export is replaced; anything else is refused.
+        precision: ``bf16`` stores all weights in bfloat16, ``int8`` those of matmuls in int8 (ONNX, OpenVINO).
+        checkpoint: ``best`` or ``last``, for a run directory.
+        inputs: Images and texts to verify on; None: the run's own data if available, else synthetic garments.
+        min_cosine: Minimum cosine of any input to the model's own pipeline, preprocessing included.
+        repo_id: Hub repository to which the folder will be pushed, for layouts that store it.
+        card: Additional facts for the model card, such as ``{"licence": "apache-2.0"}``.
+
+    Returns:
+        Path, cosines and warnings of the export.
 
     Raises:
-        ModisteError: The layout cannot hold this model, is further off than ``min_cosine``, needs a package that is not
-            installed, or ``out`` holds something that is not an export.
+        ModisteError: The layout cannot represent this model, a cosine is below ``min_cosine``, a package is not
+            installed, or ``out`` contains anything but an export.
     """
     layout = layout_of(format, precision)
     out = Path(out).expanduser().resolve()
@@ -114,7 +118,7 @@ def export(
     model, run = resolved(run_or_model, checkpoint)
     inputs = inputs or (of_run(run) if run else synthetic())
     if isinstance(model, Programs):
-        raise ModisteError(f"{run_or_model} holds compiled programs without weights: export the run itself.")
+        raise ModisteError(f"{run_or_model} contains compiled programs without weights: export the run itself.")
     identity = fingerprint(model.eval())
     plain = without_adapters(model)
     lost = without_patches(plain, format, layout)
@@ -147,18 +151,18 @@ def export(
 
 
 def without_patches(model: DualEncoder, format: str, layout: ModuleType) -> list[str]:
-    """Remove the patch projection from a model whose format cannot hold it; returns a sentence that says so."""
+    """Remove the patch projection from a model if the format cannot represent it; return a warning about it."""
     if not isinstance(model, TwoTower) or model.patch_head is None or getattr(layout, "PATCHES", False):
         return []
     model.patch_head = None
     return [
-        f"The projection of patches (image.patch_stages) is not in {format}: retrieval is the run's, heat maps "
-        "are not. format=hub holds it."
+        f"The patch projection (image.patch_stages) is not part of {format}: retrieval is unchanged, heat maps differ. "
+        "format=hub includes it."
     ]
 
 
 def resolved(run_or_model: str | Path | RunDir | DualEncoder, checkpoint: str) -> tuple[DualEncoder, RunDir | None]:
-    """The model, and its run directory if it has one; ``modiste.train`` returns an object of a run."""
+    """Return the model, and its run directory if it has one."""
     if isinstance(run_or_model, DualEncoder):
         return run_or_model, None
     source = run_or_model.path if isinstance(run_or_model, RunDir) else run_or_model
@@ -167,13 +171,13 @@ def resolved(run_or_model: str | Path | RunDir | DualEncoder, checkpoint: str) -
 
 
 def layout_of(format: str, precision: str = "fp32") -> ModuleType:
-    """The module of a format. Raises ModisteError for an unknown one, a missing package or a wrong precision."""
+    """Import the module of a format. Raises ModisteError for unknown formats or precisions and missing packages."""
     if format not in FORMATS:
         raise ModisteError(f"format={format} is not known. {did_you_mean(format, FORMATS)}")
     library, extra, packages = FORMATS[format]
     for package in packages:
         if find_spec(package) is None:
-            raise ModisteError(f"format={format} is checked with {library}: pip install 'modiste[{extra}]'.")
+            raise ModisteError(f"format={format} is verified with {library}: pip install 'modiste[{extra}]'.")
     layout = importlib.import_module(f"modiste.export.{format}")
     if precision not in PRECISIONS:
         raise ModisteError(f"precision={precision} is not known. {did_you_mean(precision, PRECISIONS)}")
@@ -186,14 +190,14 @@ def layout_of(format: str, precision: str = "fp32") -> ModuleType:
 
 
 def check_target(out: Path) -> None:
-    """Raise ModisteError when ``out`` exists and is neither an export nor an empty folder."""
+    """Raise ModisteError if ``out`` exists and is neither an export nor an empty folder."""
     if out.exists() and not (out / FACTS).is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise ModisteError(f"{out} exists and is not an export of modiste: choose another out=DIR.")
 
 
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
-    """A new folder that takes the place of ``out`` when the block ends, and is removed when it fails.
+    """Yield a new folder that replaces ``out`` at the end of the block, and is deleted after an error.
 
     Raises:
         ModisteError: Another process is writing ``out``.
@@ -201,13 +205,13 @@ def replacing(out: Path) -> Iterator[Path]:
     with atomic_folder(out) as folder:
         refuse_other_writers(out)
         yield folder
-        for file in folder.rglob("*"):  # some writers make theirs for the owner alone
+        for file in folder.rglob("*"):  # some writers create files that only their owner can read
             file.chmod(0o755 if file.is_dir() else 0o644)
 
 
 @torch.inference_mode()
 def compare(model: DualEncoder, reader: Reader, inputs: Inputs) -> dict[str, dict[str, float]]:
-    """Cosine similarities between the target library's embeddings of the inputs and the model's own."""
+    """Return min and mean cosine, per tower, between the target library's embeddings of the inputs and the model's."""
     device = next(model.parameters()).device
     pixels = torch.stack([model.preprocess(image) for image in inputs.images]).to(device)
     tokens = {name: tensor.to(device) for name, tensor in model.tokenizer(list(inputs.texts)).items()}
@@ -223,7 +227,7 @@ def compare(model: DualEncoder, reader: Reader, inputs: Inputs) -> dict[str, dic
 def judged(
     cosine: Mapping[str, Mapping[str, float]], min_cosine: Mapping[str, float], format: str, layout: ModuleType
 ) -> list[str]:
-    """Warnings about towers that are not exact. Raises ModisteError for one below ``min_cosine``."""
+    """Return warnings about towers below `EXACT`. Raises ModisteError for one below ``min_cosine``."""
     warnings = []
     for tower, values in cosine.items():
         if not values["min"] >= min_cosine[tower]:  # NaN is not
@@ -233,14 +237,14 @@ def judged(
             )
         if values["min"] < EXACT:
             warnings.append(
-                f"The {tower} embeddings of {format} are near the model's, not equal: "
-                f"cosine {values['mean']:.5f} on average, {values['min']:.5f} at least."
+                f"The {tower} embeddings of {format} are close to the model's, but not equal: "
+                f"cosine mean {values['mean']:.5f}, min {values['min']:.5f}."
             )
     return warnings
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What `export` recorded in a folder. Raises ModisteError when it is not an export."""
+    """Read the facts that `export` recorded in a folder. Raises ModisteError if it is not an export."""
     try:
         return json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

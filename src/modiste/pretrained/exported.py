@@ -1,4 +1,4 @@
-"""Models that `modiste export` wrote, and other folders, each by the class that its files ask for."""
+"""Loading of models written by `modiste export` and of other model folders, by their layout."""
 
 from __future__ import annotations
 
@@ -34,15 +34,16 @@ INCOMPLETE = "Export the run again: modiste export run=RUN format=… out=DIR."
 
 
 def load_exported(source: str) -> DualEncoder:
-    """Load a model from a folder or hub repository in any layout that modiste writes or knows.
+    """Load a model from a local folder in any supported layout, or a transformers model from the hub.
 
-    Folders of `modiste export`, of sentence-transformers, of open_clip, and of transformers.
+    A folder may be of `modiste export`, sentence-transformers, open_clip or transformers. It is checked before it is
+    read (`modiste.utils.foreign.check_folder`).
 
     Args:
-        source: A local directory or a hub id.
+        source: A local directory, or the hub id of a transformers model.
 
     Raises:
-        ModisteError: The folder does not exist or cannot be loaded.
+        ModisteError: The folder does not exist, is a run directory, is refused, or cannot be loaded.
     """
     folder = local_path(source)
     if folder is None:
@@ -68,12 +69,12 @@ def load_exported(source: str) -> DualEncoder:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What `modiste export` recorded in a folder; empty for another's."""
+    """Read the facts that `modiste export` recorded in a folder; empty for other folders."""
     return read_json(folder / FACTS)
 
 
 def from_transformers(folder: Path, config: dict[str, Any]) -> DualEncoder:
-    """The two towers of ``format=transformers``, without the code that lies in the folder."""
+    """Build the two-tower model of a ``format=transformers`` folder without running the folder's code."""
     from safetensors.torch import load_file
 
     transform, tokens = (read_json(folder / f"{name}_config.json") for name in ("preprocessor", "tokenizer"))
@@ -96,15 +97,15 @@ def from_transformers(folder: Path, config: dict[str, Any]) -> DualEncoder:
 
 
 def preprocess_from(described: dict[str, Any]) -> Preprocess:
-    """The transform of `Preprocess.describe`."""
+    """Rebuild the transform from the result of `Preprocess.describe`."""
     values: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in described.items()}
     return Preprocess(**values)
 
 
 def two_tower(folder: Path, node: dict[str, Any]) -> TwoTower:
-    """A `TwoTower` with random weights from plain values; tokenizer files lie in ``folder``."""
+    """Build a `TwoTower` with random weights from plain values, and the tokenizer files in ``folder``."""
     transform = preprocess_from(node["preprocess"])
-    check_name(node["image"]["architecture"])  # no location: an export holds its weights
+    check_name(node["image"]["architecture"])  # not a location: an export contains its weights
     arguments = {name: value for name, value in node["image"]["arguments"].items() if name != "img_size"}
     stages = node["image"].get("patch_stages")
     image = TimmEncoder(node["image"]["architecture"], size=transform.size, options=arguments, patch_stages=stages)
@@ -116,7 +117,7 @@ def two_tower(folder: Path, node: dict[str, Any]) -> TwoTower:
 
 
 def tokenizer(folder: Path, node: dict[str, Any]) -> Tokenizer:
-    """The hashing tokenizer that ``node`` describes, or that of the files in ``folder``."""
+    """Create the hashing tokenizer described in ``node``, or load the tokenizer files in ``folder``."""
     if node.get("buckets"):
         return HashTokenizer(node["buckets"], node["max_length"])
     from transformers import AutoTokenizer
@@ -128,7 +129,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="modiste", tags=["m
     """A `TwoTower` as a folder or hub repository: ``HubModel.from_pretrained("owner/name").model``.
 
     Args:
-        folder: Where the tokenizer's files are.
+        folder: Folder with the tokenizer's files.
         node: See `modiste.export.hub.node_of`.
 
     Attributes:
@@ -158,7 +159,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="modiste", tags=["m
 
     @classmethod
     def read(cls, folder: Path) -> HubModel:
-        """The model of a folder; huggingface_hub would take arguments of its own from ``config.json``, too."""
+        """Load the model of a folder; huggingface_hub would also read its own arguments from ``config.json``."""
         from safetensors.torch import load_file
 
         check_folder(folder)
@@ -169,13 +170,13 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="modiste", tags=["m
 
 
 class Programs(DualEncoder):
-    """Inference-only model from the programs of ``format=onnx``, ``openvino`` or ``transformers_js``.
+    """Inference-only model from an export with ``format=onnx``, ``openvino`` or ``transformers_js``.
 
     Args:
         folder: The export.
 
     Raises:
-        ModisteError: A file is missing, or the runtime is not installed.
+        ModisteError: A file is missing or damaged, or the runtime is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -189,24 +190,24 @@ class Programs(DualEncoder):
             open_program = open_openvino if facts["format"] == "openvino" else open_onnx
             files = [program_file(folder, facts["format"], tower) for tower in ("image", "text")]
             self.programs = [open_program(file) for file in files]
-        self.resizes = facts["format"] == "transformers_js"  # the program does, from pixels 0 to 255
+        self.resizes = facts["format"] == "transformers_js"  # the image program resizes by itself
         digest = hashlib.sha256(b"".join(program_bytes(file) for file in files)).digest()
-        # What identifies the programs, instead of weights; and a parameter that says where the model is.
+        # Identifies the programs in the fingerprint in place of weights; as a parameter, it also tells the device.
         self.digest = nn.Parameter(torch.tensor(list(digest), dtype=torch.uint8), requires_grad=False)
 
     def layer_groups(self, tower: str) -> list[list[nn.Module | nn.Parameter]]:
-        """None: a program has no weights that could train."""
+        """Return an empty list: a compiled program has no trainable weights."""
         return []
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Pixels as the program takes them; see `encode_image`."""
+        """Return embeddings (B, D) of pixels in the program's own format; see `encode_image`."""
         if self.resizes:
             pixels = F.pad(pixels.float(), self.preprocess.margins())
         return self.programs[0]({"pixel_values" if self.resizes else PIXELS: pixels})
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         if pixels.dtype != torch.uint8:
-            raise ModisteError("This program needs uint8 pixels, as produced by its own preprocess.")
+            raise ModisteError("This program needs uint8 pixels: use the model's own preprocess.")
         return self.image_features(pixels)
 
     def text_features(self, tokens: Tokens) -> Tensor:
@@ -217,7 +218,7 @@ class Programs(DualEncoder):
 
 
 def program_tokenizer(folder: Path, facts: dict[str, Any]) -> Tokenizer:
-    """The tokenizer as it was in training: `modiste.export.towers.tokenizer_facts` and the folder's files."""
+    """Rebuild the tokenizer from `modiste.export.towers.tokenizer_facts` and the folder's files."""
     if facts["kind"] == "words":
         return HashTokenizer(facts["buckets"], facts["max_length"])
     from transformers import AutoTokenizer
@@ -229,7 +230,7 @@ def program_tokenizer(folder: Path, facts: dict[str, Any]) -> Tokenizer:
 
 
 def program_file(folder: Path, format: str, tower: str) -> Path:
-    """Where a format has the program of a tower."""
+    """Return the path of a tower's program in a format."""
     if format != "transformers_js":
         return folder / f"{tower}.{'xml' if format == 'openvino' else 'onnx'}"
     name = {"image": "vision_model", "text": "text_model"}[tower]
@@ -238,13 +239,13 @@ def program_file(folder: Path, format: str, tower: str) -> Path:
 
 
 def program_bytes(file: Path) -> bytes:
-    """A program with the file of its weights."""
+    """Return the bytes of a program and of the file with its weights."""
     weights = [file.with_suffix(".bin"), file.with_name(f"{file.name}.data")]
     return b"".join(path.read_bytes() for path in (file, *weights) if path.is_file())
 
 
 def open_onnx(file: Path) -> Callable[[Tokens], Tensor]:
-    """ONNX Runtime's function of named tensors; its threads are torch's."""
+    """Open a program with ONNX Runtime as a function of named tensors, with as many threads as torch."""
     session = onnx.session(file, onnx.options(threads=torch.get_num_threads()))
     names = [node.name for node in session.get_inputs()]
 
@@ -255,7 +256,7 @@ def open_onnx(file: Path) -> Callable[[Tokens], Tensor]:
 
 
 def open_openvino(file: Path) -> Callable[[Tokens], Tensor]:
-    """OpenVINO's function of named tensors. Raises ValueError: see `modiste.utils.openvino.read_model`."""
+    """Open a program with OpenVINO as a function of named tensors. Raises as `modiste.utils.openvino.read_model`."""
     program = core().compile_model(read_model(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(inputs: Tokens) -> Tensor:

@@ -1,4 +1,4 @@
-"""Published dual encoders through open_clip: its tags, hub repositories, directories and checkpoint files."""
+"""Published dual encoders of open_clip, from its tags, hub repositories, directories and checkpoint files."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from modiste.utils.archives import check_stored
 from modiste.utils.foreign import check_hub, check_source, weights_alone
 
 DIRECTORY_PREFIX = "local-dir:"
-# Keys under which training code puts the weights; OpenFashionCLIP uses "CLIP".
+# Keys under which training code stores the weights; OpenFashionCLIP uses "CLIP".
 WRAPPERS = ("state_dict", "CLIP", "model")
-# What a repository may tell its tokenizer, besides numbers and flags.
+# Options that a repository may pass to its tokenizer, in addition to numbers and flags.
 TOKENIZER_OPTIONS = ("clean", "language", "padding_side", "truncation_side")
 
 
 class OpenClipDualEncoder(DualEncoder):
     """Any open_clip model (Ilharco et al. 2021, doi:10.5281/zenodo.5143773) with its preprocessing and tokenizer.
 
-    Logit scale and bias belong to the loss and are frozen here. Weights load in float32 from safetensors or a
+    Logit scale and bias belong to the loss and are frozen here. Weights are loaded in float32 from safetensors or a
     ``weights_only`` pickle.
 
     Args:
-        source: ``hf-hub:owner/name``; a directory with ``open_clip_config.json`` (``local-dir:`` may stand before it);
-            or an architecture of open_clip (``ViT-B-32``).
-        pretrained: With an architecture, what to fill it with: a tag of open_clip (``laion2b_s34b_b79k``), a checkpoint
-            file, or ``random`` for an untrained model. A directory and a hub repository carry their weights.
+        source: ``hf-hub:owner/name``; a directory with ``open_clip_config.json``, optionally with the prefix
+            ``local-dir:``; or an architecture of open_clip (``ViT-B-32``).
+        pretrained: Weights of an architecture: a tag of open_clip (``laion2b_s34b_b79k``), a checkpoint file, or
+            ``random`` for an untrained model. Directories and hub repositories contain their weights.
 
     Raises:
         ModisteError: The source, tag or file does not exist, cannot be reached, or does not fit the architecture.
@@ -79,10 +79,10 @@ class OpenClipDualEncoder(DualEncoder):
         return self.model.encode_text(tokens["input_ids"])
 
     def patch_features(self, pixels: Tensor) -> Tensor:
-        """Features (B, h, w, D) of each patch: the last layer's patch tokens through final norm and projection.
+        """Return features (B, h, w, D) of the patches: the last layer's tokens after final norm and projection.
 
-        With attention pooling (SigLIP) the pooling head is applied to every patch alone, which is the image's embedding
-        if all of the head's attention were on that patch.
+        With attention pooling (SigLIP), the pooling head is applied to each patch alone. This is the image's embedding
+        if all attention of the head were on that patch.
 
         Raises:
             ModisteError: The image tower is not a vision transformer, or its pooling mixes patches (CoCa).
@@ -111,7 +111,7 @@ class OpenClipDualEncoder(DualEncoder):
 
 
 class OpenClipTokenizer:
-    """open_clip's tokenizer of a model as captions → ``{"input_ids": (B, context length) int64}``; picklable."""
+    """A model's open_clip tokenizer: captions → ``{"input_ids": (B, context length) int64}``; picklable."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -121,7 +121,7 @@ class OpenClipTokenizer:
 
 
 def preprocess_of(config: dict[str, Any]) -> Preprocess:
-    """The `Preprocess` of open_clip's ``preprocess_cfg``.
+    """Convert open_clip's ``preprocess_cfg`` to a `Preprocess`.
 
     Raises:
         ModisteError: The input is not square.
@@ -137,7 +137,7 @@ def preprocess_of(config: dict[str, Any]) -> Preprocess:
         size=height,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
-        # "random" is a training augmentation; open_clip evaluates such models with bicubic
+        # "random" is a training augmentation; open_clip evaluates such models with bicubic.
         interpolation="bilinear" if config.get("interpolation") == "bilinear" else "bicubic",
         resize="pad" if config.get("resize_mode") == "longest" else config.get("resize_mode") or "shortest",
         fill=(config.get("fill_color", 0),) * 3,
@@ -145,14 +145,14 @@ def preprocess_of(config: dict[str, Any]) -> Preprocess:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Weights of a checkpoint file, without the wrappers of training code.
+    """Read the state dict of a checkpoint file, without the wrappers of training code.
 
     Raises:
-        ModisteError: The file holds something other than tensors in plain containers.
+        ModisteError: The file contains anything but tensors in plain containers.
     """
     from safetensors.torch import load_file
 
-    with explained(str(path), "Give a safetensors file, or one that torch.save wrote."):
+    with explained(str(path), "Give a safetensors file, or one written by torch.save."):
         safe = path.suffix == ".safetensors"
         if not safe:
             check_stored(path)
@@ -163,43 +163,44 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModisteError(
-            f"'{path}' holds no state dict, neither directly nor under one of the keys {', '.join(WRAPPERS)}."
+            f"'{path}' contains no state dict, neither directly nor under one of the keys {', '.join(WRAPPERS)}: save "
+            "the state dict."
         )
     wrapped = all(key.startswith("module.") for key in state)
     return {key.removeprefix("module.") if wrapped else key: value for key, value in state.items()}
 
 
 def _name(source: str) -> str:
-    """open_clip's name for ``source``; only directories and hub repositories keep a colon."""
+    """Return open_clip's name of ``source``; those of directories and hub repositories contain a colon."""
     try:
         from open_clip import list_models
     except ImportError:
         raise ModisteError("open_clip is not installed: pip install 'modiste[open-clip]'.") from None
     if source.startswith(HUB_PREFIX):
         return source
-    # Architectures before paths, so that "ViT-B/32" and a folder called ViT-B-32 do not surprise.
+    # Architectures take precedence over paths such as a folder ViT-B-32.
     if (architecture := source.replace("/", "-")) in list_models():
         return architecture
     path = local_path(source.removeprefix(DIRECTORY_PREFIX))
     if path is None:
         raise ModisteError(
             f"'{source}' is not an architecture of open_clip. {did_you_mean(architecture, list_models())} "
-            f"A hub repository is written '{HUB_PREFIX}owner/name'."
+            f"Write a hub repository as '{HUB_PREFIX}owner/name'."
         )
     if not (path / "open_clip_config.json").is_file():
         hint = " It is a transformers checkpoint: use model=pretrained." if (path / "config.json").is_file() else ""
         raise ModisteError(
-            f"'{source}' has no open_clip_config.json.{hint} A bare checkpoint file goes to model.pretrained, "
-            "with its architecture as model.source."
+            f"'{source}' has no open_clip_config.json.{hint} Give a bare checkpoint file as model.pretrained, and its "
+            "architecture as model.source."
         )
     return f"{DIRECTORY_PREFIX}{path.absolute()}"
 
 
 def check_repository(name: str) -> dict[str, Any]:
-    """Check a directory or hub repository, and the repositories of its text encoder and tokenizer, which it may name.
+    """Check a directory or hub repository, and the repositories that it names for text encoder and tokenizer.
 
     Returns:
-        open_clip's configuration of its text tower.
+        open_clip's configuration of the text tower.
 
     Raises:
         ModisteError: See `modiste.utils.foreign.check_folder`; or an option of the tokenizer names code or files.
@@ -213,7 +214,7 @@ def check_repository(name: str) -> dict[str, Any]:
     for option, value in (text.get("tokenizer_kwargs") or {}).items():
         if option not in TOKENIZER_OPTIONS and not isinstance(value, int | float | None):
             raise ModisteError(
-                f"tokenizer_kwargs.{option} of {name} is refused, as it may name code or files: remove it."
+                f"tokenizer_kwargs.{option} of {name} is refused, as it may load code or files: remove it."
             )
     folder = Path(name.removeprefix(DIRECTORY_PREFIX))
     own_text, own_tokenizer = local and (folder / "config.json").is_file(), local
@@ -224,7 +225,7 @@ def check_repository(name: str) -> dict[str, Any]:
 
 
 def _check_other(key: str, other: object, name: str) -> None:
-    """Check a hub repository that the configuration of another names."""
+    """Check a hub repository named in the configuration of another."""
     if not isinstance(other, str) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", other) or Path(other).exists():
         raise ModisteError(f"{key}={other} of {name} is not a hub id (owner/name): correct it in a local copy.")
     check_hub(other)
@@ -236,13 +237,13 @@ def _from_repository(source: str, name: str) -> tuple[Any, Any]:
 
     hub = name.startswith(HUB_PREFIX)
     remedy = (
-        hub_remedy(name.removeprefix(HUB_PREFIX)) if hub else "The directory needs weights and tokenizer files too."
+        hub_remedy(name.removeprefix(HUB_PREFIX)) if hub else "The directory also needs weights and tokenizer files."
     )
     with explained(source, remedy), weights_alone():
         text = check_repository(name)
         own = {} if hub else _own_text_config(name)
         text |= own.get("text_cfg", {})
-        if text.get("hf_model_name"):  # open_clip itself would ask whether to run the code that comes with it
+        if text.get("hf_model_name"):  # open_clip would prompt whether to run the repository's code
             text_model(AutoConfig.from_pretrained(text["hf_model_name"], trust_remote_code=False))
         # Without require_pretrained open_clip continues with random weights and a log line.
         model = open_clip.create_model(name, require_pretrained=True, **own)
@@ -251,7 +252,7 @@ def _from_repository(source: str, name: str) -> tuple[Any, Any]:
 
 
 def _own_text_config(name: str) -> dict[str, Any]:
-    """Has the text encoder's ``config.json`` taken from the directory that holds it, wherever that was moved to."""
+    """Return a config that reads the text encoder's ``config.json`` from the directory, even after it was moved."""
     folder = Path(name.removeprefix(DIRECTORY_PREFIX))
     text = json.loads((folder / "open_clip_config.json").read_text("utf-8"))["model_cfg"].get("text_cfg", {})
     if not text.get("hf_model_name") or not (folder / "config.json").is_file():
@@ -309,10 +310,13 @@ def _fill(model: nn.Module, path: Path) -> None:
 
 
 def _resize(model: Any, size: int) -> int:
-    """Let the image tower of a model take images of ``size`` pixels, or of the largest multiple of its patches below.
+    """Resize the image tower of a model to ``size`` pixels, rounded down to a multiple of its patches.
+
+    Returns:
+        The new size in pixels.
 
     Raises:
-        NotImplementedError: The tower is a ResNet with attention pooling, or its pooling has positions of its own.
+        NotImplementedError: The tower is a ResNet with attention pooling, or its pooling has position embeddings.
     """
     from open_clip.model import resize_pos_embed
 
@@ -351,7 +355,7 @@ def _timm_groups(trunk: Any) -> list[list[Any]]:
 
 
 def _text_groups(model: Any) -> list[list[Any]]:
-    text = getattr(model, "text", model)  # open_clip's CLIP keeps the text tower's parts in the model itself
+    text = getattr(model, "text", model)  # open_clip's CLIP has the text tower's layers in the model itself
     if not hasattr(text, "token_embedding"):
         return [list(group) for group in block_groups(text.transformer, text.proj)]
     stem = [text.token_embedding, text.positional_embedding, getattr(text, "cls_emb", None)]
@@ -359,7 +363,7 @@ def _text_groups(model: Any) -> list[list[Any]]:
 
 
 def _patch_projection(visual: Any) -> Callable[[Tensor], Tensor]:
-    """Normalised patch tokens (N, C) to features (N, D)."""
+    """Return the function from normalised patch tokens (N, C) to features (N, D)."""
     from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 
     trunk = getattr(visual, "trunk", None)

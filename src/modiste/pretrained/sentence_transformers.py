@@ -1,4 +1,4 @@
-"""CLIP-like models of sentence-transformers ≥ 6: those that embed both images and texts."""
+"""Multimodal models of sentence-transformers ≥ 6, which embed both images and texts."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class SentenceTransformersDualEncoder(DualEncoder):
     """Any multimodal `SentenceTransformer`, with its preprocessing and tokenizer.
 
     Args:
-        source: Hub id, or a directory that ``save_pretrained`` wrote, of sentence-transformers or of
+        source: Hub id, or a directory written by ``save_pretrained`` or by
             `modiste export format=sentence_transformers out=DIR`. Code that comes with a model never runs.
-        revision: Branch, tag or commit of the hub repository; a directory has none and ignores it.
+        revision: Branch, tag or commit of the hub repository; ignored for a directory.
 
     Raises:
-        ModisteError: The source does not exist, cannot be reached, does not embed both, or has preprocessing that
-            `Preprocess` does not reproduce.
+        ModisteError: The source does not exist, cannot be reached, does not embed both images and texts, or has
+            preprocessing that `Preprocess` does not reproduce; or sentence-transformers ≥ 6 is not installed.
 
     >>> SentenceTransformersDualEncoder("./clip-model")
     Traceback (most recent call last):
@@ -49,9 +49,9 @@ class SentenceTransformersDualEncoder(DualEncoder):
             from sentence_transformers import SentenceTransformer
         except ImportError:
             raise ModisteError(ABSENT) from None
-        if int(version("sentence-transformers").partition(".")[0]) < 6:  # runs the code of a local directory
+        if int(version("sentence-transformers").partition(".")[0]) < 6:  # would run the code of a local directory
             raise ModisteError(ABSENT)
-        remedy = "The directory must hold modules.json." if path else hub_remedy(name, revision)
+        remedy = "The directory must contain modules.json." if path else hub_remedy(name, revision)
         with explained(source, remedy), weights_alone():
             name, commit = check_source(name, revision)
             self.model: Any = SentenceTransformer(
@@ -104,7 +104,7 @@ class SentenceTransformersDualEncoder(DualEncoder):
         return features[FEATURES]
 
     def _route(self, tower: str) -> list[Any]:
-        """The modules that a modality goes through, Normalize excluded: `encode_image` normalises."""
+        """Return the modules of a modality's route without Normalize, since `encode_image` normalises."""
         from sentence_transformers.sentence_transformer.modules import Normalize, Router
 
         modules: list[Any] = list(self.model)
@@ -115,7 +115,7 @@ class SentenceTransformersDualEncoder(DualEncoder):
 
 
 class SentenceTokenizer:
-    """A text module's own preprocessing: captions → ``input_ids`` and ``attention_mask``, each int64 (B, L)."""
+    """The preprocessing of a text module: captions → ``input_ids`` and ``attention_mask``, each int64 (B, L)."""
 
     def __init__(self, model: Any, text: Any) -> None:
         self.text = text
@@ -128,10 +128,10 @@ class SentenceTokenizer:
 
 
 def image_preprocess(module: Any) -> Preprocess:
-    """The `Preprocess` that gives the pixels of an image module.
+    """Return the `Preprocess` that reproduces the pixels of an image module.
 
     Raises:
-        ModisteError: The module's processor does something that `Preprocess` does not do, found by trying both.
+        ModisteError: `Preprocess` does not reproduce the module's processor on a test image.
     """
     processor = getattr(module.processor, "image_processor", module.processor)
     if hasattr(processor, "data_config"):
@@ -145,7 +145,7 @@ def image_preprocess(module: Any) -> Preprocess:
 
 
 def on_pil(processor: Any) -> Any:
-    """The same image processor of transformers on PIL, as `Preprocess` is; torchvision's pixels differ by a shade."""
+    """Return the PIL variant of a transformers image processor, as torchvision's pixels differ slightly."""
     import transformers
 
     twin = getattr(transformers, f"{type(processor).__name__}Pil", None)

@@ -1,4 +1,4 @@
-"""Sources of published weights: a local path or a hub id, never confused."""
+"""Sources of published weights: local paths and hub ids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 def local_path(source: str) -> Path | None:
-    """The file or directory that ``source`` names, or None when ``source`` is a name and not a path.
+    """Return the file or directory ``source``, or None if it is a name rather than a path.
 
     Raises:
         ModisteError: ``source`` looks like a path (``./x``, ``/x``, ``~/x``, ``a/b/c``, ``x.pt``, or ``a/b`` where the
@@ -49,7 +49,7 @@ def _looks_like_path(source: str) -> bool:
 
 @contextmanager
 def explained(source: str, remedy: str) -> Iterator[None]:
-    """Turn any error of a loading library into a `ModisteError`: its first sentence, then ``remedy``."""
+    """Turn any error of a loading library into a `ModisteError` with its first sentence and ``remedy``."""
     try:
         yield
     except ModisteError:
@@ -64,7 +64,7 @@ def explained(source: str, remedy: str) -> Iterator[None]:
 
 
 def hub_remedy(repository: str, revision: str | None = None) -> str:
-    """What to do when the model hub cannot be reached.
+    """Return the remedy for a model hub that cannot be reached.
 
     >>> hub_remedy("openai/clip-vit-base-patch32")  # doctest: +ELLIPSIS
     'If the hub is out of reach, run `hf download openai/clip-vit-base-patch32 --local-dir DIR` on a machine...'

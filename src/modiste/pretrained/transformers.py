@@ -1,4 +1,4 @@
-"""Published dual encoders through transformers: CLIP, SigLIP, SigLIP 2 and others, from the hub or a directory."""
+"""Published dual encoders of transformers, such as CLIP, SigLIP and SigLIP 2, from the hub or a directory."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class TransformersDualEncoder(DualEncoder):
 
     CLIP (Radford et al. 2021, arXiv:2103.00020), SigLIP (Zhai et al. 2023, arXiv:2303.15343), the fixed-resolution
     checkpoints of SigLIP 2 (Tschannen et al. 2025, arXiv:2502.14786), and others of `AutoModel`. Preprocessing and
-    tokenizer are those of the checkpoint. Weights load in float32 from safetensors, or from a ``weights_only`` pickle;
+    tokenizer are those of the checkpoint. Weights are loaded in float32 from safetensors or a ``weights_only`` pickle;
     code that comes with a checkpoint never runs. Logit scale and bias belong to the loss and are frozen here.
 
     Args:
         source: Hub id, or a directory in the layout of ``save_pretrained``.
-        revision: Branch, tag or commit of the hub repository; a directory has none and ignores it.
+        revision: Branch, tag or commit of the hub repository; ignored for a directory.
 
     Raises:
         ModisteError: The source does not exist, cannot be reached, is not a dual encoder, lacks weights, or has
@@ -59,7 +59,7 @@ class TransformersDualEncoder(DualEncoder):
         if not path and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
             raise ModisteError(f"'{source}' is neither a directory nor a hub id (owner/name).")
         remedy = (
-            "The directory must hold config.json, the weights, preprocessor_config.json and the tokenizer's files."
+            "The directory must contain config.json, weights, preprocessor_config.json and tokenizer files."
             if path
             else hub_remedy(name, revision)
         )
@@ -85,10 +85,10 @@ class TransformersDualEncoder(DualEncoder):
         return self.model.get_text_features(**tokens).pooler_output
 
     def patch_features(self, pixels: Tensor) -> Tensor:
-        """Features (B, h, w, D) of each patch.
+        """Return features (B, h, w, D) of the patches.
 
-        CLIP: the last layer's patch tokens through the final norm and the projection. SigLIP: the pooling head is
-        applied to every patch alone, which is the image's embedding if all of the head's attention were on that patch.
+        CLIP: the last layer's tokens after final norm and projection. SigLIP: the pooling head is applied to each patch
+        alone; this is the image's embedding if all attention of the head were on that patch.
 
         Raises:
             ModisteError: The image tower is neither a CLIP nor a SigLIP vision transformer.
@@ -100,7 +100,7 @@ class TransformersDualEncoder(DualEncoder):
         elif self.model.config.model_type.startswith("siglip"):  # normalised already, no class token
             patches = tower.head(hidden.flatten(0, 1).unsqueeze(1)).unflatten(0, hidden.shape[:2])
         else:
-            raise ModisteError(f"{type(self.model).__name__} has no patch embeddings here: use CLIP or SigLIP.")
+            raise ModisteError(f"{type(self.model).__name__} has no patch embeddings: use CLIP or SigLIP.")
         height = pixels.shape[-2] // tower.config.patch_size
         return patches.unflatten(1, (height, -1))
 
@@ -126,25 +126,25 @@ class TransformersDualEncoder(DualEncoder):
         return {**super().describe(), "source": self.source, "revision": self.revision}
 
     @property
-    def _visual_projection(self) -> Any:  # BLIP has another name for it
+    def _visual_projection(self) -> Any:  # BLIP calls it vision_projection
         return getattr(self.model, "visual_projection", None) or getattr(self.model, "vision_projection", None)
 
     def _tower(self, name: str) -> Any:
         tower = getattr(self.model, name, None)
         if not isinstance(tower, nn.Module):
-            raise ModisteError(f"{type(self.model).__name__} has no {name}: this family is not supported.")
+            raise ModisteError(f"{type(self.model).__name__} has no {name}: use CLIP or SigLIP.")
         return tower
 
 
 class CheckpointTokenizer:
-    """A tokenizer of transformers with the padding and length of its model; picklable.
+    """A transformers tokenizer with the padding and maximum length of its model; picklable.
 
     Args:
-        tokenizer: A tokenizer of transformers.
-        max_length: Longest sequence; longer ones are truncated.
-        fixed: Pad to ``max_length`` and return no attention mask, as SigLIP was trained; otherwise pad to the longest
-            caption of the batch, which a causal text tower that pools at the end-of-text token cannot see.
-        lower: Lower-case the captions first: SigLIP's training rule, which the Gemma tokenizer of SigLIP 2 skips.
+        tokenizer: A transformers tokenizer.
+        max_length: Maximum number of tokens; longer captions are truncated.
+        fixed: Pad to ``max_length`` and return no attention mask, as in SigLIP's training. Otherwise pad to the longest
+            caption of the batch; a causal text tower that pools at the end-of-text token does not see the padding.
+        lower: Lower-case the captions first, as in SigLIP's training; the Gemma tokenizer of SigLIP 2 does not.
     """
 
     def __init__(self, tokenizer: Any, max_length: int, fixed: bool = False, lower: bool = False) -> None:
@@ -154,7 +154,7 @@ class CheckpointTokenizer:
         self.lower = lower
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        """Captions to ``input_ids`` (and ``attention_mask``), each int64 (B, L)."""
+        """Tokenize captions to ``input_ids`` and, unless ``fixed``, ``attention_mask``, each int64 (B, L)."""
         tokens = self.tokenizer(
             [text.lower() for text in texts] if self.lower else list(texts),
             padding="max_length" if self.fixed else "longest",
@@ -166,10 +166,10 @@ class CheckpointTokenizer:
 
 
 def preprocess_of(processor: Any) -> Preprocess:
-    """The `Preprocess` that gives the pixels of an image processor of transformers (its PIL backend).
+    """Return the `Preprocess` that reproduces the pixels of a transformers image processor (PIL backend).
 
     Raises:
-        ModisteError: The processor does something that `Preprocess` does not do, found by trying both on an image.
+        ModisteError: `Preprocess` does not reproduce the processor on a test image.
     """
     size, crop = dict(processor.size or {}), dict(getattr(processor, "crop_size", None) or {})
     crop = crop if getattr(processor, "do_center_crop", False) else size
@@ -177,7 +177,7 @@ def preprocess_of(processor: Any) -> Preprocess:
     interpolation = Image.Resampling(processor.resample).name.lower()
     if not isinstance(side, int) or interpolation not in INTERPOLATIONS:
         raise ModisteError(
-            f"{type(processor).__name__} with size {size} is not supported: a fixed square size is needed."
+            f"{type(processor).__name__} with size {size} is not supported: use a model with a fixed square size."
         )
     preprocess = Preprocess(
         size=side,
@@ -193,7 +193,7 @@ def preprocess_of(processor: Any) -> Preprocess:
 
 
 def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
-    # Without this, loading a pickled checkpoint from the hub asks a bot there to convert it.
+    # Otherwise transformers asks a bot on the hub to convert pickled checkpoints.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
@@ -201,14 +201,14 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
     common = {"revision": commit, "trust_remote_code": False}
     settings = AutoConfig.from_pretrained(name, **common)
     refuse_kernels(settings)
-    kind = model_class(settings)  # before it is built: other models load parts of their own
+    kind = model_class(settings)  # checked before it is built: other models may load further files
     if kind and not (hasattr(kind, "get_image_features") and hasattr(kind, "get_text_features")):
         raise ModisteError(f"'{name}' is a {kind.__name__}, not a dual encoder of images and texts.")
     with weights_alone():
         model, report = AutoModel.from_pretrained(
             name, config=settings, dtype=torch.float32, output_loading_info=True, **common
         )
-    # transformers would continue with random weights, as with open_clip repositories that carry a stub config.json.
+    # transformers would continue with random weights, as for open_clip repositories with a stub config.json.
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModisteError(
@@ -220,7 +220,7 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
 
 
 def _tokenizer_of(config: Any, tokenizer: Any) -> CheckpointTokenizer:
-    # A tokenizer without a stated limit has an astronomic one; the position embeddings are the true limit.
+    # Tokenizers without a limit report a huge one; the position embeddings are the actual limit.
     length = min(tokenizer.model_max_length, config.text_config.max_position_embeddings)
     siglip = config.model_type.startswith("siglip")
     return CheckpointTokenizer(tokenizer, length, fixed=siglip, lower=siglip)
@@ -232,7 +232,7 @@ def _scale_and_bias(model: nn.Module) -> tuple[float | None, float | None]:
 
 
 def _crop_pct(side: int, short: int) -> float:
-    # int(side / crop_pct) must give back the short side, which rounding can miss by one.
+    # int(side / crop_pct) must return the short side; rounding can be off by one.
     fraction = side / short
     return fraction if int(side / fraction) == short else math.nextafter(fraction, 0)
 

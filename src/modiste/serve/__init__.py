@@ -1,1 +1,1 @@
-"""An HTTP server and a search page for an index: `modiste serve`."""
+"""HTTP server and search page of an index: `modiste serve`."""

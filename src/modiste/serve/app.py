@@ -1,4 +1,4 @@
-"""The FastAPI application: its routes, its errors, its page."""
+"""The FastAPI application: routes, error handlers and page."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ DAY = 86400
 def create_app(
     settings: Settings, open_index: Open | None = None, health: Mapping[str, Compute] | None = None
 ) -> FastAPI:
-    """The server's application; the indexes are opened here, so that their errors come before the port is taken.
+    """Create the server's application. The indexes are opened here, so that errors appear before the port is bound.
 
     Args:
-        settings: What is served, and within which limits.
-        open_index: Opens an index by its path; by default `modiste.search.open`.
-        health: Name to function of an index; by default those of `modiste.search.health`.
+        settings: The server's settings.
+        open_index: Opens an index by its path; None: `modiste.search.open`.
+        health: Name → function of an index, for ``/catalogue-health``; None: the lists of `modiste.search.health`.
 
     Raises:
-        ModisteError: An index cannot be opened, or a backend that was named cannot run its model.
+        ModisteError: An index cannot be opened, or a named backend cannot run its model.
     """
     if open_index is None:
         open_index = search.open
@@ -56,14 +56,14 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # Requests wait in threads for their micro-batch.
+        # Requests block threads while they wait for their micro-batch.
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.max_queue
         yield
         await anyio.to_thread.run_sync(server.close)
 
     app = FastAPIOffline(
         docs_url="/docs", redoc_url=None, title="Modiste", version=modiste.__version__, lifespan=lifespan,
-        description="Search a catalogue by words and photos, classify, ground, and embed.",
+        description="Search a catalogue by text and photo, classify, ground, and embed.",
     )  # fmt: skip
     app.state.server = server
     add_search(app, server)
@@ -81,7 +81,7 @@ def add_search(app: FastAPI, server: Server) -> None:
 
     @app.post("/search", tags=["search"])
     async def search(body: SearchBody) -> JSONResponse:
-        """Search by words, photos and products, with weights, and words to avoid."""
+        """Search by text, photo and product, with weights, and text to avoid."""
         return JSONResponse(await server.answer(body))
 
     @app.get("/search", tags=["search"])
@@ -89,7 +89,7 @@ def add_search(app: FastAPI, server: Server) -> None:
         text: Text | None = None, like: Text | None = None, minus: Text | None = None, where: Text | None = None,
         hybrid: bool = False, group: bool = True, k: int = Query(20, ge=1), index: Text = "main",
     ) -> JSONResponse:  # fmt: skip
-        """The same with a query string: `curl 'localhost:8000/search?text=red+shoes&k=5'`."""
+        """Search with a query string: `curl 'localhost:8000/search?text=red+shoes&k=5'`."""
         given = {"text": text, "like": like, "minus": minus, "where": where, "hybrid": hybrid, "group": group}
         return JSONResponse(await server.answer(SearchBody.model_validate(given | {"k": k, "index": index})))
 
@@ -106,7 +106,7 @@ def add_search(app: FastAPI, server: Server) -> None:
 
     @app.get("/similar", tags=["search"])
     async def similar(product_id: Text, where: Text | None = None, k: int = Query(20, ge=1)) -> JSONResponse:
-        """More like this product."""
+        """Products similar to a product."""
         return JSONResponse(await server.answer(SearchBody(like=product_id, where=where, k=k)))
 
     @app.get("/image/product/{product_id:path}", tags=["catalogue"], response_class=Response)
@@ -120,7 +120,7 @@ def add_search(app: FastAPI, server: Server) -> None:
 
     @app.get("/image/{row}", tags=["catalogue"], response_class=Response)
     def image(row: Row, index: Text = "main", large: bool = False, v: Text = "") -> Response:
-        """A photo of the index: its thumbnail, or a larger one; `v` only names a version, for browsers' caches."""
+        """A photo of the index, as a thumbnail or larger; `v` is ignored and only busts browser caches."""
         with server.use(index) as held:
             return photo(held, row, large)
 
@@ -133,7 +133,7 @@ def add_search(app: FastAPI, server: Server) -> None:
 
 
 def add_operations(app: FastAPI, server: Server) -> None:
-    """``/health`` and ``/metrics``."""
+    """Add ``/health`` and ``/metrics``."""
 
     @app.get("/health", tags=["operations"])
     def health() -> JSONResponse:
@@ -151,7 +151,7 @@ def add_operations(app: FastAPI, server: Server) -> None:
 
 
 def add_page(app: FastAPI, server: Server) -> None:
-    """Add the page, its files, and the form for a token."""
+    """Add the page, its assets, and the token form."""
     fresh = {"cache-control": "no-cache"}
 
     @app.get("/", include_in_schema=False)
@@ -171,7 +171,7 @@ def add_page(app: FastAPI, server: Server) -> None:
 
 
 class Assets(StaticFiles):
-    """The page's files; browsers ask each time whether they changed, so that an update is seen."""
+    """The page's files, which browsers revalidate each time, so that updates show."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
@@ -180,7 +180,7 @@ class Assets(StaticFiles):
 
 
 def add_errors(app: FastAPI) -> None:
-    """Every error is ``{"error": {"message": …}}``, a sentence; what was not foreseen is logged and says nothing."""
+    """Make every error ``{"error": {"message": …}}``; unexpected ones are logged and reveal nothing."""
 
     def said(message: str, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
         return JSONResponse({"error": {"message": message}}, status, headers)
@@ -212,10 +212,10 @@ def add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
         log.error("%s %s", request.method, request.url.path, exc_info=error)
-        return said("The server could not answer this request; its log says why.", 500)
+        return said("The server could not answer this request: see its log.", 500)
 
 
 def _problems(errors: Any) -> str:
-    """What pydantic found, in a line; of where it is without the part of the request."""
+    """Format pydantic's errors in one line, without the part of the request in their location."""
     places = [[str(part) for part in e["loc"] if part not in ("body", "query", "path")] for e in errors]
     return "; ".join(f"{'.'.join(place) or 'body'}: {e['msg']}" for place, e in zip(places, errors, strict=True))

@@ -1,4 +1,4 @@
-"""Micro-batches: one thread runs a function on what several requests ask for at the same time."""
+"""Micro-batching: one thread runs a function on the items of several concurrent requests."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Run = Callable[[list[Any]], Any]
 
 
 class Busy(Exception):  # noqa: N818 (a state of the server, not a defect)
-    """The queue is full.
+    """Raised when the queue is full.
 
     Attributes:
-        retry_after: Whole seconds after which the queue is likely to have room.
+        retry_after: Estimated seconds until the queue has room, rounded up.
     """
 
     def __init__(self, retry_after: int) -> None:
@@ -26,17 +26,16 @@ class Busy(Exception):  # noqa: N818 (a state of the server, not a defect)
 
 
 class Batcher:
-    """A thread that collects items of many callers and runs ``run`` on up to ``max_items`` of them.
+    """Collect items of many callers in a thread, and call ``run`` on up to ``max_items`` of them at a time.
 
-    The first item of a batch waits at most ``max_wait`` seconds for others; one that had to wait for the previous batch
-    already does not wait again.
+    The first item of a batch waits at most ``max_wait`` seconds for others, including its time in the queue.
 
     Args:
-        run: Items to as many results, in order; called by one thread only, so it need not be thread-safe.
-        max_items: Largest batch.
-        max_wait: Seconds.
-        max_queue: Number of items that may wait.
-        name: Of the thread.
+        run: Maps a list of items to their results, in order; it is called by one thread only.
+        max_items: Maximum batch size.
+        max_wait: Maximum wait in seconds.
+        max_queue: Maximum number of waiting items.
+        name: Name of the thread.
         observe: Called with the number of items and the seconds of each batch.
 
     >>> with Batcher(lambda texts: [text.upper() for text in texts]) as batcher:
@@ -63,10 +62,10 @@ class Batcher:
         self._thread.start()
 
     def submit(self, items: Sequence[Any]) -> list[Future[Any]]:
-        """A future per item.
+        """Queue items; return one future per item.
 
         Raises:
-            Busy: They do not fit into the queue; none of them is queued then.
+            Busy: The items do not all fit into the queue; none is queued.
             RuntimeError: The batcher is closed.
         """
         with self._changed:
@@ -81,11 +80,11 @@ class Batcher:
         return [future for _, _, future in entries]
 
     def __len__(self) -> int:
-        """Number of items that wait."""
+        """Number of waiting items."""
         return len(self._waiting)
 
     def close(self) -> None:
-        """Refuse new items, and return once all queued ones are done."""
+        """Refuse new items, and wait until all queued ones are done."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -101,13 +100,13 @@ class Batcher:
         while batch := self._next():
             wanted = [(item, future) for _, item, future in batch if future.set_running_or_notify_cancel()]
             if not wanted:
-                continue  # the callers have gone
+                continue  # all were cancelled
             start = time.monotonic()
             try:
                 results = self.run([item for item, _ in wanted])
                 for (_, future), result in zip(wanted, results, strict=True):
                     future.set_result(result)
-            except Exception as error:  # belongs to the callers, and must not end the thread
+            except Exception as error:  # passed to the callers; it must not end the thread
                 for _, future in wanted:
                     if not future.done():
                         future.set_exception(error)
@@ -116,7 +115,7 @@ class Batcher:
             self.observe(len(wanted), seconds)
 
     def _next(self) -> list[tuple[float, Any, Future[Any]]]:
-        """The next batch; empty when closed and drained."""
+        """Wait for the next batch; empty once closed and drained."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             if self._waiting:

@@ -1,4 +1,4 @@
-"""``/catalogue``: the served indexes; ``/facets``; ``/catalogue-health``: suspicious rows."""
+"""``/catalogue`` (the served indexes), ``/facets`` and ``/catalogue-health`` (suspicious rows)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from modiste.serve.server import Server, facets, products
 from modiste.serve.uploads import Refused
 
 EXAMPLES = 4
-"""Titles that the page offers as first queries."""
+"""Number of titles that the page suggests as queries."""
 TITLES = {
     "duplicates": ("Near-duplicates", "Different products whose photos look alike to the model."),
     "misfits": ("Photo and title", "Photos that fit the titles of other products far better than their own."),
@@ -45,7 +45,7 @@ def router(server: Server) -> APIRouter:
 
     @routes.get("/catalogue")
     def catalogue() -> JSONResponse:
-        """The served indexes: sizes, columns, models, thresholds."""
+        """The served indexes: sizes, columns, models, limits."""
         described = {}
         for name, live in server.lives.items():
             with live.use() as held:
@@ -57,13 +57,13 @@ def router(server: Server) -> APIRouter:
 
     @routes.get("/facets")
     def facet_counts(where: Text | None = None, index: Text = "main") -> JSONResponse:
-        """Counted values of the facet columns among the rows that pass a filter."""
+        """Counts of the facet values among the products that pass a filter."""
         with server.use(index) as held:
             return JSONResponse({"facets": facets(held, where, {}), "count": held.index.count(where)})
 
     @routes.get("/catalogue-health")
     def lists() -> JSONResponse:
-        """The lists that there are, and their lengths where they were computed already."""
+        """The available lists, with their lengths if already computed."""
         with server.use() as held:
             listed = [
                 {"name": name, "title": title, "description": text, "total": server.lists.total(name, held)}
@@ -74,7 +74,7 @@ def router(server: Server) -> APIRouter:
 
     @routes.get("/catalogue-health/{name}.csv", response_class=Response)
     def exported(name: Text) -> Response:
-        """A list as CSV; waits until it is computed."""
+        """A list as CSV; waits for its computation."""
         with server.use() as held:
             table = _wanted(name, held).result()
         headers = {"content-disposition": f'attachment; filename="{name}.csv"'}
@@ -82,7 +82,7 @@ def router(server: Server) -> APIRouter:
 
     @routes.get("/catalogue-health/{name}")
     def listed(name: Text, limit: int = Query(50, ge=1, le=1000)) -> JSONResponse:
-        """The first rows of a list, or `computing`: ask again."""
+        """The first rows of a list, or status `computing` (202): retry later."""
         with server.use() as held:
             future = _wanted(name, held)
             if not future.done():
@@ -99,7 +99,7 @@ def router(server: Server) -> APIRouter:
 
 
 def describe(name: str, held: Held) -> dict[str, Any]:
-    """An index as the page needs to know it."""
+    """Describe an index for the page."""
     index, towers = held.index, held.towers
     return {
         "name": name,
@@ -117,10 +117,10 @@ def describe(name: str, held: Held) -> dict[str, Any]:
 
 
 def columns(held: Held) -> list[dict[str, Any]]:
-    """The attribute columns: numbers with their range, texts with their values where these are few.
+    """Describe the attribute columns: numbers with their range, facets with their values.
 
-    Texts with few values come first, then numbers, then what is no facet. The split comes last: it is of use to who
-    trains the model, not to who searches.
+    Facets with few values come first, then numbers, then other columns, and the split last, as it is of little use for
+    searching.
     """
     described: list[dict[str, Any]] = []
     counted = facets(held, None, {})
@@ -138,7 +138,7 @@ def columns(held: Held) -> list[dict[str, Any]]:
 
 
 def examples(held: Held) -> list[str]:
-    """A few short titles of the catalogue, always the same ones."""
+    """Return a few short titles of the catalogue, always the same ones."""
     titles = held.index.snapshot.table.column("text").slice(0, 500).to_pylist()
     short = sorted({title for title in titles if 2 <= len(title.split()) <= 5})
     chosen = np.random.default_rng(0).permutation(len(short))[:EXAMPLES]
@@ -146,10 +146,7 @@ def examples(held: Held) -> list[str]:
 
 
 def shown(table: pa.Table, held: Held) -> dict[str, Any]:
-    """Rows of a list with the products that its columns of rows name, for their photos.
-
-    A column ``row`` or ``<what>_row`` names a product of the index.
-    """
+    """Format the rows of a list; columns ``row`` and ``<what>_row`` are joined with their products, for the photos."""
     photos = [name for name in table.column_names if name == "row" or name.endswith("_row")]
     rows = table.to_pylist()
     for name in photos:

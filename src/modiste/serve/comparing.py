@@ -1,4 +1,4 @@
-"""``/compare``: two indexes on one query, and blind over a file of queries."""
+"""``/compare``: compare two indexes on one query, or blindly on a file of queries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modiste.serve.server import Server
 from modiste.serve.uploads import Refused
 
 QUERIES = 500
-"""Of a file at most."""
+"""Maximum number of queries per file."""
 SIDES = (MAIN, OTHER)
 
 
@@ -25,7 +25,7 @@ def router(server: Server) -> APIRouter:
 
     @routes.post("/search")
     def search(body: CompareBody) -> JSONResponse:
-        """The answers of both indexes to one query, and the products that are in both."""
+        """Search both indexes with one query; `shared` lists the products that both find."""
         asked = {"text": body.text, "where": body.where, "k": body.k}
         found = {side: server.search(SearchBody.model_validate(asked | {"index": side})) for side in SIDES}
         ids = [[product["product_id"] for product in found[side]["results"]] for side in SIDES]
@@ -33,7 +33,7 @@ def router(server: Server) -> APIRouter:
 
     @routes.post("/queries")
     def queries(body: QueriesBody) -> JSONResponse:
-        """The interleaved results of both indexes for each query of a file, without saying whose they are."""
+        """Interleaved results of both indexes for each query of a file, without revealing their index."""
         asked, seed = parse_queries(body.file, QUERIES), secrets.token_hex(8)
         found = [both(query) for query in asked]
         listed = []
@@ -46,9 +46,9 @@ def router(server: Server) -> APIRouter:
 
     @routes.post("/judge")
     def verdict(body: JudgeBody) -> JSONResponse:
-        """Which index's results were marked more often, and whether that may be chance."""
+        """Which index's results were marked more often, and whether the difference is significant."""
         if body.versions != versions():
-            raise Refused("An index has changed since these queries were asked: start again.", 409)
+            raise Refused("An index has changed since these queries were answered: start again.", 409)
         asked = parse_queries(body.file, QUERIES)
         found = [both(query) for query in asked]
         drafts = [drafted(sides, body.seed, place) for place, sides in enumerate(found)]
@@ -69,7 +69,7 @@ def router(server: Server) -> APIRouter:
         return held
 
     def unnamed(product: str) -> str:
-        """The URL of a photo that does not reveal its index."""
+        """Return the URL of a product's photo; `main` is preferred, so that it does not reveal the index."""
         with server.use(MAIN) as held:
             side = MAIN if held.row_of(product) is not None else OTHER
         return f"image/product/{product}" + ("" if side == MAIN else f"?index={side}")
@@ -78,6 +78,6 @@ def router(server: Server) -> APIRouter:
 
 
 def drafted(sides: Mapping[str, Sequence[dict[str, Any]]], seed: str, place: int) -> list[tuple[str, str]]:
-    """The interleaved list of the query at ``place``: the same whenever it is asked again."""
+    """Return the interleaved list of (product id, side) of the query at ``place``; deterministic given ``seed``."""
     main, other = ([product["product_id"] for product in sides[side]] for side in SIDES)
     return team_draft(main, other, CUTOFF, f"{seed} {place}")

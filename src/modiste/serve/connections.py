@@ -1,4 +1,4 @@
-"""Connections of the server: the head of a request is bounded in bytes and in time, and a stop drops no request."""
+"""Connections of the server: limits on the request head in bytes and time, and shutdown without dropped requests."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 from uvicorn import Server
 
 HEAD_BYTES = 512 * 1024
-"""Of a request line and its headers. More than asyncio hands over at a time, of which all may be other requests'."""
+"""Limit on request line and headers; larger than asyncio's chunks, which may contain pipelined requests."""
 HEAD_SECONDS = 60.0
-"""Within which they must have come, also the first ones of a connection."""
+"""Seconds in which request line and headers must arrive."""
 
 
 ACCEPT_SECONDS, READ_SECONDS = 0.1, 0.3
-"""In which a stopping server accepts the connections that wait, and reads what they have sent."""
+"""Seconds in which a stopping server accepts waiting connections, then reads from them."""
 
 
 class DrainingServer(Server):
-    """uvicorn's server, which at its stop resets connections that it has not accepted or not read from yet."""
+    """A uvicorn server that answers waiting connections on shutdown; uvicorn would reset those not yet read from."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if not self.force_exit:
             for listening in sockets or []:
-                listening.listen(0)  # those that come now are refused, or try again
+                listening.listen(0)  # new connections are refused, or retried by the client
             await asyncio.sleep(ACCEPT_SECONDS)
             for server in self.servers:
                 server.close()
@@ -35,15 +35,15 @@ class DrainingServer(Server):
 
 
 def bounded(protocol: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
-    """Bound uvicorn's protocol on httptools; another is returned as it is: h11 bounds the bytes itself."""
+    """Limit the request head in uvicorn's httptools protocol; others are returned unchanged: h11 has its own limit."""
     if not hasattr(protocol, "on_headers_complete"):
         return protocol
     base: Any = protocol
 
     class Bounded(base):  # type: ignore[misc]
-        """Answers 400, or closes the connection, where a head is too long or takes too long."""
+        """Answers 400 to a head that is too long, and closes the connection if it takes too long."""
 
-        _pending: int | None = None  # bytes of the head that is being read; None: none is
+        _pending: int | None = None  # bytes of the current head; None: not reading a head
         _timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:

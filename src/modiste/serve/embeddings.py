@@ -1,4 +1,4 @@
-"""``/v1/embeddings`` and ``/v1/models`` in OpenAI's shape, for images as well."""
+"""``/v1/embeddings`` and ``/v1/models``, compatible with OpenAI's API, also for images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from modiste.serve.server import Server
 from modiste.serve.uploads import Refused, read_image
 
 LONGEST = 8000
-"""Characters of a text; a tower reads the first few dozen words."""
+"""Maximum number of characters per text; towers truncate to far fewer tokens."""
 
 
 def router(server: Server) -> APIRouter:
@@ -25,7 +25,7 @@ def router(server: Server) -> APIRouter:
 
     @routes.get("/models")
     def models() -> JSONResponse:
-        """The model, by the beginning of its fingerprint."""
+        """The served model; its id is the beginning of its fingerprint."""
         with server.use() as held:
             return JSONResponse({"object": "list", "data": [
                 {"id": name(held), "object": "model", "created": 0, "owned_by": "modiste"}
@@ -33,7 +33,7 @@ def router(server: Server) -> APIRouter:
 
     @routes.post("/embeddings")
     def embeddings(body: EmbeddingsBody) -> JSONResponse:
-        """Unit-norm embeddings of texts and images, in the order in which they were given."""
+        """Unit-norm embeddings of texts and images, in the order of the inputs."""
         inputs = body.input if isinstance(body.input, list) else [body.input]
         if not 0 < len(inputs) <= server.settings.max_inputs:
             raise Refused(f"There are {len(inputs)} inputs: give 1 to {server.settings.max_inputs}.")
@@ -69,7 +69,7 @@ def router(server: Server) -> APIRouter:
 
 
 def name(held: Held) -> str:
-    """By which clients know the model."""
+    """The model's id in the API."""
     return held.towers.fingerprint[:12]
 
 
@@ -82,5 +82,5 @@ def _kind(given: str | dict[Any, str]) -> tuple[str, str]:
 
 
 def _encoded(vector: torch.Tensor, form: str) -> Any:
-    """Numbers, or OpenAI's base64 of little-endian float32."""
+    """Encode a vector as numbers, or as base64 of little-endian float32 like OpenAI."""
     return base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode() if form == "base64" else vector.tolist()

@@ -1,4 +1,4 @@
-"""Which columns of an index are facets of the page."""
+"""Selection of the columns that the page shows as facets."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from modiste.search.index import Index
 
 MANY = 500
-"""A text column with more values than this is no facet."""
+"""Maximum number of values of a facet."""
 FEW = 8
-"""Up to this number of values a column is a facet also where few products share one."""
+"""Up to this number of values, a column may be a facet even if few products share a value."""
 LONG = 40
-"""Characters: a text column whose values are longer on average is no facet."""
+"""Maximum average length of a facet's values in characters."""
 
 
 def facet_columns(index: Index) -> list[str]:
-    """The text columns that are of use as facets, those with the fewest values first.
+    """Return the text columns that are useful as facets, those with the fewest values first.
 
-    Long texts and columns that have a value of its own for most products, such as article numbers, are none.
+    Excludes long texts, and columns whose values are unique to most products, such as article numbers.
     """
     products = int(index.snapshot.products.max()) + 1 if len(index) else 0
     found = {}

@@ -1,4 +1,4 @@
-"""Middleware of every request: host, token, size and load; headers and metrics of every response."""
+"""Middleware: checks host, token, size and load of every request; adds headers and metrics to every response."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from modiste.serve.settings import Settings
 
 COOKIE = "modiste_token"
 OPEN = ("/health", "/token")
-"""Paths that need no token, besides what is under ``/assets/``."""
+"""Paths that need no token, in addition to ``/assets/``."""
 BODY_SECONDS = 60.0
-"""Within which a body must have come; until then its request is none of those in flight."""
+"""Seconds in which a body must arrive; its request does not count as in flight before."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -34,12 +34,12 @@ LOGIN = (Path(__file__).parent / "page" / "login.html").read_text(encoding="utf-
 
 
 class Gate:
-    """ASGI middleware: answers 400, 401, 408, 411, 413 and 429 itself.
+    """ASGI middleware that refuses requests with 400, 401, 408, 411, 413 or 429.
 
     Args:
-        app: What is behind it.
-        settings: Of the server.
-        metrics: Counts what is answered, by route and status.
+        app: The wrapped application.
+        settings: The server's settings.
+        metrics: Metrics of the responses, by route and status.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
@@ -79,11 +79,11 @@ class Gate:
             self.metrics.observe(route, status, time.perf_counter() - start)
 
     def _refuse(self, scope: Scope) -> Refusal | None:
-        """Status, message and headers of an answer without the app, or None."""
+        """Return status, message and headers of a refusal; None if the request is accepted."""
         headers = Headers(scope=scope)
         host = headers.get("host", "").rsplit(":", 1)[0].strip("[]")
         if "*" not in self.settings.allowed_hosts and host not in self.settings.allowed_hosts:
-            return 400, f"The server is not known as {host}: start it with hosts=[{host}].", {}
+            return 400, f"The host {host} is not allowed: start the server with hosts=[{host}].", {}
         path = scope["path"]
         if self.settings.token and path not in OPEN and not path.startswith("/assets/") and not self._knows(headers):
             if path == "/" and "text/html" in headers.get("accept", ""):
@@ -98,7 +98,7 @@ class Gate:
         return None
 
     async def _read(self, receive: Receive, body: bytearray) -> Refusal | None:
-        """Read the body into ``body``; an answer where it does not come."""
+        """Read the body into ``body``; return a refusal if it does not arrive in time."""
         with move_on_after(BODY_SECONDS):
             more = True
             while more:
@@ -112,7 +112,7 @@ class Gate:
                 more = message.get("more_body", False)
             else:
                 return None
-        return 408, f"The body has not come within {BODY_SECONDS:g} s: send it again.", {"connection": "close"}
+        return 408, f"The body did not arrive within {BODY_SECONDS:g} s: send it again.", {"connection": "close"}
 
     def _overloaded(self, scope: Scope) -> Refusal | None:
         full = self.in_flight >= self.settings.max_queue and scope["path"] not in ("/health", "/metrics")
@@ -132,12 +132,12 @@ class Gate:
 
 
 def matches(given: str, token: str | None) -> bool:
-    """Whether the token is right, compared in constant time."""
+    """Whether the given token is correct, compared in constant time."""
     return hmac.compare_digest(given.encode(), (token or "").encode())
 
 
 def _again(body: bytearray, receive: Receive) -> Receive:
-    """Gives a body that was read already, then what comes after it."""
+    """Return a receive function that replays a body already read, then continues."""
     left = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
     async def give() -> Any:

@@ -1,4 +1,4 @@
-"""Blind comparison of two rankings: interleaved results, credited to their ranking once a person has marked them."""
+"""Blind comparison of two rankings by interleaving: marked results are credited to their ranking."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modiste.metrics.comparison import compare, mcnemar
 
 MAIN, OTHER, BOTH = "main", "compare", "both"
 CUTOFF = 10
-"""Ranks that are interleaved and measured."""
+"""Number of ranks that are interleaved and measured."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Query:
     """A line of a query file.
 
     Attributes:
-        text: What is searched.
-        product: The product id that it should find; empty where that is not known.
+        text: The query.
+        product: Id of the product that it should find; empty if unknown.
     """
 
     text: str
@@ -30,10 +30,12 @@ class Query:
 
 
 def parse_queries(file: str, limit: int) -> list[Query]:
-    """One query per line; a product id after a comma (CSV quoting). A first line ``query`` is a header.
+    """Parse a file with one query per line, optionally followed by a comma and a product id (CSV quoting).
+
+    A first line that begins with the cell ``query`` is a header.
 
     Raises:
-        ModisteError: It is no CSV, there is no query, or more than ``limit``.
+        ModisteError: The file is not CSV, has no query, or more than ``limit``.
 
     >>> parse_queries('query,product\\nred shoes\\n"dress, blue",17', 10)
     [Query(text='red shoes', product=''), Query(text='dress, blue', product='17')]
@@ -51,18 +53,18 @@ def parse_queries(file: str, limit: int) -> list[Query]:
 
 
 def team_draft(main: Sequence[str], other: Sequence[str], length: int, seed: str) -> list[tuple[str, str]]:
-    """Interleave two rankings: in each round both pick their best item that was not picked yet, in random order.
+    """Interleave two rankings by team draft: in each round, both pick their best remaining item, in random order.
 
-    What both rank first of what is left is credited to both: it tells nothing about which is better.
+    An item that is the best remaining one of both is credited to both, since it does not tell which is better.
 
     Args:
-        main: Product ids, best first.
-        other: The other ranking.
-        length: Of the result at most.
-        seed: Decides who begins each round; the same seed gives the same list.
+        main: Product ids of the first ranking, best first.
+        other: Product ids of the second ranking, best first.
+        length: Maximum length of the result.
+        seed: Seed of the order within each round.
 
     Returns:
-        (product id, ``main``, ``compare`` or ``both``), best first.
+        Pairs of product id and ``main``, ``compare`` or ``both``, best first.
 
     Source: Radlinski, Kurup, Joachims, *How does clickthrough data reflect retrieval quality?*, CIKM 2008.
 
@@ -94,15 +96,15 @@ def team_draft(main: Sequence[str], other: Sequence[str], length: int, seed: str
 
 
 def judge(drafts: Sequence[Sequence[tuple[str, str]]], picked: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Who won each query, and whether that may be chance.
+    """Count the queries that each ranking won, and test the difference.
 
     Args:
-        drafts: Per query what `team_draft` gave.
-        picked: Per query the product ids that were marked as fitting.
+        drafts: Result of `team_draft` for each query.
+        picked: Product ids marked as relevant, for each query.
 
     Returns:
-        ``wins`` {main, compare, ties}, ``p`` (two-sided, exact: are the queries that are not tied split half and half),
-        ``credited`` (whose each result was).
+        ``wins`` (of ``main`` and ``compare``, and ``ties``), ``p`` (exact two-sided sign test over the queries without
+        ties) and ``credited`` (the ranking of each result).
 
     Raises:
         ModisteError: The numbers of queries differ.
@@ -127,7 +129,7 @@ def judge(drafts: Sequence[Sequence[tuple[str, str]]], picked: Sequence[Sequence
 def measure(
     queries: Sequence[Query], main: Sequence[Sequence[str]], other: Sequence[Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Hit rate and MRR at `CUTOFF` over the queries whose product is known, and the test of their difference."""
+    """Return hit rate and MRR at `CUTOFF` over the queries with a known product, and the test of their difference."""
     known = [row for row, query in enumerate(queries) if query.product]
     if not known:
         return []
@@ -151,5 +153,5 @@ def measure(
 
 
 def _rank(ranking: Sequence[str], product: str) -> int:
-    """From 1; 0 where it is not there."""
+    """Return the rank of ``product``, from 1; 0 if it is absent."""
     return next((place for place, item in enumerate(ranking, 1) if item == product), 0)

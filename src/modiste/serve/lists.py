@@ -1,4 +1,4 @@
-"""The lists of catalogue health: computed once for a version, in the background, and kept."""
+"""Catalogue-health lists, computed in the background once per version of the index, and cached."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Compute = Callable[[Any], pa.Table]
 
 
 class Lists:
-    """Tables that are computed when they are first asked for, one at a time.
+    """Tables computed on first request, one at a time.
 
     Args:
-        compute: Name to function of an index.
+        compute: Name → function of an index that computes the table.
     """
 
     def __init__(self, compute: Mapping[str, Compute]) -> None:
@@ -30,13 +30,13 @@ class Lists:
         self._made: dict[str, tuple[Any, Future[Any]]] = {}
 
     def get(self, name: str, held: Held) -> Future[Any]:
-        """The list for this version, to be waited for."""
+        """Return a future of the list for this version, and start the computation if needed."""
         with self._lock:
             version, future = self._made.get(name, (None, None))
             if future is None or version != held.version:
                 future = Future()
                 self._made[name] = (held.version, future)
-                # A daemon: it does not keep the server from shutting down.
+                # A daemon thread does not delay shutdown.
                 threading.Thread(target=self._compute, args=(name, held, future), daemon=True).start()
             return future
 
@@ -46,18 +46,18 @@ class Lists:
                 index = copy.copy(held.index)
                 index.embedder = Patient(held.towers)
                 future.set_result(self.compute[name](index))
-            except Exception as error:  # belongs to those who wait for it
+            except Exception as error:  # passed to the waiting requests
                 future.set_exception(error)
 
     def total(self, name: str, held: Held) -> int | None:
-        """Number of rows of the list, or None where it was not computed yet."""
+        """Number of rows of the list; None if it has not been computed."""
         version, future = self._made.get(name, (None, None))
         done = future is not None and version == held.version and future.done() and not future.exception()
         return future.result().num_rows if done and future else None
 
 
 def as_csv(table: pa.Table) -> str:
-    """A table as CSV that a spreadsheet does not take for formulas.
+    """Format a table as CSV, with cells escaped that a spreadsheet would evaluate as formulas.
 
     >>> as_csv(pa.table({"title": ["=cmd()"], "score": [0.5]}))
     "title,score\\n'=cmd(),0.5\\n"

@@ -1,4 +1,4 @@
-"""A served index: opened with its towers, watched, and swapped for its next version while requests run."""
+"""A served index, which is reloaded when a new version appears, without interrupting requests."""
 
 from __future__ import annotations
 
@@ -33,50 +33,50 @@ from modiste.serve.towers import EXAMPLES, Towers, Words
 log = logging.getLogger(__name__)
 Open = Callable[[Path], Any]
 KEPT_PHOTOS = 1024
-"""Encoded photos of a version that are kept in memory."""
+"""Number of encoded photos cached in memory per version."""
 LARGE = 800
-"""Longer side, in pixels, of a photo that is looked at alone."""
+"""Longer side in pixels of a photo in the detail view."""
 
 
 class Scored(Snapshot):
-    """A snapshot with the scores of one request's query, where they were computed together with those of others.
+    """A snapshot with precomputed scores of one request, which were computed in a batch with those of others.
 
     Attributes:
-        known: Dot products (N,) of the query and all rows.
+        known: Dot products (N,) of the query with all rows; None: not computed.
     """
 
     known: np.ndarray | None = None
 
     def scores(self, query: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
-        """Dot products (N,) of ``query`` and all rows, or those at ``positions``."""
+        """Return the dot products (N,) of ``query`` with all rows, or with those at ``positions``."""
         if positions is None and self.known is not None:
             return self.known
         return super().scores(query, positions)
 
 
 class Held:
-    """One version of an index with what serves it.
+    """One version of an index, with the towers of its model.
 
     Attributes:
-        index: A `modiste.search.index.Index`.
-        towers: Of its model.
-        version: Of the index.
-        scored: The index's snapshot.
+        index: The index.
+        towers: The towers of its model.
+        version: Its version.
+        scored: Its snapshot.
     """
 
     def __init__(self, index: Index, towers: Towers) -> None:
         self.index, self.towers, self.version = index, towers, int(index.version)
         self.scored = index.snapshot = Scored(index.snapshot.table, index.snapshot.vectors)
-        self.scored.code()  # once, and not in the copy of each request
+        self.scored.code()  # computed once here, not in the copy of each request
         self.photo = functools.lru_cache(KEPT_PHOTOS)(self._photo)
 
     async def asked(self, texts: Sequence[str], pixels: Sequence[Tensor] = (), alone: bool = False) -> Index:
-        """The index for one request, which knows what its words and photos embed to; no thread waits for them.
+        """Embed the texts and photos of one request without blocking a thread; return an index that uses them.
 
         Args:
-            texts: Words of the request.
-            pixels: Its photos, preprocessed.
-            alone: Whether one text is all that is asked for: it is scored together with those of other requests.
+            texts: Texts of the request.
+            pixels: Its preprocessed photos, each (3, S, S).
+            alone: Whether the query is a single text, which is then scored in a batch with those of other requests.
 
         Raises:
             Busy: A tower's queue is full.
@@ -92,23 +92,23 @@ class Held:
 
     @functools.cached_property
     def facets(self) -> list[str]:
-        """The text columns that are facets, in their order; the same ones whatever is filtered."""
+        """The text columns that are facets, in order; they do not depend on filters."""
         return facet_columns(self.index)
 
     def row_of(self, product_id: str) -> int | None:
-        """The first row of a product."""
+        """The first row of a product; None if the index does not contain it."""
         found = self.index.snapshot.of_product(product_id)
         return int(self.index.snapshot.rows[found[0]]) if len(found) else None
 
     def take(self, rows: list[int]) -> pa.Table:
-        """The columns of these rows. Raises KeyError where there is no such row."""
+        """Return the columns of these rows. Raises KeyError if a row does not exist."""
         positions = self.index.snapshot.positions(np.asarray(rows, np.int64))
         if (positions < 0).any():
-            raise KeyError(f"{self.index.path} has not all of these rows")
+            raise KeyError(f"{self.index.path} does not have all of these rows")
         return self.index.snapshot.table.take(positions)
 
     def vectors(self, where: str | None) -> tuple[pa.Table, np.ndarray]:
-        """The columns and the embeddings (N, D) of the rows that pass a filter."""
+        """Return the columns and the image embeddings (N, D) of the rows that pass a filter."""
         snapshot = self.index.snapshot
         positions = snapshot.passing(conditions.parse(where, self.index.types, self.index._distinct))
         if positions is None:
@@ -116,14 +116,14 @@ class Held:
         return snapshot.table.take(positions), snapshot.vectors[positions]
 
     def range(self, column: str) -> tuple[float | None, float | None]:
-        """Smallest and largest value of a numeric column."""
+        """Return the smallest and largest value of a numeric column; None if it has no values."""
         found = pc.min_max(self.index.snapshot.table.column(column)).as_py()
         return found["min"], found["max"]
 
     def _photo(self, row: int, large: bool) -> tuple[bytes, str]:
-        """A photo of the index, encoded, and its media type: its thumbnail, or one of at most `LARGE` pixels.
+        """Return an encoded photo, a thumbnail or one of at most `LARGE` pixels, and its media type.
 
-        Raises KeyError where there is no such row.
+        Raises KeyError if the row does not exist.
         """
         if not large:
             content = self.index.thumbnail(row)
@@ -136,17 +136,17 @@ class Held:
 
 
 class Live:
-    """The newest version of an index.
+    """Serve the newest version of an index, watched by a thread.
 
     Args:
         name: ``main`` or ``compare``.
-        path: Its folder.
-        open_index: `modiste.search.open`.
-        settings: Of the server.
-        metrics: Of the server.
+        path: Folder of the index.
+        open_index: Opens an index by its path, like `modiste.search.open`.
+        settings: The server's settings.
+        metrics: The server's metrics.
 
     Raises:
-        ModisteError: The index cannot be opened, or see `Towers`.
+        ModisteError: The index cannot be opened or is on a Qdrant server, or see `Towers`.
     """
 
     def __init__(self, name: str, path: Path, open_index: Open, settings: Settings, metrics: Metrics) -> None:
@@ -161,7 +161,7 @@ class Live:
 
     @contextmanager
     def use(self) -> Iterator[Held]:
-        """The newest version, which stays open until the block ends."""
+        """Yield the newest version, which stays open until the end of the block."""
         with self._lock:
             held = self._held
             self._users[held] = self._users.get(held, 0) + 1
@@ -173,7 +173,7 @@ class Live:
             self._sweep()
 
     def refresh(self) -> bool:
-        """Serve a newer version if there is one; returns whether there was."""
+        """Load and serve a newer version, if there is one; return whether there was."""
         if read_facts(self.path) == self._held.index.facts:
             return False
         fresh = self._load(self._held)
@@ -185,7 +185,7 @@ class Live:
         return True
 
     def close(self) -> None:
-        """Stop watching, and return once all queued work is done."""
+        """Stop watching, and wait until all queued work is done."""
         self._stopped.set()
         self._watcher.join()
         held = {self._held, *self._users}
@@ -194,7 +194,7 @@ class Live:
 
     def _load(self, before: Held | None) -> Held:
         index = self._open(self.path)
-        if index.facts["engine"]["kind"] == "qdrant":  # its rows are not here: no classification, no health
+        if index.facts["engine"]["kind"] == "qdrant":  # classification and health lists need local rows
             raise ModisteError(f"{self.path} is on a Qdrant server: modiste serve needs one made with engine=lancedb.")
         if before is not None and index.card == before.index.card:
             towers = before.towers
@@ -206,7 +206,7 @@ class Live:
         return Held(index, towers)
 
     def _sweep(self) -> None:
-        """Close the versions that are no longer in use."""
+        """Close versions that are no longer in use."""
         with self._lock:
             gone = [held for held, users in self._users.items() if not users and held is not self._held]
             for held in gone:

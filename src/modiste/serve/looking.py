@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SCALE = 100.0
-"""Of cosines, where a model brought no temperature: CLIP's."""
+"""Scale of cosines for a model without one: CLIP's."""
 CELL = 12
-"""Products that are named for a cell of the confusion matrix."""
+"""Maximum number of example products per cell of the confusion matrix."""
 CLASSES = 60
+"""Maximum number of classes of an attribute."""
 MAP_SIDE = 96
-"""Longer side of a heat map, in its own pixels."""
+"""Longer side of a heat map in pixels."""
 
 
 def router(server: Server) -> APIRouter:
@@ -40,7 +41,7 @@ def router(server: Server) -> APIRouter:
 
     @routes.post("/zero-shot")
     def zero_shot(body: ZeroShotBody) -> JSONResponse:
-        """Labels for a photo, the nearest first, with cosines and their softmax."""
+        """Labels for a photo, most similar first, with cosines and their softmax."""
         check_prompts(body.labels, body.prompts, server.settings)
         with server.use() as held:
             image = held.towers.pictures([server.photo(body, held)])[0]
@@ -56,13 +57,13 @@ def router(server: Server) -> APIRouter:
 
     @routes.post("/zero-shot/attribute")
     def attribute(body: AttributeBody) -> JSONResponse:
-        """Zero-shot classification of the catalogue's photos by a column: metrics and confusions."""
+        """Zero-shot classification of the catalogue's photos by a column: metrics and confusion matrix."""
         with server.use() as held:
             return JSONResponse(classify(body, held, server.settings))
 
     @routes.post("/ground")
     def ground(body: GroundBody) -> JSONResponse:
-        """Heat maps of phrases on a photo; values are bytes, row by row, base64, 255 where it is most similar.
+        """Heat maps of phrases on a photo: base64 of bytes in row-major order, from 0 to 255, the most similar.
 
         Boxes (left, top, right, bottom) and points (x, y) are in pixels of the photo.
         """
@@ -85,19 +86,21 @@ def router(server: Server) -> APIRouter:
 
 
 def check_prompts(labels: Sequence[str], prompts: Sequence[str], settings: Settings) -> None:
-    """Raise Refused for a template without exactly one ``{}``, or too many texts to embed."""
+    """Raise Refused if a template lacks exactly one ``{}``, or there are too many texts to embed."""
     for template in prompts:
         if template.count("{}") != 1:
-            raise Refused(f"Every prompt needs one {{}} for the label, not '{template}'.")
+            raise Refused(f"The prompt '{template}' must contain exactly one {{}} for the label: add or remove one.")
     if len(labels) * len(prompts) > settings.max_inputs:
-        raise Refused(f"{len(labels)} labels × {len(prompts)} prompts are more than {settings.max_inputs} texts.")
+        raise Refused(
+            f"{len(labels)} labels × {len(prompts)} prompts exceed {settings.max_inputs} texts: give fewer of them."
+        )
 
 
 def classify(body: AttributeBody, held: Held, settings: Settings) -> dict[str, Any]:
-    """Confusions of a column's values, as `modiste.tasks.zeroshot` classifies.
+    """Classify the photos of a column's values like `modiste.tasks.zeroshot`; return metrics and confusion matrix.
 
     Raises:
-        Refused: The column has no value, or more than `CLASSES`, or a prompt is unfit.
+        Refused: The column is unknown or has no values or more than `CLASSES`, or `check_prompts` refuses the prompts.
     """
     if body.attribute not in held.index.attributes:
         raise Refused(f"The index has no column '{body.attribute}'.")
@@ -125,7 +128,7 @@ def classify(body: AttributeBody, held: Held, settings: Settings) -> dict[str, A
 
 
 def find(method: str, held: Held, photo: Image, texts: torch.Tensor) -> list[Grounded]:
-    """Where the texts are on the photo. Raises Refused where the model does not have what the method needs."""
+    """Ground the texts (N, D) on the photo. Raises Refused if the model does not support the method."""
     towers = held.towers
     model = towers.grounding
     try:

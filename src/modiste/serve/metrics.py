@@ -1,4 +1,4 @@
-"""The Prometheus metrics of `/metrics`."""
+"""Prometheus metrics of the server, served at ``/metrics``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ITEMS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Collectors of one server, in a separate registry: several servers fit into one process.
+    """Collectors of one server, in their own registry, so that one process can run several servers.
 
     >>> metrics = Metrics()
     >>> metrics.observe("/search", 200, 0.012)
@@ -29,19 +29,19 @@ class Metrics:
         self.batch_seconds = Histogram(
             "modiste_batch_seconds", "Time of a micro-batch", ["tower"], buckets=SECONDS, **own
         )
-        self.waiting = Gauge("modiste_queue_items", "Items that wait for a tower", ["tower"], **own)
+        self.waiting = Gauge("modiste_queue_items", "Items waiting for a tower", ["tower"], **own)
         self.in_flight = Gauge("modiste_requests_in_flight", "Requests being answered", **own)
-        self.index = Info("modiste_index", "The index and the version that is served", ["name"], **own)
-        self.backend = Info("modiste_backend", "What runs a tower", ["tower"], **own)
+        self.index = Info("modiste_index", "Path and version of a served index", ["name"], **own)
+        self.backend = Info("modiste_backend", "Backend of a tower", ["tower"], **own)
         ProcessCollector(registry=self.registry)
 
     def observe(self, route: str, status: int, seconds: float) -> None:
-        """Count a response."""
+        """Record a response to ``route``: its status and the seconds it took."""
         self.requests.labels(route, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
 
     def batches(self, tower: str) -> Callable[[int, float], None]:
-        """What a `Batcher` calls after each batch."""
+        """Return the callback that a `Batcher` calls after each batch."""
         items, seconds = self.batch_items.labels(tower), self.batch_seconds.labels(tower)
 
         def observe(count: int, taken: float) -> None:
@@ -51,5 +51,5 @@ class Metrics:
         return observe
 
     def text(self) -> bytes:
-        """All of it in Prometheus's text format."""
+        """All metrics in Prometheus's text format."""
         return generate_latest(self.registry)

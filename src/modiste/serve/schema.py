@@ -1,4 +1,4 @@
-"""Request bodies: validated by pydantic, described in the server's OpenAPI document."""
+"""Request bodies, validated by pydantic and described in the server's OpenAPI document."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ IMAGE = "A data URL (`data:image/jpeg;base64,…`) or the base64 of an image fil
 
 
 class Body(BaseModel):
-    """A request body; unknown keys are errors, never ignored."""
+    """A request body; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Filter(Body):
-    """Values that a column may have, or the range of a numeric one."""
+    """Allowed values of a column, or the range of a numeric one."""
 
     values: list[Text] | None = None
     min: float | None = None
@@ -32,28 +32,28 @@ class Filter(Body):
 
 
 class SearchBody(Body):
-    """A search by words, photos and products, and words to avoid; without any, a listing."""
+    """A search by text, photo or product, and text to avoid; without a query, a listing."""
 
-    text: Text | None = Field(default=None, description="Words.", examples=["red running shoes"])
+    text: Text | None = Field(default=None, description="Text query.", examples=["red running shoes"])
     image: str | None = Field(default=None, description=IMAGE)
-    like: Text | None = Field(default=None, description="A product id: more like this.")
-    minus: Text | None = Field(default=None, description="Words for what it should not be.")
+    like: Text | None = Field(default=None, description="Id of a product to find similar ones of.")
+    minus: Text | None = Field(default=None, description="Text that results should not resemble.")
     where: Text | None = Field(default=None, description="A filter in SQL.", examples=["price < 50 and gender = 'Men'"])
     filters: dict[str, Filter] = Field(default={}, description="Filters by column, in addition to `where`.")
     weights: dict[Literal["text", "image", "like", "minus"], float] = Field(
-        default={}, description="By part of the query."
+        default={}, description="Weights of the parts of the query."
     )
     hybrid: bool = Field(
-        default=False, description="Full-text search as well: SKUs and names that a model cannot know."
+        default=False, description="Also search the full text, for SKUs and names that a model cannot know."
     )
     group: bool = Field(default=True, description="One result per product rather than per photo.")
     k: int = Field(default=20, ge=1, description="Number of results.")
-    facets: bool = Field(default=False, description="Count the values of the columns among what passes the filters.")
+    facets: bool = Field(default=False, description="Count the facet values of the products that pass the filters.")
     index: Literal["main", "compare"] = "main"
 
 
 class PhotoBody(Body):
-    """A photo: one of the index, or an uploaded one."""
+    """A photo of the index, or an uploaded one."""
 
     row: Row | None = Field(default=None, description="The row of a photo in the index.")
     image: str | None = Field(default=None, description=IMAGE)
@@ -66,7 +66,7 @@ class PhotoBody(Body):
 
 
 class ZeroShotBody(PhotoBody):
-    """Labels for a photo."""
+    """Candidate labels for a photo."""
 
     labels: list[Text] = Field(min_length=1, examples=[["dress", "shirt"]])
     prompts: list[Text] = Field(default=["a photo of a {}"], min_length=1, description="Templates, each with one `{}`.")
@@ -77,12 +77,12 @@ class AttributeBody(Body):
 
     attribute: Text
     where: Text | None = None
-    words: dict[str, Text] = Field(default={}, description="Value to the word that stands for it in the prompts.")
+    words: dict[str, Text] = Field(default={}, description="Word to use in the prompts, by value of the column.")
     prompts: list[Text] = Field(default=["a photo of a {}"], min_length=1)
 
 
 class GroundBody(PhotoBody):
-    """Phrases to be found on a photo."""
+    """Phrases to ground on a photo."""
 
     phrases: list[Text] = Field(min_length=1, max_length=16, examples=[["collar", "sleeves"]])
     method: Literal["patches", "cam", "gradcam", "occlusion"] = "patches"
@@ -94,7 +94,7 @@ class EmbeddingsBody(BaseModel):
     input: str | dict[Literal["image", "text"], str] | list[str | dict[Literal["image", "text"], str]]
     model: Text | None = None
     dimensions: int | None = Field(
-        default=None, ge=1, description="Length of the prefix, normalised again (Matryoshka)."
+        default=None, ge=1, description="Truncate embeddings to this length and renormalise (Matryoshka)."
     )
     encoding_format: Literal["float", "base64"] = "float"
     user: Text | None = None
@@ -109,13 +109,13 @@ class CompareBody(Body):
 
 
 class QueriesBody(Body):
-    """A query file for a blind comparison: one query per line, after a comma the product id where it is known."""
+    """A query file for a blind comparison: one query per line, optionally followed by a comma and a product id."""
 
     file: str
 
 
 class JudgeBody(QueriesBody):
-    """Which products of the interleaved lists were marked, in the order of the queries."""
+    """The marked products of the interleaved lists, in the order of the queries."""
 
     seed: Text
     versions: dict[str, Any]

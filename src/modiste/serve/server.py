@@ -1,4 +1,4 @@
-"""Shared by the routes: the served indexes, and the form of products and filters in requests and responses."""
+"""Served indexes, and the format of products and filters, shared by the routes."""
 
 from __future__ import annotations
 
@@ -26,16 +26,21 @@ if TYPE_CHECKING:
 
 
 LISTED = 60
-"""Values of a facet that are listed, the most frequent ones."""
+"""Maximum number of values listed per facet, most frequent first."""
 SEPARATE = ("product_id", "row", "score", "match", "views", "text")
-"""Columns of results that are not shown as attributes."""
+"""Columns of results that are not attributes."""
 
 
 class Server:
-    """The served indexes, opened; `close` it.
+    """Open the indexes and answer searches on them; call `close` at the end.
+
+    Args:
+        settings: The server's settings.
+        open_index: Opens an index by its path.
+        health: Name → function of an index that computes a health list.
 
     Attributes:
-        few: Searches that run at a time, in their turn, once their words are embedded.
+        few: Limits the number of searches that run at the same time, after embedding.
 
     Raises:
         ModisteError: An index cannot be opened.
@@ -49,29 +54,29 @@ class Server:
             self.lives[name] = Live(name, path, open_index, settings, self.metrics)
 
     def close(self) -> None:
-        """Return once all queued work is done."""
+        """Wait until all queued work is done."""
         for live in self.lives.values():
             live.close()
 
     @contextmanager
     def use(self, name: str = "main") -> Iterator[Held]:
-        """The newest version of an index. Raises Refused where none of this name is served."""
+        """Yield the newest version of an index. Raises Refused if no index of this name is served."""
         if name not in self.lives:
-            raise Refused("One index is served: start the server with compare=… for a second one.", 404)
+            raise Refused("Only one index is served: start the server with compare=… for a second one.", 404)
         with self.lives[name].use() as held:
             yield held
 
     def photo(self, body: PhotoBody, held: Held) -> Image.Image:
-        """The photo of a request. Raises Refused if it is missing or cannot be read."""
+        """Return the photo of a request. Raises Refused if it does not exist or cannot be read."""
         if body.image is not None:
             return read_image(body.image, self.settings)
         assert body.row is not None
         return row_image(held, body.row)
 
     async def answer(self, body: SearchBody) -> dict[str, Any]:
-        """`search`, with a thread only for what comes before and after the embedding.
+        """Like `search`, but occupy a thread only before and after the embedding.
 
-        One for each request that waits would compete with the towers for the interpreter, and answer out of turn.
+        A waiting thread per request would compete with the towers for the GIL, and answer out of order.
         """
         with self.use(body.index) as held:
             images: list[Image.Image] = []
@@ -84,11 +89,11 @@ class Server:
             return await to_thread.run_sync(self._search, body, held, index, images, limiter=self.few)
 
     def search(self, body: SearchBody) -> dict[str, Any]:
-        """The answer to a search.
+        """Answer a search.
 
         Raises:
-            ModisteError: The filter, the column or the product is unknown.
-            Refused: The image cannot be taken, or ``k`` is too large.
+            ModisteError: The filter is invalid, or the product is unknown.
+            Refused: The image is invalid, a column is unknown, or ``k`` is too large.
             Busy: A tower's queue is full.
         """
         with self.use(body.index) as held:
@@ -96,13 +101,13 @@ class Server:
             return self._search(body, held, held.index, images)
 
     def _pictures(self, encoded: str, held: Held) -> tuple[list[Image.Image], list[Tensor]]:
-        """The photo of a search, and its pixels for the image tower."""
+        """Return the photo of a search, and its preprocessed pixels for the image tower."""
         image = read_image(encoded, self.settings)
         return [image], [held.towers.model.preprocess(image)]
 
     def _search(self, body: SearchBody, held: Held, index: Index, images: Sequence[Image.Image]) -> dict[str, Any]:
         if body.k > self.settings.max_results:
-            raise Refused(f"k={body.k} is more than {self.settings.max_results}: ask for fewer results.")
+            raise Refused(f"k={body.k} exceeds {self.settings.max_results}: ask for fewer results.")
         start = time.perf_counter()
         where = where_of(body.where, body.filters, held)
         asked: dict[str, Any] = {"text": body.text, "image": images, "like": body.like}
@@ -131,7 +136,7 @@ class Server:
 
 
 def row_image(held: Held, row: int) -> Image.Image:
-    """The photo of a row. Raises Refused where there is none."""
+    """Return the photo of a row. Raises Refused if the row does not exist."""
     try:
         return held.index.image(row)
     except KeyError as error:
@@ -139,7 +144,7 @@ def row_image(held: Held, row: int) -> Image.Image:
 
 
 def products(table: pa.Table, index: str, held: Held) -> list[dict[str, Any]]:
-    """Rows of results as clients get them."""
+    """Format rows of results for clients."""
     end = f"?v={held.version}" + (f"&index={index}" if index != "main" else "")
     return [
         {
@@ -157,9 +162,9 @@ def products(table: pa.Table, index: str, held: Held) -> list[dict[str, Any]]:
 
 
 def facets(held: Held, where: str | None, filters: Mapping[str, Filter]) -> dict[str, list[dict[str, Any]]]:
-    """Counted values of the text columns among what passes the filters, the most frequent first.
+    """Count the values of the facet columns among products that pass the filters, most frequent first.
 
-    What a column's own filter leaves out is counted, too: a client may choose a second value.
+    A column's own filter is ignored for its counts, so that a client can select a second value.
     """
     counted = held.index.facets(where_of(where, filters, held))
     for name in filters:
@@ -173,7 +178,7 @@ def facets(held: Held, where: str | None, filters: Mapping[str, Filter]) -> dict
 
 
 def where_of(where: str | None, filters: Mapping[str, Filter], held: Held) -> str | None:
-    """A filter in SQL from a client's own and those by column. Raises Refused for an unknown column."""
+    """Combine a client's SQL filter and filters by column into one. Raises Refused for an unknown column."""
     parts = [f"({where})"] if where and where.strip() else []
     known = held.index.types
     for name, given in filters.items():

@@ -1,4 +1,4 @@
-"""Settings of a server, and which ones it refuses. Imports nothing heavy."""
+"""Settings of the server and their validation, without heavy imports."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from modiste.errors import ModisteError
 
 @dataclass(frozen=True)
 class Settings:
-    """A server's settings.
+    """Settings of a server.
 
     Attributes:
-        index: Folder of the index that is served.
+        index: Folder of the served index.
         compare: Folder of a second index, for the page's Compare tab.
         host: Address to listen on.
-        port: 0 takes a free one.
-        token: What clients must send as ``Authorization: Bearer``; needed unless ``host`` is loopback.
-        hosts: Names under which a loopback server may be asked for, against DNS rebinding.
+        port: Port to listen on; 0: a free one.
+        token: Token that clients send as ``Authorization: Bearer``; required unless ``host`` is loopback.
+        hosts: Additional values of the Host header accepted without a token; others are refused to prevent DNS
+            rebinding.
         backend: See `modiste.embedding.embedder.ModelEmbedder`.
-        min_cosine: Of a backend other than torch to torch's embeddings, per tower.
-        max_batch: Items in a micro-batch.
-        max_wait_ms: How long the first item of a batch waits for others.
-        max_queue: Items that may wait for a tower, and requests in flight; beyond it clients get 429.
-        max_upload_mb: Size of a request's body.
-        max_pixels: Width × height of an image.
-        max_results: Largest ``k``.
-        max_inputs: Inputs of one request to ``/v1/embeddings``, labels × prompts, queries of a file.
-        allow_image_hosts: Hosts that images may be fetched from by https; none: no URL of a client is ever opened.
-        poll_seconds: How often a new version of the index is looked for.
+        min_cosine: Minimum cosine between another backend's embeddings and torch's, per tower.
+        max_batch: Maximum number of items per micro-batch.
+        max_wait_ms: Milliseconds that the first item of a batch waits for others.
+        max_queue: Maximum number of items waiting for a tower, and of requests in flight; beyond it clients get 429.
+        max_upload_mb: Maximum size of a request's body in MiB.
+        max_pixels: Maximum width × height of an image.
+        max_results: Maximum ``k``.
+        max_inputs: Maximum number of inputs per request to ``/v1/embeddings``, and of labels × prompts.
+        allow_image_hosts: Hosts from which images may be fetched by https; if empty, URLs of clients are never opened.
+        poll_seconds: Seconds between checks for a new version of the index.
 
     Raises:
-        ModisteError: Other machines could reach the server and there is no token, a limit is not positive, or the port
-            does not exist.
+        ModisteError: ``host`` is not loopback and there is no token, a limit is not positive, or the port is invalid.
 
     >>> Settings("shop.index", host="0.0.0.0")
     Traceback (most recent call last):
     ...
-    modiste.errors.ModisteError: host=0.0.0.0 lets other machines in: set token=… or MODISTE_TOKEN, or host=127.0.0.1.
+    modiste.errors.ModisteError: host=0.0.0.0 admits other machines: set token=… or MODISTE_TOKEN, or host=127.0.0.1.
     """
 
     index: str
@@ -64,13 +64,13 @@ class Settings:
     def __post_init__(self) -> None:
         if not is_loopback(self.host) and not self.token:
             raise ModisteError(
-                f"host={self.host} lets other machines in: set token=… or MODISTE_TOKEN, or host=127.0.0.1."
+                f"host={self.host} admits other machines: set token=… or MODISTE_TOKEN, or host=127.0.0.1."
             )
         for name in ("port", "max_batch", "max_queue", "max_pixels", "max_results", "max_inputs"):
             if not isinstance(getattr(self, name), int):
                 raise ModisteError(f"{name}={getattr(self, name)} must be a whole number.")
         if not 0 <= self.port <= 65535:
-            raise ModisteError(f"port={self.port} does not exist: give 1 to 65535, or 0 for a free one.")
+            raise ModisteError(f"port={self.port} is invalid: give 1 to 65535, or 0 for a free port.")
         for name in ("max_batch", "max_queue", "max_upload_mb", "max_pixels", "max_results", "max_inputs"):
             if getattr(self, name) <= 0:
                 raise ModisteError(f"{name}={getattr(self, name)} must be positive.")
@@ -79,20 +79,20 @@ class Settings:
 
     @property
     def allowed_hosts(self) -> tuple[str, ...]:
-        """Values of the Host header that are answered; ``*`` where a token guards the server."""
+        """Accepted values of the Host header; ``*`` if the server has a token."""
         if self.token:
             return ("*",)
         return ("localhost", "127.0.0.1", "::1", self.host, *self.hosts)
 
     @property
     def paths(self) -> dict[str, Path]:
-        """Names of the indexes to their folders: ``main``, and ``compare`` where there is one."""
+        """Folders of the indexes by name: ``main`` and, if given, ``compare``."""
         given = {"main": self.index, "compare": self.compare}
         return {name: Path(path).expanduser() for name, path in given.items() if path}
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches ``host``.
+    """Whether ``host`` is reachable from this machine only.
 
     >>> is_loopback("localhost"), is_loopback("127.0.0.2"), is_loopback("0.0.0.0"), is_loopback("shop.example")
     (True, True, False, False)

@@ -1,4 +1,4 @@
-"""A model's towers behind micro-batches, each on its own thread and the fastest backend within ``min_cosine``."""
+"""Micro-batched towers of a model, each with its own thread and the fastest backend within ``min_cosine``."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from modiste.serve.metrics import Metrics
 from modiste.serve.settings import Settings
 
 log = logging.getLogger(__name__)
-# On which a backend is checked and timed: queries of the lengths that shoppers type.
+# Queries of realistic lengths, on which backends are checked and timed.
 QUERIES = ("dress", "red summer dress", "blue slim fit jeans for men", "women's black leather ankle boots with a zip")
 EXAMPLES = 16
 SCORES = 2**24
-"""Scores of one pass over an index's vectors, at most: memory bounds it."""
+"""Maximum number of scores computed at once, to bound memory."""
 
 
 @dataclass(eq=False)
@@ -40,9 +40,9 @@ class Words:
     """A text for the text tower.
 
     Attributes:
-        text: What is embedded.
-        snapshot: Rows that it is scored against, in one pass with the other texts of its micro-batch; None: none.
-        scores: Dot products (N,) with these rows, once it is embedded.
+        text: The text to embed.
+        snapshot: Rows to score it against, in one matmul with the other texts of its micro-batch; None: none.
+        scores: Dot products (N,) with these rows, set once it is embedded.
     """
 
     text: str
@@ -53,22 +53,22 @@ class Words:
 class Towers:
     """Embed texts and images for many threads concurrently.
 
-    It answers with torch from the first moment; with ``backend=auto`` a faster backend takes over once it was checked
-    against torch and timed, in the background.
+    With ``backend=auto`` the towers start on torch, and a faster backend takes over once it has been checked and timed
+    in the background.
 
     Args:
         model: A dual encoder.
-        photos: Some of the catalogue's, on which image backends are checked.
-        settings: Of the server.
-        metrics: Of the server.
+        photos: Photos of the catalogue, on which image backends are checked.
+        settings: The server's settings.
+        metrics: The server's metrics.
 
     Attributes:
-        used: ``text`` and ``image`` to the backend that runs them now.
-        batch_size: Largest micro-batch.
-        hooked: Held while something has a hook in the model's image tower.
+        used: ``text`` and ``image`` → current backend.
+        batch_size: Maximum size of a micro-batch.
+        hooked: Lock held while hooks are installed in the model's image tower.
 
     Raises:
-        ModisteError: A backend that was named cannot run the model, or is too far from torch.
+        ModisteError: A named backend cannot run the model, or is too far from torch.
     """
 
     def __init__(self, model: DualEncoder, photos: Sequence[Image.Image], settings: Settings, metrics: Metrics) -> None:
@@ -93,19 +93,19 @@ class Towers:
 
     @property
     def fingerprint(self) -> str:
-        """Of the model's weights."""
+        """Fingerprint of the model."""
         return self.embedder.fingerprint
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit-norm embeddings (N, D), float32 on the CPU. Raises Busy."""
+        """Return unit-norm embeddings (N, D) of texts, float32 on the CPU. Raises Busy if the queue is full."""
         return _results(self._text, [Words(text) for text in texts], self.model.embed_dim)
 
     async def soon(self, words: Sequence[Words], pixels: Sequence[Tensor] = ()) -> Embedded:
-        """What a request asks for, embedded while it takes no thread. Raises Busy.
+        """Embed the texts and photos of one request without blocking a thread. Raises Busy if a queue is full.
 
         Args:
             words: Its texts.
-            pixels: Its photos, preprocessed.
+            pixels: Its preprocessed photos, each (3, S, S).
         """
         futures = [*self._text.submit(words), *self._image.submit(pixels)]
         made = await asyncio.gather(*map(asyncio.wrap_future, futures))
@@ -113,23 +113,23 @@ class Towers:
         return Embedded(texts, made[len(words) :])
 
     def pictures(self, images: Sequence[Image.Image]) -> Tensor:
-        """Unit-norm embeddings (N, D), float32 on the CPU. Raises Busy."""
+        """Return unit-norm embeddings (N, D) of images, float32 on the CPU. Raises Busy if the queue is full."""
         return _results(self._image, [self.model.preprocess(image) for image in images], self.model.embed_dim)
 
     def tokens(self, texts: Sequence[str]) -> int:
-        """Number of tokens that the text tower reads for these texts."""
+        """Total number of tokens of these texts."""
         tokens = self.model.tokenizer(list(texts))
         counted = tokens.get("attention_mask")
         return int(next(iter(tokens.values())).numel() if counted is None else counted.sum())
 
     @functools.cached_property
     def grounding(self) -> DualEncoder:
-        """The model at the size of input that heat maps are made at."""
+        """The model, resized to the input size of heat maps."""
         with self.hooked:
             return resized(self.model, SIZE)[0]
 
     def close(self) -> None:
-        """Return once everything queued is embedded."""
+        """Wait until everything queued is embedded."""
         self._stopped.set()
         self._text.close()
         self._image.close()
@@ -159,7 +159,7 @@ class Towers:
         return self._encode[tower](moved).float().cpu()
 
     def _choose(self) -> None:
-        """Put the chosen backend of each tower into use."""
+        """Choose or check the backend of each tower, and switch to it."""
         photos = [self._photos[place % len(self._photos)] for place in range(EXAMPLES)] if self._photos else []
         queries = [QUERIES[place % len(QUERIES)] for place in range(EXAMPLES)]
         examples = {
@@ -181,37 +181,37 @@ class Towers:
 
 
 class Embedded:
-    """An embedder of what one request asks for, which is embedded already.
+    """An embedder with the precomputed embeddings of one request.
 
     Args:
-        words: Text to its unit-norm embedding (D,).
-        photos: Unit-norm embeddings (D,) of its photos.
+        words: Text → its unit-norm embedding (D,).
+        photos: Unit-norm embeddings, each (D,), of the request's photos.
     """
 
     def __init__(self, words: dict[str, Tensor], photos: list[Tensor]) -> None:
         self.words, self.photos = words, photos
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings (N, D)."""
+        """Return embeddings (N, D) of texts of the request."""
         return torch.stack([self.words[text] for text in texts])
 
     def pictures(self, images: Sequence[Image.Image]) -> Tensor:
-        """Embeddings (N, D) of all its photos."""
+        """Return embeddings (N, D) of the request's photos, which ``images`` must be."""
         return torch.stack(self.photos)
 
 
 class Patient:
-    """The towers for background work, which waits where a client would get an error that the queue is full.
+    """Towers for background work, which retries when the queue is full.
 
     Args:
-        towers: Of the server.
+        towers: The server's towers.
     """
 
     def __init__(self, towers: Towers) -> None:
         self.towers, self.model = towers, towers.model
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """As `Towers.texts`."""
+        """Return unit-norm embeddings (N, D) of texts; see `Towers.texts`."""
         size = self.towers.batch_size
         return torch.cat([self._embedded(texts[start : start + size]) for start in range(0, len(texts), size)])
 
@@ -224,7 +224,7 @@ class Patient:
 
 
 def _results(batcher: Batcher, items: Sequence[Any], dim: int) -> Tensor:
-    """A long list goes batch by batch, so that it leaves room in the queue for others."""
+    """Embed a long list batch by batch, to leave room in the queue for other requests."""
     made, size = [torch.empty(0, dim)], min(batcher.max_items, batcher.max_queue)
     for start in range(0, len(items), size):
         futures = batcher.submit(items[start : start + size])

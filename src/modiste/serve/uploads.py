@@ -1,4 +1,4 @@
-"""Images that clients send, within limits; never from a path or a URL that is not allowed."""
+"""Images sent by clients, within limits, and never from paths or URLs that are not allowed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FETCH_SECONDS = 10
 
 
 class Refused(ValueError):  # noqa: N818 (an answer to a client, not a defect)
-    """A request that is refused.
+    """A refused request.
 
     Attributes:
-        status: Of the answer.
+        status: HTTP status of the response.
     """
 
     def __init__(self, message: str, status: int = 422) -> None:
@@ -31,10 +31,10 @@ class Refused(ValueError):  # noqa: N818 (an answer to a client, not a defect)
 
 
 def read_image(given: str, settings: Settings) -> Image.Image:
-    """The RGB image of a data URL or bare base64, or of a URL at one of ``allow_image_hosts``.
+    """Read an RGB image from a data URL, bare base64, or an https URL at one of ``allow_image_hosts``.
 
     Raises:
-        Refused: It is too large, no image, or an address or a path that is not allowed.
+        Refused: The image is too large or invalid, or the URL is not allowed or cannot be fetched.
     """
     if given.startswith("data:"):
         header, comma, data = given.partition(",")
@@ -47,7 +47,7 @@ def read_image(given: str, settings: Settings) -> Image.Image:
 
 
 def open_image(data: bytes, settings: Settings) -> Image.Image:
-    """The RGB image of an encoded file. Raises Refused where it is too large or no image."""
+    """Decode an RGB image from the content of a file. Raises Refused if it is too large or not an image."""
     limit = f"more than {settings.max_pixels:,} pixels are refused: send a smaller image"
     try:
         Image.init()
@@ -59,7 +59,7 @@ def open_image(data: bytes, settings: Settings) -> Image.Image:
         raise Refused(f"{error}: {limit}.", 413) from error
     except Refused:
         raise
-    except Exception as error:  # a corrupt file makes the decoders raise nearly anything
+    except Exception as error:  # decoders raise nearly anything for corrupt files
         raise Refused("The image cannot be read: send a JPEG, PNG or WebP.", 415) from error
 
 
@@ -68,12 +68,12 @@ def _base64(data: str) -> bytes:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
         raise Refused(
-            "An image is a data URL or base64 of its file; paths and URLs are not opened for clients."
+            "The image is neither a data URL nor base64, and paths and URLs are not opened: send the file as base64."
         ) from error
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would lead to a host that is not on the list."""
+    """Refuses redirects, which could lead to a host that is not allowed."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -82,7 +82,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def _fetch(address: str, settings: Settings) -> bytes:
     parts = urlsplit(address)
     if parts.scheme != "https" or parts.hostname not in settings.allow_image_hosts:
-        raise Refused("URLs are not opened for clients unless allow_image_hosts names their host (https).", 403)
+        raise Refused("The URL's host is not allowed: add it to allow_image_hosts, and use https.", 403)
     limit = int(settings.max_upload_mb * 2**20)
     opener = urllib.request.build_opener(_NoRedirect)
     try:
@@ -91,5 +91,5 @@ def _fetch(address: str, settings: Settings) -> bytes:
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise Refused(f"The image could not be fetched from {parts.hostname}: {error}.", 424) from error
     if len(data) > limit:
-        raise Refused(f"The image has more than {settings.max_upload_mb:g} MB.", 413)
+        raise Refused(f"The image has more than {settings.max_upload_mb:g} MB: send a smaller one.", 413)
     return data

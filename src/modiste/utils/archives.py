@@ -1,4 +1,4 @@
-"""Zip archives, which may be a stranger's: what they unpack into is bounded before it is read."""
+"""Untrusted zip archives, whose unpacked size is checked before they are read."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     import numpy as np
 
 LIMIT = 2**30
-"""Bytes of all arrays of a ``.npz``: 10 million queries, 13 metrics each."""
+"""Limit on the unpacked bytes of a ``.npz``: enough for 10 million queries with 13 metrics each."""
 BROKEN = (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
-"""What `zipfile` raises for a damaged archive."""
+"""Errors that `zipfile` raises for a damaged archive."""
 
 
 def check_stored(path: Path) -> None:
-    """Check that a file of ``torch.save`` unpacks into no more than it is: torch compresses nothing.
+    """Check that a ``torch.save`` file does not unpack into more than its size: torch never compresses.
 
     Args:
-        path: May be no archive at all, such as a file of old versions of torch.
+        path: A file. It passes if it is not a zip archive, as with old versions of torch.
 
     Raises:
-        ValueError: A member is compressed, members overlap, or the archive stands behind something else, which another
-            reader would take for the content.
+        ValueError: A member is compressed, members overlap, or the archive does not begin at the first byte, so that
+            another reader might read other content.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -38,14 +38,14 @@ def check_stored(path: Path) -> None:
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise ValueError("it is compressed, which torch.save never does")
     if sum(member.file_size for member in members) > path.stat().st_size:
-        raise ValueError("it unpacks into more than it holds")
+        raise ValueError("it unpacks into more than its size")
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays of a ``.npz`` by name.
+    """Read the arrays of a ``.npz`` by name, without pickles.
 
     Raises:
-        ValueError: The file is missing or damaged, no regular file, or unpacks into more than `LIMIT`.
+        ValueError: The file is missing, not a regular file, damaged, or unpacks into more than `LIMIT` bytes.
 
     >>> from tempfile import TemporaryDirectory
     >>> import numpy as np
@@ -61,14 +61,14 @@ def read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             members = file.infolist()
             size = sum(member.file_size for member in members)
             if size > LIMIT:
-                raise ValueError(f"it unpacks into {size / 2**30:,.1f} GiB, and {LIMIT / 2**30:.0f} GiB are read")
+                raise ValueError(f"it unpacks into {size / 2**30:,.1f} GiB: the limit is {LIMIT / 2**30:.0f} GiB")
             return {member.filename.removesuffix(".npy"): _array(file.read(member)) for member in members}
     except (*BROKEN, MemoryError) as error:
         raise ValueError(str(error)) from error
 
 
 def _array(content: bytes) -> np.ndarray[Any, Any]:
-    """An array in the ``.npy`` format. Raises ValueError where its header promises more or less than follows."""
+    """Read an array in the ``.npy`` format. Raises ValueError if its header does not match the content's size."""
     from numpy.lib import format
 
     stream = io.BytesIO(content)

@@ -1,8 +1,8 @@
-"""Arrow and Parquet files, which may be a stranger's: what is mapped from one lies in it, and no code of types runs.
+"""Safe reading of untrusted Arrow and Parquet files.
 
-pyarrow builds the extension types that a file names if any package has registered them, and Ray's are unpickled. No
-option of pyarrow's prevents it, and `pyarrow.parquet.read_metadata` builds them, too. So all files are read by this
-module, and those with extension types are refused before.
+pyarrow instantiates the extension types that a file names if any package has registered them, and Ray's unpickle data.
+pyarrow has no option to prevent this, and even `pyarrow.parquet.read_metadata` does it. So this module reads all files,
+and refuses extension types beforehand.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 EXTENSION = b"ARROW:extension:name"
-"""The key of a column's metadata that makes its type an extension type, whatever the container."""
+"""Key in a column's metadata that makes its type an extension type, in Arrow and Parquet alike."""
 SCHEMA = b"ARROW:schema"
-"""The key in a Parquet file's footer of the schema that pyarrow restores."""
+"""Key in a Parquet footer of the Arrow schema that pyarrow restores."""
 
 
 def read_table(path: Path) -> pa.Table:
-    """A table in Arrow's file or stream format, memory-mapped and validated.
+    """Read a table in Arrow's file or stream format, memory-mapped and validated.
 
-    Offsets that lead out of the file would otherwise be followed, to whatever memory is there. Validating reads the
-    offsets, indices and text, but no binary values: 3 ms for 44,000 rows of eight columns of text.
+    Without validation, offsets beyond the end of the file would read arbitrary memory. Validation reads offsets,
+    indices and text, but no binary values: 3 ms for 44,000 rows of eight text columns.
 
     Raises:
-        ValueError: The file is damaged: offsets or indices lead out of it, or text is not UTF-8. Or it has extension
+        ValueError: The file is damaged (offsets or indices out of bounds, text that is not UTF-8), or has extension
             types.
 
     >>> import pyarrow as pa
@@ -60,7 +60,7 @@ def read_table(path: Path) -> pa.Table:
 
 
 def read_parquet(path: Path) -> pa.Table:
-    """A Parquet file.
+    """Read a table from a Parquet file.
 
     Raises:
         ValueError: The file is damaged, or has extension types.
@@ -72,7 +72,7 @@ def read_parquet(path: Path) -> pa.Table:
 
 
 def read_parquet_schema(path: Path) -> pa.Schema:
-    """The schema of a Parquet file, which another library may read then. Raises ValueError: see `read_parquet`."""
+    """Read the schema of a Parquet file, so that another library may read the file. Raises as `read_parquet`."""
     import pyarrow.parquet as pq
 
     _check_types([_stored_schema(path)], path)
@@ -80,9 +80,9 @@ def read_parquet_schema(path: Path) -> pa.Schema:
 
 
 def _stored_schema(path: Path) -> bytes:
-    """Arrow's schema in the footer of a Parquet file.
+    """Return the serialized Arrow schema in the footer of a Parquet file.
 
-    pyarrow parses the footer, in which the schema's key has another name, so that no type is built.
+    pyarrow parses a copy of the footer in which the schema's key is renamed, so that no type is instantiated.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -104,7 +104,7 @@ def _stored_schema(path: Path) -> bytes:
 
 
 def _schemas(source: pa.NativeFile) -> Iterator[bytes]:
-    """The schemas of an Arrow file, as readers of the stream format and of the file format would find them."""
+    """Yield the serialized schemas of an Arrow file: those that readers of the stream and file format would find."""
     import pyarrow as pa
 
     with suppress(pa.ArrowException, OSError, EOFError):
@@ -119,4 +119,4 @@ def _schemas(source: pa.NativeFile) -> Iterator[bytes]:
 
 def _check_types(schemas: Iterable[bytes], path: Path) -> None:
     if any(EXTENSION in schema for schema in schemas):
-        raise ValueError(f"'{path}' has columns of extension types, which may run code: save them as plain ones")
+        raise ValueError(f"'{path}' has columns of extension types, which may run code: save them as plain types")

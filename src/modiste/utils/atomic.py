@@ -24,34 +24,35 @@ log = logging.getLogger(__name__)
 TEMPORARY = re.compile(r"\.([1-9][0-9]{0,9})\.tmp$")
 Content = TypeVar("Content")
 SUFFIX = ".sha256"
-"""Of the file that holds a cache file's checksum."""
+"""Suffix of the file with a cache file's checksum."""
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LIMITED = re.compile(r"inline_container|PytorchStreamWriter|iostream error|\(os error 27\)")
-"""In the errors of torch, OpenVINO and safetensors for a file that a limit cut short though the disk has space."""
+"""Errors of torch, OpenVINO and safetensors for a file that exceeds a size limit on a disk with free space."""
 RESERVE = 2**20
-"""Bytes below which a disk counts as full: what is written is buffered, and the writer's error may not say why."""
+"""Free bytes below which a disk counts as full when a writer's error does not give the cause."""
 
 
 class DiskFullError(ModisteError, OSError):
-    """There is no space left for a file."""
+    """No space is left for a file, or a file is larger than a limit allows."""
 
 
 @contextmanager
 def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary path whose file replaces ``path`` at the end, on disk even after a power cut.
+    """Yield a temporary path; at the end of the block its file atomically replaces ``path``.
 
-    After an error ``path`` is as before and the temporary file is gone. Temporary files that killed processes left for
-    the same ``path`` are removed.
+    After an error ``path`` is unchanged and the temporary file is deleted. Temporary files that killed processes left
+    for the same ``path`` are removed.
 
     Args:
-        path: Its folder is made where it does not exist.
-        durable: False does not wait for the disk: of a file that a checksum guards and that can be made again.
+        path: The file to write; its folder is created if needed.
+        durable: Whether to fsync, so that the file survives a power cut. False suits files that have a checksum and
+            can be recomputed.
 
     Raises:
         OSError: The folder cannot be written.
-        DiskFullError: There is no space left, or the file is larger than files may be.
+        DiskFullError: No space is left, or the file exceeds a size limit.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -63,7 +64,7 @@ def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.unlink(missing_ok=True)  # a stranger's link of this name would be written through
+    unfinished.unlink(missing_ok=True)  # a planted link of this name would be written through
     try:
         with _explained(path):
             yield unfinished
@@ -79,24 +80,24 @@ def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turns the errors of whatever writes ``path`` into `DiskFullError` where the disk or a limit is the cause."""
+    """Turn errors while writing ``path`` into `DiskFullError` where a full disk or a limit is the cause."""
     try:
         yield
     except ModisteError:
         raise
-    except Exception as error:  # torch, OpenVINO and safetensors have errors of their own
+    except Exception as error:  # torch, OpenVINO and safetensors do not raise OSError
         if is_full(error, path.parent):
             raise DiskFullError(f"No space left for {path}: free some, then run the same command again.") from error
         if getattr(error, "errno", None) == errno.EFBIG or LIMITED.search(str(error)):
             raise DiskFullError(
-                f"{path} is larger than files may be here: raise the limit (ulimit -f) or the quota, or choose another "
+                f"{path} exceeds the size limit of files: raise the limit (ulimit -f) or the quota, or choose another "
                 "disk, then run the same command again."
             ) from error
         raise
 
 
 def is_full(error: BaseException, folder: Path) -> bool:
-    """Whether an error while writing into ``folder`` comes from a full disk or quota."""
+    """Whether an error while writing into ``folder`` was caused by a full disk or quota."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in FULL
     with suppress(OSError):
@@ -105,7 +106,7 @@ def is_full(error: BaseException, folder: Path) -> bool:
 
 
 def check_space(folder: Path, size: int, what: str) -> None:
-    """Raise DiskFullError where ``folder`` has less than ``size`` bytes left for ``what``, before the work is done."""
+    """Raise DiskFullError if ``folder`` has less than ``size`` bytes free for ``what``, before any work is done."""
     while not folder.exists() and folder.parent != folder:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -118,17 +119,17 @@ def check_space(folder: Path, size: int, what: str) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder that takes the place of the folder ``path`` at the end.
+    """Yield a new folder that replaces the folder ``path`` at the end of the block.
 
-    After an error ``path`` is as before and the new folder is gone. What killed processes left is removed as `atomic`
-    does.
+    After an error ``path`` is unchanged and the new folder is deleted. Leftovers of killed processes are removed, as by
+    `atomic`.
 
     Args:
-        path: Its parent is made where it does not exist.
+        path: The folder to write; its parent is created if needed.
 
     Raises:
         OSError: The folder cannot be written.
-        DiskFullError: There is no space left, or a file is larger than files may be.
+        DiskFullError: No space is left, or a file exceeds a size limit.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as parent:
@@ -153,7 +154,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _replace_folder(new: Path, path: Path, former: Path) -> None:
-    """Put ``new`` at ``path``, whose folder goes to ``former``: a folder replaces no folder that holds something."""
+    """Move ``path`` to ``former`` and ``new`` to ``path``: rename cannot replace a folder that is not empty."""
     while True:
         with suppress(FileNotFoundError):
             path.replace(former)
@@ -165,11 +166,11 @@ def _replace_folder(new: Path, path: Path, former: Path) -> None:
                 with suppress(FileNotFoundError):
                     former.replace(path)
                 raise
-        shutil.rmtree(former, ignore_errors=True)  # another process has put its own there meanwhile
+        shutil.rmtree(former, ignore_errors=True)  # another process has written its own folder to ``path`` meanwhile
 
 
 def _restore_former(path: Path) -> None:
-    """Put back the folder that a process moved away and, killed at this moment, did not replace."""
+    """Move the former folder back where a process was killed between the two renames of `_replace_folder`."""
     for former in path.parent.glob(f"{_escaped(path.name)}.former.*.tmp"):
         match = TEMPORARY.search(former.name)
         if match and not _runs(int(match[1])) and not path.exists():
@@ -178,7 +179,7 @@ def _restore_former(path: Path) -> None:
 
 
 def refuse_other_writers(path: Path) -> None:
-    """Raise ModisteError where the temporary folder of another process shows that it writes ``path``, too."""
+    """Raise ModisteError if another running process has a temporary folder for ``path``."""
     for other in path.parent.glob(f"{_escaped(path.name)}.*.tmp"):
         match = TEMPORARY.search(other.name)
         if match and int(match[1]) != os.getpid() and _runs(int(match[1])):
@@ -189,13 +190,13 @@ def refuse_other_writers(path: Path) -> None:
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
-    """Write a text file in UTF-8, whole or not at all; see `atomic` for ``durable``."""
+    """Write a UTF-8 text file atomically; see `atomic` for ``durable``."""
     with atomic(path, durable) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
 def write_image(path: Path, image: Image.Image) -> None:
-    """Write a PIL image in the format that the file's suffix names (PNG without one), whole or not at all."""
+    """Write a PIL image atomically, in the format of the file's suffix (PNG if the suffix is unknown)."""
     from PIL import Image
 
     with atomic(path) as unfinished:
@@ -203,12 +204,12 @@ def write_image(path: Path, image: Image.Image) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the temporary files and folders of ``path`` whose processes no longer run."""
+    """Remove temporary files and folders for ``path`` whose processes no longer run."""
     _remove(path.parent.glob(f"{_escaped(path.name)}.*.tmp"))
 
 
 def remove_all_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders anywhere in ``folder`` whose processes no longer run."""
+    """Remove temporary files and folders anywhere below ``folder`` whose processes no longer run."""
     _remove(list(folder.rglob("*.tmp")))
 
 
@@ -224,14 +225,14 @@ def _remove(files: Iterable[Path]) -> None:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
+    """Return the SHA-256 of a file in hex."""
     return _digest(path, hashlib.sha256())
 
 
 def quick_digest(path: Path) -> str:
-    """Return the XXH3 (128 bits) of a file: against damage, not against intent, and several times as fast as SHA-256.
+    """Return the 128-bit XXH3 of a file in hex: several times as fast as SHA-256, but not cryptographic.
 
-    For large files that are verified whenever they are opened.
+    It detects damage, not tampering, and suits large files that are verified each time they are opened.
     """
     from xxhash import xxh3_128
 
@@ -252,12 +253,12 @@ def write_checked(
 
     Args:
         path: The file.
-        write: Writes the content to the path that it is given.
-        digest: Of a file; the same for `read_cache`.
+        write: Writes the content to a given path.
+        digest: Computes the checksum of a file; `read_cache` needs the same one.
         durable: See `atomic`.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     with atomic(path, durable) as unfinished:
         write(unfinished)
@@ -268,16 +269,16 @@ def write_checked(
 def write_cache(
     path: Path, write: Callable[[Path], Any], what: str, digest: Callable[[Path], str] = file_digest
 ) -> bool:
-    """Write a cache file and its checksum; where that fails, warn and continue.
+    """Write a cache file and its checksum; if that fails, log a warning and continue.
 
     Args:
         path: The file.
-        write: Writes the content to the path that it is given.
-        what: Names it in the warning, as in "The scan of 'shop'".
-        digest: Of the file; the same for `read_cache`.
+        write: Writes the content to a given path.
+        what: Name of the content for the warning, as in "The scan of 'shop'".
+        digest: Computes the checksum of a file; `read_cache` needs the same one.
 
     Returns:
-        Whether it was written.
+        Whether the file was written.
     """
     try:
         write_checked(path, write, digest, durable=False)
@@ -294,14 +295,14 @@ def read_cache(
     digest: Callable[[Path], str] = file_digest,
     then: str = "will be recomputed",
 ) -> Content | None:
-    """Return what ``read`` makes of a cache file; None if it is missing or damaged, which is logged.
+    """Return ``read(path)`` for a cache file; None if it is missing, or damaged, which logs a warning.
 
     Args:
-        path: A file that `write_cache` or `write_checked` wrote.
-        read: Reads it. An error of its own counts as damage, too.
-        what: Names it in the log.
-        digest: That it was written with.
-        then: What happens to a damaged one, for the log.
+        path: A file written by `write_cache` or `write_checked`.
+        read: Reads the content; its OSError, ValueError, KeyError or EOFError also counts as damage.
+        what: Name of the content for the log.
+        digest: The checksum function that the file was written with.
+        then: What happens to a damaged file, for the log.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -341,6 +342,6 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):  # no system has processes of so large a number
         return False
-    except OSError:  # it is somebody else's
+    except OSError:  # a process of another user
         return True
     return True

@@ -1,4 +1,4 @@
-"""Text on contact sheets."""
+"""Text rendering for contact sheets."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 log = logging.getLogger(__name__)
 STRIKE = 109
-"""The one size that colour fonts of emoji have."""
+"""The only size, in pixels, of bitmap fonts with colour emoji."""
 
 
 def write(
     sheet: Image.Image, corner: tuple[int, int], text: str, size: int, colour: str, width: int, lines: int = 1
 ) -> int:
-    """Text wrapped to ``width`` pixels, cut with … after ``lines``; returns the y below it."""
+    """Draw text wrapped to ``width`` pixels, cut with … after ``lines`` lines; return the y coordinate below it."""
     typeface = Typeface(size)
     left, top = corner
     for line in wrap(text, typeface, width, lines):
@@ -28,7 +28,7 @@ def write(
 
 
 def wrap(text: str, typeface: Typeface, width: int, lines: int) -> list[str]:
-    """``text`` in at most ``lines`` lines of ``width`` pixels."""
+    """Wrap ``text`` into at most ``lines`` lines of ``width`` pixels; … marks text that was cut."""
     wrapped = [""]
     for word in text.split():
         longer = f"{wrapped[-1]} {word}".strip()
@@ -43,20 +43,20 @@ def wrap(text: str, typeface: Typeface, width: int, lines: int) -> list[str]:
 
 
 def _fit(line: str, typeface: Typeface, width: int) -> str:
-    """The line, shortened with … until it is no wider than ``width``."""
+    """Shorten the line with … until it fits into ``width`` pixels."""
     while typeface.length(line) > width and len(line) > 1:
         line = line[:-2] + "…"
     return line
 
 
 class Typeface:
-    """DejaVu Sans, which comes with matplotlib, so that pictures look the same on every machine.
+    """DejaVu Sans as shipped with matplotlib, so that sheets look the same on every machine.
 
-    What it lacks, such as Chinese, is drawn in a font of the machine; where there is none, the script's name stands for
-    it, and the log says so.
+    Characters that it lacks, such as Chinese, are drawn in a font of the machine. Without one, the script's name is
+    drawn instead, and a warning is logged.
 
     Args:
-        size: In pixels.
+        size: Font size in pixels.
 
     >>> [run for run, _ in Typeface(11).runs("Ärmel “weiß”")]
     ['Ärmel “weiß”']
@@ -70,7 +70,7 @@ class Typeface:
         return sum(font.getlength(run) * self.size / font.size for run, font in self.runs(text))
 
     def draw(self, sheet: Image.Image, corner: tuple[int, int], text: str, colour: str) -> None:
-        """Draws a line of text, its upper left at ``corner``."""
+        """Draw a line of text whose upper left corner is ``corner``."""
         x: float
         x, y = corner
         baseline = y + _loaded(_default(), self.size).getmetrics()[0]
@@ -83,7 +83,7 @@ class Typeface:
             x += width
 
     def runs(self, text: str) -> list[tuple[str, ImageFont.FreeTypeFont]]:
-        """Parts of the text, each with the font that has its characters."""
+        """Split the text into runs, each with a font that has its characters."""
         if all(ord(character) in _characters(_default()) for character in text):
             return [(text, _loaded(_default(), self.size))]
         shown = [c for c in text if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f"]
@@ -100,7 +100,7 @@ class Typeface:
 def _draw_scaled(
     sheet: Image.Image, corner: tuple[int, int], run: str, font: ImageFont.FreeTypeFont, scale: float
 ) -> None:
-    """Draws a run of a colour font, which has one size only."""
+    """Draw a run in a colour font, which exists in one size only and is scaled."""
     tile = Image.new("RGBA", (max(1, round(font.getlength(run))), round(1.25 * font.size)))
     ImageDraw.Draw(tile).text((0, 0), run, font=font, embedded_color=True)
     tile = tile.resize([max(1, round(side * scale)) for side in tile.size])
@@ -108,7 +108,7 @@ def _draw_scaled(
 
 
 def script(character: str) -> str:
-    """What a character belongs to: its script, or the name of a symbol.
+    """Return the script of a letter, or the name of a symbol.
 
     >>> script("赤"), script("ン"), script("👗")
     ('cjk', 'katakana', 'dress')
@@ -131,7 +131,7 @@ def _default() -> Path:
 
 @functools.cache
 def machine_fonts() -> list[Path]:
-    """Font files of this machine, upright ones without serifs first."""
+    """Font files of this machine, regular sans-serif fonts first."""
     from matplotlib.font_manager import findSystemFonts
 
     paths = sorted(map(Path, findSystemFonts()))
@@ -140,13 +140,13 @@ def machine_fonts() -> list[Path]:
 
 @functools.cache
 def _font_of(character: str) -> Path | None:
-    """A font that has the character."""
+    """The first font that has the character, or None."""
     return next((path for path in (_default(), *machine_fonts()) if ord(character) in _characters(path)), None)
 
 
 @functools.cache
 def _characters(path: Path) -> frozenset[int]:
-    """Code points that a font has; of a damaged font none."""
+    """Code points that a font has; none for a damaged font."""
     from fontTools.ttLib import TTFont, TTLibError
 
     try:

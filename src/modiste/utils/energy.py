@@ -1,4 +1,4 @@
-"""Energy and CO2e of a computation, by codecarbon in offline mode, which writes no files."""
+"""Energy and CO2e of a computation, measured by codecarbon in offline mode without output files."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Energy:
-    """Electricity in kWh and the greenhouse gases of making it in kg CO2e; nan where it was not measured.
+    """Electricity in kWh and its emissions in kg CO2e; nan where not measured.
 
     >>> Energy(1.0, 0.5) + Energy(0.5, 0.25)
     Energy(kwh=1.5, co2e_kg=0.75)
-    >>> (Energy(1.0, 0.5) + Energy()).measured  # a part of a sum is no sum
+    >>> (Energy(1.0, 0.5) + Energy()).measured  # the sum is unknown where one term is
     False
     """
 
@@ -39,16 +39,16 @@ class Energy:
 
 
 class EnergyMeter:
-    """Energy of this whole machine since `start`: processor, memory and accelerators (codecarbon's ``machine`` mode).
+    """Energy of the whole machine since `start`: processor, memory and accelerators (codecarbon's ``machine`` mode).
 
-    Where the processor has no readable counter (RAPL; most containers and virtual machines have none), codecarbon
-    estimates its power from its load and its thermal design power. What else runs on the machine is counted, too.
+    Other processes on the machine are included. Without readable RAPL counters, as in most containers and virtual
+    machines, codecarbon estimates the processor's power from its load and its thermal design power.
 
     Args:
-        country: Whose electricity it is, ISO 3166-1 alpha-3 (FRA); null: the world's average.
+        country: ISO 3166-1 alpha-3 code (``FRA``) of the country whose electricity mix is used; None: world average.
 
     Raises:
-        ModisteError: The country is not known.
+        ModisteError: The country is unknown.
 
     >>> EnergyMeter().read().measured  # before start
     False
@@ -73,7 +73,7 @@ class EnergyMeter:
         self.country = country
 
     def start(self) -> None:
-        """Begin at zero; codecarbon takes one to two seconds to detect the hardware, once per process.
+        """Start measuring; detecting the hardware takes a second or two, once per process.
 
         Not in a thread: detection starts processes, and a loader's worker forked meanwhile would hold their pipes open,
         so that detection ended with the worker.
@@ -88,37 +88,37 @@ class EnergyMeter:
                 country_iso_code=self.country,
                 output_methods=[],
                 output_handlers=[_handler(self)],
-                # Whatever a .codecarbon.config says, here or at home, nobody is asked or told.
+                # Overrides any .codecarbon.config, here or in the home folder: no network access.
                 emissions_endpoint=None,
                 electricitymaps_api_token="",
-                allow_multiple_runs=True,  # without the lock file, and the signal handlers that come with it
+                allow_multiple_runs=True,  # no lock file, and no signal handlers that come with it
                 log_level="critical",
             )
             tracker.start()
-        except Exception as error:  # codecarbon asks many libraries and files about the machine
+        except Exception as error:  # codecarbon probes the machine through many libraries and files
             log.warning("Energy and CO2e are not measured: codecarbon failed (%s: %s).", type(error).__name__, error)
             return
         self._tracker = tracker
 
     def read(self) -> Energy:
-        """Since `start`; nan where there is no codecarbon, or it could not measure."""
+        """Return the energy since `start`; nan where codecarbon is not installed or failed."""
         if self._tracker is not None:
             self._tracker.flush()
         return self._read
 
     def stop(self) -> None:
-        """End the measurement; `read` still returns it."""
+        """Stop measuring; `read` keeps returning the total."""
         tracker, self._tracker = self._tracker, None
         if tracker is not None:
             tracker.stop()
 
     def take(self, kwh: float, co2e_kg: float) -> None:
-        """What codecarbon hands over."""
+        """Record the totals that codecarbon reports."""
         self._read = Energy(kwh, co2e_kg)
 
 
 def _handler(meter: EnergyMeter) -> Any:
-    """codecarbon gives its numbers to output handlers, and at `stop` only to others."""
+    """Return a handler that passes codecarbon's totals to ``meter``; codecarbon's `flush` returns emissions only."""
     from codecarbon.output_methods.base_output import BaseOutput
 
     class Handler(BaseOutput):

@@ -1,8 +1,8 @@
-"""Model folders and model configurations of somebody else's: what in them would run code or lead elsewhere.
+"""Checks of untrusted model folders and model configurations for settings that run code or load other files.
 
-transformers, sentence-transformers, open_clip and timm take from a model's JSON files more than its architecture: the
-name of a kernel to download, of another repository, of a file. Each loader of Modiste has the files checked here before
-one of these libraries reads them.
+transformers, sentence-transformers, open_clip and timm read more than the architecture from a model's JSON files: the
+names of kernels to download, of other repositories, of files. Modiste checks these files here before one of the
+libraries reads them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from modiste.utils.links import refuse_links
 from modiste.utils.run_dir import read_json
 
 ADAPTER = "adapter_config.json"
-# What the libraries take settings from; vocabularies are data, and other files belong to whoever trained the model.
+# Files from which the libraries read settings; vocabularies are data, and no library reads the other files.
 SETTINGS = re.compile(
     r"((adapter|audio_tokenizer|generation|open_clip|preprocessor|processor|router|sentence_[\w-]+|tokenizer"
     r"|video_preprocessor)_config|config(_sentence_transformers|\.[\w.-]+)?|modules|modiste|special_tokens_map"
@@ -38,7 +38,7 @@ MODULE = re.compile(
 OTHERS = ["*modules.json", "*modiste.json", "*special_tokens_map.json", "*.index*.json"]
 ACTIVATION = re.compile(r"torch\.nn\.modules\.(activation|linear)\.[A-Z]\w+")
 METHOD = re.compile(r"forward|get_\w+_features")
-# What a sentence-transformers folder may hand on to transformers, by the argument that hands it on.
+# Arguments that a sentence-transformers folder may pass on to transformers.
 HANDED_ON = {
     "model_kwargs": {"add_pooling_layer", "attn_implementation", "dtype", "torch_dtype", "trust_remote_code"},
     "processor_kwargs": {
@@ -49,15 +49,15 @@ HANDED_ON = {
 }  # fmt: skip
 HANDED_ON |= {f"{name}_args": HANDED_ON[f"{new}_kwargs"] for name, new in (
     ("model", "model"), ("tokenizer", "processor"), ("config", "config"))}  # fmt: skip
-# What transformers calls the files of a tokenizer; it opens another name of theirs as it is, in the working directory.
+# Standard names of tokenizer files; transformers would open any other name relative to the working directory.
 VOCABULARIES = (
     "merges.txt", "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "tokenizer.json",
     "tokenizer.model", "vocab.json", "vocab.txt",
 )  # fmt: skip
-# Of sudachi's words.
+# Word forms of SudachiPy.
 PROJECTIONS = ("surface", "normalized", "reading", "dictionary", "dictionary_and_surface", "normalized_and_surface",
                "normalized_nouns")  # fmt: skip
-# Written by old versions of transformers, which put the address on the author's machine there; nothing reads them.
+# Old versions of transformers wrote paths on the author's machine under these keys; nothing reads them.
 UNREAD = ("name_or_path", "special_tokens_map_file")
 
 
@@ -65,11 +65,11 @@ def check_folder(folder: Path) -> None:
     """Check a model folder, in the layout of any of the libraries, before one of them reads it.
 
     Args:
-        folder: May be a snapshot in the cache of the model hub, whose files are links into that cache.
+        folder: A model folder, or a snapshot in the Hugging Face cache, whose files are links into that cache.
 
     Raises:
-        ModisteError: It holds links that lead out of it, pipes, devices, compressed weights or an adapter; a JSON file
-            is not readable, or see `check_values`.
+        ModisteError: The folder contains links, pipes, devices, compressed weights, an adapter or an unreadable JSON
+            file; or see `check_values`.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -82,7 +82,7 @@ def check_folder(folder: Path) -> None:
     for file in sorted(folder.rglob("*")):
         if file.suffix.lower() in WEIGHTS and file.is_file():
             _check_weights(file)
-        if SETTINGS.fullmatch(file.name.lower()):  # some file systems do not tell cases apart
+        if SETTINGS.fullmatch(file.name.lower()):  # some file systems are case-insensitive
             check_file(file)
 
 
@@ -98,28 +98,28 @@ def check_file(file: Path) -> None:
     name, where = file.name.lower(), f"'{file}'"
     if name == ADAPTER:
         raise ModisteError(
-            f"'{file}' names the model that an adapter belongs to, which would be loaded: merge the adapter into "
-            "its model and save that, or remove the file."
+            f"'{file}' makes an adapter load the base model that it names: merge the adapter into its base model and "
+            "save that, or remove the file."
         )
     content = read_json(file)
     if name == "modules.json":
         return _check_modules(content, where)
     if not isinstance(content, Mapping):
-        raise ModisteError(f"{where} does not hold settings by name: save the model again.")
+        raise ModisteError(f"{where} is not a JSON object: save the model again.")
     if SENTENCE_CONFIG.fullmatch(name):
         _check_sentence_config(content, where)
     return (check_config if name.startswith("config.") else check_values)(content, where)
 
 
 def check_hub(repository: str, revision: str | None = None) -> str:
-    """Check the JSON files of a repository of the model hub, which are downloaded or lie in its cache.
+    """Check the JSON files of a model hub repository, downloaded or from the cache.
 
     Args:
         repository: ``owner/name``.
-        revision: Branch, tag or commit.
+        revision: Branch, tag or commit; None: the default branch.
 
     Returns:
-        The commit that was checked, so that nothing else is loaded.
+        The commit that was checked; load exactly this one.
 
     Raises:
         ModisteError: See `check_folder`.
@@ -129,10 +129,10 @@ def check_hub(repository: str, revision: str | None = None) -> str:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     wanted: dict[str, Any] = {"allow_patterns": ["*config*.json", *OTHERS]}
-    try:  # asked first, and once: `snapshot_download` tries for half a minute, also for what is in the cache
+    try:  # one request first: without network, `snapshot_download` retries for half a minute, even for cached files
         commit = HfApi().model_info(repository, revision=revision).sha
         folder = snapshot_download(repository, revision=commit, **wanted)
-    except Exception as error:  # of several packages
+    except Exception as error:  # errors of several packages
         try:
             folder = snapshot_download(repository, revision=revision, local_files_only=True, **wanted)
         except LocalEntryNotFoundError:
@@ -142,9 +142,10 @@ def check_hub(repository: str, revision: str | None = None) -> str:
 
 
 def check_source(source: str, revision: str | None = None) -> tuple[str, str]:
-    """Check a model folder, or a repository of the model hub, and how to name it from then on: place and revision.
+    """Check a model folder or a model hub repository; return the (source, revision) to load.
 
-    A folder gets its absolute path: sentence-transformers asks the hub about ``evil`` and ``models/evil``.
+    A folder is returned as an absolute path, since sentence-transformers would look up ``name`` and ``models/name`` on
+    the hub.
 
     Raises:
         ModisteError: See `check_folder`.
@@ -158,14 +159,14 @@ def check_source(source: str, revision: str | None = None) -> tuple[str, str]:
 
 
 def check_values(values: object, where: str) -> None:
-    """Check the plain values of a model's configuration, however deep.
+    """Check the plain values of a model's configuration, at any depth.
 
     Args:
-        values: Of JSON or YAML.
-        where: Names them in the error.
+        values: Values read from JSON or YAML.
+        where: Name of the configuration for the error.
 
     Raises:
-        ModisteError: A value names code, another model, a file outside of the folder, or a setting of timm's own.
+        ModisteError: A value names code, another model, a file outside the folder, or an option of timm's loader.
 
     >>> check_values({"vision_config": {"backbone": "hf-hub:attacker/x"}}, "text.config")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -179,14 +180,14 @@ def check_values(values: object, where: str) -> None:
 
 
 def check_config(values: object, where: str) -> None:
-    """Check a config of transformers, in which a part of the model may bring code for which nobody is asked.
+    """Check a transformers config, including nested ones, whose code transformers would run without asking.
 
     Args:
         values: Its plain values.
-        where: Names them in the error.
+        where: Name of the config for the error.
 
     Raises:
-        ModisteError: See `check_values`; or a config within it has an ``auto_map``.
+        ModisteError: See `check_values`; or a nested config has an ``auto_map``.
     """
     check_values(values, where)
     within = list(values.values()) if isinstance(values, Mapping) else values
@@ -195,13 +196,13 @@ def check_config(values: object, where: str) -> None:
 
 
 def check_options(options: Mapping[str, Any], refusal: str) -> None:
-    """Raise ModisteError for an option that is timm's own and not the architecture's.
+    """Raise ModisteError for an option of timm's loader rather than of the architecture.
 
-    With those timm would load weights from addresses and files, and make folders.
+    Such options make timm load weights from URLs and files, and create folders.
 
     Args:
-        options: Arguments of ``timm.create_model``.
-        refusal: The error, with ``{name}`` for the option.
+        options: Keyword arguments of ``timm.create_model``.
+        refusal: The error message, with ``{name}`` in place of the option.
     """
     import timm
     from timm.models import build_model_with_cfg
@@ -213,19 +214,19 @@ def check_options(options: Mapping[str, Any], refusal: str) -> None:
 
 
 def is_kernel(word: object) -> bool:
-    """Whether an implementation of attention, or of experts, is code that transformers would download.
+    """Whether an implementation of attention or of experts names code that transformers would download.
 
     >>> is_kernel("attacker/kernel"), is_kernel("paged|attacker/kernel"), is_kernel("sdpa"), is_kernel("paged|eager")
     (True, True, False, False)
     """
     if not isinstance(word, str) or not re.fullmatch(r"(paged\|)?\w*", word):
         return True
-    # Where flash-attn is not installed, transformers takes a kernel of the hub's for it.
+    # Without flash-attn, transformers downloads a kernel from the hub.
     return "flash" in word and find_spec("kernels") is not None
 
 
 def stays_inside(name: object) -> bool:
-    """Whether a name in a file leads to something in the folder of the file.
+    """Whether a file name in a configuration stays inside the configuration's folder.
 
     >>> stays_inside("1_Dense"), stays_inside("../x"), stays_inside("/etc/passwd"), stays_inside("http://x/y")
     (True, False, False, False)
@@ -236,7 +237,7 @@ def stays_inside(name: object) -> bool:
 
 @contextmanager
 def weights_alone() -> Iterator[None]:
-    """Has ``torch.load`` refuse everything but weights, whatever the library that calls it asks for."""
+    """Make ``torch.load`` use ``weights_only=True`` within the block, whatever its caller passes."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -247,7 +248,7 @@ def weights_alone() -> Iterator[None]:
 
 
 def _cached(folder: Path) -> Callable[[Path], bool]:
-    """Whether a link is one of the hub cache's own, of which it makes snapshots: to a file of the same repository."""
+    """Return a test for links of a Hugging Face cache snapshot: to a blob of the same repository."""
     snapshots = folder.absolute().parent
     blobs = snapshots.parent.resolve() / "blobs"
     repository = snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--")
@@ -255,7 +256,7 @@ def _cached(folder: Path) -> Callable[[Path], bool]:
 
 
 def _entries(values: object) -> Iterator[tuple[str, object]]:
-    """Each key of dictionaries in nested containers, with its value."""
+    """Yield each (key, value) of the mappings in nested containers."""
     found = [values]
     while found:
         part = found.pop()
@@ -267,7 +268,7 @@ def _entries(values: object) -> Iterator[tuple[str, object]]:
 
 
 def _leaves(value: object) -> list[object]:
-    """The values in nested containers that are none."""
+    """Return the values in nested containers that are not containers themselves."""
     found, leaves = [value], []
     while found:
         part = found.pop()
@@ -286,7 +287,7 @@ def _refuse_kernel(key: str, value: object, where: str) -> None:
         if word is not None and is_kernel(word):
             raise ModisteError(
                 f"{key.strip('_')}={word} of {where} is code from the model hub, which is refused: remove it, or name "
-                "one of transformers' own, such as sdpa."
+                "an implementation of transformers, such as sdpa."
             )
 
 
@@ -299,13 +300,13 @@ def _refuse(reason: str) -> Callable[[str, object, str], None]:
 
 def _refuse_location(key: str, value: object, where: str) -> None:
     if not isinstance(value, str) or re.search(r"[:/\\]", value):
-        raise ModisteError(f"{key}={value} of {where} is not the name of an architecture: write one of timm's.")
+        raise ModisteError(f"{key}={value} of {where} is not the name of an architecture: name one of timm's.")
 
 
 def _refuse_outside(key: str, value: object, where: str) -> None:
     for name in _leaves(value):
         if not stays_inside(name):
-            raise ModisteError(f"{key} of {where} names '{name}', which is outside of the folder: correct the name.")
+            raise ModisteError(f"{key} of {where} names '{name}', which is outside the folder: correct the name.")
 
 
 def _refuse_word(key: str, value: object, where: str) -> None:
@@ -321,7 +322,7 @@ def _refuse_timms(key: str, value: object, where: str) -> None:
 def _refuse_source(key: str, value: object, where: str) -> None:
     for name in ("file", "state_dict"):
         if isinstance(value, Mapping) and value.get(name):
-            raise ModisteError(f"{key}.{name} of {where} names other weights than the folder's: remove it.")
+            raise ModisteError(f"{key}.{name} of {where} names weights outside the folder: remove it.")
 
 
 def _refuse_activation(key: str, value: object, where: str) -> None:
@@ -332,11 +333,11 @@ def _refuse_activation(key: str, value: object, where: str) -> None:
 def _refuse_file(key: str, value: object, where: str) -> None:
     for name in _leaves(value):
         if name not in VOCABULARIES:
-            raise ModisteError(f"{key} of {where} names '{name}', which is opened outside of the folder: remove it.")
+            raise ModisteError(f"{key} of {where} names '{name}', which is opened outside the folder: remove it.")
 
 
 def _refuse_words_but(*known: str) -> Callable[[str, object, str], None]:
-    """Arguments of another package's: numbers, and the words that name no file to it."""
+    """Rule for another package's arguments: numbers, and the words that it does not take for a file."""
 
     def rule(key: str, value: object, where: str) -> None:
         for word in _leaves(value):
@@ -366,7 +367,7 @@ RULES: dict[str, Callable[[str, object, str], None]] = {
     "entity_vocab": _refuse_word,
     "experts_implementation": _refuse_kernel,
     "fast_tokenizer_files": _refuse_outside,
-    "init_inputs": _refuse("hands files to the tokenizer: remove it"),
+    "init_inputs": _refuse("passes files to the tokenizer: remove it"),
     "jumanpp_kwargs": _refuse_words_but(),
     "kernel_config": _refuse("asks for code from the model hub, which is refused: remove it"),
     "mecab_kwargs": _refuse_words_but("ipadic", "unidic", "unidic_lite"),
@@ -383,16 +384,16 @@ RULES: dict[str, Callable[[str, object, str], None]] = {
     "trust_remote_code": _refuse("asks to run remote code, which is refused: remove that line"),
     "types": _refuse_modules,
     "use_kernels": _refuse("asks for code from the model hub, which is refused: remove it"),
-    "use_pretrained_backbone": _refuse("asks for other weights than the folder's: set it to false"),
+    "use_pretrained_backbone": _refuse("asks for weights outside the folder: set it to false"),
     "vocab": _refuse_word,
     "weight_map": _refuse_outside,
 }
-"""Key, without underscores around it → what checks its value."""
+"""Key without surrounding underscores → check of its value."""
 ENDINGS: dict[str, Callable[[str, object, str], None]] = {
     "_file": _refuse_file,
     "name_or_path": _refuse("names another model: remove it"),
 }
-"""The same for keys that end so."""
+"""Ending of a key → check of its value."""
 
 
 # ------------------------------------------------------------------------------- files of sentence-transformers
@@ -409,8 +410,8 @@ def _check_modules(modules: object, where: str) -> None:
 def _check_module(folder: object, kind: object, where: str) -> None:
     if not isinstance(kind, str) or not MODULE.fullmatch(kind):
         raise ModisteError(
-            f"The module {kind} of {where} is refused: only those of sentence-transformers that embed images and texts "
-            "are loaded."
+            f"The module {kind} of {where} is refused: use modules of sentence-transformers that embed images and "
+            "texts."
         )
     _refuse_outside("path", folder, where)
 
@@ -420,9 +421,7 @@ def _check_sentence_config(config: Mapping[str, Any], where: str) -> None:
         given = config.get(name) or {}
         unknown = sorted(set(given) - known) if isinstance(given, Mapping) else [given]
         if unknown:
-            raise ModisteError(
-                f"{name}.{unknown[0]} of {where} is refused, as it may lead to code or other files: remove it."
-            )
+            raise ModisteError(f"{name}.{unknown[0]} of {where} is refused, as it may load code or files: remove it.")
     if config.get("processor_name"):
         raise ModisteError(f"processor_name of {where} names another model: remove it.")
     modalities = config.get("modality_config") or {}

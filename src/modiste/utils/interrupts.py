@@ -1,4 +1,4 @@
-"""Signals that ask a process to end, handled as Ctrl-C: nothing unfinished is left, and a sentence says what to do."""
+"""SIGTERM and SIGHUP handled like Ctrl-C, so that a stopped process cleans up and says how to resume."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from types import FrameType
 from typing import Any
 
 NAMES = ("SIGTERM", "SIGHUP")
-"""Besides SIGINT."""
+"""The signals handled in addition to SIGINT."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal other than Ctrl-C.
+    """Raised by a signal other than SIGINT.
 
     Attributes:
-        number: Of the signal.
+        number: The signal's number.
     """
 
     def __init__(self, number: int) -> None:
@@ -28,13 +28,14 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[list[int]]:
-    """SIGTERM and SIGHUP raise `Stopped` in the block, a KeyboardInterrupt as Ctrl-C raises.
+    """Make SIGTERM and SIGHUP raise `Stopped`, a subclass of KeyboardInterrupt, within the block.
 
-    A signal that is ignored stays so: ``nohup`` has SIGHUP ignored. Forks of this process end as without the block.
-    Outside of the main thread, which alone may set handlers, nothing happens.
+    Ignored signals stay ignored, such as SIGHUP under ``nohup``. Forks of this process keep the default behaviour.
+    Does nothing outside the main thread, since only the main thread may set handlers.
 
     Yields:
-        The signals that came, also where the interrupt got lost: raised anywhere, it may have become another error.
+        The numbers of the signals received so far. A library may have turned the interrupt into another error; the
+        list still tells.
     """
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -56,10 +57,10 @@ def stoppable() -> Iterator[list[int]]:
 
 @contextmanager
 def delayed() -> Iterator[None]:
-    """Delay Ctrl-C, SIGTERM and SIGHUP to the end of the block: half started processes would say so with tracebacks.
+    """Delay Ctrl-C, SIGTERM and SIGHUP until the end of the block: half-started processes would print tracebacks.
 
-    Processes that are started in it never see Ctrl-C: they take over the mask. This process's other threads may still
-    be handed a signal, so the handlers are replaced, too.
+    Processes started in the block inherit the signal mask and never see Ctrl-C. Another thread of this process may
+    still receive a signal, so the handlers are replaced, too.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
@@ -73,7 +74,7 @@ def delayed() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # one that waited is seen here
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # delivers a pending Ctrl-C to the lambda above
         for number, handler in kept.items():
             signal.signal(number, handler)
     if seen:
@@ -81,7 +82,7 @@ def delayed() -> Iterator[None]:
 
 
 def end_at_once() -> None:
-    """Have a further Ctrl-C, SIGTERM or SIGHUP end this process at once: it has been told and is on its way out."""
+    """Let the next Ctrl-C, SIGTERM or SIGHUP kill this process, which is already shutting down."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number in _numbers():
@@ -98,7 +99,7 @@ def _handler(owner: int, seen: list[int]) -> Any:
         if number == signal.SIGINT:
             seen.append(number)
             raise KeyboardInterrupt
-        if os.getpid() != owner:  # a fork inherits the handler, and has nothing to say
+        if os.getpid() != owner:  # a fork inherits the handler
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return

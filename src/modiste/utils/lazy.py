@@ -1,4 +1,4 @@
-"""Lazy imports of a package's public names: torch and Lightning are heavy."""
+"""Lazy imports of a package's public names, since torch and Lightning take seconds to import."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def lazy_exports(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a package (PEP 562).
+    """Create the module-level ``__getattr__`` of a package (PEP 562), which imports public names on first use.
 
     Args:
-        package: Its name.
+        package: The package's name, for the error message.
         homes: Public name → module that defines it.
 
     >>> lazy_exports("package", {"sqrt": "math"})("sqrt")(4.0)

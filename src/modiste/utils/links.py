@@ -1,4 +1,4 @@
-"""Folders of somebody else's: what in them leads elsewhere."""
+"""Links, pipes and devices in untrusted folders."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from modiste.errors import ModisteError
 
 
 def refuse_links(folder: Path, why: str, harmless: Callable[[Path], bool] = lambda path: False) -> None:
-    """Raise ModisteError where ``folder`` holds anything but folders and regular files: links, pipes, devices.
+    """Raise ModisteError if ``folder`` contains links, pipes or devices.
 
     Args:
-        folder: May itself be a link.
-        why: What using one would do, as in "would be published".
-        harmless: Whether one of them may be there after all.
+        folder: The folder to check; it may itself be a link.
+        why: Predicate for the message, as in "would be published".
+        harmless: Whether a link is permitted.
     """
     for path in filterfalse(harmless, special(folder)):
         raise ModisteError(
@@ -27,11 +27,11 @@ def refuse_links(folder: Path, why: str, harmless: Callable[[Path], bool] = lamb
 
 
 def refuse_outside(folder: Path, why: str) -> None:
-    """As `refuse_links`, but links to regular files within ``folder`` are fine, as are those of the hub's own cache.
+    """Like `refuse_links`, but permit links to regular files within ``folder`` or its Hugging Face data set cache.
 
     Args:
-        folder: May itself be a link.
-        why: What using one would do, as in "is not part of the data set".
+        folder: The folder to check; it may itself be a link.
+        why: Predicate for the message, as in "is not part of the data set".
     """
     for path in special(folder):
         if leads_out(path, folder):
@@ -42,9 +42,9 @@ def refuse_outside(folder: Path, why: str) -> None:
 
 
 def leads_out(path: Path, folder: Path) -> bool:
-    """Whether ``path`` is anything but a regular file within ``folder``, also through links.
+    """Whether ``path``, with links resolved, is anything but a regular file within ``folder``.
 
-    The hub's cache is one folder: there, ``snapshots`` consists of links to ``blobs``.
+    In the Hugging Face cache, ``snapshots`` links to ``blobs``: there the whole data set's cache counts as ``folder``.
     """
     root = Path(os.path.realpath(folder))
     caches = (parent.parent for parent in root.parents if parent.name == "snapshots")
@@ -54,8 +54,8 @@ def leads_out(path: Path, folder: Path) -> bool:
 
 
 def special(folder: Path) -> Iterator[Path]:
-    """Links, which are not followed, pipes and devices anywhere in ``folder``, which need not be one."""
-    with suppress(FileNotFoundError, NotADirectoryError):  # a temporary folder of another process
+    """Yield the links, pipes and devices below ``folder``, without following links; nothing if it is not a folder."""
+    with suppress(FileNotFoundError, NotADirectoryError):  # another process may remove its temporary folder
         for entry in os.scandir(folder):
             if entry.is_dir(follow_symlinks=False):
                 yield from special(Path(entry.path))

@@ -1,4 +1,4 @@
-"""One process at a time in a directory."""
+"""Locks that let one process at a time write to a directory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RANKS = ("LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold an exclusive lock on ``folder``; the operating system releases it when this process dies.
 
-    The other processes of a multi-device run (``LOCAL_RANK`` or ``RANK`` above 0) belong to the one that has it.
+    The other processes of a multi-device run (see `is_further_process`) rely on the lock of the first one.
 
     Raises:
         ModisteError: See `held`.
@@ -38,16 +38,16 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def held(folder: Path, patience: float = 0.0, name: str = LOCK) -> Iterator[None]:
-    """Hold a lock on ``folder``, which is made where it does not exist.
+    """Hold a lock on ``folder``, which is created if needed.
 
     Args:
-        folder: What only one process writes to.
-        patience: Seconds to wait for another process, after a line that says so.
-        name: Of the lock's file.
+        folder: The folder to lock.
+        patience: Seconds to wait for another process to release it; a warning is logged while waiting.
+        name: Name of the lock file.
 
     Raises:
-        ModisteError: Another process is in it, still after ``patience``; it is a file, or cannot be made; or see
-            `modiste.utils.run_dir.check_links`.
+        ModisteError: Another process still holds the lock after ``patience``, ``folder`` is a file or cannot be
+            created, or `modiste.utils.run_dir.check_links` refuses it.
     """
     check_links(folder)
     if folder.exists() and not folder.is_dir():
@@ -55,7 +55,7 @@ def held(folder: Path, patience: float = 0.0, name: str = LOCK) -> Iterator[None
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ModisteError(f"{folder} cannot be made: {error.strerror}: choose another directory.") from error
+        raise ModisteError(f"{folder} cannot be created: {error.strerror}: choose another directory.") from error
     lock = FileLock(folder / name)
     try:
         _acquire(lock, folder, patience)
@@ -68,7 +68,7 @@ def held(folder: Path, patience: float = 0.0, name: str = LOCK) -> Iterator[None
         yield
     finally:
         (folder / OWNER).unlink(missing_ok=True)
-        lock.release()  # the file stays: deleting it, another process could lock what is gone
+        lock.release()  # the file stays: another process may already wait for the lock on it
 
 
 def _acquire(lock: FileLock, folder: Path, patience: float) -> None:
@@ -82,12 +82,12 @@ def _acquire(lock: FileLock, folder: Path, patience: float) -> None:
 
 
 def is_further_process() -> bool:
-    """Whether this is a process of a multi-device run other than its first."""
+    """Whether this process belongs to a multi-device run and is not its first: a rank in `RANKS` is above 0."""
     return any(os.environ.get(name, "0") not in ("", "0") for name in RANKS)
 
 
 def owner(folder: Path) -> str:
-    """The owner of the lock on ``folder``, for a message."""
+    """Describe the owner of the lock on ``folder``, for a message."""
     try:
         who = json.loads((folder / OWNER).read_text(encoding="utf-8"))
         return f"process {who['pid']} on {who['host']}"

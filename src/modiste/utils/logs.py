@@ -1,4 +1,4 @@
-"""Format of log messages, on the console and in a run's log file."""
+"""Format of log messages on the console and in a run's log file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from modiste.utils.terminal import clean
 
 
 class Line(logging.Formatter):
-    """A message without the logger's name; warnings and errors with their level, control characters visible.
+    """Formats the message without the logger's name; warnings and errors get a prefix, control characters are escaped.
 
     >>> Line().format(logging.makeLogRecord({"msg": "3 rows dropped", "levelno": 30, "levelname": "WARNING"}))
     'Warning: 3 rows dropped'

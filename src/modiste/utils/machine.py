@@ -1,4 +1,4 @@
-"""Facts about the machine that a run was made on."""
+"""Processor, memory and package versions of the machine."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def usable_cores() -> int:
 
 
 def keep_pages() -> bool:
-    """Make glibc keep freed memory for the next allocation; return whether it agreed (other C libraries do not).
+    """Make glibc reuse freed memory; return whether it accepted (False with other C libraries).
 
-    By default glibc gives every large tensor back to the system, and each new one costs a page fault per 4 KiB, which
-    the kernel clears: half the time of a convolutional network's training step on a CPU.
+    By default glibc returns the memory of every large tensor to the system, and each new tensor costs a page fault per
+    4 KiB, which the kernel zeroes: half the time of a convolutional network's training step on a CPU.
     """
     m_trim_threshold, m_mmap_threshold = -1, -3  # numbers of malloc.h
     try:
@@ -42,7 +42,7 @@ def keep_pages() -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is out of memory, of an accelerator or the CPU.
+    """Whether an error means that an accelerator or the CPU ran out of memory.
 
     >>> is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 4 bytes"))
     True
@@ -56,7 +56,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def peak_memory_mb() -> float:
-    """Peak resident memory of this process, in MiB; 0 where the system does not report it."""
+    """Peak resident memory of this process in MiB; 0 if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -66,7 +66,7 @@ def peak_memory_mb() -> float:
 
 
 def processor() -> str:
-    """The processor's name as the system gives it."""
+    """The processor's name as reported by the system."""
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
@@ -75,23 +75,23 @@ def processor() -> str:
 
 
 def has_bf16() -> bool:
-    """Whether the processor has units for bfloat16; where it has none, torch's is many times slower than float32."""
+    """Whether the processor has bfloat16 instructions; without them, bfloat16 is many times slower than float32."""
     try:
         with open("/proc/cpuinfo") as file:
             words = set(file.read().split())
     except OSError:
         return False
-    return bool(words & {"amx_bf16", "avx512_bf16", "bf16"})  # the last is Arm's word
+    return bool(words & {"amx_bf16", "avx512_bf16", "bf16"})  # the last is Arm's
 
 
 def environment() -> dict[str, Any]:
-    """Processor, cores, threads, accelerators, system and package versions, as plain values."""
+    """Return processor, cores, threads, accelerators, system and package versions as plain values."""
     import torch
 
     return {
         "processor": processor(),
         "cores": usable_cores(),
-        "threads": torch.get_num_threads(),  # other numbers of them round otherwise
+        "threads": torch.get_num_threads(),  # the order of summation, and so rounding, depends on it
         "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU."""
+"""ONNX Runtime sessions on the CPU, and checks of untrusted ONNX files."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 def options(optimise: str = "all", threads: int = 0) -> SessionOptions:
-    """Settings of a session that logs only errors.
+    """Return session options that log errors only.
 
     Args:
-        optimise: How ONNX Runtime rewrites the graph: ``all``, ``extended`` (what holds for any CPU) or ``none``.
-        threads: Within an operator; 0: ONNX Runtime's choice.
+        optimise: Level of graph optimization: ``all``, ``extended`` (without layouts specific to this CPU) or ``none``.
+        threads: Threads within an operator; 0: ONNX Runtime's choice.
     """
     import onnxruntime as ort
 
     level = {"all": "ORT_ENABLE_ALL", "extended": "ORT_ENABLE_EXTENDED", "none": "ORT_DISABLE_ALL"}[optimise]
     settings = ort.SessionOptions()
-    # Not by what a file looks like: `check` reads ONNX, and not ONNX Runtime's own format.
+    # Without it ONNX Runtime would detect its own ORT format, which `check` does not read.
     settings.add_session_config_entry("session.load_model_format", "ONNX")
     settings.log_severity_level = 3
     settings.intra_op_num_threads = threads
@@ -34,10 +34,10 @@ def options(optimise: str = "all", threads: int = 0) -> SessionOptions:
 
 
 def session(model: Path | bytes, settings: SessionOptions) -> InferenceSession:
-    """An inference session of a model's file or content.
+    """Create an inference session from a model file or its content.
 
     Raises:
-        ValueError: See `check`; or ONNX Runtime refuses it, as it is damaged.
+        ValueError: `check` refuses the model, or ONNX Runtime cannot load it.
     """
     import onnxruntime as ort
 
@@ -45,7 +45,7 @@ def session(model: Path | bytes, settings: SessionOptions) -> InferenceSession:
     source = model if isinstance(model, bytes) else str(model)
     try:
         return ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own classes have no other in common
+    except Exception as error:  # ONNX Runtime's errors have no other common base class
         raise ValueError(str(error)) from error
 
 
@@ -65,7 +65,7 @@ MESSAGES: dict[str, dict[int, str]] = {
     "TensorProto": {13: "StringStringEntryProto"},
     "StringStringEntryProto": {},
 }  # fmt: skip
-"""Message of onnx.proto -> the fields that lead to tensors; an entry says where one has its external data."""
+"""Message of onnx.proto → fields that lead to tensors and, from them, to the entries that locate external data."""
 OTHERS: dict[str, set[int]] = {
     "ModelProto": {1, 2, 3, 4, 5, 6, 8, 14, 26},
     "TrainingInfoProto": {3, 4},
@@ -77,31 +77,31 @@ OTHERS: dict[str, set[int]] = {
     "TensorProto": {*range(1, 13), 14, 16},
     "StringStringEntryProto": {1, 2},
 }
-"""The other fields. What onnx.proto does not define might lead to tensors in a reader's, so it is refused."""
+"""The other fields. Unknown fields are refused: a newer version of onnx.proto might reach tensors through them."""
 VALUE = 2
-"""The field of an entry's value."""
+"""The field ``value`` of StringStringEntryProto."""
 
 
 def check(model: Path | bytes) -> None:
-    """Check that the tensors of a program are in it, or in regular files of its folder.
+    """Check that the tensors of an ONNX model are inside the file or in regular files next to it.
 
-    ONNX Runtime and others read external data from wherever a program says, also from addresses in memory
-    (``*/_ORT_MEM_ADDR_/*``). Programs of more than 2 GiB have theirs in one file next to them.
+    ONNX Runtime reads external data from any path that a model names, and even from memory addresses
+    (``*/_ORT_MEM_ADDR_/*``). Models of more than 2 GiB legitimately keep their tensors in a file next to them.
 
     Args:
-        model: A file; or its content, which may name no file.
+        model: A file, or the content of one, which may then not refer to external data.
 
     Raises:
-        ValueError: It names external data elsewhere, has a field that onnx.proto does not define, or is not an ONNX
-            program.
+        ValueError: The model refers to external data elsewhere, has a field that onnx.proto does not define, or is not
+            ONNX.
 
     >>> check(bytes([58, 11, 42, 9, 106, 7, 18, 5]) + b"../up")
     Traceback (most recent call last):
-    ValueError: its weights are in '../up', which is no file of its folder
+    ValueError: its weights are in '../up', which is not a file next to it
     """
     for name in _external(model):
         if isinstance(model, bytes) or not (_is_plain(name) and (name.isdecimal() or (model.parent / name).is_file())):
-            raise ValueError(f"its weights are in '{name}', which is no file of its folder")
+            raise ValueError(f"its weights are in '{name}', which is not a file next to it")
 
 
 def _is_plain(name: str) -> bool:
@@ -109,7 +109,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _external(model: Path | bytes) -> set[str]:
-    """The values of all entries that describe external data: locations, offsets, lengths and checksums."""
+    """Collect the values of all external-data entries: locations, offsets, lengths and checksums."""
     if isinstance(model, bytes):
         return set(_entries(memoryview(model)))
     with model.open("rb") as file:
@@ -126,6 +126,6 @@ def _entries(content: memoryview) -> Iterator[str]:
             if number in MESSAGES[kind] and value is not None:
                 pending.append((MESSAGES[kind][number], value))
             elif number not in OTHERS[kind]:
-                raise ValueError(f"it is no ONNX program: {kind} has no field {number} of that type")
+                raise ValueError(f"it is not ONNX: {kind} has no field {number} of that type")
             elif kind == "StringStringEntryProto" and number == VALUE and value is not None:
                 yield bytes(value).decode("utf-8", "replace")

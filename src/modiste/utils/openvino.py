@@ -1,4 +1,4 @@
-"""The one OpenVINO Core of this process; import this module before openvino, which otherwise sends telemetry."""
+"""The process-wide OpenVINO Core; import this module before openvino, which otherwise sends telemetry."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ if TYPE_CHECKING:
     from openvino import Core, Model
 
 NET = re.compile(rb"(\xef\xbb\xbf)?(<\?xml[^>]*\?>\s*)?<net[\s>]")
-"""How a file in OpenVINO's own format begins: not with white space, which begins messages of protobuf, too."""
+"""Start of a file in OpenVINO IR. Leading white space is refused: a protobuf message may begin with it, too."""
 
-# openvino sends events to its maker when it is imported and when it converts, from a forked process; it does without
-# where this package cannot be imported.
+# openvino sends telemetry on import and on conversion, from a forked process, unless this import fails.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 @functools.cache
 def core() -> Core:
-    """The one Core of this process. Each brings a stack for signals; where they go in the order in which they came, the
-    process is left with one that is gone, and the next signal, such as that of a child's end, kills it."""
+    """Return the process-wide Core.
+
+    Each Core installs an alternate signal stack. When several are destroyed in the order of their creation, the process
+    keeps a freed stack, and the next signal, such as SIGCHLD, kills it.
+    """
     import openvino as ov
 
     return ov.Core()
 
 
 def read_model(file: Path) -> Model:
-    """A program in OpenVINO's own format; OpenVINO would take any other, such as ONNX with weights elsewhere, too.
+    """Read a model in OpenVINO IR, and no other format: OpenVINO would also read ONNX with weights elsewhere.
 
     Raises:
-        ValueError: The file does not begin as one.
+        ValueError: The file is not OpenVINO IR.
     """
     with file.open("rb") as content:
         if not NET.match(content.read(1024)):
-            raise ValueError(f"{file.name} is not in OpenVINO's own format (XML with the root net)")
+            raise ValueError(f"{file.name} is not OpenVINO IR (XML with the root element net)")
     return core().read_model(file)

@@ -1,4 +1,4 @@
-"""Child processes that end when their parent does, however it ended, or when it ends them."""
+"""Child processes that end with their parent, even when it was killed, and only by its signals."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import threading
 import time
 
 SECONDS = 1.0
+"""Interval at which a child checks its parent."""
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """Have this process killed within seconds of its parent's death, even by SIGKILL, which no handler sees.
+    """Kill this process within seconds of its parent's death, even if the parent was killed by SIGKILL.
 
-    A thread asks for the parent's id now and then; torch's kernels release the GIL, so it is asked in time. Nothing
-    happens on Windows, where a child keeps the id of a dead parent.
+    A thread polls the parent's process id; torch's kernels release the GIL, so it runs in time. This has no effect on
+    Windows, where a child keeps the id of a dead parent.
 
     Args:
-        parent: The process that must live; None: the present parent.
+        parent: Process id to watch; None: the current parent.
     """
     parent = os.getppid() if parent is None else parent
 
@@ -30,12 +31,11 @@ def end_with_parent(parent: int | None = None) -> None:
 
 
 def obey_parent_only() -> None:
-    """Have this process ignore Ctrl-C and SIGHUP, and SIGTERM unless its parent sends it or is gone.
+    """Make this process ignore Ctrl-C and SIGHUP, and SIGTERM unless its parent sends it or is gone.
 
-    A terminal sends Ctrl-C and, closed, SIGHUP to a whole process group, and so do ``timeout`` and job schedulers with
-    SIGTERM; the parent finishes its step first and ends its children itself. To be called in the main thread, before
-    there are others.
-    Where the sender of a signal cannot be known (macOS, Windows), SIGTERM ends the process as before.
+    Terminals, ``timeout`` and job schedulers signal a whole process group, but the parent wants to finish its step
+    first and then ends its children itself. Call this in the main thread, before other threads start. Where the sender
+    of a signal is unknown (macOS, Windows), SIGTERM ends the process as usual.
     """
     for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
         signal.signal(number, signal.SIG_IGN)

@@ -1,11 +1,11 @@
-"""Commands of Modiste in processes of their own."""
+"""Modiste commands in separate processes."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-# As `python -m modiste`, which would import modules of the working directory first: they may be a stranger's.
+# Like `python -m modiste`, but without imports from the working directory, which may be untrusted.
 START = (
     "import sys; sys.path[:] = [path for path in sys.path if path]; "
     "import runpy; runpy.run_module('modiste', run_name='__main__', alter_sys=True)"
@@ -13,10 +13,10 @@ START = (
 
 
 def own_command(*words: str) -> list[str]:
-    """The command line of ``modiste`` with ``words``, by this interpreter."""
+    """Return the command line that runs ``modiste`` with the arguments ``words`` in this interpreter."""
     return [sys.executable, "-c", START, *words]
 
 
 def own_environment() -> dict[str, str]:
-    """The environment for `own_command`: what it starts does not import from the working directory, either."""
+    """Return the environment for `own_command`: child processes do not import from the working directory, either."""
     return {**os.environ, "PYTHONSAFEPATH": "1"}

@@ -1,4 +1,4 @@
-"""YAML of somebody else's as plain values."""
+"""Untrusted YAML read as plain values."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 import yaml
 
 MAX_DEPTH = 64
-"""Of nesting: PyYAML's time grows with its square."""
+"""Limit on nesting: PyYAML's time grows with the square of the depth."""
 
 
 def load(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """What a YAML document holds.
+    """Load a YAML document, in bounded time and memory.
 
     Args:
-        text: Of the document.
-        loader: How plain words become values.
+        text: The document.
+        loader: A safe loader; it decides which plain scalars become numbers, booleans or null.
 
     Raises:
-        ValueError: It has aliases or deep nesting, which take memory or time without a bound.
-        yaml.YAMLError: It is not YAML, or has tags.
+        ValueError: The document has aliases, or is nested deeper than `MAX_DEPTH`.
+        yaml.YAMLError: The document is not YAML, or has tags.
 
     >>> load("a: [1, x]")
     {'a': [1, 'x']}

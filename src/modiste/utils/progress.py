@@ -1,4 +1,4 @@
-"""Progress of long work, passed in by callers: a bar on a terminal, occasional lines elsewhere."""
+"""Progress of long-running work: a bar on a terminal, occasional log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 QUIET = 2.0
-"""Seconds of work that show nothing: short jobs would only fill the screen."""
+"""Seconds before progress is shown, so that short jobs print nothing."""
 BETWEEN = 10.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines when stderr is not a terminal."""
 
 
 class Progress(Protocol):
-    """Protocol of a progress wrapper: takes items, their number and a description; yields the items."""
+    """Protocol of a progress wrapper: takes items, their number and a title; yields the items."""
 
     def __call__(self, items: Iterable[Item], total: int, title: str, /) -> Iterable[Item]: ...
 
 
 def silent(items: Iterable[Item], total: int, title: str) -> Iterable[Item]:
-    """No progress."""
+    """Return ``items`` unchanged, without progress."""
     return items
 
 
 def progress_bar(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
-    """Show progress over ``items`` on stderr, once they take longer than two seconds.
+    """Show progress over ``items`` on stderr once they have taken longer than two seconds.
 
     Args:
-        items: What is worked through.
+        items: The items to iterate over.
         total: Their number.
-        title: What the work is.
+        title: Label of the bar.
+
+    >>> list(progress_bar(["a", "b"], 2, "Embedding"))
+    ['a', 'b']
     """
     started = shown = time.monotonic()
     bar = _bar(total, title) if sys.stderr.isatty() else None

@@ -1,4 +1,4 @@
-"""Messages of protobuf, as far as what they lead to has to be checked before a library reads them."""
+"""A minimal, strict parser of protobuf messages, for checks before a library reads them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ MAX_TAG, MAX_SIZE, MAX_NUMBER = 2**32 - 1, 2**31 - 1, 2**64 - 1
 
 
 def fields(message: bytes | memoryview) -> Iterator[tuple[int, memoryview | None]]:
-    """Number and content of a message's fields, in their order; None for the content of a number.
+    """Yield (field number, content) of a message, in order; the content of numeric fields is None.
 
-    Readers differ in what they make of a tag of more than 32 bits (C++ drops the upper ones), of the tag 0 and of
-    groups. No writer makes them, so they are refused: what is a field here is the same field to any reader.
+    Parsers disagree on tags of more than 32 bits (C++ drops the upper bits), on tag 0 and on groups. No writer emits
+    them, so they are refused: every parser then sees the same fields.
 
     Raises:
-        ValueError: It is none, or cut short.
+        ValueError: ``message`` is not a protobuf message, or is truncated.
 
     >>> [(number, content and bytes(content)) for number, content in fields(bytes([8, 150, 1, 146, 1, 2, 97, 98]))]
     [(1, None), (18, b'ab')]
@@ -27,7 +27,7 @@ def fields(message: bytes | memoryview) -> Iterator[tuple[int, memoryview | None
         tag, at = _varint(message, at, MAX_TAG)
         number, kind = divmod(tag, 8)
         if not number or kind not in (VARINT, BYTES, *SIZES):
-            raise ValueError("it is no message of protobuf")
+            raise ValueError("it is not a protobuf message")
         if kind == VARINT:
             _, at = _varint(message, at, MAX_NUMBER)
             yield number, None
@@ -40,13 +40,13 @@ def fields(message: bytes | memoryview) -> Iterator[tuple[int, memoryview | None
 
 
 def _varint(message: memoryview, at: int, most: int) -> tuple[int, int]:
-    """A number of 7 bits per byte, lowest first, and where it ends. Raises ValueError above ``most``."""
+    """Read a base-128 varint; return it and the position after it. Raises ValueError if it is above ``most``."""
     value = shift = 0
     while at < len(message) and most >> shift:
         byte = message[at]
         value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
         if byte < 128:
             if value > most:
-                raise ValueError("it is no message of protobuf")
+                raise ValueError("it is not a protobuf message")
             return value, at
-    raise ValueError("it is truncated or no message of protobuf")
+    raise ValueError("it is truncated or not a protobuf message")

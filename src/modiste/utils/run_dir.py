@@ -1,4 +1,4 @@
-"""The run directory: its files, and how to find one."""
+"""The run directory: its files, and checks of untrusted ones."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from modiste.utils.links import special
 
 CONFIG = "config.yaml"
 EVALUATED = (CONFIG, "checkpoints")
-"""What an evaluation of a run reads, and does not write."""
+"""Entries of a run directory that an evaluation reads and never writes."""
 log = logging.getLogger(__name__)
 
 
 def cache_dir() -> Path:
-    """Folder of scans and embeddings that are kept between runs: ``MODISTE_CACHE``, or ``~/.cache/modiste``."""
+    """Folder of the scans and embeddings cached across runs: ``MODISTE_CACHE``, or ``~/.cache/modiste``."""
     return Path(os.environ.get("MODISTE_CACHE") or Path.home() / ".cache" / "modiste")
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write ``value`` whole or not at all, even when the process is killed meanwhile."""
+    """Write ``value`` as JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds, or an empty dictionary when there is none.
+    """Read a JSON file; an empty dictionary if it does not exist.
 
     Raises:
-        ModisteError: It is damaged, or see `read_text`.
+        ModisteError: The file is damaged, or see `read_text`.
     """
     if not path.exists() or path.is_dir():
         return {}
@@ -48,12 +48,12 @@ def read_json(path: Path) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """The text of a regular file in UTF-8.
+    """Read a regular file as UTF-8.
 
     Raises:
-        ModisteError: It is a pipe or a device, which one would wait for.
-        OSError: There is none.
-        UnicodeDecodeError: It is not in UTF-8.
+        ModisteError: ``path`` is a pipe or a device, on which reading could block forever.
+        OSError: The file does not exist or cannot be read.
+        UnicodeDecodeError: The file is not UTF-8.
 
     >>> read_text(Path("/dev/zero"))
     Traceback (most recent call last):
@@ -65,7 +65,7 @@ def read_text(path: Path) -> str:
 
 
 def is_intact(checkpoint: Path) -> bool:
-    """Whether a checkpoint is complete, not compressed, and its checksums hold (CRC-32); a line of log where not."""
+    """Whether a checkpoint is complete, uncompressed and matches its CRC-32 checksums; if not, log a warning."""
     try:
         check_stored(checkpoint)
         with zipfile.ZipFile(checkpoint) as file:
@@ -78,19 +78,18 @@ def is_intact(checkpoint: Path) -> bool:
 
 
 WANDB_LOG = re.compile(r"(trial_\d+/)?(seed_\d+/)?wandb/(offline-)?run-[\w-]+/logs/debug[\w-]*\.log")
-"""What wandb links from its cache into the folder of each of its runs, and never writes to again; nobody else writes to
-a file of this name."""
+"""Logs that wandb links from its cache into the folder of each of its runs; nothing else writes to these names."""
 
 
 def check_links(folder: Path, read: Collection[str] = ()) -> None:
-    """Check that what is written below ``folder`` lands there: it may be somebody else's.
+    """Check that files written below ``folder``, which may be untrusted, end up there.
 
     Args:
-        folder: A run directory or one of several runs, which need not exist.
-        read: Names in it that are only read.
+        folder: A run directory or a folder of runs; it need not exist.
+        read: Names of its entries that are only read.
 
     Raises:
-        ModisteError: Something in it is a link that leads out of it, a pipe or a device.
+        ModisteError: It contains a link that leads out of it, a pipe or a device.
     """
     for path in special(folder):
         inside = path.relative_to(folder)
@@ -103,25 +102,22 @@ def check_links(folder: Path, read: Collection[str] = ()) -> None:
 
 
 def check_name(path: Path) -> None:
-    """Raise ModisteError where a path holds ``${``, as a stranger's folder may.
-
-    Hydra would resolve it in what it makes of the path, and write elsewhere.
-    """
+    """Raise ModisteError if a path contains ``${``: Hydra would resolve the interpolation and write elsewhere."""
     whole = str(path.absolute())
     if "${" in whole:
-        raise ModisteError(f"The path '{whole}' holds '${{', which would be read as a key: rename the folder.")
+        raise ModisteError(f"The path '{whole}' contains '${{', which Hydra would resolve: rename the folder.")
 
 
 HYDRA = ".hydra"
-"""Hydra's own record in a run directory, which holds a config.yaml, too."""
+"""Hydra's folder in a run directory; it contains a config.yaml, too, but is not a run."""
 
 
 class RunDir:
-    """A run directory and the places in it.
+    """A run directory and the paths in it.
 
     ``config.yaml`` (resolved), ``overrides.yaml``, ``checkpoints/``, ``csv/``, ``results/``, ``figures/``,
-    ``report.html``, ``environment.json``, ``cost.json``, ``start.json`` (what it began with), ``status.json``
-    (whether training came to its end) and ``logger.json`` (ids of the logger's run); ``start.ckpt`` where a term has
+    ``report.html``, ``environment.json``, ``cost.json``, ``start.json`` (``init`` and ``resume``), ``status.json``
+    (whether training has finished) and ``logger.json`` (ids of the logger's run). ``start.ckpt`` exists if a term uses
     the starting weights as its teacher.
     """
 
@@ -130,7 +126,7 @@ class RunDir:
 
     @classmethod
     def find(cls, path: str | Path) -> RunDir:
-        """The existing run directory ``path``. Raises ModisteError when it is none, or see `check_name`."""
+        """Return the existing run directory ``path``. Raises ModisteError if it is not one, or see `check_name`."""
         run = cls(Path(path).expanduser())
         check_name(run.path)
         if run.is_run:
@@ -145,7 +141,7 @@ class RunDir:
 
     @classmethod
     def of(cls, value: object) -> RunDir | None:
-        """``value`` as an existing run directory; None when it is something else, such as a hub id or a model."""
+        """Return ``value`` as an existing run directory; None for anything else, such as a hub id or a model."""
         if isinstance(value, RunDir):
             return value
         run = cls(Path(value).expanduser()) if isinstance(value, (str, Path)) else None
@@ -172,10 +168,10 @@ class RunDir:
         return self.path / "figures"
 
     def checkpoint(self, kind: str = "best") -> Path:
-        """``best`` by the monitor (the newest, where there is none), or ``last``: the newest state to resume from.
+        """Path of a checkpoint: ``best`` by the monitor, else the newest, or ``last``, the newest state to resume from.
 
         Raises:
-            ModisteError: The run has no such checkpoint.
+            ModisteError: The run has no intact checkpoint.
         """
         best = self.checkpoints / "best.ckpt"
         if kind == "best" and best.is_file() and is_intact(best):
@@ -183,8 +179,8 @@ class RunDir:
         state = self.latest_state()
         if state is None:
             raise ModisteError(
-                f"{self.path} has no complete checkpoint: it was stopped before one was saved. Start over with modiste "
-                f"train continue={shlex.quote(str(self.path))}."
+                f"{self.path} has no complete checkpoint, as it was stopped before one was saved: start over with "
+                f"modiste train continue={shlex.quote(str(self.path))}."
             )
         return state
 
@@ -196,7 +192,7 @@ class RunDir:
 
     @property
     def unfinished(self) -> bool:
-        """Whether training has not come to its end: it was stopped, or still runs. False where nothing says."""
+        """Whether training was stopped or is still running; False without a record of it."""
         return self.read_json("status").get("finished") is False
 
     def write_json(self, name: str, value: object) -> None:
@@ -204,14 +200,14 @@ class RunDir:
         write_json(self.path / f"{name}.json", value)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """``<name>.json`` of the directory, or an empty dictionary when there is none."""
+        """Read ``<name>.json`` of the directory; an empty dictionary if it does not exist."""
         return read_json(self.path / f"{name}.json")
 
     def origin(self, config: Mapping[str, Any]) -> dict[str, str | None]:
-        """``init`` and ``resume`` that the run began with: of ``start.json``, which a continuation does not touch.
+        """``init`` and ``resume`` of the run's first start, from ``start.json``, which ``continue=`` leaves unchanged.
 
         Args:
-            config: The run's configuration, which says it where ``start.json`` is missing.
+            config: The run's configuration, used if ``start.json`` does not exist.
         """
         recorded = self.read_json("start") or config
         return {name: recorded.get(name) for name in ("init", "resume")}

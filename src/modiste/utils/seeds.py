@@ -6,7 +6,7 @@ import zlib
 
 
 def mix(*numbers: int) -> int:
-    """Return one 32-bit seed made of several numbers, the same on every machine.
+    """Derive one 32-bit seed from several numbers; the same on every machine.
 
     >>> mix(0, 1, 2) != mix(0, 2, 1)
     True

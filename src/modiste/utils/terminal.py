@@ -1,4 +1,4 @@
-"""What is printed, made harmless: data may hold escape sequences that a terminal would obey, or what it cannot show."""
+"""Safe terminal output: data may contain escape sequences, or characters that the encoding lacks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 CONTROLS = {*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)} - {0x09, 0x0A}
-"""C0 without tab and newline, DEL, C1, and what turns the direction of text: embeddings, overrides, isolates."""
+"""C0 without tab and newline, DEL, C1, and the bidirectional embeddings, overrides and isolates of Unicode."""
 VISIBLE = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in CONTROLS}
-_BAR = re.compile(r"\r|(\x1b\[A)+\Z")  # how tqdm begins a write, or goes back to the bar above
+_BAR = re.compile(r"\r|(\x1b\[A)+\Z")  # tqdm's return to the start of the line, or to the bar above
 
 
 def clean(text: str) -> str:
-    r"""Make control characters visible, as Python writes them.
+    r"""Replace control characters by their Python escapes.
 
     >>> clean("a\tred\x1b[2J dress\r\n")
     'a\tred\\x1b[2J dress\n'
@@ -25,7 +25,7 @@ def clean(text: str) -> str:
 
 
 def as_utf8(argument: str) -> str:
-    """An argument of the process, decoded as UTF-8 where the locale is of another encoding and could not read it.
+    """Decode a command-line argument as UTF-8 where the locale's encoding could not.
 
     >>> as_utf8(b"\\xc3\\xa9t\\xc3\\xa9".decode("ascii", "surrogateescape"))
     'été'
@@ -34,10 +34,10 @@ def as_utf8(argument: str) -> str:
 
 
 class Clean:
-    """A text stream that cleans what is written to it.
+    """A text stream that applies `clean` to everything written to it.
 
     Args:
-        stream: Where it is written to. Rich, which has its own escape sequences, writes there directly.
+        stream: The underlying stream. Rich writes to it directly, since it emits escape sequences itself.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -57,13 +57,13 @@ class Clean:
 
 @contextmanager
 def safe_output() -> Iterator[None]:
-    """Clean stdout and stderr; replace what their encoding lacks; stand in for a closed stream.
+    """Clean stdout and stderr, escape characters that their encoding lacks, and replace closed streams by os.devnull.
 
-    After an exception they stay so: its traceback is still to be printed.
+    After an exception the streams stay replaced, so that its traceback is cleaned, too.
     """
     before = sys.stdin, sys.stdout, sys.stderr
     for name in ("stdin", "stdout", "stderr"):
-        # The lowest free descriptor: none of the three can become that of a file that is opened later.
+        # Takes the lowest free descriptor, so that no file opened later becomes descriptor 0, 1 or 2.
         stream = getattr(sys, name) or open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115
         if name != "stdin":
             if hasattr(stream, "reconfigure"):
@@ -75,7 +75,7 @@ def safe_output() -> Iterator[None]:
 
 
 def clean_rich() -> None:
-    """Let Rich, which drops a few control characters from texts, show all of them."""
+    """Make Rich show all control characters; by default it drops a few of them."""
     from rich import control
 
     control._CONTROL_STRIP_TRANSLATE.update(VISIBLE | {0x0D: None})  # type: ignore[arg-type]

@@ -1,1 +1,1 @@
-"""What `format=transformers` puts into its folder. It needs torch, timm, transformers and Pillow, and not modiste."""
+"""Code copied into ``format=transformers`` exports; needs NumPy, Pillow, timm, torch and transformers, not modiste."""

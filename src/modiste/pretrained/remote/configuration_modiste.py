@@ -1,4 +1,4 @@
-"""Configuration of a dual encoder that modiste exported."""
+"""Configuration of a dual encoder exported by modiste."""
 
 from typing import Any
 
@@ -6,15 +6,15 @@ from transformers import PretrainedConfig
 
 
 class ModisteConfig(PretrainedConfig):
-    """A timm image encoder and a text encoder of transformers, each with a linear projection.
+    """Configuration of a timm image encoder and a transformers text encoder, each with a linear projection.
 
     Attributes:
-        image: ``{"architecture": timm's name, "arguments": of timm.create_model, "dim": features}``.
+        image: ``architecture`` (timm's name), ``arguments`` of ``timm.create_model``, and ``dim``, its output size.
         text: The text encoder's configuration as a dictionary.
         pooling: ``mean`` or ``cls``.
-        projection_dim: Size of the shared space.
-        logit_scale_init_value: log of the inverse temperature.
-        logit_bias: Of a sigmoid loss, or None.
+        projection_dim: Dimension of the embeddings.
+        logit_scale_init_value: Log of the inverse temperature.
+        logit_bias: Logit bias of a sigmoid loss, or None.
     """
 
     model_type = "modiste"

@@ -1,4 +1,4 @@
-"""Image preprocessing of a dual encoder that modiste exported: on PIL, as the model saw it in training."""
+"""Image preprocessing of a dual encoder exported by modiste, with PIL, as in training."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +32,7 @@ class ModisteImageProcessor(BaseImageProcessor):
         self.fill = list(fill)
 
     def preprocess(self, images: Any, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
-        """PIL images, or arrays (H, W, 3) uint8, to ``pixel_values`` (B, 3, size, size)."""
+        """Convert PIL images, or uint8 arrays (H, W, 3), to ``pixel_values`` (B, 3, size, size), float32."""
         images = images if isinstance(images, (list, tuple)) else [images]
         pixels = [self._pixels(image if isinstance(image, Image.Image) else Image.fromarray(image)) for image in images]
         return BatchFeature({"pixel_values": np.stack(pixels)}, tensor_type=return_tensors)

@@ -1,4 +1,4 @@
-"""A dual encoder that modiste exported, as a model of transformers."""
+"""A dual encoder exported by modiste, as a transformers model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,14 @@ from .configuration_modiste import ModisteConfig
 
 @dataclass
 class ModisteOutput(ModelOutput):
-    """Logits and unit-norm embeddings of images and texts."""
+    """Logits and unit-norm embeddings of N images and M texts.
+
+    Attributes:
+        logits_per_image: (N, M).
+        logits_per_text: (M, N).
+        image_embeds: (N, D).
+        text_embeds: (M, D).
+    """
 
     logits_per_image: torch.Tensor | None = None
     logits_per_text: torch.Tensor | None = None
@@ -25,7 +32,7 @@ class ModisteOutput(ModelOutput):
 
 
 class Tower(nn.Module):
-    """Hold ``trunk``."""
+    """Holds ``trunk``, to match the names in the state dict."""
 
     def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
@@ -33,7 +40,7 @@ class Tower(nn.Module):
 
 
 class ModisteModel(PreTrainedModel):
-    """Image and text features by the interface of CLIPModel."""
+    """Dual encoder with the interface of CLIPModel."""
 
     config_class = ModisteConfig
     base_model_prefix = ""
@@ -82,7 +89,7 @@ class ModisteModel(PreTrainedModel):
         return_dict: bool = True,
         **kwargs: Any,
     ) -> ModisteOutput | tuple[Any, ...]:
-        """Similarities of all images with all texts."""
+        """Return the scaled similarities of all images with all texts, and their embeddings."""
         image = self.get_image_features(pixel_values).pooler_output
         text = self.get_text_features(input_ids, attention_mask).pooler_output
         assert image is not None

@@ -1,4 +1,4 @@
-"""Images and texts to the inputs of a dual encoder that modiste exported."""
+"""Processor of images and texts for a dual encoder exported by modiste."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from transformers.tokenization_utils_base import BatchEncoding
 
 
 class ModisteProcessor(ProcessorMixin):
-    """``processor(text=[…], images=[…], return_tensors="pt")``, as CLIPProcessor; texts are padded and truncated."""
+    """Processor with the interface of CLIPProcessor: ``processor(text=[…], images=[…], return_tensors="pt")``."""
 
     attributes = ["image_processor", "tokenizer"]  # noqa: RUF012
     image_processor_class = "AutoImageProcessor"
@@ -25,7 +25,7 @@ class ModisteProcessor(ProcessorMixin):
         truncation: bool = True,
         **kwargs: Any,
     ) -> BatchEncoding:
-        """``input_ids`` and ``attention_mask`` of the texts, ``pixel_values`` of the images, of what is given."""
+        """Return ``input_ids`` and ``attention_mask`` if ``text`` is given, ``pixel_values`` if ``images`` are."""
         data: dict[str, Any] = {}
         if text is not None:
             tokens = self.tokenizer(text, padding=padding, truncation=truncation, return_tensors=return_tensors)
