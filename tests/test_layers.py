@@ -88,6 +88,17 @@ def test_no_modules_import_each_other_in_a_circle():
     assert not cycle({(a, b) for a, b in edges if b and a != b})
 
 
+def test_commands_are_short_and_do_not_import_each_other():
+    commands = {name: file for name, file in MODULES.items() if name.startswith("commands.")}
+    assert len(commands) > 15
+    long = {
+        name: n for name, file in commands.items() if (n := len(file.read_text(encoding="utf-8").splitlines())) > 80
+    }
+    assert not long
+    shared = "commands._line"
+    assert not {(a, b) for a, b in imports() if a in commands and module_of(b) in {*commands} - {shared}}
+
+
 def test_a_cycle_is_found_at_any_length():
     chain = list(itertools.pairwise("abcd"))
     assert cycle(chain) is None
