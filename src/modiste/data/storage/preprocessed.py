@@ -280,9 +280,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     files = (part["file"] for shard in shards for part in (shard, *shard.values()) if _names_a_file(part))
     outside = next((file for file in files if not isinstance(file, str) or file != Path(file).name), None)
     if outside is not None:
-        raise ModisteError(
-            f"{folder / MANIFEST} names the file {outside!r}, which is not in its folder: restore it."
-        )
+        raise ModisteError(f"{folder / MANIFEST} names the file {outside!r}, which is not in its folder: restore it.")
     return manifest
 
 
