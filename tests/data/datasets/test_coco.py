@@ -324,9 +324,12 @@ def test_nothing_at_the_path_is_one_error_with_the_remedy(tmp_path):
         ("{", "is damaged"),
         ("[]", "no list 'images'"),
         (json.dumps({**TRAIN, "annotations": None}), "no list 'annotations'"),
-        (json.dumps({**TRAIN, "annotations": [instance(9, 10, LEFT)]}), "does not list: 9"),
-        (json.dumps({**TRAIN, "annotations": [instance(0, 77, LEFT)]}), "does not list: 77"),
-        (json.dumps({**TRAIN, "annotations": [instance(0, 10, LEFT, [5])]}), "does not list: 5"),
+        (json.dumps({**TRAIN, "annotations": [instance(9, 10, LEFT)]}), "unlisted image, category or attribute: 9"),
+        (json.dumps({**TRAIN, "annotations": [instance(0, 77, LEFT)]}), "unlisted image, category or attribute: 77"),
+        (
+            json.dumps({**TRAIN, "annotations": [instance(0, 10, LEFT, [5])]}),
+            "unlisted image, category or attribute: 5",
+        ),
     ],
     ids=["cut", "list", "unlabelled", "image", "category", "attribute"],
 )
@@ -427,7 +430,7 @@ def test_bad_rows_of_imaterialist_are_counted_and_damage_is_one_error(tmp_path):
     rows = [*KAGGLE_ROWS, ("c", 10, [], "700 1"), ("c", 23, [], 1)]
     assert imaterialist(write_imaterialist(tmp_path / "im", 2020, rows)).report.bad == {"unreadable mask": ["c"]}
     write_imaterialist(tmp_path / "im", 2019, [("a", 99, [], 0)])
-    with pytest.raises(ModisteError, match=r"line 2 has no size, or a class"):
+    with pytest.raises(ModisteError, match=r"line 2 has no size, or an unlisted class"):
         imaterialist(tmp_path / "im")
     (tmp_path / "im" / "train.csv").write_text("ImageId,Height\na,1\n")
     with pytest.raises(ModisteError, match="has no column ClassId"):
