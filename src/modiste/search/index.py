@@ -443,7 +443,7 @@ def _hybrid_weight(hybrid: bool | float | None, query: Query) -> float:
     if not 0 <= weight <= 1:
         raise ModisteError(f"hybrid={hybrid} is the weight of the full text: give a number from 0 to 1.")
     if weight and not query.texts:
-        raise ModisteError("hybrid= needs a query with words: add text=, or remove hybrid=.")
+        raise ModisteError("hybrid= weighs full text, but the query has no words: add text= or remove hybrid=.")
     return weight
 
 
