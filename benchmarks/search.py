@@ -40,7 +40,12 @@ def real() -> tuple[np.ndarray, np.ndarray, str]:
 
         index = modiste.search.open(folder)
         texts = np.load(Path(folder) / "calibration.npz")["texts"]
-        return np.array(index.snapshot.vectors[:SMALL]), texts, "embeddings of real photos, titles as queries"
+        found = np.array(index.snapshot.vectors[:SMALL])
+        if found.shape[1] == DIM:
+            return found, texts, "embeddings of real photos, titles as queries"
+        directions = np.linalg.svd(found.T @ found)[0][:, :DIM]
+        what = f"embeddings of real photos, {found.shape[1]} numbers projected to {DIM}, titles as queries"
+        return unit(found @ directions), unit(texts @ directions), what
     generator = np.random.default_rng(0)
     centres = generator.standard_normal((500, 48)) @ generator.standard_normal((48, DIM))
     vectors = unit(
