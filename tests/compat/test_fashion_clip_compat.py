@@ -201,7 +201,7 @@ def test_mistakes_are_one_sentence(folder, tmp_path):
         fclip.retrieval(["dress"])
     with pytest.raises(ModisteError, match="cannot be read"):
         fclip.encode_images([str(tmp_path / "none.jpg")], batch_size=1)
-    with pytest.raises(ModisteError, match="Give a list of texts"):
+    with pytest.raises(ModisteError, match="No list of texts given: pass a list"):
         fclip.encode_text("a dress", batch_size=1)
 
 
