@@ -13,12 +13,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from modiste.errors import ModisteError
 from modiste.export.towers import cast, common_steps, logit_scale, max_length, save_tokenizer, two_tower
 from modiste.export.writing import Job, Reader
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.preprocess import Preprocess
 from modiste.pretrained import remote
 from modiste.pretrained.transformers import TransformersDualEncoder
+from modiste.texts.hf import drop_code
 
 if TYPE_CHECKING:
     from modiste.models.dual_encoder import TwoTower
@@ -70,7 +72,8 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
 def text_config(model: TwoTower) -> dict[str, Any]:
     """The text trunk's configuration, without what only says where it came from."""
     plain = json.loads(json.dumps(model.text.trunk.config.to_dict(), default=str))
-    return {name: v for name, v in plain.items() if not name.startswith("_") and name != "transformers_version"}
+    origin = ("auto_map", "transformers_version")
+    return {name: v for name, v in plain.items() if not name.startswith("_") and name not in origin}
 
 
 def limit(file: Path, length: int, more: dict[str, Any] | None = None) -> None:
@@ -98,7 +101,7 @@ def save_published(model: TransformersDualEncoder, folder: Path, precision: str)
     own.save_pretrained(folder)
     update_json(folder / "config.json", IN_FLOAT32)
     tokenizer: Any = model.tokenizer
-    tokenizer.tokenizer.save_pretrained(folder)
+    drop_code(tokenizer.tokenizer).save_pretrained(folder)
     limit(folder / "tokenizer_config.json", tokenizer.max_length)
     write_json(folder / "preprocessor_config.json", image_processor(model.preprocess, own.config.model_type))
 
@@ -136,13 +139,18 @@ def register() -> None:
 
 
 def read(folder: Path) -> Reader:
-    """``AutoModel`` with the folder's own code, and its processor."""
+    """``AutoModel`` with the code of Modiste's that `write` put there, and its processor; no other code runs."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
+    source = Path(str(remote.__file__)).parent
+    for file in folder.rglob("*.py"):
+        ours = source / file.name
+        if not ours.is_file() or file.read_bytes() != ours.read_bytes():
+            raise ModisteError(f"'{file}' is code that Modiste did not write: choose another out=DIR.")
     own = {"trust_remote_code": (folder / "modeling_modiste.py").is_file()}
     model = AutoModel.from_pretrained(folder, **own).eval()
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **own)
-    tokenizer = AutoTokenizer.from_pretrained(folder, **own)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     siglip = model.config.model_type.startswith("siglip")
 
     def images(images: Sequence[Image.Image]) -> torch.Tensor:
