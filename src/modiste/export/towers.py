@@ -48,6 +48,7 @@ def two_tower(model: DualEncoder, format: str) -> TwoTower:
             f"format={format} cannot hold a {type(model).__name__}: it is for image encoders of timm and text encoders "
             "of transformers, and for published models of that library; format=onnx and openvino hold any model."
         )
+    drop_code(model.text.trunk.config)
     return model
 
 

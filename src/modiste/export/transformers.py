@@ -72,8 +72,7 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
 def text_config(model: TwoTower) -> dict[str, Any]:
     """The text trunk's configuration, without what only says where it came from."""
     plain = json.loads(json.dumps(model.text.trunk.config.to_dict(), default=str))
-    origin = ("auto_map", "transformers_version")
-    return {name: v for name, v in plain.items() if not name.startswith("_") and name not in origin}
+    return {name: v for name, v in plain.items() if not name.startswith("_") and name != "transformers_version"}
 
 
 def limit(file: Path, length: int, more: dict[str, Any] | None = None) -> None:
@@ -98,6 +97,7 @@ def save_published(model: TransformersDualEncoder, folder: Path, precision: str)
     if getattr(own, "logit_bias", None) is not None and model.initial_bias is not None:
         own.logit_bias.data.fill_(model.initial_bias)
     own = own.to(torch.bfloat16) if precision == "bf16" else own
+    drop_code(own.config)
     own.save_pretrained(folder)
     update_json(folder / "config.json", IN_FLOAT32)
     tokenizer: Any = model.tokenizer

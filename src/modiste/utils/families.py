@@ -22,8 +22,8 @@ DUAL_TYPES = (
     "altclip_vision_model blip blip_text_model blip_vision_model chinese_clip chinese_clip_text_model "
     "chinese_clip_vision_model clip clip_text_model clip_vision_model clipseg clipseg_text_model clipseg_vision_model "
     "groupvit groupvit_text_model groupvit_vision_model metaclip_2 metaclip_2_text_model metaclip_2_vision_model "
-    "siglip siglip2 siglip2_text_model siglip2_vision_model siglip_text_model siglip_vision_model tipsv2 tipsv2_text_model "
-    "tipsv2_vision_model vision-text-dual-encoder"
+    "siglip siglip2 siglip2_text_model siglip2_vision_model siglip_text_model siglip_vision_model tipsv2 "
+    "tipsv2_text_model tipsv2_vision_model vision-text-dual-encoder"
 )
 IMAGE_TYPES = (
     "beit bit convnext convnextv2 data2vec-vision deit dinov2 dinov2_with_registers dinov3_convnext dinov3_vit "
@@ -35,8 +35,8 @@ MODEL_TYPES = frozenset(f"{TEXT_TYPES} {DUAL_TYPES} {IMAGE_TYPES} {OTHER_TYPES}"
 OF_TOKENIZERS = (
     "Albert Bart Bert BertGeneration BertJapanese Bertweet BigBird BioGpt Bloom CLIP Camembert ConvBert Deberta "
     "DebertaV2 DistilBert Electra FNet Flaubert Funnel GPT2 GPTNeoX Gemma Herbert LayoutLM Llama Longformer MPNet MT5 "
-    "MobileBert Nystromformer OPT Phobert PreTrained Qwen2 Qwen3 RemBert RoFormer Roberta Siglip Siglip2 SqueezeBert T5 "
-    "Tipsv2 XLM XLMRoberta XLNet"
+    "MobileBert Nystromformer OPT Phobert PreTrained Qwen2 Qwen3 RemBert RoFormer Roberta Siglip Siglip2 SqueezeBert "
+    "T5 Tipsv2 XLM XLMRoberta XLNet"
 )
 OF_IMAGE_PROCESSORS = (
     "Aimv2 Beit Bit Blip CLIP CLIPSeg ChineseCLIP ConvNeXT ConvNext DINOv3ViT DeepseekVL DeiT EfficientNet Levit "
