@@ -181,7 +181,7 @@ def test_no_host_is_asked_about_a_folder_even_by_a_class_that_would(clip_dir, tm
 @pytest.mark.parametrize("format", ["transformers", "sentence_transformers", "open_clip"])
 def test_an_export_hands_on_no_code_of_the_models(format, tmp_path, monkeypatch):
     """A tokenizer's ``auto_map`` was saved, and the export read back with ``trust_remote_code``."""
-    model = towers(tmp_path / "bert")
+    model = towers(tmp_path / "bert", resize="squash")
     canary = tmp_path / "ran"
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "tok.py").write_text(f"open({str(canary)!r}, 'w')")
