@@ -5,7 +5,7 @@ import torch
 
 from helpers.tiny_models import two_tower
 from modiste.errors import ModisteError
-from modiste.models.load import load_folded
+from modiste.models.load import check_checkpoint, load_folded, load_weights
 
 
 def test_the_configuration_in_a_checkpoint_with_adapters_is_data(tmp_path, monkeypatch):
@@ -18,3 +18,17 @@ def test_the_configuration_in_a_checkpoint_with_adapters_is_data(tmp_path, monke
     with pytest.raises(ModisteError, match=r"'model\.source' calls a resolver") as refused:
         load_folded(two_tower(), tmp_path / "a.ckpt")
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["loss.logit_scale", "loss.logit_bias"])
+@pytest.mark.parametrize("value", [torch.zeros(1).expand(2**33), torch.zeros(3), "x"], ids=["stride", "three", "word"])
+def test_the_temperature_of_a_checkpoint_is_one_number(name, value, tmp_path):
+    torch.save({"state_dict": {name: value}}, tmp_path / "a.ckpt")
+    with pytest.raises(ModisteError, match=r"is refused|is not one number: use a checkpoint written by modiste train"):
+        load_weights(two_tower(), tmp_path / "a.ckpt")
+
+
+def test_a_checkpoint_is_checked_before_training_resumes(tmp_path):
+    torch.save({"optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(1).expand(2**33)}}}]}, tmp_path / "a.ckpt")
+    with pytest.raises(ModisteError, match="a tensor has more elements than it stores: use one written by"):
+        check_checkpoint(tmp_path / "a.ckpt")

@@ -269,7 +269,7 @@ def test_the_code_of_a_text_encoder_is_not_offered(outside, tmp_path, monkeypatc
     (folder / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": maps}))
     (folder / "code.py").write_text(f"open('{outside}/x.pt')")
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
-    with pytest.raises(ModisteError, match="Cannot load"):
+    with pytest.raises(ModisteError, match=r"model_type=mine of .* is not an encoder that Modiste reads"):
         OpenClipDualEncoder(str(folder))
 
 
@@ -277,7 +277,7 @@ TEXTS = {
     "timm's checkpoint": ({**WRAPPED}, "checkpoint_path"),
     "timm's weights": ({"model_type": "timm_backbone", "backbone": "hf-hub:a/b"}, "backbone=hf-hub:a/b"),
     "an image model": ({"model_type": "timm_wrapper", "architecture": "test_resnet"}, "not a text encoder"),
-    "a detector": ({"model_type": "detr"}, "not a text encoder"),
+    "a detector": ({"model_type": "detr"}, "model_type=detr of text.config is not an encoder that Modiste reads"),
     "within another": ({**PAIR, "vision_config": WRAPPED}, "checkpoint_path"),
     "code of a part": ({**PAIR, "vision_config": {"auto_map": {"AutoModel": "a/b--c.M"}}}, "auto_map of a part"),
     "kernels": ({"model_type": "bert", **BERT, "use_kernels": True}, "code from the model hub"),

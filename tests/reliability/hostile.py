@@ -585,6 +585,11 @@ def weights() -> Iterator[Case]:
             forks.apart(name_best, folder / "checkpoints" / "last.ckpt", place.format(out=out))
 
         yield Case(f"last.ckpt: the best before was {place}", deleting, CONTINUE)
+
+    def tiny_tensor(folder: Path, out: Path) -> None:
+        forks.apart(stretch_scale, folder / "checkpoints" / "best.ckpt")
+
+    yield Case("best.ckpt: a tensor of 4 bytes in 20 GB", tiny_tensor, EVALUATE, "allocate")
     yield Case(
         "pickle: init",
         lambda f, o: torch_payload(f / "x.ckpt", o),
@@ -631,6 +636,15 @@ def name_best(file: Path, place: str) -> None:
     for state in checkpoint["callbacks"].values():
         if "best_model_path" in state:
             state["best_model_path"] = f"{file.parent}/{place}" if place.startswith("..") else place
+    torch.save(checkpoint, file)
+
+
+def stretch_scale(file: Path) -> None:
+    """Have the temperature of a checkpoint be a tensor of stride 0."""
+    import torch
+
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["state_dict"]["loss.logit_scale"] = torch.zeros(1).expand(5_000_000_000)
     torch.save(checkpoint, file)
 
 

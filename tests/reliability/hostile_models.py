@@ -170,6 +170,25 @@ TRANSFORMERS: dict[str, tuple[Make, ...]] = {
         values("tokenizer_config.json", tokenizer_class="SiglipTokenizer", sp_model_kwargs={"model_file": "private/x"}),
         without("tokenizer.json"),
     ),
+    "a processor that asks the hub": (
+        values("preprocessor_config.json", image_processor_type="OneFormerImageProcessor", repo_path="attacker/x"),
+    ),
+    "a processor that is a model": (
+        values("preprocessor_config.json", image_processor_type="AutoModelForCausalLM"),
+        values("config.json", auto_map={"AutoModelForCausalLM": "evil.M", "AutoConfig": "evil.C"}),
+    ),
+    "a tokenizer that opens files": (
+        values("tokenizer_config.json", tokenizer_class="MyT5Tokenizer"),
+        values("byte_maps.json", decompose_map="{out}/secret.txt", merge_map={}),
+        without("tokenizer.json"),
+    ),
+    "a tokenizer's code": (values("tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.T", None]}),),
+    "a backbone of the hub": (
+        values("config.json", **PAIR, vision_config={"model_type": "zoedepth", "backbone": "attackersrepo"}),
+    ),
+    "a part of another config": (
+        values("config.json", "text_config", model_type="lightglue", keypoint_detector_config={"_name_or_path": "x"}),
+    ),
     "linked weights": (linked("model.safetensors"),),
     "a linked config": (linked("config.json"),),
     "a linked tokenizer": (linked("tokenizer.json"),),
@@ -218,6 +237,8 @@ def runs(outside: Path) -> Iterator[Case]:
         "timm within another": {**PAIR, "vision_config": wrapped(model_args={"cache_dir": f"{outside}/made"})},
         "a detector": {"model_type": "detr"},
         "kernels": {**BERT, "use_kernels": True},
+        "a backbone of the hub": {"model_type": "zoedepth", "backbone": "attackersrepo", "hidden_size": 32},
+        "code of a part": {"model_type": "lightglue", "keypoint_detector_config": {"_name_or_path": str(outside)}},
     }
     for name, config in text.items():
         yield Case(f"config.yaml, text.config: {name}", in_config(put("model.text.config", config)), EVALUATE,

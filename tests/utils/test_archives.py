@@ -17,7 +17,7 @@ from modiste.errors import ModisteError
 from modiste.pretrained.openclip import read_checkpoint
 from modiste.utils import archives
 from modiste.utils.archives import check_stored, read_npz
-from modiste.utils.foreign import check_folder
+from modiste.utils.foreign import check_folder, check_tensors
 from modiste.utils.run_dir import is_intact
 
 
@@ -73,6 +73,55 @@ def test_compressed_weights_are_refused_wherever_they_are_read(weights: Path) ->
     assert read_matrix(matrix).shape == (2, 3)
     with pytest.raises(ModisteError, match="does not contain a matrix"):
         read_matrix(repacked(matrix))
+
+
+def hidden_end(content: bytes) -> bytes:
+    """A comment that begins like an end: `zipfile` takes it for one, too short, and sees no archive."""
+    comment = b"x" * 10 + b"PK\x05\x06" + b"x" * 10
+    return content[:-2] + struct.pack("<H", len(comment)) + comment
+
+
+def second_list(content: bytes) -> bytes:
+    """The record before the end stands elsewhere as well, where torch looks for it."""
+    place = len(content) - 98
+    record, locator, end = content[place : place + 56], content[place + 56 : place + 76], content[-22:]
+    return content[:place] + record + record + locator + end
+
+
+def other_numbers(content: bytes) -> bytes:
+    """The end and the record before it name different positions of the list."""
+    return content[:-6] + struct.pack("<I", 4) + content[-2:]
+
+
+@pytest.mark.parametrize("change", [hidden_end, second_list, other_numbers])
+def test_an_archive_in_which_readers_find_different_content_is_refused(change, weights: Path) -> None:
+    check_stored(weights)
+    weights.write_bytes(change(weights.read_bytes()))
+    with pytest.raises(ValueError, match=r"end as an archive of torch|two lists"):
+        check_stored(weights)
+    assert not is_intact(weights)
+
+
+def test_torch_reads_an_archive_in_which_zipfile_sees_none(weights: Path) -> None:
+    repacked(weights)
+    weights.write_bytes(hidden_end(weights.read_bytes()))
+    assert not zipfile.is_zipfile(weights)
+    assert len(torch.load(weights, weights_only=True)["state_dict"]["w"]) == 1000
+    with pytest.raises(ModisteError, match="is refused, as it does not end as an archive of torch does"):
+        check_folder(weights.parent)
+
+
+def test_tensors_hold_as_much_as_they_say(tmp_path: Path) -> None:
+    torch.save(torch.zeros(1).expand(2**33), tmp_path / "x.pt")
+    with pytest.raises(ModisteError, match="does not hold a matrix"):
+        read_matrix(tmp_path / "x.pt")
+    torch.save({"w": torch.zeros(1).expand(2**33)}, tmp_path / "x.pt")
+    with pytest.raises(ModisteError, match="a tensor has more elements than it stores"):
+        read_checkpoint(tmp_path / "x.pt")
+    check_tensors([torch.zeros(2, 3).T, torch.zeros(3)[None].expand(1, -1), torch.zeros(()), torch.zeros(0), "x"])
+    for tensor in (torch.zeros(3, device="meta"), torch.sparse_coo_tensor(size=(2**40,))):
+        with pytest.raises(ValueError, match="more elements than it stores"):
+            check_tensors({"x": (tensor,)})
 
 
 def test_members_that_overlap_are_refused(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from modiste.errors import MissingEmbeddingError, ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokens
 from modiste.utils.archives import check_stored
 from modiste.utils.atomic import read_cache, write_cache
+from modiste.utils.foreign import check_tensors
 from modiste.utils.machine import installed, is_out_of_memory, processor, usable_cores
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import cache_dir, write_json
@@ -432,7 +433,9 @@ def read_matrix(path: Path) -> Tensor:
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(path, allow_pickle=False)).float()
         check_stored(path)
-        return torch.load(path, map_location="cpu", weights_only=True).float()
+        matrix = torch.load(path, map_location="cpu", weights_only=True)
+        check_tensors(matrix)
+        return matrix.float()
     except Exception as error:  # numpy and torch raise many kinds of errors for invalid files
         raise ModisteError(
             f"{path} does not contain a matrix: save a numpy array (.npy) or a torch tensor (.pt)."

@@ -17,8 +17,9 @@ from modiste.export.towers import cast, logit_scale, max_length, save_tokenizer,
 from modiste.export.writing import Job, Reader
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.preprocess import Preprocess
-from modiste.pretrained.openclip import DIRECTORY_PREFIX, OpenClipDualEncoder
+from modiste.pretrained.openclip import DIRECTORY_PREFIX, OpenClipDualEncoder, quiet
 from modiste.pretrained.source import explained
+from modiste.texts.hf import drop_code
 
 if TYPE_CHECKING:
     from modiste.models.dual_encoder import TwoTower
@@ -129,12 +130,13 @@ def _published(model: OpenClipDualEncoder, folder: Path) -> tuple[dict[str, Any]
 
     source = Path(model.source.removeprefix(DIRECTORY_PREFIX)).expanduser()
     config: Any = json.loads((source / CONFIG).read_text("utf-8")) if (source / CONFIG).is_file() else None
-    config = config or {"model_cfg": open_clip.get_model_config(model.source.replace("/", "-"))}
+    built_in = None if ":" in model.source else open_clip.get_model_config(model.source.replace("/", "-"))
+    config = config or {"model_cfg": built_in}
     if config["model_cfg"] is None:
         raise ModisteError(f"format=open_clip needs a local copy of {model.source}: load the model from a directory.")
     tokenizer: Any = getattr(model.tokenizer.tokenizer, "tokenizer", None)  # type: ignore[attr-defined]
     if hasattr(tokenizer, "save_pretrained"):
-        tokenizer.save_pretrained(folder)
+        drop_code(tokenizer).save_pretrained(folder)
     preprocess: Any = model.model.visual.preprocess_cfg
     state = dict(model.model.state_dict())
     state["logit_scale"] = logit_scale(model)
@@ -148,7 +150,7 @@ def read(folder: Path) -> Reader:
     name = f"{DIRECTORY_PREFIX}{folder}"
     with explained(str(folder), "open_clip cannot hold this model: use another format."):
         model, transform = open_clip.create_model_from_pretrained(name)
-        tokenizer = open_clip.get_tokenizer(name)
+        tokenizer = open_clip.get_tokenizer(name, **quiet(name))
     model.eval()
 
     def images(images: Sequence[Image.Image]) -> torch.Tensor:

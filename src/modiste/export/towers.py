@@ -14,7 +14,7 @@ from modiste.errors import ModisteError
 from modiste.images.timm import TimmEncoder
 from modiste.models.dual_encoder import DualEncoder, Tokenizer, TwoTower
 from modiste.models.preprocess import INTERPOLATIONS, Preprocess
-from modiste.texts.hf import HfTextEncoder, HfTokenizer
+from modiste.texts.hf import HfTextEncoder, HfTokenizer, drop_code
 from modiste.texts.words import HashTokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -48,6 +48,7 @@ def two_tower(model: DualEncoder, format: str) -> TwoTower:
             f"format={format} does not support {type(model).__name__}, only image encoders of timm with text encoders "
             "of transformers, and published models of that library: use format=onnx or openvino."
         )
+    drop_code(model.text.trunk.config)
     return model
 
 
@@ -62,7 +63,7 @@ def save_tokenizer(model: DualEncoder, folder: Path, format: str) -> None:
     saved: Any = getattr(tokenizer, "tokenizer", None)
     if not hasattr(saved, "save_pretrained"):
         raise ModisteError(f"format={format} cannot save a {type(tokenizer).__name__}: use format=onnx or openvino.")
-    saved.save_pretrained(folder)
+    drop_code(saved).save_pretrained(folder)
 
 
 def tokenizer_facts(tokenizer: Tokenizer) -> dict[str, Any]:

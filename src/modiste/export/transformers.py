@@ -13,12 +13,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from modiste.errors import ModisteError
 from modiste.export.towers import cast, common_steps, logit_scale, max_length, save_tokenizer, two_tower
 from modiste.export.writing import Job, Reader
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.preprocess import Preprocess
 from modiste.pretrained import remote
 from modiste.pretrained.transformers import TransformersDualEncoder
+from modiste.texts.hf import drop_code
 
 if TYPE_CHECKING:
     from modiste.models.dual_encoder import TwoTower
@@ -95,10 +97,11 @@ def save_published(model: TransformersDualEncoder, folder: Path, precision: str)
     if getattr(own, "logit_bias", None) is not None and model.initial_bias is not None:
         own.logit_bias.data.fill_(model.initial_bias)
     own = own.to(torch.bfloat16) if precision == "bf16" else own
+    drop_code(own.config)
     own.save_pretrained(folder)
     update_json(folder / "config.json", IN_FLOAT32)
     tokenizer: Any = model.tokenizer
-    tokenizer.tokenizer.save_pretrained(folder)
+    drop_code(tokenizer.tokenizer).save_pretrained(folder)
     limit(folder / "tokenizer_config.json", tokenizer.max_length)
     write_json(folder / "preprocessor_config.json", image_processor(model.preprocess, own.config.model_type))
 
@@ -136,13 +139,18 @@ def register() -> None:
 
 
 def read(folder: Path) -> Reader:
-    """Load with ``AutoModel``, with the folder's code if it has any, and its processor and tokenizer."""
+    """Load with ``AutoModel``, its processor and tokenizer; runs no code but Modiste's own, which `write` copied."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
+    source = Path(str(remote.__file__)).parent
+    for file in folder.rglob("*.py"):
+        ours = source / file.name
+        if not ours.is_file() or file.read_bytes() != ours.read_bytes():
+            raise ModisteError(f"'{file}' is code that Modiste did not write: choose another out=DIR.")
     own = {"trust_remote_code": (folder / "modeling_modiste.py").is_file()}
     model = AutoModel.from_pretrained(folder, **own).eval()
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **own)
-    tokenizer = AutoTokenizer.from_pretrained(folder, **own)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     siglip = model.config.model_type.startswith("siglip")
 
     def images(images: Sequence[Image.Image]) -> torch.Tensor:

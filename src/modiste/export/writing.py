@@ -29,6 +29,8 @@ from modiste.models.dual_encoder import DualEncoder, TwoTower
 from modiste.models.load import load
 from modiste.pretrained.exported import FACTS, Programs
 from modiste.utils.atomic import atomic_folder, refuse_other_writers
+from modiste.utils.foreign import check_folder
+from modiste.utils.hub import without_code
 from modiste.utils.run_dir import RunDir, write_json
 
 log = logging.getLogger(__name__)
@@ -123,7 +125,8 @@ def export(
     plain = without_adapters(model)
     lost = without_patches(plain, format, layout)
     with replacing(out) as folder:
-        layout.write(plain, folder, Job(precision, inputs, repo_id))
+        with without_code():
+            layout.write(plain, folder, Job(precision, inputs, repo_id))
         facts: dict[str, Any] = {
             "modiste": __version__,
             "format": format,
@@ -136,7 +139,9 @@ def export(
             "initial_bias": model.initial_bias,
         }
         write_json(folder / FACTS, facts)
-        cosine = compare(model, layout.read(folder), inputs)
+        check_folder(folder)  # it has files of the model that was exported, which may be a stranger's
+        with without_code():
+            cosine = compare(model, layout.read(folder), inputs)
         warnings = judged(cosine, min_cosine, format, layout) + lost
         facts |= {"cosine": cosine, "inputs": inputs.source, "warnings": warnings}
         if hasattr(layout, "checked_by"):

@@ -20,6 +20,7 @@ from modiste.models.layers import shared_copy
 from modiste.models.preprocess import Preprocess
 from modiste.utils import foreign
 from modiste.utils.foreign import check_folder, check_hub, weights_alone
+from modiste.utils.hub import without_hub
 
 
 class TimmEncoder(nn.Module):
@@ -267,24 +268,32 @@ def check_options(options: Mapping[str, Any]) -> None:
     foreign.check_options(options, refusal)
 
 
-def check_place(name: str) -> None:
-    """Check the files that ``hf-hub:…`` or ``local-dir:…`` names; raise ModisteError as `check_folder`."""
+def check_place(name: str) -> str:
+    """Check the files that ``hf-hub:…`` or ``local-dir:…`` names; return the name pinned to the checked commit.
+
+    Raises:
+        ModisteError: See `check_folder`.
+    """
     kind, _, place = name.partition(":")
     if kind.lower() == "local-dir":
-        return check_folder(Path(place))
+        check_folder(Path(place))
+        return name
     repository, _, revision = place.partition("@")
-    check_hub(repository, revision or None)
-    return None
+    return f"{kind}:{repository}@{check_hub(repository, revision or None)}"
 
 
 def create_trunk(name: str, pretrained: bool, size: int, options: dict[str, Any]) -> tuple[Any, bool]:
     """Build a timm model without classifier; also return whether it takes an input size."""
     check_options(options)
+    local = name.lower().startswith("local-dir:") or (":" not in name and not pretrained)
     try:
-        (check_place if ":" in name else check_name)(name)
+        if ":" in name:
+            name = check_place(name)
+        else:
+            check_name(name)
     except (OSError, ValueError) as error:
         raise _failure(name, pretrained, error) from error
-    with weights_alone():
+    with weights_alone(), without_hub(local):
         return _created(name, pretrained, size, options)
 
 

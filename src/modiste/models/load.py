@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from modiste.config import STARTS, instantiate, load_run_config
 from modiste.config.stored import literal
@@ -16,6 +17,7 @@ from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokenizer
 from modiste.models.finetune import TOWERS, Tuning, fold_adapters, freeze_rest
 from modiste.models.preprocess import Preprocess
+from modiste.utils.foreign import check_tensors
 from modiste.utils.run_dir import RunDir, is_intact
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not is_intact(path):
             raise ValueError("its checksums do not hold")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        check_tensors(checkpoint)
     except Exception as error:  # torch raises many kinds for a damaged or a refused file
         raise ModisteError(
             f"The checkpoint {path} is refused: it is damaged or holds more than weights. "
@@ -72,6 +75,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def check_checkpoint(path: Path) -> None:
+    """Check a file from which training resumes, before Lightning reads it, as `read_checkpoint` checks it.
+
+    Raises:
+        ModisteError: A tensor has more elements than the file stores.
+    """
+    try:
+        check_tensors(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    except ValueError as error:
+        raise ModisteError(f"The checkpoint {path} is refused, as {error}: use one written by modiste train.") from None
+
+
 def load_weights(model: DualEncoder, path: Path) -> None:
     """Load the weights of a checkpoint into ``model``, and its temperature and bias as initial ones.
 
@@ -80,6 +95,9 @@ def load_weights(model: DualEncoder, path: Path) -> None:
     """
     state = read_checkpoint(path)[WEIGHTS]
     weights = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
+    for name in ("loss.logit_scale", "loss.logit_bias"):
+        if name in state and not (isinstance(state[name], Tensor) and state[name].numel() == 1):
+            raise ModisteError(f"{name} of {path} is not one number: use a checkpoint written by modiste train.")
     if "loss.logit_scale" in state:
         model.initial_scale = float(state["loss.logit_scale"].exp())
     if "loss.logit_bias" in state:

@@ -20,10 +20,11 @@ from modiste.pretrained.openclip import OpenClipDualEncoder
 from modiste.pretrained.sentence_transformers import SentenceTransformersDualEncoder
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
 from modiste.pretrained.transformers import CheckpointTokenizer, TransformersDualEncoder
-from modiste.texts.hf import HfTextEncoder, HfTokenizer
+from modiste.texts.hf import HfTextEncoder, HfTokenizer, drop_code
 from modiste.texts.words import HashTokenizer
 from modiste.utils import onnx
 from modiste.utils.foreign import check_folder
+from modiste.utils.hub import without_code
 from modiste.utils.openvino import core, read_model
 from modiste.utils.run_dir import read_json
 
@@ -120,9 +121,15 @@ def tokenizer(folder: Path, node: dict[str, Any]) -> Tokenizer:
     """Create the hashing tokenizer described in ``node``, or load the tokenizer files in ``folder``."""
     if node.get("buckets"):
         return HashTokenizer(node["buckets"], node["max_length"])
+    return HfTokenizer(tokenizer_files(folder), node["max_length"])
+
+
+def tokenizer_files(folder: Path) -> Any:
+    """The tokenizer of transformers whose files lie in ``folder``."""
     from transformers import AutoTokenizer
 
-    return HfTokenizer(AutoTokenizer.from_pretrained(folder, trust_remote_code=False), node["max_length"])
+    with without_code(folder.is_dir()):
+        return drop_code(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
 
 class HubModel(nn.Module, PyTorchModelHubMixin, library_name="modiste", tags=["modiste"]):
@@ -221,9 +228,7 @@ def program_tokenizer(folder: Path, facts: dict[str, Any]) -> Tokenizer:
     """Rebuild the tokenizer from `modiste.export.towers.tokenizer_facts` and the folder's files."""
     if facts["kind"] == "words":
         return HashTokenizer(facts["buckets"], facts["max_length"])
-    from transformers import AutoTokenizer
-
-    files = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    files = tokenizer_files(folder)
     if facts["kind"] == "CheckpointTokenizer":
         return CheckpointTokenizer(files, facts["max_length"], facts["fixed"], facts["lower"])
     return HfTokenizer(files, facts["max_length"])

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,21 @@ from modiste.models.dual_encoder import DualEncoder, Tokens
 from modiste.models.layers import Group, block_groups, freeze_all_but, shared_copy, with_module, with_weights
 from modiste.models.preprocess import Preprocess
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
-from modiste.texts.hf import text_model
+from modiste.texts.hf import drop_code, text_model
 from modiste.utils.archives import check_stored
-from modiste.utils.foreign import check_hub, check_source, weights_alone
+from modiste.utils.foreign import check_hub, check_source, check_tensors, downloaded, weights_alone
+from modiste.utils.hub import without_code
 
 DIRECTORY_PREFIX = "local-dir:"
 # Keys under which training code stores the weights; OpenFashionCLIP uses "CLIP".
 WRAPPERS = ("state_dict", "CLIP", "model")
-# Options that a repository may pass to its tokenizer, in addition to numbers and flags.
-TOKENIZER_OPTIONS = ("clean", "language", "padding_side", "truncation_side")
+# Options that a repository may pass to its tokenizer, in addition to numbers.
+TOKENIZER_OPTIONS = (
+    "add_bos_token", "add_eos_token", "add_prefix_space", "clean", "do_lower_case", "language", "legacy",
+    "padding_side", "strip_sep_token", "truncation_side", "use_fast",
+)  # fmt: skip
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
 
 
 class OpenClipDualEncoder(DualEncoder):
@@ -157,6 +163,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         if not safe:
             check_stored(path)
         state: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        check_tensors(state)
     while wrapper := next(
         (key for key in WRAPPERS if isinstance(state, dict) and isinstance(state.get(key), dict)), None
     ):
@@ -196,39 +203,66 @@ def _name(source: str) -> str:
     return f"{DIRECTORY_PREFIX}{path.absolute()}"
 
 
-def check_repository(name: str) -> dict[str, Any]:
+class Files(NamedTuple):
+    """Checked folders from which an open_clip model is read.
+
+    Attributes:
+        folder: Contains the configuration and the weights.
+        text_config: open_clip's configuration of the text tower.
+        text_encoder: Contains the ``config.json`` of a transformers text encoder; None: open_clip's own text tower.
+        tokenizer: Contains the files of a transformers tokenizer; None: open_clip's own.
+    """
+
+    folder: Path
+    text_config: dict[str, Any]
+    text_encoder: Path | None
+    tokenizer: Path | None
+
+
+def find_files(name: str) -> Files:
     """Check a directory or hub repository, and the repositories that it names for text encoder and tokenizer.
 
-    Returns:
-        open_clip's configuration of the text tower.
+    Hub files are downloaded at the commits that were checked.
 
     Raises:
         ModisteError: See `modiste.utils.foreign.check_folder`; or an option of the tokenizer names code or files.
         OSError: The hub cannot be reached.
     """
-    from open_clip.factory import get_model_config
-
     local = name.startswith(DIRECTORY_PREFIX)
-    check_source(name.removeprefix(DIRECTORY_PREFIX if local else HUB_PREFIX))
-    text: dict[str, Any] = get_model_config(name).get("text_cfg") or {}
+    place, commit = check_source(name.removeprefix(DIRECTORY_PREFIX if local else HUB_PREFIX))
+    folder = Path(place) if local else downloaded(place, commit, ["open_clip_config.json"])
+    content = json.loads((folder / "open_clip_config.json").read_text("utf-8"))
+    text: dict[str, Any] = content.get("model_cfg", content).get("text_cfg") or {}
     for option, value in (text.get("tokenizer_kwargs") or {}).items():
-        if option not in TOKENIZER_OPTIONS and not isinstance(value, int | float | None):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if option not in TOKENIZER_OPTIONS and not number and value is not None:
             raise ModisteError(
                 f"tokenizer_kwargs.{option} of {name} is refused, as it may load code or files: remove it."
             )
-    folder = Path(name.removeprefix(DIRECTORY_PREFIX))
-    own_text, own_tokenizer = local and (folder / "config.json").is_file(), local
-    elsewhere = [("hf_model_name", own_text), ("hf_tokenizer_name", own_tokenizer)]
-    for key in [key for key, own in elsewhere if text.get(key) and not own]:
-        _check_other(key, text[key], name)
-    return text
+    encoder = tokenizer = None
+    if text.get("hf_model_name"):
+        own = local and (folder / "config.json").is_file()
+        encoder = folder if own else _other("hf_model_name", text, name, ["config.json"])
+    if text.get("hf_tokenizer_name"):
+        tokenizer = folder if local else _other("hf_tokenizer_name", text, name, TOKENIZER_FILES)
+    if not local:
+        _download_weights(place, commit)
+    return Files(folder, text, encoder, tokenizer)
 
 
-def _check_other(key: str, other: object, name: str) -> None:
-    """Check a hub repository named in the configuration of another."""
+def _other(key: str, text: dict[str, Any], name: str, patterns: Sequence[str]) -> Path:
+    """Check and download files of a hub repository named in the configuration of another."""
+    other = text[key]
     if not isinstance(other, str) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", other) or Path(other).exists():
         raise ModisteError(f"{key}={other} of {name} is not a hub id (owner/name): correct it in a local copy.")
-    check_hub(other)
+    return downloaded(other, check_hub(other), patterns)
+
+
+def _download_weights(repository: str, commit: str) -> None:
+    """Download the first of `WEIGHTS` that the commit contains, as open_clip does."""
+    for file in WEIGHTS:
+        if (downloaded(repository, commit, [file]) / file).is_file():
+            return
 
 
 def _from_repository(source: str, name: str) -> tuple[Any, Any]:
@@ -240,24 +274,32 @@ def _from_repository(source: str, name: str) -> tuple[Any, Any]:
         hub_remedy(name.removeprefix(HUB_PREFIX)) if hub else "The directory also needs weights and tokenizer files."
     )
     with explained(source, remedy), weights_alone():
-        text = check_repository(name)
-        own = {} if hub else _own_text_config(name)
-        text |= own.get("text_cfg", {})
-        if text.get("hf_model_name"):  # open_clip would prompt whether to run the repository's code
-            text_model(AutoConfig.from_pretrained(text["hf_model_name"], trust_remote_code=False))
-        # Without require_pretrained open_clip continues with random weights and a log line.
-        model = open_clip.create_model(name, require_pretrained=True, **own)
-        quiet = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
-        return model, open_clip.get_tokenizer(name, **quiet)
+        files = find_files(name)
+        name = f"{DIRECTORY_PREFIX}{files.folder}"
+        own: dict[str, Any] = {}
+        with without_code():  # open_clip would prompt whether to run the repository's code
+            if files.text_encoder:
+                text_model(AutoConfig.from_pretrained(files.text_encoder, trust_remote_code=False))
+                local = {"hf_model_name": str(files.text_encoder), "hf_model_pretrained": False}
+                own = {"text_cfg": files.text_config | local}
+            # Without require_pretrained open_clip continues with random weights and a log line.
+            model = open_clip.create_model(name, require_pretrained=True, **own)
+            return model, _tokenizer(files) if files.tokenizer else open_clip.get_tokenizer(name)
 
 
-def _own_text_config(name: str) -> dict[str, Any]:
-    """Return a config that reads the text encoder's ``config.json`` from the directory, even after it was moved."""
-    folder = Path(name.removeprefix(DIRECTORY_PREFIX))
-    text = json.loads((folder / "open_clip_config.json").read_text("utf-8"))["model_cfg"].get("text_cfg", {})
-    if not text.get("hf_model_name") or not (folder / "config.json").is_file():
-        return {}
-    return {"text_cfg": text | {"hf_model_name": str(folder), "hf_model_pretrained": False}}
+def _tokenizer(files: Files) -> Any:
+    """Build open_clip's wrapper of a transformers tokenizer, as ``open_clip.get_tokenizer`` does."""
+    from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
+
+    text = files.text_config
+    tokenizer = HFTokenizer(
+        str(files.tokenizer),
+        context_length=text.get("context_length", DEFAULT_CONTEXT_LENGTH),
+        tokenizer_mode=text.get("tokenizer_mode"),
+        **{**(text.get("tokenizer_kwargs") or {}), "trust_remote_code": False},
+    )
+    drop_code(tokenizer.tokenizer)
+    return tokenizer
 
 
 def _from_architecture(name: str, pretrained: str | None) -> tuple[Any, Any]:
@@ -273,7 +315,7 @@ def _from_architecture(name: str, pretrained: str | None) -> tuple[Any, Any]:
         "If the hub is out of reach, download the model's repository (weights and tokenizer) on a machine with network "
         "and give its directory as model.source."
     )
-    with explained(name, remedy):
+    with explained(name, remedy), without_code(local=False):
         if pretrained in tags:
             model = open_clip.create_model(name, pretrained, require_pretrained=True)
         else:
@@ -281,7 +323,15 @@ def _from_architecture(name: str, pretrained: str | None) -> tuple[Any, Any]:
             model = open_clip.create_model(name, pretrained_text=False)
             if path:
                 _fill(model, path)
-        return model, open_clip.get_tokenizer(name)
+        return model, open_clip.get_tokenizer(name, **quiet(name))
+
+
+def quiet(name: str) -> dict[str, bool]:
+    """What keeps ``open_clip.get_tokenizer`` from running code; its own tokenizer takes no such argument."""
+    from open_clip import get_model_config
+
+    text = (get_model_config(name) or {}).get("text_cfg") or {}
+    return {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
 
 
 def _checkpoint_file(name: str, pretrained: str, tags: Sequence[str]) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from modiste.models.preprocess import INTERPOLATIONS, Preprocess
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
 from modiste.pretrained.transformers import preprocess_of
 from modiste.utils.foreign import check_source, weights_alone
+from modiste.utils.hub import without_code
 
 ABSENT = "sentence-transformers ≥ 6 is not installed: pip install -U 'modiste[sentence-transformers]'."
 FEATURES = "sentence_embedding"
@@ -54,10 +56,11 @@ class SentenceTransformersDualEncoder(DualEncoder):
         remedy = "The directory must contain modules.json." if path else hub_remedy(name, revision)
         with explained(source, remedy), weights_alone():
             name, commit = check_source(name, revision)
-            self.model: Any = SentenceTransformer(
-                name, device="cpu", revision=commit, trust_remote_code=False,
-                model_kwargs={"dtype": torch.float32},
-            )  # fmt: skip
+            with without_code(Path(name).is_dir()):
+                self.model: Any = SentenceTransformer(
+                    name, device="cpu", revision=commit, trust_remote_code=False,
+                    model_kwargs={"dtype": torch.float32},
+                )  # fmt: skip
         self.model = self.model.float()
         modalities = getattr(self.model[0], "modalities", [])
         if not {"text", "image"} <= set(modalities):

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ from modiste.models.dual_encoder import DualEncoder, Tokens
 from modiste.models.layers import Group, block_groups, freeze_all_but
 from modiste.models.preprocess import INTERPOLATIONS, Preprocess
 from modiste.pretrained.source import HUB_PREFIX, explained, hub_remedy, local_path
-from modiste.texts.hf import model_class, refuse_kernels
+from modiste.texts.hf import drop_code, model_class, refuse_kernels
 from modiste.utils.foreign import check_source, weights_alone
+from modiste.utils.hub import without_code
 
 
 class TransformersDualEncoder(DualEncoder):
@@ -195,19 +197,22 @@ def preprocess_of(processor: Any) -> Preprocess:
 def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
     # Otherwise transformers asks a bot on the hub to convert pickled checkpoints.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    name, commit = check_source(name, revision)
+    with without_code(Path(name).is_dir()), weights_alone():
+        return _read(name, {"revision": commit, "trust_remote_code": False})
+
+
+def _read(name: str, common: dict[str, Any]) -> tuple[Any, Any, Any]:
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
-    name, commit = check_source(name, revision)
-    common = {"revision": commit, "trust_remote_code": False}
-    settings = AutoConfig.from_pretrained(name, **common)
+    settings = drop_code(AutoConfig.from_pretrained(name, **common))
     refuse_kernels(settings)
     kind = model_class(settings)  # checked before it is built: other models may load further files
     if kind and not (hasattr(kind, "get_image_features") and hasattr(kind, "get_text_features")):
         raise ModisteError(f"'{name}' is a {kind.__name__}, not a dual encoder of images and texts.")
-    with weights_alone():
-        model, report = AutoModel.from_pretrained(
-            name, config=settings, dtype=torch.float32, output_loading_info=True, **common
-        )
+    model, report = AutoModel.from_pretrained(
+        name, config=settings, dtype=torch.float32, output_loading_info=True, **common
+    )
     # transformers would continue with random weights, as for open_clip repositories with a stub config.json.
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
@@ -216,7 +221,7 @@ def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
             f"if it is an open_clip checkpoint, use model=open_clip."
         )
     processor = AutoImageProcessor.from_pretrained(name, backend="pil", **common)
-    return model, processor, AutoTokenizer.from_pretrained(name, **common)
+    return model, processor, drop_code(AutoTokenizer.from_pretrained(name, **common))
 
 
 def _tokenizer_of(config: Any, tokenizer: Any) -> CheckpointTokenizer:

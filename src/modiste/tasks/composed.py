@@ -24,6 +24,7 @@ from modiste.metrics.intervals import bootstrap_groups
 from modiste.metrics.relevance import Floats, Relevance
 from modiste.tasks.result import Embedder, Result
 from modiste.tasks.retrieval import Documents, Ranking, Search
+from modiste.utils.templates import plain_fields
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
@@ -289,9 +290,11 @@ def _query(entry: Mapping[str, Any]) -> Query:
 def _joins(template: str) -> bool:
     """Whether the template holds both captions.
 
-    >>> _joins("{1}, {0}"), _joins("{0}"), _joins("{caption}")
-    (True, False, False)
+    >>> _joins("{1}, {0}"), _joins("{0}"), _joins("{caption}"), _joins("{0:>1000000000}{1}")
+    (True, False, False, False)
     """
+    if plain_fields(template) is None:
+        return False
     try:
         text = template.format("\0", "\1")
     except (IndexError, KeyError, ValueError):

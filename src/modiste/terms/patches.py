@@ -21,6 +21,7 @@ from modiste.models.dual_encoder import DualEncoder, TwoTower
 from modiste.terms.base import Term, TrainingInputs
 from modiste.terms.parallel import moved
 from modiste.terms.teacher import OWN
+from modiste.utils.templates import plain_fields
 
 NO_HEAD = "term.{} trains a head on stages of the image tower, which this model lacks: set image.patch_stages."
 FROZEN = "term.{} trains a head of the image tower: set tune.image.train=last_n (layers=1 trains only the heads)."
@@ -63,7 +64,7 @@ class PatchTerm(Term):
             raise ModisteError(f"term.{name}.batch_size={batch_size} must be at least 1.")
         if scale <= 0 or background < 0 or not 0 <= power <= 1:
             raise ModisteError(f"term.{name}: scale must be above 0, background at least 0 and power from 0 to 1.")
-        if not templates or any(template.count("{}") != 1 for template in templates):
+        if not templates or any(plain_fields(template) != [""] for template in templates):
             raise ModisteError(f"term.{name}.templates={list(templates)} must have one {{}} each, for the word.")
         self.name, self.templates, self.batch_size = name, list(templates), batch_size
         self.options = {"scale": scale, "background_weight": background, "power": power}

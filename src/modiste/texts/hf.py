@@ -13,6 +13,7 @@ from modiste.errors import ModisteError
 from modiste.models.dual_encoder import Tokenizer, Tokens
 from modiste.models.layers import block_groups, distinct
 from modiste.utils.foreign import check_config, check_source, check_values
+from modiste.utils.hub import without_code, without_hub
 
 POOLINGS = ("mean", "cls", "last")
 # A training batch is sorted by length and split into this many parts, if each has at least SMALLEST_BUCKET texts.
@@ -165,17 +166,18 @@ def load_pretrained(source: str, max_length: int, pretrained: bool) -> tuple[nn.
     try:
         source, revision = check_source(source)
         common = {"revision": revision, "trust_remote_code": False}
-        tokenizer = HfTokenizer(AutoTokenizer.from_pretrained(source, **common), max_length)
-        settings = AutoConfig.from_pretrained(source, **common)
-        refuse_kernels(settings)
-        settings = getattr(settings, "text_config", settings)  # the text tower of CLIP and its kind
-        if pretrained:
-            trunk = text_model(settings).from_pretrained(
-                source, config=settings, use_safetensors=True, dtype=torch.float32, **common,
-                **without_pooler(settings.model_type),
-            )  # fmt: skip
-        else:
-            trunk = text_model(settings).from_config(settings, **without_pooler(settings.model_type))
+        with without_code(Path(source).is_dir()):
+            tokenizer = HfTokenizer(drop_code(AutoTokenizer.from_pretrained(source, **common)), max_length)
+            settings = drop_code(AutoConfig.from_pretrained(source, **common))
+            refuse_kernels(settings)
+            settings = getattr(settings, "text_config", settings)  # the text tower of CLIP and its kind
+            if pretrained:
+                trunk = text_model(settings).from_pretrained(
+                    source, config=settings, use_safetensors=True, dtype=torch.float32, **common,
+                    **without_pooler(settings.model_type),
+                )  # fmt: skip
+            else:
+                trunk = text_model(settings).from_config(settings, **without_pooler(settings.model_type))
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ModisteError(
@@ -205,6 +207,13 @@ def text_model(settings: Any) -> Any:
     if getattr(settings, "is_encoder_decoder", False):
         raise ModisteError(f"transformers has no text encoder of {settings.model_type} by itself: choose an encoder.")
     return AutoModel
+
+
+def drop_code(loaded: Any) -> Any:
+    """A config or tokenizer of transformers without the code that its files name, which saving would hand on."""
+    getattr(loaded, "init_kwargs", {}).pop("auto_map", None)
+    vars(loaded).pop("auto_map", None)
+    return loaded
 
 
 def model_class(settings: Any) -> Any:
@@ -237,8 +246,10 @@ def random_trunk(config: Mapping[str, Any]) -> nn.Module:
     model_type = options.pop("model_type", None)
     if model_type is None:
         raise ModisteError("text.config needs a model_type, for example bert.")
-    settings = AutoConfig.for_model(model_type, **options)
-    return text_model(settings).from_config(settings, **without_pooler(model_type))
+    options.pop("auto_map", None)
+    with without_hub():
+        settings = AutoConfig.for_model(model_type, **options)
+        return text_model(settings).from_config(settings, **without_pooler(model_type))
 
 
 def minilm(pretrained: bool = True, max_length: int = 64) -> HfTextEncoder:

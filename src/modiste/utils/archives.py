@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,20 +26,49 @@ def check_stored(path: Path) -> None:
         path: A file. It passes if it is not a zip archive, as with old versions of torch.
 
     Raises:
-        ValueError: A member is compressed, members overlap, or the archive does not begin at the first byte, so that
-            another reader might read other content.
+        ValueError: A member is compressed, members overlap, or the archive does not begin at the first byte or end as
+            torch ends it, so that another reader might read other content.
     """
-    if not zipfile.is_zipfile(path):
-        return
     with path.open("rb") as opened:
-        if opened.read(4) != b"PK\x03\x04":
+        begins = opened.read(4) == b"PK\x03\x04"  # which is what torch judges by
+        if not begins and not zipfile.is_zipfile(path):
+            return
+        if not begins:
             raise ValueError("it is an archive behind something else")
+        _check_end(opened, path.stat().st_size)
     with zipfile.ZipFile(path) as file:
         members = file.infolist()
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise ValueError("it is compressed, which torch.save never does")
     if sum(member.file_size for member in members) > path.stat().st_size:
         raise ValueError("it unpacks into more than its size")
+
+
+def _check_end(opened: BinaryIO, size: int) -> None:
+    """Check that every reader finds the same central directory, directly before the end of the archive.
+
+    Readers differ in how far back they search for the end record (a comment may follow it), and in whether they take
+    the directory's position from it or from the zip64 record, which torch always writes.
+    """
+    tail_size = min(size, 22 + 20 + 56)
+    opened.seek(size - tail_size)
+    tail = opened.read(tail_size)
+    end, locator, record = tail[-22:], tail[-42:-22], tail[-98:-42]
+    if len(end) < 22 or end[:4] != b"PK\x05\x06" or end[-2:] != b"\0\0":
+        raise ValueError("it does not end as an archive of torch does")
+    members, length, start = struct.unpack("<HII", end[10:20])
+    place = size - 22
+    if locator[:4] == b"PK\x06\x07":
+        place -= 76
+        if record[:4] != b"PK\x06\x06" or struct.unpack("<Q", locator[8:16])[0] != place:
+            raise ValueError("it has two central directories")
+        big = struct.unpack("<QQQ", record[32:56])
+        for value, most, own in zip((members, length, start), (2**16 - 1, 2**32 - 1, 2**32 - 1), big, strict=True):
+            if value not in (own, most):
+                raise ValueError("it has two central directories")
+        members, length, start = big
+    if start + length != place:
+        raise ValueError("it has two central directories")
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:

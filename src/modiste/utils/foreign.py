@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from modiste.errors import ModisteError
+from modiste.utils import families
 from modiste.utils.archives import BROKEN, check_stored
 from modiste.utils.links import refuse_links
 from modiste.utils.run_dir import read_json
@@ -59,6 +61,8 @@ PROJECTIONS = ("surface", "normalized", "reading", "dictionary", "dictionary_and
                "normalized_nouns")  # fmt: skip
 # Old versions of transformers wrote paths on the author's machine under these keys; nothing reads them.
 UNREAD = ("name_or_path", "special_tokens_map_file")
+# Code that `modiste export format=transformers` writes into the folder.
+OWN_CODE = re.compile(r"(modeling|configuration|processing|image_processing)_modiste\.Modiste\w+")
 
 
 def check_folder(folder: Path) -> None:
@@ -87,10 +91,40 @@ def check_folder(folder: Path) -> None:
 
 
 def _check_weights(file: Path) -> None:
+    import torch
+
     try:
         check_stored(file)
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        except Exception:  # of many kinds; no weights, or damaged, which the library says that reads it
+            return
+        check_tensors(content)
     except (*BROKEN, ValueError) as error:
         raise ModisteError(f"'{file}' is refused, as {error}: save the weights again.") from None
+
+
+def check_tensors(content: object) -> None:
+    """Check that the tensors of a file are no larger than what the file stores of them.
+
+    Args:
+        content: Tensors in nested containers.
+
+    Raises:
+        ValueError: One of a few bytes would fill memory in the first operation.
+
+    >>> import torch
+    >>> check_tensors({"w": torch.zeros(1).expand(2**40)})
+    Traceback (most recent call last):
+    ValueError: a tensor has more elements than it stores
+    """
+    import torch
+
+    for tensor in _leaves(content):
+        if isinstance(tensor, torch.Tensor):
+            plain = tensor.layout is torch.strided and tensor.device.type != "meta"
+            if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+                raise ValueError("a tensor has more elements than it stores")
 
 
 def check_file(file: Path) -> None:
@@ -108,7 +142,10 @@ def check_file(file: Path) -> None:
         raise ModisteError(f"{where} is not a JSON object: save the model again.")
     if SENTENCE_CONFIG.fullmatch(name):
         _check_sentence_config(content, where)
-    return (check_config if name.startswith("config.") else check_values)(content, where)
+    if name.startswith("config."):
+        return check_config(content, where)
+    _refuse_code(content, where)
+    return check_values(content, where)
 
 
 def check_hub(repository: str, revision: str | None = None) -> str:
@@ -141,6 +178,32 @@ def check_hub(repository: str, revision: str | None = None) -> str:
     return Path(folder).name
 
 
+def downloaded(repository: str, commit: str, patterns: Sequence[str]) -> Path:
+    """Download files of a repository at the commit that `check_hub` checked, and check them.
+
+    Args:
+        repository: ``owner/name``.
+        commit: Commit that `check_hub` returned.
+        patterns: Patterns of file names; subfolders are ignored.
+
+    Raises:
+        ModisteError: See `check_folder`.
+        OSError: The hub cannot be reached, and the cache has nothing of this commit.
+    """
+    from huggingface_hub import snapshot_download
+
+    wanted: dict[str, Any] = {"revision": commit, "allow_patterns": list(patterns), "ignore_patterns": ["*/*"]}
+    try:
+        folder = Path(snapshot_download(repository, **wanted))
+    except Exception as error:  # of several packages
+        try:
+            folder = Path(snapshot_download(repository, local_files_only=True, **wanted))
+        except Exception:
+            raise (error if isinstance(error, OSError) else OSError(str(error))) from error
+    check_folder(folder)
+    return folder
+
+
 def check_source(source: str, revision: str | None = None) -> tuple[str, str]:
     """Check a model folder or a model hub repository; return the (source, revision) to load.
 
@@ -166,17 +229,19 @@ def check_values(values: object, where: str) -> None:
         where: Name of the configuration for the error.
 
     Raises:
-        ModisteError: A value names code, another model, a file outside the folder, or an option of timm's loader.
+        ModisteError: A value names code, another model, a file outside the folder, an option of timm's loader,
+            or a model family that Modiste does not read (`modiste.utils.families`).
 
     >>> check_values({"vision_config": {"backbone": "hf-hub:attacker/x"}}, "text.config")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     modiste.errors.ModisteError: backbone=hf-hub:attacker/x of text.config is not the name of an architecture: ...
     """
-    for key, value in _entries(values):
-        name = key.strip("_").removesuffix("_internal")
-        rule = RULES.get(name) or next((rule for ending, rule in ENDINGS.items() if name.endswith(ending)), None)
-        if rule and name not in UNREAD and value not in (None, False, "", [], {}):
-            rule(key, value, where)
+    for rules, endings in ((RULES, ENDINGS), ({"model_type": families.check_model_type}, CLASSES)):
+        for key, value in _entries(values):
+            name = key.strip("_").removesuffix("_internal")
+            rule = rules.get(name) or next((rule for ending, rule in endings.items() if name.endswith(ending)), None)
+            if rule and name not in UNREAD and value not in (None, False, "", [], {}):
+                rule(key, value, where)
 
 
 def check_config(values: object, where: str) -> None:
@@ -187,12 +252,23 @@ def check_config(values: object, where: str) -> None:
         where: Name of the config for the error.
 
     Raises:
-        ModisteError: See `check_values`; or a nested config has an ``auto_map``.
+        ModisteError: See `check_values`; or a nested config has an ``auto_map`` or names another model.
     """
     check_values(values, where)
     within = list(values.values()) if isinstance(values, Mapping) else values
-    if any(key == "auto_map" and value for key, value in _entries(within)):
-        raise ModisteError(f"auto_map of a part of {where} names code, which is refused: remove it.")
+    _refuse_code(within, f"a part of {where}")
+    for key, value in _entries(within):
+        if key.strip("_") == "name_or_path" and value:
+            raise ModisteError(f"{key} of a part of {where} names another model: remove it.")
+
+
+def _refuse_code(values: object, where: str) -> None:
+    """Refuse an ``auto_map``, which names Python files, wherever nobody is asked whether they may run."""
+    for key, value in _entries(values):
+        if key.strip("_") == "auto_map" and not all(
+            isinstance(name, str) and OWN_CODE.fullmatch(name) for name in _leaves(value)
+        ):
+            raise ModisteError(f"auto_map of {where} names code, which is refused: remove it.")
 
 
 def check_options(options: Mapping[str, Any], refusal: str) -> None:
@@ -393,7 +469,18 @@ ENDINGS: dict[str, Callable[[str, object, str], None]] = {
     "_file": _refuse_file,
     "name_or_path": _refuse("names another model: remove it"),
 }
-"""Ending of a key → check of its value."""
+"""The same for keys that end so."""
+CLASSES: dict[str, Callable[[str, object, str], None]] = {
+    "tokenizer_class": families.check_tokenizer,
+    "feature_extractor_class": families.check_image_processor,
+    "feature_extractor_type": families.check_image_processor,
+    "video_processor_class": _refuse("names a processor of videos: remove it"),
+    "video_processor_type": _refuse("names a processor of videos: remove it"),
+    "image_processor_class": families.check_image_processor,
+    "processor_class": families.check_processor,
+    "processor_type": families.check_image_processor,
+}
+"""Classes of transformers, by keys that end so; checked after everything else."""
 
 
 # ------------------------------------------------------------------------------- files of sentence-transformers
