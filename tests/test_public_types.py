@@ -33,7 +33,7 @@ REASONS = {
         pretrained.transformers:CheckpointTokenizer.__init__ pretrained.transformers:preprocess_of
         pretrained.remote.image_processing_modiste:ModisteImageProcessor.preprocess
         pretrained.remote.processing_modiste:ModisteProcessor.__init__
-        pretrained.remote.processing_modiste:ModisteProcessor.__call__ texts.hf:HfTokenizer.__init__
+        pretrained.remote.processing_modiste:ModisteProcessor.__call__ texts.hf:drop_code texts.hf:HfTokenizer.__init__
         texts.hf:text_model texts.hf:model_class texts.hf:refuse_kernels
     """,
     "clients of LanceDB and Qdrant, optional packages": """

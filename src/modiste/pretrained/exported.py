@@ -121,10 +121,10 @@ def tokenizer(folder: Path, node: dict[str, Any]) -> Tokenizer:
     """Create the hashing tokenizer described in ``node``, or load the tokenizer files in ``folder``."""
     if node.get("buckets"):
         return HashTokenizer(node["buckets"], node["max_length"])
-    return HfTokenizer(tokenizer_files(folder), node["max_length"])
+    return HfTokenizer(_tokenizer_files(folder), node["max_length"])
 
 
-def tokenizer_files(folder: Path) -> Any:
+def _tokenizer_files(folder: Path) -> Any:
     """The tokenizer of transformers whose files lie in ``folder``."""
     from transformers import AutoTokenizer
 
@@ -228,7 +228,7 @@ def program_tokenizer(folder: Path, facts: dict[str, Any]) -> Tokenizer:
     """Rebuild the tokenizer from `modiste.export.towers.tokenizer_facts` and the folder's files."""
     if facts["kind"] == "words":
         return HashTokenizer(facts["buckets"], facts["max_length"])
-    files = tokenizer_files(folder)
+    files = _tokenizer_files(folder)
     if facts["kind"] == "CheckpointTokenizer":
         return CheckpointTokenizer(files, facts["max_length"], facts["fixed"], facts["lower"])
     return HfTokenizer(files, facts["max_length"])
