@@ -279,6 +279,7 @@ def test_bf16_and_early_stopping(folder):
         (["train", "trainer=ddp_cpu", "trainer.devices=1000"], "'trainer.devices' is 1000, but this machine has"),
         (["train", "trainer.num_nodes=1000"], "nothing starts the processes on the other machines"),
         (["train", "trainer.max_epochs=0"], "'trainer.max_epochs' is 0: nothing would be trained"),
+        (["train", "trainer.limit_train_batches=0"], "give more, or null for no limit"),
         (["evaluate"], "No model given: run=DIR"),
         (["evaluate", "embeddings.image=a.npy"], "needs both"),
     ],

@@ -132,6 +132,13 @@ def test_transformers_is_exact_with_its_processor(kind, request, tmp_path):
     assert fingerprint(loads_back(exported, model)) == fingerprint(model)
 
 
+@pytest.mark.parametrize("pooling", ["cls", "last"])
+@pytest.mark.parametrize("format", ["transformers", "sentence_transformers"])
+def test_every_pooling_is_exported(format, pooling, tmp_path):
+    model = towers(tmp_path / "tokenizer", pooling=pooling)
+    loads_back(export(model, format, tmp_path / "out", inputs=INPUTS), model)
+
+
 def test_transformers_needs_no_code_of_the_folder_where_modiste_is_installed(padded, tmp_path):
     from transformers import AutoModel
 

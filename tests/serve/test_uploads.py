@@ -78,5 +78,5 @@ def test_an_image_of_a_listed_host_is_fetched_up_to_the_size_limit(monkeypatch):
     settings = Settings("shop.index", allow_image_hosts=("shop.example",))
     assert read_image("https://shop.example/a.png", settings).size == (40, 30)
     monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda self, url, **_: io.BytesIO(b"x" * 2_000_000))
-    with pytest.raises(Refused, match="more than 1 MB"):
+    with pytest.raises(Refused, match="more than 1 MiB"):
         read_image("https://shop.example/a.png", Settings("i", allow_image_hosts=("shop.example",), max_upload_mb=1))

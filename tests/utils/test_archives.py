@@ -97,7 +97,7 @@ def other_numbers(content: bytes) -> bytes:
 def test_an_archive_in_which_readers_find_different_content_is_refused(change, weights: Path) -> None:
     check_stored(weights)
     weights.write_bytes(change(weights.read_bytes()))
-    with pytest.raises(ValueError, match=r"end as an archive of torch|two lists"):
+    with pytest.raises(ValueError, match=r"end as an archive of torch|two central directories"):
         check_stored(weights)
     assert not is_intact(weights)
 
@@ -113,7 +113,7 @@ def test_torch_reads_an_archive_in_which_zipfile_sees_none(weights: Path) -> Non
 
 def test_tensors_hold_as_much_as_they_say(tmp_path: Path) -> None:
     torch.save(torch.zeros(1).expand(2**33), tmp_path / "x.pt")
-    with pytest.raises(ModisteError, match="does not hold a matrix"):
+    with pytest.raises(ModisteError, match="does not contain a matrix"):
         read_matrix(tmp_path / "x.pt")
     torch.save({"w": torch.zeros(1).expand(2**33)}, tmp_path / "x.pt")
     with pytest.raises(ModisteError, match="a tensor has more elements than it stores"):

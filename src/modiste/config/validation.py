@@ -134,9 +134,10 @@ def contradictions(cfg: DictConfig) -> list[str]:
     batch_size = value_at(cfg, "data.batch_size")
     if "loss" in cfg and isinstance(batch_size, int) and batch_size < 2:
         problems.append(f"'data.batch_size' is {batch_size}: a contrastive loss needs at least 2 pairs per batch.")
-    for key in ("trainer.max_epochs", "trainer.max_steps", "trainer.limit_train_batches"):
+    unlimited = {"trainer.max_epochs": "-1", "trainer.max_steps": "-1", "trainer.limit_train_batches": "null"}
+    for key, value in unlimited.items():
         if value_at(cfg, key) == 0:
-            problems.append(f"'{key}' is 0: nothing would be trained; give more, or -1 for no limit.")
+            problems.append(f"'{key}' is 0: nothing would be trained; give more, or {value} for no limit.")
     strategy = value_at(cfg, "trainer.strategy")
     if isinstance(strategy, str) and not STRATEGIES.fullmatch(strategy):
         problems.append(f"'trainer.strategy' is {strategy}, which is not supported: use auto, ddp, or trainer=fsdp.")

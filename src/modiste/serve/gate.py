@@ -94,7 +94,7 @@ class Gate:
             if not length.isdecimal():
                 return 411, "Send the length of the body: Content-Length.", {}
             if float(length) > self.limit:
-                return 413, f"The body has more than {self.settings.max_upload_mb:g} MB: send a smaller image.", {}
+                return 413, f"The body has more than {self.settings.max_upload_mb:g} MiB: send a smaller image.", {}
         return None
 
     async def _read(self, receive: Receive, body: bytearray) -> Refusal | None:

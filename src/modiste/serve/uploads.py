@@ -91,5 +91,5 @@ def _fetch(address: str, settings: Settings) -> bytes:
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise Refused(f"The image could not be fetched from {parts.hostname}: {error}.", 424) from error
     if len(data) > limit:
-        raise Refused(f"The image has more than {settings.max_upload_mb:g} MB: send a smaller one.", 413)
+        raise Refused(f"The image has more than {settings.max_upload_mb:g} MiB: send a smaller one.", 413)
     return data

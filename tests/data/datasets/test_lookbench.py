@@ -155,7 +155,7 @@ def test_a_missing_download_has_a_remedy(tmp_path):
 def test_a_partial_download_names_the_missing_parts(absent, tmp_path):
     files = {name: dataset for name, dataset in tiny().items() if not name.startswith(absent)}
     part = f"{absent}/gallery" if absent == "noise" else absent
-    with pytest.raises(ModisteError, match=rf"not complete: {part} of {len(PARTS)} parts are missing.*again"):
+    with pytest.raises(ModisteError, match=rf"is incomplete: {part} of {len(PARTS)} parts are missing.*again"):
         LookBench(write(tmp_path, files))()
 
 

@@ -92,7 +92,7 @@ def test_words_say_where_a_type_is_worn(kind, zone):
 
 def test_a_zone_may_be_given_and_must_exist():
     assert zone_of("Tshirts", {"none": ["Tshirts"]}) is None
-    with pytest.raises(ModisteError, match="no zone 'tops'"):
+    with pytest.raises(ModisteError, match="Zone 'tops' of a figure is not known"):
         zone_of("Tshirts", {"tops": ["Tshirts"]})
 
 

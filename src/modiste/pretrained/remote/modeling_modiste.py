@@ -51,7 +51,8 @@ class ModisteModel(PreTrainedModel):
         image = config.image
         settings = dict(config.text)
         text = AutoConfig.for_model(settings.pop("model_type"), **settings)
-        pooler = {"add_pooling_layer": False} if text.model_type in ("bert", "roberta") else {}
+        poolers = ("bert", "mpnet", "roberta", "xlm-roberta")
+        pooler = {"add_pooling_layer": False} if text.model_type in poolers else {}
         self.image = Tower(timm.create_model(image["architecture"], num_classes=0, **image["arguments"]))
         self.text = Tower(AutoModel.from_config(text, **pooler))
         self.image_projection = nn.Linear(image["dim"], config.projection_dim, bias=False)
@@ -76,6 +77,9 @@ class ModisteModel(PreTrainedModel):
         hidden = self.text.trunk(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         if self.config.pooling == "cls":
             pooled = hidden[:, 0]
+        elif self.config.pooling == "last":
+            places = torch.arange(hidden.shape[1], device=hidden.device)
+            pooled = hidden[torch.arange(len(hidden), device=hidden.device), (places * attention_mask).argmax(1)]
         else:
             mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
