@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from modiste.errors import ModisteError
+from modiste.search.engines import compressed
 from modiste.search.engines.compressed import Codes
 from modiste.search.engines.memory import batch, top
 
@@ -40,6 +41,19 @@ def test_int8_is_exact_for_vectors_and_queries_that_it_rounds_badly():
     for query in (generator.standard_normal(DIM).astype(np.float32), np.eye(DIM, dtype=np.float32)[3]):
         order, _ = codes.exact(query, 10, vectors)
         assert np.array_equal(np.sort((vectors @ query)[order]), np.sort(vectors @ query)[-10:])
+
+
+@pytest.mark.parametrize("kind", ["int8", "prefix-32", "binary"])
+def test_the_shares_of_several_cores_have_the_scores_of_one_scan(kind, monkeypatch):
+    codes = Codes.make(kind, VECTORS)
+    alone = [codes.scores(query) for query in QUERIES]
+    monkeypatch.setattr(compressed, "SHARE", 3_001)
+    monkeypatch.setattr(compressed, "usable_cores", lambda: 7)
+    assert all(np.array_equal(codes.scores(query), scores) for query, scores in zip(QUERIES, alone, strict=True))
+    if kind == "int8":
+        wide = codes.codes.astype(np.int64)
+        steps = np.rint(QUERIES[0] / (np.abs(QUERIES[0]).max() / 127)).astype(np.int64)
+        assert np.array_equal(alone[0], wide @ steps)
 
 
 @pytest.mark.parametrize(("kind", "width"), [("prefix-32", 400), ("binary", 1600)])

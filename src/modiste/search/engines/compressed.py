@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +14,13 @@ from modiste.errors import ModisteError
 from modiste.search.engines.memory import Hits, save_array, save_arrays, top
 from modiste.utils.archives import read_npz
 from modiste.utils.atomic import quick_digest, read_cache, write_checked
+from modiste.utils.machine import usable_cores
 
 SAMPLE = 20_000
 """Number of sampled vectors that a rotation is fitted on."""
 TILE = 16_384
+SHARE = 100_000
+"""Minimum number of rows for which a further core is worth the start of its work."""
 FIRST = 64
 """Minimum number of candidates whose exact scores give the bound of an exact scan."""
 
@@ -197,9 +202,13 @@ def _dots(codes: np.ndarray, query: np.ndarray) -> np.ndarray:
         import numkong
     except ImportError:
         raise ModisteError("Compressed scans need numkong: pip install 'modiste[search]'.") from None
-    scores = np.empty((len(codes), 1), np.int32)
-    # numkong packs its second matrix: with the codes there, a scan takes ten times as long.
-    numkong.cdist(np.ascontiguousarray(codes), query[None], "dot", out=scores)
+    codes, scores = np.ascontiguousarray(codes), np.empty((len(codes), 1), np.int32)
+
+    def scan(rows: slice) -> None:
+        # numkong packs its second matrix: with the codes there, a scan takes ten times as long.
+        numkong.cdist(codes[rows], query[None], "dot", out=scores[rows])
+
+    _on_all_cores(scan, len(codes))
     return scores[:, 0]
 
 
@@ -207,6 +216,22 @@ def _hamming(codes: np.ndarray, query: np.ndarray) -> np.ndarray:
     """Hamming distances (N,), int16, of bits in bytes, (N, 8 w) and (8 w,)."""
     words, own = np.ascontiguousarray(codes).view(np.uint64), query.view(np.uint64)
     differing = np.empty(len(words), np.int16)
-    for start, part in _tiles(words):
-        np.bitwise_count(part ^ own).sum(1, dtype=np.int16, out=differing[start : start + len(part)])
+
+    def scan(rows: slice) -> None:
+        for start, part in _tiles(words[rows]):
+            first = rows.start + start
+            np.bitwise_count(part ^ own).sum(1, dtype=np.int16, out=differing[first : first + len(part)])
+
+    _on_all_cores(scan, len(words))
     return differing
+
+
+def _on_all_cores(scan: Callable[[slice], None], rows: int) -> None:
+    """Scan all rows, an equal share per core; scans release the GIL."""
+    bounds = np.linspace(0, rows, min(usable_cores(), rows // SHARE or 1) + 1).astype(int)
+    shares = [slice(start, end) for start, end in itertools.pairwise(bounds)]
+    if len(shares) == 1:
+        return scan(shares[0])
+    with ThreadPoolExecutor(len(shares)) as pool:
+        list(pool.map(scan, shares))
+    return None
