@@ -128,10 +128,10 @@ def test_what_a_link_leads_to_is_never_sent(api, tmp_path, format, place):
     if link.is_dir():
         link.rmdir()
     link.symlink_to(outside if place == "onnx" else outside / "secret.txt")
-    with pytest.raises(ModisteError, match=f"'{link}' is a link or no regular file.*: remove it"):
+    with pytest.raises(ModisteError, match=f"'{link}' is a link or not a regular file.*: remove it"):
         push(folder, "somebody/model")
     link.unlink()
     os.mkfifo(link)
-    with pytest.raises(ModisteError, match="no regular file"):
+    with pytest.raises(ModisteError, match="not a regular file"):
         push(folder, "somebody/model")
     assert not api.calls

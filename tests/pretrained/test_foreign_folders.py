@@ -115,7 +115,7 @@ CLIPS = {
     "capitals": (changed("CONFIG.json", use_kernels=True), "use_kernels"),
     "a link": (linked("model.safetensors"), "is a link"),
     "a linked config": (linked("config.json"), "is a link"),
-    "a pipe": (piped, "no regular file"),
+    "a pipe": (piped, "not a regular file"),
 }  # fmt: skip
 
 

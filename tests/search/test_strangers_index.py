@@ -157,7 +157,7 @@ def test_a_link_in_an_index_is_refused(folder, tmp_path, name):
     (tmp_path / "secret").write_text("hunter2")
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(tmp_path / "secret")
-    with pytest.raises(ModisteError, match=f"'{folder / name}' is a link or no regular file.*not part of the index"):
+    with pytest.raises(ModisteError, match=f"'{folder / name}' is a link or not a regular file.*not part of the index"):
         search.open(folder)
     linked = tmp_path / "linked.index"  # the user's own
     (folder / name).unlink()

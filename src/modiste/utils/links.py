@@ -21,8 +21,8 @@ def refuse_links(folder: Path, why: str, harmless: Callable[[Path], bool] = lamb
     """
     for path in filterfalse(harmless, special(folder)):
         raise ModisteError(
-            f"'{path}' is a link or no regular file, and what it leads to {why}: remove it, or put a copy of the file "
-            "in its place."
+            f"'{path}' is a link or not a regular file, and what it leads to {why}: remove it, or put a copy of the "
+            "file in its place."
         )
 
 
@@ -36,8 +36,8 @@ def refuse_outside(folder: Path, why: str) -> None:
     for path in special(folder):
         if leads_out(path, folder):
             raise ModisteError(
-                f"'{path}' leads out of its folder, or to no regular file, and what it leads to {why}: remove it, or "
-                "put a copy of the file in its place."
+                f"'{path}' leads out of its folder, or is not a regular file, and what it leads to {why}: remove it, "
+                "or put a copy of the file in its place."
             )
 
 

@@ -221,7 +221,7 @@ def test_links_out_of_the_folder_are_not_read(outside, tmp_path):
     root = tmp_path / "pipe"
     root.mkdir()
     os.mkfifo(root / "train.parquet")
-    with pytest.raises(ModisteError, match="no regular file"):
+    with pytest.raises(ModisteError, match="not a regular file"):
         Hub(str(root))()
 
 
