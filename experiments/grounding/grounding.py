@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from modiste.metrics.intervals import bootstrap_clusters
+from modiste.reporting.markdown import Markdown
 from modiste.reporting.tables.sheets import Grid, Item, grid_markdown
 from modiste.tasks.grounding import DECISIVE, MACRO
 
@@ -145,8 +146,8 @@ def interval(found: dict[str, Any], name: str, signed: bool = False) -> str:
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table, the first two columns to the left."""
-    items = [[Item(text) for text in row] for row in rows]
-    return grid_markdown(Grid(header, f"ll{'r' * (len(header) - 2)}", items))
+    items = [[Item(Markdown(text)) for text in row] for row in rows]
+    return grid_markdown(Grid([*map(Markdown, header)], f"ll{'r' * (len(header) - 2)}", items))
 
 
 def label(recipe: Recipe, found: dict[str, Any] | None) -> str:
@@ -263,6 +264,12 @@ def fill(path: Path, blocks: dict[str, str]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def tables() -> dict[str, str]:
+    """The tables of this folder's README, by marker."""
+    blocks = {f"{data} {kind.__name__}": kind(data) for data in DATA for kind in (scores, controls)}
+    return blocks | {"retrieval": retrieval()}
+
+
 def main() -> None:
     """Measure what exists, unless only tables are wanted, and write them."""
     named = set(sys.argv[1:])
@@ -273,8 +280,7 @@ def main() -> None:
                     measure(recipe, data)
         if "retrieval" in named or not named:
             compare_retrieval()
-    blocks = {f"{data} {kind.__name__}": kind(data) for data in DATA for kind in (scores, controls)}
-    fill(HERE / "README.md", blocks | {"retrieval": retrieval()})
+    fill(HERE / "README.md", tables())
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 import gpu
 from modiste.reporting.logs import read_metrics
+from modiste.reporting.markdown import Markdown
 from modiste.reporting.tables.sheets import Grid, Item, grid_markdown
 
 HERE = Path(__file__).parent
@@ -222,8 +223,9 @@ def interval(metric: dict[str, float]) -> str:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, the first column to the left."""
-    return grid_markdown(Grid(header, f"l{'r' * (len(header) - 1)}", [[Item(text) for text in row] for row in rows]))
+    """A Markdown table of cells in Markdown, the first column to the left."""
+    items = [[Item(Markdown(text)) for text in row] for row in rows]
+    return grid_markdown(Grid([*map(Markdown, header)], f"l{'r' * (len(header) - 1)}", items))
 
 
 def by_seed(study: Study, metrics: dict[str, str]) -> list[list[str]]:
@@ -238,6 +240,11 @@ def by_seed(study: Study, metrics: dict[str, str]) -> list[list[str]]:
         values = [[result["metrics"][name]["value"] for result in found.values()] for name in metrics.values()]
         means = [f"{figure(statistics.mean(v))} ± {spread(v)}" for v in values]
         rows.append([f"… mean ± s.d. of {len(found)} seeds", *means, ""])
+    again = MEASURED / f"{study.name}_0.xeon.json"
+    if again.is_file():
+        content = json.loads(again.read_text())
+        cells = [interval(content["metrics"][name]) for name in metrics.values()]
+        rows.append([f"… seed 0 again, on two cores of an {content['processor']}", *cells, "—"])
     return [*rows, on_a_gpu(study.recipe, metrics)]
 
 
@@ -451,13 +458,18 @@ def draw() -> None:
         pictures.ablations(changes, folder / "ablation.png")
 
 
-def write_tables() -> None:
-    """All tables of both READMEs, and the pictures."""
-    draw()
+def tables() -> dict[str, str]:
+    """The tables of this folder's README, by marker."""
     names = ("loss", "captions", "batch", "ema", "depth", "augmentation")
     blocks = {"transfer": transfer(), "classes": classes(), "adaptation": adaptation()}
     blocks |= {"probes": probes(), "selection": selection(), "gains": gains(), "wise": wise()}
-    fill(HERE / "README.md", blocks | {f"ablation {name}": ablation(name) for name in names})
+    return blocks | {f"ablation {name}": ablation(name) for name in names}
+
+
+def write_tables() -> None:
+    """All tables of both READMEs, and the pictures."""
+    draw()
+    fill(HERE / "README.md", tables())
     fill(ROOT / "README.md", {"record": headline()})
 
 

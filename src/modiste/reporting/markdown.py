@@ -13,17 +13,19 @@ _BLOCK = re.compile(r"[#>+=\-]|\d+(?=[.)])")
 
 
 class Markdown(str):
-    """Text that is already Markdown: `render` does not escape it."""
+    """Text that is already Markdown: `escape` returns it unchanged."""
 
     __slots__ = ()
 
 
 def escape(text: str) -> str:
-    """Escape text within a line: no HTML, links, table cells, code or emphasis.
+    """Escape text within a line, except `Markdown`: no HTML, links, table cells, code or emphasis.
 
     >>> print(escape("<b> | *c* _d_ t2i_mrr [e](f)"))
     &lt;b> \\| \\*c\\* \\_d\\_ t2i_mrr [e]\\(f)
     """
+    if isinstance(text, Markdown):
+        return text
     return _EDGE.sub(r"\\_", one_line(text).strip().translate(SIGNS)).replace("](", "]\\(").replace("]:", "]\\:")
 
 
@@ -74,7 +76,7 @@ def render(template: Path, **values: Any) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
-        undefined=StrictUndefined, finalize=lambda value: value if isinstance(value, Markdown) else escape(str(value))
+        undefined=StrictUndefined, finalize=lambda value: escape(value if isinstance(value, str) else str(value))
     )
     return environment.from_string(template.read_text(encoding="utf-8")).render(**values)
 
