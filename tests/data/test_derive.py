@@ -57,3 +57,12 @@ def test_the_shape_of_what_a_picture_shows_is_a_rule():
 def test_mistakes_are_said(shop, columns, message):
     with pytest.raises(ModisteError, match=message):
         derive(shop, columns)
+
+
+def test_no_expression_takes_more_than_linear_time():
+    """Python's engine would take years for this one, which a stranger's configuration may hold."""
+    shop = Catalogue.build(
+        Card("shop"), {"product_id": ["1"], "text": ["a" * 5000], "image": ["1"], "pixels": ["1"]}, None
+    )
+    rules = {"kind": [{"value": "x", "text": r"^([\w ]+)+\x00$"}]}
+    assert derive(shop, rules).column("kind") == [""]

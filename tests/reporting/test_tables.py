@@ -18,7 +18,7 @@ from modiste.errors import ModisteError
 from modiste.metrics.comparison import holm, mcnemar
 from modiste.reporting import tables
 from modiste.reporting.markdown import code
-from modiste.reporting.tables.sheets import Grid, Item, Sheet, latex, markdown
+from modiste.reporting.tables.sheets import Grid, Item, Sheet, csv_text, latex, markdown
 from modiste.tasks.composed import PROTOCOL
 from modiste.utils import archives
 
@@ -607,6 +607,12 @@ def test_words_of_a_user_are_no_markup_and_no_formula(tmp_path):
     found = list(csv.DictReader(io.StringIO(tables.format_table([content], style="csv"))))
     assert {row["model"][:5] for row in found} == {"'=cmd"}
     assert {row["value"] for row in found} == {str(value) for value, _ in KAGL.values()}
+
+
+@pytest.mark.parametrize("text", ["x;=cmd()", "a\t@SUM(A1)", "| +1+cmd", "=1", "-cmd"])
+def test_a_cell_is_no_formula_whatever_separates_cells(text):
+    assert csv_text([[text]]).lstrip('"').startswith("'")
+    assert csv_text([["a-b; c = d", "-0.5", -0.5]]) == "a-b; c = d,-0.5,-0.5\n"
 
 
 # --- runs of one name

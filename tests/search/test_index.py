@@ -112,6 +112,11 @@ def test_like_this_but_not_that_is_a_weighted_sum(index):
     assert found(results) == [product for product in expected if product != "SKU-5"][:8]
 
 
+def test_hybrid_search_takes_quotes_for_characters(index):
+    assert found(index.search(text='"sku-77', hybrid=0.5, k=3))[0] == "SKU-77"
+    assert len(index.search(text=1999 * '"', hybrid=0.5, k=3)) == 3
+
+
 def test_hybrid_search_finds_an_article_number_that_the_model_does_not_know(index):
     assert "SKU-77" not in found(index.search(text="SKU-77", k=3))
     assert found(index.search(text="sku-77", hybrid=0.5, k=3))[0] == "SKU-77"

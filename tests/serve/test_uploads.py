@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import struct
 import zlib
 
@@ -80,3 +81,15 @@ def test_an_image_of_a_listed_host_is_fetched_up_to_the_size_limit(monkeypatch):
     monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda self, url, **_: io.BytesIO(b"x" * 2_000_000))
     with pytest.raises(Refused, match="more than 1 MiB"):
         read_image("https://shop.example/a.png", Settings("i", allow_image_hosts=("shop.example",), max_upload_mb=1))
+
+
+def test_the_images_of_one_request_are_decoded_one_by_one_and_within_a_budget():
+    """A hundred images of two kilobytes and 50 megapixels each took all memory."""
+    from modiste.serve import embeddings
+
+    settings = Settings("i", max_pixels=10_000)
+    photos = embeddings.within_budget(itertools.repeat(encoded((100, 100))), settings)
+    taken = [next(photos).size for _ in range(embeddings.PHOTOS)]
+    assert taken == embeddings.PHOTOS * [(100, 100)]
+    with pytest.raises(Refused, match="more than 200,000 pixels: send fewer at a time"):
+        next(photos)

@@ -1,12 +1,14 @@
 """A sweep resumes after a kill, records what fails, and finds the same in one process as in a process a trial."""
 
 import base64
+import contextlib
 import csv
 import functools
 import hashlib
 import json
 import os
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -595,3 +597,27 @@ def test_an_sqlite_study_lies_in_its_folder_alone(tmp_path, name):
     with pytest.raises(ModisteError, match="cannot hold an SQLite study: rename the folder"):
         open_study(tmp_path / name, "sqlite", [LOSS], optuna.pruners.NopPruner())
     assert list(tmp_path.iterdir()) == []
+
+
+VIEW = """
+    alter table version_info rename to other;
+    create view version_info as with recursive c(x) as (select 1 union all select x + 1 from c)
+        select max(x) as version_info_id, 12 as schema_version, '5.0.0' as library_version from c;
+"""
+TRIGGER = "create trigger t after insert on trials begin insert into studies select zeroblob(1000000); end;"
+
+
+@pytest.mark.parametrize("program", [VIEW, TRIGGER, "create table big (b);"], ids=["view", "trigger", "table"])
+def test_an_sqlite_study_with_more_than_optunas_tables_is_refused(tmp_path, program):
+    """A view over an endless query hung the sweep, where no signal but SIGKILL ended it; a trigger filled the disk."""
+    run(study(tmp_path, storage="sqlite"), 1, valley)
+    with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as database:
+        database.executescript(program)
+    with pytest.raises(ModisteError, match=r"study.db' has the \w+ '\w+', which is not Optuna's: start a new sweep"):
+        study(tmp_path, storage="sqlite")
+
+
+def test_an_sqlite_study_that_is_no_database_is_refused(tmp_path):
+    (tmp_path / "study.db").write_bytes(b"SQLite format 3\0" + bytes(4096))
+    with pytest.raises(ModisteError, match="damaged"):
+        study(tmp_path, storage="sqlite")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from modiste.data.augment import trim
@@ -21,9 +22,9 @@ def derive(catalogue: Catalogue, columns: Mapping[str, Sequence[Mapping[str, Any
     Args:
         catalogue: Any catalogue.
         columns: Name of the new column → rules, in order. A rule has a ``value`` and at least one condition: a regular
-            expression per column, searched in the row's cell and ignoring case, or ``aspect: [low, high]``, bounds of
-            height/width of the image without its margins (`aspect`). A row takes the value of the first rule whose
-            conditions all hold, or stays empty.
+            expression (RE2's syntax) per column, searched in the row's cell and ignoring case, or ``aspect: [low,
+            high]``, bounds of height/width of the image without its margins (`aspect`). A row takes the value of the
+            first rule whose conditions all hold, or stays empty.
 
     Raises:
         ModisteError: The column exists; a rule lacks a value or a condition or names an unknown column; an expression
@@ -61,8 +62,8 @@ def _holding(catalogue: Catalogue, name: str, rule: Mapping[str, Any], rows: lis
     """The rows for which all conditions of a rule hold; images are read last, and as few as possible."""
     for column, expression in rule.items():
         if column not in (VALUE, ASPECT):
-            test, cells = _compile(name, expression), catalogue.column(column)
-            rows = [row for row in rows if test.search(cells[row])]
+            held = _matches(name, expression, catalogue.column(column))
+            rows = [row for row in rows if held[row]]
     if ASPECT in rule:
         low, high = _bounds(name, rule[ASPECT])
         rows = [row for row in rows if low <= aspect(catalogue.read_image(row)) <= high]
@@ -89,8 +90,15 @@ def _bounds(name: str, given: Any) -> tuple[float, float]:
     return low, high
 
 
-def _compile(name: str, expression: str) -> re.Pattern[str]:
+def _matches(name: str, expression: str, cells: list[str]) -> list[bool]:
+    """Whether each cell contains a match; RE2 takes linear time for any expression, which may be a stranger's."""
     try:
-        return re.compile(expression, re.IGNORECASE)
-    except re.error as error:
-        raise ModisteError(f"data.derive.{name}: '{expression}' is not a regular expression: {error}.") from None
+        found: list[bool] = pc.match_substring_regex(
+            pa.array(cells, pa.string()), expression, ignore_case=True
+        ).to_pylist()
+    except pa.ArrowInvalid as error:
+        reason = str(error).removeprefix("Invalid regular expression: ")
+        raise ModisteError(
+            f"data.derive.{name}: '{expression}' is not a regular expression of RE2: {reason}: correct it."
+        ) from None
+    return found

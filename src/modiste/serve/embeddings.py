@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
+from PIL import Image
 from torch.nn import functional as F
 
 from modiste.serve.live import Held
 from modiste.serve.schema import EmbeddingsBody
 from modiste.serve.server import Server
+from modiste.serve.settings import Settings
 from modiste.serve.uploads import Refused, read_image
 
+PHOTOS = 20
+"""Maximum number of pixels of a request's images, in multiples of ``max_pixels``."""
 LONGEST = 8000
 """Maximum number of characters per text; towers truncate to far fewer tokens."""
 
@@ -51,9 +56,8 @@ def router(server: Server) -> APIRouter:
             if body.dimensions is not None and body.dimensions > dim:
                 raise Refused(f"dimensions={body.dimensions} is more than the model's {dim}.")
             made = torch.empty(len(inputs), dim)
-            pictures = [read_image(value, server.settings) for value in images.values()]
             made[list(texts)] = held.towers.texts(list(texts.values()))
-            made[list(images)] = held.towers.pictures(pictures)
+            made[list(images)] = held.towers.pictures(within_budget(images.values(), server.settings))
             used = held.towers.tokens(list(texts.values())) if texts else 0
             model = name(held)
         if body.dimensions is not None:
@@ -66,6 +70,23 @@ def router(server: Server) -> APIRouter:
         return JSONResponse({"object": "list", "data": data, "model": model, "usage": usage})
 
     return routes
+
+
+def within_budget(given: Iterable[str], settings: Settings) -> Iterator[Image.Image]:
+    """Decode images one by one.
+
+    Raises:
+        Refused: See `read_image`; or together they have more than `PHOTOS` times ``max_pixels``.
+    """
+    pixels = 0
+    for value in given:
+        image = read_image(value, settings)
+        pixels += image.width * image.height
+        if pixels > PHOTOS * settings.max_pixels:
+            raise Refused(
+                f"The images have more than {PHOTOS * settings.max_pixels:,} pixels: send fewer at a time.", 413
+            )
+        yield image
 
 
 def name(held: Held) -> str:

@@ -7,7 +7,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,8 +112,11 @@ class Towers:
         texts = {one.text: embedding for one, embedding in zip(words, made, strict=False)}
         return Embedded(texts, made[len(words) :])
 
-    def pictures(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return unit-norm embeddings (N, D) of images, float32 on the CPU. Raises Busy if the queue is full."""
+    def pictures(self, images: Iterable[Image.Image]) -> Tensor:
+        """Return unit-norm embeddings (N, D) of images, float32 on the CPU. Raises Busy if the queue is full.
+
+        Each image is preprocessed before the next is asked for, so that a generator holds one photo at a time.
+        """
         return _results(self._image, [self.model.preprocess(image) for image in images], self.model.embed_dim)
 
     def tokens(self, texts: Sequence[str]) -> int:

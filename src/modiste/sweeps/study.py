@@ -6,8 +6,10 @@ import json
 import logging
 import math
 import re
+import sqlite3
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +104,7 @@ def open_study(
     check_links(folder)
     folder.mkdir(parents=True, exist_ok=True)
     check_journal(folder / "study.db-journal")
+    check_schema(folder / "study.db")
     directions: Any = [objective.direction for objective in objectives]
     kept: Any = f"sqlite:///{folder / 'study.db'}"
     try:
@@ -114,7 +117,7 @@ def open_study(
         study = optuna.create_study(
             study_name=NAME, storage=kept, pruner=pruner, load_if_exists=True, directions=directions
         )
-    except (KeyError, ValueError, AssertionError) as error:
+    except (KeyError, ValueError, AssertionError, optuna.exceptions.StorageInternalError) as error:
         raise ModisteError(
             f"The study in '{folder}' is damaged ({type(error).__name__}: {error}): start a new sweep; the run "
             "directories of its trials are not affected."
@@ -135,6 +138,36 @@ def check_journal(path: Path) -> None:
     """
     if path.is_file() and path.read_bytes()[-8:] == SUPER_JOURNAL:
         raise ModisteError(f"'{path}' names another file, which SQLite would delete: start a new sweep.")
+
+
+def check_schema(path: Path) -> None:
+    """Check that an SQLite study has Optuna's tables and indexes only: views and triggers would run when it is used.
+
+    Raises:
+        ModisteError: It has others, or is not a database.
+    """
+    if not path.is_file():
+        return
+    import optuna
+
+    fresh = optuna.storages.RDBStorage("sqlite:///:memory:").engine.raw_connection()
+    own = _schema(fresh)
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            foreign = _schema(database) - own
+    except sqlite3.Error as error:
+        raise ModisteError(f"'{path}' is damaged ({error}): start a new sweep.") from None
+    if foreign:
+        kind, name, _ = min(foreign)
+        raise ModisteError(f"'{path}' has the {kind} '{name}', which is not Optuna's: start a new sweep.")
+
+
+def _schema(database: Any) -> set[tuple[str, str, str]]:
+    """Kind, name and definition of everything in a database, without evaluating any of it."""
+    cursor = database.cursor()
+    cursor.execute("PRAGMA trusted_schema=OFF")
+    cursor.execute("SELECT type, name, sql FROM sqlite_master")
+    return {(kind, name, " ".join((sql or "").split())) for kind, name, sql in cursor.fetchall()}
 
 
 def mend(journal: Path, names: Sequence[str] = ()) -> None:

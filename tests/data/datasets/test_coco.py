@@ -452,3 +452,13 @@ SETS = ("fashionpedia", "modanet", "imaterialist")
 def test_no_name_of_a_category_takes_more_than_linear_time():
     assert_linear(plain, " ", "top", "x")
     assert plain("top , t-shirt,,x ") == "top or t-shirt or  or x"
+
+
+@pytest.mark.parametrize("size", [(100_000, 100_000), (0, 20), (-20, 30)])
+def test_an_impossible_size_of_an_image_is_a_bad_row(size, tmp_path):
+    """Masks are made at the size that the annotations say: two small files took eight gigabytes."""
+    instances = [instance(0, 10, LEFT), instance(1, 10, LEFT)]
+    wrong = annotations(["a.jpg", "b.jpg"], instances)
+    wrong["images"][0] |= {"width": size[0], "height": size[1]}
+    catalogue = fashionpedia(write_fashionpedia(tmp_path / "f", train=wrong), "data.catalogue.max_bad=5")
+    assert [ref for ref in catalogue.column("image") if ref.startswith("train")] == ["train/b.jpg"]

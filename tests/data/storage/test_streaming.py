@@ -501,3 +501,17 @@ def test_a_run_continued_in_mid_epoch_ends_with_the_same_weights(trainer, ready,
     )
     assert whole["global_step"] == part["global_step"] == 16
     assert all(torch.equal(whole["state_dict"][name], part["state_dict"][name]) for name in whole["state_dict"])
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_compressed_shards_are_not_unpacked(kind, tmp_path):
+    """Two kilobytes of bzip2 with a long name unpacked into gigabytes."""
+    with tarfile.open(tmp_path / "0.tar", f"w:{kind}") as tar:
+        for name, content in members([0]):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    notes = []
+    assert not list(webdataset.read_shard(str(tmp_path / "0.tar"), notes.append))
+    assert len(notes) == 1
+    assert "0.tar" in notes[0]

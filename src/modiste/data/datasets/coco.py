@@ -27,7 +27,7 @@ from modiste.data.masks import (
     part_of,
     wearing,
 )
-from modiste.data.sources import WHOLE, FolderImages, ImageSource, ZipImages
+from modiste.data.sources import MAX_PIXELS, WHOLE, FolderImages, ImageSource, ZipImages
 from modiste.errors import ModisteError
 
 Shapes = Sequence[tuple[str, Shape]]
@@ -334,6 +334,12 @@ def _add_run(photos: dict[str, Photo], row: Mapping[str, str], names: Names) -> 
         photo.problem = UNREADABLE_MASK
 
 
+def _size_problem(photo: Photo) -> str | None:
+    """Masks are made at this size."""
+    width, height = photo.size
+    return None if min(photo.size) > 0 and width * height <= MAX_PIXELS else "impossible size in the annotations"
+
+
 def build(
     card: Card, photos: Sequence[Photo], sources: Mapping[str, ImageSource], max_bad: int | float | None
 ) -> Catalogue:
@@ -354,7 +360,7 @@ def build(
     images = MaskedImages(
         sources, {photo.ref: photo.shapes for photo in photos}, {photo.ref: photo.size for photo in photos}
     )
-    problems = [photo.problem or (None if photo.parts else NO_ANNOTATION) for photo in photos]
+    problems = [photo.problem or _size_problem(photo) or (None if photo.parts else NO_ANNOTATION) for photo in photos]
     return note_partial(Catalogue.build(card, columns, images, max_bad, problems))
 
 

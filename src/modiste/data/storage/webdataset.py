@@ -200,9 +200,9 @@ def read_shard(url: str, note: Callable[[str], None]) -> Iterator[Sample]:
 def _files(
     url: str, stream: Any, damaged: Callable[[Exception], bool], note: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
-    """The regular files of a tar that belong to samples, in order, without those that are too large."""
+    """The regular files of an uncompressed tar that belong to samples, in order, without those that are too large."""
     try:
-        with tarfile.open(fileobj=stream, mode="r|*") as tar:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:  # a compressed one may unpack into any size
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # they would accumulate
                 if not member.isreg() or not _is_wanted(member.name):

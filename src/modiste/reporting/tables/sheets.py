@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -113,11 +114,11 @@ def _markdown_lines(grid: Grid) -> list[str]:
 
 
 def _is_formula(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith(FORMULA) and number(value) is None
+    return isinstance(value, str) and FORMULA.search(value) is not None and number(value) is None
 
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""First characters that a spreadsheet takes for a formula."""
+FORMULA = re.compile(r"(^|[;|\t\n])\s*[=+\-@]|^[\t\r]")
+"""What a spreadsheet takes for a formula, also one that splits cells at semicolons, as in many languages."""
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:

@@ -139,7 +139,11 @@ class LanceStore:
     @explained
     def full_text(self, query: str, k: int, condition: conditions.Node | None) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers and BM25 scores of the k rows that best match the query's words."""
-        found = self.table.search(query, query_type="fts", fts_columns=WORDS).limit(k).select(["row", "_score"])
+        from lancedb.query import MatchQuery
+
+        # Quotes in a plain text would ask for a phrase.
+        words = MatchQuery(query, WORDS)  # type: ignore[call-arg]  # the others have defaults
+        found = self.table.search(words, query_type="fts").limit(k).select(["row", "_score"])
         if condition is not None:
             found = found.where(conditions.sql(condition), prefilter=True)
         table = found.to_arrow()
