@@ -113,12 +113,12 @@ def _markdown_lines(grid: Grid) -> list[str]:
     return lines + ["| " + " | ".join(_markdown_item(item) for item in row) + " |" for row in grid.rows]
 
 
-def _is_formula(value: Any) -> bool:
-    return isinstance(value, str) and FORMULA.search(value) is not None and number(value) is None
+FORMULA = re.compile(r"(?:^|(?<=[;|\t\n]))(?=\s*[=+\-@])|^(?=[\t\r])")
+"""Where a spreadsheet would begin a formula, also one that splits cells at semicolons, as in many languages."""
 
 
-FORMULA = re.compile(r"(^|[;|\t\n])\s*[=+\-@]|^[\t\r]")
-"""What a spreadsheet takes for a formula, also one that splits cells at semicolons, as in many languages."""
+def _without_formulas(value: Any) -> Any:
+    return FORMULA.sub("'", value) if isinstance(value, str) and number(value) is None else value
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
@@ -130,7 +130,7 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:
-        writer.writerow([f"'{value}" if _is_formula(value) else value for value in row])
+        writer.writerow([_without_formulas(value) for value in row])
     return text.getvalue()
 
 
