@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,8 +63,8 @@ def _holding(catalogue: Catalogue, name: str, rule: Mapping[str, Any], rows: lis
     """The rows for which all conditions of a rule hold; images are read last, and as few as possible."""
     for column, expression in rule.items():
         if column not in (VALUE, ASPECT):
-            held = _matches(name, expression, catalogue.column(column))
-            rows = [row for row in rows if held[row]]
+            cells = catalogue.column(column)
+            rows = list(itertools.compress(rows, _matches(name, expression, [cells[row] for row in rows])))
     if ASPECT in rule:
         low, high = _bounds(name, rule[ASPECT])
         rows = [row for row in rows if low <= aspect(catalogue.read_image(row)) <= high]

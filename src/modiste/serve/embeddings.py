@@ -56,8 +56,9 @@ def router(server: Server) -> APIRouter:
             if body.dimensions is not None and body.dimensions > dim:
                 raise Refused(f"dimensions={body.dimensions} is more than the model's {dim}.")
             made = torch.empty(len(inputs), dim)
-            made[list(texts)] = held.towers.texts(list(texts.values()))
+            # Images first: one that is refused costs no text's embedding.
             made[list(images)] = held.towers.pictures(within_budget(images.values(), server.settings))
+            made[list(texts)] = held.towers.texts(list(texts.values()))
             used = held.towers.tokens(list(texts.values())) if texts else 0
             model = name(held)
         if body.dimensions is not None:
