@@ -5,7 +5,7 @@ import torch
 
 from helpers.tiny_models import two_tower
 from modiste.errors import ModisteError
-from modiste.models.load import check_checkpoint, load_folded, load_weights
+from modiste.models.load import load_folded, load_weights, starting_point
 
 
 def test_the_configuration_in_a_checkpoint_with_adapters_is_data(tmp_path, monkeypatch):
@@ -28,7 +28,11 @@ def test_the_temperature_of_a_checkpoint_is_one_number(name, value, tmp_path):
         load_weights(two_tower(), tmp_path / "a.ckpt")
 
 
-def test_a_checkpoint_is_checked_before_training_resumes(tmp_path):
-    torch.save({"optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(1).expand(2**33)}}}]}, tmp_path / "a.ckpt")
+@pytest.mark.parametrize("word", ["continue", "resume"])
+def test_a_checkpoint_is_checked_before_training_resumes(word, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.yaml").touch()
+    state = {"optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(1).expand(2**33)}}}]}
+    torch.save(state, tmp_path / "checkpoints" / "last.ckpt")
     with pytest.raises(ModisteError, match="a tensor has more elements than it stores: use one written by"):
-        check_checkpoint(tmp_path / "a.ckpt")
+        starting_point({"continue": None, "resume": None, "init": None} | {word: str(tmp_path)})

@@ -56,8 +56,9 @@ def test_the_map_is_the_methods_on_the_photo_and_the_box_is_around_what_reaches_
 def test_a_smaller_map_has_its_box_and_point_in_pixels_of_the_photo(photo):
     model = two_tower().eval()
     texts = torch.nn.functional.normalize(torch.randn(1, 16, generator=torch.Generator().manual_seed(0)))
-    (large,) = locate(model, photo, texts)
-    (small,) = locate(model, photo, texts, side=35)
+    pixels = input_pixels(model, photo)
+    (large,) = locate(model, pixels, photo.size, texts)
+    (small,) = locate(model, pixels, photo.size, texts, side=35)
     assert small.heat.shape == (25, 35)
     assert np.abs(np.subtract(small.box, large.box)).max() <= 4
     assert np.abs(np.subtract(small.point, large.point)).max() <= 4

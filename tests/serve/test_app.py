@@ -7,6 +7,8 @@ import json
 import shutil
 import socket
 import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -365,6 +367,56 @@ def test_what_is_too_large_or_of_unknown_length_is_refused_before_it_is_read(cli
     assert client.post("/search", content=iter([b"{}"])).status_code == 411
     assert client.post("/search", json={"image": data_url(Image.new("L", (1200, 1200)))}).status_code == 413
     assert client.post("/search", content=b"{broken", headers={"content-type": "application/json"}).status_code == 422
+
+
+def test_few_photos_are_held_decoded_at_once_whatever_is_asked(client, index, monkeypatch):
+    """Two hundred photos of 50 megapixels, each in a request of its own, took all memory."""
+    from modiste.serve import server, towers
+    from modiste.serve.uploads import read_image
+
+    decoded, most, lock = [], [0], threading.Lock()
+
+    def counted(given, settings):
+        image = read_image(given, settings)
+        with lock:
+            decoded.append(weakref.ref(image))
+            most[0] = max(most[0], sum(one() is not None for one in decoded))
+        time.sleep(0.05)
+        return image
+
+    monkeypatch.setattr(server, "read_image", counted)
+    photo = data_url(index.image(0))
+    bodies = {"/search": {}, "/zero-shot": {"labels": ["shirt"]}, "/ground": {"phrases": ["sleeve"]}}
+    with ThreadPoolExecutor(24) as pool:
+        asked = [
+            pool.submit(client.post, path, json={"image": photo, **body})
+            for path, body in bodies.items()
+            for _ in range(8)
+        ]
+        assert {one.result().status_code for one in asked} == {200}
+    assert 1 < most[0] <= towers.DECODED
+
+
+def test_many_images_are_decoded_and_embedded_by_micro_batches(client, index, monkeypatch):
+    from modiste.serve import embeddings, towers
+    from modiste.serve.uploads import read_image
+
+    events, submit = [], towers.Batcher.submit
+    monkeypatch.setattr(embeddings, "read_image", lambda *given: events.append("i") or read_image(*given))
+    monkeypatch.setattr(towers.Batcher, "submit", lambda self, items: events.append("|") or submit(self, items))
+    photo = data_url(index.image(0))
+    answer = ok(client.post("/v1/embeddings", json={"input": 70 * [photo] + ["shirt"]}))
+    vectors = np.array([one["embedding"] for one in answer["data"]])
+    assert vectors.shape[0] == 71
+    assert np.allclose(vectors[:70], vectors[0], atol=1e-5)
+    assert not np.allclose(vectors[70], vectors[0], atol=1e-2)
+    assert "".join(events) == "|".join([32 * "i", 32 * "i", 6 * "i", "", ""])
+
+
+def test_a_photo_of_one_line_can_be_grounded(client):
+    line = data_url(Image.new("L", (60_000, 1)))
+    answer = ok(client.post("/ground", json={"image": line, "phrases": ["sleeve"]}))
+    assert (answer["width"], answer["height"]) == (60_000, 1)
 
 
 def test_another_host_s_name_is_not_answered_without_a_token(client):

@@ -71,12 +71,14 @@ def ground(
         device = next(model.parameters()).device
         tokens = {name: tensor.to(device) for name, tensor in model.tokenizer(list(phrases)).items()}
         texts = model.encode_text(tokens)
-    return locate(resized(model, size)[0], image, texts, method, threshold)
+    sized = resized(model, size)[0]
+    return locate(sized, input_pixels(sized, image), image.size, texts, method, threshold)
 
 
 def locate(
     model: PatchEncoder,
-    image: Image.Image,
+    pixels: Tensor,
+    size: tuple[int, int],
     texts: Tensor,
     method: str = "patches",
     threshold: float = THRESHOLD,
@@ -86,7 +88,8 @@ def locate(
 
     Args:
         model: Model in evaluation mode, at the desired input size.
-        image: The photo.
+        pixels: The photo's pixels (3, S, S); see `modiste.models.heatmaps.input_pixels`.
+        size: The photo's width and height.
         texts: Unit-norm embeddings (K, D).
         method: A key of `METHODS`.
         threshold: Threshold of the boxes, in [0, 1].
@@ -99,14 +102,14 @@ def locate(
         raise ModisteError(f"There is no grounding method '{method}'. {did_you_mean(method, METHODS)}")
     device = next(model.parameters()).device
     try:
-        maps = METHODS[method](model, input_pixels(model, image).to(device), texts.to(device))
+        maps = METHODS[method](model, pixels.to(device), texts.to(device))
     except (NotImplementedError, AttributeError) as error:
         others = " or ".join(name for name in METHODS if name != method)
         raise ModisteError(f"This model cannot do {method} ({error}): choose {others}.") from error
-    scale = 1.0 if side is None else side / max(image.size)
-    shape = max(1, round(image.height * scale)), max(1, round(image.width * scale))
-    heats = on_image(maps, image.size, shape).numpy()
-    return [_found(heat, float(raw.max()), image.size, threshold) for heat, raw in zip(heats, maps, strict=True)]
+    scale = 1.0 if side is None else side / max(size)
+    shape = max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
+    heats = on_image(maps, size, shape).numpy()
+    return [_found(heat, float(raw.max()), size, threshold) for heat, raw in zip(heats, maps, strict=True)]
 
 
 def _found(heat: Heat, score: float, size: tuple[int, int], threshold: float) -> Grounded:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from modiste.models.preprocess import Preprocess
 
 GREY = 128
+LONGEST = 8000
+"""Longest side of a photo padded to a square, in pixels."""
 PAPER_SIZE = 224
 """Side of the image, in pixels, to which the step of the bands refers."""
 FLAT = 1e-6
@@ -262,11 +264,15 @@ def resized(model: Encoder, size: int | None) -> tuple[Encoder, str]:
 
 
 def pad_to_square(image: Image.Image) -> Image.Image:
-    """Centre the image on a grey square.
+    """Centre the image on a grey square, reduced first to sides of at most `LONGEST` pixels.
 
     >>> pad_to_square(Image.new("RGB", (2, 3))).getpixel((2, 0))
     (128, 128, 128)
+    >>> pad_to_square(Image.new("RGB", (60_000, 1))).size
+    (8000, 8000)
     """
+    if max(image.size) > LONGEST:  # the square of a strip takes gigabytes
+        image = ImageOps.contain(image, (LONGEST, LONGEST))
     side = max(image.size)
     square = Image.new("RGB", (side, side), (GREY,) * 3)
     square.paste(image.convert("RGB"), _corner(image.size))

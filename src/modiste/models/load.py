@@ -75,18 +75,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_checkpoint(path: Path) -> None:
-    """Check a file from which training resumes, before Lightning reads it, as `read_checkpoint` checks it.
-
-    Raises:
-        ModisteError: A tensor has more elements than the file stores.
-    """
-    try:
-        check_tensors(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    except ValueError as error:
-        raise ModisteError(f"The checkpoint {path} is refused, as {error}: use one written by modiste train.") from None
-
-
 def load_weights(model: DualEncoder, path: Path) -> None:
     """Load the weights of a checkpoint into ``model``, and its temperature and bias as initial ones.
 
@@ -172,20 +160,34 @@ def starting_point(cfg: Mapping[str, Any]) -> Start:
     A run that was stopped before its first checkpoint begins again from its initial state.
 
     Raises:
-        ModisteError: The run has no checkpoint.
+        ModisteError: The run has no checkpoint, or its checkpoint is refused.
     """
     if cfg["continue"]:
         run = RunDir.find(cfg["continue"])
         state = run.latest_state()
         if state is None:
             return starting_point({"continue": None, **run.origin(load_run_config(run.config))})
-        return Start(state, resumes=True)
+        return resumed(state)
     if cfg["resume"]:
-        return Start(RunDir.find(cfg["resume"]).checkpoint("last"), resumes=True)
+        return resumed(RunDir.find(cfg["resume"]).checkpoint("last"))
     init = cfg["init"]
     if not init or Path(init).suffix == ".ckpt":
         return Start(Path(init) if init else None, resumes=False)
     return Start(RunDir.find(init).checkpoint("best"), resumes=False)
+
+
+def resumed(path: Path) -> Start:
+    """Check the checkpoint that Lightning resumes from as `read_checkpoint` does: here, before anything is written.
+
+    Raises:
+        ModisteError: A tensor has more elements than the file stores.
+    """
+    try:
+        if path.is_file():  # a folder is a sharded checkpoint, which Lightning's strategy reads
+            check_tensors(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    except ValueError as error:
+        raise ModisteError(f"The checkpoint {path} is refused, as {error}: use one written by modiste train.") from None
+    return Start(path, resumes=True)
 
 
 def model_at_start(run: RunDir) -> DualEncoder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qs
@@ -126,7 +126,8 @@ def add_search(app: FastAPI, server: Server) -> None:
 
     def photo(held: Held, row: int, large: bool) -> Response:
         try:
-            content, media_type = held.photo(row, large)
+            with held.towers.decoding if large else nullcontext():
+                content, media_type = held.photo(row, large)
         except KeyError as error:
             raise Refused(f"The index has no photo in row {row}.", 404) from error
         return Response(content, media_type=media_type, headers={"cache-control": f"private, max-age={DAY}"})

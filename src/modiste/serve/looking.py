@@ -5,25 +5,24 @@ from __future__ import annotations
 import base64
 import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
+from torch import Tensor
 
 from modiste.errors import ModisteError
 from modiste.metrics.classification import classification_metrics, confusion_matrix
 from modiste.models.grounding import Grounded, locate
+from modiste.models.heatmaps import input_pixels
 from modiste.serve.live import Held
 from modiste.serve.schema import AttributeBody, GroundBody, ZeroShotBody
 from modiste.serve.server import Server, products
 from modiste.serve.settings import Settings
 from modiste.serve.uploads import Refused
 from modiste.tasks.zeroshot import ZeroShot
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 SCALE = 100.0
 """Scale of cosines for a model without one: CLIP's."""
@@ -44,7 +43,7 @@ def router(server: Server) -> APIRouter:
         """Labels for a photo, most similar first, with cosines and their softmax."""
         check_prompts(body.labels, body.prompts, server.settings)
         with server.use() as held:
-            image = held.towers.pictures([server.photo(body, held)])[0]
+            image = held.towers.pictures(server.photos(body, held))[0]
             cosines = ZeroShot.class_vectors(held.towers, body.labels, body.prompts) @ image
             known = held.towers.model.initial_scale
         scale = known or SCALE
@@ -68,10 +67,15 @@ def router(server: Server) -> APIRouter:
         Boxes (left, top, right, bottom) and points (x, y) are in pixels of the photo.
         """
         with server.use() as held:
-            photo = server.photo(body, held)
+            model = held.towers.grounding
+            with held.towers.decoding:
+                (photo,) = server.photos(body, held)
+                size, pixels = photo.size, input_pixels(model, photo)
+                shown = held.towers.model.preprocess(photo)
+                del photo
             texts = held.towers.texts(body.phrases)
-            image = held.towers.pictures([photo])[0]
-            grounded = find(body.method, held, photo, texts)
+            image = held.towers.embedded(shown)
+            grounded = find(body.method, held, pixels, size, texts)
         found = [
             {
                 "phrase": phrase, "cosine": float(text @ image), "box": one.box, "point": one.point, "score": one.score,
@@ -80,7 +84,7 @@ def router(server: Server) -> APIRouter:
             }
             for phrase, text, one in zip(body.phrases, texts, grounded, strict=True)
         ]  # fmt: skip
-        return JSONResponse({"maps": found, "width": photo.width, "height": photo.height, "method": body.method})
+        return JSONResponse({"maps": found, "width": size[0], "height": size[1], "method": body.method})
 
     return routes
 
@@ -127,12 +131,11 @@ def classify(body: AttributeBody, held: Held, settings: Settings) -> dict[str, A
     return {"classes": classes, "matrix": matrix.tolist(), "n": len(kept), "cells": cells, **wanted}
 
 
-def find(method: str, held: Held, photo: Image, texts: torch.Tensor) -> list[Grounded]:
-    """Ground the texts (N, D) on the photo. Raises Refused if the model does not support the method."""
+def find(method: str, held: Held, pixels: Tensor, size: tuple[int, int], texts: Tensor) -> list[Grounded]:
+    """Ground the texts (N, D) on a photo. Raises Refused if the model does not support the method."""
     towers = held.towers
-    model = towers.grounding
     try:
         with towers.hooked if method == "gradcam" else contextlib.nullcontext():
-            return locate(model, photo, texts, method, side=MAP_SIDE)
+            return locate(towers.grounding, pixels, size, texts, method, side=MAP_SIDE)
     except ModisteError as error:
         raise Refused(str(error)) from error

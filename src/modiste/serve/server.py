@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 LISTED = 60
 """Maximum number of values listed per facet, most frequent first."""
+EMBEDDED = Image.new("RGB", (1, 1))
+"""Stands for a photo that has been embedded before the search (`modiste.serve.towers.Embedded`)."""
 SEPARATE = ("product_id", "row", "score", "match", "views", "text")
 """Columns of results that are not attributes."""
 
@@ -66,12 +68,13 @@ class Server:
         with self.lives[name].use() as held:
             yield held
 
-    def photo(self, body: PhotoBody, held: Held) -> Image.Image:
-        """Return the photo of a request. Raises Refused if it does not exist or cannot be read."""
+    def photos(self, body: PhotoBody, held: Held) -> Iterator[Image.Image]:
+        """The one photo of a request, decoded when asked for. Raises Refused if it does not exist or cannot be read."""
         if body.image is not None:
-            return read_image(body.image, self.settings)
-        assert body.row is not None
-        return row_image(held, body.row)
+            yield read_image(body.image, self.settings)
+        else:
+            assert body.row is not None
+            yield row_image(held, body.row)
 
     async def answer(self, body: SearchBody) -> dict[str, Any]:
         """Like `search`, but occupy a thread only before and after the embedding.
@@ -79,38 +82,37 @@ class Server:
         A waiting thread per request would compete with the towers for the GIL, and answer out of order.
         """
         with self.use(body.index) as held:
-            images: list[Image.Image] = []
             pixels: list[Tensor] = []
             if body.image is not None:
-                images, pixels = await to_thread.run_sync(self._pictures, body.image, held, limiter=self.few)
+                pixels = [await to_thread.run_sync(self._pixels, body.image, held, limiter=self.few)]
             texts = list(dict.fromkeys(text for text in (body.text, body.minus) if text and text.strip()))
-            alone = len(texts) == 1 and not (body.minus or images or body.like or body.where or body.filters)
+            alone = len(texts) == 1 and not (body.minus or pixels or body.like or body.where or body.filters)
             index = await held.asked(texts, pixels, alone)
-            return await to_thread.run_sync(self._search, body, held, index, images, limiter=self.few)
+            return await to_thread.run_sync(self._search, body, held, index, limiter=self.few)
 
     def search(self, body: SearchBody) -> dict[str, Any]:
-        """Answer a search.
+        """Answer a search without a photo.
 
         Raises:
             ModisteError: The filter is invalid, or the product is unknown.
-            Refused: The image is invalid, a column is unknown, or ``k`` is too large.
+            Refused: A column is unknown, or ``k`` is too large.
             Busy: A tower's queue is full.
         """
         with self.use(body.index) as held:
-            images = [] if body.image is None else [read_image(body.image, self.settings)]
-            return self._search(body, held, held.index, images)
+            return self._search(body, held, held.index)
 
-    def _pictures(self, encoded: str, held: Held) -> tuple[list[Image.Image], list[Tensor]]:
-        """Return the photo of a search, and its preprocessed pixels for the image tower."""
-        image = read_image(encoded, self.settings)
-        return [image], [held.towers.model.preprocess(image)]
+    def _pixels(self, encoded: str, held: Held) -> Tensor:
+        """Return the preprocessed photo of a search, (3, S, S)."""
+        with held.towers.decoding:
+            return held.towers.model.preprocess(read_image(encoded, self.settings))
 
-    def _search(self, body: SearchBody, held: Held, index: Index, images: Sequence[Image.Image]) -> dict[str, Any]:
+    def _search(self, body: SearchBody, held: Held, index: Index) -> dict[str, Any]:
         if body.k > self.settings.max_results:
             raise Refused(f"k={body.k} exceeds {self.settings.max_results}: ask for fewer results.")
         start = time.perf_counter()
         where = where_of(body.where, body.filters, held)
-        asked: dict[str, Any] = {"text": body.text, "image": images, "like": body.like}
+        image = None if body.image is None else EMBEDDED
+        asked: dict[str, Any] = {"text": body.text, "image": image, "like": body.like}
         given = {name: value for name, value in asked.items() if value}
         weights = {str(part): weight for part, weight in body.weights.items()}
         if given or body.minus:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 # Queries of realistic lengths, on which backends are checked and timed.
 QUERIES = ("dress", "red summer dress", "blue slim fit jeans for men", "women's black leather ankle boots with a zip")
 EXAMPLES = 16
+DECODED = 4
+"""Maximum number of photos decoded at once, to bound memory."""
 SCORES = 2**24
 """Maximum number of scores computed at once, to bound memory."""
 
@@ -64,7 +67,8 @@ class Towers:
 
     Attributes:
         used: ``text`` and ``image`` → current backend.
-        batch_size: Maximum size of a micro-batch.
+        batch_size: Maximum number of items of one request per micro-batch.
+        decoding: Held while a photo is decoded and preprocessed, by at most `DECODED` requests at once.
         hooked: Lock held while hooks are installed in the model's image tower.
 
     Raises:
@@ -75,8 +79,13 @@ class Towers:
         self.embedder = ModelEmbedder(
             model, cache=default_cache(), backend=settings.backend, min_cosine=settings.min_cosine
         )
-        self.model, self.metrics, self.batch_size = self.embedder.model, metrics, settings.max_batch
+        self.model, self.metrics, self.batch_size = (
+            self.embedder.model,
+            metrics,
+            min(settings.max_batch, settings.max_queue),
+        )
         self.used = {"text": "torch", "image": "torch"}
+        self.decoding = threading.BoundedSemaphore(DECODED)
         self.hooked = threading.Lock()
         self._encode: dict[str, Any] = {"text": model.encode_text, "image": model.encode_image}
         self._photos = list(photos)[:EXAMPLES]
@@ -98,7 +107,8 @@ class Towers:
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Return unit-norm embeddings (N, D) of texts, float32 on the CPU. Raises Busy if the queue is full."""
-        return _results(self._text, [Words(text) for text in texts], self.model.embed_dim)
+        words, size = [Words(text) for text in texts], self.batch_size
+        return self._results(self._text, (words[start : start + size] for start in range(0, len(words), size)))
 
     async def soon(self, words: Sequence[Words], pixels: Sequence[Tensor] = ()) -> Embedded:
         """Embed the texts and photos of one request without blocking a thread. Raises Busy if a queue is full.
@@ -115,9 +125,14 @@ class Towers:
     def pictures(self, images: Iterable[Image.Image]) -> Tensor:
         """Return unit-norm embeddings (N, D) of images, float32 on the CPU. Raises Busy if the queue is full.
 
-        Each image is preprocessed before the next is asked for, so that a generator holds one photo at a time.
+        Images are asked for one by one, and preprocessed and embedded by micro-batches.
         """
-        return _results(self._image, [self.model.preprocess(image) for image in images], self.model.embed_dim)
+        asked = iter(images)
+        return self._results(self._image, iter(lambda: self._preprocessed(asked), []))
+
+    def embedded(self, pixels: Tensor) -> Tensor:
+        """Return the unit-norm embedding (D,) of a preprocessed photo (3, S, S). Raises Busy if the queue is full."""
+        return self._results(self._image, [[pixels]])[0]
 
     def tokens(self, texts: Sequence[str]) -> int:
         """Total number of tokens of these texts."""
@@ -136,6 +151,17 @@ class Towers:
         self._stopped.set()
         self._text.close()
         self._image.close()
+
+    def _preprocessed(self, images: Iterator[Image.Image]) -> list[Tensor]:
+        with self.decoding:
+            return [self.model.preprocess(image) for image in itertools.islice(images, self.batch_size)]
+
+    def _results(self, batcher: Batcher, batches: Iterable[Sequence[Any]]) -> Tensor:
+        """Embed batch by batch, to leave room in the queue for other requests."""
+        made = [torch.empty(0, self.model.embed_dim)]
+        for batch in batches:
+            made.append(torch.stack([future.result() for future in batcher.submit(batch)]))
+        return torch.cat(made)
 
     def _run_texts(self, words: list[Words]) -> Tensor:
         embeddings = self._run("text", without_padding(self.model.tokenizer([one.text for one in words])))
@@ -224,12 +250,3 @@ class Patient:
                 return self.towers.texts(texts)
             except Busy as busy:
                 time.sleep(busy.retry_after)
-
-
-def _results(batcher: Batcher, items: Sequence[Any], dim: int) -> Tensor:
-    """Embed a long list batch by batch, to leave room in the queue for other requests."""
-    made, size = [torch.empty(0, dim)], min(batcher.max_items, batcher.max_queue)
-    for start in range(0, len(items), size):
-        futures = batcher.submit(items[start : start + size])
-        made.append(torch.stack([future.result() for future in futures]))
-    return torch.cat(made)

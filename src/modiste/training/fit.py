@@ -37,7 +37,7 @@ from modiste.config.validation import AUTOMATIC
 from modiste.data.build import load as load_catalogue
 from modiste.data.catalogue import Catalogue
 from modiste.errors import ModisteError
-from modiste.models.load import check_checkpoint, starting_point
+from modiste.models.load import starting_point
 from modiste.training.build import TrainingParts, build_parts, keep_start
 from modiste.training.callbacks import (
     CheckpointFiles,
@@ -137,11 +137,10 @@ def train(
             describe(parts, line, run, loggers)
             keep_start(parts.module.terms, run)
             run.write_json("status", {"finished": False})
-        checkpoint = start.checkpoint if start.resumes else None
-        if checkpoint is not None and checkpoint.is_file():
-            check_checkpoint(checkpoint)
         try:
-            trainer.fit(parts.module, parts.data, ckpt_path=checkpoint, weights_only=True)
+            trainer.fit(
+                parts.module, parts.data, ckpt_path=start.checkpoint if start.resumes else None, weights_only=True
+            )
         except Interrupted as stop:
             return Run(run.path, trainer, interrupted=str(stop))
         except RuntimeError as error:
