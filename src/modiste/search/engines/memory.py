@@ -126,22 +126,18 @@ def top(scores: np.ndarray, k: int) -> np.ndarray:
     >>> top(np.array([0.1, 0.5, 0.5, 0.2]), 3).tolist()
     [1, 2, 3]
     """
-    if k < len(scores):
-        limit = _limit(scores, k)
-        candidates = np.flatnonzero(scores >= limit)
-    else:
-        candidates = np.arange(len(scores))
-    return candidates[np.argsort(-scores[candidates], kind="stable")][:k]
+    candidates = np.flatnonzero(scores >= _bound(scores, k)) if k < len(scores) else np.arange(len(scores))
+    chosen = scores[candidates]
+    if len(chosen) > k:
+        kept = chosen >= np.partition(chosen, len(chosen) - k)[len(chosen) - k]
+        candidates, chosen = candidates[kept], chosen[kept]
+    return candidates[np.argsort(-chosen, kind="stable")][:k]
 
 
-def _limit(scores: np.ndarray, k: int) -> float:
-    """The k-th largest score; the head gives a bound that few others reach, which avoids a full partition."""
-    head = max(TILE, 8 * k)
-    if len(scores) <= 2 * head:
-        return np.partition(scores, len(scores) - k)[len(scores) - k]
-    bound = np.partition(scores[:head], head - k)[head - k]
-    above = scores[scores >= bound]
-    return np.partition(above, len(above) - k)[len(above) - k]
+def _bound(scores: np.ndarray, k: int) -> float:
+    """The k-th largest score of the head, which few others reach: it avoids a partition of all scores."""
+    head = scores[: max(TILE, 8 * k)]
+    return np.partition(head, len(head) - k)[len(head) - k]
 
 
 def batch(vectors: np.ndarray, queries: np.ndarray, k: int) -> Hits:
