@@ -419,6 +419,76 @@ def test_a_photo_of_one_line_can_be_grounded(client):
     assert (answer["width"], answer["height"]) == (60_000, 1)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"input": 20_000 * [1]}),
+        ("/zero-shot", {"row": 0, "labels": 20_000 * ["a"]}),
+        ("/search", {"filters": {str(n): {} for n in range(20_000)}}),
+        ("/search", {"filters": {"price": {"values": 150 * [150 * ["a"]]}}}),
+    ],
+    ids=["inputs", "labels", "filters", "nested"],
+)
+def test_a_body_of_too_many_entries_is_refused_before_each_is_validated(client, path, body):
+    """A megabyte of wrong entries took a minute, and gave sixty megabytes of errors."""
+    response = client.post(path, json=body)
+    assert response.status_code == 422
+    assert response.json()["error"]["message"].endswith("the body has more than 10,000 entries: send fewer at a time")
+
+
+def test_the_first_of_many_errors_are_told(client):
+    response = client.post("/zero-shot", json={"row": 0, "labels": 1000 * [1]})
+    message = response.json()["error"]["message"]
+    assert message.startswith("labels.0: Input should be a valid string")
+    assert message.endswith("; and 990 more")
+
+
+def test_a_body_that_needs_no_token_is_short(client):
+    response = client.post("/token", content=b"a=b&" * 10_000)
+    assert response.status_code == 413
+
+
+def test_a_body_that_is_longer_than_it_says_is_refused():
+    """h11 passes a chunked body on whatever Content-Length says."""
+    from modiste.serve.gate import Gate
+    from modiste.serve.metrics import Metrics
+    from modiste.serve.settings import Settings
+
+    async def receive():
+        return {"type": "http.request", "body": b"x" * 2**19, "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    sent = []
+    gate = Gate(None, Settings("i", max_upload_mb=1), Metrics())
+    headers = [(b"host", b"localhost"), (b"content-length", b"5")]
+    asyncio.run(gate({"type": "http", "method": "POST", "path": "/search", "headers": headers}, receive, send))
+    assert sent[0]["status"] == 413
+    assert (gate.in_flight, gate.held) == (0, 0)
+
+
+def test_phrases_are_located_on_one_photo_at_a_time(client, monkeypatch):
+    from modiste.serve import looking
+
+    at_once, most, locate = [], [], looking.locate
+
+    def counted(*given, **more):
+        at_once.append(1)
+        most.append(len(at_once))
+        time.sleep(0.05)
+        try:
+            return locate(*given, **more)
+        finally:
+            at_once.pop()
+
+    monkeypatch.setattr(looking, "locate", counted)
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(client.post, "/ground", json={"row": 0, "phrases": ["sleeve"]}) for _ in range(6)]
+        assert {one.result().status_code for one in asked} == {200}
+    assert most == 6 * [1]
+
+
 def test_another_host_s_name_is_not_answered_without_a_token(client):
     response = client.get("/catalogue", headers={"host": "evil.example"})
     assert response.status_code == 400

@@ -30,6 +30,7 @@ def same_handlers():
         (["index=absent.index"], "There is no index absent.index"),
         (["index=.", "host=0.0.0.0"], "set token="),
         (["index=.", "max_batch=0"], "must be positive"),
+        (["index=.", "max_inputs=10000"], "max_inputs=10000 is too large: give at most 8192"),
         (["index=.", "port=70000"], "port=70000 is invalid"),
         (["index=.", "port=1.5"], "port=1.5 must be a whole number"),
         (["index=.", "max_batch=1.5"], "max_batch=1.5 must be a whole number"),

@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import struct
+import time
 import zlib
 
 import pytest
@@ -81,6 +82,18 @@ def test_an_image_of_a_listed_host_is_fetched_up_to_the_size_limit(monkeypatch):
     monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda self, url, **_: io.BytesIO(b"x" * 2_000_000))
     with pytest.raises(Refused, match="more than 1 MiB"):
         read_image("https://shop.example/a.png", Settings("i", allow_image_hosts=("shop.example",), max_upload_mb=1))
+
+
+def test_a_host_that_answers_a_byte_at_a_time_is_given_up(monkeypatch):
+    class Trickle(io.BytesIO):
+        def read1(self, size=-1):
+            time.sleep(0.02)
+            return b"x"
+
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda self, url, **_: Trickle())
+    monkeypatch.setattr("modiste.serve.uploads.FETCH_SECONDS", 0.1)
+    with pytest.raises(Refused, match=r"could not be fetched from shop\.example: it took more than 0\.1 s"):
+        read_image("https://shop.example/a.png", Settings("i", allow_image_hosts=("shop.example",)))
 
 
 def test_the_images_of_one_request_are_decoded_one_by_one_and_within_a_budget():

@@ -6,7 +6,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -310,7 +310,7 @@ def mask(node: Node, table: pa.Table) -> np.ndarray:
         return ~mask(node.part, table)
     if isinstance(node, Join):
         combine = np.logical_and if node.word == "and" else np.logical_or
-        return combine.reduce([mask(part, table) for part in node.parts])
+        return reduce(combine, (mask(part, table) for part in node.parts))  # two masks at a time
     return _column_mask(node, table.column(node.column).combine_chunks())
 
 

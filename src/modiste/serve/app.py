@@ -35,6 +35,8 @@ from modiste.serve.uploads import Refused
 log = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
 DAY = 86400
+SHOWN = 10
+"""Maximum number of a body's errors that a client is told."""
 
 
 def create_app(
@@ -217,6 +219,8 @@ def add_errors(app: FastAPI) -> None:
 
 
 def _problems(errors: Any) -> str:
-    """Format pydantic's errors in one line, without the part of the request in their location."""
-    places = [[str(part) for part in e["loc"] if part not in ("body", "query", "path")] for e in errors]
-    return "; ".join(f"{'.'.join(place) or 'body'}: {e['msg']}" for place, e in zip(places, errors, strict=True))
+    """Format the first of pydantic's errors in one line, without the part of the request in their location."""
+    some = errors[:SHOWN]
+    places = [[str(part) for part in e["loc"] if part not in ("body", "query", "path")] for e in some]
+    told = "; ".join(f"{'.'.join(place) or 'body'}: {e['msg']}" for place, e in zip(places, some, strict=True))
+    return told + (f"; and {len(errors) - SHOWN:,} more" if len(errors) > SHOWN else "")

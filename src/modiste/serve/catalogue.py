@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from anyio import to_thread
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse, Response
 
@@ -56,10 +57,14 @@ def router(server: Server) -> APIRouter:
         }})  # fmt: skip
 
     @routes.get("/facets")
-    def facet_counts(where: Text | None = None, index: Text = "main") -> JSONResponse:
+    async def facet_counts(where: Text | None = None, index: Text = "main") -> JSONResponse:
         """Counts of the facet values among the products that pass a filter."""
-        with server.use(index) as held:
-            return JSONResponse({"facets": facets(held, where, {}), "count": held.index.count(where)})
+
+        def counted() -> JSONResponse:
+            with server.use(index) as held:
+                return JSONResponse({"facets": facets(held, where, {}), "count": held.index.count(where)})
+
+        return await to_thread.run_sync(counted, limiter=server.few)
 
     @routes.get("/catalogue-health")
     def lists() -> JSONResponse:

@@ -19,6 +19,8 @@ from modiste.serve.settings import Settings
 COOKIE = "modiste_token"
 OPEN = ("/health", "/token")
 """Paths that need no token, in addition to ``/assets/``."""
+FORM_BYTES = 4096
+"""Maximum size of a body that comes without a token."""
 BODY_SECONDS = 60.0
 """Seconds in which a body must arrive; its request does not count as in flight before."""
 POLICY = (
@@ -62,7 +64,7 @@ class Gate:
         body = bytearray()
         refused = self._refuse(scope)
         if not refused and scope["method"] == "POST":
-            refused = await self._read(receive, body)
+            refused = await self._read(scope["path"], receive, body)
         refused = refused or self._overloaded(scope)
         self.in_flight += 1
         self.metrics.in_flight.set(self.in_flight)
@@ -93,12 +95,19 @@ class Gate:
             length = headers.get("content-length", "")
             if not length.isdecimal():
                 return 411, "Send the length of the body: Content-Length.", {}
-            if float(length) > self.limit:
-                return 413, f"The body has more than {self.settings.max_upload_mb:g} MiB: send a smaller image.", {}
+            if float(length) > self._limit(path):
+                return self._too_large(path)
         return None
 
-    async def _read(self, receive: Receive, body: bytearray) -> Refusal | None:
-        """Read the body into ``body``; return a refusal if it does not arrive in time."""
+    def _limit(self, path: str) -> int:
+        """Maximum size of a body in bytes; small where no token is needed."""
+        return FORM_BYTES if path in OPEN else self.limit
+
+    def _too_large(self, path: str) -> Refusal:
+        return 413, f"The body has more than {self._limit(path) / 2**20:.3g} MiB: send a smaller one.", {}
+
+    async def _read(self, path: str, receive: Receive, body: bytearray) -> Refusal | None:
+        """Read the body into ``body``; return a refusal if it does not arrive in time, or is longer than it said."""
         with move_on_after(BODY_SECONDS):
             more = True
             while more:
@@ -109,6 +118,8 @@ class Gate:
                     break
                 body += message.get("body", b"")
                 self.held += len(message.get("body", b""))
+                if len(body) > self._limit(path):
+                    return self._too_large(path)
                 more = message.get("more_body", False)
             else:
                 return None

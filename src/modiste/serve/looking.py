@@ -135,7 +135,7 @@ def find(method: str, held: Held, pixels: Tensor, size: tuple[int, int], texts: 
     """Ground the texts (N, D) on a photo. Raises Refused if the model does not support the method."""
     towers = held.towers
     try:
-        with towers.hooked if method == "gradcam" else contextlib.nullcontext():
+        with towers.locating, towers.hooked if method == "gradcam" else contextlib.nullcontext():
             return locate(towers.grounding, pixels, size, texts, method, side=MAP_SIDE)
     except ModisteError as error:
         raise Refused(str(error)) from error

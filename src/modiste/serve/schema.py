@@ -8,11 +8,31 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Text = Annotated[str, Field(max_length=2000)]
 Row = Annotated[int, Field(ge=0, lt=2**63)]
+ENTRIES = 10_000
+"""Maximum number of entries of a body's lists and objects together; pydantic reports on each one that is wrong."""
 IMAGE = "A data URL (`data:image/jpeg;base64,…`) or the base64 of an image file."
 
 
-class Body(BaseModel):
-    """A request body; unknown keys are errors."""
+class Bounded(BaseModel):
+    """A request body of at most `ENTRIES` entries."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_entries(cls, given: object) -> object:
+        """Count before anything is validated."""
+        left, count = [given], 0
+        while left:
+            node = left.pop()
+            if isinstance(node, (list, dict)):
+                count += len(node)
+                if count > ENTRIES:
+                    raise ValueError(f"the body has more than {ENTRIES:,} entries: send fewer at a time")
+                left += node if isinstance(node, list) else node.values()
+        return given
+
+
+class Body(Bounded):
+    """A bounded request body; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -88,7 +108,7 @@ class GroundBody(PhotoBody):
     method: Literal["patches", "cam", "gradcam", "occlusion"] = "patches"
 
 
-class EmbeddingsBody(BaseModel):
+class EmbeddingsBody(Bounded):
     """OpenAI's request for embeddings; an input may also be an image, as a data URL or `{"image": …}`."""
 
     input: str | dict[Literal["image", "text"], str] | list[str | dict[Literal["image", "text"], str]]
@@ -111,7 +131,7 @@ class CompareBody(Body):
 class QueriesBody(Body):
     """A query file for a blind comparison: one query per line, optionally followed by a comma and a product id."""
 
-    file: str
+    file: Annotated[str, Field(max_length=1_000_000)]
 
 
 class JudgeBody(QueriesBody):

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from modiste.errors import ModisteError
 
+MOST_INPUTS = 8192
+"""Maximum of ``max_inputs``, below `modiste.serve.schema.ENTRIES`."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -74,6 +77,8 @@ class Settings:
         for name in ("max_batch", "max_queue", "max_upload_mb", "max_pixels", "max_results", "max_inputs"):
             if getattr(self, name) <= 0:
                 raise ModisteError(f"{name}={getattr(self, name)} must be positive.")
+        if self.max_inputs > MOST_INPUTS:
+            raise ModisteError(f"max_inputs={self.max_inputs} is too large: give at most {MOST_INPUTS}.")
         if self.max_wait_ms < 0 or self.poll_seconds <= 0:
             raise ModisteError("max_wait_ms must not be negative, and poll_seconds must be positive.")
 

@@ -53,6 +53,32 @@ class Words:
     scores: np.ndarray | None = None
 
 
+class Turns:
+    """Admits a few threads at once, to bound memory; others wait.
+
+    Args:
+        count: Number of threads admitted at once.
+        seconds: Longest wait.
+
+    >>> with Turns(1, seconds=0.01) as turns, turns:
+    ...     pass
+    Traceback (most recent call last):
+    ...
+    modiste.serve.batching.Busy: Too many requests are waiting: try again in 1 s.
+    """
+
+    def __init__(self, count: int, seconds: float = 20.0) -> None:
+        self.seconds, self._free = seconds, threading.BoundedSemaphore(count)
+
+    def __enter__(self) -> Turns:
+        if not self._free.acquire(timeout=self.seconds):
+            raise Busy(max(1, round(self.seconds / 4)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._free.release()
+
+
 class Towers:
     """Embed texts and images for many threads concurrently.
 
@@ -69,6 +95,7 @@ class Towers:
         used: ``text`` and ``image`` → current backend.
         batch_size: Maximum number of items of one request per micro-batch.
         decoding: Held while a photo is decoded and preprocessed, by at most `DECODED` requests at once.
+        locating: Held while phrases are located on a photo, by one request at once.
         hooked: Lock held while hooks are installed in the model's image tower.
 
     Raises:
@@ -85,7 +112,7 @@ class Towers:
             min(settings.max_batch, settings.max_queue),
         )
         self.used = {"text": "torch", "image": "torch"}
-        self.decoding = threading.BoundedSemaphore(DECODED)
+        self.decoding, self.locating = Turns(DECODED), Turns(1)
         self.hooked = threading.Lock()
         self._encode: dict[str, Any] = {"text": model.encode_text, "image": model.encode_image}
         self._photos = list(photos)[:EXAMPLES]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import time
 import urllib.error
 import urllib.request
 from typing import Any
@@ -16,6 +17,7 @@ from modiste.data.sources import FORMATS, ImageTooLargeError, decode
 from modiste.serve.settings import Settings
 
 FETCH_SECONDS = 10
+CHUNK = 2**16
 
 
 class Refused(ValueError):  # noqa: N818 (an answer to a client, not a defect)
@@ -63,6 +65,16 @@ def open_image(data: bytes, settings: Settings) -> Image.Image:
         raise Refused("The image cannot be read: send a JPEG, PNG or WebP.", 415) from error
 
 
+def _within(seconds: float, answer: Any, size: int) -> bytes:
+    """Read at most ``size`` bytes. Raises OSError after ``seconds``, however slowly they arrive."""
+    data, end = bytearray(), time.monotonic() + seconds
+    while len(data) < size and (chunk := answer.read1(min(CHUNK, size - len(data)))):
+        data += chunk
+        if time.monotonic() > end:
+            raise TimeoutError(f"it took more than {seconds:g} s")
+    return bytes(data)
+
+
 def _base64(data: str) -> bytes:
     try:
         return base64.b64decode(data, validate=True)
@@ -87,7 +99,7 @@ def _fetch(address: str, settings: Settings) -> bytes:
     opener = urllib.request.build_opener(_NoRedirect)
     try:
         with opener.open(address, timeout=FETCH_SECONDS) as answer:
-            data = answer.read(limit + 1)
+            data = _within(FETCH_SECONDS, answer, limit + 1)
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise Refused(f"The image could not be fetched from {parts.hostname}: {error}.", 424) from error
     if len(data) > limit:
