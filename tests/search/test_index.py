@@ -148,6 +148,13 @@ def test_what_is_in_it(index):
         index.image(10**6)
 
 
+def test_only_the_ratio_of_weights_counts(index):
+    one = index.search(text="red", like="SKU-5", weights={"text": 1, "like": 0.5}).table
+    huge = index.search(text="red", like="SKU-5", weights={"text": 2e300, "like": 1e300}).table
+    assert one.column("product_id").equals(huge.column("product_id"))
+    np.testing.assert_allclose(one.column("score"), huge.column("score"), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -77,7 +77,9 @@ class Query:
         Raises:
             ModisteError: The parts cancel each other out.
         """
-        total = np.sum([self._weight(name) * vectors.mean(0) for name, vectors in parts], axis=0)
+        weights = [self._weight(name) for name, _ in parts]
+        largest = max(map(abs, weights)) or 1.0  # only ratios matter; float32 would overflow
+        total = np.sum([w / largest * vectors.mean(0) for w, (_, vectors) in zip(weights, parts, strict=True)], axis=0)
         length = float(np.linalg.norm(total))
         if not length > 1e-6:
             raise ModisteError("The parts of the query cancel each other out: change weights, or leave one out.")
