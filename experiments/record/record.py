@@ -80,6 +80,10 @@ class Study:
         """Where the record keeps the curve of a seed."""
         return MEASURED / f"{self.name}_{seed}.curve.json"
 
+    def rerun_file(self, seed: int) -> Path:
+        """Where the record keeps what a seed scored when it was trained again on another machine."""
+        return MEASURED / f"{self.name}_{seed}.xeon.json"
+
     def curves(self) -> dict[int, dict[str, Any]]:
         """Seed to curve, of the seeds that were run."""
         return {
@@ -236,16 +240,22 @@ def by_seed(study: Study, metrics: dict[str, str]) -> list[list[str]]:
         seconds = study.cost(seed).get("seconds")
         cells = [interval(found[seed]["metrics"][name]) if seed in found else "—" for name in metrics.values()]
         rows.append([f"`{study.recipe}`, seed {seed}", *cells, f"{seconds / 60:.0f} min" if seconds else "—"])
-    if len(found) > 1:
-        values = [[result["metrics"][name]["value"] for result in found.values()] for name in metrics.values()]
-        means = [f"{figure(statistics.mean(v))} ± {spread(v)}" for v in values]
-        rows.append([f"… mean ± s.d. of {len(found)} seeds", *means, ""])
-    again = MEASURED / f"{study.name}_0.xeon.json"
-    if again.is_file():
-        content = json.loads(again.read_text())
+    rows += mean_row([*found.values()], metrics, "mean ± s.d.")
+    again = {seed: json.loads(study.rerun_file(seed).read_text()) for seed in SEEDS if study.rerun_file(seed).is_file()}
+    for seed, content in again.items():
         cells = [interval(content["metrics"][name]) for name in metrics.values()]
-        rows.append([f"… seed 0 again, on two cores of an {content['processor']}", *cells, "—"])
+        rows.append([f"… seed {seed} again, on two cores of an {content['processor']}", *cells, "—"])
+    rows += mean_row([*again.values()], metrics, "these again: mean ± s.d.")
     return [*rows, on_a_gpu(study.recipe, metrics)]
+
+
+def mean_row(results: list[dict[str, Any]], metrics: dict[str, str], words: str) -> list[list[str]]:
+    """The row of the means over several seeds; none of one seed."""
+    if len(results) < 2:
+        return []
+    values = [[result["metrics"][name]["value"] for result in results] for name in metrics.values()]
+    means = [f"{figure(statistics.mean(v))} ± {spread(v)}" for v in values]
+    return [[f"… {words} of {len(results)} seeds", *means, ""]]
 
 
 def on_a_gpu(recipe: str, metrics: dict[str, str]) -> list[str]:
