@@ -7,6 +7,7 @@ from PIL import Image
 
 from helpers.tiny_models import two_tower
 from modiste.errors import ModisteError
+from modiste.models import grounding
 from modiste.models.dual_encoder import DualEncoder, TwoTower
 from modiste.models.grounding import METHODS, locate
 from modiste.models.heatmaps import input_pixels, on_image
@@ -63,6 +64,17 @@ def test_a_smaller_map_has_its_box_and_point_in_pixels_of_the_photo(photo):
     assert np.abs(np.subtract(small.box, large.box)).max() <= 4
     assert np.abs(np.subtract(small.point, large.point)).max() <= 4
     assert small.place == large.place
+
+
+def test_the_map_of_a_large_photo_is_bounded_and_its_box_is_in_pixels_of_the_photo(photo, monkeypatch):
+    model = two_tower().eval()
+    whole = model.ground(photo, "red shoes", size=64)
+    monkeypatch.setattr(grounding, "MAP_SIDE", 35)
+    found = model.ground(photo, "red shoes", size=64)
+    assert whole.heat.shape == (50, 70)
+    assert found.heat.shape == (25, 35)
+    assert np.abs(np.subtract(found.box, whole.box)).max() <= 4
+    assert np.abs(np.subtract(found.point, whole.point)).max() <= 4
 
 
 def test_what_cannot_be_grounded_says_what_to_do(photo):

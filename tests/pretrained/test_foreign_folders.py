@@ -340,6 +340,27 @@ def test_a_repository_of_the_hub_is_checked_like_a_folder(loader, outside, tmp_p
     assert asked == [("attacker/model", "c0ffee", True)]
 
 
+def test_the_table_of_characters_of_a_repository_is_checked_after_its_json_files(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def download(repository, revision, allow_patterns, local_files_only=False):
+        asked.append(allow_patterns[-1])
+        folder = tmp_path / revision
+        folder.mkdir(exist_ok=True)
+        if "*.model" in allow_patterns:
+            table = bytes(4) + b"b" * 100
+            (folder / "spm.model").write_bytes(bytes([26, len(table) + 2, 18, len(table)]) + table + b"\x20\xff\x01")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, name, revision: SimpleNamespace(sha="c0ffee"))
+    with pytest.raises(ModisteError, match=r"spm\.model' may make more than 64 characters"):
+        check_hub("attacker/model")
+    assert asked[1:] == ["*.model"]
+
+
 def test_a_repository_in_the_cache_is_checked_where_the_hub_is_out_of_reach(clip_dir, tmp_path, monkeypatch):
     """The hub is asked once; `snapshot_download` alone would try for half a minute."""
     import huggingface_hub

@@ -609,17 +609,25 @@ def test_words_of_a_user_are_no_markup_and_no_formula(tmp_path):
     assert {row["value"] for row in found} == {str(value) for value, _ in KAGL.values()}
 
 
-@pytest.mark.parametrize("text", ["x;=cmd()", "a\t@SUM(A1)", "| +1+cmd", "=1", "-cmd"])
+FORMULAS = ["x;=cmd()", "a\t@SUM(A1)", "| +1+cmd", "=1", "-cmd"]
+HIDDEN = ["nice\r=1+1", 'b;"=1+1;c', 'b;"" =1;c', "x\n\n=1", "x;\x0b=1"]
+
+
+@pytest.mark.parametrize("text", FORMULAS + HIDDEN)
 def test_a_cell_is_no_formula_whatever_separates_cells(text):
     read = csv_text([[text]])
     for separator in ",;\t|":
         assert not [
             cell
-            for row in csv.reader(io.StringIO(read), delimiter=separator)
+            for row in csv.reader(io.StringIO(read, newline=""), delimiter=separator)
             for cell in row
             if cell.strip().startswith(("=", "+", "-", "@"))
         ]
     assert csv_text([["a-b; c = d", "-0.5", -0.5]]) == "a-b; c = d,-0.5,-0.5\n"
+
+
+def test_a_cell_of_line_breaks_takes_linear_time():
+    assert csv_text([["a" + "\n" * 200_000 + "b", "c;" + " " * 200_000]]) == f"a b,c;{' ' * 200_000}\n"
 
 
 # --- runs of one name

@@ -2,10 +2,12 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from modiste.serve.batching import Batcher, Busy
+from modiste.serve.lists import Lists
 
 
 def test_items_of_many_callers_share_batches_and_each_gets_its_own_result():
@@ -118,3 +120,28 @@ def test_a_caller_that_gave_up_is_left_out():
         go.set()
         assert last.result(5) == "last"
     assert seen == ["first", "last"]
+
+
+class Panic(BaseException):
+    """As of a Rust library: no Exception."""
+
+
+def test_a_panic_of_a_library_is_an_error_of_its_request_and_the_thread_goes_on():
+    def run(items):
+        if "bad" in items:
+            raise Panic("retry-limit-in-match over")
+        return items
+
+    with Batcher(run, max_wait=0) as batcher:
+        with pytest.raises(RuntimeError, match="Panic: retry-limit"):
+            batcher.submit(["bad"])[0].result(5)
+        assert batcher.submit(["good"])[0].result(5) == "good"
+
+
+def test_a_panic_in_a_health_list_reaches_those_who_wait():
+    def compute(index):
+        raise Panic("x")
+
+    held = SimpleNamespace(version=1, index=SimpleNamespace(), towers=SimpleNamespace(model=None))
+    with pytest.raises(RuntimeError, match="Panic: x"):
+        Lists({"duplicates": compute}).get("duplicates", held).result(5)

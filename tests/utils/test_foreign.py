@@ -2,7 +2,7 @@
 
 import json
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 
@@ -28,6 +28,7 @@ LEGITIMATE = [
     {"sp_model_kwargs": {"enable_sampling": False, "nbest_size": -1, "alpha": 0.1}, "vocab_file": "spiece.model"},
     {"sudachi_kwargs": {"sudachi_split_mode": "A", "sudachi_dict_type": "core", "trim_whitespace": True}},
     {"mecab_kwargs": {"mecab_dic": "unidic_lite"}, "fast_tokenizer_files": ["tokenizer.4.0.0.json"]},
+    {"word_tokenizer_type": "mecab", "tokenizer_class": "BertJapaneseTokenizer", "jumanpp_kwargs": None},
     {"weight_map": {"a": "model-00001-of-00002.safetensors"}, "metadata": {"total_size": 4}},
 ]
 
@@ -55,6 +56,9 @@ REFUSED = {
     "a shard above": {"weight_map": {"a": "x/../../y"}},
     "weights above": {"transformers_weights": "../x.safetensors"},
     "configs above": {"configuration_files": ["config.4.0.0.json", "../config.5.0.0.json"]},
+    "a program": {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "jumanpp"},
+    "settings of a program": {"jumanpp_kwargs": {"trim_whitespace": False}},
+    "an unknown word tokenizer": {"word_tokenizer_type": ["mecab"]},
     "a dictionary": {"jumanpp_kwargs": {"x": "/usr/x"}},
     "options": {"mecab_kwargs": {"mecab_option": "x -r /etc/x"}},
     "options behind a space": {"mecab_kwargs": {"mecab_option": " -r private"}},
@@ -131,6 +135,13 @@ def test_links_to_blobs_are_those_of_a_cache_only(tmp_path):
     (folder / "config.json").symlink_to("../../blobs/x")
     with pytest.raises(ModisteError, match="is a link"):
         check_folder(folder)
+
+
+def test_folders_nested_deeper_than_the_walks_of_python_go(tmp_path):
+    for depth, refused in ((100, False), (150, True)):
+        (tmp_path / "/".join("a" * depth)).mkdir(parents=True)
+        with pytest.raises(ModisteError, match="more than 100 deep: remove") if refused else nullcontext():
+            check_folder(tmp_path)
 
 
 def test_weights_alone_is_undone_after_an_error(monkeypatch):

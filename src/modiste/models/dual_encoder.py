@@ -144,7 +144,8 @@ class DualEncoder(nn.Module):
     ) -> Grounded | list[Grounded]:
         """Locate a phrase on a photo: heat map, box and highest point.
 
-        Every map has a highest point; ``task=[grounding]`` measures whether a model's maps are meaningful.
+        A map has the photo's resolution, up to 2,048 pixels on the longer side. Every map has a highest point;
+        ``task=[grounding]`` measures whether a model's maps are meaningful.
 
         Args:
             image: The photo, which is padded to a grey square, not cropped.

@@ -24,6 +24,8 @@ from modiste.models.heatmaps import (
 )
 
 SIZE = 384
+MAP_SIDE = 2048
+"""Longest side of a map of `ground`, in pixels: a map of 64 megapixels takes half a gigabyte per phrase."""
 THRESHOLD = 0.5
 METHODS: dict[str, HeatMap] = {
     "patches": PatchText(),
@@ -72,7 +74,8 @@ def ground(
         tokens = {name: tensor.to(device) for name, tensor in model.tokenizer(list(phrases)).items()}
         texts = model.encode_text(tokens)
     sized = resized(model, size)[0]
-    return locate(sized, input_pixels(sized, image), image.size, texts, method, threshold)
+    side = min(max(image.size), MAP_SIDE)
+    return locate(sized, input_pixels(sized, image), image.size, texts, method, threshold, side)
 
 
 def locate(

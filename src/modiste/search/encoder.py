@@ -15,6 +15,7 @@ import numpy as np
 from modiste.errors import ModisteError
 from modiste.utils import onnx
 from modiste.utils.atomic import atomic, quick_digest, read_cache, write_checked, write_text
+from modiste.utils.tokenizer_files import check_tokenizer
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -261,6 +262,7 @@ def _fast(settings: dict[str, Any]) -> Callable[[Path], Tokenize]:
     def read(path: Path) -> Tokenize:
         from tokenizers import Tokenizer
 
+        check_tokenizer(path)
         tokenizer = Tokenizer.from_file(str(path))
         tokenizer.enable_truncation(settings["max_length"])
         tokenizer.no_padding()

@@ -25,6 +25,18 @@ class Busy(Exception):  # noqa: N818 (a state of the server, not a defect)
         self.retry_after = retry_after
 
 
+def as_exception(error: BaseException) -> Exception:
+    """Return an error of a worker thread in a form that a request answers with status 500.
+
+    A panic of a Rust library, such as tokenizers, is no Exception: raised again in a request, it would pass the
+    server's error handlers.
+
+    >>> as_exception(SystemExit(3)), as_exception(ValueError("x"))
+    (RuntimeError('SystemExit: 3'), ValueError('x'))
+    """
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+
+
 class Batcher:
     """Collect items of many callers in a thread, and call ``run`` on up to ``max_items`` of them at a time.
 
@@ -106,10 +118,10 @@ class Batcher:
                 results = self.run([item for item, _ in wanted])
                 for (_, future), result in zip(wanted, results, strict=True):
                     future.set_result(result)
-            except Exception as error:  # passed to the callers; it must not end the thread
+            except BaseException as error:  # passed to the callers; it must not end the thread
                 for _, future in wanted:
                     if not future.done():
-                        future.set_exception(error)
+                        future.set_exception(as_exception(error))
             seconds = time.monotonic() - start
             self._item_seconds += 0.1 * (seconds / len(wanted) - self._item_seconds)
             self.observe(len(wanted), seconds)

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from modiste.reporting.tables.sheets import csv_text
+from modiste.serve.batching import as_exception
 from modiste.serve.live import Held
 from modiste.serve.towers import Patient
 
@@ -46,8 +47,8 @@ class Lists:
                 index = copy.copy(held.index)
                 index.embedder = Patient(held.towers)
                 future.set_result(self.compute[name](index))
-            except Exception as error:  # passed to the waiting requests
-                future.set_exception(error)
+            except BaseException as error:  # passed to the waiting requests, which would wait forever
+                future.set_exception(as_exception(error))
 
     def total(self, name: str, held: Held) -> int | None:
         """Number of rows of the list; None if it has not been computed."""

@@ -21,7 +21,9 @@ from modiste.errors import ModisteError
 from modiste.utils import families
 from modiste.utils.archives import BROKEN, check_stored
 from modiste.utils.links import refuse_links
+from modiste.utils.nested import entries, leaves
 from modiste.utils.run_dir import read_json
+from modiste.utils.tokenizer_files import check_sentencepiece, check_tokenizer
 
 ADAPTER = "adapter_config.json"
 # Files from which the libraries read settings; vocabularies are data, and no library reads the other files.
@@ -30,6 +32,7 @@ SETTINGS = re.compile(
     r"|video_preprocessor)_config|config(_sentence_transformers|\.[\w.-]+)?|modules|modiste|special_tokens_map"
     r"|.*\.index(\.[\w-]+)?)\.json"
 )
+TOKENIZER = re.compile(r"tokenizer(\.[\w.-]+)?\.json")
 WEIGHTS = (".bin", ".ckpt", ".pt", ".pth")
 """Files of ``torch.save``."""
 SENTENCE_CONFIG = re.compile(r"sentence_[\w-]+_config\.json")
@@ -37,7 +40,7 @@ MODULE = re.compile(
     r"sentence_transformers\.(models|(base|sentence_transformer)\.modules)(\.\w+)?"
     r"\.(Transformer|CLIPModel|Router|Asym|Pooling|Dense|Normalize|LayerNorm|Dropout)"
 )
-OTHERS = ["*modules.json", "*modiste.json", "*special_tokens_map.json", "*.index*.json"]
+OTHERS = ["*modules.json", "*modiste.json", "*tokens*.json", "*.index*.json", "*tokenizer*.json"]
 ACTIVATION = re.compile(r"torch\.nn\.modules\.(activation|linear)\.[A-Z]\w+")
 METHOD = re.compile(r"forward|get_\w+_features")
 # Arguments that a sentence-transformers folder may pass on to transformers.
@@ -59,6 +62,8 @@ VOCABULARIES = (
 # Word forms of SudachiPy.
 PROJECTIONS = ("surface", "normalized", "reading", "dictionary", "dictionary_and_surface", "normalized_and_surface",
                "normalized_nouns")  # fmt: skip
+# Word tokenizers of BertJapanese that work in this process; jumanpp is a program.
+WORD_TOKENIZERS = ("basic", "mecab", "sudachi")
 # Old versions of transformers wrote paths on the author's machine under these keys; nothing reads them.
 UNREAD = ("name_or_path", "special_tokens_map_file")
 # Code that `modiste export format=transformers` writes into the folder.
@@ -86,8 +91,18 @@ def check_folder(folder: Path) -> None:
     for file in sorted(folder.rglob("*")):
         if file.suffix.lower() in WEIGHTS and file.is_file():
             _check_weights(file)
-        if SETTINGS.fullmatch(file.name.lower()):  # some file systems are case-insensitive
+        name = file.name.lower()  # some file systems are case-insensitive
+        if SETTINGS.fullmatch(name):
             check_file(file)
+        if TOKENIZER.fullmatch(name):
+            check_tokenizer(file)
+    _check_sentencepieces(folder)
+
+
+def _check_sentencepieces(folder: Path) -> None:
+    for file in sorted(folder.rglob("*.model")):  # transformers takes any of this name, where it finds no other
+        if file.is_file():
+            check_sentencepiece(file)
 
 
 def _check_weights(file: Path) -> None:
@@ -120,7 +135,7 @@ def check_tensors(content: object) -> None:
     """
     import torch
 
-    for tensor in _leaves(content):
+    for tensor in leaves(content):
         if isinstance(tensor, torch.Tensor):
             plain = tensor.layout is torch.strided and tensor.device.type != "meta"
             if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
@@ -149,7 +164,7 @@ def check_file(file: Path) -> None:
 
 
 def check_hub(repository: str, revision: str | None = None) -> str:
-    """Check the JSON files of a model hub repository, downloaded or from the cache.
+    """Check the JSON files and SentencePiece models of a model hub repository, downloaded or from the cache.
 
     Args:
         repository: ``owner/name``.
@@ -168,14 +183,20 @@ def check_hub(repository: str, revision: str | None = None) -> str:
     wanted: dict[str, Any] = {"allow_patterns": ["*config*.json", *OTHERS]}
     try:  # one request first: without network, `snapshot_download` retries for half a minute, even for cached files
         commit = HfApi().model_info(repository, revision=revision).sha
-        folder = snapshot_download(repository, revision=commit, **wanted)
+        folder, cached = Path(snapshot_download(repository, revision=commit, **wanted)), False
     except Exception as error:  # errors of several packages
         try:
-            folder = snapshot_download(repository, revision=revision, local_files_only=True, **wanted)
+            folder = Path(snapshot_download(repository, revision=revision, local_files_only=True, **wanted))
         except LocalEntryNotFoundError:
             raise (error if isinstance(error, OSError) else OSError(str(error))) from error
-    check_folder(Path(folder))
-    return Path(folder).name
+        cached = True
+    check_folder(folder)
+    try:  # nothing but JSON files before these are checked
+        snapshot_download(repository, revision=folder.name, local_files_only=cached, allow_patterns=["*.model"])
+    except Exception as error:
+        raise (error if isinstance(error, OSError) else OSError(str(error))) from error
+    _check_sentencepieces(folder)
+    return folder.name
 
 
 def downloaded(repository: str, commit: str, patterns: Sequence[str]) -> Path:
@@ -237,7 +258,7 @@ def check_values(values: object, where: str) -> None:
     modiste.errors.ModisteError: backbone=hf-hub:attacker/x of text.config is not the name of an architecture: ...
     """
     for rules, endings in ((RULES, ENDINGS), ({"model_type": families.check_model_type}, CLASSES)):
-        for key, value in _entries(values):
+        for key, value in entries(values):
             name = key.strip("_").removesuffix("_internal")
             rule = rules.get(name) or next((rule for ending, rule in endings.items() if name.endswith(ending)), None)
             if rule and name not in UNREAD and value not in (None, False, "", [], {}):
@@ -257,16 +278,16 @@ def check_config(values: object, where: str) -> None:
     check_values(values, where)
     within = list(values.values()) if isinstance(values, Mapping) else values
     _refuse_code(within, f"a part of {where}")
-    for key, value in _entries(within):
+    for key, value in entries(within):
         if key.strip("_") == "name_or_path" and value:
             raise ModisteError(f"{key} of a part of {where} names another model: remove it.")
 
 
 def _refuse_code(values: object, where: str) -> None:
     """Refuse an ``auto_map``, which names Python files, wherever nobody is asked whether they may run."""
-    for key, value in _entries(values):
+    for key, value in entries(values):
         if key.strip("_") == "auto_map" and not all(
-            isinstance(name, str) and OWN_CODE.fullmatch(name) for name in _leaves(value)
+            isinstance(name, str) and OWN_CODE.fullmatch(name) for name in leaves(value)
         ):
             raise ModisteError(f"auto_map of {where} names code, which is refused: remove it.")
 
@@ -331,35 +352,11 @@ def _cached(folder: Path) -> Callable[[Path], bool]:
     return lambda link: repository and link.resolve().parent == blobs and link.resolve().is_file()
 
 
-def _entries(values: object) -> Iterator[tuple[str, object]]:
-    """Yield each (key, value) of the mappings in nested containers."""
-    found = [values]
-    while found:
-        part = found.pop()
-        if isinstance(part, Mapping):
-            yield from ((str(key), value) for key, value in part.items())
-            found.extend(part.values())
-        elif isinstance(part, Sequence) and not isinstance(part, str | bytes):
-            found.extend(part)
-
-
-def _leaves(value: object) -> list[object]:
-    """Return the values in nested containers that are not containers themselves."""
-    found, leaves = [value], []
-    while found:
-        part = found.pop()
-        if isinstance(part, Mapping | Sequence) and not isinstance(part, str | bytes):
-            found.extend(part.values() if isinstance(part, Mapping) else part)
-        else:
-            leaves.append(part)
-    return leaves
-
-
 # ---------------------------------------------------------------------------------------------------- rules of a key
 
 
 def _refuse_kernel(key: str, value: object, where: str) -> None:
-    for word in _leaves(value):
+    for word in leaves(value):
         if word is not None and is_kernel(word):
             raise ModisteError(
                 f"{key.strip('_')}={word} of {where} is code from the model hub, which is refused: remove it, or name "
@@ -380,7 +377,7 @@ def _refuse_location(key: str, value: object, where: str) -> None:
 
 
 def _refuse_outside(key: str, value: object, where: str) -> None:
-    for name in _leaves(value):
+    for name in leaves(value):
         if not stays_inside(name):
             raise ModisteError(f"{key} of {where} names '{name}', which is outside the folder: correct the name.")
 
@@ -407,16 +404,29 @@ def _refuse_activation(key: str, value: object, where: str) -> None:
 
 
 def _refuse_file(key: str, value: object, where: str) -> None:
-    for name in _leaves(value):
+    for name in leaves(value):
         if name not in VOCABULARIES:
             raise ModisteError(f"{key} of {where} names '{name}', which is opened outside the folder: remove it.")
+
+
+def _refuse_tokenizers(key: str, value: object, where: str) -> None:
+    for name in leaves(value):  # transformers reads any name with such a part as a tokenizer.json
+        if not isinstance(name, str) or not TOKENIZER.fullmatch(name):
+            raise ModisteError(f"{key} of {where} names '{name}', which is no tokenizer.json: remove it.")
+
+
+def _refuse_programs(key: str, value: object, where: str) -> None:
+    if value not in WORD_TOKENIZERS:
+        raise ModisteError(
+            f"{key}={value} of {where} may start a program, which is refused: use {' or '.join(WORD_TOKENIZERS)}."
+        )
 
 
 def _refuse_words_but(*known: str) -> Callable[[str, object, str], None]:
     """Rule for another package's arguments: numbers, and the words that it does not take for a file."""
 
     def rule(key: str, value: object, where: str) -> None:
-        for word in _leaves(value):
+        for word in leaves(value):
             if isinstance(word, str) and word not in known:
                 raise ModisteError(f"{key} of {where} has '{word}', which would open other files: remove it.")
 
@@ -442,9 +452,9 @@ RULES: dict[str, Callable[[str, object, str], None]] = {
     "configuration_files": _refuse_outside,
     "entity_vocab": _refuse_word,
     "experts_implementation": _refuse_kernel,
-    "fast_tokenizer_files": _refuse_outside,
+    "fast_tokenizer_files": _refuse_tokenizers,
     "init_inputs": _refuse("passes files to the tokenizer: remove it"),
-    "jumanpp_kwargs": _refuse_words_but(),
+    "jumanpp_kwargs": _refuse("configures the program jumanpp, which is refused: remove it"),
     "kernel_config": _refuse("asks for code from the model hub, which is refused: remove it"),
     "mecab_kwargs": _refuse_words_but("ipadic", "unidic", "unidic_lite"),
     "merges": _refuse_word,
@@ -456,6 +466,7 @@ RULES: dict[str, Callable[[str, object, str], None]] = {
     "sudachi_kwargs": _refuse_words_but("A", "B", "C", "small", "core", "full", *PROJECTIONS),
     "target_spm": _refuse_word,
     "timm_model_name": _refuse_location,
+    "tokenizer_file": _refuse_tokenizers,
     "transformers_weights": _refuse_outside,
     "trust_remote_code": _refuse("asks to run remote code, which is refused: remove that line"),
     "types": _refuse_modules,
@@ -463,6 +474,7 @@ RULES: dict[str, Callable[[str, object, str], None]] = {
     "use_pretrained_backbone": _refuse("asks for weights outside the folder: set it to false"),
     "vocab": _refuse_word,
     "weight_map": _refuse_outside,
+    "word_tokenizer_type": _refuse_programs,
 }
 """Key without surrounding underscores → check of its value."""
 ENDINGS: dict[str, Callable[[str, object, str], None]] = {

@@ -10,9 +10,12 @@ from pathlib import Path
 
 from modiste.errors import ModisteError
 
+DEEPEST = 100
+"""Limit on nested folders."""
+
 
 def refuse_links(folder: Path, why: str, harmless: Callable[[Path], bool] = lambda path: False) -> None:
-    """Raise ModisteError if ``folder`` contains links, pipes or devices.
+    """Raise ModisteError if ``folder`` contains links, pipes or devices, or is nested too deep (`special`).
 
     Args:
         folder: The folder to check; it may itself be a link.
@@ -54,10 +57,19 @@ def leads_out(path: Path, folder: Path) -> bool:
 
 
 def special(folder: Path) -> Iterator[Path]:
-    """Yield the links, pipes and devices below ``folder``, without following links; nothing if it is not a folder."""
-    with suppress(FileNotFoundError, NotADirectoryError):  # another process may remove its temporary folder
-        for entry in os.scandir(folder):
-            if entry.is_dir(follow_symlinks=False):
-                yield from special(Path(entry.path))
-            elif not entry.is_file(follow_symlinks=False):
-                yield Path(entry.path)
+    """Yield the links, pipes and devices below ``folder``, without following links; nothing if it is not a folder.
+
+    Raises:
+        ModisteError: Folders are nested more than `DEEPEST` deep, where Python's own walks run out of stack.
+    """
+    folders = [(os.fspath(folder), 0)]
+    while folders:
+        place, depth = folders.pop()
+        if depth > DEEPEST:
+            raise ModisteError(f"'{folder}' has folders nested more than {DEEPEST} deep: remove them.")
+        with suppress(FileNotFoundError, NotADirectoryError):  # another process may remove its temporary folder
+            for entry in os.scandir(place):
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((entry.path, depth + 1))
+                elif not entry.is_file(follow_symlinks=False):
+                    yield Path(entry.path)

@@ -113,16 +113,23 @@ def _markdown_lines(grid: Grid) -> list[str]:
     return lines + ["| " + " | ".join(_markdown_item(item) for item in row) + " |" for row in grid.rows]
 
 
-FORMULA = re.compile(r"(?:^|(?<=[;|\t\n]))(?=\s*[=+\-@])|^(?=[\t\r])")
+BREAK = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
+"""Control characters, at which some readers end a cell or a row whatever the quotes around it say."""
+FORMULA = re.compile(r'(?:^|(?<=[;|]))(?=[\s"]*[=+\-@＝＋－＠])')
 """Where a spreadsheet would begin a formula, also one that splits cells at semicolons, as in many languages."""
 
 
 def _without_formulas(value: Any) -> Any:
-    return FORMULA.sub("'", value) if isinstance(value, str) and number(value) is None else value
+    if not isinstance(value, str):
+        return value
+    text = BREAK.sub(" ", value)
+    return FORMULA.sub("'", text) if number(text) is None else text
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     r"""Format rows as CSV; text that a spreadsheet would take for a formula gets an apostrophe (OWASP).
+
+    Line breaks and tabs within a cell become a space.
 
     >>> csv_text([["model", "value"], ["=cmd()", -0.5]])
     "model,value\n'=cmd(),-0.5\n"
