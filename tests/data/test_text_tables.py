@@ -8,7 +8,9 @@ import zipfile
 
 import pytest
 
+from modiste.data import text_tables
 from modiste.data.text_tables import TextFormat, parse_table, read_text
+from modiste.errors import ModisteError
 
 HEADER = "sku,title,image\n"
 ROWS = [("0", "Robe d'été, rouge – 19,90 €", "0.jpg"), ("1", 'Hose 32" lang', "1.jpg"), ("2", "a\nb", "2.jpg")]
@@ -21,7 +23,7 @@ def table(delimiter=","):
 
 def zipped(data):
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("t.csv", data)
     return buffer.getvalue()
 
@@ -44,6 +46,25 @@ def test_compression_is_recognised_by_content(name, pack, tmp_path):
     text, found = read_text(tmp_path / "t.csv")
     assert text == table()
     assert found.compression == name
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zipped])
+def test_a_small_file_does_not_decompress_into_a_large_table(pack, tmp_path, monkeypatch):
+    """205 KB became 200 MB, and 1.4 GB of cells."""
+    monkeypatch.setattr(text_tables, "FREE_TEXT", 100_000)
+    (tmp_path / "t.csv").write_bytes(pack(b"a,b\n" + b"x" * 90_000))
+    assert len(read_text(tmp_path / "t.csv")[0]) == 90_004
+    (tmp_path / "t.csv").write_bytes(pack(b"a,b\n" + b"x" * 900_000))
+    with pytest.raises(ValueError, match="decompress to more than 100,"):
+        read_text(tmp_path / "t.csv")
+
+
+def test_a_long_header_over_short_rows_is_no_table():
+    """39 KB of them became 31 million cells."""
+    names = ",".join(f"c{i}" for i in range(3000))
+    assert len(parse_table(names + "\n" + "x\n" * 1000, TextFormat())[0]) == 3000
+    with pytest.raises(ModisteError, match=r"2,000 rows and 3,000 columns has only 2,000 cells with a value"):
+        parse_table(names + "\n" + "x\n" * 2000, TextFormat())
 
 
 def test_what_is_given_overrides_what_would_be_recognised(tmp_path):

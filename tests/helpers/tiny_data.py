@@ -14,6 +14,9 @@ from modiste.data.storage.preprocessed import Preprocessed, write
 from modiste.models.preprocess import Preprocess
 from modiste.texts.words import HashTokenizer
 
+SPARSE = {"GNU.sparse.map": "268435456,0", "GNU.sparse.size": "268435456"}
+"""Headers of a tar member of no bytes that unpacks into 256 MB."""
+
 
 def picture(number: int, size: tuple[int, int] = (6, 8)) -> Image.Image:
     """A picture of random pixels that ``number`` decides."""

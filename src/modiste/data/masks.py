@@ -15,6 +15,11 @@ Mask = npt.NDArray[np.bool_]
 UNREADABLE_MASK = "unreadable mask"
 OTHER_SIZE = "mask of another size than the image"
 NO_ANNOTATION = "no annotation"
+COSTLY_MASKS = "masks that take minutes to draw"
+MAX_COST = 2**33
+"""Limit on `Shape.cost`, summed over an image: 500 instances on 16 megapixels, or a minute or two of drawing."""
+LONGEST = 60
+"""Bits of a compressed run length; longer numbers fit no image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +79,10 @@ class Shape:
         _check_counts(counts, height, width)
         return cls(counts=counts)
 
+    def cost(self, height: int, width: int) -> int:
+        """Upper bound on the cost of `fill`, in pixels: each row that an edge of a polygon crosses costs about 16."""
+        return height * (width + 16 * sum(len(polygon) // 2 for polygon in self.polygons))
+
     def fill(self, height: int, width: int) -> Mask:
         """Return the mask (height, width), True inside. Raises ValueError if the runs do not fit the size."""
         return (
@@ -90,7 +99,7 @@ def decode_counts(text: str) -> npt.NDArray[np.int64]:
     continuation bit. From the fourth on, a number is stored as the difference from the number two before it.
 
     Raises:
-        ValueError: A character is invalid, or the last number is truncated.
+        ValueError: A character is invalid, a number has more than `LONGEST` bits, or the last one is truncated.
 
     >>> decode_counts("52203").tolist()
     [5, 2, 2, 2, 5]
@@ -103,6 +112,8 @@ def decode_counts(text: str) -> npt.NDArray[np.int64]:
             raise ValueError(f"{character!r} is not valid in COCO run lengths")
         value |= (code & 31) << shift
         shift += 5
+        if shift > LONGEST:
+            raise ValueError("the run lengths have a number of more bits than any image has pixels")
         if not code & 32:
             if code & 16:
                 value -= 1 << shift
@@ -114,8 +125,11 @@ def decode_counts(text: str) -> npt.NDArray[np.int64]:
 
 
 def _check_counts(counts: npt.NDArray[np.int64], height: int, width: int) -> None:
-    if counts.ndim != 1 or (counts < 0).any() or counts.sum() != height * width:
-        raise ValueError(f"run lengths of {counts.sum()} pixels do not match an image of {width}×{height}")
+    size = int(height) * int(width)
+    # A sum of larger numbers may wrap to the size, and NumPy would write past the end of the mask.
+    bounded = counts.ndim == 1 and counts.min(initial=0) >= 0 and int(counts.max(initial=0)) * len(counts) < 2**63
+    if not bounded or counts.sum() != size:
+        raise ValueError(f"run lengths do not match an image of {width}×{height} pixels")
 
 
 def fill_runs(counts: npt.NDArray[np.int64], height: int, width: int) -> Mask:

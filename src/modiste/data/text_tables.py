@@ -14,7 +14,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
+
+from modiste.errors import ModisteError
 
 Columns = dict[str, list[Any]]
 
@@ -34,6 +36,10 @@ MARKS = {
 CODE_PAGES = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "big5", "cp949", "mac_roman"]
 MAX_TEXT = 4 * 2**30
 """Maximum size of a decompressed table in bytes."""
+FREE_TEXT, MAX_RATIO = 64 * 2**20, 100
+"""A table that decompresses to more bytes than `FREE_TEXT` may have this many times its compressed size."""
+FREE_CELLS, MAX_EMPTY = 4_000_000, 100
+"""A table of more cells than `FREE_CELLS` may have this many times the cells that have a value."""
 SAMPLE = 2**18
 """Number of bytes or characters that decide the encoding and the delimiter."""
 
@@ -73,7 +79,7 @@ def read_text(path: Path, encoding: str | None = None) -> tuple[str, TextFormat]
         encoding: A Python codec; None: recognised.
 
     Raises:
-        ValueError: The text is not in ``encoding`` or the recognised one, or decompressed larger than `MAX_TEXT`.
+        ValueError: The text is not in ``encoding`` or the recognised one, or too large decompressed (`read_unpacked`).
         OSError: The file cannot be read.
     """
     data = path.read_bytes()
@@ -136,15 +142,59 @@ def _unpacked(data: bytes, compression: str) -> bytes:
             members = [member for member in archive.infolist() if not member.is_dir()]
             if len(members) != 1:
                 raise ValueError(f"the zip file holds {len(members)} files: give one that contains only the table")
-            stream: Any = archive.open(members[0])
-            unpacked = stream.read(MAX_TEXT + 1)
-    else:
-        opener: Any = {"gzip": gzip.GzipFile, "bzip2": bz2.BZ2File, "xz": lzma.LZMAFile}[compression]
-        argument = {"fileobj": io.BytesIO(data)} if compression == "gzip" else {"filename": io.BytesIO(data)}
-        unpacked = opener(**argument).read(MAX_TEXT + 1)
-    if len(unpacked) > MAX_TEXT:
-        raise ValueError(f"uncompressed it is larger than {MAX_TEXT:,} bytes")
+            return read_member(archive, members[0].filename)
+    opener: Any = {"gzip": gzip.GzipFile, "bzip2": bz2.BZ2File, "xz": lzma.LZMAFile}[compression]
+    argument = {"fileobj": io.BytesIO(data)} if compression == "gzip" else {"filename": io.BytesIO(data)}
+    return read_unpacked(opener(**argument), len(data))
+
+
+def read_unpacked(stream: IO[bytes], packed: int) -> bytes:
+    """Read a decompressing stream to its end.
+
+    Args:
+        stream: The stream.
+        packed: Number of compressed bytes.
+
+    Raises:
+        ValueError: It yields more than `MAX_TEXT` bytes, or more than `FREE_TEXT` and `MAX_RATIO` times ``packed``.
+
+    >>> read_unpacked(io.BytesIO(b"a hat"), packed=1)
+    b'a hat'
+    """
+    most = min(max(FREE_TEXT, MAX_RATIO * packed), MAX_TEXT)
+    unpacked = stream.read(most + 1)
+    if len(unpacked) > most:
+        raise ValueError(f"its {packed:,} bytes decompress to more than {most:,}: decompress it first if you trust it")
     return unpacked
+
+
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Read a text of a zip file. Raises ValueError as `read_unpacked` does."""
+    with archive.open(name) as stream:
+        return read_unpacked(stream, archive.getinfo(name).compress_size)
+
+
+def check_cells(rows: int, columns: int, filled: int) -> None:
+    """Check that the cells of a table are in proportion to those that have a value.
+
+    Args:
+        rows: Number of rows.
+        columns: Number of columns.
+        filled: Number of cells with a value.
+
+    Raises:
+        ModisteError: There are more than `FREE_CELLS`, and more than `MAX_EMPTY` times ``filled``.
+
+    >>> check_cells(10_000, 10_000, filled=20_000)
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: A table of 10,000 rows and 10,000 columns has only 20,000 cells with a value: remove \
+rare columns.
+    """
+    if rows * columns > max(FREE_CELLS, MAX_EMPTY * filled):
+        raise ModisteError(
+            f"A table of {rows:,} rows and {columns:,} columns has only {filled:,} cells with a value: remove rare "
+            "columns."
+        )
 
 
 def parse_table(
@@ -162,6 +212,7 @@ def parse_table(
     Raises:
         ValueError: The delimiter is not one character, a quote is never closed, a row has more cells than the header,
             or two columns have the same name.
+        ModisteError: See `check_cells`.
 
     >>> parse_table("a;b\n1;2,5\n", TextFormat())[0]
     {'a': ['1'], 'b': ['2,5']}
@@ -272,4 +323,5 @@ def _columns(records: Sequence[Record], delimiter: str, skipped: int) -> Columns
                 f"that contain '{delimiter}', or set data.catalogue.delimiter"
             )
     rows = [record.cells for record in records[1:]]
+    check_cells(len(rows), len(header), sum(map(len, rows)))
     return {name: [row[place] if place < len(row) else "" for row in rows] for place, name in enumerate(header)}

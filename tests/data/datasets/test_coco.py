@@ -109,6 +109,9 @@ def test_a_polygon_of_whole_pixels_is_these_pixels():
         {"size": [4, 4], "counts": "5"},
         {"size": [4, 4], "counts": "T"},
         {"size": [4, 4], "counts": "~~"},
+        {"size": [8, 8], "counts": [2**62, 2**62, 2**62, 2**62 + 64]},
+        {"size": [2**31, 2**31], "counts": [2**62, 2**62, 2**62, 2**62]},
+        {"size": ["4" * 10, [0]], "counts": [4]},
         [[1, 2, 3, 4, 5, 6, 7]],
         [[1, 2, 3, 4, 5, float("nan")]],
         [["a", "b"]],
@@ -117,8 +120,14 @@ def test_a_polygon_of_whole_pixels_is_these_pixels():
     ids=str,
 )
 def test_what_is_no_segmentation_is_a_value_error(segmentation):
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises((ValueError, TypeError), match=r"."):
         Shape.from_coco(segmentation)
+
+
+def test_a_number_without_end_is_refused_at_its_first_characters():
+    """Each further character lengthened one number: 200,000 of them took seconds, and four times as many a minute."""
+    with pytest.raises(ValueError, match="more bits than any image"):
+        decode_counts("o" * 10_000_000)
 
 
 @pytest.mark.parametrize("text", ["", "1", "1 2 3", "a b", "0 2", "1 20", "5 2 1 2", "3 -1"])
@@ -452,6 +461,32 @@ SETS = ("fashionpedia", "modanet", "imaterialist")
 def test_no_name_of_a_category_takes_more_than_linear_time():
     assert_linear(plain, " ", "top", "x")
     assert plain("top , t-shirt,,x ") == "top or t-shirt or  or x"
+
+
+def test_runs_whose_sum_wraps_and_runs_of_text_are_bad_rows(tmp_path):
+    """The former wrote past the end of the mask; an array of the latter took 4 MB per number."""
+    wrapping = {"size": [8, 8], "counts": [2**62, 2**62, 2**62, 2**62 + 64]}
+    texts = {"size": [8, 8], "counts": ["x" * 10**6, *["1"] * 100]}
+    instances = [instance(0, 10, wrapping), instance(1, 10, texts), instance(2, 10, LEFT)]
+    content = annotations(["a.jpg", "b.jpg", "c.jpg"], instances)
+    catalogue = fashionpedia(write_fashionpedia(tmp_path / "f", train=content), "data.catalogue.max_bad=5")
+    assert {reason: len(rows) for reason, rows in catalogue.report.bad.items()} == {"unreadable mask": 2}
+
+
+@pytest.mark.parametrize(
+    ("size", "shapes"),
+    [
+        ((1, 1_000_000), [[[0, 0, 0.9, 999_999] * 500]]),
+        ((8000, 8000), [{"size": [8000, 8000], "counts": [64 * 10**6]}] * 200),
+    ],
+    ids=["edges × rows", "instances × pixels"],
+)
+def test_masks_that_take_minutes_to_draw_are_a_bad_row(size, shapes, tmp_path):
+    instances = [*(instance(0, 10, shape) for shape in shapes), instance(1, 10, LEFT)]
+    content = annotations(["a.jpg", "b.jpg"], instances)
+    content["images"][0] |= {"width": size[0], "height": size[1]}
+    catalogue = fashionpedia(write_fashionpedia(tmp_path / "f", train=content), "data.catalogue.max_bad=5")
+    assert list(catalogue.report.bad) == ["masks that take minutes to draw"]
 
 
 @pytest.mark.parametrize("size", [(100_000, 100_000), (0, 20), (-20, 30)])

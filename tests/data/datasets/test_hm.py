@@ -8,6 +8,7 @@ import pytest
 
 from helpers.tiny_data import encoded, picture
 from modiste.config import compose
+from modiste.data import text_tables
 from modiste.data.build import load
 from modiste.data.catalogue import hash_pixels
 from modiste.data.datasets.hm import ATTRIBUTES, HM
@@ -144,6 +145,12 @@ def test_half_a_zip_file_is_to_be_downloaded_again(tmp_path):
         (tmp_path / "half.zip").write_bytes(file.read()[:1500])
     with pytest.raises(ModisteError, match=r"is damaged .*download it again"):
         HM(str(tmp_path / "half.zip"))()
+
+
+def test_a_small_zip_file_does_not_decompress_into_a_large_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_tables, "FREE_TEXT", 1000)
+    with pytest.raises(ModisteError, match=r"articles\.csv cannot be read.*: its .* bytes decompress to more than"):
+        HM(write_zip(tmp_path / "hm.zip", table() + b"," * 1_000_000))()
 
 
 def test_another_table_is_not_taken_for_hms(tmp_path):

@@ -16,7 +16,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from helpers.linear import assert_linear
-from helpers.tiny_data import encoded, picture
+from helpers.tiny_data import SPARSE, encoded, picture
 from helpers.watched import watched
 from modiste.data.datasets.hub import Hub
 from modiste.data.datasets.hub_files import _configs as read_configs
@@ -261,6 +261,17 @@ def test_what_is_no_table_and_no_picture_is_not_read(outside, tmp_path):
     with watched(outside) as found, pytest.raises(ModisteError, match="holds no data files"):
         Hub(str(root))()
     assert found == []
+
+
+def test_tars_hold_no_sparse_files(tmp_path):
+    """512 bytes of them unpack into any size."""
+    (tmp_path / "set").mkdir()
+    with tarfile.open(tmp_path / "set" / "train.tar", "w") as tar:
+        info = tarfile.TarInfo("0.jpg")
+        info.pax_headers = SPARSE
+        tar.addfile(info)
+    with pytest.raises(ModisteError, match=r"holds '0\.jpg'"):
+        Hub(str(tmp_path / "set"), {"text": "txt", "image": "jpg"})()
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.npz", "a.npy", "a.pth", "a.cbor", "a.ten", "a.mp4"])

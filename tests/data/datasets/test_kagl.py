@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from helpers.tiny_data import encoded, picture
+from modiste.data import text_tables
 from modiste.data.catalogue import hash_pixels
 from modiste.data.datasets.kagl import HEADER, HUB_COLUMNS, Kagl, Subset, brands, read_styles
 from modiste.data.sources import decode
@@ -172,6 +173,13 @@ def test_the_real_file_has_its_published_counts(real_kagl):
 # ------------------------------------------------------------------------------------------------- the paper's kind of
 
 TYPES = ["Shirts"] * 8 + ["Tops"] * 6 + ["Jeans"] * 6 + ["Belts"] * 3 + [""] * 4
+
+
+def test_a_small_zip_file_does_not_decompress_into_a_large_table(tmp_path, monkeypatch):
+    path = write_zip(tmp_path / "kagl.zip", [*ROWS, ROWS[0] + " x" * 100_000])
+    monkeypatch.setattr(text_tables, "FREE_TEXT", 1000)
+    with pytest.raises(ModisteError, match=r"styles\.csv of .*kagl\.zip cannot be read: its .* bytes decompress to"):
+        Kagl(path)()
 
 
 def typed_zip(path):

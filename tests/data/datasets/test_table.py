@@ -10,7 +10,7 @@ import pytest
 
 from helpers.tiny_data import encoded, picture
 from modiste.data.catalogue import UNSAFE_IMAGE, hash_pixels
-from modiste.data.datasets.table import Table, read_table
+from modiste.data.datasets.table import Table, concatenated, map_columns, read_table
 from modiste.errors import ModisteError
 
 HEADER = ["sku", "title", "path", "Colour", "price", "fold"]
@@ -133,6 +133,20 @@ def test_a_table_cannot_claim_what_its_pixels_are(tmp_path, images, settings):
     own = Table(str(tmp_path / "t.csv"), images, {**COLUMNS, "cost": "pixels"})()
     assert "cost" in own.attributes
     assert own.column("pixels")[0] == hash_pixels(picture(0))
+
+
+def test_small_files_are_not_spread_over_large_tables(tmp_path, images):
+    """Records of one key each, and one row of many captions, take rows × columns cells."""
+    records = [{f"{i:x}": 1} for i in range(3000)]
+    for name, content in (("t.json", json.dumps(records)), ("t.jsonl", "\n".join(map(json.dumps, records)))):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ModisteError, match=r"3,000 rows and 3,000 columns has only 3,000 cells with a value"):
+            read_table(tmp_path / name)
+    captions = [["x"] * 30_000] + [["x"]] * 300
+    with pytest.raises(ModisteError, match=r"301 rows and 30,000 columns"):
+        map_columns({"c": captions, "i": ["a.png"] * 301}, {"text": "c", "image": "i"}, None, "x")
+    with pytest.raises(ModisteError, match=r"60,001 rows and 201 columns"):
+        concatenated([{"a": [1] * 60_000}, {f"c{i}": [1] for i in range(200)}])
 
 
 def test_several_captions_in_a_cell_become_columns(tmp_path, images):

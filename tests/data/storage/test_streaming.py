@@ -13,7 +13,7 @@ import torch
 from torchvision.transforms import v2
 
 from helpers.commands import TINY, modiste
-from helpers.tiny_data import encoded, inputs, picture
+from helpers.tiny_data import SPARSE, encoded, inputs, picture
 from helpers.watched import watched
 from modiste.config import load_config
 from modiste.config.stored import check_overrides
@@ -347,6 +347,25 @@ def test_members_that_are_no_files_or_too_large_are_skipped(catalogue, monkeypat
         webdataset.read_columns(samples[2])
     assert catalogue.column("text") == ["up"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.tar", "secret"]
+
+
+def test_a_key_takes_no_more_memory_than_its_image_text_and_json(tmp_path):
+    """Sparse members of 512 bytes unpacked into 256 MB each, and a key may have any number of files."""
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, headers in [
+            ("0.jpg", SPARSE), ("0.txt", {}), ("1.0.jpg", {}), ("1.1.jpg", {}), ("1.png", {}), ("2.0.jpg", {}),
+        ]:  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.size, info.pax_headers = 0 if headers else 5, headers
+            tar.addfile(info, io.BytesIO(b"a hat"))
+    samples = [
+        {suffix: content for suffix, content in sample.items() if not suffix.startswith("__")}
+        for sample in webdataset.read_shard(str(tmp_path / "0.tar"), pytest.fail)
+    ]
+    assert samples == [{"txt": b"a hat"}, {"0.jpg": b"", "1.jpg": b"", "png": b"a hat"}, {"0.jpg": b""}]
+    assert [set(sample) - {"__key__", "__url__"} for sample in webdataset._index(str(tmp_path / "0.tar"))] == [
+        set(sample) for sample in samples
+    ]
 
 
 def test_the_shards_of_a_catalogue_hold_it_and_writing_them_goes_on(catalogue, tmp_path):

@@ -7,6 +7,7 @@ import json
 import sys
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +18,8 @@ from PIL import Image
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.download import cut_short, note_partial, require
 from modiste.data.masks import (
+    COSTLY_MASKS,
+    MAX_COST,
     NO_ANNOTATION,
     UNREADABLE_MASK,
     Mask,
@@ -252,7 +255,8 @@ def _read_json(file: Path, card: Card) -> Any:
 
 def _pack(record: dict[str, Any]) -> dict[str, Any]:
     if isinstance(record.get("counts"), list):
-        record["counts"] = np.asarray(record["counts"])
+        with suppress(ValueError, TypeError, OverflowError):  # an array of text would take its longest cell per number
+            record["counts"] = np.asarray(record["counts"], dtype=np.int64)
     if record.get("segmentation") is not None:
         try:
             record["segmentation"] = Shape.from_coco(record["segmentation"])
@@ -335,9 +339,11 @@ def _add_run(photos: dict[str, Photo], row: Mapping[str, str], names: Names) -> 
 
 
 def _size_problem(photo: Photo) -> str | None:
-    """Masks are made at this size."""
+    """Reason why the masks of a photo, which are made at the size of its annotations, are not drawn, or None."""
     width, height = photo.size
-    return None if min(photo.size) > 0 and width * height <= MAX_PIXELS else "impossible size in the annotations"
+    if min(photo.size) <= 0 or width * height > MAX_PIXELS:
+        return "impossible size in the annotations"
+    return COSTLY_MASKS if sum(shape.cost(height, width) for _, shape in photo.shapes) > MAX_COST else None
 
 
 def build(

@@ -12,7 +12,7 @@ from modiste.data.catalogue import Card, Catalogue
 from modiste.data.datasets.table import map_columns, read_delimited, read_table
 from modiste.data.download import cut_short, note_partial, require
 from modiste.data.sources import FolderImages, ImageSource, ZipImages
-from modiste.data.text_tables import Columns
+from modiste.data.text_tables import Columns, read_member
 from modiste.errors import ModisteError
 
 CARD = Card(
@@ -111,8 +111,8 @@ def _from_zip(path: Path) -> tuple[Columns, ImageSource]:
         missing += [] if any(name.startswith(images.prefix) for name in members) else ["images/"]
         if missing:
             raise ModisteError(f"{path} holds no {' and no '.join(missing)}. {CARD.download}")
-        with images.archive.open(table) as file:
-            return read_delimited(io.TextIOWrapper(file, encoding="utf-8-sig", newline="")), images
+        text = io.BytesIO(read_member(images.archive, table))
+        return read_delimited(io.TextIOWrapper(text, encoding="utf-8-sig", newline="")), images
     except zipfile.BadZipFile as error:
         raise cut_short(CARD, path, str(error)) from None
     except (ValueError, csv.Error) as error:

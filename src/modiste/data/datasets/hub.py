@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.datasets.hub_files import saved_files, split_files
-from modiste.data.datasets.table import from_dataset, load_files, map_columns, read_schema, read_table
+from modiste.data.datasets.table import concatenated, from_dataset, load_files, map_columns, read_schema, read_table
 from modiste.data.numbers import read_numbers
 from modiste.data.shop import split_word
 from modiste.data.sources import MAX_BYTES, FolderImages, ImageSource
@@ -143,16 +143,9 @@ def _of_tables(splits: Mapping[str, Sequence[Path]]) -> dict[str, Dataset]:
     import datasets
 
     tables = [(split, file, read_table(file)) for split, files in splits.items() for file in files]
-    names = dict.fromkeys(name for *_, table in tables for name in table)
-    lengths = [len(next(iter(table.values()), [])) for *_, table in tables]
-    raw = {
-        name: [
-            cell for (*_, table), rows in zip(tables, lengths, strict=True) for cell in table.get(name, [None] * rows)
-        ]
-        for name in names
-    }
+    raw = concatenated([table for *_, table in tables])
     whole = datasets.Dataset.from_dict({name: _typed(name, cells) for name, cells in raw.items()})
-    places = [split for (split, *_), rows in zip(tables, lengths, strict=True) for _ in range(rows)]
+    places = [split for split, _, table in tables for _ in next(iter(table.values()), [])]
     return {split: whole.select([i for i, place in enumerate(places) if place == split]) for split in splits}
 
 
@@ -179,7 +172,8 @@ def _check_tar(file: Path) -> None:
 
 def _is_plain(member: tarfile.TarInfo) -> bool:
     suffix = member.name.rpartition(".")[2].lower()
-    return member.isdir() or (member.isreg() and member.size <= MAX_BYTES and suffix in TAR_SUFFIXES)
+    plain = member.isreg() and not member.issparse()  # a sparse file of 512 bytes may unpack into any size
+    return member.isdir() or (plain and member.size <= MAX_BYTES and suffix in TAR_SUFFIXES)
 
 
 TAR_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif",
@@ -212,7 +206,4 @@ def _image_folder(folder: Path, tables: Sequence[Path]) -> dict[str, list[Any]]:
         part["file_name"] = [str(inside / str(name)) for name in part["file_name"]]
         part.setdefault("split", [inside.parts[0] if inside.parts else ""] * len(part["file_name"]))
         parts.append(part)
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {
-        name: [cell for part in parts for cell in part.get(name, [None] * len(part["file_name"]))] for name in names
-    }
+    return concatenated(parts)

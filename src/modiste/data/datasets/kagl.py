@@ -13,7 +13,7 @@ from pathlib import Path
 from modiste.data.catalogue import Card, Catalogue, as_text
 from modiste.data.datasets.table import find_parquet, from_dataset, read_parquet
 from modiste.data.sources import FolderImages, ImageSource, ZipImages
-from modiste.data.text_tables import Columns
+from modiste.data.text_tables import Columns, read_member
 from modiste.errors import ModisteError, did_you_mean
 
 CARD = Card(
@@ -179,9 +179,11 @@ def _from_zip(path: Path) -> tuple[Columns, ImageSource]:
             raise ModisteError(f"{path} holds no styles.csv. {CARD.download}")
         # Kaggle's zip repeats the whole data set in an inner folder.
         name = min(names, key=len)
-        columns = read_styles(images.archive.read(name), f"{path}:{name}")
+        columns = read_styles(read_member(images.archive, name), f"{path}:{name}")
     except zipfile.BadZipFile as error:
         raise ModisteError(f"{path} is not a complete zip file ({error}): download it again. {CARD.download}") from None
+    except ValueError as error:
+        raise ModisteError(f"styles.csv of {path} cannot be read: {error}.") from None
     images.prefix = name.removesuffix("styles.csv") + "images/"
     return columns, images
 

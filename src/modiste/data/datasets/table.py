@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from dataclasses import replace as with_changes
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from xml.etree import ElementTree
@@ -28,7 +29,7 @@ from modiste.data import shop
 from modiste.data.catalogue import GROUNDING, REQUIRED, SCHEMA, Card, Catalogue, LoadReport, name_products
 from modiste.data.numbers import read_numbers
 from modiste.data.sources import ArrowImages, BytesImages, FolderImages, ImageSource, ZipImages
-from modiste.data.text_tables import BY_SUFFIX, Columns, TextFormat, parse_table, read_text
+from modiste.data.text_tables import BY_SUFFIX, Columns, TextFormat, check_cells, parse_table, read_text
 from modiste.data.url_images import download, file_name
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils import arrow
@@ -439,7 +440,11 @@ def read_delimited(lines: Iterable[str], delimiter: str = ",") -> Columns:
 
 
 def from_records(records: Sequence[object]) -> Columns:
-    """Convert rows to columns; missing values are None. Raises ValueError for a row that is not a dict.
+    """Convert rows to columns; missing values are None.
+
+    Raises:
+        ValueError: A row is not a dict.
+        ModisteError: See `modiste.data.text_tables.check_cells`.
 
     >>> from_records([{"a": 1}, {"b": 2}])
     {'a': [1, None], 'b': [None, 2]}
@@ -448,7 +453,26 @@ def from_records(records: Sequence[object]) -> Columns:
     if len(rows) < len(records):
         raise ValueError("every line must be a JSON object")
     names = dict.fromkeys(name for row in rows for name in row)
+    check_cells(len(rows), len(names), sum(map(len, rows)))
     return {name: [row.get(name) for row in rows] for name in names}
+
+
+def concatenated(tables: Sequence[Mapping[str, Sequence[Any]]]) -> Columns:
+    """Concatenate tables; cells of columns that a table lacks are None.
+
+    Raises:
+        ModisteError: See `modiste.data.text_tables.check_cells`.
+
+    >>> concatenated([{"a": [1, 2]}, {"a": [3], "b": [4]}])
+    {'a': [1, 2, 3], 'b': [None, None, 4]}
+    """
+    counts = [len(next(iter(table.values()), [])) for table in tables]
+    names = dict.fromkeys(name for table in tables for name in table)
+    check_cells(sum(counts), len(names), sum(map(len, chain.from_iterable(table.values() for table in tables))))
+    return {
+        name: [cell for table, rows in zip(tables, counts, strict=True) for cell in table.get(name, [None] * rows)]
+        for name in names
+    }
 
 
 def _refuse_empty(rows: int) -> None:
@@ -474,7 +498,8 @@ def map_columns(
         name: Name of the data set, for error messages.
 
     Raises:
-        ModisteError: A column is not in the table, ``text`` or ``image`` is not mapped, or ``pixels`` is.
+        ModisteError: A column is not in the table, ``text`` or ``image`` is not mapped, ``pixels`` is, or a row has
+            many more captions than the others (see `modiste.data.text_tables.check_cells`).
 
     >>> raw = {"title": ["a hat"], "file": ["1.jpg"], "Hue": ["red"]}
     >>> map_columns(raw, {"text": "title", "image": "file"}, None, "x")
@@ -516,6 +541,7 @@ def map_columns(
 def _captions(cells: Sequence[Any]) -> Columns:
     lists = [cell if isinstance(cell, (list, tuple)) else [cell] for cell in cells]
     count = max((len(cell) for cell in lists), default=1)
+    check_cells(len(lists), count, sum(map(len, lists)))
     names = ["text", *(f"text_{i + 1}" for i in range(1, count))]
     return {name: [cell[i] if i < len(cell) else None for cell in lists] for i, name in enumerate(names)}
 

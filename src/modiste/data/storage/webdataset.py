@@ -34,6 +34,7 @@ Sample = dict[str, Any]
 """Files of a shard with the same key: suffix → content, with ``__key__`` and ``__url__``."""
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif")
 TEXT, COLUMNS = "txt", "json"
+SUFFIXES = (*IMAGES, TEXT, COLUMNS)
 REFERENCE = "__reference__"
 OWN = ("product_id", "split")
 """Columns of the catalogue that need no mapping if the JSON has them."""
@@ -200,24 +201,31 @@ def read_shard(url: str, note: Callable[[str], None]) -> Iterator[Sample]:
 def _files(
     url: str, stream: Any, damaged: Callable[[Exception], bool], note: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
-    """The regular files of an uncompressed tar that belong to samples, in order, without those that are too large."""
+    """The files of an uncompressed tar that belong to samples, in order, without those that are too large.
+
+    Files that no sample uses are empty: a key may have any number of them (``KEY.0.jpg``, ``KEY.1.jpg``, …).
+    """
     try:
         with tarfile.open(fileobj=stream, mode="r|") as tar:  # a compressed one may unpack into any size
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # they would accumulate
-                if not member.isreg() or not _is_wanted(member.name):
+                if not _is_wanted(member):
                     continue
                 if member.size > MAX_BYTES:
                     note(f"{url}: {member.name} is larger than {MAX_BYTES:,} bytes")
                     continue
+                used = member.name.rpartition("/")[2].partition(".")[2].lower() in SUFFIXES
                 content: Any = tar.extractfile(member)
-                yield {"fname": member.name, "data": content.read(), "__url__": url}
+                yield {"fname": member.name, "data": content.read() if used else b"", "__url__": url}
     except (tarfile.TarError, ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
         damaged(error)
 
 
-def _is_wanted(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in (*IMAGES, TEXT, COLUMNS) and not re.match(r"__[^/]*__($|/)", name)
+def _is_wanted(member: tarfile.TarInfo) -> bool:
+    """Whether a member is an image, a text or JSON, and no sparse file, which may unpack into any size."""
+    plain = member.isreg() and not member.issparse()
+    wanted = member.name.rpartition(".")[2].lower() in SUFFIXES
+    return plain and wanted and not re.match(r"__[^/]*__($|/)", member.name)
 
 
 def _reason(error: Exception) -> str:
@@ -382,7 +390,7 @@ def _index(url: str) -> Iterator[Sample]:
             files = [
                 {"fname": member.name, "data": (member.offset_data, member.size), "__url__": url}
                 for member in tar
-                if member.isreg() and _is_wanted(member.name)
+                if _is_wanted(member)
             ]
         yield from group_by_keys(files)
     except (tarfile.TarError, ValueError, EOFError, zlib.error) as error:
