@@ -59,6 +59,24 @@ def test_a_small_file_does_not_decompress_into_a_large_table(pack, tmp_path, mon
         read_text(tmp_path / "t.csv")
 
 
+def test_the_size_that_a_zip_file_claims_is_not_believed(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_tables, "FREE_TEXT", 100_000)
+    content = bytearray(zipped(b"a,b\n" + b"x" * 900_000))
+    entry = content.rindex(b"PK\1\2")
+    content[entry + 20 : entry + 24] = (10**9).to_bytes(4, "little")  # the compressed size in the directory
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(Exception, match=r"decompress to more than 100,|Overlapped entries"):
+        read_text(tmp_path / "t.csv")
+
+
+def test_empty_cells_are_no_values_of_a_table(monkeypatch):
+    monkeypatch.setattr(text_tables, "FREE_CELLS", 1000)
+    header = ",".join(map("c{}".format, range(500)))
+    assert len(parse_table(f"{header}\n1{499 * ','}\n", TextFormat())[0]) == 500
+    with pytest.raises(ModisteError, match="has only 3 cells with a value: remove rare columns"):
+        parse_table(f"{header}\n" + 3 * ("1" + 499 * "," + "\n"), TextFormat())
+
+
 def test_a_long_header_over_short_rows_is_no_table():
     """39 KB of them became 31 million cells."""
     names = ",".join(f"c{i}" for i in range(3000))

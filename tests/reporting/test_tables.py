@@ -610,7 +610,7 @@ def test_words_of_a_user_are_no_markup_and_no_formula(tmp_path):
 
 
 FORMULAS = ["x;=cmd()", "a\t@SUM(A1)", "| +1+cmd", "=1", "-cmd"]
-HIDDEN = ["nice\r=1+1", 'b;"=1+1;c', 'b;"" =1;c', "x\n\n=1", "x;\x0b=1"]
+HIDDEN = ["nice\r=1+1", 'b;"=1+1;c', 'b;"" =1;c', "x\n\n=1", "x;\x0b=1", "\ufeff=1"]
 
 
 @pytest.mark.parametrize("text", FORMULAS + HIDDEN)
@@ -621,7 +621,7 @@ def test_a_cell_is_no_formula_whatever_separates_cells(text):
             cell
             for row in csv.reader(io.StringIO(read, newline=""), delimiter=separator)
             for cell in row
-            if cell.strip().startswith(("=", "+", "-", "@"))
+            if cell.strip("\ufeff \t").startswith(("=", "+", "-", "@"))
         ]
     assert csv_text([["a-b; c = d", "-0.5", -0.5]]) == "a-b; c = d,-0.5,-0.5\n"
 

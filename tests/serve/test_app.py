@@ -443,9 +443,35 @@ def test_the_first_of_many_errors_are_told(client):
     assert message.endswith("; and 990 more")
 
 
-def test_a_body_that_needs_no_token_is_short(client):
-    response = client.post("/token", content=b"a=b&" * 10_000)
+@pytest.mark.parametrize("path", ["/token", "/assets/main.js"])
+def test_a_body_that_needs_no_token_is_short(client, path):
+    response = client.post(path, content=b"a=b&" * 10_000)
     assert response.status_code == 413
+
+
+def test_a_body_with_a_long_key_is_refused(client):
+    """A key of 500 KB was repeated in the error of each of its 800 values."""
+    response = client.post("/search", json={"filters": {"K" * 1000: {str(n): 1 for n in range(100)}}})
+    assert len(response.content) < 200
+    assert "the body has a key of more than 200 characters" in response.json()["error"]["message"]
+
+
+def test_a_text_is_searched_while_photos_wait_to_be_decoded(client, index, monkeypatch):
+    from modiste.serve import server
+    from modiste.serve.uploads import read_image
+
+    free = threading.Event()
+    monkeypatch.setattr(server, "read_image", lambda *given: free.wait(30) and read_image(*given))
+    photo = data_url(index.image(0))
+    with ThreadPoolExecutor(12) as pool:
+        photos = [pool.submit(client.post, "/search", json={"image": photo}) for _ in range(12)]
+        time.sleep(0.3)
+        try:
+            assert client.post("/search", json={"text": "red dress"}, timeout=10).status_code == 200
+            assert not any(one.done() for one in photos)
+        finally:
+            free.set()
+        assert {one.result().status_code for one in photos} == {200}
 
 
 def test_a_body_that_is_longer_than_it_says_is_refused():

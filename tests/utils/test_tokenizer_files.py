@@ -116,9 +116,13 @@ LEGITIMATE = {
         ),
         "pre_tokenizer": SPACES,
     },
+    "rules of one letter": {
+        "normalizer": chain({"type": "NFKC"}, *[replace("'", pattern="[‘’]")] * 5, replace(" ", pattern=r"[\t\]]+")),
+        "pre_tokenizer": BYTES,
+    },
     "settings": {
         "padding": {"strategy": {"Fixed": 512}, "pad_to_multiple_of": 8, "pad_id": 151_643, "pad_token": "[PAD]"},
-        "truncation": {"max_length": 384, "stride": 128, "strategy": "LongestFirst", "direction": "Right"},
+        "truncation": {"max_length": 384, "stride": 256, "strategy": "LongestFirst", "direction": "Right"},
         "model": {"vocab": {"a": 10**9}, "continuing_subword_prefix": "##", "max_input_chars_per_word": 100},
     },
 }  # fmt: skip
@@ -166,6 +170,10 @@ REFUSED = {
     "no type": {"normalizer": {"pattern": {"String": "a"}, "content": "aa"}},
     "a list": {"normalizer": chain(["a"])},
     "a new component": {"normalizer": {"type": "Repeat", "times": 9}},
+    "a component under another name": {"normalizer": {**DOUBLED, "type": "Digits"}},
+    "a chain under another name": {"normalizer": {"type": "Lowercase", "normalizers": [DOUBLED] * 30}},
+    "a component elsewhere": {"pre_tokenizer": DOUBLED},
+    "a template under another name": {"post_processor": {**template(["A"] * 100), "type": "ByteLevel"}},
     "no pattern": {"normalizer": {"type": "Replace", "content": "aa"}},
     "no object": {"normalizer": 3},
     "padding": {"padding": {**PADDING, "strategy": {"Fixed": 10**9}}},

@@ -13,6 +13,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -171,7 +172,8 @@ def read_unpacked(stream: IO[bytes], packed: int) -> bytes:
 def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     """Read a text of a zip file. Raises ValueError as `read_unpacked` does."""
     with archive.open(name) as stream:
-        return read_unpacked(stream, archive.getinfo(name).compress_size)
+        # The archive may claim any size; its directory stands behind all members.
+        return read_unpacked(stream, min(archive.getinfo(name).compress_size, archive.start_dir))
 
 
 def check_cells(rows: int, columns: int, filled: int) -> None:
@@ -323,5 +325,5 @@ def _columns(records: Sequence[Record], delimiter: str, skipped: int) -> Columns
                 f"that contain '{delimiter}', or set data.catalogue.delimiter"
             )
     rows = [record.cells for record in records[1:]]
-    check_cells(len(rows), len(header), sum(map(len, rows)))
+    check_cells(len(rows), len(header), sum(map(bool, chain.from_iterable(rows))))
     return {name: [row[place] if place < len(row) else "" for row in rows] for place, name in enumerate(header)}

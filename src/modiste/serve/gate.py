@@ -87,7 +87,7 @@ class Gate:
         if "*" not in self.settings.allowed_hosts and host not in self.settings.allowed_hosts:
             return 400, f"The host {host} is not allowed: start the server with hosts=[{host}].", {}
         path = scope["path"]
-        if self.settings.token and path not in OPEN and not path.startswith("/assets/") and not self._knows(headers):
+        if self.settings.token and not _is_open(path) and not self._knows(headers):
             if path == "/" and "text/html" in headers.get("accept", ""):
                 return 401, LOGIN, {"content-type": "text/html; charset=utf-8"}
             return 401, "Send the server's token: Authorization: Bearer ….", {"www-authenticate": "Bearer"}
@@ -101,7 +101,7 @@ class Gate:
 
     def _limit(self, path: str) -> int:
         """Maximum size of a body in bytes; small where no token is needed."""
-        return FORM_BYTES if path in OPEN else self.limit
+        return FORM_BYTES if _is_open(path) else self.limit
 
     def _too_large(self, path: str) -> Refusal:
         return 413, f"The body has more than {self._limit(path) / 2**20:.3g} MiB: send a smaller one.", {}
@@ -140,6 +140,11 @@ class Gate:
         headers["referrer-policy"] = "no-referrer"
         headers["cross-origin-resource-policy"] = "same-origin"
         headers["content-security-policy"] = DOCS_POLICY if path.startswith("/docs") else POLICY
+
+
+def _is_open(path: str) -> bool:
+    """Whether a path needs no token."""
+    return path in OPEN or path.startswith("/assets/")
 
 
 def matches(given: str, token: str | None) -> bool:

@@ -10,16 +10,18 @@ Text = Annotated[str, Field(max_length=2000)]
 Row = Annotated[int, Field(ge=0, lt=2**63)]
 ENTRIES = 10_000
 """Maximum number of entries of a body's lists and objects together; pydantic reports on each one that is wrong."""
+LONGEST_KEY = 200
+"""Maximum length of an object's keys; pydantic repeats them in each error."""
 IMAGE = "A data URL (`data:image/jpeg;base64,…`) or the base64 of an image file."
 
 
 class Bounded(BaseModel):
-    """A request body of at most `ENTRIES` entries."""
+    """A request body of at most `ENTRIES` entries, with keys of at most `LONGEST_KEY` characters."""
 
     @model_validator(mode="before")
     @classmethod
-    def _few_entries(cls, given: object) -> object:
-        """Count before anything is validated."""
+    def _is_bounded(cls, given: object) -> object:
+        """Check the size before anything is validated."""
         left, count = [given], 0
         while left:
             node = left.pop()
@@ -28,6 +30,8 @@ class Bounded(BaseModel):
                 if count > ENTRIES:
                     raise ValueError(f"the body has more than {ENTRIES:,} entries: send fewer at a time")
                 left += node if isinstance(node, list) else node.values()
+            if isinstance(node, dict) and max(map(len, node), default=0) > LONGEST_KEY:
+                raise ValueError(f"the body has a key of more than {LONGEST_KEY} characters: send a shorter one")
         return given
 
 

@@ -15,6 +15,7 @@ from modiste.serve.live import Held, Live, Open
 from modiste.serve.metrics import Metrics
 from modiste.serve.schema import Filter, PhotoBody, SearchBody
 from modiste.serve.settings import Settings
+from modiste.serve.towers import DECODED
 from modiste.serve.uploads import Refused, read_image
 from modiste.utils.machine import usable_cores
 
@@ -43,6 +44,7 @@ class Server:
 
     Attributes:
         few: Limits the number of searches that run at the same time, after embedding.
+        decoders: Limits the number of searches whose photos wait to be decoded, apart from ``few``.
 
     Raises:
         ModisteError: An index cannot be opened.
@@ -50,7 +52,7 @@ class Server:
 
     def __init__(self, settings: Settings, open_index: Open, health: Mapping[str, Compute]) -> None:
         self.settings, self.metrics, self.lists = settings, Metrics(), Lists(health)
-        self.few = CapacityLimiter(2 * usable_cores())
+        self.few, self.decoders = CapacityLimiter(2 * usable_cores()), CapacityLimiter(DECODED)
         self.lives: dict[str, Live] = {}
         for name, path in settings.paths.items():
             self.lives[name] = Live(name, path, open_index, settings, self.metrics)
@@ -84,7 +86,7 @@ class Server:
         with self.use(body.index) as held:
             pixels: list[Tensor] = []
             if body.image is not None:
-                pixels = [await to_thread.run_sync(self._pixels, body.image, held, limiter=self.few)]
+                pixels = [await to_thread.run_sync(self._pixels, body.image, held, limiter=self.decoders)]
             texts = list(dict.fromkeys(text for text in (body.text, body.minus) if text and text.strip()))
             alone = len(texts) == 1 and not (body.minus or pixels or body.like or body.where or body.filters)
             index = await held.asked(texts, pixels, alone)

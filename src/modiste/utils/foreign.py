@@ -100,8 +100,8 @@ def check_folder(folder: Path) -> None:
 
 
 def _check_sentencepieces(folder: Path) -> None:
-    for file in sorted(folder.rglob("*.model")):  # transformers takes any of this name, where it finds no other
-        if file.is_file():
+    for file in sorted(folder.rglob("*")):  # transformers takes any .model, where it finds no other
+        if file.name.lower().endswith(".model") and file.is_file():
             check_sentencepiece(file)
 
 

@@ -42,12 +42,38 @@ FIXED = {
     "NFKD": 18,
     "BertProcessing": 5,
     "RobertaProcessing": 5,
-    **dict.fromkeys(("BertPreTokenizer", "CharDelimiterSplit", "Digits", "FixedLength", "Nmt", "Punctuation"), 1),
-    **dict.fromkeys(("Split", "Strip", "StripAccents", "UnicodeScripts", "Whitespace", "WhitespaceSplit"), 1),
 }
-"""Component → most characters of one, for those that have no text of their own."""
-PARTS = ("normalizers", "pretokenizers", "processors")
-RUN = re.compile(r"( |\\s)(\+|\{[1-9]\d*,?\d*\})?")
+"""Component → most characters of one, where that is more than one and not a matter of its settings."""
+BYTES = "add_prefix_space trim_offsets use_regex"
+NORMALIZERS = {
+    "BertNormalizer": "clean_text handle_chinese_chars strip_accents lowercase",
+    "Precompiled": "precompiled_charsmap",
+    "Prepend": "prepend",
+    "Replace": "pattern content",
+    "Sequence": "normalizers",
+    "Strip": "strip_left strip_right",
+    **dict.fromkeys(("ByteLevel", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "StripAccents"), ""),
+}
+PRE_TOKENIZERS = {
+    "ByteLevel": BYTES,
+    "CharDelimiterSplit": "delimiter",
+    "Digits": "individual_digits",
+    "FixedLength": "length",
+    "Metaspace": "replacement prepend_scheme split add_prefix_space str_rep",
+    "Punctuation": "behavior",
+    "Sequence": "pretokenizers",
+    "Split": "pattern behavior invert",
+    **dict.fromkeys(("BertPreTokenizer", "UnicodeScripts", "Whitespace", "WhitespaceSplit"), ""),
+}
+POST_PROCESSORS = {
+    "BertProcessing": "sep cls",
+    "ByteLevel": BYTES,
+    "RobertaProcessing": "sep cls trim_offsets add_prefix_space",
+    "Sequence": "processors",
+    "TemplateProcessing": "single pair special_tokens",
+}
+"""Component → its keys. Of other types and keys, tokenizers guesses what is meant."""
+RUN = re.compile(r"( |\\s|\[(?:[^\[\]\\]|\\.)+\])(\+|\{[1-9]\d*,?\d*\})?")
 """Regular expressions that certainly match no empty text, between any two characters."""
 
 
@@ -72,9 +98,10 @@ def check_tokenizer(file: Path) -> None:
     """
     content, where = read_json(file), f"'{file}'"
     try:
-        text = _product([content.get("normalizer"), content.get("pre_tokenizer")], where)
+        text = _product(content.get("normalizer"), NORMALIZERS, where)
+        text *= _product(content.get("pre_tokenizer"), PRE_TOKENIZERS, where)
         _limit(text, GROWTH, "characters of one", where)
-        _limit(_product([content.get("post_processor")], where), TOKENS, "tokens of one", where)
+        _limit(_product(content.get("post_processor"), POST_PROCESSORS, where), TOKENS, "tokens of one", where)
         _limit(_added(content, file.parent) * text, ADDED, "characters of its added tokens", where)
         _check_settings(content, where)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -105,37 +132,35 @@ def _limit(made: int, limit: int, what: str, where: str) -> None:
         raise ModisteError(f"{where} may make more than {limit:,} {what}: use another tokenizer.")
 
 
-def _product(components: list[Any], where: str) -> int:
-    parts = list(_flat(components, where))
+def _product(component: Any, known: Mapping[str, str], where: str) -> int:
+    parts = list(_flat(component, known, where))
     if len(parts) > COMPONENTS:
         raise ModisteError(f"{where} has {len(parts):,} components, more than {COMPONENTS}: use another tokenizer.")
-    return math.prod(_growth(part, where) for part in parts)
+    return math.prod(_growth(part) for part in parts)
 
 
-def _flat(components: list[Any], where: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the components of nested sequences.
-
-    A component without a type is refused: tokenizers guesses one from the keys.
-    """
-    found = list(components)
+def _flat(component: Any, known: Mapping[str, str], where: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the components of nested sequences, each of a known type and with its keys only."""
+    found = [component]
     while found:
         part = found.pop()
         if part is None:
             continue
-        if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
-            raise ModisteError(f"{where} has a component without a type: save the model again.")
-        if part["type"] == "Sequence":
-            for name in PARTS:
-                found += part.get(name, [])
+        kind = part.get("type")
+        if kind not in known or not part.keys() <= {"type", *known[kind].split()}:
+            raise ModisteError(
+                f"{where} has the component {kind} with {', '.join(part)}, which Modiste does not read: use another "
+                "tokenizer."
+            )
+        if kind == "Sequence":
+            found += part[known[kind]]
         else:
             yield part
 
 
-def _growth(part: Mapping[str, Any], where: str) -> int:
+def _growth(part: Mapping[str, Any]) -> int:
     kind = part["type"]
-    if kind not in FIXED and kind not in MEASURED:
-        raise ModisteError(f"{where} has the component {kind}, which Modiste does not read: use another tokenizer.")
-    return FIXED[kind] if kind in FIXED else MEASURED[kind](part)
+    return MEASURED[kind](part) if kind in MEASURED else FIXED.get(kind, 1)
 
 
 def _replaced(part: Mapping[str, Any]) -> int:
@@ -188,5 +213,6 @@ def _check_settings(content: Mapping[str, Any], where: str) -> None:
         if key in LIMITS and isinstance(size, int) and size > LIMITS[key]:
             raise ModisteError(f"{key} of {where} is more than {LIMITS[key]:,}: lower it.")
     truncation = content.get("truncation") or {"max_length": 0}
-    if 2 * truncation.get("stride", 0) > truncation["max_length"]:  # the rest of a text is kept in overlapping pieces
-        raise ModisteError(f"stride of {where} is more than half of max_length: lower it.")
+    longest = truncation["max_length"]
+    if TOKENS * (longest - truncation.get("stride", 0)) < longest:  # the rest of a text is kept in overlapping pieces
+        raise ModisteError(f"stride of {where} is nearly max_length: lower it.")

@@ -115,7 +115,7 @@ def _markdown_lines(grid: Grid) -> list[str]:
 
 BREAK = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
 """Control characters, at which some readers end a cell or a row whatever the quotes around it say."""
-FORMULA = re.compile(r'(?:^|(?<=[;|]))(?=[\s"]*[=+\-@＝＋－＠])')
+FORMULA = re.compile(r'(?:^|(?<=[;|]))(?=[\s"\ufeff\u200b-\u200d]*[=+\-@＝＋－＠])')
 """Where a spreadsheet would begin a formula, also one that splits cells at semicolons, as in many languages."""
 
 
