@@ -1,5 +1,7 @@
 """Weights and configurations of checkpoints, which may be somebody else's."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -28,11 +30,16 @@ def test_the_temperature_of_a_checkpoint_is_one_number(name, value, tmp_path):
         load_weights(two_tower(), tmp_path / "a.ckpt")
 
 
+STRIDES = {"optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(1).expand(2**33)}}}]}
+
+
 @pytest.mark.parametrize("word", ["continue", "resume"])
-def test_a_checkpoint_is_checked_before_training_resumes(word, tmp_path):
+@pytest.mark.parametrize("content", [STRIDES, Path], ids=["strides", "pickle"])
+def test_a_checkpoint_is_checked_before_training_resumes(content, word, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "config.yaml").touch()
-    state = {"optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(1).expand(2**33)}}}]}
-    torch.save(state, tmp_path / "checkpoints" / "last.ckpt")
-    with pytest.raises(ModisteError, match="a tensor has more elements than it stores: use one written by"):
+    torch.save(content, tmp_path / "checkpoints" / "last.ckpt")
+    with pytest.raises(
+        ModisteError, match="is refused: it is damaged or holds more than weights"
+    ):
         starting_point({"continue": None, "resume": None, "init": None} | {word: str(tmp_path)})

@@ -60,19 +60,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ModisteError(f"There is no checkpoint {path}: give a run directory or a .ckpt file.")
+    checkpoint = _checked(path)
+    if not isinstance(checkpoint, dict) or WEIGHTS not in checkpoint:
+        raise ModisteError(f"The checkpoint {path} has no '{WEIGHTS}': use one written by modiste train.")
+    return checkpoint
+
+
+def _checked(path: Path, mmap: bool = False) -> Any:
     try:
         if not is_intact(path):
             raise ValueError("its checksums do not hold")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        check_tensors(checkpoint)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        check_tensors(content)
     except Exception as error:  # torch raises many kinds for a damaged or a refused file
         raise ModisteError(
             f"The checkpoint {path} is refused: it is damaged or holds more than weights. "
             "Use one written by modiste train."
         ) from error
-    if not isinstance(checkpoint, dict) or WEIGHTS not in checkpoint:
-        raise ModisteError(f"The checkpoint {path} has no '{WEIGHTS}': use one written by modiste train.")
-    return checkpoint
+    return content
 
 
 def load_weights(model: DualEncoder, path: Path) -> None:
@@ -180,13 +185,10 @@ def resumed(path: Path) -> Start:
     """Check the checkpoint that Lightning resumes from as `read_checkpoint` does: here, before anything is written.
 
     Raises:
-        ModisteError: A tensor has more elements than the file stores.
+        ModisteError: It is refused.
     """
-    try:
-        if path.is_file():  # a folder is a sharded checkpoint, which Lightning's strategy reads
-            check_tensors(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    except ValueError as error:
-        raise ModisteError(f"The checkpoint {path} is refused, as {error}: use one written by modiste train.") from None
+    if path.is_file():  # a folder is a sharded checkpoint, which Lightning's strategy reads
+        _checked(path, mmap=True)
     return Start(path, resumes=True)
 
 
