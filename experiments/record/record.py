@@ -337,7 +337,11 @@ def selection() -> str:
             rows.append([f"`{choice['criterion']}`", str(choice["epoch"] + 1), *values])
     shown = table(["chosen by", "epoch", *(f"`{name.removeprefix('val/')}`" for name in criteria)], rows)
     kept = HELD_OUT.found()[0]["metrics"]["t2i/mrr"]
-    return f"{shown}\n\nThe kept checkpoint on the test images of what was held out: t2i MRR {interval(kept)}."
+    said = f"The kept checkpoint on the test images of what was held out: t2i MRR {interval(kept)}"
+    if HELD_OUT.rerun_file(0).is_file():
+        again = json.loads(HELD_OUT.rerun_file(0).read_text())
+        said += f"; trained again on an {again['processor']}: {interval(again['metrics']['t2i/mrr'])}"
+    return f"{shown}\n\n{said}."
 
 
 def gains() -> str:
