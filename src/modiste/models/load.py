@@ -60,24 +60,27 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ModisteError(f"There is no checkpoint {path}: give a run directory or a .ckpt file.")
-    checkpoint = _checked(path)
+    if not is_intact(path):
+        raise _refusal(path)
+    checkpoint = _tensors(path)
     if not isinstance(checkpoint, dict) or WEIGHTS not in checkpoint:
         raise ModisteError(f"The checkpoint {path} has no '{WEIGHTS}': use one written by modiste train.")
     return checkpoint
 
 
-def _checked(path: Path, mmap: bool = False) -> Any:
+def _tensors(path: Path, mmap: bool = False) -> Any:
     try:
-        if not is_intact(path):
-            raise ValueError("its checksums do not hold")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         check_tensors(content)
     except Exception as error:  # torch raises many kinds for a damaged or a refused file
-        raise ModisteError(
-            f"The checkpoint {path} is refused: it is damaged or holds more than weights. "
-            "Use one written by modiste train."
-        ) from error
+        raise _refusal(path) from error
     return content
+
+
+def _refusal(path: Path) -> ModisteError:
+    return ModisteError(
+        f"The checkpoint {path} is refused: it is damaged or holds more than weights. Use one written by modiste train."
+    )
 
 
 def load_weights(model: DualEncoder, path: Path) -> None:
@@ -182,13 +185,13 @@ def starting_point(cfg: Mapping[str, Any]) -> Start:
 
 
 def resumed(path: Path) -> Start:
-    """Check the checkpoint that Lightning resumes from as `read_checkpoint` does: here, before anything is written.
+    """Check an intact checkpoint that Lightning resumes from: here, before anything is written.
 
     Raises:
         ModisteError: It is refused.
     """
     if path.is_file():  # a folder is a sharded checkpoint, which Lightning's strategy reads
-        _checked(path, mmap=True)
+        _tensors(path, mmap=True)
     return Start(path, resumes=True)
 
 

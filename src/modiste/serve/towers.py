@@ -106,11 +106,8 @@ class Towers:
         self.embedder = ModelEmbedder(
             model, cache=default_cache(), backend=settings.backend, min_cosine=settings.min_cosine
         )
-        self.model, self.metrics, self.batch_size = (
-            self.embedder.model,
-            metrics,
-            min(settings.max_batch, settings.max_queue),
-        )
+        self.model, self.metrics = self.embedder.model, metrics
+        self.batch_size = min(settings.max_batch, settings.max_queue)
         self.used = {"text": "torch", "image": "torch"}
         self.decoding, self.locating = Turns(DECODED), Turns(1)
         self.hooked = threading.Lock()
