@@ -31,6 +31,7 @@ def written(readme, name):
     [
         ("record", "record", lambda module: module.tables()),
         ("record", "general", lambda module: {"general": module.domains()}),
+        ("record", "probes", lambda module: {"general probes": module.probes()}),
         ("grounding", "grounding", lambda module: module.tables()),
     ],
 )

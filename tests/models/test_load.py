@@ -39,7 +39,5 @@ def test_a_checkpoint_is_checked_before_training_resumes(content, word, tmp_path
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "config.yaml").touch()
     torch.save(content, tmp_path / "checkpoints" / "last.ckpt")
-    with pytest.raises(
-        ModisteError, match="is refused: it is damaged or holds more than weights"
-    ):
+    with pytest.raises(ModisteError, match="is refused: it is damaged or holds more than weights"):
         starting_point({"continue": None, "resume": None, "init": None} | {word: str(tmp_path)})

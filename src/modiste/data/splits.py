@@ -52,7 +52,7 @@ class RandomSplit:
     def __call__(self, catalogue: Catalogue) -> Catalogue:
         _check_fractions(self.fractions)
         group = groups(catalogue)
-        split = _assign(group, self.fractions, self.seed)
+        split = assign(group, self.fractions, self.seed)
         split.update(_held_out(catalogue, group, self.hold_out))
         return catalogue.replace_column("split", [split[name] for name in group])
 
@@ -328,8 +328,12 @@ def _check_fractions(fractions: Mapping[str, float]) -> None:
         raise ModisteError(f"The fractions of data.split must be positive and sum to 1, not {shown}.")
 
 
-def _assign(group: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Assign a split to every group by a number in [0, 1), a hash of the seed and the group's name."""
+def assign(group: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Group → split, by a number in [0, 1): a hash of the seed and the group's name.
+
+    >>> assign(["SKU-1", "SKU-2"], {"val": 0.5, "test": 0.5}, seed=0)["SKU-1"] in ("val", "test")
+    True
+    """
     names = [name for name, part in fractions.items() if part > 0]
     split = {}
     for key in set(group):
@@ -347,7 +351,7 @@ def _assign(group: Iterable[str], fractions: Mapping[str, float], seed: int) -> 
 def _validation(group: Iterable[str], val_fraction: float, seed: int) -> dict[str, str]:
     if not 0 <= val_fraction < 1:
         raise ModisteError(f"data.split.val_fraction={val_fraction} must be at least 0 and less than 1.")
-    return _assign(group, {"val": val_fraction, "train": 1 - val_fraction}, seed)
+    return assign(group, {"val": val_fraction, "train": 1 - val_fraction}, seed)
 
 
 def _held_out(catalogue: Catalogue, group: Sequence[str], hold_out: HoldOut) -> dict[str, str]:

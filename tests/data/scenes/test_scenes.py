@@ -8,7 +8,7 @@ from PIL import Image
 from helpers.tiny_data import rectangles
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.module import FashionDataModule
-from modiste.data.scenes import Composer, InScene, cut_out
+from modiste.data.scenes import Composer, InScene, Silhouette, cut_out
 from modiste.data.scenes.composer import Canvas, Scene
 from modiste.data.scenes.cutouts import CutOut, foreground
 from modiste.data.scenes.zones import ZONES, zone_of
@@ -199,3 +199,28 @@ def test_distractors_come_from_the_training_rows(plain):
 
     assert max(kinds(image) for image in pixels(0)) == 1
     assert max(kinds(image) for image in pixels(3)) > 1
+
+
+def test_a_silhouette_has_no_colour_and_no_texture():
+    photo = Image.new("RGB", (60, 80), "white")
+    photo.paste((10, 200, 30), (20, 10, 40, 70))
+    photo.paste((200, 20, 30), (26, 30, 34, 50))  # a print
+    inside = np.zeros((80, 60), dtype=bool)
+    inside[12:68, 22:38] = True
+    torch.manual_seed(1)
+    flat = np.asarray(Silhouette(p=1.0, edges=0.0)(photo)).astype(int)
+    assert len(np.unique(flat[inside])) == 1
+    assert flat[40, 30].max() <= 200
+    assert (flat[:8] == 255).all()
+    assert (flat[:, :18] == 255).all()
+    lines = np.asarray(Silhouette(p=1.0, edges=1.0)(photo)).astype(int)
+    assert (np.ptp(lines, axis=2) == 0).all()
+    assert lines.shape == flat.shape
+    assert (lines[0] == 255).all()
+    assert (lines[:, -1] == 255).all()
+    outline, edge, area = lines[40, 18:21].min(), lines[40, 24:27].min(), lines[40, 30].max()
+    assert outline < edge < 128 < area, "the garment and its print have edges and no area"
+    kept = sum(Silhouette(p=0.25)(photo) is photo for _ in range(200))
+    assert 130 < kept < 170
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8))
+    assert Silhouette(p=1.0)(noise) is noise

@@ -17,10 +17,12 @@ from modiste.data.catalogue import Catalogue
 from modiste.data.datasets import ccp
 from modiste.data.masks import UNREADABLE_MASK, part_of
 from modiste.data.sources import WHOLE
+from modiste.data.splits import assign
 from modiste.errors import ModisteError, did_you_mean
 
 CARD = replace(ccp.CARD, name="ccp_garments", title="Garments of Clothing Co-Parsing", expected={})
 WHITE, PHOTO = "white", "photo"
+HALVES = {"val": 0.5, "test": 0.5}  # and seed 0: conf/data/ccp.yaml
 SEPARATOR = "#"  # between annotation and part in a reference
 
 
@@ -57,8 +59,8 @@ class GarmentImages:
 class CcpGarments:
     """Read the garments of CCP: one row per garment that is large enough in a photo.
 
-    product_id = photo number and part, text = attribute ``garment`` = part, split = val or test by a hash of the photo
-    number, so that no photo is in both.
+    product_id = photo number and part, text = attribute ``garment`` = part, split = that of the photo in ``data=ccp``:
+    a recipe chosen on the val split of one has seen no test photo of the other.
 
     Attributes:
         path: A checkout of the repository, or a zip file of it.
@@ -115,12 +117,13 @@ class CcpGarments:
             raise ModisteError(f"No photo shows a garment on {self.least:g} of its area: lower data.catalogue.least.")
         parts = [part for _, part, _ in rows]
         stems = [PurePosixPath(annotation).stem for annotation, *_ in rows]
+        splits = assign(stems, HALVES, seed=0)
         columns = {
             "product_id": [f"{stem} {part}".strip() for stem, part in zip(stems, parts, strict=True)],
             "image": [f"{annotation}{SEPARATOR}{part}" for annotation, part, _ in rows],
             "text": [part or "unknown" for part in parts],  # rows without a part have an unreadable mask
             "garment": parts,
-            "split": ["val" if hashlib.sha256(stem.encode()).digest()[0] < 128 else "test" for stem in stems],
+            "split": [splits[stem] for stem in stems],
         }
         card = CARD if self.background == WHITE else replace(CARD, name=f"{CARD.name}_{self.background}")
         images = GarmentImages(photos, self.background)

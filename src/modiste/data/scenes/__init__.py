@@ -2,7 +2,7 @@
 
 Products on a clean background are cut out (`cutouts`) and pasted as a collage or a dressed figure (`composer`, `zones`)
 on generated backgrounds (`backgrounds`), following Cut, Paste and Learn (Dwibedi et al., ICCV 2017, arXiv:1708.01642).
-`augment` puts single products into such scenes.
+`augment` puts single products into such scenes, or draws them as silhouettes.
 """
 
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from modiste.utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from modiste.data.scenes.augment import InScene as InScene
+    from modiste.data.scenes.augment import Silhouette as Silhouette
     from modiste.data.scenes.composer import Composer as Composer
     from modiste.data.scenes.composer import Scene as Scene
     from modiste.data.scenes.composer import Scenes as Scenes
@@ -23,6 +24,7 @@ _HOMES = {
     "InScene": "modiste.data.scenes.augment",
     "Scene": "modiste.data.scenes.composer",
     "Scenes": "modiste.data.scenes.composer",
+    "Silhouette": "modiste.data.scenes.augment",
     "cut_out": "modiste.data.scenes.cutouts",
 }
 __all__ = sorted(_HOMES)

@@ -1,4 +1,4 @@
-"""Single products in scenes, an augmentation for ``data.augment``."""
+"""Single products in scenes or as silhouettes: augmentations for ``data.augment``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter, ImageOps
 
 from modiste.data.augment import check_fractions
 from modiste.data.catalogue import Catalogue
+from modiste.data.masks import as_image
 from modiste.data.scenes.backgrounds import background
 from modiste.data.scenes.composer import Canvas
-from modiste.data.scenes.cutouts import CutOut, cut_out
+from modiste.data.scenes.cutouts import CutOut, cut_out, foreground
 from modiste.errors import ModisteError
 
 
@@ -90,3 +91,47 @@ class InScene:
         rows = rng.integers(len(self.catalogue), size=int(rng.integers(self.distractors + 1)))
         found = [cut_out(self.catalogue.read_image(int(row)), tolerance=self.tolerance) for row in rows]
         return [other for other in found if other is not None]
+
+
+@dataclass(frozen=True)
+class Silhouette:
+    """Draw a product on white as a grey silhouette or as its edges, with probability ``p``.
+
+    Without colour and texture, only shape is left to learn from (Geirhos et al., ICLR 2019, arXiv:1811.12231). Photos
+    without a clean background stay unchanged.
+
+    Attributes:
+        p: Probability.
+        edges: Probability that a drawn product is its edges.
+        tolerance: See `modiste.data.scenes.cutouts.foreground`.
+
+    Raises:
+        ModisteError: A probability is outside [0, 1].
+
+    >>> photo = Image.new("RGB", (60, 80), "white")
+    >>> photo.paste("navy", (20, 10, 40, 70))
+    >>> flat = Silhouette(p=1.0, edges=0.0)(photo)
+    >>> flat.getpixel((0, 0)), len(flat.getcolors())
+    ((255, 255, 255), 2)
+    """
+
+    p: float = 0.2
+    edges: float = 0.5
+    tolerance: int = 20
+
+    def __post_init__(self) -> None:
+        check_fractions("Silhouette", p=self.p, edges=self.edges)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        # All numbers are always drawn, from torch's generator, which is seeded per item.
+        taken, drawn, shade = torch.rand(3).tolist()
+        front = foreground(image, self.tolerance) if taken < self.p else None
+        if front is None:
+            return image
+        if drawn < self.edges:
+            edges = ImageOps.crop(
+                image.convert("L").filter(ImageFilter.FIND_EDGES), 1
+            )  # it copies the outermost pixels
+            return ImageOps.expand(ImageOps.invert(ImageOps.autocontrast(edges)), 1, 255).convert("RGB")
+        flat, white = (Image.new("L", image.size, grey) for grey in (round(shade * 200), 255))
+        return Image.composite(flat, white, as_image(front)).convert("RGB")
