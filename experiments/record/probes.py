@@ -1,8 +1,8 @@
 """What was tried to improve `kagl_general`: python experiments/record/probes.py; with --tables, only the table.
 
 Every probe is half an epoch of the recipe with other overrides, and seed 0; all are evaluated on validation parts of
-the domains (suite=general_val). What has a result in ``measured/general_probes.json`` is not trained again. MODISTE_DATA
-says where the data sets are.
+the domains (suite=general_val). What has a result in ``measured/general_probes.json`` is not trained again.
+MODISTE_DATA says where the data sets are.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from modiste.config import compose
 
 RESULTS = MEASURED / "general_probes.json"
 RUNS = Path("runs/probes")
-RECIPE = ["experiment=kagl_general", "trainer.max_epochs=1", "trainer.limit_train_batches=0.5", "monitor.metric=val/retrieval/t2i/mrr", "monitor.mean=[]",
-          "trainer.precision=32-true", "callbacks.samples=null"]  # fmt: skip
+RECIPE = ["experiment=kagl_general", "trainer.max_epochs=1", "trainer.limit_train_batches=0.5",
+          "monitor.metric=val/retrieval/t2i/mrr", "monitor.mean=[]", "trainer.precision=32-true",
+          "callbacks.samples=null"]  # fmt: skip
 # The sets are evaluated once, after training.
 ALONE = [f"~transfer.{name}" for name in ("held_out", "thumbnails", "scenes", "cutouts", "street", "synthetic")]
 MORE = [f"init={RUNS / 'recipe'}", "optim.lr=5e-4"]
