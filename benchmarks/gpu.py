@@ -32,6 +32,7 @@ import torch
 from harness import Work
 from torch.nn import functional as F
 
+from modiste.reporting.tables.sheets import formatted_table
 from modiste.utils.machine import environment, is_out_of_memory, usable_cores
 
 README, RESULTS = Path(__file__).with_name("README.md"), harness.RESULTS / "gpu.json"
@@ -699,25 +700,24 @@ def table(results: dict[str, Any]) -> str:
     """All rows of `GOALS` as Markdown, measured or not."""
     found = {row["key"]: row for row in results.get("rows", [])}
     failed = results.get("failed", {})
-    lines = ["| what | peer | ours | peer's | ratio | must | aim | holds |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    lines += [line(key, goal, found.get(key), failed.get(key.split("/")[0], "")) for key, goal in GOALS.items()]
+    heads = ["what", "peer", "ours", "peer's", "ratio", "must", "aim", "holds"]
+    rows = [cells(goal, found.get(key), failed.get(key.split("/")[0], "")) for key, goal in GOALS.items()]
     card = results.get("environment", {}).get("accelerators", [])
     where = f"Measured on {card[0]}." if card else f"{NOT_RUN[0].upper()}{NOT_RUN[1:]} yet: no card was at hand."
     checked = results.get(TESTS) or failed.get(TESTS) or NOT_RUN
-    return "\n".join([*lines, "", f"{where} `pytest -m gpu`: {checked}."])
+    return f"{formatted_table(heads, 'l' * len(heads), rows)}\n\n{where} `pytest -m gpu`: {checked}."
 
 
-def line(key: str, goal: Goal, row: dict[str, Any] | None, failure: str) -> str:
+def cells(goal: Goal, row: dict[str, Any] | None, failure: str) -> list[str]:
     """A row of the table."""
     must, aim = ("–" if value is None else f"{value:.3g}×" for value in (goal.must, goal.aim))
     if row is None:
         state = f"failed: {failure}" if failure else NOT_RUN
-        return f"| {goal.what} | {goal.peer} | {state} |  |  | {must} | {aim} | – |"
+        return [goal.what, goal.peer, state, "", "", must, aim, "–"]
     what = f"{goal.what}; {row['note']}" if row["note"] else goal.what
     values = ("out of memory" if v is None else f"{v:.4g} {goal.unit}" for v in (row["ours"], row["theirs"]))
     ratio = "–" if row["ratio"] is None else f"**{row['ratio']:.3g}×**"
-    return f"| {what} | {goal.peer} | {' | '.join(values)} | {ratio} | {must} | {aim} | {holds(goal, row['ratio'])} |"
+    return [what, goal.peer, *values, ratio, must, aim, holds(goal, row["ratio"])]
 
 
 def holds(goal: Goal, ratio: float | None) -> str:
@@ -759,7 +759,7 @@ def measure(name: str, chosen: argparse.Namespace, results: dict[str, Any], seco
         for row in rows:
             # A rehearsal must not look like the table, whose sizes are a card's.
             small = f"{row['key']}, rehearsed in small: {row['ours']:.4g} against {row['theirs']}; {row['note']}"
-            print(small if chosen.quick else line(row["key"], GOALS[row["key"]], row, ""), flush=True)
+            print(small if chosen.quick else " | ".join(cells(GOALS[row["key"]], row, "")), flush=True)
         results["rows"] += rows
         missing = {key for key in GOALS if key.startswith(f"{name}/")} - {row["key"] for row in rows}
     if failure or missing:

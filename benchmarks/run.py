@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from modiste.reporting.tables.sheets import formatted_table
+
 HERE = Path(__file__).parent
 OTHERS = ("gpu", "harness", "pack_kagl", "run")  # gpu.py has a separate table
 TOPICS = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in OTHERS)
@@ -28,22 +30,19 @@ def table() -> str:
         torch = f"torch {facts['packages']['torch']}"
         machine = f"{facts['processor']}, {facts['cores']} cores, {units} bf16 units, {torch}"
         machines.setdefault(machine, []).append(f"`{path.stem}.py`")
-    lines = [
-        "| # | what | peer | quantity | ours | peer's | ratio | must | aim | holds | by |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        *(line(row) for row in sorted(rows, key=lambda row: row["number"])),
-    ]
+    heads = ["#", "what", "peer", "quantity", "ours", "peer's", "ratio", "must", "aim", "holds", "by"]
+    measured_rows = map(cells, sorted(rows, key=lambda row: row["number"]))
     measured = "; ".join(f"{', '.join(topics)} on {machine}" for machine, topics in sorted(machines.items()))
-    return "\n".join([*lines, "", f"Measured: {measured}."])
+    return f"{formatted_table(heads, 'l' * len(heads), measured_rows)}\n\nMeasured: {measured}."
 
 
-def line(row: dict) -> str:
+def cells(row: dict) -> list:
     """One row of the table."""
     must, aim = (f"{row[name]:g}×" if row[name] else "–" for name in ("must", "aim"))
     what = "; ".join(filter(None, (row["what"], row["note"])))
     ours, theirs = (f"{row[name]:.4g} {row['unit']}" for name in ("ours", "theirs"))
-    cells = (row["number"], what, row["peer"], row["quantity"], ours, theirs, f"**{row['ratio']:.3g}×**", must, aim)
-    return f"| {' | '.join(map(str, cells))} | {holds(row)} | `{row['topic']}.py` |"
+    ratio, by = f"**{row['ratio']:.3g}×**", f"`{row['topic']}.py`"
+    return [row["number"], what, row["peer"], row["quantity"], ours, theirs, ratio, must, aim, holds(row), by]
 
 
 def holds(row: dict) -> str:

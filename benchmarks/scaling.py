@@ -15,6 +15,8 @@ import torch
 from harness import Row, Work
 from torch.nn import functional as F
 
+from modiste.reporting.tables.sheets import formatted_table
+
 D = 512
 SCALING = Path(__file__).with_suffix(".md")
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -154,15 +156,15 @@ def at(points: list[dict[str, float]], products: int) -> float:
 
 def table(results: dict[str, Any]) -> str:
     """The measured part of scaling.md."""
-    lines = ["| what | products | time | memory | time grows as | 1 M products, by that law |"]
-    lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
+    heads = ["what", "products", "time", "memory", "time grows as", "1 M products, by that law"]
+    rows = []
     for case, points in results["points"].items():
         for index, point in enumerate(points):
             law = (f"N^{slope(points):.2f}", _duration(at(points, 10**6))) if index == len(points) - 1 else ("", "")
-            size = f"{point['products']:,}"
-            lines.append(f"| {case} | {size} | {point['seconds']:.3g} s | {point['mib']:.0f} MiB | {' | '.join(law)} |")
+            rows.append([case, f"{point['products']:,}", f"{point['seconds']:.3g} s", f"{point['mib']:.0f} MiB", *law])
     machine = results["environment"]
-    return "\n".join([*lines, "", f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads."])
+    measured = f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads."
+    return f"{formatted_table(heads, 'lrrrrr', rows)}\n\n{measured}"
 
 
 def _duration(seconds: float) -> str:

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from modiste.metrics.intervals import bootstrap_clusters
-from modiste.reporting.markdown import Markdown
-from modiste.reporting.tables.sheets import Grid, Item, grid_markdown
+from modiste.reporting.tables.sheets import formatted_table
 from modiste.tasks.grounding import DECISIVE, MACRO
 
 HERE = Path(__file__).parent
@@ -146,8 +145,7 @@ def interval(found: dict[str, Any], name: str, signed: bool = False) -> str:
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table, the first two columns to the left."""
-    items = [[Item(Markdown(text)) for text in row] for row in rows]
-    return grid_markdown(Grid([*map(Markdown, header)], f"ll{'r' * (len(header) - 2)}", items))
+    return formatted_table(header, f"ll{'r' * (len(header) - 2)}", rows)
 
 
 def label(recipe: Recipe, found: dict[str, Any] | None) -> str:

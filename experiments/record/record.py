@@ -21,8 +21,7 @@ from omegaconf import OmegaConf
 
 import gpu
 from modiste.reporting.logs import read_metrics
-from modiste.reporting.markdown import Markdown
-from modiste.reporting.tables.sheets import Grid, Item, grid_markdown
+from modiste.reporting.tables.sheets import formatted_table
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -228,8 +227,7 @@ def interval(metric: dict[str, float]) -> str:
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table of cells in Markdown, the first column to the left."""
-    items = [[Item(Markdown(text)) for text in row] for row in rows]
-    return grid_markdown(Grid([*map(Markdown, header)], f"l{'r' * (len(header) - 1)}", items))
+    return formatted_table(header, f"l{'r' * (len(header) - 1)}", rows)
 
 
 def by_seed(study: Study, metrics: dict[str, str]) -> list[list[str]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from modiste.reporting.markdown import code, escape, one_line, paragraph
+from modiste.reporting.markdown import Markdown, code, escape, one_line, paragraph
 from modiste.reporting.tables.blocks import DAGGER, EMPTY
 from modiste.reporting.tables.names import number
 
@@ -84,6 +84,18 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | N
 def grid_markdown(grid: Grid) -> str:
     """Format a grid as GitHub Markdown, without a trailing line break."""
     return "\n".join(_markdown_lines(grid))
+
+
+def formatted_table(heads: Sequence[str], align: str, rows: Iterable[Sequence[object]]) -> str:
+    """Format cells that are Markdown already; ``align``: see `Grid`.
+
+    >>> print(formatted_table(["recipe", "F1"], "lr", [["`kagl_lite`", "**0.457**"]]))
+    | recipe | F1 |
+    | --- | ---: |
+    | `kagl_lite` | **0.457** |
+    """
+    items = [[Item(Markdown(str(cell))) for cell in row] for row in rows]
+    return grid_markdown(Grid([*map(Markdown, heads)], align, items))
 
 
 def plain_grid(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> Grid:
