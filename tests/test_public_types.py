@@ -40,6 +40,28 @@ REASONS = {
         search.engines.lancedb:LanceStore.database search.engines.lancedb:LanceStore.table
         search.engines.qdrant:QdrantStore.client
     """,
+    "keys of a configuration, which composition checks": """
+        evaluation.api:evaluate
+    """,
+    "further arguments of a function or class that the docstring names, which checks them": """
+        export.__init__:export losses.base:LogitBias.__init__ losses.base:LogitScale.__init__
+        losses.matryoshka:MatryoshkaLoss.forward metrics.classification:ClassificationMetrics.__init__
+        metrics.retrieval:RankingMetrics.__init__ metrics.retrieval:RetrievalMetrics.__init__
+        data.datasets.table:load_files data.samplers:ResumableLoader.__init__ search.build:Source.of_index
+        search.build:Source.of_model training.data:build_data
+    """,
+    "variables of a template": """
+        reporting.html.page:write_page reporting.markdown:render
+    """,
+    "the signature is Hydra's, transformers', huggingface_hub's, starlette's or that of fashion-clip": """
+        compat.fashion_clip:FCLIPDataset.display_products pretrained.exported:HubModel.__init__
+        pretrained.remote.configuration_modiste:ModisteConfig.__init__
+        pretrained.remote.image_processing_modiste:ModisteImageProcessor.__init__
+        pretrained.remote.modeling_modiste:ModisteModel.forward
+        pretrained.remote.modeling_modiste:ModisteModel.get_image_features
+        pretrained.remote.modeling_modiste:ModisteModel.get_text_features
+        reporting.multirun:GridTable.on_multirun_end serve.app:Assets.file_response
+    """,
     "the signature is Lightning's": """
         training.callbacks.checkpoints:RecentCheckpoint.on_train_batch_end
         training.callbacks.checkpoints:CheckpointFiles.save_checkpoint
@@ -47,7 +69,7 @@ REASONS = {
         training.callbacks.interruption:Interruptible.on_train_batch_end
         training.callbacks.progress:LineProgress.on_train_batch_end
         training.callbacks.progress:EpochLines.on_train_batch_end
-        training.module:ContrastiveModule.configure_optimizers
+        training.module:ContrastiveModule.configure_optimizers training.module:ContrastiveModule.optimizer_step
     """,
 }
 BARE = {"Any", "Any | None", *(f"{kind}[Any]" for kind in ("list", "Sequence", "Iterable", "Iterator"))}
@@ -62,6 +84,7 @@ def signatures(node, prefix=""):
             yield from signatures(child, f"{prefix}{name}.")
         elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)) and not private:
             given = child.args.posonlyargs + child.args.args + child.args.kwonlyargs
+            given += [several for several in (child.args.vararg, child.args.kwarg) if several]
             notes = [*(argument.annotation for argument in given), child.returns]
             yield prefix + name, {ast.unparse(note) for note in notes if note is not None}
 
@@ -80,5 +103,5 @@ def test_every_any_in_a_public_signature_has_its_reason():
 
 def test_the_signatures_are_read_to_the_last_argument():
     source = "class A:\n def f(self, a: int, *, b: Any = 1) -> list[Any]: ...\n def _g(self, a: Any): ...\n"
-    source += "def h(a: str): ..."
-    assert dict(signatures(ast.parse(source))) == {"A.f": {"int", "Any", "list[Any]"}, "h": {"str"}}
+    source += "def h(a: str, *b: bool, **c: float): ..."
+    assert dict(signatures(ast.parse(source))) == {"A.f": {"int", "Any", "list[Any]"}, "h": {"str", "bool", "float"}}
