@@ -1,4 +1,4 @@
-"""`modiste audit data=kagl data/split=marqo`: find evaluation images, titles and products in the training data."""
+"""Find evaluation images, titles and products in the training data: modiste audit data=kagl other=hm"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embed a catalogue's images and texts in parallel, in resumable shards: modiste embed data=kagl run=RUN out=DIR"""
+"""Embed a catalogue in parallel, in resumable shards: modiste embed data=kagl run=RUN out=DIR"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export a model to another library's layout: modiste export run=RUN format=sentence_transformers out=DIR"""
+"""Export a model to another library's layout: modiste export run=RUN format=open_clip out=DIR"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from modiste.export import FORMATS
 
 
 def run(cfg: DictConfig) -> None:
-    """Write ``cfg.out``, verify it with the target library's own loader, and print the cosine similarities."""
+    """Write ``cfg.out``, verify it with the target library's loader, and print the cosine similarities."""
     from modiste.export.api import export_config
 
     exported = export_config(cfg, invocation())

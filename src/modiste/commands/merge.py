@@ -1,4 +1,4 @@
-"""Interpolate the weights of two models (WiSE-FT): modiste merge first=start second=RUN transfer=fashion_mnist"""
+"""Interpolate the weights of two models (WiSE-FT): modiste merge first=start second=RUN"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preprocess a catalogue's images once, for fast epochs: modiste prepare data=kagl size=80 resize=pad out=DIR"""
+"""Preprocess a catalogue's images once, for fast epochs: modiste prepare data=kagl size=80 out=DIR"""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def report(problems: Sequence[str]) -> None:
 
 
 def value_problems(cfg: DictConfig, given: Collection[str] = ()) -> list[str]:
-    """Describe missing mandatory values (???) that are not ``given``, and broken interpolations; imports nothing."""
+    """Describe missing values (???) that are not ``given``, and broken interpolations; imports nothing."""
     problems = []
     for path, parent, key in walk(cfg):
         if OmegaConf.is_missing(parent, key):

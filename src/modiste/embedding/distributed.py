@@ -118,7 +118,7 @@ class Worker:
 
 
 def device_of(device: str, number: int) -> str:
-    """Return the device of worker ``number``: one GPU per worker, shared if there are more workers than GPUs.
+    """Return the device of worker ``number``: one GPU each, shared if there are more workers than GPUs.
 
     >>> device_of("cpu", 3)
     'cpu'
@@ -240,7 +240,7 @@ def _embed_shard(index: int) -> Record:
 
 
 class _Actor:
-    """A worker of Ray Data; each input row names a shard. Ray's object store holds the job, once per machine."""
+    """A worker of Ray Data; a row names a shard. Ray's object store holds the job, once per machine."""
 
     def __init__(self, reference: Any) -> None:
         import ray

@@ -118,7 +118,7 @@ class SentenceTransformersDualEncoder(DualEncoder):
 
 
 class SentenceTokenizer:
-    """The preprocessing of a text module: captions → ``input_ids`` and ``attention_mask``, each int64 (B, L)."""
+    """Preprocessing of a text module: captions → ``input_ids`` and ``attention_mask``, int64 (B, L)."""
 
     def __init__(self, text: Any) -> None:
         self.text = text
