@@ -32,7 +32,7 @@ import torch
 from harness import Work
 from torch.nn import functional as F
 
-from modiste.utils.machine import environment, is_out_of_memory, usable_cores
+from modiste.utils.hardware import environment, is_out_of_memory, usable_cores
 
 README, RESULTS = Path(__file__).with_name("README.md"), harness.RESULTS / "gpu.json"
 BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"

@@ -19,7 +19,7 @@ from modiste.config.overrides import override_key
 from modiste.config.validation import AUTOMATIC, GLOBAL, contradictions, value_problems
 from modiste.errors import ModisteError
 from modiste.export.formats import FORMATS
-from modiste.utils.machine import usable_cores
+from modiste.utils.hardware import usable_cores
 from modiste.utils.run_dir import EVALUATED, RunDir, check_links
 
 # Root → required keys, and the message if one is missing.

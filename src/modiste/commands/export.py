@@ -6,7 +6,7 @@ import shlex
 
 from omegaconf import DictConfig
 
-from modiste.commands._line import invocation
+from modiste.commands._invocation import invocation
 from modiste.export import FORMATS
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from modiste.commands._line import invocation
+from modiste.commands._invocation import invocation
 
 
 def run(cfg: DictConfig) -> None:

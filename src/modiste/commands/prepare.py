@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from modiste.commands._line import invocation, of_data
+from modiste.commands._invocation import invocation, of_data
 from modiste.config.overrides import as_overrides, override_key
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.progress import progress_bar

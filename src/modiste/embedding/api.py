@@ -24,8 +24,8 @@ from modiste.models.load import build_model
 from modiste.models.load import load as load_model
 from modiste.utils import arrow
 from modiste.utils.atomic import atomic
+from modiste.utils.hardware import usable_cores
 from modiste.utils.lock import held
-from modiste.utils.machine import usable_cores
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir
 

@@ -29,7 +29,7 @@ from modiste.models.dual_encoder import DualEncoder, Tokens
 from modiste.models.layers import shared_copy
 from modiste.utils import onnx
 from modiste.utils.atomic import atomic_folder, read_cache, write_cache
-from modiste.utils.machine import has_bf16, installed
+from modiste.utils.hardware import has_bf16, installed
 from modiste.utils.openvino import core, read_model
 
 log = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from modiste.embedding.embedder import MIN_COSINE, ModelEmbedder, save_array
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
 from modiste.utils.atomic import atomic, check_space, file_digest
+from modiste.utils.hardware import keep_pages
 from modiste.utils.interrupts import delayed
-from modiste.utils.machine import keep_pages
 from modiste.utils.orphans import end_with_parent, obey_parent_only
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import write_json

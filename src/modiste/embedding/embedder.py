@@ -24,7 +24,7 @@ from modiste.models.dual_encoder import DualEncoder, Tokens
 from modiste.utils.archives import check_stored
 from modiste.utils.atomic import read_cache, write_cache
 from modiste.utils.foreign import check_tensors
-from modiste.utils.machine import installed, is_out_of_memory, processor, usable_cores
+from modiste.utils.hardware import installed, is_out_of_memory, processor, usable_cores
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import cache_dir, write_json
 

@@ -29,8 +29,8 @@ from modiste.models.interpolate import check_alpha, check_architecture, interpol
 from modiste.models.load import load, model_at_start
 from modiste.reporting.figures import Curve, alpha_curves
 from modiste.utils.atomic import atomic, write_text
+from modiste.utils.hardware import environment, keep_pages
 from modiste.utils.lock import held
-from modiste.utils.machine import environment, keep_pages
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir, read_json, write_json
 

@@ -47,9 +47,9 @@ from modiste.search.planner import EXACT, IVF, QUERIES, Measured, Plan, measure,
 from modiste.search.where import NUMBER, TEXT
 from modiste.utils.arrow import read_table
 from modiste.utils.atomic import read_cache, write_checked
+from modiste.utils.hardware import usable_cores
 from modiste.utils.links import refuse_links
 from modiste.utils.lock import held
-from modiste.utils.machine import usable_cores
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import read_json, write_json
 

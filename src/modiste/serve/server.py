@@ -17,7 +17,7 @@ from modiste.serve.schema import Filter, PhotoBody, SearchBody
 from modiste.serve.settings import Settings
 from modiste.serve.towers import DECODED
 from modiste.serve.uploads import Refused, read_image
-from modiste.utils.machine import usable_cores
+from modiste.utils.hardware import usable_cores
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -51,8 +51,8 @@ from modiste.training.callbacks import (
 from modiste.training.loggers import flat
 from modiste.training.validation_sets import validation_specs
 from modiste.utils.atomic import remove_all_leftovers, write_text
+from modiste.utils.hardware import environment, is_out_of_memory, keep_pages
 from modiste.utils.lock import exclusive, is_further_process
-from modiste.utils.machine import environment, is_out_of_memory, keep_pages
 from modiste.utils.orphans import end_with_parent
 from modiste.utils.run_dir import RunDir
 

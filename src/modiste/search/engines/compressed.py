@@ -14,7 +14,7 @@ from modiste.errors import ModisteError
 from modiste.search.engines.memory import Hits, save_array, save_arrays, top
 from modiste.utils.archives import read_npz
 from modiste.utils.atomic import quick_digest, read_cache, write_checked
-from modiste.utils.machine import usable_cores
+from modiste.utils.hardware import usable_cores
 
 SAMPLE = 20_000
 """Number of sampled vectors that a rotation is fitted on."""
