@@ -312,6 +312,20 @@ def on_image(maps: Tensor, image_size: tuple[int, int], shape: tuple[int, int]) 
     return scaled(sampled, FLAT)
 
 
+def without_padding(maps: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """The cells of maps (K, h, w) over the padded square that show part of an image of this width and height.
+
+    >>> without_padding(torch.tensor([[[5], [3], [9]]]), (3, 1)).tolist()
+    [[[3]]]
+    """
+    side = max(image_size)
+    columns, rows = (
+        slice(corner * cells // side, -(-(corner + length) * cells // side))
+        for corner, length, cells in zip(_corner(image_size), image_size, reversed(maps.shape[1:]), strict=True)
+    )
+    return maps[:, rows, columns]
+
+
 def _corner(size: tuple[int, int]) -> tuple[int, int]:
     """Left and top of an image of ``size`` (width, height) in its square."""
     return (max(size) - size[0]) // 2, (max(size) - size[1]) // 2
