@@ -181,7 +181,8 @@ class Cam:
     """Class activation map (Zhou et al., CVPR 2016, eq. 2): dot products of patch features and text.
 
     Unlike in `PatchText`, patches are not normalised. If the image features are the mean of the patch features through
-    one linear projection, the map's mean is the dot product of image features and text: an exact decomposition.
+    one linear projection, the map's mean is the dot product of image features and text: an exact decomposition. It is
+    none with `TwoTower.patch_head`, which embeds other features, normalised by layer, apart from the image.
     """
 
     def describe(self) -> dict[str, Any]:
