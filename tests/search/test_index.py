@@ -1,10 +1,12 @@
 """The index answers as a brute-force search does, on either engine; versions are atomic, kept, and never doubled."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import time
+import uuid
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from modiste.errors import ModisteError
 from modiste.search.build import Source, build
 from modiste.search.encoder import ModelCard
 from modiste.search.engines.lancedb import LanceStore
+from modiste.search.engines.qdrant import QdrantStore
 from modiste.search.opened import snapshot_of
 
 ROWS = 300
@@ -24,19 +27,32 @@ ROWS = 300
 def engines():
     server = os.environ.get("MODISTE_QDRANT_URL")
     # The client's in-memory mode stands for the server where none is named: the calls are the same, its graph is not.
-    qdrant = {"kind": "qdrant", "url": server or ":memory:", "collection": f"modiste_test_{os.getpid()}"}
+    qdrant = {"kind": "qdrant", "url": server or ":memory:"}
     return [pytest.param({"kind": "lancedb"}, id="lancedb"), pytest.param(qdrant, id="qdrant")]
+
+
+@contextlib.contextmanager
+def collection_of(engine):
+    """The engine with a collection of its own, which is deleted afterwards."""
+    if engine["kind"] == "lancedb":
+        yield engine
+        return
+    engine = engine | {"collection": f"modiste_test_{uuid.uuid4().hex}"}
+    yield engine
+    QdrantStore(engine["url"], engine["collection"], "").client.delete_collection(engine["collection"])
 
 
 @pytest.fixture(scope="module", params=engines())
 def index(request, tmp_path_factory):
     """Searched only."""
-    return make_index(tmp_path_factory.mktemp("index") / "shop.index", columns(ROWS), request.param)
+    with collection_of(request.param) as engine:
+        yield make_index(tmp_path_factory.mktemp("index") / "shop.index", columns(ROWS), engine)
 
 
 @pytest.fixture(params=engines())
 def writable(request, tmp_path):
-    return make_index(tmp_path / "shop.index", columns(40), request.param)
+    with collection_of(request.param) as engine:
+        yield make_index(tmp_path / "shop.index", columns(40), engine)
 
 
 @pytest.fixture
@@ -273,6 +289,42 @@ def test_values_of_another_type_and_other_columns_are_refused(writable):
     del table["brand"]
     with pytest.raises(ModisteError, match="missing: brand"):
         writable.upsert(catalogue(table))
+
+
+@pytest.fixture
+def qdrant():
+    with collection_of({"kind": "qdrant", "url": ":memory:"}) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize("rows", [0, 10])
+def test_a_collection_that_exists_is_not_replaced(qdrant, tmp_path, rows):
+    theirs = make_index(tmp_path / "theirs.index", columns(10), qdrant)
+    before = theirs.store.read(["row", "product_id", "text"])
+    if not rows:
+        theirs.delete(sorted(set(before.column("product_id").to_pylist())))
+    for _ in range(2):  # the refused attempt leaves nothing that looks like a killed build
+        with pytest.raises(ModisteError, match=r"already has a collection .*: choose another qdrant\.collection, or"):
+            make_index(tmp_path / "shop.index", columns(4), qdrant)
+    assert theirs.store.count() == rows
+    assert not rows or theirs.store.read(["row", "product_id", "text"]).equals(before)
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_build_that_was_killed_between_its_points_resumes(qdrant, tmp_path, monkeypatch, written):
+    folder = tmp_path / "shop.index"
+    monkeypatch.setattr("modiste.search.engines.qdrant.UPLOAD", 4)
+    real = QdrantStore.upsert
+
+    def killed(self, data):
+        real(self, data.slice(0, 4 * written))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(QdrantStore, "upsert", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_index(folder, columns(10), qdrant)
+    assert len(make_index(folder, columns(10), qdrant)) == 10
 
 
 def test_qdrant_keeps_no_versions_and_says_so(tmp_path):

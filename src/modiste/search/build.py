@@ -46,7 +46,7 @@ from modiste.search.opened import (
 from modiste.search.planner import EXACT, IVF, QUERIES, Measured, Plan, measure, measured_limit, smallest
 from modiste.search.where import NUMBER, TEXT
 from modiste.utils.arrow import read_table
-from modiste.utils.atomic import read_cache, write_checked
+from modiste.utils.atomic import read_cache, write_checked, write_text
 from modiste.utils.links import refuse_links
 from modiste.utils.lock import held
 from modiste.utils.machine import usable_cores
@@ -183,9 +183,7 @@ def build(
         if known is not None:
             heal(folder, known)
             return _update(folder, known, catalogue, source, delete_missing, progress)
-        return _create(
-            folder, catalogue, source, progress, {"kind": "lancedb", **(engine or {}), "id": uuid.uuid4().hex}
-        )
+        return _create(folder, catalogue, source, progress, {"kind": "lancedb", **(engine or {})})
 
 
 def upsert(index: Opened, catalogue: Catalogue, delete_missing: bool, progress: Progress | None) -> Changes:
@@ -198,13 +196,18 @@ def _create(folder: Path, catalogue: Catalogue, source: Source, progress: Progre
     table = rows_of(catalogue)
     types = {name: TEXT if pa.types.is_string(table.schema.field(name).type) else NUMBER for name in public(table)}
     staging = Staging(folder, source)
+    begun = staging.root / "id"  # written before the store, so that a killed build recognises its own rows
+    id = begun.read_text(encoding="utf-8") if begun.is_file() else ""
+    engine = {**engine, "id": id or uuid.uuid4().hex}
+    store = store_of(folder, engine)
+    store.check_free(resumed=bool(id))
     embedded = staging.embed(catalogue, progress)
     if source.load is not None:
         encoder = Encoder(folder / "model")
         encoder.save(source.load(), source.card.name, dict(source.node), source.weights)
         if source.export_text:
             encoder.export(source.load(), sorted(set(catalogue.column("text")))[:14])
-    store = store_of(folder, engine)
+    write_text(begun, engine["id"])
     store.create(
         staging.complete(table.append_column("row", pa.array(range(len(table)), pa.int64()))), {"row": NUMBER, **types}
     )

@@ -100,11 +100,16 @@ class QdrantStore:
         return _Calls(self.url)
 
     def create(self, data: pa.Table, types: Mapping[str, str]) -> None:
-        """Create the collection with its first rows and an index of each filter column."""
+        """Create the collection with its first rows and an index of each filter column.
+
+        An existing collection is that of a killed build (`check_free`) and is replaced. Raises ModisteError as
+        `check_own`.
+        """
         from qdrant_client import models
 
         dim = data.schema.field("_vector").type.list_size
         if self.client.collection_exists(self.collection):
+            self.check_own()
             self.client.delete_collection(self.collection)
         self.client.create_collection(
             self.collection, vectors_config=models.VectorParams(size=dim, distance=models.Distance.DOT)
@@ -139,6 +144,21 @@ class QdrantStore:
         self.check_own()
         for start in range(0, len(keys), UPLOAD):
             self.client.delete(self.collection, [self._id(key) for key in keys[start : start + UPLOAD]], wait=True)
+
+    def check_free(self, resumed: bool) -> None:
+        """Raise ModisteError if a new index cannot use the collection.
+
+        Args:
+            resumed: Whether a killed build of this index may have created the collection, perhaps without rows.
+        """
+        if not self.client.collection_exists(self.collection):
+            return
+        if not resumed:
+            raise ModisteError(
+                f"The server {self.url} already has a collection {self.collection}, which was not changed: choose "
+                "another qdrant.collection, or delete it there if nothing uses it."
+            )
+        self.check_own()
 
     def check_own(self) -> None:
         """Raise ModisteError if the collection has rows of another index."""
