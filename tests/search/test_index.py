@@ -375,6 +375,43 @@ def test_a_commit_that_was_killed_is_taken_back(local):
     assert not (local.path / "pending").exists()
 
 
+@pytest.mark.parametrize("at", ["between the rows", "before the facts"])
+def test_a_killed_upsert_is_repeated_with_other_rows(writable, monkeypatch, at):
+    table = columns(46)
+    part = {name: values[:44] for name, values in table.items()}
+    store = type(writable.store)
+    real = store.upsert
+
+    def killed(*arguments):
+        if at == "between the rows":  # an upsert of LanceDB is atomic
+            real(arguments[0], arguments[1].slice(0, 2 if store is QdrantStore else 0))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if at == "between the rows":
+            patch.setattr(store, "upsert", killed)
+        else:
+            patch.setattr("modiste.search.build._commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(writable.path, catalogue(part), source(part))
+    build(writable.path, catalogue(table), source(table))
+    assert writable.refresh()
+    assert sorted(writable.rows()) == list(range(46))
+    assert found(writable.search(text="x", k=23)) == brute_force(table, vector_of("x"), 23)
+    assert not (writable.path / "pending").exists()
+
+
+def test_a_killed_upsert_that_wrote_all_rows_is_committed_when_repeated(writable, monkeypatch):
+    table = columns(44)
+    with monkeypatch.context() as patch:
+        patch.setattr("modiste.search.build.write_json", lambda *_: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            build(writable.path, catalogue(table), source(table))
+    build(writable.path, catalogue(table), source(table))
+    assert writable.refresh()
+    assert writable.versions()[-1].rows == len(writable) == 44
+
+
 def test_a_killed_build_resumes_from_what_was_embedded(tmp_path, monkeypatch):
     table = columns(10)
     folder = tmp_path / "a.index"

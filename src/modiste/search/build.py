@@ -245,7 +245,7 @@ def _update(
     touched = [i for i, p in enumerate(at) if p is None or hashes[p] != new_hashes[i]]
     gone = sorted(set(place) - set(table.column(KEY).to_pylist())) if delete_missing else []
     added = sum(at[i] is None for i in touched)
-    if not touched and not gone:
+    if not touched and not gone and not pending(folder).mark.exists():
         return Changes(unchanged=len(table), version=facts["commits"][-1]["version"])
     part = table.take(pa.array(touched, pa.int64()))
     staging = Staging(folder, source)
@@ -254,7 +254,8 @@ def _update(
         store, {p: row for p, row in zip(pixels, old.column("row").to_pylist(), strict=True) if p in wanted}
     )
     embedded = staging.embed(catalogue.select(rows=touched), progress)
-    old_rows, following = old.column("row").to_pylist(), facts["next_row"]
+    old_rows = old.column("row").to_pylist()
+    following = max(facts["next_row"], 1 + max(old_rows, default=-1))  # a killed upsert may have left rows on a server
     numbers = []
     for i in touched:
         numbers.append(old_rows[at[i]] if at[i] is not None else following)
@@ -401,7 +402,10 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 class pending:  # noqa: N801
-    """Mark a commit in progress: after a kill, `heal` makes the database agree with the facts."""
+    """Mark a commit in progress: after a kill, `heal` makes the database agree with the facts.
+
+    The mark stays until a commit is complete.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.mark = folder / "pending"
@@ -415,11 +419,14 @@ class pending:  # noqa: N801
 
 
 def heal(folder: Path, facts: dict[str, Any]) -> None:
-    """Roll back a killed commit to the version that readers see. The caller holds the writer's lock."""
-    mark = folder / "pending"
-    if mark.exists():
+    """Roll back a killed commit to the version that readers see. The caller holds the writer's lock.
+
+    A Qdrant server keeps no versions: what a killed commit wrote stays, and the next upsert completes it.
+    """
+    mark = pending(folder).mark
+    if mark.exists() and facts["engine"]["kind"] == "lancedb":
         store = store_of(folder, facts["engine"])
-        if facts["engine"]["kind"] == "lancedb" and store.version != facts["commits"][-1]["version"]:
+        if store.version != facts["commits"][-1]["version"]:
             store.restore(facts["commits"][-1]["version"])
         mark.unlink()
 

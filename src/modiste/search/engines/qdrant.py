@@ -70,7 +70,8 @@ class QdrantStore:
     """A collection on a server, or in the client's in-memory mode.
 
     Rows are points whose id is a UUID of their key, so that an upsert replaces them; their columns are the payload,
-    with the thumbnail in base64. Only the newest version is kept; for earlier ones use the server's snapshots.
+    with the thumbnail in base64. Only the newest version is kept; for earlier ones use the server's snapshots. Upserts
+    and deletions are not atomic: readers see each request's rows.
 
     Args:
         url: URL of the server, or `MEMORY`.
