@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from modiste.data.sources import ImageSource
     from modiste.models.dual_encoder import DualEncoder
     from modiste.search.engines.qdrant import QdrantStore
+    from modiste.search.index import Index
 
 FORMAT = 1
 PATIENCE = 600.0
@@ -222,7 +223,7 @@ def _create(folder: Path, catalogue: Catalogue, source: Source, progress: Progre
         "next_row": len(table),
         "commits": [],
     }
-    version = _commit(folder, store, facts, f"{len(table):,} rows of {catalogue.card.name}")
+    version = _commit(folder, store, facts, f"{len(table):,} rows of {catalogue.card.name}", len(table))
     staging.clear()
     if source.load is not None:
         index = newest(folder)
@@ -269,7 +270,8 @@ def _update(
             snapshot = _after(folder, facts, complete, [old_rows[place[key]] for key in gone])
         store.delete(gone)
         note = f"{added} added, {len(touched) - added} changed, {len(gone)} deleted"
-        version = _commit(folder, store, facts | {"next_row": following}, note, snapshot)
+        changed = len(touched) + len(gone)
+        version = _commit(folder, store, facts | {"next_row": following}, note, changed, snapshot)
     staging.clear()
     return Changes(added, len(touched) - added, embedded, len(gone), len(table) - len(touched), version)
 
@@ -288,7 +290,7 @@ def delete(index: Opened, product_ids: Sequence[str]) -> int:
             raise ModisteError(f"{index.path} has no product {', '.join(sorted(unknown)[:5])}: nothing was deleted.")
         with pending(index.path):
             store.delete(ids)
-            _commit(index.path, store, facts, f"{len(ids)} deleted")
+            _commit(index.path, store, facts, f"{len(ids)} deleted", len(ids))
     return len(ids)
 
 
@@ -299,7 +301,8 @@ def restore(index: Opened, version: int) -> None:
     with writing(index.path), pending(index.path):
         facts = read_facts(index.path)
         store.restore(version)
-        _commit(index.path, store, facts, f"back to version {version}")
+        changed = facts["commits"][-1]["rows"] + store.count()  # which of them are equal is not known
+        _commit(index.path, store, facts, f"back to version {version}", changed)
 
 
 def _check_unique(folder: Path, twice: int) -> None:
@@ -317,7 +320,9 @@ def _after(folder: Path, facts: Mapping[str, Any], part: pa.Table, gone: Sequenc
     return None if before is None else changed_snapshot(before, part, gone)
 
 
-def _commit(folder: Path, store: Any, facts: dict[str, Any], note: str, snapshot: Snapshot | None = None) -> int:
+def _commit(
+    folder: Path, store: Any, facts: dict[str, Any], note: str, changed: int, snapshot: Snapshot | None = None
+) -> int:
     """Publish the store's current content as the newest version.
 
     Args:
@@ -325,6 +330,7 @@ def _commit(folder: Path, store: Any, facts: dict[str, Any], note: str, snapshot
         store: Store with the final rows.
         facts: Facts of the index, to which the version is added.
         note: What the version changes.
+        changed: Number of rows that it adds, changes and deletes.
         snapshot: Snapshot of the rows; None: read from the store.
     """
     if len(facts["commits"]) % TIDY_EVERY == 0:
@@ -336,6 +342,9 @@ def _commit(folder: Path, store: Any, facts: dict[str, Any], note: str, snapshot
         version = 1 + max((commit["version"] for commit in facts["commits"]), default=0)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     record = {"version": version, "created": now, "rows": store.count(), "note": note}
+    if facts.get("plan"):
+        plan = Plan.of(facts["plan"])
+        facts = facts | {"plan": replace(plan, changed=plan.changed + changed).record()}
     write_json(folder / FACTS, {**facts, "commits": [*facts["commits"], record]})
     if not (folder / "snapshots").is_dir():
         return version
@@ -356,23 +365,24 @@ def _write_snapshot(folder: Path, version: int, snapshot: Snapshot, facts: Mappi
         Codes.make(choice, snapshot.vectors, Codes.read(snapshot_folder(folder, before), choice)).write(place)
 
 
-def record_plan(index: Opened, choices: list[str], floor: float) -> list[Measured]:
+def record_plan(index: Index, choices: list[str], floor: float) -> list[Measured]:
     """See `Index.plan`."""
-    asked = queries(index, QUERIES)
     store = LanceStore(index.path)
     with writing(index.path):
         facts = read_facts(index.path)
         heal(index.path, facts)
+        index.refresh()
         index.store = store
+        asked = queries(index, QUERIES)
         measured = list(measure(index, choices, floor, asked))
         taken = smallest(measured, floor)
         limit = measured_limit(index.snapshot, asked[0], taken.milliseconds)
-        plan = Plan(taken.choice, limit, floor, len(asked), taken.steps)
+        plan = Plan(taken.choice, limit, floor, len(asked), taken.steps, len(index))
         if taken.choice not in (EXACT, IVF):
             Codes.make(taken.choice, index.snapshot.vectors).write(snapshot_folder(index.path, index.version))
         if taken.choice == IVF:  # its index is a new version of the database
             facts = facts | {"plan": plan.record()}
-            _commit(index.path, store, facts, "approximate index of the vectors")
+            _commit(index.path, store, facts, "approximate index of the vectors", 0)
         else:
             _record(index.path, plan=plan.record())
     return measured
