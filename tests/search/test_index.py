@@ -15,6 +15,7 @@ from helpers import tiny_index
 from helpers.tiny_index import CARD, Embedder, catalogue, columns, make_index, source, unit, vector_of, vectors
 from modiste import search
 from modiste.errors import ModisteError
+from modiste.search import health
 from modiste.search.build import Source, build
 from modiste.search.encoder import ModelCard
 from modiste.search.engines.lancedb import LanceStore
@@ -84,6 +85,10 @@ FILTERS = {
     "not price < 20": lambda r: r["price"] == "" or int(r["price"]) >= 20,
     "product_id = 'SKU-7'": lambda r: r["product_id"] == "SKU-7",
     "false": lambda r: False,
+    "brand like 'brand1%' and not colour like '_ed'": lambda r: (
+        r["brand"] in ("Brand1", "Brand10") and r["colour"] != "red"
+    ),
+    "brand like 'x%'": lambda r: False,
 }
 
 
@@ -137,6 +142,12 @@ def test_hybrid_search_finds_an_article_number_that_the_model_does_not_know(inde
     assert "SKU-77" not in found(index.search(text="SKU-77", k=3))
     assert found(index.search(text="sku-77", hybrid=0.5, k=3))[0] == "SKU-77"
     assert found(index.search(text="Brand4 sku-77", hybrid=0.5, where="colour = 'red'", k=3))[0] != "SKU-77"
+
+
+def test_a_hybrid_search_is_exact_only_if_it_ranks_every_row(index):
+    every = "exact" if index.facts["engine"]["kind"] == "lancedb" else "approximate, recall not measured"
+    assert str(index.search(text="sku-77", hybrid=0.5, k=3).exactness) == every
+    assert str(index.search(text="sku-77", hybrid=0.5, k=3, where="colour = 'red'").exactness) == "exact"
 
 
 def test_facets_count_what_passes(index):
@@ -261,6 +272,39 @@ def test_rows_that_exist_twice_are_noticed(local):
     rows.add(rows.head(1))
     with pytest.raises(ModisteError, match="1 rows exist twice"):
         local.upsert(catalogue(columns(40, prices=[1] * 40)))
+
+
+def test_thresholds_are_calibrated(writable):
+    found = writable.calibrate(0.9)
+    assert {kind: one["pairs"] for kind, one in writable.facts["thresholds"].items()} == {"text": 20, "image": 20}
+    results = writable.search(text="x", k=5)
+    assert results.threshold == pytest.approx(found["text"].threshold)
+    cosines = vectors(columns(40)) @ writable.embedder.texts(["title of sku-3"])[0]
+    assert found["text"].threshold < max(cosines)
+    assert writable.search(text="x", like="SKU-1").threshold is None
+
+
+def test_too_few_pairs_give_no_threshold_and_a_reason(writable):
+    writable.delete([f"SKU-{number}" for number in range(5)])
+    assert writable.calibrate() == {}
+    for query, kind in (({"text": "x"}, "text"), ({"like": "SKU-7"}, "image")):
+        found = writable.search(**query)
+        assert found.threshold is None
+        assert f"No match threshold was calibrated for {kind} queries: " in found.uncalibrated
+
+
+def test_health_lists_see_every_row(writable, tmp_path):
+    table = columns(40)
+    table["pixels"][21] = table["pixels"][4]  # a photo of another product
+    writable.upsert(catalogue(table))
+    (pair,) = health.duplicates(writable).to_pylist()
+    assert (pair["row"], pair["other_row"]) == (4, 21)
+    assert len(health.misfits(writable, better=0)) == 40
+    written = {name: count for name, count, _ in health.write(writable, tmp_path / "health")}
+    assert written["duplicates"] == 1
+    assert written["attributes"] == len(health.attributes(writable))
+    assert written["unfound"] == len(health.unfound(writable))
+    assert len(health.unfound(writable, k=1)) > 0
 
 
 def test_deleted_products_are_gone(writable):

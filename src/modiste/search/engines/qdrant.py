@@ -176,15 +176,13 @@ class QdrantStore:
         """Number of rows that match a condition."""
         return self.client.count(self.collection, count_filter=filter_of(condition), exact=True).count
 
-    def nearest(
-        self, vector: np.ndarray, k: int, condition: conditions.Node | None, exact: bool = True, width: int = 128
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Row numbers and scores of the k best: exact, or by the server's HNSW graph with ef ``width``."""
+    def nearest(self, vector: np.ndarray, k: int, condition: conditions.Node | None) -> tuple[np.ndarray, np.ndarray]:
+        """Row numbers and scores of the k best; the server scores all rows exactly, not by its HNSW graph."""
         from qdrant_client import models
 
         found = self.client.query_points(
             self.collection, query=vector.tolist(), query_filter=filter_of(condition), limit=k, with_payload=["row"],
-            search_params=models.SearchParams(exact=exact, hnsw_ef=width),
+            search_params=models.SearchParams(exact=True),
         ).points  # fmt: skip
         rows = np.array([point.payload["row"] for point in found], np.int64)
         return rows, np.array([point.score for point in found], np.float32)
@@ -293,7 +291,7 @@ def _condition(node: Any, models: Any) -> Any:
     if isinstance(node, conditions.Like):
         word = re.fullmatch(r"%(\w+)%", node.pattern)
         if word is None:
-            raise ModisteError("engine=qdrant matches whole words: write like '%word%'.")
+            raise ModisteError("engine=qdrant matches whole words of titles: write text like '%word%'.")
         return models.FieldCondition(key=node.column, match=models.MatchText(text=word[1]))
     return _compared(node, models)
 
