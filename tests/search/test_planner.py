@@ -30,8 +30,9 @@ def test_the_smallest_choice_that_holds_the_floor_is_used_and_says_so(index, mon
     monkeypatch.setattr(planner, "LIMIT_SIZES", (50,))
     exact = [ids(index.search(text=str(number))) for number in range(20)]
     measured = {m.choice: m for m in index.plan(recall_floor=0.95)}
-    assert measured["int8"].recall == 1
-    assert measured["binary"].bytes < measured["int8"].bytes < measured[EXACT].bytes
+    assert measured["int8"].recall == measured["bf16"].recall == 1
+    sizes = [measured[choice].bytes for choice in ("binary", "int8", "bf16", EXACT)]
+    assert sizes == sorted(sizes)
     assert index.plan_in_use.choice == "binary"
     results = index.search(text="0")
     assert str(results.exactness).startswith("approximate, recall ")
@@ -47,16 +48,17 @@ def test_the_smallest_choice_that_holds_the_floor_is_used_and_says_so(index, mon
     assert index.plan_in_use.steps[-1].selectivity <= 0.05
 
 
-def test_int8_answers_exactly(index):
+@pytest.mark.parametrize("choice", ["bf16", "int8"])
+def test_codes_that_bound_their_error_answer_exactly(tmp_path, choice):
+    index = make_index(tmp_path / "shop.index", columns(ROWS, views=1))
     index.plan([EXACT])
     before = {text: ids(index.search(text=text, where=where)) for text, where in (("a", None), ("b", "gender = 'Men'"))}
-    index.plan(["int8"])
-    assert index.plan_in_use.choice == "int8"
+    index.plan([choice])
+    assert index.plan_in_use.choice == choice
     assert ids(index.search(text="a")) == before["a"]
     assert str(index.search(text="a").exactness) == "exact"
     index.delete("SKU-0")  # its codes are recomputed
-    assert len(index.codes("int8").codes) == ROWS - 1
-    index.plan([EXACT])
+    assert len(index.codes(choice).codes) == ROWS - 1
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from modiste.search.opened import (
     plain_column,
     read_facts,
 )
-from modiste.search.planner import EXACT, Best, Measured, best_of, ranking
+from modiste.search.planner import CHOICES, IVF, Best, Measured, best_of, ranking
 from modiste.search.query import Pictures, Query
 from modiste.search.results import Exactness, Results
 
@@ -242,8 +242,8 @@ class Index(Opened):
         """Measure cost and recall of search methods, and use the smallest that reaches the recall floor.
 
         Args:
-            choices: ``exact``, ``int8``, ``prefix-64`` (or another number), ``binary``, ``ivf_rq`` (LanceDB's); None:
-                all but ``ivf_rq``.
+            choices: ``exact``, ``bf16``, ``int8``, ``prefix-64`` (or another number of principal directions),
+                ``binary``, ``ivf_rq`` (LanceDB's); None: all but ``ivf_rq``.
             recall_floor: Minimum recall@10 of an approximate search, averaged over sampled queries, at every measured
                 selectivity.
 
@@ -252,7 +252,7 @@ class Index(Opened):
         """
         from modiste.search.build import record_plan
 
-        measured = record_plan(self, list(choices or (EXACT, "int8", "prefix-64", "binary")), recall_floor)
+        measured = record_plan(self, list(choices or [choice for choice in CHOICES if choice != IVF]), recall_floor)
         self.refresh()
         return measured
 

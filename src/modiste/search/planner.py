@@ -20,7 +20,7 @@ from modiste.search.engines.memory import Snapshot, batch, top
 from modiste.search.results import Exactness
 
 EXACT, IVF = "exact", "ivf_rq"
-CHOICES = (EXACT, "int8", "prefix-64", "binary", IVF)
+CHOICES = (EXACT, "bf16", "int8", "prefix-64", "binary", IVF)
 PREFIX = re.compile(r"prefix-([1-9][0-9]{0,4})")
 LIMIT = 50_000
 """Default number of rows passing a filter up to which they are scored exactly."""
