@@ -5,11 +5,12 @@ BIN := .venv/bin
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 DEMO := runs/demo
 
-.PHONY: help install chromium demo test test-all bench check docs clean
+.PHONY: help install chromium demo test test-slow test-all bench check docs clean
 
 help:
 	@echo "make demo    install, train on the synthetic catalogue, evaluate, write a report with pictures, index, search"
 	@echo "make test    install, also Chromium by apt-get (with sudo -n if needed), run all tests except the slow ones"
+	@echo "make test-slow  the slow ones of the index, the page and the exports"
 	@echo "make test-all  the slow ones, too: whole training runs, sweeps and conversions, twice as long"
 	@echo "make bench   install the peers, run the benchmarks, write their table (about 75 minutes, nothing else running)"
 	@echo "make check   ruff and mypy"
@@ -46,6 +47,10 @@ demo: .venv/usable
 # One process per core, of one thread each: two processes of two threads would wait for each other.
 test: install chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+# Of the index, the page and the exports.
+test-slow: install chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m slow tests/search tests/serve tests/export
 
 test-all: install chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile

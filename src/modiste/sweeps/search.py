@@ -68,7 +68,7 @@ class Sweep:
         if open_:
             first = compose("train", [*self.base, *as_overrides(self.space.first())], self.config_dirs)
             modes = stated_modes(first, open_, self.config_dirs)
-            chosen = [o | {"mode": o.get("mode") or modes.get(o["metric"], "")} for o in chosen]
+            chosen = [{**o, "mode": str(o.get("mode") or modes.get(o["metric"], ""))} for o in chosen]
         return [Objective(**objective) for objective in chosen]
 
     def _write_start(self) -> None:
