@@ -314,7 +314,7 @@ def on_image(maps: Tensor, image_size: tuple[int, int], shape: tuple[int, int]) 
 
 
 def without_padding(maps: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """The cells of maps (K, h, w) over the padded square that show part of an image of this width and height.
+    """The cells of maps (K, h, w) over the padded square that show part of an image of this size.
 
     >>> without_padding(torch.tensor([[[5], [3], [9]]]), (3, 1)).tolist()
     [[[3]]]

@@ -91,7 +91,7 @@ class Opened:
 
     @functools.cached_property
     def plan_in_use(self) -> Plan:
-        """The search plan that `Index.plan` chose; by default, and of earlier versions, exact scores of all rows."""
+        """The search plan that `Index.plan` chose; by default and of earlier versions, exact search."""
         return Plan.of(self.facts.get("plan") if self.version == newest_version(self.facts) else None)
 
     def codes(self, kind: str) -> Codes | None:

@@ -149,7 +149,7 @@ class Planned(Protocol):
 def ranking(
     index: Planned, vector: np.ndarray, positions: np.ndarray | None, condition: conditions.Node | None, k: int
 ) -> tuple[Best, Exactness]:
-    """Ranking of the rows at ``positions`` (None: all) for the k best of a query vector, and its exactness."""
+    """Ranking of the k best rows at ``positions`` (None: all) for a query vector, and its exactness."""
     plan, snapshot = index.plan_in_use, index.snapshot
     passing = len(snapshot) if positions is None else len(positions)
     exact = Exactness(f"exact scores of {passing:,} rows")

@@ -35,7 +35,7 @@ class Photo:
 
 
 class Photos(Dataset[Photo]):
-    """Photos of a catalogue, each scaled to fit a square of ``size`` pixels without cropping; the same in every epoch.
+    """Photos of a catalogue, each scaled to fit a square of ``size`` pixels; the same in every epoch.
 
     >>> from modiste.data.synthetic import Synthetic
     >>> photo = Photos(Synthetic(products=2, views=1)(), size=64)[1]
