@@ -5,11 +5,12 @@ BIN := .venv/bin
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 DEMO := runs/demo
 
-.PHONY: help install chromium demo test test-all bench check docs clean
+.PHONY: help install chromium demo test test-slow test-all bench check docs clean
 
 help:
 	@echo "make demo    install, train on the synthetic catalogue, evaluate, write a report with pictures, index, search"
-	@echo "make test    install, run the tests but for the slow ones"
+	@echo "make test    install, also Chromium by apt-get (with sudo -n if needed), run all tests except the slow ones"
+	@echo "make test-slow  the slow ones of the index, the page and the exports"
 	@echo "make test-all  the slow ones, too: whole training runs, sweeps and conversions, twice as long"
 	@echo "make bench   install the peers, run the benchmarks, write their table (about 75 minutes, nothing else running)"
 	@echo "make check   ruff and mypy"
@@ -43,14 +44,19 @@ demo: .venv/usable
 	@echo "  $(BIN)/modiste train data=table data.catalogue.path=shop.csv data.catalogue.images=photos image=lite text=minilm data.batch_size=64"
 	@echo "The rest of the way to a search over your own products: docs/start/own_catalogue.md"
 
-# One process a core, of one thread each: two processes of two threads would wait for each other.
+# One process per core, of one thread each: two processes of two threads would wait for each other.
 test: install chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+# Of the index, the page and the exports.
+test-slow: install chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m slow tests/search tests/serve tests/export
 
 test-all: install chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-# The page's tests look at it in a browser; without one they are skipped and say so.
+# The page's tests look at it in a browser, which apt-get installs system-wide if there is none; without one they are skipped
+# and say so.
 chromium:
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { apt-get install -y -qq chromium || \
 		sudo -n apt-get install -y -qq chromium; } >/dev/null 2>&1 || echo "No Chromium: the page's tests are skipped"

@@ -38,7 +38,7 @@ def process(rank: int, port: int, pairs: int, rounds: int, out: Any) -> None:
     from open_clip.loss import ClipLoss as PeerLoss
 
     from modiste.losses.clip import ClipLoss
-    from modiste.utils.machine import keep_pages
+    from modiste.utils.hardware import keep_pages
 
     keep_pages()
     generator = torch.Generator().manual_seed(rank)

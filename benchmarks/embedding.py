@@ -17,7 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from modiste.embedding.backends import Tower, choose
 from modiste.embedding.embedder import MIN_COSINE, ModelEmbedder
-from modiste.utils.machine import keep_pages
+from modiste.utils.hardware import keep_pages
 
 WORDS = ["black", "white", "cotton", "slim", "casual", "shirt", "dress", "watch", "leather", "printed", "men", "bag"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from harness import Row, Work
 
-from modiste.utils.machine import keep_pages
+from modiste.utils.hardware import keep_pages
 
 WORDS = ["black", "white", "cotton", "slim", "casual", "shirt", "dress", "watch", "leather", "printed", "men", "bag"]
 

@@ -33,7 +33,7 @@ from harness import Work
 from torch.nn import functional as F
 
 from modiste.reporting.tables.sheets import formatted_table
-from modiste.utils.machine import environment, is_out_of_memory, usable_cores
+from modiste.utils.hardware import environment, is_out_of_memory, usable_cores
 
 README, RESULTS = Path(__file__).with_name("README.md"), harness.RESULTS / "gpu.json"
 BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from modiste.utils.machine import environment, has_bf16
+from modiste.utils.hardware import environment, has_bf16
 
 RESULTS = Path(__file__).parent / "results"
 Work = Callable[[], Any]
@@ -62,7 +62,7 @@ class Row:
 
 class Apart:
     """Work in a separate process, which waits while others work: a peer as its users run it, without the settings
-    that our commands make in their process (`modiste.utils.machine.keep_pages`).
+    that our commands make in their process (`modiste.utils.hardware.keep_pages`).
 
     Args:
         prepare: Function of a benchmark script that returns the work; it and ``sizes`` have to be picklable. It has
@@ -124,7 +124,7 @@ def seconds(work: Work) -> float:
 
 
 def release() -> None:
-    """Give freed memory back to the system, which `modiste.utils.machine.keep_pages` keeps."""
+    """Give freed memory back to the system, which `modiste.utils.hardware.keep_pages` keeps."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 

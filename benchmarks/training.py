@@ -20,7 +20,7 @@ import torch
 from harness import Row, Work
 from PIL import Image
 
-from modiste.utils.machine import keep_pages
+from modiste.utils.hardware import keep_pages
 
 WORDS = [
     "black",

@@ -95,7 +95,7 @@ def test_commands_are_short_and_do_not_import_each_other():
         name: n for name, file in commands.items() if (n := len(file.read_text(encoding="utf-8").splitlines())) > 80
     }
     assert not long
-    shared = "commands._line"
+    shared = "commands._invocation"
     assert not {(a, b) for a, b in imports() if a in commands and module_of(b) in {*commands} - {shared}}
 
 

@@ -2,7 +2,7 @@
 recipes and data sets, or ``retrieval``, only those are measured.
 
 Evaluates the runs ``runs/<recipe>_<seed>`` that exist on all data sets, averages the values of each pair over a
-recipe's seeds, bootstraps photos, keeps that in ``results/<recipe>.<data>.json``, and writes the tables between the
+recipe's seeds, bootstraps photos, keeps that in ``pooled/<recipe>.<data>.json``, and writes the tables between the
 markers of this folder's README. MODISTE_DATA says where CCP is. Recipes without a run are rows of "—".
 """
 

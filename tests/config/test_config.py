@@ -69,6 +69,17 @@ def test_no_group_takes_an_option_that_is_not_there(root):
             compose(root, [f"{group}=absent"])
 
 
+@pytest.mark.parametrize("root", ROOTS)
+def test_every_command_takes_its_directories_from_paths_and_the_local_settings(tmp_path, root):
+    (tmp_path / "local").mkdir()
+    own = "# @package _global_\n# This machine\ndata_dir: /disk/data\nlog_dir: /disk/runs\n"
+    (tmp_path / "local" / "default.yaml").write_text(own)
+    assert not {"data_dir", "log_dir"} & set(OmegaConf.load(CONF / f"{root}.yaml"))
+    cfg = compose(root, [], [tmp_path])
+    if "data" in cfg or "paths" in Outline.read([CONF], root).groups:
+        assert (cfg.data_dir, cfg.log_dir) == ("/disk/data", "/disk/runs")
+
+
 @pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: file.relative_to(CONF).as_posix())
 def test_every_yaml_begins_with_a_comment_of_one_line_that_says_what_it_is(file):
     comments = []
@@ -494,6 +505,26 @@ def test_what_the_caller_gives_is_not_missing(allowed):
     tree = {"suit": {"_target_": f"{HERE}.Strict"}, "coat": {"_target_": f"{HERE}.Strict", "cloth": "???"}}
     validate(OmegaConf.create(tree), given={"suit": ["cloth"], "coat": ["cloth"]})
     assert "'suit.cloth' is missing" in problems_of(tree, given={"coat": ["cloth"]})
+
+
+@pytest.mark.parametrize(
+    ("root", "words", "sound"),
+    [
+        ("train", [], False),
+        ("train", ["tune.image.train=last_n"], False),  # of two layers
+        ("train", ["tune.image.train=last_n", "tune.image.layers=1"], True),
+        ("train", ["tune.text.train=frozen"], True),
+        ("sweep", ["sweep=heads"], False),
+        ("sweep", ["sweep=heads", "+sweep.space={tune.text.train: {choices: [frozen]}}"], True),
+    ],
+)
+def test_cached_features_need_a_frozen_trunk(root, words, sound):
+    cfg = compose(root, [*words, "features.cache=true"])
+    if sound:
+        validate(cfg)
+    else:
+        with pytest.raises(ModisteError, match=r"'features\.cache' is true, but no trunk is frozen"):
+            validate(cfg)
 
 
 def test_a_target_checks_its_own_node_once_everything_else_is_right(allowed):

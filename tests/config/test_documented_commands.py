@@ -46,9 +46,9 @@ def lines_of_markdown(text):
 
 
 def lines_of_yaml(text):
-    """Comment lines that are a command."""
+    """Comments that are a command or end with one, after a colon, and commands in backquotes."""
     for line in text.splitlines():
-        if match := re.match(r"#\s+(modiste .*)", line):
+        if match := re.search(r"#(?:.*:)?\s+(modiste .*)", line):
             yield match[1]
         yield from re.findall(r"`(modiste [^`]+)`", line)
 
@@ -60,9 +60,10 @@ def lines_of_table(text):
 
 
 def lines_of_make(text):
-    """The commands of the targets, with the run's directory in place."""
+    """The commands of the targets and those that they print, with the run's directory in place."""
     run = re.search(r"^DEMO := (.*)$", text, re.M)[1]
-    for line in re.findall(r"^\t\$\(BIN\)/(modiste .*)$", text, re.M):
+    printed = re.findall(r"^\t@echo \"\s*\$\(BIN\)/(modiste .*?)(?:\s{3,}.*)?\"$", text, re.M)
+    for line in re.findall(r"^\t\$\(BIN\)/(modiste .*)$", text, re.M) + printed:
         yield line.replace("$(DEMO)", run)
 
 
@@ -85,6 +86,8 @@ def documented():
         found.update(dict.fromkeys(lines_of_table(file.read_text(encoding="utf-8")), file))
     for file in config_dir().rglob("*.yaml"):
         found.update(dict.fromkeys(lines_of_yaml(file.read_text(encoding="utf-8")), file))
+    for file in (HOME / "src").rglob("*.j2"):
+        found.update(dict.fromkeys(lines_of_markdown(file.read_text(encoding="utf-8")), file))
     for file in (HOME / "src").rglob("*.py"):
         found.update(dict.fromkeys(lines_of_python(file.read_text(encoding="utf-8")), file))
     return sorted(
@@ -112,6 +115,9 @@ def test_there_are_command_lines_in_every_kind_of_place():
     assert any(place.endswith("table.yaml") for place in places)
     assert any(place.startswith(("conf", "experiment")) or place.endswith(".yaml") for place in places)
     assert any(place.startswith("src/modiste/commands") for place in places)
+    assert any(place.endswith(".j2") for place in places)
+    assert {"conf/sweep.yaml", "conf/loss/matryoshka.yaml", "conf/data/table.yaml"} <= set(places)
+    assert any("modiste serve" in line for place, line in DOCUMENTED if place == "Makefile")
     assert len(DOCUMENTED) > 40
 
 

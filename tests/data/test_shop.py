@@ -212,7 +212,7 @@ def test_a_column_that_looks_like_ids_gets_a_hint(folder, caplog):
             folder, "t.csv", "Ware (neu);Title;Image;Code\nA-1001;hat;0.png;x\nA-1002;bag;1.png;x\nA-1003;cap;2.png;x\n"
         )
     assert "'data.catalogue.columns.product_id=\"Ware (neu)\"'" in caplog.text
-    assert "each row a product" in caplog.text  # a code that all rows share is none
+    assert "each row is a product" in caplog.text  # a code that all rows share is none
 
 
 def test_rows_without_an_id_are_called_by_their_line_in_the_file(folder):

@@ -17,7 +17,7 @@ from modiste.embedding.backends import Tower, check_name, choose
 from modiste.embedding.int8 import quantise_weights
 from modiste.errors import ModisteError
 from modiste.utils.atomic import SUFFIX
-from modiste.utils.machine import has_bf16
+from modiste.utils.hardware import has_bf16
 
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="the extra 'openvino' is not installed")
 TEXTS = ["a red dress with long sleeves", "jeans", "a shoe for running", "bag", "two words"]

@@ -211,9 +211,9 @@ def test_a_runs_model_compares_two_other_catalogues(shop, tmp_path, monkeypatch)
     chosen = []
     monkeypatch.setattr(audit_module, "subject_of", lambda cfg, choice: chosen.append(cfg.run))
     entry = ", ".join(f"{key}: {value}" for key, _, value in (word.partition("=") for word in shop))
-    words = (*shop, "run=run", f"other={{{entry}}}", "output=out", "copies=false")
+    words = (*shop, "run=run", f"other={{{entry}}}", "log_dir=logs", "copies=false")
     audit_module.audit_config(compose("audit", words), Invocation(overrides=words))
-    facts = read(tmp_path / "out")
+    facts = read(tmp_path / "logs" / "audit" / "shop-shop")
     assert chosen == ["run"]
     assert (facts["train"]["data"], facts["test"]["data"], images(facts)["near"]) == ("shop", "shop", 2)
 

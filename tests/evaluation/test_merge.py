@@ -170,6 +170,19 @@ def test_a_mistake_is_one_sentence(here, capsys, arguments, parts):
     assert len(error.splitlines()) == 1
 
 
+def test_the_alpha_with_the_smallest_error_is_chosen(here, monkeypatch, capsys):
+    """Without a mode the metric's own direction counts; a wrong one is still refused. The run is below log_dir."""
+    monkeypatch.setenv("MODISTE_ALLOW", "helpers.task_fakes")
+    gap = ["+task.gap._target_=helpers.task_fakes.Gap", "monitor.metric=val/gap/gap"]
+    assert main(["merge", "first=a", "second=b", "log_dir=logs", *gap, *SMALL]) == 0
+    merged = read(here / "logs" / "merge" / "a-b")
+    errors = {row["alpha"]: row["val/gap/gap"]["value"] for row in merged["curve"]}
+    assert merged["alpha"] == min(errors, key=errors.get)
+    assert merged["monitor"]["mode"] == "min"
+    assert main(["merge", "first=a", "second=b", "log_dir=logs", *gap, *SMALL, "monitor.mode=max"]) == 1
+    assert "monitor.mode=max would choose the worst gap: set it to min" in capsys.readouterr().err
+
+
 def test_a_run_with_adapters_is_merged_with_one_without(here):
     write_run(here / "lora", "seed=1", "tune.text.train=lora")
     assert main(["merge", "first=lora", "second=a", "out=folded", "alphas=[0]", *SMALL[1:]]) == 0

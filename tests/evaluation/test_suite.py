@@ -88,6 +88,32 @@ def test_what_a_suite_decides_itself_is_refused(word):
         suite_specs(cfg, ["suite=here", "model=clip_b32", word])
 
 
+@pytest.mark.parametrize(
+    ("entries", "data"),
+    [
+        ({"a": "kagl"}, {"a": "kagl"}),
+        ({"a": {"data": "synthetic"}, "b": {"split": "val"}}, {"a": "synthetic", "b": "synthetic"}),
+        (["kagl", "fashion_mnist"], {"kagl": "kagl", "fashion_mnist": "fashion_mnist"}),
+    ],
+)
+def test_entries_have_the_syntax_of_every_further_data_set(tmp_path, entries, data):
+    """A name, or groups and keys to values; without a task that of the command."""
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "mine.yaml").write_text(yaml.safe_dump({"name": "mine", "entries": entries}))
+    given = ["suite=mine", "model=clip_b32"]
+    specs = suite_specs(compose("evaluate", given, [tmp_path]), given, [tmp_path])
+    assert {spec.name: spec.config.data.name for spec in specs} == data
+    assert all(list(spec.config.task) == ["retrieval", "zeroshot"] for spec in specs)
+
+
+def test_an_entry_that_names_no_data_is_one_sentence(tmp_path):
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "mine.yaml").write_text(yaml.safe_dump({"name": "mine", "entries": {"a": 3}}))
+    given = ["suite=mine", "model=clip_b32"]
+    with pytest.raises(ModisteError, match="'3' does not name data to evaluate"):
+        suite_specs(compose("evaluate", given, [tmp_path]), given, [tmp_path])
+
+
 def test_a_suites_name_is_that_of_a_file():
     """It may come from a stranger's result, which `modiste verify` makes again."""
     cfg = compose("evaluate", ["suite=here", "model=clip_b32", "++suite.name=x/../../settings"])

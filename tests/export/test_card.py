@@ -1,5 +1,6 @@
 """The card says what the run knows, in metadata that huggingface_hub reads back."""
 
+import ast
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 
 from helpers.tiny_export import described_run
 from helpers.tiny_models import two_tower
+from modiste.config import compose
 from modiste.errors import ModisteError
 from modiste.export import card, export
 from modiste.export.inputs import Inputs, synthetic
@@ -61,9 +63,28 @@ def test_the_card_of_a_run_says_data_recipe_results_with_intervals_cost_and_lice
     assert head["license"] == "apache-2.0"
     assert head["pipeline_tag"] == "zero-shot-image-classification"
     assert head["co2_eq_emissions"] == {
-        "emissions": 1.6, "source": "codecarbon", "training_type": "fine-tuning", "geographical_location": "FRA",
+        "emissions": 1.6, "source": "codecarbon", "training_type": "pre-training", "geographical_location": "FRA",
         "hardware_used": "A CPU, 2 cores",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [([], "pre-training"), (["init=other"], "fine-tuning"), (["image=lite"], "fine-tuning")],
+)
+def test_weights_that_existed_before_make_it_fine_tuning(overrides, expected):
+    assert card.training_type(compose("train", ["experiment=demo", *overrides])) == expected
+
+
+@pytest.mark.parametrize("format", sorted(set(card.USE) - {"transformers_js"}))
+def test_the_code_of_a_card_defines_every_name_that_it_uses(format):
+    code = card.USE[format].format(name='"DIR"', open_clip='"local-dir:DIR"', size=32, dim=16, dtype="fp32", trust="")
+    nodes = list(ast.walk(ast.parse(code)))
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    imports = [node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
+    known = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    known |= {alias.name for node in imports for alias in node.names}
+    assert {node.id for node in names} - known <= {"print"}
 
 
 HOSTILE = (

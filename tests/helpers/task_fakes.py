@@ -8,6 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from modiste.errors import ModisteError
+from modiste.metrics.intervals import Interval
+from modiste.tasks.result import Result
 
 
 class FakeCatalogue:
@@ -59,3 +61,13 @@ class FakeEmbedder:
             generator = np.random.default_rng(zlib.crc32(text.encode()))
             vector = torch.from_numpy(generator.normal(size=self.rows.shape[1])).float()
         return F.normalize(vector, dim=0)
+
+
+class Gap:
+    """A distance: better when lower, and nothing in its name says so."""
+
+    def __call__(self, embedder, catalogue, split):
+        part = catalogue.select(split=split)
+        gap = float((embedder.images(part).mean(0) - embedder.texts(part.column("text")).mean(0)).norm())
+        metrics = {"gap": Interval(gap, gap, gap, len(part))}
+        return Result("gap", "tiny", split, metrics, higher_is_better={"gap": False}, primary="gap")

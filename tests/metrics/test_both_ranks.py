@@ -1,18 +1,14 @@
-"""Both directions from one product: the ranks of `relevant_ranks`, each way."""
+"""Both directions from one matmul: the ranks of `relevant_ranks`, each way."""
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from helpers.exact_embeddings import integers
 from modiste.metrics.both_ranks import both_ranks
 from modiste.metrics.ranks import relevant_ranks
 from modiste.metrics.relevance import Relevance
-
-
-def integers(*shape, low=-2, high=3, seed=0):
-    """Embeddings whose dot products are exact in float32, in any order of summation, and often tie."""
-    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed)).float()
 
 
 def shuffled(n, groups, seed):

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 from torchmetrics import retrieval as torchmetrics_retrieval
 
+from helpers.exact_embeddings import integers
 from helpers.trec_reference import assert_equal_to_trec, trec_values
 from modiste.errors import ModisteError
 from modiste.metrics import ranking
@@ -25,11 +26,6 @@ def loop_ranks(scores, relevance):
             before = [g for g, s in enumerate(row) if s > row[p] or (s == row[p] and g < p)]
             ranks.append(1 + len(before))
     return np.array(ranks)
-
-
-def integers(*shape, low=-2, high=3, seed=0):
-    """Embeddings whose dot products are exact in float32, in any order of summation, and often tie."""
-    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed)).float()
 
 
 CASES = {

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from modiste.utils.machine import environment
+from modiste.utils.hardware import environment
 from modiste.utils.run_dir import read_json, write_json
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

@@ -47,6 +47,8 @@ def test_titles_that_fit_their_photos_match_and_others_do_not(tmp_path):
     miss = index.search(text="a phrase that fits nothing", k=2)
     assert miss.no_match
     assert "no good match" in miss.summary()
+    assert "training pairs included, so that its coverage is not known" in miss.summary()
+    assert miss.coverage is None
     # The two photos of a product have nothing in common here, so their threshold is low; mixtures have none.
     assert index.search(like="SKU-1").threshold == pytest.approx(thresholds["image"].threshold)
     assert index.search(like="SKU-1", text="red").table.column("match").to_pylist()[0] is None
@@ -63,3 +65,18 @@ def test_few_pairs_give_no_threshold(tmp_path):
     assert "10 products" not in found.summary()
     assert "the index has 10 products with two photos" in index.search(like="SKU-1").uncalibrated
     assert "mixed queries" in index.search(text="a", like="SKU-1").uncalibrated
+
+
+@pytest.mark.parametrize(("sizes", "split"), [((15, 25), "test"), ((25, 25), "val"), ((15, 15), "all")])
+def test_the_split_is_the_first_with_enough_products_and_is_named(tmp_path, sizes, split):
+    """15 products have 30 rows here."""
+    val, test = sizes
+    table = columns(160)
+    products = [row // 2 for row in range(160)]
+    table["split"] = ["val" if p < val else "test" if p < val + test else "train" for p in products]
+    index = make_index(tmp_path / "shop.index", table)
+    found = index.calibrate(0.9)
+    assert {kind: one.split for kind, one in found.items()} == {"text": split, "image": split}
+    said = index.search(text="a").summary()
+    assert ("training pairs included" in said) == (split == "all")
+    assert (f"which 90 % of true matches of split {split} do" in said) == (split != "all")

@@ -1,10 +1,12 @@
 """The index answers as a brute-force search does, on either engine; versions are atomic, kept, and never doubled."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import time
+import uuid
 
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ from helpers import tiny_index
 from helpers.tiny_index import CARD, Embedder, catalogue, columns, make_index, source, unit, vector_of, vectors
 from modiste import search
 from modiste.errors import ModisteError
+from modiste.search import health
 from modiste.search.build import Source, build
 from modiste.search.encoder import ModelCard
 from modiste.search.engines.lancedb import LanceStore
+from modiste.search.engines.qdrant import QdrantStore
 from modiste.search.opened import snapshot_of
 
 ROWS = 300
@@ -24,19 +28,32 @@ ROWS = 300
 def engines():
     server = os.environ.get("MODISTE_QDRANT_URL")
     # The client's in-memory mode stands for the server where none is named: the calls are the same, its graph is not.
-    qdrant = {"kind": "qdrant", "url": server or ":memory:", "collection": f"modiste_test_{os.getpid()}"}
+    qdrant = {"kind": "qdrant", "url": server or ":memory:"}
     return [pytest.param({"kind": "lancedb"}, id="lancedb"), pytest.param(qdrant, id="qdrant")]
+
+
+@contextlib.contextmanager
+def collection_of(engine):
+    """The engine with a collection of its own, which is deleted afterwards."""
+    if engine["kind"] == "lancedb":
+        yield engine
+        return
+    engine = engine | {"collection": f"modiste_test_{uuid.uuid4().hex}"}
+    yield engine
+    QdrantStore(engine["url"], engine["collection"], "").client.delete_collection(engine["collection"])
 
 
 @pytest.fixture(scope="module", params=engines())
 def index(request, tmp_path_factory):
     """Searched only."""
-    return make_index(tmp_path_factory.mktemp("index") / "shop.index", columns(ROWS), request.param)
+    with collection_of(request.param) as engine:
+        yield make_index(tmp_path_factory.mktemp("index") / "shop.index", columns(ROWS), engine)
 
 
 @pytest.fixture(params=engines())
 def writable(request, tmp_path):
-    return make_index(tmp_path / "shop.index", columns(40), request.param)
+    with collection_of(request.param) as engine:
+        yield make_index(tmp_path / "shop.index", columns(40), engine)
 
 
 @pytest.fixture
@@ -68,6 +85,10 @@ FILTERS = {
     "not price < 20": lambda r: r["price"] == "" or int(r["price"]) >= 20,
     "product_id = 'SKU-7'": lambda r: r["product_id"] == "SKU-7",
     "false": lambda r: False,
+    "brand like 'brand1%' and not colour like '_ed'": lambda r: (
+        r["brand"] in ("Brand1", "Brand10") and r["colour"] != "red"
+    ),
+    "brand like 'x%'": lambda r: False,
 }
 
 
@@ -121,6 +142,12 @@ def test_hybrid_search_finds_an_article_number_that_the_model_does_not_know(inde
     assert "SKU-77" not in found(index.search(text="SKU-77", k=3))
     assert found(index.search(text="sku-77", hybrid=0.5, k=3))[0] == "SKU-77"
     assert found(index.search(text="Brand4 sku-77", hybrid=0.5, where="colour = 'red'", k=3))[0] != "SKU-77"
+
+
+def test_a_hybrid_search_is_exact_only_if_it_ranks_every_row(index):
+    every = "exact" if index.facts["engine"]["kind"] == "lancedb" else "approximate, recall not measured"
+    assert str(index.search(text="sku-77", hybrid=0.5, k=3).exactness) == every
+    assert str(index.search(text="sku-77", hybrid=0.5, k=3, where="colour = 'red'").exactness) == "exact"
 
 
 def test_facets_count_what_passes(index):
@@ -247,6 +274,39 @@ def test_rows_that_exist_twice_are_noticed(local):
         local.upsert(catalogue(columns(40, prices=[1] * 40)))
 
 
+def test_thresholds_are_calibrated(writable):
+    found = writable.calibrate(0.9)
+    assert {kind: one["pairs"] for kind, one in writable.facts["thresholds"].items()} == {"text": 20, "image": 20}
+    results = writable.search(text="x", k=5)
+    assert results.threshold == pytest.approx(found["text"].threshold)
+    cosines = vectors(columns(40)) @ writable.embedder.texts(["title of sku-3"])[0]
+    assert found["text"].threshold < max(cosines)
+    assert writable.search(text="x", like="SKU-1").threshold is None
+
+
+def test_too_few_pairs_give_no_threshold_and_a_reason(writable):
+    writable.delete([f"SKU-{number}" for number in range(5)])
+    assert writable.calibrate() == {}
+    for query, kind in (({"text": "x"}, "text"), ({"like": "SKU-7"}, "image")):
+        found = writable.search(**query)
+        assert found.threshold is None
+        assert f"No match threshold was calibrated for {kind} queries: " in found.uncalibrated
+
+
+def test_health_lists_see_every_row(writable, tmp_path):
+    table = columns(40)
+    table["pixels"][21] = table["pixels"][4]  # a photo of another product
+    writable.upsert(catalogue(table))
+    (pair,) = health.duplicates(writable).to_pylist()
+    assert (pair["row"], pair["other_row"]) == (4, 21)
+    assert len(health.misfits(writable, better=0)) == 40
+    written = {name: count for name, count, _ in health.write(writable, tmp_path / "health")}
+    assert written["duplicates"] == 1
+    assert written["attributes"] == len(health.attributes(writable))
+    assert written["unfound"] == len(health.unfound(writable))
+    assert len(health.unfound(writable, k=1)) > 0
+
+
 def test_deleted_products_are_gone(writable):
     assert writable.delete(["SKU-3", "SKU-4"]) == 4
     assert len(writable) == 36
@@ -273,6 +333,42 @@ def test_values_of_another_type_and_other_columns_are_refused(writable):
     del table["brand"]
     with pytest.raises(ModisteError, match="missing: brand"):
         writable.upsert(catalogue(table))
+
+
+@pytest.fixture
+def qdrant():
+    with collection_of({"kind": "qdrant", "url": ":memory:"}) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize("rows", [0, 10])
+def test_a_collection_that_exists_is_not_replaced(qdrant, tmp_path, rows):
+    theirs = make_index(tmp_path / "theirs.index", columns(10), qdrant)
+    before = theirs.store.read(["row", "product_id", "text"])
+    if not rows:
+        theirs.delete(sorted(set(before.column("product_id").to_pylist())))
+    for _ in range(2):  # the refused attempt leaves nothing that looks like a killed build
+        with pytest.raises(ModisteError, match=r"already has a collection .*: choose another qdrant\.collection, or"):
+            make_index(tmp_path / "shop.index", columns(4), qdrant)
+    assert theirs.store.count() == rows
+    assert not rows or theirs.store.read(["row", "product_id", "text"]).equals(before)
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_build_that_was_killed_between_its_points_resumes(qdrant, tmp_path, monkeypatch, written):
+    folder = tmp_path / "shop.index"
+    monkeypatch.setattr("modiste.search.engines.qdrant.UPLOAD", 4)
+    real = QdrantStore.upsert
+
+    def killed(self, data):
+        real(self, data.slice(0, 4 * written))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(QdrantStore, "upsert", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_index(folder, columns(10), qdrant)
+    assert len(make_index(folder, columns(10), qdrant)) == 10
 
 
 def test_qdrant_keeps_no_versions_and_says_so(tmp_path):
@@ -321,6 +417,43 @@ def test_a_commit_that_was_killed_is_taken_back(local):
     assert len(local) == 38
     assert len(local.search(text="SKU", k=40)) == 19
     assert not (local.path / "pending").exists()
+
+
+@pytest.mark.parametrize("at", ["between the rows", "before the facts"])
+def test_a_killed_upsert_is_repeated_with_other_rows(writable, monkeypatch, at):
+    table = columns(46)
+    part = {name: values[:44] for name, values in table.items()}
+    store = type(writable.store)
+    real = store.upsert
+
+    def killed(*arguments):
+        if at == "between the rows":  # an upsert of LanceDB is atomic
+            real(arguments[0], arguments[1].slice(0, 2 if store is QdrantStore else 0))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if at == "between the rows":
+            patch.setattr(store, "upsert", killed)
+        else:
+            patch.setattr("modiste.search.build._commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(writable.path, catalogue(part), source(part))
+    build(writable.path, catalogue(table), source(table))
+    assert writable.refresh()
+    assert sorted(writable.rows()) == list(range(46))
+    assert found(writable.search(text="x", k=23)) == brute_force(table, vector_of("x"), 23)
+    assert not (writable.path / "pending").exists()
+
+
+def test_a_killed_upsert_that_wrote_all_rows_is_committed_when_repeated(writable, monkeypatch):
+    table = columns(44)
+    with monkeypatch.context() as patch:
+        patch.setattr("modiste.search.build.write_json", lambda *_: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            build(writable.path, catalogue(table), source(table))
+    build(writable.path, catalogue(table), source(table))
+    assert writable.refresh()
+    assert writable.versions()[-1].rows == len(writable) == 44
 
 
 def test_a_killed_build_resumes_from_what_was_embedded(tmp_path, monkeypatch):

@@ -1,11 +1,16 @@
 """A plan takes the smallest way to search that holds the floor; what is said of an answer is what was measured."""
 
+import json
+
 import numpy as np
 import pytest
 
-from helpers.tiny_index import columns, make_index
+from helpers.tiny_index import CARD, Embedder, catalogue, columns, make_index, source, unit, vector_of, vectors
+from modiste import search
 from modiste.errors import ModisteError
 from modiste.search import planner
+from modiste.search.build import Source, build
+from modiste.search.calibrate import queries
 from modiste.search.planner import EXACT, Measured, Plan, Step, smallest
 
 ROWS = 1200
@@ -25,8 +30,9 @@ def test_the_smallest_choice_that_holds_the_floor_is_used_and_says_so(index, mon
     monkeypatch.setattr(planner, "LIMIT_SIZES", (50,))
     exact = [ids(index.search(text=str(number))) for number in range(20)]
     measured = {m.choice: m for m in index.plan(recall_floor=0.95)}
-    assert measured["int8"].recall == 1
-    assert measured["binary"].bytes < measured["int8"].bytes < measured[EXACT].bytes
+    assert measured["int8"].recall == measured["bf16"].recall == 1
+    sizes = [measured[choice].bytes for choice in ("binary", "int8", "bf16", EXACT)]
+    assert sizes == sorted(sizes)
     assert index.plan_in_use.choice == "binary"
     results = index.search(text="0")
     assert str(results.exactness).startswith("approximate, recall ")
@@ -42,16 +48,17 @@ def test_the_smallest_choice_that_holds_the_floor_is_used_and_says_so(index, mon
     assert index.plan_in_use.steps[-1].selectivity <= 0.05
 
 
-def test_int8_answers_exactly(index):
+@pytest.mark.parametrize("choice", ["bf16", "int8"])
+def test_codes_that_bound_their_error_answer_exactly(tmp_path, choice):
+    index = make_index(tmp_path / "shop.index", columns(ROWS, views=1))
     index.plan([EXACT])
     before = {text: ids(index.search(text=text, where=where)) for text, where in (("a", None), ("b", "gender = 'Men'"))}
-    index.plan(["int8"])
-    assert index.plan_in_use.choice == "int8"
+    index.plan([choice])
+    assert index.plan_in_use.choice == choice
     assert ids(index.search(text="a")) == before["a"]
     assert str(index.search(text="a").exactness) == "exact"
     index.delete("SKU-0")  # its codes are recomputed
-    assert len(index.codes("int8").codes) == ROWS - 1
-    index.plan([EXACT])
+    assert len(index.codes(choice).codes) == ROWS - 1
 
 
 @pytest.mark.slow
@@ -92,3 +99,90 @@ def test_an_unknown_choice_is_refused(index):
 def test_a_prefix_that_the_vectors_do_not_have_is_refused(index, choice):
     with pytest.raises(ModisteError, match=f"no plan '{choice}': write prefix-1 to prefix-"):
         index.plan([choice])
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    """An index of 1,200 rows whose plan is binary codes."""
+    monkeypatch.setattr(planner, "LIMIT", 50)
+    monkeypatch.setattr("modiste.search.build.QUERIES", 50)
+    index = make_index(tmp_path / "shop.index", columns(ROWS, views=1))
+    index.plan(["binary"], recall_floor=0.95)
+    return index
+
+
+def upserted(index, count):
+    table = columns(count, views=1)
+    build(index.path, catalogue(table), source(table))
+    index.refresh()
+
+
+def test_the_recall_of_other_rows_is_not_claimed(planned):
+    assert str(planned.search(text="0").exactness).startswith("approximate, recall ")
+    upserted(planned, ROWS + 60)
+    assert str(planned.search(text="0").exactness).startswith("approximate, recall ")
+    upserted(planned, 2 * ROWS)
+    results = planned.search(text="0", k=10)
+    assert str(results.exactness) == "exact"
+    expected = np.argsort(-(vectors(columns(2 * ROWS, views=1)) @ vector_of("0")))[:10]
+    assert results.table.column("row").to_pylist() == expected.tolist()
+    said = "the plan binary is not used, since its recall was measured on 1,200 rows, and 1,200 have changed since"
+    assert results.summary().endswith(f"{said}: run modiste index plan index={planned.path}")
+    planned.plan(["binary"], recall_floor=0.9)
+    assert planned.plan_in_use.rows == 2 * ROWS
+    assert str(planned.search(text="0").exactness).startswith("approximate, recall ")
+
+
+def test_the_recall_of_another_version_is_not_claimed(planned):
+    first = planned.version
+    planned.delete("SKU-0")
+    earlier = planned.at(first)
+    assert str(earlier.search(text="0").exactness) == "exact"
+    planned.restore(first)  # nobody counted what differs
+    assert "have changed since" in planned.search(text="0").summary()
+
+
+def test_a_plan_that_does_not_say_what_it_was_measured_on_claims_nothing(planned):
+    facts = dict(planned.facts)
+    facts["plan"] = {name: value for name, value in facts["plan"].items() if name not in ("rows", "changed")}
+    (planned.path / "index.json").write_text(json.dumps(facts))
+    index = search.open(planned.path)
+    index.embedder = planned.embedder
+    assert "does not say how many rows" in index.search(text="0").summary()
+
+
+def test_more_results_than_recall_was_measured_for_are_exact(planned):
+    truth = np.argsort(-(vectors(columns(ROWS, views=1)) @ vector_of("0")))
+    for k in (11, 100, 1000):
+        results = planned.search(text="0", k=k)
+        assert str(results.exactness) == "exact"
+        assert results.table.column("row").to_pylist() == truth[:k].tolist()
+    assert str(planned.search(text="0", k=10).exactness).startswith("approximate")
+    assert str(planned.search(like="SKU-0", k=10).exactness) == "exact"  # the product itself is left out
+
+
+def test_recall_is_measured_for_products_if_they_have_several_views(tmp_path, monkeypatch):
+    """The tenth product is then far behind the tenth row."""
+    monkeypatch.setattr(planner, "WIDTHS", (1,))
+    monkeypatch.setattr(planner, "LIMIT", 50)
+    monkeypatch.setattr("modiste.search.build.QUERIES", 50)
+    table = columns(ROWS, views=40)
+    near = {  # the views of a product are alike
+        pixels: unit(vector_of(product) + 0.05 * vector_of(pixels))
+        for pixels, product in zip(table["pixels"], table["product_id"], strict=True)
+    }
+    build(tmp_path / "shop.index", catalogue(table), Source(CARD, vectors=near))
+    index = search.open(tmp_path / "shop.index")
+    (measured,) = index.plan(["prefix-2"], recall_floor=0.001)
+    index.embedder = Embedder()
+    asked = queries(index, 50)
+    hits = []
+    for query in asked:
+        index.embedder.known = {"q": query}
+        found = index.search(text="q", k=10)
+        exact = np.asarray(index.snapshot.vectors) @ query
+        products = np.array(table["product_id"])[np.argsort(-exact)]
+        best = set(products[np.sort(np.unique(products, return_index=True)[1])][:10])
+        hits.append(len(best & set(ids(found))) / 10)
+    assert measured.recall <= np.mean(hits) + 1e-6
+    assert f"{found.exactness.recall:.6f}" == f"{measured.recall:.6f}"

@@ -73,6 +73,8 @@ def test_like_this_but(client, index):
         "like": product, "text": "red", "minus": "blue", "weights": {"text": 0.8, "like": 0.2}, "k": 6,
     }))  # fmt: skip
     expected = index.search(like=product, text="red", minus="blue", weights={"text": 0.8, "like": 0.2}, k=6)
+    assert (mixed["threshold"], mixed["uncalibrated"]) == (None, expected.uncalibrated)
+    assert "mixed queries have none" in mixed["uncalibrated"]
     assert ids(mixed) == expected.table.column("product_id").to_pylist()
 
 
@@ -244,8 +246,8 @@ def test_ground_gives_the_model_s_own_maps(client, index, method):
         values = np.frombuffer(base64.b64decode(one["values"]), np.uint8).reshape(shape)
         assert np.abs(values / 255 - wanted).max() < 0.01
     assert [one["phrase"] for one in answer["maps"]] == ["sleeve", "collar"]
-    for one, found, raw in zip(answer["maps"], model.ground(photo, ["sleeve", "collar"], method), maps, strict=True):
-        assert one["score"] == pytest.approx(found.score, abs=1e-5) == pytest.approx(float(raw.max()), abs=1e-5)
+    for one, found in zip(answer["maps"], model.ground(photo, ["sleeve", "collar"], method), strict=True):
+        assert one["score"] == pytest.approx(found.score, abs=1e-5)
         assert np.abs(np.subtract(one["box"], found.box)).max() <= np.ceil(max(photo.size) / max(shape)) + 1
 
 
@@ -304,6 +306,19 @@ def test_embeddings_refuse_what_they_cannot_do(client, body, says):
 
 
 # ----------------------------------------------------------------------------------------------------------- compare
+
+
+def test_a_photo_that_only_one_index_has_does_not_say_which(client, indexes, monkeypatch):
+    from modiste.serve.live import Held
+
+    row_of = Held.row_of
+    monkeypatch.setattr(
+        Held, "row_of", lambda self, name: None if str(self.index.path) == str(indexes[0]) else row_of(self, name)
+    )
+    asked = ok(client.post("/compare/queries", json={"file": "red dress"}))
+    for product in asked["queries"][0]["results"]:
+        assert "index=" not in product["image"]
+        assert client.get(f"/{product['image']}").status_code == 200
 
 
 def test_a_blind_comparison_credits_each_result_to_its_index(client, indexes):
@@ -586,6 +601,36 @@ def test_bodies_that_do_not_come_are_not_in_flight_and_time_out(indexes, monkeyp
             assert answer.startswith(b"HTTP/1.1 408 ")
             assert b"The body did not arrive within 3 s: send it again." in answer
         assert client.post("/search", json={"text": "later"}).status_code == 200
+
+
+def test_an_unforeseen_error_does_not_end_the_watch_for_new_versions(indexes, tmp_path, monkeypatch, caplog):
+    import httpx
+
+    import modiste.search
+    from modiste.serve.app import create_app
+    from modiste.serve.live import Live
+    from modiste.serve.settings import Settings
+
+    folder = tmp_path / "moving.index"
+    shutil.copytree(indexes[0], folder)
+    app = create_app(Settings(str(folder), backend="torch", poll_seconds=0.05))
+    load, failed = Live._load, threading.Event()
+
+    def fail(self, before):
+        failed.set()
+        raise KeyError("damaged")
+
+    with running(app) as served, httpx.Client(base_url=served.url, timeout=30) as client:
+        first = ok(client.post("/search", json={"text": "shoe"}))
+        monkeypatch.setattr(Live, "_load", fail)
+        modiste.search.open(folder).delete([ids(first)[0]])
+        assert failed.wait(30)
+        monkeypatch.setattr(Live, "_load", load)
+        deadline = time.monotonic() + 30
+        while ok(client.post("/search", json={"text": "shoe"}))["version"] == first["version"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert "cannot be opened, still serving the old one: 'damaged'" in caplog.text
 
 
 def test_a_new_version_is_served_while_requests_run(indexes, tmp_path):

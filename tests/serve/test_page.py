@@ -118,6 +118,35 @@ def test_facets_filter_and_count_and_can_be_cleared(page):
 
 
 @pytest.mark.slow
+def test_a_facet_value_may_contain_the_separator(page):
+    """The address joins the values of a facet on |."""
+    page.goto("/?q=dress")
+    shown(page)
+    column = page.locator(".facets input[data-facet]").first.get_attribute("data-facet").partition("=")[0]
+    chosen = ["a|b", "50%7C", "c"]
+    with page.expect_request(lambda request: urlsplit(request.url).path == "/search") as asked:
+        page.goto(f"/?f.{column}=a%257Cb|50%25257C|c")
+    assert asked.value.post_data_json["filters"][column]["values"] == chosen
+    shown_values = page.locator(f".facets input[data-facet^='{column}=']:checked")
+    shown_values.first.wait_for()
+    assert sorted(box.get_attribute("data-facet") for box in shown_values.all()) == sorted(
+        f"{column}={value}" for value in chosen
+    )
+    with page.expect_request(lambda request: urlsplit(request.url).path == "/search") as asked:
+        page.locator(f".facets input[data-facet='{column}=c']").click()
+    assert asked.value.post_data_json["filters"][column]["values"] == chosen[:2]
+
+
+@pytest.mark.slow
+def test_a_mixed_query_says_why_it_has_no_threshold(page):
+    page.goto("/")
+    product = shown(page)[0]
+    page.goto(f"/?like={product}&q=red")
+    shown(page)
+    assert "mixed queries have none" in page.locator(".summary").inner_text()
+
+
+@pytest.mark.slow
 def test_a_range_of_prices(page):
     page.goto("/?q=dress")
     shown(page)

@@ -23,14 +23,26 @@ import pytest
 from helpers.commands import TINY, modiste
 from helpers.wandb_log import OfflineRun
 from modiste.config import compose
+from modiste.config.invocation import Invocation
 from modiste.config.overrides import as_overrides
 from modiste.errors import ModisteError
 from modiste.reporting.tables import print_sheets
 from modiste.sweeps.conclude import conclude
 from modiste.sweeps.execution import Watch
 from modiste.sweeps.pictures import importance, parallel_coordinates
+from modiste.sweeps.search import Sweep
 from modiste.sweeps.space import Space
-from modiste.sweeps.study import Objective, finished, mend, open_study, over_seeds, rows, run_trials, sampler_of
+from modiste.sweeps.study import (
+    Objective,
+    best_first,
+    finished,
+    mend,
+    open_study,
+    over_seeds,
+    rows,
+    run_trials,
+    sampler_of,
+)
 from modiste.utils.lock import held
 
 LOSS = Objective("loss", "min")
@@ -266,6 +278,36 @@ def test_an_objective_without_a_mode_has_the_direction_of_its_metric():
     assert Objective("val/hue/error", "min").direction == "minimize"
     with pytest.raises(ModisteError, match="'min' or 'max', not 'maximum'"):
         Objective("val/loss", "maximum")
+
+
+@pytest.mark.parametrize(
+    ("words", "directions"),
+    [
+        (["monitor.metric=val/gap/gap"], ["minimize"]),
+        (["sweep.objectives=[{metric: val/other/gap/gap}, {metric: val/retrieval/t2i/mrr}]"], ["minimize", "maximize"]),
+        (["sweep.objectives=[{metric: val/gap/gap, mode: max}]"], ["maximize"]),
+    ],
+)
+def test_a_sweep_asks_the_task_for_the_direction_of_its_metric(tmp_path, monkeypatch, words, directions):
+    """Optuna would otherwise look for the largest error, and the table would name the worst trial as the best."""
+    monkeypatch.setenv("MODISTE_ALLOW", "helpers.task_fakes")
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "gap.yaml").write_text("gap: {_target_: helpers.task_fakes.Gap}\n")
+    sets = ["task=[retrieval,gap]", "transfer={other: {split: test}}"]
+    overrides = [*TINY, *sets, "sweep=seeds", *words, f"run_dir={tmp_path}"]
+    line = Invocation(overrides=tuple(overrides), config_dirs=(tmp_path,))
+    sweep = Sweep(compose("sweep", overrides, [tmp_path]), line)
+    assert [objective.direction for objective in sweep.objectives] == directions
+    errors = [{"trial": number, "state": "complete", "val/gap/gap": value} for number, value in enumerate([0.3, 0.1])]
+    if sweep.objectives[0].metric == "val/gap/gap":
+        best = best_first(errors, sweep.objectives)[0]
+        assert best["val/gap/gap"] == (0.1 if directions == ["minimize"] else 0.3)
+
+
+def test_an_objective_that_its_task_does_not_measure_is_one_sentence(tmp_path):
+    overrides = [*TINY, "sweep=seeds", "sweep.objectives=[{metric: val/retrieval/t2i/mmr}]", f"run_dir={tmp_path}"]
+    with pytest.raises(ModisteError, match=r"retrieval does not measure. Did you mean 'val/retrieval/t2i/mrr'"):
+        Sweep(compose("sweep", overrides), Invocation(overrides=tuple(overrides)))
 
 
 PARENT = """

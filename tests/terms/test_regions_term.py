@@ -26,6 +26,7 @@ from modiste.texts.words import HashTokenizer
 from modiste.training.build import check_patch_head
 from modiste.training.feature_cache import FeatureCache
 from modiste.training.grad_cache import GradCache
+from modiste.training.module import ContrastiveModule
 
 COLOURS = {"Tshirts": (200, 20, 20), "Jeans": (20, 20, 200), "Shoes": (20, 160, 20), "": (160, 20, 160)}
 TEMPLATES = ["a {}", "{} on a person"]
@@ -124,6 +125,24 @@ def test_value_and_gradients_are_those_of_a_slow_loop_whether_in_micro_batches_o
         assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-5), name
 
 
+def test_every_epoch_has_scenes_of_its_own_unless_features_are_cached(catalogue, tmp_path, monkeypatch):
+    built = model("last_n")
+    uncached, cached = prepared(built, catalogue), prepared(built, catalogue, FeatureCache(built, tmp_path))
+    module = ContrastiveModule(built, ClipLoss(), terms={"a": uncached, "b": cached})
+    values = []
+    for epoch in (0, 2):
+        monkeypatch.setattr(ContrastiveModule, "current_epoch", epoch)
+        module.on_train_batch_start({}, 0)
+        values.append((value(uncached).item(), value(cached).item()))
+    torch.manual_seed(5)
+    scenes = [uncached.pictures[(2, key)] for key in torch.randint(10, (6,)).tolist()]
+    first, later = values
+    assert first[0] == pytest.approx(first[1], rel=1e-4)
+    assert later[0] == pytest.approx(slow_value(built, catalogue, scenes).item(), rel=1e-4)
+    assert abs(later[0] / first[0] - 1) > 1e-3
+    assert later[1] == first[1]
+
+
 def test_cached_scenes_are_those_that_a_frozen_trunk_would_embed(catalogue, tmp_path):
     built = model("last_n")
     made = prepared(built, catalogue, FeatureCache(built, tmp_path))
@@ -202,3 +221,6 @@ def test_cells_of_a_step_are_drawn_from_its_scenes_each_once(catalogue, tmp_path
     matches = (torch.cdist(some, everything, compute_mode=exact) < 1e-5).any(1)
     assert matches.all()
     assert set(of.tolist()) <= set(rows.tolist())
+    drawn = np.ravel_multi_index(made._drawn((6, 4, 4), 90), (6, 4, 4))
+    assert len(np.unique(drawn)) == len(drawn) == 90
+    assert np.array_equal(np.ravel_multi_index(made._drawn((6, 4, 4), 200), (6, 4, 4)), np.arange(96))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
+from omegaconf import OmegaConf
 
 from helpers.commands import TINY
 from helpers.resumed import assert_same_state, checkpoint
@@ -50,6 +51,15 @@ def test_a_run_with_max_steps_continues_at_the_end_of_an_epoch_and_skips_none(tm
     continued = train([f"continue={tmp_path}/run"]).path
     assert checkpoint(continued, "recent")["global_step"] == 5
     assert_same_state(checkpoint(whole, "recent"), checkpoint(continued, "recent"))
+
+
+def test_the_callers_configuration_stays_as_it_is(tmp_path):
+    """Training settles the run directory, continue=auto and the monitor's mode in a copy."""
+    words = [*TINY, "data.num_workers=0", "trainer.max_epochs=1", "trainer.limit_train_batches=1", "continue=auto"]
+    config = compose("train", [*words, f"run_dir={tmp_path}/run", "monitor.metric=val/retrieval/t2i/median_rank"])
+    before = OmegaConf.to_container(config)
+    assert train(config).path.is_dir()
+    assert OmegaConf.to_container(config) == before
 
 
 def test_a_run_directory_whose_name_tensorboard_would_expand_is_refused(tmp_path):

@@ -3,25 +3,14 @@
 import pytest
 from omegaconf import OmegaConf
 
+from helpers.task_fakes import Gap
 from helpers.tiny_models import two_tower
 from modiste.data.module import FashionDataModule, ValidationSet
 from modiste.data.splits import RandomSplit
 from modiste.data.synthetic import Synthetic
 from modiste.errors import ModisteError
-from modiste.metrics.intervals import Interval
-from modiste.tasks.result import Result
 from modiste.tasks.retrieval import Retrieval
 from modiste.training.monitor import settle_monitor
-
-
-class Gap:
-    """A distance: better when lower, and nothing in its name says so."""
-
-    def __call__(self, embedder, catalogue, split):
-        part = catalogue.select(split=split)
-        gap = float((embedder.images(part).mean(0) - embedder.texts(part.column("text")).mean(0)).norm())
-        metrics = {"gap": Interval(gap, gap, gap, len(part))}
-        return Result("gap", "tiny", split, metrics, higher_is_better={"gap": False}, primary="gap")
 
 
 class NeedsModel:

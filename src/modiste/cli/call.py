@@ -106,7 +106,7 @@ class Call:
             report(found or (checks.machine_problems(config) if here else []))
 
     def _variants(self) -> list[list[str]]:
-        """Return the overrides; for a sweep, variants with each option of a group once and first values otherwise."""
+        """Return the overrides; for a sweep, one variant per option of a group, with first values otherwise."""
         if not self.args.multirun:
             return [self.overrides]
         values = [grammar.sweep_values(override, self.folders) for override in self.overrides]
@@ -190,7 +190,7 @@ def _process(argv: list[str], full_error: str | None) -> Iterator[None]:
 
 @contextmanager
 def _hydra_config() -> Iterator[None]:
-    """Reset HydraConfig afterwards: it keeps the last job's configuration, which the next composition would read."""
+    """Reset HydraConfig afterwards: the next composition would read the last job's configuration."""
     from hydra.core.hydra_config import HydraConfig
 
     before = HydraConfig.instance().cfg

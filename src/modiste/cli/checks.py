@@ -19,7 +19,7 @@ from modiste.config.overrides import override_key
 from modiste.config.validation import AUTOMATIC, GLOBAL, contradictions, value_problems
 from modiste.errors import ModisteError
 from modiste.export.formats import FORMATS
-from modiste.utils.machine import usable_cores
+from modiste.utils.hardware import usable_cores
 from modiste.utils.run_dir import EVALUATED, RunDir, check_links
 
 # Root → required keys, and the message if one is missing.
@@ -81,7 +81,7 @@ def problems(
 
 
 def machine_problems(config: DictConfig) -> list[str]:
-    """Describe devices that the trainer requests but this machine lacks, and nodes that nothing would start."""
+    """Describe requested devices that this machine lacks, and nodes that nothing would start."""
     accelerator, devices = _selected(config, "trainer.accelerator"), _selected(config, "trainer.devices")
     if accelerator in ("gpu", "cuda") and not has_gpu():
         return [f"'trainer.accelerator' is {accelerator}, but this machine has no GPU: train with trainer=cpu."]

@@ -1,4 +1,4 @@
-"""Tab completion in bash, zsh and fish, with Hydra's shell scripts and candidates from the composed config."""
+"""Tab completion in bash, zsh and fish: Hydra's shell scripts, candidates from the composed config."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def _interrupted() -> int:
 
 
 def prepare(argv: list[str]) -> Callable[[], int | None]:
-    """Check the arguments as far as possible without running, and return the function that runs the command.
+    """Check the arguments as far as possible, and return the function that runs the command.
 
     Raises:
         ModisteError: A command, flag, group, option or key is unknown, or a value is invalid or missing.

@@ -43,7 +43,7 @@ def overview() -> str:
 
 
 def of_command(call: Call) -> str:
-    """Return a command's help: groups with options, and the composed config's keys with values and comments."""
+    """Return a command's help: groups with options, and the config's keys with values and comments."""
     from modiste.config import list_groups
     from modiste.config.comments import head
 

@@ -87,7 +87,7 @@ def _model_folder(arg: str, outline: Outline) -> list[str]:
 
 
 def check_local(overrides: Sequence[str], folders: Sequence[Path]) -> None:
-    """Raise ModisteError for an unknown option of ``local``: Hydra ignores it, since the group is optional."""
+    """Raise ModisteError for an unknown option of ``local``, which Hydra ignores in an optional group."""
     for override in overrides:
         key, _, value = override.partition("=")
         options = list_groups(folders).get("local", {}) if key == "local" else {}
@@ -96,7 +96,7 @@ def check_local(overrides: Sequence[str], folders: Sequence[Path]) -> None:
 
 
 def _is_positional(arg: str, outline: Outline) -> bool:
-    """Whether an argument is not key=value or, for a command that takes paths, is an existing path with a =."""
+    """Whether an argument is not key=value or, if the command takes paths, is an existing path with a =."""
     if {"sources", "phrases", "write_to"} & set(outline.keys) and os.path.exists(arg):
         return True
     return "=" not in arg and not arg.startswith("~")
@@ -114,7 +114,7 @@ def _table_overrides(positional: list[str]) -> list[str]:
 
 
 def _phrase_overrides(positional: list[str], overrides: Sequence[str], outline: Outline) -> list[str]:
-    """Convert the positional arguments of `modiste ground`: run or model folder unless given, photo and phrases."""
+    """Convert the positional arguments of `modiste ground`: run or model folder, photo, phrases."""
     named = {override.partition("=")[0] for override in overrides}
     wanted = [key for key in ("run", "photo") if key not in named and not (key == "run" and "model" in named)]
     given = dict(zip(wanted, positional, strict=False))

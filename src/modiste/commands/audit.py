@@ -1,10 +1,10 @@
-"""`modiste audit data=kagl data/split=marqo`: find evaluation images, titles and products in the training data."""
+"""Find evaluation images, titles and products in the training data: modiste audit data=kagl other=hm"""
 
 from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from modiste.commands._line import invocation
+from modiste.commands._invocation import invocation
 
 
 def run(cfg: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""Compare two models on the same queries, with a significance test per metric: modiste compare runs/a runs/b"""
+"""Compare two models on the same queries, with a test per metric: modiste compare runs/a runs/b"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embed a catalogue's images and texts in parallel, in resumable shards: modiste embed data=kagl run=RUN out=DIR"""
+"""Embed a catalogue in parallel, in resumable shards: modiste embed data=kagl run=RUN out=DIR"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from omegaconf import DictConfig
 
-from modiste.commands._line import invocation, of_data
+from modiste.commands._invocation import invocation, of_data
 from modiste.config import load_overrides
 from modiste.config.overrides import override_key
 from modiste.utils.run_dir import RunDir

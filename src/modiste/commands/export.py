@@ -1,4 +1,4 @@
-"""Export a model to another library's layout: modiste export run=RUN format=sentence_transformers out=DIR"""
+"""Export a model to another library's layout: modiste export run=RUN format=open_clip out=DIR"""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import shlex
 
 from omegaconf import DictConfig
 
-from modiste.commands._line import invocation
+from modiste.commands._invocation import invocation
 from modiste.export import FORMATS
 
 
 def run(cfg: DictConfig) -> None:
-    """Write ``cfg.out``, verify it with the target library's own loader, and print the cosine similarities."""
+    """Write ``cfg.out``, verify it with the target library's loader, and print the cosine similarities."""
     from modiste.export.api import export_config
 
     exported = export_config(cfg, invocation())

@@ -6,7 +6,7 @@ import sys
 
 from omegaconf import DictConfig
 
-from modiste.commands._line import invocation
+from modiste.commands._invocation import invocation
 from modiste.errors import ModisteError, did_you_mean
 
 

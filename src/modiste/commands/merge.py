@@ -1,4 +1,4 @@
-"""Interpolate the weights of two models (WiSE-FT): modiste merge first=start second=RUN transfer=fashion_mnist"""
+"""Interpolate the weights of two models (WiSE-FT): modiste merge first=start second=RUN"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from modiste.commands._line import invocation
+from modiste.commands._invocation import invocation
 
 
 def run(cfg: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""Preprocess a catalogue's images once, for fast epochs: modiste prepare data=kagl size=80 resize=pad out=DIR"""
+"""Preprocess a catalogue's images once, for fast epochs: modiste prepare data=kagl size=80 out=DIR"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from modiste.commands._line import invocation, of_data
+from modiste.commands._invocation import invocation, of_data
 from modiste.config.overrides import as_overrides, override_key
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.progress import progress_bar

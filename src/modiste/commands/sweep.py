@@ -15,7 +15,7 @@ import sys
 
 from omegaconf import DictConfig
 
-from modiste.commands._line import invocation
+from modiste.commands._invocation import invocation
 
 
 def run(cfg: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""Compare results in a table, next to published numbers: modiste table runs/a runs/b, modiste table experiments/here"""
+"""Compare results in a table, next to published numbers: modiste table runs/a runs/b"""
 
 from __future__ import annotations
 

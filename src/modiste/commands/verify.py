@@ -1,15 +1,15 @@
-"""`modiste verify runs/kagl_lite`: recompute results from the settings in their files and compare them bit for bit."""
+"""Recompute stored results and compare them bit for bit: modiste verify runs/kagl_lite"""
 
 from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from modiste.commands._line import invocation
+from modiste.commands._invocation import invocation
 from modiste.errors import ModisteError
 
 
 def run(cfg: DictConfig) -> None:
-    """Verify every result under ``cfg.sources``, and print one line each. Raises ModisteError if one differs."""
+    """Verify every result under ``cfg.sources``; print one line each. Raises ModisteError if one differs."""
     from modiste.evaluation.verify import verify_results
 
     if not cfg.sources:

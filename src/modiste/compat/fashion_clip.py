@@ -267,7 +267,7 @@ class FashionCLIP:
         return self._nearest_neighbours(top_k, vectors, self.image_vectors)
 
     def display_attention(self, image_path: str, query_text: str, pixel_size: int = 15, iterations: int = 5) -> Figure:
-        """Draw a photo with a heat map of ``query_text`` from grey occlusion bands; return a matplotlib figure."""
+        """Draw a photo with a heat map of ``query_text`` from grey bands; return a matplotlib figure."""
         heatmap, image = self._get_heatmap(image_path, query_text, pixel_size, iterations)
         return display_heatmap(image, query_text, heatmap)
 
@@ -343,7 +343,7 @@ def _content(place: str) -> bytes:
 
 
 def occlusions(image: Image.Image, size: int, step: int) -> tuple[list[Image.Image], list[npt.NDArray[np.float64]]]:
-    """Return the image padded with grey to a square, then versions with all but a band in grey, and their masks.
+    """Return the image padded to a square, versions with all but a band in grey, and their masks.
 
     Args:
         image: The image.

@@ -60,7 +60,7 @@ def rename_override(override: str) -> str:
 
 
 def rename_keys(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy a stored configuration, given as plain containers, with its current keys, also in its ``transfer`` sets.
+    """Copy a stored configuration (plain containers) with current keys, also in its ``transfer`` sets.
 
     >>> rename_keys({"data": {"prepared": None, "batches": {"run": 4}}})
     {'data': {'batches': {'group_size': 4}, 'preprocessed': None}}

@@ -69,7 +69,7 @@ def _above(lines: list[str], line: int, claimed: set[int]) -> list[str]:
 
 
 def _after(lines: list[str], end: int, value: yaml.Node | None, column: int) -> list[str]:
-    """Return the comment at the end of a line and its continuation: aligned below it, or indented after the #."""
+    """Return the comment at a line's end and its continuation: aligned below, or indented after the #."""
     start = value.end_mark.column if value is not None else column
     match = re.search(r"(?:^|\s)#\s?(.*)$", lines[end][start:])
     if not match:

@@ -108,7 +108,7 @@ def compose(
 def compose_with_sources(
     config_name: str, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = (), *, root: Path | None = None
 ) -> tuple[DictConfig, list[tuple[Path, str]]]:
-    """Like `compose`, but also return the merged files in order, each with the dotted key of its content ("": the top).
+    """Like `compose`, but also return the merged files in order, each with its dotted key ("": the top).
 
     Hydra's own files are excluded.
     """

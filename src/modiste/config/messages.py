@@ -112,7 +112,7 @@ def _explain_key(cause: Any, config_name: str, overrides: Sequence[str], groups:
 
 
 def closest_key(key: str, config: DictConfig, groups: Collection[str]) -> str:
-    """Suggest the same name elsewhere in the config, else the most similar key or group, else the keys next to it."""
+    """Suggest the same name elsewhere, else the most similar key or group, else the keys next to it."""
     keys = [path for path, *_ in walk(config) if path.startswith("hydra") == key.startswith("hydra")]
     parent, _, leaf = key.rpartition(".")
     same_leaf = [k for k in keys if k.rpartition(".")[2] == leaf]

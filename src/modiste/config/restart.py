@@ -1,4 +1,4 @@
-"""``resume=RUN`` and ``continue=RUN``: restore the overrides of RUN, check them, and detect changed settings."""
+"""``resume=RUN`` and ``continue=RUN``: restore and check RUN's overrides, detect changed settings."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Restart(NamedTuple):
 
 
 def restart(overrides: Sequence[str], groups: Collection[str]) -> Restart | None:
-    """Return the restart requested by ``resume=RUN`` or ``continue=RUN`` in ``overrides``; None without either.
+    """Return the restart that ``resume=RUN`` or ``continue=RUN`` requests; None without either.
 
     ``continue=auto`` does not count: its overrides are complete, and only the job knows its directory.
 
@@ -92,7 +92,7 @@ def _named_run(override: str) -> Path:
 def check_in_place(
     config: DictConfig, overrides: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]
 ) -> None:
-    """Check that the stored overrides of a restarted run, which may be untrusted, do not redirect its output.
+    """Check that the stored, untrusted overrides of a restarted run do not redirect its output.
 
     The composed values count. Values from the command line and from options of groups are the user's and permitted, as
     is the folder that contains the run.
@@ -131,7 +131,7 @@ def check_in_place(
 
 
 def _strings(config: DictConfig) -> dict[str, str]:
-    """Map dotted key → resolved string in callbacks, logger and trainer, and in a sweep's choices for them."""
+    """Map dotted key → string in callbacks, logger, trainer, and a sweep's choices for them."""
     config = config.copy()
     OmegaConf.update(config, "run_dir", RUN_FOLDER, force_add=True)
     found: dict[str, str] = {}
@@ -198,7 +198,7 @@ def _check_trials(stored: Sequence[str], recorded: Path) -> None:
 
 
 def _check_folder(config: DictConfig, usual: DictConfig, run: Path) -> None:
-    """Check that a new run directory lies next to ``run``, or under a plain name in the user's folder of runs."""
+    """Check that a new run directory lies next to ``run``, or by a plain name in the folder of runs."""
     folder, name = str(config.log_dir), str(config.name)
     if Path(folder, name).expanduser().resolve() in run.resolve().parents[:2]:  # the second: of a trial of a sweep
         return
@@ -210,7 +210,7 @@ def _check_folder(config: DictConfig, usual: DictConfig, run: Path) -> None:
 
 
 def _in_force(earlier: Sequence[str], later: Sequence[str], groups: Collection[str]) -> list[str]:
-    """Drop earlier overrides of keys that later ones set, or of keys in groups whose option later ones replace."""
+    """Drop overrides of keys that later ones set, or of groups whose option later ones replace."""
     keys = {override.partition("=")[0] for override in later}
     before = _last(earlier)
     other = {override.partition("=")[0] for override in later if override not in before}

@@ -83,8 +83,7 @@ KEYS: dict[str, Any] = {
     "logger.*": Node | None,
     "suite": Node | None,
     "suite.name": Text,
-    "suite.entries": Node,
-    "suite.entries.*": Node,
+    "suite.entries": Any,
     "tune": Node,
     "tune.image": Node,
     "tune.text": Node,
@@ -249,7 +248,7 @@ WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or f
 
 
 def value_problems(cfg: DictConfig, root: str = "") -> list[str]:
-    """Describe the values of a composed config that have the wrong type or are out of range, one sentence each.
+    """Describe values of a composed config of the wrong type or out of range, one sentence each.
 
     Args:
         cfg: The config.
@@ -338,7 +337,7 @@ def shown(value: object) -> str:
 
 
 def fits(value: object, annotation: Any) -> bool:
-    """Whether a plain ``value`` fits an annotation; any mapping fits a class, since it may be a node with a target.
+    """Whether a plain ``value`` fits an annotation; a mapping fits any class: it may be a target's node.
 
     >>> fits(0.5, Fraction), fits(2, Fraction), fits(True, int), fits([1, 2], Sequence[int]), fits(None, str | None)
     (True, False, False, True, True)

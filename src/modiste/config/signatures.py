@@ -61,7 +61,7 @@ TYPE_NODES = (
 
 @functools.cache
 def signature(target: str) -> Signature | None:
-    """Return the arguments of the class or function ``target``; None if its source does not tell, or it is not allowed.
+    """Return the arguments of ``target``; None if its source does not tell, or it is not allowed.
 
     An untrusted configuration could otherwise name a file shipped with it, whose annotations would be evaluated here.
 

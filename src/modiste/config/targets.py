@@ -78,7 +78,7 @@ def _named_in(folder: Path) -> frozenset[str]:
 
 
 def user_allowed() -> tuple[str, ...]:
-    """Return the comma-separated packages, modules and classes of MODISTE_ALLOW; ``pipe`` permits shard commands.
+    """Return the packages, modules and classes of MODISTE_ALLOW; ``pipe`` permits shard commands.
 
     Raises:
         ModisteError: An entry is not a dotted name, or would allow the standard library or an entire framework.
@@ -158,7 +158,7 @@ def check_name(target: str) -> None:
 
 
 def check_place(target: str, path: str) -> None:
-    """Check that a configuration may name ``target`` at the key ``path``; targets of MODISTE_ALLOW may be anywhere.
+    """Check that ``target`` may stand at the key ``path``; targets of MODISTE_ALLOW may be anywhere.
 
     Raises:
         ModisteError: A callback, logger or part of Lightning is outside ``callbacks``, ``logger`` and ``trainer``, or

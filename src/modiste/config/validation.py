@@ -88,7 +88,7 @@ def report(problems: Sequence[str]) -> None:
 
 
 def value_problems(cfg: DictConfig, given: Collection[str] = ()) -> list[str]:
-    """Describe missing mandatory values (???) that are not ``given``, and broken interpolations; imports nothing."""
+    """Describe missing values (???) that are not ``given``, and broken interpolations; imports nothing."""
     problems = []
     for path, parent, key in walk(cfg):
         if OmegaConf.is_missing(parent, key):
@@ -141,6 +141,13 @@ def contradictions(cfg: DictConfig) -> list[str]:
     strategy = value_at(cfg, "trainer.strategy")
     if isinstance(strategy, str) and not STRATEGIES.fullmatch(strategy):
         problems.append(f"'trainer.strategy' is {strategy}, which is not supported: use auto, ddp, or trainer=fsdp.")
+    swept = any(str(key).startswith("tune") for key in value_at(cfg, "sweep.space") or ())  # each trial is validated
+    frozen = swept or any(_frozen_trunk(cfg, tower) for tower in ("image", "text"))
+    if value_at(cfg, "features.cache") is True and not frozen:
+        problems.append(
+            "'features.cache' is true, but no trunk is frozen: set tune.image.train or tune.text.train to last_n with "
+            "layers=1 (its projection), or to frozen."
+        )
     tasks = list(value_at(cfg, "task") or {})
     sets = [*(value_at(cfg, "transfer") or {}), *([HELD_OUT] if value_at(cfg, "data.held_out") else [])]
     problems += [f"'transfer.{name}' has the name of a task: give the set another." for name in sets if name in tasks]
@@ -150,6 +157,11 @@ def contradictions(cfg: DictConfig) -> list[str]:
     if "run" in cfg and "embeddings" in cfg:
         problems += _what_to_evaluate(cfg)
     return problems
+
+
+def _frozen_trunk(cfg: DictConfig, tower: str) -> bool:
+    train, layers = (value_at(cfg, f"tune.{tower}.{key}") for key in ("train", "layers"))
+    return train == "frozen" or (train == "last_n" and layers == 1)
 
 
 def _not_measured(cfg: DictConfig, tasks: Sequence[str], sets: Sequence[str]) -> list[str]:

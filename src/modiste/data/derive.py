@@ -92,7 +92,7 @@ def _bounds(name: str, given: Any) -> tuple[float, float]:
 
 
 def _matches(name: str, expression: str, cells: list[str]) -> list[bool]:
-    """Whether each cell contains a match; RE2 takes linear time for any expression, which may be a stranger's."""
+    """Whether each cell contains a match; RE2 takes linear time even for untrusted expressions."""
     try:
         found: list[bool] = pc.match_substring_regex(
             pa.array(cells, pa.string()), expression, ignore_case=True

@@ -80,7 +80,7 @@ class Shape:
         return cls(counts=counts)
 
     def cost(self, height: int, width: int) -> int:
-        """Upper bound on the cost of `fill`, in pixels: each row that an edge of a polygon crosses costs about 16."""
+        """Upper bound on the cost of `fill`, in pixels: a row that a polygon's edge crosses costs about 16."""
         return height * (width + 16 * sum(len(polygon) // 2 for polygon in self.polygons))
 
     def fill(self, height: int, width: int) -> Mask:

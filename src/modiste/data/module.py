@@ -23,7 +23,7 @@ from modiste.data.storage.streaming import Stream, stream_loader
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import Tokenizer
 from modiste.models.preprocess import Preprocess
-from modiste.utils.machine import usable_cores
+from modiste.utils.hardware import usable_cores
 from modiste.utils.orphans import obey_parent_only
 from modiste.utils.seeds import mix
 

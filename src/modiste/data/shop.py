@@ -88,11 +88,11 @@ class Roles:
         """Summarise the roles in one line.
 
         >>> print(Roles("title", ("file",), None, None))
-        text = title, image = file, each row a product
+        text = title, image = file, each row is a product
         """
         images = " + ".join(self.images) or "?"
         parts = [f"text = {self.text or '?'}", f"image = {images}"]
-        parts.append(f"product_id = {self.product_id}" if self.product_id else "each row a product")
+        parts.append(f"product_id = {self.product_id}" if self.product_id else "each row is a product")
         return ", ".join(parts + ([f"split = {self.split}"] if self.split else []))
 
 

@@ -168,7 +168,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _tiles(image: Image.Image) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """Yield the parts of a grey image, of at most `TILE` pixels: the upper left corner and the values as float64."""
+    """Yield parts of a grey image, of at most `TILE` pixels: upper left corner and values as float64."""
     columns = min(image.width, TILE)
     rows = TILE // columns
     for top in range(0, image.height, rows):

@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 EXCLUDED = "excluded"
 HoldOut = Mapping[str, Mapping[str, Sequence[str]]]
-Splitter = Callable[[Catalogue], Catalogue]
 
 HELD_OUT = {"train": EXCLUDED, "val": "val_held_out", "test": "test_held_out"}
 """Split of a row → its split when it is held out; rows of other splits stay."""

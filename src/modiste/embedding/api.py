@@ -17,20 +17,21 @@ from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
 from modiste.data.build import bind_captions, load
 from modiste.data.catalogue import Catalogue
-from modiste.embedding.build import build_embedder, choose_device, decode_of
+from modiste.embedding.build import EmbedderOptions, build_embedder, choose_device, decode_of
 from modiste.embedding.distributed import Job, default_number, embed_shards
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.load import build_model
 from modiste.models.load import load as load_model
 from modiste.utils import arrow
 from modiste.utils.atomic import atomic
+from modiste.utils.hardware import usable_cores
 from modiste.utils.lock import held
-from modiste.utils.machine import usable_cores
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from typing_extensions import Unpack
 
 IDS = "ids.parquet"
 """Table next to the matrices: ``row``, ``product_id``, ``split`` and ``text`` of each row."""
@@ -54,7 +55,10 @@ class Embeddings:
 
 
 def embed(
-    model: DualEncoder | RunDir | str | Path, data: Catalogue, captions: Sequence[str] | None = None, **options: Any
+    model: DualEncoder | RunDir | str | Path,
+    data: Catalogue,
+    captions: Sequence[str] | None = None,
+    **options: Unpack[EmbedderOptions],
 ) -> Embeddings:
     """Embed the images and texts of a catalogue.
 
@@ -67,7 +71,7 @@ def embed(
             ``backend``, ``device``, …
 
     Raises:
-        ModisteError: The model is missing or refused, or an option is unknown.
+        ModisteError: The model is missing or refused, or an option has an unknown value.
 
     >>> from modiste.data.synthetic import Synthetic
     >>> from modiste.config import compose

@@ -29,7 +29,7 @@ from modiste.models.dual_encoder import DualEncoder, Tokens
 from modiste.models.layers import shared_copy
 from modiste.utils import onnx
 from modiste.utils.atomic import atomic_folder, read_cache, write_cache
-from modiste.utils.machine import has_bf16, installed
+from modiste.utils.hardware import has_bf16, installed
 from modiste.utils.openvino import core, read_model
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class Tower:
         return without_padding({name: tensor[-count:] for name, tensor in self.example.items()})
 
     def kept(self, backend: str) -> Path | None:
-        """Return the cache path of the tower converted for ``backend``; its name digests all inputs of a conversion."""
+        """Return the cache path of the tower for ``backend``; its name digests all inputs of a conversion."""
         if self.cache is None:
             return None
         shape = list(self.example.shape[1:]) if self.kind == "image" else self.names
@@ -111,7 +111,7 @@ class Tower:
 
 
 def without_padding(tokens: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the columns of tokens, each (B, L), that are padding in all texts; without an attention mask, copy all."""
+    """Remove columns of tokens (B, L) that are padding in all texts; without attention mask, copy all."""
     if "attention_mask" not in tokens:
         return {name: tensor.clone() for name, tensor in tokens.items()}
     used = tokens["attention_mask"].any(0)
@@ -266,7 +266,7 @@ def _openvino(tower: Tower) -> Any:
 
 
 def _position(port: Any, names: Sequence[str], index: int) -> int:
-    """Return the position in ``names`` of a port of the converted model; the tracer may have appended a number."""
+    """Return the position in ``names`` of a converted model's port; the tracer may append a number."""
     known = {name.partition(".")[0] for name in port.get_names()}
     return next((i for i, name in enumerate(names) if name in known), index)
 
@@ -367,7 +367,7 @@ def checked(tower: Tower, name: str, min_cosine: float) -> tuple[Encode, float]:
 
 
 def smallest_cosine(tower: Tower, encode: Encode) -> float:
-    """Return the smallest cosine to torch's embeddings over the example and a part of it; NaN if any is NaN."""
+    """Return the smallest cosine to torch's embeddings of the example and a part; NaN if any is NaN."""
     cosines = [
         torch.nn.functional.cosine_similarity(encode(inputs), tower.encode(inputs))
         for inputs in (tower.example, tower.part())

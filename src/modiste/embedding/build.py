@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
@@ -16,6 +16,19 @@ if TYPE_CHECKING:
 
 OPTIONS = ("batch_size", "precision", "backend", "min_cosine", "device", "cache")
 """Configuration keys that are passed to `build_embedder`."""
+
+
+class EmbedderOptions(TypedDict, total=False):
+    """Keyword arguments of `build_embedder`."""
+
+    batch_size: int
+    precision: str
+    backend: str
+    min_cosine: Mapping[str, float]
+    device: str
+    cache: bool
+    decode: str
+    progress: bool
 
 
 def build_embedder(

@@ -23,8 +23,8 @@ from modiste.embedding.embedder import MIN_COSINE, ModelEmbedder, save_array
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
 from modiste.utils.atomic import atomic, check_space, file_digest
+from modiste.utils.hardware import keep_pages
 from modiste.utils.interrupts import delayed
-from modiste.utils.machine import keep_pages
 from modiste.utils.orphans import end_with_parent, obey_parent_only
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import write_json
@@ -118,7 +118,7 @@ class Worker:
 
 
 def device_of(device: str, number: int) -> str:
-    """Return the device of worker ``number``: one GPU per worker, shared if there are more workers than GPUs.
+    """Return the device of worker ``number``: one GPU each, shared if there are more workers than GPUs.
 
     >>> device_of("cpu", 3)
     'cpu'
@@ -240,7 +240,7 @@ def _embed_shard(index: int) -> Record:
 
 
 class _Actor:
-    """A worker of Ray Data; each input row names a shard. Ray's object store holds the job, once per machine."""
+    """A worker of Ray Data; a row names a shard. Ray's object store holds the job, once per machine."""
 
     def __init__(self, reference: Any) -> None:
         import ray

@@ -24,7 +24,7 @@ from modiste.models.dual_encoder import DualEncoder, Tokens
 from modiste.utils.archives import check_stored
 from modiste.utils.atomic import read_cache, write_cache
 from modiste.utils.foreign import check_tensors
-from modiste.utils.machine import installed, is_out_of_memory, processor, usable_cores
+from modiste.utils.hardware import installed, is_out_of_memory, processor, usable_cores
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import cache_dir, write_json
 
@@ -227,7 +227,7 @@ class ModelEmbedder:
         return self.cache / "backends" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
 
     def take(self, tower: str, example: Callable[[], Any]) -> None:
-        """Put a tower's backend into `taken`: check the named one, or choose one with ``auto``, on inputs of the job.
+        """Put a tower's backend into `taken`: the named one or ``auto``'s choice, checked on the job's inputs.
 
         Args:
             tower: ``image`` or ``text``.
@@ -250,7 +250,7 @@ class ModelEmbedder:
         log.info("The %s tower uses backend %s.", tower, self.taken[tower][0])
 
     def _chosen(self, tower: backends.Tower) -> tuple[str, Callable[[Any], Tensor]]:
-        """Return the last choice of ``auto`` if it is close enough on these inputs, too, else the fastest backend."""
+        """Return the last choice of ``auto`` if close enough on these inputs, else the fastest backend."""
         wanted = self.min_cosine[tower.kind]
         file = self._choice(tower.kind) if self.cache else None
         if file is not None and file.is_file():
@@ -292,7 +292,7 @@ def _distinct(values: Sequence[str]) -> tuple[list[int], Any]:
 
 
 def _lengths(tokens: Tokens) -> Tensor:
-    """Return the number of tokens (B,) of each text without padding; with it if there is no attention mask."""
+    """Return the number of tokens (B,) of each text, with padding only without an attention mask."""
     if "attention_mask" in tokens:
         return tokens["attention_mask"].sum(1)
     any_of_them = next(iter(tokens.values()))
@@ -300,7 +300,7 @@ def _lengths(tokens: Tokens) -> Tensor:
 
 
 def _digest(groups: Iterable[Tokens]) -> str:
-    """SHA-256 of the tokens of each text, without padding, so that vocabulary and maximum length change the key."""
+    """SHA-256 of each text's tokens without padding: vocabulary and maximum length change the key."""
     digest = hashlib.sha256()
     for tokens in groups:
         mask = tokens["attention_mask"].bool() if "attention_mask" in tokens else None
@@ -370,7 +370,7 @@ class MatrixEmbedder:
         return self.matrix[torch.tensor([self.position[row] for row in catalogue.column("row")], dtype=torch.long)]
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Return embeddings (M, D) of texts. Raises MissingEmbeddingError for an unknown text without ``encode``."""
+        """Return embeddings (M, D) of texts. Raises MissingEmbeddingError without ``encode`` for new texts."""
         new = [text for text in dict.fromkeys(texts) if text not in self.known]
         if new and self.encode is None:
             raise MissingEmbeddingError(
@@ -426,7 +426,7 @@ class PrefixEmbedder:
 
 
 def read_matrix(path: Path) -> Tensor:
-    """Load a float32 matrix from a ``.npy`` or ``.pt`` file. Raises ModisteError if it is missing or invalid."""
+    """Load a float32 matrix from ``.npy`` or ``.pt``. Raises ModisteError if it is missing or invalid."""
     if not path.is_file():
         raise ModisteError(f"Embedding file {path} does not exist: give the path of a .npy or .pt file.")
     try:

@@ -1,8 +1,9 @@
 """int8 weight quantisation of the matmuls in an OpenVINO model.
 
-The alternative, nncf's post-training quantisation, reaches a cosine of only 0.88 to torch's embeddings on real photos,
-against 0.9993 here (ViT-B/32), and is at most a quarter faster than OpenVINO in bf16 (benchmarks/README.md). nncf's
-`compress_weights` also quantises token embeddings, and sends telemetry.
+Measured (benchmarks/README.md): a cosine of 0.9993 to torch's embeddings for a ViT-B/32 with random weights. nncf's
+post-training quantisation was measured on another network, EfficientNet-Lite0, so that the figures do not compare them:
+0.88 on real photos, at most a quarter faster than OpenVINO in bf16. Not measured: nncf's `compress_weights`, which also
+quantises token embeddings and sends telemetry, and torchao.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from modiste.data.catalogue import Catalogue
 from modiste.data.decode import Decoder
 from modiste.evaluation.overlap import Match, close_rows
 from modiste.utils.atomic import read_cache, write_cache
-from modiste.utils.machine import usable_cores
+from modiste.utils.hardware import usable_cores
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import cache_dir
 

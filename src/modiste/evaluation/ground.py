@@ -40,6 +40,8 @@ class GroundedPhoto:
 def ground_config(cfg: DictConfig) -> GroundedPhoto:
     """Locate the phrases of a ``ground`` configuration on its photo, and draw them into ``out``.
 
+    Method and threshold are by default those of the run's grounding result; `DualEncoder.ground` has fixed defaults.
+
     Raises:
         ModisteError: The model or photo does not exist, a phrase is empty, ``out`` cannot be written, the method is
             unknown, or the model does not support it.

@@ -29,8 +29,8 @@ from modiste.models.interpolate import check_alpha, check_architecture, interpol
 from modiste.models.load import load, model_at_start
 from modiste.reporting.figures import Curve, alpha_curves
 from modiste.utils.atomic import atomic, write_text
+from modiste.utils.hardware import environment, keep_pages
 from modiste.utils.lock import held
-from modiste.utils.machine import environment, keep_pages
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir, read_json, write_json
 
@@ -84,7 +84,7 @@ def merge_config(cfg: DictConfig, line: Invocation) -> Merged:
     check_architecture(first.model, second.model)
     base = second if second.config is not None or first.config is None else first
     cfg = adopted(cfg, base, line)
-    out = RunDir(cfg.out or Path("runs") / SUMMARY / f"{slug(first)}-{slug(second)}")
+    out = RunDir(cfg.out or Path(cfg.log_dir) / SUMMARY / f"{slug(first)}-{slug(second)}")
     merge = Merge(cfg, first, second, base, out, line)
     merge.check_out()
     with held(out.path):
@@ -243,7 +243,8 @@ class Merge:
     """
 
     def __init__(self, cfg: DictConfig, first: Side, second: Side, base: Side, out: RunDir, line: Invocation) -> None:
-        self.cfg, self.first, self.second, self.base, self.out, self.line = cfg, first, second, base, out, line
+        # A copy, since the results state the monitor's mode.
+        self.cfg, self.first, self.second, self.base, self.out, self.line = cfg.copy(), first, second, base, out, line
         self.evaluations: dict[str, Evaluation] = {}
         self.primary: dict[tuple[str, str], str] = {}  # by set and task
         # Copies, since the model of `base` loads every alpha.
@@ -319,10 +320,14 @@ class Merge:
         return {f"{name}/{task}/{metric}": value for metric, value in content["metrics"].items()}
 
     def check_direction(self, name: str, task: str, higher_is_better: Mapping[str, bool]) -> None:
-        """Raise ModisteError if the monitor's mode would choose the worst alpha."""
+        """Set a mode that is not given; raise ModisteError if the given one would choose the worst alpha."""
         metric = str(self.cfg.monitor.metric).removeprefix(f"{name}/{task}/")
         better = {True: "max", False: "min"}.get(higher_is_better.get(metric))  # type: ignore[arg-type]
-        if better is not None and better != self.cfg.monitor.mode:
+        if better is None:
+            return
+        if OmegaConf.is_interpolation(self.cfg.monitor, "mode"):
+            self.cfg.monitor.mode = better
+        elif better != self.cfg.monitor.mode:
             raise ModisteError(
                 f"monitor.mode={self.cfg.monitor.mode} would choose the worst {metric}: set it to {better}."
             )
@@ -397,8 +402,8 @@ class Merge:
         return {
             "schema": 1, "method": "weight interpolation (WiSE-FT, arXiv:2109.01903)", **self.sides,
             "preprocess": self.base.model.preprocess.describe(), "alpha": chosen,
-            "monitor": OmegaConf.to_container(self.cfg.monitor), "transfer_metric": shown, "domains": places,
-            "curve": curve, "command": self.line.command, "environment": environment(),
+            "monitor": OmegaConf.to_container(self.cfg.monitor, resolve=True), "transfer_metric": shown,
+            "domains": places, "curve": curve, "command": self.line.command, "environment": environment(),
         }  # fmt: skip
 
 

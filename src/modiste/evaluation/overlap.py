@@ -31,7 +31,7 @@ from modiste.data.splits import normalised
 from modiste.errors import ModisteError
 from modiste.utils.arrow import read_parquet
 from modiste.utils.atomic import read_cache, write_cache
-from modiste.utils.machine import usable_cores
+from modiste.utils.hardware import usable_cores
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir, cache_dir
 

@@ -18,7 +18,7 @@ from modiste.evaluation.store import ResultStore, holds, identity, variant_of
 from modiste.evaluation.subject import Subject
 from modiste.reporting.tables import read_values
 from modiste.tasks.result import Embedder, Result
-from modiste.utils.machine import keep_pages
+from modiste.utils.hardware import keep_pages
 from modiste.utils.run_dir import RunDir, read_json
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from modiste.config.stored import parts_of
 from modiste.errors import ModisteError
 from modiste.utils.atomic import atomic, write_image
-from modiste.utils.machine import environment
+from modiste.utils.hardware import environment
 from modiste.utils.run_dir import EVALUATED, RunDir, check_links, read_text, write_json
 
 if TYPE_CHECKING:

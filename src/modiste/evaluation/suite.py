@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from modiste.config.overrides import override_key
 from modiste.errors import ModisteError
 from modiste.evaluation.runner import Evaluator, Outcome
-from modiste.evaluation.spec import EvaluationSpec
+from modiste.evaluation.spec import EvaluationSpec, named_entries
 
 log = logging.getLogger(__name__)
 OF_THE_SUITE = ("data", "task", "split")
@@ -21,6 +21,8 @@ OF_THE_SUITE = ("data", "task", "split")
 
 def suite_specs(cfg: DictConfig, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[EvaluationSpec]:
     """Compose the entries of ``cfg.suite``: the user's overrides come first, then those of the entry.
+
+    An entry without tasks has those of conf/evaluate.yaml.
 
     Args:
         cfg: An ``evaluate`` configuration with a suite.
@@ -41,14 +43,15 @@ def suite_specs(cfg: DictConfig, overrides: Sequence[str], config_dirs: Sequence
     for override in shared:
         if override_key(override).partition(".")[0].partition("/")[0] in OF_THE_SUITE:
             raise ModisteError(f"suite={cfg.suite.name} sets the data and tasks itself: remove {override}.")
-    tasks = {task for entry in cfg.suite.entries.values() for task in entry.task}
+    specs = []
+    for name, entry in named_entries(cfg.suite.entries).items():
+        spec = EvaluationSpec.compose(name, entry, shared, (), config_dirs)
+        mine = [o for o in settings if override_key(o).split(".")[1] in spec.config.task]
+        specs.append(EvaluationSpec.compose(name, entry, shared, mine, config_dirs) if mine else spec)
+    tasks = {str(task) for spec in specs for task in spec.config.task}
     for override in settings:
         if override_key(override).split(".")[1] not in tasks:
             raise ModisteError(f"suite={cfg.suite.name} has no such task: remove {override}.")
-    specs = []
-    for name, entry in cfg.suite.entries.items():
-        mine = [o for o in settings if override_key(o).split(".")[1] in entry.task]
-        specs.append(EvaluationSpec.compose(str(name), entry, shared, mine, config_dirs))
     return specs
 
 

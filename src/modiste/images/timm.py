@@ -269,7 +269,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def check_place(name: str) -> str:
-    """Check the files that ``hf-hub:…`` or ``local-dir:…`` names; return the name pinned to the checked commit.
+    """Check the files of ``hf-hub:…`` or ``local-dir:…``; return the name pinned to the checked commit.
 
     Raises:
         ModisteError: See `check_folder`.

@@ -61,15 +61,18 @@ def region_contrast(
 
 
 def assign_tags(scores: Tensor, tags: Sequence[int], word_share: float, background_share: float) -> Tensor:
-    """Assign each cell to one of an image's tags or to background: the E-step of EM-Adapt.
+    """Assign each cell to one of an image's tags or to background: an E-step after EM-Adapt.
 
-    Papandreou et al. 2015, arXiv:1502.02734, section 3.2: a class with less than its share of the cells gets the
-    smallest bias with which its scores exceed all others in that share.
+    Papandreou et al. 2015, arXiv:1502.02734, section 3.2: a class that leads in less than its share of the cells gets
+    the smallest bias with which its scores exceed all others in that share. Here each bias is computed against the
+    unbiased scores of the other classes, once, where EM-Adapt's code adapts them in turn and repeatedly. So only the
+    bias of a single class guarantees its share: with several, a class may lose cells to the others' biases.
 
     Args:
         scores: Scores (N, V + 1) of the cells for V words and, last, background.
         tags: Words that the image shows, each once.
-        word_share: Minimum fraction of the cells per tag, before the biases of other classes.
+        word_share: Fraction of the cells, at least one of them, in which each tag leads the others' unbiased scores; 0:
+            no bias.
         background_share: The same for background.
 
     Returns:

@@ -145,7 +145,8 @@ class DualEncoder(nn.Module):
         """Locate a phrase on a photo: heat map, box and highest point.
 
         A map has the photo's resolution, up to 2,048 pixels on the longer side. Every map has a highest point;
-        ``task=[grounding]`` measures whether a model's maps are meaningful.
+        ``task=[grounding]`` measures whether a model's maps are meaningful. ``modiste ground`` uses the best method of
+        a run's grounding result and its threshold, which a loaded model does not know: give both for the same result.
 
         Args:
             image: The photo, which is padded to a grey square, not cropped.

@@ -146,10 +146,11 @@ def fold_adapters(model: nn.Module) -> None:
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, _without_adapter(module))
+            setattr(model.get_submodule(parent), child, without_adapter(module))
 
 
-def _without_adapter(layer: Any) -> nn.Module:
+def without_adapter(layer: Any) -> nn.Module:
+    """The layer that peft's ``layer`` adapts, with the adapter merged into its weights."""
     if hasattr(layer, "unload_and_optionally_merge_module"):  # attention, whose weights are not a separate layer
         return layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
     layer.merge()

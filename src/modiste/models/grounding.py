@@ -21,6 +21,7 @@ from modiste.models.heatmaps import (
     input_pixels,
     on_image,
     resized,
+    without_padding,
 )
 
 SIZE = 384
@@ -44,7 +45,8 @@ class Grounded(NamedTuple):
         box: Left, top, right, bottom in pixels of the photo (ends exclusive): the bounding box of the region of the
             highest pixel that reaches the threshold (4-connected).
         point: x and y of the highest pixel; the centre of the photo if the map is constant.
-        score: Maximum of the unscaled map: for ``patches`` the cosine of the best patch and the phrase.
+        score: Maximum of the unscaled map over the cells that show the photo, not the padding alone: for ``patches``
+            the cosine of the best patch and the phrase.
     """
 
     heat: Heat
@@ -112,7 +114,8 @@ def locate(
     scale = 1.0 if side is None else side / max(size)
     shape = max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
     heats = on_image(maps, size, shape).numpy()
-    return [_found(heat, float(raw.max()), size, threshold) for heat, raw in zip(heats, maps, strict=True)]
+    scores = without_padding(maps, size).amax(dim=(1, 2)).tolist()
+    return [_found(heat, score, size, threshold) for heat, score in zip(heats, scores, strict=True)]
 
 
 def _found(heat: Heat, score: float, size: tuple[int, int], threshold: float) -> Grounded:

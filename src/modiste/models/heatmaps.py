@@ -181,7 +181,8 @@ class Cam:
     """Class activation map (Zhou et al., CVPR 2016, eq. 2): dot products of patch features and text.
 
     Unlike in `PatchText`, patches are not normalised. If the image features are the mean of the patch features through
-    one linear projection, the map's mean is the dot product of image features and text: an exact decomposition.
+    one linear projection, the map's mean is the dot product of image features and text: an exact decomposition. It is
+    none with `TwoTower.patch_head`, which embeds other features, normalised by layer, apart from the image.
     """
 
     def describe(self) -> dict[str, Any]:
@@ -310,6 +311,20 @@ def on_image(maps: Tensor, image_size: tuple[int, int], shape: tuple[int, int]) 
     square = scaled(maps.float().cpu())
     sampled = F.grid_sample(square[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]
     return scaled(sampled, FLAT)
+
+
+def without_padding(maps: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """The cells of maps (K, h, w) over the padded square that show part of an image of this size.
+
+    >>> without_padding(torch.tensor([[[5], [3], [9]]]), (3, 1)).tolist()
+    [[[3]]]
+    """
+    side = max(image_size)
+    columns, rows = (
+        slice(corner * cells // side, -(-(corner + length) * cells // side))
+        for corner, length, cells in zip(_corner(image_size), image_size, reversed(maps.shape[1:]), strict=True)
+    )
+    return maps[:, rows, columns]
 
 
 def _corner(size: tuple[int, int]) -> tuple[int, int]:

@@ -261,7 +261,7 @@ def open_onnx(file: Path) -> Callable[[Tokens], Tensor]:
 
 
 def open_openvino(file: Path) -> Callable[[Tokens], Tensor]:
-    """Open a program with OpenVINO as a function of named tensors. Raises as `modiste.utils.openvino.read_model`."""
+    """OpenVINO program as a function of named tensors. Raises as `modiste.utils.openvino.read_model`."""
     program = core().compile_model(read_model(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(inputs: Tokens) -> Tensor:

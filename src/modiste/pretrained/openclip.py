@@ -1,4 +1,4 @@
-"""Published dual encoders of open_clip, from its tags, hub repositories, directories and checkpoint files."""
+"""Published dual encoders of open_clip, by tag, hub repository, directory or checkpoint file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
 
 
 class OpenClipDualEncoder(DualEncoder):
-    """Any open_clip model (Ilharco et al. 2021, doi:10.5281/zenodo.5143773) with its preprocessing and tokenizer.
+    """Any open_clip model (Ilharco et al. 2021, doi:10.5281/zenodo.5143773), its transform and tokenizer.
 
     Logit scale and bias belong to the loss and are frozen here. Weights are loaded in float32 from safetensors or a
     ``weights_only`` pickle.
@@ -85,7 +85,7 @@ class OpenClipDualEncoder(DualEncoder):
         return self.model.encode_text(tokens["input_ids"])
 
     def patch_features(self, pixels: Tensor) -> Tensor:
-        """Return features (B, h, w, D) of the patches: the last layer's tokens after final norm and projection.
+        """Return patch features (B, h, w, D): the last layer's tokens after final norm and projection.
 
         With attention pooling (SigLIP), the pooling head is applied to each patch alone. This is the image's embedding
         if all attention of the head were on that patch.
@@ -220,7 +220,7 @@ class Files(NamedTuple):
 
 
 def find_files(name: str) -> Files:
-    """Check a directory or hub repository, and the repositories that it names for text encoder and tokenizer.
+    """Check a directory or hub repository, and those that it names for text encoder and tokenizer.
 
     Hub files are downloaded at the commits that were checked.
 

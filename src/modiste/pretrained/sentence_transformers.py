@@ -68,7 +68,7 @@ class SentenceTransformersDualEncoder(DualEncoder):
                 f"'{source}' embeds {', '.join(map(str, modalities))}: use a model that embeds images and texts."
             )
         self.preprocess = image_preprocess(self._route("image")[0])
-        self.tokenizer = SentenceTokenizer(self.model, self._route("text")[0])
+        self.tokenizer = SentenceTokenizer(self._route("text")[0])
         freeze_all_but(self.model, self.layer_groups("image") + self.layer_groups("text"))
         self.eval()
         with torch.no_grad():
@@ -118,9 +118,9 @@ class SentenceTransformersDualEncoder(DualEncoder):
 
 
 class SentenceTokenizer:
-    """The preprocessing of a text module: captions → ``input_ids`` and ``attention_mask``, each int64 (B, L)."""
+    """Preprocessing of a text module: captions → ``input_ids`` and ``attention_mask``, int64 (B, L)."""
 
-    def __init__(self, model: Any, text: Any) -> None:
+    def __init__(self, text: Any) -> None:
         self.text = text
         self.max_length = getattr(text, "max_seq_length", None)
         self.tokenizer = text.tokenizer

@@ -1,4 +1,4 @@
-"""Published dual encoders of transformers, such as CLIP, SigLIP and SigLIP 2, from the hub or a directory."""
+"""Published dual encoders of transformers (CLIP, SigLIP, SigLIP 2) from the hub or a directory."""
 
 from __future__ import annotations
 

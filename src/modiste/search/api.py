@@ -14,9 +14,11 @@ from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
 from modiste.errors import ModisteError
 from modiste.search import open as open_index
+from modiste.search.calibrate import ALL
 from modiste.search.encoder import ModelCard
 from modiste.search.index import Index
 from modiste.search.opened import FACTS
+from modiste.search.planner import K
 from modiste.utils.run_dir import RunDir
 
 
@@ -157,7 +159,7 @@ def plan(cfg: DictConfig, line: Invocation) -> str:
     used = index.plan_in_use
     lines.append(
         f"Taken: {used.choice}, the smallest with a recall of {used.floor} or more on {used.queries} sampled queries. "
-        f"Filters that {used.limit:,} rows or fewer pass are scored exactly."
+        f"Filters that {used.limit:,} rows or fewer pass, and queries for more than {K} results, are scored exactly."
     )
     return "\n".join(lines)
 
@@ -167,11 +169,14 @@ def calibrate(cfg: DictConfig, line: Invocation) -> str:
     found = _index(cfg).calibrate(cfg.coverage)
     if not found:
         return "Too few pairs: no threshold is set, and results are not marked as matches."
-    return "\n".join(
-        f"{kind} queries: a match from {t.threshold:.3f} on, which {t.coverage:.0%} of true matches reach or more "
-        f"({t.pairs} pairs of split {t.split}; {t.chance:.1%} of random pairs reach it)"
-        for kind, t in found.items()
-    )
+    lines = []
+    for kind, t in found.items():
+        pairs = "all rows, training rows included," if t.split == ALL else f"split {t.split}"
+        lines.append(
+            f"{kind} queries: a match from {t.threshold:.3f} on, which {t.coverage:.0%} of {t.pairs} pairs of {pairs} "
+            f"reach or more ({t.chance:.1%} of random pairs reach it)"
+        )
+    return "\n".join(lines)
 
 
 def health(cfg: DictConfig, line: Invocation) -> str:

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,10 +46,10 @@ from modiste.search.opened import (
 from modiste.search.planner import EXACT, IVF, QUERIES, Measured, Plan, measure, measured_limit, smallest
 from modiste.search.where import NUMBER, TEXT
 from modiste.utils.arrow import read_table
-from modiste.utils.atomic import read_cache, write_checked
+from modiste.utils.atomic import read_cache, write_checked, write_text
+from modiste.utils.hardware import usable_cores
 from modiste.utils.links import refuse_links
 from modiste.utils.lock import held
-from modiste.utils.machine import usable_cores
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import read_json, write_json
 
@@ -183,9 +183,7 @@ def build(
         if known is not None:
             heal(folder, known)
             return _update(folder, known, catalogue, source, delete_missing, progress)
-        return _create(
-            folder, catalogue, source, progress, {"kind": "lancedb", **(engine or {}), "id": uuid.uuid4().hex}
-        )
+        return _create(folder, catalogue, source, progress, {"kind": "lancedb", **(engine or {})})
 
 
 def upsert(index: Opened, catalogue: Catalogue, delete_missing: bool, progress: Progress | None) -> Changes:
@@ -198,13 +196,18 @@ def _create(folder: Path, catalogue: Catalogue, source: Source, progress: Progre
     table = rows_of(catalogue)
     types = {name: TEXT if pa.types.is_string(table.schema.field(name).type) else NUMBER for name in public(table)}
     staging = Staging(folder, source)
+    begun = staging.root / "id"  # written before the store, so that a killed build recognises its own rows
+    id = begun.read_text(encoding="utf-8") if begun.is_file() else ""
+    engine = {**engine, "id": id or uuid.uuid4().hex}
+    store = store_of(folder, engine)
+    store.check_free(resumed=bool(id))
     embedded = staging.embed(catalogue, progress)
     if source.load is not None:
         encoder = Encoder(folder / "model")
         encoder.save(source.load(), source.card.name, dict(source.node), source.weights)
         if source.export_text:
             encoder.export(source.load(), sorted(set(catalogue.column("text")))[:14])
-    store = store_of(folder, engine)
+    write_text(begun, engine["id"])
     store.create(
         staging.complete(table.append_column("row", pa.array(range(len(table)), pa.int64()))), {"row": NUMBER, **types}
     )
@@ -219,7 +222,7 @@ def _create(folder: Path, catalogue: Catalogue, source: Source, progress: Progre
         "next_row": len(table),
         "commits": [],
     }
-    version = _commit(folder, store, facts, f"{len(table):,} rows of {catalogue.card.name}")
+    version = _commit(folder, store, facts, f"{len(table):,} rows of {catalogue.card.name}", len(table))
     staging.clear()
     if source.load is not None:
         index = newest(folder)
@@ -242,7 +245,7 @@ def _update(
     touched = [i for i, p in enumerate(at) if p is None or hashes[p] != new_hashes[i]]
     gone = sorted(set(place) - set(table.column(KEY).to_pylist())) if delete_missing else []
     added = sum(at[i] is None for i in touched)
-    if not touched and not gone:
+    if not touched and not gone and not pending(folder).mark.exists():
         return Changes(unchanged=len(table), version=facts["commits"][-1]["version"])
     part = table.take(pa.array(touched, pa.int64()))
     staging = Staging(folder, source)
@@ -251,7 +254,8 @@ def _update(
         store, {p: row for p, row in zip(pixels, old.column("row").to_pylist(), strict=True) if p in wanted}
     )
     embedded = staging.embed(catalogue.select(rows=touched), progress)
-    old_rows, following = old.column("row").to_pylist(), facts["next_row"]
+    old_rows = old.column("row").to_pylist()
+    following = max(facts["next_row"], 1 + max(old_rows, default=-1))  # a killed upsert may have left rows on a server
     numbers = []
     for i in touched:
         numbers.append(old_rows[at[i]] if at[i] is not None else following)
@@ -265,7 +269,8 @@ def _update(
             snapshot = _after(folder, facts, complete, [old_rows[place[key]] for key in gone])
         store.delete(gone)
         note = f"{added} added, {len(touched) - added} changed, {len(gone)} deleted"
-        version = _commit(folder, store, facts | {"next_row": following}, note, snapshot)
+        changed = len(touched) + len(gone)
+        version = _commit(folder, store, facts | {"next_row": following}, note, changed, snapshot)
     staging.clear()
     return Changes(added, len(touched) - added, embedded, len(gone), len(table) - len(touched), version)
 
@@ -284,7 +289,7 @@ def delete(index: Opened, product_ids: Sequence[str]) -> int:
             raise ModisteError(f"{index.path} has no product {', '.join(sorted(unknown)[:5])}: nothing was deleted.")
         with pending(index.path):
             store.delete(ids)
-            _commit(index.path, store, facts, f"{len(ids)} deleted")
+            _commit(index.path, store, facts, f"{len(ids)} deleted", len(ids))
     return len(ids)
 
 
@@ -295,7 +300,8 @@ def restore(index: Opened, version: int) -> None:
     with writing(index.path), pending(index.path):
         facts = read_facts(index.path)
         store.restore(version)
-        _commit(index.path, store, facts, f"back to version {version}")
+        changed = facts["commits"][-1]["rows"] + store.count()  # which of them are equal is not known
+        _commit(index.path, store, facts, f"back to version {version}", changed)
 
 
 def _check_unique(folder: Path, twice: int) -> None:
@@ -313,7 +319,9 @@ def _after(folder: Path, facts: Mapping[str, Any], part: pa.Table, gone: Sequenc
     return None if before is None else changed_snapshot(before, part, gone)
 
 
-def _commit(folder: Path, store: Any, facts: dict[str, Any], note: str, snapshot: Snapshot | None = None) -> int:
+def _commit(
+    folder: Path, store: Any, facts: dict[str, Any], note: str, changed: int, snapshot: Snapshot | None = None
+) -> int:
     """Publish the store's current content as the newest version.
 
     Args:
@@ -321,6 +329,7 @@ def _commit(folder: Path, store: Any, facts: dict[str, Any], note: str, snapshot
         store: Store with the final rows.
         facts: Facts of the index, to which the version is added.
         note: What the version changes.
+        changed: Number of rows that it adds, changes and deletes.
         snapshot: Snapshot of the rows; None: read from the store.
     """
     if len(facts["commits"]) % TIDY_EVERY == 0:
@@ -332,6 +341,9 @@ def _commit(folder: Path, store: Any, facts: dict[str, Any], note: str, snapshot
         version = 1 + max((commit["version"] for commit in facts["commits"]), default=0)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     record = {"version": version, "created": now, "rows": store.count(), "note": note}
+    if facts.get("plan"):
+        plan = Plan.of(facts["plan"])
+        facts = facts | {"plan": replace(plan, changed=plan.changed + changed).record()}
     write_json(folder / FACTS, {**facts, "commits": [*facts["commits"], record]})
     if not (folder / "snapshots").is_dir():
         return version
@@ -354,21 +366,22 @@ def _write_snapshot(folder: Path, version: int, snapshot: Snapshot, facts: Mappi
 
 def record_plan(index: Opened, choices: list[str], floor: float) -> list[Measured]:
     """See `Index.plan`."""
-    asked = queries(index, QUERIES)
     store = LanceStore(index.path)
     with writing(index.path):
         facts = read_facts(index.path)
         heal(index.path, facts)
-        index.store = store
+        embedder, index = index.embedder, newest(index.path)
+        index.embedder, index.store = embedder, store
+        asked = queries(index, QUERIES)
         measured = list(measure(index, choices, floor, asked))
         taken = smallest(measured, floor)
         limit = measured_limit(index.snapshot, asked[0], taken.milliseconds)
-        plan = Plan(taken.choice, limit, floor, len(asked), taken.steps)
+        plan = Plan(taken.choice, limit, floor, len(asked), taken.steps, len(index.snapshot))
         if taken.choice not in (EXACT, IVF):
             Codes.make(taken.choice, index.snapshot.vectors).write(snapshot_folder(index.path, index.version))
         if taken.choice == IVF:  # its index is a new version of the database
             facts = facts | {"plan": plan.record()}
-            _commit(index.path, store, facts, "approximate index of the vectors")
+            _commit(index.path, store, facts, "approximate index of the vectors", 0)
         else:
             _record(index.path, plan=plan.record())
     return measured
@@ -398,7 +411,10 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 class pending:  # noqa: N801
-    """Mark a commit in progress: after a kill, `heal` makes the database agree with the facts."""
+    """Mark a commit in progress: after a kill, `heal` makes the database agree with the facts.
+
+    The mark stays until a commit is complete.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.mark = folder / "pending"
@@ -412,11 +428,14 @@ class pending:  # noqa: N801
 
 
 def heal(folder: Path, facts: dict[str, Any]) -> None:
-    """Roll back a killed commit to the version that readers see. The caller holds the writer's lock."""
-    mark = folder / "pending"
-    if mark.exists():
+    """Roll back a killed commit to the version that readers see. The caller holds the writer's lock.
+
+    A Qdrant server keeps no versions: what a killed commit wrote stays, and the next upsert completes it.
+    """
+    mark = pending(folder).mark
+    if mark.exists() and facts["engine"]["kind"] == "lancedb":
         store = store_of(folder, facts["engine"])
-        if facts["engine"]["kind"] == "lancedb" and store.version != facts["commits"][-1]["version"]:
+        if store.version != facts["commits"][-1]["version"]:
             store.restore(facts["commits"][-1]["version"])
         mark.unlink()
 

@@ -13,6 +13,7 @@ import numpy as np
 from modiste.errors import ModisteError
 from modiste.search.encoder import Encoder
 from modiste.search.engines.memory import save_arrays
+from modiste.search.opened import whole
 from modiste.utils.archives import read_npz
 from modiste.utils.atomic import read_cache, write_checked
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 PAIRS = 1000
 FEWEST = 20
 """Minimum number of pairs for a calibration."""
+ALL = "all"
+"""Split of pairs of all rows, training rows included."""
 FILE = "calibration.npz"
 
 
@@ -35,7 +38,7 @@ class Threshold:
             new queries exchangeable with the pairs (Vovk et al. 2005; Angelopoulos and Bates 2021, arXiv:2107.07511).
         pairs: Number of calibration pairs.
         split: Split of the pairs: ``val``, ``test``, or ``all`` without a large enough one of these. On training data
-            the model scores matches higher than on new data.
+            the model scores matches higher than on new data, so that the coverage of ``all`` does not hold for these.
         chance: Fraction of random pairs that reach the threshold.
     """
 
@@ -69,11 +72,13 @@ def conformal(scores: np.ndarray, coverage: float) -> float:
 def calibrate(index: Opened, coverage: float, seed: int = 0) -> dict[str, Threshold]:
     """Thresholds of text queries (title to its product's photos) and image queries (photo to other views).
 
-    Also stores the titles' embeddings in the index's folder: `Index.plan` measures recall with them.
+    Also stores the titles' embeddings in the index's folder: `Index.plan` measures recall with them. The rows of an
+    index on a server are read into memory.
 
     Raises:
         ModisteError: ``coverage`` is not between 0 and 1.
     """
+    index = whole(index)
     split, positions = sample(index, seed)
     found = {}
     generator = np.random.default_rng(seed)
@@ -108,7 +113,7 @@ def uncalibrated(index: Opened, kind: str) -> str:
     if kind == "image":
         several = np.bincount(index.snapshot.products)[index.snapshot.products[positions]] > 1
         pairs, what = int(several.sum()), "products with two photos or more"
-    where = "the index" if split == "all" else f"split {split}"
+    where = "the index" if split == ALL else f"split {split}"
     if pairs < FEWEST:
         need = f"{where} has {pairs} {what}, and calibration needs {FEWEST}"
         return f"No match threshold was calibrated for {kind} queries: {need}."
@@ -133,11 +138,16 @@ def _threshold(
 
 
 def sample(index: Opened, seed: int) -> tuple[str, np.ndarray]:
-    """Draw calibration pairs: their split, and positions of at most `PAIRS` rows, one per product."""
+    """Draw calibration pairs: their split, and positions of at most `PAIRS` rows, one per product.
+
+    The split is the first of ``val`` and ``test`` with enough products, else ``all`` rows.
+    """
     splits = np.array(index.snapshot.table.column("split").to_pylist()) if "split" in index.types else np.array([])
-    split = next((name for name in ("val", "test") if (splits == name).sum() >= FEWEST), "all")
-    rows = np.arange(len(index.snapshot)) if split == "all" else np.flatnonzero(splits == split)
-    first = np.unique(index.snapshot.products[rows], return_index=True)[1]
+    products = index.snapshot.products
+    enough = (name for name in ("val", "test") if len(np.unique(products[splits == name])) >= FEWEST)
+    split = next(enough, ALL) if len(splits) else ALL
+    rows = np.arange(len(index.snapshot)) if split == ALL else np.flatnonzero(splits == split)
+    first = np.unique(products[rows], return_index=True)[1]
     chosen = np.random.default_rng(seed).permutation(first)[:PAIRS]
     return split, np.sort(rows[chosen])
 

@@ -1,4 +1,7 @@
-"""Catalogue health: lists of rows that are suspicious by their embeddings, for review."""
+"""Catalogue health: lists of rows that are suspicious by their embeddings, for review.
+
+The rows of an index on a server are read into memory.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import numpy as np
 from modiste.errors import ModisteError, did_you_mean
 from modiste.reporting.tables.sheets import csv_text
 from modiste.search.engines.memory import batch, save_array
+from modiste.search.opened import whole
 from modiste.search.where import TEXT
 from modiste.utils.atomic import quick_digest, read_cache, write_cache, write_text
 
@@ -39,6 +43,7 @@ def duplicates(index: Index, likeness: float = LIKENESS, limit: int = 1000) -> p
     Returns:
         Arrow table: ``row``, ``product_id``, ``text``, ``other_row``, ``other_product_id``, ``other_text``, ``score``.
     """
+    index = whole(index)
     snapshot = index.snapshot
     pairs: dict[tuple[int, int], float] = {}
     for start, order, scores in _nearest(snapshot.vectors, snapshot.vectors, 8):
@@ -60,6 +65,7 @@ def misfits(index: Index, better: float = BETTER, limit: int = 1000, seed: int =
         Arrow table: ``row``, ``product_id``, ``text``, ``score`` (cosine with the own title), ``better`` (fraction of
         at most `OTHERS` other titles that fit better), ``best_text`` (the best-fitting of these).
     """
+    index = whole(index)
     snapshot, (titles, vectors, own) = index.snapshot, texts_of(index)
     chosen = np.random.default_rng(seed).permutation(len(titles))[:OTHERS]
     fraction, score = np.empty(len(snapshot)), np.empty(len(snapshot), np.float32)
@@ -99,6 +105,7 @@ def attributes(index: Index, columns: Sequence[str] | None = None, limit: int = 
     Raises:
         ModisteError: A column is unknown or not text, or cleanlab is not installed.
     """
+    index = whole(index)
     found: list[dict[str, Any]] = []
     for column in _columns(index, columns):
         found += _label_issues(index, column)
@@ -115,6 +122,7 @@ def unfound(index: Index, k: int = 10, limit: int = 1000, seed: int = 0) -> pa.T
     Returns:
         Arrow table: ``row``, ``product_id``, ``text``, ``rank`` (of its best photo for its own title, from 1).
     """
+    index = whole(index)
     snapshot, (titles, vectors, own) = index.snapshot, texts_of(index)
     asked = np.sort(np.random.default_rng(seed).permutation(len(titles))[:QUERIES])
     seen = np.zeros(snapshot.products.max(initial=-1) + 1, bool)
@@ -144,6 +152,7 @@ LISTS: dict[str, Callable[[Any], Any]] = {
 def write(index: Index, folder: Path) -> Iterator[tuple[str, int, Path]]:
     """Write every list as a CSV file; yields its name, its number of rows and the file."""
     folder.mkdir(parents=True, exist_ok=True)
+    index = whole(index)
     for name, compute in LISTS.items():
         table = compute(index)
         file = folder / f"{name}.csv"
@@ -153,7 +162,7 @@ def write(index: Index, folder: Path) -> Iterator[tuple[str, int, Path]]:
 
 def texts_of(index: Index) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Distinct titles, their embeddings (M, D) and each row's title index (N,); cached per version."""
-    column = index.snapshot.table.column("text").combine_chunks().dictionary_encode()
+    column = whole(index).snapshot.table.column("text").combine_chunks().dictionary_encode()
     titles, own = column.dictionary.to_pylist(), column.indices.to_numpy()
     file = index.path / "texts" / f"{index.version}.npy"
     known = read_cache(file, lambda path: np.load(path, mmap_mode="r"), "The titles' embeddings", quick_digest)

@@ -11,7 +11,7 @@ import numpy as np
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.search import where as conditions
-from modiste.search.calibrate import uncalibrated
+from modiste.search.calibrate import ALL, uncalibrated
 from modiste.search.engines.memory import Snapshot, batch, top
 from modiste.search.opened import (
     FIXED,
@@ -21,7 +21,7 @@ from modiste.search.opened import (
     plain_column,
     read_facts,
 )
-from modiste.search.planner import EXACT, Best, Measured, ranking
+from modiste.search.planner import CHOICES, IVF, Best, Measured, best_of, ranking
 from modiste.search.query import Pictures, Query
 from modiste.search.results import Exactness, Results
 
@@ -86,13 +86,15 @@ class Index(Opened):
         near = self._near(self._vector(query), query, weight, condition, k)
         left_out = {code for like in query.like for code in near.snapshot.products[near.snapshot.of_product(like)]}
         best, scores, products = near.grouped(k, left_out, group)
-        threshold = self._threshold(query.kind)
+        calibrated = self.facts.get("thresholds", {}).get(query.kind, {})
+        threshold, split = calibrated.get("threshold"), calibrated.get("split", "")
+        coverage = None if split == ALL else calibrated.get("coverage")
         cosines = near.snapshot.scores(near.vector, best) if weight else scores
         match = near.matches(best, cosines, threshold, query.texts if weight else ())
         table = near.table(best, scores, products, match)
         why = "" if threshold is not None else self._uncalibrated(query.kind)
         hints = [] if near.passing else conditions.near_misses(condition, self._distinct)
-        return Results(table, near.exactness, threshold, self._coverage(query.kind), near.passing, tuple(hints), why)
+        return Results(table, near.exactness, threshold, coverage, near.passing, tuple(hints), why, split)
 
     def browse(self, where: str | None = None, k: int = 10, group: bool = True) -> pa.Table:
         """The first k products that pass a filter, in the order of the index, as a table like `Results.table`."""
@@ -142,20 +144,14 @@ class Index(Opened):
             rows, scores = self.store.full_text(" ".join(query.texts), LEXICAL, condition)
             rank, exactness = hybrid_ranking(self.snapshot, vector, weight, rows, scores, positions)
         else:
-            rank, exactness = ranking(self, vector, positions, condition)
+            rank, exactness = ranking(self, vector, positions, condition, k + len(query.like))
         return Near(self.snapshot, positions, passing, rank, exactness, vector)
-
-    def _threshold(self, kind: str) -> float | None:
-        return self.facts.get("thresholds", {}).get(kind, {}).get("threshold")
 
     def _uncalibrated(self, kind: str) -> str:
         """Why there is no threshold for a kind of query."""
         if kind not in self._why:
             self._why[kind] = uncalibrated(self, kind)
         return self._why[kind]
-
-    def _coverage(self, kind: str) -> float | None:
-        return self.facts.get("thresholds", {}).get(kind, {}).get("coverage")
 
     # ---------------------------------------------------------------------------------------------- what is in it
 
@@ -246,8 +242,8 @@ class Index(Opened):
         """Measure cost and recall of search methods, and use the smallest that reaches the recall floor.
 
         Args:
-            choices: ``exact``, ``int8``, ``prefix-64`` (or another number), ``binary``, ``ivf_rq`` (LanceDB's); None:
-                all but ``ivf_rq``.
+            choices: ``exact``, ``bf16``, ``int8``, ``prefix-64`` (or another number of principal directions),
+                ``binary``, ``ivf_rq`` (LanceDB's); None: all but ``ivf_rq``.
             recall_floor: Minimum recall@10 of an approximate search, averaged over sampled queries, at every measured
                 selectivity.
 
@@ -256,7 +252,7 @@ class Index(Opened):
         """
         from modiste.search.build import record_plan
 
-        measured = record_plan(self, list(choices or (EXACT, "int8", "prefix-64", "binary")), recall_floor)
+        measured = record_plan(self, list(choices or [choice for choice in CHOICES if choice != IVF]), recall_floor)
         self.refresh()
         return measured
 
@@ -358,21 +354,9 @@ class Near:
 
     def grouped(self, k: int, left_out: set[int], group: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Positions, scores and product codes of the k best products, or rows, not in ``left_out``."""
-        products = self.snapshot.products
-        available = min(self.passing, len(self.snapshot))
-        count = min(available, 4 * (k + 4) if group or left_out else k)
-        while True:
-            found, scores = self.rank(count)
-            codes = products[found]
-            keep = np.isin(codes, list(left_out), invert=True) if left_out else np.ones(len(found), bool)
-            if group:
-                first = np.zeros(len(found), bool)
-                first[np.unique(codes, return_index=True)[1]] = True
-                keep &= first
-            if keep.sum() >= k or count >= available:
-                chosen = np.flatnonzero(keep)[:k]
-                return found[chosen], scores[chosen], codes[chosen] if group else np.empty(0, np.int64)
-            count = min(available, 4 * count)
+        products, available = self.snapshot.products, min(self.passing, len(self.snapshot))
+        found, scores = best_of(self.rank, products, k, available, left_out, group)
+        return found, scores, products[found] if group else np.empty(0, np.int64)
 
     def matches(
         self, best: np.ndarray, cosines: np.ndarray, threshold: float | None, words: Sequence[str]

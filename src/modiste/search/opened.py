@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -90,8 +91,8 @@ class Opened:
 
     @functools.cached_property
     def plan_in_use(self) -> Plan:
-        """The search plan that `Index.plan` chose; by default exact scores of all rows."""
-        return Plan.of(self.facts.get("plan"))
+        """The search plan that `Index.plan` chose; by default and of earlier versions, exact search."""
+        return Plan.of(self.facts.get("plan") if self.version == newest_version(self.facts) else None)
 
     def codes(self, kind: str) -> Codes | None:
         """Compressed vectors of this version; None for a choice without codes in memory."""
@@ -198,6 +199,18 @@ def no_rows(facts: Mapping[str, Any]) -> Snapshot:
     fields = {name: pa.array([], pa.type_for_alias(kind)) for name, kind in kinds.items()}
     fields["product_id"] = fields["product_id"].dictionary_encode()
     return Snapshot(pa.table(fields), np.empty((0, facts["model"]["embed_dim"]), np.float32))
+
+
+AnyIndex = TypeVar("AnyIndex", bound=Opened)
+
+
+def whole(index: AnyIndex) -> AnyIndex:
+    """The index with all its rows in memory: the rows of an index on a server are read from it."""
+    if index.facts["engine"]["kind"] != "qdrant" or len(index.snapshot) or not index.store.count():
+        return index
+    loaded = copy.copy(index)
+    loaded.snapshot = snapshot_of(index.store, index.types, index.facts["columns"])
+    return loaded
 
 
 class Rows(Protocol):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,11 +20,14 @@ from modiste.search.engines.memory import Snapshot, batch, top
 from modiste.search.results import Exactness
 
 EXACT, IVF = "exact", "ivf_rq"
-CHOICES = (EXACT, "int8", "prefix-64", "binary", IVF)
+CHOICES = (EXACT, "bf16", "int8", "prefix-64", "binary", IVF)
 PREFIX = re.compile(r"prefix-([1-9][0-9]{0,4})")
 LIMIT = 50_000
 """Default number of rows passing a filter up to which they are scored exactly."""
 K = 10
+"""Number of results up to which recall is measured; more are scored exactly."""
+DRIFT = 0.05
+"""Fraction of the measured rows that may change until a plan's recall is no longer claimed."""
 QUERIES = 500
 SELECTIVITIES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
 WIDTHS = tuple(50 * 2**power for power in range(9))  # to 12,800
@@ -40,7 +45,8 @@ class Step:
     Attributes:
         selectivity: Fraction of the rows that pass.
         width: Number of candidates that are scored exactly (or of partitions that are probed).
-        recall: recall@10, the fraction of the true 10 best that are found, averaged over queries.
+        recall: recall@10, the fraction of the true 10 best that are found, averaged over queries: of rows or of
+            products, the lower one.
     """
 
     selectivity: float
@@ -58,6 +64,8 @@ class Plan:
         floor: Minimum recall; a step below it is not used.
         queries: Number of sampled queries that recall was measured on.
         steps: Measured steps, by falling selectivity.
+        rows: Number of rows that recall was measured on; 0: unknown.
+        changed: Number of rows added, changed or deleted since.
     """
 
     choice: str = EXACT
@@ -65,6 +73,8 @@ class Plan:
     floor: float = 0.99
     queries: int = 0
     steps: Sequence[Step] = ()
+    rows: int = 0
+    changed: int = 0
 
     @classmethod
     def of(cls, record: Mapping[str, Any] | None) -> Plan:
@@ -73,11 +83,25 @@ class Plan:
             return cls()
         if record["choice"] not in CHOICES and not PREFIX.fullmatch(record["choice"]):
             raise ValueError(f"there is no plan {record['choice']!r}")
-        return cls(**{**record, "steps": tuple(Step(**step) for step in record["steps"])})
+        numbers = {name: int(record.get(name, 0)) for name in ("rows", "changed")}
+        return cls(**{**record, **numbers, "steps": tuple(Step(**step) for step in record["steps"])})
 
     def record(self) -> dict[str, Any]:
         """Plain values for an index's facts."""
         return asdict(self)
+
+    @property
+    def outdated(self) -> str:
+        """Why the measured recall no longer holds; empty if it does.
+
+        >>> Plan("binary", rows=1000, changed=50).outdated, Plan("binary", rows=1000, changed=51).outdated
+        ('', 'its recall was measured on 1,000 rows, and 51 have changed since')
+        """
+        if not self.rows:
+            return "it does not say how many rows its recall was measured on"
+        if self.changed <= DRIFT * self.rows:
+            return ""
+        return f"its recall was measured on {self.rows:,} rows, and {self.changed:,} have changed since"
 
     def step(self, selectivity: float) -> Step | None:
         """The step of the nearest measured selectivity that is not larger; None without one.
@@ -112,6 +136,7 @@ class Measured:
 class Planned(Protocol):
     """Protocol of a searched index (`modiste.search.opened.Opened`)."""
 
+    path: Path
     snapshot: Snapshot
     store: Any
 
@@ -122,9 +147,9 @@ class Planned(Protocol):
 
 
 def ranking(
-    index: Planned, vector: np.ndarray, positions: np.ndarray | None, condition: conditions.Node | None
+    index: Planned, vector: np.ndarray, positions: np.ndarray | None, condition: conditions.Node | None, k: int
 ) -> tuple[Best, Exactness]:
-    """Ranking of the rows at ``positions`` (None: all) for a query vector, and its exactness."""
+    """Ranking of the k best rows at ``positions`` (None: all) for a query vector, and its exactness."""
     plan, snapshot = index.plan_in_use, index.snapshot
     passing = len(snapshot) if positions is None else len(positions)
     exact = Exactness(f"exact scores of {passing:,} rows")
@@ -135,8 +160,13 @@ def ranking(
         found = f"exact scores of all rows that may be among the best, by their {plan.choice} codes"
         return lambda count: codes.exact(vector, count, snapshot.vectors, positions), Exactness(found)
     step = plan.step(passing / max(1, len(snapshot)))
-    if step is None or step.recall < plan.floor:  # rarer than measured: score exactly to keep the promised recall
+    # Rarer or more than measured: score exactly to keep the promised recall.
+    if step is None or step.recall < plan.floor or k > K:
         return _exactly(snapshot, vector, positions), exact
+    if plan.outdated:
+        again = f"modiste index plan index={shlex.quote(str(index.path))}"
+        note = f"the plan {plan.choice} is not used, since {plan.outdated}: run {again}"
+        return _exactly(snapshot, vector, positions), replace(exact, note=note)
     said = Exactness(f"{plan.choice}, {step.width} wide", step.recall, plan.queries, positions is not None)
     return _approximately(index, plan.choice, codes, step.width, vector, positions, condition), said
 
@@ -166,6 +196,34 @@ def _approximately(
         return found[order], scores[order]
 
     return best
+
+
+def best_of(
+    rank: Best, products: np.ndarray, k: int, available: int, left_out: Collection[int] = (), group: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and scores of the k best rows, or of the best row of each of the k best products.
+
+    Args:
+        rank: Ranking of rows.
+        products: Product code of each row of the index, (N,).
+        k: Number of results.
+        available: Number of rows that ``rank`` ranks.
+        left_out: Codes of products to exclude.
+        group: Whether to return one row per product.
+    """
+    count = min(available, 4 * (k + 4) if group or left_out else k)
+    while True:
+        found, scores = rank(count)
+        codes = products[found]
+        keep = np.isin(codes, list(left_out), invert=True) if left_out else np.ones(len(found), bool)
+        if group:
+            first = np.zeros(len(found), bool)
+            first[np.unique(codes, return_index=True)[1]] = True
+            keep &= first
+        if keep.sum() >= k or count >= available:
+            chosen = np.flatnonzero(keep)[:k]
+            return found[chosen], scores[chosen]
+        count = min(available, 4 * count)
 
 
 # ------------------------------------------------------------------------------------------------------------ measuring
@@ -206,10 +264,19 @@ def measure(
         yield _measured(index, choice, floor, queries, filters, truth)
 
 
-def _truth(snapshot: Snapshot, queries: np.ndarray, positions: np.ndarray | None) -> np.ndarray:
+Truth = Mapping[bool, Sequence[np.ndarray]]
+"""Whether results are grouped → per query the positions of the true best rows, or codes of the true best products."""
+
+
+def _truth(snapshot: Snapshot, queries: np.ndarray, positions: np.ndarray | None) -> Truth:
     vectors = snapshot.vectors if positions is None else snapshot.vectors[positions]
     order, _ = batch(vectors, queries, min(K, len(vectors)))
-    return order if positions is None else positions[order]
+    truth: dict[bool, Any] = {False: order if positions is None else positions[order]}
+    products = snapshot.products
+    if len(np.unique(products)) < len(products):  # several views: 10 products are more than 10 rows
+        ranks = (_exactly(snapshot, query, positions) for query in queries)
+        truth[True] = [products[best_of(rank, products, K, len(vectors))[0]] for rank in ranks]
+    return truth
 
 
 def _measured(
@@ -218,7 +285,7 @@ def _measured(
     floor: float,
     queries: np.ndarray,
     filters: Mapping[float, Any],
-    truth: Mapping[float, Any],
+    truth: Mapping[float, Truth],
 ) -> Measured:
     snapshot, size = index.snapshot, index.snapshot.vectors.shape
     if choice == EXACT:
@@ -226,7 +293,7 @@ def _measured(
         return Measured(choice, size[0] * size[1] * 4, 1.0, timed)
     codes = None if choice == IVF else Codes.make(choice, snapshot.vectors)
     if codes is not None and codes.certain:
-        recall = _recall(lambda q: codes.exact(q, K, snapshot.vectors)[0], queries, truth[1.0])
+        recall = _recall(lambda q: lambda n: codes.exact(q, n, snapshot.vectors), snapshot, None, queries, truth[1.0])
         timed = _median_ms(lambda q: codes.exact(q, K, snapshot.vectors), queries)
         return Measured(choice, codes.codes.nbytes, recall, timed)
     if choice == IVF:
@@ -235,27 +302,35 @@ def _measured(
     for selectivity, positions in filters.items():
         for width in PROBES if choice == IVF else WIDTHS:
             search = _searcher(index, choice, codes, width, positions)
-            recall = _recall(search, queries, truth[selectivity])
+            recall = _recall(search, snapshot, positions, queries, truth[selectivity])
             if recall >= floor:
                 break
         steps.append(Step(selectivity, width, recall))
     search = _searcher(index, choice, codes, steps[0].width, None)
     stored = codes.codes.nbytes if codes is not None else size[0] * size[1] // 8
-    return Measured(choice, stored, steps[0].recall, _median_ms(search, queries), steps)
+    return Measured(choice, stored, steps[0].recall, _median_ms(lambda q: search(q)(K), queries), steps)
 
 
-def _searcher(
-    index: Planned, choice: str, codes: Any, width: int, positions: Any
-) -> Callable[[np.ndarray], np.ndarray]:
+def _searcher(index: Planned, choice: str, codes: Any, width: int, positions: Any) -> Callable[[np.ndarray], Best]:
     condition = None
     if positions is not None and choice == IVF:  # LanceDB filters by a condition: list the random rows
         condition = conditions.In("row", tuple(index.snapshot.rows[positions].tolist()))
-    return lambda query: _approximately(index, choice, codes, width, query, positions, condition)(K)[0]
+    return lambda query: _approximately(index, choice, codes, width, query, positions, condition)
 
 
-def _recall(search: Callable[[np.ndarray], np.ndarray], queries: np.ndarray, truth: np.ndarray) -> float:
-    found = [len(np.intersect1d(search(query), best)) / len(best) for query, best in zip(queries, truth, strict=True)]
-    return float(np.mean(found)) if found else 1.0
+def _recall(
+    search: Callable[[np.ndarray], Best], snapshot: Snapshot, positions: Any, queries: np.ndarray, truth: Truth
+) -> float:
+    """Mean recall@10 of rows, or of products if that is lower."""
+    available = len(snapshot) if positions is None else len(positions)
+    means = []
+    for group, best in truth.items():
+        hits = []
+        for query, expected in zip(queries, best, strict=True):
+            found, _ = best_of(search(query), snapshot.products, K, available, group=group)
+            hits.append(len(np.intersect1d(snapshot.products[found] if group else found, expected)) / len(expected))
+        means.append(float(np.mean(hits)) if hits else 1.0)
+    return min(means)
 
 
 def _median_ms(search: Callable[[np.ndarray], Any], queries: np.ndarray, count: int = 21) -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modiste.errors import ModisteError
 from modiste.search import where as conditions
+from modiste.search.calibrate import FEWEST
 from modiste.search.engines.memory import Snapshot, top
 from modiste.search.engines.qdrant import QdrantStore
 from modiste.search.index import LEXICAL, Index, Near, hybrid_ranking
@@ -32,7 +34,8 @@ class RemoteIndex(Index):
     """`Index` on a Qdrant server, which has only the newest version.
 
     The server scores the rows that pass the filter exactly (its ``exact=true``) and sends the best ones with their
-    vectors; they are ranked locally, with all views of their products.
+    vectors; they are ranked locally, with all views of their products. A hybrid search ranks the nearest rows and the
+    best by full text, so that it is not exact if more rows pass.
     """
 
     store: QdrantStore
@@ -41,23 +44,23 @@ class RemoteIndex(Index):
         return self.store.count()
 
     def count(self, where: str | None = None) -> int:
-        return self.store.count(conditions.parse(where, self.types, self._distinct))
+        return self.store.count(self._condition(where))
 
     def rows(self, count: int | None = None) -> list[int]:
         return self.store.read(["row"]).column("row").to_pylist()[:count]
 
     def facets(self, where: str | None = None) -> dict[str, dict[Any, int]]:
-        table = self.store.read(self.attributes, conditions.parse(where, self.types, self._distinct))
+        table = self.store.read(self.attributes, self._condition(where))
         counted = {name: Counter(table.column(name).drop_null().to_pylist()) for name in self.attributes}
         return {name: dict(values.most_common()) for name, values in counted.items()}
 
     def browse(self, where: str | None = None, k: int = 10, group: bool = True) -> pa.Table:
-        rows = self._rows(conditions.parse(where, self.types, self._distinct))
+        rows = self._rows(self._condition(where))
         local = Index(self.path, self.facts, self.version, rows)
         return local.browse(None, k, group)
 
     def nearest(self, vectors: np.ndarray, k: int = 10, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        condition = conditions.parse(where, self.types, self._distinct)
+        condition = self._condition(where)
         found = [self.store.nearest(np.asarray(vector), k, condition) for vector in vectors]
         return np.stack([rows for rows, _ in found]), np.stack([scores for _, scores in found])
 
@@ -89,6 +92,29 @@ class RemoteIndex(Index):
             raise ModisteError(f"like={product_id}: the index has no such product.")
         return found
 
+    def _condition(self, where: str | None) -> conditions.Node | None:
+        return self._listed(super()._condition(where))
+
+    def _listed(self, node: Any) -> Any:
+        """A condition with attributes' patterns as lists of the values that match: Qdrant only matches words."""
+        import pyarrow as pa
+
+        if isinstance(node, conditions.Join):
+            return replace(node, parts=tuple(map(self._listed, node.parts)))
+        if isinstance(node, conditions.Not):
+            return replace(node, part=self._listed(node.part))
+        if not isinstance(node, conditions.Like) or node.column == "text":
+            return node
+        values = pa.array(self._distinct(node.column), pa.string())
+        found = values.filter(conditions.mask(node, pa.table({node.column: values})))
+        return conditions.In(node.column, tuple(found.to_pylist())) if len(found) else conditions.Constant(False)
+
+    def _uncalibrated(self, kind: str) -> str:
+        if kind == "mixed" or "thresholds" not in self.facts:
+            return super()._uncalibrated(kind)
+        need = "products with two photos or more" if kind == "image" else "products"
+        return f"No match threshold was calibrated for {kind} queries: calibration needs {FEWEST} {need} of a split."
+
     def _distinct(self, column: str) -> list[str]:
         return sorted(set(self.store.read([column]).column(column).drop_null().to_pylist()))
 
@@ -112,6 +138,9 @@ class RemoteIndex(Index):
         rank, exactness = _ranked(snapshot, vector), Exactness(f"exact scores of {passing:,} rows, by the server")
         if weight:
             rank, exactness = hybrid_ranking(snapshot, vector, weight, lexical, scores, None)
+            if count < passing:
+                ranked = f"the {count:,} nearest rows and the first {count:,} of full text"
+                exactness = Exactness(f"{exactness.method}, of {ranked}", measured=False)
         return Near(snapshot, None, passing, rank, exactness, vector)
 
 

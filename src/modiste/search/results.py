@@ -16,9 +16,12 @@ class Exactness:
 
     Attributes:
         method: For instance ``exact scores of 1,204 rows``.
-        recall: Measured recall of such a search, the fraction of the true best rows that it finds; None: exact.
+        recall: Measured recall@10 of such a search, the fraction of the true best that it finds; None: exact, or not
+            measured.
         queries: Number of sampled queries that recall was measured on.
         filtered: Whether recall was measured at the filter's selectivity.
+        measured: False for an approximate ranking whose recall was not measured.
+        note: Why the index's plan was not used, with the remedy; empty if it was.
 
     >>> str(Exactness("all rows")), str(Exactness("int8 codes", 0.98, 500, True))
     ('exact', 'approximate, recall 0.98 measured on 500 sampled queries at this filter selectivity')
@@ -28,8 +31,12 @@ class Exactness:
     recall: float | None = None
     queries: int = 0
     filtered: bool = False
+    measured: bool = True
+    note: str = ""
 
     def __str__(self) -> str:
+        if not self.measured:
+            return "approximate, recall not measured"
         if self.recall is None:
             return "exact"
         at = " at this filter selectivity" if self.filtered else ""
@@ -48,10 +55,12 @@ class Results:
             grouped), ``text``, attributes.
         exactness: How the ranking was made; ``str`` of it is a sentence for users.
         threshold: Minimum score of a match; None: not calibrated.
-        coverage: Fraction of true matches that reach the threshold, as calibrated.
+        coverage: Fraction of true matches that reach the threshold, as calibrated; None: not known, since training
+            pairs may be among those of the calibration.
         passing: Number of rows that pass the filter.
         hints: Why no row passes the filter, such as a value that no row has.
         uncalibrated: Why there is no threshold; empty if there is one.
+        split: Split of the calibration's pairs (`modiste.search.calibrate.Threshold`).
     """
 
     table: Any
@@ -61,6 +70,17 @@ class Results:
     passing: int = 0
     hints: Sequence[str] = field(default_factory=tuple)
     uncalibrated: str = ""
+    split: str = ""
+
+    @property
+    def calibration(self) -> str:
+        """What is known of the threshold; empty without one."""
+        if self.threshold is None:
+            return ""
+        if self.coverage is None:
+            return "a threshold from all pairs, training pairs included, so that its coverage is not known"
+        of = f" of split {self.split}" if self.split else ""
+        return f"which {self.coverage:.0%} of true matches{of} do".replace("%", " %")
 
     @property
     def no_match(self) -> bool:
@@ -80,15 +100,13 @@ class Results:
         """Summary of the results in a sentence.
 
         >>> import pyarrow as pa
-        >>> Results(pa.table({"score": [0.1], "match": [False]}), Exactness("x"), 0.2, 0.9, 70).summary()
-        'exact over 70 rows; no good match: no score reaches 0.200, which 90 % of true matches do'
+        >>> table = pa.table({"score": [0.1], "match": [False]})
+        >>> Results(table, Exactness("x"), 0.2, 0.9, 70, split="val").summary()
+        'exact over 70 rows; no good match: no score reaches 0.200, which 90 % of true matches of split val do'
         """
         parts = [f"{self.exactness} over {self.passing:,} rows"]
-        if len(self) and self.threshold is not None and self.coverage is not None:
+        if len(self) and self.threshold is not None:
             reached = sum(map(bool, self.table.column("match").to_pylist()))
-            known = f"which {self.coverage:.0%} of true matches do".replace("%", " %")
-            if reached:
-                parts.append(f"{reached} of {len(self)} reach {self.threshold:.3f}, {known}")
-            else:
-                parts.append(f"no good match: no score reaches {self.threshold:.3f}, {known}")
-        return "; ".join([*parts, *self.hints])
+            said = f"{reached} of {len(self)} reach" if reached else "no good match: no score reaches"
+            parts.append(f"{said} {self.threshold:.3f}, {self.calibration}")
+        return "; ".join([*parts, *self.hints, *filter(None, [self.exactness.note])])

@@ -112,13 +112,14 @@ def add_search(app: FastAPI, server: Server) -> None:
         return JSONResponse(await server.answer(SearchBody(like=product_id, where=where, k=k)))
 
     @app.get("/image/product/{product_id:path}", tags=["catalogue"], response_class=Response)
-    def product_image(product_id: Text, index: Text = "main", large: bool = False) -> Response:
-        """The first photo of a product."""
-        with server.use(index) as held:
-            row = held.row_of(product_id)
-            if row is None:
-                raise Refused(f"The index has no product '{product_id}'.", 404)
-            return photo(held, row, large)
+    def product_image(product_id: Text, index: Text = "", large: bool = False) -> Response:
+        """The first photo of a product, of the first served index that has it unless one is named."""
+        for name in [index] if index else server.lives:
+            with server.use(name) as held:
+                row = held.row_of(product_id)
+                if row is not None:
+                    return photo(held, row, large)
+        raise Refused(f"The index has no product '{product_id}'.", 404)
 
     @app.get("/image/{row}", tags=["catalogue"], response_class=Response)
     def image(row: Row, index: Text = "main", large: bool = False, v: Text = "") -> Response:

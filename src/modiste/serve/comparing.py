@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
@@ -40,7 +41,7 @@ def router(server: Server) -> APIRouter:
         for place, (query, sides) in enumerate(zip(asked, found, strict=True)):
             known = {product["product_id"]: product for side in reversed(SIDES) for product in sides[side]}
             draft = drafted(sides, seed, place)
-            results = [known[item] | {"score": None, "match": None, "image": unnamed(item)} for item, _ in draft]
+            results = [known[item] | {"score": None, "match": None, "image": photo_of(item)} for item, _ in draft]
             listed.append({"query": query.text, "results": results})
         return JSONResponse({"seed": seed, "versions": versions(), "queries": listed})
 
@@ -68,13 +69,16 @@ def router(server: Server) -> APIRouter:
                 held[side] = f"{one.towers.fingerprint[:12]} {one.version}"
         return held
 
-    def unnamed(product: str) -> str:
-        """Return the URL of a product's photo; `main` is preferred, so that it does not reveal the index."""
-        with server.use(MAIN) as held:
-            side = MAIN if held.row_of(product) is not None else OTHER
-        return f"image/product/{product}" + ("" if side == MAIN else f"?index={side}")
-
     return routes
+
+
+def photo_of(product: str) -> str:
+    """URL of a product's photo, which does not reveal the index.
+
+    >>> photo_of("a/b #1")
+    'image/product/a%2Fb%20%231'
+    """
+    return f"image/product/{quote(product, safe='')}"
 
 
 def drafted(sides: Mapping[str, Sequence[dict[str, Any]]], seed: str, place: int) -> list[tuple[str, str]]:

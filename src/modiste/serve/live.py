@@ -219,5 +219,7 @@ class Live:
         while not self._stopped.wait(self.settings.poll_seconds):
             try:
                 self.refresh()
-            except (ModisteError, OSError) as error:
-                log.error("%s: the new version cannot be opened, still serving the old one: %s", self.path, error)
+            except Exception as error:  # the thread must outlive any of them
+                trace = None if isinstance(error, (ModisteError, OSError)) else error
+                said = "%s: the new version cannot be opened, still serving the old one: %s"
+                log.error(said, self.path, error, exc_info=trace)

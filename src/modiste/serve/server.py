@@ -17,7 +17,7 @@ from modiste.serve.schema import Filter, PhotoBody, SearchBody
 from modiste.serve.settings import Settings
 from modiste.serve.towers import DECODED
 from modiste.serve.uploads import Refused, read_image
-from modiste.utils.machine import usable_cores
+from modiste.utils.hardware import usable_cores
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -124,13 +124,15 @@ class Server:
             )  # fmt: skip
             facts = {
                 "exactness": str(found.exactness), "no_match": found.no_match, "threshold": found.threshold,
-                "coverage": found.coverage, "count": found.passing, "hints": list(found.hints),
+                "coverage": found.coverage, "calibration": found.calibration, "uncalibrated": found.uncalibrated,
+                "note": found.exactness.note, "count": found.passing, "hints": list(found.hints),
             }  # fmt: skip
             table = found.table
         else:
             facts = {
                 "exactness": "", "no_match": False, "threshold": None,
-                "coverage": None, "count": index.count(where), "hints": [],
+                "coverage": None, "calibration": "", "uncalibrated": "",
+                "note": "", "count": index.count(where), "hints": [],
             }  # fmt: skip
             table = index.browse(where, body.k, body.group)
         answer = facts | {"results": products(table, body.index, held), "version": held.version}

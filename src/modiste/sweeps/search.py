@@ -46,10 +46,6 @@ class Sweep:
         plain: Any = OmegaConf.to_container(cfg.sweep, resolve=True)
         self.settings: dict[str, Any] = plain
         self.space = Space(self.settings["space"], may_be_empty=self.settings["repeats"] > 1)
-        chosen: list[dict[str, str]] = self.settings["objectives"] or [
-            {"metric": cfg.monitor.metric, "mode": cfg.monitor.mode}
-        ]
-        self.objectives = [Objective(**objective) for objective in chosen]
         self.base = [o for o in line.overrides if o.lstrip("+~").split("=")[0].split(".")[0] not in OWN]
         processes = self.settings["processes"]
         if processes not in PROCESSES:
@@ -59,6 +55,21 @@ class Sweep:
         self.shared = processes == "shared" or (processes == "auto" and bool(cfg.features.cache))
         self.config_dirs = line.config_dirs
         self.line = line
+        self.objectives = self._objectives()
+
+    def _objectives(self) -> list[Objective]:
+        """The objectives, or the monitor; modes that are not given are those that the metrics' tasks state."""
+        from modiste.training.build import stated_modes
+        from modiste.training.monitor import given_mode
+
+        monitor = {"metric": self.cfg.monitor.metric, "mode": given_mode(self.cfg)}
+        chosen: list[dict[str, str]] = self.settings["objectives"] or [monitor]
+        open_ = [o["metric"] for o in chosen if not o.get("mode") and not o["metric"].endswith("/loss")]
+        if open_:
+            first = compose("train", [*self.base, *as_overrides(self.space.first())], self.config_dirs)
+            modes = stated_modes(first, open_, self.config_dirs)
+            chosen = [{**o, "mode": str(o.get("mode") or modes.get(o["metric"], ""))} for o in chosen]
+        return [Objective(**objective) for objective in chosen]
 
     def _write_start(self) -> None:
         """Write the configuration and overrides with which continue=DIR resumes the sweep."""

@@ -141,7 +141,7 @@ def check_journal(path: Path) -> None:
 
 
 def check_schema(path: Path) -> None:
-    """Check that an SQLite study has Optuna's tables and indexes only: views and triggers would run when it is used.
+    """Check that an SQLite study has Optuna's tables and indexes only: views and triggers would run.
 
     Raises:
         ModisteError: It has others, or is not a database.

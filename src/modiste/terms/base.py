@@ -44,6 +44,7 @@ class Term:
 
     Attributes:
         trains_patches: Whether the term trains `TwoTower.patch_head`.
+        epoch: Current epoch, from 0; training sets it.
 
     Raises:
         ModisteError: ``weight`` is negative.
@@ -51,6 +52,7 @@ class Term:
 
     model: Teacher | None = None
     trains_patches = False
+    epoch = 0
 
     def __init__(self, weight: float, teacher: str) -> None:
         if weight < 0:

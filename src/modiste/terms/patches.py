@@ -31,8 +31,8 @@ class PatchTerm(Term):
     """Base class of terms that train `TwoTower.patch_head`, and the trunk unless frozen, on extra images.
 
     If the trunk is frozen and features are cached (``features.cache``), the features of all images are computed once,
-    and each step samples from them. Otherwise each step generates images and encodes their patches as training embeds a
-    batch (``grad_cache``).
+    and each step samples from them. Otherwise each step generates images, other scenes in every epoch, and encodes
+    their patches as training embeds a batch (``grad_cache``).
 
     Args:
         name: Name of the term in messages.
@@ -118,7 +118,7 @@ class PatchTerm(Term):
             assert self.student.patch_head is not None
             return F.normalize(self.student.patch_head(features).float(), dim=1), self.cached.rows[where]
         with ThreadPoolExecutor() as pool:
-            pictures = list(pool.map(self.pictures.__getitem__, chosen.tolist()))
+            pictures = list(pool.map(self.pictures.__getitem__, [(self.epoch, index) for index in chosen.tolist()]))
         cells = self.inputs.encode_patches(torch.stack([pixels_of(picture.image) for picture in pictures]).to(device))
         drawn = self._drawn(cells.shape[:3], number)
         return cells[drawn], np.stack([picture.rows(cells.shape[1]) for picture in pictures])[drawn]

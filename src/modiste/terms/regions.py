@@ -32,7 +32,7 @@ class Regions(PatchTerm):
         templates: See `PatchTerm`.
         weight: See `Term`.
         batch_size: Scenes per step, on each device.
-        count: Number of scenes.
+        count: Number of scenes, per epoch unless features are cached.
         cells: Cells per step, sampled from all of the step's scenes; null: all. Without cached features, all cells pass
             through the trunk regardless.
         scale: Inverse temperature.

@@ -20,10 +20,11 @@ from modiste.terms.patches import PatchTerm
 class Tags(PatchTerm):
     """Region–text contrast on the training photos, whose tags say what they show but not where.
 
-    EM-Adapt (Papandreou et al. 2015, arXiv:1502.02734, section 3.2): each step assigns every cell of a photo to one of
-    its tags or to background by the model's scores, biased so that each tag gets at least ``word_share`` of the cells
-    and background ``background_share`` (`modiste.losses.regions.assign_tags`). The term is the cross-entropy of these
-    labels over all tags and background. Masks are not used.
+    After EM-Adapt (Papandreou et al. 2015, arXiv:1502.02734, section 3.2): each step assigns every cell of a photo to
+    one of its tags or to background by the model's scores. A tag that leads in fewer than ``word_share`` of the cells,
+    or background in fewer than ``background_share``, gets a bias with which it leads the others' unbiased scores there;
+    with all biases added, it may still end below its share (`modiste.losses.regions.assign_tags`). The term is the
+    cross-entropy of these labels over all tags and background. Masks are not used.
 
     Start from a model that already grounds words: ``modiste train init=RUN data=ccp term=[tags]``.
 
@@ -32,8 +33,8 @@ class Tags(PatchTerm):
         separator: Separator between tags.
         words: Tag → word in the prompt, as in ``data.classes``.
         size: Side of the photos in pixels; they are scaled to fit, with grey padding.
-        word_share: Minimum fraction of a photo's cells per tag.
-        background_share: Minimum fraction of background.
+        word_share: Fraction of a photo's cells in which each tag leads the others' unbiased scores.
+        background_share: The same for background.
         templates: See `PatchTerm`.
         weight: See `Term`.
         batch_size: Photos per step, on each device.

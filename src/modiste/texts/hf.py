@@ -210,7 +210,7 @@ def text_model(settings: Any) -> Any:
 
 
 def drop_code(loaded: Any) -> Any:
-    """A config or tokenizer of transformers without the code that its files name, which saving would hand on."""
+    """A config or tokenizer of transformers without the code that its files name and saving would copy."""
     getattr(loaded, "init_kwargs", {}).pop("auto_map", None)
     vars(loaded).pop("auto_map", None)
     return loaded

@@ -7,11 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
 from modiste.config import instantiate
+from modiste.data.build import load as load_catalogue
 from modiste.data.catalogue import Catalogue
 from modiste.data.module import FashionDataModule, ValidationSet, check_training
 from modiste.errors import ModisteError
@@ -26,8 +28,8 @@ from modiste.training.data import build_data, build_stream
 from modiste.training.feature_cache import FeatureCache
 from modiste.training.grad_cache import GradCache
 from modiste.training.module import ContrastiveModule
-from modiste.training.monitor import settle_monitor
-from modiste.training.validation_sets import build_validation_sets
+from modiste.training.monitor import settle_monitor, stated_mode
+from modiste.training.validation_sets import build_validation_sets, validation_specs
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir, cache_dir
 
@@ -79,12 +81,11 @@ def build_parts(
     inputs = None
     if stream is None:
         inputs = TrainingInputs(data.training_rows, cfg.seed, partial(grad_cache.patches, model), cache)
-    own = ValidationSet(data, "val", {name: instantiate(node) for name, node in cfg.task.items()})
     terms = build_terms(cfg, model, start, inputs)
     if stream is not None:
         check_streamed(terms)
     check_patch_head(model, loss, terms)
-    validated = {"val": own, **{f"val/{name}": part for name, part in sets.items()}}
+    validated = all_validation_sets(cfg, data, sets)
     settle_monitor(cfg, validated)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     module = ContrastiveModule(
@@ -101,6 +102,36 @@ def build_parts(
     )
     module.train()  # transformers loads models in evaluation mode, and Lightning keeps the mode
     return TrainingParts(plain, model, data, module)
+
+
+def all_validation_sets(
+    cfg: DictConfig, data: FashionDataModule, sets: Mapping[str, ValidationSet]
+) -> dict[str, ValidationSet]:
+    """The run's own split ``val`` and additional sets, by the prefix of their metrics."""
+    own = ValidationSet(data, "val", {name: instantiate(node) for name, node in cfg.task.items()})
+    return {"val": own, **{f"val/{name}": part for name, part in sets.items()}}
+
+
+def stated_modes(
+    cfg: DictConfig, metrics: Sequence[str], config_dirs: Sequence[Path] = ()
+) -> dict[str, Literal["min", "max"]]:
+    """Modes of validation metrics, as training with ``cfg`` settles them; only those that a task states.
+
+    Args:
+        cfg: The ``train`` configuration.
+        metrics: Names (``val/retrieval/t2i/mrr``).
+        config_dirs: Folders with the user's config groups.
+
+    Raises:
+        ModisteError: The model or the data cannot be built, or a task does not measure its metric.
+    """
+    model = build_model(cfg)
+    catalogue = load_catalogue(cfg.data)
+    sets = build_validation_sets(validation_specs(cfg, config_dirs), cfg, catalogue, model)
+    data = build_data(cfg.data, catalogue, model, build_stream(cfg.data))
+    validated = all_validation_sets(cfg, data, sets)
+    modes = {metric: stated_mode(metric, validated) for metric in metrics}
+    return {metric: mode for metric, mode in modes.items() if mode is not None}
 
 
 def build_cache(cfg: DictConfig, model: DualEncoder) -> FeatureCache:

@@ -51,8 +51,8 @@ from modiste.training.callbacks import (
 from modiste.training.loggers import flat
 from modiste.training.validation_sets import validation_specs
 from modiste.utils.atomic import remove_all_leftovers, write_text
+from modiste.utils.hardware import environment, is_out_of_memory, keep_pages
 from modiste.utils.lock import exclusive, is_further_process
-from modiste.utils.machine import environment, is_out_of_memory, keep_pages
 from modiste.utils.orphans import end_with_parent
 from modiste.utils.run_dir import RunDir
 
@@ -118,7 +118,8 @@ def train(
     line = line or Invocation()
     if is_further_process():
         end_with_parent()
-    config = in_new_directory(config)
+    config = config.copy()  # what is settled below stays out of the caller's configuration
+    settle_run_dir(config)
     validate(config)
     settle_continue(config)
     check_unchanged(config, line.overrides)
@@ -166,15 +167,13 @@ def restarted(overrides: Sequence[str]) -> tuple[str, ...]:
     return (*again.overrides, *place, *overrides)
 
 
-def in_new_directory(config: DictConfig) -> DictConfig:
-    """The configuration with a new run directory, ``<log_dir>/<name>/<time>``, unless Hydra made one."""
+def settle_run_dir(config: DictConfig) -> None:
+    """Set the run directory ``<log_dir>/<name>/<time>`` in place, unless one is given or Hydra made one."""
     if HydraConfig.initialized() or not OmegaConf.is_interpolation(config, "run_dir"):
-        return config
-    config = config.copy()
+        return
     with open_dict(config):
         place = f"{config.log_dir}/{config.name}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         config.run_dir = escape_interpolations(place)
-    return config
 
 
 def settle_continue(config: DictConfig) -> None:

@@ -133,6 +133,8 @@ class ContrastiveModule(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         torch.manual_seed(mix(self.seed, self.current_epoch, batch_idx, self.global_rank))
+        for term in self.terms.values():
+            term.epoch = self.current_epoch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, text = self.grad_cache(self.model, batch["pixels"], batch["tokens"])

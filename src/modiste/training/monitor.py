@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -10,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from modiste.data.module import ValidationSet
 from modiste.embedding.embedder import MatrixEmbedder
 from modiste.errors import ModisteError, did_you_mean
+from modiste.metrics.direction import direction
 
 ROWS = 2000
 """Maximum number of rows of a split on which a task is tried."""
@@ -30,23 +32,42 @@ def settle_monitor(config: DictConfig, sets: Mapping[str, ValidationSet]) -> Non
         ModisteError: The task does not measure the monitor, or ``monitor.mode`` would keep the worst epoch.
     """
     metric = config.monitor.metric
-    prefix = max((name for name in sets if metric.startswith(f"{name}/")), key=len, default=None)
-    task = "" if prefix is None else metric[len(prefix) + 1 :].partition("/")[0]
-    if prefix is None or task not in sets[prefix].tasks:
+    better = stated_mode(metric, sets)
+    if better is None:
         return
-    measured, whole = tried(sets[prefix], task)
-    known = {f"{prefix}/{task}/{name}": better for name, better in measured.items()}
-    if metric not in known:
-        if known and whole:
-            raise ModisteError(
-                f"'monitor.metric' is {metric}, which {task} does not measure. {did_you_mean(metric, known)}"
-            )
-        return
-    better = "max" if known[metric] else "min"
-    if config.monitor.mode is None or OmegaConf.is_interpolation(config.monitor, "mode"):
+    if not given_mode(config):
         config.monitor.mode = better
     elif config.monitor.mode != better:
         raise ModisteError(wrong_mode(metric, better))
+
+
+def given_mode(config: DictConfig) -> str:
+    """The ``monitor.mode`` that somebody gave; "" if it is to follow from the metric."""
+    return "" if OmegaConf.is_interpolation(config.monitor, "mode") else config.monitor.mode or ""
+
+
+def stated_mode(metric: str, sets: Mapping[str, ValidationSet]) -> Literal["min", "max"] | None:
+    """Mode of a validation metric according to the task that measures it.
+
+    Returns:
+        ``min`` or ``max``; None for a loss, and for a task that fails on random embeddings.
+
+    Raises:
+        ModisteError: The task does not measure the metric.
+    """
+    prefix = max((name for name in sets if metric.startswith(f"{name}/")), key=len, default=None)
+    task = "" if prefix is None else metric[len(prefix) + 1 :].partition("/")[0]
+    if prefix is None or task not in sets[prefix].tasks:
+        return None
+    measured, whole = tried(sets[prefix], task)
+    known = {f"{prefix}/{task}/{name}": better for name, better in measured.items()}
+    if metric in known:
+        return direction(metric, known)
+    if known and whole:
+        raise ModisteError(
+            f"The metric to select by is {metric}, which {task} does not measure. {did_you_mean(metric, known)}"
+        )
+    return None
 
 
 def wrong_mode(metric: str, better: str) -> str:

@@ -98,7 +98,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _array(content: bytes) -> np.ndarray[Any, Any]:
-    """Read an array in the ``.npy`` format. Raises ValueError if its header does not match the content's size."""
+    """Read a ``.npy`` array. Raises ValueError if its header does not match the content's size."""
     from numpy.lib import format
 
     stream = io.BytesIO(content)

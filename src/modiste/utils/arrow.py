@@ -72,7 +72,7 @@ def read_parquet(path: Path) -> pa.Table:
 
 
 def read_parquet_schema(path: Path) -> pa.Schema:
-    """Read the schema of a Parquet file, so that another library may read the file. Raises as `read_parquet`."""
+    """Read a Parquet file's schema, so that another library may read the file. Raises as `read_parquet`."""
     import pyarrow.parquet as pq
 
     _check_types([_stored_schema(path)], path)
@@ -104,7 +104,7 @@ def _stored_schema(path: Path) -> bytes:
 
 
 def _schemas(source: pa.NativeFile) -> Iterator[bytes]:
-    """Yield the serialized schemas of an Arrow file: those that readers of the stream and file format would find."""
+    """Yield the serialized schemas that readers of the stream and file format find in an Arrow file."""
     import pyarrow as pa
 
     with suppress(pa.ArrowException, OSError, EOFError):

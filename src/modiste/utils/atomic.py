@@ -106,7 +106,7 @@ def is_full(error: BaseException, folder: Path) -> bool:
 
 
 def check_space(folder: Path, size: int, what: str) -> None:
-    """Raise DiskFullError if ``folder`` has less than ``size`` bytes free for ``what``, before any work is done."""
+    """Raise DiskFullError before any work if ``folder`` has less than ``size`` bytes free for ``what``."""
     while not folder.exists() and folder.parent != folder:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -154,7 +154,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _replace_folder(new: Path, path: Path, former: Path) -> None:
-    """Move ``path`` to ``former`` and ``new`` to ``path``: rename cannot replace a folder that is not empty."""
+    """Move ``path`` to ``former`` and ``new`` to ``path``: rename replaces empty folders only."""
     while True:
         with suppress(FileNotFoundError):
             path.replace(former)

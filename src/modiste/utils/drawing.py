@@ -18,7 +18,7 @@ STRIKE = 109
 def write(
     sheet: Image.Image, corner: tuple[int, int], text: str, size: int, colour: str, width: int, lines: int = 1
 ) -> int:
-    """Draw text wrapped to ``width`` pixels, cut with … after ``lines`` lines; return the y coordinate below it."""
+    """Draw text wrapped to ``width`` pixels, cut with … after ``lines`` lines; return the y below it."""
     typeface = Typeface(size)
     left, top = corner
     for line in wrap(text, typeface, width, lines):

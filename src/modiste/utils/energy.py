@@ -39,7 +39,7 @@ class Energy:
 
 
 class EnergyMeter:
-    """Energy of the whole machine since `start`: processor, memory and accelerators (codecarbon's ``machine`` mode).
+    """Energy of the whole machine since `start`, in codecarbon's ``machine`` mode.
 
     Other processes on the machine are included. Without readable RAPL counters, as in most containers and virtual
     machines, codecarbon estimates the processor's power from its load and its thermal design power.
@@ -118,7 +118,7 @@ class EnergyMeter:
 
 
 def _handler(meter: EnergyMeter) -> Any:
-    """Return a handler that passes codecarbon's totals to ``meter``; codecarbon's `flush` returns emissions only."""
+    """Return a handler that passes codecarbon's totals to ``meter``; `flush` returns emissions only."""
     from codecarbon.output_methods.base_output import BaseOutput
 
     class Handler(BaseOutput):

@@ -1,4 +1,4 @@
-"""The families of transformers that Modiste reads: architectures, tokenizers and image processors by name.
+"""Families of transformers that Modiste reads: architectures, tokenizers, image processors by name.
 
 transformers has hundreds, and among them some whose settings name repositories and files. A stranger's folder chooses
 among the ones below.
@@ -50,7 +50,7 @@ PROCESSORS = frozenset(f"{name}Processor" for name in OF_PROCESSORS.split())
 
 
 def check_model_type(key: str, value: object, where: str) -> None:
-    """Check that a ``model_type`` is one of a text or image encoder, or of a dual encoder, that Modiste reads.
+    """Check that a ``model_type`` is one of an encoder or a dual encoder that Modiste reads.
 
     Raises:
         ModisteError: It is another.
@@ -73,7 +73,7 @@ def check_tokenizer(key: str, value: object, where: str) -> None:
 
 
 def check_processor(key: str, value: object, where: str) -> None:
-    """Check the class of a processor of images and texts, or of either. Raises ModisteError: see `check_tokenizer`."""
+    """Check the class of a processor of images, texts or both. Raises ModisteError: see `check_tokenizer`."""
     _check_class(key, value, where, PROCESSORS | IMAGE_PROCESSORS | TOKENIZERS, "CLIPProcessor")
 
 

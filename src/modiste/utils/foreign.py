@@ -1,4 +1,4 @@
-"""Checks of untrusted model folders and model configurations for settings that run code or load other files.
+"""Checks of untrusted model folders and configurations for settings that run code or load files.
 
 transformers, sentence-transformers, open_clip and timm read more than the architecture from a model's JSON files: the
 names of kernels to download, of other repositories, of files. Modiste checks these files here before one of the
@@ -164,7 +164,7 @@ def check_file(file: Path) -> None:
 
 
 def check_hub(repository: str, revision: str | None = None) -> str:
-    """Check the JSON files and SentencePiece models of a model hub repository, downloaded or from the cache.
+    """Check the JSON files and SentencePiece models of a hub repository, downloaded or cached.
 
     Args:
         repository: ``owner/name``.
@@ -266,7 +266,7 @@ def check_values(values: object, where: str) -> None:
 
 
 def check_config(values: object, where: str) -> None:
-    """Check a transformers config, including nested ones, whose code transformers would run without asking.
+    """Check a transformers config and nested ones, whose code transformers would run without asking.
 
     Args:
         values: Its plain values.

@@ -57,7 +57,7 @@ def stoppable() -> Iterator[list[int]]:
 
 @contextmanager
 def delayed() -> Iterator[None]:
-    """Delay Ctrl-C, SIGTERM and SIGHUP until the end of the block: half-started processes would print tracebacks.
+    """Delay Ctrl-C, SIGTERM and SIGHUP to the block's end: half-started processes print tracebacks.
 
     Processes started in the block inherit the signal mask and never see Ctrl-C. Another thread of this process may
     still receive a signal, so the handlers are replaced, too.

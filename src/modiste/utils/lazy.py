@@ -8,7 +8,7 @@ from typing import Any
 
 
 def lazy_exports(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Create the module-level ``__getattr__`` of a package (PEP 562), which imports public names on first use.
+    """Create a package's ``__getattr__`` (PEP 562), which imports public names on first use.
 
     Args:
         package: The package's name, for the error message.

@@ -15,7 +15,7 @@ DEEPEST = 100
 
 
 def refuse_links(folder: Path, why: str, harmless: Callable[[Path], bool] = lambda path: False) -> None:
-    """Raise ModisteError if ``folder`` contains links, pipes or devices, or is nested too deep (`special`).
+    """Raise ModisteError if ``folder`` has links, pipes or devices, or is nested too deep (`special`).
 
     Args:
         folder: The folder to check; it may itself be a link.
@@ -30,7 +30,7 @@ def refuse_links(folder: Path, why: str, harmless: Callable[[Path], bool] = lamb
 
 
 def refuse_outside(folder: Path, why: str) -> None:
-    """Like `refuse_links`, but permit links to regular files within ``folder`` or its Hugging Face data set cache.
+    """Like `refuse_links`, but permit links to files within ``folder`` or its Hugging Face data set cache.
 
     Args:
         folder: The folder to check; it may itself be a link.
@@ -57,7 +57,7 @@ def leads_out(path: Path, folder: Path) -> bool:
 
 
 def special(folder: Path) -> Iterator[Path]:
-    """Yield the links, pipes and devices below ``folder``, without following links; nothing if it is not a folder.
+    """Yield the links, pipes and devices below ``folder``, following no link; nothing without a folder.
 
     Raises:
         ModisteError: Folders are nested more than `DEEPEST` deep, where Python's own walks run out of stack.

@@ -82,7 +82,7 @@ def _acquire(lock: FileLock, folder: Path, patience: float) -> None:
 
 
 def is_further_process() -> bool:
-    """Whether this process belongs to a multi-device run and is not its first: a rank in `RANKS` is above 0."""
+    """Whether this process is a further one of a multi-device run: a rank in `RANKS` is above 0."""
     return any(os.environ.get(name, "0") not in ("", "0") for name in RANKS)
 
 

@@ -8,7 +8,7 @@ from modiste.utils.terminal import clean
 
 
 class Line(logging.Formatter):
-    """Formats the message without the logger's name; warnings and errors get a prefix, control characters are escaped.
+    """Formats messages without the logger's name, with control characters escaped.
 
     >>> Line().format(logging.makeLogRecord({"msg": "3 rows dropped", "levelno": 30, "levelname": "WARNING"}))
     'Warning: 3 rows dropped'

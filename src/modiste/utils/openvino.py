@@ -31,7 +31,7 @@ def core() -> Core:
 
 
 def read_model(file: Path) -> Model:
-    """Read a model in OpenVINO IR, and no other format: OpenVINO would also read ONNX with weights elsewhere.
+    """Read a model in OpenVINO IR only: OpenVINO would also read ONNX with weights elsewhere.
 
     Raises:
         ValueError: The file is not OpenVINO IR.

@@ -18,5 +18,5 @@ def own_command(*words: str) -> list[str]:
 
 
 def own_environment() -> dict[str, str]:
-    """Return the environment for `own_command`: child processes do not import from the working directory, either."""
+    """Return the environment for `own_command`: child processes import nothing from the working directory."""
     return {**os.environ, "PYTHONSAFEPATH": "1"}

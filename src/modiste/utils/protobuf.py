@@ -40,7 +40,7 @@ def fields(message: bytes | memoryview) -> Iterator[tuple[int, memoryview | None
 
 
 def _varint(message: memoryview, at: int, most: int) -> tuple[int, int]:
-    """Read a base-128 varint; return it and the position after it. Raises ValueError if it is above ``most``."""
+    """Read a base-128 varint; return it and the next position. Raises ValueError if it is above ``most``."""
     value = shift = 0
     while at < len(message) and most >> shift:
         byte = message[at]

@@ -65,7 +65,7 @@ def read_text(path: Path) -> str:
 
 
 def is_intact(checkpoint: Path) -> bool:
-    """Whether a checkpoint is complete, uncompressed and matches its CRC-32 checksums; if not, log a warning."""
+    """Whether a checkpoint is complete, uncompressed and matches its checksums; if not, log a warning."""
     try:
         check_stored(checkpoint)
         with zipfile.ZipFile(checkpoint) as file:
@@ -102,7 +102,7 @@ def check_links(folder: Path, read: Collection[str] = ()) -> None:
 
 
 def check_name(path: Path) -> None:
-    """Raise ModisteError if a path contains ``${``: Hydra would resolve the interpolation and write elsewhere."""
+    """Raise ModisteError if a path contains ``${``: Hydra would resolve it and write elsewhere."""
     whole = str(path.absolute())
     if "${" in whole:
         raise ModisteError(f"The path '{whole}' contains '${{', which Hydra would resolve: rename the folder.")
@@ -126,7 +126,7 @@ class RunDir:
 
     @classmethod
     def find(cls, path: str | Path) -> RunDir:
-        """Return the existing run directory ``path``. Raises ModisteError if it is not one, or see `check_name`."""
+        """Return the run directory ``path``. Raises ModisteError if it is not one, or see `check_name`."""
         run = cls(Path(path).expanduser())
         check_name(run.path)
         if run.is_run:
@@ -168,7 +168,7 @@ class RunDir:
         return self.path / "figures"
 
     def checkpoint(self, kind: str = "best") -> Path:
-        """Path of a checkpoint: ``best`` by the monitor, else the newest, or ``last``, the newest state to resume from.
+        """Path of a checkpoint: ``best`` by the monitor, else the newest; or ``last``, the newest to resume.
 
         Raises:
             ModisteError: The run has no intact checkpoint.
@@ -204,7 +204,7 @@ class RunDir:
         return read_json(self.path / f"{name}.json")
 
     def origin(self, config: Mapping[str, Any]) -> dict[str, str | None]:
-        """``init`` and ``resume`` of the run's first start, from ``start.json``, which ``continue=`` leaves unchanged.
+        """``init`` and ``resume`` of the run's first start, which ``continue=`` leaves unchanged.
 
         Args:
             config: The run's configuration, used if ``start.json`` does not exist.

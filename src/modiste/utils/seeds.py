@@ -5,10 +5,10 @@ from __future__ import annotations
 import zlib
 
 
-def mix(*numbers: int) -> int:
-    """Derive one 32-bit seed from several numbers; the same on every machine.
+def mix(*parts: int | str) -> int:
+    """Derive one 32-bit seed from several numbers or words; the same on every machine.
 
     >>> mix(0, 1, 2) != mix(0, 2, 1)
     True
     """
-    return zlib.crc32(",".join(map(str, numbers)).encode())
+    return zlib.crc32(",".join(map(str, parts)).encode())

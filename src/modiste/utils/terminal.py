@@ -57,7 +57,7 @@ class Clean:
 
 @contextmanager
 def safe_output() -> Iterator[None]:
-    """Clean stdout and stderr, escape characters that their encoding lacks, and replace closed streams by os.devnull.
+    """Clean stdout and stderr, escape what their encoding lacks, replace closed streams by os.devnull.
 
     After an exception the streams stay replaced, so that its traceback is cleaned, too.
     """

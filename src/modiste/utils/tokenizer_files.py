@@ -176,7 +176,7 @@ def _precompiled(part: Mapping[str, Any]) -> int:
 
 
 def _charsmap(table: bytes) -> int:
-    """Length of the longest replacement: after the size of the trie and the trie, they end with a zero byte each."""
+    """Length of the longest replacement: they follow the trie, and each ends with a zero byte."""
     strings = table[4 + int.from_bytes(table[:4], "little") :]
     return max(map(len, [*strings.decode(errors="replace").split("\0"), "-"]))
 

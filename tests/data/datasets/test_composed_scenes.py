@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from modiste.config import compose
+from modiste.config import compose, instantiate
 from modiste.data.build import load
 from modiste.data.datasets.composed import Composed
+from modiste.data.scenes.backgrounds import background
 from modiste.data.sources import WHOLE
 from modiste.errors import ModisteError
 
@@ -37,6 +38,26 @@ def test_each_split_has_scenes_of_its_own_products(config, catalogue):
         own = products.select(split=split)
         assert scenes.catalogue.column("product_id") == own.column("product_id")
         assert shown <= set(range(len(own)))
+
+
+def test_splits_share_no_background_with_each_other_or_with_training_scenes(config, catalogue, monkeypatch):
+    drawn = []
+
+    def draw(rng, size):
+        image = background(rng, size)
+        drawn.append(image.tobytes())  # before products are pasted into it
+        return image
+
+    monkeypatch.setattr("modiste.data.scenes.composer.background", draw)
+    products = load(config.of).select(split="train")
+    trained = instantiate(config.catalogue.scenes).bind(products, config.catalogue.seed)  # as term=regions does
+    canvases = []
+    for scenes in (trained, *catalogue.images.scenes.values()):
+        for number in range(3):
+            drawn.clear()
+            scenes[number]
+            canvases.append(drawn[0])
+    assert len(set(canvases)) == len(canvases) == 9
 
 
 def test_the_masks_of_all_types_are_the_labels_of_the_scene(catalogue):

@@ -128,7 +128,7 @@ def test_a_scene_is_a_function_of_seed_epoch_and_index(plain):
     assert all(other.image.tobytes() != one.image.tobytes() for other in others)
 
 
-def test_scenes_show_products_of_the_labels_and_figures_only_what_is_worn(plain):
+def test_scenes_show_products_of_the_labels_and_figures_wear_only_what_is_worn(plain, monkeypatch):
     figures = Composer(size=64, figures=1.0, occlusion=0.0).bind(plain)
     collages = Composer(size=64, figures=0.0, products=(2, 4)).bind(plain)
     for scenes in (figures, collages):
@@ -137,8 +137,13 @@ def test_scenes_show_products_of_the_labels_and_figures_only_what_is_worn(plain)
             assert scene.image.size == scene.labels.shape[::-1] == (64, 64)
             assert scene.labels.max() <= len(scene.products)
             assert len(set(scene.products)) == len(scene.products)
-    worn = {plain.column("articleType")[row] for index in range(12) for row in figures[index].products}
-    assert {"Tshirts", "Jeans", "Sports Shoes"} <= worn
+
+    def shown():
+        return {plain.column("articleType")[row] for index in range(24) for row in figures[index].products}
+
+    assert "Perfume" in shown(), "around a figure"
+    monkeypatch.setattr(Canvas, "place", lambda *args, **options: None)  # what is not worn
+    assert shown() == {"Tshirts", "Jeans", "Sports Shoes"}
 
 
 def test_a_softened_scene_is_the_same_scene_with_less_detail(plain):

@@ -339,7 +339,7 @@ def _add_run(photos: dict[str, Photo], row: Mapping[str, str], names: Names) -> 
 
 
 def _size_problem(photo: Photo) -> str | None:
-    """Reason why the masks of a photo, which are made at the size of its annotations, are not drawn, or None."""
+    """Reason not to draw a photo's masks, which have the size of its annotations; or None."""
     width, height = photo.size
     if min(photo.size) <= 0 or width * height > MAX_PIXELS:
         return "impossible size in the annotations"

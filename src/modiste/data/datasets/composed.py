@@ -17,6 +17,7 @@ from modiste.data.masks import as_image, no_such_part
 from modiste.data.scenes.composer import Composer, Scene, Scenes
 from modiste.data.sources import WHOLE
 from modiste.errors import ModisteError
+from modiste.utils.seeds import mix
 
 
 class ComposedImages:
@@ -71,7 +72,7 @@ class Composed:
         of: The ``data`` node of the products.
         scenes: Node of a `modiste.data.scenes.composer.Composer`; empty: its defaults.
         count: Split of the products → number of scenes.
-        seed: Seed of the scenes.
+        seed: Seed of the scenes, with the split's name: splits share no background and no layout.
 
     Raises:
         ModisteError: ``of`` is not a data node, a split has no products, a number of scenes is below 1, or see
@@ -92,20 +93,23 @@ class Composed:
     def __call__(self) -> Catalogue:
         products = load(literal_config(self.of))
         composer: Composer = instantiate(self.scenes) if self.scenes else Composer()
+        # A split's own seed: with one seed, its scenes would share backgrounds and layout with term=regions' scenes.
         bound = {
-            split: composer.bind(products.select(split=split), self.seed, number)
+            split: composer.bind(products.select(split=split), mix(self.seed, split), number)
             for split, number in self.count.items()
         }
         images = ComposedImages(bound)
         refs = [f"{split}/{number}" for split, scenes in bound.items() for number in range(len(scenes))]
         shown = [", ".join(images.parts(ref)) for ref in refs]
-        identity = f"{composer}|{self.seed}|{products.fingerprint()}"
+        splits = [ref.partition("/")[0] for ref in refs]
+        of_products = products.fingerprint()
+        identities = [f"{bound[split]}|{of_products}|{ref}" for split, ref in zip(splits, refs, strict=True)]
         columns: dict[str, Sequence[str]] = {
             "product_id": refs,
             "image": refs,
             "text": shown,
-            "split": [ref.partition("/")[0] for ref in refs],
-            "pixels": [hashlib.sha1(f"{identity}|{ref}".encode(), usedforsecurity=False).hexdigest() for ref in refs],
+            "split": splits,
+            "pixels": [hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for text in identities],
             "mask": refs,
         }
         name = f"{products.card.name}_scenes"

@@ -35,7 +35,7 @@ class Photo:
 
 
 class Photos(Dataset[Photo]):
-    """Photos of a catalogue, each scaled to fit a square of ``size`` pixels without cropping.
+    """Photos of a catalogue, each scaled to fit a square of ``size`` pixels; the same in every epoch.
 
     >>> from modiste.data.synthetic import Synthetic
     >>> photo = Photos(Synthetic(products=2, views=1)(), size=64)[1]
@@ -52,7 +52,8 @@ class Photos(Dataset[Photo]):
     def __repr__(self) -> str:
         return f"Photos(size={self.size})"
 
-    def __getitem__(self, index: int) -> Photo:
+    def __getitem__(self, key: tuple[int, int] | int) -> Photo:
+        index = key[1] if isinstance(key, tuple) else key
         image = self.catalogue.read_image(index).convert("RGB")
         scale = self.size / max(image.size)
         width, height = (max(1, round(side * scale)) for side in image.size)

@@ -23,8 +23,8 @@ from modiste.errors import ModisteError
 from modiste.models.preprocess import Preprocess
 from modiste.utils import arrow
 from modiste.utils.atomic import atomic, check_space, file_digest, write_text
+from modiste.utils.hardware import usable_cores
 from modiste.utils.links import refuse_links
-from modiste.utils.machine import usable_cores
 from modiste.utils.progress import Progress, silent
 from modiste.utils.run_dir import read_json
 

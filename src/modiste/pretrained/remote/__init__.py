@@ -1,1 +1,1 @@
-"""Code copied into ``format=transformers`` exports; needs NumPy, Pillow, timm, torch and transformers, not modiste."""
+"""Code copied into ``format=transformers`` exports; needs NumPy, Pillow, timm, torch, transformers."""

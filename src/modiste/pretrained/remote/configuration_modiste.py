@@ -6,7 +6,7 @@ from transformers import PretrainedConfig
 
 
 class ModisteConfig(PretrainedConfig):
-    """Configuration of a timm image encoder and a transformers text encoder, each with a linear projection.
+    """Configuration of a timm image and a transformers text encoder, each with a linear projection.
 
     Attributes:
         image: ``architecture`` (timm's name), ``arguments`` of ``timm.create_model``, and ``dim``, its output size.

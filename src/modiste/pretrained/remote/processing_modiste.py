@@ -7,7 +7,7 @@ from transformers.tokenization_utils_base import BatchEncoding
 
 
 class ModisteProcessor(ProcessorMixin):
-    """Processor with the interface of CLIPProcessor: ``processor(text=[…], images=[…], return_tensors="pt")``."""
+    """Processor with CLIPProcessor's interface: ``processor(text=[…], images=[…], return_tensors="pt")``."""
 
     attributes = ["image_processor", "tokenizer"]  # noqa: RUF012
     image_processor_class = "AutoImageProcessor"
@@ -25,7 +25,7 @@ class ModisteProcessor(ProcessorMixin):
         truncation: bool = True,
         **kwargs: Any,
     ) -> BatchEncoding:
-        """Return ``input_ids`` and ``attention_mask`` if ``text`` is given, ``pixel_values`` if ``images`` are."""
+        """Return ``input_ids`` and ``attention_mask`` of ``text``, and ``pixel_values`` of ``images``."""
         data: dict[str, Any] = {}
         if text is not None:
             tokens = self.tokenizer(text, padding=padding, truncation=truncation, return_tensors=return_tensors)

@@ -14,7 +14,7 @@ from modiste.errors import ModisteError
 from modiste.search.engines.memory import Hits, save_array, save_arrays, top
 from modiste.utils.archives import read_npz
 from modiste.utils.atomic import quick_digest, read_cache, write_checked
-from modiste.utils.machine import usable_cores
+from modiste.utils.hardware import usable_cores
 
 SAMPLE = 20_000
 """Number of sampled vectors that a rotation is fitted on."""
@@ -27,17 +27,18 @@ FIRST = 64
 
 @dataclass(frozen=True)
 class Codes:
-    """int8 codes or sign bits of rotated vectors.
+    """bf16 or int8 codes, or sign bits of rotated vectors.
 
-    ``int8``: all numbers in steps of 1/127 of the largest one of all vectors. The Cauchy-Schwarz inequality bounds the
-    rounding error of a score, so every row that may be among the k best is scored exactly: `exact` finds what a full
-    scan finds. ``prefix-d``: the first d principal directions, randomly rotated, in int8. ``binary``: the sign of each
+    ``bf16``: the upper half of each float32, rounded to nearest. ``int8``: all numbers in steps of 1/127 of the largest
+    one of all vectors. The Cauchy-Schwarz inequality bounds the rounding error of a score, so every row that may be
+    among the k best is scored exactly: `exact` finds what a full scan finds. ``prefix-d``: the first d principal
+    directions, randomly rotated, in int8 (not a Matryoshka model's own first dimensions). ``binary``: the sign of each
     number about the mean after a random rotation (as RaBitQ, Gao and Long 2024, arXiv:2405.12497, without its
     correction).
 
     Attributes:
-        kind: ``int8``, ``prefix-64`` (or another number) or ``binary``.
-        codes: (N, d) int8, or (N, 8 ⌈d / 64⌉) uint8.
+        kind: ``bf16``, ``int8``, ``prefix-64`` (or another number) or ``binary``.
+        codes: (N, D) uint16 with the bits of bf16, (N, d) int8, or (N, 8 ⌈d / 64⌉) uint8.
         rotation: (D, d) float32 that vectors are multiplied by; empty: none.
         mean: (D,) that is subtracted before the rotation; empty: none.
         scale: Step of the int8 codes.
@@ -65,8 +66,10 @@ class Codes:
             ModisteError: The kind is unknown.
         """
         word, _, number = kind.partition("-")
-        if word not in ("int8", "prefix", "binary"):
-            raise ModisteError(f"There are no '{kind}' codes: choose from int8, prefix-64, binary.")
+        if word not in ("bf16", "int8", "prefix", "binary"):
+            raise ModisteError(f"There are no '{kind}' codes: choose from bf16, int8, prefix-64, binary.")
+        if word == "bf16":
+            return cls._bf16(vectors)
         dim = min(int(number), vectors.shape[1]) if number else vectors.shape[1]
         rotation, mean, scale = np.empty(0, np.float32), np.empty(0, np.float32), 0.0
         if like is not None:
@@ -90,6 +93,17 @@ class Codes:
             codes[start : start + len(part)] = own
             error = max(error, float(np.linalg.norm(turned - own * np.float32(scale), axis=1).max()))
         return cls(kind, codes, rotation, mean, scale, error)
+
+    @classmethod
+    def _bf16(cls, vectors: np.ndarray) -> Codes:
+        codes, error = np.empty(vectors.shape, np.uint16), 0.0
+        for start, part in _tiles(vectors):
+            bits = np.ascontiguousarray(part, np.float32).view(np.uint32)
+            own = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)  # ties to even
+            codes[start : start + len(part)] = own
+            error = max(error, float(np.linalg.norm(part - _wide(own), axis=1).max()))
+        none = np.empty(0, np.float32)
+        return cls("bf16", codes, none, none, 1.0, error)
 
     def write(self, folder: Path) -> None:
         """Write the codes into a snapshot's folder."""
@@ -116,14 +130,16 @@ class Codes:
 
     @property
     def certain(self) -> bool:
-        """Whether `exact` applies: int8 codes find what a full scan finds."""
-        return self.kind == "int8"
+        """Whether `exact` applies: bf16 and int8 codes find what a full scan finds."""
+        return self.kind in ("bf16", "int8")
 
     def scores(self, query: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
-        """Integer scores (N,) that approximate the order of dot products, of all rows or ``positions``."""
+        """Scores (N,) that approximate the order of dot products, of all rows or ``positions``."""
         return self._scan(self._query(query), positions)
 
     def _query(self, query: np.ndarray) -> np.ndarray:
+        if self.kind == "bf16":
+            return query
         turned = _turned(query[None], self.rotation, np.empty(0))[0]
         if self.kind == "binary":
             return _bits(turned[None])[0]
@@ -131,6 +147,8 @@ class Codes:
 
     def _scan(self, query: np.ndarray, positions: np.ndarray | None) -> np.ndarray:
         codes = self.codes if positions is None else self.codes[positions]
+        if self.kind == "bf16":
+            return _wide_dots(codes, query)
         return -_hamming(codes, query) if self.kind == "binary" else _dots(codes, query)
 
     def candidates(self, query: np.ndarray, width: int, positions: np.ndarray | None = None) -> np.ndarray:
@@ -139,12 +157,12 @@ class Codes:
         return best if positions is None else positions[best]
 
     def exact(self, query: np.ndarray, k: int, vectors: np.ndarray, positions: np.ndarray | None = None) -> Hits:
-        """`Snapshot.exact` by int8 codes: rows that cannot be among the k best are not scored.
+        """`Snapshot.exact` by bf16 or int8 codes: rows that cannot be among the k best are not scored.
 
         `|x·q − x̂·q̂| ≤ |x̂| · |q − q̂| + |x − x̂| · |q|` for codes x̂, q̂ of vectors x, q.
         """
         coded = self._query(query)
-        step = _step(query)
+        step = 1.0 if self.kind == "bf16" else _step(query)
         scores = self._scan(coded, positions)
         unit = self.scale * step
         first = top(scores, max(FIRST, 2 * k))
@@ -210,6 +228,24 @@ def _dots(codes: np.ndarray, query: np.ndarray) -> np.ndarray:
 
     _on_all_cores(scan, len(codes))
     return scores[:, 0]
+
+
+def _wide(codes: np.ndarray) -> np.ndarray:
+    """float32 numbers of bf16 codes."""
+    return (codes.astype(np.uint32) << 16).view(np.float32)
+
+
+def _wide_dots(codes: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """float32 dot products (N,) of bf16 codes (N, D) and a query (D,)."""
+    scores = np.empty(len(codes), np.float32)
+
+    def scan(rows: slice) -> None:
+        for start, part in _tiles(codes[rows]):
+            first = rows.start + start
+            np.matmul(_wide(part), query, out=scores[first : first + len(part)])
+
+    _on_all_cores(scan, len(codes))
+    return scores
 
 
 def _hamming(codes: np.ndarray, query: np.ndarray) -> np.ndarray:

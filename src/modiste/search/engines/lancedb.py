@@ -91,6 +91,9 @@ class LanceStore:
         check_schema(table.schema, self.folder)
         return table
 
+    def check_free(self, resumed: bool) -> None:
+        """Do nothing: the table is in the index's own folder."""
+
     def create(self, data: pa.Table, types: Mapping[str, str]) -> None:
         """Create the table with its first rows."""
         self.__dict__.pop("table", None)

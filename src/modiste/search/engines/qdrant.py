@@ -70,7 +70,8 @@ class QdrantStore:
     """A collection on a server, or in the client's in-memory mode.
 
     Rows are points whose id is a UUID of their key, so that an upsert replaces them; their columns are the payload,
-    with the thumbnail in base64. Only the newest version is kept; for earlier ones use the server's snapshots.
+    with the thumbnail in base64. Only the newest version is kept; for earlier ones use the server's snapshots. Upserts
+    and deletions are not atomic: readers see each request's rows.
 
     Args:
         url: URL of the server, or `MEMORY`.
@@ -100,11 +101,16 @@ class QdrantStore:
         return _Calls(self.url)
 
     def create(self, data: pa.Table, types: Mapping[str, str]) -> None:
-        """Create the collection with its first rows and an index of each filter column."""
+        """Create the collection with its first rows and an index of each filter column.
+
+        An existing collection is that of a killed build (`check_free`) and is replaced. Raises ModisteError as
+        `check_own`.
+        """
         from qdrant_client import models
 
         dim = data.schema.field("_vector").type.list_size
         if self.client.collection_exists(self.collection):
+            self.check_own()
             self.client.delete_collection(self.collection)
         self.client.create_collection(
             self.collection, vectors_config=models.VectorParams(size=dim, distance=models.Distance.DOT)
@@ -140,6 +146,21 @@ class QdrantStore:
         for start in range(0, len(keys), UPLOAD):
             self.client.delete(self.collection, [self._id(key) for key in keys[start : start + UPLOAD]], wait=True)
 
+    def check_free(self, resumed: bool) -> None:
+        """Raise ModisteError if a new index cannot use the collection.
+
+        Args:
+            resumed: Whether a killed build of this index may have created the collection, perhaps without rows.
+        """
+        if not self.client.collection_exists(self.collection):
+            return
+        if not resumed:
+            raise ModisteError(
+                f"The server {self.url} already has a collection {self.collection}, which was not changed: choose "
+                "another qdrant.collection, or delete it there if nothing uses it."
+            )
+        self.check_own()
+
     def check_own(self) -> None:
         """Raise ModisteError if the collection has rows of another index."""
         from qdrant_client import models
@@ -155,15 +176,13 @@ class QdrantStore:
         """Number of rows that match a condition."""
         return self.client.count(self.collection, count_filter=filter_of(condition), exact=True).count
 
-    def nearest(
-        self, vector: np.ndarray, k: int, condition: conditions.Node | None, exact: bool = True, width: int = 128
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Row numbers and scores of the k best: exact, or by the server's HNSW graph with ef ``width``."""
+    def nearest(self, vector: np.ndarray, k: int, condition: conditions.Node | None) -> tuple[np.ndarray, np.ndarray]:
+        """Row numbers and scores of the k best; the server scores all rows exactly, not by its HNSW graph."""
         from qdrant_client import models
 
         found = self.client.query_points(
             self.collection, query=vector.tolist(), query_filter=filter_of(condition), limit=k, with_payload=["row"],
-            search_params=models.SearchParams(exact=exact, hnsw_ef=width),
+            search_params=models.SearchParams(exact=True),
         ).points  # fmt: skip
         rows = np.array([point.payload["row"] for point in found], np.int64)
         return rows, np.array([point.score for point in found], np.float32)
@@ -272,7 +291,7 @@ def _condition(node: Any, models: Any) -> Any:
     if isinstance(node, conditions.Like):
         word = re.fullmatch(r"%(\w+)%", node.pattern)
         if word is None:
-            raise ModisteError("engine=qdrant matches whole words: write like '%word%'.")
+            raise ModisteError("engine=qdrant matches whole words of titles: write text like '%word%'.")
         return models.FieldCondition(key=node.column, match=models.MatchText(text=word[1]))
     return _compared(node, models)
 

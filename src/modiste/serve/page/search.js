@@ -122,11 +122,20 @@ function request() {
   };
 }
 
+/** Values of a facet as one parameter, and back: a value may contain the separator. */
+function joined(values) {
+  return values.map((value) => value.replaceAll("%", "%25").replaceAll("|", "%7C")).join("|");
+}
+
+function valuesOf(parameter) {
+  return parameter ? parameter.split("|").map((value) => value.replaceAll("%7C", "|").replaceAll("%25", "%")) : [];
+}
+
 export function filters() {
   const made = {};
   for (const [key, value] of Object.entries(state)) {
     if (!value) continue;
-    if (key.startsWith(FACET)) made[key.slice(2)] = { values: value.split("|") };
+    if (key.startsWith(FACET)) made[key.slice(2)] = { values: valuesOf(value) };
     if (key.startsWith(RANGE)) {
       const [low, high] = value.split("..");
       made[key.slice(2)] = { min: low === "" ? null : Number(low), max: high === "" ? null : Number(high) };
@@ -155,14 +164,14 @@ function show() {
 function summary() {
   const { products, rows } = app.catalogue.indexes.main;
   const shown = `${numbered(answer.results.length)} of ${numbered(answer.count)} ${products === rows ? "products" : "photos"}`;
-  const threshold = answer.threshold === null ? null : h("span", { title: `${Math.round(100 * answer.coverage)} % of true matches score at least this` },
-    `match from ${answer.threshold.toFixed(2)}`);
+  const threshold = answer.threshold === null ? null : h("span", { title: answer.calibration }, `match from ${answer.threshold.toFixed(2)}`);
   return h("div", { class: "summary" }, h("span", {}, h("strong", {}, shown)),
     h("span", { class: "row" },
-      answer.exactness ? h("span", { title: answer.exactness }, answer.exactness.replace(" measured on", " on")) : null, threshold,
+      answer.exactness ? h("span", { title: [answer.exactness, answer.note].filter(Boolean).join("; ") }, answer.exactness.replace(" measured on", " on")) : null, threshold,
       h("span", { class: "number" }, `${Math.max(1, Math.round(answer.took_ms))} ms`),
       h("button", { class: "button filters-button", type: "button", onclick: () => nodes.facets.classList.toggle("open") }, icon("filter"), "Filters",
-        active().length ? ` · ${active().length}` : "")));
+        active().length ? ` · ${active().length}` : "")),
+    answer.uncalibrated ? h("span", { class: "uncalibrated" }, answer.uncalibrated) : null);
 }
 
 function active() {
@@ -187,14 +196,14 @@ function showFacets() {
 }
 
 function facet({ name }, place) {
-  const chosen = state[FACET + name]?.split("|") || [];
+  const chosen = valuesOf(state[FACET + name]);
   const counted = answer.facets?.[name] || [];
   const gone = chosen.filter((value) => !counted.some((entry) => entry.value === value)).map((value) => ({ value, count: 0 }));
   const all = [...gone, ...counted];
   if (!all.length) return null;
   const open = unfolded.has(name);
   const listed = open ? all : all.filter((entry, i) => i < SHOWN || chosen.includes(entry.value));
-  const toggle = (value, on) => change({ [FACET + name]: (on ? [...chosen, value] : chosen.filter((other) => other !== value)).join("|") }, true);
+  const toggle = (value, on) => change({ [FACET + name]: joined(on ? [...chosen, value] : chosen.filter((other) => other !== value)) }, true);
   return h("details", { open: chosen.length || folded[name] === true || (place < 3 && folded[name] !== false), ontoggle: (event) => { folded[name] = event.target.open; } },
     h("summary", {}, humane(name)),
     h("div", { class: "options" }, listed.map(({ value, count }) => h("label", {},

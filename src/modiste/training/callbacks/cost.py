@@ -13,7 +13,7 @@ from modiste.data.pairs import Batch
 from modiste.errors import ModisteError
 from modiste.training.callbacks.interruption import Interrupted, fast_dev_run
 from modiste.utils.energy import Energy, EnergyMeter
-from modiste.utils.machine import peak_memory_mb
+from modiste.utils.hardware import peak_memory_mb
 from modiste.utils.run_dir import RunDir
 
 

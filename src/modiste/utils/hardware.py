@@ -75,7 +75,7 @@ def processor() -> str:
 
 
 def has_bf16() -> bool:
-    """Whether the processor has bfloat16 instructions; without them, bfloat16 is many times slower than float32."""
+    """Whether the processor has bfloat16 instructions; without them, bfloat16 is far slower than float32."""
     try:
         with open("/proc/cpuinfo") as file:
             words = set(file.read().split())
