@@ -34,6 +34,7 @@ class Call:
     args: argparse.Namespace
     flags: list[str]
     overrides: list[str] = field(default_factory=list)
+    config: Any = None
 
     @classmethod
     def parse(cls, command: str, argv: list[str]) -> Call:
@@ -92,7 +93,7 @@ class Call:
 
         arguments = self.config_name, overrides, self.config_dirs
         grammar.check_local(overrides, self.folders)
-        config = compose(*arguments, root=self.root)
+        self.config = config = compose(*arguments, root=self.root)
         check_in_place(config, overrides, lambda o: compose(self.config_name, o, self.config_dirs, root=self.root))
         if complete:
             found = checks.problems(
@@ -131,6 +132,11 @@ class Call:
         Each job sees the command line that would run it alone, since Lightning restarts it for the other processes of a
         multi-device run.
         """
+        if self.args.cfg == "job" and not (self.args.package or self.args.resolve):
+            from omegaconf import OmegaConf
+
+            print(OmegaConf.to_yaml(self.config), end="")  # `check` composed it, and Hydra would again
+            return None
         import hydra
 
         clean_rich()

@@ -6,7 +6,6 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from unittest.mock import patch
 
 from modiste.cli.call import Call
 from modiste.cli.help import FLAGS
@@ -34,22 +33,21 @@ def _plugin(shell: str) -> object:
     from hydra._internal.core_plugins.bash_completion import BashCompletion
     from hydra._internal.core_plugins.fish_completion import FishCompletion
 
+    sys.argv = ["modiste"]  # its scripts name the program
     return (FishCompletion if shell == "fish" else BashCompletion)(None)  # type: ignore[arg-type]
 
 
 def _install(shell: str) -> int:
     if shell == "zsh":
         print(ZSH)
-    with patch.object(sys, "argv", ["modiste"]):
-        _plugin(shell).install()  # type: ignore[attr-defined]
+    _plugin(shell).install()  # type: ignore[attr-defined]
     return 0
 
 
 def _uninstall(shell: str) -> int:
     if shell != "fish":
         print("complete -r modiste")
-    with patch.object(sys, "argv", ["modiste"]):
-        _plugin(shell).uninstall()  # type: ignore[attr-defined]
+    _plugin(shell).uninstall()  # type: ignore[attr-defined]
     return 0
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from modiste import __version__
+import modiste
 from modiste.cli import help
 from modiste.cli.outline import commands
 from modiste.errors import ModisteError, did_you_mean
@@ -113,7 +113,7 @@ def prepare(argv: list[str]) -> Callable[[], int | None]:
     if not argv or first in ("-h", "--help", "help"):
         return lambda: _print(help.overview(), 0 if argv else 2)
     if first in ("-V", "--version"):
-        return lambda: _print(f"modiste {__version__}")
+        return lambda: _print(f"modiste {modiste.__version__}")
     # Hydra takes a third of a second to import.
     from modiste.cli import completion
     from modiste.cli.call import Call
