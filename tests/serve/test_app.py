@@ -74,7 +74,7 @@ def test_like_this_but(client, index):
     }))  # fmt: skip
     expected = index.search(like=product, text="red", minus="blue", weights={"text": 0.8, "like": 0.2}, k=6)
     assert (mixed["threshold"], mixed["uncalibrated"]) == (None, expected.uncalibrated)
-    assert "mixed queries have none" in mixed["uncalibrated"]
+    assert "since the query is mixed" in mixed["uncalibrated"]
     assert ids(mixed) == expected.table.column("product_id").to_pylist()
 
 

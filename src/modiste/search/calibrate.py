@@ -104,7 +104,7 @@ def _titles(index: Opened, positions: np.ndarray) -> np.ndarray:
 def uncalibrated(index: Opened, kind: str) -> str:
     """Why an index has no threshold for ``text``, ``image`` or ``mixed`` queries, with the remedy."""
     if kind == "mixed":
-        return "No match threshold: mixed queries have none, search by words alone or by photos alone for one."
+        return "No match threshold, since the query is mixed: search by words alone or by photos alone to see one."
     if "thresholds" not in index.facts:
         again = f"modiste index calibrate index={shlex.quote(str(index.path))}"
         return f"No match threshold was calibrated when the index was made: run {again}."
