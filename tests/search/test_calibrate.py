@@ -64,7 +64,7 @@ def test_few_pairs_give_no_threshold(tmp_path):
     )
     assert "10 products" not in found.summary()
     assert "the index has 10 products with two photos" in index.search(like="SKU-1").uncalibrated
-    assert "mixed queries" in index.search(text="a", like="SKU-1").uncalibrated
+    assert "the query is mixed" in index.search(text="a", like="SKU-1").uncalibrated
 
 
 @pytest.mark.parametrize(("sizes", "split"), [((15, 25), "test"), ((25, 25), "val"), ((15, 15), "all")])
