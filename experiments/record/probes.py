@@ -133,6 +133,8 @@ def probes() -> str:
 
 def main(arguments: list[str]) -> None:
     """What is missing, or the probes that are named; then the table."""
+    if unknown := [name for name in arguments if name not in SHOWN and arguments != ["--tables"]]:
+        raise SystemExit(f"probes.py takes --tables or names of {', '.join(SHOWN)}, not {' '.join(unknown)}.")
     if arguments != ["--tables"]:
         for name in arguments or SHOWN:
             if name not in found():

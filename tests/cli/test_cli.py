@@ -492,6 +492,14 @@ def shell(words, folder):
     return done.stdout.splitlines()
 
 
+@pytest.mark.parametrize("action", ["install", "uninstall"])
+def test_installing_completion_leaves_the_process_its_arguments(monkeypatch, capsys, action):
+    monkeypatch.setattr(sys, "argv", ["program", "given"])
+    assert main(["-sc", f"{action}=bash"]) == 0
+    assert "modiste" in capsys.readouterr().out
+    assert sys.argv == ["program", "given"]
+
+
 @pytest.mark.parametrize("install", ["modiste --completion bash", "modiste train --shell-completion install=bash"])
 def test_completion_in_bash(tmp_path, install):
     script = f"""

@@ -158,7 +158,7 @@ def test_more_results_than_recall_was_measured_for_are_exact(planned):
         assert str(results.exactness) == "exact"
         assert results.table.column("row").to_pylist() == truth[:k].tolist()
     assert str(planned.search(text="0", k=10).exactness).startswith("approximate")
-    assert str(planned.search(like="SKU-0", k=10).exactness) == "exact"  # the product itself is left out
+    assert str(planned.search(like="SKU-0", k=10).exactness) == "exact"  # the product itself is excluded
 
 
 def test_recall_is_measured_for_products_if_they_have_several_views(tmp_path, monkeypatch):

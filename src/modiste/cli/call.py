@@ -150,7 +150,7 @@ class Call:
 
             own = given(HydraConfig.get())
             hydra_own = [o for o in own["hydra"] if not o.startswith("hydra.mode=")]
-            with _process([script, self.command, *flags, *hydra_own, *own["task"]], full_error=user_setting):
+            with process([script, self.command, *flags, *hydra_own, *own["task"]], full_error=user_setting):
                 try:
                     report(checks.machine_problems(cfg))
                     return importlib.import_module(f"modiste.commands.{self.command}").run(cfg)
@@ -163,7 +163,7 @@ class Call:
         user_setting = os.environ.get("HYDRA_FULL_ERROR")
         # With HYDRA_FULL_ERROR=1, Hydra raises errors and leaves the reporting to `main`.
         for_hydra = [flag for flag in self.flags if not flag.startswith("--config-path=")]  # given as `root`
-        with _process([f"modiste {self.command}", *for_hydra, *self._for_hydra()], full_error="1"), _hydra_config():
+        with process([f"modiste {self.command}", *for_hydra, *self._for_hydra()], full_error="1"), _hydra_config():
             hydra.main(config_path=str(self.root.resolve()), config_name=self.command, **VERSION_BASE)(task)()
         if failures:
             raise failures[0]
@@ -177,7 +177,7 @@ def _folder(flag: str, path: str) -> Path:
 
 
 @contextmanager
-def _process(argv: list[str], full_error: str | None) -> Iterator[None]:
+def process(argv: list[str], full_error: str | None) -> Iterator[None]:
     """Replace ``sys.argv`` and HYDRA_FULL_ERROR for the duration of the block."""
 
     def set_both(argv: list[str], value: str | None) -> None:

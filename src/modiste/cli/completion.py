@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-from modiste.cli.call import Call
+from modiste.cli.call import Call, process
 from modiste.cli.help import FLAGS
 from modiste.cli.outline import Outline, commands
 from modiste.config import compose, list_groups
@@ -33,21 +33,27 @@ def _plugin(shell: str) -> object:
     from hydra._internal.core_plugins.bash_completion import BashCompletion
     from hydra._internal.core_plugins.fish_completion import FishCompletion
 
-    sys.argv = ["modiste"]  # its scripts name the program
     return (FishCompletion if shell == "fish" else BashCompletion)(None)  # type: ignore[arg-type]
+
+
+def _named() -> AbstractContextManager[None]:
+    """Hydra's scripts name the program as ``sys.argv`` does."""
+    return process(["modiste"], os.environ.get("HYDRA_FULL_ERROR"))
 
 
 def _install(shell: str) -> int:
     if shell == "zsh":
         print(ZSH)
-    _plugin(shell).install()  # type: ignore[attr-defined]
+    with _named():
+        _plugin(shell).install()  # type: ignore[attr-defined]
     return 0
 
 
 def _uninstall(shell: str) -> int:
     if shell != "fish":
         print("complete -r modiste")
-    _plugin(shell).uninstall()  # type: ignore[attr-defined]
+    with _named():
+        _plugin(shell).uninstall()  # type: ignore[attr-defined]
     return 0
 
 

@@ -84,8 +84,8 @@ class Index(Opened):
         weight = _hybrid_weight(hybrid, query)
         condition = self._condition(where)
         near = self._near(self._vector(query), query, weight, condition, k)
-        left_out = {code for like in query.like for code in near.snapshot.products[near.snapshot.of_product(like)]}
-        best, scores, products = near.grouped(k, left_out, group)
+        excluded = {code for like in query.like for code in near.snapshot.products[near.snapshot.of_product(like)]}
+        best, scores, products = near.grouped(k, excluded, group)
         calibrated = self.facts.get("thresholds", {}).get(query.kind, {})
         threshold, split = calibrated.get("threshold"), calibrated.get("split", "")
         coverage = None if split == ALL else calibrated.get("coverage")
@@ -352,10 +352,10 @@ class Near:
     exactness: Exactness
     vector: np.ndarray
 
-    def grouped(self, k: int, left_out: set[int], group: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions, scores and product codes of the k best products, or rows, not in ``left_out``."""
+    def grouped(self, k: int, excluded: set[int], group: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions, scores and product codes of the k best products, or rows, not in ``excluded``."""
         products, available = self.snapshot.products, min(self.passing, len(self.snapshot))
-        found, scores = best_of(self.rank, products, k, available, left_out, group)
+        found, scores = best_of(self.rank, products, k, available, excluded, group)
         return found, scores, products[found] if group else np.empty(0, np.int64)
 
     def matches(

@@ -199,7 +199,7 @@ def _approximately(
 
 
 def best_of(
-    rank: Best, products: np.ndarray, k: int, available: int, left_out: Collection[int] = (), group: bool = True
+    rank: Best, products: np.ndarray, k: int, available: int, excluded: Collection[int] = (), group: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions and scores of the k best rows, or of the best row of each of the k best products.
 
@@ -208,14 +208,14 @@ def best_of(
         products: Product code of each row of the index, (N,).
         k: Number of results.
         available: Number of rows that ``rank`` ranks.
-        left_out: Codes of products to exclude.
+        excluded: Codes of products to exclude.
         group: Whether to return one row per product.
     """
-    count = min(available, 4 * (k + 4) if group or left_out else k)
+    count = min(available, 4 * (k + 4) if group or excluded else k)
     while True:
         found, scores = rank(count)
         codes = products[found]
-        keep = np.isin(codes, list(left_out), invert=True) if left_out else np.ones(len(found), bool)
+        keep = np.isin(codes, list(excluded), invert=True) if excluded else np.ones(len(found), bool)
         if group:
             first = np.zeros(len(found), bool)
             first[np.unique(codes, return_index=True)[1]] = True
