@@ -36,7 +36,7 @@ def student_of(teacher):
 
 def begun(table, student, teacher, **options):
     term = Parallel(teacher="runs/english", table=str(table), **options)
-    term.begin(student, Teacher(teacher, same_inputs=False))
+    term.bind(student, Teacher(teacher, same_inputs=False))
     return term
 
 

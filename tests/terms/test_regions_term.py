@@ -60,7 +60,7 @@ def term(**options):
 
 def prepared(built, catalogue, cache=None, micro_batch=None):
     made = term()
-    made.prepare(built, TrainingInputs(catalogue, 3, partial(GradCache(micro_batch).patches, built), cache))
+    made.bind(built, None, TrainingInputs(catalogue, 3, partial(GradCache(micro_batch).patches, built), cache))
     return made
 
 
@@ -169,10 +169,10 @@ def test_what_the_term_cannot_work_with(catalogue):
     built = model("frozen")
     inputs = TrainingInputs(catalogue, 0, built.encode_patches)
     with pytest.raises(ModisteError, match=r"tune\.image\.train"):
-        term().prepare(built, inputs)
+        term().bind(built, None, inputs)
     plain = TwoTower(TimmEncoder("test_efficientnet", size=32), built.text, embed_dim=8)
     with pytest.raises(ModisteError, match=r"image\.patch_stages"):
-        term().prepare(plain, inputs)
+        term().bind(plain, None, inputs)
     for wrong in ({"power": 2.0}, {"templates": ["a photo"]}, {"scale": 0.0}, {"batch_size": 0}):
         with pytest.raises(ModisteError):
             Regions(**wrong)

@@ -91,7 +91,7 @@ def test_the_value_is_the_contrast_of_the_assigned_labels(cached, tmp_path):
     built, rows = model(), catalogue()
     term = Tags(words={"hat": "cap"}, size=64, batch_size=5, templates=["a {}"], word_share=0.1, power=0.0)
     cache = FeatureCache(built, tmp_path) if cached else None
-    term.prepare(built, TrainingInputs(rows, 0, partial(GradCache().patches, built), cache))
+    term.bind(built, None, TrainingInputs(rows, 0, partial(GradCache().patches, built), cache))
     torch.manual_seed(2)
     got = term(torch.zeros(1, 8), torch.zeros(1, 8), {}, None)
     torch.manual_seed(2)
@@ -117,6 +117,6 @@ def test_the_value_is_the_contrast_of_the_assigned_labels(cached, tmp_path):
 def test_photos_without_tags_and_wrong_shares_are_refused():
     built = model()
     with pytest.raises(ModisteError, match="has no tag"):
-        Tags().prepare(built, TrainingInputs(catalogue([""] * 3), 0, built.encode_patches))
+        Tags().bind(built, None, TrainingInputs(catalogue([""] * 3), 0, built.encode_patches))
     with pytest.raises(ModisteError, match="fractions"):
         Tags(word_share=2.0)

@@ -113,7 +113,7 @@ def test_every_gradient_is_that_of_the_full_matrix_whether_cached_or_not(name, c
     wanted = wanted + 0.3 * reference(image, text, start.eval()(batch["pixels"], batch["tokens"]), expected_loss.scale)
     wanted = gradients(expected, expected_loss, wanted)
 
-    term.begin(model, None if term.teacher == "own" else Teacher(start, True, micro_batch=5))
+    term.bind(model, None if term.teacher == "own" else Teacher(start, True, micro_batch=5))
     image, text = cache(model, batch["pixels"], batch["tokens"])
     value = loss(image, text, PRODUCTS) + term.weight * term(image, text, batch, loss.scale)
     got = gradients(model, loss, value)
@@ -191,11 +191,11 @@ def test_another_model_as_teacher_gets_its_own_pixels_and_tokens():
     teacher = Teacher(other, same_inputs=False)
     assert teacher.images(batch).shape == teacher.texts(batch).shape == (BATCH, 6)
     term = Distill(teacher="runs/other")
-    term.begin(model, teacher)
+    term.bind(model, teacher)
     image, text = model(batch["pixels"], batch["tokens"])
     assert term(image, text, batch, torch.tensor(1.0)) > 0
     with pytest.raises(ModisteError, match="6 dimensions and the student's 8"):
-        Distill(teacher="runs/other", image_features=1.0).begin(model, teacher)
+        Distill(teacher="runs/other", image_features=1.0).bind(model, teacher)
     with pytest.raises(ModisteError, match=r"features\.cache=false"):
         teacher.images({"pixels": torch.ones(2, 16), "texts": TEXTS[:2]})
 

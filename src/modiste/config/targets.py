@@ -49,6 +49,7 @@ FOREIGN = {
 }
 # Parts of Modiste that no YAML in conf/ names.
 OWN = {
+    "modiste.data.scenes": "Silhouette",
     "modiste.terms.base": "Term",
 }
 # Targets that write or log where their arguments say, and the top-level keys below which they may be named.

@@ -59,18 +59,16 @@ class Term:
             raise ModisteError(f"weight={weight} of a term must be at least 0.")
         self.weight, self.teacher = weight, teacher
 
-    def prepare(self, student: DualEncoder, inputs: TrainingInputs) -> None:
-        """Prepare the term's own data, before `begin`; by default a no-op.
+    def bind(self, student: DualEncoder, teacher: Teacher | None, inputs: TrainingInputs | None = None) -> None:
+        """Bind the term to a training run, before the first step.
+
+        Args:
+            student: The model to train.
+            teacher: The term's teacher; None: ``own``.
+            inputs: Training rows and caches; None: training streams its rows.
 
         Raises:
-            ModisteError: The term cannot work with this model or these data.
-        """
-
-    def begin(self, student: DualEncoder, teacher: Teacher | None) -> None:
-        """Set the teacher, before the first step. None: ``own``.
-
-        Raises:
-            ModisteError: The term cannot work with this pair of models.
+            ModisteError: The term cannot work with these models or these data.
         """
         self.model = teacher
 

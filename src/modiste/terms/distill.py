@@ -10,7 +10,7 @@ from torch import Tensor
 from modiste.errors import ModisteError
 from modiste.losses.soft import soft_infonce
 from modiste.models.dual_encoder import DualEncoder
-from modiste.terms.base import Term
+from modiste.terms.base import Term, TrainingInputs
 from modiste.terms.teacher import OWN, Teacher
 
 
@@ -32,7 +32,7 @@ class Distill(Term):
         tile: Maximum side of the tiles in which the similarities are computed.
 
     Raises:
-        ModisteError: A weight is negative or all are 0, or the teacher is ``own``; in `begin`: ``image_features`` or
+        ModisteError: A weight is negative or all are 0, or the teacher is ``own``; in `bind`: ``image_features`` or
             ``text_features`` is set, but the teacher's embeddings have another size.
 
     >>> Distill(similarities=0.0)
@@ -60,8 +60,8 @@ class Distill(Term):
         self.similarities, self.image_features, self.text_features = similarities, image_features, text_features
         self.scale, self.tile = scale, tile
 
-    def begin(self, student: DualEncoder, teacher: Teacher | None) -> None:
-        super().begin(student, teacher)
+    def bind(self, student: DualEncoder, teacher: Teacher | None, inputs: TrainingInputs | None = None) -> None:
+        super().bind(student, teacher)
         assert teacher is not None
         if (self.image_features or self.text_features) and teacher.model.embed_dim != student.embed_dim:
             raise ModisteError(

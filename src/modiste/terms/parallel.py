@@ -12,7 +12,7 @@ from torch import Tensor
 from modiste.data.datasets.table import read_table
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder, TwoTower
-from modiste.terms.base import Term
+from modiste.terms.base import Term, TrainingInputs
 from modiste.terms.teacher import OWN, START, Teacher
 
 FROZEN = "term.parallel keeps the teacher's image tower as it is: set tune.image.train=frozen."
@@ -40,7 +40,7 @@ class Parallel(Term):
 
     Raises:
         ModisteError: The table or a column does not exist, no row has a translation, or the teacher is ``start`` or
-            ``own``; in `begin`: see `take_image_tower`; in a step: image features are cached.
+            ``own``; in `bind`: see `take_image_tower`; in a step: image features are cached.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class Parallel(Term):
         self.pairs = read_pairs(Path(table).expanduser(), source, languages)
         self.student: DualEncoder | None = None
 
-    def begin(self, student: DualEncoder, teacher: Teacher | None) -> None:
-        super().begin(student, teacher)
+    def bind(self, student: DualEncoder, teacher: Teacher | None, inputs: TrainingInputs | None = None) -> None:
+        super().bind(student, teacher)
         assert teacher is not None
         take_image_tower(student, teacher.model)
         self.student = student

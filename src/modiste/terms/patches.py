@@ -24,6 +24,7 @@ from modiste.terms.teacher import OWN
 from modiste.utils.templates import plain_fields
 
 NO_HEAD = "term.{} trains a head on stages of the image tower, which this model lacks: set image.patch_stages."
+UNKNOWN_ROWS = "term.{} needs the training rows in advance, which data.stream does not have: remove one of them."
 FROZEN = "term.{} trains a head of the image tower: set tune.image.train=last_n (layers=1 trains only the heads)."
 
 
@@ -69,12 +70,18 @@ class PatchTerm(Term):
         self.name, self.templates, self.batch_size = name, list(templates), batch_size
         self.options = {"scale": scale, "background_weight": background, "power": power}
 
+    def known(self, inputs: TrainingInputs | None) -> TrainingInputs:
+        """The inputs of `Term.bind`. Raises ModisteError without them: training streams its rows."""
+        if inputs is None:
+            raise ModisteError(UNKNOWN_ROWS.format(self.name))
+        return inputs
+
     def take(self, student: DualEncoder, inputs: TrainingInputs, pictures: Any, words: Sequence[str]) -> None:
         """Set the model, the images and the words.
 
         Args:
             student: The model.
-            inputs: See `Term.prepare`.
+            inputs: See `Term.bind`.
             pictures: `modiste.data.scenes.Scenes`, or a data set with the same interface.
             words: Words of all vocabularies, concatenated.
 

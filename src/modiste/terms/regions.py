@@ -14,6 +14,7 @@ from modiste.losses.regions import region_contrast
 from modiste.models.dual_encoder import DualEncoder
 from modiste.terms.base import TrainingInputs
 from modiste.terms.patches import PatchTerm, Vocabulary
+from modiste.terms.teacher import Teacher
 
 
 class Regions(PatchTerm):
@@ -40,7 +41,7 @@ class Regions(PatchTerm):
         power: A cell has weight n^-power, with n the cells of its word in the step.
 
     Raises:
-        ModisteError: See `PatchTerm`; ``count`` or ``cells`` < 1; in `prepare`: see `PatchTerm.take` and
+        ModisteError: See `PatchTerm`; ``count`` or ``cells`` < 1; in `bind`: see `PatchTerm.take` and
             `Composer.bind`.
     """
 
@@ -65,7 +66,8 @@ class Regions(PatchTerm):
         self.columns = list(columns) or [self.composer.column]
         self.worded = dict(words or {})
 
-    def prepare(self, student: DualEncoder, inputs: TrainingInputs) -> None:
+    def bind(self, student: DualEncoder, teacher: Teacher | None, inputs: TrainingInputs | None = None) -> None:
+        inputs = self.known(inputs)
         columns = [(inputs.catalogue.column(name), self.worded.get(name, {})) for name in self.columns]
         self.vocabularies = [Vocabulary.of(values, words) for values, words in columns]
         scenes = self.composer.bind(inputs.catalogue, inputs.seed, self.count)

@@ -15,6 +15,7 @@ from modiste.losses.regions import UNKNOWN, assign_tags, region_contrast
 from modiste.models.dual_encoder import DualEncoder
 from modiste.terms.base import TrainingInputs
 from modiste.terms.patches import PatchTerm
+from modiste.terms.teacher import Teacher
 
 
 class Tags(PatchTerm):
@@ -43,7 +44,7 @@ class Tags(PatchTerm):
         power: A cell has weight n^-power, with n the cells of its tag in the step.
 
     Raises:
-        ModisteError: See `PatchTerm`; a fraction is out of range; in `prepare`: no photo has a tag.
+        ModisteError: See `PatchTerm`; a fraction is out of range; in `bind`: no photo has a tag.
     """
 
     def __init__(
@@ -67,7 +68,8 @@ class Tags(PatchTerm):
         self.column, self.separator, self.worded, self.size = column, separator, dict(words or {}), size
         self.word_share, self.background_share = word_share, background_share
 
-    def prepare(self, student: DualEncoder, inputs: TrainingInputs) -> None:
+    def bind(self, student: DualEncoder, teacher: Teacher | None, inputs: TrainingInputs | None = None) -> None:
+        inputs = self.known(inputs)
         tags = [[tag for tag in cell.split(self.separator) if tag] for cell in inputs.catalogue.column(self.column)]
         known = sorted({tag for photo in tags for tag in photo})
         if not known:

@@ -82,8 +82,6 @@ def build_parts(
     if stream is None:
         inputs = TrainingInputs(data.training_rows, cfg.seed, partial(grad_cache.patches, model), cache)
     terms = build_terms(cfg, model, start, inputs)
-    if stream is not None:
-        check_streamed(terms)
     check_patch_head(model, loss, terms)
     validated = all_validation_sets(cfg, data, sets)
     settle_monitor(cfg, validated)
@@ -164,7 +162,7 @@ def build_terms(
         cfg: The ``train`` configuration.
         model: The model to train, with weights loaded.
         start: Checkpoint that training starts from.
-        inputs: Inputs for terms with their own data; None: no term is prepared.
+        inputs: Inputs for terms with their own data; None: training streams its rows.
 
     Raises:
         ModisteError: A teacher cannot be loaded, a resumed run has no starting weights, or a term cannot work with the
@@ -177,19 +175,8 @@ def build_terms(
         if name not in teachers:
             teacher = starting_model(model, start) if name == START else load(name).model
             teachers[name] = Teacher(teacher, name == START, cfg.grad_cache.micro_batch)
-        if inputs is not None:
-            term.prepare(model, inputs)
-        term.begin(model, teachers[name])
+        term.bind(model, teachers[name], inputs)
     return terms
-
-
-def check_streamed(terms: Mapping[str, Term]) -> None:
-    """Raise ModisteError for a term that needs the training rows in advance: a stream has none."""
-    for name, term in terms.items():
-        if type(term).prepare is not Term.prepare:
-            raise ModisteError(
-                f"term.{name} needs the training rows in advance, which data.stream does not have: remove one of them."
-            )
 
 
 def check_patch_head(model: DualEncoder, loss: ContrastiveLoss, terms: Mapping[str, Term]) -> None:

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from helpers.tiny_data import rectangles
+from modiste.config import instantiate
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.module import FashionDataModule
 from modiste.data.scenes import Composer, InScene, Silhouette, cut_out
@@ -204,6 +205,15 @@ def test_distractors_come_from_the_training_rows(plain):
 
     assert max(kinds(image) for image in pixels(0)) == 1
     assert max(kinds(image) for image in pixels(3)) > 1
+
+
+AUGMENTATIONS = ("augment.CropEnds", "augment.HideSkin", "augment.RoomLight", "augment.Thumbnail",
+                 "scenes.InScene", "scenes.Silhouette")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_every_augmentation_may_be_named_in_a_config(name):
+    assert type(instantiate({"_target_": f"modiste.data.{name}", "p": 0.5})).__name__ == name.rpartition(".")[2]
 
 
 def test_a_silhouette_has_no_colour_and_no_texture():
