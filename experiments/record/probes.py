@@ -89,6 +89,8 @@ def train(name: str) -> None:
 
     if (run_of(name) / "selection.json").is_file():
         return
+    if set(MORE) <= set(PROBES[name]):
+        train("recipe")
     config = compose("train", [*RECIPE, *ALONE, *PROBES[name], f"run_dir={run_of(name)}"])
     CHANGES.get(name, lambda _: None)(config)
     library.train(config)
@@ -97,9 +99,9 @@ def train(name: str) -> None:
 def cook() -> None:
     """The mean of the members' weights, by two merges (Wortsman et al. 2022, arXiv:2203.05482)."""
     first, second, third = (run_of(f"member_{seed}") for seed in MEMBERS)
-    task = ("split=val", "task=[retrieval]")
-    modiste("merge", f"first={first}", f"second={second}", "alphas=[0.5]", f"out={RUNS / 'pair'}", *task)
-    modiste("merge", f"first={RUNS / 'pair'}", f"second={third}", f"alphas=[{1 / 3}]", f"out={run_of('soup')}", *task)
+    task = "task=[retrieval]"
+    modiste("merge", f"first={first}", f"second={second}", "alphas=[0.5]", f"out={RUNS / 'pair'}", task)
+    modiste("merge", f"first={RUNS / 'pair'}", f"second={third}", f"alphas=[{1 / 3}]", f"out={run_of('soup')}", task)
 
 
 def measure(name: str) -> dict[str, Any]:

@@ -14,10 +14,10 @@ import torch
 from helpers.tiny_models import narrow_two_tower as model
 from modiste.embedding import backends
 from modiste.embedding.backends import Tower, check_name, choose
-from modiste.embedding.int8 import quantise_weights
 from modiste.errors import ModisteError
 from modiste.utils.atomic import SUFFIX
 from modiste.utils.hardware import has_bf16
+from modiste.utils.openvino import compress_weights, core
 
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="the extra 'openvino' is not installed")
 TEXTS = ["a red dress with long sleeves", "jeans", "a shoe for running", "bag", "two words"]
@@ -131,7 +131,7 @@ def test_of_two_that_are_as_fast_within_the_noise_the_more_exact_is_taken(fakes,
 def test_openvino_sends_no_telemetry(module):
     """It would on import and in every conversion, from a forked process; not where openvino_telemetry is missing."""
     pytest.importorskip("openvino")
-    code = f"import modiste.{module}, sys, openvino.tools.ovc; print(sys.modules['openvino_telemetry'])"
+    code = f"import modiste.{module}, sys, openvino.tools.ovc, nncf; print(sys.modules['openvino_telemetry'])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "None\n"
 
 
@@ -143,63 +143,37 @@ def test_int8_is_of_openvino_and_tried_last():
         check_name("openvino", "int4")
 
 
-def products(program):
-    """The matrix products of a program of OpenVINO."""
-    return [node for node in program.get_ordered_ops() if node.get_type_name() == "MatMul"]
-
-
 @needs_openvino
-@pytest.mark.parametrize("transposed", [True, False])
-def test_int8_weights_are_the_nearest_of_the_finest_scale_an_output(transposed):
+def test_int8_is_of_matmuls_and_embeddings_whatever_their_width_and_not_of_convolutions(capsys):
     import openvino as ov
-    from openvino import opset13 as ops
 
-    weights = torch.randn(5, 96, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 5).unsqueeze(1)
-    weights[3] = 0  # an output without a scale
-    stored = ops.constant((weights if transposed else weights.T).contiguous().numpy())
-    given = ops.parameter([-1, 96], name="given")
-    once = ops.matmul(given, stored, False, transposed)
-    program = ov.Model([ops.matmul(once, once, False, True)], [given])
-    assert quantise_weights(program) == 32  # the largest that divides 128 and 96
-    first, of_activations = products(program)
-    assert of_activations.input_value(0).get_node() == of_activations.input_value(1).get_node() == first
-    rounded, scale = (part if transposed else part.T for part in dequantised(first))
-    assert (scale > 0).all()
-    assert ((rounded * scale - weights).abs() <= scale / 2 * (1 + 1e-5)).all()  # nothing is nearer, or cut off
-    used = weights.abs().amax(1) > 0
-    assert (rounded.int().abs().amax(1)[used] == 127).all()  # and no finer scale would do
-    assert not rounded[~used].any()
+    class Mixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.convolution = torch.nn.Embedding(50, 48), torch.nn.Conv1d(48, 48, 3)
+            self.wide, self.odd = torch.nn.Linear(48, 500), torch.nn.Linear(500, 30)
 
+        def forward(self, tokens):
+            hidden = self.convolution(self.table(tokens).transpose(1, 2)).mean(2)
+            return self.odd(torch.relu(self.wide(hidden)))
 
-@needs_openvino
-def test_int8_is_of_products_of_weights_that_its_groups_divide_and_of_nothing_else():
-    """Not of a projection of 48 inputs, or the embeddings of tokens."""
-    built = model(hidden=64)
-    built.text_projection = torch.nn.Sequential(torch.nn.Linear(64, 48), torch.nn.Linear(48, 8))
-    program = backends._openvino(Tower(built, "text", built.tokenizer(TEXTS)))
-    before = [constant(node) for node in products(program)]
-    assert quantise_weights(program) == 64
-    whole = [node for node, weights in zip(products(program), before, strict=True) if weights is not None]
-    # Of a layer queries, keys, values, output and two of its perceptron; the two of the projection.
-    assert len(whole) == 2 * 6 + 2
-    assert sum(constant(node) is None for node in whole) == 2 * 6 + 1
-    gathers = [node for node in program.get_ordered_ops() if node.get_type_name() == "Gather"]
-    assert gathers
-    assert not any("i8" in str(node.input(0).get_element_type()) for node in gathers)
+    torch.manual_seed(0)
+    net, tokens = Mixed().eval(), torch.randint(0, 50, (6, 9))
+    program = ov.convert_model(net, example_input=tokens)
+    compress_weights(program)
+    kinds = {(port.get_node().get_type_name(), next(iter(port.get_node().get_output_shape(0)), 0))
+             for port in int8_constants(program)}  # fmt: skip
+    assert kinds == {("Constant", 50), ("Constant", 500), ("Constant", 30)}
+    result = torch.from_numpy(core().compile_model(program, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(tokens)[0])
+    cosine = torch.nn.functional.cosine_similarity(result, net(tokens))
+    assert 0.999 < cosine.min() < 1.0
+    assert capsys.readouterr().out == "", "nothing between the rows of format=csv"
 
 
-def constant(node):
-    """The weights of a product, or nothing."""
-    source = node.input_value(1).get_node()
-    return torch.tensor(source.get_data()) if source.get_type_name() == "Constant" else None
-
-
-def dequantised(node):
-    """Of weights that are a product of int8 numbers and scales: both."""
-    numbers, scale = (value.get_node() for value in node.input_value(1).get_node().input_values())
-    stored = numbers.input_value(0).get_node().get_data()
-    assert stored.dtype == "int8"
-    return torch.tensor(stored), torch.tensor(scale.get_data())
+def int8_constants(program):
+    """Outputs of the constants in int8 of a program."""
+    nodes = [node for node in program.get_ops() if node.get_type_name() == "Constant"]
+    return [node.output(0) for node in nodes if node.get_output_element_type(0).get_type_name() == "i8"]
 
 
 @needs_openvino

@@ -1,4 +1,6 @@
-"""A folder for huggingface_hub's PyTorchModelHubMixin: ``config.json`` and ``model.safetensors``, read by modiste.
+"""A folder for huggingface_hub's PyTorchModelHubMixin, read by modiste.
+
+It holds ``config.json`` and ``model.safetensors``.
 
 It represents every two-tower model exactly, including those with a hashing tokenizer.
 """

@@ -65,7 +65,10 @@ def of_run(run: RunDir, count: int = SAMPLES) -> Inputs:
 
 
 def of_catalogue(catalogue: Catalogue, data: DictConfig, count: int = SAMPLES) -> Inputs:
-    """Take the first ``count`` products of the test split, else the validation split, else of all, with captions."""
+    """Take the first ``count`` products and their captions.
+
+    They are of the test split, else the validation split, else all.
+    """
     split = next((name for name in ("test", "val") if catalogue.splits.get(name)), None)
     part = catalogue.select(split=split) if split else catalogue
     part = part.select(rows=range(min(count, len(part))))

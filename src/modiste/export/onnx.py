@@ -66,7 +66,9 @@ def save_files(model: DualEncoder, folder: Path, format: str) -> None:
 
 
 def convert(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Path, any_size: bool = False) -> None:
-    """Export ``module`` with dynamic batch size and sequence length; with ``any_size``, also height and width.
+    """Export ``module`` with dynamic batch size and sequence length.
+
+    With ``any_size``, height and width are dynamic, too.
 
     Raises:
         ModisteError: torch's exporter cannot convert the module.
@@ -92,7 +94,10 @@ def convert(module: nn.Module, inputs: dict[str, Tensor], output: str, path: Pat
 
 
 def quantise(source: Path, target: Path) -> None:
-    """Quantise the weights of matmuls to int8, with one scale per output; activations are quantised dynamically."""
+    """Quantise the weights of matmuls to int8, with one scale per output.
+
+    Activations are quantised dynamically.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     logging.getLogger().addFilter(_without_advice)

@@ -104,7 +104,9 @@ def check(model: TwoTower) -> None:
 
 
 def preprocess_cfg(preprocess: Preprocess) -> dict[str, Any]:
-    """Convert the transform to open_clip's terms; a ``crop_pct`` other than 1 is lost, which verification detects.
+    """Convert the transform to open_clip's terms.
+
+    A ``crop_pct`` other than 1 is lost, which verification detects.
 
     Raises:
         ModisteError: The interpolation is neither bilinear nor bicubic, or the padding is not grey.
@@ -144,7 +146,10 @@ def _published(model: OpenClipDualEncoder, folder: Path) -> tuple[dict[str, Any]
 
 
 def read(folder: Path) -> Reader:
-    """Load with ``open_clip.create_model_from_pretrained("local-dir:…")``, its transform and its tokenizer."""
+    """Load with open_clip's own loader, transform and tokenizer.
+
+    That is ``open_clip.create_model_from_pretrained("local-dir:…")``.
+    """
     import open_clip
 
     name = f"{DIRECTORY_PREFIX}{folder}"
@@ -163,7 +168,10 @@ def read(folder: Path) -> Reader:
 
 
 def relocate(folder: Path, final: Path, repo_id: str) -> None:
-    """Write the location of the text encoder's config, which open_clip reads from the hub or an absolute path."""
+    """Write the location of the text encoder's config.
+
+    open_clip reads that config from the hub or an absolute path.
+    """
     config = json.loads((folder / CONFIG).read_text("utf-8"))
     text = config["model_cfg"].get("text_cfg", {})
     if "hf_model_name" in text and (folder / "config.json").is_file():

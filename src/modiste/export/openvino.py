@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modiste.embedding.int8 import quantise_weights
 from modiste.errors import ModisteError
 from modiste.export.onnx import Positional, examples, reader_of, save_files
 from modiste.export.writing import Job, Reader
 from modiste.models.dual_encoder import DualEncoder
 from modiste.pretrained.exported import PIXELS, Programs
+from modiste.utils.openvino import compress_weights
 
 if TYPE_CHECKING:
     from openvino import Model
@@ -71,7 +71,7 @@ def convert(module: torch.nn.Module, inputs: dict[str, Tensor], path: Path, prec
     refused = []
     if precision == "int8":
         try:
-            quantise_weights(program)
+            compress_weights(program)
         except ModisteError as error:  # a tower of convolutions
             refused = [str(error)]
             round_weights(program)

@@ -1,4 +1,6 @@
-"""sentence-transformers ≥ 6: a Router with a text and an image route, then Normalize; without custom code.
+"""sentence-transformers ≥ 6: a Router with a text and an image route, then Normalize.
+
+The folder has no custom code.
 
 Layout: https://sbert.net/docs/package_reference/sentence_transformer/modules.html. The image route is transformers'
 timm wrapper. Its modality and output must be named, since the default is ``last_hidden_state``.

@@ -1,4 +1,4 @@
-"""Shared parts of the formats: merging of adapters, tokenizer files, preprocessing in other libraries' terms."""
+"""Shared parts of the formats: adapters, tokenizer files, preprocessing in other libraries' terms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def without_adapters(model: DualEncoder) -> DualEncoder:
-    """Copy the model to the CPU in float32 and evaluation mode, with LoRA adapters merged into their weights."""
+    """Copy the model with LoRA adapters merged into their weights.
+
+    The copy is on the CPU, in float32 and evaluation mode.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     plain = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
@@ -101,7 +104,10 @@ def common_steps(preprocess: Preprocess) -> dict[str, Any]:
 
 
 def timm_data(preprocess: Preprocess) -> dict[str, Any]:
-    """timm's ``pretrained_cfg`` for the transform; ``pad`` is approximate, since timm pads with the mean colour."""
+    """timm's ``pretrained_cfg`` for the transform.
+
+    ``pad`` is approximate, since timm pads with the mean colour.
+    """
     mode = {"shortest": "center", "squash": "squash", "pad": "border"}[preprocess.resize]
     return {
         "input_size": [3, preprocess.size, preprocess.size],
@@ -114,7 +120,9 @@ def timm_data(preprocess: Preprocess) -> dict[str, Any]:
 
 
 def padding_processor(preprocess: Preprocess) -> dict[str, Any] | None:
-    """Return a transformers image processor that pads with white, for ``resize=pad``; None if it does not apply.
+    """Return a transformers image processor that pads with white.
+
+    None unless ``resize=pad``.
 
     ``DeepseekVLImageProcessor`` fills with int(255 · image_mean), and returns (x · factor - image_mean) / image_std.
     With image_mean = 1 it fills with white; factor = 1 / (255 m) and image_std = s / m then give (x / 255 - m) / s. If

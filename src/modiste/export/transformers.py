@@ -1,4 +1,7 @@
-"""transformers: published families as their own class, two-tower models with remote code or after `register`."""
+"""transformers: published families as their own class, two-tower models as one of ours.
+
+Two-tower models load with remote code, or after `register`.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ IN_FLOAT32 = {"dtype": "float32"}
 
 
 def write(model: DualEncoder, folder: Path, job: Job) -> None:
-    """Write configuration, weights, tokenizer, preprocessing, and if needed the code of `modiste.pretrained.remote`."""
+    """Write configuration, weights, tokenizer and preprocessing.
+
+    Where it is needed, also the code of `modiste.pretrained.remote`.
+    """
     if isinstance(model, TransformersDualEncoder):
         save_published(model, folder, job.precision)
         return
@@ -107,7 +113,10 @@ def save_published(model: TransformersDualEncoder, folder: Path, precision: str)
 
 
 def image_processor(preprocess: Preprocess, model_type: str) -> dict[str, Any]:
-    """Convert the transform to the settings of CLIP's or SigLIP's image processor, the inverse of ``preprocess_of``."""
+    """Convert the transform to the settings of CLIP's or SigLIP's image processor.
+
+    The inverse of ``preprocess_of``.
+    """
     size = preprocess.size
     common = common_steps(preprocess)
     if preprocess.resize == "squash":
@@ -139,7 +148,10 @@ def register() -> None:
 
 
 def read(folder: Path) -> Reader:
-    """Load with ``AutoModel``, its processor and tokenizer; runs no code but Modiste's own, which `write` copied."""
+    """Load with ``AutoModel``, its processor and tokenizer.
+
+    No code runs but Modiste's own, which `write` copied.
+    """
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     source = Path(str(remote.__file__)).parent

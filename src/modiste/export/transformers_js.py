@@ -91,7 +91,9 @@ def write(model: DualEncoder, folder: Path, job: Job) -> None:
 
 
 def node_environment() -> dict[str, str] | None:
-    """Return the environment in which Node finds transformers.js, from NODE_PATH or npm's global folder, or None.
+    """Return the environment in which Node finds transformers.js, or None.
+
+    It is looked for in NODE_PATH and in npm's global folder.
 
     The working directory is not searched, as it may be untrusted.
     """
@@ -109,7 +111,10 @@ def node_environment() -> dict[str, str] | None:
 
 
 def read(folder: Path) -> Reader:
-    """Load with transformers.js on Node; if that is not installed, with ONNX Runtime and our own preprocessing."""
+    """Load with transformers.js on Node.
+
+    Without it: with ONNX Runtime and our own preprocessing.
+    """
     environment = node_environment()
     if environment is None:
         return reader_of(Programs(folder))
@@ -128,7 +133,10 @@ def read(folder: Path) -> Reader:
 def run_node(
     folder: Path, environment: dict[str, str], images: Sequence[Image.Image], texts: Sequence[str], dtype: str
 ) -> tuple[Tensor, Tensor]:
-    """Return embeddings (N, D) of images and of texts by transformers.js. Raises ModisteError if Node fails."""
+    """Return embeddings (N, D) of images and of texts by transformers.js.
+
+    Raises ModisteError if Node fails.
+    """
     with tempfile.TemporaryDirectory() as work:
         names = [f"{index}.png" for index in range(len(images))]
         for name, image in zip(names, images, strict=True):

@@ -41,7 +41,10 @@ EXACT = 0.9999
 
 
 class Reader(NamedTuple):
-    """The target library's model: maps PIL images and texts to embeddings (N, D), with its own preprocessing."""
+    """The target library's model: maps PIL images and texts to embeddings (N, D).
+
+    The preprocessing is the library's own.
+    """
 
     images: Callable[[Sequence[Image.Image]], Tensor]
     texts: Callable[[Sequence[str]], Tensor]
@@ -94,7 +97,9 @@ def export(
     repo_id: str = "",
     card: Mapping[str, Any] | None = None,
 ) -> Exported:
-    """Write a model in ``format`` into the folder ``out``, and verify it with the target library's own loader.
+    """Write a model in ``format`` into the folder ``out``, and verify it.
+
+    It is verified with the target library's own loader.
 
     Args:
         run_or_model: A run directory, the result of `modiste.train`, a model, or another source of `modiste.load`.
@@ -156,7 +161,10 @@ def export(
 
 
 def without_patches(model: DualEncoder, format: str, layout: ModuleType) -> list[str]:
-    """Remove the patch projection from a model if the format cannot represent it; return a warning about it."""
+    """Remove the patch projection from a model if the format cannot represent it.
+
+    Returns a warning about it.
+    """
     if not isinstance(model, TwoTower) or model.patch_head is None or getattr(layout, "PATCHES", False):
         return []
     model.patch_head = None
@@ -176,7 +184,10 @@ def resolved(run_or_model: str | Path | RunDir | DualEncoder, checkpoint: str) -
 
 
 def layout_of(format: str, precision: str = "fp32") -> ModuleType:
-    """Import the module of a format. Raises ModisteError for unknown formats or precisions and missing packages."""
+    """Import the module of a format.
+
+    Raises ModisteError for unknown formats or precisions and missing packages.
+    """
     if format not in FORMATS:
         raise ModisteError(f"format={format} is not known. {did_you_mean(format, FORMATS)}")
     library, extra, packages = FORMATS[format]
@@ -216,7 +227,10 @@ def replacing(out: Path) -> Iterator[Path]:
 
 @torch.inference_mode()
 def compare(model: DualEncoder, reader: Reader, inputs: Inputs) -> dict[str, dict[str, float]]:
-    """Return min and mean cosine, per tower, between the target library's embeddings of the inputs and the model's."""
+    """Return min and mean cosine of each tower between the target library and the model.
+
+    Both embed the same inputs.
+    """
     device = next(model.parameters()).device
     pixels = torch.stack([model.preprocess(image) for image in inputs.images]).to(device)
     tokens = {name: tensor.to(device) for name, tensor in model.tokenizer(list(inputs.texts)).items()}

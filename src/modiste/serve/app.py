@@ -42,7 +42,9 @@ SHOWN = 10
 def create_app(
     settings: Settings, open_index: Open | None = None, health: Mapping[str, Compute] | None = None
 ) -> FastAPI:
-    """Create the server's application. The indexes are opened here, so that errors appear before the port is bound.
+    """Create the server's application.
+
+    The indexes are opened here, so that errors appear before the port is bound.
 
     Args:
         settings: The server's settings.
@@ -220,7 +222,10 @@ def add_errors(app: FastAPI) -> None:
 
 
 def _problems(errors: Any) -> str:
-    """Format the first of pydantic's errors in one line, without the part of the request in their location."""
+    """Format the first of pydantic's errors in one line.
+
+    The part of the request is removed from its location.
+    """
     some = errors[:SHOWN]
     places = [[str(part) for part in e["loc"] if part not in ("body", "query", "path")] for e in some]
     told = "; ".join(f"{'.'.join(place) or 'body'}: {e['msg']}" for place, e in zip(places, some, strict=True))

@@ -38,7 +38,9 @@ def as_exception(error: BaseException) -> Exception:
 
 
 class Batcher:
-    """Collect items of many callers in a thread, and call ``run`` on up to ``max_items`` of them at a time.
+    """Collect items of many callers in a thread, and run them in batches.
+
+    ``run`` gets up to ``max_items`` of them at a time.
 
     The first item of a batch waits at most ``max_wait`` seconds for others, including its time in the queue.
 

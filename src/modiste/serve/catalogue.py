@@ -151,7 +151,10 @@ def examples(held: Held) -> list[str]:
 
 
 def shown(table: pa.Table, held: Held) -> dict[str, Any]:
-    """Format the rows of a list; columns ``row`` and ``<what>_row`` are joined with their products, for the photos."""
+    """Format the rows of a list.
+
+    Columns ``row`` and ``<what>_row`` are joined with their products, for the photos.
+    """
     photos = [name for name in table.column_names if name == "row" or name.endswith("_row")]
     rows = table.to_pylist()
     for name in photos:

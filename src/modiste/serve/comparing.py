@@ -82,6 +82,9 @@ def photo_of(product: str) -> str:
 
 
 def drafted(sides: Mapping[str, Sequence[dict[str, Any]]], seed: str, place: int) -> list[tuple[str, str]]:
-    """Return the interleaved list of (product id, side) of the query at ``place``; deterministic given ``seed``."""
+    """Return the interleaved list of (product id, side) of the query at ``place``.
+
+    It is deterministic given ``seed``.
+    """
     main, other = ([product["product_id"] for product in sides[side]] for side in SIDES)
     return team_draft(main, other, CUTOFF, f"{seed} {place}")

@@ -1,4 +1,7 @@
-"""Connections of the server: limits on the request head in bytes and time, and shutdown without dropped requests."""
+"""Connections of the server: limits on the request head, shutdown without dropped requests.
+
+The request head is limited in bytes and time.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ ACCEPT_SECONDS, READ_SECONDS = 0.1, 0.3
 
 
 class DrainingServer(Server):
-    """A uvicorn server that answers waiting connections on shutdown; uvicorn would reset those not yet read from."""
+    """A uvicorn server that answers waiting connections on shutdown.
+
+    uvicorn would reset those not yet read from.
+    """
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if not self.force_exit:
@@ -35,7 +41,10 @@ class DrainingServer(Server):
 
 
 def bounded(protocol: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
-    """Limit the request head in uvicorn's httptools protocol; others are returned unchanged: h11 has its own limit."""
+    """Limit the request head in uvicorn's httptools protocol.
+
+    Others are returned unchanged: h11 has its own limit.
+    """
     if not hasattr(protocol, "on_headers_complete"):
         return protocol
     base: Any = protocol

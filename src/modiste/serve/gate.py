@@ -1,4 +1,7 @@
-"""Middleware: checks host, token, size and load of every request; adds headers and metrics to every response."""
+"""Middleware: checks host, token, size and load of every request.
+
+It adds headers and metrics to every response.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +110,10 @@ class Gate:
         return 413, f"The body has more than {self._limit(path) / 2**20:.3g} MiB: send a smaller one.", {}
 
     async def _read(self, path: str, receive: Receive, body: bytearray) -> Refusal | None:
-        """Read the body into ``body``; return a refusal if it does not arrive in time, or is longer than it said."""
+        """Read the body into ``body``, or return a refusal.
+
+        A body is refused if it does not arrive in time or is longer than it said.
+        """
         with move_on_after(BODY_SECONDS):
             more = True
             while more:

@@ -53,7 +53,9 @@ def parse_queries(file: str, limit: int) -> list[Query]:
 
 
 def team_draft(main: Sequence[str], other: Sequence[str], length: int, seed: str) -> list[tuple[str, str]]:
-    """Interleave two rankings by team draft: in each round, both pick their best remaining item, in random order.
+    """Interleave two rankings by team draft.
+
+    In each round, both pick their best remaining item, in random order.
 
     An item that is the best remaining one of both is credited to both, since it does not tell which is better.
 
@@ -129,7 +131,10 @@ def judge(drafts: Sequence[Sequence[tuple[str, str]]], picked: Sequence[Sequence
 def measure(
     queries: Sequence[Query], main: Sequence[Sequence[str]], other: Sequence[Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Return hit rate and MRR at `CUTOFF` over the queries with a known product, and the test of their difference."""
+    """Return hit rate and MRR at `CUTOFF`, and the test of their difference.
+
+    They are averaged over the queries with a known product.
+    """
     known = [row for row, query in enumerate(queries) if query.product]
     if not known:
         return []

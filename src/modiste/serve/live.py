@@ -39,7 +39,9 @@ LARGE = 800
 
 
 class Scored(Snapshot):
-    """A snapshot with precomputed scores of one request, which were computed in a batch with those of others.
+    """A snapshot with precomputed scores of one request.
+
+    They were computed in a batch with those of other requests.
 
     Attributes:
         known: Dot products (N,) of the query with all rows; None: not computed.

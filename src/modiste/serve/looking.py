@@ -62,7 +62,9 @@ def router(server: Server) -> APIRouter:
 
     @routes.post("/ground")
     def ground(body: GroundBody) -> JSONResponse:
-        """Heat maps of phrases on a photo: base64 of bytes in row-major order, from 0 to 255, the most similar.
+        """Heat maps of phrases on a photo.
+
+        Each is the base64 of bytes in row-major order, from 0 to 255, the most similar.
 
         Boxes (left, top, right, bottom) and points (x, y) are in pixels of the photo.
         """
@@ -101,7 +103,9 @@ def check_prompts(labels: Sequence[str], prompts: Sequence[str], settings: Setti
 
 
 def classify(body: AttributeBody, held: Held, settings: Settings) -> dict[str, Any]:
-    """Classify the photos of a column's values like `modiste.tasks.zeroshot`; return metrics and confusion matrix.
+    """Classify the photos of a column's values like `modiste.tasks.zeroshot`.
+
+    Returns metrics and confusion matrix.
 
     Raises:
         Refused: The column is unknown or has no values or more than `CLASSES`, or `check_prompts` refuses the prompts.

@@ -133,7 +133,10 @@ class CompareBody(Body):
 
 
 class QueriesBody(Body):
-    """A query file for a blind comparison: one query per line, optionally followed by a comma and a product id."""
+    """A query file for a blind comparison.
+
+    One query per line, optionally followed by a comma and a product id.
+    """
 
     file: Annotated[str, Field(max_length=1_000_000)]
 

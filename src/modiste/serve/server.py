@@ -71,7 +71,10 @@ class Server:
             yield held
 
     def photos(self, body: PhotoBody, held: Held) -> Iterator[Image.Image]:
-        """The one photo of a request, decoded when asked for. Raises Refused if it does not exist or cannot be read."""
+        """The one photo of a request, decoded when asked for.
+
+        Raises Refused if it does not exist or cannot be read.
+        """
         if body.image is not None:
             yield read_image(body.image, self.settings)
         else:

@@ -1,4 +1,7 @@
-"""Micro-batched towers of a model, each with its own thread and the fastest backend within ``min_cosine``."""
+"""Micro-batched towers of a model, each with its own thread.
+
+Each runs on the fastest backend within ``min_cosine``.
+"""
 
 from __future__ import annotations
 
@@ -155,7 +158,10 @@ class Towers:
         return self._results(self._image, iter(lambda: self._preprocessed(asked), []))
 
     def embedded(self, pixels: Tensor) -> Tensor:
-        """Return the unit-norm embedding (D,) of a preprocessed photo (3, S, S). Raises Busy if the queue is full."""
+        """Return the unit-norm embedding (D,) of a preprocessed photo (3, S, S).
+
+        Raises Busy if the queue is full.
+        """
         return self._results(self._image, [[pixels]])[0]
 
     def tokens(self, texts: Sequence[str]) -> int:
