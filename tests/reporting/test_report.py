@@ -157,6 +157,11 @@ def test_tiles_say_task_and_metric_in_words_with_the_chance_level(page):
     assert "Zero-shot classification on kagl (test)" in text
 
 
+def test_tiles_of_variants_of_the_same_data_can_be_told_apart(run):
+    put(run, "kagl.test.retrieval.scenes", result("retrieval", variant="scenes"))
+    assert "kagl · test · scenes" in words(write_report(run))
+
+
 def test_galleries_stand_before_tables_and_a_miss_shows_what_was_wanted(page):
     text = words(page)
     assert text.index("What a search finds") < text.index("All metrics")

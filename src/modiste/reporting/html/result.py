@@ -60,7 +60,7 @@ def tiles(result: Mapping[str, Any], most: int = TILES) -> list[dict[str, str]]:
         if cell is None:
             continue
         details = [tables.show(name, cell).partition(" ")[2], f"chance {guess:.2f}" if guess is not None else ""]
-        where = f"{result['data']} · {result['split']}"
+        where = " · ".join(word for word in (result["data"], result["split"], result.get("variant")) if word)
         value = f"{cell.value:.2f}" if cell.value <= 1 else tables.show(name, cell, interval=False)
         shown.append({"title": headline(result, name), "value": value, "where": where,
                       "details": " · ".join(word for word in details if word)})  # fmt: skip
