@@ -1,7 +1,8 @@
 """One model on several domains: python experiments/record/general.py; with --tables, only the table of what was run.
 
-Trains `kagl_general` with each seed that has no result yet, evaluates it on all domains (suite=general), and writes the
-table between the markers of this folder's README. MODISTE_DATA says where the data sets are.
+Trains `kagl_general` with each seed that has no result yet, evaluates it on all domains (suite=general), with the first
+seed of the other recipes where the record has its run, and writes the table between the markers of this folder's README.
+MODISTE_DATA says where the data sets are.
 """
 
 from __future__ import annotations
@@ -13,9 +14,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from record import HERE, MEASURED, SEEDS, figure, fill, interval, modiste, spread, table, train
+from record import (
+    ADAPTATION,
+    HERE,
+    MEASURED,
+    SEEDS,
+    TRANSFER,
+    Study,
+    figure,
+    fill,
+    interval,
+    modiste,
+    spread,
+    table,
+    train,
+)
 
-RECIPE = "kagl_general"
+GENERAL = Study("general", "kagl_general", ("suite=general",), "general")
+OTHERS = (TRANSFER, ADAPTATION)
 KEPT = ("task", "data", "split", "metrics", "counts", "tables", "model", "data_fingerprint", "seed", "command")
 # What a row shows: the result of suite=general, and its metric.
 DOMAINS = {
@@ -30,46 +46,51 @@ DOMAINS = {
 }
 
 
-def run_of(seed: int) -> Path:
-    """The run directory of a seed."""
-    return Path(f"runs/general_{seed}")
+def file_of(study: Study, seed: int) -> Path:
+    """Where the record keeps the metrics of a run, by domain."""
+    return MEASURED / f"{study.name}_{seed}.domains.json"
 
 
-def file_of(seed: int) -> Path:
-    """Where the record keeps the metrics of a seed, by domain."""
-    return MEASURED / f"general_{seed}.json"
-
-
-def measure(seed: int) -> None:
-    """Train (or resume) and evaluate on all domains."""
-    run = run_of(seed)
-    train(run, f"experiment={RECIPE}", f"seed={seed}")
+def measure(study: Study, seed: int) -> None:
+    """Evaluate a run on all domains, and keep the metrics of those that it has."""
+    run, kept = study.run(seed), {}
     modiste("evaluate", f"run={run}", "suite=general")
-    keep(run, seed)
-
-
-def keep(run: Path, seed: int) -> None:
-    """Keep the metrics by domain, the cost of training, and what each criterion would have selected."""
-    kept = {}
     for name in dict.fromkeys(name for name, _ in DOMAINS.values()):
-        content = json.loads((run / "results" / f"{name}.json").read_text())
-        kept[name] = {key: content[key] for key in KEPT}
-    file_of(seed).write_text(json.dumps(kept, indent=1) + "\n")
+        path = run / "results" / f"{name}.json"
+        if path.is_file():  # other recipes hold no types out of training
+            content = json.loads(path.read_text())
+            kept[name] = {key: content[key] for key in KEPT}
+    file_of(study, seed).write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def train_and_measure(seed: int) -> None:
+    """Train (or resume) and evaluate; keep the cost of training and what each criterion would have selected."""
+    run = GENERAL.run(seed)
+    train(run, f"experiment={GENERAL.recipe}", f"seed={seed}")
+    measure(GENERAL, seed)
     for name in ("cost", "selection"):
         shutil.copy(run / f"{name}.json", MEASURED / f"general_{seed}.{name}.json")
 
 
+def found(study: Study) -> dict[int, Any]:
+    """Seed → metrics by domain, of the runs that were measured."""
+    return {s: json.loads(file_of(study, s).read_text()) for s in SEEDS if file_of(study, s).is_file()}
+
+
 def domains() -> str:
-    """A row per domain, a column per seed with intervals, and mean ± s.d. over several."""
-    found: dict[int, Any] = {s: json.loads(file_of(s).read_text()) for s in SEEDS if file_of(s).is_file()}
+    """A row per domain, a column per seed with intervals, mean ± s.d. over several, and the other recipes."""
+    own = found(GENERAL)
+    others = {study.recipe: content for study in OTHERS for content in found(study).values()}
     rows = []
     for domain, (name, metric) in DOMAINS.items():
-        values = [content[name]["metrics"][metric] for content in found.values()]
+        values = [content[name]["metrics"][metric] for content in own.values()]
         numbers = [value["value"] for value in values]
         together = [f"{figure(statistics.mean(numbers))} ± {spread(numbers)}"] if len(numbers) > 1 else []
-        rows.append([domain, *map(interval, values), *together])
-    summary = [f"mean ± s.d. of {len(found)} seeds"] if len(found) > 1 else []
-    return table(["", *(f"`{RECIPE}`, seed {seed}" for seed in found), *summary], rows)
+        beside = [interval(c[name]["metrics"][metric]) if name in c else "—" for c in others.values()]
+        rows.append([domain, *map(interval, values), *together, *beside])
+    summary = [f"mean ± s.d. of {len(own)} seeds"] if len(own) > 1 else []
+    seeds = [f"`{GENERAL.recipe}`, seed {seed}" for seed in own]
+    return table(["", *seeds, *summary, *(f"`{recipe}`, seed 0" for recipe in others)], rows)
 
 
 def main(arguments: list[str]) -> None:
@@ -78,8 +99,11 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(f"general.py takes --tables or nothing, not {' '.join(arguments)}.")
     if not arguments:
         for seed in SEEDS:
-            if not file_of(seed).is_file():
-                measure(seed)
+            if not file_of(GENERAL, seed).is_file():
+                train_and_measure(seed)
+        for study in OTHERS:
+            if (study.run(0) / "selection.json").is_file() and not file_of(study, 0).is_file():
+                measure(study, 0)
     fill(HERE / "README.md", {"general": domains()})
 
 
