@@ -1,7 +1,7 @@
 """One model on several domains: python experiments/record/general.py; with --tables, only the table of what was run.
 
 Trains `kagl_general` with each seed that has no result yet, evaluates it on all domains (suite=general), with the first
-seed of the other recipes where the record has its run, and writes the table between the markers of this folder's README.
+seed of the other recipes where the record has its run, and writes the table between markers of this folder's README.
 MODISTE_DATA says where the data sets are.
 """
 
