@@ -244,8 +244,8 @@ class Index(Opened):
         Args:
             choices: ``exact``, ``bf16``, ``int8``, ``prefix-64`` (or another number of principal directions),
                 ``binary``, ``ivf_rq`` (LanceDB's); None: all but ``ivf_rq``.
-            recall_floor: Minimum recall@10 of an approximate search, averaged over sampled queries, at every measured
-                selectivity.
+            recall_floor: Minimum recall@10 and recall@100 of an approximate search, averaged over sampled queries, at
+                every measured selectivity.
 
         Raises:
             ModisteError: A choice is unknown, or none reaches the floor.
