@@ -150,6 +150,14 @@ def test_a_hybrid_search_is_exact_only_if_it_ranks_every_row(index):
     assert str(index.search(text="sku-77", hybrid=0.5, k=3, where="colour = 'red'").exactness) == "exact"
 
 
+def test_a_hybrid_search_considers_every_full_text_match(tmp_path):
+    count = 10_100
+    table = columns(count, views=1, titles=["loafers"] * count)
+    found = make_index(tmp_path / "large.index", table).search(text="loafers", hybrid=0.5, k=count, group=False).table
+    expected = np.sort(0.5 * vectors(table) @ vector_of("loafers") + 0.5)[::-1]
+    np.testing.assert_allclose(found.column("score").to_numpy(), expected, atol=1e-6)
+
+
 def test_facets_count_what_passes(index):
     table = columns(ROWS)
     men = [row for row in range(ROWS) if table["gender"][row] == "Men"]
@@ -262,7 +270,7 @@ def test_full_text_finds_rows_that_its_index_does_not_have_yet(local):
     table["text"][40] = "unheard-of galoshes"
     build(local.path, catalogue(table), source(table))
     local.refresh()
-    (row,), _ = local.store.full_text("galoshes", 5, None)
+    (row,), _ = local.store.full_text("galoshes", None)
     assert row == 40
 
 

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 HYBRID = 0.3
 """Weight of the full-text score with ``hybrid=True``."""
-LEXICAL = 10_000
-"""Maximum number of full-text matches that a hybrid search considers."""
 
 
 class Index(Opened):
@@ -141,7 +139,7 @@ class Index(Opened):
         positions = self.snapshot.passing(condition)
         passing = len(self.snapshot) if positions is None else len(positions)
         if weight:
-            rows, scores = self.store.full_text(" ".join(query.texts), LEXICAL, condition)
+            rows, scores = self.store.full_text(" ".join(query.texts), condition)
             rank, exactness = hybrid_ranking(self.snapshot, vector, weight, rows, scores, positions)
         else:
             rank, exactness = ranking(self, vector, positions, condition, k + len(query.like))
