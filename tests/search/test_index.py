@@ -379,6 +379,52 @@ def test_a_build_that_was_killed_between_its_points_resumes(qdrant, tmp_path, mo
     assert len(make_index(folder, columns(10), qdrant)) == 10
 
 
+@pytest.mark.parametrize("at", ["between the rows", "before the facts"])
+@pytest.mark.parametrize("repeated", [["SKU-3", "SKU-4"], ["SKU-3"], ["SKU-5"]])
+def test_a_killed_deletion_is_finished_when_another_one_follows(qdrant, tmp_path, monkeypatch, at, repeated):
+    index = make_index(tmp_path / "shop.index", columns(40), qdrant)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if at == "between the rows":
+            real = QdrantStore.delete
+            patch.setattr(QdrantStore, "delete", lambda self, keys: killed(real(self, keys[:3])))
+        else:
+            patch.setattr("modiste.search.build._commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            index.delete(["SKU-3", "SKU-4"])
+    with pytest.raises(ModisteError, match="no product SKU-x: correct the ids"):
+        index.delete(["SKU-3", "SKU-x"])
+    gone = {"SKU-3", "SKU-4", *repeated}
+    assert index.delete(repeated) == 2 * len(gone)
+    left = index.store.read(["product_id"]).column("product_id").to_pylist()
+    assert set(left) == set(columns(40)["product_id"]) - gone
+    assert index.versions()[-1].note == f"{2 * len(gone)} deleted, 4 of them for an interrupted deletion"
+    with pytest.raises(ModisteError, match="no product SKU-3"):
+        index.delete("SKU-3")
+
+
+def test_an_upsert_finishes_a_killed_deletion(qdrant, tmp_path, monkeypatch):
+    table = columns(40)
+    index = make_index(tmp_path / "shop.index", table, qdrant)
+    real = QdrantStore.delete
+
+    def killed(self, keys):
+        real(self, keys[:1])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(QdrantStore, "delete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            index.delete(["SKU-3"])
+    rest = {name: values[20:] for name, values in table.items()}
+    build(index.path, catalogue(rest), source(rest))
+    assert index.refresh()
+    assert len(index) == index.versions()[-1].rows == 38
+
+
 def test_qdrant_keeps_no_versions_and_says_so(tmp_path):
     index = make_index(
         tmp_path / "a.index", columns(10), {"kind": "qdrant", "url": ":memory:", "collection": "versions"}

@@ -143,8 +143,8 @@ def delete(cfg: DictConfig, line: Invocation) -> str:
     index = _index(cfg)
     if not cfg.ids:
         raise ModisteError("modiste index delete needs products: ids=[SKU1,SKU2].")
-    count = index.delete([str(name) for name in cfg.ids])
-    return f"{count:,} rows deleted, {len(index):,} left; version {index.version}."
+    index.delete([str(name) for name in cfg.ids])
+    return f"{index.versions()[-1].note}, {len(index):,} rows left; version {index.version}."
 
 
 def plan(cfg: DictConfig, line: Invocation) -> str:

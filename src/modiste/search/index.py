@@ -315,7 +315,11 @@ class Index(Opened):
         return changes
 
     def delete(self, product_ids: str | Sequence[str]) -> int:
-        """Delete products; returns the number of deleted rows. Raises ModisteError for an unknown product."""
+        """Delete products; returns the number of deleted rows.
+
+        On a Qdrant server it also finishes an interrupted deletion, whose rows count. Raises ModisteError for an
+        unknown product.
+        """
         from modiste.search.build import delete
 
         count = delete(self, [product_ids] if isinstance(product_ids, str) else list(product_ids))
