@@ -323,6 +323,20 @@ def test_deleted_products_are_gone(writable):
         writable.delete("SKU-3")
 
 
+def test_an_index_without_rows_answers_and_can_be_filled_again(writable, tmp_path):
+    writable.delete(sorted({f"SKU-{row}" for row in range(20)}))
+    assert len(writable) == len(writable.search(text="x")) == len(writable.search(text="x", hybrid=True)) == 0
+    calls = [writable.calibrate, lambda: next(health.write(writable, tmp_path / "health"))]
+    if writable.facts["engine"]["kind"] == "lancedb":
+        calls.append(writable.plan)
+    for call in calls:
+        with pytest.raises(ModisteError, match="has no rows: add products"):
+            call()
+    build(writable.path, catalogue(columns(40)), source(columns(40)))
+    writable.refresh()
+    assert found(writable.search(text="x", k=20)) == brute_force(columns(40), vector_of("x"), 20)
+
+
 def test_another_model_or_preprocessing_is_refused_with_both_fingerprints(writable):
     table = columns(40)
     other = ModelCard("other", "e" * 64, CARD.preprocess, CARD.embed_dim)

@@ -59,16 +59,20 @@ def test_codes_that_bound_their_error_answer_exactly(tmp_path, choice):
     assert str(index.search(text="a").exactness) == "exact"
     index.delete("SKU-0")  # its codes are recomputed
     assert len(index.codes(choice).codes) == ROWS - 1
+    index.delete([f"SKU-{row}" for row in range(1, ROWS)])
+    assert len(index.search(text="a")) == 0
 
 
 @pytest.mark.slow
 def test_lancedb_index_of_the_vectors(tmp_path, monkeypatch):
     monkeypatch.setattr(planner, "LIMIT", 100)
+    monkeypatch.setattr(planner, "LIMIT_SIZES", (100,))
     index = make_index(tmp_path / "ivf.index", columns(600, views=1))
     measured = index.plan(["ivf_rq"], recall_floor=0.5)
     assert min(measured[0].recall.values()) >= 0.5
     results = index.search(text="a", where="gender = 'Men'")
     assert index.plan_in_use.choice == "ivf_rq"
+    assert str(results.exactness).startswith("approximate, recall@10 ")
     assert len(results) == 10
     assert set(results.table.column("gender").to_pylist()) == {"Men"}
 

@@ -42,6 +42,7 @@ from modiste.search.opened import (
     snapshot_folder,
     snapshot_of,
     store_of,
+    whole,
 )
 from modiste.search.planner import EXACT, IVF, QUERIES, Measured, Plan, measure, measured_limit, smallest
 from modiste.search.where import NUMBER, TEXT
@@ -373,7 +374,7 @@ def record_plan(index: Opened, choices: list[str], floor: float) -> list[Measure
     with writing(index.path):
         facts = read_facts(index.path)
         heal(index.path, facts)
-        embedder, index = index.embedder, newest(index.path)
+        embedder, index = index.embedder, whole(newest(index.path))
         index.embedder, index.store = embedder, store
         asked = queries(index, QUERIES)
         measured = list(measure(index, choices, floor, asked))

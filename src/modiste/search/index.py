@@ -246,7 +246,7 @@ class Index(Opened):
                 every measured selectivity.
 
         Raises:
-            ModisteError: A choice is unknown, or none reaches the floor.
+            ModisteError: The index has no rows, a choice is unknown, or none reaches the floor.
         """
         from modiste.search.build import record_plan
 
@@ -255,7 +255,11 @@ class Index(Opened):
         return measured
 
     def calibrate(self, coverage: float = 0.9) -> dict[str, Any]:
-        """Recalibrate the match thresholds (`modiste.search.calibrate`); returns them by kind of query."""
+        """Recalibrate the match thresholds (`modiste.search.calibrate`); returns them by kind of query.
+
+        Raises:
+            ModisteError: The index has no rows, or ``coverage`` is not between 0 and 1.
+        """
         from modiste.search.build import record_thresholds
 
         found = record_thresholds(self, coverage)

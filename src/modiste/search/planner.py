@@ -159,7 +159,7 @@ def ranking(
     plan, snapshot = index.plan_in_use, index.snapshot
     passing = len(snapshot) if positions is None else len(positions)
     exact = Exactness(f"exact scores of {passing:,} rows")
-    if plan.choice == EXACT or (positions is not None and passing <= plan.limit):
+    if plan.choice == EXACT or passing <= plan.limit:
         return _exactly(snapshot, vector, positions), exact
     codes = index.codes(plan.choice)
     if codes is not None and codes.certain:
