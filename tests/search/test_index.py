@@ -390,6 +390,11 @@ def test_a_build_that_was_killed_between_its_points_resumes(qdrant, tmp_path, mo
         patch.setattr(QdrantStore, "upsert", killed)
         with pytest.raises(KeyboardInterrupt):
             make_index(folder, columns(10), qdrant)
+    with collection_of(qdrant) as other:
+        theirs = make_index(tmp_path / "theirs.index", columns(10), other)
+        theirs.delete(columns(10)["product_id"])
+        with pytest.raises(ModisteError, match="already has a collection"):
+            make_index(folder, columns(10), other)
     assert len(make_index(folder, columns(10), qdrant)) == 10
 
 

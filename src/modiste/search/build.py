@@ -47,7 +47,7 @@ from modiste.search.opened import (
 from modiste.search.planner import EXACT, IVF, QUERIES, Measured, Plan, measure, measured_limit, smallest
 from modiste.search.where import NUMBER, TEXT
 from modiste.utils.arrow import read_table
-from modiste.utils.atomic import read_cache, write_checked, write_text
+from modiste.utils.atomic import read_cache, write_checked
 from modiste.utils.hardware import usable_cores
 from modiste.utils.links import refuse_links
 from modiste.utils.lock import held
@@ -197,22 +197,23 @@ def _create(folder: Path, catalogue: Catalogue, source: Source, progress: Progre
     table = rows_of(catalogue)
     types = {name: TEXT if pa.types.is_string(table.schema.field(name).type) else NUMBER for name in public(table)}
     staging = Staging(folder, source)
-    begun = staging.root / "id"  # written before the store, so that a killed build recognises its own rows
-    id = begun.read_text(encoding="utf-8") if begun.is_file() else ""
-    engine = {**engine, "id": id or uuid.uuid4().hex}
+    mark = staging.root / "engine.json"  # written before the store, so that a killed build recognises its own rows
+    begun = read_json(mark)
+    resumed = begun == {**begun, **engine}
+    engine = begun if resumed else {**engine, "id": uuid.uuid4().hex}
     store = store_of(folder, engine)
-    store.check_free(resumed=bool(id))
+    store.check_free(resumed)
     embedded = staging.embed(catalogue, progress)
     if source.load is not None:
         encoder = Encoder(folder / "model")
         encoder.save(source.load(), source.card.name, dict(source.node), source.weights)
         if source.export_text:
             encoder.export(source.load(), sorted(set(catalogue.column("text")))[:14])
-    write_text(begun, engine["id"])
+    write_json(mark, engine)
     store.create(
         staging.complete(table.append_column("row", pa.array(range(len(table)), pa.int64()))), {"row": NUMBER, **types}
     )
-    facts = {
+    facts: dict[str, Any] = {
         "format": FORMAT,
         "engine": engine,
         "model": vars(source.card),
