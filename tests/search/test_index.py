@@ -150,6 +150,17 @@ def test_a_hybrid_search_is_exact_only_if_it_ranks_every_row(index):
     assert str(index.search(text="sku-77", hybrid=0.5, k=3, where="colour = 'red'").exactness) == "exact"
 
 
+@pytest.mark.parametrize(
+    "where",
+    ["price < 49.5", "not price >= 20.0", "price in (3, 4.0, 5.5)", "price between 1e1 and 9e300", "price != -2.5"],
+)
+def test_a_hybrid_search_compares_whole_numbers_with_decimals(index, where):
+    results = index.search(text="title", hybrid=0.5, where=where, k=ROWS)
+    assert sorted(found(results)) == sorted(found(index.search(text="title", where=where, k=ROWS)))
+    rows, _ = index.store.full_text("title", index._condition(where))
+    assert len(rows) == index.count(where) > 0
+
+
 def test_a_hybrid_search_considers_every_full_text_match(tmp_path):
     count = 10_100
     table = columns(count, views=1, titles=["loafers"] * count)
