@@ -106,7 +106,7 @@ def test_changes_versions_plan_calibration_and_health(shop):
     first = versions[0].split()[0]
     assert "12 rows" in done("index", "index=shop.index", f"at={first}", cwd=shop)
     assert "exact over 1 rows" in done("search", "index=shop.index", "shoe", "where=price = 30", cwd=shop)
-    assert "11 left" in done("index", "delete", "index=shop.index", "ids=[A-04]", cwd=shop)
+    assert "1 deleted, 11 rows left; version " in done("index", "delete", "index=shop.index", "ids=[A-04]", cwd=shop)
     assert "Taken: binary" in done("index", "plan", "index=shop.index", "recall_floor=0.5", cwd=shop)
     assert "Too few pairs" in done("index", "calibrate", "index=shop.index", cwd=shop)
     done("index", "health", "index=shop.index", "out=health", cwd=shop)

@@ -70,7 +70,15 @@ def test_the_card_of_a_run_says_data_recipe_results_with_intervals_cost_and_lice
 
 @pytest.mark.parametrize(
     ("overrides", "expected"),
-    [([], "pre-training"), (["init=other"], "fine-tuning"), (["image=lite"], "fine-tuning")],
+    [
+        ([], "pre-training"),
+        (["init=other"], "fine-tuning"),
+        (["image=lite"], "fine-tuning"),
+        (["text=hf"], "fine-tuning"),
+        (["text=hf", "+text.pretrained=false"], "pre-training"),
+        (["model=open_clip", "model.source=ViT-B-32", "model.pretrained=laion2b_s34b_b79k"], "fine-tuning"),
+        (["model=open_clip", "model.source=ViT-B-32", "model.pretrained=random"], "pre-training"),
+    ],
 )
 def test_weights_that_existed_before_make_it_fine_tuning(overrides, expected):
     assert card.training_type(compose("train", ["experiment=demo", *overrides])) == expected

@@ -150,6 +150,25 @@ def test_a_hybrid_search_is_exact_only_if_it_ranks_every_row(index):
     assert str(index.search(text="sku-77", hybrid=0.5, k=3, where="colour = 'red'").exactness) == "exact"
 
 
+@pytest.mark.parametrize(
+    "where",
+    ["price < 49.5", "not price >= 20.0", "price in (3, 4.0, 5.5)", "price between 1e1 and 9e300", "price != -2.5"],
+)
+def test_a_hybrid_search_compares_whole_numbers_with_decimals(index, where):
+    results = index.search(text="title", hybrid=0.5, where=where, k=ROWS)
+    assert sorted(found(results)) == sorted(found(index.search(text="title", where=where, k=ROWS)))
+    rows, _ = index.store.full_text("title", index._condition(where))
+    assert len(rows) == index.count(where) > 0
+
+
+def test_a_hybrid_search_considers_every_full_text_match(tmp_path):
+    count = 10_100
+    table = columns(count, views=1, titles=["loafers"] * count)
+    found = make_index(tmp_path / "large.index", table).search(text="loafers", hybrid=0.5, k=count, group=False).table
+    expected = np.sort(0.5 * vectors(table) @ vector_of("loafers") + 0.5)[::-1]
+    np.testing.assert_allclose(found.column("score").to_numpy(), expected, atol=1e-6)
+
+
 def test_facets_count_what_passes(index):
     table = columns(ROWS)
     men = [row for row in range(ROWS) if table["gender"][row] == "Men"]
@@ -262,7 +281,7 @@ def test_full_text_finds_rows_that_its_index_does_not_have_yet(local):
     table["text"][40] = "unheard-of galoshes"
     build(local.path, catalogue(table), source(table))
     local.refresh()
-    (row,), _ = local.store.full_text("galoshes", 5, None)
+    (row,), _ = local.store.full_text("galoshes", None)
     assert row == 40
 
 
@@ -313,6 +332,20 @@ def test_deleted_products_are_gone(writable):
     assert not {"SKU-3", "SKU-4"} & set(found(writable.search(text="x", k=40)))
     with pytest.raises(ModisteError, match="no product SKU-3"):
         writable.delete("SKU-3")
+
+
+def test_an_index_without_rows_answers_and_can_be_filled_again(writable, tmp_path):
+    writable.delete(sorted({f"SKU-{row}" for row in range(20)}))
+    assert len(writable) == len(writable.search(text="x")) == len(writable.search(text="x", hybrid=True)) == 0
+    calls = [writable.calibrate, lambda: next(health.write(writable, tmp_path / "health"))]
+    if writable.facts["engine"]["kind"] == "lancedb":
+        calls.append(writable.plan)
+    for call in calls:
+        with pytest.raises(ModisteError, match="has no rows: add products"):
+            call()
+    build(writable.path, catalogue(columns(40)), source(columns(40)))
+    writable.refresh()
+    assert found(writable.search(text="x", k=20)) == brute_force(columns(40), vector_of("x"), 20)
 
 
 def test_another_model_or_preprocessing_is_refused_with_both_fingerprints(writable):
@@ -368,7 +401,58 @@ def test_a_build_that_was_killed_between_its_points_resumes(qdrant, tmp_path, mo
         patch.setattr(QdrantStore, "upsert", killed)
         with pytest.raises(KeyboardInterrupt):
             make_index(folder, columns(10), qdrant)
+    with collection_of(qdrant) as other:
+        theirs = make_index(tmp_path / "theirs.index", columns(10), other)
+        theirs.delete(columns(10)["product_id"])
+        with pytest.raises(ModisteError, match="already has a collection"):
+            make_index(folder, columns(10), other)
     assert len(make_index(folder, columns(10), qdrant)) == 10
+
+
+@pytest.mark.parametrize("at", ["between the rows", "before the facts"])
+@pytest.mark.parametrize("repeated", [["SKU-3", "SKU-4"], ["SKU-3"], ["SKU-5"]])
+def test_a_killed_deletion_is_finished_when_another_one_follows(qdrant, tmp_path, monkeypatch, at, repeated):
+    index = make_index(tmp_path / "shop.index", columns(40), qdrant)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if at == "between the rows":
+            real = QdrantStore.delete
+            patch.setattr(QdrantStore, "delete", lambda self, keys: killed(real(self, keys[:3])))
+        else:
+            patch.setattr("modiste.search.build._commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            index.delete(["SKU-3", "SKU-4"])
+    with pytest.raises(ModisteError, match="no product SKU-x: correct the ids"):
+        index.delete(["SKU-3", "SKU-x"])
+    gone = {"SKU-3", "SKU-4", *repeated}
+    assert index.delete(repeated) == 2 * len(gone)
+    left = index.store.read(["product_id"]).column("product_id").to_pylist()
+    assert set(left) == set(columns(40)["product_id"]) - gone
+    assert index.versions()[-1].note == f"{2 * len(gone)} deleted, 4 of them for an interrupted deletion"
+    with pytest.raises(ModisteError, match="no product SKU-3"):
+        index.delete("SKU-3")
+
+
+def test_an_upsert_finishes_a_killed_deletion(qdrant, tmp_path, monkeypatch):
+    table = columns(40)
+    index = make_index(tmp_path / "shop.index", table, qdrant)
+    real = QdrantStore.delete
+
+    def killed(self, keys):
+        real(self, keys[:1])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(QdrantStore, "delete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            index.delete(["SKU-3"])
+    rest = {name: values[20:] for name, values in table.items()}
+    build(index.path, catalogue(rest), source(rest))
+    assert index.refresh()
+    assert len(index) == index.versions()[-1].rows == 38
 
 
 def test_qdrant_keeps_no_versions_and_says_so(tmp_path):

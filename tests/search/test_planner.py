@@ -30,12 +30,12 @@ def test_the_smallest_choice_that_holds_the_floor_is_used_and_says_so(index, mon
     monkeypatch.setattr(planner, "LIMIT_SIZES", (50,))
     exact = [ids(index.search(text=str(number))) for number in range(20)]
     measured = {m.choice: m for m in index.plan(recall_floor=0.95)}
-    assert measured["int8"].recall == measured["bf16"].recall == 1
+    assert measured["int8"].recall == measured["bf16"].recall == {10: 1, 100: 1}
     sizes = [measured[choice].bytes for choice in ("binary", "int8", "bf16", EXACT)]
     assert sizes == sorted(sizes)
     assert index.plan_in_use.choice == "binary"
     results = index.search(text="0")
-    assert str(results.exactness).startswith("approximate, recall ")
+    assert str(results.exactness).startswith("approximate, recall@10 ")
     assert "sampled queries" in str(results.exactness)
     hits = [len(set(ids(index.search(text=str(n)))) & set(exact[n])) / 10 for n in range(20)]
     assert np.mean(hits) > 0.9
@@ -59,31 +59,39 @@ def test_codes_that_bound_their_error_answer_exactly(tmp_path, choice):
     assert str(index.search(text="a").exactness) == "exact"
     index.delete("SKU-0")  # its codes are recomputed
     assert len(index.codes(choice).codes) == ROWS - 1
+    index.delete([f"SKU-{row}" for row in range(1, ROWS)])
+    assert len(index.search(text="a")) == 0
 
 
 @pytest.mark.slow
 def test_lancedb_index_of_the_vectors(tmp_path, monkeypatch):
     monkeypatch.setattr(planner, "LIMIT", 100)
+    monkeypatch.setattr(planner, "LIMIT_SIZES", (100,))
     index = make_index(tmp_path / "ivf.index", columns(600, views=1))
     measured = index.plan(["ivf_rq"], recall_floor=0.5)
-    assert measured[0].recall >= 0.5
+    assert min(measured[0].recall.values()) >= 0.5
     results = index.search(text="a", where="gender = 'Men'")
     assert index.plan_in_use.choice == "ivf_rq"
+    assert str(results.exactness).startswith("approximate, recall@10 ")
     assert len(results) == 10
     assert set(results.table.column("gender").to_pylist()) == {"Men"}
 
 
 def test_a_search_is_widened_until_it_holds_the_floor():
-    plan = Plan("binary", steps=(Step(1.0, 50, 0.99), Step(0.5, 100, 0.992), Step(0.1, 400, 0.991)))
-    assert [plan.step(s).width for s in (1.0, 0.7, 0.5, 0.11)] == [50, 100, 100, 400]
-    assert plan.step(0.05) is None
+    steps = [Step(1.0, 50, 0.99, 10), Step(0.5, 100, 0.992, 10), Step(0.1, 400, 0.991, 10)]
+    plan = Plan("binary", steps=[*steps, Step(1.0, 500, 0.99, 100), Step(0.5, 900, 0.99, 100)])
+    assert [plan.step(s, 10).width for s in (1.0, 0.7, 0.5, 0.11)] == [50, 100, 100, 400]
+    assert [plan.step(s, 40).width for s in (1.0, 0.7)] == [500, 900]
+    assert plan.step(0.05, 1) is plan.step(0.2, 40) is plan.step(1.0, 101) is None
 
 
-def test_a_choice_below_the_floor_at_any_selectivity_is_not_taken():
+@pytest.mark.parametrize(("k", "selectivity"), [(10, 0.1), (100, 1.0)])
+def test_a_choice_below_the_floor_anywhere_is_not_taken(k, selectivity):
+    recall = {10: 0.99, 100: 0.99} | ({k: 0.8} if selectivity == 1 else {})
     measured = [
-        Measured("binary", 1, 0.99, 1.0, (Step(1.0, 50, 0.99), Step(0.1, 50, 0.8))),
-        Measured("int8", 8, 1.0, 2.0),
-        Measured("exact", 32, 1.0, 3.0),
+        Measured("binary", 1, recall, 1.0, (Step(1.0, 50, 0.99, 10), Step(selectivity, 50, 0.8, k))),
+        Measured("int8", 8, {10: 1.0, 100: 1.0}, 2.0),
+        Measured("exact", 32, {10: 1.0, 100: 1.0}, 3.0),
     ]
     assert smallest(measured, 0.99).choice == "int8"
     with pytest.raises(ModisteError, match="No choice reaches"):
@@ -118,9 +126,9 @@ def upserted(index, count):
 
 
 def test_the_recall_of_other_rows_is_not_claimed(planned):
-    assert str(planned.search(text="0").exactness).startswith("approximate, recall ")
+    assert str(planned.search(text="0").exactness).startswith("approximate, recall@10 ")
     upserted(planned, ROWS + 60)
-    assert str(planned.search(text="0").exactness).startswith("approximate, recall ")
+    assert str(planned.search(text="0").exactness).startswith("approximate, recall@10 ")
     upserted(planned, 2 * ROWS)
     results = planned.search(text="0", k=10)
     assert str(results.exactness) == "exact"
@@ -130,7 +138,7 @@ def test_the_recall_of_other_rows_is_not_claimed(planned):
     assert results.summary().endswith(f"{said}: run modiste index plan index={planned.path}")
     planned.plan(["binary"], recall_floor=0.9)
     assert planned.plan_in_use.rows == 2 * ROWS
-    assert str(planned.search(text="0").exactness).startswith("approximate, recall ")
+    assert str(planned.search(text="0").exactness).startswith("approximate, recall@10 ")
 
 
 def test_the_recall_of_another_version_is_not_claimed(planned):
@@ -142,31 +150,44 @@ def test_the_recall_of_another_version_is_not_claimed(planned):
     assert "have changed since" in planned.search(text="0").summary()
 
 
-def test_a_plan_that_does_not_say_what_it_was_measured_on_claims_nothing(planned):
-    facts = dict(planned.facts)
-    facts["plan"] = {name: value for name, value in facts["plan"].items() if name not in ("rows", "changed")}
+@pytest.mark.parametrize("unknown", ["rows", "k"])
+def test_a_plan_that_does_not_say_what_it_was_measured_on_claims_nothing(planned, unknown):
+    facts = json.loads((planned.path / "index.json").read_text())
+    for record in (facts["plan"], *facts["plan"]["steps"]):
+        record.pop(unknown, None)
     (planned.path / "index.json").write_text(json.dumps(facts))
     index = search.open(planned.path)
     index.embedder = planned.embedder
-    assert "does not say how many rows" in index.search(text="0").summary()
+    assert "does not say on how many rows, or for how many results" in index.search(text="0").summary()
 
 
 def test_more_results_than_recall_was_measured_for_are_exact(planned):
     truth = np.argsort(-(vectors(columns(ROWS, views=1)) @ vector_of("0")))
-    for k in (11, 100, 1000):
+    for k in (101, 1000):
         results = planned.search(text="0", k=k)
         assert str(results.exactness) == "exact"
         assert results.table.column("row").to_pylist() == truth[:k].tolist()
-    assert str(planned.search(text="0", k=10).exactness).startswith("approximate")
-    assert str(planned.search(like="SKU-0", k=10).exactness) == "exact"  # the product itself is excluded
+    for k, said in ((10, "recall@10"), (11, "recall@100"), (100, "recall@100")):
+        assert str(planned.search(text="0", k=k).exactness).startswith(f"approximate, {said} ")
+    assert "recall@100" in str(planned.search(like="SKU-0", k=10).exactness)  # the product itself is excluded
+    assert str(planned.search(like="SKU-0", k=100).exactness) == "exact"
 
 
-def test_recall_is_measured_for_products_if_they_have_several_views(tmp_path, monkeypatch):
+@pytest.mark.parametrize("group", [True, False])
+def test_fewer_results_are_the_first_of_those_that_recall_was_measured_for(planned, group):
+    for k, measured in ((3, 10), (40, 100)):
+        most = planned.search(text="0", k=measured, group=group)
+        assert str(most.exactness).startswith("approximate")
+        assert ids(planned.search(text="0", k=k, group=group)) == ids(most)[:k]
+
+
+@pytest.mark.parametrize(("k", "views"), [(10, 40), (100, 6)])
+def test_recall_is_measured_for_products_if_they_have_several_views(tmp_path, monkeypatch, k, views):
     """The tenth product is then far behind the tenth row."""
-    monkeypatch.setattr(planner, "WIDTHS", (1,))
+    monkeypatch.setattr(planner, "_widths", lambda k: [1])
     monkeypatch.setattr(planner, "LIMIT", 50)
     monkeypatch.setattr("modiste.search.build.QUERIES", 50)
-    table = columns(ROWS, views=40)
+    table = columns(ROWS, views=views)
     near = {  # the views of a product are alike
         pixels: unit(vector_of(product) + 0.05 * vector_of(pixels))
         for pixels, product in zip(table["pixels"], table["product_id"], strict=True)
@@ -179,10 +200,11 @@ def test_recall_is_measured_for_products_if_they_have_several_views(tmp_path, mo
     hits = []
     for query in asked:
         index.embedder.known = {"q": query}
-        found = index.search(text="q", k=10)
+        found = index.search(text="q", k=k)
         exact = np.asarray(index.snapshot.vectors) @ query
         products = np.array(table["product_id"])[np.argsort(-exact)]
-        best = set(products[np.sort(np.unique(products, return_index=True)[1])][:10])
-        hits.append(len(best & set(ids(found))) / 10)
-    assert measured.recall <= np.mean(hits) + 1e-6
-    assert f"{found.exactness.recall:.6f}" == f"{measured.recall:.6f}"
+        best = set(products[np.sort(np.unique(products, return_index=True)[1])][:k])
+        hits.append(len(best & set(ids(found))) / k)
+    assert measured.recall[k] <= np.mean(hits) + 1e-6
+    assert (found.exactness.recall, found.exactness.k) == (measured.recall[k], k)
+    assert measured.recall[k] < 1

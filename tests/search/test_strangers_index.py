@@ -142,7 +142,7 @@ def test_a_tokenizer_of_a_stranger_opens_nothing(folder, tmp_path, monkeypatch):
     table = lancedb.connect(folder / "lance").open_table("products")
     table.create_fts_index("_words", base_tokenizer=f"jieba/../../{folder.name}/words", replace=True)
     with watched(outside) as found, pytest.raises(ModisteError, match=r"cannot be read .*Invalid directory path"):
-        LanceStore(folder).full_text("red", 3, None)
+        LanceStore(folder).full_text("red", None)
     assert found == []
 
 

@@ -1,7 +1,10 @@
 """Interleaving and its test: fair to both sides, reproducible, and right where the answer is known."""
 
+import json
 import random
 from collections import Counter
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,3 +70,38 @@ def test_known_products_are_measured_by_both_rankings():
 def test_a_file_without_queries_or_with_too_many_is_refused(file):
     with pytest.raises(ModisteError, match="give 1 to 2"):
         parse_queries(file, 2)
+
+
+class Changing:
+    """A server whose indexes rank in the reverse order from the ``at``-th search on."""
+
+    def __init__(self, at):
+        self.at, self.searches = at, 0
+
+    @contextmanager
+    def use(self, name):
+        yield SimpleNamespace(version=1 + (self.searches >= self.at), towers=SimpleNamespace(fingerprint="f" * 64))
+
+    def search(self, body):
+        self.searches += 1
+        ids = ["a", "b", "c"][:: -1 if self.searches > self.at else 1]
+        return {"results": [{"product_id": name} for name in ids]}
+
+
+@pytest.mark.parametrize(("at", "same"), [(1, False), (4, False), (5, False), (100, True)])
+def test_a_verdict_is_of_the_versions_that_were_judged(at, same):
+    """An index may change while queries are answered, between that and the verdict, and while this is computed."""
+    pytest.importorskip("fastapi")
+    from modiste.serve import comparing
+    from modiste.serve.schema import JudgeBody, QueriesBody
+    from modiste.serve.uploads import Refused
+
+    calls = {route.path: route.endpoint for route in comparing.router(Changing(at)).routes}
+    file = "shoes\nhats"
+    asked = json.loads(calls["/compare/queries"](QueriesBody(file=file)).body)
+    judged = JudgeBody(file=file, seed=asked["seed"], versions=asked["versions"], picked=[["a"], ["b"]])
+    if same:
+        assert calls["/compare/judge"](judged).status_code == 200
+    else:
+        with pytest.raises(Refused, match="An index has changed"):
+            calls["/compare/judge"](judged)

@@ -357,7 +357,8 @@ def _tower(cfg: DictConfig, tower: str) -> Any:
 
 def _is_random(node: Any) -> bool:
     """Whether a tower starts from random weights."""
-    return not node.get("source") and not node.get("pretrained", False)
+    pretrained = node.get("pretrained")  # None: weights come with the source
+    return not node.get("source") if pretrained is None else pretrained in (False, "random")
 
 
 def encoder(cfg: DictConfig, tower: str) -> str:

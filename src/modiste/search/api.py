@@ -18,7 +18,7 @@ from modiste.search.calibrate import ALL
 from modiste.search.encoder import ModelCard
 from modiste.search.index import Index
 from modiste.search.opened import FACTS
-from modiste.search.planner import K
+from modiste.search.planner import KS
 from modiste.utils.run_dir import RunDir
 
 
@@ -143,23 +143,28 @@ def delete(cfg: DictConfig, line: Invocation) -> str:
     index = _index(cfg)
     if not cfg.ids:
         raise ModisteError("modiste index delete needs products: ids=[SKU1,SKU2].")
-    count = index.delete([str(name) for name in cfg.ids])
-    return f"{count:,} rows deleted, {len(index):,} left; version {index.version}."
+    index.delete([str(name) for name in cfg.ids])
+    return f"{index.versions()[-1].note}, {len(index):,} rows left; version {index.version}."
 
 
 def plan(cfg: DictConfig, line: Invocation) -> str:
     """Measure search methods, and choose the smallest that reaches the recall floor."""
     index = _index(cfg)
     measured = index.plan(list(cfg.choices) if cfg.choices else None, cfg.recall_floor)
-    lines = [f"{'choice':<10} {'MiB':>9} {'recall@10':>9} {'ms/query':>9}  narrowest filter measured"]
+    heads = " ".join(f"recall@{k}".rjust(10) for k in KS)
+    lines = [f"{'choice':<10} {'MiB':>9} {heads} {'ms/query':>9}  narrowest filter measured"]
     for m in measured:
         last = m.steps[-1] if m.steps else None
-        worst = f"{last.selectivity:.0%} of the rows: recall {last.recall:.3f}" if last else "every filter: exact"
-        lines.append(f"{m.choice:<10} {m.bytes / 2**20:>9.1f} {m.recall:>9.3f} {m.milliseconds:>9.2f}  {worst}")
+        worst = (
+            f"{last.selectivity:.0%} of the rows: recall@{last.k} {last.recall:.3f}" if last else "every filter: exact"
+        )
+        recalls = " ".join(f"{m.recall[k]:>10.3f}" for k in KS)
+        lines.append(f"{m.choice:<10} {m.bytes / 2**20:>9.1f} {recalls} {m.milliseconds:>9.2f}  {worst}")
     used = index.plan_in_use
     lines.append(
         f"Taken: {used.choice}, the smallest with a recall of {used.floor} or more on {used.queries} sampled queries. "
-        f"Filters that {used.limit:,} rows or fewer pass, and queries for more than {K} results, are scored exactly."
+        f"Filters that {used.limit:,} rows or fewer pass are scored exactly, and so are queries for more than {KS[-1]} "
+        "results."
     )
     return "\n".join(lines)
 

@@ -42,11 +42,12 @@ from modiste.search.opened import (
     snapshot_folder,
     snapshot_of,
     store_of,
+    whole,
 )
 from modiste.search.planner import EXACT, IVF, QUERIES, Measured, Plan, measure, measured_limit, smallest
 from modiste.search.where import NUMBER, TEXT
 from modiste.utils.arrow import read_table
-from modiste.utils.atomic import read_cache, write_checked, write_text
+from modiste.utils.atomic import read_cache, write_checked
 from modiste.utils.hardware import usable_cores
 from modiste.utils.links import refuse_links
 from modiste.utils.lock import held
@@ -196,22 +197,23 @@ def _create(folder: Path, catalogue: Catalogue, source: Source, progress: Progre
     table = rows_of(catalogue)
     types = {name: TEXT if pa.types.is_string(table.schema.field(name).type) else NUMBER for name in public(table)}
     staging = Staging(folder, source)
-    begun = staging.root / "id"  # written before the store, so that a killed build recognises its own rows
-    id = begun.read_text(encoding="utf-8") if begun.is_file() else ""
-    engine = {**engine, "id": id or uuid.uuid4().hex}
+    mark = staging.root / "engine.json"  # written before the store, so that a killed build recognises its own rows
+    begun = read_json(mark)
+    resumed = begun == {**begun, **engine}
+    engine = begun if resumed else {**engine, "id": uuid.uuid4().hex}
     store = store_of(folder, engine)
-    store.check_free(resumed=bool(id))
+    store.check_free(resumed)
     embedded = staging.embed(catalogue, progress)
     if source.load is not None:
         encoder = Encoder(folder / "model")
         encoder.save(source.load(), source.card.name, dict(source.node), source.weights)
         if source.export_text:
             encoder.export(source.load(), sorted(set(catalogue.column("text")))[:14])
-    write_text(begun, engine["id"])
+    write_json(mark, engine)
     store.create(
         staging.complete(table.append_column("row", pa.array(range(len(table)), pa.int64()))), {"row": NUMBER, **types}
     )
-    facts = {
+    facts: dict[str, Any] = {
         "format": FORMAT,
         "engine": engine,
         "model": vars(source.card),
@@ -281,16 +283,19 @@ def delete(index: Opened, product_ids: Sequence[str]) -> int:
     with writing(index.path):
         facts = read_facts(index.path)
         heal(index.path, facts)
+        begun = pending(index.path).deleting
         found = store.read([KEY, "product_id"])
-        wanted = pc.is_in(found.column("product_id"), pa.array(product_ids, pa.string()))
-        ids = found.column(KEY).filter(wanted).to_pylist()
-        unknown = set(product_ids) - set(found.column("product_id").filter(wanted).to_pylist())
+        found = found.filter(pc.is_in(found.column("product_id"), pa.array(product_ids, pa.string())))
+        rows = begun | dict(zip(found.column(KEY).to_pylist(), found.column("product_id").to_pylist(), strict=True))
+        unknown = set(product_ids) - set(rows.values())
         if unknown:
-            raise ModisteError(f"{index.path} has no product {', '.join(sorted(unknown)[:5])}: nothing was deleted.")
-        with pending(index.path):
-            store.delete(ids)
-            _commit(index.path, store, facts, f"{len(ids)} deleted", len(ids))
-    return len(ids)
+            names = ", ".join(sorted(unknown)[:5])
+            raise ModisteError(f"{index.path} has no product {names}: correct the ids, and repeat the deletion.")
+        with pending(index.path, rows):
+            store.delete(list(rows))
+            note = f"{len(rows)} deleted" + (f", {len(begun)} of them for an interrupted deletion" if begun else "")
+            _commit(index.path, store, facts, note, len(rows))
+    return len(rows)
 
 
 def restore(index: Opened, version: int) -> None:
@@ -370,7 +375,7 @@ def record_plan(index: Opened, choices: list[str], floor: float) -> list[Measure
     with writing(index.path):
         facts = read_facts(index.path)
         heal(index.path, facts)
-        embedder, index = index.embedder, newest(index.path)
+        embedder, index = index.embedder, whole(newest(index.path))
         index.embedder, index.store = embedder, store
         asked = queries(index, QUERIES)
         measured = list(measure(index, choices, floor, asked))
@@ -414,13 +419,22 @@ class pending:  # noqa: N801
     """Mark a commit in progress: after a kill, `heal` makes the database agree with the facts.
 
     The mark stays until a commit is complete.
+
+    Args:
+        folder: Folder of the index.
+        rows: Rows that the commit deletes, key → product id.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.mark = folder / "pending"
+    def __init__(self, folder: Path, rows: Mapping[str, str] | None = None) -> None:
+        self.mark, self.rows = folder / "pending", rows or {}
+
+    @property
+    def deleting(self) -> dict[str, str]:
+        """Rows that a killed commit may have deleted, key → product id."""
+        return read_json(self.mark)
 
     def __enter__(self) -> None:
-        self.mark.touch()
+        write_json(self.mark, self.rows)
 
     def __exit__(self, kind: Any, *rest: Any) -> None:
         if kind is None:
@@ -430,14 +444,19 @@ class pending:  # noqa: N801
 def heal(folder: Path, facts: dict[str, Any]) -> None:
     """Roll back a killed commit to the version that readers see. The caller holds the writer's lock.
 
-    A Qdrant server keeps no versions: what a killed commit wrote stays, and the next upsert completes it.
+    A Qdrant server keeps no versions: a killed deletion is finished, and what a killed upsert wrote stays. The next
+    commit publishes both.
     """
-    mark = pending(folder).mark
-    if mark.exists() and facts["engine"]["kind"] == "lancedb":
-        store = store_of(folder, facts["engine"])
-        if store.version != facts["commits"][-1]["version"]:
-            store.restore(facts["commits"][-1]["version"])
-        mark.unlink()
+    begun = pending(folder)
+    if not begun.mark.exists():
+        return
+    store = store_of(folder, facts["engine"])
+    if facts["engine"]["kind"] == "qdrant":
+        store.delete(list(begun.deleting))
+        return
+    if store.version != facts["commits"][-1]["version"]:
+        store.restore(facts["commits"][-1]["version"])
+    begun.mark.unlink()
 
 
 # --------------------------------------------------------------------------------------------------------------- rows

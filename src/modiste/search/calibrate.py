@@ -76,7 +76,7 @@ def calibrate(index: Opened, coverage: float, seed: int = 0) -> dict[str, Thresh
     index on a server are read into memory.
 
     Raises:
-        ModisteError: ``coverage`` is not between 0 and 1.
+        ModisteError: The index has no rows, or ``coverage`` is not between 0 and 1.
     """
     index = whole(index)
     split, positions = sample(index, seed)

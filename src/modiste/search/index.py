@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 HYBRID = 0.3
 """Weight of the full-text score with ``hybrid=True``."""
-LEXICAL = 10_000
-"""Maximum number of full-text matches that a hybrid search considers."""
 
 
 class Index(Opened):
@@ -141,7 +139,7 @@ class Index(Opened):
         positions = self.snapshot.passing(condition)
         passing = len(self.snapshot) if positions is None else len(positions)
         if weight:
-            rows, scores = self.store.full_text(" ".join(query.texts), LEXICAL, condition)
+            rows, scores = self.store.full_text(" ".join(query.texts), condition)
             rank, exactness = hybrid_ranking(self.snapshot, vector, weight, rows, scores, positions)
         else:
             rank, exactness = ranking(self, vector, positions, condition, k + len(query.like))
@@ -244,11 +242,11 @@ class Index(Opened):
         Args:
             choices: ``exact``, ``bf16``, ``int8``, ``prefix-64`` (or another number of principal directions),
                 ``binary``, ``ivf_rq`` (LanceDB's); None: all but ``ivf_rq``.
-            recall_floor: Minimum recall@10 of an approximate search, averaged over sampled queries, at every measured
-                selectivity.
+            recall_floor: Minimum recall@10 and recall@100 of an approximate search, averaged over sampled queries, at
+                every measured selectivity.
 
         Raises:
-            ModisteError: A choice is unknown, or none reaches the floor.
+            ModisteError: The index has no rows, a choice is unknown, or none reaches the floor.
         """
         from modiste.search.build import record_plan
 
@@ -257,7 +255,11 @@ class Index(Opened):
         return measured
 
     def calibrate(self, coverage: float = 0.9) -> dict[str, Any]:
-        """Recalibrate the match thresholds (`modiste.search.calibrate`); returns them by kind of query."""
+        """Recalibrate the match thresholds (`modiste.search.calibrate`); returns them by kind of query.
+
+        Raises:
+            ModisteError: The index has no rows, or ``coverage`` is not between 0 and 1.
+        """
         from modiste.search.build import record_thresholds
 
         found = record_thresholds(self, coverage)
@@ -317,7 +319,11 @@ class Index(Opened):
         return changes
 
     def delete(self, product_ids: str | Sequence[str]) -> int:
-        """Delete products; returns the number of deleted rows. Raises ModisteError for an unknown product."""
+        """Delete products; returns the number of deleted rows.
+
+        On a Qdrant server it also finishes an interrupted deletion, whose rows count. Raises ModisteError for an
+        unknown product.
+        """
         from modiste.search.build import delete
 
         count = delete(self, [product_ids] if isinstance(product_ids, str) else list(product_ids))

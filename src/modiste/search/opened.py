@@ -205,9 +205,15 @@ AnyIndex = TypeVar("AnyIndex", bound=Opened)
 
 
 def whole(index: AnyIndex) -> AnyIndex:
-    """The index with all its rows in memory: the rows of an index on a server are read from it."""
-    if index.facts["engine"]["kind"] != "qdrant" or len(index.snapshot) or not index.store.count():
+    """The index with all its rows in memory: the rows of an index on a server are read from it.
+
+    Raises:
+        ModisteError: The index has no rows.
+    """
+    if len(index.snapshot):
         return index
+    if index.facts["engine"]["kind"] != "qdrant" or not index.store.count():
+        raise ModisteError(f"{index.path} has no rows: add products with modiste index first.")
     loaded = copy.copy(index)
     loaded.snapshot = snapshot_of(index.store, index.types, index.facts["columns"])
     return loaded

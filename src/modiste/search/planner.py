@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import statistics
@@ -24,13 +25,14 @@ CHOICES = (EXACT, "bf16", "int8", "prefix-64", "binary", IVF)
 PREFIX = re.compile(r"prefix-([1-9][0-9]{0,4})")
 LIMIT = 50_000
 """Default number of rows passing a filter up to which they are scored exactly."""
-K = 10
-"""Number of results up to which recall is measured; more are scored exactly."""
+KS = (10, 100)
+"""Numbers of results that recall is measured for; queries for more results are scored exactly."""
 DRIFT = 0.05
 """Fraction of the measured rows that may change until a plan's recall is no longer claimed."""
 QUERIES = 500
 SELECTIVITIES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
-WIDTHS = tuple(50 * 2**power for power in range(9))  # to 12,800
+WIDEST = 16_000
+"""Maximum number of candidates that a plan scores exactly."""
 PROBES = tuple(2**power for power in range(3, 12))
 LIMIT_SIZES = (1_000, 5_000, 20_000, 50_000, 100_000, 200_000, 500_000)
 BUDGET_MS = 5.0
@@ -45,13 +47,15 @@ class Step:
     Attributes:
         selectivity: Fraction of the rows that pass.
         width: Number of candidates that are scored exactly (or of partitions that are probed).
-        recall: recall@10, the fraction of the true 10 best that are found, averaged over queries: of rows or of
+        recall: recall@k, the fraction of the true k best that are found, averaged over queries: of rows or of
             products, the lower one.
+        k: Number of results that recall was measured for; 0: unknown.
     """
 
     selectivity: float
     width: int
     recall: float
+    k: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Plan:
         limit: Number of rows passing a filter up to which they are scored exactly.
         floor: Minimum recall; a step below it is not used.
         queries: Number of sampled queries that recall was measured on.
-        steps: Measured steps, by falling selectivity.
+        steps: Measured steps.
         rows: Number of rows that recall was measured on; 0: unknown.
         changed: Number of rows added, changed or deleted since.
     """
@@ -97,21 +101,23 @@ class Plan:
         >>> Plan("binary", rows=1000, changed=50).outdated, Plan("binary", rows=1000, changed=51).outdated
         ('', 'its recall was measured on 1,000 rows, and 51 have changed since')
         """
-        if not self.rows:
-            return "it does not say how many rows its recall was measured on"
+        if not (self.rows and all(step.k for step in self.steps)):
+            return "it does not say on how many rows, or for how many results, its recall was measured"
         if self.changed <= DRIFT * self.rows:
             return ""
         return f"its recall was measured on {self.rows:,} rows, and {self.changed:,} have changed since"
 
-    def step(self, selectivity: float) -> Step | None:
-        """The step of the nearest measured selectivity that is not larger; None without one.
+    def step(self, selectivity: float, k: int) -> Step | None:
+        """The step of the nearest larger or equal measured k and nearest smaller or equal selectivity.
 
-        >>> plan = Plan("binary", steps=(Step(1.0, 100, 0.995), Step(0.1, 200, 0.992)))
-        >>> plan.step(0.5).width, plan.step(0.01) is None
-        (200, True)
+        None without one.
+
+        >>> plan = Plan("binary", steps=(Step(1.0, 56, 0.99, 10), Step(0.1, 112, 0.99, 10), Step(1.0, 832, 0.99, 100)))
+        >>> plan.step(0.5, 10).width, plan.step(1.0, 11).width, plan.step(0.5, 11), plan.step(1.0, 101)
+        (112, 832, None, None)
         """
-        below = [step for step in self.steps if step.selectivity <= selectivity + 1e-9]
-        return max(below, key=lambda step: step.selectivity, default=None)
+        fit = [step for step in self.steps if step.k >= k and step.selectivity <= selectivity + 1e-9]
+        return min(fit, key=lambda step: (step.k, -step.selectivity), default=None)
 
 
 @dataclass(frozen=True)
@@ -121,14 +127,14 @@ class Measured:
     Attributes:
         choice: One of `CHOICES`, or another ``prefix-d``.
         bytes: Bytes in memory.
-        recall: recall@10 without a filter.
-        milliseconds: Median latency of a query.
-        steps: Measured steps, by falling selectivity.
+        recall: recall@k without a filter, for each k of `KS`.
+        milliseconds: Median latency of a query for 10 results.
+        steps: Measured steps; the last one is that of the narrowest filter and the most results.
     """
 
     choice: str
     bytes: int
-    recall: float
+    recall: Mapping[int, float]
     milliseconds: float
     steps: Sequence[Step] = ()
 
@@ -153,22 +159,22 @@ def ranking(
     plan, snapshot = index.plan_in_use, index.snapshot
     passing = len(snapshot) if positions is None else len(positions)
     exact = Exactness(f"exact scores of {passing:,} rows")
-    if plan.choice == EXACT or (positions is not None and passing <= plan.limit):
+    if plan.choice == EXACT or passing <= plan.limit:
         return _exactly(snapshot, vector, positions), exact
     codes = index.codes(plan.choice)
     if codes is not None and codes.certain:
         found = f"exact scores of all rows that may be among the best, by their {plan.choice} codes"
         return lambda count: codes.exact(vector, count, snapshot.vectors, positions), Exactness(found)
-    step = plan.step(passing / max(1, len(snapshot)))
-    # Rarer or more than measured: score exactly to keep the promised recall.
-    if step is None or step.recall < plan.floor or k > K:
-        return _exactly(snapshot, vector, positions), exact
     if plan.outdated:
         again = f"modiste index plan index={shlex.quote(str(index.path))}"
         note = f"the plan {plan.choice} is not used, since {plan.outdated}: run {again}"
         return _exactly(snapshot, vector, positions), replace(exact, note=note)
-    said = Exactness(f"{plan.choice}, {step.width} wide", step.recall, plan.queries, positions is not None)
-    return _approximately(index, plan.choice, codes, step.width, vector, positions, condition), said
+    step = plan.step(passing / max(1, len(snapshot)), k)
+    # Rarer or more than measured: score exactly to keep the promised recall.
+    if step is None or step.recall < plan.floor:
+        return _exactly(snapshot, vector, positions), exact
+    said = Exactness(f"{plan.choice}, {step.width} wide", step.recall, step.k, plan.queries, positions is not None)
+    return _approximately(index, plan.choice, codes, step, vector, positions, condition), said
 
 
 def _exactly(snapshot: Snapshot, vector: np.ndarray, positions: np.ndarray | None) -> Best:
@@ -182,20 +188,27 @@ def _exactly(snapshot: Snapshot, vector: np.ndarray, positions: np.ndarray | Non
 
 
 def _approximately(
-    index: Planned, choice: str, codes: Codes | None, width: int, vector: np.ndarray, positions: Any, condition: Any
+    index: Planned, choice: str, codes: Codes | None, step: Step, vector: np.ndarray, positions: Any, condition: Any
 ) -> Best:
+    """Rank the candidates that ``step.recall`` was measured with, also for fewer than ``step.k`` results."""
+
     def best(count: int) -> tuple[np.ndarray, np.ndarray]:
         if codes is not None:
-            found = np.sort(codes.candidates(vector, max(width, 4 * count), positions))
+            found = codes.candidates(vector, max(step.width, count), positions)
         else:
-            found = np.sort(
-                index.snapshot.positions(index.store.nearest(vector, max(100, 4 * count), width, condition))
-            )
+            rows = index.store.nearest(vector, 4 * max(_asked(step.k), count), step.width, condition)
+            found = index.snapshot.positions(rows)
+        found = np.sort(found)
         scores = index.snapshot.vectors[found] @ vector
         order = top(scores, count)
         return found[order], scores[order]
 
     return best
+
+
+def _asked(k: int) -> int:
+    """Number of rows that are ranked first to find k products."""
+    return 4 * (k + 4)
 
 
 def best_of(
@@ -211,7 +224,7 @@ def best_of(
         excluded: Codes of products to exclude.
         group: Whether to return one row per product.
     """
-    count = min(available, 4 * (k + 4) if group or excluded else k)
+    count = min(available, _asked(k) if group or excluded else k)
     while True:
         found, scores = rank(count)
         codes = products[found]
@@ -270,12 +283,12 @@ Truth = Mapping[bool, Sequence[np.ndarray]]
 
 def _truth(snapshot: Snapshot, queries: np.ndarray, positions: np.ndarray | None) -> Truth:
     vectors = snapshot.vectors if positions is None else snapshot.vectors[positions]
-    order, _ = batch(vectors, queries, min(K, len(vectors)))
+    order, _ = batch(vectors, queries, KS[-1])
     truth: dict[bool, Any] = {False: order if positions is None else positions[order]}
     products = snapshot.products
-    if len(np.unique(products)) < len(products):  # several views: 10 products are more than 10 rows
+    if len(np.unique(products)) < len(products):  # several views: k products are more than k rows
         ranks = (_exactly(snapshot, query, positions) for query in queries)
-        truth[True] = [products[best_of(rank, products, K, len(vectors))[0]] for rank in ranks]
+        truth[True] = [products[best_of(rank, products, KS[-1], len(vectors))[0]] for rank in ranks]
     return truth
 
 
@@ -289,46 +302,65 @@ def _measured(
 ) -> Measured:
     snapshot, size = index.snapshot, index.snapshot.vectors.shape
     if choice == EXACT:
-        timed = _median_ms(lambda q: _exactly(snapshot, q, None)(K), queries)
-        return Measured(choice, size[0] * size[1] * 4, 1.0, timed)
+        timed = _median_ms(lambda q: _exactly(snapshot, q, None)(KS[0]), queries)
+        return Measured(choice, size[0] * size[1] * 4, dict.fromkeys(KS, 1.0), timed)
     codes = None if choice == IVF else Codes.make(choice, snapshot.vectors)
     if codes is not None and codes.certain:
-        recall = _recall(lambda q: lambda n: codes.exact(q, n, snapshot.vectors), snapshot, None, queries, truth[1.0])
-        timed = _median_ms(lambda q: codes.exact(q, K, snapshot.vectors), queries)
-        return Measured(choice, codes.codes.nbytes, recall, timed)
+        return _certain(codes, snapshot, queries, truth[1.0])
     if choice == IVF:
         index.store.index_vectors()
     steps = []
-    for selectivity, positions in filters.items():
-        for width in PROBES if choice == IVF else WIDTHS:
-            search = _searcher(index, choice, codes, width, positions)
-            recall = _recall(search, snapshot, positions, queries, truth[selectivity])
+    for (selectivity, positions), k in itertools.product(filters.items(), KS):
+        for width in PROBES if choice == IVF else _widths(k):
+            step = Step(selectivity, width, 0.0, k)
+            search = _searcher(index, choice, codes, step, positions)
+            recall = _recall(search, snapshot, positions, queries, truth[selectivity], k)
             if recall >= floor:
                 break
-        steps.append(Step(selectivity, width, recall))
-    search = _searcher(index, choice, codes, steps[0].width, None)
+        steps.append(replace(step, recall=recall))
+    search = _searcher(index, choice, codes, steps[0], None)
+    timed = _median_ms(lambda q: search(q)(KS[0]), queries)
     stored = codes.codes.nbytes if codes is not None else size[0] * size[1] // 8
-    return Measured(choice, stored, steps[0].recall, _median_ms(lambda q: search(q)(K), queries), steps)
+    return Measured(choice, stored, {step.k: step.recall for step in steps if step.selectivity == 1}, timed, steps)
 
 
-def _searcher(index: Planned, choice: str, codes: Any, width: int, positions: Any) -> Callable[[np.ndarray], Best]:
+def _certain(codes: Codes, snapshot: Snapshot, queries: np.ndarray, truth: Truth) -> Measured:
+    """Measure bf16 or int8 codes."""
+
+    def search(query: np.ndarray) -> Best:
+        return lambda count: codes.exact(query, count, snapshot.vectors)
+
+    recall = {k: _recall(search, snapshot, None, queries, truth, k) for k in KS}
+    return Measured(codes.kind, codes.codes.nbytes, recall, _median_ms(lambda q: search(q)(KS[0]), queries))
+
+
+def _widths(k: int) -> Iterator[int]:
+    """Numbers of candidates to try for k results, ascending."""
+    width = _asked(k)
+    while width <= WIDEST:
+        yield width
+        width *= 2
+
+
+def _searcher(index: Planned, choice: str, codes: Any, step: Step, positions: Any) -> Callable[[np.ndarray], Best]:
     condition = None
     if positions is not None and choice == IVF:  # LanceDB filters by a condition: list the random rows
         condition = conditions.In("row", tuple(index.snapshot.rows[positions].tolist()))
-    return lambda query: _approximately(index, choice, codes, width, query, positions, condition)
+    return lambda query: _approximately(index, choice, codes, step, query, positions, condition)
 
 
 def _recall(
-    search: Callable[[np.ndarray], Best], snapshot: Snapshot, positions: Any, queries: np.ndarray, truth: Truth
+    search: Callable[[np.ndarray], Best], snapshot: Snapshot, positions: Any, queries: np.ndarray, truth: Truth, k: int
 ) -> float:
-    """Mean recall@10 of rows, or of products if that is lower."""
+    """Mean recall@k of rows, or of products if that is lower."""
     available = len(snapshot) if positions is None else len(positions)
     means = []
     for group, best in truth.items():
         hits = []
         for query, expected in zip(queries, best, strict=True):
-            found, _ = best_of(search(query), snapshot.products, K, available, group=group)
-            hits.append(len(np.intersect1d(snapshot.products[found] if group else found, expected)) / len(expected))
+            found, _ = best_of(search(query), snapshot.products, k, available, group=group)
+            true = expected[:k]
+            hits.append(len(np.intersect1d(snapshot.products[found] if group else found, true)) / len(true))
         means.append(float(np.mean(hits)) if hits else 1.0)
     return min(means)
 
@@ -347,7 +379,7 @@ def measured_limit(snapshot: Snapshot, query: np.ndarray, milliseconds: float, s
     generator, limit = np.random.default_rng(seed), LIMIT_SIZES[0]
     for size in (s for s in LIMIT_SIZES if s <= len(snapshot)):
         positions = np.sort(generator.choice(len(snapshot), size, replace=False))
-        if _median_ms(lambda q: _exactly(snapshot, q, positions)(K), np.stack([query] * 5)) > max(  # noqa: B023
+        if _median_ms(lambda q: _exactly(snapshot, q, positions)(KS[0]), np.stack([query] * 5)) > max(  # noqa: B023
             milliseconds, BUDGET_MS
         ):
             break
@@ -356,12 +388,12 @@ def measured_limit(snapshot: Snapshot, query: np.ndarray, milliseconds: float, s
 
 
 def smallest(measured: Sequence[Measured], floor: float) -> Measured:
-    """The choice with the fewest bytes that reaches the floor at every selectivity.
+    """The choice with the fewest bytes that reaches the floor for every measured k and selectivity.
 
     Raises:
         ModisteError: No choice reaches the floor.
     """
-    holding = [m for m in measured if m.recall >= floor and all(step.recall >= floor for step in m.steps)]
+    holding = [m for m in measured if min(*m.recall.values(), *(step.recall for step in m.steps)) >= floor]
     if not holding:
         raise ModisteError(f"No choice reaches recall_floor={floor}: add exact to choices.")
     return min(holding, key=lambda m: m.bytes)

@@ -14,7 +14,7 @@ from modiste.search import where as conditions
 from modiste.search.calibrate import FEWEST
 from modiste.search.engines.memory import Snapshot, top
 from modiste.search.engines.qdrant import QdrantStore
-from modiste.search.index import LEXICAL, Index, Near, hybrid_ranking
+from modiste.search.index import Index, Near, hybrid_ranking
 from modiste.search.opened import read_facts, snapshot_of
 from modiste.search.planner import Best
 from modiste.search.query import Query
@@ -124,7 +124,7 @@ class RemoteIndex(Index):
             return Near(self.snapshot, None, 0, _ranked(self.snapshot, vector), Exactness("no rows"), vector)
         lexical, scores = np.empty(0, np.int64), np.empty(0, np.float32)
         if weight:
-            lexical, scores = self.store.full_text(" ".join(query.texts), LEXICAL, condition)
+            lexical, scores = self.store.full_text(" ".join(query.texts), condition)
         wanted, count = k + len(query.like), CANDIDATES
         while True:
             rows, _ = self.store.nearest(vector, min(count, passing), condition)

@@ -16,19 +16,21 @@ class Exactness:
 
     Attributes:
         method: For instance ``exact scores of 1,204 rows``.
-        recall: Measured recall@10 of such a search, the fraction of the true best that it finds; None: exact, or not
+        recall: Measured recall@k of such a search, the fraction of the true k best that it finds; None: exact, or not
             measured.
+        k: Number of results that recall was measured for, at least the number asked for.
         queries: Number of sampled queries that recall was measured on.
         filtered: Whether recall was measured at the filter's selectivity.
         measured: False for an approximate ranking whose recall was not measured.
         note: Why the index's plan was not used, with the remedy; empty if it was.
 
-    >>> str(Exactness("all rows")), str(Exactness("int8 codes", 0.98, 500, True))
-    ('exact', 'approximate, recall 0.98 measured on 500 sampled queries at this filter selectivity')
+    >>> str(Exactness("all rows")), str(Exactness("binary codes", 0.98, 100, 500, True))
+    ('exact', 'approximate, recall@100 0.98 measured on 500 sampled queries at this filter selectivity')
     """
 
     method: str
     recall: float | None = None
+    k: int = 0
     queries: int = 0
     filtered: bool = False
     measured: bool = True
@@ -41,7 +43,7 @@ class Exactness:
             return "exact"
         at = " at this filter selectivity" if self.filtered else ""
         shown = f"{self.recall:.3f}".rstrip("0").rstrip(".")  # 1, 0.98, 0.997
-        return f"approximate, recall {shown} measured on {self.queries} sampled queries{at}"
+        return f"approximate, recall@{self.k} {shown} measured on {self.queries} sampled queries{at}"
 
 
 @dataclass(frozen=True)

@@ -356,6 +356,8 @@ def sql(node: Node | None) -> str | None:
 
     >>> sql(parse("not (name = 'it''s' or size in (1, 2))", {"name": TEXT, "size": NUMBER}))
     "(NOT coalesce((`name` = 'it''s' OR `size` IN (1, 2)), false))"
+    >>> sql(Compare("size", "<", 2.5))
+    'CAST(`size` AS DOUBLE) < 2.5'
     """
     if node is None:
         return None
@@ -368,10 +370,13 @@ def sql(node: Node | None) -> str | None:
     column = f"`{node.column}`"
     if isinstance(node, Missing):
         return f"{column} IS NULL"
-    if isinstance(node, In):
-        return f"{column} IN ({', '.join(map(_literal, node.values))})"
     if isinstance(node, Like):
         return f"lower({column}) LIKE {_literal(node.pattern.lower())}"
+    given = node.values if isinstance(node, In) else (node.value,)
+    if any(isinstance(value, float) for value in given):  # LanceDB refuses to compare integers with decimals
+        column = f"CAST({column} AS DOUBLE)"
+    if isinstance(node, In):
+        return f"{column} IN ({', '.join(map(_literal, given))})"
     return f"{column} {node.sign} {_literal(node.value)}"
 
 

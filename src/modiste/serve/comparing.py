@@ -36,6 +36,7 @@ def router(server: Server) -> APIRouter:
     def queries(body: QueriesBody) -> JSONResponse:
         """Interleaved results of both indexes for each query of a file, without revealing their index."""
         asked, seed = parse_queries(body.file, QUERIES), secrets.token_hex(8)
+        answering = versions()  # before the searches: a change while they run makes the verdict refuse these lists
         found = [both(query) for query in asked]
         listed = []
         for place, (query, sides) in enumerate(zip(asked, found, strict=True)):
@@ -43,15 +44,15 @@ def router(server: Server) -> APIRouter:
             draft = drafted(sides, seed, place)
             results = [known[item] | {"score": None, "match": None, "image": photo_of(item)} for item, _ in draft]
             listed.append({"query": query.text, "results": results})
-        return JSONResponse({"seed": seed, "versions": versions(), "queries": listed})
+        return JSONResponse({"seed": seed, "versions": answering, "queries": listed})
 
     @routes.post("/judge")
     def verdict(body: JudgeBody) -> JSONResponse:
         """Which index's results were marked more often, and whether the difference is significant."""
-        if body.versions != versions():
-            raise Refused("An index has changed since these queries were answered: start again.", 409)
         asked = parse_queries(body.file, QUERIES)
         found = [both(query) for query in asked]
+        if body.versions != versions():  # after the searches, which would see a change
+            raise Refused("An index has changed since these queries were answered: start again.", 409)
         drafts = [drafted(sides, body.seed, place) for place, sides in enumerate(found)]
         ranked = {side: [[product["product_id"] for product in sides[side]] for sides in found] for side in SIDES}
         return JSONResponse(judge(drafts, body.picked) | {"measured": measure(asked, ranked[MAIN], ranked[OTHER])})

@@ -140,13 +140,13 @@ class LanceStore:
         return table.sort_by("row") if "row" in columns else table
 
     @explained
-    def full_text(self, query: str, k: int, condition: conditions.Node | None) -> tuple[np.ndarray, np.ndarray]:
-        """Row numbers and BM25 scores of the k rows that best match the query's words."""
+    def full_text(self, query: str, condition: conditions.Node | None) -> tuple[np.ndarray, np.ndarray]:
+        """Row numbers and BM25 scores of all rows that match the query's words, best first."""
         from lancedb.query import MatchQuery
 
         # Quotes in a plain text would ask for a phrase.
         words = MatchQuery(query, WORDS)  # type: ignore[call-arg]  # the others have defaults
-        found = self.table.search(words, query_type="fts").limit(k).select(["row", "_score"])
+        found = self.table.search(words, query_type="fts").limit(max(1, self.count())).select(["row", "_score"])
         if condition is not None:
             found = found.where(conditions.sql(condition), prefilter=True)
         table = found.to_arrow()

@@ -226,10 +226,11 @@ class QdrantStore:
         """Read columns of some rows; rows that do not exist are missing."""
         return self.read(["row", *columns], conditions.In("row", tuple(map(int, rows))))
 
-    def full_text(self, query: str, k: int, condition: conditions.Node | None) -> tuple[np.ndarray, np.ndarray]:
-        """The k rows that match the query's words best, and their scores: Σ IDF over the words that they have.
+    def full_text(self, query: str, condition: conditions.Node | None) -> tuple[np.ndarray, np.ndarray]:
+        """Row numbers and scores of all rows that have words of the query, best first.
 
-        The IDF of a word is log(1 + number of rows / number of matching rows with the word).
+        A score is Σ IDF over the words that the row has. The IDF of a word is log(1 + number of rows / number of rows
+        with the word that pass the condition).
         """
         total = self.count()
         scores: dict[int, float] = {}
@@ -239,7 +240,7 @@ class QdrantStore:
             having = [row for row, words in zip(table.column("row").to_pylist(), texts, strict=True) if word in words]
             for row in having:
                 scores[row] = scores.get(row, 0.0) + log(1 + total / len(having))
-        best = sorted(scores, key=lambda row: (-scores[row], row))[:k]
+        best = sorted(scores, key=lambda row: (-scores[row], row))
         return np.array(best, np.int64), np.array([scores[row] for row in best], np.float32)
 
     @staticmethod
