@@ -147,6 +147,17 @@ def test_a_mixed_query_says_why_it_has_no_threshold(page):
 
 
 @pytest.mark.slow
+def test_scores_of_a_hybrid_list_are_not_held_against_the_threshold_of_cosines(page):
+    page.goto("/?q=red+dress&k=40")
+    shown(page)
+    assert page.locator(".meter b").count() == page.locator(".card").count()
+    page.goto("/?q=red+dress&k=40&hybrid=1")
+    shown(page)
+    assert page.locator(".meter").count() == page.locator(".card").count() > 0
+    assert page.locator(".meter b, .divider").count() == 0
+
+
+@pytest.mark.slow
 def test_a_range_of_prices(page):
     page.goto("/?q=dress")
     shown(page)

@@ -2,7 +2,7 @@
 
 import { altOf, facts, h, humane, icon, iconButton } from "./ui.js";
 
-/** @param options scale: {top, threshold} draws the score; actions: [[icon, label, run]]; onopen, onpick. */
+/** @param options scale: what scaleOf returns draws the score; actions: [[icon, label, run]]; onopen, onpick. */
 export function card(product, { scale, actions = [], open, weak = false, both = false } = {}) {
   const image = h("img", { src: product.image, alt: altOf(product), loading: "lazy", decoding: "async" });
   const details = facts(product);
@@ -15,19 +15,20 @@ export function card(product, { scale, actions = [], open, weak = false, both = 
     scale && product.score !== null ? score(product, scale) : null);
 }
 
-function score(product, { top, threshold }) {
+function score(product, { top, tick }) {
   const part = (value) => Math.max(0, Math.min(1, value / top));
-  const described = threshold === null ? "" : product.match ? ", a match" : ", below the match threshold";
+  const described = product.match === null ? "" : product.match ? ", a match" : ", not a match";
   return h("div", { class: "score", title: `Score ${product.score.toFixed(3)}${described}` },
-    h("div", { class: "meter", vars: { part: part(product.score), tick: threshold === null ? 0 : part(threshold) } },
-      h("i"), threshold === null ? null : h("b")),
+    h("div", { class: "meter", vars: { part: part(product.score), tick: tick === null ? 0 : part(tick) } },
+      h("i"), tick === null ? null : h("b")),
     h("span", { "aria-label": `Score ${product.score.toFixed(3)}${described}` }, product.score.toFixed(3)));
 }
 
-/** The scale of a list's scores: the best and the threshold both fit. */
-export function scaleOf(answer) {
-  const best = Math.max(...answer.results.map((product) => product.score ?? 0), answer.threshold ?? 0, 1e-6);
-  return { top: best * 1.04, threshold: answer.threshold };
+/** The scale of a list's scores: the best and the threshold both fit. The threshold is of cosines, so a hybrid list has no tick. */
+export function scaleOf(answer, hybrid = false) {
+  const tick = hybrid ? null : answer.threshold;
+  const best = Math.max(...answer.results.map((product) => product.score ?? 0), tick ?? 0, 1e-6);
+  return { top: best * 1.04, tick };
 }
 
 /** The address of the same photo, less reduced. */

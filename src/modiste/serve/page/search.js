@@ -146,11 +146,12 @@ export function filters() {
 
 function show() {
   const { results } = answer;
-  const scale = scaleOf(answer);
+  const hybrid = request().hybrid && request().text !== null;
+  const scale = scaleOf(answer, hybrid);
   const actions = [["similar", "More like this", similar], ["but", "Like this, but …", but]];
   const first = results.findIndex((product) => product.match === false);
   const cards = results.map((product) => card(product, { scale, actions, open: openFull, weak: first > 0 && product.match === false }));
-  if (first > 0) cards.splice(first, 0, h("div", { class: "divider" }, `Below the match threshold of ${answer.threshold.toFixed(2)}`));
+  if (first > 0 && !hybrid) cards.splice(first, 0, h("div", { class: "divider" }, `Below the match threshold of ${answer.threshold.toFixed(2)}`));
   nodes.list.replaceChildren(
     summary(),
     answer.no_match && results.length ? h("div", { class: "notice", role: "status" }, "No good match: ",
