@@ -20,5 +20,7 @@ def run(cfg: DictConfig) -> None:
     try:
         print(ACTIONS[action](cfg, invocation()))
     except KeyboardInterrupt:
+        if action != "build":
+            raise
         print("\nInterrupted; finished embeddings are kept. Resume with the same command.", file=sys.stderr)
         raise SystemExit(130) from None
