@@ -221,7 +221,7 @@ class ModelEmbedder:
         machine = [processor(), torch.get_num_threads(), str(self.device)]
         facts = [self.fingerprint, tower, self.model.preprocess.describe(), self.min_cosine[tower], *machine]
         facts += [
-            *(installed(name) for name in ("torch", "onnxruntime", "openvino")),
+            *(installed(name) for name in ("torch", "onnxruntime", "openvino", "nncf")),
             *backends.candidates(tower, self.device.type),
         ]
         return self.cache / "backends" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"

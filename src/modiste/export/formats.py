@@ -9,6 +9,6 @@ FORMATS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "transformers": ("transformers", "", ()),
     "onnx": ("ONNX Runtime", "onnx", ("onnx", "onnxruntime", "onnxscript")),
     "transformers_js": ("transformers.js", "onnx", ("onnx", "onnxruntime", "onnxscript")),
-    "openvino": ("OpenVINO", "openvino", ("openvino",)),
+    "openvino": ("OpenVINO", "openvino", ("openvino", "nncf")),
     "hub": ("huggingface_hub's PyTorchModelHubMixin", "", ()),
 }
