@@ -7,9 +7,11 @@ from PIL import Image
 
 from helpers.tiny_data import rectangles
 from modiste.config import instantiate
+from modiste.data import augment
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.module import FashionDataModule
 from modiste.data.scenes import Composer, InScene, Silhouette, cut_out
+from modiste.data.scenes import augment as scenes_augment
 from modiste.data.scenes.composer import Canvas, Scene
 from modiste.data.scenes.cutouts import CutOut, foreground
 from modiste.data.scenes.zones import ZONES, zone_of
@@ -207,13 +209,18 @@ def test_distractors_come_from_the_training_rows(plain):
     assert max(kinds(image) for image in pixels(3)) > 1
 
 
-AUGMENTATIONS = ("augment.CropEnds", "augment.HideSkin", "augment.RoomLight", "augment.Thumbnail",
-                 "scenes.InScene", "scenes.Silhouette")  # fmt: skip
+# Found by their modules, so that a new one is among them.
+AUGMENTATIONS = [
+    f"modiste.data.{place}.{name}"
+    for place, module in (("augment", augment), ("scenes", scenes_augment))
+    for name, found in vars(module).items()
+    if isinstance(found, type) and found.__module__ == module.__name__
+]
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_every_augmentation_may_be_named_in_a_config(name):
-    assert type(instantiate({"_target_": f"modiste.data.{name}", "p": 0.5})).__name__ == name.rpartition(".")[2]
+    assert type(instantiate({"_target_": name, "p": 0.5})).__name__ == name.rpartition(".")[2]
 
 
 def test_a_silhouette_has_no_colour_and_no_texture():
