@@ -54,7 +54,7 @@ def file_of(study: Study, seed: int) -> Path:
 def measure(study: Study, seed: int) -> None:
     """Evaluate a run on all domains, and keep the metrics of those that it has."""
     run, kept = study.run(seed), {}
-    modiste("evaluate", f"run={run}", "suite=general")
+    modiste("evaluate", f"run={run}", *GENERAL.evaluation)
     for name in dict.fromkeys(name for name, _ in DOMAINS.values()):
         path = run / "results" / f"{name}.json"
         if path.is_file():  # other recipes hold no types out of training
