@@ -12,7 +12,7 @@ import numpy as np
 from modiste.errors import ModisteError, did_you_mean
 from modiste.search import where as conditions
 from modiste.search.calibrate import ALL, uncalibrated
-from modiste.search.engines.memory import Snapshot, batch, top
+from modiste.search.engines.memory import Snapshot, batch, places, top
 from modiste.search.opened import (
     FIXED,
     Opened,
@@ -397,12 +397,10 @@ class Near:
 
     def _views(self, products: np.ndarray) -> list[list[int]]:
         """The rows of each product that pass the filter."""
-        codes = self.snapshot.products if self.positions is None else self.snapshot.products[self.positions]
-        rows = self.snapshot.rows if self.positions is None else self.snapshot.rows[self.positions]
-        wanted = np.zeros(self.snapshot.products.max() + 1, bool)
-        wanted[products] = True
-        among = np.flatnonzero(wanted[codes])
-        return [rows[among[codes[among] == product]].tolist() for product in products]
+        views = [self.snapshot.of_code(code) for code in products]
+        if self.positions is not None:
+            views = [rows[places(self.positions, rows) >= 0] for rows in views]
+        return [self.snapshot.rows[rows].tolist() for rows in views]
 
 
 def hybrid_ranking(

@@ -43,7 +43,8 @@ class Server:
         health: Name → function of an index that computes a health list.
 
     Attributes:
-        few: Limits the number of searches that run at the same time, after embedding.
+        few: Limits the number of searches that run at the same time, after embedding: more threads than cores would
+            wait for the GIL in turns.
         decoders: Limits the number of searches whose photos wait to be decoded, apart from ``few``.
 
     Raises:
@@ -52,7 +53,7 @@ class Server:
 
     def __init__(self, settings: Settings, open_index: Open, health: Mapping[str, Compute]) -> None:
         self.settings, self.metrics, self.lists = settings, Metrics(), Lists(health)
-        self.few, self.decoders = CapacityLimiter(2 * usable_cores()), CapacityLimiter(DECODED)
+        self.few, self.decoders = CapacityLimiter(usable_cores()), CapacityLimiter(DECODED)
         self.lives: dict[str, Live] = {}
         for name, path in settings.paths.items():
             self.lives[name] = Live(name, path, open_index, settings, self.metrics)

@@ -33,7 +33,7 @@ class Snapshot:
     def __init__(self, table: pa.Table, vectors: np.ndarray) -> None:
         self.table, self.vectors = table, vectors
         self.rows: np.ndarray = table.column("row").to_numpy()
-        self._products: tuple[np.ndarray, Any] | None = None
+        self._products: tuple[np.ndarray, Any, np.ndarray, np.ndarray] | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Snapshot | None:
@@ -61,23 +61,29 @@ class Snapshot:
         """Product code of each row, (N,)."""
         return self.code()[0]
 
-    def code(self) -> tuple[np.ndarray, Any]:
-        """Product code of each row, (N,), and the products' ids by code."""
+    def code(self) -> tuple[np.ndarray, Any, np.ndarray, np.ndarray]:
+        """Product code of each row, (N,), ids by code, positions by product, and where each product begins."""
         if self._products is None:
             coded = self.table.column("product_id").combine_chunks()
-            self._products = coded.indices.to_numpy(), coded.dictionary
+            codes = coded.indices.to_numpy()
+            order = np.argsort(codes, kind="stable")
+            first = np.searchsorted(codes[order], np.arange(len(coded.dictionary) + 1))
+            self._products = codes, coded.dictionary, order, first
         return self._products
 
     def positions(self, rows: np.ndarray) -> np.ndarray:
         """Positions of row numbers; -1 for a row that is not in this version."""
-        found = np.searchsorted(self.rows, rows).clip(max=max(len(self) - 1, 0))
-        return np.where(self.rows[found] == rows, found, -1) if len(self) else np.full(len(rows), -1)
+        return places(self.rows, rows)
 
     def of_product(self, product_id: str) -> np.ndarray:
-        """Positions of a product's rows."""
-        codes, names = self.code()
-        code = names.index(product_id).as_py()
-        return np.flatnonzero(codes == code) if code >= 0 else np.empty(0, np.int64)
+        """Positions of a product's rows; none for an unknown product."""
+        code = self.code()[1].index(product_id).as_py()
+        return self.of_code(code) if code >= 0 else np.empty(0, np.int64)
+
+    def of_code(self, code: int) -> np.ndarray:
+        """Positions of the rows of a product, by its code."""
+        _, _, order, first = self.code()
+        return order[first[code] : first[code + 1]]
 
     def passing(self, condition: conditions.Node | None) -> np.ndarray | None:
         """Positions of the rows that match a condition; None for no condition."""
@@ -98,6 +104,18 @@ class Snapshot:
     def scores(self, query: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
         """Dot products (N,) of ``query`` with all rows, or with those at ``positions``."""
         return (self.vectors if positions is None else self.vectors[positions]) @ query
+
+
+def places(ascending: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Index of each value in an array of distinct, ascending ones; -1 for a value that is not in it.
+
+    >>> places(np.array([2, 5, 9]), np.array([9, 3, 2]))
+    array([ 2, -1,  0])
+    """
+    if not len(ascending):
+        return np.full(len(values), -1)
+    found = np.searchsorted(ascending, values).clip(max=len(ascending) - 1)
+    return np.where(ascending[found] == values, found, -1)
 
 
 def save_table(path: Path, table: pa.Table) -> None:
