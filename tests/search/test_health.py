@@ -78,6 +78,19 @@ def test_embeddings_of_titles_that_are_damaged_are_made_again(index):
     assert np.array_equal(np.load(file), vectors)
 
 
+def test_embeddings_of_titles_that_changed_without_a_new_version_are_made_again(index):
+    # What a killed upsert wrote stays on a Qdrant server.
+    before, vectors, own = health.texts_of(index)
+    table = index.snapshot.table
+    place = table.column_names.index("text")
+    index.snapshot.table = table.set_column(place, "text", [table.column("text").to_pylist()[::-1]])
+    titles, changed, _ = health.texts_of(index)
+    assert (len(titles), set(titles)) == (len(before), set(before))
+    assert np.array_equal(changed, vectors[[before.index(title) for title in titles]])
+    index.snapshot.table = table
+    assert np.array_equal(health.texts_of(index)[2], own)
+
+
 def test_lists_are_written_as_csv(index, tmp_path):
     written = {name: (count, file) for name, count, file in health.write(index, tmp_path / "out")}
     assert set(written) == set(health.LISTS)

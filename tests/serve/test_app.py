@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.served import data_url, garments, running
+from helpers.served import data_url, garments, make_index, running
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,28 @@ def test_a_search_answers_as_the_index_does(client, index):
     assert len(first["views"]) == 2  # one result per product, both photos inside
     assert first["title"]
     assert first["attributes"]["price"] > 0
+
+
+def test_an_approximate_plan_is_used_and_said(tmp_path, monkeypatch):
+    import httpx
+
+    import modiste.search
+    from modiste.search import planner
+    from modiste.serve.app import create_app
+    from modiste.serve.settings import Settings
+
+    monkeypatch.setattr(planner, "LIMIT_SIZES", (5,))
+    index = modiste.search.open(make_index(tmp_path / "plan.index", seed=0))
+    index.plan(["binary"], recall_floor=0.1)
+    expected = index.search(text="red dress", k=10)
+    assert str(expected.exactness).startswith("approximate, recall@10 ")
+    settings = Settings(str(index.path), backend="torch")
+    with running(create_app(settings)) as served, httpx.Client(base_url=served.url, timeout=30) as client:
+        answer = ok(client.post("/search", json={"text": "red dress", "k": 10}))
+        most = ok(client.post("/search", json={"text": "red dress", "k": 101}))
+    assert answer["exactness"] == str(expected.exactness)
+    assert ids(answer) == expected.table.column("product_id").to_pylist()
+    assert most["exactness"] == "exact"
 
 
 def test_address_json_and_upload_give_the_same_answer(client, index):
@@ -172,9 +194,9 @@ def test_photos_come_as_thumbnails_and_larger(client, index):
     assert Image.open(io.BytesIO(small.content)).get_format_mimetype() == small.headers["content-type"]
     assert Image.open(io.BytesIO(large.content)).size == index.image(3).size
     product = index.snapshot.table.column("product_id")[3].as_py()
-    assert client.get(f"/image/product/{product}").status_code == 200
+    assert client.get("/image", params={"product_id": product}).status_code == 200
     assert client.get("/image/99999").status_code == 404
-    assert client.get("/image/product/none").status_code == 404
+    assert client.get("/image", params={"product_id": "none"}).status_code == 404
     assert client.get("/image/0", params={"index": "third"}).status_code == 404
 
 

@@ -372,11 +372,9 @@ def _write_snapshot(folder: Path, version: int, snapshot: Snapshot, facts: Mappi
 def record_plan(index: Opened, choices: list[str], floor: float) -> list[Measured]:
     """See `Index.plan`."""
     store = LanceStore(index.path)
-    with writing(index.path):
-        facts = read_facts(index.path)
-        heal(index.path, facts)
-        embedder, index = index.embedder, whole(newest(index.path))
-        index.embedder, index.store = embedder, store
+    with _writing_newest(index) as latest:
+        index = whole(latest)
+        index.store = store
         asked = queries(index, QUERIES)
         measured = list(measure(index, choices, floor, asked))
         taken = smallest(measured, floor)
@@ -385,8 +383,7 @@ def record_plan(index: Opened, choices: list[str], floor: float) -> list[Measure
         if taken.choice not in (EXACT, IVF):
             Codes.make(taken.choice, index.snapshot.vectors).write(snapshot_folder(index.path, index.version))
         if taken.choice == IVF:  # its index is a new version of the database
-            facts = facts | {"plan": plan.record()}
-            _commit(index.path, store, facts, "approximate index of the vectors", 0)
+            _commit(index.path, store, {**index.facts, "plan": plan.record()}, "approximate index of the vectors", 0)
         else:
             _record(index.path, plan=plan.record())
     return measured
@@ -394,10 +391,20 @@ def record_plan(index: Opened, choices: list[str], floor: float) -> list[Measure
 
 def record_thresholds(index: Opened, coverage: float) -> dict[str, Threshold]:
     """See `Index.calibrate`."""
-    found = calibrate(index, coverage)
-    with writing(index.path):
+    with _writing_newest(index) as latest:
+        found = calibrate(latest, coverage)
         _record(index.path, thresholds=record(found))
     return found
+
+
+@contextmanager
+def _writing_newest(index: Opened) -> Iterator[Opened]:
+    """Yield the newest version under the writer's lock, with the embedder of ``index``."""
+    with writing(index.path):
+        heal(index.path, read_facts(index.path))
+        latest = newest(index.path)
+        latest.embedder = index.embedder
+        yield latest
 
 
 def _record(folder: Path, **facts: Any) -> None:

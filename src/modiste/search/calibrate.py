@@ -124,12 +124,9 @@ def _threshold(
     index: Opened, queries: np.ndarray, positions: np.ndarray, split: str, coverage: float, generator: Any, itself: bool
 ) -> Threshold:
     products, vectors = index.snapshot.products, index.snapshot.vectors
-    order = np.argsort(products, kind="stable")
-    starts = np.searchsorted(products[order], products[positions])
-    ends = np.searchsorted(products[order], products[positions], "right")
     scores = np.empty(len(positions))
-    for place, (query, own, start, end) in enumerate(zip(queries, positions, starts, ends, strict=True)):
-        views = order[start:end]
+    for place, (query, own) in enumerate(zip(queries, positions, strict=True)):
+        views = index.snapshot.of_code(products[own])
         scores[place] = (vectors[views if itself else views[views != own]] @ query).max()
     threshold = conformal(scores, coverage)
     others = vectors[np.sort(generator.integers(0, len(vectors), len(queries)))][generator.permutation(len(queries))]

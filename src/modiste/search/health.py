@@ -5,6 +5,7 @@ The rows of an index on a server are read into memory.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,12 +162,13 @@ def write(index: Index, folder: Path) -> Iterator[tuple[str, int, Path]]:
 
 
 def texts_of(index: Index) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Distinct titles, their embeddings (M, D) and each row's title index (N,); cached per version."""
+    """Distinct titles, their embeddings (M, D) and each row's title index (N,); cached until a title changes."""
     column = whole(index).snapshot.table.column("text").combine_chunks().dictionary_encode()
     titles, own = column.dictionary.to_pylist(), column.indices.to_numpy()
-    file = index.path / "texts" / f"{index.version}.npy"
+    name = hashlib.sha256("\0".join([index.fingerprint, *titles]).encode()).hexdigest()
+    file = index.path / "texts" / f"{name}.npy"
     known = read_cache(file, lambda path: np.load(path, mmap_mode="r"), "The titles' embeddings", quick_digest)
-    if known is not None and len(known) == len(titles):
+    if known is not None:
         return titles, known, own
     parts = [index.embedder.texts(titles[start : start + CHUNK]) for start in range(0, len(titles), CHUNK)]
     vectors = np.concatenate([np.asarray(part) for part in parts]).astype(np.float32)

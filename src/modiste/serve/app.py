@@ -113,7 +113,7 @@ def add_search(app: FastAPI, server: Server) -> None:
         """Products similar to a product."""
         return JSONResponse(await server.answer(SearchBody(like=product_id, where=where, k=k)))
 
-    @app.get("/image/product/{product_id:path}", tags=["catalogue"], response_class=Response)
+    @app.get("/image", tags=["catalogue"], response_class=Response)
     def product_image(product_id: Text, index: Text = "", large: bool = False) -> Response:
         """The first photo of a product, of the first served index that has it unless one is named."""
         for name in [index] if index else server.lives:

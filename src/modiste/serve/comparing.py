@@ -77,9 +77,11 @@ def photo_of(product: str) -> str:
     """URL of a product's photo, which does not reveal the index.
 
     >>> photo_of("a/b #1")
-    'image/product/a%2Fb%20%231'
+    'image?product_id=a%2Fb%20%231'
+    >>> photo_of(".")  # browsers drop a dot from a path
+    'image?product_id=.'
     """
-    return f"image/product/{quote(product, safe='')}"
+    return f"image?product_id={quote(product, safe='')}"
 
 
 def drafted(sides: Mapping[str, Sequence[dict[str, Any]]], seed: str, place: int) -> list[tuple[str, str]]:

@@ -121,10 +121,11 @@ class Server:
         asked: dict[str, Any] = {"text": body.text, "image": image, "like": body.like}
         given = {name: value for name, value in asked.items() if value}
         weights = {str(part): weight for part, weight in body.weights.items()}
+        hybrid = body.hybrid and bool(body.text)
         if given or body.minus:
             found = index.search(
                 **given, minus=body.minus or None, where=where, k=body.k, weights=weights or None,
-                hybrid=body.hybrid and bool(body.text), group=body.group,
+                hybrid=hybrid, group=body.group,
             )  # fmt: skip
             facts = {
                 "exactness": str(found.exactness), "no_match": found.no_match, "threshold": found.threshold,
@@ -139,7 +140,7 @@ class Server:
                 "note": "", "count": index.count(where), "hints": [],
             }  # fmt: skip
             table = index.browse(where, body.k, body.group)
-        answer = facts | {"results": products(table, body.index, held), "version": held.version}
+        answer = facts | {"hybrid": hybrid, "results": products(table, body.index, held), "version": held.version}
         if body.facets:
             answer["facets"] = facets(held, body.where, body.filters)
         return answer | {"took_ms": 1000 * (time.perf_counter() - start)}

@@ -25,8 +25,8 @@ function score(product, { top, tick }) {
 }
 
 /** The scale of a list's scores: the best and the threshold both fit. The threshold is of cosines, so a hybrid list has no tick. */
-export function scaleOf(answer, hybrid = false) {
-  const tick = hybrid ? null : answer.threshold;
+export function scaleOf(answer) {
+  const tick = answer.hybrid ? null : answer.threshold;
   const best = Math.max(...answer.results.map((product) => product.score ?? 0), tick ?? 0, 1e-6);
   return { top: best * 1.04, tick };
 }

@@ -50,7 +50,7 @@ function chips(photo) {
   const made = [];
   if (photo) made.push(chip(h("img", { src: photo.data, alt: "Your photo" }), "Photo", () => drop("image")));
   if (state.like) {
-    const image = h("img", { src: `image/product/${encodeURIComponent(state.like)}`, alt: "", onerror: () => image.remove() });
+    const image = h("img", { src: `image?product_id=${encodeURIComponent(state.like)}`, alt: "", onerror: () => image.remove() });
     made.push(chip(image, `Like ${state.like}`, () => drop("like")));
   }
   return made;
@@ -146,12 +146,11 @@ export function filters() {
 
 function show() {
   const { results } = answer;
-  const hybrid = request().hybrid && request().text !== null;
-  const scale = scaleOf(answer, hybrid);
+  const scale = scaleOf(answer);
   const actions = [["similar", "More like this", similar], ["but", "Like this, but …", but]];
   const first = results.findIndex((product) => product.match === false);
   const cards = results.map((product) => card(product, { scale, actions, open: openFull, weak: first > 0 && product.match === false }));
-  if (first > 0 && !hybrid) cards.splice(first, 0, h("div", { class: "divider" }, `Below the match threshold of ${answer.threshold.toFixed(2)}`));
+  if (first > 0 && !answer.hybrid) cards.splice(first, 0, h("div", { class: "divider" }, `Below the match threshold of ${answer.threshold.toFixed(2)}`));
   nodes.list.replaceChildren(
     summary(),
     answer.no_match && results.length ? h("div", { class: "notice", role: "status" }, "No good match: ",
