@@ -1,7 +1,8 @@
 """One model on several domains: python experiments/record/general.py; with --tables, only the table of what was run.
 
-Trains `kagl_general` with each seed that has no result yet, evaluates it on all domains (suite=general), with the first
-seed of the other recipes where the record has its run, and writes the table between markers of this folder's README.
+Trains `kagl_general` with each seed that has no result yet, averages the weights of the seeds, evaluates them on all
+domains (suite=general), with the first seed of the other recipes that the record has a run of, and writes the table
+between markers of this folder's README.
 MODISTE_DATA says where the data sets are.
 """
 
@@ -21,6 +22,7 @@ from record import (
     SEEDS,
     TRANSFER,
     Study,
+    average,
     figure,
     fill,
     interval,
@@ -31,6 +33,7 @@ from record import (
 )
 
 GENERAL = Study("general", "kagl_general", ("suite=general",), "general")
+SOUP = Study("general_soup", "kagl_general", GENERAL.evaluation, GENERAL.result)
 OTHERS = (TRANSFER, ADAPTATION)
 KEPT = ("task", "data", "split", "metrics", "counts", "tables", "model", "data_fingerprint", "seed", "command")
 # What a row shows: the result of suite=general, and its metric.
@@ -80,7 +83,9 @@ def found(study: Study) -> dict[int, Any]:
 def domains() -> str:
     """A row per domain, a column per seed with intervals, mean ± s.d. over several, and the other recipes."""
     own = found(GENERAL)
-    others = {study.recipe: content for study in OTHERS for content in found(study).values()}
+    others = {f"`{study.recipe}`, seed {seed}": content for study in OTHERS for seed, content in found(study).items()}
+    if averaged := found(SOUP).get(0):
+        others = {"weights of these averaged": averaged, **others}
     rows = []
     for domain, (name, metric) in DOMAINS.items():
         values = [content[name]["metrics"][metric] for content in own.values()]
@@ -90,7 +95,7 @@ def domains() -> str:
         rows.append([domain, *map(interval, values), *together, *beside])
     summary = [f"mean ± s.d. of {len(own)} seeds"] if len(own) > 1 else []
     seeds = [f"`{GENERAL.recipe}`, seed {seed}" for seed in own]
-    return table(["", *seeds, *summary, *(f"`{recipe}`, seed 0" for recipe in others)], rows)
+    return table(["", *seeds, *summary, *others], rows)
 
 
 def main(arguments: list[str]) -> None:
@@ -101,9 +106,13 @@ def main(arguments: list[str]) -> None:
         for seed in SEEDS:
             if not file_of(GENERAL, seed).is_file():
                 train_and_measure(seed)
+        if not found(SOUP):
+            average([GENERAL.run(seed) for seed in SEEDS], SOUP.run(0), Path("runs/general_pair"))
+            measure(SOUP, 0)
         for study in OTHERS:
-            if (study.run(0) / "selection.json").is_file() and not file_of(study, 0).is_file():
-                measure(study, 0)
+            seeds = [seed for seed in SEEDS if (study.run(seed) / "selection.json").is_file()]
+            if seeds and not found(study):
+                measure(study, seeds[0])
     fill(HERE / "README.md", {"general": domains()})
 
 

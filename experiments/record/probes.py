@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from record import HERE, MEASURED, fill, interval, modiste, table
+from record import HERE, MEASURED, average, fill, interval, modiste, table
 
 from modiste.config import compose
 
@@ -96,18 +96,13 @@ def train(name: str) -> None:
     library.train(config)
 
 
-def cook() -> None:
-    """The mean of the members' weights, by two merges (Wortsman et al. 2022, arXiv:2203.05482)."""
-    first, second, third = (run_of(f"member_{seed}") for seed in MEMBERS)
-    task = "task=[retrieval]"
-    modiste("merge", f"first={first}", f"second={second}", "alphas=[0.5]", f"out={RUNS / 'pair'}", task)
-    modiste("merge", f"first={RUNS / 'pair'}", f"second={third}", f"alphas=[{1 / 3}]", f"out={run_of('soup')}", task)
-
-
 def measure(name: str) -> dict[str, Any]:
     """Train and evaluate a probe: its overrides, the minutes of training, and the metric of each domain."""
-    cook() if name == "soup" else train(name)
     run = run_of(name)
+    if name == "soup":
+        average([run_of(f"member_{seed}") for seed in MEMBERS], run, RUNS / "pair")
+    else:
+        train(name)
     modiste("evaluate", f"run={run}", "suite=general_val")
     metrics = {
         domain: json.loads((run / "results" / f"{file}.json").read_text())["metrics"][metric]

@@ -13,6 +13,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,14 @@ def plain(found: Any, shape: Any) -> Any:
     if isinstance(shape, dict) and OmegaConf.is_dict(found):
         return {key: plain(found.get(key), shape[key]) for key in shape}
     return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+
+
+def average(runs: Sequence[Path], out: Path, pair: Path) -> None:
+    """The mean of three runs' weights in ``out``, by two merges (Wortsman et al. 2022, arXiv:2203.05482)."""
+    first, second, third = runs
+    task = "task=[retrieval]"
+    modiste("merge", f"first={first}", f"second={second}", "alphas=[0.5]", f"out={pair}", task)
+    modiste("merge", f"first={pair}", f"second={third}", f"alphas=[{1 / 3}]", f"out={out}", task)
 
 
 def probe() -> None:
