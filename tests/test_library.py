@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
 from lightning.pytorch import Trainer
 
 import modiste
 from helpers.commands import TINY
 from helpers.tiny_data import picture
+from modiste.data import from_table
+from modiste.errors import ModisteError
 
 README = Path(modiste.__file__).parents[2] / "README.md"
 COLOURS = ("red", "green", "blue", "black")
@@ -57,6 +60,7 @@ def test_the_script_of_the_readme_trains_without_hydra_in_at_most_twenty_lines(s
 def test_train_evaluate_embed_and_load_are_what_the_commands_call(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = ["trainer.max_epochs=1", "data.num_workers=0", "optim.schedule=constant"]  # a cosine's end is final
+    short.append("data.captions.templates=['a {colour} {category}']")
     run = modiste.train([*TINY, *short, f"run_dir={tmp_path / 'run'}"])
     assert (run.path / "checkpoints" / "best.ckpt").is_file()
     assert run.score is not None
@@ -80,13 +84,43 @@ def test_train_evaluate_embed_and_load_are_what_the_commands_call(tmp_path, monk
     stored = (run.results / "synthetic.test.retrieval.json").read_bytes()
     modiste.evaluate(run, catalogue.select(split="val"), ["retrieval"], split="val", cache=False)
     assert (run.results / "synthetic.test.retrieval.json").read_bytes() == stored, "a run's record is of its own data"
-    (in_memory,) = modiste.evaluate(model, catalogue, ["retrieval"], cache=False)
-    assert in_memory.metrics == result.metrics
+    # The same captions whatever the model is given as, and of a catalogue, too.
+    own = {"data.captions.templates": ["a {colour} {category}"]}
+    for given, settings in ((run, {}), (model, own), (modiste.load(run), own)):
+        (again,) = modiste.evaluate(given, catalogue, ["retrieval"], cache=False, **settings)
+        assert again.metrics == result.metrics
+    texts = embeddings.ids.column("text").to_pylist()
+    loaded = modiste.embed(modiste.load(run), catalogue, texts, cache=False, progress=False)
+    assert torch.equal(loaded.text, embeddings.text)
+    (pair,) = modiste.compare(run, run).pairs
+    assert set(pair.metrics) == set(result.metrics)
+
+
+@pytest.mark.parametrize("call", [modiste.evaluate, modiste.embed])
+def test_what_is_no_model_is_refused(call, shop):
+    catalogue = from_table(shop, images="photos", text="title", image="file", product_id="sku")
+    with pytest.raises(ModisteError, match="is no model: give a run"):
+        call(object(), catalogue)
+    with pytest.raises(ModisteError, match=r"give a Catalogue|is no model"):
+        call(42, "synthetic")
+
+
+def test_a_catalogue_without_a_run_has_the_prompts_of_a_table_or_those_given(shop):
+    from modiste.config import compose
+    from modiste.models.load import build_model
+
+    shop["colour"] = [title.split()[0] for title in shop["title"]]
+    catalogue = from_table(shop, images="photos", text="title", image="file", product_id="sku")
+    model = build_model(compose("train", TINY))
+    (result,) = modiste.evaluate(model, catalogue, ["zeroshot"], split="all", cache=False)
+    assert "colour/accuracy" in result.metrics
+    prompts = {"data.prompts.colour": ["a {} garment"]}
+    (other,) = modiste.evaluate(model, catalogue, ["zeroshot"], split="all", cache=False, **prompts)
+    assert "a {} garment" in str(other.protocol)
+    assert "a {} garment" not in str(result.protocol)
 
 
 def test_a_table_of_arrow_is_a_catalogue_too(shop):
-    from modiste.data import from_table
-
     table = pa.Table.from_pandas(shop, preserve_index=False)
     catalogue = from_table(table, images="photos", text="title", image="file", product_id="sku")
     assert len(catalogue) == 48

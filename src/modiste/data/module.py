@@ -59,7 +59,7 @@ class ValidationSet:
 
     data: FashionDataModule
     split: str
-    tasks: Mapping[str, Any]
+    tasks: Mapping[str, Any]  # each a `modiste.tasks.result.Task`, which is a layer above
 
 
 class FashionDataModule(LightningDataModule):

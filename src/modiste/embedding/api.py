@@ -19,8 +19,9 @@ from modiste.data.build import bind_captions, load
 from modiste.data.catalogue import Catalogue
 from modiste.embedding.build import EmbedderOptions, build_embedder, choose_device, decode_of
 from modiste.embedding.distributed import Job, default_number, embed_shards
+from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder
-from modiste.models.load import build_model
+from modiste.models.load import Loaded, as_model, build_model
 from modiste.models.load import load as load_model
 from modiste.utils import arrow
 from modiste.utils.atomic import atomic
@@ -55,7 +56,7 @@ class Embeddings:
 
 
 def embed(
-    model: DualEncoder | RunDir | str | Path,
+    model: DualEncoder | Loaded | RunDir | str | Path,
     data: Catalogue,
     captions: Sequence[str] | None = None,
     **options: Unpack[EmbedderOptions],
@@ -63,7 +64,8 @@ def embed(
     """Embed the images and texts of a catalogue.
 
     Args:
-        model: A model, a run directory, or a hub id or local directory of a published model.
+        model: A model, what `modiste.load` or `modiste.train` returns, a run directory, or a hub id or local directory
+            of a published model.
         data: The catalogue.
         captions: The text of each row; None: from the run's caption templates if ``model`` is a run, else the column
             ``text``.
@@ -71,7 +73,7 @@ def embed(
             ``backend``, ``device``, …
 
     Raises:
-        ModisteError: The model is missing or refused, or an option has an unknown value.
+        ModisteError: The model is missing or refused, ``data`` is no catalogue, or an option has an unknown value.
 
     >>> from modiste.data.synthetic import Synthetic
     >>> from modiste.config import compose
@@ -81,14 +83,14 @@ def embed(
     >>> embeddings.image.shape, embeddings.ids.column_names
     (torch.Size([10, 16]), ['row', 'product_id', 'split', 'text'])
     """
+    if not isinstance(data, Catalogue):
+        raise ModisteError("data: give a Catalogue; modiste embed data=NAME embeds a data set by its name.")
     run = RunDir.of(model)
     if captions is None and run is not None:
         bound = bind_captions(load_run_config(run.config).data, data)
         captions = [bound.first(row) for row in range(len(data))]
     texts = data.column("text") if captions is None else list(captions)
-    if not isinstance(model, DualEncoder):
-        model = load_model(model.path if isinstance(model, RunDir) else model).model
-    embedder = build_embedder(model, **options)
+    embedder = build_embedder(as_model(model), **options)
     return Embeddings(embedder.images(data), embedder.texts(texts), _ids(data, texts), embedder.fingerprint)
 
 

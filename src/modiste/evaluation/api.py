@@ -15,20 +15,21 @@ from modiste.config.overrides import as_overrides, override_value
 from modiste.embedding.build import embedder_options
 from modiste.errors import ModisteError
 from modiste.evaluation.runner import Evaluator, Outcome
-from modiste.evaluation.spec import Entry, Evaluation, EvaluationSpec, Task, entry_overrides
+from modiste.evaluation.spec import Entry, Evaluation, EvaluationSpec, entry_overrides
 from modiste.evaluation.subject import Subject, subject_of
 from modiste.evaluation.suite import run_suite, suite_specs
 from modiste.models.dual_encoder import DualEncoder
+from modiste.models.load import Loaded, as_model
 from modiste.reporting.report import write_report
 from modiste.utils.run_dir import RunDir
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
-    from modiste.tasks.result import Result
+    from modiste.tasks.result import Result, Task
 
 
 def evaluate(
-    model: DualEncoder | RunDir | str | Path,
+    model: DualEncoder | Loaded | RunDir | str | Path,
     data: Catalogue | Entry | None = None,
     tasks: Sequence[str] | Mapping[str, Task] = ("retrieval",),
     *,
@@ -39,22 +40,24 @@ def evaluate(
     """Evaluate a model on tasks of `modiste.tasks`.
 
     Args:
-        model: A run directory or what `modiste.train` returns, a hub id or local directory of a published model, or a
-            model in memory.
-        data: A catalogue; a data set's name; config groups and keys of `modiste evaluate` with their values
+        model: A run directory or what `modiste.train` returns, a hub id or local directory of a published model, a
+            model in memory, or what `modiste.load` returns.
+        data: A catalogue, whose captions and prompts are those of the run, else those of ``data=table``; a data set's
+            name; config groups and keys of `modiste evaluate` with their values
             (``{"data": "kagl", "data/split": "marqo"}``); None: that of the run.
         tasks: Names of tasks, or tasks by name.
         split: The evaluated split; ``all``: every row.
         out: Directory for result files; existing results of the same model, data and protocol are reused. None: results
             of a run are stored in the run, others are not stored. Results of data or tasks that are passed as objects
             are stored only with ``out``, and always recomputed.
-        settings: Further keys of conf/evaluate.yaml: ``precision``, ``batch_size``, ``backend``, ``dim`` …
+        settings: Further keys of conf/evaluate.yaml: ``precision``, ``batch_size``, ``backend``, ``dim``,
+            ``**{"data.prompts.colour": ["a {} dress"]}`` …
 
     Returns:
         One result per task.
 
     Raises:
-        ModisteError: A name is unknown, data or weights are missing, or a task refuses the data.
+        ModisteError: A name is unknown, ``model`` is no model, data or weights are missing, or a task refuses the data.
 
     >>> from modiste.data.synthetic import Synthetic
     >>> from modiste.models.load import build_model
@@ -71,16 +74,21 @@ def evaluate(
     if not isinstance(tasks, Mapping):
         words.append(f"task={override_value(list(tasks))}")
     run = RunDir.of(model)
+    held = None if isinstance(model, (RunDir, str, Path)) else as_model(model)
     words += [f"run={override_value(str(run.path))}"] if run else []
-    if isinstance(model, (str, Path)) and run is None:
-        words += ["model=pretrained", f"model.source={override_value(str(model))}"]
+    if held is None and run is None:
+        words += ["model=exported", f"model.source={override_value(str(model))}"]
     if "suite" in settings:
         raise ModisteError("A suite sets the data and tasks itself: run it with modiste evaluate suite=NAME.")
     given = None if data is None or isinstance(data, (str, Mapping)) else data
     objects = given is not None or isinstance(tasks, Mapping)
-    spec = EvaluationSpec("", compose("evaluate", words), tuple(words))
-    subject = _subject(model, spec.config)
-    trained = subject.trained
+    node = [] if given is None else ["data=table", "data.catalogue.path=memory"]
+    spec = EvaluationSpec("", compose("evaluate", [*node, *words]), tuple(words))
+    subject = subject_of(spec.config, str(model)) if held is None else _in_memory(held, spec.config)
+    if subject.trained is not None:
+        spec = spec.of_run(subject.trained)
+    elif data is None:
+        raise ModisteError("No data given: name a data set or pass a catalogue; only runs have default data.")
     if given is not None:  # a run stores only results of data that a configuration can name
         subject = replace(subject, run=None, trained=None)
         spec.config.data.name = escape_interpolations(given.card.name)
@@ -92,10 +100,6 @@ def evaluate(
         subject, RunDir(Path(out)) if out else None, overwrite=cfg.overwrite or objects, overlap=cfg.overlap,
         deterministic=cfg.deterministic,
     )  # fmt: skip
-    if given is None and trained is not None:
-        spec = spec.of_run(trained)
-    elif given is None and data is None:
-        raise ModisteError("No data given: name a data set or pass a catalogue; only runs have default data.")
     evaluation = spec.load(given)
     if isinstance(tasks, Mapping):
         evaluation = Evaluation(evaluation.spec, evaluation.catalogue, dict(tasks))
@@ -103,10 +107,8 @@ def evaluate(
     return [done.result for name in evaluation.tasks if (done := evaluator.run_task(prepared, name)).result]
 
 
-def _subject(model: DualEncoder | RunDir | str | Path, cfg: DictConfig) -> Subject:
-    if isinstance(model, DualEncoder):
-        return Subject(type(model).__name__, "memory", model, embedder_options(cfg))
-    return subject_of(cfg, str(model))
+def _in_memory(model: DualEncoder, cfg: DictConfig) -> Subject:
+    return Subject(type(model).__name__, "memory", model, embedder_options(cfg))
 
 
 @dataclass(frozen=True)

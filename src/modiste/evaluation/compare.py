@@ -13,6 +13,7 @@ from modiste.reporting.tables.names import lower_is_better, ordered, parts_of, s
 from modiste.reporting.tables.pairs import ALPHA, SAME, difference, paired_tests, verdict
 from modiste.reporting.tables.results import StoredResult, coordinates, load_results, title_of
 from modiste.reporting.tables.sheets import Grid, Item, Sheet, csv_text, latex, markdown
+from modiste.utils.run_dir import RunDir
 
 if TYPE_CHECKING:
     from modiste.metrics.comparison import Comparison as Test
@@ -118,13 +119,13 @@ class Comparison:
 
 
 def compare(
-    a: str | Path, b: str | Path, *, allow: Sequence[str] = (), resamples: int = 10_000, seed: int = 0
+    a: RunDir | str | Path, b: RunDir | str | Path, *, allow: Sequence[str] = (), resamples: int = 10_000, seed: int = 0
 ) -> Comparison:
     """Compare two models on the same queries, with paired tests and Holm's correction.
 
     Args:
-        a: Run directory or result file of model A.
-        b: Run directory or result file of model B.
+        a: Run directory or result file of model A, or what `modiste.train` returns.
+        b: The same of model B.
         allow: Settings in which two results may differ, such as ``query_prefix``.
         resamples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
@@ -139,6 +140,7 @@ def compare(
         ``modiste.compare("runs/a", "runs/b").pairs[0].verdict("t2i/mrr")`` is ``"A better"``, ``"B better"`` or
         ``"≈"``.
     """
+    a, b = (side.path if isinstance(side, RunDir) else side for side in (a, b))
     of_a, of_b = _by_place(a), _by_place(b)
     shared = [place for place in of_a if place in of_b]
     if not shared:

@@ -17,7 +17,7 @@ from modiste.errors import ModisteError
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
-    from modiste.tasks.result import Embedder, Result
+    from modiste.tasks.result import Task
 
 Entry = str | Mapping[str, Any]
 """A data set's name, or config groups and keys of `modiste evaluate` with values: ``{data: kagl, task: [marqo]}``."""
@@ -27,20 +27,6 @@ log = logging.getLogger(__name__)
 
 EVERY_ROW = "all"
 """The split of all rows, for data without splits."""
-
-
-class Task:
-    """Evaluate an embedder on a split of a catalogue (`modiste.tasks`).
-
-    Attributes:
-        files: Arguments that name files and folders, whose content is part of a result's identity.
-    """
-
-    files: Sequence[str] = ()
-
-    def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
-        """Evaluate the embeddings of ``split``."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

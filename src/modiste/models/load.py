@@ -127,20 +127,19 @@ def load_folded(model: DualEncoder, path: Path) -> None:
     return _fill(model, adapted.state_dict(), path)
 
 
-def load(source: str | Path, checkpoint: str = "best") -> Loaded:
+def load(source: RunDir | str | Path, checkpoint: str = "best") -> Loaded:
     """Load a model in evaluation mode, with its transform and tokenizer.
 
     Args:
-        source: A run directory; a folder of `modiste export`, sentence-transformers, open_clip or transformers; or a
-            hub id of a model of transformers.
+        source: A run directory, or what `modiste.train` returns; a folder of `modiste export`, sentence-transformers,
+            open_clip or transformers; or a hub id of a model of transformers.
         checkpoint: ``best`` or ``last`` of a run directory.
 
     Raises:
         ModisteError: The source is missing or unknown, or its configuration or weights are refused.
     """
-    path = Path(source).expanduser()
-    if path.is_dir() and RunDir(path).is_run:
-        run = RunDir(path)
+    run = RunDir.of(source)
+    if run is not None:
         model = build_model(load_run_config(run.config))
         load_weights(model, run.checkpoint(checkpoint))
     else:
@@ -148,6 +147,25 @@ def load(source: str | Path, checkpoint: str = "best") -> Loaded:
         model = instantiate({"_target_": "modiste.pretrained.exported.load_exported", "source": str(source)})
     model.eval()
     return Loaded(model, model.preprocess, model.tokenizer)
+
+
+def as_model(model: DualEncoder | Loaded | RunDir | str | Path) -> DualEncoder:
+    """The dual encoder of what a user gave: a model, what `load` returned, or what `load` takes.
+
+    Raises:
+        ModisteError: It is none of these, or see `load`.
+
+    >>> as_model(42)
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: model: 42 is no model: give a run, a model's name, or what modiste.load returned.
+    """
+    if isinstance(model, DualEncoder):
+        return model
+    if isinstance(model, Loaded):
+        return model.model
+    if isinstance(model, (RunDir, str, Path)):
+        return load(model).model
+    raise ModisteError(f"model: {model!r:.60} is no model: give a run, a model's name, or what modiste.load returned.")
 
 
 class Start(NamedTuple):

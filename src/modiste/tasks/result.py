@@ -43,6 +43,17 @@ class Embedder(TextEmbedder, Protocol):
         """Unit-norm embeddings (N, D), float32 on the CPU, of the images of the catalogue's rows."""
 
 
+class Task(Protocol):
+    """Protocol of the tasks of `modiste.tasks`.
+
+    A task may have an attribute ``files``: the names of its arguments that name files and folders, whose content is
+    part of a result's identity.
+    """
+
+    def __call__(self, embedder: Embedder, catalogue: Catalogue, split: str) -> Result:
+        """Evaluate the embeddings of ``split``."""
+
+
 @dataclass
 class Result:
     """The outcome of one task on one split of one data set.
