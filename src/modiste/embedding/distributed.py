@@ -19,7 +19,8 @@ import torch
 from modiste.data.catalogue import Catalogue
 from modiste.data.storage.preprocessed import MANIFEST, is_whole, read_manifest
 from modiste.embedding.backends import check_name
-from modiste.embedding.embedder import MIN_COSINE, ModelEmbedder, save_array
+from modiste.embedding.build import build_embedder
+from modiste.embedding.embedder import MIN_COSINE, fingerprint, save_array
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
 from modiste.utils.atomic import atomic, check_space, file_digest
@@ -100,10 +101,11 @@ class Worker:
         keep_pages()
         torch.set_num_threads(job.threads)
         self.job = job
-        model = job.model.to(device_of(job.device, number))
-        self.embedder = ModelEmbedder(
-            model, job.batch_size, job.precision, decode=job.decode, backend=job.backend, min_cosine=job.min_cosine
-        )
+        self.embedder = build_embedder(
+            job.model, batch_size=job.batch_size, precision=job.precision, backend=job.backend,
+            min_cosine=job.min_cosine, device=device_of(job.device, number), cache=False, decode=job.decode,
+            progress=False,
+        )  # fmt: skip
 
     def __call__(self, index: int) -> Record:
         """Write shard ``index``; return its record for the manifest."""
@@ -151,7 +153,7 @@ def embed_shards(job: Job, workers: str = "processes", number: int = 1, progress
         raise ModisteError(f"workers={workers} is not known. {did_you_mean(workers, WORKERS)}")
     if number < 1:
         raise ModisteError(f"The number of workers must be at least 1, not {number}.")
-    identity = json.loads(json.dumps(job.identity(ModelEmbedder(job.model).fingerprint), default=str))
+    identity = json.loads(json.dumps(job.identity(fingerprint(job.model)), default=str))
     known = _finished(job.folder, identity)
     total = -(-len(job.catalogue) // job.shard_rows)
     missing = [index for index in range(total) if index not in known]
