@@ -422,12 +422,14 @@ def headline() -> str:
 
 
 def reruns() -> str:
-    """What retrained seeds scored on Fashion-MNIST: the range over kept checkpoints, and the one known last checkpoint."""
+    """Scores of retrained seeds on Fashion-MNIST: the range over kept checkpoints, and one last checkpoint."""
     files = [TRANSFER.rerun_file(seed) for seed in SEEDS]
     metrics = [json.loads(file.read_text())["metrics"] for file in files if file.is_file()]
     threads = json.loads(RERUN.read_text())
     kept = [*(metric["category/weighted_f1"]["value"] for metric in metrics), threads["best"]]
-    return f"retrained: {figure(min(kept))} to {figure(max(kept))} (one run's last checkpoint: {figure(threads['last'])})"
+    return (
+        f"retrained: {figure(min(kept))} to {figure(max(kept))} (one run's last checkpoint: {figure(threads['last'])})"
+    )
 
 
 def seeds_together(study: Study, metric: str) -> list[str]:
