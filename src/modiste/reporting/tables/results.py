@@ -78,7 +78,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> StoredResult:
     try:
-        result = with_current_words(json.loads(read_text(path)))
+        result = _with_current_words(json.loads(read_text(path)))
     except (OSError, ValueError, RecursionError) as error:
         raise ModisteError(f"'{path}' is not a readable JSON file ({error}): evaluate again to rewrite it.") from None
     problem = _problem(result)
@@ -87,10 +87,10 @@ def _read(path: Path) -> StoredResult:
     return StoredResult(result, path)
 
 
-def with_current_words(result: Any) -> Any:
-    """Return the content of a result file with current names of counts and settings, and current words in its protocol.
+def _with_current_words(result: Any) -> Any:
+    """Return the content of a result file with current names and words in counts, settings and protocol.
 
-    >>> with_current_words({"counts": {"colour/values_left_out": 2}, "protocol": {"accuracy": "share of pairs"}})
+    >>> _with_current_words({"counts": {"colour/values_left_out": 2}, "protocol": {"accuracy": "share of pairs"}})
     {'counts': {'colour/values_excluded': 2}, 'protocol': {'accuracy': 'fraction of pairs'}}
     """
     if not isinstance(result, dict):
