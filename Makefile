@@ -10,8 +10,8 @@ DEMO := runs/demo
 help:
 	@echo "make demo    install, train on the synthetic catalogue, evaluate, write a report with pictures, index, search"
 	@echo "make test    install, also Chromium by apt-get (with sudo -n if needed), run all tests except the slow ones"
-	@echo "make test-slow  the slow ones of the index, the page and the exports"
-	@echo "make test-all  the slow ones, too: whole training runs, sweeps and conversions, twice as long"
+	@echo "make test-slow  the slow tests of the index, the page and the exports"
+	@echo "make test-all  all tests, with whole training runs, sweeps and conversions: twice as long"
 	@echo "make bench   install the peers, run the benchmarks, write their table (about 75 minutes, nothing else running)"
 	@echo "make check   ruff and mypy"
 	@echo "make docs    build the documentation into docs/_build/html; executes the notebooks"
@@ -19,7 +19,7 @@ help:
 
 install: .venv/installed
 
-# What one uses; the tests need more.
+# What a user needs; the tests need more.
 .venv/usable: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(TORCH)

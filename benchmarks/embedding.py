@@ -89,7 +89,7 @@ def images(quick: bool) -> Iterator[Row]:
 
 
 def floor() -> str:
-    """What this processor can do in a matrix product."""
+    """What this processor can do in a matmul."""
     a = torch.randn(2048, 2048)
     torch.mm(a, a)
     seconds = min(harness.seconds(lambda: torch.mm(a, a)) for _ in range(5))

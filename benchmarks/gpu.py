@@ -159,7 +159,7 @@ def or_out_of_memory(measure: Callable[[], Any], device: torch.device) -> Any:
 
 
 def profile(work: Work, device: torch.device) -> str:
-    """Which fraction of the time the card works, and which of that goes into matrix products."""
+    """Which fraction of the time the card works, and which of that goes into matmuls."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
@@ -169,8 +169,8 @@ def profile(work: Work, device: torch.device) -> str:
     kernels = [(e.key, e.self_device_time_total if on_card else e.self_cpu_time_total) for e in seen.key_averages()]
     busy = sum(duration for _, duration in kernels) / 1e6
     words = ("gemm", "cutlass", "nvjet", "xmma", "aten::mm", "aten::addmm")
-    products = sum(duration for name, duration in kernels if any(word in name for word in words)) / 1e6
-    return f"busy {busy / seconds:.0%} of the time, products {products / max(busy, 1e-9):.0%} of that"
+    matmuls = sum(duration for name, duration in kernels if any(word in name for word in words)) / 1e6
+    return f"busy {busy / seconds:.0%} of the time, matmuls {matmuls / max(busy, 1e-9):.0%} of that"
 
 
 # -------------------------------------------------------------------------------------------------------------- losses
@@ -213,7 +213,7 @@ def fastest_tile(kind: str, inputs: Any, tiles: Sequence[int], most: float, devi
 
 
 def matmul_rate(size: int, device: torch.device) -> float:
-    """TFLOP/s of a bf16 product of two square matrices."""
+    """TFLOP/s of a bf16 matmul of two square matrices."""
     a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
     work = synced(lambda: [a @ b for _ in range(10)], device)
     work()
@@ -221,7 +221,7 @@ def matmul_rate(size: int, device: torch.device) -> float:
 
 
 def loss_rate(kind: str, pairs: int, dim: int, milliseconds: float, work: Work, quick: bool, device: Any) -> Found:
-    """Operations that our loss executes per second, against the card's matrix product."""
+    """Operations that our loss executes per second, against the card's matmul."""
     per_pair = {"clip": 8, "siglip": 6}[kind]  # the logits of clip are computed twice
     ours, card = per_pair * pairs**2 * dim / milliseconds / 1e9, matmul_rate(256 if quick else 8192, device)
     return Found(f"{kind}/rate", ours, card, ours / card, f"{per_pair}·N²·D operations; {profile(work, device)}")

@@ -105,8 +105,8 @@ def ranx_evaluate(pairs: int) -> Work:
     return work
 
 
-def product(pairs: int) -> Work:
-    """The one matrix product alone, tile by tile into one buffer."""
+def matmul(pairs: int) -> Work:
+    """One matmul alone, tile by tile into one buffer."""
     from modiste.metrics.both_ranks import TILE
 
     image, text = embeddings(pairs)
@@ -136,7 +136,7 @@ def check(pairs: int) -> None:
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Against torchmetrics; then against open_clip, pytrec_eval, ranx, and the product alone."""
+    """Against torchmetrics; then against open_clip, pytrec_eval, ranx, and the matmul alone."""
     check(300)
     large, small = (400, 200) if quick else (10_000, 1_000)
     equal = "values equal at N = 300"
@@ -151,8 +151,8 @@ def rows(quick: bool) -> Iterator[Row]:
     yield _memory(12, large, open_clip_metrics, clip, (None, None), "no target")
     yield _time(12, small, pytrec, "pytrec_eval", 3, (2, 3.8), half)
     yield _time(12, small, ranx_evaluate, "ranx", 3, (2, 3.8), half)
-    floor = "the floor: how near to the product of the embeddings, which both directions share, with nothing counted"
-    yield _time(12, large, product, "the matrix product alone", 5, (None, 1 / 1.2), floor)
+    floor = "the floor: how close to the matmul of the embeddings, which both directions share, without ranking"
+    yield _time(12, large, matmul, "the matmul alone", 5, (None, 1 / 1.2), floor)
 
 
 def _what(pairs: int) -> str:

@@ -26,7 +26,7 @@ def small(width: float, height: float, path: Path) -> Iterator[Figure]:
 
 
 def curves(found: Mapping[int, Mapping[str, Any]], path: Path) -> None:
-    """A validation metric over the epochs, a line a seed: ``{seed: {"metric", "values"}}``."""
+    """A validation metric over the epochs, one line per seed: ``{seed: {"metric", "values"}}``."""
     with small(4.5, 3, path) as figure:
         axes = figure.subplots()
         for number, (seed, curve) in enumerate(found.items()):

@@ -81,7 +81,7 @@ def test_data_json_holds_the_counts(given, tmp_path):
     }
 
 
-def test_the_screen_says_what_was_left_out_what_leaks_and_where_the_sheet_is(given, tmp_path, capsys):
+def test_the_screen_says_what_was_excluded_what_leaks_and_where_the_sheet_is(given, tmp_path, capsys):
     run(given)
     out = " ".join(capsys.readouterr().out.split())
     for expected in ("5 rows read, 4 kept", "dropped: 1 missing image: s4", "train – test 0 1 1", "red 50.0%"):

@@ -314,7 +314,7 @@ def test_wandb_logs_offline_without_an_account_and_its_summary_holds_the_best(fo
     run_id = json.loads((folder / "wandb_run" / "logger.json").read_text())["wandb"]
     (offline,) = (folder / "wandb_run" / "wandb").glob(f"offline-run-*-{run_id}")
     run = OfflineRun(offline)
-    assert run.name == "synthetic-synthetic-seed0"  # recipe, data, seed
+    assert run.name == "synthetic-seed0"  # data and seed: there is no recipe
     config = yaml.safe_load((folder / "wandb_run" / "config.yaml").read_text())
     assert run.config["optim.lr"] == config["optim"]["lr"]
     for name, best in (("val/loss", min), ("val/retrieval/t2i/mrr", max), ("val/retrieval/t2i/median_rank", min)):
@@ -328,6 +328,15 @@ def test_wandb_logs_offline_without_an_account_and_its_summary_holds_the_best(fo
     assert len(table["data"]) >= 4
     # The table's own file stands in for pictures by their type; they are in the run's artifact of the same name.
     assert all(isinstance(row[0], str) and row[1] >= 1 and row[2] == "Image" for row in table["data"])
+
+
+def test_the_runs_of_a_grid_are_named_apart_in_wandb(folder):
+    pytest.importorskip("wandb")
+    words = [*TINY, "trainer.max_epochs=1", "optim.lr=1e-3,1e-2", "logger=wandb", "hydra.sweep.dir=grid"]
+    finished = modiste("train", "-m", *words, cwd=folder, WANDB_API_KEY="")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    names = [OfflineRun(offline).name for offline in sorted(folder.glob("grid/*/wandb/offline-run-*"))]
+    assert names == ["synthetic-seed0 lr=0.001", "synthetic-seed0 lr=0.01"]
 
 
 def test_wandb_says_that_an_offline_run_cannot_be_continued(folder):

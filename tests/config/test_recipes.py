@@ -48,7 +48,10 @@ def test_every_recipe_composes_and_its_header_says_what_how_and_what_came_out(re
     header = (config_dir() / "experiment" / f"{recipe}.yaml").read_text().split("\n\n")[0]
     assert f"modiste train experiment={recipe}" in header
     result = re.search(r"Result.*?:.*?\d\.\d{3}", header, re.S)
-    assert bool(result) != ("Not run at full size here" in header)
+    not_run = "Not run at full size here" in header
+    assert bool(result) != not_run
+    time = re.search(r"\b(\d+ min|\d+ s|[Tt]raining time not recorded)\b", header)
+    assert time or not_run, "the header says how long training took, or that it was not recorded"
 
 
 def train(recipe, folder, *words):

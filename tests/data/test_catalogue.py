@@ -254,7 +254,7 @@ def bad_build(tmp_path):
     return lambda max_bad=None: Catalogue.build(CARD, columns, images, max_bad)
 
 
-def test_bad_rows_are_left_out_and_reported_by_reason_and_id(bad_build):
+def test_bad_rows_are_excluded_and_reported_by_reason_and_id(bad_build):
     catalogue = bad_build()
     assert catalogue.column("product_id") == ["p0", "p7"]
     assert catalogue.report.bad == {

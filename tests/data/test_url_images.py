@@ -53,7 +53,7 @@ def test_an_image_is_fetched_once(server, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_large_files_other_schemes_and_redirections_to_files_are_left_out(server, tmp_path, monkeypatch, caplog):
+def test_large_files_other_schemes_and_redirections_to_files_are_excluded(server, tmp_path, monkeypatch, caplog):
     host, _ = server
     monkeypatch.setattr(url_images, "MAX_BYTES", 4000)
     others = ["file:///etc/passwd", "ftp://x/y", "http://", "http://a b/c", "http://[x/"]

@@ -164,6 +164,19 @@ def test_an_overlap_counts_unless_the_training_data_is_gone(judge):
     assert judge(one, edited(overlap={"unknown": "gone"})).word == "identical"
 
 
+def test_a_result_with_names_and_words_of_an_earlier_version_is_identical(judge):
+    former = {"t2i/queries_left_out": 2}, {"without_relevant": "left_out"}, {"accuracy": "share of right predictions"}
+    current = (
+        {"t2i/queries_excluded": 2},
+        {"without_relevant": "excluded"},
+        {"accuracy": "fraction of correct predictions"},
+    )
+    before, after = (
+        edited(counts=counts, config=config, protocol=words) for counts, config, words in (former, current)
+    )
+    assert judge(before, after).word == "identical"
+
+
 def test_another_machine_is_named_where_numbers_differ(judge):
     before, after = (edited(environment={"threads": n, "packages": {"torch": "2"}}) for n in (2, 4))
     after["counts"]["queries"] = 9
@@ -186,7 +199,7 @@ def run_dir(tmp_path):
     return folder
 
 
-def test_overrides_come_before_the_command_and_what_says_where_to_write_is_left_out(run_dir):
+def test_overrides_come_before_the_command_and_what_says_where_to_write_is_excluded(run_dir):
     result = edited(
         command="modiste evaluate --config-dir=own hydra.run.dir=x 'hydra.job_logging.handlers.x=y' run=r 'task=[a,b]'",
         environment={"threads": 3},

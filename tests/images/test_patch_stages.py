@@ -57,7 +57,7 @@ def test_a_patch_head_leaves_the_global_embedding_and_old_checkpoints_as_they_ar
     assert new.patch_head in new.layer_groups("image")[-1]
 
 
-def test_features_of_patches_are_left_out_in_training_only():
+def test_features_of_patches_are_excluded_in_training_only():
     model = TwoTower(encoder(patch_stages=[-2, -1]), small_text(), 16, patch_dropout=0.5)
     features = torch.randn(4, 4, model.image.patch_dim)
     with torch.no_grad():

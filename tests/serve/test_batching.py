@@ -102,7 +102,7 @@ def test_closing_finishes_what_was_queued_and_refuses_what_comes_after():
         batcher.submit([1])
 
 
-def test_a_caller_that_gave_up_is_left_out():
+def test_a_caller_that_gave_up_is_excluded():
     seen, started, go = [], threading.Event(), threading.Event()
 
     def run(items):

@@ -1,4 +1,4 @@
-"""A sweep resumes after a kill, records what fails, and finds the same in one process as in a process a trial."""
+"""A sweep resumes after a kill, records what fails, and finds the same in one process as in one process per trial."""
 
 import base64
 import contextlib

@@ -217,9 +217,9 @@ def test_what_cannot_be_scored_is_skipped_and_said_or_an_error_when_it_was_asked
         Attributes(min_positives=111)(embedder(), catalogue(), "test")
 
 
-def test_rare_values_are_counted_and_left_out_of_the_mean():
+def test_rare_values_are_counted_and_excluded_of_the_mean():
     few = Attributes(["parts"], PLAIN, min_positives=20, resamples=20)(embedder(), catalogue(), "test")
-    assert few.counts["parts/values_left_out"] == 1
+    assert few.counts["parts/values_excluded"] == 1
     assert {row[0] for row in few.tables["parts"]["rows"]} == set(PARTS) - {"hat"}
 
 

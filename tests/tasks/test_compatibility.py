@@ -104,7 +104,7 @@ def test_both_tasks_agree_with_loops_and_scikit_learn(folder, split, word):
     assert result.per_query["compatibility/auc"].mean() == pytest.approx(result.metrics["compatibility/auc"].value)
     assert len(result.per_query["compatibility/auc"]) == result.counts["compatibility/compatible"] == sum(labels)
     assert result.counts["compatibility/queries"] == len(labels) == result.metrics["compatibility/auc"].n
-    assert result.counts["items_missing"] == result.counts["compatibility/queries_left_out"] == 0
+    assert result.counts["items_missing"] == result.counts["compatibility/queries_excluded"] == 0
     assert (result.primary, result.split) == ("compatibility/auc", split)
 
 
@@ -120,15 +120,15 @@ def test_items_may_be_a_mixture_of_image_and_text(folder):
     assert result.protocol["documents"] == {"image": 0.6, "text": 0.4}
 
 
-def test_missing_items_are_left_out_and_counted(folder):
+def test_missing_items_are_excluded_and_counted(folder):
     catalogue = shop(without=[item(i) for i in range(0, N_ITEMS, 3)])
     model = embedder(catalogue)
     result = Compatibility(str(folder))(model, catalogue, "test")
     labels, scores, answered = by_hand(folder, vectors_of(catalogue, model.rows))
     assert result.metrics["compatibility/auc"].value == pytest.approx(roc_auc_score(labels, scores))
     np.testing.assert_array_equal(result.per_query["fill_in_blank/accuracy"], answered)
-    assert result.counts["compatibility/queries_left_out"] == 60 - len(labels) > 0
-    assert result.counts["fill_in_blank/queries_left_out"] == 30 - len(answered) > 0
+    assert result.counts["compatibility/queries_excluded"] == 60 - len(labels) > 0
+    assert result.counts["fill_in_blank/queries_excluded"] == 30 - len(answered) > 0
     assert result.counts["items_missing"] > 0
 
 

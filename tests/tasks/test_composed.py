@@ -123,14 +123,14 @@ def test_the_two_galleries_differ_and_are_recorded(folder):
     assert {name: result.protocol["gallery"] for name, result in results.items()} == {n: n for n in results}
 
 
-def test_missing_images_are_left_out_counted_and_never_taken_for_the_protocol(folder, caplog):
+def test_missing_images_are_excluded_counted_and_never_taken_for_the_protocol(folder, caplog):
     first = json.loads((folder / "captions/cap.dress.val.json").read_text())[0]
     unused = f"dress{LISTED - 1}"
     catalogue = shop(without=(first["target"], unused))
     result = Composed(str(folder))(embedder(catalogue), catalogue, "val")
     queries = json.loads((folder / "captions/cap.dress.val.json").read_text())
     lost = sum(first["target"] in (query["target"], query["candidate"]) for query in queries)
-    assert result.counts["dress/queries_left_out"] == lost >= 1
+    assert result.counts["dress/queries_excluded"] == lost >= 1
     assert result.counts["dress/queries"] == QUERIES["dress"] - lost
     assert result.counts["dress/gallery"] == LISTED - 2
     assert result.counts["dress/gallery_missing"] == 2
@@ -223,5 +223,5 @@ def test_the_published_captions_with_made_images_are_the_complete_protocol(data_
     for name, sizes in PROTOCOL.items():
         assert result.counts[f"{name}/queries"] == sizes["queries"]
         assert result.counts[f"{name}/gallery"] == sizes[gallery]
-        assert result.counts[f"{name}/queries_left_out"] == result.counts[f"{name}/gallery_missing"] == 0
+        assert result.counts[f"{name}/queries_excluded"] == result.counts[f"{name}/gallery_missing"] == 0
     assert result.counts["mean/queries"] == 6016

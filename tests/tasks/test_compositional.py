@@ -187,7 +187,7 @@ def test_values_with_one_word_are_one_value():
     assert result.primary == "kind/accuracy"
 
 
-def test_rows_without_a_word_are_left_out_and_counted():
+def test_rows_without_a_word_are_excluded_and_counted():
     table = catalogue()
     result = Compositional(**SETTINGS)(random_embedder(table), table, "test")
     assert result.counts["ignored"] == 1

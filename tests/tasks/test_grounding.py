@@ -171,7 +171,7 @@ def test_all_that_a_reader_needs_is_in_the_result(model, garments):
     result.to_json()
 
 
-def test_small_masks_are_left_out_and_counted(model, garments):
+def test_small_masks_are_excluded_and_counted(model, garments):
     few = task(min_area=0.05)(ModelEmbedder(model), garments, "test")
     many = task(min_area=0)(ModelEmbedder(model), garments, "test")
     assert few.counts["test/queries"] < many.counts["test/queries"]

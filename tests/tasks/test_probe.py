@@ -86,7 +86,7 @@ def test_a_product_or_a_picture_is_never_on_both_sides():
     assert (again != tested).any()
 
 
-def test_rows_without_a_value_and_rare_classes_are_left_out_and_counted():
+def test_rows_without_a_value_and_rare_classes_are_excluded_and_counted():
     result = Probe(["type"], shots=[])(embedder(catalogue()), catalogue(), "test")
     assert result.confusion["type"]["labels"] == TYPES
     assert result.counts["type/ignored"] == 6

@@ -207,7 +207,7 @@ def test_queries_are_shown_first_and_not_measured():
         assert example["rank"] == right.index(True) + 1
 
 
-def test_queries_are_left_out_where_embeddings_from_files_have_no_vector_of_them():
+def test_queries_are_excluded_where_embeddings_from_files_have_no_vector_of_them():
     data = catalogue()
     texts = torch.randn(len(data), DIM, generator=torch.Generator().manual_seed(1))
     embedder = MatrixEmbedder(data, chance().images(data), texts)

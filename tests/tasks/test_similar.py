@@ -158,7 +158,7 @@ def test_lookbench_agrees_with_a_loop_over_subsets_with_common_distractors():
     assert "k relevant items" in result.protocol["metrics"]["ndcg@3"]
 
 
-def test_left_out_queries_raise_the_mean_that_misses_lower():
+def test_excluded_queries_raise_the_mean_that_misses_lower():
     catalogue, embedder = lookbench()
     options = {"gallery_split": "gallery", "ks": KS}
     out = Similar(RELEVANCE, **options)(embedder, catalogue, "query")

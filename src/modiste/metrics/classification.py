@@ -16,7 +16,7 @@ from modiste.errors import ModisteError
 Floats = npt.NDArray[np.float64]
 
 DEFINITIONS = {
-    "accuracy": "share of right predictions",
+    "accuracy": "fraction of correct predictions",
     "weighted_f1": "F1 per class, mean weighted by support (scikit-learn average='weighted')",
     "macro_f1": "F1 per class, mean over the classes that occur in targets or predictions (scikit-learn "
     "average='macro', zero_division=0)",

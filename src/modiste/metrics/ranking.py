@@ -10,7 +10,7 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics.relevance import Floats, Ints, Relevance
 
 TIE_RULE = "equal scores (float32) are ordered by gallery index, lower first"
-EMPTY_RULE = "queries without a relevant item are counted and left out"
+EMPTY_RULE = "queries without a relevant item are counted and excluded"
 MISS_RULE = "queries without a relevant item are misses: 0 in every metric, and a median_rank behind the whole gallery"
 MAP_DENOMINATORS = {
     "relevant": "the number of relevant items (pytrec_eval map_cut)",

@@ -111,7 +111,7 @@ def _importance(study: Any, objectives: Sequence[Objective], folder: Path, compl
         return []
     path = importance_plot(shares, folder / "figures" / "importance.svg")
     few = f"From {complete} trials: read it as a hint, not as a finding." if complete < FEW else ""
-    caption = "Bars: share of a parameter in the variance of the objective (fANOVA)."
+    caption = "Bars: fraction of the objective's variance due to each parameter (fANOVA)."
     blocks = [*([Note(few, warning=True)] if few else []), Pictures([(path, "importance")], caption)]
     return [Section("importance", f"What decides {objectives[0].metric}", blocks)]
 

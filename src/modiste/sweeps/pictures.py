@@ -44,7 +44,7 @@ def importance_plot(shares: Mapping[str, float], path: Path) -> Path:
         bars = axes.barh(names, [shares[name] for name in names], color=PALETTE[0])
         axes.bar_label(bars, fmt="%.2f", padding=3, color=INK)
         axes.set_xlim(0, 1.15 * max(shares.values()))
-        axes.set_xlabel("share of the variance")
+        axes.set_xlabel("fraction of the variance")
         axes.grid(axis="y", visible=False)
     return path
 

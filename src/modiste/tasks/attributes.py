@@ -40,7 +40,7 @@ class Rankings:
         applies: (m,) positions of the images that the attribute applies to.
         values: Value → the ranking of these images.
         positives: Value → number of images that have it.
-        left_out: Number of values skipped for too few positives, or for no negative.
+        excluded: Number of values skipped for too few positives, or for no negative.
         not_applicable: The ranking of all images by the negative of their highest cosine with any value; None where
             the attribute applies to all.
     """
@@ -48,7 +48,7 @@ class Rankings:
     applies: npt.NDArray[np.int64]
     values: Mapping[str, Ranking]
     positives: Mapping[str, int]
-    left_out: int
+    excluded: int
     not_applicable: Ranking | None
 
     def statistics(self, weights: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float64]]:
@@ -151,7 +151,7 @@ class Attributes:
             "separator": self.separator,
             "not_applicable": self.not_applicable,
             "metrics": dict(DEFINITIONS),
-            "chance": "the share of positives: the average precision that a random order tends to",
+            "chance": "the fraction of positives: the average precision that a random order tends to",
             "ties": "equal scores are one step of the precision-recall curve (scikit-learn)",
             "bootstrap": describe_bootstrap(self.resamples, self.seed)
             | {
@@ -285,5 +285,5 @@ def _counts(attribute: str, rankings: Rankings, n: int) -> dict[str, int]:
         f"{attribute}/images": len(rankings.applies),
         f"{attribute}/not_applicable": n - len(rankings.applies),
         f"{attribute}/values": len(rankings.values),
-        f"{attribute}/values_left_out": rankings.left_out,
+        f"{attribute}/values_excluded": rankings.excluded,
     }

@@ -32,7 +32,7 @@ FILES = {"test": "test", "val": "valid", "train": "train"}
 AUC, ACCURACY = "compatibility/auc", "fill_in_blank/accuracy"
 DEFINITIONS = {
     "auc": "probability that a compatible outfit scores higher than an incompatible one, equal scores counting half",
-    "accuracy": "share of questions whose right candidate scores higher than every other; a tie for the first place "
+    "accuracy": "fraction of questions whose right candidate scores higher than every other; a tie for the first place "
     "counts as wrong",
 }
 
@@ -137,9 +137,9 @@ class Compatibility:
             counts={
                 "compatibility/queries": len(kept_outfits),
                 "compatibility/compatible": sum(outfit.compatible for outfit in kept_outfits),
-                "compatibility/queries_left_out": len(outfits) - len(kept_outfits),
+                "compatibility/queries_excluded": len(outfits) - len(kept_outfits),
                 "fill_in_blank/queries": len(kept_questions),
-                "fill_in_blank/queries_left_out": len(questions) - len(kept_questions),
+                "fill_in_blank/queries_excluded": len(questions) - len(kept_questions),
                 "items": len(position),
                 "items_missing": len(named) - len(position),
             },
@@ -160,7 +160,7 @@ class Compatibility:
             "right_candidate": "of the question's own outfit (set_id), wherever it stands among the candidates",
             "metrics": DEFINITIONS,
             "per_query": {
-                "auc": "of each compatible outfit, the share of incompatible ones that score lower, equal scores "
+                "auc": "of each compatible outfit, the fraction of incompatible ones that score lower, equal scores "
                 "counting half: their mean is the AUC"
             },
             "bootstrap": describe_bootstrap(self.resamples, self.seed),

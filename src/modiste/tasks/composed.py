@@ -145,7 +145,7 @@ class Composed:
             example |= {"query": int(documents.rows[position[query.reference]]), "text": self._shown(query)}
         for category, kept in zip(categories, present, strict=True):
             scored["counts"] |= {
-                f"{category.name}/queries_left_out": len(category.queries) - len(kept.queries),
+                f"{category.name}/queries_excluded": len(category.queries) - len(kept.queries),
                 f"{category.name}/gallery_missing": len(category.gallery) - len(kept.gallery),
             }
         self._add_mean(scored)
@@ -174,7 +174,7 @@ class Composed:
             "text_weight": self.text_weight,
             "join": self.join,
             "join_rule": "mean: normalised mean of the captions' embeddings; otherwise a template; an empty caption is "
-            "left out",
+            "excluded",
             "prefix": self.prefix,
             "exclude_reference": self.exclude_reference,
             "relevance": "the one target image",

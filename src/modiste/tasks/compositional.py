@@ -36,13 +36,13 @@ CHUNK = 4096
 """Images per chunk of their cosines with all pairs."""
 
 DEFINITIONS = {
-    "accuracy": "share of images whose caption scores higher than the same caption with the one value exchanged; "
+    "accuracy": "fraction of images whose caption scores higher than the same caption with the one value exchanged; "
     "chance 0.5",
-    "text_score": "share of pairs of images that differ in the one value where each image prefers its own caption; "
+    "text_score": "fraction of pairs of images that differ in the one value where each image prefers its own caption; "
     "chance 0.25",
     "image_score": "the same pairs where each caption prefers its own image; chance 0.25",
     "group_score": "the same pairs where both hold; chance 1/6",
-    "pair_accuracy": "share of images whose caption scores higher than those of all other pairs of the catalogue",
+    "pair_accuracy": "fraction of images whose caption scores higher than those of all other pairs of the catalogue",
 }
 
 
@@ -207,7 +207,7 @@ class Compositional:
             "ignore_values": self.ignore_values,
             "exchanged_value": "that of a row of the split drawn among those with another word",
             "pairs_of_images": "each image with one drawn among those that differ in the one word and agree in the "
-            "other words of the caption; images without one are counted and left out",
+            "other words of the caption; images without one are counted and excluded",
             "held_out": self.held_out,
             "seen_pairs": "images of the evaluated split whose pair is known; held-out ones are of the held-out "
             "splits, and their pair is not; both choose among all pairs of the catalogue",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 EVERY_GROUP = "all"
 """Value of the group column that puts a gallery row into every group's gallery."""
 OVERALL = "overall"
-WITHOUT_RELEVANT = ("left_out", "miss")
+WITHOUT_RELEVANT = ("excluded", "miss")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Similar:
         ks: Cut-offs.
         ideal: Denominator of nDCG@k: ``relevant``, the DCG of the ideal order, or ``full``, that of k relevant items
             (LookBench).
-        without_relevant: ``left_out`` excludes queries without a relevant item, ``miss`` scores them as misses; both
+        without_relevant: ``excluded`` drops queries without a relevant item, ``miss`` scores them as misses; both
             count them.
         map_denominator: Denominator of MAP@k: ``relevant`` or ``min_relevant_k``.
         resamples: Number of bootstrap resamples.
@@ -101,7 +101,7 @@ class Similar:
         group_by: str | None = None,
         ks: Sequence[int] = (1, 5, 10),
         ideal: str = "relevant",
-        without_relevant: str = "left_out",
+        without_relevant: str = "excluded",
         map_denominator: str = "relevant",
         resamples: int = 1000,
         seed: int = 0,
@@ -169,7 +169,7 @@ class Similar:
         return {
             "query_split": query_split,
             "gallery_split": gallery_split,
-            "query_in_gallery": "never: left out by its row; other images with the same pixels stay",
+            "query_in_gallery": "never: excluded by its row; other images with the same pixels stay",
             "relevance": self.relevance,
             "relevance_rule": "all columns equal; a row without a value in any of them is relevant to nothing",
             "group_by": self.group_by,

@@ -48,7 +48,7 @@ from modiste.training.callbacks import (
     fast_dev_run,
     is_lost_worker,
 )
-from modiste.training.loggers import flat
+from modiste.training.loggers import flat, run_name, swept_overrides
 from modiste.training.validation_sets import validation_specs
 from modiste.utils.atomic import remove_all_leftovers, write_text
 from modiste.utils.hardware import environment, is_out_of_memory, keep_pages
@@ -270,10 +270,10 @@ def build_loggers(cfg: DictConfig, run: RunDir) -> dict[str, Logger]:
         ModisteError: The run directory has a ``$``, which TensorBoard would expand as a variable.
     """
     earlier = run.read_json("logger") if cfg["continue"] else {}
-    chosen = {
-        name: instantiate(node, **({"run_id": earlier[name]} if name in earlier else {}))
-        for name, node in cfg.logger.items()
-    }
+    more = {name: {"run_id": earlier[name]} for name in cfg.logger if name in earlier}
+    if "wandb" in cfg.logger and cfg.logger.wandb.get("name") is None:
+        more["wandb"] = {"name": run_name(cfg, swept_overrides()), **more.get("wandb", {})}
+    chosen = {name: instantiate(node, **more.get(name, {})) for name, node in cfg.logger.items()}
     if "$" in str(run.path) and any(isinstance(logger, TensorBoardLogger) for logger in chosen.values()):
         raise ModisteError(f"TensorBoard reads the $ of '{run.path}' as a variable's name: rename the folder.")
     return {"csv": CSVLogger(str(run.path), name="csv"), **chosen}

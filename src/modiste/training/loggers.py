@@ -6,10 +6,17 @@ import logging
 import netrc
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from modiste.config.invocation import given
+from modiste.config.overrides import override_key, parse
 from modiste.errors import ModisteError
 
 if TYPE_CHECKING:
@@ -103,6 +110,41 @@ def has_key() -> bool:
         return any("wandb" in host for host in netrc.netrc(Path.home() / ".netrc").hosts)
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def run_name(config: Mapping[str, Any], swept: Sequence[str] = ()) -> str:
+    """Name a run by recipe, data and seed, in a grid also by the overrides of its job.
+
+    Args:
+        config: Configuration with ``name``, ``data.name`` and ``seed``.
+        swept: Overrides that vary over the grid.
+
+    >>> run_name({"name": "kagl_lite", "data": {"name": "kagl"}, "seed": 0})
+    'kagl_lite-kagl-seed0'
+    >>> run_name({"name": "kagl", "data": {"name": "kagl"}, "seed": 1}, ["loss=siglip", "optim.lr=0.001", "seed=1"])
+    'kagl-seed1 loss=siglip lr=0.001'
+    >>> run_name({"name": "kagl", "data": {"name": "kagl"}, "seed": 0}, ["tune.image.rank=4", "tune.text.rank=8"])
+    'kagl-seed0 tune.image.rank=4 tune.text.rank=8'
+    """
+    parts = dict.fromkeys((str(config["name"]), str(config["data"]["name"]), f"seed{config['seed']}"))
+    values = {override_key(override): override.partition("=")[2] for override in swept}
+    values.pop("seed", None)
+    last = Counter(key.rpartition(".")[2] for key in values)
+    short = {key: name if last[name := key.rpartition(".")[2]] == 1 else key for key in values}
+    return " ".join(["-".join(parts), *(f"{short[key]}={value}" for key, value in values.items())])
+
+
+def swept_overrides() -> list[str]:
+    """Return the overrides of the running job that vary over its grid (``-m``); none outside of a grid."""
+    if not HydraConfig.initialized():
+        return []
+    job = HydraConfig.get()
+    file = Path(job.sweep.dir) / "multirun.yaml"  # Hydra writes it before the first job
+    if job.mode != RunMode.MULTIRUN or not file.is_file():
+        return []
+    grid = cast(Any, OmegaConf.to_container(OmegaConf.load(file), resolve=False))["hydra"]["overrides"]["task"]
+    keys = {override_key(override) for override in grid if parse(override).is_sweep_override()}
+    return [override for override in given(job)["task"] if override_key(override) in keys]
 
 
 def declare_direction(loggers: Iterable[object], name: str, higher_is_better: bool) -> None:

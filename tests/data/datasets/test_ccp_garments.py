@@ -55,7 +55,7 @@ def test_a_garment_in_its_photo_is_the_bounding_box_of_its_pixels(folder):
         read(folder, background="phto")
 
 
-def test_small_garments_are_left_out(folder):
+def test_small_garments_are_excluded(folder):
     # A dress of 48 of 192 pixels, a purse of 6, three shoes of one pixel each and a heel.
     assert read(folder, least=0.2).column("garment") == ["dress"]
     assert read(folder, least=6 / 192).column("garment") == ["dress", "bag"]
@@ -63,7 +63,7 @@ def test_small_garments_are_left_out(folder):
         read(folder, least=0.9)
 
 
-def test_labels_in_no_part_are_left_out_and_unknown_ones_refused(folder):
+def test_labels_in_no_part_are_excluded_and_unknown_ones_refused(folder):
     assert set(read(folder, parts={"bag": ["purse"]}).column("garment")) == {"bag"}
     with pytest.raises(ModisteError, match="Did you mean 'purse'"):
         read(folder, parts={"bag": ["purs"]})

@@ -136,7 +136,7 @@ def test_what_is_no_run_is_a_value_error(text):
         Shape.from_kaggle(text, 4, 4)
 
 
-def test_polygons_without_area_are_left_out():
+def test_polygons_without_area_are_excluded():
     assert Shape.from_coco([[1, 2, 3, 4]]) is None
     assert Shape.from_coco([]) is None
     assert len(Shape.from_coco([[1, 2, 3, 4], [1, 1, 5, 1, 5, 5]]).polygons) == 1
@@ -300,7 +300,7 @@ def test_the_published_splits_are_kept(tmp_path):
     assert set(splits[:3]) <= {"train", "val"}
 
 
-def test_what_cannot_be_used_is_left_out_by_its_reason(tmp_path):
+def test_what_cannot_be_used_is_excluded_by_its_reason(tmp_path):
     broken = {"size": [30, 20], "counts": "5"}
     train = annotations(
         ["a.jpg", "b.jpg", "c.jpg"], [instance(0, 10, broken), instance(0, 23, RIGHT), instance(1, 10, LEFT)]

@@ -84,7 +84,7 @@ def test_one_file_is_read_alone_where_it_is_asked_for(tmp_path, caplog):
         FashionGen(str(root), splits=["tests"])()
 
 
-def test_a_text_that_one_file_lacks_is_left_out(tmp_path):
+def test_a_text_that_one_file_lacks_is_excluded(tmp_path):
     assert "brand" not in FashionGen(write(tmp_path / "fg", drop=["input_brand"]))().attributes
 
 

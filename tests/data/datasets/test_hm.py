@@ -103,7 +103,7 @@ def test_every_layout_gives_the_same_catalogue(layout):
     assert [catalogue.read_image(i).size for i in range(3)] == [(6, 8)] * 3
 
 
-def test_missing_and_corrupt_photos_are_left_out_and_counted(tmp_path):
+def test_missing_and_corrupt_photos_are_excluded_and_counted(tmp_path):
     pictures = {**PICTURES, "0108775044": PICTURES["0108775044"][:300]}
     for path in (write_folder(tmp_path / "hm", pictures=pictures), write_zip(tmp_path / "hm.zip", pictures=pictures)):
         catalogue = HM(path)()

@@ -132,7 +132,7 @@ def test_files_without_the_hubs_own_metadata_are_read_alike(tmp_path):
     assert LookBench(plain)().fingerprint() == hub.fingerprint()
 
 
-def test_corrupt_images_are_left_out_and_counted(tmp_path):
+def test_corrupt_images_are_excluded_and_counted(tmp_path):
     files = tiny()
     broken = files["aigen_studio/query"].to_dict()
     broken["image"] = [{"bytes": encoded(picture(10), "JPEG")[:200], "path": None}, None]

@@ -109,7 +109,7 @@ def test_a_row_without_text_takes_its_attributes_and_is_reported(tmp_path, caplo
     assert "2 rows have no text" in caplog.text
 
 
-def test_corrupt_and_absent_images_are_left_out_and_counted(tmp_path):
+def test_corrupt_and_absent_images_are_excluded_and_counted(tmp_path):
     columns, features = rows("marqo_polyvore")
     columns["image"][1] = {"bytes": columns["image"][1]["bytes"][:200], "path": None}
     columns["image"][3] = None

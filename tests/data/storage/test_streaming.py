@@ -223,7 +223,7 @@ def test_columns_may_have_other_names_and_the_key_stands_for_a_product(tmp_path,
     assert (held.column("product_id"), held.column("text_2")) == (["0.tar/0", "0.tar/1"], ["headgear", ""])
 
 
-def test_damaged_samples_are_left_out_counted_and_named(tmp_path, catalogue, caplog):
+def test_damaged_samples_are_excluded_counted_and_named(tmp_path, catalogue, caplog):
     good = list(members(range(6)))
     whole = [m for n in (0, 1, 2) for m in good[3 * n : 3 * n + 3]]
     bad = [("a.png", good[0][1][:50]), ("a.txt", b"cut"), ("b.txt", b"no image"), ("c.png", good[0][1])]

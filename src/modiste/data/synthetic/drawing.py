@@ -2,7 +2,7 @@
 
 A view is drawn at two or three times its size as one image of *codes*, one per (part, paint) pair, from which colours
 and masks are looked up. Positions are integers, and arrays use only integer or exactly rounded operations (no array
-``sin``, ``exp`` or matrix product), so every machine draws the same image. Pillow fills polygons, resizes and blurs.
+``sin``, ``exp`` or matmul), so every machine draws the same image. Pillow fills polygons, resizes and blurs.
 """
 
 from __future__ import annotations

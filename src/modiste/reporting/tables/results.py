@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 SIZES = ("queries", "gallery", "classes")
+FORMER = {
+    "share of": "fraction of",
+    "right predictions": "correct predictions",
+    "left out": "excluded",
+}
+"""Former words of protocols → current ones; `read_result` replaces them, so that stored results still verify."""
 
 
 class StoredResult(dict[str, Any]):
@@ -72,13 +78,46 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> StoredResult:
     try:
-        result = json.loads(read_text(path))
+        result = _with_current_words(json.loads(read_text(path)))
     except (OSError, ValueError, RecursionError) as error:
         raise ModisteError(f"'{path}' is not a readable JSON file ({error}): evaluate again to rewrite it.") from None
     problem = _problem(result)
     if problem:
         raise ModisteError(f"'{path}' is not a Modiste result ({problem}): evaluate again to rewrite it.")
     return StoredResult(result, path)
+
+
+def _with_current_words(result: Any) -> Any:
+    """Return the content of a result file with current names and words in counts, settings and protocol.
+
+    >>> _with_current_words({"counts": {"colour/values_left_out": 2}, "protocol": {"accuracy": "share of pairs"}})
+    {'counts': {'colour/values_excluded': 2}, 'protocol': {'accuracy': 'fraction of pairs'}}
+    """
+    if not isinstance(result, dict):
+        return result
+    result = dict(result)
+    if isinstance(counts := result.get("counts"), dict):
+        result["counts"] = {
+            f"{name.removesuffix('_left_out')}_excluded" if name.endswith("_left_out") else name: count
+            for name, count in counts.items()
+        }
+    config = result.get("config")
+    if isinstance(config, dict) and config.get("without_relevant") == "left_out":
+        result["config"] = config | {"without_relevant": "excluded"}
+    if "protocol" in result:
+        result["protocol"] = _with_words(result["protocol"])
+    return result
+
+
+def _with_words(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_words(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_words(item) for item in value]
+    if isinstance(value, str):
+        for former, current in FORMER.items():
+            value = value.replace(former, current)
+    return value
 
 
 def load_results(paths: str | Path | Iterable[str | Path]) -> list[StoredResult]:
