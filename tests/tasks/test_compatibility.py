@@ -116,7 +116,7 @@ def test_the_text_of_an_item_has_the_words_of_the_captions(folder):
     compatibility = compose("evaluate", ["task=[compatibility]", f"task.compatibility.path={folder}", *CAPTIONS])
     result = instantiate(compatibility.task.compatibility, documents={"text": 1.0})(model, catalogue, "test")
     texts = model.texts([f"a {'first' if i == 'title 0' else i}" for i in catalogue.column("text")])
-    labels, scores, answered = by_hand(folder, vectors_of(catalogue, texts))
+    labels, scores, _ = by_hand(folder, vectors_of(catalogue, texts))
     assert result.metrics["compatibility/auc"].value == pytest.approx(roc_auc_score(labels, scores))
     assert result.protocol["words"] == {"text": {"title 0": "first"}}
 
