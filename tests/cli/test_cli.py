@@ -18,6 +18,7 @@ from modiste import __version__, config
 from modiste.cli import main, outline
 from modiste.cli.completion import completions
 from modiste.config import paths
+from modiste.config.comments import head, summary
 from modiste.errors import ModisteError
 
 HEAVY = ("torch", "lightning", "transformers", "datasets", "timm", "matplotlib", "pandas", "sklearn")
@@ -199,6 +200,17 @@ def test_help_shows_the_users_own_options(shop, capsys):
     (shop / "mine/cloth/silk.yaml").write_text("# Mine\nweight: 1\n")
     assert main(["sew", "--help", "--config-dir", "mine"]) == 0
     assert re.search(r"^    silk   Mine$", capsys.readouterr().out, re.M)
+
+
+def test_help_of_an_option_ends_with_a_sentence():
+    files = [file for options in config.list_groups([config.config_dir()]).values() for file in options.values()]
+    assert len(files) > 80
+    for file in files:
+        text, header = summary(file), " ".join(" ".join(head(file)).split())
+        rest = header.removeprefix(text).strip()
+        assert text.endswith(".") or not rest or rest.startswith("modiste "), f"{file}: {text}"
+        assert text.count("(") == text.count(")"), f"{file}: {text}"
+        assert text[-1] not in ",:;", f"{file}: {text}"
 
 
 # ---------------------------------------------------------------------------------------------------------- mistakes

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from helpers import commands
 from helpers.commands import modiste
 from helpers.tiny_models import two_tower
 from modiste.data.sources import ArrayImages
@@ -141,6 +142,29 @@ def test_a_job_that_was_refused_before_its_first_shard_leaves_the_folder_to_anot
     with pytest.raises(ModisteError, match="too far from torch"):
         embed_shards(refused)
     assert embed_shards(job(model, catalogue, tmp_path)) == 5
+
+
+def test_evaluating_a_runs_embeddings_gives_the_runs_metrics(tmp_path):
+    """With captions of attributes and `data.captions.words`, which the column `text` does not hold."""
+    captions = ['data.captions.templates=["a {colour} {category}"]', "+data.captions.words.colour.black=noir"]
+    data = [word for word in commands.TINY if word.startswith("data")] + captions
+    files = [f"embeddings.{side}=embedded/{side}.npy" for side in ("image", "text")]
+    for command in (
+        ["train", *commands.TINY, *captions, "trainer.max_epochs=1", "hydra.run.dir=run"],
+        ["embed", "run=run", "out=embedded", "number=1"],
+        ["evaluate", "run=run", "task=[retrieval]"],
+        ["evaluate", *data, *files, "task=[retrieval]", "hydra.run.dir=matrices"],
+    ):
+        done = modiste(*command, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    model, matrices = (
+        {name: metric["value"] for name, metric in json.loads(path.read_text())["metrics"].items()}
+        for folder in ("run", "matrices")
+        for path in (tmp_path / folder).rglob("synthetic.test.retrieval.json")
+    )
+    assert matrices == pytest.approx(model)
+    texts = pq.read_table(tmp_path / "embedded" / "ids.parquet").column("text").to_pylist()
+    assert any(text.startswith("a noir ") for text in texts)
 
 
 TINY = ["model=two_tower", "data=synthetic", "data.catalogue.products=60", "data.catalogue.size=32", "shard_rows=16"]

@@ -4,10 +4,12 @@ import inspect
 
 import pytest
 import torch
+import yaml
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from modiste.config import compose, config_dir
+from modiste.config.schema import value_problems
 from modiste.losses.base import Origin
 from modiste.losses.build import build_loss
 from modiste.losses.testing import compare_processes
@@ -70,6 +72,18 @@ def test_config_builds_a_loss_that_runs(name):
     loss(image, torch.eye(4, 256)[[1, 2, 3, 0]], torch.arange(4)).backward()
     loss.clamp()
     assert image.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("group", ["loss", "term"])
+def test_no_number_of_a_loss_or_a_term_may_be_negative(group):
+    """None of them has a meaning below zero; their ranges are the annotations of the classes."""
+    for file in (config_dir() / group).glob("*.yaml"):
+        config = yaml.safe_load(file.read_text())
+        node = config if group == "loss" else config[file.stem]
+        numbers = [key for key, value in node.items() if isinstance(value, int | float)]
+        assert numbers or "dims" in node, file
+        for key in numbers:
+            assert value_problems(OmegaConf.create({group: {**node, key: -1}})), f"{file}: {key}=-1"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,11 +9,13 @@ from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
 from helpers.task_fakes import FakeCatalogue, FakeEmbedder
+from modiste.config import compose, instantiate
 from modiste.errors import ModisteError
 from modiste.metrics.classification import auc
 from modiste.tasks.compatibility import Compatibility, read_published
 
 N_ITEMS = 60
+CAPTIONS = ['data.captions.templates=["a {text}"]', "data.captions.words={text: {title 0: first}, colour: {a: b}}"]
 
 
 def item(i):
@@ -106,6 +108,17 @@ def test_both_tasks_agree_with_loops_and_scikit_learn(folder, split, word):
     assert result.counts["compatibility/queries"] == len(labels) == result.metrics["compatibility/auc"].n
     assert result.counts["items_missing"] == result.counts["compatibility/queries_excluded"] == 0
     assert (result.primary, result.split) == ("compatibility/auc", split)
+
+
+def test_the_text_of_an_item_has_the_words_of_the_captions(folder):
+    catalogue = shop()
+    model = embedder(catalogue)
+    compatibility = compose("evaluate", ["task=[compatibility]", f"task.compatibility.path={folder}", *CAPTIONS])
+    result = instantiate(compatibility.task.compatibility, documents={"text": 1.0})(model, catalogue, "test")
+    texts = model.texts([f"a {'first' if i == 'title 0' else i}" for i in catalogue.column("text")])
+    labels, scores, _ = by_hand(folder, vectors_of(catalogue, texts))
+    assert result.metrics["compatibility/auc"].value == pytest.approx(roc_auc_score(labels, scores))
+    assert result.protocol["words"] == {"text": {"title 0": "first"}}
 
 
 def test_items_may_be_a_mixture_of_image_and_text(folder):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -128,6 +129,18 @@ def test_a_mean_is_of_measured_metrics_of_one_direction(mean, message):
     module.higher_is_better = {"val/retrieval/t2i/mrr": True, "val/loss": False}
     with pytest.raises(ModisteError, match=message):
         module._direction_of_mean({"val/retrieval/t2i/mrr": 0.5, "val/loss": 1.0})
+
+
+def test_validation_metrics_are_reduced_over_the_processes(monkeypatch):
+    loss = Mock(spec=torch.nn.Module, return_value=torch.tensor(1.0))
+    model = Mock(spec=torch.nn.Module, return_value=(torch.ones(2, 3), torch.ones(2, 3)))
+    module, log = ContrastiveModule(model, loss), Mock()
+    monkeypatch.setattr(module, "log", log)
+    monkeypatch.setattr(ContrastiveModule, "loggers", [])
+    module.validation_step(dict.fromkeys(("pixels", "tokens", "product")), 0)
+    module._log("val/retrieval/t2i/mrr", 0.5, higher_is_better=True)
+    assert [call.args[0] for call in log.call_args_list] == ["val/loss", "val/retrieval/t2i/mrr"]
+    assert all(call.kwargs["sync_dist"] for call in log.call_args_list)
 
 
 # ----------------------------------------------------------------------------------------------------------- end to end

@@ -45,7 +45,7 @@ def overview() -> str:
 def of_command(call: Call) -> str:
     """Return a command's help: groups with options, and the config's keys with values and comments."""
     from modiste.config import list_groups
-    from modiste.config.comments import head
+    from modiste.config.comments import summary
 
     outline = Outline.read(call.folders, call.config_name)
     every = list_groups(call.folders)
@@ -55,7 +55,7 @@ def of_command(call: Call) -> str:
         for name in sorted(name for name in every if name.split("/")[0] == top):
             choice, comment = outline.groups.get(name, ("", ""))
             lines.append(f"{name}=" + (f"  {comment}" if comment else ""))
-            lines += _table({o: " ".join(head(file)[:1]) for o, file in every[name].items()}, chosen=choice)
+            lines += _table({o: summary(file) for o, file in every[name].items()}, chosen=choice)
     keys = _keys(call, [*outline.keys, *outline.groups])
     if keys:
         lines += ["", "Keys (give options before --help to see their keys):", *_table(keys)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,14 +10,15 @@ from pathlib import Path
 import yaml
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+SENTENCE_END = re.compile(r"(?<=\.)(?<!\bal\.)(?<!\b\w\.)\s+")  # not after "et al." and initials
 COMMENT = re.compile(r"^(\s*)#+ ?(.*)$")
 
 
 def comments(text: str) -> dict[str, str]:
     """Map dotted key → comment: comments after the key, above it, and continued on the lines below.
 
-    >>> comments("# Head\\nlr: 0.1   # of AdamW,\\n          # with warm-up\\n# of the loss\\nloss: {scale: 2}\\n")
-    {'lr': 'of AdamW, with warm-up', 'loss': 'of the loss'}
+    >>> comments("# Head\\nlr: 1   # of AdamW,\\n        # with warm-up\\n# of the loss\\nloss: {} # CLIP\\n")
+    {'lr': 'of AdamW, with warm-up', 'loss': 'of the loss; CLIP'}
     """
     lines = text.splitlines()
     found = {}
@@ -27,7 +29,9 @@ def comments(text: str) -> dict[str, str]:
         end = value.end_mark.line if isinstance(value, yaml.ScalarNode) or value.flow_style else line
         after = [] if end in taken else _after(lines, end, value if end == value.end_mark.line else None, column)
         taken.add(end)
-        comment = " ".join(part.strip() for part in [*above, *after] if part.strip())
+        parts = [" ".join(part.strip() for part in group).strip() for group in (above, after)]
+        separator = " " if parts[0].endswith(tuple(".:;,!?")) else "; "
+        comment = separator.join(filter(None, parts))
         if comment and key not in found:
             found[key] = comment
     return found
@@ -37,6 +41,15 @@ def head(file: Path) -> list[str]:
     """Return the lines of the comment at the head of a file, without the ``@package`` line."""
     lines = _head(file.read_text(encoding="utf-8").splitlines())
     return [line.lstrip("# ").rstrip() for line in lines if "@package" not in line]
+
+
+def summary(file: Path) -> str:
+    """Return the sentences that end on the first line of a file's header, or else the first sentence."""
+    prose = list(itertools.takewhile(lambda line: not line.startswith("modiste "), head(file)))
+    text, *others = SENTENCE_END.split(" ".join(prose))
+    while others and len(f"{text} {others[0]}") <= len(prose[0]):
+        text += f" {others.pop(0)}"
+    return " ".join(text.split())
 
 
 def _head(lines: list[str]) -> list[str]:

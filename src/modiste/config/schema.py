@@ -18,10 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from modiste.config.aliases import current
 from modiste.config.building import SPECIAL
-from modiste.config.ranges import Count, Fraction, Natural, NonNegative, Positive, Range, Seed, Side, Width, Workers
 from modiste.config.signatures import Unknown, signature
 from modiste.config.tree import walk
 from modiste.errors import did_you_mean
+from modiste.utils.ranges import Count, Fraction, Natural, NonNegative, Positive, Range, Seed, Side, Width, Workers
 
 Text = str | int  # YAML reads a name of digits as a number
 Node = Mapping[str, Any]
@@ -235,14 +235,9 @@ RANGES: dict[str, dict[str, Any]] = {
     "modiste.data.storage.streaming.Stream": {"shards": str | Sequence[str] | None, "batches": Count | None},
     "modiste.models.finetune.Tuning": {"train": Tower, "layers": Count, "rank": Count},
     "modiste.training.grad_cache.GradCache": {"micro_batch": Count | None},
-    "modiste.losses.clip.ClipLoss": {"init_scale": Positive | None, "max_scale": Positive, "tile": Count},
-    "modiste.losses.gcl.GclLoss": {"init_scale": Positive | None, "max_scale": Positive, "tile": Count},
-    "modiste.losses.siglip.SigLipLoss": {"init_scale": Positive | None, "max_scale": Positive, "tile": Count},
-    "modiste.losses.matryoshka.MatryoshkaLoss": {"dims": Sequence[Count], "weights": Sequence[NonNegative]},
     "modiste.tasks.retrieval.Retrieval": {"ks": Sequence[Count], "gallery": Literal["split", "all", "sample"]},
     "modiste.tasks.similar.Similar": {"ks": Sequence[Count]},
     "modiste.tasks.probe.Probe": {"c": Positive, "max_iter": Count, "shots": Sequence[Count], "shot_draws": Count},
-    "modiste.terms.soft_labels.SoftLabels": {"mix": Fraction, "scale": Positive},
 }  # fmt: skip
 WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null"}
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modiste.config.ranges import NAMES
 from modiste.config.targets import is_allowed
+from modiste.utils.ranges import NAMES
 
 
 class Unknown:

@@ -15,6 +15,7 @@ from modiste.losses import gather
 from modiste.losses.base import LogitScale, TiledLoss
 from modiste.losses.matmul import Matmul, choose_matmul
 from modiste.losses.tiles import Gradients, Tile, Tiles
+from modiste.utils.ranges import Count, NonNegative, Positive
 
 LOGITS_CACHE_MIB = 64.0
 """Fits the float32 logits of 4,096 pairs."""
@@ -68,11 +69,11 @@ class ClipLoss(LogitScale, TiledLoss):
 
     def __init__(
         self,
-        init_scale: float | None = None,
-        max_scale: float = 100.0,
-        tile: int = 2048,
+        init_scale: Positive | None = None,
+        max_scale: Positive = 100.0,
+        tile: Count = 2048,
         matmul_dtype: str = "float32",
-        logits_cache_mib: float = LOGITS_CACHE_MIB,
+        logits_cache_mib: NonNegative = LOGITS_CACHE_MIB,
     ) -> None:
         super().__init__(1 / 0.07, init_scale, max_scale, tile=tile, matmul_dtype=matmul_dtype)
         self.logits_cache_mib = checked_cache(logits_cache_mib)

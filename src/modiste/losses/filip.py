@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from modiste.errors import ModisteError
 from modiste.losses import gather
 from modiste.losses.base import ContrastiveLoss, LogitScale
+from modiste.utils.ranges import Count, NonNegative, Positive
 
 Similarity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -65,10 +66,10 @@ class FilipLoss(LogitScale, ContrastiveLoss):
 
     def __init__(
         self,
-        init_scale: float | None = None,
-        max_scale: float = 100.0,
-        global_weight: float = 1.0,
-        tile: int = 32,
+        init_scale: Positive | None = None,
+        max_scale: Positive = 100.0,
+        global_weight: NonNegative = 1.0,
+        tile: Count = 32,
     ) -> None:
         super().__init__(1 / 0.07, init_scale, max_scale)
         if global_weight < 0 or tile < 1:

@@ -1,4 +1,4 @@
-"""Communication of losses between processes; the only use of `torch.distributed` in `modiste.losses`.
+"""Communication of losses between processes: no loss calls `torch.distributed` itself.
 
 Every function except `world_size`, `rank`, `collectives` and `check_shapes` is a collective: all processes must call
 it, in the same order. On a single process each is the identity. A custom loss needs only `gather_pairs` or

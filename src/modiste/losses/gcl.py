@@ -10,6 +10,7 @@ from modiste.errors import ModisteError
 from modiste.losses import gather
 from modiste.losses.base import LogitScale, TiledLoss
 from modiste.losses.clip import LOGITS_CACHE_MIB, checked_cache, infonce
+from modiste.utils.ranges import Count, NonNegative, Positive
 
 
 class GclLoss(LogitScale, TiledLoss):
@@ -61,12 +62,12 @@ class GclLoss(LogitScale, TiledLoss):
 
     def __init__(
         self,
-        init_scale: float | None = None,
-        max_scale: float = 100.0,
-        fused: float = 1.0,
-        tile: int = 2048,
+        init_scale: Positive | None = None,
+        max_scale: Positive = 100.0,
+        fused: NonNegative = 1.0,
+        tile: Count = 2048,
         matmul_dtype: str = "float32",
-        logits_cache_mib: float = LOGITS_CACHE_MIB,
+        logits_cache_mib: NonNegative = LOGITS_CACHE_MIB,
     ) -> None:
         super().__init__(1 / 0.07, init_scale, max_scale, tile=tile, matmul_dtype=matmul_dtype)
         self.logits_cache_mib = checked_cache(logits_cache_mib)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from modiste.errors import ModisteError
 from modiste.losses.base import ContrastiveLoss
+from modiste.utils.ranges import Count, NonNegative
 
 
 class MatryoshkaLoss(ContrastiveLoss):
@@ -39,7 +40,7 @@ class MatryoshkaLoss(ContrastiveLoss):
 
     local_negatives = False  # the inner loss warns itself
 
-    def __init__(self, inner: ContrastiveLoss, dims: Sequence[int], weights: Sequence[float] = ()) -> None:
+    def __init__(self, inner: ContrastiveLoss, dims: Sequence[Count], weights: Sequence[NonNegative] = ()) -> None:
         super().__init__()
         if not dims or min(dims) < 1 or len(set(dims)) < len(dims):
             raise ModisteError(f"loss.dims={list(dims)} must be distinct sizes of at least 1, for example [64,256].")

@@ -13,6 +13,7 @@ from modiste.losses import gather
 from modiste.losses.base import LogitBias, TiledLoss
 from modiste.losses.matmul import Matmul, choose_matmul
 from modiste.losses.tiles import Gradients, Tiles
+from modiste.utils.ranges import Count, Positive
 
 
 class SigLipLoss(LogitBias, TiledLoss):
@@ -45,10 +46,10 @@ class SigLipLoss(LogitBias, TiledLoss):
 
     def __init__(
         self,
-        init_scale: float | None = None,
+        init_scale: Positive | None = None,
         init_bias: float | None = None,
-        max_scale: float = math.inf,
-        tile: int = 2048,
+        max_scale: Positive = math.inf,
+        tile: Count = 2048,
         matmul_dtype: str = "float32",
     ) -> None:
         super().__init__(10.0, init_scale, max_scale, init_bias, tile=tile, matmul_dtype=matmul_dtype)

@@ -11,6 +11,7 @@ from modiste.errors import ModisteError
 from modiste.losses import gather
 from modiste.losses.base import TiledLoss
 from modiste.losses.tiles import Tiles
+from modiste.utils.ranges import Count, NonNegative
 
 
 class VseppLoss(TiledLoss):
@@ -43,7 +44,7 @@ class VseppLoss(TiledLoss):
     (0.0, 0.4)
     """
 
-    def __init__(self, margin: float = 0.2, tile: int = 2048) -> None:
+    def __init__(self, margin: NonNegative = 0.2, tile: Count = 2048) -> None:
         super().__init__(tile)
         if not 0 < margin <= 2:
             raise ModisteError(f"loss.margin={margin:g} must lie in (0, 2], the range of a difference of cosines.")

@@ -143,7 +143,7 @@ def load(source: RunDir | str | Path, checkpoint: str = "best") -> Loaded:
         model = build_model(load_run_config(run.config))
         load_weights(model, run.checkpoint(checkpoint))
     else:
-        # By its target, to avoid an import cycle: pretrained/ builds on this folder.
+        # By its target: pretrained/ builds on this folder, and `instantiate` names a package that is missing.
         model = instantiate({"_target_": "modiste.pretrained.exported.load_exported", "source": str(source)})
     model.eval()
     return Loaded(model, model.preprocess, model.tokenizer)

@@ -22,7 +22,7 @@ from modiste.metrics.direction import directions
 from modiste.metrics.intervals import Interval, bootstrap, bootstrap_statistic, describe_bootstrap
 from modiste.metrics.relevance import Floats
 from modiste.tasks.result import Embedder, Result
-from modiste.tasks.retrieval import Documents
+from modiste.tasks.retrieval import Documents, Words
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
@@ -69,6 +69,7 @@ class Compatibility:
         documents: Weights of ``image`` and ``text`` in an item's vector: normalise(Σ weight · embedding). None: image
             only.
         template: Template of a row's text, over the catalogue's columns.
+        words: Column → value → its word in the template, as in the training captions.
         resamples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
 
@@ -85,12 +86,14 @@ class Compatibility:
         kind: str = "nondisjoint",
         documents: Mapping[str, float] | None = None,
         template: str = "{text}",
+        words: Words | None = None,
         resamples: int = 1000,
         seed: int = 0,
     ) -> None:
         if kind not in KINDS:
             raise ModisteError(f"Unknown kind '{kind}'. {did_you_mean(kind, KINDS)}")
         self.path, self.kind, self.template = Path(path).expanduser(), kind, template
+        self.words = {column: dict(values) for column, values in (words or {}).items() if f"{{{column}}}" in template}
         self.documents = {str(k): float(v) for k, v in (documents or {"image": 1.0}).items()}
         self.resamples, self.seed = resamples, seed
 
@@ -119,7 +122,7 @@ class Compatibility:
                 f"{len(position):,} of the {len(named):,} items of the {self.kind} {split} outfits are in "
                 f"{catalogue.card.name}: use data=polyvore with all its images."
             )
-        documents = Documents(embedder, catalogue.select(rows=rows), self.template)
+        documents = Documents(embedder, catalogue.select(rows=rows), self.template, self.words)
         vectors = documents.vectors(self.documents).numpy()
         if not np.isfinite(vectors).all():
             raise ModisteError("An embedding is not finite: the model has diverged or its input is invalid.")
@@ -155,6 +158,7 @@ class Compatibility:
             "kind": self.kind,
             "documents": self.documents,
             "template": self.template,
+            **({"words": self.words} if self.words else {}),
             "score": "mean_pairwise: mean cosine of all pairs of an outfit's items; of a candidate: mean cosine with "
             "the question's items; compared in float32",
             "right_candidate": "of the question's own outfit (set_id), wherever it stands among the candidates",

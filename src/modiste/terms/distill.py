@@ -12,6 +12,7 @@ from modiste.losses.soft import soft_infonce
 from modiste.models.dual_encoder import DualEncoder
 from modiste.terms.base import Term, TrainingInputs
 from modiste.terms.teacher import OWN, Teacher
+from modiste.utils.ranges import Count, NonNegative, Positive
 
 
 class Distill(Term):
@@ -42,13 +43,13 @@ class Distill(Term):
 
     def __init__(
         self,
-        weight: float = 1.0,
+        weight: NonNegative = 1.0,
         teacher: str = "start",
-        similarities: float = 1.0,
-        image_features: float = 0.0,
-        text_features: float = 0.0,
-        scale: float | None = None,
-        tile: int = 2048,
+        similarities: NonNegative = 1.0,
+        image_features: NonNegative = 0.0,
+        text_features: NonNegative = 0.0,
+        scale: Positive | None = None,
+        tile: Count = 2048,
     ) -> None:
         super().__init__(weight, teacher)
         if min(similarities, image_features, text_features) < 0:

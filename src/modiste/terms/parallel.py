@@ -14,6 +14,7 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder, TwoTower
 from modiste.terms.base import Term, TrainingInputs
 from modiste.terms.teacher import OWN, START, Teacher
+from modiste.utils.ranges import Count, NonNegative
 
 FROZEN = "term.parallel keeps the teacher's image tower as it is: set tune.image.train=frozen."
 UNCACHED = "term.parallel takes the teacher's image tower, whose features are not cached: set features.cache=false."
@@ -49,8 +50,8 @@ class Parallel(Term):
         table: str,
         source: str = "en",
         languages: Sequence[str] | None = None,
-        batch_size: int = 128,
-        weight: float = 1.0,
+        batch_size: Count = 128,
+        weight: NonNegative = 1.0,
     ) -> None:
         super().__init__(weight, teacher)
         if teacher in (START, OWN):

@@ -15,6 +15,7 @@ from modiste.models.dual_encoder import DualEncoder
 from modiste.terms.base import TrainingInputs
 from modiste.terms.patches import PatchTerm, Vocabulary
 from modiste.terms.teacher import Teacher
+from modiste.utils.ranges import Count, NonNegative, Positive
 
 
 class Regions(PatchTerm):
@@ -51,13 +52,13 @@ class Regions(PatchTerm):
         columns: Sequence[str] = (),
         words: Mapping[str, Mapping[str, str]] | None = None,
         templates: Sequence[str] = ("a photo of a {}",),
-        weight: float = 1.0,
-        batch_size: int = 8,
-        count: int = 640,
-        cells: int | None = 2048,
-        scale: float = 20.0,
-        background: float = 1.0,
-        power: float = 0.5,
+        weight: NonNegative = 1.0,
+        batch_size: Count = 8,
+        count: Count = 640,
+        cells: Count | None = 2048,
+        scale: Positive = 20.0,
+        background: NonNegative = 1.0,
+        power: NonNegative = 0.5,
     ) -> None:
         super().__init__("regions", templates, weight, batch_size, scale, background, power)
         if count < 1 or (cells is not None and cells < 1):

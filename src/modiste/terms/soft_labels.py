@@ -10,6 +10,7 @@ from torch import Tensor
 from modiste.errors import ModisteError
 from modiste.losses.soft import soft_infonce
 from modiste.terms.base import Term
+from modiste.utils.ranges import Count, Fraction, NonNegative, Positive
 
 
 class SoftLabels(Term):
@@ -38,7 +39,12 @@ class SoftLabels(Term):
     """
 
     def __init__(
-        self, weight: float = 1.0, teacher: str = "own", mix: float = 0.5, scale: float = 20.0, tile: int = 2048
+        self,
+        weight: NonNegative = 1.0,
+        teacher: str = "own",
+        mix: Fraction = 0.5,
+        scale: Positive = 20.0,
+        tile: Count = 2048,
     ) -> None:
         super().__init__(weight, teacher)
         if not 0 < mix <= 1:

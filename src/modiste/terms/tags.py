@@ -16,6 +16,7 @@ from modiste.models.dual_encoder import DualEncoder
 from modiste.terms.base import TrainingInputs
 from modiste.terms.patches import PatchTerm
 from modiste.terms.teacher import Teacher
+from modiste.utils.ranges import Count, Fraction, NonNegative, Positive, Side
 
 
 class Tags(PatchTerm):
@@ -52,15 +53,15 @@ class Tags(PatchTerm):
         column: str = "parts",
         separator: str = ", ",
         words: Mapping[str, str] | None = None,
-        size: int = 384,
-        word_share: float = 0.03,
-        background_share: float = 0.4,
+        size: Side = 384,
+        word_share: Fraction = 0.03,
+        background_share: Fraction = 0.4,
         templates: Sequence[str] = ("a photo of a person wearing {}",),
-        weight: float = 1.0,
-        batch_size: int = 8,
-        scale: float = 20.0,
-        background: float = 1.0,
-        power: float = 0.5,
+        weight: NonNegative = 1.0,
+        batch_size: Count = 8,
+        scale: Positive = 20.0,
+        background: NonNegative = 1.0,
+        power: NonNegative = 0.5,
     ) -> None:
         super().__init__("tags", templates, weight, batch_size, scale, background, power)
         if not (0 <= word_share <= 1 and 0 <= background_share <= 1):

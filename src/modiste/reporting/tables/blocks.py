@@ -168,8 +168,12 @@ def show(metric: str, cell: Cell | None, interval: bool = True) -> str:
 
 
 def digits_of(metric: str) -> int:
-    """Number of decimals of a metric."""
-    return 1 if "rank" in split_name(metric)[1] else 3
+    """Number of decimals of a metric.
+
+    >>> digits_of("t2i/median_rank"), digits_of("colour/rank_correlation")
+    (1, 3)
+    """
+    return 1 if split_name(metric)[1] == "median_rank" else 3
 
 
 def build_blocks(
