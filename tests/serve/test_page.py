@@ -388,3 +388,22 @@ def test_a_chosen_theme_stays(page):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
     page.reload()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+
+
+VIEWS_WITH_PRODUCTS = {
+    "?tab=health&list=misfits": [".thumb-button"],
+    "?tab=classify&of=attribute": [".matrix button:not(:disabled)", ".grid.small .photo"],
+    "?tab=compare&q=bag": [".pair section:first-child .photo"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("link", ["More like this", "Classify", "Ground", "Search"])
+@pytest.mark.parametrize("view", VIEWS_WITH_PRODUCTS)
+def test_a_product_s_links_work_in_a_view_that_was_opened_by_its_address(page, view, link):
+    page.goto(f"/{view}")
+    for selector in VIEWS_WITH_PRODUCTS[view]:
+        page.locator(selector).first.click()
+    page.get_by_role("dialog").get_by_role("button", name=link, exact=True).click()
+    page.wait_for_selector(".bars > div" if link == "Classify" else ".heat canvas" if link == "Ground" else ".card")
+    assert {"Classify": "?tab=classify&row=", "Ground": "?tab=ground&row="}.get(link, "?like=") in page.url

@@ -123,6 +123,7 @@ async function start() {
   }
   const { main } = app.catalogue.indexes;
   document.getElementById("catalogue").textContent = `${main.name} · ${numbered(main.products)} products`;
+  search.start(app);
   addEventListener("popstate", render);
   addEventListener("keydown", onKey);
   takePhotos();

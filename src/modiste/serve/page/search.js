@@ -13,8 +13,12 @@ const FACET = "f."; // f.gender=Men|Women
 const RANGE = "r."; // r.price=10..50
 let app, state, nodes, answer, unfolded = new Set();
 
-export function render(root, values, given) {
+/** Called once: other views open products without ever rendering this one. */
+export function start(given) {
   app = given;
+}
+
+export function render(root, values) {
   state = { ...values };
   delete state.tab;
   answer = null;
