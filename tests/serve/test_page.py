@@ -407,3 +407,16 @@ def test_a_product_s_links_work_in_a_view_that_was_opened_by_its_address(page, v
     page.get_by_role("dialog").get_by_role("button", name=link, exact=True).click()
     page.wait_for_selector(".bars > div" if link == "Classify" else ".heat canvas" if link == "Ground" else ".card")
     assert {"Classify": "?tab=classify&row=", "Ground": "?tab=ground&row="}.get(link, "?like=") in page.url
+
+
+@pytest.mark.slow
+def test_a_photo_searches_although_the_session_s_storage_is_full(page, server):
+    page.add_init_script("Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }")
+    page.goto("/")
+    shown(page)
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Search with a photo").click()
+    file = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": photo_bytes(server, 2)}
+    answer = answered(page, lambda: chooser.value.set_files(file))
+    assert answer["results"][0]["row"] // VIEWS == 2 // VIEWS
+    assert page.get_by_alt_text("Your photo").is_visible()

@@ -33,7 +33,7 @@ export function render(root, values) {
     h("div", { class: "results" }, nodes.facets, nodes.list)));
   refine();
   if (state.image && !photo) {
-    nodes.list.replaceChildren(h("div", { class: "notice" }, "The photo of this address was given in another tab or browser: paste or choose it again."));
+    nodes.list.replaceChildren(h("div", { class: "notice" }, "This tab no longer has the photo of this address: paste or choose it again."));
     return;
   }
   if (!state.q && !state.like && !state.image && matchMedia("(min-width: 861px)").matches) nodes.input.focus({ preventScroll: true });
