@@ -225,6 +225,20 @@ def test_zero_shot_is_the_cosine_of_the_mean_prompt(client, index):
     assert "either row or image" in both.json()["error"]["message"]
 
 
+def test_the_second_index_s_photos_are_looked_at_by_its_model(client, indexes):
+    import modiste.search
+
+    model = modiste.search.open(indexes[1])
+    embedder = model.embedder
+    labels, body = ["dress", "shirt"], {"row": 2, "index": "compare"}
+    cosines = embedder.texts(labels) @ embedder.pictures([model.image(2)])[0]
+    answer = ok(client.post("/zero-shot", json=body | {"labels": labels, "prompts": ["{}"]}))
+    found = {entry["label"]: entry["cosine"] for entry in answer["labels"]}
+    assert [found[label] for label in labels] == pytest.approx(cosines.tolist(), abs=1e-5)
+    answer = ok(client.post("/ground", json=body | {"phrases": labels}))
+    assert [one["cosine"] for one in answer["maps"]] == pytest.approx(cosines.tolist(), abs=1e-5)
+
+
 def test_the_confusions_of_an_attribute_are_those_of_the_zero_shot_task(client, index):
     from modiste.embedding.embedder import ModelEmbedder
     from modiste.tasks.zeroshot import ZeroShot

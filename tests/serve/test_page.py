@@ -420,3 +420,23 @@ def test_a_photo_searches_although_the_session_s_storage_is_full(page, server):
     answer = answered(page, lambda: chooser.value.set_files(file))
     assert answer["results"][0]["row"] // VIEWS == 2 // VIEWS
     assert page.get_by_alt_text("Your photo").is_visible()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("link", ["More like this", "Classify", "Ground", "Search"])
+def test_the_second_index_s_products_are_asked_of_that_index(page, link):
+    path = {"Classify": "/zero-shot", "Ground": "/ground"}.get(link, "/search")
+    page.goto("/?tab=compare&q=bag")
+    page.locator(".pair section:last-child .photo").first.click()
+    with page.expect_request(lambda request: urlsplit(request.url).path == path) as asked:
+        page.get_by_role("dialog").get_by_role("button", name=link, exact=True).click()
+    assert asked.value.post_data_json["index"] == "compare"
+    assert "index=compare" in page.url
+    page.wait_for_selector(".bars > div, .heat canvas, section[aria-busy=false] .card")
+    assert page.locator("img").evaluate_all("all => all.every((image) => image.src.includes('index=compare'))")
+    if path == "/search":
+        page.get_by_role("button", name="Remove Index other").click()
+        shown(page)
+        assert "index=" not in page.url
+    else:
+        page.get_by_text("Model of index other: tiny 1").wait_for()

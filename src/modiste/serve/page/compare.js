@@ -54,7 +54,7 @@ function sideBySide() {
         return h("section", { "aria-label": index.name }, h("h2", {}, index.name),
           h("p", { class: "soft small" }, `${index.model.name} · ${Math.max(1, Math.round(answer[name].took_ms))} ms`),
           h("div", { class: "grid" }, answer[name].results.map((product) =>
-            card(product, { scale, open: openFull, both: shared.has(product.product_id), weak: some && product.match === false }))));
+            card(product, { scale, open: () => openFull(product, name === "main" ? "" : name), both: shared.has(product.product_id), weak: some && product.match === false }))));
       };
       place.replaceChildren(h("div", { class: "summary" }, h("span", {}, h("strong", {}, `${numbered(answer.shared.length)} of ${answer.main.results.length} in both`))),
         h("div", { class: "pair" }, side("main", main), side("compare", compare)));

@@ -54,7 +54,7 @@ function chips(photo) {
   const made = [];
   if (photo) made.push(chip(h("img", { src: photo.data, alt: "Your photo" }), "Photo", () => drop("image")));
   if (state.like) {
-    const image = h("img", { src: `image?product_id=${encodeURIComponent(state.like)}`, alt: "", onerror: () => image.remove() });
+    const image = h("img", { src: `image?product_id=${encodeURIComponent(state.like)}&index=${state.index || ""}`, alt: "", onerror: () => image.remove() });
     made.push(chip(image, `Like ${state.like}`, () => drop("like")));
   }
   return made;
@@ -75,13 +75,14 @@ function refine() {
   const both = (state.like || state.image) && state.q;
   const weight = h("input", { type: "range", min: 0.1, max: 0.9, step: 0.1, value: state.w || 0.5, "aria-label": "How much the words count", oninput: (event) => change({ w: event.target.value }) });
   const words = h("input", { type: "checkbox", checked: state.hybrid === "1", onchange: (event) => change({ hybrid: event.target.checked ? "1" : "" }) });
-  nodes.refine.replaceChildren(...(asked ? [
+  const index = state.index ? chip("", `Index ${app.served(state.index).name}`, () => drop("index")) : "";
+  nodes.refine.replaceChildren(index, ...(asked ? [
     h("label", {}, "Without", without),
     both ? h("label", {}, "Picture", weight, "words") : "",
     state.q ? h("label", { title: "Also match words of titles and SKUs letter by letter" }, words, "Exact words, too") : "",
-  ] : app.catalogue.indexes.main.examples.length ? [
-    h("div", { class: "examples" }, app.catalogue.indexes.main.examples.map((text) =>
-      h("button", { class: "button", type: "button", onclick: () => app.show("search", { q: text }) }, text))),
+  ] : app.served(state.index).examples.length ? [
+    h("div", { class: "examples" }, app.served(state.index).examples.map((text) =>
+      h("button", { class: "button", type: "button", onclick: () => app.show("search", { q: text, index: state.index }) }, text))),
   ] : []));
 }
 
@@ -123,6 +124,7 @@ function request() {
     hybrid: state.hybrid === "1",
     k: Number(state.k) || PAGE,
     facets: true,
+    index: state.index,
   };
 }
 
@@ -151,9 +153,10 @@ export function filters() {
 function show() {
   const { results } = answer;
   const scale = scaleOf(answer);
-  const actions = [["similar", "More like this", similar], ["but", "Like this, but …", but]];
+  const { index } = state;
+  const actions = [["similar", "More like this", (product) => similar(product, index)], ["but", "Like this, but …", (product) => but(product, index)]];
   const first = results.findIndex((product) => product.match === false);
-  const cards = results.map((product) => card(product, { scale, actions, open: openFull, weak: first > 0 && product.match === false }));
+  const cards = results.map((product) => card(product, { scale, actions, open: () => openFull(product, index), weak: first > 0 && product.match === false }));
   if (first > 0 && !answer.hybrid) cards.splice(first, 0, h("div", { class: "divider" }, `Below the match threshold of ${answer.threshold.toFixed(2)}`));
   nodes.list.replaceChildren(
     summary(),
@@ -166,7 +169,7 @@ function show() {
 }
 
 function summary() {
-  const { products, rows } = app.catalogue.indexes.main;
+  const { products, rows } = app.served(state.index);
   const shown = `${numbered(answer.results.length)} of ${numbered(answer.count)} ${products === rows ? "products" : "photos"}`;
   const threshold = answer.threshold === null ? null : h("span", { title: answer.calibration }, `match from ${answer.threshold.toFixed(2)}`);
   return h("div", { class: "summary" }, h("span", {}, h("strong", {}, shown)),
@@ -188,7 +191,7 @@ function clear() {
 }
 
 function showFacets() {
-  const { columns } = app.catalogue.indexes.main;
+  const { columns } = app.served(state.index);
   const head = h("div", { class: "facets-head" }, h("h3", {}, "Filters"),
     active().length ? h("button", { class: "link small", type: "button", onclick: clear }, "Clear") : null,
     h("button", { class: "button filters-button", type: "button", onclick: () => nodes.facets.classList.remove("open") }, "Done"));
@@ -230,26 +233,27 @@ function range({ name, min, max }) {
     h("summary", {}, humane(name)), h("div", { class: "range" }, field(low, numbered(min ?? 0), "from"), "–", field(high, numbered(max ?? 0), "to")));
 }
 
-function similar(product) {
-  app.show("search", { like: product.product_id });
+function similar(product, index) {
+  app.show("search", { like: product.product_id, index });
 }
 
-function but(product, words = "") {
-  app.show("search", { like: product.product_id, q: words });
+function but(product, index, words = "") {
+  app.show("search", { like: product.product_id, index, q: words });
   nodes.input.focus();
 }
 
-export function openFull(product) {
-  const photo = { row: product.row };
-  openProduct(product, { but, links: [
-    ["similar", "More like this", similar],
+/** @param index the index of the product, if it is not the first one: "compare" */
+export function openFull(product, index) {
+  const photo = { row: product.row, index };
+  openProduct(product, { but: (_, words) => but(product, index, words), links: [
+    ["similar", "More like this", () => similar(product, index)],
     ["classify", "Classify", () => app.show("classify", photo)],
     ["ground", "Ground", () => app.show("ground", { ...photo, phrases: altOf(product) })],
   ] });
 }
 
 export function onPhoto(photo, given) {
-  given.show("search", { image: photo.id });
+  given.show("search", { image: photo.id, index: given.tab === "search" ? state.index : "" });
 }
 
 function current() {
@@ -264,8 +268,8 @@ export function onKey(event) {
     return true;
   }
   const product = current();
-  if (product && event.key === "m") { similar(product); return true; }
-  if (product && event.key === "b") { but(product); return true; }
+  if (product && event.key === "m") { similar(product, state.index); return true; }
+  if (product && event.key === "b") { but(product, state.index); return true; }
   return move(event.key);
 }
 
