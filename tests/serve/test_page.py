@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from helpers.served import VIEWS
+from helpers.served import PRODUCTS, VIEWS
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
@@ -440,3 +440,22 @@ def test_the_second_index_s_products_are_asked_of_that_index(page, link):
         assert "index=" not in page.url
     else:
         page.get_by_text("Model of index other: tiny 1").wait_for()
+
+
+@pytest.mark.slow
+def test_no_more_results_are_asked_for_than_the_server_gives(page):
+    page.goto("/?k=1001")
+    assert len(shown(page)) == PRODUCTS
+    page.goto("/?tab=health&list=misfits&limit=1001")
+    page.wait_for_selector(".summary strong")
+
+    def limited(route):
+        route.fulfill(json=route.fetch().json() | {"limits": {"max_results": 10}})
+
+    page.route("**/catalogue", limited)
+    page.goto("/?k=5")
+    shown(page)
+    answer = answered(page, lambda: page.get_by_role("button", name="Show more").click())
+    assert len(answer["results"]) == len(shown(page)) == 10
+    page.get_by_text("at most 10 results").wait_for()
+    assert page.get_by_role("button", name="Show more").count() == 0

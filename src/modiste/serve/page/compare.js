@@ -46,7 +46,7 @@ function sideBySide() {
     write(state);
     if (!input.value.trim()) return place.replaceChildren(empty("compare", "Ask both", `${main.name} and ${compare.name} answer next to each other.`));
     try {
-      const answer = await post("compare/search", { text: input.value, k: 24 }, signal);
+      const answer = await post("compare/search", { text: input.value, k: Math.min(24, app.catalogue.limits.max_results) }, signal);
       const shared = new Set(answer.shared);
       const side = (name, index) => {
         const scale = scaleOf(answer[name]);

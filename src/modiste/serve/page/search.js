@@ -110,6 +110,11 @@ const search = latest(async (signal) => {
   nodes.list.ariaBusy = false;
 }, WAIT);
 
+/** Number of results asked for: at most what the server gives. */
+function wanted() {
+  return Math.min(Number(state.k) || PAGE, app.catalogue.limits.max_results);
+}
+
 function request() {
   const words = Number(state.w || 0.5);
   const both = (state.like || state.image) && state.q;
@@ -122,7 +127,7 @@ function request() {
     filters: filters(),
     weights: both && state.w ? { text: words, image: 1 - words, like: 1 - words } : {},
     hybrid: state.hybrid === "1",
-    k: Number(state.k) || PAGE,
+    k: wanted(),
     facets: true,
     index: state.index,
   };
@@ -163,8 +168,9 @@ function show() {
     answer.no_match && results.length ? h("div", { class: "notice", role: "status" }, "No good match: ",
       "nothing in this catalogue scores as a true match usually does. The nearest products are shown.") : "",
     results.length ? h("div", { class: "grid" }, cards) : empty("search", "Nothing passes these filters", answer.hints.join(" ") || "Take one of them away."),
-    results.length === request().k && results.length < answer.count ? h("div", { class: "more" },
-      h("button", { class: "button", type: "button", onclick: () => change({ k: String(request().k + PAGE) }) }, "Show more")) : "");
+    results.length === wanted() && results.length < answer.count ? h("div", { class: "more" }, wanted() < app.catalogue.limits.max_results
+      ? h("button", { class: "button", type: "button", onclick: () => change({ k: String(wanted() + PAGE) }) }, "Show more")
+      : h("p", { class: "soft small" }, `The server returns at most ${numbered(wanted())} results: add a filter to see others.`)) : "");
   showFacets();
 }
 
