@@ -1,12 +1,13 @@
-"""Facets are the text columns with few values, the fewest first; ids and long texts are none."""
+"""Facets are the text columns with few values, the fewest first; their values are counted by product."""
 
 from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 
 from modiste.search.where import NUMBER, TEXT
-from modiste.serve.facets import facet_columns
+from modiste.serve.facets import count_values, facet_columns
 
 
 class Shop:
@@ -30,3 +31,15 @@ class Shop:
 
 def test_facets_are_columns_of_few_short_values():
     assert facet_columns(Shop()) == ["gender", "colour"]
+
+
+def test_a_product_counts_once_for_each_value_of_its_views():
+    rng = np.random.default_rng(0)
+    for views in (1, 3):
+        codes = rng.permutation(np.repeat(np.arange(50), views))
+        values = [None if value == 9 else f"v{value}" for value in rng.integers(0, 10, len(codes))]
+        pairs = set(zip(values, codes.tolist(), strict=True))
+        counts = count_values(pa.array(values).dictionary_encode(), codes)
+        assert counts == {value: sum(other == value for other, _ in pairs) for value in set(values) - {None}}
+        assert list(counts.values()) == sorted(counts.values(), reverse=True)
+    assert count_values(pa.array([], pa.string()).dictionary_encode(), np.empty(0, np.int32)) == {}

@@ -168,15 +168,14 @@ function show() {
     answer.no_match && results.length ? h("div", { class: "notice", role: "status" }, "No good match: ",
       "nothing in this catalogue scores as a true match usually does. The nearest products are shown.") : "",
     results.length ? h("div", { class: "grid" }, cards) : empty("search", "Nothing passes these filters", answer.hints.join(" ") || "Take one of them away."),
-    results.length === wanted() && results.length < answer.count ? h("div", { class: "more" }, wanted() < app.catalogue.limits.max_results
+    results.length === wanted() && results.length < answer.products ? h("div", { class: "more" }, wanted() < app.catalogue.limits.max_results
       ? h("button", { class: "button", type: "button", onclick: () => change({ k: String(wanted() + PAGE) }) }, "Show more")
       : h("p", { class: "soft small" }, `The server returns at most ${numbered(wanted())} results: add a filter to see others.`)) : "");
   showFacets();
 }
 
 function summary() {
-  const { products, rows } = app.served(state.index);
-  const shown = `${numbered(answer.results.length)} of ${numbered(answer.count)} ${products === rows ? "products" : "photos"}`;
+  const shown = `${numbered(answer.results.length)} of ${numbered(answer.products)} products`;
   const threshold = answer.threshold === null ? null : h("span", { title: answer.calibration }, `match from ${answer.threshold.toFixed(2)}`);
   return h("div", { class: "summary" }, h("span", {}, h("strong", {}, shown)),
     h("span", { class: "row" },
@@ -221,7 +220,7 @@ function facet({ name }, place) {
     h("summary", {}, humane(name)),
     h("div", { class: "options" }, listed.map(({ value, count }) => h("label", {},
       h("input", { type: "checkbox", checked: chosen.includes(value), "data-facet": `${name}=${value}`, onchange: (event) => toggle(value, event.target.checked) }),
-      h("span", { title: value }, value), h("span", { class: "count" }, numbered(count)))),
+      h("span", { title: value }, value), h("span", { class: "count", title: `${numbered(count)} products` }, numbered(count)))),
       all.length > listed.length || open ? h("button", { class: "link", type: "button", onclick: () => { open ? unfolded.delete(name) : unfolded.add(name); showFacets(); } },
         open ? "Fewer" : `${all.length - listed.length} more`) : null));
 }
