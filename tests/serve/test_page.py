@@ -460,3 +460,33 @@ def test_no_more_results_are_asked_for_than_the_server_gives(page):
     assert len(answer["results"]) == len(shown(page)) == 10
     page.get_by_text("at most 10 results").wait_for()
     assert page.get_by_role("button", name="Show more").count() == 0
+
+
+@pytest.mark.slow
+def test_any_value_of_a_facet_can_be_found_and_chosen(page):
+    """As of a catalogue with many brands."""
+    brands = [{"value": f"Brand {number}", "count": 200 - number} for number in range(143)]
+
+    def with_brands(route):
+        answer = route.fetch().json()
+        route.fulfill(json=answer | {"facets": {column: brands}})
+
+    page.goto("/?q=dress")
+    shown(page)
+    column = page.locator(".facets input[data-facet]").first.get_attribute("data-facet").partition("=")[0]
+    page.route("**/search", with_brands)
+    page.reload()
+    box = page.locator(".facets details").first.get_by_role("searchbox")
+    box.press_sequentially("and 140")
+    assert page.locator(".facets label").all_inner_texts() == ["Brand 140\n60"]
+    with page.expect_request(lambda request: urlsplit(request.url).path == "/search") as asked:
+        page.get_by_label("Brand 140").check()
+    assert asked.value.post_data_json["filters"] == {column: {"values": ["Brand 140"]}}
+    page.wait_for_selector("section[aria-busy=false]")
+    assert box.input_value() == "and 140"  # the answer did not take the text away
+    box.fill("nothing")
+    page.get_by_text("No such value").wait_for()
+    assert page.locator(".facets input:checked").count() == 1  # chosen values stay
+    box.fill("")
+    page.get_by_role("button", name="134 more").click()
+    assert page.locator(".facets label").count() == 143

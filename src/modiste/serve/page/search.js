@@ -8,6 +8,7 @@ import { altOf, empty, failure, h, humane, icon, iconButton, latest, numbered, w
 
 const PAGE = 40;
 const SHOWN = 8; // values of a facet, until "more"
+const MANY = 12; // values of a facet, above which they can be searched
 const WAIT = 35; // ms after the last key
 const FACET = "f."; // f.gender=Men|Women
 const RANGE = "r."; // r.price=10..50
@@ -214,17 +215,28 @@ function facet({ name }, place) {
   const all = [...gone, ...counted];
   if (!all.length) return null;
   const open = unfolded.has(name);
-  const listed = open ? all : all.filter((entry, i) => i < SHOWN || chosen.includes(entry.value));
   const toggle = (value, on) => change({ [FACET + name]: joined(on ? [...chosen, value] : chosen.filter((other) => other !== value)) }, true);
-  return h("details", { open: chosen.length || folded[name] === true || (place < 3 && folded[name] !== false), ontoggle: (event) => { folded[name] = event.target.open; } },
-    h("summary", {}, humane(name)),
-    h("div", { class: "options" }, listed.map(({ value, count }) => h("label", {},
+  const options = h("div", { class: "options" });
+  const list = () => {
+    const sought = all.length > MANY ? (finding[name] || "").trim().toLowerCase() : "";
+    const fits = ({ value }) => value.toLowerCase().includes(sought);
+    const listed = all.filter((entry, i) => chosen.includes(entry.value) || (sought ? fits(entry) : open || i < SHOWN));
+    options.replaceChildren(...listed.map(({ value, count }) => h("label", {},
       h("input", { type: "checkbox", checked: chosen.includes(value), "data-facet": `${name}=${value}`, onchange: (event) => toggle(value, event.target.checked) }),
       h("span", { title: value }, value), h("span", { class: "count", title: `${numbered(count)} products` }, numbered(count)))),
-      all.length > listed.length || open ? h("button", { class: "link", type: "button", onclick: () => { open ? unfolded.delete(name) : unfolded.add(name); showFacets(); } },
-        open ? "Fewer" : `${all.length - listed.length} more`) : null));
+    sought ? (all.some(fits) ? "" : h("p", { class: "soft small" }, "No such value"))
+      : all.length > listed.length || open ? h("button", { class: "link", type: "button", onclick: () => { open ? unfolded.delete(name) : unfolded.add(name); showFacets(); } },
+        open ? "Fewer" : `${numbered(all.length - listed.length)} more`) : "");
+  };
+  list();
+  return h("details", { open: chosen.length || folded[name] === true || (place < 3 && folded[name] !== false), ontoggle: (event) => { folded[name] = event.target.open; } },
+    h("summary", {}, humane(name)),
+    all.length > MANY ? h("input", { type: "search", value: finding[name] || "", placeholder: `Find among ${numbered(all.length)}`, "aria-label": `Find a value of ${humane(name)}`,
+      "data-facet": `${name}?`, autocomplete: "off", spellcheck: false, oninput: (event) => { finding[name] = event.target.value; list(); } }) : null,
+    options);
 }
 
+const finding = {}; // facet → what its values are searched for
 const folded = {};
 
 function range({ name, min, max }) {
