@@ -119,8 +119,17 @@ def test_without_a_query_the_catalogue_is_listed_and_its_facets_are_counted(clie
     answer = ok(client.post("/search", json={"k": 5, "facets": True, "where": "price < 60"}))
     assert len(ids(answer)) == 5
     assert all(product["score"] is None for product in answer["results"])
-    for values in answer["facets"].values():
-        assert sum(entry["count"] for entry in values) <= index.count("price < 60")
+    rows = [row for row in index.snapshot.table.to_pylist() if row["price"] < 60]
+    assert answer["count"] == len(rows)
+    assert answer["products"] == len({row["product_id"] for row in rows}) < len(rows)
+    for name, values in answer["facets"].items():
+        having = {value: {row["product_id"] for row in rows if row[name] == value} for value in index.facets()[name]}
+        assert {entry["value"]: entry["count"] for entry in values} == {v: len(ids) for v, ids in having.items() if ids}
+    views = ok(client.post("/search", json={"group": False, "facets": True, "where": "price < 60"}))
+    for name, values in views["facets"].items():
+        assert {entry["value"]: entry["count"] for entry in values} == {
+            value: count for value, count in index.facets("price < 60")[name].items() if value
+        }
     assert ok(client.get("/facets", params={"where": "price < 60"}))["facets"] == answer["facets"]
 
 
@@ -131,8 +140,8 @@ def test_a_chosen_value_leaves_the_other_values_of_its_column_to_be_chosen(clien
         client.post("/search", json={"facets": True, "filters": {column: {"values": [whole[column][0]["value"]]}}})
     )
     assert chosen["facets"][column] == whole[column]
-    assert chosen["count"] == whole[column][0]["count"]
-    assert sum(entry["count"] for entry in chosen["facets"][other]) <= chosen["count"]
+    assert chosen["products"] == whole[column][0]["count"]
+    assert sum(entry["count"] for entry in chosen["facets"][other]) <= chosen["products"]
 
 
 @pytest.mark.parametrize(
@@ -223,6 +232,20 @@ def test_zero_shot_is_the_cosine_of_the_mean_prompt(client, index):
     assert "exactly one {}" in refused.json()["error"]["message"]
     both = client.post("/zero-shot", json={"row": 2, "image": "x", "labels": labels})
     assert "either row or image" in both.json()["error"]["message"]
+
+
+def test_the_second_index_s_photos_are_looked_at_by_its_model(client, indexes):
+    import modiste.search
+
+    model = modiste.search.open(indexes[1])
+    embedder = model.embedder
+    labels, body = ["dress", "shirt"], {"row": 2, "index": "compare"}
+    cosines = embedder.texts(labels) @ embedder.pictures([model.image(2)])[0]
+    answer = ok(client.post("/zero-shot", json=body | {"labels": labels, "prompts": ["{}"]}))
+    found = {entry["label"]: entry["cosine"] for entry in answer["labels"]}
+    assert [found[label] for label in labels] == pytest.approx(cosines.tolist(), abs=1e-5)
+    answer = ok(client.post("/ground", json=body | {"phrases": labels}))
+    assert [one["cosine"] for one in answer["maps"]] == pytest.approx(cosines.tolist(), abs=1e-5)
 
 
 def test_the_confusions_of_an_attribute_are_those_of_the_zero_shot_task(client, index):

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from helpers.served import VIEWS
+from helpers.served import PRODUCTS, VIEWS
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
@@ -104,7 +104,8 @@ def test_facets_filter_and_count_and_can_be_cleared(page):
     option = page.locator(".facets details[open] label").first
     value, count = option.locator("span").all_inner_texts()
     answer = answered(page, option.click)
-    assert answer["count"] == int(count)
+    assert answer["products"] == int(count) < answer["count"]
+    assert page.locator(".summary strong").inner_text() == f"{len(shown(page))} of {count} products"
     assert "f." in page.url
     name = page.locator(".facets details[open] summary").first.inner_text()
     assert all(value in map(str, product["attributes"].values()) for product in answer["results"]), name
@@ -388,3 +389,104 @@ def test_a_chosen_theme_stays(page):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
     page.reload()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+
+
+VIEWS_WITH_PRODUCTS = {
+    "?tab=health&list=misfits": [".thumb-button"],
+    "?tab=classify&of=attribute": [".matrix button:not(:disabled)", ".grid.small .photo"],
+    "?tab=compare&q=bag": [".pair section:first-child .photo"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("link", ["More like this", "Classify", "Ground", "Search"])
+@pytest.mark.parametrize("view", VIEWS_WITH_PRODUCTS)
+def test_a_product_s_links_work_in_a_view_that_was_opened_by_its_address(page, view, link):
+    page.goto(f"/{view}")
+    for selector in VIEWS_WITH_PRODUCTS[view]:
+        page.locator(selector).first.click()
+    page.get_by_role("dialog").get_by_role("button", name=link, exact=True).click()
+    page.wait_for_selector(".bars > div" if link == "Classify" else ".heat canvas" if link == "Ground" else ".card")
+    assert {"Classify": "?tab=classify&row=", "Ground": "?tab=ground&row="}.get(link, "?like=") in page.url
+
+
+@pytest.mark.slow
+def test_a_photo_searches_although_the_session_s_storage_is_full(page, server):
+    page.add_init_script("Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }")
+    page.goto("/")
+    shown(page)
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Search with a photo").click()
+    file = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": photo_bytes(server, 2)}
+    answer = answered(page, lambda: chooser.value.set_files(file))
+    assert answer["results"][0]["row"] // VIEWS == 2 // VIEWS
+    assert page.get_by_alt_text("Your photo").is_visible()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("link", ["More like this", "Classify", "Ground", "Search"])
+def test_the_second_index_s_products_are_asked_of_that_index(page, link):
+    path = {"Classify": "/zero-shot", "Ground": "/ground"}.get(link, "/search")
+    page.goto("/?tab=compare&q=bag")
+    page.locator(".pair section:last-child .photo").first.click()
+    with page.expect_request(lambda request: urlsplit(request.url).path == path) as asked:
+        page.get_by_role("dialog").get_by_role("button", name=link, exact=True).click()
+    assert asked.value.post_data_json["index"] == "compare"
+    assert "index=compare" in page.url
+    page.wait_for_selector(".bars > div, .heat canvas, section[aria-busy=false] .card")
+    assert page.locator("img").evaluate_all("all => all.every((image) => image.src.includes('index=compare'))")
+    if path == "/search":
+        page.get_by_role("button", name="Remove Index other").click()
+        shown(page)
+        assert "index=" not in page.url
+    else:
+        page.get_by_text("Model of index other: tiny 1").wait_for()
+
+
+@pytest.mark.slow
+def test_no_more_results_are_asked_for_than_the_server_gives(page):
+    page.goto("/?k=1001")
+    assert len(shown(page)) == PRODUCTS
+    page.goto("/?tab=health&list=misfits&limit=1001")
+    page.wait_for_selector(".summary strong")
+
+    def limited(route):
+        route.fulfill(json=route.fetch().json() | {"limits": {"max_results": 10}})
+
+    page.route("**/catalogue", limited)
+    page.goto("/?k=5")
+    shown(page)
+    answer = answered(page, lambda: page.get_by_role("button", name="Show more").click())
+    assert len(answer["results"]) == len(shown(page)) == 10
+    page.get_by_text("at most 10 results").wait_for()
+    assert page.get_by_role("button", name="Show more").count() == 0
+
+
+@pytest.mark.slow
+def test_any_value_of_a_facet_can_be_found_and_chosen(page):
+    """As of a catalogue with many brands."""
+    brands = [{"value": f"Brand {number}", "count": 200 - number} for number in range(143)]
+
+    def with_brands(route):
+        answer = route.fetch().json()
+        route.fulfill(json=answer | {"facets": {column: brands}})
+
+    page.goto("/?q=dress")
+    shown(page)
+    column = page.locator(".facets input[data-facet]").first.get_attribute("data-facet").partition("=")[0]
+    page.route("**/search", with_brands)
+    page.reload()
+    box = page.locator(".facets details").first.get_by_role("searchbox")
+    box.press_sequentially("and 140")
+    assert page.locator(".facets label").all_inner_texts() == ["Brand 140\n60"]
+    with page.expect_request(lambda request: urlsplit(request.url).path == "/search") as asked:
+        page.get_by_label("Brand 140").check()
+    assert asked.value.post_data_json["filters"] == {column: {"values": ["Brand 140"]}}
+    page.wait_for_selector("section[aria-busy=false]")
+    assert box.input_value() == "and 140"  # the answer did not take the text away
+    box.fill("nothing")
+    page.get_by_text("No such value").wait_for()
+    assert page.locator(".facets input:checked").count() == 1  # chosen values stay
+    box.fill("")
+    page.get_by_role("button", name="134 more").click()
+    assert page.locator(".facets label").count() == 143

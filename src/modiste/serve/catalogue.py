@@ -16,7 +16,7 @@ from modiste.search.where import TEXT
 from modiste.serve.lists import Compute, as_csv
 from modiste.serve.live import Held
 from modiste.serve.schema import Text
-from modiste.serve.server import Server, facets, products
+from modiste.serve.server import Server, count_products, facets, products
 from modiste.serve.uploads import Refused
 
 EXAMPLES = 4
@@ -58,11 +58,12 @@ def router(server: Server) -> APIRouter:
 
     @routes.get("/facets")
     async def facet_counts(where: Text | None = None, index: Text = "main") -> JSONResponse:
-        """Counts of the facet values among the products that pass a filter."""
+        """Number of products by facet value, and in total, among those that pass a filter."""
 
         def counted() -> JSONResponse:
             with server.use(index) as held:
-                return JSONResponse({"facets": facets(held, where, {}), "count": held.index.count(where)})
+                found = {"count": held.index.count(where), "products": count_products(held, where)}
+                return JSONResponse(found | {"facets": facets(held, where, {})})
 
         return await to_thread.run_sync(counted, limiter=server.few)
 

@@ -1,12 +1,16 @@
-"""Selection of the columns that the page shows as facets."""
+"""Facets: the columns that the page filters by, and the number of products of each value."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from modiste.search.where import TEXT
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from modiste.search.index import Index
 
 MANY = 500
@@ -30,3 +34,36 @@ def facet_columns(index: Index) -> list[str]:
         if 0 < len(values) <= MANY and few and sum(map(len, values)) <= LONG * len(values):
             found[name] = len(values)
     return sorted(found, key=lambda name: found[name])
+
+
+def count_distinct(codes: np.ndarray) -> int:
+    """Return the number of different codes.
+
+    >>> count_distinct(np.array([0, 3, 3]))
+    2
+    """
+    return int(np.count_nonzero(np.bincount(codes)))
+
+
+def count_values(column: pa.DictionaryArray, codes: np.ndarray) -> dict[str, int]:
+    """Count the products of each value, the most frequent first; missing values are not counted.
+
+    Args:
+        column: Value of each row.
+        codes: Product code of each row, (N,).
+
+    >>> import pyarrow as pa
+    >>> colours = pa.array(["red", "red", "blue", "blue", "red"]).dictionary_encode()
+    >>> count_values(colours, np.array([0, 0, 0, 1, 2]))
+    {'red': 2, 'blue': 2}
+    """
+    known = column.dictionary.to_pylist()
+    values = column.indices.fill_null(len(known)).to_numpy().astype(np.int64)
+    first = np.zeros(codes.max(initial=0) + 1, np.int64)
+    first[codes[::-1]] = np.arange(len(codes))[::-1]  # of equal indices, the last one is kept
+    own = first[codes]
+    other = np.flatnonzero(values != values[own])  # few: views of a product seldom differ
+    pairs = np.unique(values[other] * len(first) + codes[other])
+    found = np.concatenate([values[own == np.arange(len(codes))], pairs // len(first)])
+    counts = np.bincount(found, minlength=len(known) + 1)[:-1]
+    return {known[place]: int(counts[place]) for place in np.argsort(-counts, kind="stable") if counts[place]}

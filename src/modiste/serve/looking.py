@@ -42,7 +42,7 @@ def router(server: Server) -> APIRouter:
     def zero_shot(body: ZeroShotBody) -> JSONResponse:
         """Labels for a photo, most similar first, with cosines and their softmax."""
         check_prompts(body.labels, body.prompts, server.settings)
-        with server.use() as held:
+        with server.use(body.index) as held:
             image = held.towers.pictures(server.photos(body, held))[0]
             cosines = ZeroShot.class_vectors(held.towers, body.labels, body.prompts) @ image
             known = held.towers.model.initial_scale
@@ -68,7 +68,7 @@ def router(server: Server) -> APIRouter:
 
         Boxes (left, top, right, bottom) and points (x, y) are in pixels of the photo.
         """
-        with server.use() as held:
+        with server.use(body.index) as held:
             model = held.towers.grounding
             with held.towers.decoding:
                 (photo,) = server.photos(body, held)

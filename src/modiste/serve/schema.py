@@ -81,6 +81,7 @@ class PhotoBody(Body):
 
     row: Row | None = Field(default=None, description="The row of a photo in the index.")
     image: str | None = Field(default=None, description=IMAGE)
+    index: Literal["main", "compare"] = Field(default="main", description="The index of the row, and of the model.")
 
     @model_validator(mode="after")
     def _one_photo(self) -> PhotoBody:

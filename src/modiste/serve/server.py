@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from anyio import CapacityLimiter, to_thread
 from PIL import Image
 
+from modiste.serve.facets import count_distinct, count_values
 from modiste.serve.lists import Compute, Lists
 from modiste.serve.live import Held, Live, Open
 from modiste.serve.metrics import Metrics
@@ -26,8 +29,6 @@ if TYPE_CHECKING:
     from modiste.search.index import Index
 
 
-LISTED = 60
-"""Maximum number of values listed per facet, most frequent first."""
 EMBEDDED = Image.new("RGB", (1, 1))
 """Stands for a photo that has been embedded before the search (`modiste.serve.towers.Embedded`)."""
 SEPARATE = ("product_id", "row", "score", "match", "views", "text")
@@ -140,9 +141,10 @@ class Server:
                 "note": "", "count": index.count(where), "hints": [],
             }  # fmt: skip
             table = index.browse(where, body.k, body.group)
-        answer = facts | {"hybrid": hybrid, "results": products(table, body.index, held), "version": held.version}
+        answer = facts | {"products": count_products(held, where), "hybrid": hybrid, "version": held.version}
+        answer["results"] = products(table, body.index, held)
         if body.facets:
-            answer["facets"] = facets(held, body.where, body.filters)
+            answer["facets"] = facets(held, body.where, body.filters, body.group)
         return answer | {"took_ms": 1000 * (time.perf_counter() - start)}
 
 
@@ -172,20 +174,36 @@ def products(table: pa.Table, index: str, held: Held) -> list[dict[str, Any]]:
     ]
 
 
-def facets(held: Held, where: str | None, filters: Mapping[str, Filter]) -> dict[str, list[dict[str, Any]]]:
-    """Count the values of the facet columns among products that pass the filters, most frequent first.
+def facets(
+    held: Held, where: str | None, filters: Mapping[str, Filter], group: bool = True
+) -> dict[str, list[dict[str, Any]]]:
+    """Count the values of the facet columns among products, or rows, that pass the filters, most frequent first.
 
     A column's own filter is ignored for its counts, so that a client can select a second value.
     """
-    counted = held.index.facets(where_of(where, filters, held))
-    for name in filters:
+    snapshot = held.index.snapshot
+    codes = snapshot.products if group else np.arange(len(snapshot))
+    passing = functools.cache(lambda condition: _passing(held, condition))
+    found = {}
+    for name in held.facets:
         others = {other: given for other, given in filters.items() if other != name}
-        counted |= {name: held.index.facets(where_of(where, others, held)).get(name, {})}
-    return {
-        name: [{"value": value, "count": count} for value, count in list(values.items())[:LISTED] if value != ""]
-        for name, values in counted.items()
-        if name in held.facets
-    }
+        column, chosen = snapshot.table.column(name).combine_chunks(), codes
+        if (positions := passing(where_of(where, others, held))) is not None:
+            column, chosen = column.take(positions), codes[positions]
+        counts = count_values(column, chosen)
+        found[name] = [{"value": value, "count": count} for value, count in counts.items() if value != ""]
+    return found
+
+
+def count_products(held: Held, where: str | None) -> int:
+    """Count the products of which a row passes a filter."""
+    codes, positions = held.index.snapshot.products, _passing(held, where)
+    return count_distinct(codes if positions is None else codes[positions])
+
+
+def _passing(held: Held, where: str | None) -> np.ndarray | None:
+    """Return the positions of the rows that pass a filter; None: all."""
+    return held.index.snapshot.passing(held.index._condition(where))
 
 
 def where_of(where: str | None, filters: Mapping[str, Filter], held: Held) -> str | None:

@@ -28,19 +28,26 @@ export function render(root, values, given) {
 
 /** The photo that the address names: one that was given, or one of the catalogue. */
 export function source(values) {
-  if (values.row !== undefined && values.row !== "") return { src: `image/${values.row}?large=1`, alt: `Product photo, row ${values.row}`, body: { row: Number(values.row) } };
+  if (values.row !== undefined && values.row !== "") return { src: `image/${values.row}?large=1&index=${values.index || "main"}`, alt: `Product photo, row ${values.row}`, body: { row: Number(values.row), index: values.index } };
   const photo = values.image && recall(values.image);
-  return photo ? { src: photo.data, alt: "Your photo", body: { image: photo.data } } : null;
+  return photo ? { src: photo.data, alt: "Your photo", body: { image: photo.data, index: values.index } } : null;
+}
+
+/** Says which model looks at the photo, where there are two. */
+export function modelOf(values, app) {
+  const { name, model } = app.served(values.index);
+  return app.catalogue.indexes.compare ? h("p", { class: "soft small" }, `Model of index ${name}: ${model.name}`) : null;
 }
 
 function suggested() {
   // A kind of product says more about any photo than a season does.
-  const column = texts().find(({ name }) => /categ|type|class|kind/i.test(name)) || texts()[0];
+  const columns = texts(state.index);
+  const column = columns.find(({ name }) => /categ|type|class|kind/i.test(name)) || columns[0];
   return column ? column.values.slice(0, 8).join("\n") : "dress\nshirt\nshoe\nbag";
 }
 
-function texts() {
-  return app.catalogue.indexes.main.columns.filter((column) => column.facet && column.type === "text" && column.name !== "split");
+function texts(index) {
+  return app.served(index).columns.filter((column) => column.facet && column.type === "text" && column.name !== "split");
 }
 
 function prompts(run) {
@@ -50,7 +57,7 @@ function prompts(run) {
 
 function photoForm() {
   nodes.labels = h("textarea", { rows: 7, value: state.labels ?? suggested(), oninput: () => classifyPhoto(), spellcheck: false });
-  return [picker(source(state), (photo) => onPhoto(photo, app)),
+  return [picker(source(state), (photo) => onPhoto(photo, app)), modelOf(state, app),
     h("label", { class: "field" }, h("span", {}, "Labels, one per line"), nodes.labels), prompts(() => classifyPhoto())];
 }
 
@@ -146,5 +153,5 @@ function showConfusion(answer) {
 }
 
 export function onPhoto(photo, given) {
-  given.show("classify", { labels: state?.labels, prompts: state?.prompts, image: photo.id });
+  given.show("classify", { labels: state?.labels, prompts: state?.prompts, image: photo.id, index: state?.index });
 }

@@ -46,7 +46,7 @@ function sideBySide() {
     write(state);
     if (!input.value.trim()) return place.replaceChildren(empty("compare", "Ask both", `${main.name} and ${compare.name} answer next to each other.`));
     try {
-      const answer = await post("compare/search", { text: input.value, k: 24 }, signal);
+      const answer = await post("compare/search", { text: input.value, k: Math.min(24, app.catalogue.limits.max_results) }, signal);
       const shared = new Set(answer.shared);
       const side = (name, index) => {
         const scale = scaleOf(answer[name]);
@@ -54,7 +54,7 @@ function sideBySide() {
         return h("section", { "aria-label": index.name }, h("h2", {}, index.name),
           h("p", { class: "soft small" }, `${index.model.name} · ${Math.max(1, Math.round(answer[name].took_ms))} ms`),
           h("div", { class: "grid" }, answer[name].results.map((product) =>
-            card(product, { scale, open: openFull, both: shared.has(product.product_id), weak: some && product.match === false }))));
+            card(product, { scale, open: () => openFull(product, name === "main" ? "" : name), both: shared.has(product.product_id), weak: some && product.match === false }))));
       };
       place.replaceChildren(h("div", { class: "summary" }, h("span", {}, h("strong", {}, `${numbered(answer.shared.length)} of ${answer.main.results.length} in both`))),
         h("div", { class: "pair" }, side("main", main), side("compare", compare)));

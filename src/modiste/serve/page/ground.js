@@ -1,7 +1,7 @@
 // Ground: where on a photo the model sees what a phrase says.
 
 import { post } from "./api.js";
-import { source } from "./classify.js";
+import { modelOf, source } from "./classify.js";
 import { picker } from "./photo.js";
 import { write } from "./state.js";
 import { empty, failure, h, latest, lines, waiting } from "./ui.js";
@@ -22,7 +22,7 @@ export function render(root, values, given) {
   root.replaceChildren(h("div", { class: "view" },
     h("div", { class: "view-head" }, h("div", {}, h("h1", {}, "Ground"), h("p", {}, "Where on the photo the model sees a phrase. A map is scaled to its own minimum and maximum: compare places within a map, not maps with each other. The box is around the region of the highest place that reaches half of it."))),
     h("div", { class: "columns" },
-      h("section", { class: "panel", "aria-label": "Settings" }, picker(source(state), (photo) => onPhoto(photo, app)),
+      h("section", { class: "panel", "aria-label": "Settings" }, picker(source(state), (photo) => onPhoto(photo, app)), modelOf(state, app),
         h("label", { class: "field" }, h("span", {}, "Phrases, one per line"), nodes.phrases),
         h("label", { class: "field" }, h("span", {}, "Method"), nodes.method),
         h("label", { class: "field" }, h("span", {}, "Strength of the map"), strength)),
@@ -93,5 +93,5 @@ function place(map) {
 }
 
 export function onPhoto(photo, given) {
-  given.show("ground", { phrases: state?.phrases, method: state?.method, image: photo.id });
+  given.show("ground", { phrases: state?.phrases, method: state?.method, image: photo.id, index: state?.index });
 }

@@ -5,6 +5,7 @@ import { openFull } from "./search.js";
 import { altOf, empty, failure, h, humane, icon, latest, numbered, waiting } from "./ui.js";
 
 const PAGE = 50;
+const MOST = 1000; // rows that the server sends
 const AGAIN = 700; // ms until a list that is being computed is asked for again
 let app, state, nodes;
 
@@ -29,7 +30,7 @@ export async function render(root, values, given) {
 }
 
 const load = latest(async (signal, list) => {
-  const limit = Number(state.limit) || PAGE;
+  const limit = Math.min(Number(state.limit) || PAGE, MOST);
   nodes.out.replaceChildren(waiting(`${list.title} …`));
   try {
     for (;;) {
@@ -58,7 +59,7 @@ function show(list, answer, limit) {
     h("thead", {}, h("tr", {}, answer.photos.map(() => h("th", {}, h("span", { class: "sr" }, "Photo"))), answer.columns.map((column) => h("th", { scope: "col", class: numeric(column) ? "number" : "" }, humane(column))))),
     h("tbody", {}, answer.rows.map((row) => h("tr", {}, answer.photos.map((name) => h("td", {}, thumb(row[`${name}_product`]))),
       answer.columns.map((column) => h("td", { class: typeof row[column] === "number" ? "number" : "" }, shown(row[column])))))))),
-    answer.rows.length < answer.total ? h("div", { class: "more" }, h("button", { class: "button", type: "button",
+    answer.rows.length < answer.total && limit < MOST ? h("div", { class: "more" }, h("button", { class: "button", type: "button",
       onclick: () => app.show("health", { list: list.name, limit: limit + PAGE }, false) }, "Show more")) : "");
 }
 

@@ -14,7 +14,12 @@ const VIEWS = { search, classify, ground, compare, health };
 const TITLES = { search: "Search", classify: "Classify", ground: "Ground", compare: "Compare", health: "Health" };
 const root = document.getElementById("view");
 const tabs = document.querySelector(".tabs");
-const app = { catalogue: null, show, tab: null };
+const app = { catalogue: null, show, served, tab: null };
+
+/** The index that the address names: the first one, unless it is "compare". */
+function served(name) {
+  return app.catalogue.indexes[name] || app.catalogue.indexes.main;
+}
 
 /** Shows a view; `values` become the address. */
 function show(tab, values = {}, step = true) {
@@ -123,6 +128,7 @@ async function start() {
   }
   const { main } = app.catalogue.indexes;
   document.getElementById("catalogue").textContent = `${main.name} · ${numbered(main.products)} products`;
+  search.start(app);
   addEventListener("popstate", render);
   addEventListener("keydown", onKey);
   takePhotos();

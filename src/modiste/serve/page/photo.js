@@ -4,6 +4,8 @@ import { h, icon, notify } from "./ui.js";
 
 const LONGEST = 768;
 const KEPT = "modiste-photo-";
+const MOST = 8; // photos that are kept
+const given = new Map(); // id → data URL, also where the session's storage is full
 
 /** A data URL of a JPEG whose longer side has at most `LONGEST` pixels. */
 async function reduced(file) {
@@ -26,9 +28,11 @@ function keep(data) {
   let hash = 5381;
   for (let i = 0; i < data.length; i++) hash = ((hash * 33) ^ data.charCodeAt(i)) >>> 0;
   const id = hash.toString(36);
+  given.set(id, data);
+  if (given.size > MOST) given.delete(given.keys().next().value);
   try {
     const kept = Object.keys(sessionStorage).filter((key) => key.startsWith(KEPT));
-    if (kept.length > 8) sessionStorage.removeItem(kept[0]);
+    if (kept.length > MOST) sessionStorage.removeItem(kept[0]);
     sessionStorage.setItem(KEPT + id, data);
   } catch { /* full: it is only lost on a reload */ }
   return { id, data };
@@ -36,7 +40,7 @@ function keep(data) {
 
 /** A photo that was given before in this tab, or null. */
 export function recall(id) {
-  const data = sessionStorage.getItem(KEPT + id);
+  const data = given.get(id) ?? sessionStorage.getItem(KEPT + id);
   return data ? { id, data } : null;
 }
 

@@ -8,13 +8,18 @@ import { altOf, empty, failure, h, humane, icon, iconButton, latest, numbered, w
 
 const PAGE = 40;
 const SHOWN = 8; // values of a facet, until "more"
+const MANY = 12; // values of a facet, above which they can be searched
 const WAIT = 35; // ms after the last key
 const FACET = "f."; // f.gender=Men|Women
 const RANGE = "r."; // r.price=10..50
 let app, state, nodes, answer, unfolded = new Set();
 
-export function render(root, values, given) {
+/** Called once: other views open products without ever rendering this one. */
+export function start(given) {
   app = given;
+}
+
+export function render(root, values) {
   state = { ...values };
   delete state.tab;
   answer = null;
@@ -29,7 +34,7 @@ export function render(root, values, given) {
     h("div", { class: "results" }, nodes.facets, nodes.list)));
   refine();
   if (state.image && !photo) {
-    nodes.list.replaceChildren(h("div", { class: "notice" }, "The photo of this address was given in another tab or browser: paste or choose it again."));
+    nodes.list.replaceChildren(h("div", { class: "notice" }, "This tab no longer has the photo of this address: paste or choose it again."));
     return;
   }
   if (!state.q && !state.like && !state.image && matchMedia("(min-width: 861px)").matches) nodes.input.focus({ preventScroll: true });
@@ -50,7 +55,7 @@ function chips(photo) {
   const made = [];
   if (photo) made.push(chip(h("img", { src: photo.data, alt: "Your photo" }), "Photo", () => drop("image")));
   if (state.like) {
-    const image = h("img", { src: `image?product_id=${encodeURIComponent(state.like)}`, alt: "", onerror: () => image.remove() });
+    const image = h("img", { src: `image?product_id=${encodeURIComponent(state.like)}&index=${state.index || ""}`, alt: "", onerror: () => image.remove() });
     made.push(chip(image, `Like ${state.like}`, () => drop("like")));
   }
   return made;
@@ -71,13 +76,14 @@ function refine() {
   const both = (state.like || state.image) && state.q;
   const weight = h("input", { type: "range", min: 0.1, max: 0.9, step: 0.1, value: state.w || 0.5, "aria-label": "How much the words count", oninput: (event) => change({ w: event.target.value }) });
   const words = h("input", { type: "checkbox", checked: state.hybrid === "1", onchange: (event) => change({ hybrid: event.target.checked ? "1" : "" }) });
-  nodes.refine.replaceChildren(...(asked ? [
+  const index = state.index ? chip("", `Index ${app.served(state.index).name}`, () => drop("index")) : "";
+  nodes.refine.replaceChildren(index, ...(asked ? [
     h("label", {}, "Without", without),
     both ? h("label", {}, "Picture", weight, "words") : "",
     state.q ? h("label", { title: "Also match words of titles and SKUs letter by letter" }, words, "Exact words, too") : "",
-  ] : app.catalogue.indexes.main.examples.length ? [
-    h("div", { class: "examples" }, app.catalogue.indexes.main.examples.map((text) =>
-      h("button", { class: "button", type: "button", onclick: () => app.show("search", { q: text }) }, text))),
+  ] : app.served(state.index).examples.length ? [
+    h("div", { class: "examples" }, app.served(state.index).examples.map((text) =>
+      h("button", { class: "button", type: "button", onclick: () => app.show("search", { q: text, index: state.index }) }, text))),
   ] : []));
 }
 
@@ -105,6 +111,11 @@ const search = latest(async (signal) => {
   nodes.list.ariaBusy = false;
 }, WAIT);
 
+/** Number of results asked for: at most what the server gives. */
+function wanted() {
+  return Math.min(Number(state.k) || PAGE, app.catalogue.limits.max_results);
+}
+
 function request() {
   const words = Number(state.w || 0.5);
   const both = (state.like || state.image) && state.q;
@@ -117,8 +128,9 @@ function request() {
     filters: filters(),
     weights: both && state.w ? { text: words, image: 1 - words, like: 1 - words } : {},
     hybrid: state.hybrid === "1",
-    k: Number(state.k) || PAGE,
+    k: wanted(),
     facets: true,
+    index: state.index,
   };
 }
 
@@ -147,23 +159,24 @@ export function filters() {
 function show() {
   const { results } = answer;
   const scale = scaleOf(answer);
-  const actions = [["similar", "More like this", similar], ["but", "Like this, but …", but]];
+  const { index } = state;
+  const actions = [["similar", "More like this", (product) => similar(product, index)], ["but", "Like this, but …", (product) => but(product, index)]];
   const first = results.findIndex((product) => product.match === false);
-  const cards = results.map((product) => card(product, { scale, actions, open: openFull, weak: first > 0 && product.match === false }));
+  const cards = results.map((product) => card(product, { scale, actions, open: () => openFull(product, index), weak: first > 0 && product.match === false }));
   if (first > 0 && !answer.hybrid) cards.splice(first, 0, h("div", { class: "divider" }, `Below the match threshold of ${answer.threshold.toFixed(2)}`));
   nodes.list.replaceChildren(
     summary(),
     answer.no_match && results.length ? h("div", { class: "notice", role: "status" }, "No good match: ",
       "nothing in this catalogue scores as a true match usually does. The nearest products are shown.") : "",
     results.length ? h("div", { class: "grid" }, cards) : empty("search", "Nothing passes these filters", answer.hints.join(" ") || "Take one of them away."),
-    results.length === request().k && results.length < answer.count ? h("div", { class: "more" },
-      h("button", { class: "button", type: "button", onclick: () => change({ k: String(request().k + PAGE) }) }, "Show more")) : "");
+    results.length === wanted() && results.length < answer.products ? h("div", { class: "more" }, wanted() < app.catalogue.limits.max_results
+      ? h("button", { class: "button", type: "button", onclick: () => change({ k: String(wanted() + PAGE) }) }, "Show more")
+      : h("p", { class: "soft small" }, `The server returns at most ${numbered(wanted())} results: add a filter to see others.`)) : "");
   showFacets();
 }
 
 function summary() {
-  const { products, rows } = app.catalogue.indexes.main;
-  const shown = `${numbered(answer.results.length)} of ${numbered(answer.count)} ${products === rows ? "products" : "photos"}`;
+  const shown = `${numbered(answer.results.length)} of ${numbered(answer.products)} products`;
   const threshold = answer.threshold === null ? null : h("span", { title: answer.calibration }, `match from ${answer.threshold.toFixed(2)}`);
   return h("div", { class: "summary" }, h("span", {}, h("strong", {}, shown)),
     h("span", { class: "row" },
@@ -184,7 +197,7 @@ function clear() {
 }
 
 function showFacets() {
-  const { columns } = app.catalogue.indexes.main;
+  const { columns } = app.served(state.index);
   const head = h("div", { class: "facets-head" }, h("h3", {}, "Filters"),
     active().length ? h("button", { class: "link small", type: "button", onclick: clear }, "Clear") : null,
     h("button", { class: "button filters-button", type: "button", onclick: () => nodes.facets.classList.remove("open") }, "Done"));
@@ -202,17 +215,28 @@ function facet({ name }, place) {
   const all = [...gone, ...counted];
   if (!all.length) return null;
   const open = unfolded.has(name);
-  const listed = open ? all : all.filter((entry, i) => i < SHOWN || chosen.includes(entry.value));
   const toggle = (value, on) => change({ [FACET + name]: joined(on ? [...chosen, value] : chosen.filter((other) => other !== value)) }, true);
+  const options = h("div", { class: "options" });
+  const list = () => {
+    const sought = all.length > MANY ? (finding[name] || "").trim().toLowerCase() : "";
+    const fits = ({ value }) => value.toLowerCase().includes(sought);
+    const listed = all.filter((entry, i) => chosen.includes(entry.value) || (sought ? fits(entry) : open || i < SHOWN));
+    options.replaceChildren(...listed.map(({ value, count }) => h("label", {},
+      h("input", { type: "checkbox", checked: chosen.includes(value), "data-facet": `${name}=${value}`, onchange: (event) => toggle(value, event.target.checked) }),
+      h("span", { title: value }, value), h("span", { class: "count", title: `${numbered(count)} products` }, numbered(count)))),
+    sought ? (all.some(fits) ? "" : h("p", { class: "soft small" }, "No such value"))
+      : all.length > listed.length || open ? h("button", { class: "link", type: "button", onclick: () => { open ? unfolded.delete(name) : unfolded.add(name); showFacets(); } },
+        open ? "Fewer" : `${numbered(all.length - listed.length)} more`) : "");
+  };
+  list();
   return h("details", { open: chosen.length || folded[name] === true || (place < 3 && folded[name] !== false), ontoggle: (event) => { folded[name] = event.target.open; } },
     h("summary", {}, humane(name)),
-    h("div", { class: "options" }, listed.map(({ value, count }) => h("label", {},
-      h("input", { type: "checkbox", checked: chosen.includes(value), "data-facet": `${name}=${value}`, onchange: (event) => toggle(value, event.target.checked) }),
-      h("span", { title: value }, value), h("span", { class: "count" }, numbered(count)))),
-      all.length > listed.length || open ? h("button", { class: "link", type: "button", onclick: () => { open ? unfolded.delete(name) : unfolded.add(name); showFacets(); } },
-        open ? "Fewer" : `${all.length - listed.length} more`) : null));
+    all.length > MANY ? h("input", { type: "search", value: finding[name] || "", placeholder: `Find among ${numbered(all.length)}`, "aria-label": `Find a value of ${humane(name)}`,
+      "data-facet": `${name}?`, autocomplete: "off", spellcheck: false, oninput: (event) => { finding[name] = event.target.value; list(); } }) : null,
+    options);
 }
 
+const finding = {}; // facet → what its values are searched for
 const folded = {};
 
 function range({ name, min, max }) {
@@ -226,26 +250,27 @@ function range({ name, min, max }) {
     h("summary", {}, humane(name)), h("div", { class: "range" }, field(low, numbered(min ?? 0), "from"), "–", field(high, numbered(max ?? 0), "to")));
 }
 
-function similar(product) {
-  app.show("search", { like: product.product_id });
+function similar(product, index) {
+  app.show("search", { like: product.product_id, index });
 }
 
-function but(product, words = "") {
-  app.show("search", { like: product.product_id, q: words });
+function but(product, index, words = "") {
+  app.show("search", { like: product.product_id, index, q: words });
   nodes.input.focus();
 }
 
-export function openFull(product) {
-  const photo = { row: product.row };
-  openProduct(product, { but, links: [
-    ["similar", "More like this", similar],
+/** @param index the index of the product, if it is not the first one: "compare" */
+export function openFull(product, index) {
+  const photo = { row: product.row, index };
+  openProduct(product, { but: (_, words) => but(product, index, words), links: [
+    ["similar", "More like this", () => similar(product, index)],
     ["classify", "Classify", () => app.show("classify", photo)],
     ["ground", "Ground", () => app.show("ground", { ...photo, phrases: altOf(product) })],
   ] });
 }
 
 export function onPhoto(photo, given) {
-  given.show("search", { image: photo.id });
+  given.show("search", { image: photo.id, index: given.tab === "search" ? state.index : "" });
 }
 
 function current() {
@@ -260,8 +285,8 @@ export function onKey(event) {
     return true;
   }
   const product = current();
-  if (product && event.key === "m") { similar(product); return true; }
-  if (product && event.key === "b") { but(product); return true; }
+  if (product && event.key === "m") { similar(product, state.index); return true; }
+  if (product && event.key === "b") { but(product, state.index); return true; }
   return move(event.key);
 }
 
