@@ -10,6 +10,7 @@ import uuid
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers import tiny_index
 from helpers.tiny_index import CARD, Embedder, catalogue, columns, make_index, source, unit, vector_of, vectors
@@ -306,7 +307,7 @@ def test_thresholds_are_calibrated(writable):
 def test_too_few_pairs_give_no_threshold_and_a_reason(writable):
     writable.delete([f"SKU-{number}" for number in range(5)])
     assert writable.calibrate() == {}
-    for query, kind in (({"text": "x"}, "text"), ({"like": "SKU-7"}, "image")):
+    for query, kind in (({"text": "x"}, "text"), ({"image": Image.new("RGB", (1, 1))}, "image")):
         found = writable.search(**query)
         assert found.threshold is None
         assert f"No match threshold was calibrated for {kind} queries: " in found.uncalibrated
