@@ -621,6 +621,15 @@ def test_an_attribute_may_not_have_the_name_of_a_result(tmp_path):
         build(tmp_path / "a", catalogue(table), source(table))
 
 
+@pytest.mark.parametrize(("one", "other"), [("a_b", "a.b"), ("a.b", "a`b"), ("product_id", "product.id")])
+def test_attributes_that_differ_only_by_a_dot_are_refused(tmp_path, one, other):
+    table = columns(4)
+    table |= {name: table["brand"] for name in (one, other) if name not in table}
+    said = f"'{one}' and '{other}' have the same name in an index.*: give it another, data.catalogue.columns.my_"
+    with pytest.raises(ModisteError, match=said):
+        build(tmp_path / "a", catalogue(table), source(table))
+
+
 def test_a_folder_that_is_no_index_gets_advice_that_works(tmp_path):
     run = tmp_path / "demo"
     run.mkdir()

@@ -472,20 +472,26 @@ def heal(folder: Path, facts: dict[str, Any]) -> None:
 def rows_of(catalogue: Catalogue) -> pa.Table:
     """A catalogue's rows in the store's form, without row numbers, vectors and thumbnails.
 
-    Columns of integers become int64, of other numbers float64; a missing value becomes null.
+    Columns of integers become int64, of other numbers float64; a missing value becomes null. In names, ``.`` and
+    backticks become ``_``.
 
     Raises:
-        ModisteError: An attribute has the name of a column of the index or of results.
+        ModisteError: An attribute has the name of a column of the index or of results, or of another attribute.
     """
     columns = {name: catalogue.table.column(name) for name in ("product_id", "text", "split")}
     columns = {name: column.cast(pa.string()) for name, column in columns.items()}
+    names = {name: name for name in columns}
     for name in catalogue.attributes:
-        if name in RESULT_COLUMNS or name.startswith("_"):
+        stored = name.replace(".", "_").replace("`", "_")
+        remedy = f"give it another, data.catalogue.columns.my_{stored.lstrip('_')}={name}."
+        if stored in RESULT_COLUMNS or stored.startswith("_"):
+            raise ModisteError(f"The attribute '{name}' has the name of an index's own column: {remedy}")
+        if stored in names:
             raise ModisteError(
-                f"The attribute '{name}' has the name of an index's own column: give it another, "
-                f"data.catalogue.columns.my_{name.lstrip('_')}={name}."
+                f"The columns '{names[stored]}' and '{name}' have the same name in an index, '{stored}': {remedy}"
             )
-        columns[name.replace(".", "_").replace("`", "_")] = numbers_of(catalogue.table.column(name).combine_chunks())
+        names[stored] = name
+        columns[stored] = numbers_of(catalogue.table.column(name).combine_chunks())
     products, images = catalogue.column("product_id"), catalogue.column("image")
     table = pa.table(columns)
     fixed = {
