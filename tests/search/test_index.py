@@ -260,6 +260,14 @@ def test_an_upsert_counts_what_it_does_and_needs_a_model_for_new_photos(writable
     assert len(writable) == 40
 
 
+def test_rows_are_unchanged_whatever_the_type_of_their_column_in_the_batch(tmp_path):
+    table = columns(40)
+    table["size"], table["weight"] = ["38", "M"] * 20, ["2", "2.5"] * 20
+    index = make_index(tmp_path / "shop.index", table)
+    some = {name: values[::2] for name, values in table.items()}  # all sizes and weights are whole numbers
+    assert (index.upsert(catalogue(some)).changed, index.count("size = '38' and weight = 2")) == (0, 20)
+
+
 def test_an_upserts_snapshot_is_what_the_database_holds(local):
     """It is made from the one before, without reading the whole database; also where that is not on disk."""
     table = columns(46)

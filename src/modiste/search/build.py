@@ -237,7 +237,7 @@ def _update(
     folder: Path, facts: dict[str, Any], catalogue: Catalogue, source: Source, delete_missing: bool, progress: Progress
 ) -> Changes:
     store = store_of(folder, facts["engine"])
-    table = typed(rows_of(catalogue), facts["columns"], folder)
+    table = rows_of(catalogue, facts["columns"], folder)
     old = store.read([KEY, "row", "_pixels", "_hash"])
     place = {key: index for index, key in enumerate(old.column(KEY).to_pylist())}
     _check_unique(folder, len(old) - len(place))
@@ -469,14 +469,20 @@ def heal(folder: Path, facts: dict[str, Any]) -> None:
 # --------------------------------------------------------------------------------------------------------------- rows
 
 
-def rows_of(catalogue: Catalogue) -> pa.Table:
+def rows_of(catalogue: Catalogue, types: Mapping[str, str] | None = None, folder: Path = Path()) -> pa.Table:
     """A catalogue's rows in the store's form, without row numbers, vectors and thumbnails.
 
     Columns of integers become int64, of other numbers float64; a missing value becomes null. In names, ``.`` and
     backticks become ``_``.
 
+    Args:
+        catalogue: The rows.
+        types: Column types of the index that they are for, column → Arrow type name; None: a new index.
+        folder: Folder of that index.
+
     Raises:
-        ModisteError: An attribute has the name of a column of the index or of results, or of another attribute.
+        ModisteError: An attribute has the name of a column of the index or of results, or of another attribute; or see
+            `typed`.
     """
     columns = {name: catalogue.table.column(name) for name in ("product_id", "text", "split")}
     columns = {name: column.cast(pa.string()) for name, column in columns.items()}
@@ -493,7 +499,7 @@ def rows_of(catalogue: Catalogue) -> pa.Table:
         names[stored] = name
         columns[stored] = numbers_of(catalogue.table.column(name).combine_chunks())
     products, images = catalogue.column("product_id"), catalogue.column("image")
-    table = pa.table(columns)
+    table = pa.table(columns) if types is None else typed(pa.table(columns), types, folder)
     fixed = {
         KEY: [f"{product}\t{image}" for product, image in zip(products, images, strict=True)],
         "_image": images,
