@@ -367,6 +367,45 @@ def test_another_model_or_preprocessing_is_refused_with_both_fingerprints(writab
         build(writable.path, catalogue(table), source(table, larger))
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_whole_prices_take_decimals_later(writable, known):
+    """Also where the rows of the version before are not on disk, and at an earlier version that is restored."""
+    rows, prices, changes = columns(44), columns(40)["price"], []
+    rows["price"] = ["9.5", *prices[1:], "7.25", "7", "8", ""]
+    if not known:
+        shutil.rmtree(writable.path / "snapshots", ignore_errors=True)
+    for values in (rows, rows, columns(44)):
+        changes.append(build(writable.path, catalogue(values), source(values)))
+        assert len(writable.search(text="x", k=40, where="price >= 0")) >= 20  # also with the facts from before
+        writable.refresh()
+        assert writable.schema.field("price").type == "double"
+        expected = [float(price) if price else None for price in values["price"]]
+        assert writable.store.read(["row", "price"]).column("price").to_pylist() == expected
+        assert writable.count("price < 9.6") == sum(price is not None and price < 9.6 for price in expected)
+        assert found(writable.search(text="x", k=9, where="price = 7")) == brute_force(
+            values, vector_of("x"), 9, lambda r: r["price"] in ("7", "7.0")
+        )
+    assert [(one.added, one.changed, one.unchanged) for one in changes] == [(4, 1, 39), (0, 0, 44), (0, 5, 39)]
+    if writable.facts["engine"]["kind"] == "qdrant":
+        return
+    first = writable.versions()[0]
+    assert writable.at(first).schema.field("price").type == "int64"
+    writable.restore(first)
+    build(writable.path, catalogue(rows), source(rows))
+    writable.refresh()
+    assert writable.count("price = 9.5") == 1
+    assert writable.snapshot.table.equals(snapshot_of(LanceStore(writable.path), writable.facts["types"]).table)
+
+
+def test_whole_numbers_are_not_rounded_for_decimals(tmp_path):
+    table = columns(4)
+    table["number"] = [f"34012345000000000{row}" for row in range(4)]
+    index = make_index(tmp_path / "shop.index", table)
+    table["number"] = ["1.5"] * 4
+    with pytest.raises(ModisteError, match="whole numbers that decimals would round"):
+        index.upsert(catalogue(table))
+
+
 def test_values_of_another_type_and_other_columns_are_refused(writable):
     table = columns(40, prices=["cheap"] * 40)
     with pytest.raises(ModisteError, match=r"'price' of .* holds int64 values"):

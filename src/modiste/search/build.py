@@ -241,6 +241,7 @@ def _update(
     old = store.read([KEY, "row", "_pixels", "_hash"])
     place = {key: index for index, key in enumerate(old.column(KEY).to_pylist())}
     _check_unique(folder, len(old) - len(place))
+    wider = _widened(store, table, facts["columns"])
     hashes, pixels = old.column("_hash").to_pylist(), old.column("_pixels").to_pylist()
     at = [place.get(key) for key in table.column(KEY).to_pylist()]
     new_hashes = table.column("_hash").to_pylist()
@@ -264,6 +265,8 @@ def _update(
         following += at[i] is None
     with pending(folder):
         snapshot = None
+        store.widen(wider)
+        facts = facts | {"columns": facts["columns"] | dict.fromkeys(wider, str(pa.float64()))}
         if touched:
             complete = staging.complete(part.append_column("row", pa.array(numbers, pa.int64())))
             store.upsert(complete)
@@ -305,6 +308,7 @@ def restore(index: Opened, version: int) -> None:
     with writing(index.path), pending(index.path):
         facts = read_facts(index.path)
         store.restore(version)
+        facts["columns"] = store.types(facts["columns"])  # some may have been widened since
         changed = facts["commits"][-1]["rows"] + store.count()  # which of them are equal is not known
         _commit(index.path, store, facts, f"back to version {version}", changed)
 
@@ -541,7 +545,7 @@ def numbers_of(values: pa.Array) -> pa.Array:
 
 
 def typed(table: pa.Table, columns: Mapping[str, str], folder: Path) -> pa.Table:
-    """Cast a table to an index's column types, column → Arrow type name.
+    """Cast a table to an index's column types, column → Arrow type name; int64 with decimals becomes float64.
 
     Raises:
         ModisteError: A column is missing or new, or a value is not of its column's type.
@@ -557,11 +561,31 @@ def typed(table: pa.Table, columns: Mapping[str, str], folder: Path) -> pa.Table
         try:
             table = table.set_column(table.column_names.index(name), name, column.cast(wanted))
         except pa.ArrowInvalid as error:
+            if pa.types.is_integer(wanted) and pa.types.is_floating(column.type):
+                continue
             raise ModisteError(
                 f"The column '{name}' of {folder} holds {kind} values, the catalogue's holds others ({error}): "
                 "correct them, or re-index with another out=."
             ) from error
     return table
+
+
+def _widened(store: LanceStore | QdrantStore, table: pa.Table, columns: Mapping[str, str]) -> list[str]:
+    """Columns of whole numbers that a table's decimals make float64.
+
+    Raises:
+        ModisteError: A stored number, such as an article number of 18 digits, would be rounded.
+    """
+    names = [name for name, kind in columns.items() if str(table.schema.field(name).type) != kind]
+    for name in names:
+        try:
+            store.read([name]).column(name).cast(pa.float64())
+        except pa.ArrowInvalid as error:
+            raise ModisteError(
+                f"The column '{name}' has whole numbers that decimals would round ({error}): correct the catalogue's "
+                "decimals, or re-index with another out=."
+            ) from error
+    return names
 
 
 def _words(table: pa.Table) -> list[str]:
@@ -572,9 +596,9 @@ def _words(table: pa.Table) -> list[str]:
 
 
 def _hashes(table: pa.Table, pixels: Sequence[str]) -> list[str]:
-    """A digest of each row's content, to detect changed rows."""
-    names = public(table)
-    lists = [table.column(name).to_pylist() for name in names]
+    """A digest of each row's content, to detect changed rows; 5 and 5.0 are equal."""
+    lists = [table.column(name).to_pylist() for name in public(table)]
+    lists = [[int(v) if isinstance(v, float) and v.is_integer() else v for v in values] for values in lists]
     return [
         hashlib.sha1(json.dumps(values, default=str).encode(), usedforsecurity=False).hexdigest()
         for values in zip(pixels, *lists, strict=True)

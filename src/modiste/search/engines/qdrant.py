@@ -6,7 +6,7 @@ import functools
 import os
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +139,13 @@ class QdrantStore:
                 payload = {name: value for name, value in row.items() if value is not None} | {OWNER: self.id}
                 points.append(models.PointStruct(id=self._id(row[KEY]), vector=vector, payload=payload))
             self.client.upsert(self.collection, points, wait=True)
+
+    def widen(self, names: Sequence[str]) -> None:
+        """Do nothing: payloads and their indexes of numbers hold decimals."""
+
+    def types(self, names: Iterable[str]) -> dict[str, str]:
+        """Raise ModisteError: payloads have no types, and no earlier ones are restored."""
+        raise ModisteError("engine=qdrant does not store the types of columns: re-index with another out=.")
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete rows by their keys. Raises ModisteError as `check_own`."""
