@@ -145,6 +145,18 @@ def test_hybrid_search_finds_an_article_number_that_the_model_does_not_know(inde
     assert found(index.search(text="Brand4 sku-77", hybrid=0.5, where="colour = 'red'", k=3))[0] != "SKU-77"
 
 
+@pytest.mark.parametrize("engine", engines())
+def test_hybrid_search_finds_an_article_number_of_digits_but_no_price(engine, tmp_path):
+    table = columns(40)
+    table["ean"] = [f"40063813339{row:02}" for row in range(40)]
+    with collection_of(engine) as engine:
+        index = make_index(tmp_path / "shop.index", table, engine)
+        assert index.types["ean"] == "number"
+        assert "SKU-15" not in found(index.search(text="4006381333931", k=3))
+        assert found(index.search(text="4006381333931", hybrid=0.5, k=3))[0] == "SKU-15"
+        assert not len(index.store.full_text("31", None)[0])  # the price of that row
+
+
 def test_a_hybrid_search_is_exact_only_if_it_ranks_every_row(index):
     every = "exact" if index.facts["engine"]["kind"] == "lancedb" else "approximate, recall not measured"
     assert str(index.search(text="sku-77", hybrid=0.5, k=3).exactness) == every

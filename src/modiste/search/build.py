@@ -72,6 +72,8 @@ WEB_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 KEPT_SNAPSHOTS = 2
 TIDY_EVERY = 8
 """Commits between compactions; until then, searches scan rows that the database has not indexed."""
+LONG = 1000
+"""Smallest whole number in the full text, for article numbers: "air max 90" is no search for the price 90."""
 RESULT_COLUMNS = ("score", "match", "views", KEY)
 
 
@@ -589,9 +591,14 @@ def _widened(store: LanceStore | QdrantStore, table: pa.Table, columns: Mapping[
 
 
 def _words(table: pa.Table) -> list[str]:
-    """Full text of each row: the product's id, its title and its text attributes."""
-    names = [name for name in public(table) if name != "split" and pa.types.is_string(table.schema.field(name).type)]
-    lists = [table.column(name).to_pylist() for name in names]
+    """Full text of each row: the product's id, its title, its text attributes and its long whole numbers."""
+    lists = []
+    for name in public(table):
+        column = table.column(name)
+        if pa.types.is_integer(column.type):
+            column = pc.if_else(pc.greater_equal(column, LONG), column, None).cast(pa.string())
+        if pa.types.is_string(column.type) and name != "split":
+            lists.append(column.to_pylist())
     return [" ".join(filter(None, values)) for values in zip(*lists, strict=True)]
 
 

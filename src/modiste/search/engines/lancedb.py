@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NAME = "products"
 KEY = "_key"
 WORDS = "_words"
-"""Column of the full-text index: product id, title and attributes."""
+"""Column of the full-text index: product id, title, text attributes and long whole numbers."""
 WIDE = "_wide"
 """Column of a conversion that is not finished."""
 BASE_PATHS = 18
