@@ -50,3 +50,23 @@ def test_a_version_that_is_swapped_out_is_freed_without_the_garbage_collector(mo
         assert [one() for one in model] == [None] * 3
     finally:
         gc.enable()
+
+
+def test_lists_of_an_index_are_not_those_of_another_with_the_same_version_number(moving):
+    import pyarrow as pa
+
+    from modiste.serve.lists import Lists
+
+    live, replace = moving
+    lists, seen = Lists({"fingerprints": lambda index: pa.table({"model": [index.fingerprint]})}), []
+    for change in (lambda: None, lambda: None, replace):
+        change()
+        with live.use() as held:
+            made = lists.get("fingerprints", held)
+            assert made.result(30).column("model").to_pylist() == [held.index.fingerprint]
+            assert lists.total("fingerprints", held) == 1
+            seen.append((held.version, held.edition, made))
+    (version, edition, made), again, (same, other, _) = seen
+    assert again == (version, edition, made)
+    assert same == version
+    assert other != edition

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import io
 import logging
 import threading
@@ -92,6 +93,13 @@ class Held:
             index.snapshot = scored = copy.copy(self.scored)
             scored.known = words[0].scores
         return index
+
+    @functools.cached_property
+    def edition(self) -> str:
+        """Version and a digest of its origin: an index rebuilt in the same folder has the same version numbers."""
+        facts = self.index.facts
+        origin = f"{facts['engine'].get('id')} {facts['commits'][-1]['created']}"
+        return f"{self.version}-{hashlib.sha1(origin.encode(), usedforsecurity=False).hexdigest()[:8]}"
 
     @functools.cached_property
     def facets(self) -> list[str]:
