@@ -170,7 +170,9 @@ def test_pictures_of_the_data_are_shown_only_where_the_user_says_so(tmp_path):
     inputs = Inputs(INPUTS.images, INPUTS.texts, "4 products of mine")
     for name, given, shown in (("a", {}, "8 synthetic garments"), ("b", {"pictures": "own"}, "4 products of mine")):
         exported = export(two_tower(), "hub", tmp_path / name, inputs=inputs, card=given)
-        assert f"Sample inputs: {shown}" in (exported.path / "README.md").read_text()
+        text = (exported.path / "README.md").read_text()
+        assert f"Sample inputs: {shown}" in text
+        assert "language" not in yaml.safe_load(text.split("---")[1])  # nobody named any
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def source(table, card=CARD):
 
 
 class Embedder:
-    """Embeds texts by `vector_of`, and counts them."""
+    """Embeds texts and pixels by `vector_of`, and counts texts."""
 
     def __init__(self, known=None):
         self.known, self.asked = known or {}, []
@@ -59,6 +59,9 @@ class Embedder:
     def texts(self, texts):
         self.asked += texts
         return np.stack([self.known.get(text, vector_of(text)) for text in texts])
+
+    def pictures(self, images):
+        return np.stack([vector_of(image.tobytes().hex()) for image in images])
 
 
 def make_index(folder, table, engine=None):

@@ -2,10 +2,15 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from helpers.tiny_index import Embedder, columns, make_index, unit, vector_of
+from helpers.tiny_index import CARD, Embedder, catalogue, columns, make_index, unit, vector_of
+from modiste import search
 from modiste.errors import ModisteError
+from modiste.search.build import Source, build
 from modiste.search.calibrate import conformal
+
+PHOTO = Image.new("RGB", (1, 1))
 
 
 @pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
@@ -50,7 +55,7 @@ def test_titles_that_fit_their_photos_match_and_others_do_not(tmp_path):
     assert "training pairs included, so that its coverage is not known" in miss.summary()
     assert miss.coverage is None
     # The two photos of a product have nothing in common here, so their threshold is low; mixtures have none.
-    assert index.search(like="SKU-1").threshold == pytest.approx(thresholds["image"].threshold)
+    assert index.search(image=PHOTO).threshold == pytest.approx(thresholds["image"].threshold)
     assert index.search(like="SKU-1", text="red").table.column("match").to_pylist()[0] is None
 
 
@@ -63,8 +68,22 @@ def test_few_pairs_give_no_threshold(tmp_path):
         "No match threshold was calibrated for text queries: the index has 10 products, and calibration needs 20."
     )
     assert "10 products" not in found.summary()
-    assert "the index has 10 products with two photos" in index.search(like="SKU-1").uncalibrated
+    assert "the index has 10 products with two photos" in index.search(image=PHOTO).uncalibrated
     assert "the query is mixed" in index.search(text="a", like="SKU-1").uncalibrated
+
+
+def test_more_like_a_product_has_no_threshold_since_its_other_views_are_excluded(tmp_path):
+    table = columns(120)
+    views = {f"{row:040x}": unit(vector_of(f"{row // 2}") + 0.1 * vector_of(f"{row}")) for row in range(120)}
+    build(tmp_path / "shop.index", catalogue(table), Source(CARD, vectors=views))
+    index = search.open(tmp_path / "shop.index")
+    index.embedder = Embedder()
+    assert index.calibrate(0.9)["image"].threshold > 0.9
+    for query in ({"like": "SKU-1"}, {"like": "SKU-1", "image": PHOTO}):
+        results = index.search(**query)
+        assert (results.threshold, results.no_match) == (None, False)
+        assert results.uncalibrated.startswith("No match threshold, since the product itself is excluded: ")
+    assert index.search(image=PHOTO).no_match
 
 
 @pytest.mark.parametrize(("sizes", "split"), [((15, 25), "test"), ((25, 25), "val"), ((15, 15), "all")])

@@ -10,6 +10,7 @@ import uuid
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers import tiny_index
 from helpers.tiny_index import CARD, Embedder, catalogue, columns, make_index, source, unit, vector_of, vectors
@@ -144,6 +145,18 @@ def test_hybrid_search_finds_an_article_number_that_the_model_does_not_know(inde
     assert found(index.search(text="Brand4 sku-77", hybrid=0.5, where="colour = 'red'", k=3))[0] != "SKU-77"
 
 
+@pytest.mark.parametrize("engine", engines())
+def test_hybrid_search_finds_an_article_number_of_digits_but_no_price(engine, tmp_path):
+    table = columns(40)
+    table["ean"] = [f"40063813339{row:02}" for row in range(40)]
+    with collection_of(engine) as engine:
+        index = make_index(tmp_path / "shop.index", table, engine)
+        assert index.types["ean"] == "number"
+        assert "SKU-15" not in found(index.search(text="4006381333931", k=3))
+        assert found(index.search(text="4006381333931", hybrid=0.5, k=3))[0] == "SKU-15"
+        assert not len(index.store.full_text("31", None)[0])  # the price of that row
+
+
 def test_a_hybrid_search_is_exact_only_if_it_ranks_every_row(index):
     every = "exact" if index.facts["engine"]["kind"] == "lancedb" else "approximate, recall not measured"
     assert str(index.search(text="sku-77", hybrid=0.5, k=3).exactness) == every
@@ -259,6 +272,14 @@ def test_an_upsert_counts_what_it_does_and_needs_a_model_for_new_photos(writable
     assert len(writable) == 40
 
 
+def test_rows_are_unchanged_whatever_the_type_of_their_column_in_the_batch(tmp_path):
+    table = columns(40)
+    table["size"], table["weight"] = ["38", "M"] * 20, ["2", "2.5"] * 20
+    index = make_index(tmp_path / "shop.index", table)
+    some = {name: values[::2] for name, values in table.items()}  # all sizes and weights are whole numbers
+    assert (index.upsert(catalogue(some)).changed, index.count("size = '38' and weight = 2")) == (0, 20)
+
+
 def test_an_upserts_snapshot_is_what_the_database_holds(local):
     """It is made from the one before, without reading the whole database; also where that is not on disk."""
     table = columns(46)
@@ -306,7 +327,7 @@ def test_thresholds_are_calibrated(writable):
 def test_too_few_pairs_give_no_threshold_and_a_reason(writable):
     writable.delete([f"SKU-{number}" for number in range(5)])
     assert writable.calibrate() == {}
-    for query, kind in (({"text": "x"}, "text"), ({"like": "SKU-7"}, "image")):
+    for query, kind in (({"text": "x"}, "text"), ({"image": Image.new("RGB", (1, 1))}, "image")):
         found = writable.search(**query)
         assert found.threshold is None
         assert f"No match threshold was calibrated for {kind} queries: " in found.uncalibrated
@@ -356,6 +377,45 @@ def test_another_model_or_preprocessing_is_refused_with_both_fingerprints(writab
     larger = ModelCard("tiny", CARD.fingerprint, {"size": 8}, CARD.embed_dim)
     with pytest.raises(ModisteError, match=r"another preprocessing: .*\(size differ\)"):
         build(writable.path, catalogue(table), source(table, larger))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_whole_prices_take_decimals_later(writable, known):
+    """Also where the rows of the version before are not on disk, and at an earlier version that is restored."""
+    rows, prices, changes = columns(44), columns(40)["price"], []
+    rows["price"] = ["9.5", *prices[1:], "7.25", "7", "8", ""]
+    if not known:
+        shutil.rmtree(writable.path / "snapshots", ignore_errors=True)
+    for values in (rows, rows, columns(44)):
+        changes.append(build(writable.path, catalogue(values), source(values)))
+        assert len(writable.search(text="x", k=40, where="price >= 0")) >= 20  # also with the facts from before
+        writable.refresh()
+        assert writable.schema.field("price").type == "double"
+        expected = [float(price) if price else None for price in values["price"]]
+        assert writable.store.read(["row", "price"]).column("price").to_pylist() == expected
+        assert writable.count("price < 9.6") == sum(price is not None and price < 9.6 for price in expected)
+        assert found(writable.search(text="x", k=9, where="price = 7")) == brute_force(
+            values, vector_of("x"), 9, lambda r: r["price"] in ("7", "7.0")
+        )
+    assert [(one.added, one.changed, one.unchanged) for one in changes] == [(4, 1, 39), (0, 0, 44), (0, 5, 39)]
+    if writable.facts["engine"]["kind"] == "qdrant":
+        return
+    first = writable.versions()[0]
+    assert writable.at(first).schema.field("price").type == "int64"
+    writable.restore(first)
+    build(writable.path, catalogue(rows), source(rows))
+    writable.refresh()
+    assert writable.count("price = 9.5") == 1
+    assert writable.snapshot.table.equals(snapshot_of(LanceStore(writable.path), writable.facts["types"]).table)
+
+
+def test_whole_numbers_are_not_rounded_for_decimals(tmp_path):
+    table = columns(4)
+    table["number"] = [f"34012345000000000{row}" for row in range(4)]
+    index = make_index(tmp_path / "shop.index", table)
+    table["number"] = ["1.5"] * 4
+    with pytest.raises(ModisteError, match="whole numbers that decimals would round"):
+        index.upsert(catalogue(table))
 
 
 def test_values_of_another_type_and_other_columns_are_refused(writable):
@@ -617,6 +677,15 @@ def test_an_attribute_may_not_have_the_name_of_a_result(tmp_path):
     table = columns(4)
     table["score"] = ["1"] * 4
     with pytest.raises(ModisteError, match="The attribute 'score'"):
+        build(tmp_path / "a", catalogue(table), source(table))
+
+
+@pytest.mark.parametrize(("one", "other"), [("a_b", "a.b"), ("a.b", "a`b"), ("product_id", "product.id")])
+def test_attributes_that_differ_only_by_a_dot_are_refused(tmp_path, one, other):
+    table = columns(4)
+    table |= {name: table["brand"] for name in (one, other) if name not in table}
+    said = f"'{one}' and '{other}' have the same name in an index.*: give it another, data.catalogue.columns.my_"
+    with pytest.raises(ModisteError, match=said):
         build(tmp_path / "a", catalogue(table), source(table))
 
 

@@ -179,7 +179,7 @@ def metadata(
     return ModelCardData(
         model_name=title,
         license=given.get("licence"),
-        language=list(given["languages"]) if given.get("languages") else "en",
+        language=list(given["languages"]) if given.get("languages") else None,
         base_model=given.get("base_model"),
         library_name=LIBRARIES[format],
         pipeline_tag="zero-shot-image-classification",

@@ -72,6 +72,8 @@ WEB_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 KEPT_SNAPSHOTS = 2
 TIDY_EVERY = 8
 """Commits between compactions; until then, searches scan rows that the database has not indexed."""
+LONG = 1000
+"""Smallest whole number in the full text, for article numbers: "air max 90" is no search for the price 90."""
 RESULT_COLUMNS = ("score", "match", "views", KEY)
 
 
@@ -237,10 +239,11 @@ def _update(
     folder: Path, facts: dict[str, Any], catalogue: Catalogue, source: Source, delete_missing: bool, progress: Progress
 ) -> Changes:
     store = store_of(folder, facts["engine"])
-    table = typed(rows_of(catalogue), facts["columns"], folder)
+    table = rows_of(catalogue, facts["columns"], folder)
     old = store.read([KEY, "row", "_pixels", "_hash"])
     place = {key: index for index, key in enumerate(old.column(KEY).to_pylist())}
     _check_unique(folder, len(old) - len(place))
+    wider = _widened(store, table, facts["columns"])
     hashes, pixels = old.column("_hash").to_pylist(), old.column("_pixels").to_pylist()
     at = [place.get(key) for key in table.column(KEY).to_pylist()]
     new_hashes = table.column("_hash").to_pylist()
@@ -264,6 +267,8 @@ def _update(
         following += at[i] is None
     with pending(folder):
         snapshot = None
+        store.widen(wider)
+        facts = facts | {"columns": facts["columns"] | dict.fromkeys(wider, str(pa.float64()))}
         if touched:
             complete = staging.complete(part.append_column("row", pa.array(numbers, pa.int64())))
             store.upsert(complete)
@@ -305,6 +310,7 @@ def restore(index: Opened, version: int) -> None:
     with writing(index.path), pending(index.path):
         facts = read_facts(index.path)
         store.restore(version)
+        facts["columns"] = store.types(facts["columns"])  # some may have been widened since
         changed = facts["commits"][-1]["rows"] + store.count()  # which of them are equal is not known
         _commit(index.path, store, facts, f"back to version {version}", changed)
 
@@ -469,25 +475,37 @@ def heal(folder: Path, facts: dict[str, Any]) -> None:
 # --------------------------------------------------------------------------------------------------------------- rows
 
 
-def rows_of(catalogue: Catalogue) -> pa.Table:
+def rows_of(catalogue: Catalogue, types: Mapping[str, str] | None = None, folder: Path = Path()) -> pa.Table:
     """A catalogue's rows in the store's form, without row numbers, vectors and thumbnails.
 
-    Columns of integers become int64, of other numbers float64; a missing value becomes null.
+    Columns of integers become int64, of other numbers float64; a missing value becomes null. In names, ``.`` and
+    backticks become ``_``.
+
+    Args:
+        catalogue: The rows.
+        types: Column types of the index that they are for, column → Arrow type name; None: a new index.
+        folder: Folder of that index.
 
     Raises:
-        ModisteError: An attribute has the name of a column of the index or of results.
+        ModisteError: An attribute has the name of a column of the index or of results, or of another attribute; or see
+            `typed`.
     """
     columns = {name: catalogue.table.column(name) for name in ("product_id", "text", "split")}
     columns = {name: column.cast(pa.string()) for name, column in columns.items()}
+    names = {name: name for name in columns}
     for name in catalogue.attributes:
-        if name in RESULT_COLUMNS or name.startswith("_"):
+        stored = name.replace(".", "_").replace("`", "_")
+        remedy = f"give it another, data.catalogue.columns.my_{stored.lstrip('_')}={name}."
+        if stored in RESULT_COLUMNS or stored.startswith("_"):
+            raise ModisteError(f"The attribute '{name}' has the name of an index's own column: {remedy}")
+        if stored in names:
             raise ModisteError(
-                f"The attribute '{name}' has the name of an index's own column: give it another, "
-                f"data.catalogue.columns.my_{name.lstrip('_')}={name}."
+                f"The columns '{names[stored]}' and '{name}' have the same name in an index, '{stored}': {remedy}"
             )
-        columns[name.replace(".", "_").replace("`", "_")] = numbers_of(catalogue.table.column(name).combine_chunks())
+        names[stored] = name
+        columns[stored] = numbers_of(catalogue.table.column(name).combine_chunks())
     products, images = catalogue.column("product_id"), catalogue.column("image")
-    table = pa.table(columns)
+    table = pa.table(columns) if types is None else typed(pa.table(columns), types, folder)
     fixed = {
         KEY: [f"{product}\t{image}" for product, image in zip(products, images, strict=True)],
         "_image": images,
@@ -529,7 +547,7 @@ def numbers_of(values: pa.Array) -> pa.Array:
 
 
 def typed(table: pa.Table, columns: Mapping[str, str], folder: Path) -> pa.Table:
-    """Cast a table to an index's column types, column → Arrow type name.
+    """Cast a table to an index's column types, column → Arrow type name; int64 with decimals becomes float64.
 
     Raises:
         ModisteError: A column is missing or new, or a value is not of its column's type.
@@ -545,6 +563,8 @@ def typed(table: pa.Table, columns: Mapping[str, str], folder: Path) -> pa.Table
         try:
             table = table.set_column(table.column_names.index(name), name, column.cast(wanted))
         except pa.ArrowInvalid as error:
+            if pa.types.is_integer(wanted) and pa.types.is_floating(column.type):
+                continue
             raise ModisteError(
                 f"The column '{name}' of {folder} holds {kind} values, the catalogue's holds others ({error}): "
                 "correct them, or re-index with another out=."
@@ -552,17 +572,40 @@ def typed(table: pa.Table, columns: Mapping[str, str], folder: Path) -> pa.Table
     return table
 
 
+def _widened(store: LanceStore | QdrantStore, table: pa.Table, columns: Mapping[str, str]) -> list[str]:
+    """Columns of whole numbers that a table's decimals make float64.
+
+    Raises:
+        ModisteError: A stored number, such as an article number of 18 digits, would be rounded.
+    """
+    names = [name for name, kind in columns.items() if str(table.schema.field(name).type) != kind]
+    for name in names:
+        try:
+            store.read([name]).column(name).cast(pa.float64())
+        except pa.ArrowInvalid as error:
+            raise ModisteError(
+                f"The column '{name}' has whole numbers that decimals would round ({error}): correct the catalogue's "
+                "decimals, or re-index with another out=."
+            ) from error
+    return names
+
+
 def _words(table: pa.Table) -> list[str]:
-    """Full text of each row: the product's id, its title and its text attributes."""
-    names = [name for name in public(table) if name != "split" and pa.types.is_string(table.schema.field(name).type)]
-    lists = [table.column(name).to_pylist() for name in names]
+    """Full text of each row: the product's id, its title, its text attributes and its long whole numbers."""
+    lists = []
+    for name in public(table):
+        column = table.column(name)
+        if pa.types.is_integer(column.type):
+            column = pc.if_else(pc.greater_equal(column, LONG), column, None).cast(pa.string())
+        if pa.types.is_string(column.type) and name != "split":
+            lists.append(column.to_pylist())
     return [" ".join(filter(None, values)) for values in zip(*lists, strict=True)]
 
 
 def _hashes(table: pa.Table, pixels: Sequence[str]) -> list[str]:
-    """A digest of each row's content, to detect changed rows."""
-    names = public(table)
-    lists = [table.column(name).to_pylist() for name in names]
+    """A digest of each row's content, to detect changed rows; 5 and 5.0 are equal."""
+    lists = [table.column(name).to_pylist() for name in public(table)]
+    lists = [[int(v) if isinstance(v, float) and v.is_integer() else v for v in values] for values in lists]
     return [
         hashlib.sha1(json.dumps(values, default=str).encode(), usedforsecurity=False).hexdigest()
         for values in zip(pixels, *lists, strict=True)

@@ -26,6 +26,11 @@ FEWEST = 20
 ALL = "all"
 """Split of pairs of all rows, training rows included."""
 FILE = "calibration.npz"
+NEVER = {
+    "mixed": "No match threshold, since the query is mixed: search by words alone or by photos alone to see one.",
+    "like": "No match threshold, since the product itself is excluded: search by words or by a photo to see one.",
+}
+"""Kinds of queries without a threshold: no pairs of the catalogue show what a match of theirs scores."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +107,9 @@ def _titles(index: Opened, positions: np.ndarray) -> np.ndarray:
 
 
 def uncalibrated(index: Opened, kind: str) -> str:
-    """Why an index has no threshold for ``text``, ``image`` or ``mixed`` queries, with the remedy."""
-    if kind == "mixed":
-        return "No match threshold, since the query is mixed: search by words alone or by photos alone to see one."
+    """Why an index has no threshold for a kind of query (`modiste.search.query.Query.kind`), with the remedy."""
+    if kind in NEVER:
+        return NEVER[kind]
     if "thresholds" not in index.facts:
         again = f"modiste index calibrate index={shlex.quote(str(index.path))}"
         return f"No match threshold was calibrated when the index was made: run {again}."

@@ -233,8 +233,9 @@ def snapshot_of(store: Rows, types: Mapping[str, str], columns: Mapping[str, str
 
     table = store.read(["row", "product_id", "text", *(n for n in types if n not in FIXED), "_vector"])
     for name, kind in (columns or {}).items():
-        typed = table.column(name).cast(pa.type_for_alias(kind))
-        table = table.set_column(table.column_names.index(name), name, typed)
+        column = table.column(name)
+        if not pa.types.is_floating(column.type):  # decimals may have come to whole numbers since
+            table = table.set_column(table.column_names.index(name), name, column.cast(pa.type_for_alias(kind)))
     return snapshot_from(table)
 
 
@@ -281,7 +282,8 @@ def changed_snapshot(old: Snapshot, part: pa.Table, gone: Sequence[int]) -> Snap
         source, vectors = source[kept], vectors[kept]
     names = old.table.column_names
     both = [pa.table({name: plain_column(some.table.column(name)) for name in names}) for some in (old, new)]
-    return Snapshot(_encoded(pa.concat_tables(both).take(pa.array(source)).combine_chunks()), vectors)
+    joined = pa.concat_tables(both, promote_options="permissive")  # whole numbers may have become decimals
+    return Snapshot(_encoded(joined.take(pa.array(source)).combine_chunks()), vectors)
 
 
 def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:

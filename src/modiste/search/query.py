@@ -63,10 +63,10 @@ class Query:
 
     @property
     def kind(self) -> str:
-        """``text``, ``image`` (also by product) or ``mixed``: scores of different kinds have different scales."""
+        """``text``, ``image``, ``like`` (also with photos) or ``mixed``: their scores have different scales."""
         if self.minus or (self.texts and (self.images or self.like)):
             return "mixed"
-        return "text" if self.texts else "image"
+        return "text" if self.texts else "like" if self.like else "image"
 
     def vector(self, parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
         """The unit-norm vector (D,) of the parts' embeddings.

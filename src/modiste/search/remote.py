@@ -11,7 +11,7 @@ import numpy as np
 
 from modiste.errors import ModisteError
 from modiste.search import where as conditions
-from modiste.search.calibrate import FEWEST
+from modiste.search.calibrate import FEWEST, NEVER
 from modiste.search.engines.memory import Snapshot, top
 from modiste.search.engines.qdrant import QdrantStore
 from modiste.search.index import Index, Near, hybrid_ranking
@@ -110,7 +110,7 @@ class RemoteIndex(Index):
         return conditions.In(node.column, tuple(found.to_pylist())) if len(found) else conditions.Constant(False)
 
     def _uncalibrated(self, kind: str) -> str:
-        if kind == "mixed" or "thresholds" not in self.facts:
+        if kind in NEVER or "thresholds" not in self.facts:
             return super()._uncalibrated(kind)
         need = "products with two photos or more" if kind == "image" else "products"
         return f"No match threshold was calibrated for {kind} queries: calibration needs {FEWEST} {need} of a split."

@@ -103,6 +103,7 @@ class Batcher:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+        self.__dict__.pop("run", None)  # else, as a method of its owner, it would be a cycle
 
     def __enter__(self) -> Batcher:
         return self

@@ -67,7 +67,7 @@ def router(server: Server) -> APIRouter:
         held = {}
         for side in SIDES:
             with server.use(side) as one:
-                held[side] = f"{one.towers.fingerprint[:12]} {one.version}"
+                held[side] = f"{one.towers.fingerprint[:12]} {one.edition}"
         return held
 
     return routes

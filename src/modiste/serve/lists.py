@@ -33,10 +33,10 @@ class Lists:
     def get(self, name: str, held: Held) -> Future[Any]:
         """Return a future of the list for this version, and start the computation if needed."""
         with self._lock:
-            version, future = self._made.get(name, (None, None))
-            if future is None or version != held.version:
+            edition, future = self._made.get(name, (None, None))
+            if future is None or edition != held.edition:
                 future = Future()
-                self._made[name] = (held.version, future)
+                self._made[name] = (held.edition, future)
                 # A daemon thread does not delay shutdown.
                 threading.Thread(target=self._compute, args=(name, held, future), daemon=True).start()
             return future
@@ -52,8 +52,8 @@ class Lists:
 
     def total(self, name: str, held: Held) -> int | None:
         """Number of rows of the list; None if it has not been computed."""
-        version, future = self._made.get(name, (None, None))
-        done = future is not None and version == held.version and future.done() and not future.exception()
+        edition, future = self._made.get(name, (None, None))
+        done = future is not None and edition == held.edition and future.done() and not future.exception()
         return future.result().num_rows if done and future else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import io
 import logging
 import threading
@@ -70,7 +71,8 @@ class Held:
         self.index, self.towers, self.version = index, towers, int(index.version)
         self.scored = index.snapshot = Scored(index.snapshot.table, index.snapshot.vectors)
         self.scored.code()  # computed once here, not in the copy of each request
-        self.photo = functools.lru_cache(KEPT_PHOTOS)(self._photo)
+        # A cache of a method would be a cycle, and frozen objects (`modiste.serve.running`) are freed by counts alone.
+        self._photos = functools.lru_cache(KEPT_PHOTOS)(encoded_photo)
 
     async def asked(self, texts: Sequence[str], pixels: Sequence[Tensor] = (), alone: bool = False) -> Index:
         """Embed the texts and photos of one request without blocking a thread; return an index that uses them.
@@ -91,6 +93,13 @@ class Held:
             index.snapshot = scored = copy.copy(self.scored)
             scored.known = words[0].scores
         return index
+
+    @functools.cached_property
+    def edition(self) -> str:
+        """Version and a digest of its origin: an index rebuilt in the same folder has the same version numbers."""
+        facts = self.index.facts
+        origin = f"{facts['engine'].get('id')} {facts['commits'][-1]['created']}"
+        return f"{self.version}-{hashlib.sha1(origin.encode(), usedforsecurity=False).hexdigest()[:8]}"
 
     @functools.cached_property
     def facets(self) -> list[str]:
@@ -122,19 +131,24 @@ class Held:
         found = pc.min_max(self.index.snapshot.table.column(column)).as_py()
         return found["min"], found["max"]
 
-    def _photo(self, row: int, large: bool) -> tuple[bytes, str]:
-        """Return an encoded photo, a thumbnail or one of at most `LARGE` pixels, and its media type.
+    def photo(self, row: int, large: bool) -> tuple[bytes, str]:
+        """Return a photo as `encoded_photo` does, from memory if it was asked for lately."""
+        return self._photos(self.index, row, large)
 
-        Raises KeyError if the row does not exist.
-        """
-        if not large:
-            content = self.index.thumbnail(row)
-            return content, f"image/{image_format(content).lower()}"
-        image = self.index.image(row).convert("RGB")
-        image.thumbnail((LARGE, LARGE), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=88)
-        return buffer.getvalue(), "image/jpeg"
+
+def encoded_photo(index: Index, row: int, large: bool) -> tuple[bytes, str]:
+    """Return an encoded photo, a thumbnail or one of at most `LARGE` pixels, and its media type.
+
+    Raises KeyError if the row does not exist.
+    """
+    if not large:
+        content = index.thumbnail(row)
+        return content, f"image/{image_format(content).lower()}"
+    image = index.image(row).convert("RGB")
+    image.thumbnail((LARGE, LARGE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue(), "image/jpeg"
 
 
 class Live:

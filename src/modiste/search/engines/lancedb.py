@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 NAME = "products"
 KEY = "_key"
 WORDS = "_words"
-"""Column of the full-text index: product id, title and attributes."""
+"""Column of the full-text index: product id, title, text attributes and long whole numbers."""
+WIDE = "_wide"
+"""Column of a conversion that is not finished."""
 BASE_PATHS = 18
 """Field of a Lance manifest (``base_paths`` in table.proto) that names folders or URLs outside the table, from which
 a clone reads its rows."""
@@ -107,6 +109,17 @@ class LanceStore:
         check_schema(self.table.schema, self.folder)  # of its newest version
         merge = self.table.merge_insert(KEY).when_matched_update_all().when_not_matched_insert_all()
         merge.execute(data)
+
+    def widen(self, names: Sequence[str]) -> None:
+        """Make columns of integers float64: LanceDB 0.40 cannot cast one in place."""
+        for name in names:
+            self.table.add_columns({WIDE: f"CAST(`{name}` AS DOUBLE)"})
+            self.table.drop_columns([name])
+            self.table.alter_columns({"path": WIDE, "rename": name})
+
+    def types(self, names: Iterable[str]) -> dict[str, str]:
+        """Arrow type name of each column."""
+        return {name: str(self.table.schema.field(name).type) for name in names}
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete rows by their keys."""

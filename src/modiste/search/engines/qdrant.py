@@ -6,7 +6,7 @@ import functools
 import os
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -116,11 +116,12 @@ class QdrantStore:
             self.collection, vectors_config=models.VectorParams(size=dim, distance=models.Distance.DOT)
         )
         if self.url != MEMORY:  # the in-memory mode has no payload indexes, and warns
-            for name, kind in types.items():
-                schema = models.PayloadSchemaType.KEYWORD if kind == conditions.TEXT else models.PayloadSchemaType.FLOAT
+            kinds = models.PayloadSchemaType
+            # An index of integers serves lists of values, one of floats only ranges. Attributes need ranges with
+            # decimals, which Qdrant truncates for an index of integers (qdrant#9049).
+            schemas = {name: kinds.KEYWORD if kind == conditions.TEXT else kinds.FLOAT for name, kind in types.items()}
+            for name, schema in {**schemas, "row": kinds.INTEGER, WORDS: kinds.TEXT, OWNER: kinds.KEYWORD}.items():
                 self.client.create_payload_index(self.collection, name, schema)
-            self.client.create_payload_index(self.collection, WORDS, models.PayloadSchemaType.TEXT)
-            self.client.create_payload_index(self.collection, OWNER, models.PayloadSchemaType.KEYWORD)
         self.upsert(data)
 
     def upsert(self, data: pa.Table) -> None:
@@ -139,6 +140,13 @@ class QdrantStore:
                 payload = {name: value for name, value in row.items() if value is not None} | {OWNER: self.id}
                 points.append(models.PointStruct(id=self._id(row[KEY]), vector=vector, payload=payload))
             self.client.upsert(self.collection, points, wait=True)
+
+    def widen(self, names: Sequence[str]) -> None:
+        """Do nothing: payloads and their indexes of numbers hold decimals."""
+
+    def types(self, names: Iterable[str]) -> dict[str, str]:
+        """Raise ModisteError: payloads have no types, and no earlier ones are restored."""
+        raise ModisteError("engine=qdrant does not store the types of columns: re-index with another out=.")
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete rows by their keys. Raises ModisteError as `check_own`."""
@@ -298,7 +306,7 @@ def _condition(node: Any, models: Any) -> Any:
 
 
 def _any_of(node: conditions.In, models: Any) -> Any:
-    if all(isinstance(value, type(node.values[0])) and not isinstance(value, float) for value in node.values):
+    if all(isinstance(value, str) or (node.column == "row" and isinstance(value, int)) for value in node.values):
         return models.FieldCondition(key=node.column, match=models.MatchAny(any=list(node.values)))
     return models.Filter(should=[_compared(conditions.Compare(node.column, "=", v), models) for v in node.values])
 
