@@ -26,6 +26,7 @@ from record import (
     figure,
     fill,
     interval,
+    is_trained,
     modiste,
     spread,
     table,
@@ -110,7 +111,7 @@ def main(arguments: list[str]) -> None:
             average([GENERAL.run(seed) for seed in SEEDS], SOUP.run(0), Path("runs/general_pair"))
             measure(SOUP, 0)
         for study in OTHERS:
-            seeds = [seed for seed in SEEDS if (study.run(seed) / "selection.json").is_file()]
+            seeds = [seed for seed in SEEDS if is_trained(study.run(seed))]
             if seeds and not found(study):
                 measure(study, seeds[0])
     fill(HERE / "README.md", {"general": domains()})

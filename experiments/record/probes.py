@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from record import HERE, MEASURED, average, fill, interval, modiste, table
+from record import HERE, MEASURED, average, fill, interval, is_trained, modiste, table
 
 from modiste.config import compose
 
@@ -87,7 +87,7 @@ def train(name: str) -> None:
     """Train a probe that has no run yet."""
     import modiste as library
 
-    if (run_of(name) / "selection.json").is_file():
+    if is_trained(run_of(name)):
         return
     if set(MORE) <= set(PROBES[name]):
         train("recipe")

@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 import gpu
 from modiste.reporting.logs import read_metrics
 from modiste.reporting.tables.sheets import formatted_table
+from modiste.utils.run_dir import RunDir
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -126,9 +127,14 @@ def train(run: Path, *overrides: str) -> None:
         SystemExit: The run is of an earlier version of its recipe.
     """
     check_recipe(run, *overrides)
-    if not (run / "selection.json").is_file():  # written when training ends
+    if not is_trained(run):
         new = [*overrides, f"hydra.run.dir={run}"]
         modiste("train", *([f"continue={run}"] if (run / "checkpoints").is_dir() else new))
+
+
+def is_trained(run: Path) -> bool:
+    """Whether a run was trained to the end."""
+    return (run / "checkpoints").is_dir() and not RunDir(run).unfinished
 
 
 def check_recipe(run: Path, *overrides: str) -> None:
