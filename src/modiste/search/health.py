@@ -162,7 +162,7 @@ def write(index: Index, folder: Path) -> Iterator[tuple[str, int, Path]]:
 
 
 def texts_of(index: Index) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Distinct titles, their embeddings (M, D) and each row's title index (N,); cached until a title changes."""
+    """Distinct titles, their embeddings (M, D) and each row's title (N,); cached until one changes."""
     column = whole(index).snapshot.table.column("text").combine_chunks().dictionary_encode()
     titles, own = column.dictionary.to_pylist(), column.indices.to_numpy()
     name = hashlib.sha256("\0".join([index.fingerprint, *titles]).encode()).hexdigest()
