@@ -142,6 +142,6 @@ def test_a_panic_in_a_health_list_reaches_those_who_wait():
     def compute(index):
         raise Panic("x")
 
-    held = SimpleNamespace(version=1, index=SimpleNamespace(), towers=SimpleNamespace(model=None))
+    held = SimpleNamespace(edition=1, index=SimpleNamespace(), towers=SimpleNamespace(model=None))
     with pytest.raises(RuntimeError, match="Panic: x"):
         Lists({"duplicates": compute}).get("duplicates", held).result(5)

@@ -80,7 +80,7 @@ class Changing:
 
     @contextmanager
     def use(self, name):
-        yield SimpleNamespace(version=1 + (self.searches >= self.at), towers=SimpleNamespace(fingerprint="f" * 64))
+        yield SimpleNamespace(edition=1 + (self.searches >= self.at), towers=SimpleNamespace(fingerprint="f" * 64))
 
     def search(self, body):
         self.searches += 1

@@ -547,7 +547,9 @@ def numbers_of(values: pa.Array) -> pa.Array:
 
 
 def typed(table: pa.Table, columns: Mapping[str, str], folder: Path) -> pa.Table:
-    """Cast a table to an index's column types, column → Arrow type name; int64 with decimals becomes float64.
+    """Cast a table to an index's column types, column → Arrow type name.
+
+    A column of decimals for an index with int64 stays float64.
 
     Raises:
         ModisteError: A column is missing or new, or a value is not of its column's type.

@@ -107,7 +107,7 @@ def _titles(index: Opened, positions: np.ndarray) -> np.ndarray:
 
 
 def uncalibrated(index: Opened, kind: str) -> str:
-    """Why an index has no threshold for a kind of query (`modiste.search.query.Query.kind`), with the remedy."""
+    """Why an index has no threshold for a kind of query (`Query.kind`), with the remedy."""
     if kind in NEVER:
         return NEVER[kind]
     if "thresholds" not in index.facts:

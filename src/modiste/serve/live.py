@@ -96,7 +96,7 @@ class Held:
 
     @functools.cached_property
     def edition(self) -> str:
-        """Version and a digest of its origin: an index rebuilt in the same folder has the same version numbers."""
+        """Version and a digest of its origin: version numbers repeat in a rebuilt index."""
         facts = self.index.facts
         origin = f"{facts['engine'].get('id')} {facts['commits'][-1]['created']}"
         return f"{self.version}-{hashlib.sha1(origin.encode(), usedforsecurity=False).hexdigest()[:8]}"

@@ -158,7 +158,7 @@ def row_image(held: Held, row: int) -> Image.Image:
 
 def products(table: pa.Table, index: str, held: Held) -> list[dict[str, Any]]:
     """Format rows of results for clients."""
-    end = f"?v={held.version}" + (f"&index={index}" if index != "main" else "")
+    end = f"?v={held.edition}" + (f"&index={index}" if index != "main" else "")
     return [
         {
             "product_id": row["product_id"],
