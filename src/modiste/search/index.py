@@ -92,7 +92,10 @@ class Index(Opened):
         table = near.table(best, scores, products, match)
         why = "" if threshold is not None else self._uncalibrated(query.kind)
         hints = [] if near.passing else conditions.near_misses(condition, self._distinct)
-        return Results(table, near.exactness, threshold, coverage, near.passing, tuple(hints), why, split)
+        products_passing = near.snapshot.count_products(near.positions)
+        return Results(
+            table, near.exactness, threshold, coverage, near.passing, tuple(hints), why, split, products_passing
+        )
 
     def browse(self, where: str | None = None, k: int = 10, group: bool = True) -> pa.Table:
         """The first k products that pass a filter, in the order of the index, as a table like `Results.table`."""
@@ -181,6 +184,10 @@ class Index(Opened):
         """Number of rows that pass a filter."""
         positions = self.snapshot.passing(self._condition(where))
         return len(self.snapshot) if positions is None else len(positions)
+
+    def count_products(self, where: str | None = None) -> int:
+        """Number of products that have a row that passes a filter."""
+        return self.snapshot.count_products(self.snapshot.passing(self._condition(where)))
 
     def rows(self, count: int | None = None) -> list[int]:
         """The first ``count`` row numbers; None: all."""

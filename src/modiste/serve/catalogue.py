@@ -16,7 +16,7 @@ from modiste.search.where import TEXT
 from modiste.serve.lists import Compute, as_csv
 from modiste.serve.live import Held
 from modiste.serve.schema import Text
-from modiste.serve.server import Server, count_products, facets, products
+from modiste.serve.server import Server, facets, products
 from modiste.serve.uploads import Refused
 
 EXAMPLES = 4
@@ -62,7 +62,7 @@ def router(server: Server) -> APIRouter:
 
         def counted() -> JSONResponse:
             with server.use(index) as held:
-                found = {"count": held.index.count(where), "products": count_products(held, where)}
+                found = {"count": held.index.count(where), "products": held.index.count_products(where)}
                 return JSONResponse(found | {"facets": facets(held, where, {})})
 
         return await to_thread.run_sync(counted, limiter=server.few)
@@ -109,7 +109,7 @@ def describe(name: str, held: Held) -> dict[str, Any]:
     index, towers = held.index, held.towers
     return {
         "name": name,
-        "products": int(index.snapshot.products.max()) + 1 if len(index) else 0,
+        "products": index.count_products(),
         "rows": len(index),
         "version": held.version,
         "columns": columns(held),

@@ -26,7 +26,7 @@ def facet_columns(index: Index) -> list[str]:
 
     Excludes long texts, and columns whose values are unique to most products, such as article numbers.
     """
-    products = int(index.snapshot.products.max()) + 1 if len(index) else 0
+    products = index.count_products()
     found = {}
     for name, counts in index.facets().items():
         values = [value for value in counts if value != ""] if index.types[name] == TEXT else []
@@ -34,15 +34,6 @@ def facet_columns(index: Index) -> list[str]:
         if 0 < len(values) <= MANY and few and sum(map(len, values)) <= LONG * len(values):
             found[name] = len(values)
     return sorted(found, key=lambda name: found[name])
-
-
-def count_distinct(codes: np.ndarray) -> int:
-    """Return the number of different codes.
-
-    >>> count_distinct(np.array([0, 3, 3]))
-    2
-    """
-    return int(np.count_nonzero(np.bincount(codes)))
 
 
 def count_values(column: pa.DictionaryArray, codes: np.ndarray) -> dict[str, int]:

@@ -12,7 +12,7 @@ import numpy as np
 from anyio import CapacityLimiter, to_thread
 from PIL import Image
 
-from modiste.serve.facets import count_distinct, count_values
+from modiste.serve.facets import count_values
 from modiste.serve.lists import Compute, Lists
 from modiste.serve.live import Held, Live, Open
 from modiste.serve.metrics import Metrics
@@ -131,18 +131,18 @@ class Server:
             facts = {
                 "exactness": str(found.exactness), "no_match": found.no_match, "threshold": found.threshold,
                 "coverage": found.coverage, "calibration": found.calibration, "uncalibrated": found.uncalibrated,
-                "note": found.exactness.note, "count": found.passing, "hints": list(found.hints),
+                "note": found.exactness.note, "count": found.passing, "products": found.products,
+                "hints": list(found.hints),
             }  # fmt: skip
             table = found.table
         else:
             facts = {
                 "exactness": "", "no_match": False, "threshold": None,
                 "coverage": None, "calibration": "", "uncalibrated": "",
-                "note": "", "count": index.count(where), "hints": [],
+                "note": "", "count": index.count(where), "products": index.count_products(where), "hints": [],
             }  # fmt: skip
             table = index.browse(where, body.k, body.group)
-        answer = facts | {"products": count_products(held, where), "hybrid": hybrid, "version": held.version}
-        answer["results"] = products(table, body.index, held)
+        answer = facts | {"hybrid": hybrid, "results": products(table, body.index, held), "version": held.version}
         if body.facets:
             answer["facets"] = facets(held, body.where, body.filters, body.group)
         return answer | {"took_ms": 1000 * (time.perf_counter() - start)}
@@ -177,9 +177,10 @@ def products(table: pa.Table, index: str, held: Held) -> list[dict[str, Any]]:
 def facets(
     held: Held, where: str | None, filters: Mapping[str, Filter], group: bool = True
 ) -> dict[str, list[dict[str, Any]]]:
-    """Count the values of the facet columns among products, or rows, that pass the filters, most frequent first.
+    """Count the values of the facet columns among the products that pass the filters, most frequent first.
 
-    A column's own filter is ignored for its counts, so that a client can select a second value.
+    Without ``group`` rows are counted. A column's own filter is ignored for its counts, so that a client can select a
+    second value.
     """
     snapshot = held.index.snapshot
     codes = snapshot.products if group else np.arange(len(snapshot))
@@ -193,12 +194,6 @@ def facets(
         counts = count_values(column, chosen)
         found[name] = [{"value": value, "count": count} for value, count in counts.items() if value != ""]
     return found
-
-
-def count_products(held: Held, where: str | None) -> int:
-    """Count the products of which a row passes a filter."""
-    codes, positions = held.index.snapshot.products, _passing(held, where)
-    return count_distinct(codes if positions is None else codes[positions])
 
 
 def _passing(held: Held, where: str | None) -> np.ndarray | None:

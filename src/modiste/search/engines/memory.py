@@ -85,6 +85,11 @@ class Snapshot:
         _, _, order, first = self.code()
         return order[first[code] : first[code + 1]]
 
+    def count_products(self, positions: np.ndarray | None) -> int:
+        """Number of products that have a row at ``positions``; None: of all."""
+        codes, names, *_ = self.code()
+        return len(names) if positions is None else int(np.count_nonzero(np.bincount(codes[positions])))
+
     def passing(self, condition: conditions.Node | None) -> np.ndarray | None:
         """Positions of the rows that match a condition; None for no condition."""
         return None if condition is None else np.flatnonzero(conditions.mask(condition, self.table))
