@@ -60,6 +60,17 @@ def test_notebooks_are_kept_without_outputs_and_parse(file):
         compile(re.sub(r"^(\s*)!.*$", r"\1pass", source, flags=re.MULTILINE), file.name, "exec")
 
 
+def test_included_parts_begin_and_end_at_texts_that_exist():
+    found = 0
+    for page in sorted(DOCS.rglob("*.md")):
+        for name, options in re.findall(r"```\{include\} (\S+)\n((?::.*\n)*)", page.read_text(encoding="utf-8")):
+            text = (page.parent / name).read_text(encoding="utf-8")
+            for mark in re.findall(r'^:(?:start-after|end-before): "(.*)"$', options, re.MULTILINE):
+                assert text.count(mark) == 1, f"{page}: {name} has no single '{mark}'"
+                found += 1
+    assert found >= 4
+
+
 def test_the_build_names_links_without_a_page_or_without_the_anchor(tmp_path):
     pytest.importorskip("sphinx", reason="sphinx is of the extra docs")
     spec = importlib.util.spec_from_file_location("links", DOCS / "_ext" / "links.py")
