@@ -104,7 +104,9 @@ def single(quick: bool) -> Iterator[Row]:
     def peer() -> Any:
         return (matrix @ torch.from_numpy(queries[next(turn) % len(queries)])).topk(K)
 
-    for kind, width, must, aim in (("int8", 0, 3, None), ("prefix-64", 400, 3, 20), ("binary", 1600, None, 20)):
+    for kind, width, must, aim in (
+        ("int8", 0, 3, None), ("prefix-64", 400, None, 20), ("prefix-64", 2000, 3, None), ("binary", 1600, None, 20)
+    ):  # fmt: skip
         codes = Codes.make(kind, vectors)
 
         def search(query: np.ndarray, codes: Any = codes, width: int = width) -> np.ndarray:
