@@ -95,7 +95,7 @@ class Checker(ast.NodeVisitor):
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             if not (error.name or "").startswith("modiste"):
-                pytest.skip(f"{error.name} is not installed")
+                raise  # the tests' environment has every package that the pages use
             self.problems.append(f"there is no module {name}")
             return UNKNOWN
 

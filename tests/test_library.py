@@ -105,6 +105,15 @@ def test_what_is_no_model_is_refused(call, shop):
         call(42, "synthetic")
 
 
+@pytest.mark.parametrize("call", [modiste.evaluate, modiste.embed])
+def test_what_is_no_data_is_refused(call):
+    from modiste.config import compose
+    from modiste.models.load import build_model
+
+    with pytest.raises(ModisteError, match="data: give a Catalogue"):
+        call(build_model(compose("train", TINY)), 42)
+
+
 def test_a_catalogue_without_a_run_has_the_prompts_of_a_table_or_those_given(shop):
     from modiste.config import compose
     from modiste.models.load import build_model

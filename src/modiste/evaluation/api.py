@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from modiste.config import compose, escape_interpolations
 from modiste.config.invocation import Invocation
 from modiste.config.overrides import as_overrides, override_value
+from modiste.data.catalogue import Catalogue
 from modiste.embedding.build import embedder_options
 from modiste.errors import ModisteError
 from modiste.evaluation.runner import Evaluator, Outcome
@@ -24,7 +25,6 @@ from modiste.reporting.report import write_report
 from modiste.utils.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from modiste.data.catalogue import Catalogue
     from modiste.tasks.result import Result, Task
 
 
@@ -57,7 +57,8 @@ def evaluate(
         One result per task.
 
     Raises:
-        ModisteError: A name is unknown, ``model`` is no model, data or weights are missing, or a task refuses the data.
+        ModisteError: A name is unknown, ``model`` is no model, ``data`` is no catalogue or name, data or weights are
+            missing, or a task refuses the data.
 
     >>> from modiste.data.synthetic import Synthetic
     >>> from modiste.models.load import build_model
@@ -81,6 +82,8 @@ def evaluate(
     if "suite" in settings:
         raise ModisteError("A suite sets the data and tasks itself: run it with modiste evaluate suite=NAME.")
     given = None if data is None or isinstance(data, (str, Mapping)) else data
+    if given is not None and not isinstance(given, Catalogue):
+        raise ModisteError("data: give a Catalogue, a data set's name, or config groups and keys with their values.")
     objects = given is not None or isinstance(tasks, Mapping)
     node = [] if given is None else ["data=table", "data.catalogue.path=memory"]
     spec = EvaluationSpec("", compose("evaluate", [*node, *words]), tuple(words))
