@@ -117,7 +117,8 @@ GAINED = {
     "compositional": ("colour/accuracy", "type/accuracy", "gender/accuracy", "improbable/colour_accuracy"),
     "retrieval": ("t2i/mrr", "t2i/recall@10"),
 }
-GAINS = {"`kagl_adapt`": ADAPTATION, "`kagl_transfer`": TRANSFER, "`kagl_select`": HELD_OUT}
+GAINS = {"`kagl_adapt`": (ADAPTATION, 1), "`kagl_transfer`": (TRANSFER, 0), "`kagl_select`": (HELD_OUT, 0)}
+"""Of one seed each."""
 
 
 def train(run: Path, *overrides: str) -> None:
@@ -167,16 +168,16 @@ def average(runs: Sequence[Path], out: Path, pair: Path) -> None:
 
 
 def probe() -> None:
-    """Swap probes and retrieval of the baseline and of each recipe's first seed, and their paired comparison."""
+    """Swap probes and retrieval of the baseline and of one seed of each recipe, and their paired comparison."""
     train_baseline()
-    for study in GAINS.values():
-        train(study.run(0), f"experiment={study.recipe}", "seed=0")
-    for run in (BASELINE, *(study.run(0) for study in GAINS.values())):
+    for study, seed in GAINS.values():
+        train(study.run(seed), f"experiment={study.recipe}", f"seed={seed}")
+    for run in (BASELINE, *(study.run(seed) for study, seed in GAINS.values())):
         modiste("evaluate", f"run={run}", *PROBES)
-    for study in GAINS.values():
+    for study, seed in GAINS.values():
         for task in GAINED:
-            results = [f"{run}/results/kagl.test.{task}.json" for run in (study.run(0), BASELINE)]
-            modiste("compare", *results, "format=csv", f"output={gains_file(study, task)}")
+            results = [f"{run}/results/kagl.test.{task}.json" for run in (study.run(seed), BASELINE)]
+            modiste("compare", *results, "format=csv", f"output={gains_file(study, seed, task)}")
 
 
 def train_baseline() -> None:
@@ -215,9 +216,9 @@ def interpolate() -> None:
     WISE.write_text(json.dumps({"curve": kept}, indent=1) + "\n")
 
 
-def gains_file(study: Study, task: str) -> Path:
-    """Where the comparison of a recipe to the baseline is kept."""
-    return MEASURED / f"{study.name}_0_to_baseline.{task}.csv"
+def gains_file(study: Study, seed: int, task: str) -> Path:
+    """Where the comparison of a seed of a recipe to the baseline is kept."""
+    return MEASURED / f"{study.name}_{seed}_to_baseline.{task}.csv"
 
 
 def modiste(*arguments: str) -> None:
@@ -359,7 +360,7 @@ def selection() -> str:
 
 def gains() -> str:
     """Metrics of the baseline, and each recipe's difference with the interval of the paired bootstrap."""
-    columns = {name: gain_cells(study) for name, study in GAINS.items()}
+    columns = {name: gain_cells(study, seed) for name, (study, seed) in GAINS.items()}
     metrics = list(dict.fromkeys(metric for cells in columns.values() for metric in cells))
     if not metrics:
         return "—"
@@ -370,12 +371,12 @@ def gains() -> str:
     return table(["KAGL, test split", "baseline", *columns], rows)
 
 
-def gain_cells(study: Study) -> dict[str, tuple[str, str]]:
+def gain_cells(study: Study, seed: int) -> dict[str, tuple[str, str]]:
     """Metric → the baseline's value and the recipe's difference, of what was compared and tested."""
     found = {}
     for task, metrics in GAINED.items():
-        if gains_file(study, task).is_file():
-            with gains_file(study, task).open(newline="") as file:
+        if gains_file(study, seed, task).is_file():
+            with gains_file(study, seed, task).open(newline="") as file:
                 for row in csv.DictReader(file):
                     if row["metric"] in metrics:
                         limits = f"[{float(row['low']):+.3f}, {float(row['high']):+.3f}]"
@@ -516,7 +517,7 @@ def main(arguments: list[str]) -> None:
         if not SELECTION.is_file():
             HELD_OUT.measure(0)
             shutil.copy(HELD_OUT.run(0) / "selection.json", SELECTION)
-        if not all(gains_file(study, "retrieval").is_file() for study in GAINS.values()):
+        if not all(gains_file(study, seed, "retrieval").is_file() for study, seed in GAINS.values()):
             probe()
         if not WISE.is_file():
             interpolate()
