@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import numpy as np
 import pytest
@@ -711,20 +711,37 @@ def test_a_new_version_is_served_while_requests_run(indexes, tmp_path):
         assert ok(client.get("/health"))["indexes"]["main"]["version"] != before["version"]
 
 
-def test_shutting_down_answers_all_that_was_asked(indexes):
+def test_shutting_down_answers_all_that_was_asked(indexes, monkeypatch):
     import httpx
 
     from modiste.serve.app import create_app
     from modiste.serve.settings import Settings
 
-    app = create_app(Settings(str(indexes[0]), backend="torch", max_wait_ms=200))
+    app = create_app(Settings(str(indexes[0]), backend="torch"))
+    server, arrived, stopping = app.state.server, threading.Semaphore(0), threading.Event()
+    with server.use() as held:
+        tower = held.towers._text
+    answer, run = server.answer, tower.run
+
+    async def counted(body):
+        arrived.release()
+        return await answer(body)
+
+    def accepts(port):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 5):
+            return True
+        return False
+
+    monkeypatch.setattr(server, "answer", counted)
+    tower.run = lambda words: run(words) if stopping.wait(30) else None
     with running(app) as served, ThreadPoolExecutor(16) as pool:
         clients = [httpx.Client(base_url=served.url, timeout=30) for _ in range(16)]
-        for client in clients:
-            client.get("/health")  # connected
         waiting = [pool.submit(client.post, "/search", json={"text": f"{i}"}) for i, client in enumerate(clients)]
-        threading.Event().wait(0.1)  # they wait for their batch
+        assert all(arrived.acquire(timeout=30) for _ in clients)  # uvicorn drops a request that it has not read
         served.stop()
+        while accepts(httpx.URL(served.url).port):
+            time.sleep(0.01)
+        stopping.set()
         assert {future.result(30).status_code for future in waiting} == {200}
 
 
