@@ -134,6 +134,14 @@ def test_like_this_but_not_that_is_a_weighted_sum(index):
     assert found(results) == [product for product in expected if product != "SKU-5"][:8]
 
 
+@pytest.mark.parametrize("where", [None, "price < 80", "product_id != 'SKU-5'"])
+def test_the_number_of_products_is_that_of_the_results(index, where):
+    like = ["SKU-5", "SKU-6"]
+    assert index.count_products() == ROWS // 2
+    results = index.search(like=like, where=where, k=ROWS)
+    assert results.products == len(results) == index.count_products(where) - (1 if where and "!=" in where else 2)
+
+
 def test_hybrid_search_takes_quotes_for_characters(index):
     assert found(index.search(text='"sku-77', hybrid=0.5, k=3))[0] == "SKU-77"
     assert len(index.search(text=1999 * '"', hybrid=0.5, k=3)) == 3

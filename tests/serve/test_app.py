@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 import weakref
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
@@ -91,6 +92,12 @@ def test_like_this_but(client, index):
     product = index.snapshot.table.column("product_id")[0].as_py()
     plain = ok(client.get("/similar", params={"product_id": product, "k": 6}))
     assert ids(plain) == index.search(like=product, k=6).table.column("product_id").to_pylist()
+    for filters in ({}, {"price": {"min": 0}}):
+        every = ok(client.post("/search", json={"like": product, "k": 50, "facets": True, "filters": filters}))
+        assert every["products"] == len(every["results"]) == index.count_products() - 1
+        for name, values in every["facets"].items():
+            shown = Counter(filter(None, (one["attributes"][name] for one in every["results"])))
+            assert {value["value"]: value["count"] for value in values} == shown
     mixed = ok(client.post("/search", json={
         "like": product, "text": "red", "minus": "blue", "weights": {"text": 0.8, "like": 0.2}, "k": 6,
     }))  # fmt: skip

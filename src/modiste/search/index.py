@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,10 +92,10 @@ class Index(Opened):
         table = near.table(best, scores, products, match)
         why = "" if threshold is not None else self._uncalibrated(query.kind)
         hints = [] if near.passing else conditions.near_misses(condition, self._distinct)
-        products_passing = near.snapshot.count_products(near.positions)
         return Results(
-            table, near.exactness, threshold, coverage, near.passing, tuple(hints), why, split, products_passing
-        )
+            table, near.exactness, threshold, coverage, near.passing, tuple(hints), why, split,
+            near.count_products(excluded),
+        )  # fmt: skip
 
     def browse(self, where: str | None = None, k: int = 10, group: bool = True) -> pa.Table:
         """The first k products that pass a filter, in the order of the index, as a table like `Results.table`."""
@@ -370,6 +370,16 @@ class Near:
         products, available = self.snapshot.products, min(self.passing, len(self.snapshot))
         found, scores = best_of(self.rank, products, k, available, excluded, group)
         return found, scores, products[found] if group else np.empty(0, np.int64)
+
+    def count_products(self, excluded: Collection[int]) -> int | None:
+        """Number of products with a row that passes the filter, without those of these codes.
+
+        None: not known, since the snapshot holds a server's candidates only.
+        """
+        if self.passing > len(self.snapshot):
+            return None
+        own = self._views(np.fromiter(excluded, np.int64))
+        return self.snapshot.count_products(self.positions) - sum(map(bool, own))
 
     def matches(
         self, best: np.ndarray, cosines: np.ndarray, threshold: float | None, words: Sequence[str]

@@ -46,6 +46,9 @@ class RemoteIndex(Index):
     def count(self, where: str | None = None) -> int:
         return self.store.count(self._condition(where))
 
+    def count_products(self, where: str | None = None) -> int:
+        return len(set(self.store.read(["product_id"], self._condition(where)).column("product_id").to_pylist()))
+
     def rows(self, count: int | None = None) -> list[int]:
         return self.store.read(["row"]).column("row").to_pylist()[:count]
 

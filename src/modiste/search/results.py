@@ -60,7 +60,7 @@ class Results:
         coverage: Fraction of true matches that reach the threshold, as calibrated; None: not known, since training
             pairs may be among those of the calibration.
         passing: Number of rows that pass the filter.
-        products: Number of products that have such a row; None: not known, on a server.
+        products: Number of products that have such a row, without those of ``like``; None: not known, on a server.
         hints: Why no row passes the filter, such as a value that no row has.
         uncalibrated: Why there is no threshold; empty if there is one.
         split: Split of the calibration's pairs (`modiste.search.calibrate.Threshold`).

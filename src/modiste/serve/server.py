@@ -144,7 +144,7 @@ class Server:
             table = index.browse(where, body.k, body.group)
         answer = facts | {"hybrid": hybrid, "results": products(table, body.index, held), "version": held.version}
         if body.facets:
-            answer["facets"] = facets(held, body.where, body.filters, body.group)
+            answer["facets"] = facets(held, body.where, body.filters, body.group, body.like)
         return answer | {"took_ms": 1000 * (time.perf_counter() - start)}
 
 
@@ -175,16 +175,17 @@ def products(table: pa.Table, index: str, held: Held) -> list[dict[str, Any]]:
 
 
 def facets(
-    held: Held, where: str | None, filters: Mapping[str, Filter], group: bool = True
+    held: Held, where: str | None, filters: Mapping[str, Filter], group: bool = True, like: str | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """Count the values of the facet columns among the products that pass the filters, most frequent first.
 
-    Without ``group`` rows are counted. A column's own filter is ignored for its counts, so that a client can select a
-    second value.
+    Without ``group`` rows are counted. The product ``like``, which is no result, is not. A column's own filter is
+    ignored for its counts, so that a client can select a second value.
     """
     snapshot = held.index.snapshot
     codes = snapshot.products if group else np.arange(len(snapshot))
-    passing = functools.cache(lambda condition: _passing(held, condition))
+    own = snapshot.of_product(like) if like else np.empty(0, np.int64)
+    passing = functools.cache(lambda condition: _passing(held, condition, own))
     found = {}
     for name in held.facets:
         others = {other: given for other, given in filters.items() if other != name}
@@ -196,9 +197,12 @@ def facets(
     return found
 
 
-def _passing(held: Held, where: str | None) -> np.ndarray | None:
-    """Return the positions of the rows that pass a filter; None: all."""
-    return held.index.snapshot.passing(held.index._condition(where))
+def _passing(held: Held, where: str | None, excluded: np.ndarray) -> np.ndarray | None:
+    """Return the positions of the rows that pass a filter, without the excluded ones; None: all."""
+    positions = held.index.snapshot.passing(held.index._condition(where))
+    if not len(excluded):
+        return positions
+    return np.setdiff1d(np.arange(len(held.index.snapshot)) if positions is None else positions, excluded)
 
 
 def where_of(where: str | None, filters: Mapping[str, Filter], held: Held) -> str | None:
