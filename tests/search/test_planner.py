@@ -1,14 +1,17 @@
 """A plan takes the smallest way to search that holds the floor; what is said of an answer is what was measured."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from helpers.tiny_export import described_run
 from helpers.tiny_index import CARD, Embedder, catalogue, columns, make_index, source, unit, vector_of, vectors
 from modiste import search
 from modiste.errors import ModisteError
 from modiste.search import planner
+from modiste.search.api import _prefixes
 from modiste.search.build import Source, build
 from modiste.search.calibrate import queries
 from modiste.search.planner import EXACT, Measured, Plan, Step, smallest
@@ -103,9 +106,44 @@ def test_an_unknown_choice_is_refused(index):
         index.plan(["int4"])
 
 
-@pytest.mark.parametrize("choice", ["prefix-0", "prefix--1", "prefix-x", "prefix-100000", "prefix-", "prefix-２"])
+def test_a_matryoshka_models_own_prefixes_are_choices(tmp_path, monkeypatch):
+    monkeypatch.setattr(planner, "LIMIT", 50)
+    monkeypatch.setattr(planner, "LIMIT_SIZES", (50,))
+    table, weight = columns(ROWS, views=1), np.where(np.arange(64) < 16, 1.0, 0.05)
+    own = {pixels: unit(weight * vector_of(pixels)) for pixels in table["pixels"]}
+    build(tmp_path / "shop.index", catalogue(table), Source(replace(CARD, prefixes=[16, 32]), vectors=own))
+    index = search.open(tmp_path / "shop.index")
+    measured = {m.choice: m for m in index.plan()}
+    assert list(measured) == [EXACT, "bf16", "int8", "prefix-64", "binary", "matryoshka-16", "matryoshka-32"]
+    assert measured["matryoshka-16"].bytes == 16 * ROWS
+    assert measured["matryoshka-16"].steps[0].recall > 0.99
+    index.plan(["matryoshka-16"])
+    fresh = search.open(tmp_path / "shop.index")  # by the codes on disk
+    fresh.embedder = Embedder({"q": unit(weight * vector_of("q"))})
+    exact = np.asarray(index.snapshot.vectors) @ fresh.embedder.known["q"]
+    results = fresh.search(text="q")
+    assert results.exactness.method.startswith("matryoshka-16")
+    assert results.table.column("score").to_pylist() == pytest.approx(np.sort(exact)[::-1][:10].tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("loss", "prefixes"), [("matryoshka", [8, 16]), ("clip", [])])
+def test_the_prefixes_are_those_of_the_runs_loss(loss, prefixes, tmp_path):
+    words = [f"loss={loss}", *(["loss.dims=[8,16]"] if prefixes else [])]
+    assert _prefixes(str(described_run(tmp_path / "run", *words).path)) == prefixes
+    assert _prefixes(None) == []
+
+
+def test_of_choices_of_equal_size_the_one_with_the_higher_recall_is_used():
+    recalls = {"prefix-64": 0.99, "matryoshka-64": 1.0}
+    pair = [Measured(choice, 64, dict.fromkeys(planner.KS, recall), 1.0) for choice, recall in recalls.items()]
+    assert smallest(pair, 0.99).choice == smallest(pair[::-1], 0.99).choice == "matryoshka-64"
+
+
+@pytest.mark.parametrize(
+    "choice", ["matryoshka-65", "prefix-0", "prefix--1", "prefix-x", "prefix-100000", "prefix-", "prefix-２"]
+)
 def test_a_prefix_that_the_vectors_do_not_have_is_refused(index, choice):
-    with pytest.raises(ModisteError, match=f"no plan '{choice}': write prefix-1 to prefix-"):
+    with pytest.raises(ModisteError, match=f"no plan '{choice}': write (prefix|matryoshka)-1 to "):
         index.plan([choice])
 
 

@@ -71,7 +71,7 @@ def _source(cfg: DictConfig, line: Invocation, folder: Path, catalogue: Any) -> 
         published = str(cfg.model["_target_"]).startswith("modiste.pretrained")
         source = Source.of_model(
             model.to(choose_device(cfg.device)), name, node, where, weights=not published, options=options,
-            export_text=cfg.export_text, coverage=cfg.coverage,
+            export_text=cfg.export_text, coverage=cfg.coverage, prefixes=_prefixes(cfg.run),
         )  # fmt: skip
     if cfg.vectors:
         vectors, manifest = vectors_on_disk(Path(cfg.vectors).expanduser(), catalogue)
@@ -90,6 +90,12 @@ def _source(cfg: DictConfig, line: Invocation, folder: Path, catalogue: Any) -> 
     if (folder / FACTS).is_file():
         return Source.of_index(open_index(folder, qdrant_url=cfg.qdrant.url), options=options)
     raise ModisteError("No model given: set run=DIR, model=NAME or vectors=DIR.")
+
+
+def _prefixes(run: str | None) -> list[int]:
+    """Sizes of the prefixes that a run was trained on; none without ``loss=matryoshka``."""
+    loss = load_run_config(RunDir.find(run).config).get("loss") if run else None
+    return list(loss.dims) if loss and str(loss["_target_"]).endswith(".MatryoshkaLoss") else []
 
 
 def _model(cfg: DictConfig) -> tuple[Any, str, str]:
@@ -152,14 +158,14 @@ def plan(cfg: DictConfig, line: Invocation) -> str:
     index = _index(cfg)
     measured = index.plan(list(cfg.choices) if cfg.choices else None, cfg.recall_floor)
     heads = " ".join(f"recall@{k}".rjust(10) for k in KS)
-    lines = [f"{'choice':<10} {'MiB':>9} {heads} {'ms/query':>9}  narrowest filter measured"]
+    lines = [f"{'choice':<14} {'MiB':>9} {heads} {'ms/query':>9}  narrowest filter measured"]
     for m in measured:
         last = m.steps[-1] if m.steps else None
         worst = (
             f"{last.selectivity:.0%} of the rows: recall@{last.k} {last.recall:.3f}" if last else "every filter: exact"
         )
         recalls = " ".join(f"{m.recall[k]:>10.3f}" for k in KS)
-        lines.append(f"{m.choice:<10} {m.bytes / 2**20:>9.1f} {recalls} {m.milliseconds:>9.2f}  {worst}")
+        lines.append(f"{m.choice:<14} {m.bytes / 2**20:>9.1f} {recalls} {m.milliseconds:>9.2f}  {worst}")
     used = index.plan_in_use
     lines.append(
         f"Taken: {used.choice}, the smallest with a recall of {used.floor} or more on {used.queries} sampled queries. "

@@ -103,11 +103,16 @@ class Source:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of_model(cls, model: DualEncoder, name: str, node: Mapping[str, Any], source: str = "", **more: Any) -> Source:
-        """From a dual encoder and the configuration that builds it."""
+    def of_model(
+        cls, model: DualEncoder, name: str, node: Mapping[str, Any], source: str = "", prefixes: Sequence[int] = (),
+        **more: Any,
+    ) -> Source:  # fmt: skip
+        """From a dual encoder and the configuration that builds it; ``prefixes`` are those of `ModelCard`."""
         from modiste.embedding.embedder import fingerprint
 
-        card = ModelCard(name, fingerprint(model), plain(model.preprocess.describe()), int(model.embed_dim), source)
+        size = int(model.embed_dim)
+        own = [int(prefix) for prefix in prefixes if prefix < size]
+        card = ModelCard(name, fingerprint(model), plain(model.preprocess.describe()), size, source, own)
         return cls(card, lambda: model, node, **more)
 
     @classmethod

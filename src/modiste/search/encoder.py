@@ -38,6 +38,7 @@ class ModelCard:
         preprocess: Image preprocessing, as plain values.
         embed_dim: Embedding dimension D.
         source: A run directory or a Hub id.
+        prefixes: Sizes of the prefixes that ``loss=matryoshka`` trained, without the full size.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ModelCard:
     preprocess: dict[str, Any] = field(default_factory=dict)
     embed_dim: int = 0
     source: str = ""
+    prefixes: list[int] = field(default_factory=list)
 
     def check(self, other: ModelCard, place: Path) -> None:
         """Raise ModisteError if ``other`` has another fingerprint or another preprocessing."""

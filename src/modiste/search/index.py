@@ -21,7 +21,7 @@ from modiste.search.opened import (
     plain_column,
     read_facts,
 )
-from modiste.search.planner import CHOICES, IVF, Best, Measured, best_of, ranking
+from modiste.search.planner import Best, Measured, best_of, ranking, usual
 from modiste.search.query import Pictures, Query
 from modiste.search.results import Exactness, Results
 
@@ -248,7 +248,8 @@ class Index(Opened):
 
         Args:
             choices: ``exact``, ``bf16``, ``int8``, ``prefix-64`` (or another number of principal directions),
-                ``binary``, ``ivf_rq`` (LanceDB's); None: all but ``ivf_rq``.
+                ``matryoshka-64`` (or another number of first dimensions), ``binary``, ``ivf_rq`` (LanceDB's); None:
+                all but ``ivf_rq``, with the prefixes that the model was trained on (``loss=matryoshka``).
             recall_floor: Minimum recall@10 and recall@100 of an approximate search, averaged over sampled queries, at
                 every measured selectivity.
 
@@ -257,7 +258,7 @@ class Index(Opened):
         """
         from modiste.search.build import record_plan
 
-        measured = record_plan(self, list(choices or [choice for choice in CHOICES if choice != IVF]), recall_floor)
+        measured = record_plan(self, list(choices or usual(self.card.prefixes)), recall_floor)
         self.refresh()
         return measured
 

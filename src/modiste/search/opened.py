@@ -142,12 +142,12 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def is_complete(facts: Any) -> bool:
     """Whether the content of an ``index.json`` has the form that `modiste.search.build` writes."""
     try:
-        ModelCard(**facts["model"])
+        card = ModelCard(**facts["model"])
         Plan.of(facts.get("plan"))
         engine, columns = facts["engine"], facts["columns"].values()
         words = [*facts["types"].values(), *columns, *engine.values(), engine["kind"]]
         versions = [*map(Version.of, facts["commits"]), *(commit["version"] for commit in facts["commits"])]
-        numbers = [facts["model"]["embed_dim"], facts["next_row"], *versions]
+        numbers = [facts["model"]["embed_dim"], facts["next_row"], *versions, *card.prefixes]
         missing = {"url", "collection"} - engine.keys() if engine["kind"] == "qdrant" else ()
     except (AttributeError, KeyError, TypeError, ValueError):
         return False

@@ -22,7 +22,7 @@ from modiste.search.results import Exactness
 
 EXACT, IVF = "exact", "ivf_rq"
 CHOICES = (EXACT, "bf16", "int8", "prefix-64", "binary", IVF)
-PREFIX = re.compile(r"prefix-([1-9][0-9]{0,4})")
+PREFIX = re.compile(r"(?:prefix|matryoshka)-([1-9][0-9]{0,4})")
 LIMIT = 50_000
 """Default number of rows passing a filter up to which they are scored exactly."""
 KS = (10, 100)
@@ -63,7 +63,7 @@ class Plan:
     """Search method of an index.
 
     Attributes:
-        choice: One of `CHOICES`, or another ``prefix-d``.
+        choice: One of `CHOICES`, another ``prefix-d``, or ``matryoshka-d``.
         limit: Number of rows passing a filter up to which they are scored exactly.
         floor: Minimum recall; a step below it is not used.
         queries: Number of sampled queries that recall was measured on.
@@ -125,7 +125,7 @@ class Measured:
     """A line of `modiste index plan`.
 
     Attributes:
-        choice: One of `CHOICES`, or another ``prefix-d``.
+        choice: One of `CHOICES`, another ``prefix-d``, or ``matryoshka-d``.
         bytes: Bytes in memory.
         recall: recall@k without a filter, for each k of `KS`.
         milliseconds: Median latency of a query for 10 results.
@@ -137,6 +137,15 @@ class Measured:
     recall: Mapping[int, float]
     milliseconds: float
     steps: Sequence[Step] = ()
+
+
+def usual(prefixes: Sequence[int]) -> list[str]:
+    """The choices that are measured by default, for a model trained on these Matryoshka prefixes.
+
+    >>> usual([32])
+    ['exact', 'bf16', 'int8', 'prefix-64', 'binary', 'matryoshka-32']
+    """
+    return [choice for choice in CHOICES if choice != IVF] + [f"matryoshka-{size}" for size in prefixes]
 
 
 class Planned(Protocol):
@@ -249,7 +258,7 @@ def measure(
 
     Args:
         index: Newest version of an index.
-        choices: Members of `CHOICES`, or other ``prefix-d``.
+        choices: Members of `CHOICES`, other ``prefix-d``, or ``matryoshka-d``.
         floor: Recall up to which a search is widened.
         queries: Unit-norm query vectors (Q, D).
         seed: Seed of the random filters.
@@ -259,12 +268,13 @@ def measure(
     """
     snapshot = index.snapshot
     for choice in choices:
-        if choice not in CHOICES and not choice.startswith("prefix-"):
+        word = choice.partition("-")[0]
+        if choice not in CHOICES and word not in ("prefix", "matryoshka"):
             raise ModisteError(f"There is no plan '{choice}'. {did_you_mean(choice, CHOICES)}")
         prefix, most = PREFIX.fullmatch(choice), snapshot.vectors.shape[1]
         if choice not in CHOICES and not (prefix and int(prefix[1]) <= most):
             raise ModisteError(
-                f"There is no plan '{choice}': write prefix-1 to prefix-{most}, the dimensions it keeps."
+                f"There is no plan '{choice}': write {word}-1 to {word}-{most}, the dimensions it keeps."
             )
     generator = np.random.default_rng(seed)
     filters = {
@@ -388,7 +398,7 @@ def measured_limit(snapshot: Snapshot, query: np.ndarray, milliseconds: float, s
 
 
 def smallest(measured: Sequence[Measured], floor: float) -> Measured:
-    """The choice with the fewest bytes that reaches the floor for every measured k and selectivity.
+    """The choice with the fewest bytes, then the best recall, that reaches the floor at every measured k and filter.
 
     Raises:
         ModisteError: No choice reaches the floor.
@@ -396,4 +406,4 @@ def smallest(measured: Sequence[Measured], floor: float) -> Measured:
     holding = [m for m in measured if min(*m.recall.values(), *(step.recall for step in m.steps)) >= floor]
     if not holding:
         raise ModisteError(f"No choice reaches recall_floor={floor}: add exact to choices.")
-    return min(holding, key=lambda m: m.bytes)
+    return min(holding, key=lambda m: (m.bytes, -sum(m.recall.values())))

@@ -32,12 +32,12 @@ class Codes:
     ``bf16``: the upper half of each float32, rounded to nearest. ``int8``: all numbers in steps of 1/127 of the largest
     one of all vectors. The Cauchy-Schwarz inequality bounds the rounding error of a score, so every row that may be
     among the k best is scored exactly: `exact` finds what a full scan finds. ``prefix-d``: the first d principal
-    directions, randomly rotated, in int8 (not a Matryoshka model's own first dimensions). ``binary``: the sign of each
-    number about the mean after a random rotation (as RaBitQ, Gao and Long 2024, arXiv:2405.12497, without its
-    correction).
+    directions, randomly rotated, in int8. ``matryoshka-d``: the same of the first d dimensions. ``binary``: the
+    sign of each number about the mean after a random rotation (as RaBitQ, Gao and Long 2024, arXiv:2405.12497, without
+    its correction).
 
     Attributes:
-        kind: ``bf16``, ``int8``, ``prefix-64`` (or another number) or ``binary``.
+        kind: ``bf16``, ``int8``, ``prefix-64``, ``matryoshka-64`` (or another number) or ``binary``.
         codes: (N, D) uint16 with the bits of bf16, (N, d) int8, or (N, 8 ⌈d / 64⌉) uint8.
         rotation: (D, d) float32 that vectors are multiplied by; empty: none.
         mean: (D,) that is subtracted before the rotation; empty: none.
@@ -66,8 +66,10 @@ class Codes:
             ModisteError: The kind is unknown.
         """
         word, _, number = kind.partition("-")
-        if word not in ("bf16", "int8", "prefix", "binary"):
-            raise ModisteError(f"There are no '{kind}' codes: choose from bf16, int8, prefix-64, binary.")
+        if word not in ("bf16", "int8", "prefix", "matryoshka", "binary"):
+            raise ModisteError(
+                f"There are no '{kind}' codes: choose from bf16, int8, prefix-64, matryoshka-64, binary."
+            )
         if word == "bf16":
             return cls._bf16(vectors)
         dim = min(int(number), vectors.shape[1]) if number else vectors.shape[1]
@@ -204,12 +206,14 @@ def _turned(vectors: np.ndarray, rotation: np.ndarray, mean: np.ndarray) -> np.n
 
 
 def _rotation(vectors: np.ndarray, dim: int, word: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random rotation (of the principal directions), which spreads variance evenly; mean for sign bits."""
+    """Random rotation (of the first dimensions or directions), which spreads variance evenly; mean for sign bits."""
     generator = np.random.default_rng(seed)
     sample = vectors[np.sort(generator.choice(len(vectors), min(SAMPLE, len(vectors)), replace=False))]
     random, _ = np.linalg.qr(generator.standard_normal((dim, dim)))
     if word == "binary":
         return random.astype(np.float32), sample.mean(0)
+    if word == "matryoshka":
+        return np.pad(random, ((0, vectors.shape[1] - dim), (0, 0))).astype(np.float32), np.empty(0, np.float32)
     _, directions = np.linalg.eigh(sample.T.astype(np.float64) @ sample)
     return (directions[:, ::-1][:, :dim] @ random).astype(np.float32), np.empty(0, np.float32)
 
