@@ -49,10 +49,15 @@ def present(path):
 
 
 @pytest.fixture(scope="session")
-def real_kagl(data_dir):
+def kagl_zip(data_dir):
+    return present(data_dir / "fashion-product-images-small.zip")
+
+
+@pytest.fixture(scope="session")
+def real_kagl(kagl_zip):
     from modiste.data.datasets.kagl import Kagl
 
-    return Kagl(str(present(data_dir / "fashion-product-images-small.zip")))()
+    return Kagl(str(kagl_zip))()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""Each layout, loaded by the peer's own loader and by modiste, embeds real pictures and texts as the model does."""
+"""Each layout, loaded by the peer's own loader and by modiste, embeds smooth noise and texts as the model does.
+
+`test_real_photos` compares them on photos.
+"""
 
 import json
 

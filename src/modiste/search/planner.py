@@ -398,7 +398,9 @@ def measured_limit(snapshot: Snapshot, query: np.ndarray, milliseconds: float, s
 
 
 def smallest(measured: Sequence[Measured], floor: float) -> Measured:
-    """The choice with the fewest bytes, then the best recall, that reaches the floor at every measured k and filter.
+    """The choice with the fewest bytes, then the highest recall, that reaches the floor.
+
+    It must do so for every measured k and selectivity.
 
     Raises:
         ModisteError: No choice reaches the floor.

@@ -206,7 +206,7 @@ def _turned(vectors: np.ndarray, rotation: np.ndarray, mean: np.ndarray) -> np.n
 
 
 def _rotation(vectors: np.ndarray, dim: int, word: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random rotation (of the first dimensions or directions), which spreads variance evenly; mean for sign bits."""
+    """Random rotation (of the first dimensions or directions) to spread variance; mean for sign bits."""
     generator = np.random.default_rng(seed)
     sample = vectors[np.sort(generator.choice(len(vectors), min(SAMPLE, len(vectors)), replace=False))]
     random, _ = np.linalg.qr(generator.standard_normal((dim, dim)))
