@@ -92,6 +92,16 @@ def test_only_config_names_modules_of_outer_layers_in_strings():
     assert naming == {"config"}
 
 
+def test_one_function_builds_the_embedder_of_a_model():
+    building = {
+        module
+        for module, file in MODULES.items()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "ModelEmbedder"
+    }
+    assert building == {"embedding.build"}
+
+
 def test_no_two_folders_import_each_other():
     edges = {(a, b) for a, b in folders() if a != b}
     assert not {(a, b) for a, b in edges if (b, a) in edges and a < b}
