@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from modiste.config.invocation import Invocation, given
-from modiste.config.overrides import override_key
 
 
 def invocation() -> Invocation:
@@ -22,8 +20,3 @@ def invocation() -> Invocation:
     folders = [Path(source.path) for source in job.runtime.config_sources if source.provider == "command-line"]
     choices = {str(group): str(option) for group, option in job.runtime.choices.items()}
     return Invocation(command, tuple(given(job)["task"]), tuple(folders), choices)
-
-
-def of_data(overrides: Sequence[str]) -> list[str]:
-    """Return those ``overrides`` that choose the data set."""
-    return [o for o in overrides if override_key(o).split(".")[0].split("/")[0] in ("data", "data_dir")]
