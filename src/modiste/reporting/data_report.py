@@ -1,4 +1,4 @@
-"""Report on a data set, as `modiste data` writes it: statistics, contact sheets, detected settings of a table."""
+"""Report on a data set, as `modiste data` writes it: statistics, sheets, settings of a table."""
 
 from __future__ import annotations
 
