@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
-from modiste.config import escape_interpolations, load_run_config, validate
+from modiste.config import escape_interpolations, exported_node, load_run_config, validate
 from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
 from modiste.config.monitor import settle_mode
@@ -155,7 +155,7 @@ def adopted(cfg: DictConfig, base: Side, line: Invocation) -> DictConfig:
         if base.config is None:
             path = Path(base.source).expanduser()
             source = escape_interpolations(str(path.resolve()) if path.is_dir() else base.source)
-            cfg.model = {"_target_": "modiste.pretrained.exported.load_exported", "source": source}
+            cfg.model = exported_node(source)
             cfg.tune = {tower: {"train": "full"} for tower in ("image", "text")}
         for tower in cfg.tune.values():
             if tower.train == "lora":  # its adapters are in the weights now
