@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from modiste.config.invocation import Invocation, given
@@ -20,3 +22,13 @@ def invocation() -> Invocation:
     folders = [Path(source.path) for source in job.runtime.config_sources if source.provider == "command-line"]
     choices = {str(group): str(option) for group, option in job.runtime.choices.items()}
     return Invocation(command, tuple(given(job)["task"]), tuple(folders), choices)
+
+
+@contextmanager
+def resumable(finished: str) -> Iterator[None]:
+    """Turn Ctrl-C into a sentence and exit code 130, for commands that keep ``finished`` and resume."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nInterrupted; finished {finished} are kept. Resume with the same command.", file=sys.stderr)
+        raise SystemExit(130) from None

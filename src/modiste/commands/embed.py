@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import shlex
-import sys
 
 from omegaconf import DictConfig
 
-from modiste.commands._invocation import invocation
+from modiste.commands._invocation import invocation, resumable
 
 
 def run(cfg: DictConfig) -> None:
     """Write shards, manifest, full matrices and their ids into ``cfg.out``; the same command resumes."""
     from modiste.embedding.api import embed_config
 
-    try:
+    with resumable("shards"):
         done = embed_config(cfg, invocation())
-    except KeyboardInterrupt:
-        print("\nInterrupted; finished shards are kept. Resume with the same command.", file=sys.stderr)
-        raise SystemExit(130) from None
     print(f"{done.made} shards written, existing shards reused: {done.folder}")
     files = [f"embeddings.{side}={done.folder / f'{side}.npy'}" for side in ("image", "text")]
     print(f"Evaluate: {shlex.join(['modiste', 'evaluate', *done.data, *files])}")

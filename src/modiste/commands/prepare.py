@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import shlex
-import sys
 
 from omegaconf import DictConfig
 
-from modiste.commands._invocation import invocation
+from modiste.commands._invocation import invocation, resumable
 
 
 def run(cfg: DictConfig) -> None:
     """Write shards and manifest into ``cfg.out``; the same command resumes an interrupted run."""
     from modiste.data.prepare import prepare_config
 
-    try:
+    with resumable("shards"):
         done = prepare_config(cfg, invocation())
-    except KeyboardInterrupt:
-        print("\nInterrupted; finished shards are kept. Resume with the same command.", file=sys.stderr)
-        raise SystemExit(130) from None
     print(f"{done.made} shards written, existing shards reused: {done.folder}")
     print(f"Train on it: modiste train {shlex.join(done.overrides)}")
