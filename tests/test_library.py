@@ -64,7 +64,11 @@ def test_train_evaluate_embed_and_load_are_what_the_commands_call(tmp_path, monk
     run = modiste.train([*TINY, *short, f"run_dir={tmp_path / 'run'}"])
     assert (run.path / "checkpoints" / "best.ckpt").is_file()
     assert run.score is not None
-    continued = modiste.train([f"continue={run.path}", "trainer.max_epochs=2"])
+    page = run.path / "report.html"
+    assert "retrieval/t2i/mrr" in page.read_text()
+    page.unlink()
+    continued = modiste.train([f"continue={run.path}", "trainer.max_epochs=2"], report=False)
+    assert not page.exists()
     assert continued.path == run.path
     assert continued.trainer.current_epoch == 2
     assert continued.trainer.global_step == 2 * run.trainer.global_step

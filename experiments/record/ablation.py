@@ -121,7 +121,7 @@ def measure(overrides: list[str], seed: int) -> dict[str, np.ndarray]:
     if key not in catalogues:
         catalogues[key] = load(cfg.data)
     module: Any = train(
-        cfg, catalogue=catalogues[key], line=Invocation(overrides=tuple(given))
+        cfg, catalogue=catalogues[key], line=Invocation(overrides=tuple(given)), report=False
     ).trainer.lightning_module
     result = module.results["retrieval"]
     values = {name: np.asarray(result.per_query[name], dtype=np.float64) for name in METRICS}

@@ -602,3 +602,42 @@ def test_a_number_that_starts_processes_or_takes_memory_has_an_upper_bound(comma
     key, _, value = override.partition("=")
     assert problem.startswith(f"'{key}' is {value}: it takes ")
     assert takes in problem
+
+
+@pytest.mark.parametrize(
+    ("override", "takes"),
+    [
+        ("data.batches.group_size=x", "a whole number"),
+        ("data.captions.templates=3", "a list, each item text"),
+        ("tune.image.layers=0", "a whole number of at least 1"),
+        ("data.split.val_fraction=2", "a number from 0 to 1"),
+        ("data.catalogue.views=2000", "a whole number from 1 to 1000"),
+        ("optim.layer_decay=0", "a number above 0 and at most 1"),
+        ("task.retrieval.ks=[0]", "a list, each item a whole number of at least 1"),
+    ],
+)
+def test_a_part_states_the_range_of_its_arguments_by_its_annotations(override, takes):
+    words = ["data/split=given"] if override.startswith("data.split") else []
+    (problem,) = schema.value_problems(compose("train", [*words, override]), "train")
+    assert takes in problem
+
+
+@pytest.mark.parametrize("key", ["tune.image.foo", "data.weight.foo", "grad_cache.foo", "data.batches.foo"])
+def test_a_key_that_a_node_without_a_target_does_not_take_is_refused(key):
+    cfg = compose("train", [f"+{key}=1"])
+    assert key in [unknown for unknown, _ in schema.unknown_keys(cfg, [str(name) for name in cfg], "train")]
+
+
+def test_a_users_task_and_tower_have_ranges_without_a_further_file(tmp_path, monkeypatch):
+    (tmp_path / "bounded_part.py").write_text(
+        "class Part:\n"
+        "    def __init__(self, views: Annotated[int, Range(least=1, most=1000)] = 2, rate: Fraction = 0.5,\n"
+        "                 other: Annotated[int, open('/dev/null')] = 3): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MODISTE_ALLOW", "bounded_part")
+    node = {"_target_": "bounded_part.Part", "views": 0, "rate": 2, "other": "any"}
+    problems = schema.value_problems(OmegaConf.create({"task": {"own": node}, "image": dict(node)}))
+    assert len(problems) == 4
+    assert "'task.own.views' is 0: it takes a whole number from 1 to 1000." in problems
+    assert "'image.rate' is 2: it takes a number from 0 to 1." in problems

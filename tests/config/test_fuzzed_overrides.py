@@ -1,6 +1,7 @@
 """Random overrides, seeded: composed and checked without an import; no traceback, and no nonsense accepted."""
 
 import os
+from collections.abc import Sequence
 
 import pytest
 
@@ -75,3 +76,8 @@ def test_a_target_with_declared_ranges_takes_these_arguments():
     for target, ranges in RANGES.items():
         known = signature(target)
         assert known is None or known.open or set(ranges) <= set(known.parameters), target
+
+
+def test_the_ranges_of_modistes_own_classes_are_in_their_annotations():
+    own = {target: ranges for target, ranges in RANGES.items() if target.startswith("modiste.")}
+    assert own == {"modiste.data.storage.streaming.Stream": {"shards": str | Sequence[str] | None}}  # null: no stream

@@ -9,6 +9,7 @@ import torch
 from helpers.tiny_models import two_tower
 from modiste.data.synthetic import Synthetic
 from modiste.embedding import backends
+from modiste.embedding.build import build_embedder
 from modiste.embedding.embedder import MatrixEmbedder, ModelEmbedder, PrefixEmbedder, fingerprint, read_matrix
 from modiste.errors import ModisteError
 from modiste.texts.words import HashTokenizer
@@ -265,3 +266,11 @@ def test_prefixes_are_cut_and_normalised_and_share_one_entry_of_the_cache(catalo
         PrefixEmbedder(embedder, 10_000).images(catalogue)
     with pytest.raises(ModisteError, match="at least 1"):
         PrefixEmbedder(embedder, 0)
+
+
+def test_an_embedder_is_built_where_its_model_is():
+    model = two_tower().to("meta")
+    assert build_embedder(two_tower(), device="cpu", cache=False).device.type == "cpu"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("modiste.embedding.embedder.fingerprint", lambda model: "")
+        assert build_embedder(model, device=None, cache=False).device.type == "meta"

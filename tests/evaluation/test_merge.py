@@ -180,7 +180,7 @@ def test_the_alpha_with_the_smallest_error_is_chosen(here, monkeypatch, capsys):
     assert merged["alpha"] == min(errors, key=errors.get)
     assert merged["monitor"]["mode"] == "min"
     assert main(["merge", "first=a", "second=b", "log_dir=logs", *gap, *SMALL, "monitor.mode=max"]) == 1
-    assert "monitor.mode=max would choose the worst gap: set it to min" in capsys.readouterr().err
+    assert "monitor.mode=max would keep the worst val/gap/gap: set monitor.mode=min." in capsys.readouterr().err
 
 
 def test_a_run_with_adapters_is_merged_with_one_without(here):

@@ -9,7 +9,7 @@ from omegaconf import open_dict
 from modiste.config import compose, instantiate
 from modiste.data.synthetic import Synthetic
 from modiste.errors import ModisteError
-from modiste.evaluation.store import ResultStore, identity
+from modiste.evaluation.store import ResultStore, identity, run_unless_stored
 from modiste.utils.run_dir import RunDir
 
 
@@ -44,3 +44,26 @@ def test_the_files_of_a_task_alone_count_and_no_other_path_is_read(tmp_path):
     judged.write_text('{"red": {"b": 1}}')
     assert identity(evaluation, "retrieval", {}) != before
     assert identity(evaluation, "own", {})["files"] == {}  # a task without files
+
+
+def test_a_task_runs_unless_its_result_is_stored(tmp_path):
+    ran, written = [], []
+
+    def task(embedder, catalogue, split):
+        ran.append(split)
+        return f"result {len(ran)}"
+
+    evaluation = SimpleNamespace(spec=SimpleNamespace(split="val"), catalogue=None, tasks={"own": task})
+    path, expected = tmp_path / "own.json", {"seed": 0}
+
+    def write(path, result, seconds):
+        written.append(result)
+        path.write_text('{"seed": 0}')
+
+    assert run_unless_stored(evaluation, "own", None, path, expected, write) == "result 1"
+    assert run_unless_stored(evaluation, "own", None, path, expected, write) is None
+    assert run_unless_stored(evaluation, "own", None, path, {"seed": 1}, write) == "result 2"
+    assert run_unless_stored(evaluation, "own", None, path, expected, write, overwrite=True) == "result 3"
+    assert run_unless_stored(evaluation, "own", None, None, expected, write) == "result 4"
+    assert written == ["result 1", "result 2", "result 3"], "without a path nothing is written"
+    assert ran == ["val"] * 4

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from modiste.config.invocation import Invocation, given
-from modiste.config.overrides import override_key
 
 
 def invocation() -> Invocation:
@@ -24,6 +24,11 @@ def invocation() -> Invocation:
     return Invocation(command, tuple(given(job)["task"]), tuple(folders), choices)
 
 
-def of_data(overrides: Sequence[str]) -> list[str]:
-    """Return those ``overrides`` that choose the data set."""
-    return [o for o in overrides if override_key(o).split(".")[0].split("/")[0] in ("data", "data_dir")]
+@contextmanager
+def resumable(finished: str) -> Iterator[None]:
+    """Turn Ctrl-C into a sentence and exit code 130, for commands that keep ``finished`` and resume."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nInterrupted; finished {finished} are kept. Resume with the same command.", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from typing import Any
 
 from omegaconf import DictConfig
 
-from modiste.commands._invocation import invocation
+from modiste.commands._invocation import invocation, resumable
 
 
 def run(cfg: DictConfig) -> None:
     """Evaluate the interpolated models, write the best one as a run, and print the curve."""
     from modiste.evaluation.merge import merge_config
 
-    try:
+    with resumable("alphas"):
         merged = merge_config(cfg, invocation())
-    except KeyboardInterrupt:
-        print("\nInterrupted; finished alphas are kept. Resume with the same command.", file=sys.stderr)
-        raise SystemExit(130) from None
     print_curve(merged.curve, merged.alpha, merged.shown)
     print(f"\nalpha = {merged.alpha:g} is best by {merged.monitor}")
     print(f"Curve: {merged.run.path / 'merge.json'}\nPicture: {merged.picture}")

@@ -15,7 +15,7 @@ def run(cfg: DictConfig) -> float | None:
     from modiste.training.fit import train
     from modiste.training.report import conclude
 
-    trained = train(cfg, line=invocation())
+    trained = train(cfg, line=invocation(), report=False)  # `conclude` writes it
     here = shlex.quote(str(trained.path))
     if trained.interrupted:
         print(

@@ -8,7 +8,7 @@ from modiste.config.messages import LAUNCHERS
 from modiste.config.paths import config_dir, list_groups
 from modiste.config.quoting import escape_interpolations, literal_config, quote
 from modiste.config.stored import load_config, load_overrides, load_run_config
-from modiste.config.targets import locate
+from modiste.config.targets import exported_node, locate
 from modiste.config.validation import HELD_OUT, MEAN, STARTS, report, validate, value_problems
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "compose",
     "config_dir",
     "escape_interpolations",
+    "exported_node",
     "instantiate",
     "list_groups",
     "literal_config",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
@@ -28,6 +28,15 @@ def override_key(override: str) -> str:
     'data.catalogue.path'
     """
     return override.partition("=")[0].lstrip("+~")
+
+
+def of_data(overrides: Iterable[str]) -> list[str]:
+    """Return those ``overrides`` that choose the data set.
+
+    >>> of_data(["data=kagl", "data/split=marqo", "data.limit=9", "seed=1"])
+    ['data=kagl', 'data/split=marqo', 'data.limit=9']
+    """
+    return [o for o in overrides if override_key(o).split(".")[0].split("/")[0] in ("data", "data_dir")]
 
 
 def parse(override: str) -> Override:

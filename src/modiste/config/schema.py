@@ -1,7 +1,7 @@
 """Types and ranges of every setting, checked after composition and before heavy imports.
 
 The schema of a node with a ``_target_`` is the annotations of its target. This module declares the rest: the keys of
-the root configs, nodes that are passed as a whole to a class (`CLASSES`), and ranges that annotations do not state
+the root configs, nodes that are passed as a whole to a class (`CLASSES`), and ranges of other packages' classes
 (`RANGES`).
 """
 
@@ -21,11 +21,22 @@ from modiste.config.building import SPECIAL
 from modiste.config.signatures import Unknown, signature
 from modiste.config.tree import walk
 from modiste.errors import did_you_mean
-from modiste.utils.ranges import Count, Fraction, Natural, NonNegative, Positive, Range, Seed, Side, Width, Workers
+from modiste.utils.ranges import (
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+    PositiveFraction,
+    Range,
+    Seed,
+    Side,
+    Width,
+    Workers,
+)
 
 Text = str | int  # YAML reads a name of digits as a number
 Node = Mapping[str, Any]
-Tower = Literal["full", "frozen", "last_n", "lora"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 # Not 16-true and bf16-true: half-precision weights lose small optimizer updates.
 TrainerPrecision = Literal["32-true", "16-mixed", "bf16-mixed", "64-true", "16", "32", "64", "bf16", 16, 32, 64]
@@ -161,7 +172,7 @@ BY_ROOT: dict[str, dict[str, Any]] = {
     "embed": {"out": str | None, "workers": Literal["processes", "ray"], "number": Workers | None}
     | {"threads": Workers, "shard_rows": Count},
     "prepare": {"out": str | None, "format": Literal["pixels", "webdataset"], "size": Side, "shard_rows": Count}
-    | {"resize": Literal["shortest", "squash", "pad"], "crop_pct": Annotated[float, Range(above=0, most=1)]},
+    | {"resize": Literal["shortest", "squash", "pad"], "crop_pct": PositiveFraction},
     "merge": {"first": str | None, "second": str | None, "alphas": Sequence[Fraction], "transfer_metric": str | None}
     | {"out": str | None},
     "ground": {"photo": str | None, "phrases": Sequence[Text] | None, "method": Text | None, "size": Side | None}
@@ -177,7 +188,7 @@ BY_ROOT: dict[str, dict[str, Any]] = {
     | {"weights.*": NonNegative, "hybrid": Fraction, "group": bool, "at": Natural | None}
     | {"columns": Sequence[str] | None, "html": str | None, "qdrant": Node, "qdrant.url": str | None},
 }
-# Ranges and choices missing from the annotations of a target.
+# Ranges and choices of classes of other packages; those of Modiste, and of users' parts, are in their annotations.
 RANGES: dict[str, dict[str, Any]] = {
     "lightning.pytorch.Trainer": {
         "accelerator": str,
@@ -202,42 +213,7 @@ RANGES: dict[str, dict[str, Any]] = {
     "torch.optim.AdamW": {"eps": NonNegative, "betas": Sequence[Annotated[float, Range(least=0, most=1)]]},
     "torchvision.transforms.v2.RandomGrayscale": {"p": Fraction},
     "torchvision.transforms.v2.RandomHorizontalFlip": {"p": Fraction},
-    "modiste.training.optim.Optim": {
-        "lr": Positive,
-        "weight_decay": NonNegative,
-        "tower_lr": Mapping[str, NonNegative],
-        "layer_decay": Annotated[float, Range(above=0, most=1)],
-        "warmup": NonNegative,
-        "schedule": Literal["cosine", "linear", "constant"],
-        "final": Fraction,
-    },
-    "modiste.training.callbacks.EMA": {"decay": Fraction},
-    "modiste.data.synthetic.Synthetic": {
-        "products": Annotated[int, Range(least=1, most=10**7)], "views": Annotated[int, Range(least=1, most=1000)],
-        "size": Side, "seed": Seed, "occlusion": Fraction,
-    },
-    "modiste.data.scenes.composer.Composer": {"size": Side},
-    "modiste.data.splits.RandomSplit": {"fractions": Mapping[str, Fraction], "seed": Seed},
-    "modiste.data.splits.GivenSplit": {"val_fraction": Fraction, "seed": Seed},
-    "modiste.data.splits.MarqoSplit": {"val_fraction": Fraction, "seed": Seed},
-    "modiste.data.augment.CropEnds": {"p": Fraction, "top": Fraction, "bottom": Fraction},
-    "modiste.data.augment.HideSkin": {"p": Fraction},
-    "modiste.data.augment.Thumbnail": {"p": Fraction, "size": Side, "invert": Fraction},
-    "modiste.images.timm.TimmEncoder": {
-        "size": Side, "crop_pct": Annotated[float, Range(above=0, most=1)] | None, "patch_drop_rate": Fraction,
-        "std": Sequence[Positive] | None, "resize": Literal["shortest", "squash", "pad"] | None,
-    },
-    "modiste.images.lite.LiteEncoder": {"size": Side, "resize": Literal["shortest", "squash", "pad"]},
-    "modiste.texts.hf.HfTextEncoder": {"max_length": Width, "pooling": str},
-    "modiste.texts.hf.minilm": {"max_length": Width},
-    "modiste.texts.words.HashTokenizer": {"buckets": Annotated[int, Range(least=1, most=10**7)], "max_length": Width},
-    "modiste.models.dual_encoder.TwoTower": {"embed_dim": Width},
-    "modiste.data.storage.streaming.Stream": {"shards": str | Sequence[str] | None, "batches": Count | None},
-    "modiste.models.finetune.Tuning": {"train": Tower, "layers": Count, "rank": Count},
-    "modiste.training.grad_cache.GradCache": {"micro_batch": Count | None},
-    "modiste.tasks.retrieval.Retrieval": {"ks": Sequence[Count], "gallery": Literal["split", "all", "sample"]},
-    "modiste.tasks.similar.Similar": {"ks": Sequence[Count]},
-    "modiste.tasks.probe.Probe": {"c": Positive, "max_iter": Count, "shots": Sequence[Count], "shot_draws": Count},
+    "modiste.data.storage.streaming.Stream": {"shards": str | Sequence[str] | None},  # null: no stream
 }  # fmt: skip
 WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null"}
 

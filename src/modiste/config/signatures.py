@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from modiste.config.targets import is_allowed
-from modiste.utils.ranges import NAMES
+from modiste.utils.ranges import NAMES, Range
 
 
 class Unknown:
@@ -50,25 +50,27 @@ class _Names(dict[str, Any]):
 PLAIN = {name: getattr(typing, name) for name in ("Annotated", "Any", "Literal", "Optional", "Union")}
 PLAIN |= {"Callable": Unknown, "Path": str, "PathLike": str, "StrPath": str, "typing": typing}
 PLAIN |= {"List": list, "Dict": dict, "Tuple": tuple, "Sequence": Sequence, "Mapping": Mapping, "Iterable": Iterable}
-PLAIN |= {type_.__name__: type_ for type_ in (int, float, str, bool, list, dict, tuple)} | NAMES
+PLAIN |= {type_.__name__: type_ for type_ in (int, float, str, bool, list, dict, tuple)}
+PLAIN |= {"Range": Range} | NAMES
 
 TYPE_NODES = (
     ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Tuple, ast.List, ast.BinOp, ast.BitOr, ast.UnaryOp,
-    ast.USub, ast.Load,
+    ast.USub, ast.Load, ast.keyword,
 )  # fmt: skip
-"""Nodes permitted in an annotation before it is evaluated: no calls, no comprehensions."""
+"""Nodes permitted in an annotation before it is evaluated: no comprehensions, and no calls but of Range."""
 
 
 @functools.cache
 def signature(target: str) -> Signature | None:
-    """Return the arguments of ``target``; None if its source does not tell, or it is not allowed.
+    """Return the arguments of ``target``; None if its source does not tell, or is not to be read.
 
-    An untrusted configuration could otherwise name a file shipped with it, whose annotations would be evaluated here.
+    Only Modiste's own source and allowed targets are read: an untrusted configuration could otherwise name a file
+    shipped with it, whose annotations would be evaluated here.
 
     >>> sorted(signature("modiste.losses.siglip.SigLipLoss").parameters)[:2]
     ['init_bias', 'init_scale']
     """
-    if not is_allowed(target):
+    if not (target.startswith("modiste.") or is_allowed(target)):
         return None
     module, _, name = target.rpartition(".")
     return _of_name(module, name, depth=0) if module else None
@@ -121,12 +123,17 @@ def _parameter(annotation: ast.expr | None, default: ast.expr | None) -> Paramet
 
 
 def _type(annotation: ast.expr | None) -> Any:
-    if annotation is None or not all(isinstance(node, TYPE_NODES) for node in ast.walk(annotation)):
+    if annotation is None or not all(map(_is_permitted, ast.walk(annotation))):
         return Unknown
     try:
         return eval(compile(ast.Expression(annotation), "annotation", "eval"), {"__builtins__": {}}, _Names(PLAIN))
     except Exception:  # only the defining module can evaluate it
         return Unknown
+
+
+def _is_permitted(node: ast.AST) -> bool:
+    called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Range"
+    return called or isinstance(node, TYPE_NODES)
 
 
 def _absolute(module: str, node: ast.ImportFrom) -> str:

@@ -132,6 +132,17 @@ def locate(target: str) -> Any:
     return found
 
 
+def exported_node(source: str) -> dict[str, str]:
+    """Return the ``model`` node of ``model=exported``, for a folder or a hub id.
+
+    The only place that names its target, as ``models`` may not import ``pretrained``, which builds on it.
+
+    >>> exported_node("exported/clip")
+    {'_target_': 'modiste.pretrained.exported.load_exported', 'source': 'exported/clip'}
+    """
+    return {"_target_": "modiste.pretrained.exported.load_exported", "source": source}
+
+
 def targets_of(node: object) -> Iterator[str]:
     """Yield every ``_target_`` in plain containers, under its current name."""
     if isinstance(node, dict):

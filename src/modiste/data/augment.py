@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from modiste.errors import ModisteError
+from modiste.utils.ranges import Fraction, Side
 
 
 class Thumbnail:
@@ -33,7 +34,7 @@ class Thumbnail:
     ((28, 28), (255, 255, 255), (15, 15, 15))
     """
 
-    def __init__(self, p: float = 0.5, size: int = 28, invert: float = 0.0) -> None:
+    def __init__(self, p: Fraction = 0.5, size: Side = 28, invert: Fraction = 0.0) -> None:
         check_fractions("Thumbnail", p=p, invert=invert)
         if size < 1:
             raise ModisteError(f"Thumbnail.size={size} must be at least 1.")
@@ -76,7 +77,7 @@ class CropEnds:
     (60, 80)
     """
 
-    def __init__(self, p: float = 0.5, top: float = 0.25, bottom: float = 0.25) -> None:
+    def __init__(self, p: Fraction = 0.5, top: Fraction = 0.25, bottom: Fraction = 0.25) -> None:
         check_fractions("CropEnds", p=p, top=top, bottom=bottom)
         if top + bottom >= 1:
             raise ModisteError(
@@ -116,7 +117,7 @@ class HideSkin:
     ((255, 255, 255), (0, 0, 128))
     """
 
-    def __init__(self, p: float = 0.5, most: float = 0.5) -> None:
+    def __init__(self, p: Fraction = 0.5, most: float = 0.5) -> None:
         check_fractions("HideSkin", p=p, most=most)
         self.p, self.most = p, most
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from modiste.data.catalogue import Catalogue, as_text
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.ranges import Fraction, Seed
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ class RandomSplit:
             or an unknown column or value.
     """
 
-    fractions: Mapping[str, float]
-    seed: int = 0
+    fractions: Mapping[str, Fraction]
+    seed: Seed = 0
     hold_out: HoldOut = field(default_factory=dict)
 
     def __call__(self, catalogue: Catalogue) -> Catalogue:
@@ -74,8 +75,8 @@ class GivenSplit:
             `RandomSplit`.
     """
 
-    val_fraction: float = 0.0
-    seed: int = 0
+    val_fraction: Fraction = 0.0
+    seed: Seed = 0
     hold_out: HoldOut = field(default_factory=dict)
 
     def __call__(self, catalogue: Catalogue) -> Catalogue:
@@ -223,8 +224,8 @@ class MarqoSplit:
     """
 
     queries: str
-    val_fraction: float = 0.05
-    seed: int = 0
+    val_fraction: Fraction = 0.05
+    seed: Seed = 0
     hold_out: HoldOut = field(default_factory=dict)
     titles: str = "exact"
 

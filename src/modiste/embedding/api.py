@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
-from modiste.config import load_run_config, validate
+from modiste.config import load_overrides, load_run_config, validate
 from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
+from modiste.config.overrides import of_data, override_key
 from modiste.data.build import bind_captions, load
 from modiste.data.catalogue import Catalogue
 from modiste.embedding.build import EmbedderOptions, build_embedder, choose_device, decode_of
@@ -101,10 +102,12 @@ class EmbeddedFolder:
     Attributes:
         folder: The folder.
         made: Number of shards computed by this call.
+        data: Overrides of the embedded data set, for `modiste evaluate`.
     """
 
     folder: Path
     made: int
+    data: list[str]
 
     def read(self) -> tuple[np.ndarray, np.ndarray, pa.Table]:
         """Return image and text embeddings (N, D), float32 and memory-mapped, and the table of ids."""
@@ -138,7 +141,14 @@ def embed_config(cfg: DictConfig, line: Invocation) -> EmbeddedFolder:
         made = embed_shards(job, cfg.workers, number, progress_bar)
         with atomic(folder / IDS) as unfinished:
             pq.write_table(_ids(catalogue, texts), unfinished)
-    return EmbeddedFolder(folder, made)
+    return EmbeddedFolder(folder, made, _data_overrides(cfg, line))
+
+
+def _data_overrides(cfg: DictConfig, line: Invocation) -> list[str]:
+    own = of_data(line.overrides)
+    if cfg.run and not any(override_key(override) == "data" for override in own):
+        own = [*of_data(load_overrides(RunDir.find(cfg.run).path / "overrides.yaml")), *own]
+    return own or [f"data={cfg.data.name}"]
 
 
 def _model(cfg: DictConfig, line: Invocation) -> tuple[DualEncoder, DictConfig]:

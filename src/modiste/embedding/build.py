@@ -25,7 +25,7 @@ class EmbedderOptions(TypedDict, total=False):
     precision: str
     backend: str
     min_cosine: Mapping[str, float]
-    device: str
+    device: str | None
     cache: bool
     decode: str
     progress: bool
@@ -38,18 +38,19 @@ def build_embedder(
     precision: str = "fp32",
     backend: str = "torch",
     min_cosine: Mapping[str, float] = MIN_COSINE,
-    device: str = "auto",
+    device: str | None = "auto",
     cache: bool = True,
     decode: str = "pil",
     progress: bool = True,
 ) -> ModelEmbedder:
-    """Create an embedder and move the model to the device.
+    """Create an embedder, the only way to one of a model, and move the model to the device.
 
     Args:
         model: The dual encoder; it is moved to the device and put into evaluation mode.
         batch_size: Images or texts per batch.
         precision: See `ModelEmbedder`, also for ``backend`` and ``min_cosine``.
-        device: ``cpu``, ``cuda``, ``mps``, or ``auto``: the first accelerator found, else the CPU.
+        device: ``cpu``, ``cuda``, ``mps``, or ``auto``: the first accelerator found, else the CPU; None:
+            the model's own.
         cache: Keep embeddings between runs, keyed by weights, pixels and preprocessing.
         decode: See `modiste.data.decode.Decoder`.
         progress: Show progress bars.
@@ -58,7 +59,7 @@ def build_embedder(
         ModisteError: The backend or precision is unknown, not installed, or they exclude each other.
     """
     return ModelEmbedder(
-        model.to(choose_device(device)),
+        model if device is None else model.to(choose_device(device)),
         batch_size,
         precision,
         default_cache() if cache else None,

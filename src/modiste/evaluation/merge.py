@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +13,23 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
-from modiste.config import escape_interpolations, load_run_config, validate
+from modiste.config import escape_interpolations, exported_node, load_run_config, validate
 from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
+from modiste.config.monitor import settle_mode
 from modiste.config.overrides import override_key, override_value
 from modiste.embedding.build import build_embedder, decode_of, embedder_options
 from modiste.embedding.embedder import ModelEmbedder, fingerprint
 from modiste.errors import ModisteError, did_you_mean
 from modiste.evaluation.spec import Evaluation, EvaluationSpec, named_entries
-from modiste.evaluation.store import holds, identity
+from modiste.evaluation.store import identity, run_unless_stored
+from modiste.metrics.direction import direction
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.finetune import fold_adapters
 from modiste.models.interpolate import check_alpha, check_architecture, interpolate
 from modiste.models.load import load, model_at_start
 from modiste.reporting.figures import Curve, alpha_curves
+from modiste.tasks.result import Result
 from modiste.utils.atomic import atomic, write_text
 from modiste.utils.hardware import environment, keep_pages
 from modiste.utils.lock import held
@@ -153,7 +155,7 @@ def adopted(cfg: DictConfig, base: Side, line: Invocation) -> DictConfig:
         if base.config is None:
             path = Path(base.source).expanduser()
             source = escape_interpolations(str(path.resolve()) if path.is_dir() else base.source)
-            cfg.model = {"_target_": "modiste.pretrained.exported.load_exported", "source": source}
+            cfg.model = exported_node(source)
             cfg.tune = {tower: {"train": "full"} for tower in ("image", "text")}
         for tower in cfg.tune.values():
             if tower.train == "lora":  # its adapters are in the weights now
@@ -303,14 +305,14 @@ class Merge:
         facts = {"fingerprint": embedder.fingerprint, "describe": described}
         expected = identity(evaluation, task, facts) | {"split": evaluation.spec.split}
         path = self.out.path / "alphas" / f"{alpha}.{name}.{task}.json"
-        kept = holds(path, expected)
-        if not kept:
-            started = time.perf_counter()
-            result = evaluation.tasks[task](embedder, evaluation.catalogue, evaluation.spec.split)
-            spent = {"seconds": round(time.perf_counter() - started, 2)}
-            write_json(path, {"schema": 1, "alpha": alpha, **result.to_json(), **expected, **spent})
+
+        def write(path: Path, result: Result, seconds: float) -> None:
+            content = {"schema": 1, "alpha": alpha, **result.to_json(), **expected, "seconds": seconds}
+            write_json(path, content)
+
+        kept = run_unless_stored(evaluation, task, embedder, path, expected, write) is None
         content = read_json(path)
-        self.check_direction(name, task, content.get("higher_is_better", {}))
+        self.settle_mode(name, task, content.get("higher_is_better", {}))
         primary = content["metrics"][content["primary"]]["value"]
         log.info(
             "alpha %g  %s  %s/%s %.4f%s", alpha, where(evaluation), task, content["primary"], primary,
@@ -319,18 +321,11 @@ class Merge:
         self.primary[name, task] = content["primary"]
         return {f"{name}/{task}/{metric}": value for metric, value in content["metrics"].items()}
 
-    def check_direction(self, name: str, task: str, higher_is_better: Mapping[str, bool]) -> None:
+    def settle_mode(self, name: str, task: str, higher_is_better: Mapping[str, bool]) -> None:
         """Set a mode that is not given; raise ModisteError if the given one would choose the worst alpha."""
         metric = str(self.cfg.monitor.metric).removeprefix(f"{name}/{task}/")
-        better = {True: "max", False: "min"}.get(higher_is_better.get(metric))  # type: ignore[arg-type]
-        if better is None:
-            return
-        if OmegaConf.is_interpolation(self.cfg.monitor, "mode"):
-            self.cfg.monitor.mode = better
-        elif better != self.cfg.monitor.mode:
-            raise ModisteError(
-                f"monitor.mode={self.cfg.monitor.mode} would choose the worst {metric}: set it to {better}."
-            )
+        if metric in higher_is_better:
+            settle_mode(self.cfg, direction(metric, higher_is_better))
 
     def check_metrics(self, row: Row) -> None:
         """Raise ModisteError if a configured metric is not in ``row``."""

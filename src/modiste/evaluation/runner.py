@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from modiste.errors import NothingToMeasureError
 from modiste.evaluation.overlap import overlap_of_run
 from modiste.evaluation.spec import Evaluation, EvaluationSpec
-from modiste.evaluation.store import ResultStore, holds, identity, variant_of
+from modiste.evaluation.store import ResultStore, identity, run_unless_stored, variant_of
 from modiste.evaluation.subject import Subject
 from modiste.reporting.tables import read_values
 from modiste.tasks.result import Embedder, Result
@@ -132,17 +131,19 @@ class Evaluator:
         """
         evaluation, entry = prepared.evaluation, prepared.evaluation.spec.name
         expected = identity(evaluation, name, prepared.facts)
-        path = self.store.path(evaluation, name) if self.store else None
+        store = self.store
+        path = store.path(evaluation, name) if store else None
         if path is not None:
             self.catalogues[path.stem] = evaluation.catalogue
-            if not self.overwrite and holds(path, expected):
-                log.info("%s exists for the same model, data and protocol: reused (overwrite=true recomputes it)", path)
-                return Outcome(entry, name, "kept", path=path, result=read(path))
-        started = time.perf_counter()
-        result = evaluation.tasks[name](prepared.embedder, evaluation.catalogue, evaluation.spec.split)
-        if self.store is not None and path is not None:
-            spent = {"seconds": round(time.perf_counter() - started, 2)}
-            self.store.write(path, result, expected | self._record(prepared, name) | spent)
+
+        def write(path: Path, result: Result, seconds: float) -> None:
+            assert store is not None
+            store.write(path, result, expected | self._record(prepared, name) | {"seconds": seconds})
+
+        result = run_unless_stored(evaluation, name, prepared.embedder, path, expected, write, self.overwrite)
+        if path is not None and result is None:
+            log.info("%s exists for the same model, data and protocol: reused (overwrite=true recomputes it)", path)
+            return Outcome(entry, name, "kept", path=path, result=read(path))
         return Outcome(entry, name, "computed", path=path, result=result)
 
     def _record(self, prepared: Prepared, name: str) -> dict[str, Any]:

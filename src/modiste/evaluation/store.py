@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -24,7 +25,7 @@ from modiste.utils.run_dir import EVALUATED, RunDir, check_links, read_text, wri
 
 if TYPE_CHECKING:
     from modiste.evaluation.spec import Evaluation
-    from modiste.tasks.result import Result
+    from modiste.tasks.result import Embedder, Result
 
 
 MOST_FILES = 100_000
@@ -118,6 +119,41 @@ def holds(path: Path, expected: dict[str, Any]) -> bool:
     except (OSError, ValueError, RecursionError, ModisteError):
         return False
     return all(known.get(name) == json.loads(json.dumps(value)) for name, value in expected.items())
+
+
+def run_unless_stored(
+    evaluation: Evaluation,
+    task: str,
+    embedder: Embedder,
+    path: Path | None,
+    expected: dict[str, Any],
+    write: Callable[[Path, Result, float], None],
+    overwrite: bool = False,
+) -> Result | None:
+    """Run a task and write its result, unless ``path`` holds it.
+
+    Args:
+        evaluation: The data set and its tasks.
+        task: Name of one of them.
+        embedder: Embeddings of the model.
+        path: The result file; None: not stored.
+        expected: Identity of the result.
+        write: Called with the path, the result and the seconds that the task took.
+        overwrite: Run it in any case.
+
+    Returns:
+        The new result; None if ``path`` holds it.
+
+    Raises:
+        ModisteError: The task refuses the data or the embeddings.
+    """
+    if path is not None and not overwrite and holds(path, expected):
+        return None
+    started = time.perf_counter()
+    result = evaluation.tasks[task](embedder, evaluation.catalogue, evaluation.spec.split)
+    if path is not None:
+        write(path, result, round(time.perf_counter() - started, 2))
+    return result
 
 
 def write_pictures(path: Path, result: Result) -> dict[str, str]:

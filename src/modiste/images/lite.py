@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.images.timm import TimmEncoder
+from modiste.utils.ranges import Side
 
 # Variant → blocks of each stage.
 VARIANTS = {"lite0": (1, 2, 2, 3, 3, 4, 1), "lite1": (1, 3, 3, 4, 4, 5, 1), "lite2": (1, 3, 3, 4, 4, 5, 1)}
@@ -46,8 +48,8 @@ class LiteEncoder(TimmEncoder):
     def __init__(
         self,
         pretrained: bool = True,
-        size: int = 224,
-        resize: str = "shortest",
+        size: Side = 224,
+        resize: Literal["shortest", "squash", "pad"] = "shortest",
         autocast: bool = True,
         variant: str = "lite0",
         output_stride: int | None = None,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from modiste.models.preprocess import Preprocess
 from modiste.utils import foreign
 from modiste.utils.foreign import check_folder, check_hub, weights_alone
 from modiste.utils.hub import without_hub
+from modiste.utils.ranges import Fraction, Positive, PositiveFraction, Side
 
 
 class TimmEncoder(nn.Module):
@@ -67,14 +68,14 @@ class TimmEncoder(nn.Module):
         self,
         name: str,
         pretrained: bool = False,
-        size: int = 224,
-        resize: str | None = None,
+        size: Side = 224,
+        resize: Literal["shortest", "squash", "pad"] | None = None,
         interpolation: str | None = None,
-        crop_pct: float | None = None,
+        crop_pct: PositiveFraction | None = None,
         mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        std: Sequence[Positive] | None = None,
         autocast: bool = True,
-        patch_drop_rate: float = 0.0,
+        patch_drop_rate: Fraction = 0.0,
         options: Mapping[str, Any] | None = None,
         output_stride: int | None = None,
         patch_stages: Sequence[int] | None = None,
@@ -96,15 +97,15 @@ class TimmEncoder(nn.Module):
         self.dim: int = trunk.num_features if not hasattr(trunk, "head_hidden_size") else trunk.head_hidden_size
         made_for = trunk.pretrained_cfg
         crop_mode = {"center": "shortest", "squash": "squash", "border": "pad"}
-        resize = resize or crop_mode.get(made_for.get("crop_mode", "center"), "shortest")
+        resized = resize or crop_mode.get(made_for.get("crop_mode", "center"), "shortest")
         if crop_pct is None:
-            crop_pct = made_for.get("crop_pct", 1.0) if resize == "shortest" else 1.0
+            crop_pct = made_for.get("crop_pct", 1.0) if resized == "shortest" else 1.0
         self.preprocess = Preprocess(
             size=size,
             mean=tuple(mean or made_for.get("mean", (0.5,) * 3)),
             std=tuple(std or made_for.get("std", (0.5,) * 3)),
             interpolation=interpolation or made_for.get("interpolation", "bicubic"),
-            resize=resize,
+            resize=resized,
             crop_pct=crop_pct,
         )
 

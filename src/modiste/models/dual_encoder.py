@@ -15,6 +15,7 @@ from modiste.errors import ModisteError
 from modiste.models.grounding import ground
 from modiste.models.layers import with_module
 from modiste.models.preprocess import Preprocess
+from modiste.utils.ranges import Width
 
 if TYPE_CHECKING:
     from modiste.models.grounding import Grounded
@@ -228,7 +229,7 @@ class TwoTower(DualEncoder):
     """
 
     def __init__(
-        self, image: Any, text: Any, embed_dim: int = 256, text_isometry: bool = False, patch_dropout: float = 0.0
+        self, image: Any, text: Any, embed_dim: Width = 256, text_isometry: bool = False, patch_dropout: float = 0.0
     ) -> None:
         super().__init__()
         if not 0 <= patch_dropout < 1:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
+from modiste.utils.ranges import Count
 
 TOWERS = ("image", "text")
 # peft adapts it as a whole; a second adapter on its output layer would get no gradient.
@@ -28,9 +29,9 @@ class Tuning:
         rank: Rank of the adapters.
     """
 
-    train: str = "full"
-    layers: int = 2
-    rank: int = 8
+    train: Literal["full", "frozen", "last_n", "lora"] = "full"
+    layers: Count = 2
+    rank: Count = 8
 
     def apply(self, model: DualEncoder, tower: str) -> None:
         """Set ``requires_grad`` of the tower's parameters; add the adapters of ``lora``.

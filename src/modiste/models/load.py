@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from modiste.config import STARTS, instantiate, load_run_config
+from modiste.config import STARTS, exported_node, instantiate, load_run_config
 from modiste.config.stored import literal
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokenizer
@@ -143,8 +143,7 @@ def load(source: RunDir | str | Path, checkpoint: str = "best") -> Loaded:
         model = build_model(load_run_config(run.config))
         load_weights(model, run.checkpoint(checkpoint))
     else:
-        # By its target: pretrained/ builds on this folder, and `instantiate` names a package that is missing.
-        model = instantiate({"_target_": "modiste.pretrained.exported.load_exported", "source": str(source)})
+        model = instantiate(exported_node(str(source)))
     model.eval()
     return Loaded(model, model.preprocess, model.tokenizer)
 

@@ -89,7 +89,7 @@ class Source:
         export_text: Export the text tower to ONNX, so that `modiste search` answers without importing torch.
         coverage: Fraction of true matches that reach the match threshold (`modiste.search.calibrate`).
         vectors: Pixel hash → precomputed embedding (`modiste embed`).
-        options: Arguments of `modiste.embedding.embedder.ModelEmbedder`: batch_size, precision, decode, backend,
+        options: Arguments of `modiste.embedding.build.build_embedder`: batch_size, precision, decode, backend,
             min_cosine.
     """
 
@@ -701,10 +701,10 @@ class Staging:
 
     @functools.cached_property
     def _embedder(self) -> Any:
-        from modiste.embedding.embedder import ModelEmbedder
+        from modiste.embedding.build import build_embedder
 
         assert self.source.load is not None
-        return ModelEmbedder(self.source.load(), **self.source.options)
+        return build_embedder(self.source.load(), device=None, cache=False, progress=False, **self.source.options)
 
     def _take(self, table: pa.Table) -> None:
         vectors = table.column("_vector").combine_chunks().flatten().to_numpy().reshape(len(table), -1)

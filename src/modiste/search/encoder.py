@@ -123,10 +123,9 @@ class Encoder:
         exported = self._text
         if exported is not None:
             return exported(texts)
-        from modiste.embedding.embedder import ModelEmbedder
+        from modiste.embedding.build import build_embedder
 
-        embeddings = ModelEmbedder(self.model).texts(list(texts)).numpy()
-        return embeddings
+        return build_embedder(self.model, device=None, cache=False, progress=False).texts(list(texts)).numpy()
 
     def pictures(self, images: Sequence[Image]) -> np.ndarray:
         """Unit-norm embeddings (N, D), float32, of PIL images."""

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from modiste.embedding.backends import without_padding
-from modiste.embedding.embedder import ModelEmbedder, default_cache
+from modiste.embedding.build import build_embedder
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokens
 from modiste.models.grounding import SIZE
@@ -106,8 +106,8 @@ class Towers:
     """
 
     def __init__(self, model: DualEncoder, photos: Sequence[Image.Image], settings: Settings, metrics: Metrics) -> None:
-        self.embedder = ModelEmbedder(
-            model, cache=default_cache(), backend=settings.backend, min_cosine=settings.min_cosine
+        self.embedder = build_embedder(
+            model, backend=settings.backend, min_cosine=settings.min_cosine, device=None, progress=False
         )
         self.model, self.metrics = self.embedder.model, metrics
         self.batch_size = min(settings.max_batch, settings.max_queue)

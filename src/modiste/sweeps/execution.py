@@ -74,7 +74,7 @@ class SharedProcess:
             self.catalogues = {key: load(cfg.data)}  # keep only one: it may be large
         reporter = EpochReporter(watch)
         line = Invocation(overrides=tuple(overrides), config_dirs=self.config_dirs)
-        trained = train(cfg, catalogue=self.catalogues[key], callbacks=[reporter], line=line)
+        trained = train(cfg, catalogue=self.catalogues[key], callbacks=[reporter], line=line, report=False)
         # Ctrl-C in the last validation does not interrupt the training run, but must stop the sweep.
         callbacks = trained.trainer.callbacks  # type: ignore[attr-defined]
         asked = any(getattr(callback, "requested", 0) for callback in callbacks)

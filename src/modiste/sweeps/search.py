@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from modiste.config import compose, instantiate, quote
 from modiste.config.invocation import Invocation
+from modiste.config.monitor import given_mode
 from modiste.config.overrides import as_overrides
 from modiste.errors import ModisteError, did_you_mean
 from modiste.sweeps.execution import SeparateProcess, SharedProcess, Watch
@@ -60,7 +61,6 @@ class Sweep:
     def _objectives(self) -> list[Objective]:
         """The objectives, or the monitor; modes that are not given are those that the metrics' tasks state."""
         from modiste.training.build import stated_modes
-        from modiste.training.monitor import given_mode
 
         monitor = {"metric": self.cfg.monitor.metric, "mode": given_mode(self.cfg)}
         chosen: list[dict[str, str]] = self.settings["objectives"] or [monitor]

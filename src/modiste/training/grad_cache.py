@@ -14,6 +14,7 @@ from modiste.errors import ModisteError
 from modiste.losses.filip import TokenEmbeddings
 from modiste.models.dual_encoder import DualEncoder, Tokens
 from modiste.models.finetune import parameters
+from modiste.utils.ranges import Count
 
 
 class GradCache:
@@ -41,7 +42,7 @@ class GradCache:
     modiste.errors.ModisteError: grad_cache.micro_batch=0 must be at least 1: null disables gradient caching.
     """
 
-    def __init__(self, micro_batch: int | None = None, kept_micro_batches: int = 0) -> None:
+    def __init__(self, micro_batch: Count | None = None, kept_micro_batches: int = 0) -> None:
         if micro_batch is not None and micro_batch < 1:
             raise ModisteError(
                 f"grad_cache.micro_batch={micro_batch} must be at least 1: null disables gradient caching."

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from modiste.config.monitor import settle_mode
 from modiste.data.module import ValidationSet
 from modiste.embedding.embedder import MatrixEmbedder
 from modiste.errors import ModisteError, did_you_mean
@@ -31,19 +32,9 @@ def settle_monitor(config: DictConfig, sets: Mapping[str, ValidationSet]) -> Non
     Raises:
         ModisteError: The task does not measure the monitor, or ``monitor.mode`` would keep the worst epoch.
     """
-    metric = config.monitor.metric
-    better = stated_mode(metric, sets)
-    if better is None:
-        return
-    if not given_mode(config):
-        config.monitor.mode = better
-    elif config.monitor.mode != better:
-        raise ModisteError(wrong_mode(metric, better))
-
-
-def given_mode(config: DictConfig) -> str:
-    """The ``monitor.mode`` that somebody gave; "" if it is to follow from the metric."""
-    return "" if OmegaConf.is_interpolation(config.monitor, "mode") else config.monitor.mode or ""
+    better = stated_mode(config.monitor.metric, sets)
+    if better is not None:
+        settle_mode(config, better)
 
 
 def stated_mode(metric: str, sets: Mapping[str, ValidationSet]) -> Literal["min", "max"] | None:
@@ -68,12 +59,6 @@ def stated_mode(metric: str, sets: Mapping[str, ValidationSet]) -> Literal["min"
             f"The metric to select by is {metric}, which {task} does not measure. {did_you_mean(metric, known)}"
         )
     return None
-
-
-def wrong_mode(metric: str, better: str) -> str:
-    """Error message for the wrong ``monitor.mode``."""
-    worse = "min" if better == "max" else "max"
-    return f"monitor.mode={worse} would keep the worst {metric}: set monitor.mode={better}."
 
 
 def tried(measured: ValidationSet, task: str) -> tuple[Mapping[str, bool], bool]:

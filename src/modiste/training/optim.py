@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.finetune import TOWERS, parameters
+from modiste.utils.ranges import Fraction, NonNegative, Positive, PositiveFraction
 
 SCHEDULES = ("cosine", "linear", "constant")
 
@@ -83,13 +84,13 @@ class Optim:
     """
 
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
-    lr: float = 1e-3
-    weight_decay: float = 0.1
-    tower_lr: Mapping[str, float] = field(default_factory=lambda: {"image": 1.0, "text": 1.0})
-    layer_decay: float = 1.0
-    warmup: float = 0.05
-    schedule: str = "cosine"
-    final: float = 0.0
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.1
+    tower_lr: Mapping[str, NonNegative] = field(default_factory=lambda: {"image": 1.0, "text": 1.0})
+    layer_decay: PositiveFraction = 1.0
+    warmup: NonNegative = 0.05
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    final: Fraction = 0.0
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:

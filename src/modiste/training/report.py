@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import shlex
 
-from modiste.reporting.report import write_report
 from modiste.training.fit import Run
 
 
 def conclude(run: Run) -> str:
     """Write the report of a run; return the final message."""
-    here = shlex.quote(str(run.path))
-    lines = ["", f"Run directory: {run.path}"]
-    if any(run.path.glob("csv/version_*/metrics.csv")):  # a few steps may be too few to log
-        lines.append(f"Report: {write_report(run.path)}")
+    here, report = shlex.quote(str(run.path)), run.write_report()
+    lines = ["", f"Run directory: {run.path}", *([f"Report: {report}"] if report else [])]
     return "\n".join([*lines, f"Evaluate it: modiste evaluate run={here}{split_of(run)}"])
 
 

@@ -1,4 +1,8 @@
-"""Number types with bounds, for the annotations of config targets."""
+"""Number types with bounds, for the annotations of config targets.
+
+A part declares the range of an argument by its annotation, as in ``margin: NonNegative`` or
+``views: Annotated[int, Range(least=1, most=1000)]``; the range is checked before torch is imported.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +38,7 @@ class Range:
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(least=0)]
 Fraction = Annotated[float, Range(least=0, most=1)]
+PositiveFraction = Annotated[float, Range(above=0, most=1)]
 Count = Annotated[int, Range(least=1)]
 Natural = Annotated[int, Range(least=0)]
 Seed = Annotated[int, Range(least=0, most=2**32 - 1)]
@@ -44,6 +49,7 @@ NAMES = {
     "Positive": Positive,
     "NonNegative": NonNegative,
     "Fraction": Fraction,
+    "PositiveFraction": PositiveFraction,
     "Count": Count,
     "Natural": Natural,
     "Seed": Seed,

@@ -9,8 +9,11 @@ from helpers.commands import TINY, modiste
 from helpers.tiny_data import inputs
 from helpers.tiny_models import two_tower
 from helpers.watched import watched
+from modiste.config import compose
+from modiste.config.invocation import Invocation
 from modiste.data.build import load
 from modiste.data.module import FashionDataModule
+from modiste.data.prepare import prepare_config
 from modiste.data.splits import RandomSplit
 from modiste.data.storage import webdataset
 from modiste.data.storage.preprocessed import Preprocessed, write, write_parts
@@ -116,6 +119,21 @@ def test_a_manifest_without_a_part_or_with_a_foreign_one_is_one_sentence(catalog
         path.write_text(json.dumps(damaged if value is None else damaged | {name: value}))
         with pytest.raises(ModisteError, match=r"again|resume|format=pixels"):
             Preprocessed(str(tmp_path))()
+
+
+@pytest.mark.parametrize("form", ["pixels", "webdataset"])
+def test_the_overrides_of_prepared_data_give_the_same_catalogue(tmp_path, form):
+    """Called from Python, as by the command: what it wrote is read with the overrides that it returns."""
+    words = ["data.catalogue.products=20", "data.catalogue.views=1", "data.catalogue.size=32", "data.batch_size=4"]
+    cfg = compose("prepare", [*words, f"out={tmp_path / 'ready'}", f"format={form}", "size=32"])
+    done, source = prepare_config(cfg, Invocation(overrides=tuple(words))), load(cfg.data)
+    assert (done.folder, done.made) == (tmp_path / "ready", len(source.splits) if form == "webdataset" else 1)
+    read = load(compose("train", done.overrides).data)
+    if form == "pixels":
+        assert read.fingerprint() == source.fingerprint()
+    else:  # training streams its own shards
+        assert read.splits == {name: count for name, count in source.splits.items() if name != "train"}
+    assert prepare_config(cfg, Invocation(overrides=tuple(words))).made == 0
 
 
 def test_prepare_and_train_on_it_from_the_command_line(tmp_path):

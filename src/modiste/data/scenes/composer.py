@@ -18,6 +18,7 @@ from modiste.data.scenes.backgrounds import background
 from modiste.data.scenes.cutouts import CutOut, cut_out
 from modiste.data.scenes.zones import ZONES, Zone, zone_of
 from modiste.errors import ModisteError
+from modiste.utils.ranges import Side
 from modiste.utils.seeds import mix
 
 Labels = npt.NDArray[np.int16]
@@ -105,7 +106,7 @@ class Composer:
     """
 
     column: str = "articleType"
-    size: int = 384
+    size: Side = 384
     figures: float = 0.7
     products: Sequence[int] = (3, 8)
     worn: float = 0.7

@@ -31,6 +31,7 @@ from modiste.data.storage.webdataset import (
     to_catalogue,
 )
 from modiste.errors import ModisteError
+from modiste.utils.ranges import Count
 from modiste.utils.seeds import mix
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Stream:
     """
 
     shards: str | Sequence[str]
-    batches: int | None = None
+    batches: Count | None = None
     buffer: int = 1000
     columns: Mapping[str, str | None] = field(default_factory=lambda: {"text": TEXT})
     download: bool = field(default=False, kw_only=True)

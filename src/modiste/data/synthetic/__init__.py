@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,7 @@ from modiste.data.synthetic.drawing import OCCLUDER, VERSION, Plate, picture, pl
 from modiste.data.synthetic.grammar import caption, parse
 from modiste.data.synthetic.wardrobe import ATTRIBUTES, WARDROBES, on_sale, product
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.ranges import Fraction, Range, Seed, Side
 
 CARD = Card(
     name="synthetic",
@@ -113,11 +115,11 @@ class Synthetic:
     (6, ['0', '0', '1', '1', '2', '2'])
     """
 
-    products: int = 2000
-    views: int = 2
-    size: int = 128
-    seed: int = 0
-    occlusion: float = 0.1
+    products: Annotated[int, Range(least=1, most=10_000_000)] = 2000
+    views: Annotated[int, Range(least=1, most=1000)] = 2
+    size: Side = 128
+    seed: Seed = 0
+    occlusion: Fraction = 0.1
     wardrobe: str = "full"
     name: str = CARD.name
 

@@ -9,6 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 
+from modiste.utils.ranges import Fraction
+
 
 class EMA(EMAWeightAveraging):
     """Exponential moving average of the weights, used for validation and checkpoints.
@@ -20,7 +22,7 @@ class EMA(EMAWeightAveraging):
         decay: Upper limit of the decay.
     """
 
-    def __init__(self, decay: float = 0.999) -> None:
+    def __init__(self, decay: Fraction = 0.999) -> None:
         super().__init__(decay=decay)
         del self._kwargs["avg_fn"]
         self._kwargs["multi_avg_fn"] = functools.partial(average_warmed_up, decay)

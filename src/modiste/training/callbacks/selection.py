@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from modiste.errors import ModisteError
+from modiste.config.monitor import check_mode
+from modiste.metrics.direction import direction
 from modiste.training import selection
 from modiste.training.callbacks.interruption import fast_dev_run
-from modiste.training.monitor import wrong_mode
 from modiste.training.selection import Validation
 from modiste.utils.run_dir import RunDir
 
@@ -38,7 +37,9 @@ class Selection(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        self._check_direction(cast(Any, pl_module).higher_is_better)
+        better = cast(Any, pl_module).higher_is_better
+        for metric, mode in self.monitor.items():
+            check_mode(metric, mode, direction(metric, better) if metric in better else mode)
         self.criteria = dict(cast(Any, pl_module).criteria) | self.monitor
         known = {
             name: float(trainer.callback_metrics[name]) for name in self.criteria if name in trainer.callback_metrics
@@ -46,12 +47,6 @@ class Selection(Callback):
         self.validations.append(Validation(trainer.current_epoch, trainer.global_step, known))
         if trainer.is_global_zero and not fast_dev_run(trainer):
             selection.write(self.run, self.validations, self.criteria)
-
-    def _check_direction(self, higher_is_better: Mapping[str, bool]) -> None:
-        for metric, mode in self.monitor.items():
-            better = "max" if higher_is_better.get(metric, mode == "max") else "min"
-            if better != mode:
-                raise ModisteError(wrong_mode(metric, better))
 
     def state_dict(self) -> dict[str, Any]:
         return {"validations": [asdict(validation) for validation in self.validations], "criteria": self.criteria}
