@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from modiste.errors import NothingToMeasureError
+from modiste.errors import ModisteError, NothingToMeasureError
 from modiste.evaluation.overlap import overlap_of_run
 from modiste.evaluation.spec import Evaluation, EvaluationSpec
 from modiste.evaluation.store import ResultStore, holds, identity, variant_of
@@ -140,6 +140,8 @@ class Evaluator:
                 return Outcome(entry, name, "kept", path=path, result=read(path))
         started = time.perf_counter()
         result = evaluation.tasks[name](prepared.embedder, evaluation.catalogue, evaluation.spec.split)
+        if not isinstance(result, Result):
+            raise ModisteError(f"Task {name} returned {result!r:.60}: return a modiste.tasks.result.Result.")
         if self.store is not None and path is not None:
             spent = {"seconds": round(time.perf_counter() - started, 2)}
             self.store.write(path, result, expected | self._record(prepared, name) | spent)

@@ -136,8 +136,10 @@ def load(source: RunDir | str | Path, checkpoint: str = "best") -> Loaded:
         checkpoint: ``best`` or ``last`` of a run directory.
 
     Raises:
-        ModisteError: The source is missing or unknown, or its configuration or weights are refused.
+        ModisteError: The source or checkpoint is missing or unknown, or its configuration or weights are refused.
     """
+    if not isinstance(source, (RunDir, str, Path)):
+        raise ModisteError(f"{source!r:.60} is no source of a model: give a run, a folder or a hub id.")
     run = RunDir.of(source)
     if run is not None:
         model = build_model(load_run_config(run.config))

@@ -32,6 +32,7 @@ from modiste.config import (
     validate,
 )
 from modiste.config.invocation import Invocation
+from modiste.config.overrides import check_list
 from modiste.config.restart import check_in_place, check_unchanged, restart
 from modiste.config.validation import AUTOMATIC
 from modiste.data.build import load as load_catalogue
@@ -111,6 +112,7 @@ def train(
         ``run = modiste.train(["data=kagl", "image=lite", "text=minilm"])``, then ``modiste.evaluate(run, tasks=[…])``.
     """
     if not isinstance(config, DictConfig):
+        check_list(config)
         overrides = restarted(config)
         line = line or Invocation(overrides=overrides)
         config = compose("train", overrides)
