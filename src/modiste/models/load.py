@@ -215,6 +215,23 @@ def resumed(path: Path) -> Start:
     return Start(path, resumes=True)
 
 
+def check_fits(module: torch.nn.Module, start: Start) -> None:
+    """Check that a checkpoint to resume from has the tensors of ``module``.
+
+    Raises:
+        ModisteError: A name or a shape differs.
+    """
+    if not start.resumes or start.checkpoint is None or not start.checkpoint.is_file():
+        return
+    state, own = _tensors(start.checkpoint, mmap=True).get(WEIGHTS, {}), module.state_dict()
+    odd = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
+    if odd:
+        raise ModisteError(
+            f"The checkpoint {start.checkpoint} does not match in '{odd[0]}': resume and continue need the same image, "
+            "text, model, loss and term. To change them, start with init=RUN."
+        )
+
+
 def model_at_start(run: RunDir) -> DualEncoder:
     """Rebuild the initial model of ``run`` from its configuration and ``init``.
 

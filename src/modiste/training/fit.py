@@ -38,7 +38,7 @@ from modiste.config.validation import AUTOMATIC
 from modiste.data.build import load as load_catalogue
 from modiste.data.catalogue import Catalogue
 from modiste.errors import ModisteError
-from modiste.models.load import starting_point
+from modiste.models.load import check_fits, starting_point
 from modiste.training.build import TrainingParts, build_parts, keep_start
 from modiste.training.callbacks import (
     CheckpointFiles,
@@ -130,6 +130,7 @@ def train(
     specs = validation_specs(config, line.config_dirs)
     catalogue = load_catalogue(config.data) if catalogue is None else catalogue
     parts = build_parts(config, catalogue, specs, start)
+    check_fits(parts.module, start)
     run = RunDir(config.run_dir)
     loggers = build_loggers(config, run)
     with exclusive(run.path), explained(), same_groups(), memory_named(config):
