@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -13,6 +14,8 @@ from helpers.commands import TINY
 from helpers.tiny_data import picture
 from modiste.data import from_table
 from modiste.errors import ModisteError
+from modiste.search.query import Query
+from modiste.utils.run_dir import RunDir
 
 README = Path(modiste.__file__).parents[2] / "README.md"
 COLOURS = ("red", "green", "blue", "black")
@@ -116,6 +119,102 @@ def test_what_is_no_data_is_refused(call):
 
     with pytest.raises(ModisteError, match="data: give a Catalogue"):
         call(build_model(compose("train", TINY)), 42)
+
+
+@pytest.fixture
+def tiny(shop):
+    """A model, and a catalogue of 48 rows."""
+    from modiste.config import compose
+    from modiste.models.load import build_model
+
+    catalogue = from_table(shop, images="photos", text="title", image="file", product_id="sku")
+    return build_model(compose("train", TINY)), catalogue
+
+
+@pytest.mark.parametrize("tasks", ["retrieval", [], {}, None, [5], {"x": "retrieval"}, {1: len}])
+def test_what_are_no_tasks_is_refused(tasks, tiny):
+    with pytest.raises(ModisteError, match="give a list of names"):
+        modiste.evaluate(*tiny, tasks)
+
+
+def test_what_a_task_returns_is_a_result(tiny):
+    with pytest.raises(ModisteError, match=r"Task own returned 5: return a modiste\.tasks\.result\.Result"):
+        modiste.evaluate(*tiny, {"own": lambda *_: 5}, cache=False)
+
+
+def test_settings_may_be_paths_and_numbers_of_numpy(tiny):
+    settings = {"batch_size": np.int64(16), "min_cosine": {"image": np.float64(0.9)}, "data_dir": Path("photos")}
+    (result,) = modiste.evaluate(*tiny, ["retrieval"], cache=False, **settings)
+    assert result.split == "test"
+    with pytest.raises(ModisteError, match="is no value of a configuration"):
+        modiste.evaluate(*tiny, **{"data.prompts.colour": [object()]})
+    with pytest.raises(ModisteError, match="out=5: give a directory"):
+        modiste.evaluate(*tiny, out=5)
+
+
+@pytest.mark.parametrize("captions", [["a"], "a" * 48, [None] * 48, [5] * 48, ["\ud83d"] * 48, 5])
+def test_captions_are_one_text_per_row(captions, tiny):
+    with pytest.raises(ModisteError, match=r"give a list of 48 texts|is not a text"):
+        modiste.embed(*tiny, captions, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batchsize": 3}, "no option batchsize. Did you mean 'batch_size'"),
+        ({"batch_size": 0}, "batch_size=0: give a whole number"),
+        ({"batch_size": "8"}, "batch_size='8': give a whole number"),
+        ({"device": "gpu"}, "device=gpu cannot be used: .*device=cpu"),
+        ({"device": "cuda:99"}, "device=cuda:99 cannot be used: .*device=cpu"),
+    ],
+)
+def test_options_of_embed_are_checked(options, message, tiny):
+    with pytest.raises(ModisteError, match=message):
+        modiste.embed(*tiny, **options)
+
+
+@pytest.mark.parametrize(
+    "rows", [[48], [-1], [1.5], ["a"], [True, False], [[0, 1]]], ids=["above", "below", "part", "text", "short", "2d"]
+)
+def test_rows_outside_a_catalogue_are_refused(rows, tiny):
+    with pytest.raises(ModisteError, match="boolean mask of length 48, or indices from 0 to 47"):
+        tiny[1].select(rows=rows)
+
+
+@pytest.mark.parametrize("overrides", ["data=kagl", None, [5], {"data": "kagl"}])
+def test_what_are_no_overrides_is_refused(overrides):
+    with pytest.raises(ModisteError, match="is no list of overrides: write"):
+        modiste.train(overrides)
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ModisteError, match="None is no source of a model"):
+        modiste.load(None)
+    with pytest.raises(ModisteError, match="None is no run: give two"):
+        modiste.compare(None, tmp_path)
+    with pytest.raises(ModisteError, match="checkpoint=lst is not known: choose best or last"):
+        RunDir(tmp_path).checkpoint("lst")
+
+
+@pytest.mark.parametrize(
+    ("phrase", "message"), [(" ", "A phrase is empty"), (5, "not a text"), ("\ud83d", "not a text")]
+)
+def test_phrases_are_texts(phrase, message, tiny):
+    with pytest.raises(ModisteError, match=message):
+        tiny[0].ground(picture(0, (32, 32)), [phrase])
+
+
+@pytest.mark.parametrize("text", ["\udcff", 5, b"red"])
+def test_queries_are_texts(text):
+    for given in ((text, None), ("red", [text])):
+        with pytest.raises(ModisteError, match="is not a text: give words in UTF-8"):
+            Query.of(given[0], None, None, given[1], None)
+
+
+def test_a_caption_template_of_a_missing_column_is_named(tiny):
+    settings = {"data.captions.templates": ["a {pattern} shirt"]}
+    with pytest.raises(ModisteError, match=r"data\.captions\.templates: data set 'table' has no column 'pattern'"):
+        modiste.evaluate(*tiny, ["retrieval"], **settings)
 
 
 def test_a_catalogue_without_a_run_has_the_prompts_of_a_table_or_those_given(shop):

@@ -577,6 +577,20 @@ def test_a_package_that_a_constructor_misses_is_named_in_one_sentence(error, pac
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("override", ["task=retreival", "task=[retreival]", "task=[zeroshot,retreival]"])
+def test_an_unknown_option_is_suggested_also_in_a_list(override):
+    with pytest.raises(ModisteError, match=r"no option 'retreival' in the group task\. Did you mean 'retrieval'"):
+        compose("evaluate", [override])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("max_bad", "-1"), ("max_bad", "1.5"), ("placeholders", "0"), ("placeholders", "-1")]
+)
+def test_limits_of_bad_rows_are_checked_before_the_data_are_read(key, value):
+    (problem,) = schema.value_problems(compose("data", ["data=table", f"data.catalogue.{key}={value}"]), "data")
+    assert problem.startswith(f"'data.catalogue.{key}' is {value}: it takes a whole number of at least")
+
+
 def test_values_are_checked_without_imports():
     tree = OmegaConf.create({"a": {"_target_": "no.such.thing", "x": "???"}, "b": "${a.y}"})
     assert [problem.split("'")[1] for problem in value_problems(tree)] == ["a.x", "b"]

@@ -3,6 +3,7 @@
 import json
 import logging
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -182,6 +183,61 @@ def test_a_table_in_memory_is_a_catalogue_in_one_line(folder):
         from_table(frame, images, text="titel")
     with pytest.raises(ModisteError, match="is not a table"):
         from_table([1, 2], images)
+
+
+TABLE = {"title": ["hat", "bag"], "file": ["0.png", "1.png"]}
+
+
+@pytest.mark.parametrize(
+    ("table", "settings", "message"),
+    [
+        ({**TABLE, "n": [1]}, {}, "different lengths"),
+        ({**TABLE, "n": 5}, {}, "Column 'n' of the table is no list"),
+        ({**TABLE, "n": "ab"}, {}, "Column 'n' of the table is no list"),
+        (pa.table([*TABLE.values(), [1, 2], [3, 4]], ["title", "file", "n", "n"]), {}, "several columns 'n'"),
+        (TABLE, {"images": None}, "images=None: give the folder"),
+        (TABLE, {"text": ["title", "file"]}, "name one column; only image takes a list"),
+        (TABLE, {"split": 0.8}, "split=0.8: give a column"),
+        (TABLE, {"split": ["train", "test"]}, r"split=\['train', 'test'\]: give a column"),
+        (TABLE, {"split": {"train": float("nan"), "test": 0.5}}, "positive and sum to 1"),
+        (TABLE, {"split": {"train": "x", "test": 0.5}}, "positive and sum to 1"),
+        (TABLE, {"split": {1: 0.5, 2: 0.5}}, "numbers by split name"),
+        (TABLE, {"max_bad": -1}, "max_bad=-1: give a number of rows"),
+        (TABLE, {"max_bad": float("nan")}, "max_bad=nan: give a number of rows"),
+        (TABLE, {"max_bad": "few"}, "max_bad='few': give a number of rows"),
+    ],
+)
+def test_a_table_in_memory_that_is_none_says_what_to_give(table, settings, message, folder):
+    with pytest.raises(ModisteError, match=message):
+        from_table(table, **{"images": folder / "images", **settings})
+
+
+def test_columns_that_arrow_cannot_hold_are_named(folder):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({**TABLE, "size": [38, "M"]})
+    for bad in (frame, frame["title"], frame.set_axis(["title", "file", "file"], axis=1)):
+        with pytest.raises(ModisteError, match=r"cannot be read: .*: give columns of one type and different names"):
+            from_table(bad, folder / "images")
+
+
+def test_a_mapping_has_arrays_and_names_of_any_type(folder):
+    table = {**TABLE, "n": np.arange(2), 5: pa.array(["a", "b"]), "size": [38, "M"]}
+    catalogue = from_table(table, folder / "images")
+    assert (catalogue.column("n"), catalogue.column("5"), catalogue.column("size")) == (
+        ["0", "1"], ["a", "b"], ["38", "M"],
+    )  # fmt: skip
+
+
+def test_half_an_emoji_is_replaced(folder):
+    path = folder / "t.jsonl"
+    path.write_text("".join(json.dumps({"title": f"hat {n} \ud83d", "image": f"{n}.png"}) + "\n" for n in range(2)))
+    assert Table(str(path))().column("text") == ["hat 0 \ufffd", "hat 1 \ufffd"]
+
+
+def test_a_catalogue_of_placeholders_only_is_refused(folder):
+    text = "sku,title,image\n" + "\n".join(f"{n},title {n},9.png" for n in range(3))
+    with pytest.raises(ModisteError, match=r"no usable row: .*Raise data.catalogue.placeholders"):
+        read(folder, "t.csv", text, placeholders=2)
 
 
 def test_paths_in_parquet_rows_stay_within_the_folder(folder):

@@ -42,6 +42,14 @@ class Killed(Callback):
             raise RuntimeError("killed")
 
 
+def test_a_continued_run_with_another_loss_is_refused_and_left_as_it_was(tmp_path):
+    train([*TINY, f"run_dir={tmp_path}", "trainer.max_epochs=1"])
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.yaml")}
+    with pytest.raises(ModisteError, match=r"does not match in 'loss\.logit_bias'.*start with init=RUN"):
+        train([f"continue={tmp_path}", "trainer.max_epochs=2", "loss=siglip"])
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.yaml")} == before
+
+
 def test_a_run_with_max_steps_continues_at_the_end_of_an_epoch_and_skips_none(tmp_path):
     """Lightning takes the finished epoch for an interrupted one."""
     words = [*TINY, "data.limit=48", "data.num_workers=0", "trainer.max_epochs=2", "trainer.max_steps=5"]

@@ -90,6 +90,8 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, UnicodeEncodeError) and (
         error.encoding == sys.getfilesystemencoding() or "surrogates" in error.reason
     ):
+        if error.encoding == "utf-8":
+            return f"{error.object!r:.60} has characters that UTF-8 does not have: write it in UTF-8."
         return (
             f"'{error.object}' cannot be written in {error.encoding}: use a UTF-8 locale (LC_ALL=C.UTF-8, without "
             "PYTHONUTF8=0)."

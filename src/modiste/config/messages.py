@@ -95,7 +95,9 @@ def explain_missing_config(
         roots = [file.stem for folder in folders for file in folder.glob("*.yaml")]
         return f"There is no config {config_name}.yaml. {did_you_mean(config_name, roots)}"
     group, _, option = missing.rpartition("/")
-    options = [name for name in error.options or () if not name.startswith("_")]
+    # Hydra lists the options only if one option of the group was asked for, not a list.
+    found = error.options or [file.stem for folder in folders for file in (folder / group).glob("*.yaml")]
+    options = [name for name in found if not name.startswith("_")]
     if group == "hydra/launcher" and option in LAUNCHERS:
         return f"The launcher {option} is not installed: pip install {LAUNCHERS[option]}."
     asked = any(o.lstrip("+").startswith(f"{group}=") for o in overrides)

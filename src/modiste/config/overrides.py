@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
@@ -37,6 +39,17 @@ def of_data(overrides: Iterable[str]) -> list[str]:
     ['data=kagl', 'data/split=marqo', 'data.limit=9']
     """
     return [o for o in overrides if override_key(o).split(".")[0].split("/")[0] in ("data", "data_dir")]
+
+
+def check_list(overrides: object) -> None:
+    """Raise ModisteError if ``overrides`` is not a list of texts.
+
+    >>> check_list("data=kagl")
+    Traceback (most recent call last):
+    modiste.errors.ModisteError: 'data=kagl' is no list of overrides: write ["data=kagl", "loss=siglip"].
+    """
+    if not isinstance(overrides, (list, tuple)) or not all(isinstance(override, str) for override in overrides):
+        raise ModisteError(f'{overrides!r:.60} is no list of overrides: write ["data=kagl", "loss=siglip"].')
 
 
 def parse(override: str) -> Override:
@@ -87,15 +100,17 @@ def override_value(value: object) -> str:
     """Format a plain value in Hydra's override grammar.
 
     Raises:
-        ModisteError: A mapping has a key with characters that the grammar would interpret.
+        ModisteError: A mapping has a key with characters that the grammar would interpret, or ``value`` is not plain.
 
     >>> override_value(["marqo", "zeroshot"]), override_value("kagl"), override_value(None), override_value({"a": 1})
     ('["marqo","zeroshot"]', '"kagl"', 'null', '{a: 1}')
     """
     if OmegaConf.is_config(value):
         value = OmegaConf.to_container(value)
-    if isinstance(value, str):
-        return quote(value)
+    if isinstance(value, (str, PurePath)):
+        return quote(str(value))
+    if hasattr(value, "tolist"):  # of numpy
+        value = value.tolist()
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(override_value, value))}]"
     if isinstance(value, dict):
@@ -103,4 +118,6 @@ def override_value(value: object) -> str:
         if odd:
             raise ModisteError(f"'{odd[0]}' cannot be a key on Hydra's command line: remove its punctuation.")
         return f"{{{','.join(f'{key}: {override_value(v)}' for key, v in value.items())}}}"
+    if not isinstance(value, (int, float, NoneType)):
+        raise ModisteError(f"{value!r:.60} is no value of a configuration: give text, numbers, lists or mappings.")
     return json.dumps(value)

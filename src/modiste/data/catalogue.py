@@ -24,6 +24,7 @@ from modiste.data.sources import WHOLE, ImageSource, ImageTooLargeError, MaskSou
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.arrow import read_parquet
 from modiste.utils.atomic import read_cache, write_cache
+from modiste.utils.ranges import BadRows
 from modiste.utils.run_dir import cache_dir
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class Catalogue:
         card: Card,
         columns: Mapping[str, Sequence[Any]],
         images: ImageSource,
-        max_bad: int | float | None = None,
+        max_bad: BadRows | None = None,
         problems: Sequence[str | None] | None = None,
     ) -> Catalogue:
         """Check every row, decode every image once, and exclude and count bad rows.
@@ -134,8 +135,9 @@ class Catalogue:
 
         Raises:
             ModisteError: A required column is missing, the columns differ in length, no row is usable, or more rows
-                are bad than allowed.
+                are bad than allowed, or ``max_bad`` is out of range.
         """
+        _check_limit(max_bad)
         texts = _as_text(columns)
         rows = [f"row {row + 1}" for row in range(len(texts["product_id"]))]
         texts["product_id"] = name_products(texts["product_id"], rows, card.name)
@@ -209,12 +211,11 @@ class Catalogue:
             rows: A boolean mask, or indices into this catalogue in the order wanted; None: all rows.
 
         Raises:
-            ModisteError: No row is in ``split``.
+            ModisteError: No row is in ``split``, or ``rows`` are not rows of this catalogue.
         """
         table = self.table
         if rows is not None:
-            index = np.asarray(rows)
-            table = table.filter(index) if index.dtype == bool else table.take(index.astype(np.int64))
+            table = table.take(self._positions(rows))
         if split is not None:
             mask = np.array([value == split for value in table.column("split").to_pylist()], dtype=bool)
             if not mask.any():
@@ -224,6 +225,18 @@ class Catalogue:
                 )
             table = table.filter(mask)
         return replace(self, table=table)
+
+    def _positions(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Indices (int64) of a boolean mask or of indices."""
+        index = np.asarray(rows)
+        if index.dtype == bool and index.shape == (len(self),):
+            return np.flatnonzero(index)
+        whole = np.issubdtype(index.dtype, np.integer) or not index.size
+        if not whole or index.ndim != 1 or (index.size and not 0 <= index.min() <= index.max() < len(self)):
+            raise ModisteError(
+                f"rows: give a boolean mask of length {len(self):,}, or indices from 0 to {len(self) - 1:,}."
+            )
+        return index.astype(np.int64)
 
     def kept(self, keep: Sequence[bool]) -> Catalogue:
         """Return the rows where ``keep`` is true, as a full catalogue with ``row`` renumbered from 0."""
@@ -306,8 +319,21 @@ def _as_text(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ModisteError(f"The columns have different lengths: {lengths}.")
-    texts = {name: [as_text(value) for value in values] for name, values in columns.items() if name != "row"}
+    texts = {
+        name: _without_surrogates([as_text(value) for value in values])
+        for name, values in columns.items()
+        if name != "row"
+    }
     texts.setdefault("split", [""] * lengths["text"])
+    return texts
+
+
+def _without_surrogates(texts: list[str]) -> list[str]:
+    """Replace halves of surrogate pairs, which JSON of emoji that were cut in two contains, by U+FFFD."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
     return texts
 
 
@@ -371,7 +397,13 @@ def _scan_into(reasons: list[str | None], refs: list[str], images: ImageSource, 
     return pixels
 
 
-def _judge(card: Card, report: LoadReport, max_bad: int | float | None) -> None:
+def _check_limit(max_bad: object) -> None:
+    whole = isinstance(max_bad, int) and not isinstance(max_bad, bool) and max_bad >= 0
+    if max_bad is not None and not whole and not (isinstance(max_bad, float) and 0 <= max_bad <= 1):
+        raise ModisteError(f"max_bad={max_bad!r}: give a number of rows, or a fraction from 0.0 to 1.0, or None.")
+
+
+def _judge(card: Card, report: LoadReport, max_bad: BadRows | None) -> None:
     if not report.kept:
         raise ModisteError(f"Data set '{card.name}' has no usable row: {report}.")
     if not report.bad:

@@ -323,9 +323,12 @@ def leaks(catalogue: Catalogue, between: Iterable[str] | None = None) -> dict[st
 
 
 def _check_fractions(fractions: Mapping[str, float]) -> None:
-    if any(part < 0 for part in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-6:
+    numbers = all(isinstance(name, str) and isinstance(part, (int, float)) for name, part in fractions.items())
+    if not numbers or not all(part >= 0 for part in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-6:
         shown = ", ".join(f"{name} {part}" for name, part in fractions.items())
-        raise ModisteError(f"The fractions of data.split must be positive and sum to 1, not {shown}.")
+        raise ModisteError(
+            f"The fractions of data.split must be numbers by split name, positive and sum to 1, not {shown or 'none'}."
+        )
 
 
 def assign(group: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
+from typing import Any
 
 import pyarrow as pa
 
@@ -12,6 +15,7 @@ from modiste.data.datasets.table import Table, plain
 from modiste.data.splits import GivenSplit, RandomSplit
 from modiste.data.text_tables import Columns
 from modiste.errors import ModisteError
+from modiste.utils.ranges import BadRows
 
 
 def from_table(
@@ -22,7 +26,7 @@ def from_table(
     product_id: str | None = None,
     split: str | Mapping[str, float] | None = None,
     name: str = "table",
-    max_bad: int | float | None = None,
+    max_bad: BadRows | None = None,
 ) -> Catalogue:
     """Build a catalogue from an in-memory table, checked as in `Catalogue.build`, and split it.
 
@@ -51,11 +55,15 @@ def from_table(
     >>> len(catalogue), catalogue.column("text"), catalogue.attributes
     (2, ['a red hat', 'a blue cap'], ['price'])
     """
+    if not isinstance(images, (str, Path)):
+        raise ModisteError(f"images={images!r}: give the folder or the zip file of the images.")
+    if not isinstance(split, (str, Mapping, NoneType)):
+        raise ModisteError(f"split={split!r}: give a column of splits, or a mapping of splits to fractions.")
     column = split if isinstance(split, str) else None
     columns = {"text": text, "image": image, "product_id": product_id, "split": column}
-    raw = table if isinstance(table, Mapping) else _columns(table)
+    raw = _columns(table)
     reader = Table("", str(images), columns, name=name, max_bad=max_bad)
-    catalogue = reader.catalogue(dict(raw), Path(images), title="")
+    catalogue = reader.catalogue(raw, Path(images), title="")
     if column is not None or (split is None and any(catalogue.column("split"))):
         return GivenSplit()(catalogue)
     fractions = split if isinstance(split, Mapping) else {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -63,14 +71,44 @@ def from_table(
 
 
 def _columns(table: object) -> Columns:
-    """The columns of a pandas, Polars or pyarrow table."""
-    arrow = table if isinstance(table, pa.Table) else None
-    if arrow is None and hasattr(table, "__arrow_c_stream__"):
-        arrow = pa.table(table)
-    elif arrow is None and hasattr(table, "to_arrow"):
-        arrow = table.to_arrow()
-    elif arrow is None and type(table).__module__.startswith("pandas"):
-        arrow = pa.Table.from_pandas(table, preserve_index=False)
+    """The columns of a mapping, or of a pandas, Polars or pyarrow table."""
+    if isinstance(table, Mapping):
+        return _listed(table)
+    try:
+        arrow = _arrow(table)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        reason = "; ".join(map(str, error.args)).rstrip(".")
+        raise ModisteError(
+            f"The table cannot be read: {reason}: give columns of one type and different names."
+        ) from error
     if arrow is None:
         raise ModisteError(f"A {type(table).__name__} is not a table: give a pandas, Polars or pyarrow table.")
+    repeated = [name for name, count in Counter(arrow.column_names).items() if count > 1]
+    if repeated:
+        raise ModisteError(f"The table has several columns '{repeated[0]}': rename them.")
     return {column: plain(arrow.column(column)) for column in arrow.column_names if column != "__index_level_0__"}
+
+
+def _listed(table: Mapping[Any, Any]) -> Columns:
+    """The columns of a mapping as lists of one length."""
+    columns: Columns = {}
+    for name, cells in table.items():
+        cells = cells.tolist() if hasattr(cells, "tolist") else cells
+        if isinstance(cells, (str, bytes)) or not isinstance(cells, Iterable):
+            raise ModisteError(f"Column '{name}' of the table is no list: give one value per row.")
+        columns[str(name)] = [cell.as_py() if isinstance(cell, pa.Scalar) else cell for cell in cells]
+    lengths = {name: len(cells) for name, cells in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ModisteError(f"The columns have different lengths, {lengths}: give one value per row.")
+    return columns
+
+
+def _arrow(table: object) -> pa.Table | None:
+    """A pandas, Polars or pyarrow table as Arrow; None: it is no table."""
+    if isinstance(table, pa.Table):
+        return table
+    if hasattr(table, "__arrow_c_stream__"):
+        return pa.table(table)
+    if hasattr(table, "to_arrow"):
+        return table.to_arrow()
+    return pa.Table.from_pandas(table, preserve_index=False) if type(table).__module__.startswith("pandas") else None

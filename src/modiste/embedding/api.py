@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from modiste.config.invocation import Invocation
 from modiste.config.overrides import of_data, override_key
 from modiste.data.build import bind_captions, load
 from modiste.data.catalogue import Catalogue
-from modiste.embedding.build import EmbedderOptions, build_embedder, choose_device, decode_of
+from modiste.embedding.build import EmbedderOptions, build_embedder, check_options, choose_device, decode_of
 from modiste.embedding.distributed import Job, default_number, embed_shards
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder
@@ -30,6 +30,7 @@ from modiste.utils.hardware import usable_cores
 from modiste.utils.lock import held
 from modiste.utils.progress import progress_bar
 from modiste.utils.run_dir import RunDir
+from modiste.utils.texts import check_texts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +75,8 @@ def embed(
             ``backend``, ``device``, …
 
     Raises:
-        ModisteError: The model is missing or refused, ``data`` is no catalogue, or an option has an unknown value.
+        ModisteError: The model is missing or refused, ``data`` is no catalogue, ``captions`` are not one text per row,
+            or an option is unknown or has an unknown value.
 
     >>> from modiste.data.synthetic import Synthetic
     >>> from modiste.config import compose
@@ -90,9 +92,18 @@ def embed(
     if captions is None and run is not None:
         bound = bind_captions(load_run_config(run.config).data, data)
         captions = [bound.first(row) for row in range(len(data))]
-    texts = data.column("text") if captions is None else list(captions)
+    texts = data.column("text") if captions is None else _checked_captions(captions, len(data))
+    check_options(options)
     embedder = build_embedder(as_model(model), **options)
     return Embeddings(embedder.images(data), embedder.texts(texts), _ids(data, texts), embedder.fingerprint)
+
+
+def _checked_captions(captions: object, count: int) -> list[str]:
+    texts = list(captions) if isinstance(captions, Iterable) and not isinstance(captions, str) else []
+    if len(texts) != count:
+        raise ModisteError(f"captions: give a list of {count:,} texts, one per row of the catalogue.")
+    check_texts(texts)
+    return texts
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from modiste.embedding.embedder import MIN_COSINE, ModelEmbedder, default_cache
+from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
 from modiste.utils.progress import progress_bar, silent
 
@@ -56,8 +57,11 @@ def build_embedder(
         progress: Show progress bars.
 
     Raises:
-        ModisteError: The backend or precision is unknown, not installed, or they exclude each other.
+        ModisteError: The backend, precision or device is unknown, not installed, or they exclude each other, or
+            ``batch_size`` is no positive whole number.
     """
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ModisteError(f"batch_size={batch_size!r}: give a whole number of at least 1.")
     return ModelEmbedder(
         model if device is None else model.to(choose_device(device)),
         batch_size,
@@ -68,6 +72,12 @@ def build_embedder(
         backend,
         min_cosine,
     )
+
+
+def check_options(options: Mapping[str, object]) -> None:
+    """Raise ModisteError if a name is not a keyword argument of `build_embedder`."""
+    for name in options.keys() - EmbedderOptions.__annotations__.keys():
+        raise ModisteError(f"There is no option {name}. {did_you_mean(name, EmbedderOptions.__annotations__)}")
 
 
 def embedder_options(cfg: DictConfig) -> dict[str, Any]:
@@ -88,11 +98,23 @@ def decode_of(data_cfg: DictConfig) -> str:
 def choose_device(name: str) -> str:
     """Resolve a torch device name; ``auto`` is the first accelerator found, else the CPU.
 
+    Raises:
+        ModisteError: The device is unknown, or this machine does not have it.
+
     >>> choose_device("cpu")
     'cpu'
     """
     if name != "auto":
-        return name
+        return _checked_device(name)
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _checked_device(name: str) -> str:
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ModisteError(f"device={name} cannot be used: {reason}: set device=auto or device=cpu.") from error
+    return name

@@ -57,8 +57,8 @@ def evaluate(
         One result per task.
 
     Raises:
-        ModisteError: A name is unknown, ``model`` is no model, ``data`` is no catalogue or name, data or weights are
-            missing, or a task refuses the data.
+        ModisteError: A name is unknown, ``model`` is no model, ``data`` is no catalogue or name, ``tasks`` are no
+            names or tasks, data or weights are missing, or a task refuses the data.
 
     >>> from modiste.data.synthetic import Synthetic
     >>> from modiste.models.load import build_model
@@ -69,6 +69,9 @@ def evaluate(
     >>> result.task, result.data, 0 < result.metrics["t2i/mrr"].value < 1
     ('retrieval', 'synthetic', True)
     """
+    _check_tasks(tasks)
+    if out is not None and not isinstance(out, (str, Path)):
+        raise ModisteError(f"out={out!r:.60}: give a directory for the result files.")
     entry = {} if data is None or not isinstance(data, (str, Mapping)) else data
     words = [*entry_overrides(entry), f"split={override_value(split)}"]
     words += as_overrides(settings)
@@ -108,6 +111,15 @@ def evaluate(
         evaluation = Evaluation(evaluation.spec, evaluation.catalogue, dict(tasks))
     prepared = evaluator.prepare_loaded(evaluation)
     return [done.result for name in evaluation.tasks if (done := evaluator.run_task(prepared, name)).result]
+
+
+def _check_tasks(tasks: object) -> None:
+    if isinstance(tasks, Mapping):
+        fit = bool(tasks) and all(isinstance(name, str) and callable(task) for name, task in tasks.items())
+    else:
+        fit = isinstance(tasks, (list, tuple)) and bool(tasks) and all(isinstance(name, str) for name in tasks)
+    if not fit:
+        raise ModisteError(f'tasks={tasks!r:.60}: give a list of names, ["retrieval"], or tasks by name.')
 
 
 def _in_memory(model: DualEncoder, cfg: DictConfig) -> Subject:

@@ -141,6 +141,9 @@ def compare(
         ``"≈"``.
     """
     a, b = (side.path if isinstance(side, RunDir) else side for side in (a, b))
+    for side in (a, b):
+        if not isinstance(side, (str, Path)):
+            raise ModisteError(f"{side!r:.60} is no run: give two run directories or result files.")
     of_a, of_b = _by_place(a), _by_place(b)
     shared = [place for place in of_a if place in of_b]
     if not shared:

@@ -145,12 +145,14 @@ def run_unless_stored(
         The new result; None if ``path`` holds it.
 
     Raises:
-        ModisteError: The task refuses the data or the embeddings.
+        ModisteError: The task refuses the data or the embeddings, or returns no `Result`.
     """
     if path is not None and not overwrite and holds(path, expected):
         return None
     started = time.perf_counter()
     result = evaluation.tasks[task](embedder, evaluation.catalogue, evaluation.spec.split)
+    if not isinstance(result, Result):
+        raise ModisteError(f"Task {task} returned {result!r:.60}: return a modiste.tasks.result.Result.")
     if path is not None:
         write(path, result, round(time.perf_counter() - started, 2))
     return result

@@ -157,7 +157,7 @@ class DualEncoder(nn.Module):
             threshold: The box surrounds the region of the highest pixel that reaches this value, in [0, 1].
 
         Raises:
-            ModisteError: The method is unknown, or the model does not support it.
+            ModisteError: The method is unknown, the model does not support it, or a phrase is empty or no text.
 
         >>> from modiste.images.timm import TimmEncoder
         >>> from modiste.texts.hf import HfTextEncoder

@@ -23,6 +23,7 @@ from modiste.models.heatmaps import (
     resized,
     without_padding,
 )
+from modiste.utils.texts import check_texts
 
 SIZE = 384
 MAP_SIDE = 2048
@@ -71,6 +72,9 @@ def ground(
     threshold: float = THRESHOLD,
 ) -> list[Grounded]:
     """Locate phrases on a photo; see `modiste.models.dual_encoder.DualEncoder.ground`."""
+    check_texts(phrases)
+    if not all(phrase.strip() for phrase in phrases):
+        raise ModisteError("A phrase is empty: give words, for instance a sleeve.")
     with torch.inference_mode():
         device = next(model.parameters()).device
         tokens = {name: tensor.to(device) for name, tensor in model.tokenizer(list(phrases)).items()}

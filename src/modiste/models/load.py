@@ -136,8 +136,10 @@ def load(source: RunDir | str | Path, checkpoint: str = "best") -> Loaded:
         checkpoint: ``best`` or ``last`` of a run directory.
 
     Raises:
-        ModisteError: The source is missing or unknown, or its configuration or weights are refused.
+        ModisteError: The source or checkpoint is missing or unknown, or its configuration or weights are refused.
     """
+    if not isinstance(source, (RunDir, str, Path)):
+        raise ModisteError(f"{source!r:.60} is no source of a model: give a run, a folder or a hub id.")
     run = RunDir.of(source)
     if run is not None:
         model = build_model(load_run_config(run.config))
@@ -210,6 +212,23 @@ def resumed(path: Path) -> Start:
     if path.is_file():  # a folder is a sharded checkpoint, which Lightning's strategy reads
         _tensors(path, mmap=True)
     return Start(path, resumes=True)
+
+
+def check_fits(module: torch.nn.Module, start: Start) -> None:
+    """Check that a checkpoint to resume from has the tensors of ``module``.
+
+    Raises:
+        ModisteError: A name or a shape differs.
+    """
+    if not start.resumes or start.checkpoint is None or not start.checkpoint.is_file():
+        return
+    state, own = _tensors(start.checkpoint, mmap=True).get(WEIGHTS, {}), module.state_dict()
+    odd = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
+    if odd:
+        raise ModisteError(
+            f"The checkpoint {start.checkpoint} does not match in '{odd[0]}': resume and continue need the same image, "
+            "text, model, loss and term. To change them, start with init=RUN."
+        )
 
 
 def model_at_start(run: RunDir) -> DualEncoder:

@@ -133,7 +133,7 @@ class Index(Opened):
         found = self.snapshot.of_product(product_id)
         if not len(found):
             names = self.snapshot.table.column("product_id").combine_chunks().dictionary.to_pylist()
-            names = [name for name in names if name[:2] == product_id[:2]][:1000]
+            names = ([name for name in names if name[:2] == product_id[:2]] or names)[:1000]
             raise ModisteError(f"like={product_id}: the index has no such product. {did_you_mean(product_id, names)}")
         return self.snapshot.vectors[found]
 

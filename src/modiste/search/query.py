@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.texts import check_texts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,8 +44,8 @@ class Query:
         """Build a query from a user's arguments, each a value or a list.
 
         Raises:
-            ModisteError: The query is empty, an image cannot be read, or a weight names no part or is negative,
-                infinite or not a number.
+            ModisteError: The query is empty, a text is none, an image cannot be read, or a weight names no part or is
+                negative, infinite or not a number.
 
         >>> Query.of("shoes", None, None, ["blue", "red"], None).minus
         ('blue', 'red')
@@ -56,6 +57,7 @@ class Query:
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float("inf"):
                 raise ModisteError(f"weights.{name}={value} must be at least 0: write minus= for what to avoid.")
         images = tuple(picture(one) for one in several(image))
+        check_texts([*several(text), *several(minus)])
         query = cls(tuple(several(text)), images, tuple(map(str, several(like))), tuple(several(minus)), weights)
         if not (query.texts or query.images or query.like):
             raise ModisteError('The query is empty: give words, image= or like=, for instance "red running shoes".')

@@ -32,12 +32,13 @@ from modiste.config import (
     validate,
 )
 from modiste.config.invocation import Invocation
+from modiste.config.overrides import check_list
 from modiste.config.restart import check_in_place, check_unchanged, restart
 from modiste.config.validation import AUTOMATIC
 from modiste.data.build import load as load_catalogue
 from modiste.data.catalogue import Catalogue
 from modiste.errors import ModisteError
-from modiste.models.load import starting_point
+from modiste.models.load import check_fits, starting_point
 from modiste.training.build import TrainingParts, build_parts, keep_start
 from modiste.training.callbacks import (
     CheckpointFiles,
@@ -120,6 +121,7 @@ def train(
         ``run = modiste.train(["data=kagl", "image=lite", "text=minilm"])``, then ``modiste.evaluate(run, tasks=[…])``.
     """
     if not isinstance(config, DictConfig):
+        check_list(config)
         overrides = restarted(config)
         line = line or Invocation(overrides=overrides)
         config = compose("train", overrides)
@@ -137,6 +139,7 @@ def train(
     specs = validation_specs(config, line.config_dirs)
     catalogue = load_catalogue(config.data) if catalogue is None else catalogue
     parts = build_parts(config, catalogue, specs, start)
+    check_fits(parts.module, start)
     run = RunDir(config.run_dir)
     loggers = build_loggers(config, run)
     with exclusive(run.path), explained(), same_groups(), memory_named(config):

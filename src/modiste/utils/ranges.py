@@ -41,6 +41,7 @@ Fraction = Annotated[float, Range(least=0, most=1)]
 PositiveFraction = Annotated[float, Range(above=0, most=1)]
 Count = Annotated[int, Range(least=1)]
 Natural = Annotated[int, Range(least=0)]
+BadRows = Natural | Fraction  # number of bad rows, or their fraction
 Seed = Annotated[int, Range(least=0, most=2**32 - 1)]
 Workers = Annotated[int, Range(least=1, most=1024)]  # processes or threads of one machine
 Side = Annotated[int, Range(least=1, most=8192)]  # pixels
@@ -52,6 +53,7 @@ NAMES = {
     "PositiveFraction": PositiveFraction,
     "Count": Count,
     "Natural": Natural,
+    "BadRows": BadRows,
     "Seed": Seed,
     "Workers": Workers,
     "Side": Side,

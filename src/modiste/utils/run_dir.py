@@ -171,8 +171,10 @@ class RunDir:
         """Path of a checkpoint: ``best`` by the monitor, else the newest; or ``last``, the newest to resume.
 
         Raises:
-            ModisteError: The run has no intact checkpoint.
+            ModisteError: The run has no intact checkpoint, or ``kind`` is unknown.
         """
+        if kind not in ("best", "last"):
+            raise ModisteError(f"checkpoint={kind} is not known: choose best or last.")
         best = self.checkpoints / "best.ckpt"
         if kind == "best" and best.is_file() and is_intact(best):
             return best

@@ -20,6 +20,7 @@ from modiste.data.download import cut_short, note_partial, require
 from modiste.data.masks import NO_ANNOTATION, OTHER_SIZE, UNREADABLE_MASK, as_image, no_such_part, part_of, wearing
 from modiste.data.sources import MAX_PIXELS, WHOLE, FolderImages, ZipImages
 from modiste.errors import ModisteError
+from modiste.utils.ranges import BadRows
 
 CARD = Card(
     name="ccp",
@@ -112,7 +113,7 @@ class Ccp:
     path: str
     parts: Mapping[str, Sequence[str]]
     ignore: Sequence[str] = (BACKGROUND,)
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
 
     def __call__(self) -> Catalogue:
         files, annotations = open_files(Path(self.path))

@@ -19,6 +19,7 @@ from modiste.data.masks import UNREADABLE_MASK, part_of
 from modiste.data.sources import WHOLE
 from modiste.data.splits import assign
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.ranges import BadRows
 
 CARD = replace(ccp.CARD, name="ccp_garments", title="Garments of Clothing Co-Parsing", expected={})
 WHITE, PHOTO = "white", "photo"
@@ -79,7 +80,7 @@ class CcpGarments:
     parts: Mapping[str, Sequence[str]]
     least: float = 0.01
     background: str = WHITE
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
 
     def __call__(self) -> Catalogue:
         if self.background not in (WHITE, PHOTO):

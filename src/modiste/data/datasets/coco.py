@@ -32,6 +32,7 @@ from modiste.data.masks import (
 )
 from modiste.data.sources import MAX_PIXELS, WHOLE, FolderImages, ImageSource, ZipImages
 from modiste.errors import ModisteError
+from modiste.utils.ranges import BadRows
 
 Shapes = Sequence[tuple[str, Shape]]
 ELSEWHERE = "If the images are elsewhere, set data.catalogue.images to their folder or zip file."
@@ -197,7 +198,7 @@ class Coco:
     card: Mapping[str, Any]
     parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unworn: Sequence[str] = ()
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
 
     def __call__(self) -> Catalogue:
         root, card = Path(self.path), Card(**self.card)
@@ -294,7 +295,7 @@ class RunLengths:
     images: str = "train"
     parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unworn: Sequence[str] = ()
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
 
     def __call__(self) -> Catalogue:
         root, card = Path(self.path), Card(**self.card)
@@ -347,7 +348,7 @@ def _size_problem(photo: Photo) -> str | None:
 
 
 def build(
-    card: Card, photos: Sequence[Photo], sources: Mapping[str, ImageSource], max_bad: int | float | None
+    card: Card, photos: Sequence[Photo], sources: Mapping[str, ImageSource], max_bad: BadRows | None
 ) -> Catalogue:
     """Build the catalogue of ``photos`` (see `Coco`); warn if there are fewer than ``card`` expects."""
     refs = [photo.ref for photo in photos]

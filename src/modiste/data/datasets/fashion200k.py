@@ -8,6 +8,7 @@ from pathlib import Path
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.download import cut_short, note_partial, read_lines, require
 from modiste.data.sources import FolderImages
+from modiste.utils.ranges import BadRows
 
 CARD = Card(
     name="fashion200k",
@@ -40,7 +41,7 @@ class Fashion200k:
     """
 
     path: str
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
 
     def __call__(self) -> Catalogue:
         root = Path(self.path)

@@ -11,6 +11,7 @@ from modiste.data.catalogue import Card, Catalogue
 from modiste.data.download import chosen, note_partial, read_json, require
 from modiste.data.sources import FolderImages
 from modiste.errors import ModisteError
+from modiste.utils.ranges import BadRows
 
 CARD = Card(
     name="fashion_iq",
@@ -48,7 +49,7 @@ class FashionIQ:
 
     path: str
     splits: Sequence[str] = ("val",)
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
 
     def __call__(self) -> Catalogue:
         root = Path(self.path)

@@ -13,6 +13,7 @@ import numpy as np
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.sources import ArrayImages
 from modiste.errors import ModisteError
+from modiste.utils.ranges import BadRows
 
 CARD = Card(
     name="fashion_mnist",
@@ -59,7 +60,7 @@ class FashionMnist:
     path: str
     invert: bool = True
     download: bool = field(default=False, kw_only=True)
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
 
     def __call__(self) -> Catalogue:
         if self.download and self._find("train-images-idx3-ubyte") is None:

@@ -16,6 +16,7 @@ from modiste.data.catalogue import Card, Catalogue
 from modiste.data.download import chosen, cut_short, note_partial, require
 from modiste.data.sources import _stamp
 from modiste.errors import ModisteError
+from modiste.utils.ranges import BadRows
 
 # The paper's 293,008 images are 260,480 + 32,528; MVLT prints 35,528 for the second. Copies of the training file with
 # 260,490 rows exist.
@@ -59,7 +60,7 @@ class FashionGen:
 
     path: str
     splits: Sequence[str] = ("train", "test")
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
 
     def __call__(self) -> Catalogue:
         _h5py()

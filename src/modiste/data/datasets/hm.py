@@ -14,6 +14,7 @@ from modiste.data.download import cut_short, note_partial, require
 from modiste.data.sources import FolderImages, ImageSource, ZipImages
 from modiste.data.text_tables import Columns, read_member
 from modiste.errors import ModisteError
+from modiste.utils.ranges import BadRows
 
 CARD = Card(
     name="hm",
@@ -59,7 +60,7 @@ class HM:
     """
 
     path: str
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
 
     def __call__(self) -> Catalogue:
         path = Path(self.path).expanduser()

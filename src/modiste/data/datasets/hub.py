@@ -20,6 +20,7 @@ from modiste.data.text_tables import Columns
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils import arrow
 from modiste.utils.links import refuse_outside
+from modiste.utils.ranges import BadRows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,7 +55,7 @@ class Hub:
     attributes: Sequence[str] | None = None
     config: str | None = None
     revision: str | None = None
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
 
     def __call__(self) -> Catalogue:
         folder = Path(self.path).expanduser()

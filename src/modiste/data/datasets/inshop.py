@@ -10,6 +10,7 @@ from modiste.data.catalogue import Card, Catalogue
 from modiste.data.download import chosen, cut_short, note_partial, read_counted, read_json, require
 from modiste.data.sources import FolderImages
 from modiste.errors import ModisteError
+from modiste.utils.ranges import BadRows
 
 CARD = Card(
     name="inshop",
@@ -51,7 +52,7 @@ class InShop:
 
     path: str
     images: str = "img"
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
 
     def __call__(self) -> Catalogue:
         root = Path(self.path)

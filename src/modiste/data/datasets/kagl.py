@@ -15,6 +15,7 @@ from modiste.data.datasets.table import find_parquet, from_dataset, read_parquet
 from modiste.data.sources import FolderImages, ImageSource, ZipImages
 from modiste.data.text_tables import Columns, read_member
 from modiste.errors import ModisteError, did_you_mean
+from modiste.utils.ranges import BadRows
 
 CARD = Card(
     name="kagl",
@@ -117,7 +118,7 @@ class Kagl:
     """
 
     path: str
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
     subset: Mapping[str, object] | None = None
     brand: bool = False
 

@@ -17,6 +17,7 @@ from modiste.data.download import note_partial
 from modiste.data.sources import ArrowImages
 from modiste.data.text_tables import Columns
 from modiste.errors import ModisteError
+from modiste.utils.ranges import BadRows
 
 HUB = "srpone/look-bench"
 CARD = Card(
@@ -88,7 +89,7 @@ class LookBench:
     path: str
     version: str = "v20251201"
     revision: str | None = None
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
 
     def __call__(self) -> Catalogue:
         import datasets

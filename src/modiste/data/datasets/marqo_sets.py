@@ -19,6 +19,7 @@ from modiste.data.datasets.table import find_parquet, from_dataset, read_parquet
 from modiste.data.download import note_partial
 from modiste.data.text_tables import Columns
 from modiste.errors import ModisteError
+from modiste.utils.ranges import BadRows
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class MarqoSet:
     citation: str = ""
     expected: Mapping[str, int] = field(default_factory=dict)
     revision: str | None = None
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
 
     @property
     def card(self) -> Card:

@@ -10,6 +10,7 @@ from pathlib import Path
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.download import cut_short, note_partial, read_json, read_lines, require
 from modiste.data.sources import FolderImages
+from modiste.utils.ranges import BadRows
 
 CARD = Card(
     name="multimodal",
@@ -64,7 +65,7 @@ class MultiModal:
     """
 
     path: str
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
 
     def __call__(self) -> Catalogue:
         root = Path(self.path)

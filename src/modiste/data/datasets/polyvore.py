@@ -10,6 +10,7 @@ from typing import Any
 from modiste.data.catalogue import Card, Catalogue, as_text
 from modiste.data.download import chosen, cut_short, note_partial, read_json, require
 from modiste.data.sources import FolderImages
+from modiste.utils.ranges import BadRows
 
 CARD = Card(
     name="polyvore",
@@ -47,7 +48,7 @@ class Polyvore:
 
     path: str
     split_kind: str = "nondisjoint"
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
 
     def __call__(self) -> Catalogue:
         root = Path(self.path)

@@ -35,6 +35,7 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.utils import arrow
 from modiste.utils.links import leads_out
 from modiste.utils.progress import progress_bar
+from modiste.utils.ranges import BadRows, Count
 from modiste.utils.run_dir import cache_dir
 
 if TYPE_CHECKING:
@@ -96,13 +97,16 @@ class Table:
     encoding: str | None = None
     quoting: str | None = None
     download: bool = field(default=False, kw_only=True)
-    placeholders: int | None = None
+    placeholders: Count | None = None
     name: str = "table"
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
 
     def __post_init__(self) -> None:
         # YAML reads a name that consists of digits as a number.
         names = {word: self._names(column) for word, column in self.columns.items()}
+        for word, column in names.items():
+            if word != "image" and not isinstance(column, str | None):
+                raise ModisteError(f"data.catalogue.columns.{word}={column}: name one column; only image takes a list.")
         object.__setattr__(self, "columns", names)
 
     @staticmethod
@@ -276,6 +280,10 @@ class Table:
         if not dropped:
             return catalogue
         report = LoadReport(catalogue.report.rows, sum(keep), {**catalogue.report.bad, PLACEHOLDER: dropped})
+        if not report.kept:
+            raise ModisteError(
+                f"Data set '{self.name}' has no usable row: {report}. Raise data.catalogue.placeholders."
+            )
         log.warning("%s: %s", self.name, report)
         return with_changes(catalogue.kept(keep), report=report)
 

@@ -29,6 +29,7 @@ from modiste.data.sources import MAX_BYTES, EncodedSource, ImageTooLargeError, _
 from modiste.data.text_tables import Columns
 from modiste.errors import ModisteError, did_you_mean
 from modiste.utils.progress import Progress, silent
+from modiste.utils.ranges import BadRows
 
 Sample = dict[str, Any]
 """Files of a shard with the same key: suffix → content, with ``__key__`` and ``__url__``."""
@@ -341,7 +342,7 @@ class Shards:
 
     path: str | Sequence[str]
     columns: Mapping[str, str | None] = field(default_factory=lambda: {"text": TEXT})
-    max_bad: int | float | None = None
+    max_bad: BadRows | None = None
 
     def __call__(self) -> Catalogue:
         urls = expand(self.path, "data.catalogue.path", download=True)  # `_index` rejects URLs with a better message
