@@ -19,13 +19,14 @@ from omegaconf import OmegaConf
 
 from modiste.config.stored import parts_of
 from modiste.errors import ModisteError
+from modiste.tasks.result import Result
 from modiste.utils.atomic import atomic, write_image
 from modiste.utils.hardware import environment
 from modiste.utils.run_dir import EVALUATED, RunDir, check_links, read_text, write_json
 
 if TYPE_CHECKING:
     from modiste.evaluation.spec import Evaluation
-    from modiste.tasks.result import Embedder, Result
+    from modiste.tasks.result import Embedder
 
 
 MOST_FILES = 100_000
