@@ -42,12 +42,15 @@ class Killed(Callback):
             raise RuntimeError("killed")
 
 
-def test_a_continued_run_with_another_loss_is_refused_and_left_as_it_was(tmp_path):
+def test_a_continued_run_with_settings_that_it_cannot_take_is_left_as_it_was(tmp_path):
     train([*TINY, f"run_dir={tmp_path}", "trainer.max_epochs=1"])
     before = {path: path.read_bytes() for path in tmp_path.glob("*.yaml")}
     with pytest.raises(ModisteError, match=r"does not match in 'loss\.logit_bias'.*start with init=RUN"):
         train([f"continue={tmp_path}", "trainer.max_epochs=2", "loss=siglip"])
+    with pytest.raises(ModisteError, match=r"is trained to the end, and optim\.lr=5 would change nothing in it"):
+        train([f"continue={tmp_path}", "optim.lr=5"])
     assert {path: path.read_bytes() for path in tmp_path.glob("*.yaml")} == before
+    assert train([f"continue={tmp_path}"]).path == tmp_path, "concluding it again is no change"
 
 
 def test_a_run_with_max_steps_continues_at_the_end_of_an_epoch_and_skips_none(tmp_path):

@@ -22,6 +22,8 @@ from modiste.utils.run_dir import RunDir
 
 # Paths may change between two starts.
 PLACES = (*STARTS, "run_dir", "data_dir", "log_dir")
+# Keys that may make a training longer.
+LENGTHS = ("trainer", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "experiment")
 # Keys that say where a training run writes, and which account it logs to.
 WRITES = ("dirpath", "filename", "save_dir", "sub_dir", "run_dir", "log_dir", "default_root_dir", "entity")
 WRITERS = ("callbacks", "logger", "trainer")
@@ -243,6 +245,8 @@ def check_unchanged(config: DictConfig, overrides: Sequence[str]) -> None:
     recorded = run.path / "overrides.yaml"
     known = _last(load_overrides(recorded)) if recorded.is_file() else set()
     given = {override_key(o).partition("@")[0].replace("/", ".") for o in overrides if o not in known}
+    if config["continue"] and run.finished:
+        check_goes_on(run, [override for override in overrides if override in _last(overrides) - known])
     if given & set(GLOBAL):
         return
     changed = list(_differences(config, load_config(run.config), (*given, *PLACES)))
@@ -252,6 +256,21 @@ def check_unchanged(config: DictConfig, overrides: Sequence[str]) -> None:
         raise ModisteError(
             f"{run.path} was started with {key}={was}, which the configuration now sets to {now}{more}: give {key}=… "
             f"to say which, or start a new run with init={shlex.quote(str(run.path))}."
+        )
+
+
+def check_goes_on(run: RunDir, overrides: Sequence[str]) -> None:
+    """Check that new overrides of a run that is trained to the end let it train on.
+
+    Raises:
+        ModisteError: They change settings of training, but not how long it is.
+    """
+    keys = {override: override_key(override) for override in overrides}
+    changed = [override for override, key in keys.items() if key.split(".")[0] not in (*PLACES, "hydra")]
+    if changed and not set(LENGTHS) & set(keys.values()):
+        raise ModisteError(
+            f"{run.path} is trained to the end, and {changed[0]} would change nothing in it: raise trainer.max_epochs, "
+            f"too, or start a new run with init={shlex.quote(str(run.path))}."
         )
 
 

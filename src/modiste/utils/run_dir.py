@@ -197,6 +197,11 @@ class RunDir:
         """Whether training was stopped or is still running; False without a record of it."""
         return self.read_json("status").get("finished") is False
 
+    @property
+    def finished(self) -> bool:
+        """Whether training was recorded as done to the end."""
+        return self.read_json("status").get("finished") is True
+
     def write_json(self, name: str, value: object) -> None:
         """Write ``<name>.json`` into the directory."""
         write_json(self.path / f"{name}.json", value)
