@@ -113,7 +113,7 @@ def test_attributes_may_be_listed_and_renamed(tmp_path, images):
     assert renamed.column("colour") == ["NA", "red", ""]
 
 
-def test_a_column_of_the_users_cannot_pass_for_one_of_the_catalogues(tmp_path, images):
+def test_a_column_of_the_users_cannot_pass_for_one_of_the_catalogues(tmp_path, images, caplog):
     header = ["sku", "title", "path", "pixels", "row", "text"]
     write_delimited(tmp_path / "t.csv", header=header)
     catalogue = Table(str(tmp_path / "t.csv"), images, {"text": "title", "image": "path", "product_id": "sku"})()
@@ -121,6 +121,17 @@ def test_a_column_of_the_users_cannot_pass_for_one_of_the_catalogues(tmp_path, i
     assert catalogue.column("pixels")[0] == hash_pixels(picture(0))
     assert catalogue.column("row") == [0, 1, 2]
     assert catalogue.column("text")[0] == "Hat, knitted"
+    assert "not used: pixels, row, text, since a catalogue has columns of these names" in caplog.text
+
+
+def test_columns_that_can_be_no_attributes_are_named(caplog):
+    raw = {"title": ["a hat"], "file": ["1.jpg"], "size": [{"width": 3}], "note": [None], "price": [9.5]}
+    kept = map_columns(raw, {"text": "title", "image": "file"}, None, "x")
+    assert [*kept] == ["text", "image", "product_id", "price"]
+    assert caplog.messages == ["x: not used: size, note, which are empty or nested"]
+    caplog.clear()
+    map_columns(raw, {"text": "title", "image": "file"}, ["price"], "x")
+    assert not caplog.messages, "the attributes were chosen"
 
 
 @pytest.mark.parametrize(

@@ -539,11 +539,25 @@ def map_columns(
     others = [column for column in raw if column not in taken and _plain(raw[column])]
     for attribute in others if attributes is None else attributes:
         mapped.setdefault(attribute, list(raw[attribute]))
+    if attributes is None:
+        _name_unused({column: raw[column] for column in raw if column not in (*chosen.values(), *others)}, name)
     captions = _captions(mapped["text"])
     return {
         column: values if column in REQUIRED else [_joined(value) for value in values]
         for column, values in {**mapped, **captions}.items()
     }
+
+
+def _name_unused(unused: Mapping[str, Sequence[Any]], name: str) -> None:
+    """Warn of the columns of a table that are no attributes, with the reason."""
+    own = [column for column, values in unused.items() if _plain(values)]
+    if own:
+        log.warning(
+            "%s: not used: %s, since a catalogue has columns of these names: to keep one, set "
+            "data.catalogue.columns.<another name>=%s", name, ", ".join(own), own[0],
+        )  # fmt: skip
+    if others := [column for column in unused if column not in own]:
+        log.warning("%s: not used: %s, which are empty or nested", name, ", ".join(others))
 
 
 def _captions(cells: Sequence[Any]) -> Columns:
