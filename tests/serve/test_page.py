@@ -292,6 +292,11 @@ def test_ground_draws_a_map_for_each_phrase(page):
     drawn = page.evaluate("""[...document.querySelectorAll('.heat canvas')].map((canvas) =>
       new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size)""")
     assert min(drawn) > 20  # many colours
+    inside = page.evaluate("""[...document.querySelectorAll('.heat .box')].map((box) => {
+      const [one, all] = [box.getBoundingClientRect(), box.parentElement.getBoundingClientRect()];
+      return one.width > 4 && one.height > 4 && one.left >= all.left && one.right <= all.right
+        && one.top >= all.top && one.bottom <= all.bottom && one.width * one.height < all.width * all.height; })""")
+    assert inside == [True, True]
     assert "most similar at the" in page.locator(".heat canvas").first.get_attribute("aria-label")
 
 

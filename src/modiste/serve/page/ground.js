@@ -52,8 +52,7 @@ const ground = latest(async (signal) => {
 function figure(map, photo, { width, height }) {
   const canvas = h("canvas", { width: map.width, height: map.height, role: "img", "aria-label": `Heat map of “${map.phrase}”: most similar at ${place(map)}` });
   paint(canvas, map);
-  outline(canvas, map, width, height);
-  return h("figure", {}, h("div", { class: "frame tile" }, h("img", { src: photo.src, alt: photo.alt, width, height }), canvas),
+  return h("figure", {}, h("div", { class: "frame tile" }, h("img", { src: photo.src, alt: photo.alt, width, height }), canvas, outline(map, width, height)),
     h("figcaption", {}, h("span", {}, map.phrase), h("span", { class: "soft number", title: "Cosine of the whole photo and the phrase" }, map.cosine.toFixed(3))));
 }
 
@@ -75,11 +74,11 @@ function paint(canvas, map) {
 }
 
 /** The box around the region of the map's maximum that reaches half of it, given in pixels of the photo. */
-function outline(canvas, { box: [left, top, right, bottom] }, width, height) {
-  const context = canvas.getContext("2d");
-  const [across, down] = [canvas.width / width, canvas.height / height];
-  context.strokeStyle = "rgb(61 11 29)";
-  context.strokeRect(left * across + 0.5, top * down + 0.5, (right - left) * across - 1, (bottom - top) * down - 1);
+function outline({ box: [left, top, right, bottom] }, width, height) {
+  const box = h("span", { class: "box", "aria-hidden": "true" });
+  const part = (value, whole) => `${(100 * value) / whole}%`;
+  Object.assign(box.style, { left: part(left, width), top: part(top, height), width: part(right - left, width), height: part(bottom - top, height) });
+  return box;
 }
 
 /** "the upper left" for those who do not see the map. */
