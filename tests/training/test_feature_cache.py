@@ -7,6 +7,7 @@ from torchvision.transforms import v2
 
 from helpers.commands import TINY, modiste
 from helpers.tiny_data import falsely_prepared
+from modiste.data.augment import Where
 from modiste.data.captions import Captions
 from modiste.data.module import FashionDataModule
 from modiste.data.scenes.photos import Photos
@@ -113,10 +114,23 @@ def test_a_file_serves_another_run_only_where_all_that_decides_it_is_the_same(ca
         {"decode": "exact"},
         {"dtype": "float16"},
         {"views": 2},
+        {"augment": [Where("category", ".", NOISE)]},
     ):
         found = files(**change)
         assert found > known, change
         known = found
+
+
+def test_a_file_is_of_the_classes_that_a_transform_is_for(catalogue, tmp_path):
+    def files(lengths):
+        built, rows = model(), catalogue.replace_column("length", lengths)
+        datamodule(rows, built, [Where("length", "long", NOISE)], feature_cache=FeatureCache(built, tmp_path))
+        return set(tmp_path.glob("*.npy"))
+
+    half = ["long", "short"] * 20
+    first = files(half)
+    assert files(half) == first
+    assert len(files(half[::-1]) - first) == 1, "of the training images"
 
 
 def test_photos_of_a_prepared_folder_have_a_file_of_their_own(catalogue, tmp_path):

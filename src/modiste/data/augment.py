@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageChops, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 from modiste.errors import ModisteError
-from modiste.utils.ranges import Fraction, Side
+from modiste.utils.ranges import Fraction, Range, Side
+
+if TYPE_CHECKING:
+    from modiste.data.catalogue import Catalogue
+
+log = logging.getLogger(__name__)
+LEAST_OPEN = 0.05
+"""Minimum width of what an open garment shows of another, as a fraction of the image's."""
+LEAST_SEEN = 0.3
+"""Minimum width of what is seen of a garment under an open one."""
 
 
 class Thumbnail:
@@ -133,6 +148,158 @@ class HideSkin:
         pixels = np.asarray(image.convert("RGB")).copy()
         pixels[skin] = 255
         return Image.fromarray(pixels)
+
+
+class OpenFront:
+    """Show a garment as it is worn with another, with probability ``p``: open over it, or under an open one.
+
+    In street photos, what another garment covers is no part of a garment. A band from the top to the bottom of the
+    trimmed image, between two crooked lines about the middle, becomes white, or all but this band does.
+
+    Args:
+        p: Probability.
+        widest: Maximum width of the band, as a fraction of the image's.
+        under: Probability that the garment is worn under another: only the band is kept.
+
+    Raises:
+        ModisteError: A number is outside [0, 1].
+
+    >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+    <torch._C.Generator object at ...>
+    >>> photo = Image.new("RGB", (60, 80), "white")
+    >>> photo.paste("navy", (20, 10, 40, 70))
+    >>> worn = OpenFront(p=1.0, widest=0.5)(photo)
+    >>> worn.size, sorted(colour for _, colour in worn.getcolors())
+    ((20, 60), [(0, 0, 128), (255, 255, 255)])
+    """
+
+    def __init__(self, p: Fraction = 0.5, widest: Fraction = 0.6, under: Fraction = 0.0) -> None:
+        check_fractions("OpenFront", p=p, widest=widest, under=under)
+        self.p, self.widest, self.under = p, widest, under
+
+    def __repr__(self) -> str:
+        return f"OpenFront(p={self.p}, widest={self.widest}, under={self.under})"
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        # One number from torch's generator, which is seeded per item, seeds all others.
+        rng = np.random.default_rng(int(torch.randint(2**31, ())))
+        if rng.random() >= self.p:
+            return image
+        image, under = trim(image.convert("RGB")), rng.random() < self.under
+        band = self._band(rng, image.size, least=LEAST_SEEN if under else LEAST_OPEN)
+        white = Image.new("RGB", image.size, "white")
+        return Image.composite(image, white, band) if under else Image.composite(white, image, band)
+
+    def _band(self, rng: np.random.Generator, size: tuple[int, int], least: float) -> Image.Image:
+        """Mask of the band, which widens towards the hem."""
+        width, height = size
+        knots = 4
+        gap = rng.uniform(min(least, self.widest), self.widest) * np.linspace(rng.uniform(0.2, 1.0), 1.0, knots)
+        middle = rng.normal(0.5, 0.07) + rng.normal(0, 0.02, knots)
+        heights = np.linspace(0, height, knots)
+        left, right = ((middle + side * gap / 2 + rng.normal(0, 0.02, knots)) * width for side in (-1, 1))
+        outline = [*zip(left, heights, strict=True), *zip(right[::-1], heights[::-1], strict=True)]
+        band = Image.new("L", size)
+        ImageDraw.Draw(band).polygon([(float(x), float(y)) for x, y in outline], fill=255)
+        return band
+
+
+class Lengthen:
+    """Trim the image and stretch its height by a random factor, with probability ``p``: a jacket becomes a coat.
+
+    Args:
+        p: Probability.
+        factor: Maximum factor.
+
+    Raises:
+        ModisteError: ``p`` is outside [0, 1], or ``factor`` < 1.
+
+    >>> photo = Image.new("RGB", (60, 80), "white")
+    >>> photo.paste("navy", (20, 10, 40, 70))
+    >>> longer = Lengthen(p=1.0, factor=2.0)(photo)
+    >>> longer.width, 60 <= longer.height <= 120
+    (20, True)
+    """
+
+    def __init__(self, p: Fraction = 0.5, factor: Annotated[float, Range(least=1)] = 1.5) -> None:
+        check_fractions("Lengthen", p=p)
+        if factor < 1:
+            raise ModisteError(f"Lengthen.factor={factor:g} must be at least 1.")
+        self.p, self.factor = p, factor
+
+    def __repr__(self) -> str:
+        return f"Lengthen(p={self.p}, factor={self.factor})"
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        taken, amount = torch.rand(2).tolist()
+        if taken >= self.p:
+            return image
+        image = trim(image.convert("RGB"))
+        return image.resize((image.width, round(image.height * (1 + amount * (self.factor - 1)))))
+
+
+@dataclass(frozen=True)
+class Where:
+    """Apply transforms to the images whose attribute matches a pattern, and no transform to others.
+
+    Attributes:
+        attribute: Name of the attribute.
+        pattern: Regular expression that is searched for in its value.
+        transforms: Transforms of a PIL image, applied in order.
+        rows: ``row`` numbers of the images that match; see `bind`.
+
+    Raises:
+        ModisteError: ``pattern`` is no regular expression.
+
+    >>> from modiste.data.synthetic import Synthetic
+    >>> garments = Synthetic(products=20, views=1)()
+    >>> longer = Where("category", "^dress$", [Lengthen(p=1.0, factor=3.0)]).bind(garments)
+    >>> all((longer(Image.new("RGB", (9, 9)), row).height > 9) <= (kind == "dress")
+    ...     for row, kind in zip(garments.column("row"), garments.column("category")))
+    True
+    """
+
+    attribute: str
+    pattern: str
+    transforms: Sequence[Callable[[Image.Image], Image.Image]]
+    rows: frozenset[int] = field(default=frozenset(), repr=False)
+    takes_row: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ModisteError(f"Where.pattern='{self.pattern}' is no regular expression: {error}.") from None
+
+    def bind(self, catalogue: Catalogue) -> Where:
+        """Return this transform for the rows of a catalogue, with a warning if none matches.
+
+        Raises:
+            ModisteError: The catalogue has no such attribute.
+        """
+        values = zip(catalogue.column("row"), catalogue.column(self.attribute), strict=True)
+        rows = frozenset(int(row) for row, value in values if re.search(self.pattern, value or ""))
+        if not rows:
+            log.warning(
+                "No training image has '%s' like '%s': this part of data.augment is not used.",
+                self.attribute,
+                self.pattern,
+            )
+        return replace(self, rows=rows)
+
+    def __call__(self, image: Image.Image, row: int) -> Image.Image:
+        return apply(self.transforms, image, row) if row in self.rows else image
+
+
+def apply(transforms: Sequence[Callable[..., Any]], image: Any, row: int) -> Any:
+    """Apply transforms in order; one whose attribute ``takes_row`` is true takes the image and its row number.
+
+    >>> apply([lambda image: image.rotate(90, expand=True)], Image.new("RGB", (60, 80)), 0).size
+    (80, 60)
+    """
+    for transform in transforms:
+        image = transform(image, row) if getattr(transform, "takes_row", False) else transform(image)
+    return image
 
 
 class RoomLight:

@@ -73,7 +73,7 @@ class FashionDataModule(LightningDataModule):
         eval_batch_size: Pairs per validation batch, per device.
         num_workers: Number of workers; None: number of cores minus one.
         limit: Maximum number of training rows, sampled by the seed; None: all.
-        augment: torchvision transforms of a PIL image, applied in order, in training only.
+        augment: Transforms of a PIL image, applied in order, in training only; see `modiste.data.augment.apply`.
         seed: With the epoch, determines order, captions and augmentation.
         batches: Which pairs share a batch.
         positives: Which pairs of a training batch are positives of each other: those of one ``product``, or those with
@@ -89,7 +89,8 @@ class FashionDataModule(LightningDataModule):
 
     Raises:
         ModisteError: ``positives`` or ``decode`` is unknown; the catalogue's images were preprocessed by another
-            transform; a stream is combined with ``limit``, ``batches`` or cached training features.
+            transform; a stream is combined with ``limit``, ``batches``, cached training features or a transform that
+            needs the catalogue's rows.
 
     >>> from modiste.data.synthetic import Synthetic
     >>> from modiste.data.splits import RandomSplit
@@ -152,6 +153,12 @@ class FashionDataModule(LightningDataModule):
             raise ModisteError(
                 "features.cache=true needs all images in advance, which data.stream does not have: remove one of them."
             )
+        for step in self.augment:
+            if getattr(step, "takes_row", False):
+                raise ModisteError(
+                    f"data.augment has {type(step).__name__}, which needs the attributes of all rows in advance, and "
+                    "data.stream does not have them: remove one of them."
+                )
 
     def _cached_texts(self, cache: Cache, splits: Sequence[str]) -> Tokenizer | None:
         """Fill the cache for ``splits``; return the text features that replace the tokenizer."""
@@ -185,25 +192,20 @@ class FashionDataModule(LightningDataModule):
         return self._limited(self.catalogue.select(split="train"))
 
     def _training_pairs(self, products: Mapping[str, int] | None) -> Callable[[Catalogue], Pairs]:
-        augment = None
-        if self.augment:
-            from torchvision.transforms import v2
-
-            augment = v2.Compose([self._bound(step) for step in self.augment])
         return partial(
             training_pairs,
             captions=self.captions,
             preprocess=self.preprocess,
             products=products,
             seed=self.seed,
-            augment=augment,
+            augment=[self._bound(step) for step in self.augment],
             decoder=self.decoder,
             fields=self.fields,
             weight=self.weight,
         )
 
     def _bound(self, step: Any) -> Any:
-        """Bind a transform that uses other rows (`modiste.data.scenes.InScene`) to the training rows."""
+        """Bind a transform that uses rows of the catalogue to the training rows; of shards, they are not known."""
         if self.stream is not None or not hasattr(step, "bind"):
             return step
         return step.bind(self.training_rows)

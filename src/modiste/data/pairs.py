@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from modiste.data.augment import apply
 from modiste.data.captions import BoundCaptions, Captions
 from modiste.data.catalogue import Catalogue
 from modiste.data.decode import Decoder
@@ -36,7 +37,7 @@ class Pairs(Dataset[Batch]):
         preprocess: The model's image transform.
         products: Product id → integer.
         seed: Determines captions and augmentation, with the key.
-        augment: Transform of a PIL image, or None.
+        augment: Transforms of a PIL image, applied in order; see `modiste.data.augment.apply`.
         decoder: Decodes the images; None: Pillow.
         fields: Text fields of the catalogue, or None.
         weights: Weight of each pair, or None.
@@ -49,7 +50,7 @@ class Pairs(Dataset[Batch]):
         preprocess: Preprocess,
         products: Mapping[str, int],
         seed: int = 0,
-        augment: Callable[[Any], Any] | None = None,
+        augment: Sequence[Callable[..., Any]] = (),
         decoder: Decoder | None = None,
         fields: BoundFields | None = None,
         weights: Sequence[float] | None = None,
@@ -92,7 +93,7 @@ class Pairs(Dataset[Batch]):
         return pairs
 
     def _pixels(self, key: Key) -> Tensor:
-        if not isinstance(key, tuple) or self.augment is None:
+        if not isinstance(key, tuple) or not self.augment:
             return self.decoder.pixels(self.catalogue, key[1] if isinstance(key, tuple) else key, self.preprocess)
         epoch, index = key
         # torchvision's transforms draw from the global generator.
@@ -100,7 +101,7 @@ class Pairs(Dataset[Batch]):
             # torch.manual_seed also looks for accelerators, which takes 0.4 ms per item.
             torch.default_generator.manual_seed(mix(self.seed, epoch, index))
             image = self.decoder.image(self.catalogue, index, self.preprocess)
-            return self.preprocess(self.augment(image.convert("RGB")), ready=True)
+            return self.preprocess(apply(self.augment, image.convert("RGB"), self.rows[index]), ready=True)
 
 
 def text_id(text: str) -> int:
@@ -118,7 +119,7 @@ def training_pairs(
     preprocess: Preprocess,
     products: Mapping[str, int] | None = None,
     seed: int = 0,
-    augment: Callable[[Any], Any] | None = None,
+    augment: Sequence[Callable[..., Any]] = (),
     decoder: Decoder | None = None,
     fields: Fields | None = None,
     weight: PairWeights | None = None,
@@ -131,7 +132,7 @@ def training_pairs(
         preprocess: The model's image transform.
         products: Product id → integer; None: `text_id`, for products that are not known in advance.
         seed: Determines captions and augmentation, with the key.
-        augment: Transform of a PIL image, or None.
+        augment: Transforms of a PIL image, applied in order; see `modiste.data.augment.apply`.
         decoder: Decodes the images; None: Pillow.
         fields: Text fields, or None.
         weight: Weight of each pair, or None.

@@ -120,14 +120,16 @@ class FeatureCache:
         """Features of a split's images in all views; None if the image trunk trains."""
         if "image" not in self.frozen:
             return None
-        views = self.views if pairs.augment is not None else 1
+        views = self.views if pairs.augment else 1
         return ImageFeatures([self._view(pairs, view) for view in range(views)])
 
     def _view(self, pairs: Pairs, view: int) -> np.ndarray:
         facts = [fingerprint(self.model.image), str(self.model.preprocess.describe())]
         facts += [str(pairs.decoder.identity(pairs.catalogue))]
-        if pairs.augment is not None:
+        if pairs.augment:
             facts += [repr(pairs.augment), f"seed {pairs.seed}, view {view}"]
+            attributes = {step.attribute for step in pairs.augment if hasattr(step, "attribute")}
+            facts += [value for name in sorted(attributes) for value in pairs.catalogue.column(name)]
         shape = (len(pairs), self.model.image.dim)
         return self._array(
             [*facts, *pairs.catalogue.column("pixels")], lambda: on_host(self._image_batches(pairs, view)), shape
@@ -201,7 +203,7 @@ class FeatureCache:
         return fill(np.empty(shape, dtype))  # in memory, if the cache is not writable
 
     def _image_batches(self, pairs: Pairs, view: int) -> Iterable[Tensor]:
-        keys: Any = [(view, index) for index in range(len(pairs))] if pairs.augment is not None else range(len(pairs))
+        keys: Any = [(view, index) for index in range(len(pairs))] if pairs.augment else range(len(pairs))
         workers = self._workers(len(pairs) - 4 * self.batch_size)
         loader = DataLoader(pairs, self.batch_size, sampler=keys, collate_fn=stack_pixels, num_workers=workers)
         title = f"Image features, view {view + 1}"

@@ -10,7 +10,7 @@ from modiste.config import instantiate
 from modiste.data import augment
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.module import FashionDataModule
-from modiste.data.scenes import Composer, InScene, Silhouette, cut_out
+from modiste.data.scenes import Composer, GarmentOnly, InScene, Silhouette, cut_out
 from modiste.data.scenes import augment as scenes_augment
 from modiste.data.scenes.composer import Canvas, Scene
 from modiste.data.scenes.cutouts import CutOut, foreground
@@ -220,7 +220,36 @@ AUGMENTATIONS = [
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_every_augmentation_may_be_named_in_a_config(name):
-    assert type(instantiate({"_target_": name, "p": 0.5})).__name__ == name.rpartition(".")[2]
+    made = {"modiste.data.augment.Where": {"attribute": "category", "pattern": "dress", "transforms": []}}
+    assert type(instantiate({"_target_": name, **made.get(name, {"p": 0.5})})).__name__ == name.rpartition(".")[2]
+
+
+def test_a_garment_is_shown_without_its_wearer_and_its_neighbours():
+    """A blue top between a head, arms and red trousers; a photo without a zone, or with a busy background, stays."""
+    photo = Image.new("RGB", (60, 80), "white")
+    photo.paste((224, 172, 140), (25, 0, 35, 20))
+    photo.paste((224, 172, 140), (6, 20, 12, 60))
+    photo.paste("navy", (15, 20, 45, 66))
+    photo.paste((200, 20, 30), (15, 70, 45, 80))
+    stay = [lambda image: image.rotate(90, expand=True)]
+    step = GarmentOnly(p=1.0, attribute="kind", otherwise=stay, zones={1: "top"})
+    shown = step(photo, 1)
+    colours = {colour for _, colour in shown.getcolors()}
+    assert colours <= {(0, 0, 128), (255, 255, 255)}
+    assert shown.size == (30, 46)
+    assert step(photo, 2).size == (80, 60), "no zone"
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8))
+    assert step(noise, 1).size == (80, 60), "no clean background"
+    assert 60 < sum(GarmentOnly(p=0.5, zones={1: "top"})(photo, 1).size == photo.size for _ in range(200)) < 140
+
+
+def test_zones_are_those_of_the_training_rows(plain, caplog):
+    bound = GarmentOnly(attribute="articleType").bind(plain)
+    kinds = dict(zip(plain.column("row"), plain.column("articleType"), strict=True))
+    assert {row: zone_of(kind) for row, kind in kinds.items() if zone_of(kind)} == bound.zones
+    assert not caplog.text
+    assert GarmentOnly(attribute="split").bind(plain).zones == {}
+    assert "No 'split' names something that is worn" in caplog.text
 
 
 def test_a_silhouette_has_no_colour_and_no_texture():

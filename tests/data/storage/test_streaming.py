@@ -17,6 +17,7 @@ from helpers.tiny_data import SPARSE, encoded, inputs, picture
 from helpers.watched import watched
 from modiste.config import load_config
 from modiste.config.stored import check_overrides
+from modiste.data.augment import Where
 from modiste.data.batches import Batches
 from modiste.data.captions import Captions
 from modiste.data.catalogue import Card, Catalogue
@@ -411,6 +412,7 @@ def test_the_shards_of_a_catalogue_hold_it_and_writing_them_goes_on(catalogue, t
         (lambda f, c: loader(data(c, f"{f}/0.tar"), 0, 2), "too few for 2 devices"),
         (lambda f, c: loader(data(c, f"{f}/*.tar", batch_size=9), 0, 2), "multiple of 2"),
         (lambda f, c: data(c, f"{f}/*.tar", limit=4), "remove data.limit and data.batches"),
+        (lambda f, c: data(c, f"{f}/*.tar", augment=[Where("colour", "", [])]), "data.augment has Where, which needs"),
         (lambda f, c: data(c, f"{f}/*.tar", batches=2, feature_cache=object()), "features.cache"),
         (lambda f, c: Shards("https://example.org/0.tar")(), "is not a local file"),
         (lambda f, c: Shards(f"{f}/0.tar", {"text": "titel"})(), "data.catalogue.columns: .* no column 'titel'"),

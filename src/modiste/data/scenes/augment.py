@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
+from scipy import ndimage
 
-from modiste.data.augment import check_fractions
+from modiste.data.augment import apply, check_fractions
 from modiste.data.catalogue import Catalogue
-from modiste.data.masks import as_image
+from modiste.data.masks import Mask, as_image
 from modiste.data.scenes.backgrounds import background
 from modiste.data.scenes.composer import Canvas
 from modiste.data.scenes.cutouts import CutOut, cut_out, foreground
+from modiste.data.scenes.zones import ZONES, zone_of
 from modiste.errors import ModisteError
+from modiste.utils.ranges import Fraction
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,82 @@ class InScene:
         rows = rng.integers(len(self.catalogue), size=int(rng.integers(self.distractors + 1)))
         found = [cut_out(self.catalogue.read_image(int(row)), tolerance=self.tolerance) for row in rows]
         return [other for other in found if other is not None]
+
+
+@dataclass(frozen=True)
+class GarmentOnly:
+    """Show a garment on white without its wearer and what else the wearer has on, with probability ``p``.
+
+    The garment's part of a photo of a model is that of its zone without skin (`modiste.data.scenes.cutouts.cut_out`).
+    Products without a zone and photos without a clean background are not cut out.
+
+    Attributes:
+        p: Probability.
+        attribute: Attribute that names the product's type, which determines the zone.
+        otherwise: Transforms of the images that are not cut out, applied in order.
+        zones: ``row`` number → zone; see `bind`.
+
+    Raises:
+        ModisteError: ``p`` is outside [0, 1].
+
+    >>> photo = Image.new("RGB", (60, 80), "white")
+    >>> photo.paste((224, 172, 140), (25, 0, 35, 20))  # a head
+    >>> photo.paste("navy", (15, 20, 45, 60))
+    >>> photo.paste("red", (15, 60, 45, 72))  # trousers
+    >>> GarmentOnly(p=1.0, zones={7: "top"})(photo, 7).size
+    (30, 40)
+    """
+
+    p: Fraction = 0.5
+    attribute: str = "category"
+    otherwise: Sequence[Callable[[Image.Image], Image.Image]] = ()
+    zones: Mapping[int, str] = field(default_factory=dict, repr=False)
+    takes_row: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_fractions("GarmentOnly", p=self.p)
+
+    def bind(self, catalogue: Catalogue) -> GarmentOnly:
+        """Return this transform with the zones of a catalogue's rows, with a warning if nothing in it is worn.
+
+        Raises:
+            ModisteError: The catalogue has no such attribute.
+        """
+        kinds = zip(catalogue.column("row"), catalogue.column(self.attribute), strict=True)
+        zones = {int(row): zone for row, kind in kinds if (zone := zone_of(kind or ""))}
+        if not zones:
+            log.warning("No '%s' names something that is worn: GarmentOnly cuts out nothing.", self.attribute)
+        return replace(self, zones=zones)
+
+    def __call__(self, image: Image.Image, row: int) -> Image.Image:
+        zone = self.zones.get(row)
+        if torch.rand(()).item() < self.p and zone and (garment := cut_garment(image, zone)):
+            return garment
+        return apply(self.otherwise, image, row)
+
+
+def cut_garment(image: Image.Image, zone: str) -> Image.Image | None:
+    """Return the garment of a zone on white, cropped to it; None where it cannot be cut out."""
+    product = cut_out(image, ZONES[zone])
+    if product is None or not (mask := without_specks(np.asarray(product.garment) > 0)).any():
+        return None
+    garment = as_image(mask)
+    white = Image.new("RGB", product.image.size, "white")
+    return Image.composite(product.image, white, garment).crop(garment.getbbox())
+
+
+def without_specks(mask: Mask, least: float = 0.02) -> Mask:
+    """Drop the connected parts of a mask (h, w) that are smaller than ``least`` of it.
+
+    >>> mask = np.ones((10, 10), dtype=bool)
+    >>> mask[7] = mask[8:, 1:] = False
+    >>> without_specks(mask, least=0.05).sum(), mask.sum()
+    (np.int64(70), np.int64(72))
+    """
+    parts, _ = ndimage.label(mask)
+    areas = np.bincount(parts.ravel())
+    areas[0] = 0
+    return (areas >= least * mask.sum())[parts] & mask
 
 
 @dataclass(frozen=True)
