@@ -184,7 +184,7 @@ class FashionDataModule(LightningDataModule):
         if train:
             return self._training_pairs(self.products)(self.training_rows)
         part = self.catalogue.select(split=split)
-        return Pairs(part, self.captions.bind(part), self.preprocess, self.products, self.seed, None, self.decoder)
+        return Pairs(part, self.captions.bind(part), self.preprocess, self.products, self.seed, (), self.decoder)
 
     @property
     def training_rows(self) -> Catalogue:
