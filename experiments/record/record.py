@@ -200,7 +200,7 @@ SMALL_AND_GREY = (
 MERGE = (
     f"first={BASELINE}", f"second={TRANSFER.run(0)}", "data=kagl", "data/split=marqo", "alphas=[0,0.2,0.4,0.6,0.8,1]",
     "task=[retrieval]",
-    f'transfer=["data=ccp_garments","split=val","task=[zeroshot]","data.corruptions={SMALL_AND_GREY}"]',
+    f"transfer={{transfer: {{data: ccp_garments, split: val, task: [zeroshot], data.corruptions: {SMALL_AND_GREY}}}}}",
     f"transfer_metric={[*ALONG.values()][1]}", "out=runs/wise",
 )  # fmt: skip
 
