@@ -71,6 +71,8 @@ def test_the_records_commands_compose(monkeypatch, tmp_path, step):
     called = []
     for module in (record, general):
         monkeypatch.setattr(module, "modiste", lambda *arguments: called.append(arguments))
+        for folder in {"MEASURED", "RESULTS", "WISE"} & {*vars(module)}:
+            monkeypatch.setattr(module, folder, tmp_path / folder)
     monkeypatch.chdir(tmp_path)
     with contextlib.suppress(FileNotFoundError):  # of the results, since nothing runs
         STEPS[step](record, general)

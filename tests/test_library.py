@@ -213,7 +213,7 @@ def test_queries_are_texts(text):
 
 def test_a_caption_template_of_a_missing_column_is_named(tiny):
     settings = {"data.captions.templates": ["a {pattern} shirt"]}
-    with pytest.raises(ModisteError, match=r"data\.captions\.templates: data set 'table' has no column 'pattern'"):
+    with pytest.raises(ModisteError, match=r"data\.captions\.templates: Data set 'table' has no column 'pattern'"):
         modiste.evaluate(*tiny, ["retrieval"], **settings)
 
 

@@ -10,6 +10,8 @@ from modiste.config import compose, instantiate
 from modiste.data.synthetic import Synthetic
 from modiste.errors import ModisteError
 from modiste.evaluation.store import ResultStore, identity, run_unless_stored
+from modiste.metrics.intervals import Interval
+from modiste.tasks.result import Result
 from modiste.utils.run_dir import RunDir
 
 
@@ -51,19 +53,25 @@ def test_a_task_runs_unless_its_result_is_stored(tmp_path):
 
     def task(embedder, catalogue, split):
         ran.append(split)
-        return f"result {len(ran)}"
+        recall = {"recall": Interval(0.5, 0.4, 0.6, 9)}
+        return Result(
+            "own", "x", split, recall, higher_is_better={"recall": True}, counts={"run": len(ran)}, primary="recall"
+        )
 
     evaluation = SimpleNamespace(spec=SimpleNamespace(split="val"), catalogue=None, tasks={"own": task})
     path, expected = tmp_path / "own.json", {"seed": 0}
 
     def write(path, result, seconds):
-        written.append(result)
+        written.append(result.counts["run"])
         path.write_text('{"seed": 0}')
 
-    assert run_unless_stored(evaluation, "own", None, path, expected, write) == "result 1"
+    assert run_unless_stored(evaluation, "own", None, path, expected, write).counts["run"] == 1
     assert run_unless_stored(evaluation, "own", None, path, expected, write) is None
-    assert run_unless_stored(evaluation, "own", None, path, {"seed": 1}, write) == "result 2"
-    assert run_unless_stored(evaluation, "own", None, path, expected, write, overwrite=True) == "result 3"
-    assert run_unless_stored(evaluation, "own", None, None, expected, write) == "result 4"
-    assert written == ["result 1", "result 2", "result 3"], "without a path nothing is written"
+    assert run_unless_stored(evaluation, "own", None, path, {"seed": 1}, write).counts["run"] == 2
+    assert run_unless_stored(evaluation, "own", None, path, expected, write, overwrite=True).counts["run"] == 3
+    assert run_unless_stored(evaluation, "own", None, None, expected, write).counts["run"] == 4
+    assert written == [1, 2, 3], "without a path nothing is written"
     assert ran == ["val"] * 4
+    evaluation.tasks["own"] = lambda *_: "recall 0.5"
+    with pytest.raises(ModisteError, match=r"Task own returned 'recall 0\.5': return a modiste\.tasks\.result\.Result"):
+        run_unless_stored(evaluation, "own", None, path, expected, write, overwrite=True)

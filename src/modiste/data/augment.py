@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -151,7 +151,7 @@ class HideSkin:
 
 
 class OpenFront:
-    """Show a garment as it is worn with another, with probability ``p``: open over it, or under an open one.
+    """Show a garment open over another, or under an open one, with probability ``p``.
 
     In street photos, what another garment covers is no part of a garment. A band from the top to the bottom of the
     trimmed image, between two crooked lines about the middle, becomes white, or all but this band does.
@@ -205,7 +205,7 @@ class OpenFront:
 
 
 class Lengthen:
-    """Trim the image and stretch its height by a random factor, with probability ``p``: a jacket becomes a coat.
+    """Trim the image and stretch its height by a random factor, with probability ``p``.
 
     Args:
         p: Probability.
@@ -291,8 +291,13 @@ class Where:
         return apply(self.transforms, image, row) if row in self.rows else image
 
 
-def apply(transforms: Sequence[Callable[..., Any]], image: Any, row: int) -> Any:
-    """Apply transforms in order; one whose attribute ``takes_row`` is true takes the image and its row number.
+def apply(transforms: Sequence[Callable[..., Image.Image]], image: Image.Image, row: int) -> Image.Image:
+    """Apply transforms in order.
+
+    Args:
+        transforms: Each takes an image, and if its attribute ``takes_row`` is true the row number, too.
+        image: What the first one takes.
+        row: The image's row number in the full catalogue.
 
     >>> apply([lambda image: image.rotate(90, expand=True)], Image.new("RGB", (60, 80)), 0).size
     (80, 60)

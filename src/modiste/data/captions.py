@@ -67,13 +67,11 @@ class Captions:
                     raise ModisteError(
                         f"data.captions.synonyms.{name}.{value} is a single word: give a list, [{words}]."
                     )
-        unknown = sorted(names - set(catalogue.table.column_names))
-        if unknown:
-            raise ModisteError(
-                f"data.captions.templates: data set '{catalogue.card.name}' has no column '{unknown[0]}'. "
-                f"{did_you_mean(unknown[0], catalogue.table.column_names)}"
-            )
-        return BoundCaptions(self, {name: catalogue.column(name) for name in sorted(names)})
+        try:
+            columns = {name: catalogue.column(name) for name in sorted(names)}
+        except ModisteError as error:
+            raise ModisteError(f"data.captions.templates: {error}") from None
+        return BoundCaptions(self, columns)
 
 
 @dataclass(frozen=True)

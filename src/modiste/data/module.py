@@ -205,7 +205,7 @@ class FashionDataModule(LightningDataModule):
         )
 
     def _bound(self, step: Any) -> Any:
-        """Bind a transform that uses rows of the catalogue to the training rows; of shards, they are not known."""
+        """Bind a transform that uses the catalogue's rows to the training rows; shards have none."""
         if self.stream is not None or not hasattr(step, "bind"):
             return step
         return step.bind(self.training_rows)
