@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
-from modiste.data.augment import CropEnds, HideSkin, Lengthen, OpenFront, RoomLight, Thumbnail, Where, negate_garment
+from modiste.data.augment import (
+    CropEnds,
+    HideSkin,
+    Lengthen,
+    OpenFront,
+    RoomLight,
+    Thumbnail,
+    Where,
+    bound,
+    negate_garment,
+)
 from modiste.data.catalogue import Card, Catalogue
 from modiste.data.sources import FolderImages
 from modiste.errors import ModisteError
@@ -93,6 +104,17 @@ def test_a_transform_of_some_classes_leaves_others_alone(coats_and_dresses, worn
     assert [step(worn, row) is worn for row in coats_and_dresses.column("row")] == [False, True, False, True]
     assert (np.asarray(step(worn, 0))[0] == 255).all(), "all transforms, in order"
     assert Where("kind", "coat", [])(worn, 0) is worn, "unbound, it knows no row"
+
+
+def test_transforms_inside_others_are_bound_too_or_refused(coats_and_dresses, worn):
+    inner = Where("kind", "^rain", [Lengthen(p=1.0, factor=3.0)])
+    (step,) = bound([Where("kind", "coat", [inner])], coats_and_dresses)
+    assert [step(worn, row) is worn for row in coats_and_dresses.column("row")] == [True, True, False, True]
+    for outer in (v2.RandomChoice([inner]), v2.Compose([v2.RandomApply([inner])])):
+        with pytest.raises(
+            ModisteError, match=r"Where in data\.augment lies inside .*: list it in data\.augment itself"
+        ):
+            bound([outer], coats_and_dresses)
 
 
 def test_a_class_that_is_not_there_is_said(coats_and_dresses, worn, caplog):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
@@ -262,7 +262,7 @@ class Where:
     attribute: str
     pattern: str
     transforms: Sequence[Callable[[Image.Image], Image.Image]]
-    rows: frozenset[int] = field(default=frozenset(), repr=False)
+    rows: frozenset[int] = frozenset()  # shown: features are cached by what a transform shows
     takes_row: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -285,10 +285,32 @@ class Where:
                 self.attribute,
                 self.pattern,
             )
-        return replace(self, rows=rows)
+        return replace(self, rows=rows, transforms=bound(self.transforms, catalogue))
 
     def __call__(self, image: Image.Image, row: int) -> Image.Image:
         return apply(self.transforms, image, row) if row in self.rows else image
+
+
+def bound(transforms: Sequence[Callable[..., Image.Image]], catalogue: Catalogue) -> list[Callable[..., Image.Image]]:
+    """Return the transforms, those bound to a catalogue that use its rows.
+
+    Raises:
+        ModisteError: One that takes the row number lies inside one of torchvision's, which does not pass it on.
+    """
+    for transform in transforms:
+        if not getattr(transform, "takes_row", False) and (hidden := _taking_rows(transform)):
+            raise ModisteError(
+                f"{hidden[0]} in data.augment lies inside {type(transform).__name__}, which does not tell it the row "
+                "of the image: list it in data.augment itself."
+            )
+    return [transform.bind(catalogue) if hasattr(transform, "bind") else transform for transform in transforms]
+
+
+def _taking_rows(transform: object) -> list[str]:
+    """Names of the transforms inside this one, at any depth, that take a row number."""
+    inner = getattr(transform, "transforms", [])
+    names = [type(step).__name__ for step in inner if getattr(step, "takes_row", False)]
+    return names + [name for step in inner for name in _taking_rows(step)]
 
 
 def apply(transforms: Sequence[Callable[..., Image.Image]], image: Image.Image, row: int) -> Image.Image:

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from modiste.data.augment import bound
 from modiste.data.batches import Batches, Order
 from modiste.data.captions import Captions
 from modiste.data.catalogue import Catalogue
@@ -198,17 +199,11 @@ class FashionDataModule(LightningDataModule):
             preprocess=self.preprocess,
             products=products,
             seed=self.seed,
-            augment=[self._bound(step) for step in self.augment],
+            augment=bound(self.augment, self.training_rows) if self.augment and self.stream is None else self.augment,
             decoder=self.decoder,
             fields=self.fields,
             weight=self.weight,
         )
-
-    def _bound(self, step: Any) -> Any:
-        """Bind a transform that uses the catalogue's rows to the training rows; shards have none."""
-        if self.stream is not None or not hasattr(step, "bind"):
-            return step
-        return step.bind(self.training_rows)
 
     def _limited(self, part: Catalogue) -> Catalogue:
         if self.limit is None or self.limit >= len(part):

@@ -128,8 +128,6 @@ class FeatureCache:
         facts += [str(pairs.decoder.identity(pairs.catalogue))]
         if pairs.augment:
             facts += [repr(pairs.augment), f"seed {pairs.seed}, view {view}"]
-            attributes = {step.attribute for step in pairs.augment if hasattr(step, "attribute")}
-            facts += [value for name in sorted(attributes) for value in pairs.catalogue.column(name)]
         shape = (len(pairs), self.model.image.dim)
         return self._array(
             [*facts, *pairs.catalogue.column("pixels")], lambda: on_host(self._image_batches(pairs, view)), shape

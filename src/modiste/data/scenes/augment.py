@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
 
-from modiste.data.augment import apply, check_fractions
+from modiste.data.augment import apply, bound, check_fractions
 from modiste.data.catalogue import Catalogue
 from modiste.data.masks import Mask, as_image
 from modiste.data.scenes.backgrounds import background
@@ -127,7 +127,7 @@ class GarmentOnly:
     p: Fraction = 0.5
     attribute: str = "category"
     otherwise: Sequence[Callable[[Image.Image], Image.Image]] = ()
-    zones: Mapping[int, str] = field(default_factory=dict, repr=False)
+    zones: Mapping[int, str] = field(default_factory=dict)
     takes_row: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -143,7 +143,7 @@ class GarmentOnly:
         zones = {int(row): zone for row, kind in kinds if (zone := zone_of(kind or ""))}
         if not zones:
             log.warning("No '%s' names something that is worn: GarmentOnly cuts out nothing.", self.attribute)
-        return replace(self, zones=zones)
+        return replace(self, zones=zones, otherwise=bound(self.otherwise, catalogue))
 
     def __call__(self, image: Image.Image, row: int) -> Image.Image:
         zone = self.zones.get(row)
