@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.fast_compose import cached_files as cached_files
+
 # Read by torch when a test imports it.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 

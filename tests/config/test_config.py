@@ -1,5 +1,6 @@
 """Composition, the allow-listed instantiate, validation; and every YAML of conf/ against its root."""
 
+import itertools
 import random
 from dataclasses import dataclass
 
@@ -27,16 +28,29 @@ GROUPS = list_groups([CONF])
 ROOTS = sorted(file.stem for file in CONF.glob("*.yaml"))
 
 
+ALONE = {"model", "task", "data/split"}
+"""Groups whose options determine what others may be: each is tried with the defaults of all others."""
+
+
 def choices():
-    """(root, overrides): every root as it is; every option of a group with train and evaluate, or one that has it."""
+    """(root, overrides): every root as it is; every option of a group with train and evaluate, or one that has it.
+
+    Options of groups that are independent of each other are tried together. Recipes are tested in `test_recipes`.
+    """
     tops = {root: Outline.read([CONF], root).groups for root in ROOTS}
-    for root in ROOTS:
-        yield root, []
+    together = {root: [[]] for root in ROOTS}
     for group, options in GROUPS.items():
         able = [root for root in ROOTS if group.split("/")[0] in tops[root]]
         for root in [root for root in ("train", "evaluate") if root in able] or able[:1]:
             listed = tops[root].get(group, ("",))[0].startswith("[")
-            yield from ((root, [f"{group}=[{o}]" if listed else f"{group}={o}"]) for o in options)
+            choice = [f"{group}=[{option}]" if listed else f"{group}={option}" for option in options]
+            if group in ALONE:
+                yield from ((root, [one]) for one in choice)
+            elif group != "experiment":
+                together[root].append(choice)
+    for root, groups in together.items():
+        yield root, []
+        yield from ((root, [one for one in row if one]) for row in itertools.zip_longest(*groups))
 
 
 REFUSED_IN_TRAINING = [[f"task=[{task}]"] for task in ("marqo", "composed", "compatibility", "grounding")]

@@ -69,6 +69,8 @@ def lines_of_make(text):
 
 def lines_of_python(text):
     """Commands in docstrings, as help shows them."""
+    if not re.search(r"(`|: )modiste ", text):
+        return
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and (doc := ast.get_docstring(node)):
             yield from re.findall(r"`(modiste [^`]+)`", re.sub(r"\n\s*", " ", doc))
@@ -130,7 +132,6 @@ def by_place():
 
 
 @pytest.mark.parametrize(("place", "line"), by_place(), ids=lambda value: value[:70])
-@pytest.mark.usefixtures("cached_files")
 def test_it_composes_and_validates(place, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command, *arguments = words(line)

@@ -14,13 +14,11 @@ NUMBER = int(os.environ.get("MODISTE_FUZZ", "20"))
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("cached_files")
 def test_random_overrides_are_accepted_and_sane_or_refused_in_words(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert overrides.faults(NUMBER) == []
 
 
-@pytest.mark.usefixtures("cached_files")
 @pytest.mark.parametrize(
     "line",
     [

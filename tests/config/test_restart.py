@@ -10,7 +10,6 @@ from modiste.config import compose, quote
 from modiste.config.restart import check_in_place, check_unchanged, restart
 from modiste.errors import ModisteError
 
-pytestmark = pytest.mark.usefixtures("cached_files")
 STARTED = ["image=small", "loss=siglip", "optim.lr=0.002"]
 
 

@@ -1,22 +1,27 @@
 """Composing hundreds of configs in one process: a YAML file is parsed once."""
 
 import copy
+from pathlib import Path
 
 import pytest
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 
-PARSED = {}
 
-
-@pytest.fixture
-def cached_files(monkeypatch):
-    """Hydra reads a file of its search path once."""
-    load = FileConfigSource.load_config
+@pytest.fixture(scope="session", autouse=True)
+def cached_files():
+    """Hydra parses a file of its search path once, and again if it changes."""
+    load, parsed = FileConfigSource.load_config, {}
 
     def cached(self, config_path):
-        key = self.path, config_path
-        if key not in PARSED:
-            PARSED[key] = load(self, config_path)
-        return copy.deepcopy(PARSED[key])
+        file = Path(self.path) / self._normalize_file_name(config_path)
+        if not file.is_file():
+            return load(self, config_path)  # the error is Hydra's
+        seen = file.stat()
+        key = file, seen.st_mtime_ns, seen.st_size
+        if key not in parsed:
+            parsed[key] = load(self, config_path)
+        return copy.deepcopy(parsed[key])
 
-    monkeypatch.setattr(FileConfigSource, "load_config", cached)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileConfigSource, "load_config", cached)
+        yield

@@ -1,15 +1,13 @@
 """Late interaction against a slow float64 loop; padding, products, tiles, two processes, micro-batches."""
 
-from datetime import timedelta
-
 import pytest
 import torch
-from torch import distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from helpers.tiny_models import TEXTS, narrow_two_tower, pixels
+from helpers.two_processes import on_two_processes
 from modiste.errors import ModisteError
 from modiste.losses.filip import FilipLoss, TokenEmbeddings
 from modiste.training.grad_cache import GradCache
@@ -95,25 +93,18 @@ def test_padding_has_no_part():
     assert torch.equal(model(patches, changed, mask, PRODUCTS), model(patches, words, mask, PRODUCTS))
 
 
-def process(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=60)
-    )
+def process(rank):
     model, part = DistributedDataParallel(Towers()), slice(4 * rank, 4 * rank + 4)
     patches, words, mask = (tensor[part] for tensor in inputs())
     longest = int(mask.sum(1).max())  # 3 on one process, 6 on the other
     value = model(patches, words[:, :longest], mask[:, :longest], PRODUCTS[part])
-    torch.save(step(model, value), f"{folder}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return step(model, value)
 
 
-def test_two_processes_with_texts_of_other_lengths_are_one_with_the_whole_batch(tmp_path):
-    multiprocessing.spawn(process, args=(str(tmp_path),), nprocs=2)
+def test_two_processes_with_texts_of_other_lengths_are_one_with_the_whole_batch():
     model = Towers()
     alone = step(model, model(*inputs(), PRODUCTS))
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    first, second = on_two_processes(process)
     assert torch.allclose((first["value"] + second["value"]) / 2, alone["value"])
     for name in alone.keys() - {"value"}:
         assert torch.allclose(first[name], alone[name], atol=1e-8), name

@@ -2,16 +2,15 @@
 
 import dataclasses
 import itertools
-from datetime import timedelta
 
 import pytest
 import torch
-from torch import distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from helpers.loss_references import UNIT
+from helpers.two_processes import on_two_processes
 from modiste.errors import ModisteError
 from modiste.losses import gather, matmul
 from modiste.losses.clip import ClipLoss
@@ -105,12 +104,8 @@ def with_inputs(loss: str, inputs: torch.dtype | None, image: torch.Tensor, text
     return value.detach(), image.grad, text.grad, made.logit_scale.grad, sorted({*travelled} - {"torch.int64"})
 
 
-def work(rank: int, folder: str) -> None:
-    """One process: everything is written to a file and judged by the tests."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
-    )
+def work(rank: int) -> dict:
+    """One process: the tests judge what it saw."""
     slab = slice(rank * LOCAL, (rank + 1) * LOCAL)
     image, text = inputs()[:, slab]
     seen = {}
@@ -144,19 +139,13 @@ def work(rank: int, folder: str) -> None:
         seen[loss, str(dtype)] = with_inputs(loss, dtype, image, text)
     seen["everywhere"] = [gather.everywhere(flag, torch.device("cpu")) for flag in (True, rank == 0, False)]
     seen["slab"] = gather.reduce_scatter_sum(torch.arange(8.0) * (rank + 1))
-    torch.save(seen, f"{folder}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return seen
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory):
+def processes():
     """What each process saw."""
-    if not dist.is_available() or not dist.is_gloo_available():
-        pytest.skip("this build of torch has no gloo")
-    folder = tmp_path_factory.mktemp("gloo")
-    multiprocessing.spawn(work, args=(str(folder),), nprocs=WORLD)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    return on_two_processes(work)
 
 
 @pytest.mark.parametrize("positives", ["multi", "single", "twice"])

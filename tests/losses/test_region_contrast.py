@@ -1,14 +1,12 @@
 """Cells against words and background: a slow float64 loop, empty means, two processes."""
 
-from datetime import timedelta
-
 import pytest
 import torch
-from torch import distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from helpers.two_processes import on_two_processes
 from modiste.losses.regions import region_contrast
 
 LABELS = torch.tensor([0, 0, 0, 1, 3, -1, 3, 3, 1, -1, 0, 3, 0, 3, -1, 1])  # three words, 3 is background
@@ -78,22 +76,15 @@ def test_cells_of_some_kinds_may_be_absent(absent):
         assert torch.allclose(got[name], tensor, atol=1e-12), name
 
 
-def process(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=60)
-    )
+def process(rank):
     head, (features, words) = DistributedDataParallel(Head()), inputs()
-    torch.save(step(head(features[SHARES[rank]], LABELS[SHARES[rank]], words, 0.5), head), f"{folder}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return step(head(features[SHARES[rank]], LABELS[SHARES[rank]], words, 0.5), head)
 
 
-def test_two_processes_are_one_with_all_cells_though_one_shows_no_product(tmp_path):
-    multiprocessing.spawn(process, args=(str(tmp_path),), nprocs=2)
+def test_two_processes_are_one_with_all_cells_though_one_shows_no_product():
     head, (features, words) = Head(), inputs()
     alone = step(head(features, LABELS, words, 0.5), head)
-    both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    both = on_two_processes(process)
     for name, tensor in alone.items():
         assert torch.allclose(both[0][name], both[1][name], atol=1e-12), name
         assert torch.allclose(both[0][name], tensor, atol=1e-10), name

@@ -1,12 +1,9 @@
 """Two processes, each with its shard, give what one process gives with everything."""
 
-import datetime
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
+from helpers.two_processes import on_two_processes
 from modiste.metrics.classification import ClassificationMetrics
 from modiste.metrics.retrieval import RankingMetrics, RetrievalMetrics
 
@@ -30,21 +27,14 @@ def compute(own=slice(None), held=slice(None)):
     return {name: float(value) for metric in metrics for name, value in metric.compute().items()}
 
 
-def work(rank, store, folder):
-    torch.set_num_threads(1)
-    limit = datetime.timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=limit)
+def work(rank):
     # 6 and 5 queries, 7 and 23 gallery items
-    held = slice(7) if rank == 0 else slice(7, None)
-    torch.save(compute(slice(rank, None, 2), held), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return compute(slice(rank, None, 2), slice(7) if rank == 0 else slice(7, None))
 
 
-@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs torch.distributed with gloo")
-def test_two_processes_equal_one(tmp_path):
+def test_two_processes_equal_one():
     """Queries and gallery sharded unevenly: every process computes the metrics of the union."""
-    mp.spawn(work, args=(str(tmp_path / "store"), str(tmp_path)), nprocs=2)
     expected = compute()
     assert 0 < expected["mrr"] < 1
-    for rank in range(2):
-        assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == pytest.approx(expected, abs=1e-6)
+    for found in on_two_processes(work):
+        assert found == pytest.approx(expected, abs=1e-6)

@@ -1,15 +1,13 @@
 """FSDP2 over two gloo processes: loss and gradients are those of one process with the whole batch."""
 
-from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import distributed as dist
-from torch import multiprocessing
 
 from helpers.tiny_models import two_tower
+from helpers.two_processes import on_two_processes
 from modiste.losses.clip import ClipLoss
 from modiste.losses.siglip import SigLipLoss
 from modiste.training.fsdp import shard
@@ -40,11 +38,7 @@ def step(model, loss, pixels, tokens, mine=slice(None)):
     return {"value": value.detach()} | {n: g.full_tensor() if hasattr(g, "full_tensor") else g for n, g in gradients.items()}  # fmt: skip # noqa: E501
 
 
-def work(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
-    )
+def work(rank):
     seen = {}
     for kind in LOSSES:
         model, loss, pixels, tokens = made(kind)
@@ -53,15 +47,12 @@ def work(rank, folder):
         own = sum(parameter.to_local().numel() for parameter in model.parameters())
         seen[kind] = step(model, loss, pixels, tokens, slice(rank * LOCAL, (rank + 1) * LOCAL))
         seen[kind]["share"] = torch.tensor(own / whole)
-    torch.save(seen, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return seen
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fsdp")
-    multiprocessing.spawn(work, (str(folder),), nprocs=WORLD)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+def seen():
+    return on_two_processes(work)
 
 
 @pytest.mark.slow
