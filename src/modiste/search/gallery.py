@@ -38,7 +38,7 @@ def print_results(results: Results, columns: Sequence[str] | None, file: IO[str]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("#", "product", "score", *([] if results.threshold is None else ["match"])):
         table.add_column(name, justify="right" if name in ("#", "score") else "left", no_wrap=True)
-    table.add_column("title", ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column("text", ratio=1, no_wrap=True, overflow="ellipsis")
     shown = chosen_columns(results, columns, (console.width - 70) // 14)
     for name in shown:
         table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=18)
@@ -63,6 +63,20 @@ def chosen_columns(results: Results, columns: Sequence[str] | None, room: int) -
         if name not in known:
             raise ModisteError(f"columns: the index has no '{name}'. {did_you_mean(name, known)}")
     return list(columns)
+
+
+def gallery_file(path: str) -> Path:
+    """Return the path of a gallery that can be written, with ``~`` expanded.
+
+    Raises:
+        ModisteError: Its folder does not exist, or it is a folder.
+    """
+    file = Path(path).expanduser()
+    if not file.absolute().parent.is_dir():
+        raise ModisteError(f"html={path}: the folder does not exist: create it, or choose another.")
+    if file.is_dir():
+        raise ModisteError(f"html={path} is a folder: name a file in it.")
+    return file
 
 
 def write_gallery(file: Path, index: Index, results: Results, asked: Mapping[str, Any]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from modiste.errors import ModisteError
 
@@ -81,6 +83,25 @@ class Settings:
             raise ModisteError(f"max_inputs={self.max_inputs} is too large: give at most {MOST_INPUTS}.")
         if self.max_wait_ms < 0 or self.poll_seconds <= 0:
             raise ModisteError("max_wait_ms must not be negative, and poll_seconds must be positive.")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Settings:
+        """Create the settings from a configuration, in which further keys are ignored.
+
+        Raises:
+            ModisteError: No index is given, its folder does not exist, or see `Settings`.
+        """
+        if not values["index"]:
+            raise ModisteError("No index given: modiste serve index=shop.index (build one with modiste index).")
+        given = {part.name: values[part.name] for part in fields(cls)}
+        given |= {name: tuple(map(str, given[name])) for name in ("hosts", "allow_image_hosts")}
+        given["token"] = None if given["token"] is None else str(given["token"])
+        settings = cls(**given)
+        for path in settings.paths.values():
+            if not path.is_dir():
+                command = f"modiste index run=RUN data=… out={shlex.quote(str(path))}"
+                raise ModisteError(f"There is no index {path}: build it with {command}.")
+        return settings
 
     @property
     def allowed_hosts(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,26 @@ EXTENSION = b"ARROW:extension:name"
 """Key in a column's metadata that makes its type an extension type, in Arrow and Parquet alike."""
 SCHEMA = b"ARROW:schema"
 """Key in a Parquet footer of the Arrow schema that pyarrow restores."""
+
+
+def spare_pandas() -> None:
+    """Hide pandas from pyarrow, which would spend a second importing it at the first conversion."""
+    import pyarrow
+
+    sys.meta_path.insert(0, _NoPandas)
+    try:
+        pyarrow.array([0])  # pyarrow looks for pandas only once
+    finally:
+        sys.meta_path.remove(_NoPandas)
+
+
+class _NoPandas:
+    """An import hook that hides pandas."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        if name == "pandas":
+            raise ImportError(name)
 
 
 def read_table(path: Path) -> pa.Table:
