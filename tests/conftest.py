@@ -17,11 +17,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 
 def pytest_configure(config):
-    """Scans and embeddings never go to the user's cache, not even those of a doctest."""
+    """Scans and embeddings never go to the user's cache, not even those of a doctest; all workers share one."""
     # A shell ignores it in what it starts with &, and so would every process that the tests start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.modiste_cache = tempfile.mkdtemp(prefix="modiste-cache-")
-    os.environ["MODISTE_CACHE"] = config.modiste_cache
+    if not hasattr(config, "workerinput"):
+        config.modiste_cache = os.environ["MODISTE_CACHE"] = tempfile.mkdtemp(prefix="modiste-cache-")
     # TensorBoard's absl closes the stream of its handler when a command in this process configures logging, unless that
     # is the real stderr: as pytest's capture it would take the rest of the tests with it.
     with contextlib.suppress(ImportError):
@@ -31,7 +31,8 @@ def pytest_configure(config):
 
 
 def pytest_unconfigure(config):
-    shutil.rmtree(config.modiste_cache, ignore_errors=True)
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(config.modiste_cache, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

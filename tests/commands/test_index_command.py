@@ -68,7 +68,7 @@ def test_a_photo_and_a_product_find_themselves_and_their_like(shop):
     assert "A-07" in out
     out = done("search", "index=shop.index", "like=A-07", "text=blue, long", "minus=[red,shoe]", "k=3", cwd=shop)
     assert "A-07" not in out
-    assert "title" in out
+    assert "text" in out.splitlines()[0].split()
 
 
 @pytest.mark.parametrize(

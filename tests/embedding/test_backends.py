@@ -1,5 +1,6 @@
 """Every backend gives torch's embeddings, for any batch size and text length, or is refused or passed over."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import modiste
 from helpers.tiny_models import narrow_two_tower as model
 from modiste.embedding import backends
 from modiste.embedding.backends import Tower, check_name, choose
@@ -127,12 +129,21 @@ def test_of_two_that_are_as_fast_within_the_noise_the_more_exact_is_taken(fakes,
     assert choose(Tower(model(), "image", pixels(3)), "auto", 0.99)[0] == "good"
 
 
-@pytest.mark.parametrize("module", ["embedding.backends", "export.openvino", "utils.openvino"])
-def test_openvino_sends_no_telemetry(module):
+def test_openvino_sends_no_telemetry():
     """It would on import and in every conversion, from a forked process; not where openvino_telemetry is missing."""
     pytest.importorskip("openvino")
-    code = f"import modiste.{module}, sys, openvino.tools.ovc, nncf; print(sys.modules['openvino_telemetry'])"
+    code = "import modiste.utils.openvino, sys, openvino.tools.ovc, nncf; print(sys.modules['openvino_telemetry'])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "None\n"
+
+
+def test_whatever_uses_openvino_has_imported_the_module_that_turns_telemetry_off():
+    sources = {path: path.read_text(encoding="utf-8") for path in Path(modiste.__file__).parent.rglob("*.py")}
+    users = {
+        path.stem: text for path, text in sources.items() if re.search(r"^\s*(import|from) (openvino|nncf)", text, re.M)
+    }
+    assert {"backends", "openvino"} <= set(users)
+    for name, text in users.items():
+        assert name == "openvino" or re.search(r"^from modiste\.utils\.openvino import", text, re.M), name
 
 
 def test_int8_is_of_openvino_and_tried_last():
