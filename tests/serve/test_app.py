@@ -346,6 +346,7 @@ def test_openai_s_own_client_reads_them(server):
     [
         ({"input": []}, "give 1 to 100"),
         ({"input": ["x"] * 101}, "give 1 to 100"),
+        ({"input": ["x", " "]}, "Input 1 is empty"),
         ({"input": "x", "dimensions": 10_000}, "more than the model's"),
         ({"input": [1, 2, 3]}, "input"),
         ({"input": "data:image/png;base64,AAAA"}, "cannot be read"),

@@ -46,6 +46,8 @@ def router(server: Server) -> APIRouter:
         images: dict[int, str] = {}
         for place, given in enumerate(inputs):
             kind, value = _kind(given)
+            if not value.strip():
+                raise Refused(f"Input {place} is empty: give a text or an image.")
             if kind == "text" and len(value) > LONGEST:
                 raise Refused(f"A text has {len(value):,} characters: give at most {LONGEST:,}.")
             (texts if kind == "text" else images)[place] = value
