@@ -4,13 +4,17 @@ import copy
 from pathlib import Path
 
 import pytest
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cached_files():
     """Hydra parses a file of its search path once, and again if it changes."""
-    load, parsed = FileConfigSource.load_config, {}
+    from hydra._internal.core_plugins import file_config_source
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # runs the modules of the plugins again, which makes their classes anew
+    source, parsed = file_config_source.FileConfigSource, {}
+    load = source.load_config
 
     def cached(self, config_path):
         file = Path(self.path) / self._normalize_file_name(config_path)
@@ -23,5 +27,5 @@ def cached_files():
         return copy.deepcopy(parsed[key])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FileConfigSource, "load_config", cached)
+        patch.setattr(source, "load_config", cached)
         yield
