@@ -11,6 +11,8 @@ from helpers.commands import TINY
 
 VIEWS = 2
 PRODUCTS = 24
+TEMPERATURE = 12.0
+"""exp(logit scale) of the model."""
 
 
 def make_index(folder, seed, products=PRODUCTS):
@@ -25,6 +27,7 @@ def make_index(folder, seed, products=PRODUCTS):
     cfg = compose("train", [*TINY, "image.size=96"])  # a grid of 3 × 3 patches
     torch.manual_seed(seed)
     model = build_model(cfg).eval()
+    model.initial_scale = TEMPERATURE
     node = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("model", "tune")}
     build(folder, garments(products), Source.of_model(model, f"tiny {seed}", node, export_text=False))
     return folder

@@ -7,7 +7,7 @@ import torch
 
 from helpers.tiny_models import two_tower
 from modiste.errors import ModisteError
-from modiste.models.load import load_folded, load_weights, starting_point
+from modiste.models.load import load_folded, load_weights, save_weights, starting_point
 
 
 def test_the_configuration_in_a_checkpoint_with_adapters_is_data(tmp_path, monkeypatch):
@@ -41,3 +41,16 @@ def test_a_checkpoint_is_checked_before_training_resumes(content, word, tmp_path
     torch.save(content, tmp_path / "checkpoints" / "last.ckpt")
     with pytest.raises(ModisteError, match="is refused: it is damaged or holds more than weights"):
         starting_point({"continue": None, "resume": None, "init": None} | {word: str(tmp_path)})
+
+
+@pytest.mark.parametrize(("scale", "bias"), [(None, None), (12.25, None), (110.0, -10.0)])
+def test_saved_weights_come_back_with_temperature_and_bias(tmp_path, scale, bias):
+    model, other = two_tower(), two_tower()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.25)
+    model.initial_scale, model.initial_bias = scale, bias
+    save_weights(model, tmp_path / "weights.ckpt")
+    load_weights(other, tmp_path / "weights.ckpt")
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert (other.initial_scale, other.initial_bias) == (pytest.approx(scale), bias)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.served import data_url, garments, make_index, running
+from helpers.served import TEMPERATURE, data_url, garments, make_index, running
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,9 @@ def test_zero_shot_is_the_cosine_of_the_mean_prompt(client, index):
         cosines = F.normalize(texts.reshape(3, 2, -1).mean(1), dim=-1) @ image
     found = {entry["label"]: entry for entry in answer["labels"]}
     assert [found[label]["cosine"] for label in labels] == pytest.approx(cosines.tolist(), abs=1e-5)
-    assert sum(entry["probability"] for entry in answer["labels"]) == pytest.approx(1)
+    shares = torch.softmax(TEMPERATURE * cosines, dim=0).tolist()
+    assert [found[label]["probability"] for label in labels] == pytest.approx(shares, abs=1e-4)
+    assert (answer["scale"], answer["scale_known"]) == (pytest.approx(TEMPERATURE), True)
     shown = [entry["cosine"] for entry in answer["labels"]]
     assert shown == sorted(shown, reverse=True)
     refused = client.post("/zero-shot", json={"row": 2, "labels": labels, "prompts": ["no slot"]})

@@ -27,7 +27,7 @@ from modiste.metrics.direction import direction
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.finetune import fold_adapters
 from modiste.models.interpolate import check_alpha, check_architecture, interpolate
-from modiste.models.load import load, model_at_start
+from modiste.models.load import load, loss_state, model_at_start
 from modiste.reporting.figures import Curve, alpha_curves
 from modiste.tasks.result import Result
 from modiste.utils.atomic import atomic, write_text
@@ -415,13 +415,6 @@ def choose(values: Sequence[tuple[float, float]], mode: str) -> float:
 def state_copy(model: DualEncoder) -> dict[str, Tensor]:
     """Copy the state dict."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def loss_state(model: DualEncoder) -> dict[str, Tensor]:
-    """Temperature and bias of the weights, as a loss stores them."""
-    scale, bias = model.initial_scale, model.initial_bias
-    found = {"logit_scale": scale and math.log(scale), "logit_bias": bias}
-    return {name: torch.tensor(float(value)) for name, value in found.items() if value is not None}
 
 
 def between_losses(first: dict[str, Tensor], second: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:

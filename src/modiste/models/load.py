@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokenizer
 from modiste.models.finetune import TOWERS, Tuning, fold_adapters, freeze_rest
 from modiste.models.preprocess import Preprocess
+from modiste.utils.atomic import atomic
 from modiste.utils.foreign import check_tensors
 from modiste.utils.run_dir import RunDir, is_intact
 
@@ -99,6 +101,21 @@ def load_weights(model: DualEncoder, path: Path) -> None:
     if "loss.logit_bias" in state:
         model.initial_bias = float(state["loss.logit_bias"])
     _fill(model, weights, path)
+
+
+def loss_state(model: DualEncoder) -> dict[str, Tensor]:
+    """Log of the temperature, and bias, of a model's weights as a loss stores them; empty if they are not known."""
+    scale, bias = model.initial_scale, model.initial_bias
+    found = {"logit_scale": scale and math.log(scale), "logit_bias": bias}
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items() if value is not None}
+
+
+def save_weights(model: DualEncoder, path: Path) -> None:
+    """Save a model's weights, temperature and bias as a checkpoint that `load_weights` reads."""
+    state = {f"{PREFIX}{name}": tensor for name, tensor in model.state_dict().items()}
+    state |= {f"loss.{name}": tensor for name, tensor in loss_state(model).items()}
+    with atomic(path) as unfinished:
+        torch.save({WEIGHTS: state}, unfinished)
 
 
 def _fill(model: DualEncoder, weights: Mapping[str, Any], path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from modiste.errors import ModisteError
 from modiste.utils import onnx
-from modiste.utils.atomic import atomic, quick_digest, read_cache, write_checked, write_text
+from modiste.utils.atomic import quick_digest, read_cache, write_checked, write_text
 from modiste.utils.tokenizer_files import check_tokenizer
 
 if TYPE_CHECKING:
@@ -148,15 +148,13 @@ class Encoder:
             node: ``model`` and ``tune`` of the configuration that builds it.
             weights: Store the weights here; a published model is loaded from its source instead.
         """
-        import torch
         from omegaconf import OmegaConf
 
         from modiste.embedding.embedder import fingerprint
+        from modiste.models.load import save_weights
 
         if weights:
-            state = {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
-            with atomic(self.folder / "weights.ckpt") as unfinished:
-                torch.save({"state_dict": state}, unfinished)
+            save_weights(model, self.folder / "weights.ckpt")
         facts = {"name": name, "fingerprint": fingerprint(model), **node}
         write_text(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(facts)))
 

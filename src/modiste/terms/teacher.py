@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch.nn import functional as F
 
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder, Tokens
-from modiste.utils.atomic import atomic
 
 START = "start"
 OWN = "own"
@@ -88,12 +86,3 @@ class Teacher:
         return {
             name: tensor.to(batch["pixels"].device) for name, tensor in self.model.tokenizer(batch["texts"]).items()
         }
-
-
-def save_start(model: DualEncoder, path: Path) -> None:
-    """Save a teacher's weights and temperature as a checkpoint for ``resume`` and ``init=PATH``."""
-    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    if model.initial_scale is not None:
-        state["loss.logit_scale"] = torch.tensor(model.initial_scale, dtype=torch.float64).log()
-    with atomic(path) as unfinished:
-        torch.save({"state_dict": state}, unfinished)

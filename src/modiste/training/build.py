@@ -21,9 +21,9 @@ from modiste.evaluation.spec import EvaluationSpec
 from modiste.losses.base import ContrastiveLoss, Origin
 from modiste.losses.build import build_loss
 from modiste.models.dual_encoder import DualEncoder
-from modiste.models.load import Start, build_model, load, load_weights
+from modiste.models.load import Start, build_model, load, load_weights, save_weights
 from modiste.terms.base import Term, TrainingInputs
-from modiste.terms.teacher import OWN, START, Teacher, save_start
+from modiste.terms.teacher import OWN, START, Teacher
 from modiste.training.data import build_data, build_stream
 from modiste.training.feature_cache import FeatureCache
 from modiste.training.grad_cache import GradCache
@@ -220,4 +220,4 @@ def keep_start(terms: Mapping[str, Term], run_dir: RunDir) -> None:
     teachers = [term.model for term in terms.values() if term.teacher == START and term.model is not None]
     path = run_dir.path / STARTING_WEIGHTS
     if teachers and not path.is_file():
-        save_start(teachers[0].model, path)
+        save_weights(teachers[0].model, path)
