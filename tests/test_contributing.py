@@ -34,7 +34,6 @@ def trained(tmp_path_factory):
     return folder / "run", finished
 
 
-@pytest.mark.slow
 def test_the_documented_parts_train_and_validate_without_an_edit(trained):
     run, finished = trained
     config = yaml.safe_load((run / "config.yaml").read_text())

@@ -38,6 +38,7 @@ PACKAGES = {
 
 def setup(app: Any) -> dict[str, bool]:
     app.connect("builder-inited", write)
+    app.connect("source-read", to_copied_notebooks)
     app.connect("autodoc-process-docstring", escape_types, priority=600)  # after napoleon
     return {"parallel_read_safe": True}
 
@@ -45,6 +46,11 @@ def setup(app: Any) -> dict[str, bool]:
 def escape_types(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """`numpy.str_` in an attribute's type, which napoleon writes, is no link of reStructuredText."""
     lines[:] = [re.sub(r"_(?=[\],])", r"\\_", line) if line.startswith(":vartype ") else line for line in lines]
+
+
+def to_copied_notebooks(app: Any, page: str, source: list[str]) -> None:
+    """Links to notebooks, which work in the repository, lead to the copies that are pages here."""
+    source[0] = source[0].replace("](../../notebooks/", "](../notebooks/")
 
 
 def write(app: Any) -> None:

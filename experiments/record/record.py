@@ -425,7 +425,7 @@ def headline() -> str:
         [transferred, recipe, f"{mean}; {reruns()}", *more, "0.83"],
         [adapted, *seeds_together(ADAPTATION, "text-to-image/avg_recall"), "0.263"],
     ]
-    return table(["", "recipe", "here", "seeds", "training", "FashionCLIP 2.0 (published)"], rows)
+    return table(["", "recipe", "Modiste", "seeds", "training time", "FashionCLIP 2.0 (published)"], rows)
 
 
 def reruns() -> str:
