@@ -14,6 +14,7 @@ from modiste.config import compose, instantiate, validate
 from modiste.config.inherit import from_run
 from modiste.config.overrides import override_key
 from modiste.data.argument import Entry, entry_overrides
+from modiste.data.catalogue import EVERY_ROW
 from modiste.errors import ModisteError
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from modiste.tasks.result import Task
 
 log = logging.getLogger(__name__)
-
-EVERY_ROW = "all"
-"""The split of all rows, for data without splits."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class EvaluationSpec:
         validate(self.config)
         tasks = {str(name): instantiate(node) for name, node in self.config.task.items()}
         catalogue = load(self.config.data) if catalogue is None else catalogue
-        if self.split == EVERY_ROW:
+        if self.split == EVERY_ROW:  # tasks also compare the column
             catalogue = catalogue.replace_column("split", [EVERY_ROW] * len(catalogue))
         elif "data" in self.named and self._is_split_at_random:
             part = catalogue.splits.get(self.split, 0)
