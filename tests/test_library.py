@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 import modiste
 from helpers.commands import TINY
 from helpers.tiny_data import picture
-from modiste.data import from_table
+from modiste.data import from_run, from_table
 from modiste.errors import ModisteError
 from modiste.search.query import Query
 from modiste.utils.run_dir import RunDir
@@ -81,24 +81,25 @@ def test_train_evaluate_embed_and_load_are_what_the_commands_call(tmp_path, monk
     (kept,) = modiste.evaluate(run, tasks=["retrieval"], cache=False)
     assert kept == result
     model = modiste.load(run.path).model
-    from modiste.config import load_config
-    from modiste.data.build import load
-
-    catalogue = load(load_config(run.config).data)
+    catalogue = from_run(run)
     embeddings = modiste.embed(run, catalogue, cache=False, progress=False)
     assert embeddings.image.shape == (len(catalogue), model.embed_dim)
     assert embeddings.ids.column("product_id").to_pylist() == catalogue.column("product_id")
     stored = (run.results / "synthetic.test.retrieval.json").read_bytes()
     modiste.evaluate(run, catalogue.select(split="val"), ["retrieval"], split="val", cache=False)
     assert (run.results / "synthetic.test.retrieval.json").read_bytes() == stored, "a run's record is of its own data"
-    # The same captions whatever the model is given as, and of a catalogue, too.
-    own = {"data.captions.templates": ["a {colour} {category}"]}
-    for given, settings in ((run, {}), (model, own), (modiste.load(run), own)):
-        (again,) = modiste.evaluate(given, catalogue, ["retrieval"], cache=False, **settings)
-        assert again.metrics == result.metrics
-    texts = embeddings.ids.column("text").to_pylist()
-    loaded = modiste.embed(modiste.load(run), catalogue, texts, cache=False, progress=False)
-    assert torch.equal(loaded.text, embeddings.text)
+    # Captions are those of the run, whichever way it and its data are given.
+    loaded = modiste.load(run)
+    for given in (run, run.path, loaded):
+        for data in (None, catalogue):
+            (again,) = modiste.evaluate(given, data, ["retrieval"], cache=False)
+            assert again.metrics == result.metrics
+            same = modiste.embed(given, data, cache=False, progress=False)
+            assert same.ids == embeddings.ids
+            assert torch.equal(same.text, embeddings.text)
+    own = {"data.captions.templates": ["a {colour} {category}"]}  # a model alone has no captions
+    (again,) = modiste.evaluate(model, catalogue, ["retrieval"], cache=False, **own)
+    assert again.metrics == result.metrics
     (pair,) = modiste.compare(run, run).pairs
     assert set(pair.metrics) == set(result.metrics)
 
@@ -108,7 +109,7 @@ def test_what_is_no_model_is_refused(call, shop):
     catalogue = from_table(shop, images="photos", text="title", image="file", product_id="sku")
     with pytest.raises(ModisteError, match="is no model: give a run"):
         call(object(), catalogue)
-    with pytest.raises(ModisteError, match=r"give a Catalogue|is no model"):
+    with pytest.raises(ModisteError, match="is no model: give a run"):
         call(42, "synthetic")
 
 
@@ -117,8 +118,25 @@ def test_what_is_no_data_is_refused(call):
     from modiste.config import compose
     from modiste.models.load import build_model
 
+    model = build_model(compose("train", TINY))
     with pytest.raises(ModisteError, match="data: give a Catalogue"):
-        call(build_model(compose("train", TINY)), 42)
+        call(model, 42)
+    with pytest.raises(ModisteError, match="No data given"):
+        call(model)
+    with pytest.raises(ModisteError, match="synthetik"):
+        call(model, "synthetik")
+
+
+def test_embed_takes_data_as_evaluate_does(tiny):
+    """By name, or as config groups and keys."""
+    model, _ = tiny
+    few = {"data": "synthetic", "data.catalogue.products": 12, "data.captions.templates": ["a {colour} thing"]}
+    embeddings = modiste.embed(model, few, cache=False, progress=False)
+    assert len(embeddings.image) == len(embeddings.ids)
+    assert len(set(embeddings.ids.column("product_id").to_pylist())) == 12
+    assert all(text.startswith("a ") and text.endswith(" thing") for text in embeddings.ids.column("text").to_pylist())
+    with pytest.raises(ModisteError, match="is not a key"):
+        modiste.embed(model, {"hydra.searchpath": "/x"})
 
 
 @pytest.fixture

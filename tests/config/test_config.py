@@ -21,11 +21,12 @@ from modiste.config import (
     value_problems,
 )
 from modiste.config.tree import walk
+from modiste.embedding.embedder import MIN_COSINE
 from modiste.errors import ModisteError
 
 CONF = config_dir()
 GROUPS = list_groups([CONF])
-ROOTS = sorted(file.stem for file in CONF.glob("*.yaml"))
+ROOTS = sorted(file.stem for file in CONF.glob("[!_]*.yaml"))
 
 
 ALONE = {"model", "task", "data/split"}
@@ -92,6 +93,14 @@ def test_every_command_takes_its_directories_from_paths_and_the_local_settings(t
     cfg = compose(root, [], [tmp_path])
     if "data" in cfg or "paths" in Outline.read([CONF], root).groups:
         assert (cfg.data_dir, cfg.log_dir) == ("/disk/data", "/disk/runs")
+
+
+@pytest.mark.parametrize("root", ["audit", "embed", "evaluate", "index", "merge"])
+def test_commands_that_embed_have_the_keys_of_the_embedder(root):
+    """An error of the embedder recommends them: precision=int8 needs backend=openvino."""
+    cfg = compose(root, ["precision=int8", "backend=openvino"])
+    assert not {"batch_size", "precision", "backend", "min_cosine", "device"} - cfg.keys()
+    assert (cfg.precision, cfg.backend, cfg.min_cosine.image) == ("int8", "openvino", MIN_COSINE["image"])
 
 
 @pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: file.relative_to(CONF).as_posix())

@@ -15,8 +15,8 @@ from modiste.config.overrides import as_overrides, parse
 from modiste.config.quoting import quote
 from modiste.config.signatures import Unknown, signature
 from modiste.config.stored import check_overrides, literal
+from modiste.data.argument import entry_overrides
 from modiste.errors import ModisteError
-from modiste.evaluation.spec import entry_overrides
 from modiste.training.validation_sets import validation_specs
 
 

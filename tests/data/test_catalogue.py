@@ -394,6 +394,7 @@ def test_select_keeps_the_position_in_the_full_catalogue():
     assert test.select(rows=[2, 0]).column("row") == [4, 1]
     assert catalogue.select(rows=np.array([True, False, False, True, False])).column("row") == [0, 3]
     assert len(catalogue.select(rows=[])) == 0
+    assert catalogue.select(split="all", rows=[3, 0]).column("split") == ["test", "train"]
     with pytest.raises(ModisteError, match=r"no rows in split 'tets'. Did you mean 'test'"):
         catalogue.select(split="tets")
 

@@ -132,8 +132,12 @@ def test_two_data_sets(shop, tmp_path, capsys):
     assert images(facts) == {"identical": 1, "near": 1, "title": 1, "similar title": 1}
     assert facts["closest"]["near"] == []  # identical ones need not be looked at
     assert "not compared" in " ".join(capsys.readouterr().out.split())
-    audit(*shop, f"other={{{entry}}}", "train_split=null")
-    assert images(read(tmp_path / "runs" / "audit" / "other-shop"))["identical"] == 2
+    audit(*shop, f"other={{{entry}}}", "train_split=all")
+    facts = read(tmp_path / "runs" / "audit" / "other-shop")
+    assert (images(facts)["identical"], facts["test"]["rows"]) == (2, 4)
+    audit(*shop, f"other={{{entry}}}", "split=all")
+    facts = read(tmp_path / "runs" / "audit" / "other-shop")
+    assert (facts["test"]["rows"], facts["test"]["splits"]) == (10, ["test", "train"])
 
 
 def test_another_data_set_by_its_name(shop, tmp_path, monkeypatch):
@@ -196,7 +200,10 @@ def test_a_run_gives_the_training_side_and_its_model_the_embeddings(shop, tmp_pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train_split=test"], "split 'test': set train_split"),
+        (["train_split=test"], "rows in common: set other"),
+        (["split=all"], "rows in common: set other"),
+        (["train_split=all"], "rows in common: set other"),
+        (["split=null"], "'split' is null: it takes text"),
         (["split=tests"], "Did you mean 'test'"),
         (["run=absent"], "no run directory absent"),
     ],

@@ -127,6 +127,9 @@ def test_what_was_measured_is_kept_and_a_further_alpha_is_added(here, capsys):
     assert len(kept) == 5
     after = read(here / "ab")
     assert [row for row in after["curve"] if row["alpha"] != 0.75] == before["curve"]
+    capsys.readouterr()
+    assert main([*arguments, "alphas=[0.5]", "backend=channels_last"]) == 0
+    assert "(kept)" not in capsys.readouterr().err, "results of another backend are others"
     assert main([*arguments, "alphas=[0.5]", "task.retrieval.ks=[1,3]"]) == 0
     assert f"{METRIC[:-3]}recall@3" in read(here / "ab")["curve"][0], "another protocol is another result"
 

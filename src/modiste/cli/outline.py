@@ -44,7 +44,7 @@ class Outline:
         outline = cls()
         if file is None:
             return outline
-        in_defaults = False
+        in_defaults, inherited = False, {}
         for line in file.read_text(encoding="utf-8").splitlines():
             if line.startswith("#"):
                 outline.head.append(line.lstrip("# ").rstrip())
@@ -59,5 +59,6 @@ class Outline:
             elif in_defaults and (match := re.match(r"\s*-\s*/?(?!_self_)(\w+)\s*(?:#.*)?$", line)):
                 base = cls.read(folders, match[1])
                 outline.groups = {**base.groups, **outline.groups}
-                outline.keys = {**base.keys, **outline.keys}
+                inherited |= base.keys
+        outline.keys = {**outline.keys, **inherited, **outline.keys}  # in this order
         return outline

@@ -92,7 +92,7 @@ def explain_missing_config(
 ) -> str:
     missing = str(error.missing_cfg_file)
     if missing.removesuffix(".yaml") == config_name:
-        roots = [file.stem for folder in folders for file in folder.glob("*.yaml")]
+        roots = [file.stem for folder in folders for file in folder.glob("[!_]*.yaml")]
         return f"There is no config {config_name}.yaml. {did_you_mean(config_name, roots)}"
     group, _, option = missing.rpartition("/")
     # Hydra lists the options only if one option of the group was asked for, not a list.

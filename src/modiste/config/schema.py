@@ -50,8 +50,8 @@ KEYS: dict[str, Any] = {
     "paths": Any,
     "tags": Sequence[str],
     "seed": Seed,
-    "split": str | None,
-    "train_split": str | None,
+    "split": str,
+    "train_split": str,
     "variant": Text,
     "run": str | None,
     "checkpoint": Literal["best", "last"],
@@ -166,7 +166,6 @@ CLASSES = {
 }
 # Keys of a single root config, or with a stricter type than elsewhere.
 BY_ROOT: dict[str, dict[str, Any]] = {
-    "evaluate": {"split": str},
     "audit": {"other": Any, "hamming": Natural, "colour": Natural, "cosine": Fraction, "copies": bool}
     | {"show": Natural, "sheet": Natural, "output": str | None},
     "embed": {"out": str | None, "workers": Literal["processes", "ray"], "number": Workers | None}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 import shlex
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from modiste.config import instantiate, literal_config
+from modiste.config import instantiate, literal_config, load_run_config
 from modiste.data.captions import BoundCaptions, Captions
 from modiste.data.catalogue import Catalogue
 from modiste.data.corruptions import corrupt
@@ -17,6 +18,7 @@ from modiste.data.derive import derive
 from modiste.data.splits import HeldOut
 from modiste.data.storage.preprocessed import Preprocessed
 from modiste.errors import ModisteError
+from modiste.utils.run_dir import RunDir
 
 # The keys of a data node that `load` reads.
 PARTS = ("name", "catalogue", "split", "derive", "preprocessed", "held_out", "corruptions")
@@ -34,6 +36,29 @@ def load(data_cfg: DictConfig) -> Catalogue:
     if data_cfg.get("held_out"):
         catalogue = HeldOut.parse(instantiate(data_cfg.held_out))(catalogue)
     return corrupt(catalogue, instantiate(data_cfg.corruptions)) if data_cfg.get("corruptions") else catalogue
+
+
+def from_run(run: RunDir | str | Path) -> Catalogue:
+    """Load the catalogue that a run's configuration names, with its splits.
+
+    Args:
+        run: A run directory, or what `modiste.train` returns. A catalogue that was passed to `modiste.train` is in no
+            configuration: keep it.
+
+    Raises:
+        ModisteError: It is no run, or its data are missing.
+
+    >>> import tempfile
+    >>> from modiste.config import compose
+    >>> config = compose("evaluate", ["data.catalogue.products=12", "run_dir=unused"])
+    >>> run = RunDir(tempfile.mkdtemp())
+    >>> OmegaConf.save(config, run.config, resolve=True)  # as modiste.train does
+    >>> catalogue = from_run(run)
+    >>> catalogue.card.name, len(set(catalogue.column("product_id")))
+    ('synthetic', 12)
+    """
+    found = RunDir.find(run.path if isinstance(run, RunDir) else run)
+    return load(load_run_config(found.config).data)
 
 
 def captions_of(data_cfg: DictConfig) -> Captions:

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 REQUIRED = ("product_id", "image", "text")
+EVERY_ROW = "all"
+"""The split of every row, also of data without splits."""
 SCHEMA = ("row", "product_id", "image", "text", "split", "pixels")
 GROUNDING = ("mask", "boxes")
 SCAN_VERSION = "2"
@@ -207,7 +209,7 @@ class Catalogue:
         """Return a subset of the rows; ``row`` keeps their positions in the full catalogue.
 
         Args:
-            split: Only rows of this split; None: of any.
+            split: Only rows of this split; ``all`` or None: every row.
             rows: A boolean mask, or indices into this catalogue in the order wanted; None: all rows.
 
         Raises:
@@ -216,7 +218,7 @@ class Catalogue:
         table = self.table
         if rows is not None:
             table = table.take(self._positions(rows))
-        if split is not None:
+        if split not in (None, EVERY_ROW):
             mask = np.array([value == split for value in table.column("split").to_pylist()], dtype=bool)
             if not mask.any():
                 raise ModisteError(

@@ -16,13 +16,14 @@ from modiste.config import load_overrides, load_run_config, validate
 from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
 from modiste.config.overrides import of_data, override_key
+from modiste.data.argument import Entry, compose_for
 from modiste.data.build import bind_captions, load
 from modiste.data.catalogue import Catalogue
 from modiste.embedding.build import EmbedderOptions, build_embedder, check_options, choose_device, decode_of
 from modiste.embedding.distributed import Job, default_number, embed_shards
 from modiste.errors import ModisteError
 from modiste.models.dual_encoder import DualEncoder
-from modiste.models.load import Loaded, as_model, build_model
+from modiste.models.load import Loaded, as_model, build_model, run_of
 from modiste.models.load import load as load_model
 from modiste.utils import arrow
 from modiste.utils.atomic import atomic
@@ -59,7 +60,7 @@ class Embeddings:
 
 def embed(
     model: DualEncoder | Loaded | RunDir | str | Path,
-    data: Catalogue,
+    data: Catalogue | Entry | None = None,
     captions: Sequence[str] | None = None,
     **options: Unpack[EmbedderOptions],
 ) -> Embeddings:
@@ -68,15 +69,16 @@ def embed(
     Args:
         model: A model, what `modiste.load` or `modiste.train` returns, a run directory, or a hub id or local directory
             of a published model.
-        data: The catalogue.
-        captions: The text of each row; None: from the run's caption templates if ``model`` is a run, else the column
-            ``text``.
+        data: A catalogue; a data set's name; config groups and keys of `modiste embed` with their values
+            (``{"data": "kagl", "data/split": "marqo"}``); None: that of the run.
+        captions: The text of each row; None: from the caption templates of the named data set, of the run for a
+            catalogue or None, or of ``data=table`` for a catalogue without a run.
         options: Keyword arguments of `modiste.embedding.build.build_embedder`: ``batch_size``, ``precision``,
             ``backend``, ``device``, …
 
     Raises:
-        ModisteError: The model is missing or refused, ``data`` is no catalogue, ``captions`` are not one text per row,
-            or an option is unknown or has an unknown value.
+        ModisteError: The model is missing or refused, ``data`` is no catalogue or name, data are missing, ``captions``
+            are not one text per row, or an option is unknown or has an unknown value.
 
     >>> from modiste.data.synthetic import Synthetic
     >>> from modiste.config import compose
@@ -86,16 +88,16 @@ def embed(
     >>> embeddings.image.shape, embeddings.ids.column_names
     (torch.Size([10, 16]), ['row', 'product_id', 'split', 'text'])
     """
-    if not isinstance(data, Catalogue):
-        raise ModisteError("data: give a Catalogue; modiste embed data=NAME embeds a data set by its name.")
-    run = RunDir.of(model)
-    if captions is None and run is not None:
-        bound = bind_captions(load_run_config(run.config).data, data)
-        captions = [bound.first(row) for row in range(len(data))]
-    texts = data.column("text") if captions is None else _checked_captions(captions, len(data))
     check_options(options)
-    embedder = build_embedder(as_model(model), **options)
-    return Embeddings(embedder.images(data), embedder.texts(texts), _ids(data, texts), embedder.fingerprint)
+    dual_encoder, composed = as_model(model), compose_for("embed", data, run_of(model))
+    catalogue = load(composed.config.data) if composed.catalogue is None else composed.catalogue
+    if captions is None:
+        bound = bind_captions(composed.config.data, catalogue)
+        texts = [bound.first(row) for row in range(len(catalogue))]
+    else:
+        texts = _checked_captions(captions, len(catalogue))
+    embedder = build_embedder(dual_encoder, **options)
+    return Embeddings(embedder.images(catalogue), embedder.texts(texts), _ids(catalogue, texts), embedder.fingerprint)
 
 
 def _checked_captions(captions: object, count: int) -> list[str]:

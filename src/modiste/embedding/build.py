@@ -84,8 +84,9 @@ def embedder_options(cfg: DictConfig) -> dict[str, Any]:
     """Extract the arguments of `build_embedder` from a command's configuration.
 
     >>> from modiste.config import compose
-    >>> embedder_options(compose("merge", ["batch_size=64"]))
-    {'batch_size': 64, 'precision': 'fp32', 'device': 'auto', 'cache': True, 'decode': 'pil'}
+    >>> options = embedder_options(compose("merge", ["batch_size=64"]))
+    >>> options["batch_size"], options["backend"], options["decode"]
+    (64, 'torch', 'pil')
     """
     return {name: cfg[name] for name in OPTIONS if name in cfg} | {"decode": decode_of(cfg.data)}
 

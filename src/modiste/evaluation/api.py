@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from modiste.config import compose, escape_interpolations
 from modiste.config.invocation import Invocation
 from modiste.config.overrides import as_overrides, override_value
+from modiste.data.argument import Composed, Entry, compose_for
 from modiste.data.catalogue import Catalogue
 from modiste.embedding.build import embedder_options
 from modiste.errors import ModisteError
 from modiste.evaluation.runner import Evaluator, Outcome
-from modiste.evaluation.spec import Entry, Evaluation, EvaluationSpec, entry_overrides
+from modiste.evaluation.spec import Evaluation, EvaluationSpec
 from modiste.evaluation.subject import Subject, subject_of
 from modiste.evaluation.suite import run_suite, suite_specs
 from modiste.models.dual_encoder import DualEncoder
-from modiste.models.load import Loaded, as_model
+from modiste.models.load import Loaded, as_model, run_of
 from modiste.reporting.report import write_report
 from modiste.utils.run_dir import RunDir
 
@@ -48,8 +48,8 @@ def evaluate(
         tasks: Names of tasks, or tasks by name.
         split: The evaluated split; ``all``: every row.
         out: Directory for result files; existing results of the same model, data and protocol are reused. None: results
-            of a run are stored in the run, others are not stored. Results of data or tasks that are passed as objects
-            are stored only with ``out``, and always recomputed.
+            of a run directory are stored in it, others are not stored. Results of data or tasks that are passed as
+            objects are stored only with ``out``, and always recomputed.
         settings: Further keys of conf/evaluate.yaml: ``precision``, ``batch_size``, ``backend``, ``dim``,
             ``**{"data.prompts.colour": ["a {} dress"]}`` …
 
@@ -60,6 +60,7 @@ def evaluate(
         ModisteError: A name is unknown, ``model`` is no model, ``data`` is no catalogue or name, ``tasks`` are no
             names or tasks, data or weights are missing, or a task refuses the data.
 
+    >>> from modiste.config import compose
     >>> from modiste.data.synthetic import Synthetic
     >>> from modiste.models.load import build_model
     >>> model = build_model(compose("evaluate", ["image=timm", "image.name=test_efficientnet", "image.size=32",
@@ -72,32 +73,22 @@ def evaluate(
     _check_tasks(tasks)
     if out is not None and not isinstance(out, (str, Path)):
         raise ModisteError(f"out={out!r:.60}: give a directory for the result files.")
-    entry = {} if data is None or not isinstance(data, (str, Mapping)) else data
-    words = [*entry_overrides(entry), f"split={override_value(split)}"]
-    words += as_overrides(settings)
-    if not isinstance(tasks, Mapping):
-        words.append(f"task={override_value(list(tasks))}")
-    run = RunDir.of(model)
-    held = None if isinstance(model, (RunDir, str, Path)) else as_model(model)
-    words += [f"run={override_value(str(run.path))}"] if run else []
-    if held is None and run is None:
-        words += ["model=exported", f"model.source={override_value(str(model))}"]
     if "suite" in settings:
         raise ModisteError("A suite sets the data and tasks itself: run it with modiste evaluate suite=NAME.")
-    given = None if data is None or isinstance(data, (str, Mapping)) else data
-    if given is not None and not isinstance(given, Catalogue):
-        raise ModisteError("data: give a Catalogue, a data set's name, or config groups and keys with their values.")
-    objects = given is not None or isinstance(tasks, Mapping)
-    node = [] if given is None else ["data=table", "data.catalogue.path=memory"]
-    spec = EvaluationSpec("", compose("evaluate", [*node, *words]), tuple(words))
-    subject = subject_of(spec.config, str(model)) if held is None else _in_memory(held, spec.config)
-    if subject.trained is not None:
-        spec = spec.of_run(subject.trained)
-    elif data is None:
-        raise ModisteError("No data given: name a data set or pass a catalogue; only runs have default data.")
-    if given is not None:  # a run stores only results of data that a configuration can name
+    words = [f"split={override_value(split)}", *as_overrides(settings)]
+    if not isinstance(tasks, Mapping):
+        words.append(f"task={override_value(list(tasks))}")
+    held = None if isinstance(model, (RunDir, str, Path)) else as_model(model)
+    run = run_of(model)
+    if held is None:
+        named = {"run": str(run.path)} if run else {"model": "exported", "model.source": str(model)}
+        words += as_overrides(named)
+    composed = compose_for("evaluate", data, run, words)
+    spec = EvaluationSpec("", composed.config, composed.overrides)
+    subject = subject_of(spec.config, str(model)) if held is None else _in_memory(held, composed)
+    objects = composed.catalogue is not None or isinstance(tasks, Mapping)
+    if composed.catalogue is not None:  # a run stores only results of data that a configuration can name
         subject = replace(subject, run=None, trained=None)
-        spec.config.data.name = escape_interpolations(given.card.name)
     elif objects:
         subject = replace(subject, run=None)
     cfg = spec.config
@@ -106,7 +97,7 @@ def evaluate(
         subject, RunDir(Path(out)) if out else None, overwrite=cfg.overwrite or objects, overlap=cfg.overlap,
         deterministic=cfg.deterministic,
     )  # fmt: skip
-    evaluation = spec.load(given)
+    evaluation = spec.load(composed.catalogue)
     if isinstance(tasks, Mapping):
         evaluation = Evaluation(evaluation.spec, evaluation.catalogue, dict(tasks))
     prepared = evaluator.prepare_loaded(evaluation)
@@ -122,8 +113,9 @@ def _check_tasks(tasks: object) -> None:
         raise ModisteError(f'tasks={tasks!r:.60}: give a list of names, ["retrieval"], or tasks by name.')
 
 
-def _in_memory(model: DualEncoder, cfg: DictConfig) -> Subject:
-    return Subject(type(model).__name__, "memory", model, embedder_options(cfg))
+def _in_memory(model: DualEncoder, composed: Composed) -> Subject:
+    options = embedder_options(composed.config)
+    return Subject(type(model).__name__, "memory", model, options, trained=composed.trained)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from modiste.config.inherit import from_run
 from modiste.config.invocation import Invocation
 from modiste.config.overrides import override_value
 from modiste.data.build import load
-from modiste.data.catalogue import Catalogue
+from modiste.data.catalogue import EVERY_ROW, Catalogue
 from modiste.data.splits import normalised
 from modiste.embedding.build import build_embedder, embedder_options
 from modiste.errors import ModisteError
@@ -70,7 +70,7 @@ def audit_config(cfg: DictConfig, line: Invocation) -> tuple[Audit, Path]:
         line: Command line that composed it.
 
     Raises:
-        ModisteError: Both sides are the same split, a side has no rows, or data are missing.
+        ModisteError: Both sides have rows in common by their splits, a side has no rows, or data are missing.
     """
     run = RunDir.find(cfg.run) if cfg.run else None
     trained = load_run_config(run.config) if run else None
@@ -79,14 +79,14 @@ def audit_config(cfg: DictConfig, line: Invocation) -> tuple[Audit, Path]:
     validate(cfg)
     test = load(cfg.data)
     train = training_side(cfg, trained, test, line)
-    if train is test and cfg.split == cfg.train_split:
+    if train is test and (cfg.split == cfg.train_split or EVERY_ROW in (cfg.split, cfg.train_split)):
         raise ModisteError(
-            f"Training and evaluation data are both '{test.card.name}' split '{cfg.split}': set train_split."
+            f"Training data ('{test.card.name}', split '{cfg.train_split}') and evaluation data (split '{cfg.split}') "
+            "have rows in common: set other, or another split or train_split."
         )
     subject = subject_of(cfg, line.choice("model")) if run is not None or line.choice("model") else None
     audit = compare_sides(
-        train.select(split=cfg.train_split) if cfg.train_split is not None else train,
-        test.select(split=cfg.split) if cfg.split is not None else test,
+        train.select(split=cfg.train_split), test.select(split=cfg.split),
         cfg.hamming, cfg.colour, subject, cfg.cosine, embedder_options(cfg), cfg.copies,
     )  # fmt: skip
     names = [re.sub(r"[^\w-]+", "_", side.card.name) for side in (audit.train, audit.test)]

@@ -302,6 +302,7 @@ class Merge:
         evaluation = self.evaluations[name]
         embedder.decode = decode_of(evaluation.spec.config.data)
         described = self.base.model.describe() | {"precision": self.cfg.precision, "decode": embedder.decode}
+        described |= {} if embedder.backend == "torch" else {"backend": embedder.backend}
         facts = {"fingerprint": embedder.fingerprint, "describe": described}
         expected = identity(evaluation, task, facts) | {"split": evaluation.spec.split}
         path = self.out.path / "alphas" / f"{alpha}.{name}.{task}.json"

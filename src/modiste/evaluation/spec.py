@@ -6,27 +6,22 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from modiste.config import compose, instantiate, validate
 from modiste.config.inherit import from_run
-from modiste.config.overrides import as_overrides, override_key
+from modiste.config.overrides import override_key
+from modiste.data.argument import Entry, entry_overrides
+from modiste.data.catalogue import EVERY_ROW
 from modiste.errors import ModisteError
 
 if TYPE_CHECKING:
     from modiste.data.catalogue import Catalogue
     from modiste.tasks.result import Task
 
-Entry = str | Mapping[str, Any]
-"""A data set's name, or config groups and keys of `modiste evaluate` with values: ``{data: kagl, task: [marqo]}``."""
-
-
 log = logging.getLogger(__name__)
-
-EVERY_ROW = "all"
-"""The split of all rows, for data without splits."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +115,7 @@ class EvaluationSpec:
         validate(self.config)
         tasks = {str(name): instantiate(node) for name, node in self.config.task.items()}
         catalogue = load(self.config.data) if catalogue is None else catalogue
-        if self.split == EVERY_ROW:
+        if self.split == EVERY_ROW:  # tasks also compare the column
             catalogue = catalogue.replace_column("split", [EVERY_ROW] * len(catalogue))
         elif "data" in self.named and self._is_split_at_random:
             part = catalogue.splits.get(self.split, 0)
@@ -150,25 +145,6 @@ class EvaluationSpec:
             return not other and key not in ("task", "overwrite", "cache")
 
         return [*filter(applies, self.overrides), f"task=[{task}]"]
-
-
-def entry_overrides(entry: Entry) -> list[str]:
-    """Convert an entry to overrides of the command line.
-
-    Raises:
-        ModisteError: It is neither a name nor a mapping, or has a key that is not in Modiste's configuration.
-
-    >>> entry_overrides("kagl"), entry_overrides({"data": "kagl", "data/split": "marqo"})
-    (['data="kagl"'], ['data="kagl"', 'data/split="marqo"'])
-    """
-    if isinstance(entry, str):
-        entry = {"data": entry}
-    if not isinstance(entry, Mapping):
-        raise ModisteError(
-            f"'{entry}' does not name data to evaluate: give a data set, or config groups and keys with their values, "
-            "{data: kagl, data/split: marqo, task: [zeroshot]}."
-        )
-    return as_overrides(entry)
 
 
 def named_entries(given: object) -> dict[str, Entry]:

@@ -27,12 +27,21 @@ WEIGHTS = "state_dict"
 PREFIX = "model."
 
 
-class Loaded(NamedTuple):
-    """A model in evaluation mode, its image transform and its tokenizer."""
-
+class _Parts(NamedTuple):
     model: DualEncoder
     transform: Preprocess
     tokenizer: Tokenizer
+
+
+class Loaded(_Parts):
+    """A model in evaluation mode, its image transform and its tokenizer: a tuple of the three.
+
+    Attributes:
+        run: The run directory that it was loaded from, whose data and captions `modiste.evaluate` and `modiste.embed`
+            use by default; None: the model is not of a run.
+    """
+
+    run: RunDir | None = None
 
 
 def build_model(cfg: DictConfig, start: Path | None = None) -> DualEncoder:
@@ -164,7 +173,9 @@ def load(source: RunDir | str | Path, checkpoint: str = "best") -> Loaded:
     else:
         model = instantiate(exported_node(str(source)))
     model.eval()
-    return Loaded(model, model.preprocess, model.tokenizer)
+    loaded = Loaded(model, model.preprocess, model.tokenizer)
+    loaded.run = run
+    return loaded
 
 
 def as_model(model: DualEncoder | Loaded | RunDir | str | Path) -> DualEncoder:
@@ -184,6 +195,11 @@ def as_model(model: DualEncoder | Loaded | RunDir | str | Path) -> DualEncoder:
     if isinstance(model, (RunDir, str, Path)):
         return load(model).model
     raise ModisteError(f"model: {model!r:.60} is no model: give a run, a model's name, or what modiste.load returned.")
+
+
+def run_of(model: object) -> RunDir | None:
+    """The run directory of what `as_model` takes; None: it is not of a run."""
+    return model.run if isinstance(model, Loaded) else RunDir.of(model)
 
 
 class Start(NamedTuple):

@@ -36,9 +36,7 @@ def make(cfg: DictConfig, line: Invocation) -> str:
     if cfg.run:
         cfg = from_run(cfg, load_run_config(RunDir.find(cfg.run).config), line.overrides)
     validate(cfg)
-    catalogue = load(cfg.data)
-    if cfg.split is not None:
-        catalogue = catalogue.select(split=cfg.split)
+    catalogue = load(cfg.data).select(split=cfg.split)
     source = _source(cfg, line, folder, catalogue)
     changes = build(folder, catalogue, source, cfg.delete_missing, progress_bar, _engine(cfg, folder))
     return f'{changes}: {folder}\nSearch: modiste search index={shlex.quote(str(folder))} "red shoes"'

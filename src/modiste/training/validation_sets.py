@@ -10,12 +10,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from modiste.config import HELD_OUT, instantiate, literal_config, validate
 from modiste.config.overrides import as_overrides
+from modiste.data.argument import Entry
 from modiste.data.build import load
 from modiste.data.catalogue import Catalogue
 from modiste.data.module import ValidationSet
 from modiste.errors import ModisteError
 from modiste.evaluation.overlap import source
-from modiste.evaluation.spec import Entry, EvaluationSpec, named_entries
+from modiste.evaluation.spec import EvaluationSpec, named_entries
 from modiste.models.dual_encoder import DualEncoder
 from modiste.training.data import build_data
 from modiste.training.feature_cache import FeatureCache
