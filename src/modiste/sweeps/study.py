@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from modiste.config import instantiate
 from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics.direction import direction
-from modiste.utils.atomic import atomic
+from modiste.utils.atomic import atomic, make_folder
 from modiste.utils.run_dir import check_links
 from modiste.utils.seeds import mix
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")
 """Last bytes of an SQLite rollback journal that names a super-journal (sqlite.org/fileformat2.html)."""
-STORAGES = ("journal", "sqlite")
+FILES = {"journal": "study.journal", "sqlite": "study.db"}
+"""Storage → its file in the sweep's directory."""
 NAME = "sweep"
 CUT_OFF, REPEATS = "cut_off", "repeats"
 log = logging.getLogger(__name__)
@@ -64,9 +65,15 @@ class Objective:
         """All metrics of the epoch with the best value, the first of equal ones.
 
         Raises:
-            ModisteError: No epoch has the metric.
+            ModisteError: No epoch has the metric, or it is NaN in all of them.
+
+        >>> Objective("val/loss", "min").best_epoch([{"val/loss": math.nan}, {"val/loss": 1.5}])
+        {'val/loss': 1.5}
         """
-        epochs = [epoch for epoch in history if self.metric in epoch]
+        logged = [epoch for epoch in history if self.metric in epoch]
+        epochs = [epoch for epoch in logged if not math.isnan(epoch[self.metric])]
+        if logged and not epochs:
+            raise ModisteError(f"{self.metric} is NaN in every epoch: lower optim.lr, or choose another objective.")
         if not epochs:
             known = sorted({name for epoch in history for name in epoch})
             raise ModisteError(f"Validation logs no '{self.metric}'. {did_you_mean(self.metric, known)}")
@@ -94,15 +101,15 @@ def open_study(
         import optuna
     except ImportError:
         raise ModisteError("modiste sweep needs optuna: pip install 'modiste[sweep]'.") from None
-    if storage not in STORAGES:
-        raise ModisteError(f"sweep.storage={storage} is unknown. {did_you_mean(storage, STORAGES)}")
+    if storage not in FILES:
+        raise ModisteError(f"sweep.storage={storage} is unknown. {did_you_mean(storage, FILES)}")
     if storage == "sqlite" and re.search(r"[?{}]", str(folder.absolute())):  # Optuna reads a URL and a template
         raise ModisteError(
             f"'{folder.absolute()}' cannot hold an SQLite study: rename the folder without ?, {{ and }}."
         )
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # Modiste logs a failed trial in one line
     check_links(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     check_journal(folder / "study.db-journal")
     check_schema(folder / "study.db")
     directions: Any = [objective.direction for objective in objectives]
@@ -111,7 +118,7 @@ def open_study(
         if storage == "journal":
             from optuna.storages.journal import JournalFileBackend
 
-            path = folder / "study.journal"
+            path = folder / FILES[storage]
             mend(path, names)
             kept = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
         study = optuna.create_study(
@@ -281,7 +288,9 @@ def run_trials(
         study.sampler = sampler(before())
 
     next_sampler()
-    if before() < count:
+    if before() >= count:
+        log.info("All %d trials are done: raise sweep.trials for more.", count)
+    else:
         study.optimize(attempt, n_trials=count - before(), catch=(Exception,), callbacks=[next_sampler])
 
 
