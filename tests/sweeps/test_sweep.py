@@ -44,6 +44,7 @@ from modiste.sweeps.study import (
     run_trials,
     sampler_of,
 )
+from modiste.utils.atomic import DiskFullError
 from modiste.utils.lock import held
 
 LOSS = Objective("loss", "min")
@@ -561,6 +562,36 @@ def test_a_process_that_failed_says_why(tmp_path, code, output, said):
     assert why_failed(code, tmp_path / "output.log").startswith(said) or said in why_failed(
         code, tmp_path / "output.log"
     )
+
+
+@pytest.mark.parametrize("storage", ["journal", "sqlite"])
+def test_a_full_disk_stops_the_sweep_and_its_trial_is_repeated(tmp_path, storage):
+    """It would have failed all further trials, and no more would have run with space again."""
+
+    def full(trial):
+        values = SPACE.suggest(trial)
+        if trial.number == 1:
+            raise DiskFullError(f"No space left for {values['n']}.")
+        return valley(trial)
+
+    with pytest.raises(DiskFullError, match=r"No space left for \d"):
+        run(study(tmp_path, storage=storage), 4, full)
+    again = study(tmp_path, storage=storage)
+    run(again, 4, valley)
+    assert [trial.state.name for trial in finished(again)] == ["COMPLETE", "FAIL", *["COMPLETE"] * 3]
+    assert "cut off" in rows(again, [LOSS])[1]["error"]
+    assert finished(again)[1].params == finished(again)[2].params
+
+
+def test_a_process_that_failed_for_want_of_space_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("modiste.sweeps.execution.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("modiste.sweeps.execution.own_command", lambda *words: [sys.executable, "-c", "1 / 0"])
+    train_one = functools.partial(SeparateProcess(), [], tmp_path / "trial_000", None)
+    with pytest.raises(ModisteError, match="ZeroDivisionError"):
+        train_one()
+    monkeypatch.setattr("modiste.utils.atomic.shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
+    with pytest.raises(DiskFullError, match=r"No space left for .*: free some, then resume the sweep"):
+        train_one()
 
 
 def test_a_killed_trial_is_a_failed_one(tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from modiste.utils.atomic import (
     read_cache,
     refuse_other_writers,
     remove_all_leftovers,
+    reserve,
     write_cache,
     write_checked,
     write_image,
@@ -190,6 +191,15 @@ def test_a_missing_file_that_a_writer_reads_stays_an_error_of_its_own(tmp_path):
 def test_other_errors_of_a_writer_stay_what_they_are(tmp_path):
     with pytest.raises(RuntimeError, match="a bug"), atomic(tmp_path / "a.txt"):
         raise RuntimeError("a bug")
+
+
+def test_a_sparse_file_gets_its_blocks_before_it_is_mapped(tmp_path):
+    with (tmp_path / "a").open("wb") as file:
+        file.truncate(2**20)
+    assert (tmp_path / "a").stat().st_blocks * 512 < 2**20
+    reserve(tmp_path / "a")
+    assert (tmp_path / "a").stat().st_blocks * 512 >= 2**20
+    assert (tmp_path / "a").read_bytes() == bytes(2**20)
 
 
 def test_space_is_asked_for_before_the_work(tmp_path, monkeypatch):

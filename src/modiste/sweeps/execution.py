@@ -17,7 +17,7 @@ from modiste.config.invocation import Invocation
 from modiste.errors import ModisteError
 from modiste.reporting.logs import read_metrics
 from modiste.sweeps.study import Objective
-from modiste.utils.atomic import make_folder
+from modiste.utils.atomic import DiskFullError, is_full, make_folder
 from modiste.utils.own_process import own_command, own_environment
 
 if TYPE_CHECKING:
@@ -114,7 +114,10 @@ class SeparateProcess:
         if pruned:
             raise optuna.TrialPruned
         if process.returncode:
-            raise ModisteError(why_failed(process.returncode, place / "output.log"))
+            failure = ModisteError(why_failed(process.returncode, place / "output.log"))
+            if is_full(failure, place):
+                raise DiskFullError(f"No space left for {place}: free some, then resume the sweep.")
+            raise failure
         new_epochs(place, watch)
 
 

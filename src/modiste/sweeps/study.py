@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from modiste.config import instantiate
 from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics.direction import direction
-from modiste.utils.atomic import atomic, make_folder
+from modiste.utils.atomic import DiskFullError, atomic, make_folder
 from modiste.utils.run_dir import check_links
 from modiste.utils.seeds import mix
 
@@ -252,18 +252,25 @@ def _is_json(line: bytes) -> bool:
         return False
 
 
+class Full(BaseException):
+    """Leaves `optuna.Study.optimize` without a result of the trial; the cause is the error."""
+
+
 def run_trials(
     study: Study, count: int, objective: Callable[[Any], Sequence[float]], sampler: Callable[[int], Any]
 ) -> None:
     """Run trials until the study has ``count`` of them, not counting those that were cut off.
 
-    A failed trial is recorded with its error message, and the next one starts.
+    A failed trial is recorded with its error message, and the next one starts. A full disk ends them all.
 
     Args:
         study: Study from `open_study`.
         count: Number of trials.
         objective: Trial → values of the objectives.
         sampler: Number of previous trials → sampler of the next one, as `sampler_of`.
+
+    Raises:
+        DiskFullError: No space is left; when the study is opened again, the trial is repeated.
     """
     import optuna
 
@@ -272,6 +279,8 @@ def run_trials(
             values = list(objective(trial))
         except optuna.TrialPruned:
             raise
+        except DiskFullError as error:  # every further trial would fail, too: this one stays open and is repeated
+            raise Full from error
         except (KeyboardInterrupt, SystemExit):  # not a failure: the trial stays open and is repeated
             raise SystemExit(130) from None
         except Exception as error:
@@ -291,7 +300,10 @@ def run_trials(
     if before() >= count:
         log.info("All %d trials are done: raise sweep.trials for more.", count)
     else:
-        study.optimize(attempt, n_trials=count - before(), catch=(Exception,), callbacks=[next_sampler])
+        try:
+            study.optimize(attempt, n_trials=count - before(), catch=(Exception,), callbacks=[next_sampler])
+        except Full as stop:
+            raise stop.__cause__ or stop from None
 
 
 # Samplers with a fixed order from the seed; the storage has their position.

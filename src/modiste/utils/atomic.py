@@ -130,6 +130,21 @@ def is_full(error: BaseException, folder: Path) -> bool:
     return False
 
 
+def reserve(path: Path) -> None:
+    """Allocate the blocks of a sparse file that will be written through a memory map.
+
+    On a full disk, storing to a page without a block kills the process by SIGBUS.
+
+    Raises:
+        OSError: No space is left.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        check_space(path.parent, path.stat().st_size, path.name)
+        return
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
 def check_space(folder: Path, size: int, what: str) -> None:
     """Raise DiskFullError before any work if ``folder`` has less than ``size`` bytes free for ``what``."""
     while not folder.exists() and folder.parent != folder:
