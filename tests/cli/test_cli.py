@@ -589,6 +589,14 @@ def test_a_command_leaves_nothing_of_hydras_for_what_is_composed_next(shop):
     assert HydraConfig.instance().cfg is before
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="only Linux has a file system that refuses all files so")
+def test_a_run_directory_that_the_system_refuses_is_one_sentence(capsys):
+    assert main(["data", "hydra.run.dir=/proc/x"]) == 1
+    assert capsys.readouterr().err == (
+        "Error: '/proc/x' cannot be created: No such file or directory: choose another directory (hydra.run.dir=DIR).\n"
+    )
+
+
 @pytest.mark.parametrize("elsewhere", ["hydra.run.dir=ev", "run_dir=ev"])
 def test_evaluate_does_not_ignore_where_a_runs_results_should_go(elsewhere, tmp_path, monkeypatch, capsys):
     (tmp_path / "base").mkdir()

@@ -14,6 +14,7 @@ import torch
 
 from helpers import commands
 from helpers.commands import modiste
+from helpers.full_disk import no_space
 from helpers.tiny_models import two_tower
 from modiste.data.sources import ArrayImages
 from modiste.data.synthetic import Synthetic
@@ -21,6 +22,7 @@ from modiste.embedding import distributed as shards
 from modiste.embedding.distributed import Job, embed_shards
 from modiste.embedding.embedder import ModelEmbedder
 from modiste.errors import ModisteError
+from modiste.utils.atomic import DiskFullError
 
 ROWS, SHARD = 23, 5
 
@@ -117,6 +119,16 @@ def test_finished_shards_are_kept_and_damaged_ones_made_again(single, model, cat
     again = {path.name for path in tmp_path.glob("image-*.npy") if path.stat().st_mtime_ns != stamps[path.name]}
     assert again == {"image-00001.npy", "image-00003.npy"}
     assert (tmp_path / "image.npy").read_bytes() == (single / "image.npy").read_bytes()
+
+
+def test_a_disk_that_is_full_when_the_shards_are_joined_is_one_sentence(model, catalogue, tmp_path, monkeypatch):
+    """Storing to a memory map killed the process."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", no_space)
+        with pytest.raises(DiskFullError, match=r"No space left for .*image\.npy: free some"):
+            embed_shards(job(model, catalogue, tmp_path))
+    assert not (tmp_path / "image.npy").exists()
+    assert embed_shards(job(model, catalogue, tmp_path)) == 0
 
 
 @pytest.mark.parametrize("change", [{"shard_rows": 6}, {"batch_size": 4}, {"precision": "bf16"}])

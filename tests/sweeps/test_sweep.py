@@ -6,6 +6,7 @@ import csv
 import functools
 import hashlib
 import json
+import math
 import os
 import signal
 import sqlite3
@@ -28,7 +29,7 @@ from modiste.config.overrides import as_overrides
 from modiste.errors import ModisteError
 from modiste.reporting.tables import print_sheets
 from modiste.sweeps.conclude import conclude
-from modiste.sweeps.execution import Watch
+from modiste.sweeps.execution import SeparateProcess, Watch, why_failed
 from modiste.sweeps.pictures import importance, parallel_coordinates
 from modiste.sweeps.search import Sweep
 from modiste.sweeps.space import Space
@@ -43,6 +44,7 @@ from modiste.sweeps.study import (
     run_trials,
     sampler_of,
 )
+from modiste.utils.atomic import DiskFullError
 from modiste.utils.lock import held
 
 LOSS = Objective("loss", "min")
@@ -310,6 +312,74 @@ def test_an_objective_that_its_task_does_not_measure_is_one_sentence(tmp_path):
         Sweep(compose("sweep", overrides), Invocation(overrides=tuple(overrides)))
 
 
+@pytest.mark.parametrize("objective", ["{metrc: val/loss}", "{metric: val/loss, weight: 2}"])
+def test_an_objective_with_a_typo_is_one_sentence(tmp_path, objective):
+    overrides = [*TINY, "sweep=seeds", f"sweep.objectives=[{objective}]", f"run_dir={tmp_path}"]
+    with pytest.raises(ModisteError, match=r"it takes a list of \{metric: val/…, mode: min or max\}"):
+        Sweep(compose("sweep", overrides), Invocation(overrides=tuple(overrides)))
+
+
+def test_a_bound_that_no_trial_could_use_is_one_sentence_before_the_first_trial(tmp_path):
+    for bounds, wrong in (("{low: -1, high: 1}", "-1"), ("{low: 0.001, high: 0.1, log: true}", None)):
+        overrides = [*TINY, "~sweep.space", f"+sweep.space={{optim.lr: {bounds}}}", f"run_dir={tmp_path}"]
+        with pytest.raises(ModisteError, match=f"'optim.lr' is {wrong}") if wrong else contextlib.nullcontext():
+            Sweep(compose("sweep", overrides), Invocation(overrides=tuple(overrides)))
+
+
+def test_a_space_that_is_a_list_is_one_sentence(tmp_path):
+    done = modiste("sweep", *TINY, "~sweep.space", "+sweep.space=[a]", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "Error: 'sweep.space' is ['a']: it takes a mapping.\n")
+
+
+def sweep_in(folder, *changed):
+    overrides = [*TINY, "sweep=heads", f"run_dir={folder}", *changed]
+    return Sweep(compose("sweep", overrides), Invocation(overrides=tuple(overrides)))
+
+
+CHANGES = {
+    "sweep.objectives=[{metric: val/loss}]": r"sweep.objectives=\[\{'metric': 'val/retrieval/t2i/mrr'",
+    "sweep.space.loss.choices=[clip]": "sweep.space=.*'siglip'",
+    "sweep.repeats=2": "sweep.repeats=1, not 2",
+    "sweep.storage=sqlite": "sweep.storage=journal, not sqlite",
+    "data.batch_size=8": "data.batch_size=16, not 8",
+    "seed=1": "seed=0, not 1",
+    "loss=siglip": "loss._target_=.*, not",
+}
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A folder with a sweep of one trial, of which nothing was trained."""
+    folder = tmp_path_factory.mktemp("begun")
+    sweep = sweep_in(folder)
+    sweep._objective = lambda train_one, trial: [float(len(sweep.space.suggest(trial)))]
+    sweep.settings["trials"] = 1
+    sweep.run()
+    return folder
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_sweep_with_other_settings_in_the_same_folder_is_refused(begun, change):
+    """Its table would have shown the values of one metric under the name of another."""
+    before = {path.name: path.read_bytes() for path in begun.iterdir() if path.name != ".lock"}
+    with pytest.raises(ModisteError, match=f"{begun} has a sweep with {CHANGES[change]}.*: give the former value, or"):
+        sweep_in(begun, change).run()
+    assert {path.name: path.read_bytes() for path in begun.iterdir() if path.name != ".lock"} == before
+
+
+def test_a_sweep_resumes_with_more_trials_and_what_decides_no_result(begun, caplog):
+    more = ("sweep.trials=1", "sweep.processes=own", "data.num_workers=0", "sweep.sampler.seed=7", "name=other")
+    with caplog.at_level("INFO"):
+        assert len(sweep_in(begun, *more).run().trials) == 1
+    assert "All 1 trials are done: raise sweep.trials for more" in caplog.text
+
+
+def test_a_training_run_is_no_folder_for_a_sweep(tmp_path):
+    (tmp_path / "config.yaml").write_text("name: run\n")
+    with pytest.raises(ModisteError, match="has a training run, not a sweep: choose another directory"):
+        sweep_in(tmp_path).run()
+
+
 PARENT = """
 import sys, time
 from modiste.sweeps.execution import end, start
@@ -365,7 +435,7 @@ def test_a_sweep_without_a_complete_trial_is_one_sentence(tmp_path):
 
     found = study(tmp_path)
     run(found, 2, never)
-    with pytest.raises(ModisteError, match="no such file"):
+    with pytest.raises(ModisteError, match="start a new one in another directory; trial 0 failed with: no such file"):
         conclude(found, [LOSS], list(SPACE.space), tmp_path)
 
 
@@ -434,6 +504,21 @@ def test_a_sweep_over_seeds_alone_needs_no_space(tmp_path):
         ({"lr": {"choices": []}}, "at least one value"),
         ({"lr": {"low": 2, "high": 1}}, "low ≤ high"),
         ({"lr": {"low": 2}}, "low and high"),
+        ({"lr": {"low": "a", "high": 1}}, "two finite numbers"),
+        ({"lr": {"low": False, "high": True}}, "two finite numbers"),
+        ({"lr": {"low": 0.0, "high": math.inf}}, "two finite numbers"),
+        ({"lr": {"low": math.nan, "high": 1.0}}, "two finite numbers"),
+        ({"lr": {"low": 0, "high": 1, "log": True}}, "lr.low is 0: a log scale begins above 0"),
+        ({"lr": {"low": 1, "high": 2, "log": "maybe"}}, "lr.log is maybe: it takes true or false"),
+        ({"lr": {"low": 0.1, "high": 1, "step": -1}}, "lr.step is -1: it takes a number above 0"),
+        ({"lr": {"low": 0.1, "high": 1, "step": "x"}}, "lr.step is x"),
+        ({"lr": {"low": 0.1, "high": 1, "step": 0.1, "log": True}}, "no log scale"),
+        ({"n": {"low": 1, "high": 4, "step": 0.5}}, "n.step is 0.5: it takes a whole number above 0"),
+        ({"lr": {"choices": 3}}, "choices is 3: it takes a list"),
+        ({"loss": {"choices": "clip"}}, "choices is clip: it takes a list"),
+        ({"lr": {"choices": [1], "low": 1}}, "choices and a range: give one"),
+        ({"seed": {"choices": [1, 2]}}, "seed would be ignored, as the sweep sets it"),
+        ({"sweep.trials": {"low": 1, "high": 2}}, "would be ignored"),
     ],
 )
 def test_a_space_that_is_none_is_one_sentence(space, message):
@@ -441,8 +526,89 @@ def test_a_space_that_is_none_is_one_sentence(space, message):
         Space(space)
 
 
+@pytest.mark.parametrize("space", [{"n": {"low": 2, "high": 2}}, {"x": {"low": 0.1, "high": 0.1, "log": True}}])
+def test_equal_bounds_are_one_value(tmp_path, space):
+    found = study(tmp_path)
+    run(found, 2, lambda trial: [0.0 * len(Space(space).suggest(trial))])
+    assert {tuple(trial.params.values()) for trial in found.get_trials()} == {(next(iter(space.values()))["low"],)}
+
+
 def test_values_are_written_in_hydras_grammar():
     assert as_overrides({"a": None, "b": True, "c": 0, "d": "x, y"}) == ["a=null", "b=true", "c=0", 'd="x, y"']
+
+
+def test_an_epoch_without_a_number_is_never_the_best():
+    """min and max return NaN where it comes first."""
+    epochs = [{"loss": math.nan}, {"loss": 2.0}, {"loss": 1.0}]
+    assert LOSS.best(epochs) == 1.0
+    assert Objective("loss", "max").best(epochs) == 2.0
+    with pytest.raises(ModisteError, match="loss is NaN in every epoch: lower"):
+        LOSS.best(epochs[:1])
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "said"),
+    [
+        (-signal.SIGKILL, "epoch 1/3  val/loss 2.0", "The training run was killed by SIGKILL: memory may have run out"),
+        (-signal.SIGSEGV, "", "killed by SIGSEGV: see "),
+        (1, "epoch 1/3\nError: data.batch_size=9 is too large: lower it.", "data.batch_size=9 is too large: lower it."),
+        (1, "a \xff byte\nRuntimeError: out of memory", "RuntimeError: out of memory"),
+        (3, "", "ended with code 3"),
+    ],
+)
+def test_a_process_that_failed_says_why(tmp_path, code, output, said):
+    """The last line of a killed run's log is an epoch, not a reason."""
+    (tmp_path / "output.log").write_text(output, encoding="latin-1")
+    assert why_failed(code, tmp_path / "output.log").startswith(said) or said in why_failed(
+        code, tmp_path / "output.log"
+    )
+
+
+@pytest.mark.parametrize("storage", ["journal", "sqlite"])
+def test_a_full_disk_stops_the_sweep_and_its_trial_is_repeated(tmp_path, storage):
+    """It would have failed all further trials, and no more would have run with space again."""
+
+    def full(trial):
+        values = SPACE.suggest(trial)
+        if trial.number == 1:
+            raise DiskFullError(f"No space left for {values['n']}.")
+        return valley(trial)
+
+    with pytest.raises(DiskFullError, match=r"No space left for \d"):
+        run(study(tmp_path, storage=storage), 4, full)
+    again = study(tmp_path, storage=storage)
+    run(again, 4, valley)
+    assert [trial.state.name for trial in finished(again)] == ["COMPLETE", "FAIL", *["COMPLETE"] * 3]
+    assert "cut off" in rows(again, [LOSS])[1]["error"]
+    assert finished(again)[1].params == finished(again)[2].params
+
+
+def test_a_process_that_failed_for_want_of_space_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("modiste.sweeps.execution.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("modiste.sweeps.execution.own_command", lambda *words: [sys.executable, "-c", "1 / 0"])
+    train_one = functools.partial(SeparateProcess(), [], tmp_path / "trial_000", None)
+    with pytest.raises(ModisteError, match="ZeroDivisionError"):
+        train_one()
+    monkeypatch.setattr("modiste.utils.atomic.shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
+    with pytest.raises(DiskFullError, match=r"No space left for .*: free some, then resume the sweep"):
+        train_one()
+
+
+def test_a_killed_trial_is_a_failed_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("modiste.sweeps.execution.POLL_SECONDS", 0.05)
+    script = "import os, signal; print('epoch 1/3', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    monkeypatch.setattr("modiste.sweeps.execution.own_command", lambda *words: [sys.executable, "-c", script])
+    train_one = SeparateProcess()
+    found = study(tmp_path)
+
+    def objective(trial):
+        if trial.number == 1:
+            train_one([], tmp_path / "trial_001", Watch(trial, [LOSS], report=False))
+        return valley(trial)
+
+    run(found, 3, objective)
+    assert [row["state"] for row in rows(found, [LOSS])] == ["complete", "fail", "complete"]
+    assert "killed by SIGKILL" in rows(found, [LOSS])[1]["error"]
 
 
 def test_an_unknown_metric_is_one_sentence():

@@ -1,11 +1,14 @@
 """Training from cached features is the training that runs the frozen trunks, and a file serves whom it fits only."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
 
 from helpers.commands import TINY, modiste
+from helpers.full_disk import no_space
 from helpers.tiny_data import falsely_prepared
 from modiste.data.augment import Where
 from modiste.data.captions import Captions
@@ -88,6 +91,16 @@ def test_a_tower_that_trains_is_not_cached(catalogue, tmp_path):
     batch = next(epochs(data, 1))
     assert batch["pixels"].shape == (8, 3, 32, 32)
     assert set(batch["tokens"]) == {"features"}
+
+
+def test_features_for_which_the_disk_has_no_space_are_kept_in_memory(catalogue, tmp_path, monkeypatch, caplog):
+    """Storing to a memory map killed the process."""
+    monkeypatch.setattr(os, "posix_fallocate", no_space)
+    built = model()
+    batch = next(epochs(datamodule(catalogue, built, feature_cache=FeatureCache(built, tmp_path)), 1))
+    assert batch["pixels"].shape[0] == 8
+    assert "Features could not be cached" in caplog.text
+    assert not list(tmp_path.glob("*.npy"))
 
 
 def test_a_file_serves_another_run_only_where_all_that_decides_it_is_the_same(catalogue, tmp_path):

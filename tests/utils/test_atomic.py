@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,13 +16,16 @@ from modiste.errors import ModisteError
 from modiste.utils import atomic as atomic_module
 from modiste.utils.atomic import (
     DiskFullError,
+    UnwritableError,
     atomic,
     atomic_folder,
     check_space,
+    make_folder,
     quick_digest,
     read_cache,
     refuse_other_writers,
     remove_all_leftovers,
+    reserve,
     write_cache,
     write_checked,
     write_image,
@@ -161,9 +165,41 @@ def test_a_full_disk_is_one_sentence_whatever_the_writer_says(error, free, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="only Linux has a file system that refuses all files so")
+def test_where_the_system_lets_nobody_write_is_one_sentence():
+    """The error there is that of a missing file, which elsewhere is a bug and keeps its traceback."""
+    for write in (atomic, atomic_folder):
+        with pytest.raises(UnwritableError, match="/proc/x cannot be created: choose another path"):
+            write_at(write, Path("/proc/x"))
+        with pytest.raises(UnwritableError, match="/proc/x cannot be created: No such file"):
+            write_at(write, Path("/proc/x/y"))
+    with pytest.raises(UnwritableError, match="/proc/x/y cannot be created: No such file"):
+        make_folder(Path("/proc/x/y"))
+
+
+def write_at(write, path):
+    with write(path) as at:
+        (at / "a" if at.is_dir() else at).write_text("")
+
+
+def test_a_missing_file_that_a_writer_reads_stays_an_error_of_its_own(tmp_path):
+    with pytest.raises(FileNotFoundError) as raised, atomic(tmp_path / "a"):
+        (tmp_path / "other").read_text()
+    assert not isinstance(raised.value, ModisteError)
+
+
 def test_other_errors_of_a_writer_stay_what_they_are(tmp_path):
     with pytest.raises(RuntimeError, match="a bug"), atomic(tmp_path / "a.txt"):
         raise RuntimeError("a bug")
+
+
+def test_a_sparse_file_gets_its_blocks_before_it_is_mapped(tmp_path):
+    with (tmp_path / "a").open("wb") as file:
+        file.truncate(2**20)
+    assert (tmp_path / "a").stat().st_blocks * 512 < 2**20
+    reserve(tmp_path / "a")
+    assert (tmp_path / "a").stat().st_blocks * 512 >= 2**20
+    assert (tmp_path / "a").read_bytes() == bytes(2**20)
 
 
 def test_space_is_asked_for_before_the_work(tmp_path, monkeypatch):

@@ -144,10 +144,12 @@ class Call:
         flags = [flag for flag in self.flags if flag not in ("--multirun", "--run")]
 
         failures: list[Exception] = []
+        started: list[Any] = []
 
         def task(cfg: Any) -> Any:
             from hydra.core.hydra_config import HydraConfig
 
+            started.append(cfg)
             own = given(HydraConfig.get())
             hydra_own = [o for o in own["hydra"] if not o.startswith("hydra.mode=")]
             with process([script, self.command, *flags, *hydra_own, *own["task"]], full_error=user_setting):
@@ -164,7 +166,15 @@ class Call:
         # With HYDRA_FULL_ERROR=1, Hydra raises errors and leaves the reporting to `main`.
         for_hydra = [flag for flag in self.flags if not flag.startswith("--config-path=")]  # given as `root`
         with process([f"modiste {self.command}", *for_hydra, *self._for_hydra()], full_error="1"), _hydra_config():
-            hydra.main(config_path=str(self.root.resolve()), config_name=self.command, **VERSION_BASE)(task)()
+            try:
+                hydra.main(config_path=str(self.root.resolve()), config_name=self.command, **VERSION_BASE)(task)()
+            except OSError as error:
+                if started or not error.filename:
+                    raise
+                raise ModisteError(
+                    f"'{error.filename}' cannot be created: {error.strerror}: choose another directory "
+                    "(hydra.run.dir=DIR)."
+                ) from error
         if failures:
             raise failures[0]
         return None

@@ -249,7 +249,7 @@ def check_unchanged(config: DictConfig, overrides: Sequence[str]) -> None:
         check_goes_on(run, [override for override in overrides if override in _last(overrides) - known])
     if given & set(GLOBAL):
         return
-    changed = list(_differences(config, load_config(run.config), (*given, *PLACES)))
+    changed = list(differences(config, load_config(run.config), (*given, *PLACES)))
     if changed:
         key, was, now = changed[0]
         more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
@@ -274,10 +274,14 @@ def check_goes_on(run: RunDir, overrides: Sequence[str]) -> None:
         )
 
 
-def _differences(
+def differences(
     config: DictConfig, stored: DictConfig, without: Collection[str]
 ) -> Iterator[tuple[str, object, object]]:
-    """Yield (key, stored, composed) of values that differ, except below the keys ``without``."""
+    """Yield (key, stored, composed) of values that differ, except below the keys ``without``.
+
+    >>> list(differences(OmegaConf.create({"a": 1, "b": {"c": 2}}), OmegaConf.create({"a": 0, "b": {"c": 3}}), ["b"]))
+    [('a', 0, 1)]
+    """
     below = tuple(f"{key}." for key in without)
     for path, parent, key in walk(config):
         if f"{path}.".startswith(below) or OmegaConf.is_interpolation(parent, key) or OmegaConf.is_missing(parent, key):

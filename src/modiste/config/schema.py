@@ -240,10 +240,10 @@ def value_problems(cfg: DictConfig, root: str = "") -> list[str]:
         for path, (problem, raw) in found.items()
         if not (isinstance(raw, str) and raw in pointers) and not any(deeper.startswith(f"{path}.") for deeper in found)
     ]
-    if root == "sweep":
+    if root == "sweep" and isinstance(space := plain(cfg.sweep.get("space")), dict):
         problems += [
             f"'sweep.space.{key}' has no values: give choices, or low and high."
-            for key, entry in (plain(cfg.sweep.get("space")) or {}).items()
+            for key, entry in space.items()
             if isinstance(entry, dict) and not ("choices" in entry or {"low", "high"} <= entry.keys())
         ]
     if root in ("evaluate", "merge") and not cfg.get("task"):

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
-from modiste.utils.atomic import atomic
+from modiste.utils.atomic import atomic, make_folder
 from modiste.utils.run_dir import cache_dir
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def download(
         progress: `modiste.utils.progress.progress_bar`, or None.
     """
     folder = folder or cache_dir() / "images"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     missing = [url for url in dict.fromkeys(urls) if not (folder / file_name(url)).is_file()]
     failed: list[tuple[str, str]] = []
     with ThreadPoolExecutor(THREADS) as pool:

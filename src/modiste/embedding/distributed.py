@@ -23,7 +23,7 @@ from modiste.embedding.build import build_embedder
 from modiste.embedding.embedder import MIN_COSINE, fingerprint, save_array
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder
-from modiste.utils.atomic import atomic, check_space, file_digest
+from modiste.utils.atomic import atomic, check_space, file_digest, reserve
 from modiste.utils.hardware import keep_pages
 from modiste.utils.interrupts import delayed
 from modiste.utils.orphans import end_with_parent, obey_parent_only
@@ -282,6 +282,7 @@ def _join(job: Job, side: str, files: Sequence[str]) -> None:
     shape = (len(job.catalogue), job.model.embed_dim)
     with atomic(path) as unfinished:
         matrix = np.lib.format.open_memmap(unfinished, "w+", dtype=np.float32, shape=shape)
+        reserve(unfinished)
         for index, file in enumerate(files):
             part = np.load(job.folder / file, mmap_mode="r")
             matrix[index * job.shard_rows :][: len(part)] = part

@@ -47,7 +47,7 @@ from modiste.search.opened import (
 from modiste.search.planner import EXACT, IVF, QUERIES, Measured, Plan, measure, measured_limit, smallest
 from modiste.search.where import NUMBER, TEXT
 from modiste.utils.arrow import read_table
-from modiste.utils.atomic import read_cache, write_checked
+from modiste.utils.atomic import make_folder, read_cache, write_checked
 from modiste.utils.hardware import usable_cores
 from modiste.utils.links import refuse_links
 from modiste.utils.lock import held
@@ -184,7 +184,6 @@ def build(
         ModelCard(**read_facts(folder)["model"]).check(source.card, folder)
     elif folder.is_dir() and any(folder.iterdir()) and not any((folder / p).exists() for p in ("staging", "lance")):
         raise ModisteError(f"{folder} exists and is not an index: choose another out=.")
-    folder.mkdir(parents=True, exist_ok=True)
     with writing(folder):
         # Another process may have finished the build meanwhile.
         known = read_facts(folder) if (folder / FACTS).is_file() else None
@@ -650,7 +649,7 @@ class Staging:
         name = hashlib.sha1(f"{source.card.fingerprint}{source.card.preprocess}".encode(), usedforsecurity=False)
         self.root = folder / "staging"
         self.folder = self.root / name.hexdigest()[:16]
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self.vectors: dict[str, np.ndarray] = dict(source.vectors)
         self.thumbnails: dict[str, bytes] = {}
         for file in sorted(self.folder.glob("*.arrow")):

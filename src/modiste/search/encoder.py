@@ -14,7 +14,7 @@ import numpy as np
 
 from modiste.errors import ModisteError
 from modiste.utils import onnx
-from modiste.utils.atomic import quick_digest, read_cache, write_checked, write_text
+from modiste.utils.atomic import make_folder, quick_digest, read_cache, write_checked, write_text
 from modiste.utils.tokenizer_files import check_tokenizer
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class TextTower:
 
         from modiste.embedding.backends import Tower, _onnx
 
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         sample = [*texts, "shoe", "a red dress with long sleeves and a belt"]
         tokens = model.tokenizer(sample)
         try:

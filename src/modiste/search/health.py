@@ -17,7 +17,7 @@ from modiste.reporting.tables.sheets import csv_text
 from modiste.search.engines.memory import batch, save_array
 from modiste.search.opened import whole
 from modiste.search.where import TEXT
-from modiste.utils.atomic import quick_digest, read_cache, write_cache, write_text
+from modiste.utils.atomic import make_folder, quick_digest, read_cache, write_cache, write_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -152,7 +152,7 @@ LISTS: dict[str, Callable[[Any], Any]] = {
 
 def write(index: Index, folder: Path) -> Iterator[tuple[str, int, Path]]:
     """Write every list as a CSV file; yields its name, its number of rows and the file."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     index = whole(index)
     for name, compute in LISTS.items():
         table = compute(index)

@@ -44,8 +44,11 @@ def conclude(study: Study, objectives: Sequence[Objective], names: Sequence[str]
     best = plus_minus(seeds[ordered[0]["trial"]]) if ordered else []
     write_report(study, objectives, names, folder, best)
     if not any(row["state"] == "complete" for row in table):
-        first = table[0]["error"] if table else "there were none"
-        raise ModisteError(f"No trial of the sweep completed; the first failed with: {first}")
+        failed = [row for row in table if row["state"] == "fail"]
+        why = f"trial {failed[0]['trial']} failed with: {failed[0]['error']}" if failed else "all were pruned."
+        raise ModisteError(
+            f"No trial of the sweep completed: correct its settings and start a new one in another directory; {why}"
+        )
     sheets = [Sheet(f"{len(table)} trials, the best by {objectives[0].metric} first", [plain_grid(_shown(ordered))])]
     if best:
         sheets.append(Sheet(f"Trial {ordered[0]['trial']} over its seeds", [plain_grid(best)]))

@@ -17,6 +17,7 @@ from modiste.config.invocation import Invocation
 from modiste.errors import ModisteError
 from modiste.reporting.logs import read_metrics
 from modiste.sweeps.study import Objective
+from modiste.utils.atomic import DiskFullError, is_full, make_folder
 from modiste.utils.own_process import own_command, own_environment
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class SeparateProcess:
     def __call__(self, overrides: Sequence[str], place: Path, watch: Watch) -> None:
         import optuna
 
-        place.mkdir(parents=True, exist_ok=True)
+        make_folder(place)
         here = f"hydra.run.dir={quote(str(place))}"
         command = own_command("train", *self.flags, *overrides, here)
         pruned = False
@@ -113,9 +114,21 @@ class SeparateProcess:
         if pruned:
             raise optuna.TrialPruned
         if process.returncode:
-            lines = (place / "output.log").read_text(encoding="utf-8").strip().splitlines()
-            raise ModisteError(lines[-1] if lines else f"The training run ended with code {process.returncode}.")
+            failure = ModisteError(why_failed(process.returncode, place / "output.log"))
+            if is_full(failure, place):
+                raise DiskFullError(f"No space left for {place}: free some, then resume the sweep.")
+            raise failure
         new_epochs(place, watch)
+
+
+def why_failed(code: int, output: Path) -> str:
+    """Describe why a training process failed, from its exit code and the file with its output."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = ": memory may have run out; lower data.batch_size" if -code == signal.SIGKILL else f": see {output}"
+        return f"The training run was killed by {name}{hint}."
+    lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("Error: ") if lines else f"The training run ended with code {code}."
 
 
 def start(command: Sequence[str], log: IO[str]) -> subprocess.Popen[Any]:

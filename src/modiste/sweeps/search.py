@@ -10,24 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from modiste.config import compose, instantiate, quote
+from modiste.config import compose, instantiate, load_config, quote, report, schema
 from modiste.config.invocation import Invocation
 from modiste.config.monitor import given_mode
 from modiste.config.overrides import as_overrides
+from modiste.config.restart import differences
+from modiste.config.schema import plain
 from modiste.errors import ModisteError, did_you_mean
 from modiste.sweeps.execution import SeparateProcess, SharedProcess, Watch
-from modiste.sweeps.space import Space
-from modiste.sweeps.study import Objective, cut_off, mean_and_deviation, open_study, run_trials, sampler_of
+from modiste.sweeps.space import OWN, Space
+from modiste.sweeps.study import FILES, Objective, cut_off, mean_and_deviation, open_study, run_trials, sampler_of
 from modiste.utils.atomic import write_text
 from modiste.utils.interrupts import stoppable
 from modiste.utils.lock import held
+from modiste.utils.run_dir import CONFIG
 
 if TYPE_CHECKING:
     from optuna import Study
 
 PROCESSES = ("auto", "shared", "own")
-OWN = ("sweep", "run_dir", "continue", "seed")
-"""Overrides of the sweep that its trials do not get."""
+MAY_CHANGE = ("sweep", "run_dir", "continue", "data_dir", "log_dir", "name", "logger", "data.num_workers")
+"""Settings with which a sweep may resume; of ``sweep``, those in `FIXED` may not change."""
+FIXED = ("space", "objectives", "repeats", "storage")
 log = logging.getLogger(__name__)
 
 
@@ -51,8 +55,8 @@ class Sweep:
         processes = self.settings["processes"]
         if processes not in PROCESSES:
             raise ModisteError(f"sweep.processes={processes} is unknown. {did_you_mean(processes, PROCESSES)}")
-        for values in self.space.all_choices():
-            compose("train", [*self.base, *as_overrides(values)], line.config_dirs)
+        for values in [*self.space.all_choices(), self.space.last()]:
+            report(schema.value_problems(compose("train", [*self.base, *as_overrides(values)], line.config_dirs)))
         self.shared = processes == "shared" or (processes == "auto" and bool(cfg.features.cache))
         self.config_dirs = line.config_dirs
         self.line = line
@@ -64,6 +68,8 @@ class Sweep:
 
         monitor = {"metric": self.cfg.monitor.metric, "mode": given_mode(self.cfg)}
         chosen: list[dict[str, str]] = self.settings["objectives"] or [monitor]
+        if any("metric" not in o or not set(o) <= {"metric", "mode"} for o in chosen):
+            raise ModisteError(f"sweep.objectives is {chosen}: it takes a list of {{metric: val/…, mode: min or max}}.")
         open_ = [o["metric"] for o in chosen if not o.get("mode") and not o["metric"].endswith("/loss")]
         if open_:
             first = compose("train", [*self.base, *as_overrides(self.space.first())], self.config_dirs)
@@ -71,10 +77,32 @@ class Sweep:
             chosen = [{**o, "mode": str(o.get("mode") or modes.get(o["metric"], ""))} for o in chosen]
         return [Objective(**objective) for objective in chosen]
 
+    def _check_unchanged(self) -> None:
+        """Refuse a folder with a training run or another sweep, whose trials one table would mix."""
+        if not (self.folder / CONFIG).is_file():
+            return
+        stored = load_config(self.folder / CONFIG)
+        if not isinstance(stored.get("sweep"), DictConfig):
+            raise ModisteError(f"{self.folder} has a training run, not a sweep: choose another directory.")
+        if not any((self.folder / name).exists() for name in FILES.values()):
+            return
+        changed = [(key, was, now) for key, was, now in differences(self.cfg, stored, MAY_CHANGE)]
+        changed += [
+            (f"sweep.{key}", was, self.settings[key])
+            for key in FIXED
+            if (was := plain(stored.sweep.get(key))) != self.settings[key]
+        ]
+        if changed:
+            key, was, now = changed[0]
+            raise ModisteError(
+                f"{self.folder} has a sweep with {key}={was}, not {now}, and its table would mix both: give the former "
+                "value, or choose another directory (hydra.run.dir=DIR)."
+            )
+
     def _write_start(self) -> None:
         """Write the configuration and overrides with which continue=DIR resumes the sweep."""
         plain = OmegaConf.to_container(self.cfg, resolve=True)
-        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+        write_text(self.folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(plain)))
         kept = [override for override in self.line.overrides if override.split("=")[0] not in ("continue", "run_dir")]
         write_text(self.folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(kept)))
 
@@ -83,12 +111,14 @@ class Sweep:
 
         Raises:
             KeyboardInterrupt: The sweep was interrupted; running it again resumes it.
-            ModisteError: Another process runs this sweep; or see `modiste.sweeps.study.open_study`.
+            ModisteError: Another process runs this sweep, the folder has one with other settings, or see
+                `modiste.sweeps.study.open_study`.
         """
         with held(self.folder):
             return self._run()
 
     def _run(self) -> Study:
+        self._check_unchanged()
         self._write_start()
         storage, pruner = self.settings["storage"], instantiate(self.cfg.sweep.pruner)
         study = open_study(self.folder, storage, self.objectives, pruner, list(self.space.space))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from modiste.errors import ModisteError, did_you_mean
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 RANGE = ("low", "high", "log", "step")
+OWN = ("sweep", "run_dir", "continue", "seed")
+"""Settings of the sweep that its trials do not get."""
 
 
 class Space:
@@ -24,7 +27,7 @@ class Space:
         may_be_empty: Allow an empty space, for a sweep over seeds only.
 
     Raises:
-        ModisteError: The space is empty and may not be, or an entry has neither form.
+        ModisteError: The space is empty and may not be, an entry has neither form, or trials would ignore its key.
 
     >>> Space({"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "loss": {"choices": ["clip", "siglip"]}}).first()
     {'optim.lr': 0.0001, 'loss': 'clip'}
@@ -44,6 +47,10 @@ class Space:
     def first(self) -> dict[str, Any]:
         """The first choice or ``low`` of each override."""
         return {key: entry["choices"][0] if "choices" in entry else entry["low"] for key, entry in self.space.items()}
+
+    def last(self) -> dict[str, Any]:
+        """The last choice or ``high`` of each override."""
+        return {key: entry["choices"][-1] if "choices" in entry else entry["high"] for key, entry in self.space.items()}
 
     def all_choices(self) -> list[dict[str, Any]]:
         """`first`, then `first` with every other choice once."""
@@ -83,12 +90,39 @@ def is_plain(value: object) -> bool:
 
 
 def _check(key: str, entry: Mapping[str, Any]) -> None:
-    known = ("choices",) if "choices" in entry else RANGE
+    if key.lstrip("+~").split(".")[0] in OWN:
+        raise ModisteError(
+            f"sweep.space.{key} would be ignored, as the sweep sets it for every trial: remove it (sweep.repeats gives "
+            "several seeds)."
+        )
+    if "choices" in entry and set(RANGE) & set(entry):
+        raise ModisteError(f"sweep.space.{key} has choices and a range: give one of them.")
     for word in entry:
-        if word not in known:
+        if word not in ("choices", *RANGE):
             raise ModisteError(f"sweep.space.{key} has no '{word}'. {did_you_mean(word, ('choices', *RANGE))}")
-    if "choices" in entry:
-        if not entry["choices"]:
-            raise ModisteError(f"sweep.space.{key}.choices is empty: give at least one value.")
-    elif not {"low", "high"} <= set(entry) or not entry["low"] <= entry["high"]:
-        raise ModisteError(f"sweep.space.{key} needs choices, or low and high with low ≤ high.")
+    if "choices" not in entry:
+        _check_range(key, entry)
+    elif not isinstance(entry["choices"], list):
+        raise ModisteError(f"sweep.space.{key}.choices is {entry['choices']}: it takes a list.")
+    elif not entry["choices"]:
+        raise ModisteError(f"sweep.space.{key}.choices is empty: give at least one value.")
+
+
+def _check_range(key: str, entry: Mapping[str, Any]) -> None:
+    low, high, log, step = entry.get("low"), entry.get("high"), entry.get("log", False), entry.get("step")
+    if not _is_number(low) or not _is_number(high) or not low <= high:
+        raise ModisteError(f"sweep.space.{key} needs choices, or low and high, two finite numbers with low ≤ high.")
+    if not isinstance(log, bool):
+        raise ModisteError(f"sweep.space.{key}.log is {log}: it takes true or false.")
+    if log and low <= 0:
+        raise ModisteError(f"sweep.space.{key}.low is {low}: a log scale begins above 0.")
+    if "step" not in entry:
+        return
+    whole = isinstance(low, int) and isinstance(high, int)
+    if log or not _is_number(step) or step <= 0 or (whole and not isinstance(step, int)):
+        kind = "a whole number" if whole else "a number"
+        raise ModisteError(f"sweep.space.{key}.step is {step}: it takes {kind} above 0, and no log scale.")
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

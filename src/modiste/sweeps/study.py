@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from modiste.config import instantiate
 from modiste.errors import ModisteError, did_you_mean
 from modiste.metrics.direction import direction
-from modiste.utils.atomic import atomic
+from modiste.utils.atomic import DiskFullError, atomic, make_folder
 from modiste.utils.run_dir import check_links
 from modiste.utils.seeds import mix
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")
 """Last bytes of an SQLite rollback journal that names a super-journal (sqlite.org/fileformat2.html)."""
-STORAGES = ("journal", "sqlite")
+FILES = {"journal": "study.journal", "sqlite": "study.db"}
+"""Storage → its file in the sweep's directory."""
 NAME = "sweep"
 CUT_OFF, REPEATS = "cut_off", "repeats"
 log = logging.getLogger(__name__)
@@ -64,9 +65,15 @@ class Objective:
         """All metrics of the epoch with the best value, the first of equal ones.
 
         Raises:
-            ModisteError: No epoch has the metric.
+            ModisteError: No epoch has the metric, or it is NaN in all of them.
+
+        >>> Objective("val/loss", "min").best_epoch([{"val/loss": math.nan}, {"val/loss": 1.5}])
+        {'val/loss': 1.5}
         """
-        epochs = [epoch for epoch in history if self.metric in epoch]
+        logged = [epoch for epoch in history if self.metric in epoch]
+        epochs = [epoch for epoch in logged if not math.isnan(epoch[self.metric])]
+        if logged and not epochs:
+            raise ModisteError(f"{self.metric} is NaN in every epoch: lower optim.lr, or choose another objective.")
         if not epochs:
             known = sorted({name for epoch in history for name in epoch})
             raise ModisteError(f"Validation logs no '{self.metric}'. {did_you_mean(self.metric, known)}")
@@ -94,15 +101,15 @@ def open_study(
         import optuna
     except ImportError:
         raise ModisteError("modiste sweep needs optuna: pip install 'modiste[sweep]'.") from None
-    if storage not in STORAGES:
-        raise ModisteError(f"sweep.storage={storage} is unknown. {did_you_mean(storage, STORAGES)}")
+    if storage not in FILES:
+        raise ModisteError(f"sweep.storage={storage} is unknown. {did_you_mean(storage, FILES)}")
     if storage == "sqlite" and re.search(r"[?{}]", str(folder.absolute())):  # Optuna reads a URL and a template
         raise ModisteError(
             f"'{folder.absolute()}' cannot hold an SQLite study: rename the folder without ?, {{ and }}."
         )
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # Modiste logs a failed trial in one line
     check_links(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     check_journal(folder / "study.db-journal")
     check_schema(folder / "study.db")
     directions: Any = [objective.direction for objective in objectives]
@@ -111,7 +118,7 @@ def open_study(
         if storage == "journal":
             from optuna.storages.journal import JournalFileBackend
 
-            path = folder / "study.journal"
+            path = folder / FILES[storage]
             mend(path, names)
             kept = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
         study = optuna.create_study(
@@ -245,18 +252,25 @@ def _is_json(line: bytes) -> bool:
         return False
 
 
+class Full(BaseException):
+    """Leaves `optuna.Study.optimize` without a result of the trial; the cause is the error."""
+
+
 def run_trials(
     study: Study, count: int, objective: Callable[[Any], Sequence[float]], sampler: Callable[[int], Any]
 ) -> None:
     """Run trials until the study has ``count`` of them, not counting those that were cut off.
 
-    A failed trial is recorded with its error message, and the next one starts.
+    A failed trial is recorded with its error message, and the next one starts. A full disk ends them all.
 
     Args:
         study: Study from `open_study`.
         count: Number of trials.
         objective: Trial → values of the objectives.
         sampler: Number of previous trials → sampler of the next one, as `sampler_of`.
+
+    Raises:
+        DiskFullError: No space is left; when the study is opened again, the trial is repeated.
     """
     import optuna
 
@@ -265,6 +279,8 @@ def run_trials(
             values = list(objective(trial))
         except optuna.TrialPruned:
             raise
+        except DiskFullError as error:  # every further trial would fail, too: this one stays open and is repeated
+            raise Full from error
         except (KeyboardInterrupt, SystemExit):  # not a failure: the trial stays open and is repeated
             raise SystemExit(130) from None
         except Exception as error:
@@ -281,8 +297,13 @@ def run_trials(
         study.sampler = sampler(before())
 
     next_sampler()
-    if before() < count:
-        study.optimize(attempt, n_trials=count - before(), catch=(Exception,), callbacks=[next_sampler])
+    if before() >= count:
+        log.info("All %d trials are done: raise sweep.trials for more.", count)
+    else:
+        try:
+            study.optimize(attempt, n_trials=count - before(), catch=(Exception,), callbacks=[next_sampler])
+        except Full as stop:
+            raise stop.__cause__ or stop from None
 
 
 # Samplers with a fixed order from the seed; the storage has their position.

@@ -24,7 +24,7 @@ from modiste.embedding.transfer import fetched, to_device
 from modiste.errors import ModisteError, did_you_mean
 from modiste.models.dual_encoder import DualEncoder, Tokens, TwoTower
 from modiste.models.finetune import TOWERS, parameters
-from modiste.utils.atomic import read_cache, write_cache
+from modiste.utils.atomic import read_cache, reserve, write_cache
 from modiste.utils.progress import Progress, silent
 
 DTYPES = ("float32", "float16")
@@ -194,7 +194,10 @@ class FeatureCache:
             return array
 
         def write(unfinished: Path) -> None:
-            fill(np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)).flush()  # type: ignore[attr-defined]
+            array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
+            reserve(unfinished)
+            fill(array)
+            array.flush()
 
         if write_cache(path, write, "Features"):
             return mapped(path)

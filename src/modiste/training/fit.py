@@ -51,7 +51,7 @@ from modiste.training.callbacks import (
 )
 from modiste.training.loggers import flat, run_name, swept_overrides
 from modiste.training.validation_sets import validation_specs
-from modiste.utils.atomic import remove_all_leftovers, write_text
+from modiste.utils.atomic import make_folder, remove_all_leftovers, write_text
 from modiste.utils.hardware import environment, is_out_of_memory, keep_pages
 from modiste.utils.lock import exclusive, is_further_process
 from modiste.utils.orphans import end_with_parent
@@ -333,7 +333,7 @@ def without_defaults(cfg: DictConfig, callbacks: Sequence[Callback]) -> dict[str
 
 def describe(parts: TrainingParts, line: Invocation, run: RunDir, loggers: Mapping[str, Logger]) -> None:
     """Write the description of the run: configuration, overrides, environment, ids of the loggers' runs."""
-    run.path.mkdir(parents=True, exist_ok=True)
+    make_folder(run.path)
     config = parts.config
     start = {name: config[name] for name in ("init", "resume")}
     if config["continue"]:

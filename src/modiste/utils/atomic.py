@@ -38,6 +38,28 @@ class DiskFullError(ModisteError, OSError):
     """No space is left for a file, or a file is larger than a limit allows."""
 
 
+class UnwritableError(ModisteError, OSError):
+    """A file or folder cannot be created at its path."""
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents.
+
+    Raises:
+        UnwritableError: A file is in its place, or the system refuses, as below ``/proc``.
+
+    >>> make_folder(Path("/dev/null"))
+    Traceback (most recent call last):
+    modiste.utils.atomic.UnwritableError: /dev/null is a file: choose another directory.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if folder.exists():
+            raise UnwritableError(f"{folder} is a file: choose another directory.") from error
+        raise UnwritableError(f"{folder} cannot be created: {error.strerror}: choose another directory.") from error
+
+
 @contextmanager
 def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path; at the end of the block its file atomically replaces ``path``.
@@ -52,6 +74,7 @@ def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
 
     Raises:
         OSError: The folder cannot be written.
+        UnwritableError: The folder cannot be created, or holds no files, as ``/proc``.
         DiskFullError: No space is left, or the file exceeds a size limit.
 
     >>> from tempfile import TemporaryDirectory
@@ -61,9 +84,9 @@ def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
     ...     print([file.name for file in Path(folder, "a").iterdir()])
     ['b.txt']
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     remove_leftovers(path)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished, _ = _temporary(path)
     unfinished.unlink(missing_ok=True)  # a planted link of this name would be written through
     try:
         with _explained(path):
@@ -80,12 +103,14 @@ def atomic(path: Path, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn errors while writing ``path`` into `DiskFullError` where a full disk or a limit is the cause."""
+    """Turn errors while writing ``path`` into `DiskFullError` or `UnwritableError` by their cause."""
     try:
         yield
     except ModisteError:
         raise
     except Exception as error:  # torch, OpenVINO and safetensors do not raise OSError
+        if isinstance(error, FileNotFoundError) and str(error.filename) in map(str, _temporary(path)):
+            raise UnwritableError(f"{path} cannot be created: choose another path.") from error
         if is_full(error, path.parent):
             raise DiskFullError(f"No space left for {path}: free some, then run the same command again.") from error
         if getattr(error, "errno", None) == errno.EFBIG or LIMITED.search(str(error)):
@@ -103,6 +128,21 @@ def is_full(error: BaseException, folder: Path) -> bool:
     with suppress(OSError):
         return shutil.disk_usage(folder).free < RESERVE
     return False
+
+
+def reserve(path: Path) -> None:
+    """Allocate the blocks of a sparse file that will be written through a memory map.
+
+    On a full disk, storing to a page without a block kills the process by SIGBUS.
+
+    Raises:
+        OSError: No space is left.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        check_space(path.parent, path.stat().st_size, path.name)
+        return
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def check_space(folder: Path, size: int, what: str) -> None:
@@ -139,18 +179,23 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     ...     print([str(file.relative_to(parent)) for file in sorted(Path(parent).rglob("*"))])
     ['a', 'a/second']
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     _restore_former(path)
     remove_leftovers(path)
-    unfinished, former = (path.with_name(f"{path.name}.{word}{os.getpid()}.tmp") for word in ("", "former."))
-    unfinished.mkdir()
+    unfinished, former = _temporary(path)
     try:
         with _explained(path):
+            unfinished.mkdir()
             yield unfinished
         _replace_folder(unfinished, path, former)
     finally:
         for folder in (unfinished, former):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary(path: Path) -> tuple[Path, Path]:
+    """This process's temporary paths for ``path``: the unfinished one, and the former one of a folder."""
+    return path.with_name(f"{path.name}.{os.getpid()}.tmp"), path.with_name(f"{path.name}.former.{os.getpid()}.tmp")
 
 
 def _replace_folder(new: Path, path: Path, former: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from modiste.errors import ModisteError
+from modiste.utils.atomic import make_folder
 from modiste.utils.run_dir import check_links
 
 log = logging.getLogger(__name__)
@@ -50,12 +51,7 @@ def held(folder: Path, patience: float = 0.0, name: str = LOCK) -> Iterator[None
             created, or `modiste.utils.run_dir.check_links` refuses it.
     """
     check_links(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ModisteError(f"{folder} is a file: choose another directory.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ModisteError(f"{folder} cannot be created: {error.strerror}: choose another directory.") from error
+    make_folder(folder)
     lock = FileLock(folder / name)
     try:
         _acquire(lock, folder, patience)

@@ -22,7 +22,7 @@ from modiste.data.decode import Decoder
 from modiste.errors import ModisteError
 from modiste.models.preprocess import Preprocess
 from modiste.utils import arrow
-from modiste.utils.atomic import atomic, check_space, file_digest, write_text
+from modiste.utils.atomic import atomic, check_space, file_digest, make_folder, write_text
 from modiste.utils.hardware import usable_cores
 from modiste.utils.links import refuse_links
 from modiste.utils.progress import Progress, silent
@@ -210,7 +210,7 @@ def write_parts(
     for name in parts:
         if Path(name).name != name:
             raise ModisteError(f"'{name}' is not a file name: give splits and shards names without a slash.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     known: dict[str, dict[str, Any]] = {}
     earlier = read_manifest(folder)
     if earlier is not None:
