@@ -33,7 +33,7 @@ METRIC = "t2i/mrr"
 METRICS = (METRIC, "t2i/recall@10")
 # Titles search in every table, whatever the captions of training.
 MEASURED = ["task=[retrieval]", 'task.retrieval.template="{text}"',
-            "monitor={metric: val/retrieval/t2i/mrr, mode: max}"]  # fmt: skip
+            "monitor.metric=val/retrieval/t2i/mrr"]  # fmt: skip
 
 COMMON = [
     "image=lite", "text=minilm", "data=kagl", "data/split=marqo", "optim=finetune", "text.max_length=24",

@@ -184,7 +184,7 @@ def train_baseline() -> None:
     """The first row of the ablation, as a separate run."""
     from ablation import HEADS
 
-    train(BASELINE, *HEADS, "seed=0", "monitor={metric: val/retrieval/t2i/mrr, mode: max}")
+    train(BASELINE, *HEADS, "seed=0", "monitor.metric=val/retrieval/t2i/mrr")
 
 
 # Between the baseline and the model for other catalogues, which began with the same weights (WiSE-FT).

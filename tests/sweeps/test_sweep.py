@@ -287,7 +287,11 @@ def test_an_objective_without_a_mode_has_the_direction_of_its_metric():
     [
         (["monitor.metric=val/gap/gap"], ["minimize"]),
         (["sweep.objectives=[{metric: val/other/gap/gap}, {metric: val/retrieval/t2i/mrr}]"], ["minimize", "maximize"]),
-        (["sweep.objectives=[{metric: val/gap/gap, mode: max}]"], ["maximize"]),
+        (["sweep.objectives=[{metric: val/gap/gap, mode: min}, {metric: val/loss}]"], ["minimize", "minimize"]),
+        (["sweep.objectives=[{metric: val/retrieval/t2i/median_rank}]"], ["minimize"]),
+        (["sweep.objectives=[{metric: val/gap/gap, mode: max}]"], "mode=max would keep the worst val/gap/gap"),
+        (["sweep.objectives=[{metric: val/other/loss, mode: max}]"], "mode=max would keep the worst val/other/loss"),
+        (["monitor.metric=val/gap/gap", "monitor.mode=max"], "monitor.mode=max would keep the worst val/gap/gap"),
     ],
 )
 def test_a_sweep_asks_the_task_for_the_direction_of_its_metric(tmp_path, monkeypatch, words, directions):
@@ -298,12 +302,30 @@ def test_a_sweep_asks_the_task_for_the_direction_of_its_metric(tmp_path, monkeyp
     sets = ["task=[retrieval,gap]", "transfer={other: {split: test}}"]
     overrides = [*TINY, *sets, "sweep=seeds", *words, f"run_dir={tmp_path}"]
     line = Invocation(overrides=tuple(overrides), config_dirs=(tmp_path,))
-    sweep = Sweep(compose("sweep", overrides, [tmp_path]), line)
+    config = compose("sweep", overrides, [tmp_path])
+    if isinstance(directions, str):
+        with pytest.raises(ModisteError, match=directions):
+            Sweep(config, line)
+        return
+    sweep = Sweep(config, line)
     assert [objective.direction for objective in sweep.objectives] == directions
     errors = [{"trial": number, "state": "complete", "val/gap/gap": value} for number, value in enumerate([0.3, 0.1])]
     if sweep.objectives[0].metric == "val/gap/gap":
         best = best_first(errors, sweep.objectives)[0]
-        assert best["val/gap/gap"] == (0.1 if directions == ["minimize"] else 0.3)
+        assert best["val/gap/gap"] == 0.1
+
+
+@pytest.mark.parametrize("objective", ["{mode: max}", "{metric: 3}", "{metric: val/loss, modes: min}"])
+def test_a_malformed_objective_is_one_sentence(tmp_path, objective):
+    overrides = [*TINY, "sweep=seeds", f"sweep.objectives=[{objective}]", f"run_dir={tmp_path}"]
+    with pytest.raises(ModisteError, match=r"sweep\.objectives has .*: give metric: val"):
+        Sweep(compose("sweep", overrides), Invocation(overrides=tuple(overrides)))
+
+
+@pytest.mark.parametrize("sweep", ["heads", "finetune", "seeds"])
+def test_the_objective_of_a_sweep_can_be_replaced_without_its_mode(sweep):
+    cfg = compose("sweep", [f"sweep={sweep}"])
+    assert not [objective for objective in cfg.sweep.objectives if "mode" in objective]
 
 
 def test_an_objective_that_its_task_does_not_measure_is_one_sentence(tmp_path):
@@ -621,7 +643,7 @@ FROZEN += ["tune.text.train=last_n", "tune.text.layers=1", "features.cache=true"
 GRID = """
 defaults: [_base]
 trials: 3
-objectives: [{metric: val/retrieval/t2i/mrr, mode: max}]
+objectives: [{metric: val/retrieval/t2i/mrr}]
 space: {data.batch_size: {choices: [16, 100000, 32]}}
 sampler: {_target_: optuna.samplers.GridSampler, search_space: {data.batch_size: [16, 100000, 32]}, seed: 0}
 """

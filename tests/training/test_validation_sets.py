@@ -131,6 +131,16 @@ def test_a_mean_is_of_measured_metrics_of_one_direction(mean, message):
         module._direction_of_mean({"val/retrieval/t2i/mrr": 0.5, "val/loss": 1.0})
 
 
+@pytest.mark.parametrize(("metric", "mode", "better"), [("val/t/mrr", "min", "max"), ("val/t/gap", "max", "min")])
+def test_a_wrong_mode_of_a_metric_that_only_validation_knows_is_refused_then(metric, mode, better):
+    """Whatever callbacks there are: a task may fail on the random embeddings before training."""
+    config = {"monitor": {"metric": metric, "mode": mode}}
+    module = ContrastiveModule(torch.nn.Identity(), torch.nn.Identity(), config=config)
+    module.higher_is_better = {"val/t/mrr": True, "val/t/gap": False}
+    with pytest.raises(ModisteError, match=f"keep the worst {metric}: set monitor.mode={better}"):
+        module.on_validation_epoch_end()
+
+
 def test_validation_metrics_are_reduced_over_the_processes(monkeypatch):
     loss = Mock(spec=torch.nn.Module, return_value=torch.tensor(1.0))
     model = Mock(spec=torch.nn.Module, return_value=(torch.ones(2, 3), torch.ones(2, 3)))
@@ -153,7 +163,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(folder):
-    monitor = ("monitor.metric=val/thumbnails/zeroshot/category/accuracy", "monitor.mode=max")
+    monitor = ("monitor.metric=val/thumbnails/zeroshot/category/accuracy",)
     words = ("optim.schedule=constant", "hydra.run.dir=run")  # a schedule that ended is not extended
     finished = modiste("train", *TINY, HELD, THUMBNAILS, OTHER, *monitor, *words, cwd=folder)
     assert finished.returncode == 0, finished.stdout + finished.stderr

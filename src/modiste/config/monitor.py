@@ -31,12 +31,12 @@ def settle_mode(config: DictConfig, better: str) -> None:
     config.monitor.mode = better
 
 
-def check_mode(metric: str, mode: str, better: str) -> None:
-    """Raise ModisteError if ``mode`` is not that of the metric, ``better``.
+def check_mode(metric: str, mode: str, better: str, key: str = "monitor.mode") -> None:
+    """Raise ModisteError if ``mode``, given as ``key``, is not that of the metric, ``better``.
 
     >>> check_mode("val/gap/gap", "max", "min")
     Traceback (most recent call last):
     modiste.errors.ModisteError: monitor.mode=max would keep the worst val/gap/gap: set monitor.mode=min.
     """
     if mode != better:
-        raise ModisteError(f"monitor.mode={mode} would keep the worst {metric}: set monitor.mode={better}.")
+        raise ModisteError(f"{key}={mode} would keep the worst {metric}: set {key}={better}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from modiste.config import compose, instantiate, load_config, quote, report, schema
 from modiste.config.invocation import Invocation
-from modiste.config.monitor import given_mode
+from modiste.config.monitor import check_mode, given_mode
 from modiste.config.overrides import as_overrides
 from modiste.config.restart import differences
 from modiste.config.schema import plain
@@ -63,19 +64,20 @@ class Sweep:
         self.objectives = self._objectives()
 
     def _objectives(self) -> list[Objective]:
-        """The objectives, or the monitor; modes that are not given are those that the metrics' tasks state."""
+        """The objectives, or the monitor; their modes are those that the metrics' tasks state."""
         from modiste.training.build import stated_modes
 
         monitor = {"metric": self.cfg.monitor.metric, "mode": given_mode(self.cfg)}
-        chosen: list[dict[str, str]] = self.settings["objectives"] or [monitor]
-        if any("metric" not in o or not set(o) <= {"metric", "mode"} for o in chosen):
-            raise ModisteError(f"sweep.objectives is {chosen}: it takes a list of {{metric: val/…, mode: min or max}}.")
-        open_ = [o["metric"] for o in chosen if not o.get("mode") and not o["metric"].endswith("/loss")]
-        if open_:
+        objectives = self.settings["objectives"]
+        given = given_modes(objectives or [monitor])
+        modes: dict[str, str] = {metric: "min" for metric in given if metric.endswith("/loss")}
+        others = [metric for metric in given if metric not in modes]
+        if others:
             first = compose("train", [*self.base, *as_overrides(self.space.first())], self.config_dirs)
-            modes = stated_modes(first, open_, self.config_dirs)
-            chosen = [{**o, "mode": str(o.get("mode") or modes.get(o["metric"], ""))} for o in chosen]
-        return [Objective(**objective) for objective in chosen]
+            modes |= stated_modes(first, others, self.config_dirs)
+        for metric, better in modes.items():
+            check_mode(metric, given[metric] or better, better, "mode" if objectives else "monitor.mode")
+        return [Objective(metric, modes.get(metric, mode)) for metric, mode in given.items()]
 
     def _check_unchanged(self) -> None:
         """Refuse a folder with a training run or another sweep, whose trials one table would mix."""
@@ -164,6 +166,22 @@ class Sweep:
         """The command that evaluates a trial, with its first seed."""
         place = places(self.folder, best, self.settings["repeats"], self.cfg.seed)[0]
         return f"modiste evaluate run={shlex.quote(str(place))}"
+
+
+def given_modes(objectives: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Metric → given mode of objectives, "" without one.
+
+    Raises:
+        ModisteError: An objective has no metric, another key, or an unknown mode.
+
+    >>> given_modes([{"metric": "val/loss"}, {"metric": "val/retrieval/t2i/mrr", "mode": "max"}])
+    {'val/loss': '', 'val/retrieval/t2i/mrr': 'max'}
+    """
+    for node in objectives:
+        if not isinstance(node.get("metric"), str) or set(node) - {"metric", "mode"}:
+            raise ModisteError(f"sweep.objectives has {dict(node)}: give metric: val/…, and nothing else but mode.")
+        Objective(**{key: value for key, value in node.items() if value is not None})
+    return {node["metric"]: node.get("mode") or "" for node in objectives}
 
 
 def places(folder: Path, number: int, repeats: int, seed: int) -> list[Path]:

@@ -113,7 +113,7 @@ def all_validation_sets(
 def stated_modes(
     cfg: DictConfig, metrics: Sequence[str], config_dirs: Sequence[Path] = ()
 ) -> dict[str, Literal["min", "max"]]:
-    """Modes of validation metrics, as training with ``cfg`` settles them; only those that a task states.
+    """Modes of validation metrics that training with ``cfg`` would settle before its first step.
 
     Args:
         cfg: The ``train`` configuration.
@@ -128,7 +128,7 @@ def stated_modes(
     sets = build_validation_sets(validation_specs(cfg, config_dirs), cfg, catalogue, model)
     data = build_data(cfg.data, catalogue, model, build_stream(cfg.data))
     validated = all_validation_sets(cfg, data, sets)
-    modes = {metric: stated_mode(metric, validated) for metric in metrics}
+    modes = {metric: stated_mode(metric, validated, cfg.monitor.mean) for metric in metrics}
     return {metric: mode for metric, mode in modes.items() if mode is not None}
 
 

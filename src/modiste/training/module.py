@@ -14,11 +14,13 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from modiste.config import MEAN
+from modiste.config.monitor import check_mode
 from modiste.data.module import ValidationSet
 from modiste.data.pairs import Batch
 from modiste.embedding.embedder import MatrixEmbedder
 from modiste.errors import ModisteError, did_you_mean
 from modiste.losses.base import ContrastiveLoss
+from modiste.metrics.direction import direction
 from modiste.models.dual_encoder import DualEncoder
 from modiste.models.finetune import rest_frozen
 from modiste.tasks.result import Result
@@ -27,6 +29,7 @@ from modiste.training.callbacks.checkpoints import diverged
 from modiste.training.fsdp import shard
 from modiste.training.grad_cache import GradCache
 from modiste.training.loggers import declare_direction
+from modiste.training.monitor import common_mode
 from modiste.training.optim import Length, Optim
 from modiste.utils.seeds import mix
 
@@ -109,6 +112,7 @@ class ContrastiveModule(LightningModule):
         self.batches_per_epoch = batches_per_epoch
         self.grad_cache = grad_cache or GradCache()
         self.terms, self.mean = dict(terms or {}), list(mean)
+        self.monitor = dict((config or {}).get("monitor") or {})
         self.validation: Any = nn.ModuleList(ValidationEmbeddings() for _ in self.sets)
         self.results: dict[str, Result] = {}
         self.criteria: dict[str, str] = {}
@@ -171,6 +175,9 @@ class ContrastiveModule(LightningModule):
         if self.mean:
             better = self._direction_of_mean(values)
             self._log(MEAN, sum(values[name] for name in self.mean) / len(self.mean), better)
+        metric = self.monitor.get("metric")
+        if metric in self.higher_is_better:  # known before training, except of tasks that fail on random embeddings
+            check_mode(metric, self.monitor["mode"], direction(metric, self.higher_is_better))
 
     def _direction_of_mean(self, values: Mapping[str, float]) -> bool:
         """Whether a higher mean is better.
@@ -181,11 +188,7 @@ class ContrastiveModule(LightningModule):
         for name in self.mean:
             if name not in values:
                 raise ModisteError(f"monitor.mean names {name}, which is not measured. {did_you_mean(name, values)}")
-        better = {name: self.higher_is_better[name] for name in self.mean}
-        if len(set(better.values())) > 1:
-            lower = next(name for name, higher in better.items() if not higher)
-            raise ModisteError(f"monitor.mean mixes metrics where higher is better with {lower}: remove one kind.")
-        return better[self.mean[0]]
+        return common_mode({name: direction(name, self.higher_is_better) for name in self.mean}) == "max"
 
     def _measure(
         self, prefix: str, measured: ValidationSet, images: Tensor, texts: Tensor, rows: Tensor

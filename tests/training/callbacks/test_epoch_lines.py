@@ -1,11 +1,8 @@
-"""One line per epoch, which epoch was best, and the directions of monitors."""
+"""One line per epoch, and which epoch was best."""
 
 from types import SimpleNamespace
 
-import pytest
-
-from modiste.errors import ModisteError
-from modiste.training.callbacks import EpochLines, Selection
+from modiste.training.callbacks import EpochLines
 
 
 def trainer(epoch, fast_dev_run=False, **metrics):
@@ -46,10 +43,3 @@ def test_what_was_best_survives_a_continuation(tmp_path):
     again = EpochLines(str(tmp_path), "val/loss", "min")
     again.load_state_dict(lines.state_dict())
     assert again.best == (0, 1.0)
-
-
-@pytest.mark.parametrize(("metric", "mode", "better"), [("val/t/mrr", "min", "max"), ("val/t/gap", "max", "min")])
-def test_a_mode_that_would_keep_the_worst_epoch_is_refused(tmp_path, metric, mode, better):
-    module = SimpleNamespace(criteria={}, higher_is_better={"val/t/mrr": True, "val/t/gap": False})
-    with pytest.raises(ModisteError, match=f"set monitor.mode={better}"):
-        Selection(str(tmp_path), metric, mode).on_validation_end(trainer(0), module)

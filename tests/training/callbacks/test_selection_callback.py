@@ -1,11 +1,8 @@
-"""Which validation each criterion would choose is written, and a monitor in the wrong direction is refused."""
+"""Which validation each criterion would choose is written."""
 
 import json
 
-import pytest
-
 from helpers.tiny_training import Line, train
-from modiste.errors import ModisteError
 from modiste.training.callbacks import Selection
 
 
@@ -19,8 +16,3 @@ def test_the_chosen_validation_is_the_lowest_loss_and_survives_a_restart(tmp_pat
     assert [validation.values["val/loss"] for validation in again.validations] == [3.0, 1.0, 0.5]
     (written,) = tmp_path.glob("*.json")
     assert json.loads(written.read_text())
-
-
-def test_the_wrong_direction_is_refused_at_the_first_validation(tmp_path):
-    with pytest.raises(ModisteError, match="val/loss"):
-        train(Line(), tmp_path, Selection(str(tmp_path), "val/loss", "max"))

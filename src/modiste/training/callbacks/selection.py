@@ -7,8 +7,6 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from modiste.config.monitor import check_mode
-from modiste.metrics.direction import direction
 from modiste.training import selection
 from modiste.training.callbacks.interruption import fast_dev_run
 from modiste.training.selection import Validation
@@ -24,9 +22,6 @@ class Selection(Callback):
         run_dir: The run directory.
         metric: The monitored metric.
         mode: ``min`` or ``max``.
-
-    Raises:
-        ModisteError: In a validation: ``mode`` contradicts the metric's direction.
     """
 
     def __init__(self, run_dir: str, metric: str, mode: str) -> None:
@@ -37,9 +32,6 @@ class Selection(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        better = cast(Any, pl_module).higher_is_better
-        for metric, mode in self.monitor.items():
-            check_mode(metric, mode, direction(metric, better) if metric in better else mode)
         self.criteria = dict(cast(Any, pl_module).criteria) | self.monitor
         known = {
             name: float(trainer.callback_metrics[name]) for name in self.criteria if name in trainer.callback_metrics
