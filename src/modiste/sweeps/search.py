@@ -179,7 +179,7 @@ def given_modes(objectives: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """
     for node in objectives:
         if not isinstance(node.get("metric"), str) or set(node) - {"metric", "mode"}:
-            raise ModisteError(f"sweep.objectives has {dict(node)}: give metric: val/…, and nothing else but mode.")
+            raise ModisteError(f"sweep.objectives has {dict(node)}: it takes {{metric: val/…, mode: min or max}}.")
         Objective(**{key: value for key, value in node.items() if value is not None})
     return {node["metric"]: node.get("mode") or "" for node in objectives}
 
