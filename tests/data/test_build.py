@@ -5,6 +5,7 @@ from omegaconf import OmegaConf
 from helpers.tiny_data import inputs
 from modiste.config import compose
 from modiste.data.build import bind_captions, captions_of, load
+from modiste.data.captions import Captions
 from modiste.training.data import build_data
 
 WORDS = [
@@ -25,7 +26,8 @@ def test_captions_of_a_node_have_its_words_and_synonyms_as_training_has_them():
     trained = build_data(node, catalogue, inputs(24))
     pairs = trained.pairs("train")
     embedded = bind_captions(node, pairs.catalogue)
-    assert [pairs.caption(row) for row in range(len(pairs))] == [embedded.first(row) for row in range(len(pairs))]
+    assert [pairs.caption(row) for row in range(len(pairs))] == embedded.texts()
+    assert Captions(["a garment"]).bind(catalogue).texts() == ["a garment"] * len(catalogue)  # of no column
 
 
 def test_words_may_be_those_of_the_prompts():

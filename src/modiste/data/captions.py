@@ -71,7 +71,7 @@ class Captions:
             columns = {name: catalogue.column(name) for name in sorted(names)}
         except ModisteError as error:
             raise ModisteError(f"data.captions.templates: {error}") from None
-        return BoundCaptions(self, columns)
+        return BoundCaptions(self, columns, len(catalogue))
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,11 @@ class BoundCaptions:
 
     captions: Captions
     columns: dict[str, list[str]]
+    count: int
+
+    def texts(self) -> list[str]:
+        """Return the caption of each row that is used in evaluation."""
+        return [self.first(row) for row in range(self.count)]
 
     def first(self, row: int) -> str:
         """Return the caption used in evaluation."""

@@ -266,7 +266,7 @@ class FashionDataModule(LightningDataModule):
         return pairs if self._cache is None else pairs.with_features(self._cache.images(pairs))
 
     def _order(self, pairs: Pairs) -> Order:
-        captions = [pairs.captions.first(index) for index in range(len(pairs))] if self.batches.mined else []
+        captions = pairs.captions.texts() if self.batches.mined else []
         return self.batches.bind(pairs.catalogue, captions, len(self.catalogue))
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:

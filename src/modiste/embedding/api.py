@@ -92,8 +92,7 @@ def embed(
     dual_encoder, composed = as_model(model), compose_for("embed", data, run_of(model))
     catalogue = load(composed.config.data) if composed.catalogue is None else composed.catalogue
     if captions is None:
-        bound = bind_captions(composed.config.data, catalogue)
-        texts = [bound.first(row) for row in range(len(catalogue))]
+        texts = bind_captions(composed.config.data, catalogue).texts()
     else:
         texts = _checked_captions(captions, len(catalogue))
     embedder = build_embedder(dual_encoder, **options)
@@ -142,8 +141,7 @@ def embed_config(cfg: DictConfig, line: Invocation) -> EmbeddedFolder:
     model, cfg = _model(cfg, line)
     validate(cfg)
     catalogue = load(cfg.data)
-    captions = bind_captions(cfg.data, catalogue)
-    texts = [captions.first(row) for row in range(len(catalogue))]
+    texts = bind_captions(cfg.data, catalogue).texts()
     folder, device = Path(cfg.out), choose_device(cfg.device)
     number = default_number(device, usable_cores()) if cfg.number is None else cfg.number
     job = Job(

@@ -99,8 +99,8 @@ class Subject:
         assert self.matrices is not None
         images, texts = (read_matrix(path) for path in self.matrices)
         catalogue = evaluation.catalogue
-        captions = bind_captions(evaluation.spec.config.data, catalogue)
-        embedder = MatrixEmbedder(catalogue, images, texts, [captions.first(row) for row in range(len(catalogue))])
+        captions = bind_captions(evaluation.spec.config.data, catalogue).texts()
+        embedder = MatrixEmbedder(catalogue, images, texts, captions)
         described = {"embed_dim": images.shape[1]}
         facts = {"name": self.name, "source": self.source, "describe": described, "fingerprint": embedder.fingerprint}
         return embedder, facts

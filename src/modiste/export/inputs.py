@@ -72,7 +72,6 @@ def of_catalogue(catalogue: Catalogue, data: DictConfig, count: int = SAMPLES) -
     split = next((name for name in ("test", "val") if catalogue.splits.get(name)), None)
     part = catalogue.select(split=split) if split else catalogue
     part = part.select(rows=range(min(count, len(part))))
-    captions = bind_captions(data, part)
     images = [part.read_image(row) for row in range(len(part))]
-    texts = [captions.first(row) for row in range(len(part))]
+    texts = bind_captions(data, part).texts()
     return Inputs(images, texts, f"{len(part)} products of {data.name}, {split or 'all'} split", part.card.licence)

@@ -20,7 +20,6 @@ IDEALS = {
     "relevant": "the ideal order",
     "full": "k relevant items, however many there are",
 }
-LOWER_IS_BETTER = ("median_rank",)
 
 
 def check_options(ks: Iterable[int], map_denominator: str, ideal: str = "relevant") -> None:

@@ -23,7 +23,7 @@ from modiste.data.captions import Captions
 from modiste.errors import MissingEmbeddingError, ModisteError, did_you_mean
 from modiste.metrics import ranking
 from modiste.metrics.both_ranks import both_ranks
-from modiste.metrics.direction import directions
+from modiste.metrics.direction import LOWER_IS_BETTER, directions
 from modiste.metrics.intervals import Interval, bootstrap, describe_bootstrap
 from modiste.metrics.ranks import candidate_ranks, other_ranks
 from modiste.metrics.relevance import Floats, Ints, Relevance
@@ -58,8 +58,7 @@ class Documents:
         self, embedder: Embedder, catalogue: Catalogue, template: str = "{text}", words: Words | None = None
     ) -> None:
         self.embedder, self.catalogue = embedder, catalogue
-        captions = Captions([template], words=words or {}).bind(catalogue)
-        self.texts = [captions.first(row) for row in range(len(catalogue))]
+        self.texts = Captions([template], words=words or {}).bind(catalogue).texts()
         self.rows = np.asarray(catalogue.column("row"), dtype=np.int64)
         self._columns: dict[str, Tensor] = {}
 
@@ -201,7 +200,7 @@ class Ranking:
                 f"{search.name}/relevant": len(relevance.items),
             }
             examples += self._examples(search, gallery, every["median_rank"])
-        better = directions(metrics, ranking.LOWER_IS_BETTER)
+        better = directions(metrics, LOWER_IS_BETTER)
         return {
             "metrics": metrics,
             "higher_is_better": better,

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modiste.errors import ModisteError, did_you_mean
-from modiste.metrics.direction import directions
+from modiste.metrics.direction import LOWER_IS_BETTER, directions
 from modiste.metrics.intervals import bootstrap
-from modiste.metrics.ranking import LOWER_IS_BETTER
 from modiste.metrics.relevance import Floats, Ints, Relevance
 from modiste.tasks.result import Embedder, Result
 from modiste.tasks.retrieval import Documents, Ranking, Search
