@@ -1,5 +1,6 @@
 """Every backend gives torch's embeddings, for any batch size and text length, or is refused or passed over."""
 
+import os
 import re
 import subprocess
 import sys
