@@ -177,7 +177,7 @@ def probe() -> None:
     for study, seed in GAINS.values():
         for task in GAINED:
             results = [f"{run}/results/kagl.test.{task}.json" for run in (study.run(seed), BASELINE)]
-            modiste("compare", *results, "format=csv", f"output={gains_file(study, seed, task)}")
+            modiste("compare", *results, "format=csv", f"out={gains_file(study, seed, task)}")
 
 
 def train_baseline() -> None:

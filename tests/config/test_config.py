@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -52,6 +53,23 @@ def choices():
     for root, groups in together.items():
         yield root, []
         yield from ((root, [one for one in row if one]) for row in itertools.zip_longest(*groups))
+
+
+def test_commands_write_to_out_and_the_comments_of_their_defaults_align():
+    for root in ROOTS:
+        text = (CONF / f"{root}.yaml").read_text()
+        assert not re.search(r"^output:", text, re.M), root
+        columns = {line.index("  #") for line in text.splitlines() if re.match(r"  - (?!optional|override).*  #", line)}
+        assert len(columns) <= 1, root
+
+
+def test_every_list_of_further_data_sets_is_described_in_the_same_words():
+    """`transfer` of train and merge, suites, and `other` of audit take the same syntax."""
+    entry = "data set, or groups and keys with their values"
+    for file in [*(CONF / "suite").glob("*.yaml"), *(CONF / f"{root}.yaml" for root in ("train", "merge", "audit"))]:
+        assert entry in file.read_text(), file.name
+    for root in ("train", "merge"):
+        assert "default split: val" in (CONF / f"{root}.yaml").read_text()
 
 
 REFUSED_IN_TRAINING = [[f"task=[{task}]"] for task in ("marqo", "composed", "compatibility", "grounding")]

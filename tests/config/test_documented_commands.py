@@ -97,10 +97,15 @@ def documented():
     )
 
 
-def words(line):
-    """The arguments, without a shell's comment or pipe, and with something in place of each placeholder."""
+def typed(line):
+    """What is typed of a documented command, without a shell's comment or pipe."""
     line = re.split(r"\s+(?:\||>|&&|2>)\s|\s+#\s|\s{3,}\(", line)[0]
-    line = re.sub(r"\s\[[^\]=]*=[^\]]*\|.*\]", "", line)  # [a=b | c=d]
+    return re.sub(r"\s\[[^\]=]*=[^\]]*\|.*\]", "", line)  # [a=b | c=d]
+
+
+def words(line):
+    """The arguments of a documented command, with something in place of each placeholder."""
+    line = typed(line)
     line = re.sub(r"(?<!\S)…(?!\S)", "", line)  # what is not shown
     found = shlex.split(PLACEHOLDER.sub("x", line), comments=True)
     while "=" in found[0]:
@@ -157,3 +162,9 @@ def test_every_documented_command_is_shell():
     lines = [line for _, line in documented()]
     found = subprocess.run(["bash", "-n"], input="\n".join(lines), capture_output=True, text=True)
     assert not found.stderr, [lines[int(number) - 1] for number in re.findall(r"line (\d+)", found.stderr)]
+
+
+def test_no_documented_command_has_patterns_for_the_shell():
+    """An unquoted [a,b] is a pattern for the names of files: zsh refuses it where none matches."""
+    outside = {line: re.sub(r"'[^']*'|\"[^\"]*\"", "", typed(line)) for _, line in documented()}
+    assert not [line for line, text in outside.items() if re.search(r"[][{}*?]", text)]

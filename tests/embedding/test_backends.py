@@ -1,5 +1,6 @@
 """Every backend gives torch's embeddings, for any batch size and text length, or is refused or passed over."""
 
+import os
 import re
 import subprocess
 import sys
@@ -230,8 +231,7 @@ def test_advice_for_int8_can_be_followed(monkeypatch):
 def test_signals_are_heard_after_two_programs_of_openvino_have_gone():
     """In a process of its own: OpenVINO's stack for signals may not be one that is gone (it was, with a Core each)."""
     script = """
-import gc, os, signal, sys
-sys.path.insert(0, sys.argv[1])
+import gc, os, signal
 from helpers.tiny_models import narrow_two_tower as model, pixels
 from modiste.embedding.backends import Tower, choose
 tower = Tower(model("test_vit"), "image", pixels(3))
@@ -243,8 +243,9 @@ gc.collect()
 signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
 os.kill(os.getpid(), signal.SIGUSR1)
 """
-    command = [sys.executable, "-c", script, str(Path(__file__).parents[1])]
-    done = subprocess.run(command, capture_output=True, text=True)
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    command, environment = [sys.executable, "-c", script], {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, (done.returncode, done.stderr[-500:])
     assert "heard" in done.stdout
 

@@ -104,7 +104,7 @@ def test_counts_shares_and_pairs_are_written(shop, tmp_path, capsys):
 
 
 def test_the_sheet_shows_the_evaluated_picture_left_and_the_training_picture_right(shop, tmp_path):
-    audit(*shop, "output=out")
+    audit(*shop, "out=out")
     sheet = Image.open(tmp_path / "out" / "pairs.png").convert("RGB")
     (first, *_) = read(tmp_path / "out")["closest"]["near"]
     for offset, side in ((0, "test"), (THUMB[0] + 2, "train")):
@@ -116,8 +116,8 @@ def test_the_sheet_shows_the_evaluated_picture_left_and_the_training_picture_rig
 
 
 def test_no_pair_leaves_no_sheet_not_even_an_earlier_one(shop, tmp_path):
-    audit(*shop, "output=out")
-    audit(*shop, "output=out", "hamming=0", "colour=0")
+    audit(*shop, "out=out")
+    audit(*shop, "out=out", "hamming=0", "colour=0")
     assert not (tmp_path / "out" / "pairs.png").exists()
     assert images(read(tmp_path / "out"))["near"] == 0
 
@@ -153,7 +153,7 @@ def test_small_pictures_and_class_names_are_pointed_out(tmp_path, monkeypatch, c
     pictures = [drawing(number).resize((28, 28)) for number in range(24)]
     audit(
         *write_table(tmp_path / "small", pictures, ["train", "test"] * 12, ["shirt", "shirt"] * 12),
-        f"output={tmp_path}/out",
+        f"out={tmp_path}/out",
     )
     out = " ".join(capsys.readouterr().out.split())
     assert "small (28 pixels)" in out
@@ -186,7 +186,7 @@ def test_a_run_gives_the_training_side_and_its_model_the_embeddings(shop, tmp_pa
     monkeypatch.setattr(audit_module, "subject_of", lambda cfg, choice: Subject(cfg.run, cfg.run, Model()))
     config = compose("train", [*shop, "run_dir=x"])
     save_run(config, tmp_path / "run")
-    audit("run=run", "cosine=0.9999", "output=out")  # without data=, the run's own
+    audit("run=run", "cosine=0.9999", "out=out")  # without data=, the run's own
     facts = read(tmp_path / "out")
     assert facts["settings"]["model"]["name"] == "run"
     vectors = [np.asarray(Image.open(tmp_path / "shop" / f"{i}.png"), dtype=float).mean(axis=(0, 1)) for i in range(10)]
@@ -226,9 +226,9 @@ def test_a_runs_model_compares_two_other_catalogues(shop, tmp_path, monkeypatch)
 
 
 def test_changed_copies_are_counted_and_what_is_not_seen_is_said(shop, tmp_path, capsys):
-    audit(*shop, "output=out", "copies=true")
+    audit(*shop, "out=out", "copies=true")
     facts = read(tmp_path / "out")
     assert images(facts)["copy"] == 2  # the re-encoded ones; tests/evaluation/test_copies.py has the changed ones
     assert any(note.startswith("Not detected: other photographs") for note in facts["notes"])
-    audit(*shop, "output=out")
+    audit(*shop, "out=out")
     assert "were not searched for: set copies=true" in " ".join(capsys.readouterr().out.split())

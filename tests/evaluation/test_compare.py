@@ -191,7 +191,7 @@ def test_the_command_prints_every_format(runs, capsys, style, words):
 
 
 def test_the_command_writes_a_file(runs, tmp_path, capsys):
-    command.run(arguments(*runs[:2], output=tmp_path / "out" / "c.md"))
+    command.run(arguments(*runs[:2], out=tmp_path / "out" / "c.md"))
     assert "| hit_rate@1 |" in (tmp_path / "out" / "c.md").read_text()
     assert "Wrote" in capsys.readouterr().out
 

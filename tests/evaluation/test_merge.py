@@ -78,7 +78,7 @@ def test_the_curve_is_that_of_evaluate_on_the_validation_split(here):
         assert {f"val/retrieval/{name}": m for name, m in evaluated["metrics"].items()}.items() <= row.items()
     assert [row["alpha"] for row in merged["curve"]] == [0, 0.5, 1]
     assert all("transfer/zeroshot/colour/weighted_f1" in row for row in merged["curve"])
-    assert merged["domains"]["transfer"] == {"data": "synthetic", "split": "test", "tasks": ["zeroshot"]}
+    assert merged["domains"]["transfer"] == {"data": "synthetic", "split": "val", "tasks": ["zeroshot"]}
 
 
 def test_the_merged_run_holds_the_interpolated_weights_of_the_alpha_with_the_best_metric(here):

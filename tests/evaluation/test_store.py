@@ -18,7 +18,7 @@ from modiste.utils.run_dir import RunDir
 @pytest.mark.parametrize("word", ["variant=../../elsewhere", "variant=a/b", "data.name=../x"])
 def test_a_result_lies_in_its_run_directory(tmp_path, word):
     evaluation = SimpleNamespace(spec=SimpleNamespace(config=compose("evaluate", ["run=x", word])))
-    with pytest.raises(ModisteError, match="leave out the / in variant"):
+    with pytest.raises(ModisteError, match="remove the / from variant"):
         ResultStore(RunDir(tmp_path)).path(evaluation, "retrieval")
 
 

@@ -117,7 +117,7 @@ def test_an_entry_that_names_no_data_is_one_sentence(tmp_path):
 def test_a_suites_name_is_that_of_a_file():
     """It may come from a stranger's result, which `modiste verify` makes again."""
     cfg = compose("evaluate", ["suite=here", "model=clip_b32", "++suite.name=x/../../settings"])
-    with pytest.raises(ModisteError, match="leave out the /"):
+    with pytest.raises(ModisteError, match="remove the /"):
         suite_specs(cfg, ["suite=here", "model=clip_b32"])
 
 

@@ -1,4 +1,6 @@
-"""Attack Modiste and write what held: ``python tests/reliability [TOPIC …] [--number N]``; all topics without one.
+"""Attack Modiste and write what held; all topics, or those that are named.
+
+``PYTHONPATH=tests python -m reliability [TOPIC …] [--number N]``
 
 Figures go to benchmarks/reliability/, the tables that are made of them to benchmarks/reliability.md and
 benchmarks/soak.md.
@@ -11,10 +13,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 Topic = Callable[[int], dict[str, Any]]
 
 

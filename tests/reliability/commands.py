@@ -23,7 +23,7 @@ DATA = ["data=synthetic_hard", "data.catalogue.products=200", "data.catalogue.si
 JOBS = {
     "embed": ["embed", "run={run}", *DATA, "shard_rows=32", "batch_size=16", "number=1", "out={out}"],
     "prepare": ["prepare", *DATA, "size=32", "shard_rows=64", "out={out}"],
-    "audit": ["audit", "data=synthetic", "run={run}", "output={out}"],
+    "audit": ["audit", "data=synthetic", "run={run}", "out={out}"],
     "export": ["export", "run={run}", "format=hub", "out={out}"],
 }
 VARYING = ("README.md", "audit.json", ".lock")

@@ -11,7 +11,7 @@ from modiste.utils.run_dir import read_json, write_json
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 FIGURES = BENCHMARKS / "reliability"
-COMMAND = "python tests/reliability"
+COMMAND = "PYTHONPATH=tests python -m reliability"
 WHAT = {
     "kills": "SIGKILL at a random moment of training (every third run is killed twice), identical after `continue`",
     "boundaries": "SIGKILL at every boundary: step, validation, before, during and after each file's writing, the end",

@@ -1,10 +1,15 @@
-"""Short versions of the attacks that ``python tests/reliability`` makes in full; MODISTE_FUZZ sets their number."""
+"""Short versions of the attacks of ``PYTHONPATH=tests python -m reliability``.
+
+MODISTE_FUZZ sets their number.
+"""
 
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +22,18 @@ def apart(function, *arguments):
     """What ``function`` returns in a fresh Python: nothing may have run torch where the attacks fork."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result(timeout=540)
+
+
+def test_it_is_started_as_documented_and_no_helper_edits_the_search_path():
+    """Forks that become `modiste` do: they get the path that a new Python would have."""
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["tests", os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "reliability", "--help"]
+    shown = subprocess.run(command, cwd=tests.parent, env=environment, capture_output=True, text=True, check=True)
+    assert "PYTHONPATH=tests python -m reliability" in shown.stdout
+    edited = re.compile(r"^ *sys\.path(\.(insert|append|extend|remove)\(|\[.*\] *=)", re.M)
+    files = {file.name for file in tests.rglob("*.py") if edited.search(file.read_text(encoding="utf-8"))}
+    assert files <= {"forks.py", "forkserver.py"}
 
 
 def test_mutated_tables_are_read_or_refused_in_a_sentence(tmp_path, monkeypatch):

@@ -373,7 +373,7 @@ def test_the_command_makes_a_papers_table_and_goes_on_making_those_of_runs(tmp_p
     assert "## A paper" in capsys.readouterr().out
     command.run(arguments(sources=f"[{tmp_path / 'runs'}]", published=published))
     assert "kagl · marqo · test" in capsys.readouterr().out
-    command.run(arguments(sources=f"[{tmp_path}]", published=published, format="latex", output=tmp_path / "t.tex"))
+    command.run(arguments(sources=f"[{tmp_path}]", published=published, format="latex", out=tmp_path / "t.tex"))
     assert r"\begin{tabular}" in (tmp_path / "t.tex").read_text()
     with pytest.raises(ModisteError, match="make a table of each"):
         command.run(arguments(sources=f"[{tmp_path},{tmp_path / 'runs'}]", published=published))

@@ -559,7 +559,7 @@ def test_the_command_prints_or_writes(tmp_path, capsys):
     assert "*FashionCLIP2.0*" in printed
     cfg.format = None
     for name, style in {"table.md": "### kagl", "table.csv": "data,split", "table.tex": "booktabs"}.items():
-        cfg.output = str(tmp_path / "new" / name)
+        cfg.out = str(tmp_path / "new" / name)
         command.run(cfg)
         assert style in (tmp_path / "new" / name).read_text(encoding="utf-8")
     assert (tmp_path / "new" / "table.md").read_text(encoding="utf-8") == printed

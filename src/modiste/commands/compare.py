@@ -20,7 +20,7 @@ def run(cfg: DictConfig) -> None:
     if len(cfg.sources) != 2:
         raise ModisteError("modiste compare needs two runs or two result files: modiste compare runs/a runs/b.")
     comparison = compare(*cfg.sources, allow=list(cfg.allow), resamples=cfg.resamples, seed=cfg.seed)
-    if cfg.format == TERMINAL and cfg.output is None:
+    if cfg.format == TERMINAL and cfg.out is None:
         print_sheets(comparison.sheets(every=cfg.all), compact=True)
     else:
-        emit(comparison.text("markdown" if cfg.format == TERMINAL else cfg.format), cfg.output)
+        emit(comparison.text("markdown" if cfg.format == TERMINAL else cfg.format), cfg.out)

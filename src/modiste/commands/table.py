@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 
 def run(cfg: DictConfig) -> None:
-    """Build the table of ``cfg.sources`` in ``cfg.format`` and print it, or write it to ``cfg.output``.
+    """Build the table of ``cfg.sources`` in ``cfg.format`` and print it, or write it to ``cfg.out``.
 
     Raises:
         ModisteError: The paths mix papers and runs, or cannot be read.
@@ -14,9 +14,9 @@ def run(cfg: DictConfig) -> None:
     from modiste.reporting.build import build_table
     from modiste.reporting.tables import emit, format_of, print_sheets, read_published
 
-    style = format_of(cfg.format, cfg.output)
+    style = format_of(cfg.format, cfg.out)
     table = build_table(list(cfg.sources), read_published(cfg.published), style, cfg.all)
     if isinstance(table, str):
-        emit(table, cfg.output)
+        emit(table, cfg.out)
     else:
         print_sheets(table)

@@ -167,7 +167,7 @@ CLASSES = {
 # Keys of a single root config, or with a stricter type than elsewhere.
 BY_ROOT: dict[str, dict[str, Any]] = {
     "audit": {"other": Any, "hamming": Natural, "colour": Natural, "cosine": Fraction, "copies": bool}
-    | {"show": Natural, "sheet": Natural, "output": str | None},
+    | {"show": Natural, "sheet": Natural, "out": str | None},
     "embed": {"out": str | None, "workers": Literal["processes", "ray"], "number": Workers | None}
     | {"threads": Workers, "shard_rows": Count},
     "prepare": {"out": str | None, "format": Literal["pixels", "webdataset"], "size": Side, "shard_rows": Count}
@@ -177,8 +177,9 @@ BY_ROOT: dict[str, dict[str, Any]] = {
     "ground": {"photo": str | None, "phrases": Sequence[Text] | None, "method": Text | None, "size": Side | None}
     | {"threshold": Fraction | None, "out": str | None},
     "verify": {"sources": Sequence[str], "tolerance": NonNegative},
-    "table": {"sources": Sequence[str]},
-    "compare": {"sources": Sequence[str], "resamples": Annotated[int, Range(least=1, most=10**7)]},
+    "table": {"sources": Sequence[str], "out": str | None},
+    "compare": {"sources": Sequence[str], "resamples": Annotated[int, Range(least=1, most=10**7)]}
+    | {"out": str | None},
     "index": {"action": str | None, "index": str | None, "out": str | None, "vectors": str | None}
     | {"delete_missing": bool, "at": Natural | None, "ids": Sequence[Any], "engine": Literal["lancedb", "qdrant"]}
     | {"qdrant": Node, "qdrant.url": str | None, "qdrant.collection": str | None, "choices": Sequence[str] | None}

@@ -90,7 +90,7 @@ def audit_config(cfg: DictConfig, line: Invocation) -> tuple[Audit, Path]:
         cfg.hamming, cfg.colour, subject, cfg.cosine, embedder_options(cfg), cfg.copies,
     )  # fmt: skip
     names = [re.sub(r"[^\w-]+", "_", side.card.name) for side in (audit.train, audit.test)]
-    folder = Path(cfg.output or f"{cfg.log_dir}/audit/{'-'.join(names)}")
+    folder = Path(cfg.out or f"{cfg.log_dir}/audit/{'-'.join(names)}")
     write_json(folder / "audit.json", describe(audit, cfg.show) | {"command": line.command})
     write_pairs(audit, folder / "pairs.csv")
     return audit, folder

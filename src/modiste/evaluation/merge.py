@@ -223,7 +223,8 @@ def evaluations(cfg: DictConfig, line: Invocation) -> dict[str, Evaluation]:
     for name, entry in named_entries(cfg.transfer).items():
         own_tasks = not isinstance(entry, str) and "task" in entry
         shared = [f"data_dir={override_value(str(cfg.data_dir))}", f"seed={cfg.seed}", *([] if own_tasks else tasks)]
-        specs.append(EvaluationSpec.compose(name, entry, shared, config_dirs=line.config_dirs))
+        chosen = {"split": IN_DOMAIN} | ({"data": entry} if isinstance(entry, str) else dict(entry))
+        specs.append(EvaluationSpec.compose(name, chosen, shared, config_dirs=line.config_dirs))
     return {spec.name: spec.load() for spec in specs}
 
 

@@ -85,7 +85,7 @@ class ResultStore:
         words = [cfg.data.name, str(cfg.split), task, *([variant] if variant else [])]
         name = ".".join(words)
         if Path(name).name != name:
-            raise ModisteError(f"'{name}' names a result's file: leave out the / in variant, split and data.name.")
+            raise ModisteError(f"'{name}' names a result's file: remove the / from variant, split and data.name.")
         return self.run.results / f"{name}.json"
 
     def write(self, path: Path, result: Result, facts: dict[str, Any]) -> None:

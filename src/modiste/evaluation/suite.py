@@ -34,7 +34,7 @@ def suite_specs(cfg: DictConfig, overrides: Sequence[str], config_dirs: Sequence
             not a valid file name.
     """
     if Path(cfg.suite.name).name != cfg.suite.name:
-        raise ModisteError(f"suite.name={cfg.suite.name} names a result's file: leave out the /.")
+        raise ModisteError(f"suite.name={cfg.suite.name} names a result's file: remove the /.")
     if cfg.embeddings.image:
         raise ModisteError("suite= needs a model (run= or model=): embeddings on disk belong to one data set.")
     own = [o for o in overrides if override_key(o) not in ("suite", "variant")]

@@ -28,14 +28,14 @@ class Tags(PatchTerm):
     with all biases added, it may still end below its share (`modiste.losses.regions.assign_tags`). The term is the
     cross-entropy of these labels over all tags and background. Masks are not used.
 
-    Start from a model that already grounds words: ``modiste train init=RUN data=ccp term=[tags]``.
+    Start from a model that already grounds words: ``modiste train init=RUN data=ccp 'term=[tags]'``.
 
     Args:
         column: Column with the tags of each photo, joined by ``separator``.
         separator: Separator between tags.
         words: Tag → word in the prompt, as in ``data.classes``.
         size: Side of the photos in pixels; they are scaled to fit, with grey padding.
-        word_share: Fraction of a photo's cells in which each tag leads the others' unbiased scores.
+        word_share: Each tag of a photo is biased to get at least this fraction of its cells; 0: no bias.
         background_share: The same for background.
         templates: See `PatchTerm`.
         weight: See `Term`.

@@ -1,7 +1,7 @@
 """Schema of ``table.yaml``: rows (models), columns (data set, split, task, metric), published numbers.
 
 A table of your own runs needs only this; ``modiste table FOLDER`` builds it, in a terminal or with
-``output=table.tex``. Paths are relative to the file::
+``out=table.tex``. Paths are relative to the file::
 
     title: Our ablation
     rows:
