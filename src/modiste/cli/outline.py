@@ -44,7 +44,8 @@ class Outline:
         outline = cls()
         if file is None:
             return outline
-        in_defaults, inherited = False, {}
+        in_defaults = False
+        inherited: dict[str, tuple[str, str]] = {}
         for line in file.read_text(encoding="utf-8").splitlines():
             if line.startswith("#"):
                 outline.head.append(line.lstrip("# ").rstrip())
