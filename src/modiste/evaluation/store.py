@@ -106,9 +106,10 @@ class ResultStore:
 
 
 def variant_of(evaluation: Evaluation) -> str:
-    """Part of a result's file name for settings that are not the default: ``original_dim64``, ``corrupted_Thumbnail``.
+    """Part of a result's file name for settings that are not the default.
 
-    Without the key ``variant``, corrupted images are named by the classes of their transforms.
+    Without the key ``variant``, corrupted images are named by the classes of their transforms: ``corrupted_Thumbnail``,
+    with ``dim=64`` ``corrupted_Thumbnail_dim64``.
     """
     cfg, names = evaluation.spec.config, [type(each).__name__ for each in corruptions_of(evaluation.catalogue)]
     variant = cfg.get("variant") or "_".join(["corrupted", *names] if names else [])
