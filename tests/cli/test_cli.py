@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 import modiste.commands
 from modiste import __version__, config
 from modiste.cli import main, outline
+from modiste.cli.call import Call
 from modiste.cli.completion import completions
 from modiste.config import paths
 from modiste.config.comments import head, summary
@@ -230,6 +231,9 @@ def test_help_of_an_option_ends_with_a_sentence():
         ("sew --cloth wool", ["write cloth=wool"]),
         ("sew epochs=1", ["write trainer.max_epochs=1"]),
         ("sew --seed 3", ["write seed=3"]),
+        ("sew --cloth.weight=3", ["write cloth.weight=3"]),
+        ("measure --seed 3", ["unrecognized arguments: --seed"]),
+        ("sew --multirun=3", ["ignored explicit argument '3'. See modiste sew --help"]),
         ("sew +clth.weight=1", ["Nothing uses the key 'clth'", "Did you mean 'cloth'?"]),
         ("sew seed=-1", ["'seed' is -1: it takes a whole number"]),
         ("sew init=nope", ["no run directory nope"]),
@@ -373,6 +377,17 @@ def test_hydras_own_flags(shop, capsys, argv, part):
     assert code == 0
     assert part in capsys.readouterr().out
     assert jobs(shop) == []
+
+
+@pytest.mark.parametrize("command", outline.commands())
+def test_a_flag_named_like_a_key_of_the_command_is_answered_with_the_override(command):
+    found = outline.Outline.read([config.config_dir()], command)
+    roots = ("log_dir", "data_dir") if "paths" in found.groups else ()
+    for key in (*found.keys, *(group for group in found.groups if "/" not in group), *roots):
+        for flag in ([f"--{key}=2"], [f"--{key.replace('_', '-')}=2"], [f"--{key}", "2"]):
+            if flag != ["--run", "2"]:  # a flag of Hydra's
+                with pytest.raises(ModisteError, match=rf"'{flag[0]}' is not a flag: write {key}=2\.$"):
+                    Call.parse(command, flag)
 
 
 # --------------------------------------------------------------------------------------------------------- arguments

@@ -114,6 +114,20 @@ def test_the_merged_run_is_evaluated_trained_on_and_merged_again(here, capsys):
     assert "was merged, not trained" in capsys.readouterr().err
 
 
+def test_two_merges_average_three_runs(here):
+    """The soup of docs/guides/adapt.md."""
+    write_run(here / "c", "seed=3", scale=50.0)
+    assert main(["merge", "first=a", "second=b", "alphas=[0.5]", "out=two", *SMALL[1:]]) == 0
+    assert main(["merge", "first=two", "second=c", "alphas=[0.33333333]", "out=soup", *SMALL[1:]]) == 0
+    *runs, soup = (weights(here / name) for name in ("a", "b", "c", "soup"))
+    for name, tensor in soup.items():
+        if tensor.is_floating_point():
+            mean = np.mean([run[name].double().numpy() for run in runs], axis=0)
+            np.testing.assert_allclose(tensor.double().numpy(), mean, rtol=1e-5, atol=1e-7)
+    trained_on = list(training_data(OmegaConf.load(here / "soup" / "config.yaml")))
+    assert [data.name for data in trained_on] == ["synthetic"] * 3
+
+
 def test_what_was_measured_is_kept_and_a_further_alpha_is_added(here, capsys):
     files = {path: path.stat().st_mtime_ns for path in (here / "ab" / "alphas").iterdir()}
     assert len(files) == 6

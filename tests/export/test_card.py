@@ -122,7 +122,8 @@ def write_with(text, run, folder):
     run.write_json("cost", run.read_json("cost") | {"country": text, "price": text, "currency": text})
     run.write_json("environment", {"processor": text, "cores": text, "command": text})
     result = RESULT | {"data": text, "task": text, "split": text, "primary": text, "metrics": {text: VALUE},
-                       "counts": {f"{text} queries": 3}, "protocol": {"ties": text}}  # fmt: skip
+                       "counts": {f"{text} queries": 3}, "variant": text,
+                       "protocol": {"ties": text, "corruptions": text}}  # fmt: skip
     (run.results / "synthetic.test.retrieval.json").write_text(json.dumps(result))
     facts = FACTS | {"inputs": text, "warnings": [text], "modiste": text, "fingerprint": text, "precision": text}
     folder.mkdir()
@@ -144,6 +145,50 @@ def test_huggingface_hub_reads_the_results_of_the_card(run, tmp_path):
     (found,) = ModelCard.load(tmp_path / "out" / "README.md").data.eval_results
     assert (found.metric_type, found.metric_value, found.dataset_name) == ("mrr", 0.5954, "synthetic")
     assert found.dataset_split == "test"
+
+
+def test_variants_and_corrupted_images_are_named_in_the_card_and_its_metadata(run, tmp_path):
+    from huggingface_hub import ModelCard
+
+    thumbnails = {"protocol": {"corruptions": "Thumbnail(p=1.0)"}}
+    for name, more in {"photo": {}, "corrupted_Thumbnail": thumbnails, "small": thumbnails}.items():
+        content = RESULT | {"variant": name, "metrics": {"t2i/mrr": VALUE | {"value": 0.9}}} | more
+        (run.results / f"synthetic.test.retrieval.{name}.json").write_text(json.dumps(content))
+    text, _ = written(tmp_path / "out", run)
+    titles = [line.split("**")[1] for line in text.splitlines() if line.startswith("**retrieval")]
+    assert titles == [
+        "retrieval on synthetic, test split",
+        "retrieval on synthetic, test split, variant corrupted_Thumbnail, corrupted images",
+        "retrieval on synthetic, test split, variant photo",
+        "retrieval on synthetic, test split, variant small, corrupted images",
+    ]
+    assert text.count("Protocol: corruptions Thumbnail(p=1.0)") == 2
+    found = ModelCard.load(tmp_path / "out" / "README.md").data.eval_results
+    assert {(one.dataset_name, one.dataset_config, one.metric_value) for one in found} == {
+        ("synthetic", None, 0.5954),
+        (
+            "synthetic (variant corrupted_Thumbnail, corrupted images)",
+            "variant corrupted_Thumbnail, corrupted images",
+            0.9,
+        ),
+        ("synthetic (variant photo)", "variant photo", 0.9),
+        ("synthetic (variant small, corrupted images)", "variant small, corrupted images", 0.9),
+    }
+
+
+@pytest.mark.parametrize(
+    ("counts", "about"),
+    [
+        ({"images": 1200, "parts/images": 900, "parts/values": 14}, "zero-shot; 1,200 images, 14 parts/values"),
+        ({"rows": 3}, "zero-shot"),
+        ({}, "zero-shot"),
+        ({"t2i/queries": 7, "images": 9}, "zero-shot; 7 t2i/queries"),
+    ],
+)
+def test_a_result_is_described_by_what_its_counts_name(counts, about, run, tmp_path):
+    result = RESULT | {"task": "attributes", "counts": counts, "model": RESULT["model"] | {"in_domain": False}}
+    (run.results / "synthetic.test.retrieval.json").write_text(json.dumps(result))
+    assert f"**attributes on synthetic, test split** ({about})\n" in written(tmp_path / "out", run)[0]
 
 
 def test_damaged_metadata_are_refused_by_the_hubs_own_reader(tmp_path):

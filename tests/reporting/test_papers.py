@@ -119,6 +119,10 @@ WRONG = {
     "other prompts": ({"config": {"query_prefix": "a "}}, "its marqo.query_prefix is 'a ', not ''"),
     "fewer queries": ({"n": 49}, "it has 49 queries, not 50"),
     "another gallery": ({"gallery": 899}, "it has 899 documents, not 900"),
+    "corrupted images": (
+        {"protocol": {"corruptions": "Thumbnail(p=1.0)"}},
+        "its images were corrupted by Thumbnail(p=1.0)",
+    ),
     "no gallery": ({"gallery": None}, "it has 0 documents, not 900"),
 }
 

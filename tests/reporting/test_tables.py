@@ -273,6 +273,15 @@ def test_a_variant_of_the_settings_is_a_table_of_its_own():
     ]
 
 
+def test_corrupted_images_are_a_table_of_their_own_without_published_numbers(published):
+    small = {"protocol": {"corruptions": "Thumbnail(p=1.0)"}, "variant": "photo"}
+    clean, corrupted = (result(variant="photo"), result(name="other", **small))
+    first, second = tables.summaries(tables.build_blocks([clean, corrupted], published))
+    notes = ["Every image was corrupted by Thumbnail(p=1.0)." in block.notes for block in (first, second)]
+    assert (notes, [len(block.sources) > 0 for block in (first, second)]) == ([False, True], [True, False])
+    assert [row.model for row in second.rows] == ["other"]
+
+
 def test_what_a_row_shares_with_its_training_images_is_a_footnote():
     shared = {"train": "kagl", "identical": 3, "near": 5, "title": 8, "product": None, "images": 2774}
     blocks = tables.build_blocks([result(overlap=shared), result(name="clean", overlap=None)])

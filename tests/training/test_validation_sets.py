@@ -179,20 +179,25 @@ def logged(run):
 @pytest.mark.parametrize(
     ("name", "task", "words", "file"),
     [
-        ("held_out", "retrieval", ["split=val_held_out"], "synthetic.val_held_out"),
-        ("thumbnails", "zeroshot", ["split=val", THUMBNAIL, "task.zeroshot.attributes=[category]"], "synthetic.val"),
+        ("held_out", "retrieval", ["split=val_held_out"], "synthetic.val_held_out.retrieval"),
+        (
+            "thumbnails",
+            "zeroshot",
+            ["split=val", THUMBNAIL, "task.zeroshot.attributes=[category]"],
+            "synthetic.val.zeroshot.corrupted_Thumbnail",
+        ),
         (
             "other",
             "retrieval",
             ["data=synthetic", "data.catalogue.products=60", "data.catalogue.seed=5", "split=test"],
-            "synthetic.test",
+            "synthetic.test.retrieval",
         ),
     ],
 )
 def test_validation_and_modiste_evaluate_give_the_same_metrics(name, task, words, file, run, folder):
     finished = modiste("evaluate", f"run={run}", "checkpoint=last", f"task=[{task}]", *words, cwd=folder)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    metrics = json.loads((run / "results" / f"{file}.{task}.json").read_text())["metrics"]
+    metrics = json.loads((run / "results" / f"{file}.json").read_text())["metrics"]
     last = logged(run)[-1]
     assert len(metrics) > 3
     for metric, interval in metrics.items():

@@ -219,9 +219,12 @@ def _hydra_config() -> Iterator[None]:
 def _refuse_flag(parser: argparse.ArgumentParser, command: str, argv: list[str], message: str) -> NoReturn:
     known = [name for action in parser._actions for name in action.option_strings]
     unknown = re.findall(r"unrecognized arguments: (\S+)", message)
-    if unknown:
-        behind = [word for word in argv[argv.index(unknown[0]) + 1 :][:1] if word[:1] != "-" and "=" not in word]
-        if override := grammar.flag_as_override(unknown[0], *behind):
-            raise ModisteError(f"modiste {command}: '{unknown[0]}' is not a flag: write {override}.")
+    # Hydra has a flag --run without a value, so --run=DIR is not unknown.
+    name = re.findall(r"argument (--\w+)\S*: ignored explicit argument", message)
+    for flag in unknown[:1] or [word for word in argv if word.partition("=")[0] in name]:
+        behind = [word for word in argv[argv.index(flag) + 1 :][:1] if word[:1] != "-" and "=" not in word]
+        outline = Outline.read([paths.config_dir()], command)
+        if override := grammar.flag_as_override(flag, outline, *behind):
+            raise ModisteError(f"modiste {command}: '{flag}' is not a flag: write {override}.")
     hint = did_you_mean(unknown[0].partition("=")[0], known) if unknown else f"See modiste {command} --help."
     raise ModisteError(f"modiste {command}: {message}. {hint}")

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modiste.cli.outline import Outline
-from modiste.config import paths
 from modiste.config.overrides import parse
 from modiste.config.paths import config_dir, list_groups
 from modiste.config.quoting import quote
@@ -149,18 +148,24 @@ def _meant(word: str, outline: Outline) -> str:
     return f"write key=value. {did_you_mean(word, known)}"
 
 
-def flag_as_override(flag: str, value: str = "") -> str | None:
-    """Return the override that corresponds to another program's ``--flag``, or None.
+def flag_as_override(flag: str, outline: Outline, value: str = "") -> str | None:
+    """Return the override of a command that corresponds to another program's ``--flag``, or None.
 
-    >>> flag_as_override("--experiment", "demo"), flag_as_override("--epochs=3"), flag_as_override("--mutirun")
-    ('experiment=demo', 'trainer.max_epochs=3', None)
+    >>> train = Outline.read([config_dir()], "train")
+    >>> flag_as_override("--experiment", train, "demo"), flag_as_override("--optim.lr=3", train)
+    ('experiment=demo', 'optim.lr=3')
+    >>> flag_as_override("--epochs=3", train), flag_as_override("--mutirun", train)
+    ('trainer.max_epochs=3', None)
     """
     name, _, own = flag.lstrip("-").partition("=")
     name = name.replace("-", "_")
-    groups = {group for group in list_groups([paths.config_dir()]) if "/" not in group}
-    keys = {"seed", "name", "run", "init", "resume", "continue", "split", "device", "precision", "out"}
-    key = SYNONYMS.get(name, name if name in groups | keys else None)
-    return f"{key}={own or value or '…'}" if key else None
+    known = {"hydra", *outline.keys, *outline.groups, *(QUERY if "query" in outline.keys else ())}
+    if "paths" in outline.groups:  # its keys are at the top of the configuration
+        known |= set(Outline.read([config_dir() / "paths"], "default").keys)
+    for key in (name, SYNONYMS.get(name, "")):
+        if key.partition(".")[0] in known:
+            return f"{key}={own or value or '…'}"
+    return None
 
 
 def _quoted(override: str, outline: Outline, multirun: bool) -> str:

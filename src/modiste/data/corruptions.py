@@ -71,3 +71,20 @@ def corrupt(catalogue: Catalogue, transforms: Sequence[Callable[[Any], Any]]) ->
     renamed = [hashlib.sha1(f"{described}:{p}".encode(), usedforsecurity=False).hexdigest() for p in pixels]
     columns = [name for name in catalogue.table.column_names if name not in ("mask", "boxes")]
     return replace(catalogue, table=catalogue.table.select(columns), images=images).replace_column("pixels", renamed)
+
+
+def corruptions_of(catalogue: Catalogue) -> list[Callable[[Any], Any]]:
+    """Return the transforms of a corrupted catalogue's images, in order; empty for original images.
+
+    >>> from modiste.data.augment import Thumbnail
+    >>> from modiste.data.synthetic import Synthetic
+    >>> garments = Synthetic(products=2, views=1, size=64)()
+    >>> corruptions_of(garments), corruptions_of(corrupt(garments, [Thumbnail(p=1.0)]))
+    ([], [Thumbnail(p=1.0, size=28, invert=0.0)])
+    """
+    images = catalogue.images
+    transforms: list[Callable[[Any], Any]] = []
+    while isinstance(images, CorruptedImages):
+        transforms = [*images.transforms, *transforms]
+        images = images.images
+    return transforms

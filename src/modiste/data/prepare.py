@@ -43,10 +43,13 @@ def prepare_config(cfg: DictConfig, line: Invocation) -> Prepared:
         line: The command line that it was composed from.
 
     Raises:
-        ModisteError: The format is unknown, ``out`` contains other data, or another process writes to it.
+        ModisteError: The format is unknown, the images are corrupted, ``out`` contains other data, or another process
+            writes to it.
     """
     if cfg.format not in FORMATS:
         raise ModisteError(f"format={cfg.format} is not known. {did_you_mean(cfg.format, FORMATS)}")
+    if cfg.data.get("corruptions"):  # a reader of the folder would take them for the original images
+        raise ModisteError("modiste prepare writes the original images: remove data.corruptions.")
     catalogue, folder = load(cfg.data), Path(cfg.out)
     with held(folder):
         return FORMATS[cfg.format](cfg, catalogue, folder, line)

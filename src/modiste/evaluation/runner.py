@@ -151,7 +151,7 @@ class Evaluator:
         spec = prepared.evaluation.spec
         facts = {
             "overrides": spec.for_task(name),
-            "variant": variant_of(spec.config),
+            "variant": variant_of(prepared.evaluation),
             "overlap": self._overlap(prepared.evaluation),
         }
         if "backend" in prepared.facts["describe"]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -18,6 +18,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from modiste.config.stored import parts_of
+from modiste.data.corruptions import corruptions_of
 from modiste.errors import ModisteError
 from modiste.tasks.result import Result
 from modiste.utils.atomic import atomic, write_image
@@ -47,7 +48,7 @@ def identity(evaluation: Evaluation, task: str, facts: dict[str, Any]) -> dict[s
     # Only files that the task reads: an untrusted configuration must not obtain the digests of others.
     named = [config.get(key) for key in getattr(evaluation.tasks[task], "files", ())]
     files = {word: digest for word in strings(named) if (digest := file_digest(Path(word)))}
-    return {
+    return corrupted(evaluation) | {
         "model": facts,
         "data_fingerprint": evaluation.catalogue.fingerprint(),
         "config": config,
@@ -81,7 +82,7 @@ class ResultStore:
             ModisteError: One of these words holds a slash.
         """
         cfg = evaluation.spec.config
-        variant = variant_of(cfg)
+        variant = variant_of(evaluation)
         words = [cfg.data.name, str(cfg.split), task, *([variant] if variant else [])]
         name = ".".join(words)
         if Path(name).name != name:
@@ -104,13 +105,21 @@ class ResultStore:
         write_json(path, content | {"environment": environment()})
 
 
-def variant_of(cfg: Mapping[str, Any]) -> str:
+def variant_of(evaluation: Evaluation) -> str:
     """Part of a result's file name for settings that are not the default.
 
-    >>> variant_of({"variant": "original", "dim": 64}), variant_of({})
-    ('original_dim64', '')
+    Without the key ``variant``, corrupted images are named by the classes of their transforms: ``corrupted_Thumbnail``,
+    with ``dim=64`` ``corrupted_Thumbnail_dim64``.
     """
-    return "_".join(word for word in (cfg.get("variant"), f"dim{cfg['dim']}" if cfg.get("dim") else "") if word)
+    cfg, names = evaluation.spec.config, [type(each).__name__ for each in corruptions_of(evaluation.catalogue)]
+    variant = cfg.get("variant") or "_".join(["corrupted", *names] if names else [])
+    return "_".join(word for word in (variant, f"dim{cfg.dim}" if cfg.get("dim") else "") if word)
+
+
+def corrupted(evaluation: Evaluation) -> dict[str, str]:
+    """The entry ``corruptions`` of a protocol, the transforms of the images; empty for original images."""
+    transforms = corruptions_of(evaluation.catalogue)
+    return {"corruptions": ", ".join(map(repr, transforms))} if transforms else {}
 
 
 def holds(path: Path, expected: dict[str, Any]) -> bool:
@@ -154,6 +163,7 @@ def run_unless_stored(
     result = evaluation.tasks[task](embedder, evaluation.catalogue, evaluation.spec.split)
     if not isinstance(result, Result):
         raise ModisteError(f"Task {task} returned {result!r:.60}: return a modiste.tasks.result.Result.")
+    result.protocol = {**result.protocol, **corrupted(evaluation)}
     if path is not None:
         write(path, result, round(time.perf_counter() - started, 2))
     return result

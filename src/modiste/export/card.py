@@ -15,7 +15,7 @@ from modiste.errors import ModisteError, did_you_mean
 from modiste.export.formats import FORMATS
 from modiste.export.inputs import Inputs, synthetic
 from modiste.reporting.markdown import Markdown, code, escape, fence, one_line, render
-from modiste.reporting.tables import duration, load_results
+from modiste.reporting.tables import coordinates, corruptions, duration, load_results
 from modiste.utils.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -194,12 +194,14 @@ def evaluated(result: Mapping[str, Any]) -> list[EvalResult]:
     """Convert a result's main metrics to entries of ``model-index``."""
     from huggingface_hub import EvalResult
 
+    settings = unusual(result)
     return [
         EvalResult(
             task_type=HUB_TASKS.get(result["task"], "feature-extraction"),
             task_name=result["task"],
             dataset_type=result["data"],
-            dataset_name=result["data"],
+            dataset_name=f"{result['data']} ({settings})" if settings else result["data"],
+            dataset_config=settings or None,  # huggingface_hub merges results of one configuration
             dataset_split=result["split"],
             metric_type=name.rpartition("/")[2],
             metric_name=name,
@@ -227,11 +229,10 @@ def validate(path: Path) -> None:
 
 
 def stored(run: RunDir | None) -> list[dict[str, Any]]:
-    """Return the run's results without variants, sorted by data set, task and split."""
+    """Return the run's results, sorted by data set, split, task and variant."""
     if run is None or not any(run.results.glob("*.json")):
         return []
-    found = [result for result in load_results([run.path]) if not result.get("variant")]
-    return sorted(found, key=lambda result: (result["data"], result["task"], result["split"]))
+    return sorted(load_results([run.path]), key=coordinates)
 
 
 def shown(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,25 +245,43 @@ def shown(result: Mapping[str, Any]) -> dict[str, Any]:
         rows.append({"name": name, "value": value["value"], "interval": interval, "n": f"{value['n']:,}"})
     in_domain = result.get("model", {}).get("in_domain")
     relation = {True: "in-domain: trained on this data set's other splits", False: "zero-shot", None: "own data"}
-    sizes = [f"{count:,} {name}" for name, count in result.get("counts", {}).items() if name.endswith(SIZES)]
+    place = (f"{result['task']} on {result['data']}", f"{result['split']} split", unusual(result))
     return {
-        "task": result["task"],
-        "data": result["data"],
-        "split": result["split"],
-        "relation": relation[in_domain],
-        "counts": ", ".join(sizes[:4]),
+        "title": ", ".join(filter(None, place)),
+        "about": "; ".join(filter(None, (relation[in_domain], sizes(result.get("counts", {}))))),
         "rows": rows,
         "protocol": protocol(result.get("protocol", {})),
     }
 
 
+def unusual(result: Mapping[str, Any]) -> str:
+    """Describe what distinguishes a result from the plain one of its data set, task and split.
+
+    >>> unusual({"variant": "small", "protocol": {"corruptions": "Thumbnail(p=1.0)"}}), unusual({"variant": ""})
+    ('variant small, corrupted images', '')
+    """
+    variant = f"variant {result['variant']}" if result.get("variant") else ""
+    return ", ".join(filter(None, (variant, "corrupted images" if corruptions(result) else "")))
+
+
 SIZES = ("queries", "gallery", "classes")
+
+
+def sizes(counts: Mapping[str, int]) -> str:
+    """Describe the first four numbers of queries, gallery items and classes, or else of images and values.
+
+    >>> sizes({"t2i/queries": 1200, "t2i/relevant": 7}), sizes({"images": 90, "colour/images": 80, "colour/values": 3})
+    ('1,200 t2i/queries', '90 images, 3 colour/values')
+    """
+    found = [name for name in counts if name.endswith(SIZES)]
+    found = found or [name for name in counts if name == "images" or name.endswith("/values")]
+    return ", ".join(f"{counts[name]:,} {name}" for name in found[:4])
 
 
 def protocol(facts: Mapping[str, Any]) -> str:
     """Describe a result's protocol in one line."""
-    words = [f"{name} {facts[name]}" for name in ("relevance", "map_denominator", "class_vector", "ties", "seed")
-             if facts.get(name) not in (None, "")]  # fmt: skip
+    names = ("corruptions", "relevance", "map_denominator", "class_vector", "ties", "seed")
+    words = [f"{name} {facts[name]}" for name in names if facts.get(name) not in (None, "")]
     return "; ".join(words) + ("." if words else "")
 
 

@@ -136,6 +136,14 @@ def test_the_overrides_of_prepared_data_give_the_same_catalogue(tmp_path, form):
     assert prepare_config(cfg, Invocation(overrides=tuple(words))).made == 0
 
 
+@pytest.mark.parametrize("form", ["pixels", "webdataset"])
+def test_corrupted_images_are_not_prepared_as_if_they_were_originals(tmp_path, form):
+    words = ["data.corruptions=[{_target_: modiste.data.augment.Thumbnail, p: 1.0}]", f"format={form}"]
+    with pytest.raises(ModisteError, match=r"writes the original images: remove data\.corruptions"):
+        prepare_config(compose("prepare", [*words, f"out={tmp_path / 'ready'}"]), Invocation())
+    assert not (tmp_path / "ready").exists()
+
+
 def test_prepare_and_train_on_it_from_the_command_line(tmp_path):
     source = [setting for setting in TINY if setting.startswith("data.catalogue")]
     done = modiste("prepare", "data=synthetic", *source, "size=32", "crop_pct=0.95", "out=ready", cwd=tmp_path)

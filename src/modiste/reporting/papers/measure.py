@@ -26,6 +26,7 @@ from modiste.reporting.tables.pairs import difference
 from modiste.reporting.tables.results import (
     StoredResult,
     coordinates,
+    corruptions,
     fingerprint,
     in_domain,
     load_results,
@@ -259,6 +260,8 @@ def _unfit(row: Model, column: Column, result: StoredResult) -> str:
     print_ = str(result.get("data_fingerprint") or "")
     if not print_.startswith(column.data_fingerprint):
         return f"it is of other data: their fingerprint is {print_[:8]}, not {column.data_fingerprint[:8]}"
+    if corruptions(result) and not column.data_fingerprint:
+        return f"its images were corrupted by {corruptions(result)}"
     for key, wanted in {**column.config, **row.config.get(column.task, {})}.items():
         found = _setting(result.get("config") or {}, key)
         if found != wanted:

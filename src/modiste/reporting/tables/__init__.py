@@ -19,6 +19,7 @@ from modiste.reporting.tables.names import ordered, split_name, summary_metrics
 from modiste.reporting.tables.published import Naming, packaged_namings, read_published
 from modiste.reporting.tables.results import (
     coordinates,
+    corruptions,
     differences,
     find_results,
     in_domain,
@@ -61,6 +62,7 @@ __all__ = [
     "check_format",
     "chunks",
     "coordinates",
+    "corruptions",
     "cost_notes",
     "cost_words",
     "csv_text",

@@ -14,6 +14,7 @@ from modiste.reporting.tables.published import Naming, as_printed, named_lines
 from modiste.reporting.tables.results import (
     StoredResult,
     coordinates,
+    corruptions,
     fingerprint,
     in_domain,
     overlap_note,
@@ -181,7 +182,7 @@ def build_blocks(
 ) -> list[Block]:
     """One block per (data, split, task, variant) and part, summaries first.
 
-    Results with different numbers of queries, documents or classes never share a block.
+    Results with different corruptions of the images, or numbers of queries, documents or classes, never share a block.
 
     Args:
         results: Contents of result files.
@@ -202,7 +203,8 @@ def build_blocks(
 
 def _comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     parts = set(parts_of(one["metrics"])) & set(parts_of(other["metrics"]))
-    return coordinates(one) == coordinates(other) and all(sizes(one, part) == sizes(other, part) for part in parts)
+    same = coordinates(one) == coordinates(other) and corruptions(one) == corruptions(other)
+    return same and all(sizes(one, part) == sizes(other, part) for part in parts)
 
 
 def _group_blocks(
@@ -260,7 +262,7 @@ def _training_notes(group: Sequence[Mapping[str, Any]], parts: Sequence[str]) ->
 
 
 def cautions(results: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> list[str]:
-    """Caveats: parts with few queries, or with one class.
+    """Caveats: corrupted images, and parts with few queries, or with one class.
 
     >>> cautions([{"metrics": {"fit/accuracy": {"value": 1, "n": 9}}, "counts": {"fit/classes": 1}}], ["fit"])
     ['Fewer than 50 queries: fit (9). Read the intervals.', 'Only one class, so nothing to tell apart: fit.']
@@ -275,7 +277,9 @@ def cautions(results: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> list
             if part in parts and (result.get("counts") or {}).get(f"{part}/classes" if part else "classes") == 1:
                 alone[part or result["task"]] = None
     words = ", ".join(f"{part} ({n})" for part, n in few.items())
-    notes = [f"Fewer than {FEW_QUERIES} queries: {words}. Read the intervals."] if few else []
+    found = dict.fromkeys(filter(None, map(corruptions, results)))
+    notes = [f"Every image was corrupted by {transforms}." for transforms in found]
+    notes += [f"Fewer than {FEW_QUERIES} queries: {words}. Read the intervals."] if few else []
     return notes + ([f"Only one class, so nothing to tell apart: {', '.join(alone)}."] if alone else [])
 
 

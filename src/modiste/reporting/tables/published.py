@@ -55,7 +55,7 @@ class Naming:
     def covers(self, result: Mapping[str, Any]) -> bool:
         """Whether ``result`` is of this benchmark, regardless of its sizes."""
         said = result.get("protocol") or {}
-        same = all(said.get(key) == value for key, value in self.protocol.items())
+        same = not said.get("corruptions") and all(said.get(key) == value for key, value in self.protocol.items())
         return same and (self.data, self.task) == (result["data"], result["task"])
 
     def documents(self, part: str) -> int | None:

@@ -234,6 +234,11 @@ def fingerprint(result: Mapping[str, Any]) -> str:
     return str(result["model"].get("fingerprint") or "")
 
 
+def corruptions(result: Mapping[str, Any]) -> str:
+    """Transforms of the evaluated images, as in ``data.corruptions``; empty for original images."""
+    return str((result.get("protocol") or {}).get("corruptions") or "")
+
+
 def in_domain(result: Mapping[str, Any]) -> bool:
     """Whether the protocol or the model records that the model was trained on this data set."""
     model = result["model"]
