@@ -113,7 +113,10 @@ def load_weights(model: DualEncoder, path: Path) -> None:
 
 
 def loss_state(model: DualEncoder) -> dict[str, Tensor]:
-    """Log of the temperature, and bias, of a model's weights as a loss stores them; empty if they are not known."""
+    """Log of the temperature, and bias, of a model's weights, as a loss stores them.
+
+    What is not known is missing.
+    """
     scale, bias = model.initial_scale, model.initial_bias
     found = {"logit_scale": scale and math.log(scale), "logit_bias": bias}
     return {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items() if value is not None}
