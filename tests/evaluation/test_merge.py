@@ -159,7 +159,7 @@ def test_the_picture_shows_both_curves(here):
     ("arguments", "parts"),
     [
         (["first=a"], ["needs two models", "second=RUN"]),
-        (["first=c", "second=b"], ["no run directory c"]),
+        (["first=missing", "second=b"], ["no run directory missing"]),
         (["first=./aa", "second=b"], ["no run directory aa", "Did you mean 'a'?"]),
         (["first=a", "second=ab/alphas"], ["not a run directory"]),
         (["first=a", "second=narrow"], ["differ in architecture", "(32, ", "(16, ", "same model"]),
