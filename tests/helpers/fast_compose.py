@@ -12,7 +12,7 @@ def cached_files():
     from hydra._internal.core_plugins import file_config_source
     from hydra.core.plugins import Plugins
 
-    Plugins.instance()  # runs the modules of the plugins again, which makes their classes anew
+    Plugins.instance()  # imports the modules of the plugins a second time, which replaces their classes
     source, parsed = file_config_source.FileConfigSource, {}
     load = source.load_config
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from omegaconf import DictConfig, OmegaConf
 
 from modiste.serve.running import serve
@@ -14,6 +16,5 @@ def run(cfg: DictConfig) -> None:
     Raises:
         ModisteError: No index is given, or see `serve`.
     """
-    values = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(values, dict)
-    serve(Settings.of({str(name): value for name, value in values.items()}))
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    serve(Settings.of(values))

@@ -76,11 +76,11 @@ def compose_for(
     ('synthetic', ['{text}'], 10)
     """
     given = data if isinstance(data, Catalogue) else None
-    if not (data is None or given is not None or isinstance(data, (str, Mapping))):
+    entry = {} if data is None or isinstance(data, Catalogue) else data
+    if not isinstance(entry, (str, Mapping)):
         raise ModisteError("data: give a Catalogue, a data set's name, or config groups and keys with their values.")
     if data is None and run is None:
         raise ModisteError("No data given: name a data set or pass a catalogue; only runs have default data.")
-    entry = data if isinstance(data, (str, Mapping)) else {}
     words = (*entry_overrides(entry), *overrides)
     node = [] if given is None else ["data=table", "data.catalogue.path=memory"]
     config, trained = compose(command, [*node, *words]), None
